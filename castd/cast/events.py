@@ -1,0 +1,165 @@
+"""
+What goes into a cast, what comes out, and how patient it is: plain frozen values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from castd.request import Peer
+
+#: Runs of block numbers, ascending, not overlapping.  Numbers count from 0, whatever the wire calls them.
+Ranges: TypeAlias = tuple[range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """
+    A receiver says what it lacks.
+
+    @ivar ranges: the blocks asked for; empty where it only confirms that it is there.
+    @ivar answers: it answers a question of the server (SLAM: a status request) asked after the last block it is about.
+    """
+
+    ranges: Ranges = ()
+    answers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A receiver's part is over; C{outcome} is one of the words of L{castd.outcomes}."""
+
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Not an event of the cast at all: a request, to be read as one by the listener."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """
+    Tell this peer that it is in.
+
+    @ivar master: it has the turn.
+    @ivar heard: it has answered before.
+    """
+
+    peer: Peer
+    master: bool
+    heard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """
+    Send these blocks now.
+
+    @ivar numbers: a C{range} with step 1.
+    @ivar peer: on whose behalf; where it goes (the group, or the peer) is the wire's business.
+    @ivar again: they were sent before for the same want: a repetition, for the counters.
+    """
+
+    numbers: range
+    peer: Peer
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """
+    A receiver's part has ended.
+
+    @ivar outcome: one of the words of L{castd.outcomes}.
+    @ivar wants: what it still lacked, as far as it had said so (a deaf one goes on by unicast from there).
+    """
+
+    peer: Peer
+    outcome: str
+    wants: Ranges = ()
+
+
+Event: TypeAlias = Want | Leave | Ask
+Action: TypeAlias = Greet | Burst | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    What a wire needs to know of a member to read its datagrams.
+
+    @ivar turn: it has the turn.
+    @ivar serving: the range that is being served, or L{None} before the first want.
+    @ivar top: the highest number ever sent in this cast, -1 before the first.
+    """
+
+    turn: bool
+    serving: range | None
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """
+    When to repeat, following the measured answering time: smoothed time plus four deviations (RFC 6298).  Seconds.
+
+    @ivar first: the interval before anything was measured.
+    @ivar floor: never sooner than that.
+    @ivar growth: factor from one unanswered repetition to the next.
+    @ivar ceiling: never later than that.
+    """
+
+    first: float = 1.0
+    floor: float = 0.02
+    growth: float = 2.0
+    ceiling: float = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """When to repeat, by a fixed table: the last step goes on for ever.  Seconds."""
+
+    steps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """
+    How patient a cast is.  Seconds and counts; L{None} switches a rule off.
+
+    @ivar repeat: when to repeat.
+    @ivar silence: without progress for so long a receiver loses its turn (while others wait, if it was never measured).
+    @ivar measured: the same for a master whose answering time is known, while others wait.
+    @ivar tries: ... and at least so many repetitions of the last burst must have gone out by then.
+    @ivar alone: the same while nobody else is in the group.
+    @ivar unheard: repetitions to a peer that has never sent anything but its request; then silence to the end of its time.
+    @ivar brief: (tries, seconds between them) of the first turn of a member that has waited, once the last block was sent.
+    @ivar terms: failed turns until a member is gone.
+    @ivar keep: greatest silence towards a group with members.
+    @ivar gather: the first block waits until nobody has joined for so long ...
+    @ivar gatherLimit: ... but no longer than this.
+    @ivar deaf: unchanged wants after the blocks went out until a receiver is taken for deaf.
+    @ivar corrections: answers to wants out of turn, one a second at most.
+    @ivar confirm: repetitions of a listener's greeting that it never confirmed, one a second.
+    @ivar termBlocks: the blocks one turn may cost, as a multiple of the blocks of the file.
+    @ivar termShare: (share of the blocks, seconds): a master that makes less while others wait loses the turn.
+    """
+
+    repeat: Measured | Steps = Measured()
+    silence: float = 31.0
+    measured: float | None = None
+    tries: int = 0
+    alone: float | None = None
+    unheard: int | None = 3
+    brief: tuple[int, float] | None = None
+    terms: int = 1
+    keep: float | None = None
+    gather: float = 0.0
+    gatherLimit: float = 0.0
+    deaf: int | None = None
+    corrections: int = 3
+    confirm: int = 0
+    termBlocks: float | None = None
+    termShare: tuple[float, float] | None = None

@@ -1,0 +1,3 @@
+"""
+The dialects: each module promises two names, C{Options} and C{Dialect}.
+"""

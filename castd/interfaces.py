@@ -1,0 +1,354 @@
+"""
+Every seam of castd, in one file.
+
+The author of a transport meets four of them: L{ITransportMaker}, L{IDialect}, L{IWire} and L{IContent}.  Who needs another
+socket life than one listener with its casts returns a C{DatagramProtocol} that provides L{ICastTransport} himself.
+
+Shapes used throughout: a I{peer} is what the socket says, C{(host, port)} or C{(host, port, flow, scope)}; an I{instant} is
+C{reactor.seconds()}, a float of seconds; I{numbers} of blocks count from 0; I{ranges} is a tuple of C{range} with step 1.
+"""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+# mypy-zope reads the method signatures below; zope.interface methods have no self.
+# ruff: noqa: N805, D102
+
+
+class ICast(Interface):
+    """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
+
+    def join(peer, now, wants=(), instead=None):
+        """
+        A receiver came, or asked again.
+
+        @param wants: what its request already asks for; C{()} if the receiver will say.
+        @param instead: the member it takes the place of: the same machine, asking from a new port.
+        """
+
+    def hear(peer, event, now):
+        """A L{Want<castd.cast.events.Want>} or L{Leave<castd.cast.events.Leave>} of a member; others are ignored."""
+
+    def standing(peer):
+        """-> L{Standing<castd.cast.events.Standing>} of a member, L{None} for a stranger."""
+
+    def poll(now):
+        """-> the next L{Greet}, L{Burst} or L{Gone} that is due, or L{None}.  Greetings and farewells go before blocks."""
+
+    def deadline(now):
+        """-> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives."""
+
+    def members():
+        """-> how many receivers there are."""
+
+
+class IWire(Interface):
+    """
+    The bytes of one cast: datagrams to events, actions to datagrams.  Pure, and without memory of peers.
+    """
+
+    blocksize = Attribute("Octets of content in a full block; what a block costs the pacer.")
+    count = Attribute("How many blocks the content has; None for a code, which never ends.")
+    cast = Attribute("A factory of ICast, called with a Patience and the count.")
+    group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
+    patience = Attribute("castd.cast.events.Patience of this cast.")
+
+    def first(request):
+        """-> ranges the request itself asks for; C{()} if the receiver will say."""
+
+    def receive(datagram, peer, standing):
+        """
+        -> Want, Leave, Ask (it is a request: read it as one) or L{None} (nothing worth a word).
+
+        @param standing: of this peer; L{None}: a stranger.
+        @raise WireError: it cannot be read.
+        @raise UnknownPeer: a stranger who is owed an ERROR 5.
+        """
+
+    def greet(request, master, heard):
+        """-> iterable of (datagram, address): you are in; you have (not) the turn.  C{heard}: it answered before."""
+
+    def farewell(request, outcome):
+        """-> iterable of (datagram, address): ERROR 0 for changed and stopped; mostly nothing."""
+
+    def header(number):
+        """-> bytes before the payload of this block."""
+
+    def payload(number):
+        """-> the bytes of this block, for a wire whose blocks are not slices of the content (a code); L{None}: they are."""
+
+    def address(peer):
+        """-> where a burst for this peer goes: the group, or the peer itself."""
+
+    def ahead(numbers):
+        """
+        What a receiver in step answers to these blocks, known before it says so.
+
+        -> (the exact datagram, the range it asks for), or L{None}: it must be read.  The range is of the same or a
+        smaller length.  Only for wires with one receiver, where it spares reading the datagram.
+        """
+
+    def close():
+        """The cast is over: give the group address back."""
+
+
+class IDialect(Interface):
+    """One configured protocol: reads requests, says who may share a cast, begins one.  Pure."""
+
+    name = Attribute("The kind, as the service file calls it: 'tftp'.")
+    ownPort = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
+
+    def request(datagram, peer, local):
+        """
+        -> L{Request<castd.request.Request>}, or L{None}: not mine.
+
+        @raise WireError: nobody could read it; no answer.
+        @raise Refused: readable, and our answer is no.
+        """
+
+    def key(request, content):
+        """-> hashable.  Only requests with equal keys can share a cast."""
+
+    def fits(request, wire):
+        """-> bool: may it join that very cast?"""
+
+    def same(request, other):
+        """-> bool: the same machine, asking again from a new port (Etherboot, iPXE)."""
+
+    def open(request, content):
+        """
+        -> L{IWire}.  Negotiates, numbers the blocks, takes a group address.
+
+        @raise Declined: not here after all; the next dialect is asked.
+        """
+
+    def intake(request):
+        """
+        -> L{IIntake} for a write request; L{None}: this dialect has no writes.
+        """
+
+    def refuse(request, error):
+        """-> datagram or L{None}: silence.  C{request} is L{None} if it could not be read; error is a Refused."""
+
+
+class IIntake(Interface):
+    """
+    The receiving half of one transfer, pure: an upload here, a download in the client.
+    """
+
+    outcome = Attribute("None while it runs, then a word of castd.outcomes.")
+    complete = Attribute("True once every octet has been handed out and what remains is to keep them: call stored().")
+    size = Attribute("Octets announced by the sender, or None.")
+
+    def begin(now):
+        """-> datagrams that open it: OACK or ACK 0 of an upload, the request of a download."""
+
+    def receive(datagram, now):
+        """
+        -> (payload to keep or L{None}, datagrams to send).
+
+        @raise WireError: unreadable; counted, survived.
+        @raise Refused: the peer is told so, and the transfer is over.
+        """
+
+    def stored(now):
+        """Everything is kept safely.  -> datagrams to send: the last ACK."""
+
+    def poll(now):
+        """-> datagrams to repeat.  Sets C{outcome} when patience is over."""
+
+    def deadline(now):
+        """-> the instant to poll again at, or L{None}."""
+
+
+class IContent(Interface):
+    """An opened file."""
+
+    name = Attribute("What it was asked for as.")
+    size = Attribute("Octets.")
+    version = Attribute("Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name.")
+
+    def read(offset, length):
+        """
+        -> bytes-like of exactly C{length} octets (fewer only at the end of the file).
+
+        @raise ContentChanged: the file shrank or cannot be read any more.
+        """
+
+    def readInto(buffers, offset):
+        """
+        Scatter: fill these writable buffers one after the other from C{offset}, by one preadv.
+
+        @raise ContentChanged: not as many octets are there as the buffers hold.
+        """
+
+    def close():
+        """Called once by each who was given it."""
+
+
+class IContentSource(Interface):
+    """Where files come from."""
+
+    def lookup(name, peer):
+        """
+        -> L{IContent}, or a Deferred of one.
+
+        @param name: as asked for (see L{Request<castd.request.Request>}).
+        @param peer: who asks.
+        @raise NotFound: this source has it not; the next one is asked.
+        @raise Forbidden: nobody shall have it.
+        """
+
+
+class IContentSourceMaker(Interface):
+    """A plugin that makes sources."""
+
+    name = Attribute("What the service file says.")
+    description = Attribute("One line.")
+    options = Attribute("A frozen pydantic model.")
+
+    def makeSource(options, site):
+        """-> L{IContentSource}."""
+
+
+class IUpload(Interface):
+    """A file that is being received.  Nothing of it is seen under its name until commit."""
+
+    def write(data):
+        """@raise Full: no space left, or above the limit."""
+
+    def commit():
+        """-> Deferred that fires when the file is complete, synced and in its place.  @raise Exists, Full: as failures."""
+
+    def abort():
+        """Leave nothing behind.  May be called at any time before commit, more than once."""
+
+
+class IContentSink(Interface):
+    """Where uploads go; absent: writes are refused."""
+
+    def begin(name, peer, size):
+        """
+        -> L{IUpload}.
+
+        @param size: octets announced, or L{None}.
+        @raise Refused: Forbidden, Exists, Full, NotFound (no such directory), Busy (another upload of that name).
+        """
+
+
+class ISite(Interface):
+    """What all transports share."""
+
+    reactor = Attribute("IReactorTime; also what ports are made on.")
+    random = Attribute("random.Random: all chance comes from here.")
+    pacer = Attribute("The shared castd.pace.Pacer, or None: no rate set.")
+    limits = Attribute("castd.options.Limits.")
+    ports = Attribute("IPorts.")
+
+    def lookup(request):
+        """Access rules, then sources in order.  -> Deferred of L{IContent}; fails with Refused."""
+
+    def sink(request):
+        """
+        Access rules, then where this upload goes.  -> L{IContentSink}.
+
+        @raise Refused: writes are off, here or for this peer.
+        """
+
+    def bar(host, name, seconds, why):
+        """One transport warns the others: refuse this name to this address for so long."""
+
+    def barred(host, name):
+        """-> why, or L{None}."""
+
+
+class IPorts(Interface):
+    """Where ports come from: the real ones, or a test's."""
+
+    def listen(port, protocol, interface="", options=None):
+        """
+        -> L{IDatagramPort}, its protocol connected and told of each datagram by
+        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}).
+
+        @raise CannotListenError: as Twisted's.
+        """
+
+    def lend(protocol, local, peer=None):
+        """
+        A port of its own for one cast or upload, bound to C{local.host}, its number chosen at random.
+
+        @param peer: the one receiver: the port hears only it; others come as C{protocol.strangerReceived(datagram, peer)}.
+            L{None}: a group's port, hears everybody.
+        @return: L{IDatagramPort}.
+        """
+
+
+class IDatagramPort(Interface):
+    """
+    What castd asks of a transport; Twisted's C{IUDPTransport} with packet info and bursts.
+    """
+
+    def write(datagram, address=None):
+        """
+        Send one datagram; to the port's own peer if no address is given.
+
+        @raise BlockingIOError: the socket is full; nothing was sent.  Also OSError with ENOBUFS.
+        """
+
+    def writeFrom(datagram, address, local):
+        """The same from one of our addresses: a listener on the wildcard answers from the address that was asked."""
+
+    def writeBurst(image, step, address=None):
+        """
+        Send datagrams that lie one behind the other in one buffer, all of C{step} octets but the last.
+
+        @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
+        """
+
+    def stopListening():
+        """Close, or give a lent port back."""
+
+    def getHost():
+        """-> L{twisted.internet.address.IPv4Address} or IPv6Address."""
+
+    def setGroup(ttl, interface, loopback, broadcast):
+        """Prepare it for group data: TTL, address of the outgoing interface ('' for the system's choice), flags."""
+
+
+class ICastTransport(Interface):
+    """Provided by a C{DatagramProtocol}; stock: L{castd.listener.Listener}."""
+
+    interface = Attribute("Address bound to.")
+    port = Attribute("Port bound to.")
+
+    def share(other):
+        """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
+
+    def casts():
+        """-> iterable of what is under way, for gauges and C{castd status}."""
+
+    def become(other):
+        """Reload: serve from now on what the freshly made C{other} would, from this very socket."""
+
+    def drain():
+        """No new requests; -> Deferred that fires when the last cast has ended."""
+
+    def stop():
+        """Tell the receivers, end all casts."""
+
+
+class ITransportMaker(Interface):
+    """A plugin: announced in C{castd/plugins/}, collected by C{twisted.plugin}."""
+
+    name = Attribute("What the service file says.")
+    description = Attribute("One line for 'castd plugins'.")
+    options = Attribute("A frozen pydantic model, usually a subclass of castd.options.ListenOptions.")
+
+    def makeTransport(name, options, site):
+        """
+        -> L{ICastTransport}.
+
+        @param name: the instance's, for logs and counters.
+        @raise ConfigError: these options cannot work together.
+        """

@@ -1,0 +1,172 @@
+"""
+The arithmetic of TFTP's options: RFC 2347, 2348, 2349, 7440, and the four that came without an RFC.
+
+A value that cannot be granted is left out, never an error: servers that answer ERROR 8 lose clients without need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from castd.packets.tftp import LARGEST_BLKSIZE, Options
+from castd.request import Request
+
+DEFAULT_BLKSIZE = 512
+#: An OACK stays within what every client reads (RFC 2347).
+LARGEST_OACK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """
+    What the server grants at the most.
+
+    @ivar blksize: octets.
+    @ivar windowsize: blocks.
+    @ivar refuse: names of options, lower case, that are never granted (here, or to this client).
+    """
+
+    blksize: int = 1468
+    windowsize: int = 64
+    refuse: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    What was agreed.
+
+    @ivar blksize: octets of a full block.
+    @ivar windowsize: blocks sent without waiting.
+    @ivar timeout: seconds, or L{None}: not negotiated.
+    @ivar rollover: the number after 65535.
+    @ivar tsize: octets announced by the client in a write, L{None} if unknown.
+    @ivar answer: the options of the OACK, names as they were asked; empty: no OACK at all.
+    """
+
+    blksize: int = DEFAULT_BLKSIZE
+    windowsize: int = 1
+    timeout: float | None = None
+    rollover: int = 0
+    tsize: int | None = None
+    answer: Options = ()
+
+
+def number(text: str) -> int | None:
+    """A number of 1 to 20 ASCII digits; no sign, blank, hex or fraction.  L{None} for anything else."""
+    return int(text) if 1 <= len(text) <= 20 and text.isascii() and text.isdigit() else None
+
+
+def negotiate(request: Request, caps: Caps, size: int | None = None) -> Terms:
+    """
+    Agree on what a request asks for.
+
+    @param size: octets of the file in a read; L{None} in a write.
+    @return: the terms; C{answer} has the block size first, since one generation of U-Boot finds it only there.
+    """
+    terms, granted = Terms(), list[tuple[str, str]]()
+    taken: set[str] = set()
+    for name, text in request.options:
+        kind = name.lower()
+        rule, family = _RULES.get(kind, (None, ""))
+        if rule is None or family in taken or kind in caps.refuse:
+            continue
+        agreed = rule(text, terms, _Context(caps, request, size))
+        if agreed is None:
+            continue
+        taken.add(family)
+        terms, value = agreed
+        granted.append((name, value))
+    granted.sort(key=lambda option: option[0].lower() not in ("blksize", "blksize2"))
+    return replace(terms, answer=_bounded(granted))
+
+
+def _bounded(options: list[tuple[str, str]]) -> Options:
+    """The options that fit an OACK; a request can hardly make it overflow, since names are known and values numbers."""
+    room = LARGEST_OACK - 2
+    kept = []
+    for name, value in options:
+        room -= len(name) + len(value) + 2
+        if room >= 0:
+            kept.append((name, value))
+    return tuple(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    caps: Caps
+    request: Request
+    size: int | None
+
+
+_Rule = Callable[[str, Terms, _Context], "tuple[Terms, str] | None"]
+
+
+def _blksize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish is None or wish < 8:
+        return None
+    value = min(wish, LARGEST_BLKSIZE, context.caps.blksize)
+    return replace(terms, blksize=value), str(value)
+
+
+def _blksize2(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish is None or wish < 8:
+        return None
+    value = 1 << min(wish, 32768, context.caps.blksize).bit_length() - 1
+    return replace(terms, blksize=value), str(value)
+
+
+def _timeout(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish is None or not 1 <= wish <= 255:
+        return None
+    return replace(terms, timeout=float(wish)), str(wish)
+
+
+def _utimeout(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish is None or not 10_000 <= wish <= 255_000_000:
+        return None
+    return replace(terms, timeout=wish / 1e6), str(wish)
+
+
+def _tsize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    if context.request.write:
+        wish = number(text)
+        # 0 is curl's way of saying that it does not know.
+        return None if wish is None else (replace(terms, tsize=wish or None), str(wish))
+    # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file has
+    # none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
+    if context.request.mode != "octet" or not context.size:
+        return None
+    return terms, str(context.size)
+
+
+def _windowsize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish is None or not 1 <= wish <= 65535:
+        return None
+    value = min(wish, context.caps.windowsize)
+    return replace(terms, windowsize=value), str(value)
+
+
+def _rollover(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+    wish = number(text)
+    if wish not in (0, 1):
+        return None
+    return replace(terms, rollover=wish), str(wish)
+
+
+#: Each option's rule, and the family of which only the first accepted one counts.
+_RULES: dict[str, tuple[_Rule, str]] = {
+    "blksize": (_blksize, "size of a block"),
+    "blksize2": (_blksize2, "size of a block"),
+    "timeout": (_timeout, "interval"),
+    "utimeout": (_utimeout, "interval"),
+    "tsize": (_tsize, "tsize"),
+    "windowsize": (_windowsize, "windowsize"),
+    "rollover": (_rollover, "rollover"),
+}

@@ -1,0 +1,37 @@
+"""
+How a receiver's part ended: no exceptions but words, the same in events, counters and C{castd status}.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DONE: Final = "done"
+PROBE: Final = "probe"
+UNCONFIRMED: Final = "unconfirmed"
+EARLY: Final = "early"
+ABORTED: Final = "aborted"
+SILENT: Final = "silent"
+DEAF: Final = "deaf"
+REPLACED: Final = "replaced"
+CHANGED: Final = "changed"
+STOPPED: Final = "stopped"
+FAILED: Final = "failed"
+
+#: Each word in plain words, as the log says it.
+MEANING: Final[dict[str, str]] = {
+    DONE: "complete",
+    PROBE: "asked for the size only",
+    UNCONFIRMED: "everything was sent, the last acknowledgement never came",
+    EARLY: "stopped by the client before the end",
+    ABORTED: "ended by the client's own error",
+    SILENT: "the client fell silent",
+    DEAF: "hears no multicast, goes on by unicast",
+    REPLACED: "the client has restarted",
+    CHANGED: "the file changed while it was being sent",
+    STOPPED: "the server stopped",
+    FAILED: "a fault in the server, see the traceback",
+}
+
+#: The outcomes that an operator need not look at.
+GOOD: Final = frozenset({DONE, PROBE, UNCONFIRMED})

@@ -1,0 +1,3 @@
+"""
+Datagrams to values and back; every check is made here, once.
+"""
