@@ -1,0 +1,172 @@
+"""
+What both casts are made of: who is here and what they are owed, and when to repeat.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from castd.cast.events import Gone, Greet, Measured, Ranges, Steps
+from castd.request import Peer
+
+
+class Alarm:
+    """
+    When to repeat to one receiver.
+
+    With L{Measured} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations, within floor
+    and ceiling, growing with each unanswered repetition.  With L{Steps} it follows a table.  Seconds.
+
+    @ivar tries: repetitions since the last progress.
+    @ivar measured: the smoothed answering time, L{None} until there was one.
+    """
+
+    __slots__ = ("_deviation", "_grown", "_repeat", "_timeout", "measured", "tries")
+
+    def __init__(self, repeat: Measured | Steps) -> None:
+        self._repeat = repeat
+        self.tries = self._grown = 0
+        self.measured: float | None = None
+        self._deviation = 0.0
+        self._timeout = repeat.first if isinstance(repeat, Measured) else 0.0
+
+    def sample(self, seconds: float) -> None:
+        """An answer came so long after what it answers; never call it for something that was repeated (Karn)."""
+        if self.measured is None:
+            self.measured, self._deviation = seconds, seconds / 2
+        else:
+            error = seconds - self.measured
+            self.measured += error / 8
+            self._deviation += (abs(error) - self._deviation) / 4
+        if isinstance(self._repeat, Measured):
+            self._grown = 0
+            limit = self.measured + 4 * self._deviation
+            self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+
+    def repeated(self) -> None:
+        """Something went out again."""
+        self.tries += 1
+        self._grown += 1
+
+    def progress(self) -> None:
+        """
+        What was repeated is answered at last.  The interval stays as long as it has grown until something is answered
+        that was not repeated: an answering time that has become longer would never be measured otherwise (Karn).
+        """
+        self.tries = 0
+
+    def restart(self) -> None:
+        """A new question altogether."""
+        self.tries = self._grown = 0
+
+    def interval(self) -> float:
+        """-> seconds from now until the next repetition is due."""
+        repeat = self._repeat
+        if isinstance(repeat, Steps):
+            return repeat.steps[min(self.tries, len(repeat.steps) - 1)]
+        # The exponent is bounded: after so many tries every growth has met its ceiling.
+        grown = self._timeout * repeat.growth ** min(self._grown, 64)
+        return grown if grown < repeat.ceiling else repeat.ceiling
+
+
+class Member:
+    """
+    One receiver.
+
+    @ivar heard: it has said something since it asked.
+    @ivar waited: it was here before it got its first turn.
+    @ivar confirmed: it has answered its last greeting.
+    @ivar failed: turns it has lost; more than none makes it a suspect until it is heard again.
+    @ivar suspect: it lost its last turn and was not heard since.
+    @ivar wants: what its request asked for.
+    @ivar asked: what it wanted last; C{servedAt} the instant when blocks last went out for that.
+    @ivar repeats: wants it repeated although the blocks went out; C{repeatedAt} the instant of the last that counted.
+    """
+
+    __slots__ = (
+        "alarm",
+        "asked",
+        "confirmed",
+        "corrected",
+        "corrections",
+        "failed",
+        "greetAt",
+        "greetings",
+        "heard",
+        "peer",
+        "repeatedAt",
+        "repeats",
+        "servedAt",
+        "suspect",
+        "waited",
+        "wants",
+    )
+
+    def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool) -> None:
+        self.peer = peer
+        self.wants = wants
+        self.alarm = Alarm(repeat)
+        self.waited = waited
+        self.heard = self.confirmed = self.suspect = False
+        self.failed = self.corrections = self.repeats = self.greetings = 0
+        self.corrected = self.repeatedAt = self.servedAt = float("-inf")
+        self.asked: Ranges = ()
+        self.greetAt: float | None = None
+
+
+class Members:
+    """
+    Who is here, in the order in which they came, and what they are owed: greetings and farewells.
+    """
+
+    __slots__ = ("_due", "_here")
+
+    def __init__(self) -> None:
+        self._here: dict[Peer, Member] = {}
+        self._due: deque[Greet | Gone] = deque()
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._here.values())
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._here
+
+    def get(self, peer: Peer) -> Member | None:
+        return self._here.get(peer)
+
+    def add(self, member: Member) -> None:
+        self._here[member.peer] = member
+
+    def rename(self, member: Member, peer: Peer) -> None:
+        """The same machine speaks from another port now; it keeps its place."""
+        self._here = {peer if here is member else known: here for known, here in self._here.items()}
+        member.peer = peer
+
+    def last(self, member: Member) -> None:
+        """Send it to the end of the row."""
+        self._here[member.peer] = self._here.pop(member.peer)
+
+    def greet(self, member: Member, master: bool) -> None:
+        """It is to be told its place; what it was to be told before is out of date."""
+        self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
+        self._due.append(Greet(member.peer, master, member.heard))
+        member.confirmed = False
+
+    def part(self, member: Member, outcome: str, wants: Ranges = ()) -> None:
+        """It is gone, and everybody who counts is to be told."""
+        del self._here[member.peer]
+        self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
+        self._due.append(Gone(member.peer, outcome, wants))
+
+    @property
+    def owed(self) -> bool:
+        """Greetings or farewells are due."""
+        return bool(self._due)
+
+    def pay(self) -> Greet | Gone | None:
+        """-> the next greeting or farewell that is due."""
+        return self._due.popleft() if self._due else None

@@ -1,0 +1,415 @@
+"""
+Turn: the receivers speak by themselves, and one at a time has the say.
+
+Four states over few variables.  I{Empty}: nobody is here.  I{Greeted}: the master was told that it has the turn and has not
+yet said what it lacks.  I{Sending}: blocks it asked for are still to go out.  I{Waiting}: all are out, and it is to answer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from zope.interface import implementer
+
+from castd import outcomes
+from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
+from castd.cast.members import Member, Members
+from castd.interfaces import ICast
+from castd.request import Peer
+
+#: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
+UNMEASURED = 0.02
+#: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
+POLITE = 1.0
+#: One answer in so many is measured while everything is in step; times on a network do not change faster than that.
+SAMPLED = 8
+
+
+class State(Enum):
+    """Where the turn is."""
+
+    EMPTY = "empty"
+    GREETED = "greeted"
+    SENDING = "sending"
+    WAITING = "waiting"
+
+
+@implementer(ICast)
+class Turn:
+    """
+    The cast of the TFTP family.
+
+    @ivar top: the highest number ever sent, -1 before the first.
+    """
+
+    def __init__(self, patience: Patience, count: int | None = None) -> None:
+        """
+        @param count: the blocks of the content.
+        """
+        self.patience = patience
+        self.count = count
+        self.top = -1
+        self._members = Members()
+        self._master: Member | None = None
+        self._state = State.EMPTY
+        self._want: Ranges = ()
+        self._pending: list[range] = []
+        self._again = False  # what is going out, or was the last to go out, is a repetition
+        self._restarted = False  # the window was already sent again for a want that came twice
+        self._sentAt = 0.0  # the last burst of this want, or the greeting
+        self._alarmAt: float | None = None
+        self._progressAt = 0.0  # the turn began, or the master asked for something new
+        self._termBlocks = 0
+        self._termMark = (0.0, 0)
+        self._spokeAt = 0.0  # anything went to the group
+        self._heldUntil: float | None = None
+        self._heldLimit = 0.0
+        self._sampleIn = 0
+
+    # What goes in.
+
+    def members(self) -> int:
+        return len(self._members)
+
+    def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
+        member = self._members.get(peer)
+        if member is None and instead is not None and (member := self._members.get(instead)) is not None:
+            self._members.rename(member, peer)
+            member.wants = wants
+        if member is not None:
+            self._asksAgain(member, wants, now)
+            return
+        member = Member(peer, wants, self.patience.repeat, waited=self._master is not None)
+        self._members.add(member)
+        self._hold(now)
+        if self._master is None:
+            self._give(member, now)
+        else:
+            self._greetListener(member, now)
+
+    def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
+        """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
+        if member is not self._master:
+            self._greetListener(member, now)
+        elif member.heard:
+            member.heard = member.confirmed = False
+            member.wants = wants
+            self._members.last(member)
+            self._elect(now)
+        else:
+            self._members.greet(member, True)
+            if self._state is State.WAITING and self._want:
+                self._pending, self._again, self._state = list(self._want), True, State.SENDING
+
+    def _greetListener(self, member: Member, now: float) -> None:
+        self._members.greet(member, False)
+        member.greetings, member.greetAt = 0, now + POLITE if self.patience.confirm else None
+
+    def _hold(self, now: float) -> None:
+        """Gathering: as long as machines keep coming, the first block waits for them."""
+        if self.top >= 0 or not self.patience.gather:
+            return
+        if self._heldUntil is None:
+            self._heldLimit = now + self.patience.gatherLimit
+        self._heldUntil = min(now + self.patience.gather, self._heldLimit)
+
+    def hear(self, peer: Peer, event: Event, now: float) -> None:
+        member = self._members.get(peer)
+        if member is None:
+            return
+        if isinstance(event, Leave):
+            self._part(member, event.outcome, now)
+        elif isinstance(event, Want):
+            member.greetAt = None
+            if member is self._master:
+                self._hearMaster(member, event.ranges, now)
+            else:
+                self._hearListener(member, event.ranges, now)
+
+    def _hearListener(self, member: Member, ranges: Ranges, now: float) -> None:
+        """A want out of turn shows life; answering it with blocks would let two receivers ping-pong."""
+        member.heard, member.suspect = True, False
+        if self._deaf(member, ranges, now):
+            return
+        if not member.confirmed:
+            member.confirmed = True
+        elif member.corrections < self.patience.corrections and now - member.corrected >= POLITE:
+            member.corrections += 1
+            member.corrected = now
+            self._members.greet(member, False)
+            member.confirmed = True
+
+    def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
+        member.heard = member.confirmed = True
+        member.suspect = False
+        if not ranges or self._deaf(member, ranges, now):
+            return
+        if self._state is State.GREETED:
+            member.alarm.restart()
+            self._serve(ranges, now)
+        elif ranges[0].start > self._want[0].start:
+            if self._state is State.WAITING and not self._again:
+                member.alarm.sample(now - self._sentAt)
+            member.alarm.progress()
+            member.failed = 0
+            self._serve(ranges, now)
+        elif ranges == self._want and self._state is State.WAITING:
+            self._hearTwice()
+
+    def _serve(self, ranges: Ranges, now: float) -> None:
+        assert self._master is not None
+        self._want, self._pending = ranges, list(ranges)
+        self._state = State.SENDING
+        self._again = self._restarted = False
+        self._progressAt = now
+        self._master.asked = ranges
+
+    def _hearTwice(self) -> None:
+        """
+        The very want that was served comes again.
+
+        Blocks are never sent for that (Sorcerer's Apprentice, RFC 1123 4.2.3.1), but a window is, once: its first block may
+        be the lost one.
+        """
+        if not self._restarted and sum(map(len, self._want)) > 1:
+            self._restarted = self._again = True
+            self._pending, self._state = list(self._want), State.SENDING
+
+    def _deaf(self, member: Member, ranges: Ranges, now: float) -> bool:
+        """
+        A receiver that asks again and again for what went out after it asked hears no multicast: it leaves the group.
+
+        A repetition counts only if the blocks went out since the one before, at least an answering time ago.  Counted
+        across turns: a slow client repeats when its turn is over.
+        """
+        if ranges != member.asked:
+            member.repeats = 0
+            return False
+        answering = member.alarm.measured or UNMEASURED
+        if self.patience.deaf is None or member.servedAt <= member.repeatedAt or now - member.servedAt < answering:
+            return False
+        member.repeatedAt = now
+        member.repeats += 1
+        if member.repeats < self.patience.deaf:
+            return False
+        self._part(member, outcomes.DEAF, now, ranges)
+        return True
+
+    def follow(self, numbers: range, now: float) -> bool:
+        """
+        The one receiver is in step: it asks for C{numbers}, which follow what was sent, and they go out at once.
+
+        The same as C{hear} and C{poll} in one, for the answer that was foreseen (see L{IWire.ahead}); the cost of a block
+        in lockstep lies here.
+
+        @return: False if there is more to think about; nothing has changed then, C{hear} it.
+        """
+        member = self._master
+        if self._state is not State.WAITING or member is None or self._heldUntil is not None or self._members.owed:
+            return False
+        if self._again or not member.heard:
+            return False
+        alarm = member.alarm
+        if self._sampleIn:
+            self._sampleIn -= 1
+        else:
+            alarm.sample(now - self._sentAt)
+            self._sampleIn = SAMPLED - 1 if alarm.measured is not None else 0
+        alarm.progress()
+        self._want = member.asked = (numbers,)
+        self._restarted = False
+        self._sentAt = self._progressAt = now
+        self._alarmAt = now + alarm.interval()
+        self.top = max(self.top, numbers[-1])
+        return True
+
+    # Whose turn it is.
+
+    def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
+        self._members.part(member, outcome, wants)
+        if member is self._master:
+            self._elect(now)
+
+    def _elect(self, now: float) -> None:
+        self._master, self._state, self._alarmAt, self._pending = None, State.EMPTY, None, []
+        chosen = self.successor(now)
+        if chosen is not None:
+            self._give(chosen, now)
+
+    def successor(self, now: float) -> Member | None:
+        """
+        Hook: who gets the turn next.  The oldest that is not suspect, else the oldest suspect, for its next term.
+        """
+        return next((member for member in self._members if not member.suspect), None) or next(iter(self._members), None)
+
+    def _give(self, member: Member, now: float) -> None:
+        self._master = member
+        self._state = State.GREETED
+        self._want, self._again, self._restarted = (), False, False
+        self._sentAt = self._progressAt = now
+        self._termBlocks, self._termMark = 0, (now, 0)
+        member.alarm.restart()
+        member.greetAt = None
+        self._members.greet(member, True)
+        self._alarmAt = now + self._interval(member)
+        if member.wants:
+            self._serve(member.wants, now)
+
+    def standing(self, peer: Peer) -> Standing | None:
+        member = self._members.get(peer)
+        if member is None:
+            return None
+        turn = member is self._master
+        serving = range(self._want[0].start, self._want[-1].stop) if turn and self._want else None
+        return Standing(turn, serving, self.top)
+
+    # What comes out.
+
+    def poll(self, now: float) -> Action | None:
+        while True:
+            if (due := self._members.pay()) is not None:
+                return due
+            held = self._held(now)
+            if self._state is State.SENDING and not held:
+                return self._send(now)
+            if not self._ring(now):
+                return self._speak(now)
+
+    def _held(self, now: float) -> bool:
+        if self._heldUntil is None:
+            return False
+        if now < self._heldUntil:
+            return True
+        self._heldUntil = None
+        if self._state is State.SENDING:
+            self._progressAt = now  # the time of gathering is nobody's fault
+        return False
+
+    def _send(self, now: float) -> Burst:
+        numbers = self._pending.pop(0)
+        if not self._pending:
+            self._state = State.WAITING
+        assert self._master is not None
+        self._sentAt = self._spokeAt = self._master.servedAt = now
+        self._alarmAt = now + self._interval(self._master)
+        self._termBlocks += len(numbers)
+        again = self._again
+        self.top = max(self.top, numbers[-1])
+        return Burst(numbers, self._master.peer, again)
+
+    def _ring(self, now: float) -> bool:
+        """-> True if something became due that C{poll} is to look at."""
+        member = self._master
+        if member is None:
+            return False
+        if self._state in (State.GREETED, State.WAITING):
+            if now >= self._givenUpAt(member) or self._overspent(member, now):
+                self._fail(member, now)
+                return True
+            if self._alarmAt is not None and now >= self._alarmAt:
+                self._repeat(member, now)
+                return True
+        return self._confirmations(now)
+
+    def _repeat(self, member: Member, now: float) -> None:
+        limit = self.patience.unheard
+        if limit is not None and not member.heard and member.alarm.tries >= limit:
+            self._alarmAt = None  # enough for an address that never answered: its time runs on in silence
+            return
+        member.alarm.repeated()
+        self._sampleIn = 0
+        if self._state is State.GREETED:
+            self._members.greet(member, True)
+            self._alarmAt = now + self._interval(member)
+            return
+        self._pending, self._again, self._restarted = self.repetition(), True, True
+        self._state = State.SENDING
+
+    def repetition(self) -> list[range]:
+        """Hook: what is sent when the master does not answer."""
+        return list(self._want)
+
+    def _brief(self, member: Member) -> tuple[int, float] | None:
+        """
+        Many listeners leave without a word when they have everything, so the first turn after the end is short.
+        """
+        over = self.count is not None and self.top >= self.count - 1
+        unproved = member.waited and not member.failed and member.alarm.measured is None
+        return self.patience.brief if over and unproved and self._state is State.GREETED else None
+
+    def _interval(self, member: Member) -> float:
+        brief = self._brief(member)
+        return brief[1] if brief else member.alarm.interval()
+
+    def _givenUpAt(self, member: Member) -> float:
+        patience = self.patience
+        if len(self._members) == 1:
+            # Nobody waits for it.
+            return self._progressAt + (patience.silence if patience.alone is None else patience.alone)
+        if brief := self._brief(member):
+            return self._progressAt + brief[0] * brief[1]
+        if patience.measured is not None and member.alarm.measured is not None:
+            if member.alarm.tries >= patience.tries:
+                return self._progressAt + patience.measured
+        return self._progressAt + patience.silence
+
+    def _overspent(self, member: Member, now: float) -> bool:
+        """One turn may cost the others only so much: a hostile or very slow master loses it."""
+        if len(self._members) == 1 or not self.count:
+            return False
+        if self.patience.termBlocks is not None and self._termBlocks > self.patience.termBlocks * self.count:
+            return True
+        if self.patience.termShare is None or not self._want:
+            return False
+        share, seconds = self.patience.termShare
+        since, start = self._termMark
+        if now - since < seconds:
+            return False
+        self._termMark = (now, self._want[0].start)
+        return self._want[0].start - start < share * self.count
+
+    def _fail(self, member: Member, now: float) -> None:
+        member.failed += 1
+        member.suspect = True
+        if member.failed >= self.patience.terms:
+            self._part(member, outcomes.SILENT, now)
+            return
+        self._elect(now)
+        if self._master is not member:
+            self._members.greet(member, False)
+
+    def _confirmations(self, now: float) -> bool:
+        """A listener whose protocol has it confirm its greeting is greeted again, a few times."""
+        for member in self._members if self.patience.confirm else ():
+            if member.greetAt is not None and now >= member.greetAt:
+                member.greetings += 1
+                member.greetAt = now + POLITE if member.greetings < self.patience.confirm else None
+                self._members.greet(member, member is self._master)
+                return True
+        return False
+
+    def _speak(self, now: float) -> Burst | None:
+        """A group with members is never silent for long: some clients start an incomplete image then."""
+        keep = self.patience.keep
+        if keep is None or self.top < 0 or self._master is None or now - self._spokeAt < keep:
+            return None
+        self._spokeAt = now
+        numbers = self._want[-1] if self._want else range(self.top, self.top + 1)
+        return Burst(numbers[-1:], self._master.peer, again=True)
+
+    def deadline(self, now: float) -> float | None:
+        if self._members.owed:
+            return now
+        member = self._master
+        if member is None:
+            return None
+        if self._state is State.SENDING:
+            return now if self._heldUntil is None else max(self._heldUntil, now)
+        times = [self._givenUpAt(member)]
+        if self._alarmAt is not None:
+            times.append(self._alarmAt)
+        if self.patience.keep is not None and self.top >= 0:
+            times.append(self._spokeAt + self.patience.keep)
+        if self.patience.confirm:
+            times.extend(member.greetAt for member in self._members if member.greetAt is not None)
+        return max(min(times), now)
