@@ -1,0 +1,242 @@
+"""
+What may be set: the types of fields, and the options that all transports share.
+
+An author of a transport writes a subclass of L{ListenOptions}.  Its fields are camelCase and are C{kebab-case} in the service
+file (C{dataPort} is C{data-port}); their types and C{Field(description=...)} are all that C{castd plugins}, the reference
+and the complaints about a wrong file are made of.  Values are immutable and compare by what they say.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from castd import units
+
+
+def _schema(kind: str, *examples: object, types: str | list[str] = "string") -> WithJsonSchema:
+    return WithJsonSchema({"type": types, "format": kind, "examples": list(examples)})
+
+
+def _written(write: Any) -> PlainSerializer:
+    return PlainSerializer(write, when_used="json")
+
+
+_AMOUNT = ["string", "number"]
+
+#: Seconds: C{200 ms}, C{1 s}, C{2 min}; a plain number is seconds.
+Duration = Annotated[
+    float,
+    BeforeValidator(units.duration),
+    _written(units.showDuration),
+    _schema("duration", "200 ms", "1 s", "2 min", types=_AMOUNT),
+]
+#: Octets: C{100 MB}, C{64 KiB}; a plain number is octets.
+Size = Annotated[
+    int, BeforeValidator(units.size), _written(units.showSize), _schema("size", "64 KiB", "100 MB", types=_AMOUNT)
+]
+#: Octets a second: C{20 MB/s}, C{100 Mbit/s}; the unit must be named.
+Rate = Annotated[float, BeforeValidator(units.rate), _written(units.showRate), _schema("rate", "20 MB/s", "100 Mbit/s")]
+#: Times a second: C{50/s}, C{10/min}; the unit must be named.
+Frequency = Annotated[
+    float, BeforeValidator(units.frequency), _written(units.showFrequency), _schema("frequency", "50/s", "10/min")
+]
+
+#: The number of a UDP port.
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def address(text: object) -> str:
+    """
+    Read the numeric address of one of this machine's interfaces; C{any}, the empty text and C{0.0.0.0} are the IPv4 wildcard.
+
+    @return: in its usual spelling; C{""} for the IPv4 wildcard.
+    """
+    if text in ("", "any"):
+        return ""
+    value = _ip(text, "10.0.0.5, fe80::1%eth0 or any")
+    if value.is_multicast or value == ip_address("255.255.255.255"):
+        raise ValueError(f"{text} is no address of an interface")
+    return "" if value == ip_address("0.0.0.0") else str(value)
+
+
+def group(text: object) -> str:
+    """
+    Read an IPv4 multicast address that data may go to.
+
+    @raise ValueError: also for C{224.0.0.0/24}, which is kept for routing protocols and floods every switch (RFC 5771).
+    """
+    value = _ip(text, "239.255.1.1")
+    if value.version != 4 or not value.is_multicast:
+        raise ValueError(f"{text} is not an IPv4 multicast address: they lie in 224.0.1.0 to 239.255.255.255")
+    if value in _LINK_LOCAL:
+        raise ValueError(f"{text} is reserved for routing protocols (224.0.0.0/24)")
+    return str(value)
+
+
+_LINK_LOCAL = IPv4Network("224.0.0.0/24")
+_MULTICAST = IPv4Network("224.0.0.0/4")
+
+
+def _ip(text: object, right: str) -> Any:
+    try:
+        return ip_address(text if isinstance(text, str) else "")
+    except ValueError:
+        raise ValueError(f"{text} is not a numeric address: write it as {right}") from None
+
+
+def network(text: object) -> IPv4Network | IPv6Network:
+    """Read a network, C{10.0.0.0/8}, or a single address.  Bits set in its host part are a mistake, not ignored."""
+    if isinstance(text, IPv4Network | IPv6Network):
+        return text
+    try:
+        found = ip_network(text if isinstance(text, str) else "", strict=False)
+    except ValueError:
+        raise ValueError(f"{text} is not a network: write it as 10.0.0.0/8 or 10.0.0.5") from None
+    if str(text).partition("/")[0] and ip_address(str(text).partition("/")[0]) != found.network_address:
+        raise ValueError(f"{text} has bits set behind its prefix: did you mean {found}?")
+    return found
+
+
+def groups(text: object) -> IPv4Network:
+    """Read a network of IPv4 multicast addresses: C{239.255.32.0/24}."""
+    found = network(text)
+    if not isinstance(found, IPv4Network) or not found.subnet_of(_MULTICAST):
+        raise ValueError(f"{text} is not a network of IPv4 multicast addresses, such as 239.255.32.0/24")
+    if found.overlaps(_LINK_LOCAL):
+        raise ValueError(f"{text} overlaps 224.0.0.0/24, which is reserved for routing protocols")
+    return found
+
+
+def clients(text: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Read who is meant: C{any}, one network, or several."""
+    if text == "any":
+        return (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    return tuple(network(each) for each in text) if isinstance(text, list | tuple) else (network(text),)
+
+
+def portRange(text: object) -> range:
+    """Read C{30000-30100}, both ends included, or a single port."""
+    if isinstance(text, range) and text.step == 1 and text and text[0] >= 1 and text[-1] <= 65535:
+        return text
+    found = re.fullmatch(r"([0-9]{1,5})(?: ?- ?([0-9]{1,5}))?", str(text).strip(), re.ASCII)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last <= 65535:
+        raise ValueError(f"{text} is not a range of ports: write it as 30000-30100")
+    return range(first, last + 1)
+
+
+class Place(NamedTuple):
+    """An address and a port, as sockets take them."""
+
+    host: str
+    port: int
+
+
+def endpoint(text: object) -> Place:
+    """Read a numeric address and a port: C{10.0.0.5:69}, C{[::1]:69}."""
+    if isinstance(text, tuple) and len(text) == 2:
+        text = f"[{text[0]}]:{text[1]}" if ":" in str(text[0]) else f"{text[0]}:{text[1]}"
+    found = re.fullmatch(r"(?:\[([^\]]{1,60})\]|([0-9.]{1,15})):([0-9]{1,5})", str(text).strip(), re.ASCII)
+    if found is None or not 1 <= int(found[3]) <= 65535:
+        raise ValueError(f"{text} is not an address and a port: write it as 239.255.1.1:3001")
+    return Place(str(_ip(found[1] or found[2], "239.255.1.1:3001")), int(found[3]))
+
+
+def groupEndpoint(text: object) -> Place:
+    """Read a group and a port: C{239.255.1.1:3001}."""
+    found = endpoint(text)
+    return Place(group(found.host), found.port)
+
+
+def _showPlace(place: Place) -> str:
+    return f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}"
+
+
+def _showPorts(ports: range) -> str:
+    return f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0])
+
+
+def _showClients(networks: tuple[IPv4Network | IPv6Network, ...]) -> str | list[str]:
+    names = [str(each) for each in networks]
+    return "any" if networks == clients("any") else names[0] if len(names) == 1 else names
+
+
+#: A numeric address to bind to; C{""}: all of them (IPv4).
+Address = Annotated[
+    str, PlainValidator(address), _written(lambda host: host or "any"), _schema("address", "10.0.0.5", "any")
+]
+#: A multicast address that data may go to.
+GroupAddress = Annotated[str, PlainValidator(group), _schema("multicast address", "239.255.1.1")]
+AnyNetwork: TypeAlias = IPv4Network | IPv6Network
+#: A network without host bits.
+Network = Annotated[AnyNetwork, PlainValidator(network), _written(str), _schema("network", "10.0.0.0/8")]
+#: A network of multicast addresses, a pool to take groups from.
+GroupNetwork = Annotated[
+    IPv4Network, PlainValidator(groups), _written(str), _schema("multicast network", "239.255.32.0/24")
+]
+#: Networks; C{any} is both address families whole.
+Clients = Annotated[
+    tuple[AnyNetwork, ...],
+    PlainValidator(clients),
+    _written(_showClients),
+    _schema("networks", "any", "10.0.0.0/8", types=["string", "array"]),
+]
+#: Ports, both ends included in the text; a C{range} in code.
+PortRange = Annotated[range, PlainValidator(portRange), _written(_showPorts), _schema("ports", "30000-30100")]
+#: An address and a port.
+Endpoint = Annotated[Place, PlainValidator(endpoint), _written(_showPlace), _schema("address:port", "10.0.0.5:69")]
+#: A multicast address and a port.
+GroupEndpoint = Annotated[
+    Place, PlainValidator(groupEndpoint), _written(_showPlace), _schema("group:port", "239.255.1.1:3001")
+]
+
+
+def kebab(name: str) -> str:
+    """C{dataPort} is C{data-port} in the service file."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"-{found[1]}", name).lower()
+
+
+class Settings(BaseModel):
+    """What all models of the service file are: frozen, without unknown keys, kebab-case outside and camelCase inside."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=kebab,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="strings",
+    )
+
+
+class ListenOptions(Settings):
+    """What every transport that listens at a port has."""
+
+    port: Port = Field(description="UDP port that requests come to")
+    interface: Address = Field(
+        "", description="address to bind to, and to send group data from; any: all IPv4 addresses"
+    )
+    ttl: int = Field(1, ge=1, le=255, description="hops that group data may go; 1 stays on the local network")
+    rate: Rate | None = Field(None, description="most octets a second of each cast; null: no limit")
+
+
+class Limits(Settings):
+    """What bounds the whole server.  A peer is an address, whatever its port."""
+
+    casts: int = Field(
+        4096, ge=1, description="casts (transfers) at once; requests beyond are not answered, clients repeat"
+    )
+    receivers: int = Field(4096, ge=1, description="receivers at once, in all casts together")
+    perPeer: int = Field(64, ge=1, description="transfers of one address at once")
+    newPerPeer: Frequency = Field(50.0, description="new transfers of one address")
+    rate: Rate | None = Field(None, description="most octets a second of all casts together; null: no limit")
+    errorsPerPeer: Frequency = Field(20.0, description="ERROR datagrams to one address")
+    errors: Frequency = Field(200.0, description="ERROR datagrams to all together")
+    memory: Size = Field(32 << 20, ge=1 << 20, description="octets of wire images kept ready for all casts together")
+    drain: Duration = Field(20.0, description="how long a stop waits for transfers that are under way")
