@@ -92,6 +92,13 @@ class Unsupported(Refused):
     text = "Illegal TFTP operation"
 
 
+class UnknownTid(Refused):
+    """A packet of a foreign transfer id (RFC 1350 section 4)."""
+
+    code = 5
+    text = "Unknown transfer ID"
+
+
 class Exists(Refused):
     """An upload to a name that exists, under a policy that creates only."""
 

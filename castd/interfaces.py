@@ -39,6 +39,9 @@ class ICast(Interface):
     def deadline(now):
         """-> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives."""
 
+    def heard(peer):
+        """-> whether this member has said anything since it asked."""
+
     def members():
         """-> how many receivers there are."""
 
@@ -50,6 +53,7 @@ class IWire(Interface):
 
     blocksize = Attribute("Octets of content in a full block; what a block costs the pacer.")
     count = Attribute("How many blocks the content has; None for a code, which never ends.")
+    headers = Attribute("Hashable; equal only for wires of one block size whose header() agrees for every number.")
     cast = Attribute("A factory of ICast, called with a Patience and the count.")
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
     patience = Attribute("castd.cast.events.Patience of this cast.")
@@ -81,12 +85,12 @@ class IWire(Interface):
     def address(peer):
         """-> where a burst for this peer goes: the group, or the peer itself."""
 
-    def ahead(numbers):
+    def ahead(stop):
         """
-        What a receiver in step answers to these blocks, known before it says so.
+        What a receiver in step answers to all blocks before C{stop}, known before it says so.
 
-        -> (the exact datagram, the range it asks for), or L{None}: it must be read.  The range is of the same or a
-        smaller length.  Only for wires with one receiver, where it spares reading the datagram.
+        -> (the exact datagram, where the range ends that it asks for), or L{None}: it must be read.  Only for wires with
+        one receiver, where it spares reading the datagram.
         """
 
     def close():
@@ -244,6 +248,10 @@ class ISite(Interface):
     random = Attribute("random.Random: all chance comes from here.")
     pacer = Attribute("The shared castd.pace.Pacer, or None: no rate set.")
     limits = Attribute("castd.options.Limits.")
+    alarms = Attribute("castd.alarms.Alarms: one timer for all casts.")
+    layouts = Attribute("castd.layout.Layouts: the wire images that all casts share.")
+    gate = Attribute("castd.gate.Gate: who may have how much.")
+    requestPorts = Attribute("The set of port numbers that requests come to.")
     ports = Attribute("IPorts.")
 
     def lookup(request):
@@ -269,18 +277,21 @@ class IPorts(Interface):
     def listen(port, protocol, interface="", options=None):
         """
         -> L{IDatagramPort}, its protocol connected and told of each datagram by
-        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}).
+        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{lend}.
 
         @raise CannotListenError: as Twisted's.
         """
 
-    def lend(protocol, local, peer=None):
+    def lend(protocol, local, peer=None, ports=None):
         """
         A port of its own for one cast or upload, bound to C{local.host}, its number chosen at random.
 
+        @param ports: a C{range} that the number is to be taken from.
         @param peer: the one receiver: the port hears only it; others come as C{protocol.strangerReceived(datagram, peer)}.
             L{None}: a group's port, hears everybody.
-        @return: L{IDatagramPort}.
+        @return: L{IDatagramPort}, its protocol connected; a host's word that a port there is closed comes as
+            C{protocol.peerUnreachable(peer)}.
+        @raise CannotListenError: no number of the range is free.
         """
 
 
@@ -299,10 +310,11 @@ class IDatagramPort(Interface):
     def writeFrom(datagram, address, local):
         """The same from one of our addresses: a listener on the wildcard answers from the address that was asked."""
 
-    def writeBurst(image, step, address=None):
+    def writeBurst(image, step, address=None, local=None):
         """
         Send datagrams that lie one behind the other in one buffer, all of C{step} octets but the last.
 
+        @param local: the address of ours to send from, where the port has several.
         @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
         """
 

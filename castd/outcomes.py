@@ -12,6 +12,7 @@ UNCONFIRMED: Final = "unconfirmed"
 EARLY: Final = "early"
 ABORTED: Final = "aborted"
 SILENT: Final = "silent"
+CLOSED: Final = "closed"
 DEAF: Final = "deaf"
 REPLACED: Final = "replaced"
 CHANGED: Final = "changed"
@@ -26,6 +27,7 @@ MEANING: Final[dict[str, str]] = {
     EARLY: "stopped by the client before the end",
     ABORTED: "ended by the client's own error",
     SILENT: "the client fell silent",
+    CLOSED: "the client's port is closed",
     DEAF: "hears no multicast, goes on by unicast",
     REPLACED: "the client has restarted",
     CHANGED: "the file changed while it was being sent",

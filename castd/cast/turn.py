@@ -21,6 +21,7 @@ from castd.request import Peer
 UNMEASURED = 0.02
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
+NEVER = float("inf")
 #: One answer in so many is measured while everything is in step; times on a network do not change faster than that.
 SAMPLED = 8
 
@@ -40,6 +41,7 @@ class Turn:
     The cast of the TFTP family.
 
     @ivar top: the highest number ever sent, -1 before the first.
+    @ivar alarmAt: the instant at which the greeting or the blocks are repeated.
     """
 
     def __init__(self, patience: Patience, count: int | None = None) -> None:
@@ -57,7 +59,7 @@ class Turn:
         self._again = False  # what is going out, or was the last to go out, is a repetition
         self._restarted = False  # the window was already sent again for a want that came twice
         self._sentAt = 0.0  # the last burst of this want, or the greeting
-        self._alarmAt: float | None = None
+        self.alarmAt: float = NEVER
         self._progressAt = 0.0  # the turn began, or the master asked for something new
         self._termBlocks = 0
         self._termMark = (0.0, 0)
@@ -70,6 +72,11 @@ class Turn:
 
     def members(self) -> int:
         return len(self._members)
+
+    def heard(self, peer: Peer) -> bool:
+        """Has this member said anything since it asked?"""
+        member = self._members.get(peer)
+        return member is not None and member.heard
 
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         member = self._members.get(peer)
@@ -118,7 +125,8 @@ class Turn:
         if member is None:
             return
         if isinstance(event, Leave):
-            self._part(member, event.outcome, now)
+            wants = self._want if member is self._master and self._state is State.WAITING else ()
+            self._part(member, event.outcome, now, wants)
         elif isinstance(event, Want):
             member.greetAt = None
             if member is self._master:
@@ -207,7 +215,7 @@ class Turn:
         member = self._master
         if self._state is not State.WAITING or member is None or self._heldUntil is not None or self._members.owed:
             return False
-        if self._again or not member.heard:
+        if self._again or not member.heard or numbers.start != self.top + 1:
             return False
         alarm = member.alarm
         if self._sampleIn:
@@ -219,8 +227,8 @@ class Turn:
         self._want = member.asked = (numbers,)
         self._restarted = False
         self._sentAt = self._progressAt = now
-        self._alarmAt = now + alarm.interval()
-        self.top = max(self.top, numbers[-1])
+        self.alarmAt = now + alarm.interval()
+        self.top = numbers.stop - 1
         return True
 
     # Whose turn it is.
@@ -231,7 +239,7 @@ class Turn:
             self._elect(now)
 
     def _elect(self, now: float) -> None:
-        self._master, self._state, self._alarmAt, self._pending = None, State.EMPTY, None, []
+        self._master, self._state, self.alarmAt, self._pending = None, State.EMPTY, NEVER, []
         chosen = self.successor(now)
         if chosen is not None:
             self._give(chosen, now)
@@ -251,7 +259,7 @@ class Turn:
         member.alarm.restart()
         member.greetAt = None
         self._members.greet(member, True)
-        self._alarmAt = now + self._interval(member)
+        self.alarmAt = now + self._interval(member)
         if member.wants:
             self._serve(member.wants, now)
 
@@ -291,7 +299,7 @@ class Turn:
             self._state = State.WAITING
         assert self._master is not None
         self._sentAt = self._spokeAt = self._master.servedAt = now
-        self._alarmAt = now + self._interval(self._master)
+        self.alarmAt = now + self._interval(self._master)
         self._termBlocks += len(numbers)
         again = self._again
         self.top = max(self.top, numbers[-1])
@@ -306,7 +314,7 @@ class Turn:
             if now >= self._givenUpAt(member) or self._overspent(member, now):
                 self._fail(member, now)
                 return True
-            if self._alarmAt is not None and now >= self._alarmAt:
+            if now >= self.alarmAt:
                 self._repeat(member, now)
                 return True
         return self._confirmations(now)
@@ -314,13 +322,13 @@ class Turn:
     def _repeat(self, member: Member, now: float) -> None:
         limit = self.patience.unheard
         if limit is not None and not member.heard and member.alarm.tries >= limit:
-            self._alarmAt = None  # enough for an address that never answered: its time runs on in silence
+            self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
         member.alarm.repeated()
         self._sampleIn = 0
         if self._state is State.GREETED:
             self._members.greet(member, True)
-            self._alarmAt = now + self._interval(member)
+            self.alarmAt = now + self._interval(member)
             return
         self._pending, self._again, self._restarted = self.repetition(), True, True
         self._state = State.SENDING
@@ -372,7 +380,7 @@ class Turn:
         member.failed += 1
         member.suspect = True
         if member.failed >= self.patience.terms:
-            self._part(member, outcomes.SILENT, now)
+            self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
             return
         self._elect(now)
         if self._master is not member:
@@ -405,9 +413,7 @@ class Turn:
             return None
         if self._state is State.SENDING:
             return now if self._heldUntil is None else max(self._heldUntil, now)
-        times = [self._givenUpAt(member)]
-        if self._alarmAt is not None:
-            times.append(self._alarmAt)
+        times = [self._givenUpAt(member), self.alarmAt]
         if self.patience.keep is not None and self.top >= 0:
             times.append(self._spokeAt + self.patience.keep)
         if self.patience.confirm:

@@ -1,0 +1,90 @@
+"""
+One timer of the reactor for all casts.
+
+Setting a C{DelayedCall} anew costs a microsecond, as much as all of Python's part in a lockstep block; and nearly every alarm
+is put off before it rings.  So an owner that puts its alarm off only writes the instant into itself; the heap learns of it when
+the old instant comes.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+_log = Logger(namespace="castd")
+
+
+class Ringable(Protocol):
+    """
+    Who has an alarm.
+
+    @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who wants to
+        be woken sooner calls L{Alarms.set}.
+    @ivar queued: belongs to L{Alarms}: the instant it stands in the heap with, L{None}: it does not.
+    """
+
+    due: float | None
+    queued: float | None
+
+    def wake(self) -> Any: ...
+
+
+class Alarms:
+    """A lazy heap of alarms over one delayed call."""
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor: Any = reactor
+        self._heap: list[tuple[float, int, Ringable]] = []
+        self._ticket = count()
+        self._call: IDelayedCall | None = None
+        self._callAt = 0.0
+
+    def set(self, owner: Ringable, instant: float | None) -> None:
+        """Wake C{owner} at this instant; L{None}: never mind."""
+        owner.due = instant
+        if instant is None or (owner.queued is not None and owner.queued <= instant):
+            return
+        owner.queued = instant
+        heappush(self._heap, (instant, next(self._ticket), owner))
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._heap:
+            return
+        instant = self._heap[0][0]
+        if self._call is not None and self._call.active():
+            if self._callAt <= instant:
+                return
+            self._call.cancel()
+        self._callAt = instant
+        self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
+
+    def _ring(self) -> None:
+        now = self._reactor.seconds()
+        # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
+        # that reading and signals get their share.
+        rung: list[Ringable] = []
+        while self._heap and self._heap[0][0] <= now:
+            instant, _, owner = heappop(self._heap)
+            if owner.queued != instant:
+                continue
+            owner.queued = None
+            if owner.due is None:
+                continue
+            if owner.due > now:
+                owner.queued = owner.due
+                heappush(self._heap, (owner.due, next(self._ticket), owner))
+            else:
+                owner.due = None
+                rung.append(owner)
+        for owner in rung:
+            try:
+                owner.wake()
+            except Exception:
+                # Whoever it was, the others' alarms go on.
+                _log.failure("an alarm failed", event="fault")
+        self._arm()

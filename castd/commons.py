@@ -1,0 +1,54 @@
+"""
+What all transports of one server share, apart from where files come from: time, chance, ports, limits, memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from random import Random
+from typing import Any
+
+from castd.alarms import Alarms
+from castd.gate import Gate
+from castd.layout import Layouts
+from castd.options import Limits
+from castd.pace import Pacer
+
+#: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
+MOST_BARRED = 4096
+
+
+class Commons:
+    """
+    The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
+
+    @ivar requestPorts: the ports that requests come to, so that two of them are never made to answer each other.
+    """
+
+    def __init__(self, reactor: Any, random: Random, ports: Any, limits: Limits) -> None:
+        self.reactor = reactor
+        self.random = random
+        self.ports = ports
+        self.limits = limits
+        self.pacer = None if limits.rate is None else Pacer(limits.rate)
+        self.alarms = Alarms(reactor)
+        self.layouts = Layouts(limits.memory)
+        self.gate = Gate(limits)
+        self.requestPorts: set[int] = set()
+        self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+
+    def bar(self, host: str, name: str, seconds: float, why: str) -> None:
+        """Refuse this name to this address for so long; see L{castd.interfaces.ISite.bar}."""
+        self._barred[host, name] = (self.reactor.seconds() + seconds, why)
+        if len(self._barred) > MOST_BARRED:
+            self._barred.popitem(last=False)
+
+    def barred(self, host: str, name: str) -> str | None:
+        """-> why this name is refused to this address, L{None}: it is not."""
+        if not self._barred:
+            return None
+        until, why = self._barred.get((host, name), (0.0, ""))
+        if self.reactor.seconds() < until:
+            return why
+        self._barred.pop((host, name), None)
+        return None

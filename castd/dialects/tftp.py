@@ -1,0 +1,154 @@
+"""
+Unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{blksize2}, C{utimeout} and C{rollover}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from pydantic import Field
+from zope.interface import implementer
+
+from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
+from castd.cast.turn import Turn
+from castd.collect.tftp import Intake
+from castd.dialects import lockstep
+from castd.errors import Refused
+from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.negotiate import Caps, Terms, negotiate
+from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
+from castd.packets import tftp
+from castd.request import Local, Peer, Request
+
+#: Octets of IP and UDP before a TFTP packet, and of TFTP before a block (IPv4, IPv6).
+OVERHEAD, OVERHEAD6 = 20 + 8 + 4, 40 + 8 + 4
+#: Packets whose first interval is negotiated are waited for so many intervals, and at least so many seconds.
+TIMEOUTS, LEAST_SILENCE = 6, 15.0
+
+
+class Without(Settings):
+    """Options that some clients ask for and cannot bear."""
+
+    clients: Clients = Field(description="networks of those clients")
+    options: tuple[str, ...] = Field(description="names of options that are not granted to them")
+
+
+class Options(ListenOptions):
+    """What the service file may say of a C{tftp} transport."""
+
+    port: Port = Field(69, description="UDP port that requests come to")
+    blksize: int | None = Field(
+        None, ge=8, le=65464, description="largest block size granted; null: what fits the interface's MTU unfragmented"
+    )
+    windowsize: int = Field(64, ge=1, le=4096, description="largest window granted (RFC 7440), blocks")
+    timeout: Duration = Field(
+        1.0, gt=0, le=255, description="first interval of repetition, until a client's answering time was measured"
+    )
+    silence: Duration = Field(31.0, gt=0, description="a client that is silent for so long is given up")
+    singlePort: bool = Field(False, description="all transfers from this port itself (NAT, containers)")
+    ports: PortRange | None = Field(None, description="range that transfer ports are taken from (firewalls); null: any")
+    broadcast: bool = Field(False, description="answer requests sent to a broadcast address, never with an error")
+    without: tuple[Without, ...] = Field((), description="options that are not granted to some clients")
+
+
+@implementer(IWire)
+class Wire:
+    """One unicast transfer."""
+
+    group = None
+    cast = Turn
+
+    def __init__(self, terms: Terms, size: int, patience: Patience) -> None:
+        self.terms = terms
+        self.blocksize = terms.blksize
+        self.count = lockstep.blockCount(size, terms.blksize)
+        self.patience = patience
+        self.headers: Hashable = ("tftp", terms.rollover)
+        self._reader = lockstep.AckReader(self.count, terms.windowsize, terms.rollover)
+        self.ahead = self._reader.ahead
+
+    def first(self, request: Request) -> Ranges:
+        return lockstep.firstWindow(bool(self.terms.answer))
+
+    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+        return self._reader.receive(datagram, standing)
+
+    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+        if self.terms.answer:
+            yield tftp.buildOack(self.terms.answer), request.peer
+
+    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
+        return lockstep.farewell(request, outcome)
+
+    def header(self, number: int) -> bytes:
+        return tftp.dataHeader(tftp.wire(number + 1, self.terms.rollover))
+
+    def payload(self, number: int) -> None:
+        return None
+
+    def address(self, peer: Peer) -> Peer:
+        return peer
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+@implementer(IDialect)
+class Dialect:
+    """Unicast TFTP as configured; it reads every TFTP request, so at a shared port it comes last."""
+
+    name = "tftp"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.ownPort = not options.singlePort
+
+    def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
+        return lockstep.readRequest(datagram, peer, local)
+
+    def key(self, request: Request, content: IContent) -> Hashable:
+        return request.peer
+
+    def fits(self, request: Request, wire: IWire) -> bool:
+        return False
+
+    def same(self, request: Request, other: Request) -> bool:
+        return False
+
+    def open(self, request: Request, content: IContent) -> Wire:
+        terms = negotiate(request, self._caps(request), content.size)
+        return Wire(terms, content.size, self.patience(terms))
+
+    def intake(self, request: Request) -> IIntake:
+        terms = negotiate(request, self._caps(request))
+        return Intake(request, terms, self.patience(terms))
+
+    def refuse(self, request: Request | None, error: Refused) -> bytes:
+        return lockstep.refuse(error)
+
+    def _caps(self, request: Request) -> Caps:
+        overhead = OVERHEAD6 if ":" in request.local.host else OVERHEAD
+        refused: set[str] = set()
+        for rule in self.options.without:
+            if matches(request.peer[0], rule.clients):
+                refused.update(name.lower() for name in rule.options)
+        return Caps(self.options.blksize or max(512, request.local.mtu - overhead), self.options.windowsize, refused)
+
+    def patience(self, terms: Terms) -> Patience:
+        """
+        A negotiated timeout is the interval until a block was acknowledged, and the ceiling of the measured one afterwards
+        (docs/transports/tftp.md says why): the client has only said how long it waits itself.
+        """
+        if terms.timeout is None:
+            first = self.options.timeout
+            return Patience(repeat=Measured(first=first, ceiling=max(8.0, first)), silence=self.options.silence)
+        silence = max(TIMEOUTS * terms.timeout, LEAST_SILENCE)
+        return Patience(repeat=Measured(first=terms.timeout, ceiling=terms.timeout), silence=silence)
+
+
+def matches(host: str, clients: Clients) -> bool:
+    """-> whether an address lies in one of these networks."""
+    from ipaddress import ip_address
+
+    address = ip_address(host.partition("%")[0])
+    return any(address in network for network in clients)

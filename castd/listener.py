@@ -1,0 +1,438 @@
+"""
+Listener: the DatagramProtocol of a request port.  Datagrams of members go to their cast, all else is a request.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from castd import outcomes
+from castd.errors import Busy, Declined, Refused, WireError
+from castd.interfaces import ICastTransport, IContent, IDialect, ISite
+from castd.pace import Pacer
+from castd.protocol import CastProtocol, show
+from castd.request import Local, Peer, Request
+from castd.uploader import UploadProtocol
+
+_log = Logger(namespace="castd")
+
+#: How long a receiver that hears no multicast is served by unicast without another try.  Seconds.
+DEAF_FOR = 300.0
+#: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
+STALE = 1.0
+
+
+class Room:
+    """
+    One dialect at the port, with what belongs to it.
+
+    @ivar name: the transport's, as the service file calls it.
+    @ivar shared: the casts that may be joined, by key.
+    """
+
+    def __init__(self, name: str, options: Any, dialect: IDialect) -> None:
+        self.name = name
+        self.options = options
+        self.dialect: Any = dialect
+        self.shared: dict[Any, CastProtocol] = {}
+
+
+class Desk:
+    """
+    The transport of a cast that lives on the listening port: the port itself, answering from the address that was asked.
+    """
+
+    def __init__(self, port: Any, local: Local) -> None:
+        self._port = port
+        self._local = local
+
+    def write(self, datagram: bytes, address: Peer) -> None:
+        self._port.writeFrom(datagram, address, self._local)
+
+    def writeBurst(self, image: memoryview, step: int, address: Peer) -> int:
+        return self._port.writeBurst(image, step, address, self._local)  # type: ignore[no-any-return]
+
+    def getHost(self) -> Any:
+        return self._port.getHost()
+
+    def stopListening(self) -> None:
+        """The port is the listener's."""
+
+
+@implementer(ICastTransport)
+class Listener(DatagramProtocol):
+    """
+    Serves one or several dialects at one address.
+
+    @ivar counts: datagrams that led to nothing, by reason.
+    """
+
+    def __init__(self, site: ISite, name: str, options: Any, dialect: IDialect) -> None:
+        self.site: Any = site
+        self.interface: str = options.interface
+        self.port: int = options.port
+        self.counts: Counter[str] = Counter()
+        self._rooms = [Room(name, options, dialect)]
+        self._members: dict[Peer, CastProtocol | UploadProtocol] = {}
+        self._here: dict[Peer, CastProtocol | UploadProtocol] = {}
+        self._living: dict[CastProtocol | UploadProtocol, None] = {}
+        self._pending: set[Peer] = set()
+        self._deaf: dict[str, float] = {}
+        self._drained: Deferred[None] | None = None
+
+    # Life.
+
+    def share(self, other: Any) -> bool:
+        """Take over the dialects of another listener that is configured at this address, behind our own."""
+        if not isinstance(other, Listener) or (other.interface, other.port) != (self.interface, self.port):
+            return False
+        self._rooms += other._rooms
+        return True
+
+    def casts(self) -> Iterator[CastProtocol | UploadProtocol]:
+        return iter(self._living)
+
+    def become(self, other: Any) -> None:
+        """Serve what C{other} would; dialects with equal options keep their groups, and casts under way go on."""
+        kept = {(room.name, room.options): room for room in self._rooms}
+        self._rooms = [kept.get((room.name, room.options), room) for room in other._rooms]
+
+    def drain(self) -> Deferred[None]:
+        """No new requests; -> fires when the last cast has ended."""
+        if self._drained is None:
+            self._drained = Deferred()
+            self._checkDrained()
+        return self._drained
+
+    def stop(self) -> None:
+        """Tell the receivers, end all casts."""
+        for cast in list(self._living):
+            cast.end(outcomes.STOPPED)
+
+    def _checkDrained(self) -> None:
+        if self._drained is not None and not self._living and not self._drained.called:
+            self._drained.callback(None)
+
+    # Datagrams.
+
+    def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """
+        From the transport: a datagram at the request port, with the address it was sent to.
+        """
+        member = self._here.get(peer)
+        try:
+            if member is not None:
+                member.datagramReceived(datagram, peer)
+            elif self._plausible(peer, local):
+                self._ask(datagram, peer, local)
+        except Exception:
+            # A fault of a dialect's reading must not close the port for the others.
+            self.counts["fault"] += 1
+            _log.failure("{transport}: a datagram failed", event="fault", transport=self._rooms[0].name)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """From the transport: a host says that the port is closed that we answered to."""
+        if peer is not None and isinstance(member := self._here.get(peer), CastProtocol):
+            member.peerUnreachable(peer)
+
+    def _plausible(self, peer: Peer, local: Local) -> bool:
+        """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
+        if self._drained is not None:
+            self.counts["draining"] += 1
+        elif peer[1] == 0 or (peer[0] == local.host and peer[1] in self.site.requestPorts):
+            self.counts["implausible"] += 1
+        else:
+            return True
+        return False
+
+    def _ask(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> tuple[int, Request] | None:
+        """Find the dialect whose request this is, from the C{first} on, and serve it."""
+        found = self._read(datagram, peer, local, first)
+        if found is None:
+            return None
+        index, request = found
+        if local.broadcast and not getattr(self._rooms[index].options, "broadcast", False):
+            self.counts["broadcast"] += 1
+        elif not self._again(self._rooms[index], request):
+            self._admit(index, request, datagram)
+        return found
+
+    def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
+        for index, room in enumerate(self._rooms[first:], first):
+            try:
+                request = room.dialect.request(datagram, peer, local)
+            except WireError as error:
+                self.malformed(datagram, peer, error)
+                return None
+            except Refused as error:
+                self._refuse(room, None, peer, local, error)
+                return None
+            if request is not None:
+                return index, request
+        self.counts["stray"] += 1
+        return None
+
+    def _again(self, room: Room, request: Request) -> bool:
+        """
+        A peer that is served already asks once more.
+
+        @return: True if that was a repetition.  False: it is new to us, or the machine behind it has restarted.
+        """
+        cast = self._members.get(request.peer)
+        if cast is None:
+            return request.peer in self._pending
+        if cast.repeated(request, room.dialect):
+            return True
+        cast.replace(request.peer)
+        return False
+
+    def _admit(self, index: int, request: Request, datagram: bytes) -> None:
+        room, host = self._rooms[index], request.peer[0]
+        limit = self.site.gate.crowded(host, self.site.reactor.seconds())
+        if limit is not None:
+            self.counts[limit] += 1
+            _log.info(
+                "{transport}: {peer} is not answered: {why} is reached",
+                event="crowded",
+                transport=room.name,
+                peer=show(request.peer),
+                why=limit,
+            )
+            return
+        why = self.site.barred(host, request.name)
+        if why is not None:
+            self._refuse(room, request, request.peer, request.local, Busy(why=why))
+        elif request.write:
+            self._receive(index, request, datagram)
+        else:
+            self._pending.add(request.peer)
+            looked: Deferred[IContent] = self.site.lookup(request)
+            looked.addCallbacks(self._found, self._missing, (index, request, datagram), None, (room, request))
+            looked.addErrback(self._fault, room, request)
+
+    # Answers.
+
+    def _missing(self, failure: Failure, room: Room, request: Request) -> None:
+        self._pending.discard(request.peer)
+        failure.trap(Refused)
+        self._refuse(room, request, request.peer, request.local, failure.value)
+
+    def _fault(self, failure: Failure, room: Room, request: Request) -> None:
+        self._pending.discard(request.peer)
+        _log.failure(
+            "{transport}: a request for {name} failed",
+            failure,
+            event="fault",
+            transport=room.name,
+            name=request.name,
+        )
+        self._refuse(room, request, request.peer, request.local, Refused("Internal error"))
+
+    def _refuse(self, room: Room, request: Request | None, peer: Peer, local: Local, error: Any) -> None:
+        """One ERROR, never repeated; none for what was broadcast."""
+        name = request.name if request is not None else "an unreadable request"
+        _log.info(
+            "{transport}: {peer} is refused {name}: {why}",
+            event="refused",
+            transport=room.name,
+            peer=show(peer),
+            name=name,
+            code=error.code,
+            why=str(error),
+        )
+        answer = room.dialect.refuse(request, error)
+        if answer is None or local.broadcast:
+            return
+        if self.site.gate.mayError(peer[0], self.site.reactor.seconds()):
+            self._say(answer, peer, local)
+        else:
+            self.counts["errors"] += 1
+
+    def _say(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        try:
+            self.transport.writeFrom(datagram, peer, local)  # type: ignore[union-attr]
+        except OSError:
+            # As good as lost on the way: the client asks again.
+            self.counts["unsent"] += 1
+
+    def _found(self, content: IContent, index: int, request: Request, datagram: bytes) -> None:
+        """The file is there: join who is under way with it, or begin."""
+        self._pending.discard(request.peer)
+        for at, room in enumerate(self._rooms[index:], index):
+            asked = request if at == index else self._reread(room, datagram, request)
+            if asked is None:
+                continue
+            try:
+                if not self._join(room, asked, content):
+                    self._begin(room, asked, content)
+                return
+            except Declined as error:
+                self._declined(room, asked, error)
+            except Refused as error:
+                content.close()
+                self._refuse(room, asked, asked.peer, asked.local, error)
+                return
+        content.close()
+
+    def _reread(self, room: Room, datagram: bytes, request: Request) -> Request | None:
+        """The same datagram as another dialect understands it."""
+        return room.dialect.request(datagram, request.peer, request.local)  # type: ignore[no-any-return]
+
+    def _declined(self, room: Room, request: Request, error: Declined) -> None:
+        self.counts[error.reason] += 1
+        _log.info(
+            "{transport}: {peer} is not served here: {why}: {name}",
+            event="declined",
+            transport=room.name,
+            peer=show(request.peer),
+            name=request.name,
+            why=error.reason,
+        )
+
+    def _join(self, room: Room, request: Request, content: IContent) -> bool:
+        dialect = room.dialect
+        cast = room.shared.get(dialect.key(request, content))
+        if cast is None or not cast.joinable or not dialect.fits(request, cast.wire):
+            return False
+        self._notDeaf(request)
+        content.close()
+        now = self.site.reactor.seconds()
+        instead = next(
+            (
+                peer
+                for peer, receiver in cast.receivers.items()
+                if dialect.same(request, receiver.request) and not cast.heard(peer) and now - receiver.since >= STALE
+            ),
+            None,
+        )
+        if instead is not None:
+            self._forget(cast, instead)
+        self._enter(room, cast, request)
+        cast.join(request, instead)
+        return True
+
+    def _notDeaf(self, request: Request) -> None:
+        until = self._deaf.get(request.peer[0])
+        if until is not None:
+            if self.site.reactor.seconds() < until:
+                raise Declined("deaf")
+            del self._deaf[request.peer[0]]
+
+    def _begin(self, room: Room, request: Request, content: IContent) -> None:
+        dialect = room.dialect
+        wire = dialect.open(request, content)
+        if wire.group is not None:
+            try:
+                self._notDeaf(request)
+            except Declined:
+                wire.close()
+                raise
+        pacers = [] if room.options.rate is None else [Pacer(room.options.rate)]
+        if self.site.pacer is not None:
+            pacers.append(self.site.pacer)
+        cast = CastProtocol(self.site, self, room.name, dialect, wire, content, tuple(pacers))
+        port = self._port(room, cast, request, wire)
+        if wire.group is not None:
+            options = room.options
+            port.setGroup(options.ttl, request.local.host, True, getattr(wire, "broadcast", False))
+        room.shared[dialect.key(request, content)] = cast
+        cast.room = room
+        self._living[cast] = None
+        self.site.gate.casts += 1
+        self._enter(room, cast, request)
+        cast.join(request)
+
+    def _port(self, room: Room, protocol: Any, request: Request, wire: Any = None) -> Any:
+        """A port of its own, or this one."""
+        if room.dialect.ownPort:
+            peer = request.peer if wire is None or wire.group is None else None
+            return self.site.ports.lend(protocol, request.local, peer, getattr(room.options, "ports", None))
+        protocol.makeConnection(Desk(self.transport, request.local))
+        return self.transport
+
+    def _receive(self, index: int, request: Request, datagram: bytes) -> None:
+        """A write request."""
+        room = self._rooms[index]
+        intake = room.dialect.intake(request)
+        if intake is None:
+            self._ask(datagram, request.peer, request.local, index + 1)
+            return
+        try:
+            upload = self.site.sink(request).begin(request.name, request.peer, intake.size)
+        except Refused as error:
+            self._refuse(room, request, request.peer, request.local, error)
+            return
+        protocol = UploadProtocol(self.site, room.name, request, intake, upload, self._uploaded)
+        self._port(room, protocol, request)
+        self._living[protocol] = None
+        self.site.gate.casts += 1
+        self._enter(room, protocol, request)
+        protocol.begin()
+
+    # Who is here.
+
+    def _enter(self, room: Room, cast: CastProtocol | UploadProtocol, request: Request) -> None:
+        self._members[request.peer] = cast
+        if not room.dialect.ownPort:
+            self._here[request.peer] = cast
+        self.site.gate.enter(request.peer[0])
+
+    def _forget(self, cast: CastProtocol | UploadProtocol, peer: Peer) -> None:
+        if self._members.get(peer) is cast:
+            del self._members[peer]
+            self._here.pop(peer, None)
+        self.site.gate.leave(peer[0])
+
+    def castAsked(self, datagram: bytes, peer: Peer) -> None:
+        """A member sent a request, to its cast's port or to ours."""
+        cast = self._members.get(peer)
+        if isinstance(cast, CastProtocol) and peer in cast.receivers:
+            self._ask(datagram, peer, cast.receivers[peer].request.local)
+
+    def castLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
+        """A receiver's part has ended; a deaf one goes on, and its machine is remembered."""
+        if outcome == outcomes.DEAF:
+            self._deaf[request.peer[0]] = self.site.reactor.seconds() + DEAF_FOR
+        else:
+            self._forget(cast, request.peer)
+
+    def castClosed(self, cast: CastProtocol) -> None:
+        """Nobody is left."""
+        cast.room.shared = {key: value for key, value in cast.room.shared.items() if value is not cast}
+        self._ended(cast)
+
+    def _uploaded(self, upload: UploadProtocol) -> None:
+        self._forget(upload, upload.request.peer)
+        self._ended(upload)
+
+    def _ended(self, cast: CastProtocol | UploadProtocol) -> None:
+        self._living.pop(cast, None)
+        self.site.gate.casts -= 1
+        cast.transport.stopListening()  # type: ignore[union-attr]
+        self._checkDrained()
+
+    def mayAnswerStranger(self, peer: Peer) -> bool:
+        return self.site.gate.mayAnswerStranger(peer[0], self.site.reactor.seconds())  # type: ignore[no-any-return]
+
+    def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
+        """Counted; shown at debug level only, since anybody can send it."""
+        self.counts["malformed"] += 1
+        _log.debug(
+            "{peer} sent {octets} octets that say nothing: {why}",
+            event="malformed",
+            peer=show(peer),
+            octets=len(datagram),
+            why=str(error),
+        )
+
+    def served(self) -> Iterable[str]:
+        """-> the names of the transports at this port."""
+        return [room.name for room in self._rooms]

@@ -1,0 +1,126 @@
+"""
+PortSet: all ports of the server as one reader of the reactor.
+
+An epoll descriptor is readable when one of its members is, so the reactor watches one descriptor, however many transfers
+there are; draining the set here costs half of what a reader each does.  Without epoll, each port is a reader.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from zope.interface import implementer
+
+_log = Logger(namespace="castd")
+
+#: Events taken at once, and how long one visit may last before timers, signals and others get their share.  Seconds.
+MOST_EVENTS, LONGEST_VISIT = 64, 0.005
+#: With so few busy ports the way back through the reactor would cost more than the block: wait here for a moment.
+FEW, MOMENT = 2, 0.001
+
+
+class Readable(Protocol):
+    """A port, as the set sees it."""
+
+    def fileno(self) -> int: ...
+
+    def readable(self) -> Any:
+        """Something waits: read a bounded part of it."""
+
+
+@implementer(IReadDescriptor)
+class PortSet:
+    """
+    The set; a reader of the reactor as long as it has members.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._ports: dict[int, Readable] = {}
+        self._single: dict[int, _Single] = {}
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def add(self, descriptor: int, port: Readable) -> None:
+        """Watch this descriptor; C{port.readable()} is called when something waits."""
+        self._ports[descriptor] = port
+        if self._epoll is None:
+            single = self._single[descriptor] = _Single(descriptor, port)
+            self._reactor.addReader(single)
+            return
+        self._epoll.register(descriptor, select.EPOLLIN)
+        if len(self._ports) == 1:
+            self._reactor.addReader(self)
+
+    def remove(self, descriptor: int) -> None:
+        """Watch it no more; before it is closed."""
+        if self._ports.pop(descriptor, None) is None:
+            return
+        if self._epoll is None:
+            self._reactor.removeReader(self._single.pop(descriptor))
+            return
+        self._epoll.unregister(descriptor)
+        if not self._ports:
+            self._reactor.removeReader(self)
+
+    # IReadDescriptor
+
+    def fileno(self) -> int:
+        return -1 if self._epoll is None or self._epoll.closed else self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        return "castd"
+
+    def doRead(self) -> None:
+        assert self._epoll is not None
+        ports, poll, clock = self._ports, self._epoll.poll, time.monotonic
+        until = clock() + LONGEST_VISIT
+        wait: float = 0
+        while True:
+            events = poll(wait, MOST_EVENTS)
+            for descriptor, _ in events:
+                port = ports.get(descriptor)
+                if port is not None:
+                    try:
+                        port.readable()
+                    except Exception:
+                        # One port's fault must not end the others' reader.
+                        _log.failure("a port failed", event="fault")
+            if not events or clock() >= until:
+                return
+            wait = MOMENT if len(events) <= FEW else 0
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor gives up on it: it is shutting down."""
+        if self._epoll is not None:
+            self._epoll.close()
+
+
+@implementer(IReadDescriptor)
+class _Single:
+    """One port as a reader of its own."""
+
+    def __init__(self, descriptor: int, port: Readable) -> None:
+        self._descriptor = descriptor
+        self._port = port
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def logPrefix(self) -> str:
+        return "castd"
+
+    def doRead(self) -> None:
+        try:
+            self._port.readable()
+        except Exception:
+            _log.failure("a port failed", event="fault")
+
+    def connectionLost(self, reason: Any) -> None:
+        """Its owner closes it."""

@@ -1,0 +1,442 @@
+"""
+CastProtocol: the DatagramProtocol of one cast.  Datagrams become events, the pump is the only sender, one alarm wakes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Any, Protocol
+
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+
+from castd import outcomes
+from castd.cast.events import Ask, Gone, Greet, Leave
+from castd.cast.turn import Turn
+from castd.delivery import FULL, REST, Delivery
+from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
+from castd.interfaces import IContent, IDialect, ISite, IWire
+from castd.layout import Chunk
+from castd.request import Peer, Request
+
+_log = Logger(namespace="castd")
+
+#: Closed ports that a receiver's host reports in a row until it is taken for gone: one may be a restart's.
+CLOSED_PORTS = 2
+#: The part of an interval by which an alarm may come late.
+JITTER = 0.1
+
+
+class Home(Protocol):
+    """What a cast asks of the listener it belongs to."""
+
+    def castAsked(self, datagram: bytes, peer: Peer) -> None:
+        """A member of the cast sent a request."""
+
+    def castLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
+        """A receiver's part has ended."""
+
+    def castClosed(self, cast: CastProtocol) -> None:
+        """Nobody is left."""
+
+    def mayAnswerStranger(self, peer: Peer) -> bool:
+        """May a foreign transfer id be told so?"""
+
+    def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
+        """Count a datagram that says nothing."""
+
+
+class Receiver:
+    """
+    One receiver's part, as its closing event tells it.
+
+    @ivar since: the instant it asked.
+    @ivar before: blocks, repeats and octets of the cast at that instant.
+    @ivar closed: times that its port was reported closed since it was heard last.
+    """
+
+    __slots__ = ("before", "closed", "request", "since")
+
+    def __init__(self, request: Request, since: float, before: tuple[int, int, int]) -> None:
+        self.request = request
+        self.since = since
+        self.before = before
+        self.closed = 0
+
+
+class CastProtocol(DatagramProtocol):
+    """
+    Carries one cast, and beside it the casts of those who turned out to hear no multicast.
+
+    @ivar receivers: who is here.
+    @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full sockets.
+    @ivar due, queued: see L{castd.alarms.Ringable}.
+    @ivar over: nobody is left; it is closed.
+    """
+
+    def __init__(
+        self,
+        site: ISite,
+        home: Home,
+        name: str,
+        dialect: IDialect,
+        wire: IWire,
+        content: IContent,
+        pacers: tuple[Any, ...] = (),
+    ) -> None:
+        """
+        @param name: of the transport, for events.
+        @param pacers: the cast's own and the site's, if they have a rate.
+        """
+        self.site: Any = site
+        self.home = home
+        self.name = name
+        self.dialect: Any = dialect
+        self.wire: Any = wire
+        self.content: Any = content
+        self.pacers = pacers
+        self.receivers: dict[Peer, Receiver] = {}
+        self.blocks = self.repeats = self.octets = self.full = 0
+        self.opened = self.site.reactor.seconds()
+        self.due: float | None = None
+        self.queued: float | None = None
+        self.over = False
+        self._kept: deque[tuple[bytes, Peer]] = deque()
+        self._seconds = self.site.reactor.seconds
+        self._main = Delivery(self, self.wire.cast(self.wire.patience, self.wire.count))
+        self._asides: dict[Peer, Delivery] = {}
+        self._chunk: Chunk | None = None
+        self._complained: set[int | None] = set()
+        # The lane: the one receiver is in step, so its next answer is known, and what it asks for with it.
+        self._lane = self.wire.group is None and type(self._main.cast) is Turn and not pacers
+        self._answer: bytes | None = None
+        self._next = range(0)
+        self._slack = 1.0
+        self._stop = 0
+
+    @property
+    def joinable(self) -> bool:
+        """Is the group itself still alive, apart from those who go on by unicast?"""
+        return not self.over and self._main.cast.members() > 0
+
+    # Who comes.
+
+    def join(self, request: Request, instead: Peer | None = None) -> None:
+        """This request belongs here; C{instead} is the member whose place it takes."""
+        now = self._seconds()
+        self._asides.pop(request.peer, None)
+        receiver = self.receivers.get(request.peer)
+        if receiver is None and instead is not None:
+            receiver = self.receivers.pop(instead, None)
+        if receiver is None:
+            receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
+        receiver.request = request
+        self.receivers[request.peer] = receiver
+        self._answer = None
+        self._main.cast.join(request.peer, now, self.wire.first(request), instead)
+        self.pump()
+
+    def heard(self, peer: Peer) -> bool:
+        """Has this member acknowledged anything?"""
+        return peer in self._asides or bool(self._main.cast.heard(peer))
+
+    # What is heard.
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport: somebody's datagram at this cast's port."""
+        if datagram == self._answer:
+            now = self._seconds()
+            if self._main.cast.follow(self._next, now):
+                self._step(now)
+                return
+        self._hear(datagram, addr)
+
+    def strangerReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport: not from the peer that the port was lent for."""
+        self._hear(datagram, addr)
+
+    def _step(self, now: float) -> None:
+        """
+        The lane: what was foreseen has come, so the next blocks go out at once.
+
+        All of Python's part in a lockstep block lies here and in L{Turn.follow}.
+        """
+        numbers = self._next
+        start, stop = numbers.start, numbers.stop
+        chunk = self._chunk
+        if chunk is None or start < chunk.start or stop > chunk.stop:
+            self._stray(numbers)
+            return
+        image = chunk.slice(start, stop)
+        size = len(image)
+        try:
+            taken = self.transport.writeBurst(image, chunk.step, None)  # type: ignore[union-attr]
+        except OSError:
+            taken = 0
+        if taken < size:
+            self._stray(numbers)
+            return
+        self.blocks += stop - start
+        self.octets += size
+        self._foresee(stop)
+        self.due = now + (self._main.cast.alarmAt - now) * self._slack
+
+    def _stray(self, numbers: range) -> None:
+        """Out of the lane: a new chunk, or a full socket; the pump takes it from here."""
+        self._answer = None
+        self._main.owe(numbers)
+        self.pump()
+
+    def _foresee(self, stop: int) -> None:
+        ahead = self.wire.ahead(stop)
+        if ahead is None:
+            self._answer = None
+        else:
+            self._answer, end = ahead
+            self._next = range(stop, end)
+
+    def _hear(self, datagram: bytes, peer: Peer) -> None:
+        if self.over:
+            return
+        delivery = self._asides.get(peer, self._main)
+        try:
+            event = self.wire.receive(datagram, peer, delivery.cast.standing(peer))
+        except WireError as error:
+            self.home.malformed(datagram, peer, error)
+            return
+        except UnknownPeer:
+            if self.home.mayAnswerStranger(peer) and (answer := self.dialect.refuse(None, UnknownTid())) is not None:
+                self._write(answer, peer)
+            return
+        if event is None:
+            return
+        if isinstance(event, Ask):
+            self.home.castAsked(datagram, peer)
+            return
+        if (receiver := self.receivers.get(peer)) is not None:
+            receiver.closed = 0
+        try:
+            delivery.cast.hear(peer, event, self._seconds())
+        except Exception:
+            self._fail()
+        self.pump()
+
+    def _fail(self) -> None:
+        """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
+        _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
+        self.end(outcomes.FAILED)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """
+        From the transport: a host says that the port is closed.  C{None}: the one peer's.
+
+        Believed when it is said twice in a row: a client may open its port anew between two blocks.
+        """
+        if peer is None and self.receivers:
+            peer = next(iter(self.receivers))
+        if peer is not None and (receiver := self.receivers.get(peer)) is not None:
+            receiver.closed += 1
+            if receiver.closed >= CLOSED_PORTS:
+                # Not from here: the pump may be at work below us.
+                self.site.alarms.set(self, self._seconds())
+
+    def _leaveClosed(self, now: float) -> None:
+        for peer, receiver in list(self.receivers.items()):
+            if receiver.closed >= CLOSED_PORTS:
+                self._asides.get(peer, self._main).cast.hear(peer, Leave(outcomes.CLOSED), now)
+
+    # What goes out.
+
+    def wake(self) -> None:
+        """The alarm rings."""
+        self._leaveClosed(self._seconds())
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what is due, and set the alarm: after every stimulus, always the same way."""
+        if self.over:
+            return
+        now = self._seconds()
+        try:
+            instants = [self._flush(now)]
+            if instants[0] is None:
+                instants = [delivery.pump(now) for delivery in (self._main, *self._asides.values())]
+        except ContentChanged:
+            self.end(outcomes.CHANGED)
+            return
+        except Exception:
+            self._fail()
+            return
+        if not self.receivers:
+            self._close()
+            return
+        due = min((instant for instant in instants if instant is not None), default=None)
+        if self._main.idle and due is not None:
+            # So that a crowd does not fall into step.
+            self._slack = 1 + JITTER * self.site.random.random()
+            due = now + (due - now) * self._slack
+        if self._lane and self._main.idle and self.blocks:
+            self._foresee(self._stop)
+        self.site.alarms.set(self, due)
+
+    def _flush(self, now: float) -> float | None:
+        """Greetings that a full socket did not take.  -> the instant to try again at, L{None}: all are out."""
+        while self._kept:
+            datagram, address = self._kept.popleft()
+            if not self._write(datagram, address, first=True):
+                return now + REST
+        return None
+
+    def _write(self, datagram: bytes, address: Peer, first: bool = False) -> bool:
+        """-> False: the socket is full, the datagram is kept."""
+        try:
+            self.transport.write(datagram, address)  # type: ignore[union-attr]
+        except OSError as error:
+            if error.errno in FULL:
+                self.full += 1
+                (self._kept.appendleft if first else self._kept.append)((datagram, address))
+                return False
+            self.unsendable(error, address)
+        return True
+
+    def unsendable(self, error: OSError, address: Peer | None = None) -> None:
+        """For the network it is a lost datagram; for the operator one line for each kind of fault."""
+        if isinstance(error, ConnectionRefusedError):
+            self.peerUnreachable(address)
+        elif error.errno not in self._complained:
+            self._complained.add(error.errno)
+            _log.warn(
+                "{transport}: cannot send to {peer}: {why}",
+                event="unsendable",
+                transport=self.name,
+                peer=show(address or next(iter(self.receivers), ("nobody", 0))),
+                why=str(error),
+            )
+
+    def greet(self, action: Greet) -> int:
+        """-> datagrams sent, at least one for the sake of the budget."""
+        receiver = self.receivers.get(action.peer)
+        sent = 1
+        if receiver is not None and action.peer not in self._asides:
+            for datagram, address in self.wire.greet(receiver.request, action.master, action.heard):
+                self._write(datagram, address)
+                sent += 1
+        return sent
+
+    def chunk(self, number: int) -> Chunk:
+        """
+        -> the wire image that block C{number} is in.
+
+        @raise ContentChanged: the file is not what it was.
+        """
+        chunk = self._chunk
+        if chunk is None or not chunk.start <= number < chunk.stop:
+            chunk = self._chunk = self.site.layouts.chunk(self.wire, self.content, number)
+        return chunk
+
+    def sent(self, start: int, count: int, octets: int, again: bool) -> None:
+        """From a delivery: so much went out."""
+        self.blocks += count
+        self.octets += octets
+        self._stop = start + count
+        if again:
+            self.repeats += count
+
+    # Who leaves.
+
+    def gone(self, delivery: Delivery, action: Gone, now: float) -> None:
+        """From a delivery: a receiver's part has ended; or it goes on by unicast."""
+        receiver = self.receivers.get(action.peer)
+        if receiver is None:
+            return
+        if action.outcome == outcomes.DEAF and delivery is self._main:
+            self._moveAside(receiver, action, now)
+            return
+        self.receivers.pop(action.peer)
+        self._asides.pop(action.peer, None)
+        self._told(receiver, self._outcome(action), now)
+
+    def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
+        patience = replace(
+            self.wire.patience, silence=31.0, alone=None, unheard=None, brief=None, terms=1, keep=None, gather=0.0, deaf=None
+        )
+        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), action.peer)
+        aside.cast.join(action.peer, now, action.wants)
+        _log.info(
+            "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
+            event="moved",
+            transport=self.name,
+            peer=show(action.peer),
+            name=receiver.request.name,
+            why=outcomes.DEAF,
+        )
+        self.home.castLeft(self, receiver.request, outcomes.DEAF)
+        self.site.alarms.set(self, now)
+
+    def _outcome(self, action: Gone) -> str:
+        """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
+        count = self.wire.count
+        missing = count is None or not action.wants or action.wants[-1].stop < count
+        if action.outcome in (outcomes.SILENT, outcomes.CLOSED) and not missing:
+            return outcomes.UNCONFIRMED
+        return action.outcome
+
+    def _told(self, receiver: Receiver, outcome: str, now: float) -> None:
+        """One farewell, one event."""
+        request = receiver.request
+        for datagram, address in self.wire.farewell(request, outcome):
+            self._write(datagram, address)
+        blocks, repeats, octets = receiver.before
+        _log.info(
+            "{transport}: {peer} {meaning}: {name}, {octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
+            event="received",
+            transport=self.name,
+            dialect=self.dialect.name,
+            peer=show(request.peer),
+            name=request.name,
+            outcome=outcome,
+            meaning=outcomes.MEANING[outcome],
+            seconds=now - receiver.since,
+            size=self.content.size,
+            octets=self.octets - octets,
+            blocks=self.blocks - blocks,
+            repeats=self.repeats - repeats,
+            blksize=self.wire.blocksize,
+            group=self.wire.group and show(self.wire.group),
+        )
+        self.home.castLeft(self, request, outcome)
+
+    def replace(self, peer: Peer) -> None:
+        """The machine behind this peer has restarted: its part here is over."""
+        if (receiver := self.receivers.pop(peer, None)) is None:
+            return
+        now = self._seconds()
+        self._asides.pop(peer, None)
+        self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
+        self._told(receiver, outcomes.REPLACED, now)
+        self.pump()
+
+    def end(self, outcome: str) -> None:
+        """Tell everybody and close."""
+        now = self._seconds()
+        receivers, self.receivers = self.receivers, {}
+        for receiver in receivers.values():
+            self._told(receiver, outcome, now)
+        self._close()
+
+    def _close(self) -> None:
+        if self.over:
+            return
+        self.over = True
+        self._answer = self._chunk = None
+        self.site.alarms.set(self, None)
+        self.wire.close()
+        self.content.close()
+        self.home.castClosed(self)
+
+
+def show(peer: Any) -> str:
+    """-> C{host:port}, C{[host]:port} for IPv6."""
+    host, port = peer[0], peer[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

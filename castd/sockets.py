@@ -1,0 +1,256 @@
+"""
+UDP sockets as castd wants them: the one place that knows socket options.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import Any, Final
+
+from castd.request import ETHERNET_MTU, Local, Peer
+
+# Linux's numbers, where Python has no names for them.
+_SO_RCVBUFFORCE: Final = 33
+_IP_RECVERR: Final = 11
+_IPV6_RECVERR: Final = 25
+_IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
+_IP_MULTICAST_ALL: Final = 49
+_UDP_SEGMENT: Final = 103
+_IPV6_RECVPKTINFO: Final = getattr(socket, "IPV6_RECVPKTINFO", 49)
+_IPV6_PKTINFO: Final = getattr(socket, "IPV6_PKTINFO", 50)
+_IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
+_MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
+
+#: in_pktinfo: interface, the address of ours, the address in the header.
+_INFO4: Final = struct.Struct("=I4s4s")
+#: in6_pktinfo: address, interface.
+_INFO6: Final = struct.Struct("=16sI")
+_ANCILLARY: Final = 256
+
+#: Requests of a whole hall come within a moment; with the default buffer some of 512 at once are lost.
+REQUEST_BUFFER: Final = 4 << 20
+#: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
+MOST_SEGMENTS, MOST_OCTETS = 64, 65507
+#: What the kernel answers when it will not segment: for good, so it is not asked again.
+UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
+
+
+def family(host: str) -> socket.AddressFamily:
+    """-> AF_INET6 for an address with colons, else AF_INET."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """
+    A non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
+
+    @raise OSError: as C{bind}.
+    """
+    made = socket.socket(family(host), socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(socket.getaddrinfo(host or "0.0.0.0", port, made.family, socket.SOCK_DGRAM)[0][4])
+        dress(made)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def dress(made: socket.socket) -> None:
+    """
+    What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the wildcard
+    would read its own data as requests), and ICMP errors kept with the address they are about.
+    """
+    if made.family == socket.AF_INET:
+        _try(made, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        _try(made, socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
+        _try(made, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+
+
+def _try(made: socket.socket, level: int, option: int, value: int) -> bool:
+    """An option that we can live without; -> whether it was taken."""
+    try:
+        made.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def forRequests(made: socket.socket) -> None:
+    """A request port: told which address was asked, and room for a hall's requests."""
+    if made.family == socket.AF_INET:
+        made.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    else:
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if not _try(made, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
+        _try(made, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
+
+
+def twinOf(first: socket.socket) -> socket.socket:
+    """
+    A second socket on the same address and port.  Once the first is connected the kernel gives it what its peer sends, and
+    the twin hears everybody else.
+    """
+    # Not before it was bound: with SO_REUSEPORT the kernel would give away a number that another pair has.
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    twin = socket.socket(first.family, socket.SOCK_DGRAM)
+    try:
+        twin.setblocking(False)
+        if twin.family == socket.AF_INET6:
+            twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        twin.bind(first.getsockname())
+        dress(twin)
+    except BaseException:
+        twin.close()
+        raise
+    return twin
+
+
+def empty(made: socket.socket, most: int = 4096) -> None:
+    """Throw away what a former peer still sent, errors included; bounded, since it may be sending still."""
+    for _ in range(most):
+        try:
+            made.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
+
+
+def group(made: socket.socket, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+    """Prepare for group data; see L{castd.interfaces.IDatagramPort.setGroup}."""
+    if broadcast:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if made.family == socket.AF_INET:
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loopback))
+        if interface not in ("", "0.0.0.0"):
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
+    else:
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_HOPS, ttl)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
+
+
+class Interfaces:
+    """
+    MTUs of interfaces, by index; asked again only now and then, since they hardly change.
+    """
+
+    _SIOCGIFMTU: Final = 0x8921
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def mtu(self, index: int) -> int:
+        """-> octets of the largest IP packet; Ethernet's where nothing is known."""
+        found = self._known.get(index)
+        if found is None:
+            found = self._known[index] = self._ask(index) if index else ETHERNET_MTU
+        return found
+
+    def _ask(self, index: int) -> int:
+        from fcntl import ioctl
+
+        try:
+            name = socket.if_indextoname(index).encode()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+                answer = ioctl(asker, self._SIOCGIFMTU, struct.pack("16sI12x", name, 0))
+            # Loopback says 65536: no client boots from there, but tests of the real size do.
+            return int(struct.unpack("16sI12x", answer)[1])
+        except OSError:
+            return ETHERNET_MTU
+
+    def forget(self) -> None:
+        """Something changed."""
+        self._known.clear()
+
+
+def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
+    """
+    One datagram, who sent it, and which address of ours it was sent to.
+
+    @raise BlockingIOError: nothing is there.
+    """
+    datagram, ancillary, _, peer = made.recvmsg(size, _ANCILLARY)
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+            index, ours, asked = _INFO4.unpack_from(value)
+            host = socket.inet_ntoa(ours)
+            return datagram, peer, Local(host, port, index, ours != asked, interfaces.mtu(index))
+        if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
+            asked, index = _INFO6.unpack_from(value)
+            host = socket.inet_ntop(socket.AF_INET6, asked)
+            scoped = f"{host}%{socket.if_indextoname(index)}" if host.startswith("fe80:") else host
+            return datagram, peer, Local(scoped, port, index, asked[0] == 0xFF, interfaces.mtu(index))
+    return datagram, peer, Local(made.getsockname()[0], port)
+
+
+def sendFrom(made: socket.socket, datagram: Any, address: Peer, host: str) -> None:
+    """Send from one of our addresses.  @raise OSError: as C{sendmsg}."""
+    if made.family == socket.AF_INET:
+        info = _INFO4.pack(0, socket.inet_aton(host), b"\0" * 4)
+        made.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, address)
+    else:
+        plain = host.partition("%")[0]
+        info = _INFO6.pack(socket.inet_pton(socket.AF_INET6, plain), 0)
+        made.sendmsg([datagram], [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, info)], 0, address)
+
+
+def errors(made: socket.socket) -> list[tuple[int, Peer]]:
+    """-> (errno, the peer it is about) of each ICMP error that waits; a datagram of ours that found no way."""
+    found: list[tuple[int, Peer]] = []
+    while len(found) < MOST_SEGMENTS:
+        try:
+            _, ancillary, _, peer = made.recvmsg(0, _ANCILLARY, _MSG_ERRQUEUE)
+        except OSError:
+            break
+        for level, kind, value in ancillary:
+            if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+                found.append((struct.unpack_from("=I", value)[0], peer))
+    return found
+
+
+class Bursts:
+    """
+    Sends images of many datagrams by one call, where kernel and path allow it.
+    """
+
+    def __init__(self, made: socket.socket, mtu: int) -> None:
+        self._socket = made
+        self._step = 0
+        self.possible = True
+        # A segment and its headers must fit the MTU: the kernel does not fragment segments.
+        self._largest = mtu - (28 if made.family == socket.AF_INET else 48)
+
+    def mtu(self, mtu: int) -> None:
+        """The socket is used on another path now."""
+        self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
+        self.possible = True
+
+    def fits(self, octets: int, step: int) -> bool:
+        """-> whether this image may go by one call."""
+        return self.possible and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
+
+    def prepare(self, step: int) -> bool:
+        """-> whether the socket cuts what it is given into C{step} octets now."""
+        if self._step != step:
+            if not _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, step):
+                self.possible = False
+                return False
+            self._step = step
+        return True
+
+    def off(self) -> None:
+        """The kernel has refused; from now on datagram by datagram."""
+        self.possible = False
+        if self._step:
+            _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+            self._step = 0
