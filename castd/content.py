@@ -225,4 +225,4 @@ class Chain:
         raise NotFound()
 
     def _next(self, failure: Failure, first: int, name: str, peer: Peer) -> Any:
-        return self._ask(first, name, peer) if failure.check(NotFound) else failure
+        return self._ask(first, name, peer) if isinstance(failure.value, NotFound) else failure
