@@ -6,9 +6,10 @@
 # The Python of the system is used, never changed: nothing is installed outside .venv, with or without root.
 # Debian's python3 comes without pip, without ensurepip and with a refusal to install anything (PEP 668);
 # so .venv gets its pip from the first of these that works: ensurepip, the system's own pip (22.3 or later),
-# the pip inside Debian's package python3-pip-whl, fetched by apt and unpacked in a temporary folder.
+# the pip inside Debian's package python3-pip-whl, fetched by apt, which checks its signature, and unpacked in .venv.
 #
-# A run that was interrupted leaves no stamp, and the next one goes on where that helps, or begins anew.
+# A run that was interrupted leaves .venv marked as unfinished, and the next one begins anew.  A run that failed, for
+# want of a network, leaves a .venv in order, and the next one goes on.
 
 say() { printf 'castd: %s\n' "$*" >&2; }
 
@@ -37,7 +38,7 @@ stampOf() {
 
 # A folder that was moved keeps the old place in the first line of its commands, so the place counts as well.
 venvWorks() {
-    [ "$(cat .venv/place 2>/dev/null)" = "$(pwd -P)" ] &&
+    [ ! -e .venv/unfinished ] && [ "$(cat .venv/place 2>/dev/null)" = "$(pwd -P)" ] &&
         .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
         .venv/bin/python -m pip --version >/dev/null 2>&1
 }
@@ -53,20 +54,17 @@ aptIn() {
 
 pipFromDebian() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    folder=$(mktemp -d) || return 1
-    (
-        trap 'rm -rf "$folder"' EXIT
-        trap 'exit 1' HUP INT TERM
-        top=$(pwd -P)
-        cd "$folder" || exit 1
-        apt-get -qq -o APT::Sandbox::User=root download python3-pip-whl 2>/dev/null ||
-            { aptIn "$folder" update && aptIn "$folder" download python3-pip-whl; } || exit 1
-        for package in python3-pip-whl_*.deb; do dpkg-deb -x "$package" . || exit 1; done
-        for wheel in usr/share/python-wheels/pip-*.whl; do
-            PYTHONPATH="$folder/$wheel" "$top/.venv/bin/python" -m pip install -q pip && exit 0
-        done
-        exit 1
-    )
+    top=$(pwd -P)
+    mkdir -p .venv/debian && cd .venv/debian || return 1
+    apt-get -qq -o APT::Sandbox::User=root download python3-pip-whl 2>/dev/null ||
+        { aptIn "$top/.venv/debian" update && aptIn "$top/.venv/debian" download python3-pip-whl; } ||
+        { cd "$top" && return 1; }
+    for package in python3-pip-whl_*.deb; do dpkg-deb -x "$package" .; done
+    cd "$top" || return 1
+    for wheel in .venv/debian/usr/share/python-wheels/pip-*.whl; do
+        PYTHONPATH="$top/$wheel" .venv/bin/python -m pip install -q pip || return 1
+    done
+    rm -rf .venv/debian
 }
 
 makeVenv() {
@@ -101,10 +99,14 @@ venvReady() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$(stampOf "$extra")" ] || ! venvWorks; then
         venvWorks || makeVenv || die "no .venv could be made"
         say "installing castd${extra:+ and what its extra \"$extra\" asks for} into .venv"
+        : >.venv/unfinished
         rm -f "$stamp"
-        .venv/bin/python -m pip install -q --editable ".${extra:+[$extra]}" ||
+        .venv/bin/python -m pip install -q --editable ".${extra:+[$extra]}" || {
+            rm -f .venv/unfinished
             die "pip could not install into .venv; what it said stands above.  Run the same command again to go on"
+        }
         stampOf "$extra" >"$stamp"
+        rm -f .venv/unfinished
     fi
     exec 9<&-
 }

@@ -29,9 +29,12 @@ def lack(reason: str) -> NoReturn:
 
 
 def need(*programs: str) -> list[str]:
-    """-> the paths of these programs, in the order of the arguments."""
+    """-> the paths of these programs, in the order of the arguments.  An absolute path may be any file: firmware."""
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), ADMIN])
-    found = {program: shutil.which(program, path=search) for program in programs}
+    found = {
+        program: program if os.path.isabs(program) and os.path.exists(program) else shutil.which(program, path=search)
+        for program in programs
+    }
     missing = [program for program, path in found.items() if path is None]
     if missing:
         lack(f"not installed: {', '.join(missing)}")

@@ -25,11 +25,13 @@ PURE = names(
 )
 """Standard modules with a clock, chance, a descriptor or a thread in them: not for rows that are given all these."""
 
+MODELS = names("pydantic pydantic_core")
+
 
 @dataclass(frozen=True)
 class Row:
     modules: tuple[str, ...]
-    """Names beneath castd; a C{*} stands for one name."""
+    """Names beneath castd; a C{*} stands for one name.  In an ordered row those of one star may know each other."""
     outside: frozenset[str] = frozenset()
     """Which packages from elsewhere; zope is for all, the standard library is for all but C{never}."""
     never: frozenset[str] = frozenset()
@@ -47,14 +49,20 @@ class Row:
 ROWS = (
     Row(("errors",), never=PURE, only=()),
     Row(("interfaces",), never=PURE, only=()),
-    Row(("options",), outside=names("pydantic"), never=PURE),
-    Row(("blocks", "pace", "layout", "packets.*", "request"), never=PURE, ordered=True),
+    Row(("units", "outcomes"), never=PURE),
+    Row(("options",), outside=MODELS, never=PURE),
+    Row(
+        ("blocks", "pace", "layout", "packets.*", "request", "negotiate", "names", "networks"),
+        never=PURE,
+        ordered=True,
+    ),
     Row(("cast.events", "cast.members", "cast.turn"), never=PURE, ordered=True),
     Row(("cast.sweep",), never=PURE, hidden=("cast.turn",)),
-    Row(("collect", "dialects.lockstep"), outside=names("pydantic"), never=PURE, ordered=True),
-    Row(("dialects.*",), outside=names("pydantic"), never=PURE),
+    Row(("collect", "collect.*", "dialects.lockstep"), outside=MODELS, never=PURE, ordered=True),
+    Row(("dialects.*",), outside=MODELS, never=PURE),
     Row(
         (
+            "beneath",
             "content",
             "uploads",
             "access",
@@ -66,16 +74,18 @@ ROWS = (
             "supervise",
             "client",
             "testing",
+            "testing.*",
         ),
-        outside=names("twisted pydantic prometheus_client"),
+        outside=MODELS | names("twisted prometheus_client"),
         ordered=True,
         hidden=("dialects.*",),
     ),
-    Row(("maker",), outside=names("twisted pydantic"), hidden=("dialects.*",), also=("plugins.",)),
-    Row(("config",), outside=names("yaml pydantic"), only=("errors", "options")),
-    Row(("service",), outside=names("twisted pydantic"), hidden=("dialects.*",)),
+    Row(("maker",), outside=MODELS | names("twisted"), hidden=("dialects.*",), also=("plugins.",)),
+    Row(("nodes", "complaints"), outside=MODELS | names("yaml"), only=("errors", "options", "units")),
+    Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
+    Row(("service",), outside=MODELS | names("twisted"), hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
-    Row(("tap", "cli"), outside=names("twisted pydantic click rich"), hidden=("plugins.*", "dialects.*")),
+    Row(("tap", "cli"), outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
 )
 
 TYPES_FREE = ("interfaces",)
