@@ -171,7 +171,9 @@ class IContent(Interface):
 
     name = Attribute("What it was asked for as.")
     size = Attribute("Octets.")
-    version = Attribute("Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name.")
+    version = Attribute(
+        "Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
+    )
 
     def read(offset, length):
         """

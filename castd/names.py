@@ -1,0 +1,213 @@
+"""
+Names as clients ask for them: read into parts, rewritten, matched against patterns, and shown in logs.
+
+A name is what L{castd.request.Request} has: UTF-8 with surrogate escapes, so that the octets on the wire are also the
+octets on disk.  Its I{parts} are what lies between the slashes: never empty, never C{.} or C{..}, without control
+octets.  Whoever opens files deals in parts only; no text of a client ever reaches the file system in one piece.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from castd.errors import Forbidden, NotFound, Refused, Unsupported
+
+#: From the root downwards.
+Parts: TypeAlias = tuple[bytes, ...]
+
+#: The longest part (what Linux file systems take) and the longest name.
+LARGEST_PART = 255
+LARGEST_NAME = 1024
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+def parts(name: str) -> Parts:
+    """
+    Read a name.  C{\\} is C{/}, for the clients of Windows; doubled and leading slashes and C{.} mean nothing.
+
+    @raise Unsupported: there is no name at all.
+    @raise Forbidden: control octets, C{..}, or nothing but slashes.
+    @raise NotFound: longer than any file's name can be.
+    """
+    octets = _octets(name).partition(b"\0")[0]
+    if not octets:
+        raise Unsupported("No file name", "a request without a file name")
+    if _CONTROL.search(octets):
+        raise Forbidden(why="control octets in the name")
+    found = tuple(part for part in octets.replace(b"\\", b"/").split(b"/") if part and part != b".")
+    if not found or b".." in found:
+        raise Forbidden(why="the name leads out of the root" if found else "the name is the root itself")
+    if sum(map(len, found)) + len(found) - 1 > LARGEST_NAME or max(map(len, found)) > LARGEST_PART:
+        raise NotFound(why="the name is too long")
+    return found
+
+
+def _octets(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise NotFound(why="the name is not made of octets") from None
+
+
+def prefix(name: str) -> Parts:
+    """
+    Read a leading directory as an operator writes it; C{()} for the empty text and for C{/}.
+
+    @raise ValueError: it could never be part of a name.
+    """
+    if not name.strip("/"):
+        return ()
+    try:
+        return parts(name)
+    except Refused as refusal:
+        raise ValueError(f"{printable(name)} cannot be the beginning of a name: {refusal}") from None
+
+
+def text(found: Parts) -> str:
+    """The name that reads as these parts: the inverse of L{parts}."""
+    return b"/".join(found).decode("utf-8", "surrogateescape")
+
+
+def printable(name: str) -> str:
+    """
+    A name (or any text of a client) fit for a log: what no terminal should be sent is shown as C{\\xNN}, octet by
+    octet.
+
+    That is control octets, but also what is not UTF-8, and what only pretends to be blank or turns the line around.
+    """
+    return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    # A lone surrogate stands for the octet that could not be decoded.
+    code = ord(character)
+    octets = bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else character.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{octet:02x}" for octet in octets)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """
+    One rule that changes names: a regular expression and what its match becomes (C{\\1} is its first group).
+
+    @ivar pattern: searched for anywhere in the name, which is written with single slashes and without a leading one.
+    @ivar to: the replacement.
+    @ivar every: replace every match in the name, not just the first.
+    """
+
+    pattern: re.Pattern[str]
+    to: str
+    every: bool = False
+
+    @classmethod
+    def compile(cls, pattern: str, to: str, every: bool = False) -> Rewrite:
+        """@raise ValueError: either text is wrong, with the reason."""
+        try:
+            rule = cls(re.compile(pattern), to, every)
+            # An alternative that always matches makes the replacement be read now, not at the first client's request.
+            re.sub(f"{pattern}|", to, "", count=1)
+        except (re.error, IndexError) as error:
+            raise ValueError(f"{pattern!r} to {to!r}: {error}") from None
+        return rule
+
+    def __call__(self, name: str) -> str:
+        return self.pattern.sub(self.to, name, count=0 if self.every else 1)
+
+
+def rewrite(found: Parts, rules: Iterable[Rewrite]) -> Parts:
+    """
+    Apply all rules in order, each to what the one before it made.
+
+    @raise Forbidden: as L{parts}, which reads the result anew: no rule can be tricked into leaving the root.
+    @raise NotFound: nothing is left of the name, or too much.
+    """
+    name = text(found)
+    for rule in rules:
+        name = rule(name)
+    if not name:
+        raise NotFound(why="the rules leave nothing of the name")
+    return parts(name)
+
+
+def strip(found: Parts, prefixes: Sequence[Parts]) -> Parts:
+    """Drop the first of the prefixes that the name begins with; a name that is nothing but the prefix stays."""
+    for prefix in prefixes:
+        if len(found) > len(prefix) and found[: len(prefix)] == prefix:
+            return found[len(prefix) :]
+    return found
+
+
+def beneath(found: Parts, prefix: Parts) -> Parts:
+    """
+    What is left of the name below a prefix.
+
+    @raise NotFound: it does not begin with that.
+    """
+    if len(found) > len(prefix) and found[: len(prefix)] == prefix:
+        return found[len(prefix) :]
+    raise NotFound()
+
+
+class Patterns:
+    """
+    Shell-style patterns over names; a name that matches one of them is C{in} it.
+
+    C{?} is one character, C{*} any number of them, C{[a-f]} and C{[!a-f]} a choice, none of them ever a slash; C{**} as
+    a whole part is any number of parts.  A pattern without a slash is about the last part, in whichever directory
+    (C{*.efi}); one with a slash is about the whole name (C{images/**}, C{/pxelinux.0}).  Case does not matter: a name
+    that is forbidden in lower case shall not be had in upper case from a root that ignores it.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.patterns = tuple(patterns)
+        self._match = re.compile(
+            "|".join(map(_translated, self.patterns)) or r"(?!)", re.IGNORECASE | re.DOTALL
+        ).fullmatch
+
+    def __contains__(self, name: str) -> bool:
+        return self._match(name) is not None
+
+
+def _translated(pattern: str) -> str:
+    steps = pattern.removeprefix("/").split("/")
+    if "" in steps:
+        hint = f", did you mean {pattern}**?" if pattern.strip("/") and pattern.endswith("/") else ""
+        raise ValueError(f"{pattern!r} is no pattern of a name{hint}")
+    if "/" not in pattern:
+        steps.insert(0, "**")
+    # Two in a row say no more than one, but take the square of the time.
+    *above, last = (step for step, before in zip(steps, [None, *steps], strict=False) if not step == before == "**")
+    lead = "".join("(?:[^/]+/)*" if part == "**" else _glob(part) + "/" for part in above)
+    return lead + (".+" if last == "**" else _glob(last))
+
+
+_GLOB = re.compile(r"\*+|\?|\[(!?)(\]?[^\]]*)\]|.", re.DOTALL)
+
+
+def _glob(part: str) -> str:
+    return "".join(map(_piece, _GLOB.finditer(part)))
+
+
+def _piece(token: re.Match[str]) -> str:
+    if token[0].startswith("*"):
+        return "[^/]*"
+    if token[0] == "?":
+        return "[^/]"
+    if token[2] is not None:
+        return _choice(bool(token[1]), token[2])
+    return re.escape(token[0])
+
+
+def _choice(without: bool, members: str) -> str:
+    """One character out of (or not out of) C{a-fx}; a choice may never be a slash."""
+    body = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
+    choice = f"(?!/)[{'^' if without else ''}{body}]"
+    try:
+        re.compile(choice)
+    except re.error as error:
+        raise ValueError(f"[{members}]: {error}") from None
+    return choice

@@ -1,0 +1,213 @@
+"""
+Two halves of a transfer face to face: a lossy link with a clock of its own, and the serving half of a read.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from castd.cast.events import Patience
+from castd.collect.blocks import Sender
+from castd.collect.tftp import Intake
+from castd.collect.wait import Wait, heeding
+from castd.errors import Refused, WireError
+from castd.negotiate import Caps, negotiate
+from castd.outcomes import ABORTED, DONE, SILENT
+from castd.packets.tftp import Ack, Error, Oack, buildOack, parse, parseRequest
+from castd.request import Local, Request
+
+
+def pattern(size: int) -> bytes:
+    """-> that many octets that do not repeat at any block size: random, but always the same."""
+    return random.Random(size).randbytes(size)
+
+
+def asked(datagram: bytes) -> Request:
+    """-> an RRQ or WRQ as a server sees it."""
+    ask = parseRequest(datagram)
+    assert ask is not None
+    return Request(("192.0.2.1", 1024), Local("192.0.2.2", 69), ask.name, ask.mode, ask.write, ask.options)
+
+
+@dataclass
+class Serve:
+    """A server's half of one read, driven like the others: the least that RFC 1350 and 7440 ask of a server."""
+
+    content: bytes
+    caps: Caps = field(default_factory=Caps)
+    patience: Patience = field(default_factory=Patience)
+    rollover: int | None = None
+    outcome: str | None = None
+    sender: Sender | None = None
+    wait: Wait = field(default_factory=lambda: Wait(Patience()))
+    opening: bytes = b""
+
+    def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
+        if self.sender is None:
+            return None, self._open(asked(datagram), now)
+        if self.outcome is not None or parseRequest(datagram) is not None:
+            return None, []
+        packet = parse(datagram)
+        if isinstance(packet, Error):
+            self.outcome = ABORTED
+        if not isinstance(packet, Ack):
+            return None, []
+        if self.opening:
+            if packet.number != 0:
+                return None, []
+            self.opening = b""
+            self.wait.heard(now)
+            self.wait.ask(now)
+            return None, self.sender.window()
+        progress, datagrams = self.sender.hear(packet.number)
+        if progress:
+            self.wait.heard(now)
+        if datagrams:
+            self.wait.ask(now, first=self.sender.fresh)
+        if self.sender.done:
+            self.outcome = DONE
+        return None, datagrams
+
+    def _open(self, request: Request, now: float) -> list[bytes]:
+        terms = negotiate(request, self.caps, len(self.content))
+        if self.rollover is not None:
+            terms = replace(terms, rollover=self.rollover)
+        self.sender = Sender(terms, len(self.content), lambda start, length: self.content[start : start + length])
+        self.wait = Wait(heeding(self.patience, terms.timeout))
+        self.wait.begin(now)
+        if not terms.answer:
+            return self.sender.window()
+        self.opening = buildOack(terms.answer)
+        return [self.opening]
+
+    def poll(self, now: float) -> list[bytes]:
+        if self.sender is None or self.outcome is not None:
+            return []
+        if self.wait.over(now):
+            self.outcome = SILENT
+        elif self.wait.due(now):
+            self.wait.again(now)
+            return [self.opening] if self.opening else self.sender.again()
+        return []
+
+    def deadline(self, now: float) -> float | None:
+        return self.wait.deadline() if self.sender and self.outcome is None else None
+
+
+class Accept:
+    """A server that takes a write: its L{Intake} is made of the first datagram."""
+
+    def __init__(self, caps: Caps | None = None) -> None:
+        self.caps, self.patience = caps or Caps(), Patience()
+        self.intake: Intake | None = None
+
+    @property
+    def outcome(self) -> str | None:
+        return self.intake.outcome if self.intake else None
+
+    @property
+    def complete(self) -> bool:
+        return self.intake is not None and self.intake.complete
+
+    def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
+        if parseRequest(datagram) is None:
+            assert self.intake is not None
+            return self.intake.receive(datagram, now)
+        if self.intake is None:
+            self.intake = Intake(negotiate(asked(datagram), self.caps), self.patience)
+        elif self.intake.blocks:
+            return None, []
+        return None, self.intake.begin(now)
+
+    def stored(self, now: float) -> list[bytes]:
+        assert self.intake is not None
+        return self.intake.stored(now)
+
+    def poll(self, now: float) -> list[bytes]:
+        return self.intake.poll(now) if self.intake else []
+
+    def deadline(self, now: float) -> float | None:
+        return self.intake.deadline(now) if self.intake else None
+
+
+class Link:
+    """
+    Two ends and what is on its way between them.  C{lost(sender, datagram, ordinal)} says what never arrives.
+
+    @ivar sent: (sender, datagram) of each datagram, lost ones too; sender 0 is the client, 1 the server.
+    @ivar kept: what each end was given to keep.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        server: Any,
+        loss: float = 0.0,
+        doubles: float = 0.0,
+        delay: float = 0.001,
+        spread: float = 0.0,
+        seed: int = 1,
+        lost: Callable[[int, bytes, int], bool] | None = None,
+    ) -> None:
+        self.ends = (client, server)
+        self.now = 100.0
+        self.kept = (bytearray(), bytearray())
+        self.sent: list[tuple[int, bytes]] = []
+        self._chance = random.Random(seed)
+        self._loss, self._doubles, self._delay, self._spread, self._lost = loss, doubles, delay, spread, lost
+        self._way: list[tuple[float, int, int, bytes]] = []
+
+    def run(self, limit: float = 3600.0, datagrams: int = 1_000_000) -> Link:
+        """Until nobody waits for anything; fails if that takes more than C{limit} seconds or so many datagrams."""
+        end = self.now + limit
+        self._send(0, self.ends[0].begin(self.now))
+        while (instant := self._next()) is not None:
+            assert instant <= end, "still talking"
+            assert len(self.sent) <= datagrams, "chatter"
+            self.now = max(self.now, instant)
+            if self._way and self._way[0][0] <= self.now:
+                _, _, to, datagram = heapq.heappop(self._way)
+                self._deliver(to, datagram)
+            else:
+                for me, half in enumerate(self.ends):
+                    self._send(me, half.poll(self.now))
+        return self
+
+    def _next(self) -> float | None:
+        instants = [half.deadline(self.now) for half in self.ends] + [self._way[0][0] if self._way else None]
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    def _deliver(self, to: int, datagram: bytes) -> None:
+        half = self.ends[to]
+        try:
+            payload, answers = half.receive(datagram, self.now)
+        except (WireError, Refused):
+            return
+        self.kept[to].extend(payload or b"")
+        self._send(to, answers)
+        if payload is not None and half.complete:
+            self._send(to, half.stored(self.now))
+
+    def _send(self, sender: int, datagrams: list[bytes]) -> None:
+        for datagram in datagrams:
+            self.sent.append((sender, datagram))
+            if self._chance.random() < self._loss or (self._lost and self._lost(sender, datagram, len(self.sent))):
+                continue
+            for _ in range(2 if self._chance.random() < self._doubles else 1):
+                arrival = self.now + self._delay + self._chance.random() * self._spread
+                heapq.heappush(self._way, (arrival, len(self.sent), 1 - sender, datagram))
+
+
+def summary(datagram: bytes) -> str:
+    """-> a datagram as one reads it aloud: C{"DATA 3"}, C{"ACK 0"}, C{"OACK"}, C{"ERROR 5"}, C{"RRQ"}."""
+    ask = parseRequest(datagram)
+    if ask is not None:
+        return "WRQ" if ask.write else "RRQ"
+    packet = parse(datagram)
+    if isinstance(packet, Oack):
+        return "OACK"
+    return f"ERROR {packet.code}" if isinstance(packet, Error) else f"{type(packet).__name__.upper()} {packet.number}"

@@ -1,0 +1,531 @@
+"""
+The other halves: client against server, window against loss, and every datagram a stranger could send.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from castd.cast.events import Measured, Patience, Steps
+from castd.collect.blocks import Receiver, Sender
+from castd.collect.tftp import Download, Intake, Upload
+from castd.collect.wait import Wait, heeding
+from castd.collect.wishes import BadOffer, Wishes
+from castd.errors import Refused, Unsupported, WireError
+from castd.interfaces import IIntake
+from castd.negotiate import Caps, Terms
+from castd.outcomes import ABORTED, DONE, SILENT
+from castd.packets.tftp import (
+    LARGEST_BLKSIZE,
+    Data,
+    buildAck,
+    buildData,
+    buildError,
+    buildOack,
+    parseRequest,
+    wire,
+)
+from tests.halves import Accept, Link, Serve, pattern, summary
+
+PLAIN = Wishes(tsize=False)
+WINDOWS = Wishes(blksize=64, windowsize=8)
+
+
+def download(wishes: Wishes = PLAIN, **more: Any) -> Download:
+    return Download("f", wishes, **more)
+
+
+def upload(content: bytes, wishes: Wishes = PLAIN, **more: Any) -> Upload:
+    return Upload("up", len(content), lambda start, length: content[start : start + length], wishes, **more)
+
+
+def words(datagrams: list[bytes]) -> list[str]:
+    return [summary(datagram) for datagram in datagrams]
+
+
+def talk(link: Link) -> list[str]:
+    return [f"{'<>'[sender]} {summary(datagram)}" for sender, datagram in link.sent]
+
+
+@pytest.mark.parametrize(
+    "half", [download(), upload(b""), Intake(Terms(), Patience())], ids=["Download", "Upload", "Intake"]
+)
+def test_interface(half: object) -> None:
+    """All three halves are driven in the same way."""
+    assert verifyObject(IIntake, half)
+
+
+class TestDownload:
+    def test_plain(self) -> None:
+        """Without options a read is RRQ, then DATA and ACK by turns."""
+        link = Link(download(), Serve(pattern(1300))).run()
+        assert talk(link) == ["< RRQ", "> DATA 1", "< ACK 1", "> DATA 2", "< ACK 2", "> DATA 3", "< ACK 3"]
+        assert link.kept[0] == pattern(1300)
+        assert link.ends[0].outcome == link.ends[1].outcome == DONE
+
+    def test_options(self) -> None:
+        """An OACK is confirmed with ACK 0, its size is known from then on."""
+        client = download(Wishes(blksize=1000))
+        link = Link(client, Serve(pattern(1300))).run()
+        assert talk(link) == ["< RRQ", "> OACK", "< ACK 0", "> DATA 1", "< ACK 1", "> DATA 2", "< ACK 2"]
+        assert (client.size, client.terms.blksize, client.blocks) == (1300, 1000, 2)
+
+    @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024])
+    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    def test_sizes(self, size: int, wishes: Wishes) -> None:
+        """Every size arrives, multiples of the block size and nothing at all included."""
+        link = Link(download(wishes), Serve(pattern(size))).run()
+        assert link.kept[0] == pattern(size)
+        assert link.ends[0].outcome == DONE
+
+    def test_window(self) -> None:
+        """One ACK per window; a block that is missing is told at once, and only once (RFC 7440)."""
+        gone = iter([True])
+
+        def lost(sender: int, datagram: bytes, ordinal: int) -> bool:
+            return summary(datagram) == "DATA 3" and next(gone, False)
+
+        server = Serve(pattern(80))
+        link = Link(download(Wishes(blksize=8, windowsize=4, tsize=False)), server, lost=lost).run()
+        assert " ".join(talk(link)[3:]) == (
+            "> DATA 1 > DATA 2 > DATA 3 > DATA 4 < ACK 2 > DATA 3 > DATA 4 > DATA 5 > DATA 6 < ACK 6 "
+            "> DATA 7 > DATA 8 > DATA 9 > DATA 10 < ACK 10 > DATA 11 < ACK 11"
+        )
+        assert link.kept[0] == pattern(80)
+
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    def test_bad_line(self, wishes: Wishes, seed: int) -> None:
+        """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
+        server = Serve(pattern(20_000))
+        link = Link(download(wishes), server, loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(600, 4000)
+        assert link.kept[0] == pattern(20_000)
+        assert link.ends[0].outcome == DONE
+
+    @pytest.mark.parametrize(("asks", "rolls"), [(0, None), (1, None), (None, None), (None, 1)])
+    def test_rollover(self, asks: int | None, rolls: int | None) -> None:
+        """After block 65535 comes 0 or 1: as agreed on, else as the server does."""
+        content = pattern(8 * 65540 + 3)
+        server = Serve(content, rollover=rolls)
+        link = Link(download(Wishes(blksize=8, rollover=asks)), server, delay=0.0001).run()
+        assert link.kept[0] == content
+        assert link.ends[0].blocks == 65541
+
+    def test_rollover_in_a_window(self) -> None:
+        """A window may lie across the wrap, and lose blocks there."""
+        content = pattern(8 * 65600)
+        gone = {wire(65535), wire(65536), wire(65538)}
+
+        def lost(sender: int, datagram: bytes, ordinal: int) -> bool:
+            number = int.from_bytes(datagram[2:4], "big")
+            if sender == 0 or ordinal < 60_000 or number not in gone:
+                return False
+            gone.remove(number)
+            return True
+
+        server = Serve(content)
+        link = Link(download(Wishes(blksize=8, windowsize=16)), server, delay=0.0001, lost=lost).run()
+        assert link.kept[0] == content
+        assert gone == set()
+
+    @pytest.mark.parametrize(
+        "granted",
+        [
+            (("multicast", "239.0.0.1,1758,1"),),
+            (("blksize", "1001"),),
+            (("blksize", "7"),),
+            (("blksize", "x"),),
+            (("windowsize", "5"),),
+            (("windowsize", "0"),),
+            (("timeout", "3"),),
+            (("tsize", "-1"),),
+            (("rollover", "1"),),
+        ],
+        ids=str,
+    )
+    def test_bad_offer(self, granted: tuple[tuple[str, str], ...]) -> None:
+        """An OACK with what was not asked for, or with more than that, ends the transfer with ERROR 8."""
+        client = download(Wishes(blksize=1000, windowsize=4, timeout=2))
+        client.begin(0.0)
+        with pytest.raises(BadOffer) as caught:
+            client.receive(buildOack(granted), 0.1)
+        assert caught.value.code == 8
+
+    def test_unknown_spelling(self) -> None:
+        """Names in an OACK are read without regard to case."""
+        client = download(Wishes(blksize=1000))
+        client.begin(0.0)
+        assert words(client.receive(buildOack((("BLKSIZE", "900"),)), 0.1)[1]) == ["ACK 0"]
+        assert client.terms.blksize == 900
+
+    def test_duplicate(self) -> None:
+        """A repeated block is acknowledged again, unless it has crossed the ACK: that might double all the rest."""
+        client = download()
+        client.begin(0.0)
+        assert words(client.receive(buildData(1, bytes(512)), 0.1)[1]) == ["ACK 1"]
+        assert client.receive(buildData(1, bytes(512)), 0.15) == (None, [])
+        payload, answers = client.receive(buildData(1, bytes(512)), 0.4)
+        assert (payload, words(answers)) == (None, ["ACK 1"])
+
+    def test_no_apprentice(self) -> None:
+        """With a server that sends a block for every ACK, one late ACK does not double the rest of the file."""
+
+        class Apprentice(Serve):
+            def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
+                if self.sender is not None and summary(datagram) == f"ACK {wire(self.sender.base - 1)}":
+                    return None, self.sender.window()
+                return super().receive(datagram, now)
+
+        slow = iter([False] * 9 + [True])
+        client, server = download(), Apprentice(pattern(512 * 100))
+
+        class Slow(Link):
+            def _deliver(self, to: int, datagram: bytes) -> None:
+                if to == 1 and next(slow, False):
+                    # The server thinks for longer than it ever did: the client repeats its ACK meanwhile.
+                    self._way.append((self.now + 0.2, 10**6, 1, datagram))
+                    self._way.sort()
+                    return
+                super()._deliver(to, datagram)
+
+        link = Slow(client, server, delay=0.005).run()
+        assert link.kept[0] == pattern(512 * 100)
+        assert sum(summary(datagram).startswith("DATA") for _, datagram in link.sent) < 110
+
+    def test_oack_again(self) -> None:
+        """An OACK that comes again before the first block is confirmed again, later ones are not."""
+        client = download(Wishes(blksize=8))
+        client.begin(0.0)
+        oack = buildOack((("blksize", "8"),))
+        assert words(client.receive(oack, 0.01)[1]) == ["ACK 0"]
+        assert words(client.receive(oack, 1.01)[1]) == ["ACK 0"]
+        assert words(client.receive(buildData(1, bytes(8)), 1.02)[1]) == ["ACK 1"]
+        assert client.receive(oack, 2.5) == (None, [])
+
+    def test_silence(self) -> None:
+        """A request nobody answers is repeated in growing intervals, from 1 to 8 s, and given up after 31 s."""
+        client = download()
+        client.begin(0.0)
+        instants, now = [], 0.0
+        while client.outcome is None:
+            now = client.deadline(now)
+            instants += [now] * len(client.poll(now))
+        assert instants == [1.0, 3.0, 7.0, 15.0, 23.0]
+        assert (now, client.outcome, client.repeats) == (31.0, SILENT, 5)
+
+    def test_error(self) -> None:
+        """The server's ERROR is the end; what it said is kept, and nothing is answered."""
+        client = download()
+        client.begin(0.0)
+        assert client.receive(buildError(1, "File not found"), 0.1) == (None, [])
+        assert (client.outcome, client.error.code, client.error.text) == (ABORTED, 1, "File not found")
+        assert client.deadline(0.1) is None
+
+    @pytest.mark.parametrize("first", [buildData(2, b""), buildData(0, b""), buildAck(0), b"\0\1f\0octet\0", b"\0"])
+    def test_no_first_answer(self, first: bytes) -> None:
+        """What cannot be a first answer is none: the request is repeated as if it had not come."""
+        client = download()
+        client.begin(0.0)
+        with pytest.raises(WireError):
+            client.receive(first, 0.1)
+        assert words(client.poll(1.0)) == ["RRQ"]
+
+    def test_oversized(self) -> None:
+        """A block larger than agreed on is no block of this file."""
+        client = download()
+        client.begin(0.0)
+        with pytest.raises(Unsupported):
+            client.receive(buildData(1, bytes(513)), 0.1)
+
+    def test_last_ack_lost(self) -> None:
+        """After its last ACK the client stays for a moment, and answers the last block once more."""
+        gone = iter([True])
+        link = Link(
+            download(),
+            Serve(pattern(1300)),
+            lost=lambda sender, datagram, _: summary(datagram) == "ACK 3" and next(gone, False),
+        ).run()
+        assert talk(link)[-4:] == ["> DATA 3", "< ACK 3", "> DATA 3", "< ACK 3"]
+        assert link.ends[1].outcome == DONE
+
+    def test_not_kept_yet(self) -> None:
+        """Before the last block is kept safely it is not acknowledged, however often it comes."""
+        client = download()
+        client.begin(0.0)
+        assert client.receive(buildData(1, b"end"), 0.1) == (b"end", [])
+        assert client.receive(buildData(1, b"end"), 5.0) == (None, [])
+        assert (client.complete, client.outcome, client.deadline(5.0), client.poll(99.0)) == (True, None, None, [])
+        assert words(client.stored(99.0)) == ["ACK 1"]
+
+
+class TestUpload:
+    @pytest.mark.parametrize("size", [0, 511, 512, 1300])
+    @pytest.mark.parametrize("wishes", [PLAIN, Wishes(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"])
+    def test_sizes(self, size: int, wishes: Wishes) -> None:
+        """Every size arrives, and both sides know it."""
+        link = Link(upload(pattern(size), wishes), Accept()).run()
+        assert link.kept[1] == pattern(size)
+        assert link.ends[0].outcome == link.ends[1].outcome == DONE
+
+    def test_plain(self) -> None:
+        """Without options ACK 0 opens a write."""
+        link = Link(upload(pattern(600)), Accept()).run()
+        assert talk(link) == ["< WRQ", "> ACK 0", "< DATA 1", "> ACK 1", "< DATA 2", "> ACK 2"]
+
+    def test_tsize(self) -> None:
+        """The size is told in the request, and echoed."""
+        server = Accept()
+        link = Link(upload(pattern(600), Wishes()), server).run()
+        assert parseRequest(link.sent[0][1]).options == (("tsize", "600"),)
+        assert server.intake.size == 600
+
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    def test_bad_line(self, wishes: Wishes, seed: int) -> None:
+        """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
+        link = Link(upload(pattern(20_000), wishes), Accept(), loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(
+            600, 4000
+        )
+        assert link.kept[1] == pattern(20_000)
+        assert link.ends[1].outcome == DONE
+
+    @pytest.mark.parametrize("rollover", [0, 1])
+    @pytest.mark.parametrize("windowsize", [1, 16])
+    def test_rollover(self, rollover: int, windowsize: int) -> None:
+        """Past the wrap ACK 0 acknowledges a block; the OACK does not come again."""
+        content = pattern(8 * 65540 + 3)
+        client = upload(content, Wishes(blksize=8, windowsize=windowsize, rollover=rollover))
+        link = Link(client, Accept(), delay=0.0001).run()
+        assert link.kept[1] == content
+        assert sum(summary(datagram) == "OACK" for _, datagram in link.sent) == 1
+
+    def test_duplicate_ack(self) -> None:
+        """A duplicate ACK causes no block (RFC 1123)."""
+        client = upload(pattern(1300))
+        client.begin(0.0)
+        assert words(client.receive(buildAck(0), 0.1)[1]) == ["DATA 1"]
+        assert client.receive(buildAck(0), 0.2) == (None, [])
+        assert words(client.receive(buildAck(1), 0.3)[1]) == ["DATA 2"]
+        assert client.receive(buildAck(1), 0.4) == (None, [])
+        assert client.receive(buildAck(7), 0.4) == (None, [])
+
+    def test_measured(self) -> None:
+        """Once the answering time is known a lost block comes again after little more than that."""
+        client = upload(pattern(5000))
+        client.begin(0.0)
+        for block in range(4):
+            client.receive(buildAck(block), 0.01 * (block + 1))
+        assert client.deadline(0.04) == pytest.approx(0.04 + 0.02, abs=0.005)
+        assert words(client.poll(0.07)) == ["DATA 4"]
+
+    def test_error(self) -> None:
+        """The server's ERROR is the end."""
+        client = upload(pattern(1300))
+        client.begin(0.0)
+        client.receive(buildError(3, "Disk full"), 0.1)
+        assert (client.outcome, client.error.code) == (ABORTED, 3)
+
+    @pytest.mark.parametrize("first", [buildAck(1), buildData(1, b""), b"\0\7"])
+    def test_no_first_answer(self, first: bytes) -> None:
+        """What cannot be a first answer is none."""
+        client = upload(b"")
+        client.begin(0.0)
+        with pytest.raises(WireError):
+            client.receive(first, 0.1)
+
+
+class TestIntake:
+    def begun(self, **agreed: Any) -> Intake:
+        intake = Intake(Terms(**agreed), Patience())
+        intake.begin(0.0)
+        return intake
+
+    def test_repetition(self) -> None:
+        """One block at a time, the last block is acknowledged each time it comes; another one is ignored."""
+        intake = self.begun()
+        assert words(intake.receive(buildData(1, bytes(512)), 0.1)[1]) == ["ACK 1"]
+        for now in (0.1, 0.11, 0.12):
+            assert words(intake.receive(buildData(1, bytes(512)), now)[1]) == ["ACK 1"]
+        assert intake.receive(buildData(5, bytes(512)), 0.2) == (None, [])
+
+    def test_gap(self) -> None:
+        """In windows a gap is told once, until a new block comes."""
+        intake = self.begun(blksize=8, windowsize=4)
+        assert intake.receive(buildData(1, bytes(8)), 0.1)[1] == []
+        assert words(intake.receive(buildData(3, bytes(8)), 0.1)[1]) == ["ACK 1"]
+        assert intake.receive(buildData(4, bytes(8)), 0.1) == (None, [])
+        assert intake.receive(buildData(1, bytes(8)), 0.1) == (None, [])
+        for block in (2, 3, 4):
+            assert intake.receive(buildData(block, bytes(8)), 0.2)[1] == []
+        assert words(intake.receive(buildData(5, bytes(8)), 0.2)[1]) == ["ACK 5"]
+
+    def test_opening_again(self) -> None:
+        """The opening is repeated by the timer and for a repeated request; with a block stored it is the ACK."""
+        intake = self.begun(blksize=8, answer=(("blksize", "8"),))
+        assert words(intake.begin(0.5)) == words(intake.poll(1.0)) == ["OACK"]
+        intake.receive(buildData(1, bytes(8)), 1.5)
+        assert words(intake.poll(1.5 + 8)) == ["ACK 1"]
+
+    def test_unheard(self) -> None:
+        """Who has sent nothing but a request, maybe another's forgery, gets three repetitions, then silence to 31 s."""
+        intake = self.begun()
+        instants, now = [], 0.0
+        while intake.outcome is None:
+            now = intake.deadline(now)
+            instants += [now] * len(intake.poll(now))
+        assert (instants, now, intake.outcome) == ([1.0, 3.0, 7.0], 31.0, SILENT)
+
+    def test_negotiated_interval(self) -> None:
+        """With a negotiated timeout that very interval is kept, until something was measured."""
+        intake = Intake(Terms(timeout=3.0), Patience(unheard=None))
+        intake.begin(0.0)
+        instants, now = [], 0.0
+        while intake.outcome is None:
+            now = intake.deadline(now)
+            instants += [now] * len(intake.poll(now))
+        assert (instants, now) == ([3.0, 6.0, 9.0, 12.0, 15.0], 18.0)
+
+    def test_dally(self) -> None:
+        """After the last ACK it stays for three intervals and answers the last block again."""
+        intake = self.begun()
+        intake.receive(buildData(1, b"all"), 0.1)
+        assert words(intake.stored(0.2)) == ["ACK 1"]
+        assert words(intake.receive(buildData(1, b"all"), 1.2)[1]) == ["ACK 1"]
+        assert (intake.outcome, intake.deadline(1.2)) == (None, 3.2)
+        assert intake.poll(3.2) == []
+        assert intake.outcome == DONE
+
+    def test_error_while_dallying(self) -> None:
+        """Once all is stored the client's ERROR takes nothing away."""
+        intake = self.begun()
+        intake.receive(buildData(1, b"all"), 0.1)
+        intake.stored(0.2)
+        intake.receive(buildError(0, "closed"), 0.3)
+        assert intake.outcome == DONE
+
+    @pytest.mark.parametrize(
+        "datagram", [buildAck(1), buildOack((("blksize", "8"),)), b"\0\2f\0octet\0", buildData(0, b"")]
+    )
+    def test_not_for_a_server(self, datagram: bytes) -> None:
+        """ACK, OACK, a request and a block 0 have no place in a write: counted, survived."""
+        with pytest.raises(WireError):
+            self.begun().receive(datagram, 0.1)
+
+    def test_oversized(self) -> None:
+        """Data of 513 octets at a block size of 512 is refused with ERROR 4."""
+        with pytest.raises(Unsupported) as caught:
+            self.begun().receive(buildData(1, bytes(513)), 0.1)
+        assert caught.value.code == 4
+
+
+class TestWait:
+    def test_ignored_datagrams(self) -> None:
+        """Only progress moves the timer: who sends the wrong thing often enough does not keep us from repeating."""
+        client = upload(pattern(1300))
+        client.begin(0.0)
+        client.receive(buildAck(0), 0.1)
+        due = client.deadline(0.1)
+        client.receive(buildAck(9), 0.15)
+        assert client.deadline(0.15) == due
+
+    def test_tries(self) -> None:
+        """Patience may ask for so many repetitions, however long that takes."""
+        wait = Wait(Patience(repeat=Steps((2.0,)), silence=1.0, tries=2, unheard=None))
+        wait.begin(0.0)
+        assert not wait.over(1.5)
+        wait.again(2.0)
+        wait.again(4.0)
+        assert wait.over(4.0)
+
+    def test_heeding_a_table(self) -> None:
+        """A fixed table gives way to the interval that was agreed on."""
+        assert heeding(Patience(repeat=Steps((9.0,))), 0.5).repeat == Measured(first=0.5, ceiling=0.5)
+
+
+numbers = st.one_of(st.integers(0, 12), st.integers(0, 0xFFFF))
+options = st.tuples(
+    st.sampled_from(["blksize", "windowsize", "tsize", "timeout", "x", ""]),
+    st.sampled_from(["8", "2", "0", "99999999999", "-1", ""]),
+)
+datagrams = st.one_of(
+    st.binary(max_size=80),
+    st.builds(buildData, numbers, st.binary(max_size=9)),
+    st.builds(buildAck, numbers),
+    st.builds(buildError, st.integers(0, 0xFFFF), st.text(max_size=9)),
+    st.builds(lambda pairs: buildOack(tuple(pairs)), st.lists(options)),
+)
+steps = st.lists(st.tuples(st.floats(0, 3), datagrams), max_size=40)
+
+
+def half(kind: str) -> Any:
+    wishes = Wishes(blksize=8, windowsize=2, timeout=2)
+    if kind == "intake":
+        return Intake(Terms(blksize=8, windowsize=2), Patience())
+    return download(wishes) if kind == "download" else upload(pattern(50), wishes)
+
+
+class TestAnything:
+    @given(st.sampled_from(["download", "upload", "intake"]), steps)
+    def test_any_datagrams(self, kind: str, steps: list[tuple[float, bytes]]) -> None:
+        """Whatever comes, in any order: an answer of bounded size, WireError or Refused, and an end."""
+        one, now = half(kind), 0.0
+        one.begin(now)
+        for pause, datagram in steps:
+            now += pause
+            assert len(one.poll(now)) <= 2
+            try:
+                payload, answers = one.receive(datagram, now)
+            except (WireError, Refused):
+                continue
+            assert len(payload or b"") <= 8
+            assert len(answers) <= 2
+        if one.complete and one.outcome is None:
+            one.stored(now)
+        for _ in range(200):
+            if one.outcome is not None:
+                return
+            now = one.deadline(now)
+            one.poll(now)
+        pytest.fail("never ends")
+
+    @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 8)), max_size=50), st.sampled_from([1, 4]))
+    def test_receiver_in_order(self, blocks: list[tuple[int, int]], windowsize: int) -> None:
+        """A receiver hands out each block once, in order, whatever numbers come."""
+        receiver, taken = Receiver(Terms(blksize=8, windowsize=windowsize)), 0
+        for number, length in blocks:
+            try:
+                payload, _ = receiver.take(Data(number, bytes(length)))
+            except WireError:
+                assert number == 0
+                continue
+            if payload is not None:
+                taken += 1
+                assert number == taken == receiver.stored
+
+    @given(st.integers(0, 300), st.integers(8, 64), st.integers(1, 70), st.lists(st.integers(0, 40), max_size=60))
+    def test_sender(self, size: int, blksize: int, windowsize: int, acks: list[int]) -> None:
+        """Whatever is acknowledged: never more than a window, never a block beyond the file or behind the last ACK."""
+        content = pattern(size)
+        sender = Sender(Terms(blksize, windowsize), size, lambda start, length: content[start : start + length])
+        assert 1 <= len(sender.window()) <= windowsize
+        for ack in acks:
+            before = sender.base
+            _, sent = sender.hear(ack)
+            assert len(sent) <= windowsize
+            assert sender.base >= before
+            for offset, datagram in enumerate(sent):
+                block = sender.base + offset
+                assert datagram == buildData(block, content[(block - 1) * blksize : block * blksize])
+
+    def test_largest_block(self) -> None:
+        """The largest block size there is goes through, in a window too."""
+        content = pattern(LARGEST_BLKSIZE * 5 + 1)
+        client = download(Wishes(blksize=LARGEST_BLKSIZE, windowsize=4))
+        link = Link(client, Serve(content, Caps(blksize=LARGEST_BLKSIZE))).run()
+        assert link.kept[0] == content
+        assert client.terms.blksize == LARGEST_BLKSIZE

@@ -1,0 +1,534 @@
+"""
+Directories and chains of them, on a real file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from castd.content import Chain, Directory, DirectoryOptions
+from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused
+from castd.interfaces import IContent, IContentSource
+from castd.networks import Networks
+
+PEER = ("10.0.0.7", 2070)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small root with a neighbour that nobody may read."""
+    root = tmp_path / "boot"
+    (root / "bios" / "deep").mkdir(parents=True)
+    (root / "x").write_bytes(b"the file x")
+    (root / "bios" / "y").write_bytes(b"the file y")
+    (root / "bios" / "deep" / "z").write_bytes(b"the file z")
+    (tmp_path / "secret").write_bytes(b"not for you")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_bytes(b"not for you either")
+    return root
+
+
+def directory(path: Path, **options: Any) -> Directory:
+    """The source that a service file would make."""
+    return Directory(DirectoryOptions.model_validate({"path": str(path), **options}))
+
+
+def content(source: Directory, name: str) -> bytes:
+    """All octets of a file, read as a whole."""
+    found = source.lookup(name, PEER)
+    try:
+        return found.read(0, found.size)
+    finally:
+        found.close()
+
+
+def descriptors(place: Path) -> int:
+    """How many files beneath a place this process has open."""
+    gc.collect()
+    return sum(_target(number).startswith(f"{place}/") for number in os.listdir("/proc/self/fd"))
+
+
+def _target(number: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except FileNotFoundError:  # the descriptor of the listing itself
+        return ""
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Run as somebody to whom permissions matter."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture(autouse=True)
+def _noneLeft(tmp_path: Path) -> Iterator[None]:
+    """No test leaves a descriptor open."""
+    yield
+    assert descriptors(tmp_path) == 0
+
+
+def test_interfaces(tree: Path) -> None:
+    """Directory, chain and file are what their interfaces promise."""
+    source = directory(tree)
+    assert verifyObject(IContentSource, source)
+    assert verifyObject(IContentSource, Chain([source]))
+    file = source.lookup("x", PEER)
+    assert verifyObject(IContent, file)
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "octets"),
+    [
+        ("x", b"the file x"),
+        ("/x", b"the file x"),
+        ("//bios\\y", b"the file y"),
+        ("./bios/./deep//z", b"the file z"),
+    ],
+)
+def test_found(tree: Path, name: str, octets: bytes) -> None:
+    """A file is found by its name, however the slashes are written, with the size and name it has."""
+    source = directory(tree)
+    file = source.lookup(name, PEER)
+    assert (file.name, file.size, file.read(0, file.size)) == (name, len(octets), octets)
+    file.close()
+
+
+@pytest.mark.parametrize("name", ["no", "bios/no", "no/x", "x/y", "X", "bios/deep/z/more"])
+def test_notFound(tree: Path, name: str) -> None:
+    """What is not there is NotFound, wherever on the way it ends."""
+    with pytest.raises(NotFound):
+        directory(tree).lookup(name, PEER)
+
+
+@pytest.mark.parametrize("name", ["../secret", "bios/../../secret", "..\\secret", "/", "bios", "bios/deep/"])
+def test_forbidden(tree: Path, name: str) -> None:
+    """Names that lead out of the root, and directories, are access violations."""
+    with pytest.raises(Forbidden):
+        directory(tree).lookup(name, PEER)
+
+
+def test_octetsOfNames(tree: Path) -> None:
+    """A name that is not UTF-8 finds the file with just these octets."""
+    with open(os.fsencode(tree) + b"/caf\xe9", "wb") as file:
+        file.write(b"noir")
+    assert content(directory(tree), b"caf\xe9".decode("utf-8", "surrogateescape")) == b"noir"
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unixSocket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        place = os.getcwd()
+        os.chdir(path.parent)  # a socket's path must be short
+        try:
+            made.bind(path.name)
+        finally:
+            os.chdir(place)
+
+
+@pytest.mark.parametrize("make", [fifo, unixSocket, Path.mkdir])
+def test_onlyFiles(tree: Path, make: Callable[[Path], None]) -> None:
+    """A FIFO, a socket and a directory are refused at once: none of them makes the server wait."""
+    make(tree / "odd")
+    begun = time.monotonic()
+    with pytest.raises(Forbidden):
+        directory(tree).lookup("odd", PEER)
+    assert time.monotonic() - begun < 0.1
+
+
+@pytest.mark.parametrize(
+    "target", ["x", "bios/y", "./bios/deep/../y", "{root}/bios/y", "{root}/../boot/x", "../boot/x", "bios/deep/../../x"]
+)
+def test_linkInside(tree: Path, target: str) -> None:
+    """A link that ends inside the root is followed, be it relative, absolute or by way of the root's parent."""
+    (tree / "link").symlink_to(target.format(root=tree))
+    assert content(directory(tree), "link").startswith(b"the file")
+    with pytest.raises(Forbidden):
+        directory(tree, links="never").lookup("link", PEER)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "../secret",
+        "/etc/passwd",
+        "/dev/null",
+        "{root}/../secret",
+        "{root}x/secret",
+        "bios/../../secret",
+        "..",
+        "/",
+        ".",
+    ],
+)
+def test_linkOutside(tree: Path, target: str) -> None:
+    """A link that ends outside the root (or at no file) is an access violation."""
+    (tree / "link").symlink_to(target.format(root=tree))
+    with pytest.raises(Forbidden):
+        directory(tree).lookup("link", PEER)
+
+
+def test_linkInTheWay(tree: Path) -> None:
+    """Directories on the way may be links, too, under the same rule."""
+    (tree / "current").symlink_to("bios/deep")
+    (tree / "bios" / "up").symlink_to("..")
+    (tree / "away").symlink_to("../outside")
+    source = directory(tree)
+    assert content(source, "current/z") == b"the file z"
+    assert content(source, "bios/up/bios/up/x") == b"the file x"
+    with pytest.raises(Forbidden):
+        source.lookup("away/x", PEER)
+    with pytest.raises(Forbidden):
+        directory(tree, links="never").lookup("current/z", PEER)
+
+
+def test_linkLoop(tree: Path) -> None:
+    """Links that lead in circles are refused, and a chain as long as the kernel allows is not."""
+    (tree / "a").symlink_to("b")
+    (tree / "b").symlink_to("a")
+    (tree / "l0").symlink_to("x")
+    for number in range(1, 41):
+        (tree / f"l{number}").symlink_to(f"l{number - 1}")
+    source = directory(tree)
+    assert content(source, "l39") == b"the file x"
+    for name in ("a", "l40"):
+        with pytest.raises(Forbidden):
+            source.lookup(name, PEER)
+
+
+def test_linkDangling(tree: Path) -> None:
+    """A link to a file that is not there is a file that is not there."""
+    (tree / "link").symlink_to("bios/no")
+    with pytest.raises(NotFound):
+        directory(tree).lookup("link", PEER)
+
+
+def test_rootThroughLink(tree: Path) -> None:
+    """Where the configured path is a link itself, absolute links by either path are inside."""
+    alias = tree.parent / "alias"
+    alias.symlink_to(tree)
+    (tree / "one").symlink_to(alias / "x")
+    (tree / "two").symlink_to(tree / "x")
+    source = directory(alias)
+    assert content(source, "one") == content(source, "two") == b"the file x"
+
+
+def test_permissions(tree: Path) -> None:
+    """What the server's user may not read is an access violation; with the switch, what not everybody may read."""
+    tree.parent.chmod(0o755)
+    (tree / "x").chmod(0o000)
+    (tree / "bios" / "y").chmod(0o640)
+    source, strict = directory(tree), directory(tree, **{"world-readable": "true"})
+    with nobody(), pytest.raises(Forbidden):
+        source.lookup("x", PEER)
+    with pytest.raises(Forbidden):
+        strict.lookup("bios/y", PEER)
+    assert content(source, "bios/y") == content(directory(tree), "bios/y")
+    assert content(strict, "bios/deep/z") == b"the file z"
+
+
+def test_ignoreCase(tree: Path) -> None:
+    """Without an exact match another spelling is found, if so configured; an exact one goes first."""
+    (tree / "BIOS").mkdir()
+    (tree / "BIOS" / "only").write_bytes(b"upper")
+    source = directory(tree, **{"ignore-case": True})
+    assert content(source, "Bios\\ONLY") == b"upper"
+    assert content(source, "bios/DEEP/Z") == b"the file z"
+    assert content(source, "X") == b"the file x"
+    (tree / "X").write_bytes(b"exact")
+    assert content(source, "X") == b"exact"
+    with pytest.raises(NotFound):
+        source.lookup("nothing", PEER)
+
+
+def test_stripRewriteUnder(tree: Path) -> None:
+    """Names are stripped, then rewritten, then looked for beneath the prefix that the root has."""
+    source = directory(
+        tree, under="/images/", strip=["/tftpboot/"], rewrite=[{"from": r"^images/pc/(.)$", "to": r"images/bios/\1"}]
+    )
+    assert content(source, "/tftpboot/images/pc/y") == b"the file y"
+    assert content(source, "images/x") == b"the file x"
+    for name in ("x", "images", "tftpboot/x"):
+        with pytest.raises(NotFound):
+            source.lookup(name, PEER)
+
+
+def test_rewriteOutOfRoot(tree: Path) -> None:
+    """Not even a rule of the operator opens what is outside."""
+    with pytest.raises(Forbidden):
+        directory(tree, rewrite=[{"from": "^", "to": "../"}]).lookup("secret", PEER)
+
+
+def test_networks(tree: Path) -> None:
+    """A root is not there for clients outside its networks; IPv4 through an IPv6 socket is still IPv4."""
+    source = directory(tree, networks=["10.0.0.0/24", "fe80::/10"])
+    for host in ("10.0.0.9", "::ffff:10.0.0.9", "fe80::1%eth0"):
+        source.lookup("x", (host, 1)).close()
+    for host in ("10.0.1.9", "::ffff:10.0.1.9", "2001:db8::1"):
+        with pytest.raises(NotFound):
+            source.lookup("x", (host, 1))
+
+
+def test_networksEdges() -> None:
+    """The first and last address of a network are in it, their neighbours are not."""
+    networks = Networks([ip_network("10.0.0.128/25"), ip_network("192.168.1.1")])
+    for host, inside in [
+        ("10.0.0.127", False),
+        ("10.0.0.128", True),
+        ("10.0.0.255", True),
+        ("10.0.1.0", False),
+        ("192.168.1.1", True),
+        ("::a00:80", False),
+    ]:
+        assert (host in networks) is inside, host
+    assert "10.0.0.1" not in Networks([])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"under": "../x"},
+        {"strip": ["a\x01"]},
+        {"rewrite": [{"from": "(", "to": ""}]},
+        {"links": "outside"},
+        {"networks": ["10.0.0.1/8"]},
+        {"mapped": True},
+        {"path": ""},
+    ],
+)
+def test_wrongOptions(tree: Path, wrong: dict[str, Any]) -> None:
+    """Options that cannot work are found when they are read, and none is silently ignored."""
+    with pytest.raises(ValidationError):
+        DirectoryOptions.model_validate({"path": str(tree), **wrong})
+
+
+def test_noRoot(tree: Path) -> None:
+    """A root that is missing, no directory, or closed to the server is found at once, and named."""
+    for path in (tree / "no", tree / "x"):
+        with pytest.raises(OSError, match=path.name):
+            directory(path)
+    # Not beneath tmp_path, whose own parents are closed to everybody else.
+    with tempfile.TemporaryDirectory() as closed:
+        os.chmod(closed, 0o600)
+        with nobody(), pytest.raises(PermissionError, match="cannot be searched"):
+            directory(Path(closed))
+
+
+def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path means what it meant at the start, whatever the working directory becomes."""
+    monkeypatch.chdir(tree.parent)
+    source = directory(Path("boot"))
+    monkeypatch.chdir("/")
+    assert content(source, "x") == b"the file x"
+
+
+def test_rootExchanged(tree: Path) -> None:
+    """A tree that is exchanged as a whole is seen by the next request; one that vanishes is kept."""
+    source = directory(tree)
+    (tree.parent / "next").mkdir()
+    (tree.parent / "next" / "x").write_bytes(b"next")
+    tree.rename(tree.parent / "old")
+    assert content(source, "x") == b"the file x"
+    (tree.parent / "next").rename(tree)
+    assert content(source, "x") == b"next"
+
+
+def test_sharedDescriptor(tree: Path) -> None:
+    """A thousand readers of one file take one descriptor, which is closed when the last of them leaves."""
+    (tree / "same").hardlink_to(tree / "x")
+    source = directory(tree)
+    before = descriptors(tree)
+    files = [source.lookup(name, PEER) for name in ("x", "same") for _ in range(500)]
+    assert descriptors(tree) == before + 1
+    assert len({file.version for file in files}) == 1
+    for file in files[:-1]:
+        file.close()
+    assert files[-1].read(4, 4) == b"file"
+    files[-1].close()
+    assert descriptors(tree) == before
+
+
+def test_replaced(tree: Path) -> None:
+    """A replaced file is seen by the next request; the one under way goes on with what it opened."""
+    source = directory(tree)
+    old = source.lookup("x", PEER)
+    (tree / "new").write_bytes(b"the new x!")
+    (tree / "new").rename(tree / "x")
+    new = source.lookup("x", PEER)
+    assert (old.read(0, 10), new.read(0, 10)) == (b"the file x", b"the new x!")
+    assert old.version != new.version
+    old.close()
+    new.close()
+
+
+def test_writtenInPlace(tree: Path) -> None:
+    """A file that is written anew in place is another version, even with as many octets."""
+    source = directory(tree)
+    old = source.lookup("x", PEER)
+    (tree / "x").write_bytes(b"THE FILE X")
+    os.utime(tree / "x", ns=(1, 1))
+    new = source.lookup("x", PEER)
+    assert old.version != new.version
+    old.close()
+    new.close()
+
+
+def test_shrunk(tree: Path) -> None:
+    """A file that shrinks while it is sent is ContentChanged, either way it is read; what is left can be read."""
+    file = directory(tree).lookup("x", PEER)
+    os.truncate(tree / "x", 4)
+    assert file.read(0, 4) == b"the "
+    with pytest.raises(ContentChanged):
+        file.read(0, 8)
+    with pytest.raises(ContentChanged):
+        file.readInto([bytearray(3), bytearray(7)], 0)
+    file.close()
+
+
+def test_grown(tree: Path) -> None:
+    """A file that grows while it is sent ends where it ended when it was opened."""
+    file = directory(tree).lookup("x", PEER)
+    with open(tree / "x", "ab") as more:
+        more.write(b" and more")
+    assert file.read(8, 512) == b" x"
+    assert file.read(10, 512) == b""
+    with pytest.raises(ContentChanged):
+        file.readInto([bytearray(11)], 0)
+    file.close()
+
+
+def test_readInto(tree: Path) -> None:
+    """Buffers are filled one after the other, gaps between them left alone."""
+    file = directory(tree).lookup("x", PEER)
+    image = bytearray(b"." * 14)
+    file.readInto([memoryview(image)[2:6], memoryview(image)[8:14]], 0)
+    assert image == b"..the ..file x"
+    file.close()
+
+
+def test_shortReads(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that gives less than was asked for is asked for the rest."""
+    file = directory(tree).lookup("x", PEER)
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 3), offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [memoryview(buffers[0])[:2]], offset))
+    assert file.read(0, 10) == b"the file x"
+    buffers = [bytearray(3), bytearray(0), bytearray(7)]
+    file.readInto(buffers, 0)
+    assert b"".join(buffers) == b"the file x"
+    file.close()
+
+
+def test_diskFails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in the middle is ContentChanged, never another exception."""
+    file = directory(tree).lookup("x", PEER)
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", broken)
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(ContentChanged, match="Input/output"):
+        file.read(0, 4)
+    with pytest.raises(ContentChanged, match="Input/output"):
+        file.readInto([bytearray(4)], 0)
+    file.close()
+
+
+def test_noDescriptors(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without descriptors the answer is busy and not "no such file", upon which clients would give up."""
+    source = directory(tree)
+
+    def exhausted(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", exhausted)
+    with pytest.raises(Busy):
+        source.lookup("x", PEER)
+    monkeypatch.undo()
+
+
+class Fixed:
+    """A source that always does the same, and counts how often."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, 0
+
+    def lookup(self, name: str, peer: Any) -> Any:
+        self.asked += 1
+        if isinstance(self.answer, Refused):
+            raise self.answer
+        return self.answer
+
+
+def test_chain(tree: Path) -> None:
+    """The first source that has the name answers; where none has it, it is not found."""
+    (tree.parent / "second").mkdir()
+    for name in ("x", "w"):
+        (tree.parent / "second" / name).write_bytes(b"second")
+    chain = Chain([directory(tree), directory(tree.parent / "second")])
+    first, second = chain.lookup("x", PEER), chain.lookup("w", PEER)
+    assert (first.read(0, 10), second.read(0, 10)) == (b"the file x", b"second")
+    first.close()
+    second.close()
+    with pytest.raises(NotFound):
+        chain.lookup("v", PEER)
+    with pytest.raises(NotFound):
+        Chain([]).lookup("x", PEER)
+
+
+def test_chainForbidden() -> None:
+    """What one source forbids no other is asked for."""
+    last = Fixed("found")
+    with pytest.raises(Forbidden):
+        Chain([Fixed(NotFound()), Fixed(Forbidden()), last]).lookup("x", PEER)
+    assert last.asked == 0
+
+
+def test_chainLater() -> None:
+    """A source may answer later, and the next is asked only when it says that it has it not."""
+    slow: Deferred[Any] = Deferred()
+    last = Fixed("found")
+    answer = Chain([Fixed(slow), Fixed(fail(NotFound())), last]).lookup("x", PEER)
+    assert last.asked == 0
+    results: list[Any] = []
+    answer.addBoth(results.append)
+    slow.errback(NotFound())
+    assert results == ["found"]
+    assert last.asked == 1
+
+
+@pytest.mark.parametrize(("rest", "error"), [([], NotFound), ([Fixed(Forbidden())], Forbidden)])
+def test_chainLaterFails(rest: list[Fixed], error: type[Refused]) -> None:
+    """After a late "not here", the others' refusal or the lack of others is what comes out; other failures pass."""
+    results: list[Failure] = []
+    Chain([Fixed(fail(NotFound())), *rest]).lookup("x", PEER).addErrback(results.append)
+    Chain([Fixed(fail(Busy())), Fixed(succeed("no"))]).lookup("x", PEER).addErrback(results.append)
+    assert [failure.type for failure in results] == [error, Busy]

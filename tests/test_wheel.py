@@ -1,0 +1,91 @@
+"""
+The wheel, as a stranger would get it: built from these sources, then looked at and run where they cannot be seen.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """-> what it printed.  It sees nothing of the sources: not by PYTHONPATH, and not by the working directory."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built with what is installed already."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """-> the Python of an environment that has castd from the wheel alone, and what it needs from our environment.
+
+    The folders of our packages are named in a C{.pth}: those are searched, but their own C{.pth} files are not read, so
+    an editable castd among them stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("stranger")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "needs.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return python
+
+
+def test_contents(wheel: Path) -> None:
+    """The wheel carries all of castd, the mark that it is typed, one file for twisted, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "castd").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache"
+    }
+    assert "castd/py.typed" in names
+    assert {name for name in names if name.startswith("twisted/")} == {"twisted/plugins/castd_plugin.py"}
+    assert names == sources | {"twisted/plugins/castd_plugin.py"}
+
+
+def test_twistdKnowsCastd(stranger: Path, tmp_path: Path) -> None:
+    """Installed from the wheel, castd is among the subcommands of twistd, and comes from the wheel."""
+    helped = run(
+        stranger, "-c", "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()", "--help",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "Deliver boot files over datagrams" in " ".join(helped.split())
+    where = run(stranger, "-c", "import castd; print(castd.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(stranger.parent.parent)
+
+
+def test_versionIsThatOfTheCode(wheel: Path, stranger: Path, tmp_path: Path) -> None:
+    """The version in the metadata and castd.__version__ are one."""
+    said = run(
+        stranger, "-c", "import castd, importlib.metadata as m; print(castd.__version__, m.version('castd'))",
+        cwd=tmp_path,
+    )  # fmt: skip
+    ours, theirs = said.split()
+    assert ours == theirs
+    assert wheel.name.startswith(f"castd-{ours}-")
+
+
+def test_commandIsInstalled(stranger: Path) -> None:
+    """The wheel brings the command castd."""
+    assert os.access(stranger.parent / "castd", os.X_OK)
