@@ -103,7 +103,7 @@ def test_portsAreChosenByChanceAndNeverTwice() -> None:
 
 
 def test_aTakenPortCannotBeListenedAt() -> None:
-    """Binding twice, or to an address that the host has not, fails as Twisted's ports do; a closed port is free again."""
+    """Binding twice, or to an address that the host has not, fails as with Twisted; a closed port is free again."""
     host = Network().host("10.0.0.1")
     port = host.listen(69, Heard())
     for interface in ("", "10.0.0.1", "10.0.0.2"):
@@ -213,7 +213,7 @@ def test_duplicatesAndDisorder() -> None:
 
 
 def test_oneDirectionCanBeWorseThanTheOther() -> None:
-    """A link's faults hold for its direction; a predicate sees source, destination and octets, and can be taken away."""
+    """A link's faults hold for its direction; a predicate sees each datagram, and can be taken away."""
     network = Network()
     network.link("10.0.0.1", "10.0.0.9", loss=1.0)
     one, two = Mailbox(network.host("10.0.0.1")), Mailbox(network.host("10.0.0.9"))
@@ -233,7 +233,7 @@ def test_oneDirectionCanBeWorseThanTheOther() -> None:
 
 
 def test_socketsCanBeFullOrBroken() -> None:
-    """A full socket raises BlockingIOError, a burst says how much it took, an errno is what every write then fails with."""
+    """A full socket raises BlockingIOError, a burst says how much it took; an errno fails every write."""
     network = Network()
     host = network.host("10.0.0.1")
     client = Mailbox(network.host("10.0.0.9"))
