@@ -104,7 +104,7 @@ def test_wellFormedVectorsAreBuiltToTheOctet(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", BAD)
 def test_malformedVectorsAreRefused(vector: dict[str, Any]) -> None:
-    """Malformed requests are refused with ERROR 4; other octets mean nothing to the request port, and raise elsewhere."""
+    """Malformed requests are refused with ERROR 4; all else means nothing to the request port, and raises elsewhere."""
     datagram = bytes.fromhex(vector["hex"])
     with pytest.raises(WireError):
         parse(datagram)
