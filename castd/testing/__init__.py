@@ -1,0 +1,39 @@
+"""
+The test kit of castd, public: what its own transports are tested with, and what yours can be.
+
+A test puts a transport on a virtual network and talks to it::
+
+    network = Network(seed=7, loss=0.05)
+    site = memorySite(network, files={"vmlinuz": pattern(100_000)})
+    listener = Listener(site, "tftp", Options(port=69), Dialect(Options(port=69)))
+    listener.start()
+    client = Mailbox(network.host("10.0.0.9"))
+    client.send(request, ("10.0.0.1", 69))
+    network.run(lambda: client.inbox)
+
+Nothing in it opens a socket, reads a clock, or draws a number that the seed does not determine.
+"""
+
+from castd.testing.content import BytesContent, MemorySink, pattern
+from castd.testing.hosts import Host
+from castd.testing.mailbox import Mailbox
+from castd.testing.network import Link, Network, Sighting
+from castd.testing.ports import VirtualPort
+from castd.testing.site import MemorySite, Steady, memorySite
+from castd.testing.timeline import Chatter
+
+__all__ = [
+    "BytesContent",
+    "Chatter",
+    "Host",
+    "Link",
+    "Mailbox",
+    "MemorySink",
+    "MemorySite",
+    "Network",
+    "Sighting",
+    "Steady",
+    "VirtualPort",
+    "memorySite",
+    "pattern",
+]

@@ -1,0 +1,122 @@
+"""
+Files that are nowhere but in memory: what a site of a test serves and what it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, MutableMapping, Sequence
+from hashlib import blake2b
+
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from castd.errors import Busy, ContentChanged, Exists, Full, NotFound, Refused
+from castd.interfaces import IContent, IContentSink, IUpload
+from castd.request import Peer
+
+
+def pattern(size: int) -> bytes:
+    """C{size} octets of which no two neighbouring blocks are alike, whatever the block size: a mixed-up block shows."""
+    unit = bytes((3 + 7 * index + index // 251) & 255 for index in range(64_251))
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+@implementer(IContent)
+class BytesContent:
+    """
+    An opened file made of these octets.
+
+    @ivar data: all of it.
+    @ivar closes: how often it was closed; once is right.
+    @ivar cut: octets that are left of it, to play a file that was truncated after it was opened.
+    """
+
+    def __init__(self, name: str, data: bytes, version: Hashable = None) -> None:
+        self.name = name
+        self.size = len(data)
+        self.version = blake2b(data, digest_size=8).hexdigest() if version is None else version
+        self.closes = 0
+        self.cut = len(data)
+        self.data = data
+        self._view = memoryview(data)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """As L{IContent.read}; a slice, nothing is copied."""
+        if min(offset + length, self.size) > self.cut:
+            raise ContentChanged
+        return self._view[offset : offset + length]
+
+    def readInto(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """As L{IContent.readInto}."""
+        for buffer in buffers:
+            if offset + len(buffer) > self.cut:
+                raise ContentChanged
+            buffer[:] = self._view[offset : offset + len(buffer)]
+            offset += len(buffer)
+
+    def close(self) -> None:
+        """As L{IContent.close}."""
+        self.closes += 1
+
+
+@implementer(IUpload)
+class MemoryUpload:
+    """A file that is being received; see L{MemorySink}."""
+
+    def __init__(self, sink: MemorySink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+        self._data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """As L{IUpload.write}."""
+        self._data += data
+        self._sink.fits(len(self._data))
+
+    def commit(self) -> Deferred[None]:
+        """As L{IUpload.commit}."""
+        self._sink.open.pop(self._name, None)
+        self._sink.files[self._name] = bytes(self._data)
+        return succeed(None)
+
+    def abort(self) -> None:
+        """As L{IUpload.abort}."""
+        self._sink.open.pop(self._name, None)
+
+
+@implementer(IContentSink)
+class MemorySink:
+    """
+    Takes uploads into a mapping.
+
+    @ivar files: what there is, by name; a finished upload stands here.
+    @ivar policy: C{"create"}: a name that exists is refused; C{"overwrite"}; C{"existing"}: only names that exist.
+    @ivar largest: octets of one upload at the most.
+    @ivar open: uploads that are under way.
+    """
+
+    def __init__(self, files: MutableMapping[str, bytes], policy: str = "create", largest: int | None = None) -> None:
+        self.files = files
+        self.policy = policy
+        self.largest = largest
+        self.open: dict[str, Peer] = {}
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> MemoryUpload:
+        """As L{IContentSink.begin}."""
+        refusal: Refused | None = None
+        if name in self.open:
+            refusal = Busy()
+        elif self.policy == "create" and name in self.files:
+            refusal = Exists()
+        elif self.policy == "existing" and name not in self.files:
+            refusal = NotFound()
+        if refusal is not None:
+            raise refusal
+        self.fits(size or 0)
+        self.open[name] = peer
+        return MemoryUpload(self, name)
+
+    def fits(self, size: int) -> None:
+        """@raise Full: so many octets are too many."""
+        if self.largest is not None and size > self.largest:
+            raise Full

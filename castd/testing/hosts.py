@@ -1,0 +1,157 @@
+"""
+The machines of a L{Network<castd.testing.Network>} and their ports.
+
+A L{Host} provides L{IPorts}, for the server side, and reads as a reactor of its own (C{listenUDP}, C{callLater},
+C{seconds}), so that any C{DatagramProtocol} can be put on it as it would be put on the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.base import DelayedCall
+from twisted.internet.error import CannotListenError
+from zope.interface import implementer
+
+from castd.interfaces import IPorts
+from castd.request import Local, Peer
+from castd.testing.ports import ANY, VirtualPort, at
+
+if TYPE_CHECKING:
+    from castd.testing.network import Network
+
+_EVERYBODY = "255.255.255.255"
+
+
+@implementer(IPorts)
+class Host:
+    """
+    A machine of the network, made by L{Network.host<castd.testing.Network.host>}.
+
+    @ivar addresses: its addresses, the first being the one it speaks from unless something else is said.
+    @ivar room: datagrams that its sockets still take before they are full; L{None}: they never are.
+    @ivar errno: with this every write fails; 0: none does.
+    """
+
+    def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
+        faces = [ipaddress.ip_interface(_widened(address)) for address in addresses]
+        self.network = network
+        self.addresses = tuple(str(face.ip) for face in faces)
+        self.subnets = {str(face.ip): face.network for face in faces}
+        self.room: int | None = None
+        self.errno = 0
+        self._ports: dict[VirtualPort, None] = {}
+
+    # IPorts
+
+    def listen(self, port: int, protocol: Any, interface: str = "", options: object = None) -> VirtualPort:
+        """As L{IPorts.listen}."""
+        return self._bind(port, protocol, interface, listener=True)
+
+    def lend(self, protocol: Any, local: Local, peer: Peer | None = None) -> VirtualPort:
+        """As L{IPorts.lend}."""
+        return self._bind(0, protocol, local.host, peer)
+
+    # A reactor, as it looks from this machine
+
+    def listenUDP(self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192) -> VirtualPort:
+        """As L{IReactorUDP.listenUDP}."""
+        return self._bind(port, protocol, interface)
+
+    def listenMulticast(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192, listenMultiple: bool = False
+    ) -> VirtualPort:
+        """As L{IReactorMulticast.listenMulticast}."""
+        return self._bind(port, protocol, interface)
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:
+        """As L{IReactorTime.callLater}."""
+        return self.network.callLater(delay, callable, *args, **kw)
+
+    def seconds(self) -> float:
+        """As L{IReactorTime.seconds}."""
+        return self.network.rightNow
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        """As L{IReactorTime.getDelayedCalls}: the timers of the whole network."""
+        return self.network.getDelayedCalls()
+
+    # What the network asks
+
+    def source(self, target: Peer, otherwise: Peer) -> Peer:
+        """From which address an unbound port speaks to this one: that of the same subnet, if there is one."""
+        if len(self.addresses) == 1:
+            return otherwise
+        there = ipaddress.ip_address(target[0])
+        fitting = (name for name, subnet in self.subnets.items() if there in subnet)
+        return at(next(fitting, otherwise[0]), otherwise[1])
+
+    def heardBy(self, target: Peer, sender: VirtualPort) -> Iterable[VirtualPort] | None:
+        """
+        Who hears what is broadcast to this address; a group that nobody joined has no hearers; L{None}: it is neither.
+
+        @raise PermissionError: a broadcast from a port that was not allowed to.
+        """
+        address = ipaddress.ip_address(target[0])
+        if address.is_multicast:
+            return ()
+        everybody = target[0] == _EVERYBODY
+        hosts = [host for host in self.network.hosts() if everybody or host.inSubnetOf(address)]
+        if not hosts and not everybody:
+            return None
+        if not sender.broadcast:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return [port for host in hosts for port in host.openPorts() if port.wild and port.address[1] == target[1]]
+
+    def inSubnetOf(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Is this the broadcast address of one of its subnets?"""
+        return any(subnet.version == 4 and subnet.broadcast_address == address for subnet in self.subnets.values())
+
+    # Binding
+
+    def _bind(
+        self, number: int, protocol: Any, interface: str, peer: Peer | None = None, listener: bool = False
+    ) -> VirtualPort:
+        bound = self.network.bound
+        addresses = self.addresses if interface in ANY else (interface,)
+        if not set(addresses) <= set(self.addresses):
+            raise _cannotListen(interface, number, errno.EADDRNOTAVAIL)
+        draw = self.network.random.randrange
+        number = number or draw(49152, 65536)
+        tries = 0
+        while any((address, number) in bound for address in addresses):
+            tries += 1
+            if number < 49152 or tries > 10_000:
+                raise _cannotListen(interface, number, errno.EADDRINUSE)
+            number = draw(49152, 65536)
+        port = VirtualPort(self, number, protocol, interface, peer, listener)
+        bound.update({(address, number): port for address in addresses})
+        self._ports[port] = None
+        protocol.makeConnection(port)
+        return port
+
+    def unbind(self, port: VirtualPort) -> None:
+        """A port was closed."""
+        del self._ports[port]
+        for address in port.locals:
+            self.network.bound.pop((address, port.address[1]), None)
+        for members in self.network.groups.values():
+            members.pop(port, None)
+
+    def openPorts(self) -> tuple[VirtualPort, ...]:
+        """What is open now, oldest first: a test's way to see that nothing was left behind."""
+        return tuple(self._ports)
+
+
+def _widened(address: str) -> str:
+    if "/" in address:
+        return address
+    return f"{address}/64" if ":" in address else f"{address}/24"
+
+
+def _cannotListen(interface: str, number: int, code: int) -> CannotListenError:
+    return CannotListenError(interface, number, OSError(code, os.strerror(code)))  # type: ignore[no-untyped-call]

@@ -1,0 +1,63 @@
+"""
+The simplest client there is: it keeps what comes, and says what it is told to.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from twisted.internet.protocol import DatagramProtocol
+
+from castd.request import Peer
+from castd.testing.hosts import Host
+
+
+class Letter(NamedTuple):
+    """What came, from whom, and when."""
+
+    datagram: bytes
+    source: Peer
+    time: float
+
+
+class Mailbox(DatagramProtocol):
+    """
+    A port of a host, driven by hand.
+
+    @ivar inbox: what has come and was not taken yet, oldest first.
+    """
+
+    noisy = False
+
+    def __init__(self, host: Host, port: int = 0) -> None:
+        self.host = host
+        self.inbox: list[Letter] = []
+        self.port = host.listenUDP(port, self)
+
+    @property
+    def address(self) -> Peer:
+        """Where others reach it."""
+        return self.port.address
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        """As L{DatagramProtocol.datagramReceived}."""
+        self.inbox.append(Letter(datagram, addr, self.host.seconds()))
+
+    def send(self, datagram: bytes, address: Peer) -> None:
+        """Send one datagram."""
+        self.port.write(datagram, address)
+
+    def take(self) -> list[Letter]:
+        """Everything that has come; the inbox is empty then."""
+        letters, self.inbox = self.inbox, []
+        return letters
+
+    def expect(self, seconds: float = 1.0) -> Letter:
+        """
+        Let time pass until something comes, and take the first.
+
+        @raise Chatter: nothing came within C{seconds}.
+        """
+        if not self.inbox:
+            self.host.network.run(lambda: self.inbox, limit=seconds)
+        return self.inbox.pop(0)

@@ -1,0 +1,217 @@
+"""
+A network one can hold: virtual hosts, virtual time, seeded faults.
+
+Time jumps from event to event, so an hour of waiting costs nothing; every fault is drawn from a seeded generator, so a
+run can be repeated to the last datagram; every run has a limit, so two sides that chatter for ever fail instead of
+hanging.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from castd.request import Local, Peer
+from castd.testing.hosts import Host
+from castd.testing.ports import VirtualPort
+from castd.testing.timeline import Timeline
+
+#: Whether a datagram is lost: C{(source, destination, datagram)}; see L{Network.losing}.
+Loses = Callable[[Peer, Peer, bytes], bool]
+
+
+class Sighting(NamedTuple):
+    """One datagram as it left its sender, whatever became of it then; time in virtual seconds."""
+
+    time: float
+    source: Peer
+    destination: Peer
+    datagram: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """
+    The way from one host to another.
+
+    @ivar loss: share of the datagrams that vanish, 0 to 1.
+    @ivar duplicate: share that arrives twice.
+    @ivar reorder: share that is held up by one to five times the latency.
+    @ivar latency: seconds under way.
+    """
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    latency: float = 0.001
+
+
+class Crowd:
+    """Ports that a datagram reaches at the same time."""
+
+    __slots__ = ("_network", "_ports")
+
+    def __init__(self, network: Network, ports: list[VirtualPort]) -> None:
+        self._network = network
+        self._ports = ports
+
+    def receive(self, datagram: bytes, source: Peer, local: Local) -> None:
+        """As L{VirtualPort.receive}."""
+        self._network.delivered += len(self._ports) - 1
+        for port in self._ports:
+            port.receive(datagram, source, local)
+
+
+class Network(Timeline):
+    """
+    A L{Clock<twisted.internet.task.Clock>} that carries datagrams.
+
+    It is the C{reactor} of a site under test; L{host} gives its C{ports}.  What a protocol raises comes out of L{run}
+    or L{advance}, since in a test nothing shall be survived in silence.
+
+    @ivar capture: every datagram sent, in order; L{None} switches it off for long runs.
+    @ivar sent: datagrams given to the network.  A group datagram counts once.
+    @ivar delivered: datagrams handed to a receiver.
+    @ivar lost: datagrams that a link or a predicate swallowed.
+    @ivar strayed: datagrams to an address where nobody listened.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+        reorder: float = 0.0,
+        latency: float = 0.001,
+        capture: bool = True,
+    ) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self._draw = self.random.random
+        self._default = Link(loss, duplicate, reorder, latency)
+        self._links: dict[tuple[str | None, str | None], Link] = {}
+        self._loses: list[Loses] = []
+        self._hosts: dict[str, Host] = {}
+        self.bound: dict[tuple[str, int], VirtualPort] = {}
+        self.groups: dict[tuple[str, int], dict[VirtualPort, None]] = {}
+        self._spots: dict[tuple[str, int], Local] = {}
+        self.capture: list[Sighting] | None = [] if capture else None
+        self.lost = self.strayed = 0
+
+    # What stands in it
+
+    def host(self, *addresses: str) -> Host:
+        """
+        The host that has these addresses, made on first use.  IPv4 or IPv6; C{"10.0.0.1/16"} names the subnet as well,
+        which is /24 (IPv6: /64) otherwise.
+        """
+        names = [address.partition("/")[0] for address in addresses]
+        if names[0] not in self._hosts:
+            made = Host(self, addresses)
+            self._hosts.update(dict.fromkeys(names, made))
+        return self._hosts[names[0]]
+
+    def hosts(self) -> Iterator[Host]:
+        """Every host once."""
+        return iter(dict.fromkeys(self._hosts.values()))
+
+    def link(
+        self,
+        source: str | None = None,
+        destination: str | None = None,
+        *,
+        loss: float | None = None,
+        duplicate: float | None = None,
+        reorder: float | None = None,
+        latency: float | None = None,
+    ) -> None:
+        """
+        Make one direction between two addresses better or worse than the rest; what is not given stays as it is.
+
+        @param source: L{None}: from everywhere.  The narrower rule wins, and C{destination} is narrower than C{source}.
+        """
+        given = {"loss": loss, "duplicate": duplicate, "reorder": reorder, "latency": latency}
+        changes = {name: value for name, value in given.items() if value is not None}
+        before = self._way(source, destination)
+        if source is None and destination is None:
+            self._default = replace(before, **changes)
+        else:
+            self._links[source, destination] = replace(before, **changes)
+
+    def losing(self, predicate: Loses) -> Callable[[], None]:
+        """
+        Lose every datagram for which C{predicate(source, destination, datagram)} is true.
+
+        @return: call it to stop that.  A group datagram is asked for once per receiver, with the receiver's address.
+        """
+        self._loses.append(predicate)
+        return lambda: self._loses.remove(predicate)
+
+    def _way(self, source: str | None, destination: str | None) -> Link:
+        links = self._links
+        if not links:
+            return self._default
+        return (
+            links.get((source, destination))
+            or links.get((None, destination))
+            or links.get((source, None))
+            or self._default
+        )
+
+    # Datagrams under way
+
+    def carry(self, datagram: bytes, source: Peer, destination: Peer, sender: VirtualPort) -> None:
+        """Take one datagram from a port; called by L{VirtualPort}."""
+        self.sent += 1
+        if self.capture is not None:
+            self.capture.append(Sighting(self.rightNow, source, destination, datagram))
+        where = (destination[0], destination[1])
+        receiver = self.bound.get(where)
+        if receiver is not None:
+            self._forward(receiver, datagram, source, receiver.locals[destination[0]])
+            return
+        heard = self.groups.get(where) or sender.host.heardBy(destination, sender)
+        if heard is None:
+            self.strayed += 1
+            self._bounce(sender, destination)
+            return
+        self._spread([port for port in heard if port.hears(sender)], datagram, source, where)
+
+    def _spread(self, ports: list[VirtualPort], datagram: bytes, source: Peer, where: tuple[str, int]) -> None:
+        """To many at once: where all links are alike one event does, and most of a large simulation is this."""
+        local = self._spots.get(where)
+        if local is None:
+            local = self._spots[where] = Local(*where, interface=1, broadcast=True)
+        link = self._default
+        if self._links or self._loses or link.duplicate or link.reorder:
+            for port in ports:
+                self._forward(port, datagram, source, local)
+            return
+        if link.loss:
+            draw, loss, asked = self._draw, link.loss, len(ports)
+            ports = [port for port in ports if draw() >= loss]
+            self.lost += asked - len(ports)
+        if ports:
+            self.post(self.rightNow + link.latency, Crowd(self, ports), datagram, source, local)
+
+    def _forward(self, receiver: VirtualPort, datagram: bytes, source: Peer, local: Local) -> None:
+        link = self._way(source[0], receiver.address[0])
+        draw = self._draw
+        if (link.loss and draw() < link.loss) or (
+            self._loses and any(loses(source, receiver.address, datagram) for loses in self._loses)
+        ):
+            self.lost += 1
+            return
+        late = link.reorder and draw() < link.reorder
+        when = self.rightNow + link.latency * (1 + (1 + 4 * draw()) if late else 1)
+        self.post(when, receiver, datagram, source, local)
+        if link.duplicate and draw() < link.duplicate:
+            self.post(when + link.latency * draw(), receiver, datagram, source, local)
+
+    def _bounce(self, sender: VirtualPort, destination: Peer) -> None:
+        """A host that is there, and nobody listening: port unreachable.  A host that is not there: nothing at all."""
+        if destination[0] in self._hosts and not self._way(destination[0], sender.address[0]).loss:
+            latency = self._way(sender.address[0], destination[0]).latency
+            self.callLater(2 * latency, sender.unreachable, destination)

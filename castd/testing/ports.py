@@ -1,0 +1,173 @@
+"""
+The ports of the machines of a L{Network<castd.testing.Network>}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import defer
+from twisted.internet.address import IPv4Address, IPv6Address
+from zope.interface import implementer
+
+from castd.interfaces import IDatagramPort
+from castd.request import Local, Peer
+
+if TYPE_CHECKING:
+    from castd.testing.hosts import Host
+
+#: The wildcard, by any of its names.
+ANY = ("", "0.0.0.0", "::")
+_LARGEST = 65507
+
+
+def at(host: str, port: int) -> Peer:
+    """A peer as sockets of its family name it."""
+    return (host, port, 0, 0) if ":" in host else (host, port)
+
+
+@implementer(IDatagramPort)
+class VirtualPort:
+    """
+    One port of one host; made by L{Host}.
+
+    @ivar host: whose it is.
+    @ivar protocol: who hears it.
+    @ivar address: what others see as the source of its datagrams.
+    @ivar peer: the only one that it hears as its own; others are strangers.
+    @ivar locals: for each address of its host that it is bound to, what a listener is told about a datagram to it.
+    @ivar group: what L{setGroup} was last told.
+    """
+
+    __slots__ = (
+        "_listener",
+        "address",
+        "broadcast",
+        "closed",
+        "group",
+        "host",
+        "locals",
+        "loopback",
+        "peer",
+        "protocol",
+        "wild",
+    )
+
+    def __init__(
+        self, host: Host, number: int, protocol: Any, interface: str, peer: Peer | None = None, listener: bool = False
+    ) -> None:
+        self.host = host
+        self.protocol = protocol
+        self.peer = peer
+        self.wild = interface in ANY
+        addresses = host.addresses if self.wild else (interface,)
+        self.locals = {address: Local(address, number, index + 1) for index, address in enumerate(addresses)}
+        self.address = at(addresses[0], number)
+        self.closed = self.broadcast = False
+        self.loopback = True
+        self.group: tuple[int, str, bool, bool] | None = None
+        self._listener = listener
+
+    # Sending
+
+    def write(self, datagram: bytes, address: Peer | None = None) -> None:
+        """As L{IDatagramPort.write}."""
+        target = address or self.peer
+        if target is None:
+            raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
+        self._send(datagram, target, self.address if not self.wild else self.host.source(target, self.address))
+
+    def writeFrom(self, datagram: bytes, address: Peer, local: Local) -> None:
+        """As L{IDatagramPort.writeFrom}."""
+        known = local.host in self.host.addresses
+        self._send(datagram, address, at(local.host, self.address[1]) if known else self.address)
+
+    def writeBurst(self, image: bytes | bytearray | memoryview, step: int, address: Peer | None = None) -> int:
+        """As L{IDatagramPort.writeBurst}."""
+        view = memoryview(image)
+        for start in range(0, len(view), step):
+            try:
+                self.write(view[start : start + step].tobytes(), address)
+            except OSError as problem:
+                if problem.errno in (errno.EAGAIN, errno.ENOBUFS):
+                    return start
+                raise
+        return len(view)
+
+    def _send(self, datagram: bytes, target: Peer, source: Peer) -> None:
+        host = self.host
+        problem = host.errno
+        if self.closed:
+            problem = errno.EBADF
+        elif len(datagram) > _LARGEST:
+            problem = errno.EMSGSIZE
+        elif not problem and host.room is not None:
+            if host.room:
+                host.room -= 1
+            else:
+                problem = errno.EAGAIN
+        if problem:
+            raise OSError(problem, os.strerror(problem))
+        host.network.carry(bytes(datagram), source, target, self)
+
+    # Receiving
+
+    def hears(self, sender: VirtualPort) -> bool:
+        """Does group data of this sender reach it?  Never itself, and its own machine only as the sender has it."""
+        return self.host is not sender.host or (sender.loopback and self is not sender)
+
+    def receive(self, datagram: bytes, source: Peer, local: Local) -> None:
+        """A datagram has arrived; called by the network."""
+        if self.closed:
+            self.host.network.strayed += 1
+        elif self._listener:
+            self.protocol.datagramFrom(datagram, source, local)
+        elif self.peer is None or self.peer[:2] == source[:2]:
+            self.protocol.datagramReceived(datagram, source)
+        else:
+            self.protocol.strangerReceived(datagram, source)
+
+    def unreachable(self, peer: Peer) -> None:
+        """Nobody listens there, says the peer's machine; who wants to know has a method C{peerUnreachable(peer)}."""
+        tell = getattr(self.protocol, "peerUnreachable", None)
+        if tell is not None and not self.closed:
+            tell(peer)
+
+    # Groups
+
+    def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        """As L{IDatagramPort.setGroup}."""
+        self.group = (ttl, interface, loopback, broadcast)
+        self.loopback, self.broadcast = loopback, broadcast
+
+    def setBroadcastAllowed(self, enabled: bool) -> None:
+        """As L{IUDPTransport.setBroadcastAllowed}."""
+        self.broadcast = enabled
+
+    def joinGroup(self, address: str, interface: str = "") -> defer.Deferred[None]:
+        """As L{IMulticastTransport.joinGroup}: hear what is sent to this group at this port's number."""
+        self.host.network.groups.setdefault((address, self.address[1]), {})[self] = None
+        return defer.succeed(None)
+
+    def leaveGroup(self, address: str, interface: str = "") -> defer.Deferred[None]:
+        """As L{IMulticastTransport.leaveGroup}."""
+        self.host.network.groups.get((address, self.address[1]), {}).pop(self, None)
+        return defer.succeed(None)
+
+    # Its life
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """As L{IDatagramPort.getHost}."""
+        six = ":" in self.address[0]
+        name = ("::" if six else "0.0.0.0") if self.wild else self.address[0]
+        return IPv6Address("UDP", name, self.address[1]) if six else IPv4Address("UDP", name, self.address[1])
+
+    def stopListening(self) -> defer.Deferred[None]:
+        """As L{IDatagramPort.stopListening}; what is still under way to it is lost."""
+        if not self.closed:
+            self.closed = True
+            self.host.unbind(self)
+            self.protocol.doStop()
+        return defer.succeed(None)

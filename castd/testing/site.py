@@ -1,0 +1,142 @@
+"""
+A site made for tests: everything a transport shares with others, in memory and on a virtual network.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from zope.interface import implementer
+
+from castd.errors import Forbidden, NotFound
+from castd.interfaces import IContent, IContentSink, ISite
+from castd.options import Limits
+from castd.request import Request
+from castd.testing.content import BytesContent, MemorySink
+from castd.testing.hosts import Host
+from castd.testing.network import Network
+
+
+class Steady(random.Random):
+    """Chance without jitter: C{random} and C{uniform} give their lowest value; choices are drawn as ever."""
+
+    getrandbits = random.Random.getrandbits
+
+    def random(self) -> float:
+        """Always 0."""
+        return 0.0
+
+
+@implementer(ISite)
+class MemorySite:
+    """
+    What L{memorySite} makes.
+
+    @ivar files: the files by name, without a leading slash; change it, and the next request sees it.
+    @ivar access: asked with each request before anything is looked up; raises a Refused.
+    @ivar uploads: where uploads go; L{None}: writes are off.
+    @ivar lookups: every request that was looked up.
+    @ivar contents: every content that was handed out: each must have been closed once when all is over.
+    """
+
+    #: No rate is set unless a test sets one.
+    pacer: Any = None
+
+    def __init__(
+        self,
+        network: Network,
+        ports: Host,
+        files: MutableMapping[str, bytes | IContent],
+        uploads: IContentSink | None,
+        access: Callable[[Request], object] | None,
+        limits: Limits,
+        chance: random.Random,
+    ) -> None:
+        self.reactor, self.ports, self.random, self.limits = network, ports, chance, limits
+        self.files, self.uploads, self.access = files, uploads, access
+        self.lookups: list[Request] = []
+        self.contents: list[IContent] = []
+        self._barred: dict[tuple[str, str], tuple[float, str]] = {}
+        self._versions: dict[str, BytesContent] = {}
+
+    def lookup(self, request: Request) -> Deferred[IContent]:
+        """As L{ISite.lookup}."""
+        self.lookups.append(request)
+        return maybeDeferred(self._find, request)
+
+    def _find(self, request: Request) -> IContent:
+        if self.access is not None:
+            self.access(request)
+        name = normal(request.name)
+        found = self.files.get(name)
+        if found is None:
+            raise NotFound
+        content = self._opened(name, found) if isinstance(found, bytes) else found
+        self.contents.append(content)
+        return content
+
+    def _opened(self, name: str, data: bytes) -> BytesContent:
+        """Opened anew; the version, which costs reading it all, only if it is another file than the last time."""
+        last = self._versions.get(name)
+        same = last is not None and last.data is data
+        made = BytesContent(name, data, last.version if last is not None and same else None)
+        self._versions[name] = made
+        return made
+
+    def sink(self, request: Request) -> IContentSink:
+        """As L{ISite.sink}."""
+        if self.access is not None:
+            self.access(request)
+        if self.uploads is None:
+            raise Forbidden("Writes are not allowed")
+        return self.uploads
+
+    def bar(self, host: str, name: str, seconds: float, why: str) -> None:
+        """As L{ISite.bar}."""
+        self._barred[host, name] = (self.reactor.seconds() + seconds, why)
+
+    def barred(self, host: str, name: str) -> str | None:
+        """As L{ISite.barred}."""
+        until, why = self._barred.get((host, name), (0.0, ""))
+        return why if self.reactor.seconds() < until else None
+
+
+def normal(name: str) -> str:
+    """
+    A name as it was asked for, without empty parts and dots.
+
+    @raise Forbidden: it goes upwards, or nothing is left of it.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        raise Forbidden
+    return "/".join(parts)
+
+
+def memorySite(
+    network: Network,
+    files: Mapping[str, bytes | IContent] | None = None,
+    uploads: IContentSink | bool = False,
+    access: Callable[[Request], object] | None = None,
+    *,
+    host: str = "10.0.0.1",
+    limits: Limits | None = None,
+    jitter: bool = False,
+    seed: int = 0,
+) -> MemorySite:
+    """
+    A site on this network.
+
+    @param files: what it serves, by name; octets, or anything that provides IContent.
+    @param uploads: where uploads go; L{True}: into the files, new names only; L{False}: writes are off.
+    @param access: raises a Refused for requests that shall not be served.
+    @param host: the server's address.
+    @param jitter: with it, timers are spread as in earnest; without, they ring to the millisecond.
+    """
+    held: dict[str, Any] = dict(files or {})
+    sink = (MemorySink(held) if uploads else None) if isinstance(uploads, bool) else uploads
+    chance = random.Random(seed) if jitter else Steady(seed)
+    return MemorySite(network, network.host(host), held, sink, access, limits or Limits(), chance)

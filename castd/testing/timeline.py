@@ -1,0 +1,161 @@
+"""
+Virtual time: a row of events, and limits to how many there may be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any, TypeVar
+
+from twisted.internet.base import DelayedCall
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+#: Cancelled timers are swept out when there are so many, and more than half of all.
+_MANY = 1000
+
+
+class Chatter(AssertionError):
+    """A run went over its limit of virtual time or of datagrams."""
+
+
+class Timeline(Clock):
+    """
+    A L{Clock} for thousands of timers and millions of arrivals.
+
+    Twisted's own sorts all its calls at each new one.  Here timers lie in a heap, and arrivals, which nearly always
+    come in the order in which they were posted, in a queue beside it.
+
+    @ivar sent: datagrams given to the network; counted by L{Network<castd.testing.Network>}, bounded here.
+    @ivar delivered: datagrams handed to a receiver.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line: deque[tuple[Any, ...]] = deque()
+        self._heap: list[tuple[Any, ...]] = []
+        self._dead = 0
+        self._serial = count()
+        self.sent = self.delivered = 0
+
+    def post(self, when: float, receiver: Any, *args: Any) -> None:
+        """Call C{receiver.receive(*args)}, three arguments, at that instant."""
+        event = (when, next(self._serial), receiver, *args)
+        line = self._line
+        if not line or when >= line[-1][0]:
+            line.append(event)
+        else:
+            heappush(self._heap, event)
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:
+        """As L{IReactorTime.callLater}."""
+        if delay < 0:
+            raise ValueError(f"{delay} seconds from now is in the past")
+        call = DelayedCall(self.rightNow + delay, callable, args, kw, self._cancelled, self._push, self.seconds)
+        self._push(call)
+        return call
+
+    def _push(self, call: DelayedCall) -> None:
+        heappush(self._heap, (call.time, next(self._serial), call))
+
+    def _cancelled(self, call: DelayedCall) -> None:
+        self._dead += 1
+        if self._dead > _MANY and self._dead * 2 > len(self._heap):
+            self._heap = [
+                event for event in self._heap if len(event) > 3 or (not event[2].cancelled and event[2] is not call)
+            ]
+            heapify(self._heap)
+            self._dead = 0
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        """As L{IReactorTime.getDelayedCalls}."""
+        found = dict.fromkeys(event[2] for event in self._heap if len(event) == 3 and event[2].active())
+        return sorted(found, key=DelayedCall.getTime)
+
+    # The passing of time
+
+    def advance(self, amount: float) -> None:
+        """Let so many seconds pass; whatever is due meanwhile happens at its own time, not at the end."""
+        end = self.rightNow + amount
+        self._go(end, None, 1_000_000)
+        self.rightNow = end
+
+    def run(self, until: Callable[[], object] | None = None, limit: float = 120.0, datagrams: int = 1_000_000) -> float:
+        """
+        Let time pass until C{until()} is true; without it, until nothing is under way and no timer runs.
+
+        @param limit: virtual seconds, and C{datagrams} sent, after which it has failed.
+        @return: the virtual seconds it took.
+        @raise Chatter: it went over a limit, or everything fell silent before C{until} came true.
+        """
+        start = self.rightNow
+        if self._go(start + limit, until, datagrams):
+            return self.rightNow - start
+        if self._line or self._heap:
+            self.rightNow = start + limit
+            raise Chatter(f"no end within {limit} virtual seconds ({self.sent} datagrams sent in all)")
+        if until is not None:
+            raise Chatter(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
+        return self.rightNow - start
+
+    def result(self, deferred: Deferred[T], limit: float = 120.0, datagrams: int = 1_000_000) -> T:
+        """
+        L{run} until C{deferred} has fired.
+
+        @return: its result.  Its failure is raised.
+        """
+        outcome: list[T | Failure] = []
+        deferred.addBoth(outcome.append)
+        if not outcome:
+            self.run(lambda: outcome, limit, datagrams)
+        value = outcome[0]
+        if isinstance(value, Failure):
+            value.raiseException()
+        return value
+
+    def _go(self, end: float, until: Callable[[], object] | None, budget: int) -> bool:
+        """Do what is due up to C{end}.  -> True if C{until} came true; without it, if nothing is left to do."""
+        line = self._line
+        most = self.sent + budget
+        while not (until and until()):
+            heap = self._heap
+            if line and not (heap and heap[0] < line[0]):
+                if line[0][0] > end:
+                    return False
+                when, _, receiver, datagram, source, local = line.popleft()
+            elif heap:
+                if heap[0][0] > end:
+                    return False
+                event = heappop(heap)
+                if len(event) == 3:
+                    self._ring(event[0], event[2])
+                    continue
+                when, _, receiver, datagram, source, local = event
+            else:
+                return until is None
+            self.rightNow = when
+            self.delivered += 1
+            receiver.receive(datagram, source, local)
+            if self.sent > most:
+                raise Chatter(f"more than {budget} datagrams within {self.rightNow:.3f} virtual seconds")
+        return True
+
+    def _ring(self, when: float, call: DelayedCall) -> None:
+        """A timer's time has come, unless it was cancelled, called, or moved meanwhile."""
+        if call.cancelled:
+            self._dead = max(0, self._dead - 1)
+        elif call.called or call.time != when:
+            return
+        elif call.delayed_time > 0:
+            call.activate_delay()
+            self._push(call)
+        else:
+            self.rightNow = max(self.rightNow, when)
+            call.called = 1
+            call.func(*call.args, **call.kw)

@@ -1,0 +1,623 @@
+"""
+Turn, row by row: what each stimulus does in each state, and each rule of its patience by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from castd import outcomes
+from castd.cast.events import Action, Burst, Gone, Greet, Leave, Measured, Patience, Standing, Steps, Want
+from castd.cast.turn import Turn
+from castd.interfaces import ICast
+from castd.request import Peer
+
+A, B, C = ("10.0.0.10", 1), ("10.0.0.11", 1), ("10.0.0.12", 1)
+COUNT = 100
+
+#: A cast of a group, without the rules that a single test switches on.
+GROUP = Patience(repeat=Steps((1.0,)), silence=5.0, unheard=None, terms=3)
+
+
+def want(start: int, stop: int | None = None) -> Want:
+    return Want((range(start, start + 1 if stop is None else stop),))
+
+
+def out(turn: Turn, now: float = 0.0) -> list[Action]:
+    """Everything that is due now; what those who are gone still lacked is left to the tests that are about it."""
+    return [replace(action, wants=()) if isinstance(action, Gone) else action for action in polled(turn, now)]
+
+
+def polled(turn: Turn, now: float) -> list[Action]:
+    """Everything that is due now."""
+    actions: list[Action] = []
+    while (action := turn.poll(now)) is not None:
+        actions.append(action)
+        assert len(actions) < 100
+    return actions
+
+
+def until(turn: Turn, now: float, end: float) -> list[tuple[float, Action]]:
+    """Everything that becomes due up to C{end} while nobody says a word, with its instant."""
+    log = [(now, action) for action in out(turn, now)]
+    while (next_ := turn.deadline(now)) is not None and next_ <= end:
+        assert next_ > now
+        now = next_
+        log += [(round(now, 3), action) for action in out(turn, now)]
+    return log
+
+
+def burst(start: int, stop: int | None = None, peer: Peer = A, again: bool = False) -> Burst:
+    return Burst(range(start, start + 1 if stop is None else stop), peer, again)
+
+
+# The states, each reached by the shortest way.
+
+
+def empty(patience: Patience = GROUP) -> Turn:
+    return Turn(patience, COUNT)
+
+
+def greeted(patience: Patience = GROUP) -> Turn:
+    turn = empty(patience)
+    turn.join(A, 0.0)
+    out(turn)
+    return turn
+
+
+def sending(patience: Patience = GROUP) -> Turn:
+    turn = greeted(patience)
+    turn.hear(A, want(3, 7), 0.0)
+    return turn
+
+
+def waiting(patience: Patience = GROUP) -> Turn:
+    turn = sending(patience)
+    out(turn)
+    return turn
+
+
+BUSY = [greeted, sending, waiting]
+
+
+def test_turnIsACast() -> None:
+    """Turn provides ICast."""
+    assert verifyObject(ICast, empty())
+
+
+# The table: joining.
+
+
+def test_theFirstBecomesMaster() -> None:
+    """Empty: who joins has the turn, and is greeted so."""
+    turn = empty()
+    turn.join(A, 0.0)
+    assert out(turn) == [Greet(A, True, False)]
+    assert turn.standing(A) == Standing(True, None, -1)
+
+
+def test_theFirstMayAlreadyWant() -> None:
+    """Empty: a request that says what it lacks is greeted and served at once."""
+    turn = empty()
+    turn.join(A, 0.0, (range(1),))
+    assert out(turn) == [Greet(A, True, False), burst(0)]
+
+
+@pytest.mark.parametrize("state", BUSY)
+def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
+    """Greeted, sending, waiting: a newcomer is greeted without the turn, before any more blocks, and the turn stays."""
+    turn = state()
+    turn.join(B, 0.0)
+    actions = out(turn)
+    assert actions[0] == Greet(B, False, False)
+    assert all(isinstance(action, Burst) for action in actions[1:])
+    assert turn.standing(A).turn
+    assert not turn.standing(B).turn
+    assert turn.members() == 2
+
+
+# The table: a want of the master.
+
+
+def test_aWantAfterTheGreetingIsServed() -> None:
+    """Greeted: the master's want is sent; standing tells what is being served."""
+    turn = greeted()
+    turn.hear(A, want(3, 7), 0.0)
+    assert out(turn) == [burst(3, 7)]
+    assert turn.standing(A) == Standing(True, range(3, 7), 6)
+
+
+def test_aWantWhileSendingReplacesTheRanges() -> None:
+    """Sending: a newer want takes the place of what was still to go out."""
+    turn = sending()
+    turn.hear(A, want(5, 9), 0.0)
+    assert out(turn) == [burst(5, 9)]
+
+
+def test_aWantAfterAllWentOutIsServed() -> None:
+    """Waiting: the next want is sent."""
+    turn = waiting()
+    turn.hear(A, want(7, 11), 0.1)
+    assert out(turn, 0.1) == [burst(7, 11)]
+
+
+def test_severalRangesGoOutOneAfterTheOther() -> None:
+    """A want of several runs is a burst for each of them, in order."""
+    turn = greeted()
+    turn.hear(A, Want((range(1, 3), range(5, 6), range(8, 10))), 0.0)
+    assert out(turn) == [burst(1, 3), burst(5, 6), burst(8, 10)]
+
+
+# The table: leaving.
+
+
+@pytest.mark.parametrize("state", BUSY)
+def test_whenTheMasterLeavesTheNextHasTheTurn(state: Callable[[], Turn]) -> None:
+    """Greeted, sending, waiting: the master is gone, the next oldest is greeted with the turn, no block goes out."""
+    turn = state()
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    while not isinstance(turn.poll(0.0), type(None)):
+        pass
+    turn.hear(A, Leave(outcomes.DONE), 0.1)
+    assert out(turn, 0.1) == [Gone(A, outcomes.DONE), Greet(B, True, False)]
+    assert [turn.standing(peer) is not None for peer in (A, B, C)] == [False, True, True]
+
+
+@pytest.mark.parametrize("state", BUSY)
+def test_anybodyMayLeaveAtAnyTime(state: Callable[[], Turn]) -> None:
+    """Who has heard everything need not wait for a turn: a listener's farewell changes nothing for the master."""
+    turn = state()
+    turn.join(B, 0.0)
+    turn.hear(B, Leave(outcomes.DONE), 0.0)
+    actions = out(turn)
+    assert actions[0] == Gone(B, outcomes.DONE)
+    assert Greet(B, False, False) not in actions
+    assert turn.standing(A).turn
+
+
+def test_theLastLeavesAnEmptyCast() -> None:
+    """When nobody is left nothing is due, ever."""
+    turn = waiting()
+    turn.hear(A, Leave(outcomes.DONE), 0.1)
+    assert out(turn, 0.1) == [Gone(A, outcomes.DONE)]
+    assert turn.deadline(0.1) is None
+    assert turn.members() == 0
+
+
+# The table: the alarm.
+
+
+def test_aGreetingIsRepeated() -> None:
+    """Greeted: at the alarm the master is greeted again."""
+    turn = greeted()
+    assert turn.deadline(0.0) == 1.0
+    assert out(turn, 1.0) == [Greet(A, True, False)]
+
+
+def test_noAlarmWhileSending() -> None:
+    """Sending: it is due now, whatever the time."""
+    assert sending().deadline(0.5) == 0.5
+
+
+def test_blocksAreRepeated() -> None:
+    """Waiting: at the alarm the same ranges go out again, marked as a repetition."""
+    turn = waiting()
+    assert out(turn, 0.99) == []
+    assert turn.deadline(0.99) == 1.0
+    assert out(turn, 1.0) == [burst(3, 7, again=True)]
+
+
+# Wants that are not answered.
+
+
+def test_theApprenticeIsNotAnswered() -> None:
+    """A want of one block that comes again causes nothing: only the alarm repeats a block."""
+    turn = greeted()
+    turn.hear(A, want(3), 0.0)
+    out(turn)
+    for _ in range(5):
+        turn.hear(A, want(3), 0.1)
+    assert out(turn, 0.1) == []
+    assert turn.deadline(0.1) == 1.0
+
+
+def test_aWindowIsSentAgainOnce() -> None:
+    """A want of several blocks that comes again is served again once: its first block may be the lost one."""
+    turn = waiting()
+    turn.hear(A, want(3, 7), 0.1)
+    assert out(turn, 0.1) == [burst(3, 7, again=True)]
+    for _ in range(5):
+        turn.hear(A, want(3, 7), 0.2)
+    assert out(turn, 0.2) == []
+    turn.hear(A, want(7, 11), 0.3)
+    assert out(turn, 0.3) == [burst(7, 11)]
+    turn.hear(A, want(7, 11), 0.4)
+    assert out(turn, 0.4) == [burst(7, 11, again=True)]
+
+
+def test_afterARepetitionTheWantIsKnown() -> None:
+    """The window that the alarm repeated is not sent once more because of a want that was under way."""
+    turn = waiting()
+    assert out(turn, 1.0) == [burst(3, 7, again=True)]
+    turn.hear(A, want(3, 7), 1.1)
+    assert out(turn, 1.1) == []
+
+
+@pytest.mark.parametrize("state", [sending, waiting])
+def test_oldWantsAreIgnored(state: Callable[[], Turn]) -> None:
+    """A want that begins before the one being served was overtaken on its way."""
+    turn = state()
+    turn.hear(A, want(1, 5), 0.0)
+    assert [action for action in out(turn) if isinstance(action, Burst)] in ([burst(3, 7)], [])
+    assert turn.standing(A).serving == range(3, 7)
+
+
+def test_aWantOutOfTurnOnlyShowsLife() -> None:
+    """
+    A listener's want is never answered with blocks; the first confirms its greeting, a later one is greeted again, at
+    most once a second and three times in all.
+    """
+    turn = waiting()
+    turn.join(B, 0.0)
+    out(turn)
+    greetings = []
+    for tenth in range(1, 100):
+        turn.hear(B, want(0), tenth / 10)
+        turn.hear(A, want(7 + tenth), tenth / 10)
+        greetings += [tenth / 10 for action in out(turn, tenth / 10) if action == Greet(B, False, True)]
+    assert len(greetings) == 3
+    assert all(after - before >= 1.0 for before, after in pairwise(greetings))
+    assert turn.top == 106
+
+
+def test_strangersAreNoConcernOfACast() -> None:
+    """A word of somebody who is no member does nothing."""
+    turn = waiting()
+    turn.hear(B, want(0), 0.0)
+    turn.hear(B, Leave(outcomes.DONE), 0.0)
+    assert out(turn) == []
+    assert turn.standing(B) is None
+
+
+# Asking again.
+
+
+def test_aMasterNeverHeardIsAnsweredAgain() -> None:
+    """Never heard since: its repeated request is answered as before, the greeting and then what it wanted."""
+    turn = greeted()
+    turn.join(A, 0.3)
+    assert out(turn, 0.3) == [Greet(A, True, False)]
+    plain = empty(Patience())
+    plain.join(A, 0.0, (range(1),))
+    out(plain)
+    plain.join(A, 0.3, (range(1),))
+    assert out(plain, 0.3) == [Greet(A, True, False), burst(0, again=True)]
+
+
+def test_aMasterThatWasHeardHasRestarted() -> None:
+    """Heard: it begins anew, after those who have waited meanwhile."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    out(turn)
+    turn.join(A, 2.0)
+    assert out(turn, 2.0) == [Greet(B, True, False)]
+    turn.hear(B, Leave(outcomes.DONE), 2.1)
+    assert out(turn, 2.1) == [Gone(B, outcomes.DONE), Greet(A, True, False)]
+
+
+def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
+    """A listener's repeated request is answered as it stands: without the turn."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    out(turn)
+    turn.join(B, 0.5)
+    assert out(turn, 0.5) == [Greet(B, False, False)]
+    assert turn.members() == 2
+
+
+def test_theSameMachineFromAnotherPort() -> None:
+    """A machine that comes back from a new port takes its own old place."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    out(turn)
+    moved = ("10.0.0.11", 2)
+    turn.join(moved, 0.5, instead=B)
+    assert out(turn, 0.5) == [Greet(moved, False, False)]
+    assert turn.standing(B) is None
+    turn.hear(A, Leave(outcomes.DONE), 0.6)
+    assert out(turn, 0.6) == [Gone(A, outcomes.DONE), Greet(moved, True, False)]
+
+
+# Patience.
+
+
+def test_anUnansweredFirstBlock() -> None:
+    """Repetitions after 1, 2 and 4 s, then silence until 31 s: little for a victim, long for a slow client."""
+    turn = empty(Patience())
+    turn.join(A, 0.0, (range(1),))
+    assert until(turn, 0.0, 100.0) == [
+        (0.0, Greet(A, True, False)),
+        (0.0, burst(0)),
+        (1.0, burst(0, again=True)),
+        (3.0, burst(0, again=True)),
+        (7.0, burst(0, again=True)),
+        (31.0, Gone(A, outcomes.SILENT)),
+    ]
+
+
+def test_whatWasNeverAcknowledgedIsTold() -> None:
+    """Who falls silent is gone with what it had asked for, which tells a lost last answer from a broken transfer."""
+    turn = waiting(Patience(repeat=Steps((1.0,)), silence=5.0))
+    turn.hear(A, want(COUNT - 1), 1.0)
+    polled(turn, 1.0)
+    assert polled(turn, 6.0) == [Gone(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
+
+
+def test_anUnansweredLaterBlock() -> None:
+    """A peer that was heard is owed more: 1, 2, 4, 8, 8 s and no word later than 31 s after its last progress."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 10.0)
+    times = [now for now, _ in until(turn, 10.0, 100.0)]
+    assert times == [10.0, 11.0, 13.0, 17.0, 25.0, 33.0, 41.0]
+
+
+def test_onlyProgressResetsTheClock() -> None:
+    """Ignored wants do not put the end off: a client that repeats itself for ever is given up all the same."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(5), 0.0)
+    gone = []
+    for tenth in range(400):
+        turn.hear(A, want(tenth % 6), tenth / 10)
+        gone += [tenth / 10 for action in out(turn, tenth / 10) if isinstance(action, Gone)]
+    assert gone == [31.0]
+
+
+def test_aMeasuredIntervalIsShort() -> None:
+    """After answers within a millisecond a lost block comes again after the floor of 20 ms, then ever later."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    for number in range(20):
+        turn.hear(A, want(number), number / 1000)
+        out(turn, number / 1000)
+    repeats = [now for now, _ in until(turn, 0.019, 2.0)]
+    gaps = [round(after - before, 3) for before, after in pairwise([0.019, *repeats])]
+    assert gaps == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64]
+
+
+def test_repeatedBlocksAreNotMeasured() -> None:
+    """An answer to a repetition may answer either copy: no sample is taken of it (Karn)."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 0.0)
+    assert out(turn, 0.0) == [burst(0)]
+    assert out(turn, 1.0) == [burst(0, again=True)]
+    turn.hear(A, want(1), 1.001)
+    assert out(turn, 1.001) == [burst(1)]
+    assert turn.deadline(1.001) > 1.5
+
+
+def test_theAnswerToAGreetingIsNotMeasured() -> None:
+    """PXELINUX answers an OACK when it needs the data: twenty seconds later is no answering time."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 20.0)
+    out(turn, 20.0)
+    assert turn.deadline(20.0) == 21.0
+
+
+def test_aNegotiatedTimeoutIsFirstAndCeiling() -> None:
+    """With a negotiated timeout the interval is that very one until something was measured, and never more then."""
+    turn = empty(Patience(repeat=Measured(first=3.0, ceiling=3.0), silence=18.0))
+    turn.join(A, 0.0)
+    assert [now for now, _ in until(turn, 0.0, 100.0)] == [0.0, 3.0, 6.0, 9.0, 18.0]
+
+
+def test_theRepetitionsOfATable() -> None:
+    """Steps repeat by their table, its last step for ever."""
+    turn = empty(Patience(repeat=Steps((0.08, 0.08, 0.2)), silence=1.0))
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 0.0)
+    times = [now for now, _ in until(turn, 0.0, 0.99)]
+    assert times == [0.0, 0.08, 0.16, 0.36, 0.56, 0.76, 0.96]
+
+
+def test_aSilentMasterBecomesASuspect() -> None:
+    """Whoever fails gets further turns when only suspects are left, the oldest first, and is gone after its last."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    turns, gone = [], []
+    for start in (0.0, 5.0, 10.0, 15.0, 20.0, 25.0):
+        log = until(turn, start, start + 4.99)
+        turns += [peer for peer in (A, B) if (standing := turn.standing(peer)) is not None and standing.turn]
+        gone += [(now, action.peer, action.outcome) for now, action in log if isinstance(action, Gone)]
+    assert turns == [A, B, A, A, B, B]
+    gone += [(now, action.peer, action.outcome) for now, action in until(turn, 30.0, 60.0)]
+    assert gone == [(20.0, A, outcomes.SILENT), (30.0, B, outcomes.SILENT)]
+
+
+def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
+    """A word of a suspect, in turn or out of it, restores its place by age."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    until(turn, 0.0, 5.0)
+    assert turn.standing(B).turn
+    turn.hear(A, want(3), 5.5)
+    turn.hear(B, Leave(outcomes.DONE), 6.0)
+    assert Greet(A, True, True) in out(turn, 6.0)
+
+
+def test_aMeasuredMasterLosesItsTurnSooner() -> None:
+    """While others wait, a master whose answering time is known is given a second, and at least its tries."""
+    patience = Patience(repeat=Measured(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3)
+    turn = empty(patience)
+    turn.join(A, 0.0)
+    out(turn)
+    for number in range(10):
+        turn.hear(A, want(number), number / 1000)
+        out(turn, number / 1000)
+    turn.join(B, 0.01)
+    log = until(turn, 0.01, 5.0)
+    assert next(now for now, action in log if action == Greet(B, True, False)) == pytest.approx(1.009, abs=0.01)
+
+
+def test_aMasterAloneIsGivenLonger() -> None:
+    """Nobody waits for a master that is alone, so its own limit holds; who joins meanwhile ends that."""
+    patience = Patience(repeat=Steps((1.0,)), silence=3.0, alone=10.0)
+    assert until(waiting(patience), 0.0, 60.0)[-1][0] == 10.0
+    turn = waiting(patience)
+    until(turn, 0.0, 5.0)
+    turn.join(B, 5.5)
+    assert out(turn, 5.5)[:1] == [Greet(B, False, False)]
+    assert turn.standing(B).turn
+
+
+def test_aBriefFirstTurnAfterTheEnd() -> None:
+    """Listeners often leave without a word: the first turn of one that has waited is short after the last block."""
+    turn = waiting(Patience(repeat=Steps((1.0,)), silence=5.0, terms=3, unheard=None, brief=(3, 0.1)))
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    out(turn)
+    turn.hear(A, want(COUNT - 1), 1.0)
+    out(turn, 1.0)
+    turn.hear(A, Leave(outcomes.DONE), 2.0)
+    log = until(turn, 2.0, 2.55)
+    first = [now for now, action in log if action == Greet(B, True, False)]
+    assert first == [2.0, 2.1, 2.2]
+    assert next(now for now, action in log if action == Greet(C, True, False)) == pytest.approx(2.3)
+
+
+def test_gathering() -> None:
+    """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
+    turn = empty(Patience(repeat=Steps((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
+    turn.join(A, 0.0)
+    assert out(turn) == [Greet(A, True, False)]
+    turn.hear(A, want(0), 0.01)
+    for tenth in range(1, 5):
+        turn.join(("10.0.0.20", tenth), tenth / 10)
+        assert [type(action) for action in out(turn, tenth / 10)] == [Greet]
+    assert turn.deadline(0.4) == 0.5
+    assert out(turn, 0.499) == []
+    assert out(turn, 0.5) == [burst(0)]
+    turn.join(B, 0.6)
+    turn.hear(A, want(1), 0.6)
+    assert out(turn, 0.6) == [Greet(B, False, False), burst(1)]
+
+
+def test_aDeafReceiverLeaves() -> None:
+    """Who asks again and again for what went out meanwhile hears no multicast: it is gone, with what it lacks."""
+    turn = waiting(Patience(repeat=Steps((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn.join(B, 0.0)
+    out(turn)
+    turn.hear(A, want(3, 7), 0.5)
+    out(turn, 0.5)
+    out(turn, 1.5)
+    turn.hear(A, want(3, 7), 2.0)
+    assert polled(turn, 2.0)[:2] == [Gone(A, outcomes.DEAF, (range(3, 7),)), Greet(B, True, False)]
+
+
+def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
+    """Two copies of one want, or one that crossed the blocks on its way, prove nothing."""
+    turn = waiting(Patience(repeat=Steps((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    for step in range(10):
+        turn.hear(A, want(3, 7), 0.001 * step)
+    assert not any(isinstance(action, Gone) for action in out(turn, 0.01))
+
+
+def test_aGroupIsNeverSilentForLong() -> None:
+    """While there are members something is said every so often, without being asked: some clients give up otherwise."""
+    turn = waiting(Patience(repeat=Steps((3.0,)), silence=30.0, keep=0.5, unheard=None))
+    log = until(turn, 0.0, 2.9)
+    assert [now for now, _ in log] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert {action for _, action in log} == {burst(6, again=True)}
+
+
+def test_aTurnMayCostOnlySoMuch() -> None:
+    """A master that has the blocks of the file sent more than twice over loses the turn, unless nobody waits for it."""
+    for others in (0, 1):
+        turn = greeted(Patience(repeat=Steps((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None))
+        if others:
+            turn.join(B, 0.0)
+        lost = 0
+        for step in range(2 * COUNT + 20):
+            if not turn.standing(A).turn:
+                lost = step
+                break
+            turn.hear(A, want(1 + step // 3), step * 2.0)
+            out(turn, step * 2.0)
+            out(turn, step * 2.0 + 1.5)
+        assert bool(lost) == bool(others)
+
+
+def test_aTurnMustGetSomewhere() -> None:
+    """A master that moves by less than its share of the blocks loses the turn while others wait."""
+    turn = greeted(Patience(repeat=Steps((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None))
+    turn.join(B, 0.0)
+    for second in range(1, 12):
+        turn.hear(A, want(second // 4), float(second))
+        out(turn, float(second))
+    until(turn, 11.0, 25.0)
+    assert turn.standing(B).turn
+
+
+def test_listenersConfirmTheirGreeting() -> None:
+    """Where the protocol has listeners confirm, a greeting is repeated, once a second, until they have."""
+    patience = Patience(repeat=Steps((10.0,)), silence=100.0, confirm=3, unheard=None)
+    turn = waiting(patience)
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    out(turn)
+    turn.hear(C, want(0), 0.1)
+    log = until(turn, 0.1, 9.0)
+    assert log == [(1.0, Greet(B, False, False)), (2.0, Greet(B, False, False)), (3.0, Greet(B, False, False))]
+
+
+# The short way of a receiver in step.
+
+
+def test_followIsHearAndPoll() -> None:
+    """What is foreseen goes out at once, and leaves the cast as hear and poll would have."""
+    slow, fast = greeted(Patience()), greeted(Patience())
+    for turn in (slow, fast):
+        turn.hear(A, want(0), 0.0)
+        out(turn)
+    for number in range(1, 30):
+        now = number / 1000
+        slow.hear(A, want(number), now)
+        assert out(slow, now) == [burst(number)]
+        assert fast.follow(range(number, number + 1), now)
+        assert fast.poll(now) is None
+        assert slow.standing(A) == fast.standing(A)
+        assert slow.deadline(now) == pytest.approx(fast.deadline(now), abs=0.02)
+    assert [action for _, action in until(fast, 0.029, 40.0)][:1] == [burst(29, again=True)]
+
+
+def test_followRefusesWhateverIsNotPlain() -> None:
+    """Before the first answer, with a greeting due, or while a repetition is unanswered, nothing is foreseen."""
+    fresh = greeted(Patience())
+    assert not fresh.follow(range(1), 0.0)
+    unheard = empty(Patience())
+    unheard.join(A, 0.0, (range(1),))
+    out(unheard)
+    assert not unheard.follow(range(1, 2), 0.1)
+    owing = waiting()
+    owing.join(B, 0.1)
+    assert not owing.follow(range(7, 11), 0.1)
+    repeated = waiting()
+    out(repeated, 1.0)
+    assert not repeated.follow(range(7, 11), 1.1)
+    assert not sending().follow(range(7, 11), 0.1)
+    assert not empty().follow(range(1), 0.1)

@@ -1,0 +1,96 @@
+"""
+What is agreed on: every negotiation vector as data, and what holds for whatever a client may ask.
+"""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castd.negotiate import _RULES, Caps, negotiate
+from castd.packets.tftp import buildOack, parseRequest
+from castd.request import Local, Request
+from tests.vectors import vectors
+
+SERVER = Local("10.0.0.1", 69)
+CLIENT = ("10.0.0.9", 2000)
+VECTORS = vectors("tftp", "negotiation")
+#: The others are refusals: whether a request is served at all is settled before anything is negotiated.
+AGREED = [param for param in VECTORS if param.values[0]["reply_kind"] != "ERROR"]
+
+
+def asked(vector: dict[str, Any]) -> Request:
+    """The vector's request, read."""
+    ask = parseRequest(bytes.fromhex(vector["request_hex"]))
+    assert ask is not None
+    mode = {"binary": "octet"}.get(ask.mode.lower(), ask.mode.lower())
+    return Request(CLIENT, SERVER, ask.name, mode, ask.write, ask.options)
+
+
+@pytest.mark.parametrize("vector", AGREED)
+def test_negotiationVectors(vector: dict[str, Any]) -> None:
+    """The OACK is the vector's to the octet, or there is none, and what is in effect then is what the vector states."""
+    request, context = asked(vector), vector["context"]
+    caps = Caps(blksize=context["blksize_cap"], windowsize=context["windowsize_cap"])
+    terms = negotiate(request, caps, None if request.write else context["size"])
+    assert (buildOack(terms.answer).hex() if terms.answer else None) == (
+        vector["reply_hex"] if vector["reply_kind"] == "OACK" else None
+    )
+    effective = vector["effective"]
+    assert request.mode == effective["mode"]
+    assert terms.blksize == effective["blksize"]
+    assert terms.windowsize == effective["windowsize"]
+    assert terms.rollover == effective["rollover"]
+    assert terms.timeout == effective["timeout"]
+
+
+def test_everyVectorIsUsed() -> None:
+    """Those left out above are refusals, which the conformance tests replay at the listener."""
+    assert len(VECTORS) - len(AGREED) == sum(param.values[0]["reply_kind"] == "ERROR" for param in VECTORS)
+    assert len(AGREED) > 40
+
+
+#: Options as clients send them and as nobody should: known names in any case, and values near every border.
+known = st.sampled_from([*_RULES, "BLKSIZE", "WindowSize", "nosuch"])
+values = st.sampled_from(
+    ["", "0", "1", "7", "8", "511", "1468", "65464", "65465", "65536", "-1", " 8", "8 ", "0x10", "9" * 21]
+)
+options = st.lists(
+    st.tuples(known, values | st.integers(0, 1 << 66).map(str) | st.text(max_size=5)),
+    max_size=8,
+    unique_by=lambda option: option[0].lower(),
+)
+caps = st.builds(Caps, st.integers(8, 65464), st.integers(1, 64), st.sets(st.sampled_from(["blksize", "tsize"])))
+
+
+@given(options, caps, st.none() | st.integers(0, 1 << 45), st.sampled_from(["octet", "netascii"]))
+def test_whateverIsAsked(wishes: list[tuple[str, str]], caps: Caps, size: int | None, mode: str) -> None:
+    """Nothing is granted that was not asked or is above wish or cap, and what stands in the OACK is in effect."""
+    request = Request(CLIENT, SERVER, "f", mode, size is None, tuple(wishes))
+    terms = negotiate(request, caps, size)
+    answer = {name.lower(): value for name, value in terms.answer}
+    assert len(answer) == len(terms.answer)
+    assert {name for name, _ in terms.answer} <= {name for name, _ in wishes}
+    assert not answer.keys() & set(caps.refuse)
+    assert len(buildOack(terms.answer)) <= 512
+    wish = {name.lower(): value for name, value in wishes}
+    for name, least, cap in (
+        ("blksize", 8, caps.blksize),
+        ("blksize2", 8, caps.blksize),
+        ("windowsize", 1, caps.windowsize),
+    ):
+        if name in answer:
+            assert least <= int(answer[name]) <= min(int(wish[name]), cap)
+    assert str(terms.blksize) == answer.get("blksize", answer.get("blksize2", "512"))
+    assert str(terms.windowsize) == answer.get("windowsize", "1")
+    assert not {"blksize", "blksize2"} <= answer.keys()
+    assert not {"timeout", "utimeout"} <= answer.keys()
+    assert (terms.timeout is None) == (not {"timeout", "utimeout"} & answer.keys())
+    for same in {"timeout", "utimeout", "rollover"} & answer.keys():
+        assert int(answer[same]) == int(wish[same])
+    if size is not None and "tsize" in answer:
+        assert answer["tsize"] == str(size) != "0"
+        assert mode == "octet"
+    if terms.answer and {"blksize", "blksize2"} & answer.keys():
+        assert terms.answer[0][0].lower() in ("blksize", "blksize2")
