@@ -74,8 +74,7 @@ def frequency(text: str | float) -> float:
 
 
 def _positive(text: str | float, scale: _Scale, plain: str, kind: str, right: str) -> float:
-    bare = isinstance(text, str) and text.strip().replace(".", "", 1).isdigit()
-    value = float(_read(f"{text} ?" if bare else text, scale, plain, kind, right))
+    value = float(_read(text, scale, "" if isinstance(text, str) else plain, kind, right))
     if not value:
         raise ValueError(f"{text} is not {kind}: it must be more than 0")
     return value
@@ -83,7 +82,7 @@ def _positive(text: str | float, scale: _Scale, plain: str, kind: str, right: st
 
 def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fraction:
     """
-    @param plain: the unit of a plain number.
+    @param plain: the unit of a plain number; C{""}: it must name one.
     @param kind: what it should be, for the complaint; C{right}: examples that would be.
     """
     number = _digits(text) if isinstance(text, int | float) and not isinstance(text, bool) else str(text)
