@@ -1,8 +1,8 @@
 """
 A YAML file as text, mappings and lists, with the line of each: nothing is guessed from how a word looks.
 
-YAML's own types are not used: C{12:30} is no number, C{no} no truth value, C{0o17} and C{1_000} are what the type of the
-option makes of them.  A plain C{null}, C{~} or nothing at all is L{None}; in quotes it is text like any other.
+YAML's own types are not used: C{12:30} is no number and C{no} no truth value; they are what the option's type makes of
+them.  A plain C{null}, C{~} or nothing at all is L{None}; in quotes it is text like any other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from castd.errors import ConfigError
 #: Octets of a file, levels of nesting, and values after aliases were followed: far above any honest service file.
 LARGEST, DEEPEST, MOST = 1 << 20, 32, 50_000
 
-Value: TypeAlias = "str | None | list[Value] | dict[str, Value]"
-Path_: TypeAlias = tuple[str | int, ...]
+Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
+Route: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,18 +54,18 @@ class Tree:
 
     file: str
     value: Value = None
-    lines: dict[Path_, int] = field(default_factory=dict)
+    lines: dict[Route, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
-    def blame(self, path: Path_, text: str) -> None:
+    def blame(self, path: Route, text: str) -> None:
         """Something is wrong at this path, or, where the path leads out of the file, at the last value it meets."""
         self.faults.append(Fault(self.line(path), show(path), text))
 
-    def line(self, path: Path_) -> int:
+    def line(self, path: Route) -> int:
         """The line of a value, or of the last one on the way to it."""
         return next((self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines), 1)
 
-    def where(self, path: Path_) -> str:
+    def where(self, path: Route) -> str:
         """C{file:line: path}, for complaints that are found out later."""
         return ": ".join(part for part in (f"{self.file}:{self.line(path)}", show(path)) if part)
 
@@ -75,7 +75,7 @@ class Tree:
             raise ConfigError(*dict.fromkeys(fault.show(self.file) for fault in sorted(self.faults)))
 
 
-def show(path: Path_) -> str:
+def show(path: Route) -> str:
     """C{transports.slam.port}, C{content[0].directory}."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
@@ -146,7 +146,7 @@ class _Reading:
     tree: Tree
     seen: int = 0
 
-    def value(self, node: yaml.Node, path: Path_) -> Value:
+    def value(self, node: yaml.Node, path: Route) -> Value:
         self.seen += 1
         self.tree.lines.setdefault(path, node.start_mark.line + 1)
         if self.seen > MOST or len(path) > DEEPEST:
@@ -162,14 +162,16 @@ class _Reading:
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return None if plain and node.value in ("", "~", "null") else str(node.value)
 
-    def pairs(self, node: yaml.MappingNode, path: Path_) -> Iterator[tuple[str, Value]]:
+    def pairs(self, node: yaml.MappingNode, path: Route) -> Iterator[tuple[str, Value]]:
         first: dict[str, int] = {}
         for key, below in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _TAGS:
                 self.tree.faults.append(Fault(line, show(path), "a key must be plain text"))
             elif key.value == "<<" and key.style is None:
-                self.tree.faults.append(Fault(line, show((*path, "<<")), "merging is not done here: write the keys out"))
+                self.tree.faults.append(
+                    Fault(line, show((*path, "<<")), "merging is not done here: write the keys out")
+                )
             elif key.value in first:
                 text = f"written twice, first in line {first[key.value]}"
                 self.tree.faults.append(Fault(line, show((*path, key.value)), text))

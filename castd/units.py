@@ -57,7 +57,7 @@ def rate(text: str | float) -> float:
     """
     Read a rate of data: C{20 MB/s}, C{100 Mbit/s}.
 
-    A number is octets a second in code, but text must name its unit: bits taken for octets are wrong by a factor of eight.
+    A number is octets a second in code, but text must name its unit: octets taken for bits are wrong by eight times.
 
     @return: octets a second, more than 0.
     """
