@@ -29,7 +29,7 @@ _OCTETS_A_SECOND: _Scale = {
 _A_SECOND: _Scale = {"/s": 1, "/min": Fraction(1, 60), "/h": Fraction(1, 3600)}
 
 #: Digits, a fraction, a unit.  Bounded, so that no text makes a number of unbounded size.
-_AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z/]{0,8})", re.ASCII)
+_AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,40})?) ?([A-Za-z/]{0,8})", re.ASCII)
 
 
 def duration(text: str | float) -> float:
