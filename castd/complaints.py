@@ -27,6 +27,8 @@ _WORDS = {
     "array": "a list, [a, b]",
     "object": "a mapping, {key: value}",
 }
+#: What pydantic calls a bound, and what the JSON schema does.
+_CONSTRAINTS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 #: Keys that are listed where none is near to the one that was written.
 _FEW = 12
 #: Characters of a wrong value that are repeated.
@@ -67,7 +69,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""
-    text = kind or str(value)
+    text = kind or (f"{value:g}" if isinstance(value, float) else str(value))
     return repr(text) if not text.strip() else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -120,12 +122,14 @@ def _sentence(fault: ErrorDetails, here: _Schema, above: _Schema) -> str:
         return f"{shown(value)} is not {context['expected']}"
     if kind in ("value_error", "assertion_error") and not _misplaced(value, here):
         return str(context.get("error", fault["msg"]))
-    if set(context) & {"ge", "gt", "le", "lt"} and (bounds := _bounds(here)):
-        return f"{shown(value)} is not {bounds}"
+    if broken := context.keys() & _CONSTRAINTS.keys():
+        told = _bounds(here) or _bounds({_CONSTRAINTS[each]: context[each] for each in broken})
+        return f"{shown(value)} is not {told}"
     wanted = _wanted(here)
     if value is None and wanted:
         return f"has no value: it should be {wanted}"
-    return f"{shown(value)} is not {wanted}" if wanted and not context.keys() - {"error"} else _plain(fault)
+    mistyped = kind.endswith(("_type", "_parsing")) or _misplaced(value, here) or not context
+    return f"{shown(value)} is not {wanted}" if wanted and mistyped else _plain(fault)
 
 
 def _plain(fault: ErrorDetails) -> str:
@@ -147,14 +151,14 @@ def _misplaced(value: Any, here: _Schema) -> bool:
 def _bounds(schema: _Schema) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
-        return f"between {least} and {most}"
+        return f"between {least:g} and {most:g}"
     words = {
         "minimum": "at least",
         "maximum": "at most",
         "exclusiveMinimum": "more than",
         "exclusiveMaximum": "less than",
     }
-    return " and ".join(f"{word} {schema[key]}" for key, word in words.items() if key in schema)
+    return " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
 
 
 def _wanted(schema: _Schema) -> str:

@@ -203,10 +203,13 @@ class _Reader:
             route = ("transports", str(name))
             if not _NAME.fullmatch(str(name)):
                 self.tree.blame(route, "a name is letters, digits, '.', '_' and '-', at most 64")
-            use = given.get("use") if isinstance(given, dict) else None
-            rest = {key: each for key, each in given.items() if key != "use"} if isinstance(given, dict) else given
-            where = (*route, "use") if use is not None else route
-            if found := self.entry(str(name), str(use or name), kinds, (where, route), rest):
+            kind, where, options = name, route, given
+            if isinstance(given, dict) and "use" in given:
+                kind, where = given["use"], (*route, "use")
+                options = {key: each for key, each in given.items() if key != "use"}
+            if not isinstance(kind, str):
+                self.tree.blame(where, f"{shown(kind)} is not the name of a transport")
+            elif found := self.entry(str(name), kind, kinds, (where, route), options):
                 yield found
 
     def listed(self, section: str, value: Any, kinds: Mapping[str, Kind]) -> Iterator[Entry]:

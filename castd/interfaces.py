@@ -13,7 +13,7 @@ from __future__ import annotations
 from zope.interface import Attribute, Interface
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
-# ruff: noqa: N805, D102
+# ruff: noqa: N805
 
 
 class ICast(Interface):
@@ -167,7 +167,9 @@ class IContent(Interface):
 
     name = Attribute("What it was asked for as.")
     size = Attribute("Octets.")
-    version = Attribute("Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name.")
+    version = Attribute(
+        "Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
+    )
 
     def read(offset, length):
         """

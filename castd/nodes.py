@@ -154,7 +154,6 @@ class _Reading:
             raise ConfigError(f"{where}: aliases make this larger than any service file is")
         if node.tag not in _TAGS:
             self.tree.blame(path, f"the tag {node.tag} has no meaning here")
-            return None
         if isinstance(node, yaml.MappingNode):
             return dict(self.pairs(node, path))
         if isinstance(node, yaml.SequenceNode):

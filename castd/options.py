@@ -162,8 +162,9 @@ def groupEndpoint(text: object) -> Place:
     return Place(group(found.host), found.port)
 
 
-def _showPlace(place: Place) -> str:
-    return f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}"
+def _showPlace(place: tuple[str, int]) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _showPorts(ports: range) -> str:
