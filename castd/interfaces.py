@@ -13,7 +13,7 @@ from __future__ import annotations
 from zope.interface import Attribute, Interface
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
-# ruff: noqa: N805, D102
+# ruff: noqa: N805
 
 
 class ICast(Interface):

@@ -1,18 +1,28 @@
 """
 What may be set: the types of fields, and the options that all transports share.
 
-An author of a transport writes a subclass of L{ListenOptions}.  Its fields are camelCase and are C{kebab-case} in the service
-file (C{dataPort} is C{data-port}); their types and C{Field(description=...)} are all that C{castd plugins}, the reference
-and the complaints about a wrong file are made of.  Values are immutable and compare by what they say.
+An author of a transport writes a subclass of L{ListenOptions}.  Its fields are camelCase in code, C{kebab-case} in the
+service file (C{dataPort} is C{data-port}); their types and C{Field(description=...)} are all that C{castd plugins}, the
+reference and the complaints about a wrong file are made of.  Values are immutable and compare by what they say.
 """
 
 from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from castd import units
 
@@ -51,7 +61,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 def address(text: object) -> str:
     """
-    Read the numeric address of one of this machine's interfaces; C{any}, the empty text and C{0.0.0.0} are the IPv4 wildcard.
+    Read the numeric address of an interface of this machine; C{any}, C{""} and C{0.0.0.0} are the IPv4 wildcard.
 
     @return: in its usual spelling; C{""} for the IPv4 wildcard.
     """
@@ -152,8 +162,9 @@ def groupEndpoint(text: object) -> Place:
     return Place(group(found.host), found.port)
 
 
-def _showPlace(place: Place) -> str:
-    return f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}"
+def _showPlace(place: tuple[str, int]) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _showPorts(ports: range) -> str:
@@ -195,13 +206,25 @@ GroupEndpoint = Annotated[
 ]
 
 
+def resolve(text: object, info: ValidationInfo) -> Path:
+    """Read a path; relative to the folder of the service file, where there is one."""
+    if not isinstance(text, str | Path) or not str(text):
+        raise ValueError("a path is expected, such as /srv/boot")
+    folder = info.context.get("folder") if isinstance(info.context, dict) else None
+    return folder / text if isinstance(folder, Path) else Path(text)
+
+
+#: A path, absolute once it was read from a service file.  Whether anything is there is seen when it is used.
+FilePath = Annotated[Path, PlainValidator(resolve), _written(str), _schema("path", "/srv/boot")]
+
+
 def kebab(name: str) -> str:
     """C{dataPort} is C{data-port} in the service file."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"-{found[1]}", name).lower()
 
 
 class Settings(BaseModel):
-    """What all models of the service file are: frozen, without unknown keys, kebab-case outside and camelCase inside."""
+    """What all models of the service file are: frozen, without unknown keys, kebab-case outside, camelCase inside."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -216,7 +239,13 @@ class Settings(BaseModel):
 
 
 class ListenOptions(Settings):
-    """What every transport that listens at a port has."""
+    """
+    What every transport that listens at a port has.
+
+    @cvar fallback: the kind that should come after it at the same address, to serve what it declines; L{None}: none.
+    """
+
+    fallback: ClassVar[str | None] = None
 
     port: Port = Field(description="UDP port that requests come to")
     interface: Address = Field(

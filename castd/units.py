@@ -29,7 +29,7 @@ _OCTETS_A_SECOND: _Scale = {
 _A_SECOND: _Scale = {"/s": 1, "/min": Fraction(1, 60), "/h": Fraction(1, 3600)}
 
 #: Digits, a fraction, a unit.  Bounded, so that no text makes a number of unbounded size.
-_AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z/]{0,8})", re.ASCII)
+_AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,40})?) ?([A-Za-z/]{0,8})", re.ASCII)
 
 
 def duration(text: str | float) -> float:
@@ -57,7 +57,7 @@ def rate(text: str | float) -> float:
     """
     Read a rate of data: C{20 MB/s}, C{100 Mbit/s}.
 
-    A number is octets a second in code, but text must name its unit: bits taken for octets are wrong by a factor of eight.
+    A number is octets a second in code, but text must name its unit: octets taken for bits are wrong by eight times.
 
     @return: octets a second, more than 0.
     """
@@ -74,8 +74,7 @@ def frequency(text: str | float) -> float:
 
 
 def _positive(text: str | float, scale: _Scale, plain: str, kind: str, right: str) -> float:
-    bare = isinstance(text, str) and text.strip().replace(".", "", 1).isdigit()
-    value = float(_read(f"{text} ?" if bare else text, scale, plain, kind, right))
+    value = float(_read(text, scale, "" if isinstance(text, str) else plain, kind, right))
     if not value:
         raise ValueError(f"{text} is not {kind}: it must be more than 0")
     return value
@@ -83,7 +82,7 @@ def _positive(text: str | float, scale: _Scale, plain: str, kind: str, right: st
 
 def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fraction:
     """
-    @param plain: the unit of a plain number.
+    @param plain: the unit of a plain number; C{""}: it must name one.
     @param kind: what it should be, for the complaint; C{right}: examples that would be.
     """
     number = _digits(text) if isinstance(text, int | float) and not isinstance(text, bool) else str(text)

@@ -1,0 +1,428 @@
+"""The service file, as a table: text, then what it says or what is wrong with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from castd import nodes
+from castd.config import Config, Kinds, build, load
+from castd.errors import ConfigError
+from castd.options import (
+    Clients,
+    Duration,
+    FilePath,
+    GroupEndpoint,
+    Limits,
+    ListenOptions,
+    Network,
+    Port,
+    Rate,
+    Settings,
+)
+
+
+class Plain(ListenOptions):
+    """Something like tftp."""
+
+    port: Port = 69
+    blksize: int = Field(1468, ge=8, le=65464, description="largest block")
+    files: dict[str, GroupEndpoint] = {}
+    subnets: tuple[Network, ...] = ()
+    share: float = Field(0.1, ge=0, le=4)
+    single: bool = False
+    word: str = ""
+    dataPort: Port | None = None
+    rates: tuple[Rate, ...] = ()
+    silence: Duration = Field(31.0, gt=0)
+
+
+class Group(ListenOptions):
+    """Something like slam, with what is required."""
+
+    fallback = "tftp"
+    port: Port = 10000
+    file: str = Field(description="the one file this port serves")
+
+
+class Shelf(Settings):
+    """Something like directory."""
+
+    path: FilePath
+    under: str = ""
+
+
+class Rule(Settings):
+    """Something like an access rule."""
+
+    allow: Clients | None = None
+    deny: Clients | None = None
+
+
+@dataclass
+class Made:
+    """A maker, as far as this module needs one."""
+
+    model: type[BaseModel] | None
+
+    @property
+    def options(self) -> type[BaseModel]:
+        """As promised."""
+        if self.model is None:
+            raise ConfigError("castd.dialects.sick cannot be imported: ImportError: no")
+        return self.model
+
+
+SHELF = {"directory": Made(Shelf)}
+KINDS = Kinds({"tftp": Made(Plain), "slam": Made(Group), "sick": Made(None)}, SHELF, SHELF, Rule)
+
+START = "castd: 1\ncontent:\n  - directory: {path: boot}\n"
+
+
+def read(text: str) -> Config:
+    return build(nodes.parse(text.encode(), "x.yaml"), Path("/etc/castd/x.yaml"), KINDS)
+
+
+def transport(text: str) -> str:
+    """A file with these options of one tftp, each on a line of its own from line 6 on."""
+    return START + "transports:\n  tftp:\n" + "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        read(text)
+    return list(raised.value.faults)
+
+
+def test_whole() -> None:
+    """A file with every section is what it says."""
+    config = read(
+        "castd: 1\n"
+        "content:\n"
+        "  - directory: {path: boot}\n"
+        "  - directory: {path: /srv/images, under: images}\n"
+        "uploads:\n"
+        "  - directory: {path: in}\n"
+        "access:\n"
+        "  - {allow: 10.0.0.0/8}\n"
+        "  - {deny: any}\n"
+        "limits: {casts: 10, rate: 100 MB/s, drain: 5 s}\n"
+        "logging: {level: debug, json: events.json}\n"
+        "transports:\n"
+        "  tftp: {interface: 10.0.0.5}\n"
+        "  slam-kernel: {use: slam, file: vmlinuz, ttl: 4}\n"
+    )
+    assert [(each.name, each.kind, each.options) for each in config.transports] == [
+        ("tftp", "tftp", Plain(interface="10.0.0.5")),
+        ("slam-kernel", "slam", Group(file="vmlinuz", ttl=4)),
+    ]
+    assert [each.options for each in config.content] == [
+        Shelf(path=Path("/etc/castd/boot")),
+        Shelf(path=Path("/srv/images"), under="images"),
+    ]
+    assert [(each.name, each.options.path) for each in config.uploads] == [("uploads[0]", Path("/etc/castd/in"))]
+    assert config.access == (Rule.model_validate({"allow": "10.0.0.0/8"}), Rule.model_validate({"deny": "any"}))
+    assert config.limits == Limits(casts=10, rate=100e6, drain=5.0)
+    assert (config.logging.level, config.logging.json_) == ("debug", Path("/etc/castd/events.json"))
+
+
+def test_least() -> None:
+    """What is not said is its default; a transport or section may be named and left empty."""
+    config = read(START + "limits:\ntransports:\n  tftp:\n")
+    assert config.transports[0].options == Plain()
+    assert config.limits == Limits()
+    assert config.access is None
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("word: no", "word", "no"),
+        ("word: 12:30", "word", "12:30"),
+        ("word: 0x10", "word", "0x10"),
+        ("word: 2026-11-21", "word", "2026-11-21"),
+        ("word: 'null'", "word", "null"),
+        ("single: no", "single", False),
+        ("single: true", "single", True),
+        ("blksize: 010", "blksize", 10),
+        ("data-port: null", "dataPort", None),
+        ("data-port: ~", "dataPort", None),
+        ("data-port:", "dataPort", None),
+        ("data-port: 247", "dataPort", 247),
+        ("share: 0.15", "share", 0.15),
+        ("rate: 20 MB/s", "rate", 20e6),
+        ("silence: 2 min", "silence", 120.0),
+        ("interface: any", "interface", ""),
+        ("files: {a: '239.255.1.1:3001'}", "files", {"a": ("239.255.1.1", 3001)}),
+    ],
+)
+def test_types(line: str, name: str, value: object) -> None:
+    """Text becomes a value by the type of its option alone."""
+    assert getattr(read(transport(line)).transports[0].options, name) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("prot: 69", "prot: unknown key: did you mean port?"),
+        ("dataPort: 5", "dataPort: unknown key: did you mean data-port?"),
+        ("data_port: 5", "data_port: unknown key: did you mean data-port?"),
+        ("xyzzy: 5", "xyzzy: unknown key"),
+        ("port: 12:30", "port: 12:30 is not a whole number"),
+        ("port: no", "port: no is not a whole number"),
+        ("port: 0x45", "port: 0x45 is not a whole number"),
+        ("port:", "port: has no value: it should be a whole number"),
+        ("port: [69]", "port: a list is not a whole number"),
+        ("port: 99999", "port: 99999 is not between 1 and 65535"),
+        ("data-port: 0", "data-port: 0 is not between 1 and 65535"),
+        ("share: 9", "share: 9 is not between 0 and 4"),
+        ("share: x", "share: x is not a number"),
+        ("silence: 0", "silence: 0 is not more than 0"),
+        ("silence: 12:30", "silence: 12:30 is not a duration: write it as 200 ms, 1 s or 2 min"),
+        ("single: maybe", "single: maybe is not true or false"),
+        ("word: {a: b}", "word: a mapping is not text"),
+        ("word:", "word: has no value: it should be text"),
+        ("rate: 5", "rate: 5 is not a rate: write it as 20 MB/s or 100 Mbit/s"),
+        ("rates: [1 MB/s, 5]", "rates[1]: 5 is not a rate: write it as 20 MB/s or 100 Mbit/s"),
+        ("rates: 1 MB/s", "rates: 1 MB/s is not a list, [a, b]"),
+        ("subnets: [10.0.0.1/8]", "subnets[0]: 10.0.0.1/8 has bits set behind its prefix: did you mean 10.0.0.0/8?"),
+        ("interface: eth0", "interface: eth0 is not a numeric address: write it as 10.0.0.5, fe80::1%eth0 or any"),
+        ("interface: {a: b}", "interface: a mapping is not address, such as 10.0.0.5"),
+        ("files: {a: '224.0.0.1:5'}", "files.a: 224.0.0.1 is reserved for routing protocols (224.0.0.0/24)"),
+        ("files: [a]", "files: a list is not a mapping, {key: value}"),
+        (
+            "word: !!python/name:os.system x",
+            "word: the tag tag:yaml.org,2002:python/name:os.system has no meaning here",
+        ),
+        ("<<: {port: 5}", "<<: merging is not done here: write the keys out"),
+        ("port: 5\nport: 6", "port: written twice, first in line 6"),
+    ],
+)
+def test_wrong(line: str, complaint: str) -> None:
+    """A wrong option is one line: file, line, path, what is wrong, and what would be right."""
+    number = 5 + len(line.splitlines())
+    assert faults(transport(line)) == [f"x.yaml:{number}: transports.tftp.{complaint}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "x.yaml:1: the file is empty; it should begin with 'castd: 1'"),
+        ("- a\n", "x.yaml:1: the file is a list; it should begin with 'castd: 1'"),
+        ("hello\n", "x.yaml:1: the file is hello; it should begin with 'castd: 1'"),
+        (
+            START.replace("1", "2") + "transports: {tftp: }\n",
+            "x.yaml:1: castd: schema 2 is not known here: it should be 1",
+        ),
+        (
+            START.removeprefix("castd: 1\n") + "transports: {tftp: }\n",
+            "x.yaml:1: castd is missing: the file should begin with 'castd: 1'",
+        ),
+        (START, "x.yaml:1: transports: nothing is listening: name at least one transport, such as 'tftp:'"),
+        (
+            "castd: 1\ntransports: {tftp: }\n",
+            "x.yaml:1: content: nothing to serve: name a source, such as '- directory: {path: /srv/boot}'",
+        ),
+        (START + "transports: {tftp: }\ntransprt: 1\n", "x.yaml:5: transprt: unknown key: did you mean transports?"),
+        (START + "transports: [tftp]\n", "x.yaml:4: transports: a list is not a mapping of names to options"),
+        (
+            START + "transports: {tfpt: }\n",
+            "x.yaml:4: transports.tfpt: nothing here is called tfpt: did you mean tftp?",
+        ),
+        (
+            START + "transports:\n  a:\n    use: zzz\n",
+            "x.yaml:6: transports.a.use: nothing here is called zzz: known are sick, slam, tftp",
+        ),
+        (
+            START + "transports: {a: {use: sick}}\n",
+            "x.yaml:4: transports.a.use: castd.dialects.sick cannot be imported: ImportError: no",
+        ),
+        (
+            START + "transports: {a: {use: [tftp]}}\n",
+            "x.yaml:4: transports.a.use: a list is not the name of a transport",
+        ),
+        (
+            START + "transports: {a b: {use: tftp}}\n",
+            "x.yaml:4: transports.a b: a name is letters, digits, '.', '_' and '-', at most 64",
+        ),
+        (START + "transports: {tftp: hello}\n", "x.yaml:4: transports.tftp: hello is not a mapping, {key: value}"),
+        (
+            START + "transports:\n  slam:\n",
+            "x.yaml:5: transports.slam.file: is missing (the one file this port serves)",
+        ),
+        (
+            START + "  - shelf: {path: x}\ntransports: {tftp: }\n",
+            "x.yaml:4: content[1].shelf: nothing here is called shelf: known are directory",
+        ),
+        (
+            START + "  - boot\ntransports: {tftp: }\n",
+            "x.yaml:4: content[1]: boot is not one kind with its options, such as directory: {path: …}",
+        ),
+        (
+            START + "  - directory: {}\ntransports: {tftp: }\n",
+            "x.yaml:4: content[1].directory.path: is missing (path, such as /srv/boot)",
+        ),
+        (
+            START + "uploads: {directory: x}\ntransports: {tftp: }\n",
+            "x.yaml:4: uploads: a mapping is not a list: begin each with '- directory:'",
+        ),
+        (
+            START + "access: {allow: any}\ntransports: {tftp: }\n",
+            "x.yaml:4: access: a mapping is not a list: begin each rule with '- {allow: …}'",
+        ),
+        (
+            START + "access: [{alow: any}]\ntransports: {tftp: }\n",
+            "x.yaml:4: access[0].alow: unknown key: did you mean allow?",
+        ),
+        (START + "limits: {casts: 0}\ntransports: {tftp: }\n", "x.yaml:4: limits.casts: 0 is not at least 1"),
+        (START + "limits: [1]\ntransports: {tftp: }\n", "x.yaml:4: limits: a list is not a mapping, {key: value}"),
+        (
+            START + "logging: {level: loud}\ntransports: {tftp: }\n",
+            "x.yaml:4: logging.level: loud is not 'debug', 'info', 'warn', 'error' or 'critical'",
+        ),
+        (
+            START + "transports:\n  tftp: {port: 69}\n  b: {use: tftp, port: 69, interface: 10.0.0.5}\n",
+            (
+                "x.yaml:6: transports.b: port 69 of 10.0.0.5 is also part of 'tftp', which listens at all addresses: "
+                "give both the same interface, or two ports"
+            ),
+        ),
+        (
+            "castd: {1\n",
+            "x.yaml:2: not YAML: expected ',' or '}', but got '<stream end>' (while parsing a flow mapping, line 1)",
+        ),
+        ("\tcastd: 1\n", "x.yaml:1: not YAML: found character '\\t' that cannot start any token"),
+        ("a: *b\n", "x.yaml:1: not YAML: found undefined alias 'b'"),
+        (
+            "castd: 1\n---\ncastd: 1\n",
+            "x.yaml:2: not YAML: but found another document (expected a single document in the stream, line 1)",
+        ),
+        ("a: \x01\n", "x.yaml:1: a character that YAML forbids (U+0001)"),
+        ("[" * 3000, "x.yaml:1: not YAML: nested deeper than 32 levels"),
+        ("? [a]\n: b\n" + START + "transports: {tftp: }\n", "x.yaml:1: a key must be plain text"),
+    ],
+)
+def test_wrongFile(text: str, complaint: str) -> None:
+    """A wrong section, name or file is one line as well."""
+    assert faults(text) == [complaint]
+
+
+def test_allAtOnce() -> None:
+    """All faults are told at once, in the order of the file."""
+    text = (
+        "castd: 3\n"
+        "content: [{directory: {pth: x}}]\n"
+        "limits: {per_peer: 3, drain: forever}\n"
+        "transports:\n"
+        "  tftp: {port: 0, blksze: 1}\n"
+        "  tftp: {port: 0}\n"
+        "  slam: {ttl: 300}\n"
+    )
+    assert [fault.split(": ")[:2] for fault in faults(text)] == [
+        ["x.yaml:1", "castd"],
+        ["x.yaml:2", "content[0].directory.path"],
+        ["x.yaml:2", "content[0].directory.pth"],
+        ["x.yaml:3", "limits.drain"],
+        ["x.yaml:3", "limits.per_peer"],
+        ["x.yaml:5", "transports.tftp.blksze"],
+        ["x.yaml:5", "transports.tftp.port"],
+        ["x.yaml:6", "transports.tftp"],
+        ["x.yaml:7", "transports.slam.file"],
+        ["x.yaml:7", "transports.slam.ttl"],
+    ]
+
+
+def test_notUtf8() -> None:
+    """Octets that are no UTF-8 are told with their line."""
+    with pytest.raises(ConfigError, match="x.yaml:2: not UTF-8"):
+        nodes.parse(b"castd: 1\nword: \xff\n", "x.yaml")
+
+
+def test_aliases() -> None:
+    """An anchor may be used again; what refers to itself, or unfolds without end, is refused before it costs anything."""
+    config = read(START + "transports:\n  tftp: {port: &port 1069}\n  slam: {port: *port, file: a}\n")
+    assert [each.options.port for each in config.transports] == [1069, 1069]
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    for text in (bomb, "a: &a [*a]\n"):
+        with pytest.raises(ConfigError, match="aliases make this larger than any service file is"):
+            nodes.parse(text.encode(), "x.yaml")
+
+
+def test_large() -> None:
+    """A file above a mebibyte is refused unread."""
+    with pytest.raises(ConfigError, match=r"x.yaml: larger than 1 MiB"):
+        nodes.parse(b"#" * (nodes.LARGEST + 1), "x.yaml")
+
+
+def test_oneLine() -> None:
+    """Whatever the file holds, a fault is one line without control characters."""
+    (fault,) = faults(transport('word: ""\n"po\\nrt\\e[31m": 1'))
+    assert fault == "x.yaml:7: transports.tftp.po\\nrt\\x1b[31m: unknown key"
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    """A file that is not there is told by name and reason."""
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path / "none.yaml", KINDS)
+    assert raised.value.faults == (f"{tmp_path}/none.yaml: cannot be read: No such file or directory",)
+
+
+def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in a file are relative to its folder, even if it was named relatively itself."""
+    (tmp_path / "x.yaml").write_text(START + "transports: {tftp: }\n")
+    monkeypatch.chdir(tmp_path)
+    assert load("x.yaml", KINDS).content[0].options.path == tmp_path / "boot"
+
+
+def test_blame() -> None:
+    """What shows only when a thing is made is told at its key's line, or else at the thing's."""
+    config = read(transport("port: 5\nword: x"))
+    (entry,) = config.transports
+    entry.blame("word: no such word")
+    entry.blame("nothing works")
+    entry.blame("elsewhere: neither")
+    with pytest.raises(ConfigError) as raised:
+        config.tree.complain()
+    assert raised.value.faults == (
+        "x.yaml:5: transports.tftp: elsewhere: neither",
+        "x.yaml:5: transports.tftp: nothing works",
+        "x.yaml:7: transports.tftp.word: no such word",
+    )
+
+
+@pytest.mark.parametrize(
+    ("transports", "warned"),
+    [
+        ("slam: {file: a}", True),
+        ("slam: {file: a}, tftp: {port: 10000}", False),
+        ("tftp: {port: 10000}, slam: {file: a}", True),
+        ("slam: {file: a}, tftp: {port: 10001}", True),
+    ],
+)
+def test_unserved(transports: str, warned: bool) -> None:
+    """A warning tells of a group transport that no plain one follows at its address."""
+    warnings = read(START + f"transports: {{{transports}}}\n").warnings
+    told = "x.yaml:4: transports.slam: no tftp follows at its address, so clients it declines get no answer"
+    assert warnings == ((told,) if warned else ())
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.text(alphabet="{}[]:,-&*!|>'\"% \n\tab1~"),
+        st.text(alphabet=":{}[], \n12a").map(lambda text: START + "transports: {tftp: {" + text),
+    )
+)
+def test_anyText(text: str) -> None:
+    """Any text at all is a configuration or a complaint in lines; nothing else is raised."""
+    try:
+        read(text)
+    except UnicodeEncodeError:
+        return
+    except ConfigError as error:
+        assert error.faults
+        assert all(fault.startswith("x.yaml:") and fault.isprintable() for fault in error.faults)
