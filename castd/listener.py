@@ -75,6 +75,8 @@ class Listener(DatagramProtocol):
     @ivar counts: datagrams that led to nothing, by reason.
     """
 
+    noisy = False
+
     def __init__(self, site: ISite, name: str, options: Any, dialect: IDialect) -> None:
         self.site: Any = site
         self.interface: str = options.interface
@@ -89,6 +91,12 @@ class Listener(DatagramProtocol):
         self._drained: Deferred[None] | None = None
 
     # Life.
+
+    def startProtocol(self) -> None:
+        self.site.requestPorts.add(self.port)
+
+    def stopProtocol(self) -> None:
+        self.site.requestPorts.discard(self.port)
 
     def share(self, other: Any) -> bool:
         """Take over the dialects of another listener that is configured at this address, behind our own."""

@@ -73,7 +73,13 @@ class CastProtocol(DatagramProtocol):
     @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full sockets.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
+    @ivar room: where the listener keeps it.
+    @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
+
+    noisy = False
+    largest = 2048
+    room: Any = None
 
     def __init__(
         self,
@@ -136,6 +142,21 @@ class CastProtocol(DatagramProtocol):
         self._answer = None
         self._main.cast.join(request.peer, now, self.wire.first(request), instead)
         self.pump()
+
+    def repeated(self, request: Request, dialect: IDialect) -> bool:
+        """
+        A member asks once more.
+
+        @return: True: its own request again, answered as it stands.  False: its machine has restarted, or wants another
+            file: its part here is to be replaced.
+        """
+        receiver = self.receivers.get(request.peer)
+        if receiver is None or dialect is not self.dialect or request != receiver.request:
+            return False
+        if self.wire.group is None and self.heard(request.peer):
+            return False
+        self.join(request)
+        return True
 
     def heard(self, peer: Peer) -> bool:
         """Has this member acknowledged anything?"""

@@ -121,7 +121,7 @@ class Dialect:
 
     def intake(self, request: Request) -> IIntake:
         terms = negotiate(request, self._caps(request))
-        return Intake(request, terms, self.patience(terms))
+        return Intake(terms, self.patience(terms))
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return lockstep.refuse(error)

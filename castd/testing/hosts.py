@@ -52,7 +52,9 @@ class Host:
         """As L{IPorts.listen}."""
         return self._bind(port, protocol, interface, listener=True)
 
-    def lend(self, protocol: Any, local: Local, peer: Peer | None = None) -> VirtualPort:
+    def lend(
+        self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None
+    ) -> VirtualPort:
         """As L{IPorts.lend}."""
         return self._bind(0, protocol, local.host, peer)
 

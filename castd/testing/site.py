@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
+from castd.commons import Commons
 from castd.errors import Forbidden, NotFound
 from castd.interfaces import IContent, IContentSink, ISite
 from castd.options import Limits
@@ -31,7 +32,7 @@ class Steady(random.Random):
 
 
 @implementer(ISite)
-class MemorySite:
+class MemorySite(Commons):
     """
     What L{memorySite} makes.
 
@@ -41,9 +42,6 @@ class MemorySite:
     @ivar lookups: every request that was looked up.
     @ivar contents: every content that was handed out: each must have been closed once when all is over.
     """
-
-    #: No rate is set unless a test sets one.
-    pacer: Any = None
 
     def __init__(
         self,
@@ -55,11 +53,10 @@ class MemorySite:
         limits: Limits,
         chance: random.Random,
     ) -> None:
-        self.reactor, self.ports, self.random, self.limits = network, ports, chance, limits
+        super().__init__(network, chance, ports, limits)
         self.files, self.uploads, self.access = files, uploads, access
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
-        self._barred: dict[tuple[str, str], tuple[float, str]] = {}
         self._versions: dict[str, BytesContent] = {}
 
     def lookup(self, request: Request) -> Deferred[IContent]:
@@ -93,15 +90,6 @@ class MemorySite:
         if self.uploads is None:
             raise Forbidden("Writes are not allowed")
         return self.uploads
-
-    def bar(self, host: str, name: str, seconds: float, why: str) -> None:
-        """As L{ISite.bar}."""
-        self._barred[host, name] = (self.reactor.seconds() + seconds, why)
-
-    def barred(self, host: str, name: str) -> str | None:
-        """As L{ISite.barred}."""
-        until, why = self._barred.get((host, name), (0.0, ""))
-        return why if self.reactor.seconds() < until else None
 
 
 def normal(name: str) -> str:

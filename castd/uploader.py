@@ -1,0 +1,310 @@
+"""
+UploadProtocol: the DatagramProtocol of one write.  The server is the receiver here, so there is no cast.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from castd import outcomes
+from castd.delivery import FULL, LONGEST_REST, REST
+from castd.errors import Refused, UnknownTid, WireError
+from castd.interfaces import IDialect, IIntake, ISite, IUpload
+from castd.packets.tftp import ACK, DATA, OACK, buildError, opcode, parseRequest
+from castd.protocol import CLOSED_PORTS, JITTER, show
+from castd.request import Peer, Request
+
+_log = Logger(namespace="castd")
+
+#: Datagrams kept for a full socket; each acknowledgement says all that those before it said.
+KEPT = 8
+
+
+class UploadProtocol(DatagramProtocol):
+    """
+    Runs an intake on a port: payloads go to the upload, its last acknowledgement goes out when the upload is committed.
+
+    Whatever else ends it, nothing is left behind.  The port is the caller's: C{done} is the moment to give it back.
+
+    @ivar request: who writes what.
+    @ivar blocks, octets: what was received; C{repeats}: what had to be said again; C{full}: times the socket was full.
+    @ivar malformed: datagrams of the peer that said nothing.
+    @ivar due, queued: see L{castd.alarms.Ringable}.
+    @ivar over: it has ended.
+    """
+
+    def __init__(
+        self,
+        site: ISite,
+        name: str,
+        request: Request,
+        intake: IIntake,
+        upload: IUpload,
+        done: Callable[[UploadProtocol], object],
+    ) -> None:
+        """
+        @param name: of the transport, for events.
+        @param done: called once, with this, when it is over.
+        """
+        self.site: Any = site
+        self.name = name
+        self.request = request
+        self.blocks = self.octets = self.repeats = self.full = self.malformed = 0
+        self.opened: float = self.site.reactor.seconds()
+        self.due: float | None = None
+        self.queued: float | None = None
+        self.over = False
+        self._intake: Any = intake
+        self._upload: Any = upload
+        self._done = done
+        self._committing = self._committed = False
+        self._closed = 0
+        self._seconds = self.site.reactor.seconds
+        self._unsent: deque[bytes] = deque(maxlen=KEPT)
+        self._rest = 0.0
+        self._complained = False
+
+    # Life.
+
+    def begin(self) -> None:
+        """The port is there: open the transfer."""
+        self._say(self._intake.begin(self._seconds()))
+        self._pump()
+
+    def repeated(self, request: Request, dialect: IDialect) -> bool:
+        """
+        The peer sent a request while this is under way.
+
+        @return: True: its own once more, since our opening was lost; it went out again.  False: the client has restarted.
+        """
+        if self.blocks or not self._same(request.name, request.mode, request.write, request.options):
+            return False
+        self._say(self._intake.begin(self._seconds()))
+        self._pump()
+        return True
+
+    def replace(self, peer: Peer) -> None:
+        """The machine behind the peer has restarted: this is over."""
+        self._finish(outcomes.REPLACED)
+
+    def end(self, outcome: str) -> None:
+        """End it from our side; the client is told."""
+        if not self.over and not self._committed:
+            self._say([buildError(0, outcomes.MEANING[outcome])])
+        self._finish(outcome)
+
+    # What is heard.
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport: a datagram of the peer."""
+        if self.over:
+            return
+        try:
+            if self._isRequest(datagram):
+                return
+            payload, answers = self._intake.receive(datagram, self._seconds())
+            if payload:
+                self._upload.write(payload)
+        except WireError as error:
+            self._count(datagram, error)
+        except Refused as error:
+            self._refuse(error)
+        except Exception:
+            self._fail(Failure())
+        else:
+            self._received(payload, answers)
+
+    def _received(self, payload: bytes | None, answers: list[bytes]) -> None:
+        self._closed = 0
+        if payload is not None:
+            self.blocks += 1
+            self.octets += len(payload)
+        self._say(answers)
+        if payload is not None and self._intake.complete:
+            self._committing = True
+            maybeDeferred(self._upload.commit).addCallbacks(self._stored, self._unstored)
+        self._pump()
+
+    def strangerReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport: not from the peer that the port was lent for.  Never an answer to an ERROR, nor to noise."""
+        try:
+            known = opcode(datagram) in (DATA, ACK, OACK)
+        except WireError:
+            return
+        if known and self.site.gate.mayAnswerStranger(addr[0], self._seconds()):
+            self._write(buildError(UnknownTid.code, UnknownTid.text), addr)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """From the transport: the client's host says that its port is closed.  Believed when said twice in a row."""
+        self._closed += 1
+        if self._closed >= CLOSED_PORTS:
+            # Not from here: we may be in the middle of sending.
+            self.site.alarms.set(self, self._seconds())
+
+    def _isRequest(self, datagram: bytes) -> bool:
+        """
+        Where transfers live on the listening port, the client's repeated request comes here.  If it is not a repetition
+        it gets no answer but that this transfer is over; the client's next try finds the way free.
+        """
+        ask = parseRequest(datagram)
+        if ask is None:
+            return False
+        if self.blocks or not self._same(ask.name, self.request.mode, ask.write, ask.options):
+            self._finish(outcomes.REPLACED)
+        else:
+            self._say(self._intake.begin(self._seconds()))
+        return True
+
+    def _same(self, name: str, mode: str, write: bool, options: object) -> bool:
+        mine = self.request
+        return (name, mode, write, options) == (mine.name, mine.mode, mine.write, mine.options)
+
+    def _count(self, datagram: bytes, error: WireError) -> None:
+        self.malformed += 1
+        _log.debug(
+            "{peer} sent {octets} octets that say nothing: {why}",
+            event="malformed",
+            peer=show(self.request.peer),
+            octets=len(datagram),
+            why=str(error),
+        )
+
+    # What goes out.
+
+    def wake(self) -> None:
+        """The alarm rings."""
+        if self._closed >= CLOSED_PORTS:
+            self._finish(outcomes.CLOSED)
+        else:
+            self._flush()
+            self._pump()
+
+    def _pump(self) -> None:
+        """Repeat what is due, and set the alarm: after every stimulus, always the same way."""
+        if self.over:
+            return
+        now = self._seconds()
+        try:
+            due = self._intake.poll(now)
+        except Exception:
+            self._fail(Failure())
+            return
+        self.repeats += len(due)
+        self._say(due)
+        if self._intake.outcome is not None:
+            self._finish(self._intake.outcome)
+        else:
+            self.site.alarms.set(self, self._next(now))
+
+    def _next(self, now: float) -> float | None:
+        """-> the instant to wake up at; a little late, so that a crowd does not fall into step."""
+        instant: float | None = self._intake.deadline(now)
+        if instant is not None:
+            instant = now + (instant - now) * (1 + JITTER * self.site.random.random())
+        if self._unsent:
+            return now + self._rest if instant is None else min(instant, now + self._rest)
+        return instant
+
+    def _say(self, datagrams: Iterable[bytes]) -> None:
+        self._unsent.extend(datagrams)
+        self._flush()
+
+    def _flush(self) -> None:
+        """What a full socket does not take is kept, in its order."""
+        while self._unsent:
+            if not self._write(self._unsent[0], self.request.peer):
+                self.full += 1
+                self._rest = min(self._rest * 2 or REST, LONGEST_REST)
+                return
+            self._rest = 0.0
+            self._unsent.popleft()
+
+    def _write(self, datagram: bytes, address: Peer) -> bool:
+        """-> False: the socket is full.  Any other fault is, to the client, a datagram lost on its way."""
+        try:
+            self.transport.write(datagram, address)  # type: ignore[union-attr]
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno in FULL:
+                return False
+            if isinstance(error, ConnectionRefusedError):
+                self.peerUnreachable()
+            elif not self._complained:
+                self._complained = True
+                _log.warn(
+                    "{transport}: cannot send to {peer}: {why}",
+                    event="unsendable",
+                    transport=self.name,
+                    peer=show(address),
+                    why=str(error),
+                )
+        return True
+
+    # How it ends.
+
+    def _stored(self, result: object) -> None:
+        self._committing, self._committed = False, True
+        if not self.over:
+            self._say(self._intake.stored(self._seconds()))
+            self._pump()
+
+    def _unstored(self, failure: Failure) -> None:
+        self._committing = False
+        error = failure.value
+        if isinstance(error, Refused) and not self.over:
+            self._refuse(error)
+        else:
+            self._fail(failure)
+
+    def _refuse(self, error: Refused) -> None:
+        """The peer is told no, once, and that is the end."""
+        self._say([buildError(error.code, error.text)])
+        self._finish(None, error)
+
+    def _fail(self, failure: Failure) -> None:
+        """A fault of ours: its traceback is logged, this upload ends, the server goes on."""
+        _log.failure("{transport}: an upload failed", failure, event="fault", transport=self.name)
+        self.end(outcomes.FAILED)
+
+    def _finish(self, outcome: str | None, refusal: Refused | None = None) -> None:
+        """
+        @param outcome: how it ended; L{None}: by C{refusal}.
+        """
+        if self.over:
+            return
+        self.over = True
+        self.site.alarms.set(self, None)
+        if self._committed:
+            # All is in its place, whatever became of the last acknowledgement.
+            outcome = outcomes.DONE
+        elif not self._committing:
+            self._upload.abort()
+        self._tell(outcome, refusal)
+        self._done(self)
+
+    def _tell(self, outcome: str | None, refusal: Refused | None) -> None:
+        """The one event."""
+        told = dict(
+            transport=self.name,
+            peer=show(self.request.peer),
+            name=self.request.name,
+            write=True,
+            seconds=self._seconds() - self.opened,
+            size=self._intake.size,
+            octets=self.octets,
+            blocks=self.blocks,
+            repeats=self.repeats,
+        )
+        if refusal is not None:
+            form = "{transport}: {peer} is refused {name} after {octets} octets: {why}"
+            _log.info(form, event="refused", code=refusal.code, why=str(refusal), **told)
+        else:
+            assert outcome is not None
+            form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
+            _log.info(form, event="received", outcome=outcome, meaning=outcomes.MEANING[outcome], **told)
