@@ -1,9 +1,9 @@
 """
 SLAM on the wire: packed integers, the header, lists of missing blocks.
 
-There was never a specification; what follows agrees with Etherboot's client and C{mini-slamd} of 2002 and with iPXE's client
-of 2008 and later, octet by octet.  Nothing says what kind of packet a datagram is: direction and destination do.  Lists and
-the disconnect go to the server, status requests to one client, data to the group.
+There was never a specification; what follows agrees with Etherboot's client and C{mini-slamd} of 2002 and with iPXE's
+client of 2008 and later, octet by octet.  Nothing says what kind of packet a datagram is: direction and destination do.
+Lists and the disconnect go to the server, status requests to one client, data to the group.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def parseList(datagram: bytes) -> tuple[range, ...] | None:
     """
     Read what a client sends: runs of received and of missing blocks by turns, then a NUL.
 
-    As much is read as can be: a list without its NUL counts, one that turns to rubbish counts up to there, and an empty run
-    asks for nothing.  Nothing is known here of the file, so blocks that it does not have are still among them (L{clip}).
+    As much is read as can be: a list without its NUL counts, one that turns to rubbish counts up to there, and an empty
+    run asks for nothing.  Nothing is known here of the file: blocks that it does not have are among them (L{clip}).
 
     @return: the missing blocks, ascending, runs that touch made one; L{None}: the client disconnects.
     @raise WireError: empty, longer than any client's, or not beginning with an integer.
