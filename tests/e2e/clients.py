@@ -66,7 +66,14 @@ class Client:
         return self._start(self.writing, host, name, local, options, server, port)
 
     def _start(
-        self, words: tuple[str, ...], host: Host, name: str, local: Path, options: tuple[str, ...], server: str, port: int
+        self,
+        words: tuple[str, ...],
+        host: Host,
+        name: str,
+        local: Path,
+        options: tuple[str, ...],
+        server: str,
+        port: int,
     ) -> Transfer:
         url = f"tftp://{f'[{server}]' if ':' in server else server}:{port}/{name}"
         spelled = [part.format(option=option) for option in options for part in self.option]

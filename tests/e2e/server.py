@@ -44,9 +44,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 def addresses(service: Mapping[str, Any]) -> set[tuple[str, int]]:
     """Where the transports of a service file listen."""
-    return {
-        (options.get("interface") or "0.0.0.0", options["port"]) for options in service["transports"].values()
-    }
+    return {(options.get("interface") or "0.0.0.0", options["port"]) for options in service["transports"].values()}
 
 
 class Server:

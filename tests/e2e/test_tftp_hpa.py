@@ -13,7 +13,8 @@ from .shelf import ROLLOVER, SIZES, Shelf
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
 TEXT = b"".join(
-    b"line %d%s%s" % (number, b"." * (number % 97), (b"\n", b"\r\n", b"\r", b"\n\n")[number % 4]) for number in range(999)
+    b"line %d%s%s" % (number, b"." * (number % 97), (b"\n", b"\r\n", b"\r", b"\n\n")[number % 4])
+    for number in range(999)
 )
 """Ends of line of every kind, some of them across the edges of blocks once they are converted."""
 
