@@ -17,6 +17,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,6 +26,7 @@ from .jobs import Done, Job, eventually
 
 PREFIX = "castd-e2e-"
 BRIDGE = "br0"
+PROBE = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('239.77.255.255', 9))"
 _numbers = itertools.count(1)
 
 
@@ -80,13 +82,18 @@ class Hall:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as life:
             self.addNamespace(self.netns, life)
-            querier = "mcast_querier 1 mcast_query_response_interval 50 mcast_startup_query_interval 100"
-            batch = [
-                f"link add {BRIDGE} type bridge {f'mcast_snooping 1 {querier}' if self.snooping else 'mcast_snooping 0'}",
-                f"addr add 10.77.255.254/16 dev {BRIDGE}",
-                f"link set {BRIDGE} up",
-            ]
-            ip(netns=self.netns, batch=batch)
+            snooping = f"mcast_snooping {int(self.snooping)}"
+            # In two steps: the querier keeps quiet for one interval of those that hold when it is switched on.
+            ip(
+                netns=self.netns,
+                batch=[
+                    f"link add {BRIDGE} type bridge {snooping} mcast_query_response_interval 50",
+                    f"link set {BRIDGE} type bridge mcast_querier {int(self.snooping)}",
+                    f"addr add 10.77.255.254/16 dev {BRIDGE}",
+                    f"link set {BRIDGE} up",
+                    f"route add default dev {BRIDGE}",
+                ],
+            )
             self._life = life.pop_all()
         return self
 
@@ -137,6 +144,18 @@ class Hall:
             return json.loads(shown.stdout)[0]["state"] == "forwarding"
 
         eventually(state, f"the switch to forward from {port}", 5)
+
+    def snoops(self) -> None:
+        """Wait until groups go to their members only; a switch sends them everywhere until its querier has spoken."""
+        port = next(iter(self.hosts))
+        words = [sys.executable, "-c", PROBE]
+
+        def withheld() -> bool:
+            before = self.counters(port)
+            self.start(words).finish(10)
+            return self.counters(port).since(before).heard == 0
+
+        eventually(withheld, "the switch to withhold a group that nobody has joined", 10)
 
     def counters(self, port: str) -> Counters:
         """What a host has sent and heard, as counted by the switch at the other end of the wire."""

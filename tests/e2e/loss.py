@@ -22,7 +22,13 @@ def nft(hall: Hall, *words: str, rules: str = "") -> str:
 
 
 class Loss:
-    """What one lossy wire has dropped."""
+    """
+    What one lossy wire has dropped.
+
+    @ivar lost: datagrams, at the end of L{lossy}.
+    """
+
+    lost = 0
 
     def __init__(self, hall: Hall, table: str) -> None:
         self.hall, self.table = hall, table
@@ -55,7 +61,9 @@ def lossy(hall: Hall, ports: Sequence[str], percent: float, ways: str = "from to
         for port in ports
     ]
     nft(hall, "-f", "-", rules=f"table netdev {table} {{\n" + "\n".join(chains) + "\n}\n")
+    loss = Loss(hall, table)
     try:
-        yield Loss(hall, table)
+        yield loss
     finally:
+        loss.lost = loss.dropped()
         nft(hall, "delete", "table", "netdev", table)
