@@ -1,0 +1,360 @@
+"""
+Sweep: the server asks, and each answer is a list of what is lacking.
+
+All lists are one: what anybody lacks goes out in ascending order, each block once a sweep, and everybody hears it.
+When nothing is left to send, one receiver is asked, and what it lacks is the next sweep.  Each block is thus repeated
+until the one that is asked has it, and never once more for a list that was out of date: that is as little as can be
+sent without a code.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from itertools import count as counter
+
+from zope.interface import implementer
+
+from castd import outcomes
+from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.roll import Receiver, Roll
+from castd.cast.runs import Union, common, joined, without
+from castd.interfaces import ICast
+from castd.request import Peer
+
+#: A list and a block that pass each other on the way do so within this time.  Seconds.
+FLIGHT = 0.03
+#: Who has left all questions unanswered, and a group that has just emptied, are kept for so long: a receiver that
+#: speaks again by its own timer finds the same file.  Seconds.
+LINGER = 20.0
+#: Receivers that are remembered at the most.
+ROOM = 4096
+#: The longest burst.  A receiver's network card holds some 32 to 64 frames.
+LONGEST_BURST = 16
+#: Who asks for the same blocks again and again waits so long, twice as long each time ...
+PAUSE = 0.25
+#: ... and after so many pauses is left alone for a minute.
+PAUSES, MUTED = 8, 60.0
+#: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
+CROWD, SHORTEST_STEP = 16, 0.01
+#: A sweep shorter than this says nothing of the loss: a receiver that asks for four blocks at a time paces itself.
+TELLING = 32
+#: The share of a sweep that was lost, above which the pace is halved and below which it is raised by a tenth.
+LOSSY, CLEAN = 0.2, 0.02
+#: The pace is never less than this part of the rate that was configured.
+SLOWEST = 0.1
+
+
+@implementer(ICast)
+class Sweep:
+    """
+    The cast of protocols in which receivers list what they lack.
+
+    @ivar top: the highest number ever sent, -1 before the first.
+    @ivar pace: the part of the configured rate that the receivers seem to bear, L{SLOWEST} to 1.
+    @ivar asked, unanswered: questions, and those that nobody answered in time, for the counters.
+    """
+
+    def __init__(
+        self,
+        patience: Patience,
+        count: int | None = None,
+        flight: float = FLIGHT,
+        linger: float = LINGER,
+        room: int = ROOM,
+    ) -> None:
+        """
+        @param count: the blocks of the content; L{None}: a code, whose numbers never end.
+        """
+        self.patience = patience
+        self.count = count
+        self.flight = flight
+        self.linger = linger
+        self.top = -1
+        self.pace = 1.0
+        self.asked = self.unanswered = 0
+        self._step = patience.repeat.steps[0] if isinstance(patience.repeat, Steps) else patience.repeat.first
+        self._roll = Roll(room)
+        self._union = Union(count)
+        self._flying: deque[tuple[float, range]] = deque()
+        self._late: list[tuple[float, int, Receiver]] = []
+        self._ticket = counter()
+        self._bursts = 0
+        self._behalf: Peer | None = None
+        self._master: Receiver | None = None  # the last one that answered
+        self._term = 0  # blocks of its turn
+        self._question: Receiver | None = None  # the one that is being waited for
+        self._questionUntil = 0.0
+        self._lap: list[range] = []  # sent since the last question
+        self._judged: Ranges = ()  # sent before it
+        self._spokeAt = 0.0
+        self._keep: range | None = None
+        self._heardAt: float | None = None
+
+    # What goes in.
+
+    def members(self) -> int:
+        return len(self._roll)
+
+    def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
+        if instead is not None and (old := self._roll.get(instead)) is not None:
+            self._part(old, outcomes.REPLACED)
+        receiver = self._roll.get(peer)
+        if receiver is None:
+            if (oldest := self._roll.crowded()) is not None:
+                self._part(oldest, self._verdict(oldest))
+            receiver = Receiver(peer, self.patience, self._bursts)
+            self._roll.add(receiver)
+        self._list(receiver, wants, now)
+
+    def hear(self, peer: Peer, event: Event, now: float) -> None:
+        receiver = self._roll.get(peer)
+        if receiver is None:
+            return
+        if isinstance(event, Want):
+            self._list(receiver, event.ranges, now)
+        elif isinstance(event, Leave):
+            self._heardAt = now
+            early = event.outcome == outcomes.DONE and any(map(self._union.holds, receiver.asked))
+            self._part(receiver, outcomes.EARLY if early else event.outcome)
+
+    def standing(self, peer: Peer) -> Standing | None:
+        receiver = self._roll.get(peer)
+        if receiver is None:
+            return None
+        turn = receiver is self._master or receiver is self._question
+        return Standing(turn, receiver.asked[0] if receiver.asked else None, self.top)
+
+    def _list(self, receiver: Receiver, ranges: Ranges, now: float) -> None:
+        """It lacks these, and nothing else that it has ever named."""
+        self._heardAt = now
+        asked = receiver.askedAt
+        if asked is not None:
+            self._answered(receiver, ranges)
+        crossed = self._crossed(float("-inf") if asked is None else asked, now)
+        late = common(ranges, crossed)
+        if ranges and ranges == receiver.asked:
+            if self._repeated(receiver, bool(late), now):
+                return
+        elif receiver.paused or receiver.repeats:
+            receiver.paused, receiver.repeats = False, 0
+            self._roll.place(receiver)
+        self._enrol(receiver, bool(ranges), asked is not None, now)
+        receiver.asked = ranges
+        receiver.putOff(late, now + self.flight if late else None)
+        self._remember(receiver)
+        for run in without(ranges, late):
+            self._union.add(run)
+        self._behalf = receiver.peer
+
+    def _enrol(self, receiver: Receiver, lacks: bool, answers: bool, now: float) -> None:
+        """It is asked again, unless it has just said that it lacks nothing: it would say so for ever."""
+        receiver.idle = 0 if lacks else receiver.idle + 1
+        if answers and not lacks:
+            self._roll.hush(receiver, now + self.linger)
+        elif receiver.peer in self._roll.quiet and (lacks or receiver.idle > 1):
+            self._roll.place(receiver)
+
+    def _answered(self, receiver: Receiver, ranges: Ranges) -> None:
+        """The answer to a question: its sender is no forged address, and is asked before others."""
+        if receiver is self._question:
+            self._question = None
+            self._judge(ranges)
+        receiver.askedAt = None
+        receiver.failed = 0
+        if not receiver.heard:
+            receiver.heard = True
+            self._roll.place(receiver)
+        if self._master is not receiver:
+            self._master, self._term = receiver, 0
+
+    def _crossed(self, since: float, now: float) -> Ranges:
+        """-> the blocks that a list may have missed on its way: sent after C{since}, and not long ago."""
+        found: list[range] = []
+        since = max(since, now - self.flight)
+        for sentAt, run in reversed(self._flying):
+            if sentAt <= since:
+                break
+            found.append(run)
+        return joined(found)
+
+    def _repeated(self, receiver: Receiver, late: bool, now: float) -> bool:
+        """
+        The very same list once more.  -> must it wait?
+
+        A receiver that names the same blocks although they went out hears no multicast, and would make the server send
+        for ever.  It waits longer each time, and in the end is left alone for a while; nobody else is held up by it.
+        """
+        if receiver.paused:
+            return True
+        deaf = self.patience.deaf
+        if deaf is None or late or any(map(self._union.holds, receiver.asked)):
+            return False  # not all of it has gone out, or it may be under way: this proves nothing
+        receiver.repeats += 1
+        times = receiver.repeats - deaf
+        if times < 0:
+            return False
+        receiver.paused = True
+        self._roll.remove(receiver)
+        if times < PAUSES:
+            receiver.putOff(receiver.asked, now + PAUSE * 2**times)
+        else:
+            receiver.putOff((), now + MUTED)
+        self._remember(receiver)
+        return True
+
+    def _remember(self, receiver: Receiver) -> None:
+        if receiver.lateAt is not None:
+            heappush(self._late, (receiver.lateAt, next(self._ticket), receiver))
+
+    def _judge(self, ranges: Ranges) -> None:
+        """How much of the sweep before the question was lost says how fast the next one may be."""
+        sent = sum(map(len, self._judged))
+        if not sent:
+            return
+        lost = sum(map(len, common(ranges, self._judged))) / sent
+        if lost > LOSSY:
+            self.pace = max(self.pace / 2, SLOWEST)
+        elif lost < CLEAN:
+            self.pace = min(self.pace * 1.1, 1.0)
+
+    def _part(self, receiver: Receiver, outcome: str) -> None:
+        if receiver is self._question:
+            self._question = None
+        if receiver is self._master:
+            self._master = None
+        self._roll.part(receiver, outcome)
+        if not self._roll:
+            self._union.clear()
+
+    def _verdict(self, receiver: Receiver) -> str:
+        deaf = self.patience.deaf
+        return outcomes.DEAF if deaf is not None and receiver.repeats >= deaf else outcomes.SILENT
+
+    # What comes out.
+
+    def poll(self, now: float) -> Action | None:
+        self._mature(now)
+        if not self._union:
+            self._give(now)
+            self._expire(now)
+        return self._roll.pay() or self._send(now) or self._ask(now) or self._speak(now)
+
+    def _mature(self, now: float) -> None:
+        """What was put off is due."""
+        while self._late and self._late[0][0] <= now:
+            due, _, receiver = heappop(self._late)
+            if receiver.lateAt != due or self._roll.get(receiver.peer) is not receiver:
+                continue
+            late = receiver.late
+            receiver.putOff((), None)
+            for run in late:
+                self._union.add(run)
+            if receiver.paused:
+                receiver.paused = False
+                if late:
+                    self._roll.place(receiver)
+                else:  # a minute has passed: it begins anew, if it is still there
+                    receiver.asked = ()
+                    self._roll.hush(receiver, now + self.linger)
+
+    def _send(self, now: float) -> Burst | None:
+        if not self._union:
+            return None
+        run, again = self._union.take(LONGEST_BURST)
+        self._sent(run, now)
+        self._lap.append(run)
+        self._term += len(run)
+        assert self._behalf is not None
+        return Burst(run, self._behalf, again)
+
+    def _sent(self, run: range, now: float) -> None:
+        self._bursts += 1
+        self._spokeAt = now
+        self._keep = run[-1:]
+        self.top = max(self.top, run[-1])
+        self._flying.append((now, run))
+        while self._flying[0][0] <= now - self.flight:
+            self._flying.popleft()
+
+    def _give(self, now: float) -> None:
+        """A question that was not answered in time is over."""
+        receiver = self._question
+        if receiver is None or now < self._questionUntil:
+            return
+        self._question = None
+        self.unanswered += 1
+        receiver.failed += 1
+        if receiver is self._master:
+            self._master = None
+        if receiver.failed >= self.patience.terms:
+            self._roll.hush(receiver, now + self.linger)
+        else:
+            self._roll.place(receiver)
+
+    def _expire(self, now: float) -> None:
+        """Who was quiet for long is gone."""
+        while (receiver := self._roll.quietest) is not None and receiver.goneAt <= now:
+            self._part(receiver, self._verdict(receiver))
+
+    def _next(self) -> Receiver | None:
+        """-> who is to be asked: the one that answered last, while its turn lasts, then round."""
+        master = self._master
+        if master is not None and self._askable(master):
+            limit = self.patience.termBlocks
+            if limit is None or not self.count or self._term <= limit * self.count:
+                return master
+            self._master = None
+            self._roll.place(master)
+        return next(filter(self._askable, self._roll.candidates()), None)
+
+    def _askable(self, receiver: Receiver) -> bool:
+        """
+        It is not made to wait, and since it came a block went out that it could hear.
+
+        Etherboot may give up if it is asked in words that no block has taught it before.  Who asks for nothing twice
+        believes in another file, and only the question can tell it so.
+        """
+        if receiver.paused or receiver.peer in self._roll.quiet:
+            return False
+        return self._bursts > receiver.joinedAt or receiver.idle > 1
+
+    def _ask(self, now: float) -> Greet | None:
+        if self._union or self._question is not None or (receiver := self._next()) is None:
+            return None
+        self._question = receiver
+        receiver.askedAt = now
+        step = self._step
+        if not receiver.heard:
+            step = max(step / (1 + len(self._roll.fresh) // CROWD), min(step, SHORTEST_STEP))
+        self._questionUntil = now + step
+        self._judged = joined(self._lap) if sum(map(len, self._lap)) >= TELLING else ()
+        self._lap.clear()
+        self.asked += 1
+        return Greet(receiver.peer, True, receiver.heard)
+
+    def _speak(self, now: float) -> Burst | None:
+        """While somebody is being asked the others must not think that nothing is going on, and all speak at once."""
+        keep = self.patience.keep
+        if keep is None or self._question is None or self._keep is None or now - self._spokeAt < keep:
+            return None
+        self._sent(self._keep, now)
+        return Burst(self._keep, self._question.peer, again=True)
+
+    def deadline(self, now: float) -> float | None:
+        if self._roll.owed or self._union:
+            return now
+        times: list[float] = []
+        if self._question is not None:
+            times.append(self._questionUntil)
+            if self.patience.keep is not None and self._keep is not None:
+                times.append(self._spokeAt + self.patience.keep)
+        elif self._next() is not None:
+            return now
+        if self._late:
+            times.append(self._late[0][0])
+        if (receiver := self._roll.quietest) is not None:
+            times.append(receiver.goneAt)
+        if not self._roll and self._heardAt is not None and self._heardAt + self.linger > now:
+            times.append(self._heardAt + self.linger)
+        return max(min(times), now) if times else None

@@ -1,0 +1,197 @@
+"""
+Etherboot SLAM: one file at one port, multicast to one group, and clients that list what they lack.
+
+No packet of a client names a file or a group.  So the port that a list comes to is all that says which file is meant,
+and one port has one file and one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from hashlib import blake2s
+
+from pydantic import Field
+from zope.interface import implementer
+
+from castd import outcomes
+from castd.cast.events import Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.sweep import Sweep
+from castd.errors import Declined, Refused
+from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
+from castd.packets import slam
+from castd.request import Local, Peer, Request
+
+#: Octets of IPv4 and UDP before a packet.
+OVERHEAD = 20 + 8
+#: The smallest block that is ever chosen, whatever an interface says of itself.
+SMALLEST_BLOCK = 64
+#: The largest block: with the largest header it just fits what Etherboot takes.
+LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER
+
+#: A question is given 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes all
+#: clients of iPXE speak at once, so it does not come to one.  One turn costs the others at most twice the file.
+PATIENCE = Patience(repeat=Steps((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+
+
+class Options(ListenOptions):
+    """What the service file may say of a C{slam} transport."""
+
+    port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
+    file: str = Field(min_length=1, description="the one file that this port serves")
+    group: GroupEndpoint = Field(
+        Place("239.255.1.1", 10000), description="group and port that blocks go to; today's iPXE knows 239.255.1.1 only"
+    )
+    rate: Rate | None = Field(
+        12e6, gt=0, description="most octets a second; down to a tenth of it where receivers lose much; null: no limit"
+    )
+    blksize: int = Field(
+        LARGEST_BLOCK,
+        ge=SMALLEST_BLOCK,
+        le=LARGEST_BLOCK,
+        description="largest block; smaller where the MTU asks for it",
+    )
+    loopback: bool = Field(True, description="let receivers on this very machine hear the group")
+    large: bool = Field(
+        False, description="serve files of 512 MiB and more, which clients built for 32 bits cannot load"
+    )
+
+
+def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
+    """
+    -> octets of a block of a file of C{size} octets.
+
+    The last block must be a short one: Etherboot takes the remainder for its length, and a remainder of nothing makes
+    it wait for ever.
+    """
+    block = max(min(most, mtu - OVERHEAD - slam.LARGEST_HEADER), SMALLEST_BLOCK)
+    while size % block == 0:
+        block -= 1
+    return block
+
+
+def transaction(content: IContent) -> int:
+    """
+    -> 32 bits that stand for this version of this file, the same after a restart.
+
+    Not the time of the file, as C{mini-slamd} has it: a second is long, and reproducible builds share one time.
+    """
+    version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2s(version, digest_size=4).digest(), "big")
+
+
+@implementer(IWire)
+class Wire:
+    """The one cast of the port."""
+
+    cast = Sweep
+    patience = PATIENCE
+
+    def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:
+        self.blocksize = header.blocksize
+        self.count = header.count
+        self.group = group
+        self.status = header.build()
+        self.headers: Hashable = self.status
+
+    def first(self, request: Request) -> Ranges:
+        return slam.clip(request.detail, self.count) if isinstance(request.detail, tuple) else ()
+
+    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave:
+        missing = slam.parseList(datagram)
+        return Leave(outcomes.DONE) if missing is None else Want(slam.clip(missing, self.count))
+
+    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+        """A status request to where the list came from; never to the group, where Etherboot gives up at one."""
+        if master:
+            yield self.status, request.peer
+
+    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
+        """The protocol has no word for it."""
+        return ()
+
+    def header(self, number: int) -> bytes:
+        return self.status + slam.pack(number)
+
+    def payload(self, number: int) -> None:
+        return None
+
+    def address(self, peer: Peer) -> tuple[str, int]:
+        return self.group
+
+    def ahead(self, numbers: int) -> None:
+        return None
+
+    def close(self) -> None:
+        """The group is the operator's."""
+
+
+@implementer(IDialect)
+class Dialect:
+    """SLAM as configured."""
+
+    name = "slam"
+    ownPort = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
+        """
+        A list.  Not one is what was sent to a group, which are our own blocks where the ports are the same, or what
+        comes from this very socket, or the farewell of somebody unknown.
+        """
+        if local.broadcast or peer[:2] == (local.host, local.port):
+            return None
+        missing = slam.parseList(datagram)
+        return None if missing is None else Request(peer, local, self.options.file, detail=missing)
+
+    def key(self, request: Request, content: IContent) -> Hashable:
+        """One file, one group: a newer version waits until the running cast has ended."""
+        return self.options.group
+
+    def fits(self, request: Request, wire: IWire) -> bool:
+        return True
+
+    def same(self, request: Request, other: Request) -> bool:
+        return False
+
+    def open(self, request: Request, content: IContent) -> Wire:
+        if not content.size:
+            raise Declined("empty file: SLAM has no word for it")
+        limit = slam.LARGEST if self.options.large else slam.LARGEST_32
+        if content.size > limit:
+            raise Declined("file of 512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)")
+        block = blockSize(content.size, request.local.mtu, self.options.blksize)
+        return Wire(slam.Header(transaction(content), content.size, block), self.options.group)
+
+    def intake(self, request: Request) -> IIntake | None:
+        return None
+
+    def refuse(self, request: Request | None, error: Refused) -> bytes | None:
+        return None
+
+
+def check(
+    transports: Sequence[tuple[str, Options]], size: Callable[[str], int | None] = lambda name: None
+) -> list[tuple[str, str]]:
+    """
+    What is wrong with these SLAM transports taken together.
+
+    @param transports: name in the service file, and options.
+    @param size: octets of a file by its name, L{None} if it is not there (yet).
+    @return: (name of the transport, complaint).
+    """
+    faults: list[tuple[str, str]] = []
+    for index, (name, options) in enumerate(transports):
+        octets = size(options.file)
+        if octets is not None and octets > slam.LARGEST_32 and not options.large:
+            faults.append((name, f"{options.file} has 512 MiB or more: clients built for 32 bits cannot load it"))
+        for other, earlier in transports[:index]:
+            if earlier.group == options.group:
+                group = ":".join(map(str, options.group))
+                faults.append((name, f"group {group} is already that of {other}: receivers would start over for ever"))
+            overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
+            if earlier.port == options.port and overlap:
+                faults.append((name, f"port {options.port} is already that of {other}: it can stand for one file only"))
+    return faults

@@ -1,0 +1,1 @@
+"""Real clients, booting machines and lossy wires against a running castd, in network namespaces of their own."""

@@ -1,0 +1,124 @@
+"""
+The clients, all driven alike.
+
+Each starts at once and returns a L{Transfer}, so that many can run side by side:
+
+    transfers = [atftp.get(host, "kernel", "blksize 1428") for host in hosts]
+    results = [transfer.result() for transfer in transfers]
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+from .hall import Host
+from .jobs import Job
+
+SERVER = "10.77.0.1"
+_numbers = itertools.count(1)
+
+
+class Result(NamedTuple):
+    """How a client ended: exit status, what it said, the file it has written (None: there is none), seconds."""
+
+    code: int
+    text: str
+    data: bytes | None
+    seconds: float
+
+
+class Transfer:
+    """A client at work."""
+
+    def __init__(self, job: Job, local: Path) -> None:
+        self.job, self.local = job, local
+
+    def result(self, seconds: float = 30) -> Result:
+        """
+        Wait for its end.
+
+        @raise Late: if it takes longer than C{seconds} from now.
+        """
+        done = self.job.finish(seconds)
+        return Result(done.code, done.text, self.local.read_bytes() if self.local.exists() else None, done.seconds)
+
+
+class Client:
+    """One client program; what differs is its command line."""
+
+    program: tuple[str, ...]
+    reading: tuple[str, ...]
+    writing: tuple[str, ...]
+    option: tuple[str, ...] = ("{option}",)
+    """Templates of its words, of C{name}, C{local}, C{server}, C{port}, C{url}; C{option} for each option."""
+
+    def get(self, host: Host, name: str, *options: str, server: str = SERVER, port: int = 69) -> Transfer:
+        """Read a file into a new one in the host's folder.  Options are in the words of the client."""
+        local = host.folder / f"got-{next(_numbers)}"
+        return self._start(self.reading, host, name, local, options, server, port)
+
+    def put(self, host: Host, name: str, data: bytes, *options: str, server: str = SERVER, port: int = 69) -> Transfer:
+        """Write this content to the server."""
+        local = host.folder / f"put-{next(_numbers)}"
+        local.write_bytes(data)
+        return self._start(self.writing, host, name, local, options, server, port)
+
+    def _start(
+        self,
+        words: tuple[str, ...],
+        host: Host,
+        name: str,
+        local: Path,
+        options: tuple[str, ...],
+        server: str,
+        port: int,
+    ) -> Transfer:
+        url = f"tftp://{f'[{server}]' if ':' in server else server}:{port}/{name}"
+        spelled = [part.format(option=option) for option in options for part in self.option]
+        named = [word.format(name=name, local=local.name, server=server, port=port, url=url) for word in words]
+        return Transfer(host.start([*self.program, *spelled, *named]), local)
+
+
+class Atftp(Client):
+    """Knows every option, windows and multicast among them.  An option: C{"blksize 1428"}."""
+
+    program = ("atftp",)
+    reading = ("--get", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
+    writing = ("--put", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
+    option = ("--option", "{option}")
+
+
+class Hpa(Client):
+    """tftp-hpa's: no options on the wire, so blocks of 512 and the roll-over of their numbers.  An option: C{-6}."""
+
+    program = ("tftp",)
+    reading = ("-m", "octet", "{server}", "{port}", "-c", "get", "{name}", "{local}")
+    writing = ("-m", "octet", "{server}", "{port}", "-c", "put", "{local}", "{name}")
+
+
+class HpaText(Hpa):
+    """The same in mode netascii."""
+
+    reading = ("-m", "ascii", *Hpa.reading[2:])
+    writing = ("-m", "ascii", *Hpa.writing[2:])
+
+
+class Curl(Client):
+    """Always asks for tsize, blksize and timeout.  Options: C{"--tftp-blksize", "1428"}."""
+
+    program = ("curl",)
+    reading = ("-sS", "-o", "{local}", "{url}")
+    writing = ("-sS", "-T", "{local}", "{url}")
+
+
+class Busybox(Client):
+    """As in many initial RAM disks; hears nobody but the address and port that answered first.  An option: C{-b1428}."""
+
+    program = ("busybox", "tftp")
+    reading = ("-g", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
+    writing = ("-p", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
+
+
+atftp, hpa, hpaText, curl, busybox = Atftp(), Hpa(), HpaText(), Curl(), Busybox()

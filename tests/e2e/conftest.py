@@ -1,0 +1,67 @@
+"""The hall with its server host, the files everybody reads, and castd on demand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .clients import SERVER
+from .hall import Hall, sweep
+from .needs import need, needRoot
+from .server import Server
+from .shelf import Shelf
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """The files that castd serves."""
+    return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    """A switch with the host C{server}: 10.77.0.1, a second address 10.77.0.2, and fd77::1."""
+    needRoot()
+    need("ip", "bridge", "setpriv")
+    sweep()
+    with Hall(tmp_path_factory.mktemp("hall")) as hall:
+        hall.host("server", SERVER, "10.77.0.2", "fd77::1")
+        yield hall
+
+
+@pytest.fixture(scope="module")
+def serve(hall: Hall, shelf: Shelf) -> Iterator[Serve]:
+    """
+    Start castd in the server host: C{serve(tftp={"port": 69}, …)} with a transport per keyword.
+
+    It serves the shelf, and takes uploads in three directories named after their policies.  At the end of the module
+    it must still be there, leave cleanly, and have met no error it did not expect.
+    """
+    with contextlib.ExitStack() as life:
+
+        def start(**transports: dict[str, Any]) -> Server:
+            uploads = []
+            for policy in ("create", "overwrite", "existing"):
+                folder = hall.folder / policy
+                folder.mkdir(exist_ok=True)
+                uploads.append({"directory": {"path": str(folder), "under": policy, "policy": policy}})
+            server = Server(
+                hall.hosts["server"],
+                {
+                    "castd": 1,
+                    "content": [{"directory": {"path": str(shelf.root)}}],
+                    "uploads": uploads,
+                    "access": [{"allow": "any"}],
+                    "limits": {"per-peer": 4096, "new-per-peer": "10000/s"},
+                    "transports": {name.replace("_", "-"): options for name, options in transports.items()},
+                },
+            )
+            life.callback(server.stop)
+            return server
+
+        yield start

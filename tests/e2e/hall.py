@@ -1,0 +1,195 @@
+"""
+A lecture hall: a switch, a server and its clients, each in a network namespace of its own.
+
+    with Hall(folder) as hall:
+        server, client = hall.host("server", "10.77.0.1"), hall.host("c1")
+        client.run(["curl", ...])
+
+Names carry the pid of the test run, so runs beside each other do not meet, and a run that was killed
+is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from .jobs import Done, Job, eventually
+
+PREFIX = "castd-e2e-"
+BRIDGE = "br0"
+PROBE = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('239.77.255.255', 9))"
+_numbers = itertools.count(1)
+
+
+def ip(*words: str, netns: str | None = None, batch: Sequence[str] = ()) -> str:
+    """Run ip(8), once or with a list of commands; its complaint becomes the exception's text."""
+    argv = ["ip", *(("-n", netns) if netns else ()), *(("-batch", "-") if batch else ()), *words]
+    done = subprocess.run(argv, check=False, input="\n".join(batch), text=True, capture_output=True, timeout=20)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()} {list(batch)}")
+    return done.stdout
+
+
+def sweep() -> None:
+    """Delete the namespaces of runs that are no more."""
+    for line in ip("netns", "list").splitlines():
+        found = re.match(rf"({PREFIX}(\d+)-\S+)", line)
+        if found and not Path("/proc", found[2]).exists():
+            ip("netns", "del", found[1])
+
+
+class Counters(NamedTuple):
+    """What the wire between a host and the switch has carried, in frames and in octets with their Ethernet headers."""
+
+    sent: int
+    sentOctets: int
+    heard: int
+    heardOctets: int
+
+    def since(self, before: Counters) -> Counters:
+        return Counters(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+class Hall:
+    """
+    The switch and who is plugged in.
+
+    @ivar folder: where logs, captures and clients' files are put.
+    @ivar netns: the switch's namespace.  Each host's end of a wire is there an interface with the host's name.
+    """
+
+    def __init__(self, folder: Path, snooping: bool = False) -> None:
+        """
+        @param snooping: forward a group to those only who have joined it, and ask for members, as switches in
+            server rooms do.
+        """
+        self.folder, self.snooping = folder, snooping
+        self.tag = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+        self.netns = f"{self.tag}-switch"
+        self.hosts: dict[str, Host] = {}
+        self._logs = itertools.count(1)
+        self._life = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as life:
+            self.addNamespace(self.netns, life)
+            snooping = f"mcast_snooping {int(self.snooping)}"
+            # In two steps: the querier keeps quiet for one interval of those that hold when it is switched on.
+            ip(
+                netns=self.netns,
+                batch=[
+                    f"link add {BRIDGE} type bridge {snooping} mcast_query_response_interval 50",
+                    f"link set {BRIDGE} type bridge mcast_querier {int(self.snooping)}",
+                    f"addr add 10.77.255.254/16 dev {BRIDGE}",
+                    f"link set {BRIDGE} up",
+                    f"route add default dev {BRIDGE}",
+                ],
+            )
+            self._life = life.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._life.close()
+
+    def addNamespace(self, name: str, life: contextlib.ExitStack | None = None) -> None:
+        ip("netns", "add", name)
+        (life or self._life).callback(ip, "netns", "del", name)
+        ip("link", "set", "lo", "up", netns=name)
+
+    def host(self, name: str, *addresses: str) -> Host:
+        """
+        Plug a host in.
+
+        @param addresses: of IPv4 and IPv6, the first of each kind being the one it speaks from; without any, the
+            next 10.77.1.x and fd77::1:x.
+        """
+        number = len(self.hosts) + 1
+        addresses = addresses or (f"10.77.1.{number}", f"fd77::1:{number}")
+        netns = f"{self.tag}-{name}"
+        self.addNamespace(netns)
+        # One segment to a packet: what the kernel would split later is lost and counted packet by packet here.
+        batch = [f"link add {name} gso_max_segs 1 type veth peer name eth0 gso_max_segs 1 netns {netns}"]
+        ip(netns=self.netns, batch=[*batch, f"link set {name} master {BRIDGE} up"])
+        batch = [f"addr add {a}/64 dev eth0 nodad" if ":" in a else f"addr add {a}/16 dev eth0" for a in addresses]
+        ip(netns=netns, batch=[*batch, "link set eth0 up", "route add default dev eth0"])
+        self.forwarding(name)
+        host = self.hosts[name] = Host(self, name, netns, addresses)
+        return host
+
+    def clients(self, count: int) -> list[Host]:
+        """The hosts c1 … c<count>, plugged in when first asked for."""
+        names = [f"c{number}" for number in range(1, count + 1)]
+        return [self.hosts[name] if name in self.hosts else self.host(name) for name in names]
+
+    def tap(self, name: str) -> None:
+        """Plug in the wire of an emulated machine: an interface of this name, in the switch's namespace."""
+        ip(netns=self.netns, batch=[f"tuntap add {name} mode tap", f"link set {name} master {BRIDGE} up"])
+
+    def forwarding(self, port: str) -> None:
+        """Wait until the switch forwards what comes from this wire."""
+
+        def state() -> bool:
+            shown = subprocess.run(
+                ["bridge", "-n", self.netns, "-j", "link", "show", "dev", port], capture_output=True, check=True
+            )
+            return json.loads(shown.stdout)[0]["state"] == "forwarding"
+
+        eventually(state, f"the switch to forward from {port}", 5)
+
+    def snoops(self) -> None:
+        """Wait until groups go to their members only; a switch sends them everywhere until its querier has spoken."""
+        port = next(iter(self.hosts))
+        words = [sys.executable, "-c", PROBE]
+
+        def withheld() -> bool:
+            before = self.counters(port)
+            self.start(words).finish(10)
+            return self.counters(port).since(before).heard == 0
+
+        eventually(withheld, "the switch to withhold a group that nobody has joined", 10)
+
+    def counters(self, port: str) -> Counters:
+        """What a host has sent and heard, as counted by the switch at the other end of the wire."""
+        stats = json.loads(ip("-s", "-j", "link", "show", "dev", port, netns=self.netns))[0]["stats64"]
+        heard, sent = stats["tx"], stats["rx"]
+        return Counters(sent["packets"], sent["bytes"], heard["packets"], heard["bytes"])
+
+    def start(self, argv: Sequence[str], netns: str | None = None, **more: Any) -> Job:
+        """Start a program in a namespace, the switch's by default; it is ended with the hall."""
+        program = Path(argv[0]).name
+        log = self.folder / f"{next(self._logs):03}-{(netns or self.netns).removeprefix(self.tag)[1:]}-{program}.log"
+        more.setdefault("cwd", self.folder)
+        return self._life.enter_context(Job(["ip", "netns", "exec", netns or self.netns, *argv], log, **more))
+
+
+class Host:
+    """
+    One machine of the hall, with the interface C{eth0}.
+
+    @ivar folder: its own, for the files it fetches.
+    """
+
+    def __init__(self, hall: Hall, name: str, netns: str, addresses: tuple[str, ...]) -> None:
+        self.hall, self.name, self.netns, self.addresses = hall, name, netns, addresses
+        self.folder = hall.folder / name
+        self.folder.mkdir()
+
+    def start(self, argv: Sequence[str], **more: Any) -> Job:
+        """Start a program here, in the host's folder."""
+        return self.hall.start(argv, self.netns, **{"cwd": self.folder, **more})
+
+    def run(self, argv: Sequence[str], seconds: float = 30) -> Done:
+        """Start a program here and wait for its end."""
+        return self.start(argv).finish(seconds)
+
+    def counters(self) -> Counters:
+        return self.hall.counters(self.name)

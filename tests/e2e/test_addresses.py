@@ -1,0 +1,51 @@
+"""Servers with more than one address, and addresses of both kinds."""
+
+from __future__ import annotations
+
+import pytest
+
+from .capture import NEEDS, capturing
+from .clients import SERVER, Client, atftp, busybox, curl, hpa
+from .conftest import Serve
+from .hall import Hall
+from .needs import need
+from .shelf import Shelf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+SECOND, SIXTH = "10.77.0.2", "fd77::1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def castd(serve: Serve) -> None:
+    serve(tftp={"port": 69}, six={"use": "tftp", "port": 69, "interface": SIXTH})
+
+
+@pytest.mark.parametrize("server", [SERVER, SECOND])
+def test_answersFromWhereAsked(hall: Hall, shelf: Shelf, server: str) -> None:
+    """A server that listens everywhere answers each client from the address that the client asked."""
+    need("busybox", *NEEDS)
+    name = shelf.sized(100_000)
+    (client,) = hall.clients(1)
+    with capturing(hall, "server", "udp and src net 10.77.0.0/24") as capture:
+        assert busybox.get(client, name, server=server).result().data == shelf[name]
+    sources = {source for (source,) in capture.rows("ip.src")}
+    assert sources == {server}
+
+
+@pytest.mark.parametrize("client", [curl, atftp, hpa], ids=lambda client: client.program[0])
+def test_six(hall: Hall, shelf: Shelf, client: Client) -> None:
+    """A file is read over IPv6."""
+    need(client.program[0])
+    name = shelf.sized(100_000)
+    (host,) = hall.clients(1)
+    assert client.get(host, name, server=SIXTH).result().data == shelf[name]
+
+
+def test_sixPut(hall: Hall, shelf: Shelf) -> None:
+    """A file is written over IPv6."""
+    need("curl")
+    data = shelf[shelf.sized(100_000)]
+    (host,) = hall.clients(1)
+    assert curl.put(host, "create/six", data, server=SIXTH).result().code == 0
+    assert (hall.folder / "create" / "six").read_bytes() == data

@@ -1,0 +1,32 @@
+"""iPXE, from the ROM of an emulated network card to the bytes in the machine's memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from .clients import SERVER
+from .conftest import Serve
+from .hall import Hall
+from .machines import ipxe, mac
+from .needs import need
+from .netboot import dhcp, ended, ipxeScript
+from .shelf import Shelf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+FETCHED = (511, 512, 513, 1432, 1024 * 1024 + 7)
+"""Sizes, each long enough for its content not to lie in the memory by chance."""
+
+
+def test_boot(hall: Hall, serve: Serve, shelf: Shelf) -> None:
+    """Two machines boot a script, and what it names, all by TFTP, and every file is in the memory of both, octet for octet."""
+    need("qemu-system-x86_64", "dnsmasq", "/usr/lib/ipxe/qemu/efi-virtio.rom")
+    serve(tftp={"port": 69, "interface": SERVER})
+    names = [shelf.sized(size) for size in FETCHED]
+    script = shelf.add("boot.ipxe", ipxeScript(*(f"imgfetch tftp://{SERVER}/{name}" for name in names)))
+    dhcp(hall.host("dhcp", "10.77.0.3"), {mac(1): script, mac(2): script})
+    machines = [ipxe(hall, f"pc{number}", number) for number in (1, 2)]
+    assert ended(machines, 120) == [True, True]
+    for machine in machines:
+        memory = machine.memory()
+        assert [name for name in names if shelf[name] not in memory] == []

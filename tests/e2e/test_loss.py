@@ -1,0 +1,70 @@
+"""Lossy wires, in both directions: every octet arrives, and nobody waits for the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from .clients import SERVER, Client, atftp, curl, hpa
+from .conftest import Serve
+from .hall import Hall
+from .loss import lossy
+from .needs import need
+from .shelf import Shelf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+PATIENCE = 20
+"""
+Seconds for a megabyte.  Clients wait five or six for a lost request, and once more for a lost first answer; a server
+that waited a second for each lost packet would need a minute.
+"""
+
+BLOCKS = {atftp: ("blksize 1428",), curl: ("--tftp-blksize", "1428"), hpa: ()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def castd(serve: Serve) -> None:
+    need("nft")
+    serve(tftp={"port": 69, "interface": SERVER})
+
+
+@pytest.mark.parametrize("percent", [1, 5])
+@pytest.mark.parametrize("client", BLOCKS, ids=lambda client: client.program[0])
+def test_get(hall: Hall, shelf: Shelf, client: Client, percent: float) -> None:
+    """A megabyte arrives whole, soon, though packets of both directions are lost."""
+    need(client.program[0])
+    name = shelf.sized(1024 * 1024)
+    (host,) = hall.clients(1)
+    with lossy(hall, [host.name], percent) as loss:
+        result = client.get(host, name, *BLOCKS[client]).result(60)
+        assert loss.dropped() > 0
+    assert result.data == shelf[name], result.text
+    assert result.seconds < PATIENCE
+
+
+@pytest.mark.parametrize("percent", [1, 5])
+def test_window(hall: Hall, shelf: Shelf, percent: float) -> None:
+    """Windows mend themselves: only what follows a gap is sent again."""
+    need("atftp")
+    name = shelf.sized(1024 * 1024)
+    (host,) = hall.clients(1)
+    before = host.counters()
+    with lossy(hall, [host.name], percent, match="@th,64,16 != 1") as loss:
+        result = atftp.get(host, name, "blksize 1428", "windowsize 8").result(60)
+        assert loss.dropped() > 0
+    assert result.data == shelf[name], result.text
+    assert host.counters().since(before).heard < 2 * 735
+    assert result.seconds < PATIENCE
+
+
+@pytest.mark.parametrize("percent", [1, 5])
+def test_put(hall: Hall, shelf: Shelf, percent: float) -> None:
+    """An upload is stored whole."""
+    need("curl")
+    data = shelf[shelf.sized(1024 * 1024)]
+    (host,) = hall.clients(1)
+    with lossy(hall, [host.name], percent, match="@th,64,16 != 2") as loss:
+        result = curl.put(host, f"create/{percent}", data, "--tftp-blksize", "1428").result(120)
+        assert loss.dropped() > 0
+    assert result.code == 0, result.text
+    assert (hall.folder / "create" / str(percent)).read_bytes() == data

@@ -1,0 +1,67 @@
+"""Ports for firewalls: all transfers on one, or each within a range."""
+
+from __future__ import annotations
+
+import pytest
+
+from .capture import NEEDS, Capture, capturing
+from .clients import SERVER, atftp, curl
+from .conftest import Serve
+from .hall import Hall
+from .needs import need
+from .shelf import Shelf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+SINGLE, RANGED = 69, 6969
+RANGE = range(30000, 30101)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def castd(serve: Serve) -> None:
+    need("atftp", "curl", *NEEDS)
+    serve(
+        tftp={"port": SINGLE, "interface": SERVER, "single-port": True},
+        ranged={"use": "tftp", "port": RANGED, "interface": SERVER, "ports": f"{RANGE.start}-{RANGE.stop - 1}"},
+    )
+
+
+def spoken(capture: Capture) -> set[int]:
+    """The ports from which the server has sent."""
+    return {int(port) for (port,) in capture.rows("udp.srcport", where=f"ip.src == {SERVER} && udp")}
+
+
+def test_singlePort(hall: Hall, shelf: Shelf) -> None:
+    """Two readers and a writer at once, all on the port that they asked, are told apart."""
+    name = shelf.sized(1024 * 1024)
+    first, second, third = hall.clients(3)
+    with capturing(hall, "server") as capture:
+        reads = [atftp.get(first, name), curl.get(second, name)]
+        write = curl.put(third, "create/single", shelf[name])
+        assert [read.result().data == shelf[name] for read in reads] == [True, True]
+        assert write.result().code == 0
+    assert (hall.folder / "create" / "single").read_bytes() == shelf[name]
+    assert spoken(capture) == {SINGLE}
+
+
+def test_singlePortWindow(hall: Hall, shelf: Shelf) -> None:
+    """Windows work on the one port as well."""
+    name = shelf.sized(1024 * 1024)
+    (client,) = hall.clients(1)
+    result = atftp.get(client, name, "blksize 1428", "windowsize 16").result()
+    assert result.data == shelf[name]
+
+
+def test_range(hall: Hall, shelf: Shelf) -> None:
+    """The ports of transfers, readings and writings, are all of the range."""
+    name = shelf.sized(100_000)
+    first, second, third = hall.clients(3)
+    with capturing(hall, "server") as capture:
+        reads = [atftp.get(first, name, port=RANGED), curl.get(second, name, port=RANGED)]
+        write = curl.put(third, "create/ranged", shelf[name], port=RANGED)
+        assert [read.result().data == shelf[name] for read in reads] == [True, True]
+        assert write.result().code == 0
+    assert (hall.folder / "create" / "ranged").read_bytes() == shelf[name]
+    ports = spoken(capture)
+    assert ports
+    assert ports <= set(RANGE)

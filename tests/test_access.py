@@ -1,0 +1,153 @@
+"""
+Access rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from castd.access import Rule, Rules
+from castd.errors import Forbidden, Refused
+
+
+def rules(*written: dict[str, Any]) -> Rules:
+    """Rules as a service file has them."""
+    return Rules([Rule.model_validate(each) for each in written])
+
+
+def allows(asked: Rules, host: str, name: str = "x", write: bool = False) -> bool:
+    """May it?"""
+    try:
+        asked.check(host, name, write)
+    except Forbidden:
+        return False
+    return True
+
+
+EXAMPLE = rules(
+    {"deny": "10.0.66.0/24"},
+    {"allow": "10.0.0.0/8", "names": ["*.efi", "pxelinux.*", "images/**"]},
+    {"allow": ["192.168.0.0/16", "fe80::/10"], "for": "read"},
+    {"allow": "10.0.0.5", "names": ["logs/**"], "for": "write"},
+    {"deny": "any"},
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "write", "allowed"),
+    [
+        ("10.0.0.1", "boot/bootx64.efi", False, True),
+        ("10.0.0.1", "\\Boot\\BOOTX64.EFI", False, True),
+        ("::ffff:10.0.0.1", "x.efi", False, True),
+        ("10.0.0.1", "images/a/b", False, True),
+        ("10.0.0.1", "//images//a", False, True),
+        ("10.0.0.1", "secret", False, False),
+        ("10.0.0.1", "x.efi", True, True),
+        ("10.0.66.1", "x.efi", False, False),
+        ("192.168.3.4", "secret", False, True),
+        ("192.168.3.4", "secret", True, False),
+        ("fe80::1%eth0", "secret", False, True),
+        ("10.0.0.5", "logs/a", True, True),
+        ("10.0.0.6", "logs/a", True, False),
+        ("10.0.0.5", "logs/a", False, False),
+        ("172.16.0.1", "x.efi", False, False),
+        ("2001:db8::1", "x.efi", False, False),
+    ],
+)
+def test_firstMatch(host: str, name: str, write: bool, allowed: bool) -> None:
+    """The first rule that is about the client, the name and the use decides."""
+    assert allows(EXAMPLE, host, name, write) is allowed
+
+
+def test_order() -> None:
+    """The same rules in another order are other rules."""
+    one, two = {"allow": "10.0.0.0/8"}, {"deny": "10.0.0.0/8", "names": ["*.key"]}
+    assert allows(rules(one, two), "10.0.0.1", "a.key")
+    assert not allows(rules(two, one), "10.0.0.1", "dir/a.KEY")
+    assert allows(rules(two, one), "10.0.0.1", "a.keys")
+
+
+def test_noMatch() -> None:
+    """Where no rule matches, or there is none, the answer is no."""
+    assert not allows(rules(), "10.0.0.1")
+    assert not allows(rules({"allow": "10.0.0.0/8", "names": ["a"]}), "10.0.0.1", "b")
+
+
+def test_any() -> None:
+    """ "any" is both address families."""
+    for host in ("203.0.113.9", "2001:db8::1"):
+        assert allows(rules({"allow": "any"}), host)
+        assert not allows(rules({"deny": "any"}, {"allow": "any"}), host)
+
+
+def test_unreadableName() -> None:
+    """A name that leads upwards cannot be made to match: it is refused before any pattern sees it."""
+    asked = rules({"allow": "any", "names": ["images/**"]})
+    with pytest.raises(Refused) as refused:
+        asked.check("10.0.0.1", "images/../secret.key")
+    assert refused.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"allow": "any", "deny": "any"},
+        {"allow": "10.0.0.1/8"},
+        {"allow": "host.example"},
+        {"allow": "any", "names": []},
+        {"allow": "any", "names": ["a//b"]},
+        {"allow": "any", "for": "append"},
+        {"allow": "any", "name": ["a"]},
+    ],
+)
+def test_wrong(wrong: dict[str, Any]) -> None:
+    """A rule that says nothing, or two things, or misspells one, is refused when the file is read."""
+    with pytest.raises(ValidationError):
+        Rule.model_validate(wrong)
+
+
+HOSTS = st.sampled_from(["10.0.0.1", "10.0.1.1", "192.168.0.1", "fe80::1"])
+NETWORKS = st.sampled_from(["10.0.0.0/24", "10.0.0.0/8", "192.168.0.0/16", "fe80::/10", "any"])
+NAMES = st.sampled_from(["a", "d/a", "b"])
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda verb, network, names, use: {
+                verb: network,
+                **({"names": names} if names else {}),
+                **({"for": use} if use else {}),
+            },
+            st.sampled_from(["allow", "deny"]),
+            NETWORKS,
+            st.sampled_from([None, ["a"], ["/a", "b"], ["d/*"]]),
+            st.sampled_from([None, "read", "write"]),
+        ),
+        max_size=6,
+    ),
+    HOSTS,
+    NAMES,
+    st.booleans(),
+)
+def test_asOneByOne(written: list[dict[str, Any]], host: str, name: str, write: bool) -> None:
+    """All rules together say what the first of them says that has anything to say, asked one by one."""
+    wanted = False
+    for rule in written:
+        other = {
+            "deny" if verb == "allow" else "allow": value for verb, value in rule.items() if verb in ("allow", "deny")
+        }
+        opposite = {**{key: value for key, value in rule.items() if key in ("names", "for")}, **other}
+        yes = allows(rules(rule), host, name, write)
+        matches = yes or allows(rules(opposite), host, name, write)
+        if matches:
+            wanted = yes
+            break
+    together = rules(*written)
+    assert [allows(together, host, name, write) for _ in range(2)] == [wanted, wanted]

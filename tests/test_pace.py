@@ -1,0 +1,118 @@
+"""
+The pacer: when may the next burst go.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castd.pace import BURST, LATE, TICK, Pacer
+
+
+def run(pacer: Pacer, seconds: float, burst: int, late: float = 0.0) -> tuple[int, int]:
+    """Send as fast as the pacer lets, waking so late each time: octets sent, and times woken."""
+    now, sent, wakes = 0.0, 0, 0
+    while now < seconds:
+        when = pacer.next(now)
+        if when > now:
+            now, wakes = when + late, wakes + 1
+        else:
+            pacer.spend(burst, now)
+            sent += burst
+    return sent, wakes
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e6, 1e8, 5e9])
+@pytest.mark.parametrize("burst", [512, BURST])
+@pytest.mark.parametrize("late", [0.0, 0.0005, 0.005])
+def test_rate(rate: float, burst: int, late: float) -> None:
+    """Over time exactly the rate goes out, in small bursts and large, by punctual timers and late ones."""
+    seconds = max(0.2, 40 * burst / rate)
+    if rate * seconds / burst > 1e6:
+        seconds = 1e6 * burst / rate
+    pacer = Pacer(rate)
+    sent, _ = run(pacer, seconds, burst, late)
+    assert sent <= rate * seconds + pacer.depth + burst
+    assert sent >= rate * (seconds - late) - burst
+
+
+def test_neverSooner() -> None:
+    """Whoever is told to wait waits a millisecond at least: fast rates do not make the reactor spin."""
+    _, wakes = run(Pacer(1e9), 0.1, 1468)
+    assert wakes <= 0.1 / TICK + 1
+
+
+@given(st.floats(1, 1e10), st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100_000)), max_size=30))
+def test_answers(rate: float, history: list[tuple[float, int]]) -> None:
+    """The answer is now or at least a millisecond off, and who comes back then may send."""
+    pacer, now = Pacer(rate, parent=Pacer(rate / 2)), 0.0
+    for pause, octets in history:
+        now += pause
+        pacer.spend(octets, now)
+    when = pacer.next(now)
+    assert when == now or when >= now + TICK * 0.999
+    for _ in range(3):
+        # Rounding may leave a hair's breadth; a tick more always does.
+        when = pacer.next(when)
+    assert pacer.next(when) == when
+
+
+def test_burstAfterPause() -> None:
+    """After a pause one whole burst goes at once, and no pause saves up more than the depth."""
+    pacer = Pacer(1e5)
+    assert pacer.depth == BURST
+    pacer.spend(BURST, 1000.0)
+    assert pacer.next(1000.0) >= 1000.0 + TICK
+    assert pacer.next(2000.0) == 2000.0
+    pacer.spend(BURST, 2000.0)
+    assert pacer.next(2000.0) > 2000.0
+
+
+def test_depthOfFastRates() -> None:
+    """A fast rate is not lost to timers that are late: the bucket holds what is due by then."""
+    assert Pacer(1e9).depth == pytest.approx(1e9 * LATE)
+
+
+def test_debt() -> None:
+    """A burst that is larger than what is left goes whole; the debt is paid before the next."""
+    pacer = Pacer(1000, burst=100)
+    pacer.spend(100 - 1, 0.0)
+    assert pacer.next(0.0) == 0.0
+    pacer.spend(501, 0.0)
+    assert pacer.next(0.0) == pytest.approx(0.5)
+
+
+def test_parent() -> None:
+    """Children of one parent share its rate, and each keeps to its own."""
+    parent = Pacer(1e6)
+    one, two = Pacer(1e9, parent=parent), Pacer(1e5, parent=parent)
+    sent, now = {one: 0, two: 0}, 0.0
+    while now < 2.0:
+        for child in (two, one):
+            if child.next(now) <= now:
+                child.spend(1000, now)
+                sent[child] += 1000
+        now = max(now + TICK, min(one.next(now), two.next(now)))
+    assert sum(sent.values()) == pytest.approx(2e6 + parent.depth, rel=0.01)
+    assert sent[two] == pytest.approx(2e5 + two.depth, rel=0.05)
+
+
+def test_clockSetBack() -> None:
+    """A clock that is set back neither stops the flow until it is there again nor gives more than one depth away."""
+    pacer = Pacer(1000, burst=100)
+    pacer.spend(600, 3600.0)
+    assert pacer.next(5.0) == pytest.approx(5.5)
+    assert pacer.next(5.6) == 5.6
+    pacer.spend(100, 5.6)
+    assert pacer.next(3600.0) == 3600.0
+    pacer.spend(100, 3600.0)
+    assert pacer.next(3600.0) > 3600.0
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan")])
+def test_noRate(rate: float) -> None:
+    """A rate of nothing is a mistake, not a server that stands still."""
+    with pytest.raises(ValueError, match="rate"):
+        Pacer(rate)
