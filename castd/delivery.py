@@ -126,9 +126,3 @@ class Delivery:
                 return 0
             self.owner.unsendable(error)
             return len(image)
-
-    def owe(self, numbers: range) -> None:
-        """From the lane: the cast has let these blocks go, and they are not out yet."""
-        self._unsent = numbers
-        self._peer = next(iter(self.owner.receivers))
-        self._again = False

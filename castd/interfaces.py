@@ -57,6 +57,7 @@ class IWire(Interface):
     cast = Attribute("A factory of ICast, called with a Patience and the count.")
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
     patience = Attribute("castd.cast.events.Patience of this cast.")
+    stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
 
     def first(request):
         """-> ranges the request itself asks for; C{()} if the receiver will say."""
@@ -89,8 +90,9 @@ class IWire(Interface):
         """
         What a receiver in step answers to all blocks before C{stop}, known before it says so.
 
-        -> (the exact datagram, where the range ends that it asks for), or L{None}: it must be read.  Only for wires with
-        one receiver, where it spares reading the datagram.
+        -> (the exact datagram, where the range ends that it asks for: C{stride} blocks, fewer at the end of the file), or
+        L{None}: it must be read.  Depends on nothing but C{headers}, C{stride} and C{count}.  Only for wires with one
+        receiver, where it spares reading the datagram.
         """
 
     def close():
@@ -318,6 +320,13 @@ class IDatagramPort(Interface):
 
         @param local: the address of ours to send from, where the port has several.
         @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
+        """
+
+    def burst(step):
+        """
+        -> a function that sends an image as C{writeBurst(image, step)} would, to the port's own peer, all of it.
+
+        Whatever keeps it from that is an OSError; some of it may be out then.
         """
 
     def stopListening():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 from castd.interfaces import IContent, IWire
 
@@ -35,24 +36,21 @@ class Chunk:
     @ivar start: number of the first block, C{stop}: of the one after the last.
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams.
+    @ivar lanes: what L{castd.lane} keeps for its readers.
     """
 
-    __slots__ = ("image", "start", "step", "stop")
+    __slots__ = ("image", "lanes", "start", "step", "stop")
 
     def __init__(self, start: int, stop: int, step: int, image: memoryview) -> None:
         self.start = start
         self.stop = stop
         self.step = step
         self.image = image
+        self.lanes: dict[Any, Any] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
         """-> the datagrams of blocks C{start} to C{stop} - 1, all of them in this chunk."""
         return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
-
-    def datagram(self, number: int) -> memoryview:
-        """-> the datagram of one block of this chunk."""
-        offset = (number - self.start) * self.step
-        return self.image[offset : offset + self.step]
 
 
 def lay(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:

@@ -5,7 +5,7 @@ Listener: the DatagramProtocol of a request port.  Datagrams of members go to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -50,15 +50,23 @@ class Desk:
     The transport of a cast that lives on the listening port: the port itself, answering from the address that was asked.
     """
 
-    def __init__(self, port: Any, local: Local) -> None:
+    def __init__(self, port: Any, request: Request) -> None:
         self._port = port
-        self._local = local
+        self._local = request.local
+        self._peer = request.peer
 
     def write(self, datagram: bytes, address: Peer) -> None:
         self._port.writeFrom(datagram, address, self._local)
 
     def writeBurst(self, image: memoryview, step: int, address: Peer) -> int:
         return self._port.writeBurst(image, step, address, self._local)  # type: ignore[no-any-return]
+
+    def burst(self, step: int) -> Callable[[memoryview], None]:
+        def send(image: memoryview) -> None:
+            if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
+                raise BlockingIOError
+
+        return send
 
     def getHost(self) -> Any:
         return self._port.getHost()
@@ -363,7 +371,7 @@ class Listener(DatagramProtocol):
         if room.dialect.ownPort:
             peer = request.peer if wire is None or wire.group is None else None
             return self.site.ports.lend(protocol, request.local, peer, getattr(room.options, "ports", None))
-        protocol.makeConnection(Desk(self.transport, request.local))
+        protocol.makeConnection(Desk(self.transport, request))
         return self.transport
 
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:

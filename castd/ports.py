@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -65,6 +65,12 @@ def sendBurst(bursts: sockets.Bursts, send: Any, image: Any, step: int) -> int:
                 raise
             return start
     return octets
+
+
+def allOf(taken: int, image: Any) -> None:
+    """@raise BlockingIOError: fewer octets were taken than there are."""
+    if taken < len(image):
+        raise BlockingIOError(errno.EAGAIN, "full")
 
 
 @implementer(IDatagramPort)
@@ -131,6 +137,10 @@ class OpenPort:
                 self._bursts, lambda part: sockets.sendFrom(self._socket, part, address, local.host), image, step
             )
         return sendBurst(self._bursts, lambda part: self.write(part, address), image, step)
+
+    def burst(self, step: int) -> Callable[[Any], object]:
+        """It has no peer of its own, so there is nothing to send without an address."""
+        raise OSError(errno.EDESTADDRREQ, "no peer")
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         sockets.group(self._socket, ttl, interface, loopback, broadcast)
@@ -229,6 +239,12 @@ class LentPort:
             self._sendOne(image)
             return len(image)
         return sendBurst(self._bursts, self._sendOne, image, step)
+
+    def burst(self, step: int) -> Callable[[Any], object]:
+        if self._bursts.fits(step, step) and self._bursts.prepare(step):
+            # The kernel cuts it; what it will not do is an error, and found out by writeBurst.
+            return self._sendOne
+        return lambda image: allOf(self.writeBurst(image, step), image)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         """It has a peer, and never serves a group."""

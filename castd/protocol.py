@@ -17,6 +17,7 @@ from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, ISite, IWire
+from castd.lane import Lane, lane
 from castd.layout import Chunk
 from castd.request import Peer, Request
 
@@ -114,10 +115,12 @@ class CastProtocol(DatagramProtocol):
         self._asides: dict[Peer, Delivery] = {}
         self._chunk: Chunk | None = None
         self._complained: set[int | None] = set()
-        # The lane: the one receiver is in step, so its next answer is known, and what it asks for with it.
-        self._lane = self.wire.group is None and type(self._main.cast) is Turn and not pacers
+        # In the lane (castd.lane): the steps taken are told to the cast when it is left.
+        self._mayStep = bool(self.wire.stride) and type(self._main.cast) is Turn and not pacers
+        self._lane: Lane | None = None
         self._answer: bytes | None = None
-        self._next = range(0)
+        self._steps = 0
+        self._steppedAt = self._interval = 0.0
         self._slack = 1.0
         self._stop = 0
 
@@ -139,7 +142,7 @@ class CastProtocol(DatagramProtocol):
             receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
         receiver.request = request
         self.receivers[request.peer] = receiver
-        self._answer = None
+        self._leaveLane()
         self._main.cast.join(request.peer, now, self.wire.first(request), instead)
         self.pump()
 
@@ -160,66 +163,58 @@ class CastProtocol(DatagramProtocol):
 
     def heard(self, peer: Peer) -> bool:
         """Has this member acknowledged anything?"""
-        return peer in self._asides or bool(self._main.cast.heard(peer))
+        return self._steps > 0 or peer in self._asides or bool(self._main.cast.heard(peer))
 
     # What is heard.
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: somebody's datagram at this cast's port."""
         if datagram == self._answer:
-            now = self._seconds()
-            if self._main.cast.follow(self._next, now):
-                self._step(now)
+            # The lane; all of Python's part in a lockstep block lies in these lines.
+            lane, steps, now = self._lane, self._steps, self._seconds()
+            try:
+                self._burst(lane.images[steps])  # type: ignore[union-attr]
+            except OSError:
+                self._hear(datagram, addr)
                 return
-        self._hear(datagram, addr)
+            self._steps = steps = steps + 1
+            self._answer = lane.answers[steps]  # type: ignore[union-attr]
+            self._steppedAt = now
+            self.due = now + self._interval
+        else:
+            self._hear(datagram, addr)
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: not from the peer that the port was lent for."""
         self._hear(datagram, addr)
 
-    def _step(self, now: float) -> None:
-        """
-        The lane: what was foreseen has come, so the next blocks go out at once.
-
-        All of Python's part in a lockstep block lies here and in L{Turn.follow}.
-        """
-        numbers = self._next
-        start, stop = numbers.start, numbers.stop
-        chunk = self._chunk
-        if chunk is None or start < chunk.start or stop > chunk.stop:
-            self._stray(numbers)
+    def _enterLane(self) -> None:
+        """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
+        interval = self._main.cast.inStep(self._stop)
+        if interval is None or self._chunk is None:
             return
-        image = chunk.slice(start, stop)
-        size = len(image)
-        try:
-            taken = self.transport.writeBurst(image, chunk.step, None)  # type: ignore[union-attr]
-        except OSError:
-            taken = 0
-        if taken < size:
-            self._stray(numbers)
+        self._lane = lane(self.wire, self._chunk, self._stop)
+        if self._lane is not None:
+            self._answer = self._lane.answers[0]
+            self._interval = interval * self._slack
+            self._burst = self.transport.burst(self._chunk.step)  # type: ignore[union-attr]
+
+    def _leaveLane(self) -> None:
+        """Tell the cast how far it went."""
+        lane, steps = self._lane, self._steps
+        if lane is None:
             return
-        self.blocks += stop - start
-        self.octets += size
-        self._foresee(stop)
-        self.due = now + (self._main.cast.alarmAt - now) * self._slack
-
-    def _stray(self, numbers: range) -> None:
-        """Out of the lane: a new chunk, or a full socket; the pump takes it from here."""
-        self._answer = None
-        self._main.owe(numbers)
-        self.pump()
-
-    def _foresee(self, stop: int) -> None:
-        ahead = self.wire.ahead(stop)
-        if ahead is None:
-            self._answer = None
-        else:
-            self._answer, end = ahead
-            self._next = range(stop, end)
+        self._lane = self._answer = None
+        self._steps = 0
+        if steps:
+            numbers = lane.numbers(steps, self.wire.count)
+            self.sent(numbers.start, len(numbers), sum(map(len, lane.images[:steps])), False)
+            self._main.cast.followed(lane.last(steps, self.wire.count), self._steppedAt)
 
     def _hear(self, datagram: bytes, peer: Peer) -> None:
         if self.over:
             return
+        self._leaveLane()
         delivery = self._asides.get(peer, self._main)
         try:
             event = self.wire.receive(datagram, peer, delivery.cast.standing(peer))
@@ -271,6 +266,7 @@ class CastProtocol(DatagramProtocol):
 
     def wake(self) -> None:
         """The alarm rings."""
+        self._leaveLane()
         self._leaveClosed(self._seconds())
         self.pump()
 
@@ -297,9 +293,9 @@ class CastProtocol(DatagramProtocol):
             # So that a crowd does not fall into step.
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
-        if self._lane and self._main.idle and self.blocks:
-            self._foresee(self._stop)
         self.site.alarms.set(self, due)
+        if self._mayStep and self._main.idle and self.blocks:
+            self._enterLane()
 
     def _flush(self, now: float) -> float | None:
         """Greetings that a full socket did not take.  -> the instant to try again at, L{None}: all are out."""
@@ -432,6 +428,7 @@ class CastProtocol(DatagramProtocol):
         """The machine behind this peer has restarted: its part here is over."""
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
+        self._leaveLane()
         now = self._seconds()
         self._asides.pop(peer, None)
         self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
@@ -440,6 +437,7 @@ class CastProtocol(DatagramProtocol):
 
     def end(self, outcome: str) -> None:
         """Tell everybody and close."""
+        self._leaveLane()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
         for receiver in receivers.values():
@@ -450,7 +448,7 @@ class CastProtocol(DatagramProtocol):
         if self.over:
             return
         self.over = True
-        self._answer = self._chunk = None
+        self._lane = self._answer = self._chunk = None
         self.site.alarms.set(self, None)
         self.wire.close()
         self.content.close()

@@ -22,8 +22,6 @@ UNMEASURED = 0.02
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
 NEVER = float("inf")
-#: One answer in so many is measured while everything is in step; times on a network do not change faster than that.
-SAMPLED = 8
 
 
 class State(Enum):
@@ -66,7 +64,6 @@ class Turn:
         self._spokeAt = 0.0  # anything went to the group
         self._heldUntil: float | None = None
         self._heldLimit = 0.0
-        self._sampleIn = 0
 
     # What goes in.
 
@@ -203,33 +200,28 @@ class Turn:
         self._part(member, outcomes.DEAF, now, ranges)
         return True
 
-    def follow(self, numbers: range, now: float) -> bool:
+    def inStep(self, stop: int) -> float | None:
         """
-        The one receiver is in step: it asks for C{numbers}, which follow what was sent, and they go out at once.
+        May the one receiver be served without asking, as long as it answers as foreseen (see L{castd.lane})?
 
-        The same as C{hear} and C{poll} in one, for the answer that was foreseen (see L{IWire.ahead}); the cost of a block
-        in lockstep lies here.
-
-        @return: False if there is more to think about; nothing has changed then, C{hear} it.
+        @param stop: the number after the last that was sent.
+        @return: seconds until what was sent is to be repeated if the answer does not come; L{None}: no.
         """
         member = self._master
-        if self._state is not State.WAITING or member is None or self._heldUntil is not None or self._members.owed:
-            return False
-        if self._again or not member.heard or numbers.start != self.top + 1:
-            return False
-        alarm = member.alarm
-        if self._sampleIn:
-            self._sampleIn -= 1
-        else:
-            alarm.sample(now - self._sentAt)
-            self._sampleIn = SAMPLED - 1 if alarm.measured is not None else 0
-        alarm.progress()
-        self._want = member.asked = (numbers,)
+        if self._state is not State.WAITING or member is None or not member.heard or self._again:
+            return None
+        if self._members.owed or len(self._members) > 1 or stop != self.top + 1:
+            return None
+        return member.alarm.interval()
+
+    def followed(self, numbers: range, now: float) -> None:
+        """The receiver was in step, and these blocks were the last that went out, at this instant."""
+        assert self._master is not None
+        self._want = self._master.asked = (numbers,)
         self._restarted = False
-        self._sentAt = self._progressAt = now
-        self.alarmAt = now + alarm.interval()
+        self._sentAt = self._progressAt = self._master.servedAt = now
+        self.alarmAt = now + self._master.alarm.interval()
         self.top = numbers.stop - 1
-        return True
 
     # Whose turn it is.
 
@@ -325,7 +317,6 @@ class Turn:
             self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
         member.alarm.repeated()
-        self._sampleIn = 0
         if self._state is State.GREETED:
             self._members.greet(member, True)
             self.alarmAt = now + self._interval(member)

@@ -65,6 +65,7 @@ class Wire:
         self.patience = patience
         self.headers: Hashable = ("tftp", terms.rollover)
         self._reader = lockstep.AckReader(self.count, terms.windowsize, terms.rollover)
+        self.stride = terms.windowsize
         self.ahead = self._reader.ahead
 
     def first(self, request: Request) -> Ranges:

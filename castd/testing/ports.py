@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -96,6 +97,15 @@ class VirtualPort:
                     return start
                 raise
         return len(view)
+
+    def burst(self, step: int) -> Callable[[memoryview], None]:
+        """As L{IDatagramPort.burst}."""
+
+        def send(image: memoryview) -> None:
+            if self.writeBurst(image, step) < len(image):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        return send
 
     def _send(self, datagram: bytes, target: Peer, source: Peer) -> None:
         host = self.host
