@@ -359,8 +359,8 @@ class Listener(DatagramProtocol):
         if wire.group is not None:
             options = room.options
             port.setGroup(options.ttl, request.local.host, True, getattr(wire, "broadcast", False))
-        room.shared[dialect.key(request, content)] = cast
-        cast.room = room
+        cast.room, cast.key = room, dialect.key(request, content)
+        room.shared[cast.key] = cast
         self._living[cast] = None
         self.site.gate.casts += 1
         self._enter(room, cast, request)
@@ -422,7 +422,8 @@ class Listener(DatagramProtocol):
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
-        cast.room.shared = {key: value for key, value in cast.room.shared.items() if value is not cast}
+        if cast.room.shared.get(cast.key) is cast:
+            del cast.room.shared[cast.key]
         self._ended(cast)
 
     def _uploaded(self, upload: UploadProtocol) -> None:

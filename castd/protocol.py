@@ -74,13 +74,14 @@ class CastProtocol(DatagramProtocol):
     @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full sockets.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
-    @ivar room: where the listener keeps it.
+    @ivar room, key: where the listener keeps it.
     @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
 
     noisy = False
     largest = 2048
     room: Any = None
+    key: Any = None
 
     def __init__(
         self,

@@ -1,0 +1,40 @@
+"""
+Chance for the real server: the system's, fetched in larger pieces.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+#: Octets asked of the system at a time; a call for each number would cost more than the rest of a request.
+PIECE = 4096
+#: The largest integer that a float holds exactly, as bits.
+_BITS = 53
+
+
+class Chance(Random):
+    """
+    As unpredictable as C{random.SystemRandom}: with the client's port, a server's port is a transfer's only secret.
+    """
+
+    _pool = b""
+    _used = 0
+
+    def _octets(self, count: int) -> bytes:
+        if self._used + count > len(self._pool):
+            self._pool, self._used = os.urandom(max(PIECE, count)), 0
+        self._used += count
+        return self._pool[self._used - count : self._used]
+
+    def random(self) -> float:
+        """-> a float from 0 up to 1."""
+        return self.getrandbits(_BITS) / (1 << _BITS)
+
+    def getrandbits(self, k: int, /) -> int:
+        """-> an integer of C{k} random bits."""
+        count = (k + 7) // 8
+        return int.from_bytes(self._octets(count), "big") >> (count * 8 - k)
+
+    def seed(self, *args: object, **kwargs: object) -> None:
+        """There is nothing to seed."""
