@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd import names
+from castd import names, partial
 from castd.beneath import Links, Root
 from castd.errors import ContentChanged, Forbidden, NotFound
 from castd.interfaces import IContent, IContentSource
@@ -126,7 +126,11 @@ class Directory:
             found = names.strip(found, self._strip)
         if self._rules:
             found = names.rewrite(found, self._rules)
-        return names.beneath(found, self._under) if self._under else found
+        if self._under:
+            found = names.beneath(found, self._under)
+        if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
+            raise NotFound(why="an unfinished upload")
+        return found
 
 
 class _Shared:

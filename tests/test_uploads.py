@@ -1,0 +1,483 @@
+"""
+Uploads, on a real file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from twisted.internet.defer import Deferred, maybeDeferred
+from zope.interface.verify import verifyObject
+
+from castd import partial
+from castd.content import Directory, DirectoryOptions
+from castd.errors import Exists, Forbidden, Full, NotFound, Refused
+from castd.interfaces import IContentSink, IUpload
+from castd.uploads import Drop, DropOptions
+
+ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
+
+
+class Later:
+    """A thread that runs when it is told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def __call__(self, job: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.jobs.append(lambda: maybeDeferred(job, *args).chainDeferred(done))
+        return done
+
+    def run(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+
+
+def drop(path: Path, thread: Any = maybeDeferred, **options: Any) -> Drop:
+    """The sink that a service file would make; its thread is this one."""
+    return Drop(DropOptions.model_validate({"path": str(path), "keep-free": 0, **options}), thread)
+
+
+def upload(sink: Drop, name: str, *pieces: bytes, peer: Any = ONE) -> Any:
+    """A whole upload: what its commit fired with, L{None} if all went well, else the error."""
+    results: list[Any] = []
+    begun = sink.begin(name, peer, None)
+    for piece in pieces:
+        begun.write(piece)
+    begun.commit().addErrback(lambda failure: failure.value).addCallback(results.append)
+    return results[0]
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    """All files beneath a directory, hidden ones, too."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def _noneLeft(tmp_path: Path) -> Iterator[None]:
+    """No test leaves a file open in the directory but those that say so."""
+    yield
+    links = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            continue
+    assert [link for link in links if link.startswith(str(tmp_path)) and ".part" in link] == []
+
+
+def test_interfaces(tmp_path: Path) -> None:
+    """Drop and its uploads are what their interfaces promise."""
+    sink = drop(tmp_path)
+    assert verifyObject(IContentSink, sink)
+    begun = sink.begin("a", ONE, None)
+    assert verifyObject(IUpload, begun)
+    begun.abort()
+
+
+def test_complete(tmp_path: Path) -> None:
+    """A complete upload stands under its name, readable for all, and nothing else is there."""
+    (tmp_path / "logs").mkdir()
+    assert upload(drop(tmp_path), "/logs\\a", b"one ", b"", b"two") is None
+    assert everything(tmp_path) == {"logs/a": b"one two"}
+    assert stat.S_IMODE((tmp_path / "logs" / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0, 0o644)])
+def test_mode(tmp_path: Path, mask: int, mode: int) -> None:
+    """Its mode is 0644 less the mask of the process, which stays as it was."""
+    os.umask(mask)
+    upload(drop(tmp_path), "a", b"")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+    assert os.umask(mask) == mask
+
+
+def test_unseen(tmp_path: Path) -> None:
+    """Until it is complete there is nothing under its name, and what there is nobody else may read, or gets."""
+    sink = drop(tmp_path)
+    begun = sink.begin("a", ONE, None)
+    begun.write(b"half")
+    (only,) = tmp_path.iterdir()
+    assert only.name.startswith(".")
+    assert stat.S_IMODE(only.stat().st_mode) == 0o600
+    source = Directory(DirectoryOptions(path=str(tmp_path), ignoreCase=True))
+    for name in ("a", only.name, only.name.upper()):
+        with pytest.raises(NotFound):
+            source.lookup(name, ONE)
+    begun.abort()
+
+
+def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is on the disk before it has its name, the name before the commit fires."""
+    thread, fired, order = Later(), list[Any](), list[str]()
+    fsync, rename = os.fsync, os.rename
+    kind = {True: "directory", False: "file"}
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (order.append(f"sync {kind[stat.S_ISDIR(os.fstat(fd).st_mode)]}"), fsync(fd))[1]
+    )
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (order.append("rename"), rename(*a, **k))[1])
+    begun = drop(tmp_path, thread, policy="overwrite").begin("a", ONE, None)
+    begun.write(b"all")
+    begun.commit().addCallback(fired.append)
+    assert (order, fired, (tmp_path / "a").exists()) == ([], [], False)
+    thread.run()
+    assert (order, fired) == (["sync file", "rename", "sync directory"], [None])
+
+
+def test_abort(tmp_path: Path) -> None:
+    """A broken upload leaves nothing, however often that is said, and its name is free again."""
+    sink = drop(tmp_path)
+    begun = sink.begin("a", ONE, None)
+    begun.write(b"half")
+    begun.abort()
+    begun.abort()
+    assert everything(tmp_path) == {}
+    with pytest.raises(Refused):
+        begun.write(b"more")
+    errors: list[Any] = []
+    begun.commit().addErrback(errors.append)
+    assert errors[0].type is Refused
+    assert upload(sink, "a", b"anew", peer=TWO) is None
+
+
+def test_abortWhileStoring(tmp_path: Path) -> None:
+    """Once it is being stored it cannot be called back."""
+    thread = Later()
+    begun = drop(tmp_path, thread).begin("a", ONE, None)
+    begun.write(b"all")
+    begun.commit()
+    begun.abort()
+    thread.run()
+    assert everything(tmp_path) == {"a": b"all"}
+
+
+POLICIES = [
+    ("create", False, None, b"new"),
+    ("create", True, Exists, b"old"),
+    ("overwrite", False, None, b"new"),
+    ("overwrite", True, None, b"new"),
+    ("existing", False, NotFound, None),
+    ("existing", True, None, b"new"),
+]
+
+
+@pytest.mark.parametrize(("policy", "before", "error", "after"), POLICIES)
+def test_policy(tmp_path: Path, policy: str, before: bool, error: type[Refused] | None, after: bytes | None) -> None:
+    """Each policy creates, replaces or refuses, and what is refused stays as it was."""
+    if before:
+        (tmp_path / "a").write_bytes(b"old")
+    sink = drop(tmp_path, policy=policy)
+    if error is None:
+        assert upload(sink, "a", b"new") is None
+    else:
+        with pytest.raises(error):
+            sink.begin("a", ONE, None)
+    assert everything(tmp_path) == ({} if after is None else {"a": after})
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "error", "after"),
+    [
+        ("create", lambda path: path.write_bytes(b"other"), Exists, {"a": b"other"}),
+        ("existing", Path.unlink, NotFound, {}),
+        ("overwrite", lambda path: (path.unlink(missing_ok=True), path.mkdir()), Forbidden, {}),
+    ],
+)
+def test_changedMeanwhile(tmp_path: Path, policy: str, change: Any, error: type[Refused], after: Any) -> None:
+    """What appears or vanishes under the name while the upload runs is not overlooked; nothing is left."""
+    if policy == "existing":
+        (tmp_path / "a").write_bytes(b"old")
+    begun = drop(tmp_path, policy=policy).begin("a", ONE, None)
+    begun.write(b"new")
+    change(tmp_path / "a")
+    errors: list[Any] = []
+    begun.commit().addErrback(errors.append)
+    assert errors[0].type is error
+    assert everything(tmp_path) == after
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("b")])
+def test_replaceOnlyFiles(tmp_path: Path, make: Any) -> None:
+    """A directory, a FIFO and a link are never replaced."""
+    make(tmp_path / "a")
+    (tmp_path / "b").write_bytes(b"target")
+    with pytest.raises(Forbidden):
+        drop(tmp_path, policy="overwrite").begin("a", ONE, None)
+    assert everything(tmp_path)["b"] == b"target"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("no/a", NotFound),
+        ("../a", Forbidden),
+        ("/", Forbidden),
+        ("file/a", NotFound),
+        ("away/a", Forbidden),
+        (".castd-1-1.part", Forbidden),
+        (".CASTD-1-1.part", Forbidden),
+    ],
+)
+def test_names(tmp_path: Path, name: str, error: type[Refused]) -> None:
+    """No directory is created for an upload, none outside is written to, and names of unfinished ones are not had."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_bytes(b"")
+    (tmp_path / "outside").mkdir()
+    (root / "away").symlink_to("../outside")
+    with pytest.raises(error):
+        drop(root, policy="overwrite").begin(name, ONE, None)
+    assert everything(tmp_path) == {"root/file": b""}
+
+
+def test_linkedDirectory(tmp_path: Path) -> None:
+    """A directory may be a link that stays inside, unless that is switched off."""
+    (tmp_path / "today").mkdir()
+    (tmp_path / "logs").symlink_to("today")
+    assert upload(drop(tmp_path), "logs/a", b"x") is None
+    assert (tmp_path / "today" / "a").read_bytes() == b"x"
+    with pytest.raises(Forbidden):
+        drop(tmp_path, links="never").begin("logs/b", ONE, None)
+
+
+def test_underAndNetworks(tmp_path: Path) -> None:
+    """Names begin with the prefix that the directory has, clients are in its networks."""
+    sink = drop(tmp_path, under="logs", networks="10.0.0.7")
+    assert upload(sink, "logs/a", b"x") is None
+    assert everything(tmp_path) == {"a": b"x"}
+    with pytest.raises(NotFound):
+        sink.begin("a", ONE, None)
+    with pytest.raises(Forbidden):
+        sink.begin("logs/b", TWO, None)
+
+
+def test_busy(tmp_path: Path) -> None:
+    """The second upload of a name is told "busy", by whatever way it comes; other names are free."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    sink = drop(tmp_path, policy="overwrite")
+    first = sink.begin("d/a", ONE, None)
+    for name in ("d/a", "link//a"):
+        with pytest.raises(Forbidden) as refused:
+            sink.begin(name, TWO, None)
+        assert refused.value.text == "busy"
+    assert upload(sink, "d/b", b"other", peer=TWO) is None
+    first.write(b"first")
+    first.commit()
+    assert upload(sink, "d/a", b"second", peer=TWO) is None
+    assert everything(tmp_path)["d/a"] == b"second"
+
+
+def test_begunAnew(tmp_path: Path) -> None:
+    """A client that begins anew ends its own former upload, but not while that is being stored."""
+    thread = Later()
+    sink = drop(tmp_path, thread, policy="overwrite")
+    first = sink.begin("a", ONE, None)
+    first.write(b"first")
+    second = sink.begin("a", ONE, None)
+    with pytest.raises(Refused):
+        first.write(b"more")
+    second.write(b"second")
+    second.commit()
+    with pytest.raises(Forbidden):
+        sink.begin("a", ONE, None)
+    thread.run()
+    assert everything(tmp_path) == {"a": b"second"}
+
+
+def test_largest(tmp_path: Path) -> None:
+    """The limit of size holds when the size is announced and, to the octet, while it is written; nothing is left."""
+    sink = drop(tmp_path, **{"max-size": "8 B"})
+    with pytest.raises(Full):
+        sink.begin("a", ONE, 9)
+    begun = sink.begin("a", ONE, 8)
+    begun.write(b"12345678")
+    with pytest.raises(Full):
+        begun.write(b"9")
+    assert everything(tmp_path) == {}
+    assert upload(sink, "a", b"1234", b"5678") is None
+
+
+def test_keepFree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Space is kept free: by the size announced, and looked at again as the file grows."""
+    free = 10_000_000
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=free // 1000, f_frsize=1000))
+    sink = drop(tmp_path, **{"keep-free": "4 MB"})
+    with pytest.raises(Full):
+        sink.begin("a", ONE, 6_000_001)
+    begun = sink.begin("a", ONE, 6_000_000)
+    free = 4_050_000
+    for _ in range(16):
+        begun.write(b"x" * 65_464)
+    with pytest.raises(Full):
+        begun.write(b"x" * 65_464)
+    assert everything(tmp_path) == {}
+    free = 3_999_000
+    with pytest.raises(Full):
+        sink.begin("a", ONE, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.ENOSPC, Full), (errno.EDQUOT, Full), (errno.EFBIG, Full), (errno.EIO, Refused)],
+    ids=errno.errorcode.get,
+)
+def test_writeFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Refused]) -> None:
+    """A full disk is told as that, a broken one as a failure, and nothing is left."""
+    sink = drop(tmp_path)
+    begun = sink.begin("a", ONE, None)
+
+    def broken(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", broken)
+        with pytest.raises(Refused) as refused:
+            begun.write(b"x")
+    assert type(refused.value) is error
+    assert everything(tmp_path) == {}
+    assert upload(sink, "a", b"x") is None
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, Full), (errno.EIO, Refused)], ids=errno.errorcode.get)
+def test_syncFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Refused]) -> None:
+    """A file that the disk did not take, as it turns out in the end, does not get its name."""
+
+    def broken(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    assert type(upload(drop(tmp_path), "a", b"x")) is error
+    assert everything(tmp_path) == {}
+
+
+def test_directorySync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no sync of directories takes uploads all the same."""
+    fsync = os.fsync
+
+    def picky(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", picky)
+    assert upload(drop(tmp_path), "a", b"x") is None
+
+
+def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system takes in parts is written in parts."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:3])))
+    assert upload(drop(tmp_path), "a", b"0123456789") is None
+    assert everything(tmp_path) == {"a": b"0123456789"}
+
+
+CRASH = """
+import os, sys
+from twisted.internet.defer import maybeDeferred
+from castd.uploads import Drop, DropOptions
+upload = Drop(DropOptions(path=sys.argv[1], keepFree=0), maybeDeferred).begin("d/a", ("10.0.0.1", 1), None)
+upload.write(b"half")
+os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())
+"""
+
+
+def other(path: Path, what: str) -> subprocess.Popen[str]:
+    """Another server that uploads into the directory, and crashes or waits for the end of its input."""
+    root = str(Path(__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", CRASH, str(path), what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+def test_sweep(tmp_path: Path) -> None:
+    """What a crash has left is removed at the next start, wherever it lies; what anybody still writes to is not."""
+    (tmp_path / "d").mkdir()
+    with other(tmp_path, "crash") as crashed:
+        crashed.communicate(timeout=30)
+    left = list((tmp_path / "d").iterdir())
+    assert [partial.NAME.fullmatch(os.fsencode(each.name)) is not None for each in left] == [True]
+    (tmp_path / ".castd-notes.part").write_bytes(b"somebody's own")
+    with other(tmp_path, "wait") as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "ready\n"
+        sink = drop(tmp_path)
+        mine = sink.begin("mine", ONE, None)
+        removed: list[int] = []
+        sink.sweep().addCallback(removed.append)
+        assert removed == [1]
+        assert not left[0].exists()
+        assert len(list((tmp_path / "d").iterdir())) == 1
+        waiting.communicate("", timeout=30)
+    mine.write(b"all")
+    mine.commit()
+    assert (tmp_path / "mine").read_bytes() == b"all"
+    sink.sweep().addCallback(removed.append)
+    assert removed == [1, 1]
+    assert everything(tmp_path) == {"mine": b"all", ".castd-notes.part": b"somebody's own"}
+
+
+def test_sweepOnlyFiles(tmp_path: Path) -> None:
+    """A link, a FIFO or a directory with such a name is not touched, nor what a link leads to."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / ".castd-1-1.part").write_bytes(b"outside")
+    (root / ".castd-1-1.part").symlink_to("../.castd-1-1.part")
+    os.mkfifo(root / ".castd-1-2.part")
+    (root / ".castd-1-3.part").mkdir()
+    (root / "link").symlink_to("..")
+    assert partial.sweep(str(root)) == 0
+    assert len(list(root.iterdir())) == 4
+    assert (tmp_path / ".castd-1-1.part").exists()
+
+
+def test_sweptWhileBegun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload whose file is taken for a leftover in the instant before it is locked takes another one."""
+    create, rivals = os.open, [1]
+
+    def opened(path: Any, flags: int, *args: Any, **keys: Any) -> int:
+        fd = create(path, flags, *args, **keys)
+        if flags & os.O_CREAT and rivals:
+            rivals.pop()
+            assert partial.sweep(str(tmp_path)) == 1
+        return fd
+
+    sink = drop(tmp_path)
+    monkeypatch.setattr(os, "open", opened)
+    assert upload(sink, "a", b"x") is None
+    assert everything(tmp_path) == {"a": b"x"}
+
+
+def test_noRoot(tmp_path: Path) -> None:
+    """A directory that is missing is found when the sink is made, and named."""
+    with pytest.raises(OSError, match="missing"):
+        drop(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("wrong", [{"policy": "append"}, {"max-size": "1.5 B"}, {"under": ".."}, {"maxsize": 1}])
+def test_wrongOptions(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """Options that cannot work are found when they are read."""
+    with pytest.raises(ValidationError):
+        DropOptions.model_validate({"path": str(tmp_path), **wrong})
