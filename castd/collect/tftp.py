@@ -18,7 +18,17 @@ from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.negotiate import Terms
 from castd.outcomes import DONE
-from castd.packets.tftp import Ack, Ask, Data, Error, Oack, buildAck, buildOack, buildRequest, parse
+from castd.packets.tftp import (
+    Ack,
+    Ask,
+    Data,
+    Error,
+    Oack,
+    buildAck,
+    buildOack,
+    buildRequest,
+    parse,
+)
 
 #: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
 DALLY_INTERVALS = 3
@@ -63,7 +73,9 @@ class Intake(Receiving):
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
         repeat = self._patience.repeat
-        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, Measured) else repeat.steps[0])
+        return DALLY_INTERVALS * (
+            repeat.first if isinstance(repeat, Measured) else repeat.steps[0]
+        )
 
 
 @implementer(IIntake)
@@ -75,10 +87,18 @@ class Download(Receiving):
     @ivar error: the server's ERROR, if that was the end.
     """
 
-    def __init__(self, name: str, wishes: Wishes, mode: str = "octet", patience: Patience = CLIENT_PATIENCE) -> None:
+    def __init__(
+        self,
+        name: str,
+        wishes: Wishes,
+        mode: str = "octet",
+        patience: Patience = CLIENT_PATIENCE,
+    ) -> None:
         super().__init__(patience, None)
         self._wishes = wishes
-        self._opening = buildRequest(Ask(write=False, name=name, mode=mode, options=wishes.options()))
+        self._opening = buildRequest(
+            Ask(write=False, name=name, mode=mode, options=wishes.options())
+        )
         self._confirming = False
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
@@ -129,7 +149,12 @@ class Download(Receiving):
         """
         Some servers count 65535, 1 without being asked.  One block at a time, no other meaning is left for that 1.
         """
-        if self.blocks == 0xFFFF and data.number == 1 and not self._windows and self._wishes.rollover is None:
+        if (
+            self.blocks == 0xFFFF
+            and data.number == 1
+            and not self._windows
+            and self._wishes.rollover is None
+        ):
             self._receiver.rollover = 1
 
     def _repetition(self) -> list[bytes]:
@@ -141,7 +166,9 @@ class Download(Receiving):
         block with a server that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1).
         """
         return (
-            self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
+            self._dallyUntil is not None
+            or self._windows
+            or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
         )
 
     @property
@@ -178,7 +205,9 @@ class Upload(Half):
         self._octets = size
         self._read = read
         self._wishes = wishes
-        self._opening = buildRequest(Ask(write=True, name=name, mode=mode, options=wishes.options(size)))
+        self._opening = buildRequest(
+            Ask(write=True, name=name, mode=mode, options=wishes.options(size))
+        )
         self._sender: Sender | None = None
 
     @property
@@ -205,7 +234,9 @@ class Upload(Half):
         if self._sender is None:
             return None, self._granted(packet, now)
         # Another OACK: DATA 1 was lost, or they have crossed; the timer decides.
-        return None, self._heard(self._sender, packet.number, now) if isinstance(packet, Ack) else []
+        return None, self._heard(self._sender, packet.number, now) if isinstance(
+            packet, Ack
+        ) else []
 
     def stored(self, now: float) -> list[bytes]:
         """Nothing is ever kept here."""
