@@ -51,9 +51,7 @@ class Receiver:
         if number < 1:
             raise WireError(f"DATA {data.number} is no block")
         if len(data.payload) > self._terms.blksize:
-            raise Unsupported(
-                why=f"a block of {len(data.payload)} octets where {self._terms.blksize} were agreed on"
-            )
+            raise Unsupported(why=f"a block of {len(data.payload)} octets where {self._terms.blksize} were agreed on")
         if number != self.stored + 1 or self.final:
             return None, self._repeat(number)
         self.stored = number
@@ -155,10 +153,6 @@ class Sender:
             self._restarted = False
             self.done = number == self._last
             return True, [] if self.done else self.window()
-        if (
-            number == self.base - 1
-            and self._terms.windowsize > 1
-            and not self._restarted
-        ):
+        if number == self.base - 1 and self._terms.windowsize > 1 and not self._restarted:
             return False, self.again()
         return False, []

@@ -101,11 +101,7 @@ class Receiving(Half):
         if self._dallyUntil is not None:
             return None, [self._ack()] if due else []
         # While the last block is being kept safely its repetitions get no answer: it would be taken for our consent.
-        if (
-            not due
-            or self.complete
-            or (payload is None and not self._worthAnswering(now))
-        ):
+        if not due or self.complete or (payload is None and not self._worthAnswering(now)):
             return payload, []
         self._wait.ask(now, first=payload is not None)
         return payload, [self._ack()]

@@ -25,8 +25,8 @@ class Text:
     Another intake whose payloads go through a decoder; all else is the other's.
     """
 
-    def __init__(self, intake: IIntake, decoder: Decodes) -> None:
-        self._intake: Any = intake
+    def __init__(self, intake: Any, decoder: Decodes) -> None:
+        self._intake = intake
         self._decoder = decoder
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,6 @@ from zope.interface import implementer
 from castd.cast.events import Measured, Patience
 from castd.collect.blocks import Read, Receiver, Sender
 from castd.collect.half import Half, Receiving
-from castd.collect.wait import heeding
 from castd.collect.wishes import Wishes
 from castd.errors import WireError
 from castd.interfaces import IIntake
@@ -42,11 +41,11 @@ class Intake(Receiving):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
 
-    @ivar terms: what was agreed on; C{answer} is the OACK.
+    @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
     """
 
     def __init__(self, terms: Terms, patience: Patience) -> None:
-        super().__init__(heeding(patience, terms.timeout), terms)
+        super().__init__(patience, terms)
         self.size = terms.tsize
         # Repeated until the first block is there, and never after it: past a wrap ACK 0 acknowledges a block, and one
         # well-known server broke its transfers with an OACK in its place.
@@ -73,9 +72,7 @@ class Intake(Receiving):
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
         repeat = self._patience.repeat
-        return DALLY_INTERVALS * (
-            repeat.first if isinstance(repeat, Measured) else repeat.steps[0]
-        )
+        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, Measured) else repeat.steps[0])
 
 
 @implementer(IIntake)
@@ -96,9 +93,7 @@ class Download(Receiving):
     ) -> None:
         super().__init__(patience, None)
         self._wishes = wishes
-        self._opening = buildRequest(
-            Ask(write=False, name=name, mode=mode, options=wishes.options())
-        )
+        self._opening = buildRequest(Ask(write=False, name=name, mode=mode, options=wishes.options()))
         self._confirming = False
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
@@ -149,12 +144,7 @@ class Download(Receiving):
         """
         Some servers count 65535, 1 without being asked.  One block at a time, no other meaning is left for that 1.
         """
-        if (
-            self.blocks == 0xFFFF
-            and data.number == 1
-            and not self._windows
-            and self._wishes.rollover is None
-        ):
+        if self.blocks == 0xFFFF and data.number == 1 and not self._windows and self._wishes.rollover is None:
             self._receiver.rollover = 1
 
     def _repetition(self) -> list[bytes]:
@@ -166,9 +156,7 @@ class Download(Receiving):
         block with a server that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1).
         """
         return (
-            self._dallyUntil is not None
-            or self._windows
-            or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
+            self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
         )
 
     @property
@@ -205,9 +193,7 @@ class Upload(Half):
         self._octets = size
         self._read = read
         self._wishes = wishes
-        self._opening = buildRequest(
-            Ask(write=True, name=name, mode=mode, options=wishes.options(size))
-        )
+        self._opening = buildRequest(Ask(write=True, name=name, mode=mode, options=wishes.options(size)))
         self._sender: Sender | None = None
 
     @property
@@ -234,9 +220,7 @@ class Upload(Half):
         if self._sender is None:
             return None, self._granted(packet, now)
         # Another OACK: DATA 1 was lost, or they have crossed; the timer decides.
-        return None, self._heard(self._sender, packet.number, now) if isinstance(
-            packet, Ack
-        ) else []
+        return None, self._heard(self._sender, packet.number, now) if isinstance(packet, Ack) else []
 
     def stored(self, now: float) -> list[bytes]:
         """Nothing is ever kept here."""

@@ -22,12 +22,8 @@ def heeding(patience: Patience, timeout: float | None) -> Patience:
     if timeout is None:
         return patience
     known = patience.repeat if isinstance(patience.repeat, Measured) else Measured()
-    repeat = replace(
-        known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout
-    )
-    return replace(
-        patience, repeat=repeat, silence=max(SILENT_INTERVALS * timeout, SILENT_SECONDS)
-    )
+    repeat = replace(known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout)
+    return replace(patience, repeat=repeat, silence=max(SILENT_INTERVALS * timeout, SILENT_SECONDS))
 
 
 class Wait:
@@ -114,28 +110,17 @@ class Wait:
 
     def over(self, now: float) -> bool:
         """The peer has been silent for too long."""
-        return (
-            self._alarm.tries >= self._patience.tries
-            and now >= self._quietSince + self._patience.silence
-        )
+        return self._alarm.tries >= self._patience.tries and now >= self._quietSince + self._patience.silence
 
     def deadline(self) -> float:
         """-> the instant of the next L{due} or L{over}."""
         end = self._quietSince + self._patience.silence
         if not self._mayRepeat:
             return end
-        return (
-            self._due
-            if self._alarm.tries < self._patience.tries
-            else min(self._due, end)
-        )
+        return self._due if self._alarm.tries < self._patience.tries else min(self._due, end)
 
     @property
     def _mayRepeat(self) -> bool:
         """Who has sent nothing but a request may be somebody else's forgery: it gets a few repetitions only."""
         limit = self._patience.unheard
-        return (
-            self._everHeard
-            or limit is None
-            or self._alarm.tries < max(limit, self._patience.tries)
-        )
+        return self._everHeard or limit is None or self._alarm.tries < max(limit, self._patience.tries)

@@ -51,9 +51,7 @@ class Wishes:
             "timeout": self.timeout,
             "rollover": self.rollover,
         }
-        return tuple(
-            (name, str(value)) for name, value in asked.items() if value is not None
-        )
+        return tuple((name, str(value)) for name, value in asked.items() if value is not None)
 
     def agree(self, answer: Options) -> Terms:
         """
@@ -66,24 +64,16 @@ class Wishes:
         for name, text in answer:
             kind, value = name.lower(), number(text)
             if kind not in asked:
-                raise BadOffer(
-                    why=f"the server grants {kind!r}, which was not asked for"
-                )
+                raise BadOffer(why=f"the server grants {kind!r}, which was not asked for")
             if value is None or not _GRANTABLE[kind](self, value):
-                raise BadOffer(
-                    why=f"the server grants {kind} {text!r}, which is not what was asked for"
-                )
-            agreed: dict[str, Any] = {
-                kind: float(value) if kind == "timeout" else value
-            }
+                raise BadOffer(why=f"the server grants {kind} {text!r}, which is not what was asked for")
+            agreed: dict[str, Any] = {kind: float(value) if kind == "timeout" else value}
             terms = replace(terms, **agreed)
         return terms
 
 
 _GRANTABLE: dict[str, Callable[[Wishes, int], bool]] = {
-    "blksize": lambda wishes, value: (
-        8 <= value <= min(wishes.blksize or 0, LARGEST_BLKSIZE)
-    ),
+    "blksize": lambda wishes, value: 8 <= value <= min(wishes.blksize or 0, LARGEST_BLKSIZE),
     "windowsize": lambda wishes, value: 1 <= value <= (wishes.windowsize or 0),
     "timeout": lambda wishes, value: value == wishes.timeout,
     "rollover": lambda wishes, value: value == wishes.rollover,
