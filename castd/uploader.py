@@ -5,7 +5,7 @@ UploadProtocol: the DatagramProtocol of one write.  The server is the receiver h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -23,9 +23,6 @@ from castd.request import Peer, Request
 
 _log = Logger(namespace="castd")
 
-#: Datagrams kept for a full socket; each acknowledgement says all that those before it said.
-KEPT = 8
-
 
 class UploadProtocol(DatagramProtocol):
     """
@@ -39,6 +36,8 @@ class UploadProtocol(DatagramProtocol):
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: it has ended.
     """
+
+    transport: Any = None
 
     def __init__(
         self,
@@ -67,14 +66,16 @@ class UploadProtocol(DatagramProtocol):
         self._committing = self._committed = False
         self._closed = 0
         self._seconds = self.site.reactor.seconds
-        self._unsent: deque[bytes] = deque(maxlen=KEPT)
+        self._unsent: deque[bytes] = deque()
         self._rest = 0.0
-        self._complained = False
+        self._complained = self._shared = False
 
     # Life.
 
     def begin(self) -> None:
         """The port is there: open the transfer."""
+        # On the listening port we hear the client's requests, too; on one of our own they would be somebody's noise.
+        self._shared = self.transport.getHost().port == self.request.local.port
         self._say(self._intake.begin(self._seconds()))
         self._pump()
 
@@ -82,7 +83,7 @@ class UploadProtocol(DatagramProtocol):
         """
         The peer sent a request while this is under way.
 
-        @return: True: its own once more, since our opening was lost; it went out again.  False: the client has restarted.
+        @return: True: its own once more, as our opening was lost; it went out again.  False: the client has restarted.
         """
         if self.blocks or not self._same(request.name, request.mode, request.write, request.options):
             return False
@@ -107,7 +108,7 @@ class UploadProtocol(DatagramProtocol):
         if self.over:
             return
         try:
-            if self._isRequest(datagram):
+            if self._shared and self._isRequest(datagram):
                 return
             payload, answers = self._intake.receive(datagram, self._seconds())
             if payload:
@@ -117,7 +118,7 @@ class UploadProtocol(DatagramProtocol):
         except Refused as error:
             self._refuse(error)
         except Exception:
-            self._fail(Failure())
+            self._fail()
         else:
             self._received(payload, answers)
 
@@ -133,7 +134,7 @@ class UploadProtocol(DatagramProtocol):
         self._pump()
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport: not from the peer that the port was lent for.  Never an answer to an ERROR, nor to noise."""
+        """From the transport: not from the peer that the port was lent for.  An ERROR or noise is never answered."""
         try:
             known = opcode(datagram) in (DATA, ACK, OACK)
         except WireError:
@@ -153,7 +154,10 @@ class UploadProtocol(DatagramProtocol):
         Where transfers live on the listening port, the client's repeated request comes here.  If it is not a repetition
         it gets no answer but that this transfer is over; the client's next try finds the way free.
         """
-        ask = parseRequest(datagram)
+        try:
+            ask = parseRequest(datagram)
+        except Refused as error:
+            raise WireError(str(error)) from error
         if ask is None:
             return False
         if self.blocks or not self._same(ask.name, self.request.mode, ask.write, ask.options):
@@ -194,7 +198,7 @@ class UploadProtocol(DatagramProtocol):
         try:
             due = self._intake.poll(now)
         except Exception:
-            self._fail(Failure())
+            self._fail()
             return
         self.repeats += len(due)
         self._say(due)
@@ -212,9 +216,11 @@ class UploadProtocol(DatagramProtocol):
             return now + self._rest if instant is None else min(instant, now + self._rest)
         return instant
 
-    def _say(self, datagrams: Iterable[bytes]) -> None:
-        self._unsent.extend(datagrams)
-        self._flush()
+    def _say(self, datagrams: Sequence[bytes]) -> None:
+        """What an acknowledgement says includes all that was to be said before it, so nothing ever piles up."""
+        if datagrams:
+            self._unsent = deque(datagrams)
+            self._flush()
 
     def _flush(self) -> None:
         """What a full socket does not take is kept, in its order."""
@@ -229,7 +235,7 @@ class UploadProtocol(DatagramProtocol):
     def _write(self, datagram: bytes, address: Peer) -> bool:
         """-> False: the socket is full.  Any other fault is, to the client, a datagram lost on its way."""
         try:
-            self.transport.write(datagram, address)  # type: ignore[union-attr]
+            self.transport.write(datagram, address)
         except OSError as error:
             if isinstance(error, BlockingIOError) or error.errno in FULL:
                 return False
@@ -267,7 +273,7 @@ class UploadProtocol(DatagramProtocol):
         self._say([buildError(error.code, error.text)])
         self._finish(None, error)
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure | None = None) -> None:
         """A fault of ours: its traceback is logged, this upload ends, the server goes on."""
         _log.failure("{transport}: an upload failed", failure, event="fault", transport=self.name)
         self.end(outcomes.FAILED)
@@ -290,21 +296,20 @@ class UploadProtocol(DatagramProtocol):
 
     def _tell(self, outcome: str | None, refusal: Refused | None) -> None:
         """The one event."""
-        told = dict(
-            transport=self.name,
-            peer=show(self.request.peer),
-            name=self.request.name,
-            write=True,
-            seconds=self._seconds() - self.opened,
-            size=self._intake.size,
-            octets=self.octets,
-            blocks=self.blocks,
-            repeats=self.repeats,
-        )
+        told: dict[str, Any] = {
+            "transport": self.name,
+            "peer": show(self.request.peer),
+            "name": self.request.name,
+            "write": True,
+            "seconds": self._seconds() - self.opened,
+            "size": self._intake.size,
+            "octets": self.octets,
+            "blocks": self.blocks,
+            "repeats": self.repeats,
+        }
         if refusal is not None:
             form = "{transport}: {peer} is refused {name} after {octets} octets: {why}"
             _log.info(form, event="refused", code=refusal.code, why=str(refusal), **told)
-        else:
-            assert outcome is not None
+        elif outcome is not None:
             form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
             _log.info(form, event="received", outcome=outcome, meaning=outcomes.MEANING[outcome], **told)

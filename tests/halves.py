@@ -118,7 +118,8 @@ class Accept:
             assert self.intake is not None
             return self.intake.receive(datagram, now)
         if self.intake is None:
-            self.intake = Intake(negotiate(asked(datagram), self.caps), self.patience)
+            terms = negotiate(asked(datagram), self.caps)
+            self.intake = Intake(terms, heeding(self.patience, terms.timeout))
         elif self.intake.blocks:
             return None, []
         return None, self.intake.begin(now)

@@ -382,7 +382,7 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = Intake(Terms(timeout=3.0), Patience(unheard=None))
+        intake = Intake(Terms(timeout=3.0), heeding(Patience(unheard=None), 3.0))
         intake.begin(0.0)
         instants, now = [], 0.0
         while intake.outcome is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from castd.errors import Unsupported, WireError
+from castd.errors import ContentChanged, Unsupported, WireError
 from castd.negotiate import Terms
 from castd.packets.tftp import Data, buildData, unwrap, wire
 
@@ -57,7 +57,10 @@ class Receiver:
         self.stored = number
         self._told = False
         self.final = len(data.payload) < self._terms.blksize
-        return data.payload, not self.final and number - self._begun >= self._terms.windowsize
+        return (
+            data.payload,
+            not self.final and number - self._begun >= self._terms.windowsize,
+        )
 
     def _repeat(self, number: int) -> bool:
         """
@@ -89,10 +92,22 @@ class Sender:
     @ivar fresh: nothing of the last window had been sent before.
     """
 
-    __slots__ = ("_last", "_next", "_read", "_restarted", "_terms", "_top", "base", "done", "fresh")
+    __slots__ = (
+        "_last",
+        "_next",
+        "_read",
+        "_restarted",
+        "_size",
+        "_terms",
+        "_top",
+        "base",
+        "done",
+        "fresh",
+    )
 
     def __init__(self, terms: Terms, size: int, read: Read) -> None:
         self._terms = terms
+        self._size = size
         self._read = read
         # A last block is short, if need be empty: that is how the receiver knows.
         self._last = size // terms.blksize + 1
@@ -103,14 +118,22 @@ class Sender:
         self.fresh = True
 
     def window(self) -> list[bytes]:
-        """-> the DATA from the first one without acknowledgement, as many as may be sent at once."""
+        """
+        -> the DATA from the first one without acknowledgement, as many as may be sent at once.
+
+        @raise ContentChanged: there are not as many octets as there were.
+        """
         self._next = min(self.base + self._terms.windowsize, self._last + 1)
         self.fresh = self.base > self._top
         self._top = max(self._top, self._next - 1)
         return [self._data(number) for number in range(self.base, self._next)]
 
     def _data(self, number: int) -> bytes:
-        payload = self._read((number - 1) * self._terms.blksize, self._terms.blksize)
+        start = (number - 1) * self._terms.blksize
+        payload = self._read(start, self._terms.blksize)
+        if len(payload) != min(self._terms.blksize, self._size - start):
+            # A short block in the middle would end the file at the other side as if all were well.
+            raise ContentChanged
         return buildData(wire(number, self._terms.rollover), payload)
 
     def again(self) -> list[bytes]:

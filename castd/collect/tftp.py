@@ -12,13 +12,22 @@ from zope.interface import implementer
 from castd.cast.events import Measured, Patience
 from castd.collect.blocks import Read, Receiver, Sender
 from castd.collect.half import Half, Receiving
-from castd.collect.wait import heeding
 from castd.collect.wishes import Wishes
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.negotiate import Terms
 from castd.outcomes import DONE
-from castd.packets.tftp import Ack, Ask, Data, Error, Oack, buildAck, buildOack, buildRequest, parse
+from castd.packets.tftp import (
+    Ack,
+    Ask,
+    Data,
+    Error,
+    Oack,
+    buildAck,
+    buildOack,
+    buildRequest,
+    parse,
+)
 
 #: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
 DALLY_INTERVALS = 3
@@ -32,11 +41,11 @@ class Intake(Receiving):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
 
-    @ivar terms: what was agreed on; C{answer} is the OACK.
+    @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
     """
 
     def __init__(self, terms: Terms, patience: Patience) -> None:
-        super().__init__(heeding(patience, terms.timeout), terms)
+        super().__init__(patience, terms)
         self.size = terms.tsize
         # Repeated until the first block is there, and never after it: past a wrap ACK 0 acknowledges a block, and one
         # well-known server broke its transfers with an OACK in its place.
@@ -75,7 +84,13 @@ class Download(Receiving):
     @ivar error: the server's ERROR, if that was the end.
     """
 
-    def __init__(self, name: str, wishes: Wishes, mode: str = "octet", patience: Patience = CLIENT_PATIENCE) -> None:
+    def __init__(
+        self,
+        name: str,
+        wishes: Wishes,
+        mode: str = "octet",
+        patience: Patience = CLIENT_PATIENCE,
+    ) -> None:
         super().__init__(patience, None)
         self._wishes = wishes
         self._opening = buildRequest(Ask(write=False, name=name, mode=mode, options=wishes.options()))

@@ -37,7 +37,16 @@ class Wait:
     @ivar asked: the instant at which the last question, or its repetition, went out.
     """
 
-    __slots__ = ("_alarm", "_clean", "_due", "_everHeard", "_patience", "_quietSince", "asked", "repeats")
+    __slots__ = (
+        "_alarm",
+        "_clean",
+        "_due",
+        "_everHeard",
+        "_patience",
+        "_quietSince",
+        "asked",
+        "repeats",
+    )
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience

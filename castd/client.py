@@ -1,0 +1,172 @@
+"""
+The client: files fetched and sent.  Other schemes than C{tftp} come by L{SCHEMES}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+
+from castd import outcomes
+from castd.cast.events import Patience
+from castd.collect.blocks import Read
+from castd.collect.text import Text
+from castd.collect.tftp import CLIENT_PATIENCE, Download, Upload
+from castd.collect.wishes import Wishes
+from castd.netascii import Decoder
+from castd.transfer import Progress, Report, Sink, Transfer, TransferError
+from castd.urls import Url, UrlError
+
+#: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.
+BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
+#: ERROR 8 refuses options; a request without any may still be welcome (RFC 2347).
+OPTIONS_REFUSED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """
+    How files of one URL scheme are had.
+
+    @ivar port: where requests go if the URL does not say.
+    @ivar download: makes the collector of a read.
+    @ivar upload: the same for a write, with the size and what reads; L{None}: there are no writes.
+    """
+
+    port: int
+    download: Callable[[Url, Wishes, Patience], Any]
+    upload: Callable[[Url, int, Read, Wishes, Patience], Any] | None = None
+
+
+def _download(url: Url, wishes: Wishes, patience: Patience) -> Any:
+    text = url.mode == "netascii"
+    # The size is that of another file than the one on the wire.
+    download = Download(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
+    return Text(download, Decoder()) if text else download
+
+
+def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: Patience) -> Any:
+    return Upload(url.name, size, read, wishes, url.mode, patience)
+
+
+#: By the name in front of C{://}.
+SCHEMES: dict[str, Scheme] = {"tftp": Scheme(69, _download, _upload)}
+
+
+def scheme(url: Url) -> Scheme:
+    """
+    @raise UrlError: nobody knows this scheme.
+    """
+    found = SCHEMES.get(url.scheme)
+    if found is None:
+        raise UrlError(f"{url.scheme}:// is not known here; known are {', '.join(sorted(SCHEMES))}")
+    return found
+
+
+def fetch(
+    reactor: Any,
+    url: Url,
+    sink: Sink,
+    wishes: Wishes | None = None,
+    patience: Patience = CLIENT_PATIENCE,
+    progress: Progress | None = None,
+) -> Deferred[Report]:
+    """
+    Get a file.
+
+    @param wishes: the options to ask for; L{None}: the largest block that is not cut into fragments, and windows.
+    @param progress: called with (octets, size or L{None}) as blocks come.
+    @return: fails with L{TransferError}, L{UrlError}; cancelling it tells the server.
+    """
+
+    def begin(server: tuple[str, int], wanted: Wishes) -> Deferred[Report]:
+        collector = scheme(url).download(url, wanted, patience)
+        return Transfer(reactor, collector, server, sink, progress).start()
+
+    return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
+
+
+def send(
+    reactor: Any,
+    url: Url,
+    size: int,
+    read: Read,
+    wishes: Wishes | None = None,
+    patience: Patience = CLIENT_PATIENCE,
+    progress: Progress | None = None,
+) -> Deferred[Report]:
+    """
+    Put a file.  For a URL in netascii mode what is read is netascii already.
+
+    @param size: octets.
+    @param read: C{read(offset, length)}.
+    @return: as L{fetch}.
+    """
+
+    def begin(server: tuple[str, int], wanted: Wishes) -> Deferred[Report]:
+        upload = scheme(url).upload
+        if upload is None:
+            raise UrlError(f"{url.scheme}:// has no writes")
+        return Transfer(reactor, upload(url, size, read, wanted, patience), server, None, progress).start()
+
+    return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
+
+
+async def _attempt(
+    reactor: Any,
+    url: Url,
+    wishes: Wishes | None,
+    begin: Callable[[tuple[str, int], Wishes], Deferred[Report]],
+) -> Report:
+    """Once with options; if these are refused, once without."""
+    port = url.port or scheme(url).port
+    server = (await resolve(reactor, url.host), port)
+    if wishes is None:
+        wishes = Wishes(
+            blksize=BLKSIZE_IPV6 if isIPv6Address(server[0]) else BLKSIZE,
+            windowsize=WINDOWSIZE,
+        )
+    try:
+        return await begin(server, wishes)
+    except TransferError as error:
+        if error.code != OPTIONS_REFUSED or not wishes.options():
+            raise
+    return await begin(server, Wishes(tsize=False))
+
+
+def resolve(reactor: Any, host: str) -> Deferred[str]:
+    """
+    -> the first address of a host; fails with L{TransferError} if it has none.
+    """
+    found: Deferred[str] = Deferred()
+    if isIPAddress(host) or isIPv6Address(host):
+        found.callback(host)
+    else:
+        reactor.nameResolver.resolveHostName(_First(host, found), host)
+    return found
+
+
+class _First:
+    """Takes the first address that a name has (C{IResolutionReceiver})."""
+
+    def __init__(self, host: str, found: Deferred[str]) -> None:
+        self._host = host
+        self._found = found
+
+    def resolutionBegan(self, resolution: object) -> None:
+        """Nothing to prepare."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """One of them."""
+        if not self._found.called:
+            self._found.callback(address.host)  # type: ignore[attr-defined]
+
+    def resolutionComplete(self) -> None:
+        """There are no more."""
+        if not self._found.called:
+            self._found.errback(TransferError(outcomes.FAILED, f"no such host: {self._host}"))

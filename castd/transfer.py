@@ -1,0 +1,391 @@
+"""
+One transfer of the client over real sockets.  What is said is decided in L{castd.collect}, here it meets the network.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.protocol import DatagramProtocol
+
+from castd import outcomes
+from castd.delivery import FULL, REST
+from castd.errors import CastdError, Full, Refused, UnknownTid, WireError
+from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
+
+#: What the kernel is asked to hold for us while Python is busy.  Octets.
+RECEIVE_BUFFER = 4 << 20
+#: Datagrams of strangers that are answered; a transfer is no place for more.
+STRANGERS = 20
+#: Faults of our own disk that the server is told as what they are.
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+Progress: TypeAlias = Callable[[int, "int | None"], object]
+
+
+class Piece(NamedTuple):
+    """Octets that belong at an offset: how collectors hand out blocks that come in any order."""
+
+    offset: int
+    payload: bytes
+
+
+class Sink(Protocol):
+    """Where a file goes."""
+
+    def write(self, data: bytes, /) -> object:
+        """The next octets."""
+
+    def writeAt(self, offset: int, data: bytes, /) -> object:
+        """These octets, there.  Called only for schemes whose blocks come in any order."""
+
+
+class Collector(Protocol):
+    """
+    What decides a transfer: L{castd.interfaces.IIntake}, and for who is interested C{terms}, C{blocks} and C{repeats}.
+
+    Its payload may be a L{Piece}.  If it has a C{group} that is not L{None}, (address, port), that is joined as soon as
+    it is seen, left when it changes, and what comes there goes to C{heard(datagram, peer, now)}, which returns what
+    C{receive} does.
+    """
+
+    outcome: str | None
+    complete: bool
+    size: int | None
+    error: Error | None
+
+    def begin(self, now: float) -> list[bytes]: ...
+    def receive(self, datagram: bytes, now: float) -> tuple[Any, list[bytes]]: ...
+    def stored(self, now: float) -> list[bytes]: ...
+    def poll(self, now: float) -> list[bytes]: ...
+    def deadline(self, now: float) -> float | None: ...
+
+
+class TransferError(CastdError):
+    """
+    A transfer that did not come to its end.
+
+    @ivar outcome: a word of L{castd.outcomes}.
+    @ivar code: of the server's ERROR, L{None} if it sent none.
+    """
+
+    def __init__(self, outcome: str, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    A transfer that is complete.
+
+    @ivar octets: of the file.  @ivar size: as announced, L{None} if it was not.
+    @ivar seconds: from the first request to the last octet.
+    @ivar repeats: times that the client's timer made it repeat something.
+    @ivar server: the address and port that the file came from, or went to.
+    @ivar closed: fires when the last acknowledgement needs no repetition any more and the port is closed.
+    """
+
+    octets: int
+    size: int | None
+    seconds: float
+    blocks: int
+    repeats: int
+    blksize: int | None
+    windowsize: int | None
+    server: tuple[str, int]
+    closed: Deferred[None] = field(compare=False, repr=False)
+
+
+class Transfer(DatagramProtocol):
+    """
+    One transfer on a port of its own.
+
+    @ivar done: fires with a L{Report} or a L{TransferError}; cancelling it tells the server.
+    """
+
+    transport: Any = None
+
+    def __init__(
+        self,
+        reactor: Any,
+        collector: Any,
+        server: tuple[str, int],
+        sink: Sink | None,
+        progress: Progress | None,
+    ) -> None:
+        """
+        @param server: numeric address and port of the request.
+        @param sink: L{None} for a write.
+        """
+        self.done: Deferred[Report] = Deferred(lambda _: self._stop("cancelled", outcome=outcomes.STOPPED))
+        self._reactor = reactor
+        self._collector = collector
+        self._server = server
+        self._tid: tuple[str, int] | None = None
+        self._sink = sink
+        self._progress = progress
+        self._octets = 0
+        self._strangers = 0
+        self._began = 0.0
+        self._call: Any = None
+        self._unsent: list[bytes] = []
+        self._closed: Deferred[None] = Deferred()
+        self._over = False
+        self._ear: Ear | None = None
+
+    # Life.
+
+    def start(self) -> Deferred[Report]:
+        """Open the port and ask.  -> C{done}."""
+        self._began = self._reactor.seconds()
+        six = isIPv6Address(self._server[0])
+        try:
+            port = self._reactor.listenUDP(0, self, interface="::" if six else "", maxPacketSize=65535)
+            self._widen(port)
+            opening = self._collector.begin(self._began)
+            # The first one tells what is wrong with the address; a fault later on is a datagram lost on its way.
+            port.write(opening[0], self._server)
+        except (OSError, CannotListenError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            self._failed(TransferError(outcomes.FAILED, f"cannot send to {self._server[0]}: {why}"))
+        else:
+            self._pump()
+        return self.done
+
+    @staticmethod
+    def _widen(port: Any) -> None:
+        """The kernel gives as much as it allows; a test's port has no socket."""
+        held = getattr(port, "socket", None)
+        if held is not None:
+            with suppress(OSError):
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+    # What is heard.
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport."""
+        if self._over:
+            return
+        peer = (addr[0].partition("%")[0], addr[1])
+        known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
+        if not known:
+            self._stranger(datagram, addr)
+        elif self._take(self._collector.receive, datagram) and self._tid is None:
+            self._tid = peer
+            self._server = (self._server[0], addr[1])
+
+    def fromGroup(self, datagram: bytes, peer: Any) -> None:
+        """From the group's port."""
+        if not self._over:
+            self._take(lambda content, now: self._collector.heard(content, peer, now), datagram)
+
+    def _take(self, receive: Callable[[bytes, float], Any], datagram: bytes) -> bool:
+        """-> whether it said anything."""
+        try:
+            payload, answers = receive(datagram, self._reactor.seconds())
+        except WireError:
+            return False
+        except (Refused, OSError) as error:
+            self._broken(error)
+            return True
+        try:
+            self._keep(payload)
+        except OSError as error:
+            self._broken(error)
+            return True
+        self._say(answers)
+        if payload is not None and self._collector.complete:
+            self._say(self._collector.stored(self._reactor.seconds()))
+            self._succeeded()
+        self._pump()
+        return True
+
+    def _keep(self, payload: bytes | Piece | None) -> None:
+        if isinstance(payload, Piece):
+            assert self._sink is not None
+            self._sink.writeAt(*payload)
+            self._octets += len(payload.payload)
+        elif payload:
+            assert self._sink is not None
+            self._sink.write(payload)
+            self._octets += len(payload)
+        elif self._sink is None:
+            self._octets = self._sent()
+        if self._progress is not None:
+            self._progress(self._octets, self._collector.size)
+
+    def _sent(self) -> int:
+        """-> octets of a write that are acknowledged."""
+        terms = self._collector.terms
+        return min(self._collector.size, self._collector.blocks * terms.blksize) if terms else 0
+
+    def _stranger(self, datagram: bytes, addr: Any) -> None:
+        """Not our peer: told so (RFC 1350 section 4), but never in answer to an ERROR."""
+        try:
+            known = opcode(datagram) in (DATA, ACK, OACK)
+        except WireError:
+            return
+        if known and self._strangers < STRANGERS:
+            self._strangers += 1
+            with suppress(OSError):
+                self.transport.write(buildError(UnknownTid.code, UnknownTid.text), addr)
+
+    # What goes out.
+
+    def _wake(self) -> None:
+        self._call = None
+        self._flush()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Repeat what is due and set the timer."""
+        if self._over:
+            return
+        now = self._reactor.seconds()
+        try:
+            self._say(self._collector.poll(now))
+        except (Refused, OSError) as error:
+            self._broken(error)
+            return
+        self._listen(getattr(self._collector, "group", None))
+        outcome = self._collector.outcome
+        if outcome is not None:
+            self._ended(outcome)
+            return
+        instants = [self._collector.deadline(now), now + REST if self._unsent else None]
+        self._alarm(
+            min((instant for instant in instants if instant is not None), default=None),
+            now,
+        )
+
+    def _alarm(self, instant: float | None, now: float) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        self._call = None if instant is None else self._reactor.callLater(max(0.0, instant - now), self._wake)
+
+    def _say(self, datagrams: list[bytes]) -> None:
+        """What is said now includes all that was to be said before, so nothing piles up behind a full socket."""
+        if datagrams:
+            self._unsent = datagrams
+            self._flush()
+
+    def _flush(self) -> None:
+        address = self._server
+        for sent, datagram in enumerate(self._unsent):
+            try:
+                self.transport.write(datagram, address)
+            except MessageLengthError:
+                # As good as lost: the silence that follows will tell.
+                continue
+            except OSError as error:
+                if isinstance(error, BlockingIOError) or error.errno in FULL:
+                    self._unsent = self._unsent[sent:]
+                    return
+        self._unsent = []
+
+    def _listen(self, group: tuple[str, int] | None) -> None:
+        """Be in this group, and in no other."""
+        if group == (self._ear.group if self._ear else None):
+            return
+        if self._ear is not None:
+            self._ear.close()
+        self._ear = Ear(self._reactor, group, self.fromGroup) if group else None
+
+    # How it ends.
+
+    def _ended(self, outcome: str) -> None:
+        error = self._collector.error
+        if outcome == outcomes.DONE:
+            self._succeeded()
+            self._close()
+        elif error is not None:
+            text = f"ERROR {error.code}" + (f": {error.text}" if error.text else "")
+            self._failed(TransferError(outcome, text, error.code))
+        elif self._tid is None:
+            self._failed(TransferError(outcome, f"no answer from {self._server[0]} port {self._server[1]}"))
+        else:
+            self._failed(TransferError(outcome, "the server fell silent"))
+
+    def _succeeded(self) -> None:
+        if self.done.called:
+            return
+        if self._sink is None:
+            self._octets = self._sent()
+        collector, terms = self._collector, getattr(self._collector, "terms", None)
+        report = Report(
+            octets=self._octets,
+            size=collector.size,
+            seconds=self._reactor.seconds() - self._began,
+            blocks=collector.blocks,
+            repeats=collector.repeats,
+            blksize=terms and terms.blksize,
+            windowsize=terms and terms.windowsize,
+            server=self._server,
+            closed=self._closed,
+        )
+        self.done.callback(report)
+
+    def _stop(self, text: str, code: int = 0, outcome: str = outcomes.FAILED) -> None:
+        """It ends here, and the server is told."""
+        if not self._over:
+            self._say([buildError(code, text)])
+            self._failed(TransferError(outcome, text))
+
+    def _broken(self, error: Refused | OSError) -> None:
+        """It ends here: the server does not keep its word, or our own files fail."""
+        if isinstance(error, Refused):
+            self._stop(str(error), error.code)
+        else:
+            self._stop(
+                error.strerror or str(error),
+                Full.code if error.errno in FULL_DISK else 0,
+            )
+
+    def _failed(self, error: TransferError) -> None:
+        self._close()
+        if not self.done.called:
+            self.done.errback(error)
+
+    def _close(self) -> None:
+        self._over = True
+        self._listen(None)
+        self._alarm(None, 0.0)
+        if self.transport is not None:
+            self.transport.stopListening()
+        self._closed.callback(None)
+
+
+class Ear(DatagramProtocol):
+    """
+    A port that hears a group.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        group: tuple[str, int],
+        heard: Callable[[bytes, Any], object],
+    ) -> None:
+        self.group = group
+        self._heard = heard
+        self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
+        Transfer._widen(self._port)
+        self._port.joinGroup(group[0])
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """From the transport."""
+        self._heard(datagram, addr)
+
+    def close(self) -> None:
+        """Leave the group; the kernel does so with the port."""
+        self._port.stopListening()

@@ -1,0 +1,88 @@
+"""
+Where a file is: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+_SHAPE = re.compile(
+    r"""(?P<scheme>[a-z][a-z0-9+.-]*)://
+        (?: \[(?P<six>[0-9a-f:.]+(?:%[^\]/]+)?)\] | (?P<host>[^:/\[\]@]+) )
+        (?: :(?P<port>[0-9]{1,5}) )?
+        (?: /(?P<path>.*) )?""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+_MODE = re.compile(r";mode=(octet|netascii)$", re.IGNORECASE)
+
+
+class UrlError(ValueError):
+    """Not a URL of a file that could be fetched or sent; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """
+    A URL, taken apart.
+
+    @ivar scheme: lower case.
+    @ivar host: a name or an address, IPv6 without brackets; a scope follows its C{%}.
+    @ivar port: L{None}: the scheme's own.
+    @ivar path: what follows the first slash after the host, which is not part of it; still with its C{%xx}.
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+    @property
+    def mode(self) -> str:
+        """C{"octet"} or C{"netascii"}."""
+        found = _MODE.search(self.path)
+        return found[1].lower() if found else "octet"
+
+    @property
+    def name(self) -> str:
+        """
+        The file's name, each octet as it goes on the wire (UTF-8 with surrogate escapes).
+
+        @raise UrlError: there is none, or one that no request can carry.
+        """
+        name = unquote(_MODE.sub("", self.path), errors="surrogateescape")
+        if not name:
+            raise UrlError("no file is named")
+        if "\0" in name:
+            raise UrlError("a name cannot hold a NUL")
+        return name
+
+    @property
+    def base(self) -> str:
+        """
+        The last part of the name: what a copy of the file is called.
+
+        @raise UrlError: it ends in a slash, or in what is no name of a file.
+        """
+        base = re.split(r"[/\\]", self.name)[-1]
+        if base in ("", ".", ".."):
+            raise UrlError("the URL ends in no file name; say what to call the copy (-o)")
+        return base
+
+
+def parseUrl(text: str) -> Url:
+    """
+    Take a URL apart.
+
+    @raise UrlError: it is none.
+    """
+    found = _SHAPE.fullmatch(text)
+    if found is None:
+        raise UrlError("not a URL like tftp://host/file")
+    port = int(found["port"]) if found["port"] else None
+    if port is not None and not 1 <= port <= 65535:
+        raise UrlError(f"no such port: {port}")
+    # A percent sign before a scope may be written as %25 (RFC 6874).
+    host = found["host"] or found["six"].replace("%25", "%")
+    return Url(found["scheme"].lower(), host, port, found["path"] or "")
