@@ -4,94 +4,26 @@ A service file becomes a running server: the site, and a service for each addres
 
 from __future__ import annotations
 
-import errno
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
-from twisted.internet.error import CannotListenError
+from pydantic import BaseModel
+from twisted.application.service import MultiService
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from castd.config import Config, Entry
+from castd.access import Rule
+from castd.config import Config, Entry, Kinds, load
+from castd.directory import makeSink
 from castd.errors import ConfigError
-from castd.interfaces import ICastTransport
+from castd.listening import Listening
 from castd.maker import Collected
 from castd.site import Site
+from castd.uploads import DropOptions
 
 _log = Logger(namespace="castd")
-
-_WHY = {
-    errno.EACCES: "not permitted: a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE",
-    errno.EADDRINUSE: "taken: another program listens there already",
-    errno.EADDRNOTAVAIL: "no interface of this machine has this address",
-}
-
-
-def showAddress(interface: str, port: int) -> str:
-    """C{10.0.0.5:69}, C{[::1]:69}, C{*:69} for the IPv4 wildcard."""
-    return f"[{interface}]:{port}" if ":" in interface else f"{interface or '*'}:{port}"
-
-
-class Listening(Service):
-    """
-    One address that requests come to, with all transports that share it.
-
-    @ivar entries: what the service file says of them.
-    """
-
-    def __init__(self, site: Site, transport: Any, entry: Entry) -> None:
-        """@param transport: an L{ICastTransport}."""
-        self.site = site
-        self.transport = transport
-        self.entries = [entry]
-        self.port: Any = None
-        self.setName(showAddress(transport.interface, transport.port))
-
-    def privilegedStartService(self) -> None:
-        """
-        Bind the port, while that is still permitted.
-
-        @raise ConfigError: it cannot be had; where the service file asks for it, and why.
-        """
-        super().privilegedStartService()
-        interface, number = self.transport.interface, self.transport.port
-        try:
-            self.port = self.site.ports.listen(number, self.transport, interface=interface)
-        except CannotListenError as error:
-            entry, why = self.entries[0], error.socketError
-            reason = _WHY.get(getattr(why, "errno", 0), str(why))
-            raise ConfigError(f"{entry.tree.where(entry.route)}: {self.name} is {reason}") from None
-        self.site.requestPorts.add(number)
-        for entry in self.entries:
-            _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.name)
-
-    def startService(self) -> None:
-        """Nobody who starts us without a privileged phase shall find us deaf."""
-        super().startService()
-        if self.port is None:
-            self.privilegedStartService()
-
-    def stopService(self) -> Deferred[None] | None:
-        """Take no more requests, let transfers end for C{limits.drain}, say farewell to the rest, close."""
-        super().stopService()
-        if self.port is None:
-            return None
-        draining: Deferred[None] = maybeDeferred(self.transport.drain)
-        draining.addTimeout(self.site.limits.drain, self.site.reactor)
-        draining.addErrback(self._impatient)
-        return draining.addBoth(self._close)
-
-    def _impatient(self, failure: Failure) -> None:
-        if failure.check(TimeoutError) is None:
-            _log.failure("{address}: draining failed", failure, event="fault", address=self.name)
-
-    def _close(self, _: object) -> Any:
-        port, self.port = self.port, None
-        self.transport.stop()
-        return port.stopListening()
 
 
 class Server(MultiService):
@@ -101,14 +33,13 @@ class Server(MultiService):
     @ivar site: what its transports share.
     """
 
-    def __init__(self, config: Config, site: Site) -> None:
+    def __init__(self, config: Config, site: Site, addresses: Iterable[Listening]) -> None:
         super().__init__()
         self.config = config
         self.site = site
-
-    def listening(self) -> Iterable[Listening]:
-        """The addresses, in the order of the service file."""
-        return [service for service in self if isinstance(service, Listening)]
+        self.addresses = tuple(addresses)
+        for each in self.addresses:
+            each.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """
@@ -123,9 +54,45 @@ class Server(MultiService):
             except ConfigError as error:
                 faults += error.faults
         if faults:
-            for each in self.listening():
+            for each in self.addresses:
                 each.stopService()
             raise ConfigError(*faults)
+
+    def startService(self) -> None:
+        """And clear away what uploads a crash has left unfinished."""
+        super().startService()
+        for drops in list(self.site.drops.values())[:1]:
+            for drop in drops.drops:
+                drop.sweep().addErrback(
+                    lambda failure: _log.failure("unfinished uploads are still there", failure, event="fault")
+                )
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """What can be named beneath C{uploads:}."""
+
+    options: type[BaseModel]
+
+
+SINKS = {"directory": _Sink(DropOptions)}
+
+
+def kinds(collected: Collected) -> Kinds:
+    """What can be named in a service file."""
+    return Kinds(collected.transports, collected.sources, SINKS, Rule)
+
+
+def read(file: Path | str, collected: Collected) -> Config:
+    """
+    Read a service file.
+
+    @raise ConfigError: with every fault in it, and those of plugins, since one of them may be why a name is unknown.
+    """
+    try:
+        return load(file, kinds(collected))
+    except ConfigError as error:
+        raise ConfigError(*error.faults, *collected.faults) from None
 
 
 def compose(
@@ -139,25 +106,27 @@ def compose(
     @raise ConfigError: with everything that cannot be made.
     """
     site = Site(reactor, chance or random.SystemRandom(), ports, config.limits)
+    if config.metrics.listen is not None:
+        config.tree.blame(("metrics", "listen"), "metrics are not served by this version yet: leave it out")
+    sources: Any = collected.sources
+    transports: Any = collected.transports
     site.open(
-        _made(config.content, lambda entry: collected.sources[entry.kind].makeSource(entry.options, site)),
+        _made(config.content, lambda entry: sources[entry.kind].makeSource(entry.options, site)),
         _made(config.uploads, lambda entry: makeSink(entry.options)),
         config.access,
     )
-    server = Server(config, site)
-    services: dict[tuple[str, int], Listening] = {}
-    for entry in config.transports:
-        for transport in _made(
-            [entry], lambda entry: collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
-        ):
-            _place(services, site, transport, entry)
+    addresses: dict[tuple[str, int], Listening] = {}
+
+    def transport(entry: Entry) -> None:
+        made: Any = transports[entry.kind].makeTransport(entry.name, entry.options, site)
+        _place(addresses, site, made, entry)
+
+    _made(config.transports, transport)
     config.tree.complain()
-    for service in services.values():
-        service.setServiceParent(server)
-    return server
+    return Server(config, site, addresses.values())
 
 
-def _made(entries: Iterable[Entry], make: Any) -> list[Any]:
+def _made(entries: Iterable[Entry], make: Callable[[Entry], Any]) -> list[Any]:
     """Make each; what cannot be made is a complaint at its place in the file."""
     made = []
     for entry in entries:
@@ -169,13 +138,12 @@ def _made(entries: Iterable[Entry], make: Any) -> list[Any]:
     return made
 
 
-def _place(services: dict[tuple[str, int], Listening], site: Site, transport: Any, entry: Entry) -> None:
+def _place(addresses: dict[tuple[str, int], Listening], site: Site, transport: Any, entry: Entry) -> None:
     """Give a transport its address, or its part of one that others have already."""
-    address = (transport.interface, transport.port)
-    first = services.get(address)
+    at = (transport.interface, transport.port)
+    first = addresses.get(at)
     if first is None:
-        services[address] = Listening(site, ICastTransport(transport), entry)
-    elif first.transport.share(transport):
-        first.entries.append(entry)
-    else:
-        entry.blame(f"cannot share {first.name} with '{first.entries[0].name}': give one of them another port")
+        addresses[at] = Listening(site, transport, entry)
+    elif not first.share(transport, entry):
+        other = first.entries[0].name
+        entry.blame(f"cannot share {first.address} with '{other}': give one of them another port")

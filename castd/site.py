@@ -14,6 +14,7 @@ from castd.access import Rule, Rules
 from castd.commons import Commons
 from castd.content import Chain
 from castd.converted import Converter
+from castd.directory import Drops
 from castd.errors import Forbidden
 from castd.interfaces import IContent, IContentSink, ISite
 from castd.request import Request
@@ -22,21 +23,28 @@ from castd.request import Request
 @implementer(ISite)
 class Site(Commons):
     """
-    L{Commons}, and where files come from and go to.  What has been found goes on if these are exchanged.
+    L{Commons}, and where files come from and go to.
 
     @ivar content: an L{IContentSource}: all sources in their order.
-    @ivar uploads: an L{IContentSink}, or L{None}: writes are off.
+    @ivar drops: the places for uploads, by mode; empty: writes are off.
     @ivar rules: who may have what; L{None}: everybody may read everything, and nobody write.
     """
 
     content: Any = Chain(())
-    uploads: Any = None
-    rules: Rules | None = None
+    drops: dict[str, Drops]
+    rules: Rules | None
 
-    def open(self, sources: Iterable[Any], uploads: Any, rules: Sequence[Rule] | None) -> None:
-        """Serve from these sources, by these rules."""
+    def open(self, sources: Iterable[Any], sinks: Iterable[Any], rules: Sequence[Rule] | None) -> None:
+        """
+        Serve from these sources and into these sinks, by these rules.  What has been looked up before goes on.
+
+        @param sources: each an L{IContentSource<castd.interfaces.IContentSource>}.
+        @param sinks: each an L{IContentSink}.
+        @param rules: L{None}: the service file says nothing of access.
+        """
         self.content = Chain(sources)
-        self.uploads = uploads
+        kept = tuple(sinks)
+        self.drops = {mode: Drops(kept, mode) for mode in ("octet", "netascii")} if kept else {}
         self.rules = None if rules is None else Rules(rules)
         self._converter = Converter()
 
@@ -58,9 +66,9 @@ class Site(Commons):
 
         @raise Forbidden: writes are off, or not for this client and name.
         """
-        if self.uploads is None:
+        if not self.drops:
             raise Forbidden(why="uploads are off")
         if self.rules is None:
-            raise Forbidden(why="allowed by no access rule")
+            raise Forbidden(why="uploads need an access rule, and there is none")
         self.rules.check(request.peer[0], request.name, write=True)
-        return self.uploads  # type: ignore[no-any-return]
+        return self.drops[request.mode]
