@@ -63,7 +63,7 @@ class Listening(Service):
 
         @raise ConfigError: it cannot be had; where the service file asks for it, and why.
         """
-        super().privilegedStartService()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
         interface, number = self.transport.interface, self.transport.port
         try:
             self.port = self.site.ports.listen(number, self.transport, interface=interface)
@@ -77,7 +77,7 @@ class Listening(Service):
 
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         if self.port is None:
             self.privilegedStartService()
 
@@ -87,7 +87,7 @@ class Listening(Service):
 
         -> a Deferred that fires when that is done.
         """
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         if self.port is None:
             return None
         draining: Deferred[None] = maybeDeferred(self.transport.drain)

@@ -34,12 +34,12 @@ class Server(MultiService):
     """
 
     def __init__(self, config: Config, site: Site, addresses: Iterable[Listening]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.config = config
         self.site = site
         self.addresses = tuple(addresses)
         for each in self.addresses:
-            each.setServiceParent(self)
+            each.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def privilegedStartService(self) -> None:
         """
@@ -60,7 +60,7 @@ class Server(MultiService):
 
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
                 drop.sweep().addErrback(
