@@ -203,7 +203,9 @@ class _Reader:
             route = ("transports", str(name))
             if not _NAME.fullmatch(str(name)):
                 self.tree.blame(route, "a name is letters, digits, '.', '_' and '-', at most 64")
-            kind, where, options = name, route, given
+            kind: object = name
+            where: Route = route
+            options = given
             if isinstance(given, dict) and "use" in given:
                 kind, where = given["use"], (*route, "use")
                 options = {key: each for key, each in given.items() if key != "use"}

@@ -22,7 +22,7 @@ from castd.beneath import Links, Root
 from castd.errors import ContentChanged, Forbidden, NotFound
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
-from castd.options import Clients, Settings, clients
+from castd.options import Clients, FilePath, Settings, clients
 from castd.request import Peer
 
 #: Device, inode, size, time of the last change in nanoseconds.
@@ -49,7 +49,7 @@ class RewriteOptions(Settings):
 class DirectoryOptions(Settings):
     """A directory whose files are served."""
 
-    path: str = Field(min_length=1, description="the directory; nothing outside of it is ever opened")
+    path: FilePath = Field(description="the directory; nothing outside of it is ever opened")
     under: str = Field("", description="names under which it appears: images shows a/b as images/a/b")
     strip: tuple[str, ...] = Field((), description="leading directories to drop from names, such as /tftpboot/")
     rewrite: tuple[RewriteOptions, ...] = Field((), description="rules that change names, applied in order after strip")
@@ -84,7 +84,7 @@ class Directory:
     def __init__(self, options: DirectoryOptions) -> None:
         """@raise OSError: the directory is not there or cannot be searched."""
         self.options = options
-        self._root = Root(options.path, options.links, options.ignoreCase)
+        self._root = Root(str(options.path), options.links, options.ignoreCase)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
         self._rules = tuple(each.rule() for each in options.rewrite)

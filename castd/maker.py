@@ -28,6 +28,7 @@ from zope.interface.verify import verifyObject
 from castd import plugins
 from castd.errors import ConfigError
 from castd.interfaces import ICastTransport, IContentSource, IContentSourceMaker, ISite, ITransportMaker
+from castd.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,7 @@ class TransportMaker(_Announced):
 
     def makeTransport(self, name: str, options: Any, site: ISite) -> ICastTransport:
         """A listener with this dialect."""
-        from castd.listener import Listener
-
-        listener: ICastTransport = Listener(site, name, options, self._promised("Dialect")(options))
-        return listener
+        return Listener(site, name, options, self._promised("Dialect")(options))
 
 
 @implementer(IContentSourceMaker)

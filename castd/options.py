@@ -249,23 +249,25 @@ class ListenOptions(Settings):
 
     port: Port = Field(description="UDP port that requests come to")
     interface: Address = Field(
-        "", description="address to bind to, and to send group data from; any: all IPv4 addresses"
+        default="", description="address to bind to, and to send group data from; any: all IPv4 addresses"
     )
-    ttl: int = Field(1, ge=1, le=255, description="hops that group data may go; 1 stays on the local network")
-    rate: Rate | None = Field(None, description="most octets a second of each cast; null: no limit")
+    ttl: int = Field(default=1, ge=1, le=255, description="hops that group data may go; 1 stays on the local network")
+    rate: Rate | None = Field(default=None, description="most octets a second of each cast; null: no limit")
 
 
 class Limits(Settings):
     """What bounds the whole server.  A peer is an address, whatever its port."""
 
     casts: int = Field(
-        4096, ge=1, description="casts (transfers) at once; requests beyond are not answered, clients repeat"
+        default=4096, ge=1, description="casts (transfers) at once; requests beyond are not answered, clients repeat"
     )
-    receivers: int = Field(4096, ge=1, description="receivers at once, in all casts together")
-    perPeer: int = Field(64, ge=1, description="transfers of one address at once")
-    newPerPeer: Frequency = Field(50.0, description="new transfers of one address")
-    rate: Rate | None = Field(None, description="most octets a second of all casts together; null: no limit")
-    errorsPerPeer: Frequency = Field(20.0, description="ERROR datagrams to one address")
-    errors: Frequency = Field(200.0, description="ERROR datagrams to all together")
-    memory: Size = Field(32 << 20, ge=1 << 20, description="octets of wire images kept ready for all casts together")
-    drain: Duration = Field(20.0, description="how long a stop waits for transfers that are under way")
+    receivers: int = Field(default=4096, ge=1, description="receivers at once, in all casts together")
+    perPeer: int = Field(default=64, ge=1, description="transfers of one address at once")
+    newPerPeer: Frequency = Field(default=50.0, description="new transfers of one address")
+    rate: Rate | None = Field(default=None, description="most octets a second of all casts together; null: no limit")
+    errorsPerPeer: Frequency = Field(default=20.0, description="ERROR datagrams to one address")
+    errors: Frequency = Field(default=200.0, description="ERROR datagrams to all together")
+    memory: Size = Field(
+        default=32 << 20, ge=1 << 20, description="octets of wire images kept ready for all casts together"
+    )
+    drain: Duration = Field(default=20.0, description="how long a stop waits for transfers that are under way")

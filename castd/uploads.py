@@ -24,7 +24,7 @@ from castd.beneath import Links, Root
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused
 from castd.interfaces import IContentSink, IUpload
 from castd.networks import Networks
-from castd.options import Clients, Settings, Size, clients
+from castd.options import Clients, FilePath, Settings, Size, clients
 from castd.request import Peer
 
 #: Runs a function elsewhere: C{twisted.internet.threads.deferToThread} or a test's.
@@ -38,7 +38,7 @@ _LOOK = 1 << 20
 class DropOptions(Settings):
     """A directory that takes uploads."""
 
-    path: str = Field(min_length=1, description="the directory; nothing outside of it is ever written")
+    path: FilePath = Field(description="the directory; nothing outside of it is ever written")
     under: str = Field("", description="names under which it appears: logs takes logs/a as a")
     policy: Policy = Field(
         "create", description="create: new files only; overwrite: replaces, too; existing: replaces only"
@@ -66,7 +66,7 @@ class Drop:
         @raise OSError: the directory is not there, or cannot be searched or written to.
         """
         self.options = options
-        self._root = Root(options.path, options.links)
+        self._root = Root(str(options.path), options.links)
         if not os.access(options.path, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, "directory cannot be written to", options.path)
         self._under = names.prefix(options.under)

@@ -1,0 +1,105 @@
+"""
+One address that requests come to, as a service: bound while that is permitted, drained when it stops.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from castd.config import Entry
+from castd.errors import ConfigError
+from castd.site import Site
+
+_log = Logger(namespace="castd")
+
+_WHY = {
+    errno.EACCES: "not permitted: a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE",
+    errno.EADDRINUSE: "taken: another program listens there already",
+    errno.EADDRNOTAVAIL: "not ours: no interface of this machine has this address",
+}
+
+
+def showAddress(interface: str, port: int) -> str:
+    """C{10.0.0.5:69}, C{[::1]:69}, C{*:69} for the IPv4 wildcard."""
+    return f"[{interface}]:{port}" if ":" in interface else f"{interface or '*'}:{port}"
+
+
+class Listening(Service):
+    """
+    One address that requests come to, with all transports that share it.
+
+    @ivar transport: the L{ICastTransport<castd.interfaces.ICastTransport>} that all of them have become.
+    @ivar entries: what the service file says of them.
+    """
+
+    def __init__(self, site: Site, transport: Any, entry: Entry) -> None:
+        self.site = site
+        self.transport = transport
+        self.entries = [entry]
+        self.port: Any = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, for people."""
+        return showAddress(self.transport.interface, self.transport.port)
+
+    def share(self, transport: Any, entry: Entry) -> bool:
+        """-> whether another transport could be given its part of this address."""
+        shared: bool = self.transport.share(transport)
+        if shared:
+            self.entries.append(entry)
+        return shared
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the port.
+
+        @raise ConfigError: it cannot be had; where the service file asks for it, and why.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        interface, number = self.transport.interface, self.transport.port
+        try:
+            self.port = self.site.ports.listen(number, self.transport, interface=interface)
+        except CannotListenError as error:
+            entry, why = self.entries[0], error.socketError
+            reason = _WHY.get(getattr(why, "errno", 0), f"not to be had: {why}")
+            raise ConfigError(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+        self.site.requestPorts.add(number)
+        for entry in self.entries:
+            _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
+
+    def startService(self) -> None:
+        """Bind the port now, if there was no privileged phase."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if self.port is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None] | None:
+        """
+        Take no more requests, let transfers end for C{limits.drain}, say farewell to the rest, close.
+
+        -> a Deferred that fires when that is done.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self.port is None:
+            return None
+        draining: Deferred[None] = maybeDeferred(self.transport.drain)
+        draining.addTimeout(self.site.limits.drain, self.site.reactor)
+        draining.addErrback(self._undrained)
+        return draining.addBoth(self._close)
+
+    def _undrained(self, failure: Failure) -> None:
+        if failure.check(TimeoutError) is None:
+            _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
+
+    def _close(self, _: object) -> Any:
+        port, self.port = self.port, None
+        self.transport.stop()
+        return port.stopListening()
