@@ -1,0 +1,266 @@
+"""
+A hall of simulated receivers around one cast, for state machines: numbers only, no packets.
+
+The hall checks, with every action, what must hold for any cast: whose turn it is, that nothing goes out that nobody
+wanted, that nobody is told farewell twice, that a cast never asks to be polled at once without a reason.
+"""
+
+import random
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+
+from castd import outcomes
+from castd.cast.events import Burst, Event, Gone, Greet, Leave, Patience, Want
+from castd.interfaces import ICast
+from castd.request import Peer
+
+#: One way, seconds.
+LATENCY = 0.001
+
+
+@dataclass
+class Habits:
+    """
+    How a receiver behaves.
+
+    @ivar window: blocks it asks for at once.
+    @ivar deaf: it hears what is sent to itself, never the group.
+    @ivar confirms: it answers a greeting without the turn.
+    @ivar leaves: it says so at once when it has everything, turn or not.
+    @ivar repeats: after so long without a word for it, it asks again.  Seconds.
+    @ivar eager: its request says already what it wants, as a plain TFTP request does.
+    """
+
+    window: int = 1
+    deaf: bool = False
+    confirms: bool = True
+    leaves: bool = True
+    repeats: float = 1.5
+    eager: bool = False
+
+
+@dataclass
+class Receiver:
+    """
+    One machine of the hall.
+
+    @ivar lacks: blocks it has not heard.
+    @ivar master: it believes that it has the turn.
+    @ivar here: the cast counts it as a member, as far as the hall saw.
+    @ivar wanted: what reached the cast of its wants, the last; C{sent} what of that went out already.
+    @ivar spoke: the instant it last said or heard something for it.
+    """
+
+    peer: Peer
+    habits: Habits
+    lacks: set[int]
+    master: bool = False
+    here: bool = False
+    dead: bool = False
+    ended: str | None = None
+    wanted: range = range(0)
+    served: set[int] = field(default_factory=set)
+    spoke: float = 0.0
+
+    def wish(self) -> Event:
+        """What it would say now."""
+        if not self.lacks:
+            return Leave(outcomes.DONE)
+        first = min(self.lacks)
+        return Want((range(first, min(first + self.habits.window, self.end)),))
+
+    end: int = 0
+
+
+class Hall:
+    """Receivers, the way to them, and the cast under test."""
+
+    def __init__(self, cast: ICast, patience: Patience, blocks: int, group: bool, chance: random.Random) -> None:
+        self.cast, self.patience, self.blocks, self.group, self.chance = cast, patience, blocks, group, chance
+        self.now = 0.0
+        self.loss = self.duplicate = 0.0
+        self.everLossy = False
+        self.receivers: dict[Peer, Receiver] = {}
+        self.top = -1
+        self.sound = True
+        self._under: list[tuple[float, int, Peer, Event | None]] = []
+        self._serial = count()
+
+    # From receivers to the cast; None is a request.
+
+    def post(self, receiver: Receiver, event: Event | None) -> None:
+        """The receiver says something; it may get lost, or come twice."""
+        receiver.spoke = self.now
+        for copy in range(1 + (self.chance.random() < self.duplicate)):
+            if self.chance.random() >= self.loss:
+                when = self.now + LATENCY * (1 + copy * 3 * self.chance.random())
+                heappush(self._under, (when, next(self._serial), receiver.peer, event))
+
+    def ask(self, habits: Habits) -> Receiver:
+        """A new machine sends its request."""
+        peer = (f"10.0.{len(self.receivers) >> 8}.{len(self.receivers) & 255}", 2000)
+        receiver = Receiver(peer, habits, set(range(self.blocks)), end=self.blocks)
+        self.receivers[peer] = receiver
+        self.post(receiver, None)
+        return receiver
+
+    def _arrives(self, peer: Peer, event: Event | None) -> None:
+        receiver = self.receivers[peer]
+        if event is None:
+            wants = (range(1),) if receiver.habits.eager else ()
+            receiver.here = True
+            if wants:
+                receiver.wanted, receiver.served = wants[0], set()
+            self.cast.join(peer, self.now, wants)
+        else:
+            if isinstance(event, Want) and event.ranges:
+                # A cast may serve the newer of two wants, whichever came first; it is both that were wanted.
+                low = min(receiver.wanted.start, event.ranges[0].start) if receiver.wanted else event.ranges[0].start
+                receiver.wanted = range(low, max(receiver.wanted.stop, event.ranges[0].stop))
+            self.cast.hear(peer, event, self.now)
+
+    # From the cast to receivers.
+
+    def drain(self) -> None:
+        """Poll until there is nothing, check each action, and let the receivers hear of it."""
+        self.sound = False
+        self._drain()
+        self.sound = True
+
+    def _drain(self) -> None:
+        for _ in range(200):
+            action = self.cast.poll(self.now)
+            if action is None:
+                break
+            self._check(action)
+            self._heard(action)
+        else:
+            raise AssertionError("two hundred actions without a pause")
+        turns = [
+            peer for peer in self.receivers if (standing := self.cast.standing(peer)) is not None and standing.turn
+        ]
+        assert len(turns) <= 1, f"several masters: {turns}"
+        assert bool(turns) == bool(self.cast.members()), "members, and nobody has the turn"
+        assert self.cast.members() == sum(receiver.here for receiver in self.receivers.values())
+        deadline = self.cast.deadline(self.now)
+        assert deadline is None or deadline > self.now, "to be polled at once, and nothing to do"
+        assert (deadline is None) == (not self.cast.members()), "members that nobody will ever look after"
+
+    def _check(self, action: object) -> None:
+        if isinstance(action, Gone):
+            assert self.receivers[action.peer].here, f"{action.peer} was told farewell twice"
+        elif isinstance(action, Greet):
+            assert self.receivers[action.peer].here, f"{action.peer} is no member and was greeted"
+            standing = self.cast.standing(action.peer)
+            assert standing is not None
+            assert not action.master or standing.turn
+        elif isinstance(action, Burst):
+            receiver = self.receivers[action.peer]
+            standing = self.cast.standing(action.peer)
+            assert receiver.here
+            assert standing is not None
+            assert standing.turn, "blocks for one without the turn"
+            assert 0 <= action.numbers.start < action.numbers.stop <= self.blocks
+            wanted = set(receiver.wanted)
+            if not action.again:
+                assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers}"
+                assert action.numbers.start >= receiver.wanted.start
+            elif self.patience.keep is None:
+                assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers} again"
+            else:
+                assert action.numbers.stop - 1 <= max(self.top, action.numbers.start)
+            self.top = max(self.top, action.numbers[-1])
+
+    def _heard(self, action: object) -> None:
+        if isinstance(action, Gone):
+            receiver = self.receivers[action.peer]
+            receiver.here = False
+            receiver.wanted, receiver.served = range(0), set()
+            # Who is thrown out for its silence does not hear of it, and asks again when its own time has come.
+            receiver.ended = action.outcome if action.outcome in (outcomes.DONE, outcomes.DEAF) else None
+            if action.outcome == outcomes.DEAF:
+                assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
+        elif isinstance(action, Greet):
+            self._greeted(self.receivers[action.peer], action.master)
+        elif isinstance(action, Burst):
+            for receiver in self.receivers.values():
+                if receiver.peer == action.peer or self.group:
+                    self._blocks(receiver, action.numbers)
+
+    def _greeted(self, receiver: Receiver, master: bool) -> None:
+        if receiver.dead or self.chance.random() < self.loss:
+            return
+        receiver.master = master
+        receiver.spoke = self.now
+        if master:
+            if not receiver.habits.eager or receiver.lacks != set(range(self.blocks)):
+                self.post(receiver, receiver.wish())
+        elif receiver.habits.confirms:
+            self.post(receiver, Want(()) if receiver.lacks else receiver.wish())
+
+    def _blocks(self, receiver: Receiver, numbers: range) -> None:
+        if receiver.dead or receiver.ended or (receiver.habits.deaf and self.group):
+            return
+        came = {number for number in numbers if self.chance.random() >= self.loss}
+        if not came:
+            return
+        new = came & receiver.lacks
+        receiver.lacks -= came
+        if receiver.master or not self.group:
+            # Once a burst, as a window's last block or a gap makes it speak; never for what it had already.
+            if new:
+                self.post(receiver, receiver.wish())
+        elif not receiver.lacks and new and receiver.habits.leaves:
+            self.post(receiver, receiver.wish())
+
+    # Time.
+
+    def pass_(self, seconds: float, steps: int = 200_000) -> None:
+        """Let time pass: what is under way arrives, the cast's deadlines come, receivers lose their patience."""
+        end = self.now + seconds
+        for _ in range(steps):
+            self.drain()
+            due = [end]
+            if self._under:
+                due.append(self._under[0][0])
+            if (deadline := self.cast.deadline(self.now)) is not None:
+                due.append(deadline)
+            due.extend(self._patience(receiver) for receiver in self._waiting())
+            self.now = max(self.now, min(due))
+            while self._under and self._under[0][0] <= self.now:
+                _, _, peer, event = heappop(self._under)
+                self._arrives(peer, event)
+                self.drain()
+            for receiver in self._waiting():
+                if self._patience(receiver) <= self.now:
+                    self._asksAgain(receiver)
+            if self.now >= end:
+                self.drain()
+                return
+        raise AssertionError(f"no end of talk within {seconds} s")
+
+    def _waiting(self) -> list[Receiver]:
+        return [receiver for receiver in self.receivers.values() if not receiver.dead and receiver.ended is None]
+
+    def _patience(self, receiver: Receiver) -> float:
+        return receiver.spoke + receiver.habits.repeats
+
+    def _asksAgain(self, receiver: Receiver) -> None:
+        """In the middle of it a receiver repeats what it wants; one that heard nothing, or was forgotten, its request."""
+        if receiver.here and (receiver.master or not self.group or receiver.lacks != set(range(self.blocks))):
+            self.post(receiver, receiver.wish())
+        else:
+            self.post(receiver, None)
+
+    def finish(self) -> None:
+        """Nothing is lost any more: everybody who keeps asking ends done, the dead are forgotten, the cast is empty."""
+        self.loss = self.duplicate = 0.0
+        for _ in range(400):
+            if not self._waiting() and not self.cast.members():
+                break
+            self.pass_(5.0)
+        left = {receiver.peer: (receiver.here, len(receiver.lacks)) for receiver in self._waiting()}
+        assert not left, f"after {self.now:.0f} s these are not done: {left}"
+        assert self.cast.members() == 0
+        assert self.cast.deadline(self.now) is None

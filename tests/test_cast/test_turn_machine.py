@@ -1,0 +1,172 @@
+"""
+Turn under whatever may happen, for every protocol's patience.
+
+Receivers come, go, die, restart, repeat themselves and lose what was sent; whatever the order, there is never more than
+one master, never a block that nobody wanted, and everybody who keeps asking ends with the whole file.
+"""
+
+import random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from castd.cast.events import Leave, Measured, Patience, Steps
+from castd.cast.turn import Turn
+from tests.test_cast.machine import Habits, Hall, Receiver
+
+habits = st.builds(
+    Habits,
+    window=st.sampled_from([1, 1, 4, 16]),
+    deaf=st.sampled_from([False, False, False, True]),
+    confirms=st.booleans(),
+    leaves=st.booleans(),
+    repeats=st.sampled_from([0.25, 1.5, 5.0]),
+)
+
+
+class TurnMachine(RuleBasedStateMachine):
+    """What all patiences have in common; the subclasses say which one."""
+
+    patience = Patience()
+    group = True
+    most = 12
+
+    @initialize(seed=st.integers(0, 1 << 32), blocks=st.sampled_from([1, 2, 9, 40]))
+    def begin(self, seed: int, blocks: int) -> None:
+        self.hall = Hall(Turn(self.patience, blocks), self.patience, blocks, self.group, random.Random(seed))
+
+    def some(self, pick: int) -> Receiver:
+        receivers = list(self.hall.receivers.values())
+        return receivers[pick % len(receivers)]
+
+    def full(self) -> bool:
+        return len(self.hall.receivers) >= self.most
+
+    def populated(self) -> bool:
+        return bool(self.hall.receivers)
+
+    @precondition(lambda self: not self.full())
+    @rule(habits=habits)
+    def join(self, habits: Habits) -> None:
+        """A machine is switched on."""
+        self.hall.ask(habits)
+
+    @rule(seconds=st.sampled_from([0.0005, 0.002, 0.01, 0.1, 0.9, 4.0, 15.0]))
+    def passTime(self, seconds: float) -> None:
+        """Time goes by."""
+        self.hall.pass_(seconds)
+
+    @rule(loss=st.sampled_from([0.0, 0.05, 0.2, 0.6, 1.0]), duplicate=st.sampled_from([0.0, 0.3]))
+    def weather(self, loss: float, duplicate: float) -> None:
+        """The network becomes better or worse."""
+        self.hall.loss, self.hall.duplicate = loss, duplicate
+        self.hall.everLossy |= loss > 0
+
+    @precondition(populated)
+    @rule(pick=st.integers(0, 99))
+    def die(self, pick: int) -> None:
+        """Somebody pulls a plug."""
+        self.some(pick).dead = True
+
+    @precondition(populated)
+    @rule(pick=st.integers(0, 99))
+    def restart(self, pick: int) -> None:
+        """A machine begins anew from the same port: it has nothing, and sends its request."""
+        receiver = self.some(pick)
+        receiver.dead, receiver.ended, receiver.master = False, None, False
+        receiver.lacks = set(range(self.hall.blocks))
+        self.hall.post(receiver, None)
+
+    @precondition(populated)
+    @rule(pick=st.integers(0, 99), times=st.integers(1, 5))
+    def stammer(self, pick: int, times: int) -> None:
+        """A machine says again what it last said, whether asked or not."""
+        receiver = self.some(pick)
+        if receiver.here and not receiver.dead:
+            for _ in range(times):
+                self.hall.post(receiver, receiver.wish())
+
+    @precondition(populated)
+    @rule(pick=st.integers(0, 99))
+    def abort(self, pick: int) -> None:
+        """A machine gives up and says so."""
+        receiver = self.some(pick)
+        if receiver.here:
+            self.hall.post(receiver, Leave("aborted"))
+            receiver.dead = True
+
+    def teardown(self) -> None:
+        if hasattr(self, "hall") and self.hall.sound:
+            self.hall.finish()
+
+
+class UnicastMachine(TurnMachine):
+    """TFTP: one receiver."""
+
+    group = False
+    most = 1
+
+
+class PlainUnicastMachine(UnicastMachine):
+    """TFTP without options: the request itself asks for the first block."""
+
+    @precondition(lambda self: not self.full())
+    @rule(repeats=st.sampled_from([0.25, 5.0]))
+    def join(self, repeats: float) -> None:
+        """A machine is switched on."""
+        self.hall.ask(Habits(repeats=repeats, eager=True))
+
+
+class MulticastMachine(TurnMachine):
+    """RFC 2090 and IBM's subnet broadcast."""
+
+    patience = Patience(
+        repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+        silence=3.0,
+        measured=1.0,
+        tries=6,
+        alone=10.0,
+        unheard=None,
+        brief=(3, 0.1),
+        terms=3,
+        keep=5.0,
+        gather=0.2,
+        gatherLimit=3.0,
+        deaf=2,
+        confirm=3,
+        termBlocks=2.0,
+        termShare=(0.01, 10.0),
+    )
+
+
+class MtftpMachine(TurnMachine):
+    """PXE MTFTP: short steps, one term, a group that is never silent; nobody is taken aside."""
+
+    patience = Patience(
+        repeat=Steps((0.08, 0.08, 0.2)),
+        silence=2.0,
+        alone=10.0,
+        unheard=5,
+        brief=(3, 0.08),
+        terms=1,
+        keep=0.2,
+        gather=0.1,
+        gatherLimit=0.15,
+    )
+
+
+class BareMachine(TurnMachine):
+    """TFTP's patience with a group: every rule that can be off is off."""
+
+    patience = Patience(unheard=None, corrections=0)
+
+
+few = settings(max_examples=40, stateful_step_count=25, report_multiple_bugs=False)
+TestUnicast = UnicastMachine.TestCase
+TestPlainUnicast = PlainUnicastMachine.TestCase
+TestMulticast = MulticastMachine.TestCase
+TestMtftp = MtftpMachine.TestCase
+TestBare = BareMachine.TestCase
+for case in (TestUnicast, TestPlainUnicast, TestMulticast, TestMtftp, TestBare):
+    case.settings = few
