@@ -88,7 +88,7 @@ def ratio(samples: dict[str, list[Sample]], first: str, peer: str) -> Spread:
     @return: how many times as fast as C{peer} C{first} was.
     """
     pairs = zip(samples[first][1:], samples[peer][1:], strict=True)
-    return Spread.of([rate(mine) / rate(its) for mine, its in pairs])
+    return Spread.of([rate(mine) / rate(its) if its["octets"] else math.inf for mine, its in pairs])
 
 
 def marked(workload: Workload, samples: dict[str, list[Sample]], first: str, peer: str) -> tuple[str, float] | None:

@@ -64,7 +64,7 @@ WORKLOADS = (
     Workload(
         "storm", "storm: 2000 × 16 KiB, 64 at a time", 64, 2000, 16 * KIB, marks={"dnsmasq": 1.0, "best-python": 2.5}
     ),
-    Workload("crowd", "crowd: 2000 × 16 KiB, all at once", 2000, 2000, 16 * KIB),
+    Workload("crowd", "crowd: 1000 × 16 KiB, all at once", 1000, 1000, 16 * KIB),
     Workload(
         "loss",
         "16 clients, 0.2 % lost each way",
