@@ -1,8 +1,8 @@
 """What one block costs to send, by the way it is sent: C{python benchmarks/sendpath.py}.
 
-The packets go over loopback to a socket that nobody reads and whose buffer is full, so only the sender's half is seen; the
-multicast ones to a group without members. A file of 16 MiB is sent in windows of 64 blocks of 1468 octets; the ways take
-turns, and each round is compared with the plain way in the same round.
+The packets go over loopback to a socket that nobody reads and whose buffer is full, so only the sender's half is seen;
+the multicast ones to a group without members. A file of 16 MiB is sent in windows of 64 blocks of 1468 octets; the ways
+take turns, and each round is compared with the plain way in the same round.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def main(rounds: int, cpu: int) -> None:
     click.echo("| way | µs a block | part of the first |\n|---|---|---|")
     for name, costs in took.items():
         parts = [cost / reference for cost, reference in zip(costs, base, strict=True)]
-        click.echo(f"| {name} | {median(costs):.2f} | {median(parts):.2f} ({min(parts):.2f}–{max(parts):.2f}) |")
+        click.echo(f"| {name} | {median(costs):.2f} | {median(parts):.2f} ({min(parts):.2f} to {max(parts):.2f}) |")
 
 
 if __name__ == "__main__":
