@@ -73,8 +73,8 @@ class Spread:
         return cls(min(values), median(values), max(values))
 
     def show(self, digits: int) -> str:
-        """@return: C{median (min–max)}."""
-        return f"{self.middle:.{digits}f} ({self.low:.{digits}f}–{self.high:.{digits}f})"
+        """@return: C{median (least to greatest)}."""
+        return f"{self.middle:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def rate(sample: Sample) -> float:
@@ -88,7 +88,7 @@ def ratio(samples: dict[str, list[Sample]], first: str, peer: str) -> Spread:
     @return: how many times as fast as C{peer} C{first} was.
     """
     pairs = zip(samples[first][1:], samples[peer][1:], strict=True)
-    return Spread.of([rate(mine) / rate(its) for mine, its in pairs])
+    return Spread.of([rate(mine) / rate(its) if its["octets"] else math.inf for mine, its in pairs])
 
 
 def marked(workload: Workload, samples: dict[str, list[Sample]], first: str, peer: str) -> tuple[str, float] | None:
@@ -110,7 +110,7 @@ def row(workload: Workload, samples: dict[str, list[Sample]], first: str, name: 
     timed, versus, mark = runs[1:], "", ""
     if name != first and len(samples[first]) > 1:
         spread = ratio(samples, first, name)
-        versus = f"**{spread.middle:.2f}** ({spread.low:.2f}–{spread.high:.2f})"
+        versus = f"**{spread.middle:.2f}** ({spread.low:.2f} to {spread.high:.2f})"
         if first == "castd" and (found := marked(workload, samples, first, name)):
             mark = f"≥ {found[1]} {'met' if spread.middle >= found[1] else '**missed**'}"
     memory = f"{runs[0]['memory']:.0f}"
@@ -146,6 +146,7 @@ def markdown(results: Results, machine: Machine) -> str:
 
 
 COLOURS = {"dnsmasq": "#0072b2", "atftpd": "#d55e00", "tftpd-hpa": "#009e73", "tftp": "#cc79a7", "castd": "#000000"}
+FONT = 'font-family="sans-serif" font-size="12"'
 LEFT, WIDTH, LINE, TOP = 250, 860, 13, 56
 
 
@@ -192,6 +193,6 @@ def chart(results: Results) -> str:
         legend.append(
             f'<circle cx="{at}" cy="14" r="4" fill="{COLOURS[name]}"/><text x="{at + 9}" y="18">{name}</text>'
         )
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 10}" font-family="sans-serif" font-size="12">'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 10}" {FONT}>'
     paper = '<rect width="100%" height="100%" fill="#fff"/>'
     return "\n".join([opening, paper, *legend, *grid, *body, "</svg>"]) + "\n"

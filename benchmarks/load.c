@@ -45,7 +45,7 @@ struct client {
 };
 
 static struct { uint32_t blksize, window, clients, transfers; double loss, timer, patience; uint64_t seed; }
-    wish = {512, 1, 1, 1, 0.0, 1.0, 60.0, 1};
+    wish = {512, 1, 1, 1, 0.0, 1.0, 16.0, 1};
 static struct { unsigned long blocks, octets, requests, request_repeats, ack_repeats, old_blocks, failures; } count;
 static struct file files[MOST_FILES];
 static uint32_t file_count, begun, ended, latency_count, granted_window = 1;

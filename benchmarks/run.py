@@ -6,7 +6,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -62,7 +64,7 @@ class Bench:
         raise click.ClickException(f"{server.name} does not serve:\n{running.log.read_text()[-2000:]}")
 
     def ask(
-        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, patience: int = 60
+        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, patience: int = 16
     ) -> Sample:
         """Let the load client do C{workload} once, while the server's memory is looked at if C{seed} is 0.
 
@@ -145,6 +147,7 @@ def main(
     if not chosen:
         raise click.BadParameter(f"no workload of that name; there are {', '.join(w.name for w in WORKLOADS)}")
     peers = choose(servers)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     server, _, client = cpus.partition(",")
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="castd-bench-") as room:

@@ -62,9 +62,9 @@ WORKLOADS = (
     Workload("window64-1", "1 client, window 64", 1, 128, windowsize=64, marks={"atftpd": 2.2}),
     Workload("window16-32", "32 clients, window 16", 32, 128, windowsize=16, marks={"atftpd": 3.3, "best-python": 3.9}),
     Workload(
-        "storm", "storm: 2000 × 16 KiB, 64 at a time", 64, 2000, 16 * KIB, marks={"dnsmasq": 1.0, "best-python": 2.5}
+        "storm", "storm: 2000 of 16 KiB, 64 at a time", 64, 2000, 16 * KIB, marks={"dnsmasq": 1.0, "best-python": 2.5}
     ),
-    Workload("crowd", "crowd: 2000 × 16 KiB, all at once", 2000, 2000, 16 * KIB),
+    Workload("crowd", "crowd: 1000 of 16 KiB, all at once", 1000, 1000, 16 * KIB),
     Workload(
         "loss",
         "16 clients, 0.2 % lost each way",
