@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from .clients import SERVER, Client, atftp, curl, hpa
-from .conftest import Serve
-from .hall import Hall
-from .loss import lossy
-from .needs import need
-from .shelf import Shelf
+from tests.e2e.clients import SERVER, Client, atftp, curl, hpa
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.loss import lossy
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
