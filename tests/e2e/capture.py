@@ -1,4 +1,4 @@
-"""What was on a wire: tcpdump at a host's port of the switch, read back by tshark."""
+"""What was on a wire: dumpcap at a host's port of the switch, read back by tshark."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .hall import Hall
-from .jobs import eventually
+from tests.e2e.hall import Hall
+from tests.e2e.jobs import eventually
 
-NEEDS = ("tcpdump", "tshark")
+NEEDS = ("dumpcap", "tshark")
 
 MARK = b"castd-e2e: the capture ends here"
 MARKER = f"""
@@ -63,10 +63,8 @@ def capturing(hall: Hall, port: str, expression: str = "udp") -> Iterator[Captur
     @param expression: of pcap-filter(7).
     """
     path = hall.folder / f"{port}.pcap"
-    job = hall.start(
-        ["tcpdump", "-Z", "root", "-U", "-n", "-i", port, "-w", str(path), f"({expression}) or udp dst port 9"]
-    )
-    job.until("listening on", 10)
+    job = hall.start(["dumpcap", "-q", "-P", "-i", port, "-f", f"({expression}) or udp dst port 9", "-w", str(path)])
+    job.until("File:", 10)
     try:
         yield Capture(path)
     finally:

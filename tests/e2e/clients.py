@@ -13,8 +13,8 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
-from .hall import Host
-from .jobs import Job
+from tests.e2e.hall import Host
+from tests.e2e.jobs import Job
 
 SERVER = "10.77.0.1"
 _numbers = itertools.count(1)
@@ -114,7 +114,7 @@ class Curl(Client):
 
 
 class Busybox(Client):
-    """As in many initial RAM disks; hears nobody but the address and port that answered first.  An option: C{-b1428}."""
+    """As in initial RAM disks; hears nobody but the address and port that answered first.  An option: C{-b1428}."""
 
     program = ("busybox", "tftp")
     reading = ("-g", "-r", "{name}", "-l", "{local}", "{server}", "{port}")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from .clients import SERVER
-from .hall import Hall, sweep
-from .needs import need, needRoot
-from .server import Server
-from .shelf import Shelf
+from tests.e2e.clients import SERVER
+from tests.e2e.hall import Hall, sweep
+from tests.e2e.server import Server
+from tests.e2e.shelf import Shelf
+from tests.needs import need, needNamespaces
 
 Serve = Callable[..., Server]
 
@@ -26,7 +26,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 @pytest.fixture(scope="module")
 def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
     """A switch with the host C{server}: 10.77.0.1, a second address 10.77.0.2, and fd77::1."""
-    needRoot()
+    needNamespaces()
     need("ip", "bridge", "setpriv")
     sweep()
     with Hall(tmp_path_factory.mktemp("hall")) as hall:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from .jobs import Done, Job, eventually
+from tests.e2e.jobs import Done, Job, eventually
 
 PREFIX = "castd-e2e-"
 BRIDGE = "br0"
@@ -141,7 +141,7 @@ class Hall:
             shown = subprocess.run(
                 ["bridge", "-n", self.netns, "-j", "link", "show", "dev", port], capture_output=True, check=True
             )
-            return json.loads(shown.stdout)[0]["state"] == "forwarding"
+            return bool(json.loads(shown.stdout)[0]["state"] == "forwarding")
 
         eventually(state, f"the switch to forward from {port}", 5)
 

@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 
-from .hall import Hall
+from tests.e2e.hall import Hall
 
 HOOKS = {"from": "ingress", "to": "egress"}
 """The hook that sees what comes from a host, and what goes to it."""

@@ -11,8 +11,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from .hall import Counters, Hall
-from .jobs import Job
+from tests.e2e.hall import Counters, Hall
+from tests.e2e.jobs import Job
 
 MEMORY = 128
 """Megabytes of a machine."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .clients import SERVER
-from .hall import Host
-from .jobs import Job
-from .machines import UBOOT_LOAD, Machine
+from tests.e2e.clients import SERVER
+from tests.e2e.hall import Host
+from tests.e2e.jobs import Job
+from tests.e2e.machines import UBOOT_LOAD, Machine
 
 END = "castd-end"
 """What a script says last."""

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from .hall import Host
-from .jobs import Job, Late, eventually
+from tests.e2e.hall import Host
+from tests.e2e.jobs import Job, Late, eventually
 
 TREE = Path(__file__).parents[2]
 STARTING, STOPPING = 15.0, 10.0

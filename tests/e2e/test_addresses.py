@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from .capture import NEEDS, capturing
-from .clients import SERVER, Client, atftp, busybox, curl, hpa
-from .conftest import Serve
-from .hall import Hall
-from .needs import need
-from .shelf import Shelf
+from tests.e2e.capture import NEEDS, capturing
+from tests.e2e.clients import SERVER, Client, atftp, busybox, curl, hpa
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .clients import SERVER, busybox
-from .conftest import Serve
-from .hall import Hall, Host
-from .needs import need
-from .shelf import SIZES, Shelf
+from tests.e2e.clients import SERVER, busybox
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall, Host
+from tests.e2e.shelf import SIZES, Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

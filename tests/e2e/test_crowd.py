@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .clients import SERVER, atftp
-from .conftest import Serve
-from .hall import Hall
-from .needs import need
-from .shelf import Shelf
+from tests.e2e.clients import SERVER, atftp
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

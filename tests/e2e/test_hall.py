@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from .clients import SERVER
-from .hall import PREFIX, Hall, Host, ip, sweep
-from .jobs import Job
-from .loss import lossy
-from .needs import need, needRoot
+from tests.e2e.clients import SERVER
+from tests.e2e.hall import PREFIX, Hall, Host, ip, sweep
+from tests.e2e.jobs import Job
+from tests.e2e.loss import lossy
+from tests.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -88,7 +88,7 @@ def test_match(hall: Hall) -> None:
 
 def test_snooping(tmp_path: Path) -> None:
     """With snooping a group reaches its members alone; without, everybody."""
-    needRoot()
+    needNamespaces()
     for snooping in (False, True):
         folder = tmp_path / str(snooping)
         folder.mkdir()
@@ -106,18 +106,24 @@ def test_snooping(tmp_path: Path) -> None:
 
 def test_down(tmp_path: Path) -> None:
     """Whatever happens inside, the namespaces and the programs of a hall end with it."""
-    needRoot()
-    with pytest.raises(KeyboardInterrupt), Hall(tmp_path) as hall:
-        (client,) = hall.clients(1)
-        job = client.start(["sleep", "600"])
-        raise KeyboardInterrupt
+    needNamespaces()
+    hall = Hall(tmp_path)
+    jobs = []
+
+    def interrupted() -> None:
+        with hall:
+            jobs.append(hall.host("c1").start(["sleep", "600"]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert hall.tag not in ip("netns", "list")
-    assert job.process.poll() is not None
+    assert [job.process.poll() is None for job in jobs] == [False]
 
 
 def test_sweep() -> None:
     """What a killed run has left is removed, what belongs to a living one is not."""
-    needRoot()
+    needNamespaces()
     limit = int(Path("/proc/sys/kernel/pid_max").read_text())
     dead, alive = f"{PREFIX}{limit + 1}-1-switch", f"{PREFIX}{os.getpid()}-0-switch"
     ip("netns", "add", dead)

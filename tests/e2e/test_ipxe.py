@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from .clients import SERVER
-from .conftest import Serve
-from .hall import Hall
-from .machines import ipxe, mac
-from .needs import need
-from .netboot import dhcp, ended, ipxeScript
-from .shelf import Shelf
+from tests.e2e.clients import SERVER
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.machines import ipxe, mac
+from tests.e2e.netboot import dhcp, ended, ipxeScript
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -19,7 +19,7 @@ FETCHED = (511, 512, 513, 1432, 1024 * 1024 + 7)
 
 
 def test_boot(hall: Hall, serve: Serve, shelf: Shelf) -> None:
-    """Two machines boot a script, and what it names, all by TFTP, and every file is in the memory of both, octet for octet."""
+    """Two machines boot a script by TFTP, and every file that it names is in their memories, octet for octet."""
     need("qemu-system-x86_64", "dnsmasq", "/usr/lib/ipxe/qemu/efi-virtio.rom")
     serve(tftp={"port": 69, "interface": SERVER})
     names = [shelf.sized(size) for size in FETCHED]

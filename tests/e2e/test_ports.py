@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from .capture import NEEDS, Capture, capturing
-from .clients import SERVER, atftp, curl
-from .conftest import Serve
-from .hall import Hall
-from .needs import need
-from .shelf import Shelf
+from tests.e2e.capture import NEEDS, Capture, capturing
+from tests.e2e.clients import SERVER, atftp, curl
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

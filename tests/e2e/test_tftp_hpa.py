@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from .clients import SERVER, hpa, hpaText
-from .conftest import Serve
-from .hall import Hall, Host
-from .needs import need
-from .shelf import ROLLOVER, SIZES, Shelf
+from tests.e2e.clients import SERVER, hpa, hpaText
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall, Host
+from tests.e2e.shelf import ROLLOVER, SIZES, Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -6,13 +6,13 @@ import zlib
 
 import pytest
 
-from .clients import SERVER
-from .conftest import Serve
-from .hall import Hall
-from .machines import UBOOT, UBOOT_LOAD, uboot
-from .needs import need
-from .netboot import ubootFetch, ubootRun
-from .shelf import Shelf
+from tests.e2e.clients import SERVER
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall
+from tests.e2e.machines import UBOOT, UBOOT_LOAD, uboot
+from tests.e2e.netboot import ubootFetch, ubootRun
+from tests.e2e.shelf import Shelf
+from tests.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
@@ -23,7 +23,7 @@ def castd(serve: Serve) -> None:
     serve(tftp={"port": 69, "interface": SERVER})
 
 
-@pytest.mark.parametrize("number, size", list(enumerate((1, 511, 512, 1468, 1024 * 1024 + 7), 1)))
+@pytest.mark.parametrize(("number", "size"), list(enumerate((1, 511, 512, 1468, 1024 * 1024 + 7), 1)))
 def test_tftpboot(hall: Hall, shelf: Shelf, number: int, size: int) -> None:
     """What C{tftpboot} has fetched lies at the load address, octet for octet, and U-Boot's own checksum agrees."""
     name = shelf.sized(size)

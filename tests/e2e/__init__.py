@@ -1,1 +1,0 @@
-"""Real clients, booting machines and lossy wires against a running castd, in network namespaces of their own."""
