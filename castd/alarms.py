@@ -1,9 +1,9 @@
 """
 One timer of the reactor for all casts.
 
-Setting a C{DelayedCall} anew costs a microsecond, as much as all of Python's part in a lockstep block; and nearly every alarm
-is put off before it rings.  So an owner that puts its alarm off only writes the instant into itself; the heap learns of it when
-the old instant comes.
+Setting a C{DelayedCall} anew costs a microsecond, as much as all of Python's part in a lockstep block; and nearly every
+alarm is put off before it rings.  So an owner that puts its alarm off only writes the instant into itself; the heap
+learns of it when the old instant comes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Ringable(Protocol):
     """
     Who has an alarm.
 
-    @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who wants to
-        be woken sooner calls L{Alarms.set}.
+    @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who
+        wants to be woken sooner calls L{Alarms.set}.
     @ivar queued: belongs to L{Alarms}: the instant it stands in the heap with, L{None}: it does not.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 from castd.alarms import Alarms
 from castd.gate import Gate
 from castd.layout import Layouts
+from castd.leases import Leases
 from castd.options import Limits
 from castd.pace import Pacer
 
@@ -34,6 +35,7 @@ class Commons:
         self.alarms = Alarms(reactor)
         self.layouts = Layouts(limits.memory)
         self.gate = Gate(limits)
+        self.leases = Leases()
         self.requestPorts: set[int] = set()
         self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 

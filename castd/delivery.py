@@ -27,7 +27,8 @@ class Delivery:
     A cast, and what of its last burst has not gone out yet.
 
     @ivar cast: decides.
-    @ivar aside: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire says.
+    @ivar aside: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire
+        says.
     """
 
     __slots__ = ("_again", "_peer", "_rest", "_restUntil", "_unsent", "aside", "cast", "owner")
@@ -68,7 +69,7 @@ class Delivery:
                 continue
             action = self.cast.poll(now)
             if action is None:
-                return self.cast.deadline(now)  # type: ignore[no-any-return]
+                return self.cast.deadline(now)
             if isinstance(action, Burst):
                 self._unsent, self._peer, self._again = action.numbers, action.peer, action.again
             elif isinstance(action, Greet):

@@ -1,8 +1,8 @@
 """
 What can go wrong, and whose fault it is.
 
-L{ConfigError} is the operator's, L{WireError} the peer's, L{Refused} our answer to a readable request.  Anything else that
-is raised while a datagram is served is a bug: it is logged with its traceback and ends one cast, never the server.
+L{ConfigError} is the operator's, L{WireError} the peer's, L{Refused} our answer to a readable request.  Anything else
+that is raised while a datagram is served is a bug: it is logged with its traceback and ends one cast, never the server.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Crowded(CastdError):
 
 class Refused(CastdError):
     """
-    Our answer to a readable request; the dialect puts it on the wire, or is silent where its protocol has no word for it.
+    Our answer to a readable request; the dialect puts it on the wire, or is silent where its protocol has no word for
+    it.
 
     @cvar code: the TFTP error code (RFC 1350 section 5, RFC 2347).
     @ivar text: what the peer is told: printable ASCII, never a path of the server.

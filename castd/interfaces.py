@@ -1,16 +1,30 @@
 """
 Every seam of castd, in one file.
 
-The author of a transport meets four of them: L{ITransportMaker}, L{IDialect}, L{IWire} and L{IContent}.  Who needs another
-socket life than one listener with its casts returns a C{DatagramProtocol} that provides L{ICastTransport} himself.
+The author of a transport meets four of them: L{ITransportMaker}, L{IDialect}, L{IWire} and L{IContent}.  Who needs
+another socket life than one listener with its casts returns a C{DatagramProtocol} that provides L{ICastTransport}
+himself.
 
-Shapes used throughout: a I{peer} is what the socket says, C{(host, port)} or C{(host, port, flow, scope)}; an I{instant} is
-C{reactor.seconds()}, a float of seconds; I{numbers} of blocks count from 0; I{ranges} is a tuple of C{range} with step 1.
+Shapes used throughout: a I{peer} is what the socket says, C{(host, port)} or C{(host, port, flow, scope)}; an
+I{instant} is C{reactor.seconds()}, a float of seconds; I{numbers} of blocks count from 0; I{ranges} is a tuple of
+C{range} with step 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from twisted.internet.address import IPv4Address, IPv6Address
+    from twisted.internet.defer import Deferred
+
+    from castd.cast.events import Action, Ask, Event, Leave, Ranges, Standing, Want
+    from castd.errors import Refused
+    from castd.leases import Means
+    from castd.request import Local, Peer, Request
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
@@ -19,7 +33,7 @@ from zope.interface import Attribute, Interface
 class ICast(Interface):
     """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
 
-    def join(peer, now, wants=(), instead=None):
+    def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
         A receiver came, or asked again.
 
@@ -27,22 +41,24 @@ class ICast(Interface):
         @param instead: the member it takes the place of: the same machine, asking from a new port.
         """
 
-    def hear(peer, event, now):
+    def hear(peer: Peer, event: Event, now: float) -> None:
         """A L{Want<castd.cast.events.Want>} or L{Leave<castd.cast.events.Leave>} of a member; others are ignored."""
 
-    def standing(peer):
+    def standing(peer: Peer) -> Standing | None:
         """-> L{Standing<castd.cast.events.Standing>} of a member, L{None} for a stranger."""
 
-    def poll(now):
-        """-> the next L{Greet}, L{Burst} or L{Gone} that is due, or L{None}.  Greetings and farewells go before blocks."""
+    def poll(now: float) -> Action | None:
+        """
+        -> the next L{Greet}, L{Burst} or L{Gone} that is due, or L{None}.  Greetings and farewells go before blocks.
+        """
 
-    def deadline(now):
+    def deadline(now: float) -> float | None:
         """-> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives."""
 
-    def heard(peer):
+    def heard(peer: Peer) -> bool:
         """-> whether this member has said anything since it asked."""
 
-    def members():
+    def members() -> int:
         """-> how many receivers there are."""
 
 
@@ -59,10 +75,10 @@ class IWire(Interface):
     patience = Attribute("castd.cast.events.Patience of this cast.")
     stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
 
-    def first(request):
+    def first(request: Request) -> Ranges:
         """-> ranges the request itself asks for; C{()} if the receiver will say."""
 
-    def receive(datagram, peer, standing):
+    def receive(datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
         """
         -> Want, Leave, Ask (it is a request: read it as one) or L{None} (nothing worth a word).
 
@@ -71,31 +87,33 @@ class IWire(Interface):
         @raise UnknownPeer: a stranger who is owed an ERROR 5.
         """
 
-    def greet(request, master, heard):
+    def greet(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """-> iterable of (datagram, address): you are in; you have (not) the turn.  C{heard}: it answered before."""
 
-    def farewell(request, outcome):
+    def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
         """-> iterable of (datagram, address): ERROR 0 for changed and stopped; mostly nothing."""
 
-    def header(number):
+    def header(number: int) -> bytes:
         """-> bytes before the payload of this block."""
 
-    def payload(number):
-        """-> the bytes of this block, for a wire whose blocks are not slices of the content (a code); L{None}: they are."""
+    def payload(number: int) -> bytes | None:
+        """
+        -> the bytes of this block, for a wire whose blocks are not slices of the content (a code); L{None}: they are.
+        """
 
-    def address(peer):
+    def address(peer: Peer) -> Peer:
         """-> where a burst for this peer goes: the group, or the peer itself."""
 
-    def ahead(stop):
+    def ahead(stop: int) -> tuple[bytes, int] | None:
         """
         What a receiver in step answers to all blocks before C{stop}, known before it says so.
 
-        -> (the exact datagram, where the range ends that it asks for: C{stride} blocks, fewer at the end of the file), or
-        L{None}: it must be read.  Depends on nothing but C{headers}, C{stride} and C{count}.  Only for wires with one
-        receiver, where it spares reading the datagram.
+        -> (the exact datagram, where the range ends that it asks for: C{stride} blocks, fewer at the end of the file),
+        or L{None}: it must be read.  Depends on nothing but C{headers}, C{stride} and C{count}.  Only for wires with
+        one receiver, where it spares reading the datagram.
         """
 
-    def close():
+    def close(now: float) -> None:
         """The cast is over: give the group address back."""
 
 
@@ -105,7 +123,7 @@ class IDialect(Interface):
     name = Attribute("The kind, as the service file calls it: 'tftp'.")
     ownPort = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
 
-    def request(datagram, peer, local):
+    def request(datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
         -> L{Request<castd.request.Request>}, or L{None}: not mine.
 
@@ -113,28 +131,29 @@ class IDialect(Interface):
         @raise Refused: readable, and our answer is no.
         """
 
-    def key(request, content):
+    def key(request: Request, content: IContent) -> Hashable:
         """-> hashable.  Only requests with equal keys can share a cast."""
 
-    def fits(request, wire):
+    def fits(request: Request, wire: IWire) -> bool:
         """-> bool: may it join that very cast?"""
 
-    def same(request, other):
+    def same(request: Request, other: Request) -> bool:
         """-> bool: the same machine, asking again from a new port (Etherboot, iPXE)."""
 
-    def open(request, content):
+    def open(request: Request, content: IContent, means: Means) -> IWire:
         """
         -> L{IWire}.  Negotiates, numbers the blocks, takes a group address.
 
+        @param means: the instant, chance, and the group addresses in use.
         @raise Declined: not here after all; the next dialect is asked.
         """
 
-    def intake(request):
+    def intake(request: Request) -> IIntake | None:
         """
         -> L{IIntake} for a write request; L{None}: this dialect has no writes.
         """
 
-    def refuse(request, error):
+    def refuse(request: Request | None, error: Refused) -> bytes | None:
         """-> datagram or L{None}: silence.  C{request} is L{None} if it could not be read; error is a Refused."""
 
 
@@ -147,10 +166,10 @@ class IIntake(Interface):
     complete = Attribute("True once every octet has been handed out and what remains is to keep them: call stored().")
     size = Attribute("Octets announced by the sender, or None.")
 
-    def begin(now):
+    def begin(now: float) -> list[bytes]:
         """-> datagrams that open it: OACK or ACK 0 of an upload, the request of a download."""
 
-    def receive(datagram, now):
+    def receive(datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
         """
         -> (payload to keep or L{None}, datagrams to send).
 
@@ -158,13 +177,13 @@ class IIntake(Interface):
         @raise Refused: the peer is told so, and the transfer is over.
         """
 
-    def stored(now):
+    def stored(now: float) -> list[bytes]:
         """Everything is kept safely.  -> datagrams to send: the last ACK."""
 
-    def poll(now):
+    def poll(now: float) -> list[bytes]:
         """-> datagrams to repeat.  Sets C{outcome} when patience is over."""
 
-    def deadline(now):
+    def deadline(now: float) -> float | None:
         """-> the instant to poll again at, or L{None}."""
 
 
@@ -177,28 +196,28 @@ class IContent(Interface):
         "Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
     )
 
-    def read(offset, length):
+    def read(offset: int, length: int) -> bytes | memoryview:
         """
         -> bytes-like of exactly C{length} octets (fewer only at the end of the file).
 
         @raise ContentChanged: the file shrank or cannot be read any more.
         """
 
-    def readInto(buffers, offset):
+    def readInto(buffers: Any, offset: int) -> None:
         """
         Scatter: fill these writable buffers one after the other from C{offset}, by one preadv.
 
         @raise ContentChanged: not as many octets are there as the buffers hold.
         """
 
-    def close():
+    def close() -> None:
         """Called once by each who was given it."""
 
 
 class IContentSource(Interface):
     """Where files come from."""
 
-    def lookup(name, peer):
+    def lookup(name: str, peer: Peer) -> IContent | Deferred[IContent]:
         """
         -> L{IContent}, or a Deferred of one.
 
@@ -216,27 +235,29 @@ class IContentSourceMaker(Interface):
     description = Attribute("One line.")
     options = Attribute("A frozen pydantic model.")
 
-    def makeSource(options, site):
+    def makeSource(options: Any, site: ISite) -> IContentSource:
         """-> L{IContentSource}."""
 
 
 class IUpload(Interface):
     """A file that is being received.  Nothing of it is seen under its name until commit."""
 
-    def write(data):
+    def write(data: bytes) -> None:
         """@raise Full: no space left, or above the limit."""
 
-    def commit():
-        """-> Deferred that fires when the file is complete, synced and in its place.  @raise Exists, Full: as failures."""
+    def commit() -> Deferred[None]:
+        """
+        -> Deferred that fires when the file is complete, synced and in its place.  @raise Exists, Full: as failures.
+        """
 
-    def abort():
+    def abort() -> None:
         """Leave nothing behind.  May be called at any time before commit, more than once."""
 
 
 class IContentSink(Interface):
     """Where uploads go; absent: writes are refused."""
 
-    def begin(name, peer, size):
+    def begin(name: str, peer: Peer, size: int | None) -> IUpload:
         """
         -> L{IUpload}.
 
@@ -255,30 +276,31 @@ class ISite(Interface):
     alarms = Attribute("castd.alarms.Alarms: one timer for all casts.")
     layouts = Attribute("castd.layout.Layouts: the wire images that all casts share.")
     gate = Attribute("castd.gate.Gate: who may have how much.")
+    leases = Attribute("castd.leases.Leases: the group addresses in use.")
     requestPorts = Attribute("The set of port numbers that requests come to.")
     ports = Attribute("IPorts.")
 
-    def lookup(request):
+    def lookup(request: Request) -> Deferred[IContent]:
         """Access rules, then sources in order.  -> Deferred of L{IContent}; fails with Refused."""
 
-    def sink(request):
+    def sink(request: Request) -> IContentSink:
         """
         Access rules, then where this upload goes.  -> L{IContentSink}.
 
         @raise Refused: writes are off, here or for this peer.
         """
 
-    def bar(host, name, seconds, why):
+    def bar(host: str, name: str, seconds: float, why: str) -> None:
         """One transport warns the others: refuse this name to this address for so long."""
 
-    def barred(host, name):
+    def barred(host: str, name: str) -> str | None:
         """-> why, or L{None}."""
 
 
 class IPorts(Interface):
     """Where ports come from: the real ones, or a test's."""
 
-    def listen(port, protocol, interface="", options=None):
+    def listen(port: int, protocol: Any, interface: str = "", options: Any = None) -> IDatagramPort:
         """
         -> L{IDatagramPort}, its protocol connected and told of each datagram by
         C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{lend}.
@@ -286,13 +308,13 @@ class IPorts(Interface):
         @raise CannotListenError: as Twisted's.
         """
 
-    def lend(protocol, local, peer=None, ports=None):
+    def lend(protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> IDatagramPort:
         """
         A port of its own for one cast or upload, bound to C{local.host}, its number chosen at random.
 
         @param ports: a C{range} that the number is to be taken from.
-        @param peer: the one receiver: the port hears only it; others come as C{protocol.strangerReceived(datagram, peer)}.
-            L{None}: a group's port, hears everybody.
+        @param peer: the one receiver: the port hears only it; others come as C{protocol.strangerReceived(datagram,
+            peer)}. L{None}: a group's port, hears everybody.
         @return: L{IDatagramPort}, its protocol connected; a host's word that a port there is closed comes as
             C{protocol.peerUnreachable(peer)}.
         @raise CannotListenError: no number of the range is free.
@@ -304,17 +326,17 @@ class IDatagramPort(Interface):
     What castd asks of a transport; Twisted's C{IUDPTransport} with packet info and bursts.
     """
 
-    def write(datagram, address=None):
+    def write(datagram: bytes, address: Peer | None = None) -> None:
         """
         Send one datagram; to the port's own peer if no address is given.
 
         @raise BlockingIOError: the socket is full; nothing was sent.  Also OSError with ENOBUFS.
         """
 
-    def writeFrom(datagram, address, local):
+    def writeFrom(datagram: bytes, address: Peer, local: Local) -> None:
         """The same from one of our addresses: a listener on the wildcard answers from the address that was asked."""
 
-    def writeBurst(image, step, address=None, local=None):
+    def writeBurst(image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         """
         Send datagrams that lie one behind the other in one buffer, all of C{step} octets but the last.
 
@@ -322,20 +344,20 @@ class IDatagramPort(Interface):
         @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
         """
 
-    def burst(step):
+    def burst(step: int) -> Callable[[Any], object]:
         """
         -> a function that sends an image as C{writeBurst(image, step)} would, to the port's own peer, all of it.
 
         Whatever keeps it from that is an OSError; some of it may be out then.
         """
 
-    def stopListening():
+    def stopListening() -> Any:
         """Close, or give a lent port back."""
 
-    def getHost():
+    def getHost() -> IPv4Address | IPv6Address:
         """-> L{twisted.internet.address.IPv4Address} or IPv6Address."""
 
-    def setGroup(ttl, interface, loopback, broadcast):
+    def setGroup(ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         """Prepare it for group data: TTL, address of the outgoing interface ('' for the system's choice), flags."""
 
 
@@ -345,19 +367,19 @@ class ICastTransport(Interface):
     interface = Attribute("Address bound to.")
     port = Attribute("Port bound to.")
 
-    def share(other):
+    def share(other: Any) -> bool:
         """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
 
-    def casts():
+    def casts() -> Iterator[Any]:
         """-> iterable of what is under way, for gauges and C{castd status}."""
 
-    def become(other):
+    def become(other: Any) -> None:
         """Reload: serve from now on what the freshly made C{other} would, from this very socket."""
 
-    def drain():
+    def drain() -> Deferred[None]:
         """No new requests; -> Deferred that fires when the last cast has ended."""
 
-    def stop():
+    def stop() -> None:
         """Tell the receivers, end all casts."""
 
 
@@ -368,7 +390,7 @@ class ITransportMaker(Interface):
     description = Attribute("One line for 'castd plugins'.")
     options = Attribute("A frozen pydantic model, usually a subclass of castd.options.ListenOptions.")
 
-    def makeTransport(name, options, site):
+    def makeTransport(name: str, options: Any, site: ISite) -> Any:
         """
         -> L{ICastTransport}.
 

@@ -1,10 +1,10 @@
 """
 The lane: what a receiver in step will say, and what it gets for it, laid ready.
 
-Most of a transfer is the same exchange over and over: the one receiver acknowledges what was sent, and the next blocks go out.
-Its datagram is known before it comes, to the octet; so within a chunk the answers and the images that follow them stand in two
-lists, and a block costs a comparison and a send.  Whatever else comes, or does not come, leaves the lane: the cast is told
-how far it went, and decides.
+Most of a transfer is the same exchange over and over: the one receiver acknowledges what was sent, and the next blocks
+go out. Its datagram is known before it comes, to the octet; so within a chunk the answers and the images that follow
+them stand in two lists, and a block costs a comparison and a send.  Whatever else comes, or does not come, leaves the
+lane: the cast is told how far it went, and decides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """
 Wire images: blocks laid out with their headers, one behind the other, as they go to the kernel.
 
-A chunk is read by one scattered read, its headers written into the gaps; then every block of it is a slice, and a window is one
-send.  Chunks are shared by all who read the same file with the same headers and block size: a hall that boots one image reads
-it once from the disk, and lays it out once.  Memory is bounded in octets; readers keep the chunk that they are in.
+A chunk is read by one scattered read, its headers written into the gaps; then every block of it is a slice, and a
+window is one send.  Chunks are shared by all who read the same file with the same headers and block size: a hall that
+boots one image reads it once from the disk, and lays it out once.  Memory is bounded in octets; readers keep the chunk
+that they are in.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ MOST_OCTETS = 65507
 
 def chunkLength(step: int) -> int:
     """
-    -> blocks in a chunk whose datagrams have C{step} octets: a power of two, so that headers that change their length at one
-    (SLAM's do at 32 and 8192) change it between chunks.
+    -> blocks in a chunk whose datagrams have C{step} octets: a power of two, so that headers that change their length
+    at one (SLAM's do at 32 and 8192) change it between chunks.
     """
     fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
     return 1 << fitting.bit_length() - 1

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.errors import Busy, Declined, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite
+from castd.leases import Means
 from castd.pace import Pacer
 from castd.protocol import CastProtocol, show
 from castd.request import Local, Peer, Request
@@ -47,7 +48,8 @@ class Room:
 
 class Desk:
     """
-    The transport of a cast that lives on the listening port: the port itself, answering from the address that was asked.
+    The transport of a cast that lives on the listening port: the port itself, answering from the address that was
+    asked.
     """
 
     def __init__(self, port: Any, request: Request) -> None:
@@ -231,7 +233,7 @@ class Listener(DatagramProtocol):
         else:
             self._pending.add(request.peer)
             looked: Deferred[IContent] = self.site.lookup(request)
-            looked.addCallbacks(self._found, self._missing, (index, request, datagram), None, (room, request))
+            looked.addCallbacks(self._found, self._missing, (index, request, datagram), {}, (room, request))
             looked.addErrback(self._fault, room, request)
 
     # Answers.
@@ -344,12 +346,13 @@ class Listener(DatagramProtocol):
 
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
         dialect = room.dialect
-        wire = dialect.open(request, content)
+        site = self.site
+        wire = dialect.open(request, content, Means(site.reactor.seconds(), site.random, site.leases))
         if wire.group is not None:
             try:
                 self._notDeaf(request)
             except Declined:
-                wire.close()
+                wire.close(site.reactor.seconds())
                 raise
         pacers = [] if room.options.rate is None else [Pacer(room.options.rate)]
         if self.site.pacer is not None:

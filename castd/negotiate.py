@@ -138,8 +138,8 @@ def _tsize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | No
         wish = number(text)
         # 0 is curl's way of saying that it does not know.
         return None if wish is None else (replace(terms, tsize=wish or None), str(wish))
-    # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file has
-    # none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
+    # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file
+    # has none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
     if context.request.mode != "octet" or not context.size:
         return None
     return terms, str(context.size)

@@ -132,7 +132,7 @@ class OpenPort:
             self.write(datagram, address)
 
     def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        if local is not None and self._wild:
+        if local is not None and address is not None and self._wild:
             return sendBurst(
                 self._bursts, lambda part: sockets.sendFrom(self._socket, part, address, local.host), image, step
             )
@@ -295,7 +295,9 @@ class Ports:
     @ivar set: the reader that all ports are members of.
     """
 
-    def __init__(self, reactor: Any, chance: random.Random, adopted: Mapping[tuple[str, int], socket.socket] | None = None):
+    def __init__(
+        self, reactor: Any, chance: random.Random, adopted: Mapping[tuple[str, int], socket.socket] | None = None
+    ):
         """
         @param chance: draws the ports of transfers.
         @param adopted: sockets that a supervisor has bound for us, by address and port.

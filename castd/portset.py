@@ -1,8 +1,8 @@
 """
 PortSet: all ports of the server as one reader of the reactor.
 
-An epoll descriptor is readable when one of its members is, so the reactor watches one descriptor, however many transfers
-there are; draining the set here costs half of what a reader each does.  Without epoll, each port is a reader.
+An epoll descriptor is readable when one of its members is, so the reactor watches one descriptor, however many
+transfers there are; draining the set here costs half of what a reader each does.  Without epoll, each port is a reader.
 """
 
 from __future__ import annotations

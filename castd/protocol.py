@@ -1,5 +1,6 @@
 """
-CastProtocol: the DatagramProtocol of one cast.  Datagrams become events, the pump is the only sender, one alarm wakes it.
+CastProtocol: the DatagramProtocol of one cast.  Datagrams become events, the pump is the only sender, one alarm wakes
+it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class CastProtocol(DatagramProtocol):
     Carries one cast, and beside it the casts of those who turned out to hear no multicast.
 
     @ivar receivers: who is here.
-    @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full sockets.
+    @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full
+        sockets.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
     @ivar room, key: where the listener keeps it.
@@ -117,7 +119,8 @@ class CastProtocol(DatagramProtocol):
         self._chunk: Chunk | None = None
         self._complained: set[int | None] = set()
         # In the lane (castd.lane): the steps taken are told to the cast when it is left.
-        self._mayStep = bool(self.wire.stride) and type(self._main.cast) is Turn and not pacers
+        turn = self._main.cast
+        self._turn = turn if isinstance(turn, Turn) and self.wire.stride and not pacers else None
         self._lane: Lane | None = None
         self._answer: bytes | None = None
         self._steps = 0
@@ -191,7 +194,7 @@ class CastProtocol(DatagramProtocol):
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
-        interval = self._main.cast.inStep(self._stop)
+        interval = self._turn.inStep(self._stop)  # type: ignore[union-attr]
         if interval is None or self._chunk is None:
             return
         self._lane = lane(self.wire, self._chunk, self._stop)
@@ -203,14 +206,14 @@ class CastProtocol(DatagramProtocol):
     def _leaveLane(self) -> None:
         """Tell the cast how far it went."""
         lane, steps = self._lane, self._steps
-        if lane is None:
+        if lane is None or self._turn is None:
             return
         self._lane = self._answer = None
         self._steps = 0
         if steps:
             numbers = lane.numbers(steps, self.wire.count)
             self.sent(numbers.start, len(numbers), sum(map(len, lane.images[:steps])), False)
-            self._main.cast.followed(lane.last(steps, self.wire.count), self._steppedAt)
+            self._turn.followed(lane.last(steps, self.wire.count), self._steppedAt)
 
     def _hear(self, datagram: bytes, peer: Peer) -> None:
         if self.over:
@@ -295,7 +298,7 @@ class CastProtocol(DatagramProtocol):
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
         self.site.alarms.set(self, due)
-        if self._mayStep and self._main.idle and self.blocks:
+        if self._turn is not None and self._main.idle and self.blocks:
             self._enterLane()
 
     def _flush(self, now: float) -> float | None:
@@ -309,7 +312,7 @@ class CastProtocol(DatagramProtocol):
     def _write(self, datagram: bytes, address: Peer, first: bool = False) -> bool:
         """-> False: the socket is full, the datagram is kept."""
         try:
-            self.transport.write(datagram, address)  # type: ignore[union-attr]
+            self.transport.write(datagram, address)  # type: ignore[union-attr, arg-type]
         except OSError as error:
             if error.errno in FULL:
                 self.full += 1
@@ -377,7 +380,15 @@ class CastProtocol(DatagramProtocol):
 
     def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
         patience = replace(
-            self.wire.patience, silence=31.0, alone=None, unheard=None, brief=None, terms=1, keep=None, gather=0.0, deaf=None
+            self.wire.patience,
+            silence=31.0,
+            alone=None,
+            unheard=None,
+            brief=None,
+            terms=1,
+            keep=None,
+            gather=0.0,
+            deaf=None,
         )
         aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), action.peer)
         aside.cast.join(action.peer, now, action.wants)
@@ -407,7 +418,8 @@ class CastProtocol(DatagramProtocol):
             self._write(datagram, address)
         blocks, repeats, octets = receiver.before
         _log.info(
-            "{transport}: {peer} {meaning}: {name}, {octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
+            "{transport}: {peer} {meaning}: {name}, "
+            "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
             event="received",
             transport=self.name,
             dialect=self.dialect.name,
@@ -451,7 +463,7 @@ class CastProtocol(DatagramProtocol):
         self.over = True
         self._lane = self._answer = self._chunk = None
         self.site.alarms.set(self, None)
-        self.wire.close()
+        self.wire.close(self._seconds())
         self.content.close()
         self.home.castClosed(self)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-#: A peer as the socket names it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  Hashable, otherwise opaque to the casts.
+#: A peer as the socket names it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  Hashable, otherwise opaque
+#: to the casts.
 Peer: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 #: What a protocol without options assumes of the way to its clients: Ethernet.

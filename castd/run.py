@@ -4,12 +4,12 @@ What C{twistd castd} and C{castd serve} both do before anything is served.
 
 from __future__ import annotations
 
-import random
 import resource
 import time
 from pathlib import Path
 from typing import Any
 
+from castd.chance import Chance
 from castd.maker import collect
 from castd.ports import Ports
 from castd.service import Server, compose, read
@@ -26,7 +26,7 @@ def prepare(file: Path | str, reactor: Any) -> Server:
     moreDescriptors()
     collected = collect()
     config = read(file, collected)
-    chance = random.SystemRandom()
+    chance = Chance()
     return compose(config, collected, reactor, Ports(reactor, chance), chance)
 
 

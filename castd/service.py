@@ -15,6 +15,7 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from castd.access import Rule
+from castd.chance import Chance
 from castd.config import Config, Entry, Kinds, load
 from castd.directory import makeSink
 from castd.errors import ConfigError
@@ -105,7 +106,7 @@ def compose(
     @param chance: the system's, if not given.
     @raise ConfigError: with everything that cannot be made.
     """
-    site = Site(reactor, chance or random.SystemRandom(), ports, config.limits)
+    site = Site(reactor, chance or Chance(), ports, config.limits)
     if config.metrics.listen is not None:
         config.tree.blame(("metrics", "listen"), "metrics are not served by this version yet: leave it out")
     sources: Any = collected.sources

@@ -63,8 +63,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 def dress(made: socket.socket) -> None:
     """
-    What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the wildcard
-    would read its own data as requests), and ICMP errors kept with the address they are about.
+    What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the
+    wildcard would read its own data as requests), and ICMP errors kept with the address they are about.
     """
     if made.family == socket.AF_INET:
         _try(made, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
@@ -95,8 +95,8 @@ def forRequests(made: socket.socket) -> None:
 
 def twinOf(first: socket.socket) -> socket.socket:
     """
-    A second socket on the same address and port.  Once the first is connected the kernel gives it what its peer sends, and
-    the twin hears everybody else.
+    A second socket on the same address and port.  Once the first is connected the kernel gives it what its peer sends,
+    and the twin hears everybody else.
     """
     # Not before it was bound: with SO_REUSEPORT the kernel would give away a number that another pair has.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

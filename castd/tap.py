@@ -35,7 +35,7 @@ class Options(usage.Options):
         if not self["config"]:
             raise usage.UsageError("Which service file?  castd -c FILE")
         # Not before: the choice of --reactor has been made by now.
-        from twisted.internet import reactor  # noqa: PLC0415
+        from twisted.internet import reactor
 
         try:
             self.server = prepare(self["config"], reactor)

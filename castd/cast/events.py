@@ -134,8 +134,10 @@ class Patience:
     @ivar measured: the same for a master whose answering time is known, while others wait.
     @ivar tries: ... and at least so many repetitions of the last burst must have gone out by then.
     @ivar alone: the same while nobody else is in the group.
-    @ivar unheard: repetitions to a peer that has never sent anything but its request; then silence to the end of its time.
-    @ivar brief: (tries, seconds between them) of the first turn of a member that has waited, once the last block was sent.
+    @ivar unheard: repetitions to a peer that has never sent anything but its request; then silence to the end of its
+        time.
+    @ivar brief: (tries, seconds between them) of the first turn of a member that has waited, once the last block was
+        sent.
     @ivar terms: failed turns until a member is gone.
     @ivar keep: greatest silence towards a group with members.
     @ivar gather: the first block waits until nobody has joined for so long ...

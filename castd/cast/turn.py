@@ -1,8 +1,9 @@
 """
 Turn: the receivers speak by themselves, and one at a time has the say.
 
-Four states over few variables.  I{Empty}: nobody is here.  I{Greeted}: the master was told that it has the turn and has not
-yet said what it lacks.  I{Sending}: blocks it asked for are still to go out.  I{Waiting}: all are out, and it is to answer.
+Four states over few variables.  I{Empty}: nobody is here.  I{Greeted}: the master was told that it has the turn and has
+not yet said what it lacks.  I{Sending}: blocks it asked for are still to go out.  I{Waiting}: all are out, and it is to
+answer.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ class Turn:
         """
         The very want that was served comes again.
 
-        Blocks are never sent for that (Sorcerer's Apprentice, RFC 1123 4.2.3.1), but a window is, once: its first block may
-        be the lost one.
+        Blocks are never sent for that (Sorcerer's Apprentice, RFC 1123 4.2.3.1), but a window is, once: its first block
+        may be the lost one.
         """
         if not self._restarted and sum(map(len, self._want)) > 1:
             self._restarted = self._again = True
@@ -347,9 +348,9 @@ class Turn:
             return self._progressAt + (patience.silence if patience.alone is None else patience.alone)
         if brief := self._brief(member):
             return self._progressAt + brief[0] * brief[1]
-        if patience.measured is not None and member.alarm.measured is not None:
-            if member.alarm.tries >= patience.tries:
-                return self._progressAt + patience.measured
+        known = patience.measured is not None and member.alarm.measured is not None
+        if known and member.alarm.tries >= patience.tries:
+            return self._progressAt + (patience.measured or 0.0)
         return self._progressAt + patience.silence
 
     def _overspent(self, member: Member, now: float) -> bool:

@@ -121,7 +121,7 @@ def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
 
 def firstWindow(answered: bool) -> Ranges:
     """
-    What a request itself asks for: nothing when it is answered by an OACK, which the client confirms; else one block, since
-    nothing has proved the address yet.
+    What a request itself asks for: nothing when it is answered by an OACK, which the client confirms; else one block,
+    since nothing has proved the address yet.
     """
-    return () if answered else (range(0, 1),)
+    return () if answered else (range(1),)

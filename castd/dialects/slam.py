@@ -18,6 +18,7 @@ from castd.cast.events import Leave, Patience, Ranges, Standing, Steps, Want
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.leases import Means
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.packets import slam
 from castd.request import Local, Peer, Request
@@ -86,6 +87,7 @@ class Wire:
 
     cast = Sweep
     patience = PATIENCE
+    stride = 0
 
     def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:
         self.blocksize = header.blocksize
@@ -122,7 +124,7 @@ class Wire:
     def ahead(self, numbers: int) -> None:
         return None
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         """The group is the operator's."""
 
 
@@ -156,7 +158,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent) -> Wire:
+    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
         if not content.size:
             raise Declined("empty file: SLAM has no word for it")
         limit = slam.LARGEST if self.options.large else slam.LARGEST_32

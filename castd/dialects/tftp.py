@@ -15,6 +15,7 @@ from castd.collect.tftp import Intake
 from castd.dialects import lockstep
 from castd.errors import Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.leases import Means
 from castd.negotiate import Caps, Terms, negotiate
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
@@ -90,7 +91,7 @@ class Wire:
     def address(self, peer: Peer) -> Peer:
         return peer
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         """Nothing was taken."""
 
 
@@ -116,7 +117,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent) -> Wire:
+    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
         terms = negotiate(request, self._caps(request), content.size)
         return Wire(terms, content.size, self.patience(terms))
 
@@ -137,8 +138,8 @@ class Dialect:
 
     def patience(self, terms: Terms) -> Patience:
         """
-        A negotiated timeout is the interval until a block was acknowledged, and the ceiling of the measured one afterwards
-        (docs/transports/tftp.md says why): the client has only said how long it waits itself.
+        A negotiated timeout is the interval until a block was acknowledged, and the ceiling of the measured one
+        afterwards (docs/transports/tftp.md says why): the client has only said how long it waits itself.
         """
         if terms.timeout is None:
             first = self.options.timeout

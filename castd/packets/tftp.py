@@ -1,8 +1,8 @@
 """
 TFTP on the wire: RFC 1350, the options of RFC 2347, and IBM's BDATA.
 
-C{parse} is all that reads a transfer port, C{parseRequest} all that reads a request port.  Both return a frozen value or raise
-L{WireError}, whatever the octets are.  What senders really put on the wire is in C{docs/transports/tftp.md}.
+C{parse} is all that reads a transfer port, C{parseRequest} all that reads a request port.  Both return a frozen value
+or raise L{WireError}, whatever the octets are.  What senders really put on the wire is in C{docs/transports/tftp.md}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Ask:
     """
     RRQ or WRQ.
 
-    @ivar name: UTF-8 with surrogate escapes: every octet of the wire comes back by C{encode("utf-8", "surrogateescape")}.
+    @ivar name: UTF-8 with surrogate escapes: every octet of the wire comes back by C{encode("utf-8",
+        "surrogateescape")}.
     @ivar mode: as sent, any case.
     @ivar options: (name, value) as sent, ISO 8859-1; of a name sent twice only the first.
     """
@@ -85,8 +86,8 @@ def parseRequest(datagram: bytes) -> Ask | None:
     """
     Read what came to a request port.
 
-    @return: L{None} for anything but an RRQ or WRQ: such packets are never answered, or two servers could be made to talk
-        to each other for ever.
+    @return: L{None} for anything but an RRQ or WRQ: such packets are never answered, or two servers could be made to
+        talk to each other for ever.
     @raise WireError: fewer than two octets.
     @raise Unsupported: a request without a terminated name and mode, with an empty name, or too long.
     """
@@ -109,7 +110,8 @@ def parseRequest(datagram: bytes) -> Ask | None:
 
 def _options(fields: list[bytes]) -> Options:
     """
-    Pairs of strings.  An empty name ends the list (padding), a name without a value is ignored, the first of two counts.
+    Pairs of strings.  An empty name ends the list (padding), a name without a value is ignored, the first of two
+    counts.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, value in zip(fields[::2], fields[1::2], strict=False):
@@ -196,5 +198,6 @@ def unwrap(short: int, near: int, rollover: int = 0) -> int:
     # Both lines of a wrapped count run through rollover + k*period; 0x10000 is the first wrapped number.
     base = 0x10000 + short - rollover
     number = base + (near - base + period // 2) // period * period
-    # The first lap counts 1..65535; with rollover 1 it is as long as the others, with 0 its number 0 is the ACK of nothing.
+    # The first lap counts 1..65535; with rollover 1 it is as long as the others, with 0 its number 0 is the ACK of
+    # nothing.
     return number if number >= 0 else number + period

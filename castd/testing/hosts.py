@@ -52,9 +52,7 @@ class Host:
         """As L{IPorts.listen}."""
         return self._bind(port, protocol, interface, listener=True)
 
-    def lend(
-        self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None
-    ) -> VirtualPort:
+    def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> VirtualPort:
         """As L{IPorts.lend}."""
         return self._bind(0, protocol, local.host, peer)
 
@@ -156,4 +154,4 @@ def _widened(address: str) -> str:
 
 
 def _cannotListen(interface: str, number: int, code: int) -> CannotListenError:
-    return CannotListenError(interface, number, OSError(code, os.strerror(code)))  # type: ignore[no-untyped-call]
+    return CannotListenError(interface, number, OSError(code, os.strerror(code)))

@@ -85,13 +85,18 @@ class VirtualPort:
         known = local.host in self.host.addresses
         self._send(datagram, address, at(local.host, self.address[1]) if known else self.address)
 
-    def writeBurst(self, image: bytes | bytearray | memoryview, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+    def writeBurst(
+        self, image: bytes | bytearray | memoryview, step: int, address: Peer | None = None, local: Local | None = None
+    ) -> int:
         """As L{IDatagramPort.writeBurst}."""
         view = memoryview(image)
         for start in range(0, len(view), step):
             try:
                 datagram = view[start : start + step].tobytes()
-                self.write(datagram, address) if local is None else self.writeFrom(datagram, address or self.peer, local)
+                if local is None or address is None:
+                    self.write(datagram, address)
+                else:
+                    self.writeFrom(datagram, address, local)
             except OSError as problem:
                 if problem.errno in (errno.EAGAIN, errno.ENOBUFS):
                     return start

@@ -585,39 +585,42 @@ def test_listenersConfirmTheirGreeting() -> None:
     assert log == [(1.0, Greet(B, False, False)), (2.0, Greet(B, False, False)), (3.0, Greet(B, False, False))]
 
 
-# The short way of a receiver in step.
+# The lane of a receiver in step.
 
 
-def test_followIsHearAndPoll() -> None:
-    """What is foreseen goes out at once, and leaves the cast as hear and poll would have."""
+def test_followedIsHearAndPoll() -> None:
+    """A receiver that was followed leaves the cast as hear and poll would have, but for what was measured."""
     slow, fast = greeted(Patience()), greeted(Patience())
     for turn in (slow, fast):
         turn.hear(A, want(0), 0.0)
         out(turn)
-    for number in range(1, 30):
-        now = number / 1000
-        slow.hear(A, want(number), now)
-        assert out(slow, now) == [burst(number)]
-        assert fast.follow(range(number, number + 1), now)
-        assert fast.poll(now) is None
-        assert slow.standing(A) == fast.standing(A)
-        assert slow.deadline(now) == pytest.approx(fast.deadline(now), abs=0.02)
+        turn.hear(A, want(1), 0.001)
+        out(turn, 0.001)
+    assert fast.inStep(2) is not None
+    for number in range(2, 30):
+        slow.hear(A, want(number), number / 1000)
+        assert out(slow, number / 1000) == [burst(number)]
+    fast.followed(range(29, 30), 0.029)
+    assert fast.poll(0.029) is None
+    assert slow.standing(A) == fast.standing(A)
+    assert slow.deadline(0.029) == pytest.approx(fast.deadline(0.029), abs=0.02)
     assert [action for _, action in until(fast, 0.029, 40.0)][:1] == [burst(29, again=True)]
 
 
-def test_followRefusesWhateverIsNotPlain() -> None:
-    """Before the first answer, with a greeting due, or while a repetition is unanswered, nothing is foreseen."""
-    fresh = greeted(Patience())
-    assert not fresh.follow(range(1), 0.0)
+def test_nobodyIsFollowedBlindly() -> None:
+    """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
+    assert greeted(Patience()).inStep(0) is None
     unheard = empty(Patience())
     unheard.join(A, 0.0, (range(1),))
     out(unheard)
-    assert not unheard.follow(range(1, 2), 0.1)
+    assert unheard.inStep(1) is None
     owing = waiting()
+    assert owing.inStep(owing.top + 1) is not None
+    assert owing.inStep(owing.top) is None
     owing.join(B, 0.1)
-    assert not owing.follow(range(7, 11), 0.1)
+    assert owing.inStep(owing.top + 1) is None
     repeated = waiting()
     out(repeated, 1.0)
-    assert not repeated.follow(range(7, 11), 1.1)
-    assert not sending().follow(range(7, 11), 0.1)
-    assert not empty().follow(range(1), 0.1)
+    assert repeated.inStep(repeated.top + 1) is None
+    assert sending().inStep(0) is None
+    assert empty().inStep(0) is None
