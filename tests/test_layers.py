@@ -74,12 +74,13 @@ ROWS = (
     Row(("dialects.*",), outside=MODELS, never=PURE),
     Row(
         (
+            "chance",
             "beneath",
-            "converted",
-            "content",
-            "directory",
             "partial",
+            "content",
+            "converted",
             "uploads",
+            "directory",
             "access",
             "alarms",
             "commons",
@@ -106,7 +107,7 @@ ROWS = (
     Row(("maker",), outside=MODELS | names("twisted"), hidden=("dialects.*",), also=("plugins.",)),
     Row(("nodes", "complaints"), outside=MODELS | names("yaml"), only=("errors", "options", "units")),
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
-    Row(("service",), outside=MODELS | names("twisted"), hidden=("dialects.*",)),
+    Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
     Row(("tap", "cli"), outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
 )
