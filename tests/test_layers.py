@@ -107,9 +107,11 @@ ROWS = (
     Row(("maker",), outside=MODELS | names("twisted"), hidden=("dialects.*",), also=("plugins.",)),
     Row(("nodes", "complaints"), outside=MODELS | names("yaml"), only=("errors", "options", "units")),
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
+    Row(("describe",), outside=MODELS),
     Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
     Row(("tap", "cli"), outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
+    Row(("__main__",), only=("cli",)),
 )
 
 SEAMS = ("interfaces",)
