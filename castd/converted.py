@@ -148,10 +148,6 @@ def _answer(result: Index | Failure, content: Any, asked: Deferred[Converted]) -
         asked.callback(result if isinstance(result, Failure) else Converted(content, result))
 
 
-#: For those who need no other than the reactor's own threads.
-convert = Converter().convert
-
-
 @implementer(IUpload)
 class Native:
     """An L{IUpload} that is given netascii and keeps native text."""

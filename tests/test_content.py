@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd.content import Chain, Directory, DirectoryOptions
-from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused
+from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 
@@ -238,6 +240,42 @@ def test_rootThroughLink(tree: Path) -> None:
     (tree / "two").symlink_to(tree / "x")
     source = directory(alias)
     assert content(source, "one") == content(source, "two") == b"the file x"
+
+
+STEPS = st.sampled_from(["a", "b", "x", "l0", "l1", "l2", "..", ".", "", "boot", "outside"])
+TARGETS = st.builds(
+    lambda root, steps: ("{root}/" if root else "") + "/".join(steps), st.booleans(), st.lists(STEPS, max_size=5)
+)
+PLACES = st.sampled_from(["", "a/", "a/b/", "b/"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(PLACES, TARGETS), min_size=3, max_size=3), st.lists(STEPS, min_size=1, max_size=5))
+def test_linksAsTheKernel(links: list[tuple[str, str]], steps: list[str]) -> None:
+    """
+    What is served is what the kernel finds, and is inside; what the kernel finds without a step outside is served.
+    """
+    with tempfile.TemporaryDirectory() as parent:
+        root = Path(parent, "boot")
+        for place in ("", "a", "a/b", "b"):
+            (root / place).mkdir(parents=True, exist_ok=True)
+            (root / place / "x").write_text(f"{place}/x")
+        Path(parent, "outside").mkdir()
+        Path(parent, "outside", "x").write_text("secret")
+        for number, (place, target) in enumerate(links):
+            (root / place / f"l{number}").symlink_to(target.format(root=root) or ".")
+        name = "/".join(steps)
+        try:
+            served: str | None = content(directory(root), name).decode()
+        except (NotFound, Forbidden, Unsupported):
+            served = None
+        real = Path(os.path.realpath(f"{root}/{name}"))
+        inside = real.is_relative_to(root) and real.is_file()
+        if served is not None:
+            assert inside
+            assert served == real.read_text()
+        elif inside and ".." not in steps:
+            assert any("outside" in target for _, target in links), name
 
 
 def test_permissions(tree: Path) -> None:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytest_twisted
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface.verify import verifyObject
@@ -140,6 +141,20 @@ def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (order, fired, (tmp_path / "a").exists()) == ([], [], False)
     thread.run()
     assert (order, fired) == (["sync file", "rename", "sync directory"], [None])
+
+
+@pytest_twisted.inlineCallbacks
+def test_realThread(tmp_path: Path) -> Any:
+    """With the reactor's own threads it is as with a test's, for many uploads at a time."""
+    sink = Drop(DropOptions(path=str(tmp_path), keepFree=0))
+    begun = [sink.begin(f"f{number}", ONE, None) for number in range(20)]
+    for number, each in enumerate(begun):
+        each.write(b"%d" % number)
+    for each in [each.commit() for each in begun]:
+        yield each
+    assert everything(tmp_path) == {f"f{number}": b"%d" % number for number in range(20)}
+    removed = yield sink.sweep()
+    assert removed == 0
 
 
 def test_abort(tmp_path: Path) -> None:

@@ -1,0 +1,366 @@
+"""
+The log: lines for people, lines for machines, and faults said once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, Logger, LogLevel
+from zope.interface.verify import verifyObject
+
+from castd import outcomes
+from castd.observe import JSONFile, Limiter, amount, asJSON, asText, jsonLog, sentence, textLog
+
+NOON = 1_800_000_000.0
+
+
+class Events:
+    """Makes events as transports do, at times of the test's choice."""
+
+    def __init__(self, observer: Any) -> None:
+        self.now = NOON
+        self._log = Logger(namespace="castd.test", observer=lambda event: observer({**event, "log_time": self.now}))
+
+    def received(self, **fields: Any) -> None:
+        known = {
+            "transport": "tftp",
+            "peer": "10.0.0.7:2070",
+            "name": "pxelinux.0",
+            "outcome": outcomes.DONE,
+            "seconds": 0.05,
+            "octets": 43_110,
+            "blocks": 30,
+            "repeats": 0,
+        }
+        self._log.info("{peer} {outcome} {name}", event="received", **{**known, **fields})
+
+    def refused(self, name: str = "x", why: str = "File not found", **fields: Any) -> None:
+        self._log.info(
+            "{transport}: {peer} is refused {name}: {why}",
+            event="refused",
+            **{"transport": "tftp", "peer": "10.0.0.7:2070", "name": name, "code": 1, "why": why, **fields},
+        )
+
+    def fault(self, text: str = "broken") -> None:
+        try:
+            raise RuntimeError(text)
+        except RuntimeError:
+            self._log.failure("{transport}: a cast failed", event="fault", transport="tftp")
+
+    def other(self, text: str) -> None:
+        self._log.info("{text}", text=text)
+
+
+def lines(stream: io.StringIO) -> list[str]:
+    """What was written, without times."""
+    return [line.partition("] ")[2] for line in stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def events(said: list[str]) -> Events:
+    """Events whose sentences are collected."""
+    return Events(lambda event: said.append(sentence(event)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "tftp: 10.0.0.7:2070 pxelinux.0: complete, 42.1 KiB in 0.05 s (842 KiB/s)"),
+        (
+            {"repeats": 2},
+            "tftp: 10.0.0.7:2070 pxelinux.0: complete, 42.1 KiB in 0.05 s (842 KiB/s), 2 blocks repeated",
+        ),
+        (
+            {"outcome": outcomes.PROBE, "octets": 0, "blocks": 0},
+            "tftp: 10.0.0.7:2070 pxelinux.0: asked for the size only",
+        ),
+        (
+            {"outcome": outcomes.SILENT, "octets": 512, "seconds": 31.0, "blocks": 1, "repeats": 1},
+            "tftp: 10.0.0.7:2070 pxelinux.0: the client fell silent, 512 B in 31 s (17 B/s), 1 block repeated",
+        ),
+        ({"write": True}, "tftp: 10.0.0.7:2070 wrote pxelinux.0: complete, 42.1 KiB in 0.05 s (842 KiB/s)"),
+        (
+            {"peer": ("fe80::1", 5, 0, 2), "octets": 1, "seconds": 0.0},
+            "tftp: fe80::1:5 pxelinux.0: complete, 1 B in 0 s",
+        ),
+        ({"outcome": "soaked", "octets": 0}, "tftp: 10.0.0.7:2070 pxelinux.0: soaked"),
+    ],
+)
+def test_transfer(said: list[str], fields: dict[str, Any], line: str) -> None:
+    """A transfer is one line: who, what, how it ended, how much, how fast, and what was repeated."""
+    events(said).received(**fields)
+    assert said == [line]
+
+
+@pytest.mark.parametrize("outcome", outcomes.MEANING)
+def test_outcomes(said: list[str], outcome: str) -> None:
+    """Every outcome is said in plain words."""
+    events(said).received(outcome=outcome)
+    assert outcomes.MEANING[outcome] in said[0]
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KiB"), (102_400, "100 KiB"), (5 << 20, "5.0 MiB"), (7 << 40, "7168 GiB")],
+)
+def test_amount(octets: int, text: str) -> None:
+    """Octets are told in the unit that people would take."""
+    assert amount(octets) == text
+
+
+def test_textOfOthers() -> None:
+    """What others log stays as it is, with its traceback, if it has one, on lines of its own."""
+    stream = io.StringIO()
+    made = Events(textLog(stream))
+    made.other("Site starting on 9147")
+    made.fault()
+    first, second, *traceback = stream.getvalue().splitlines()
+    assert first.endswith("[castd.test#info] Site starting on 9147")
+    assert second.endswith("[castd.test#critical] tftp: a cast failed")
+    assert all(line.startswith("    ") for line in traceback)
+    assert "RuntimeError: broken" in traceback[-1]
+
+
+HOSTILE = "a\x1b[2J\n2026-01-01 [castd] all is well\x7f\u202e\udce9"
+
+
+def test_controlOctets() -> None:
+    """A client can neither write to the terminal of who reads the log, nor begin a line of his own."""
+    stream = io.StringIO()
+    made = Events(textLog(stream))
+    made.received(name=HOSTILE)
+    made.refused(HOSTILE)
+    made.other(HOSTILE)
+    made.fault(HOSTILE)
+    text = stream.getvalue()
+    text.encode("utf-8")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert not any(line.startswith("2026-01-01 [castd]") for line in text.splitlines())
+    assert "a\\x1b[2J\\x0a2026" in text
+
+
+@given(st.text(st.characters(codec=None)))
+def test_anyName(name: str) -> None:
+    """Whatever the name is, either log has one printable line for it, and JSON reads it back."""
+    texts, objects = list[Any](), list[Any]()
+    Events(lambda event: (texts.append(asText(event)), objects.append(asJSON(event)))).received(name=name)
+    assert texts[0].endswith("\n")
+    assert texts[0][:-1].isprintable()
+    assert objects[0].count("\n") == 1
+    assert json.loads(objects[0])["name"].isprintable()
+
+
+def test_json() -> None:
+    """A line of JSON has the time, the level and every field of the event, numbers as numbers."""
+    stream = io.StringIO()
+    made = Events(jsonLog(stream))
+    made.received(group=None, seconds=0.0500000001, ranges=[(1, 2)], blksize=1468, write=False)
+    assert json.loads(stream.getvalue()) == {
+        "time": "2027-01-15T08:00:00.000+00:00",
+        "level": "info",
+        "event": "received",
+        "transport": "tftp",
+        "peer": "10.0.0.7:2070",
+        "name": "pxelinux.0",
+        "outcome": "done",
+        "seconds": 0.05,
+        "octets": 43110,
+        "blocks": 30,
+        "repeats": 0,
+        "ranges": [[1, 2]],
+        "blksize": 1468,
+        "write": False,
+    }
+
+
+def test_jsonOfOthers() -> None:
+    """What others log has its message; a fault has its traceback as a list of lines."""
+    stream = io.StringIO()
+    made = Events(jsonLog(stream))
+    made.other("Site starting")
+    made.fault()
+    other, fault = map(json.loads, stream.getvalue().splitlines())
+    assert (other["message"], other["system"], "text" in other) == ("Site starting", "castd.test", False)
+    assert (fault["event"], fault["level"]) == ("fault", "critical")
+    assert "RuntimeError: broken" in fault["traceback"][-1]
+
+
+def test_faultOnce() -> None:
+    """A fault is said once, and a minute later how many more there were; the next minute begins anew."""
+    stream = io.StringIO()
+    made = Events(textLog(stream))
+    for _ in range(1000):
+        made.refused()
+        made.now += 0.05
+    assert lines(stream) == ["tftp: 10.0.0.7:2070 is refused x: File not found"]
+    made.now = NOON + 60
+    made.refused()
+    made.refused()
+    assert lines(stream)[1:] == [
+        "tftp: 10.0.0.7:2070 is refused x: File not found (and 999 more like it)",
+        "tftp: 10.0.0.7:2070 is refused x: File not found",
+    ]
+
+
+def test_faultsApart() -> None:
+    """Faults of another kind, transport, file or reason are said beside it."""
+    passed: list[Any] = []
+    made = Events(Limiter(passed.append))
+    for _ in range(3):
+        made.refused()
+        made.refused(name="y")
+        made.refused(why="Access violation")
+        made.refused(transport="slam")
+    assert len(passed) == 4
+
+
+def test_tracebackOnce() -> None:
+    """A bug that strikes a thousand times has its traceback logged once, whatever its text; another has its own."""
+    stream = io.StringIO()
+    observer = textLog(stream)
+    made = Events(observer)
+    for number in range(1000):
+        made.fault(f"block {number}")
+    observer.flush()
+    assert stream.getvalue().count("Traceback") == 1
+    assert lines(stream)[-1] == "tftp: a cast failed (and 999 more like it)"
+    try:
+        {}["no"]
+    except KeyError:
+        made._log.failure("{transport}: a cast failed", event="fault", transport="tftp")
+    assert stream.getvalue().count("Traceback") == 2
+
+
+def test_transfersAlways() -> None:
+    """Each transfer has its line, however many end the same way; so has what is no fault."""
+    passed: list[Any] = []
+    made = Events(Limiter(passed.append))
+    for _ in range(50):
+        made.received(outcome=outcomes.SILENT, why="too slow")
+        made.other("hello")
+    assert len(passed) == 100
+
+
+def test_manyNames() -> None:
+    """Who asks for one invented name after the other does not fill the log, nor memory, and is counted."""
+    passed: list[Any] = []
+    observer = Limiter(passed.append)
+    made = Events(observer)
+    for number in range(10_000):
+        made.refused(name=f"guess{number}")
+    assert len(passed) == Limiter.MOST + 1
+    assert len(observer._seen) == Limiter.MOST + 1
+    observer.flush()
+    assert len(passed) == Limiter.MOST + 2
+    assert passed[-1]["more"] == 10_000 - Limiter.MOST - 1
+
+
+def test_heldBackIsSaid() -> None:
+    """What was held back is said by the first event of the next minute, be it of another kind, or by the end."""
+    passed: list[Any] = []
+    observer = Limiter(passed.append)
+    made = Events(observer)
+    for _ in range(3):
+        made.refused()
+    made.now += 61
+    made.received()
+    assert [event.get("more") for event in passed] == [None, 2, None]
+    assert passed[1]["log_time"] == made.now
+    observer.flush()
+    assert len(passed) == 3
+
+
+def test_clockSetBack() -> None:
+    """A clock that is set back does not silence the log until it is there again."""
+    passed: list[Any] = []
+    made = Events(Limiter(passed.append))
+    made.refused()
+    made.now -= 3600
+    made.refused()
+    assert len(passed) == 2
+
+
+def test_summaryInJSON() -> None:
+    """In JSON the summary is the event with a number of its own."""
+    stream = io.StringIO()
+    observer = jsonLog(stream)
+    made = Events(observer)
+    for _ in range(3):
+        made.refused()
+    observer.flush()
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert second == {**first, "more": 2}
+
+
+def test_jsonFile(tmp_path: Path) -> None:
+    """The file has castd's events, all of them, and nobody else's; it is appended to."""
+    path = tmp_path / "events.json"
+    path.write_text("{}\n")
+    file = JSONFile(str(path))
+    assert verifyObject(ILogObserver, file)
+    made = Events(file)
+    for _ in range(3):
+        made.refused()
+    made.other("not castd's")
+    file.close()
+    made.refused()
+    assert [json.loads(line).get("event") for line in path.read_text().splitlines()] == [None, *["refused"] * 3]
+
+
+def test_rotated(tmp_path: Path) -> None:
+    """After a rotation the file goes on under its name, and where it cannot, in the old one."""
+    path = tmp_path / "logs" / "events.json"
+    path.parent.mkdir()
+    file = JSONFile(str(path))
+    made = Events(file)
+    made.received()
+    path.rename(path.with_suffix(".1"))
+    made.received()
+    file.reopen()
+    made.received()
+    assert [len(each.read_text().splitlines()) for each in (path.with_suffix(".1"), path)] == [2, 1]
+    path.parent.rename(tmp_path / "moved")
+    with pytest.raises(OSError, match=r"events\.json"):
+        file.reopen()
+    made.received()
+    assert len((tmp_path / "moved" / "events.json").read_text().splitlines()) == 2
+    file.close()
+
+
+def test_diskFull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs lines, which are counted, and nothing else; half a line does not spoil the next one."""
+    path = tmp_path / "events.json"
+    file = JSONFile(str(path))
+    made = Events(file)
+    write = os.write
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    for broken in (full, lambda fd, data: write(fd, data[:20]), full):
+        monkeypatch.setattr(os, "write", broken)
+        made.received()
+    monkeypatch.undo()
+    made.received()
+    made.received()
+    file.close()
+    torn, *whole = path.read_text().splitlines()
+    assert (len(torn), [json.loads(line)["event"] for line in whole], file.lost) == (20, ["received"] * 2, 3)
+
+
+def test_levels() -> None:
+    """The level of an event is in its line of JSON; an event without one is for information."""
+    assert json.loads(asJSON({"event": "x", "log_level": LogLevel.warn, "log_time": NOON}) or "")["level"] == "warn"
+    assert json.loads(asJSON({"event": "x", "log_time": NOON}) or "")["level"] == "info"
