@@ -66,11 +66,8 @@ class Checked(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """C{--sha256} before anything but a checksum has no value."""
-        following = [*args[1:], ""]
-        args = [
-            "--sha256=" if word == "--sha256" and not _isSha256(after) else word
-            for word, after in zip(args, following, strict=True)
-        ]
+        pairs = zip(args, [*args[1:], ""], strict=False)
+        args = ["--sha256=" if word == "--sha256" and not _isSha256(after) else word for word, after in pairs]
         return super().parse_args(ctx, args)
 
 

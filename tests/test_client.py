@@ -484,6 +484,7 @@ class TestLoopback:
         yield port.getHost().port, site.files
         listener.stop()
         port.stopListening()
+        site.ports.close()
 
     @pytest.mark.parametrize(
         "wishes", [defaultWishes, Wishes(), Wishes(blksize=8192, windowsize=32)], ids=["default", "plain", "big"]
