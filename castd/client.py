@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
@@ -26,6 +26,8 @@ from castd.urls import Url, UrlError
 BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
 #: ERROR 8 refuses options; a request without any may still be welcome (RFC 2347).
 OPTIONS_REFUSED = 8
+
+Wanted: TypeAlias = Wishes | Callable[[str], Wishes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +70,23 @@ def scheme(url: Url) -> Scheme:
     return found
 
 
+def defaultWishes(address: str) -> Wishes:
+    """What is asked of a server at this address if nobody wants anything else."""
+    return Wishes(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
+
+
 def fetch(
     reactor: Any,
     url: Url,
     sink: Sink,
-    wishes: Wishes | None = None,
+    wishes: Wanted = defaultWishes,
     patience: Patience = CLIENT_PATIENCE,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
     Get a file.
 
-    @param wishes: the options to ask for; L{None}: the largest block that is not cut into fragments, and windows.
+    @param wishes: the options to ask for; or what tells them for the server's address, which is resolved first.
     @param progress: called with (octets, size or L{None}) as blocks come.
     @return: fails with L{TransferError}, L{UrlError}; cancelling it tells the server.
     """
@@ -96,7 +103,7 @@ def send(
     url: Url,
     size: int,
     read: Read,
-    wishes: Wishes | None = None,
+    wishes: Wanted = defaultWishes,
     patience: Patience = CLIENT_PATIENCE,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
@@ -120,21 +127,17 @@ def send(
 async def _attempt(
     reactor: Any,
     url: Url,
-    wishes: Wishes | None,
+    wishes: Wanted,
     begin: Callable[[tuple[str, int], Wishes], Deferred[Report]],
 ) -> Report:
     """Once with options; if these are refused, once without."""
     port = url.port or scheme(url).port
     server = (await resolve(reactor, url.host), port)
-    if wishes is None:
-        wishes = Wishes(
-            blksize=BLKSIZE_IPV6 if isIPv6Address(server[0]) else BLKSIZE,
-            windowsize=WINDOWSIZE,
-        )
+    wanted = wishes if isinstance(wishes, Wishes) else wishes(server[0])
     try:
-        return await begin(server, wishes)
+        return await begin(server, wanted)
     except TransferError as error:
-        if error.code != OPTIONS_REFUSED or not wishes.options():
+        if error.code != OPTIONS_REFUSED or not wanted.options():
             raise
     return await begin(server, Wishes(tsize=False))
 

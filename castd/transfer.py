@@ -178,37 +178,45 @@ class Transfer(DatagramProtocol):
             return
         peer = (addr[0].partition("%")[0], addr[1])
         known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
-        if not known:
+        if known:
+            self._take(self._collector.receive, datagram, peer)
+        else:
             self._stranger(datagram, addr)
-        elif self._take(self._collector.receive, datagram) and self._tid is None:
-            self._tid = peer
-            self._server = (self._server[0], addr[1])
 
     def fromGroup(self, datagram: bytes, peer: Any) -> None:
         """From the group's port."""
         if not self._over:
             self._take(lambda content, now: self._collector.heard(content, peer, now), datagram)
 
-    def _take(self, receive: Callable[[bytes, float], Any], datagram: bytes) -> bool:
-        """-> whether it said anything."""
+    def _take(
+        self, receive: Callable[[bytes, float], Any], datagram: bytes, peer: tuple[str, int] | None = None
+    ) -> None:
+        """
+        @param peer: who said it, at our own port: the first one that says anything is the one we talk to from then on.
+        """
+        error: Refused | OSError | None = None
         try:
             payload, answers = receive(datagram, self._reactor.seconds())
         except WireError:
-            return False
-        except (Refused, OSError) as error:
+            return
+        except (Refused, OSError) as fault:
+            error = fault
+        if peer is not None and self._tid is None:
+            # The address as it was asked, since it may have a scope.
+            self._tid, self._server = peer, (self._server[0], peer[1])
+        if error is None:
+            try:
+                self._keep(payload)
+            except OSError as fault:
+                error = fault
+        if error is not None:
             self._broken(error)
-            return True
-        try:
-            self._keep(payload)
-        except OSError as error:
-            self._broken(error)
-            return True
+            return
         self._say(answers)
         if payload is not None and self._collector.complete:
             self._say(self._collector.stored(self._reactor.seconds()))
             self._succeeded()
         self._pump()
-        return True
 
     def _keep(self, payload: bytes | Piece | None) -> None:
         if isinstance(payload, Piece):

@@ -17,7 +17,7 @@ from castd import outcomes
 from castd.delivery import FULL, LONGEST_REST, REST
 from castd.errors import Refused, UnknownTid, WireError
 from castd.interfaces import IDialect, IIntake, ISite, IUpload
-from castd.packets.tftp import ACK, DATA, OACK, buildError, opcode, parseRequest
+from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.protocol import CLOSED_PORTS, JITTER, show
 from castd.request import Peer, Request
 
@@ -35,8 +35,10 @@ class UploadProtocol(DatagramProtocol):
     @ivar malformed: datagrams of the peer that said nothing.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: it has ended.
+    @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
     """
 
+    largest = LARGEST_BLKSIZE + 5
     transport: Any = None
 
     def __init__(

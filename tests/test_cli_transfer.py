@@ -1,0 +1,381 @@
+"""
+C{castd get} and C{castd put} as a user meets them, on a virtual network; and once over real sockets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from castd.cli_transfer import get, put
+from castd.client import SCHEMES, Scheme
+from castd.dialects.tftp import Dialect, Options
+from castd.listener import Listener
+from castd.netascii import encode
+from castd.part import Part, Stream
+from castd.testing import MemorySink, Network, memorySite, pattern
+from tests.test_client import Flood
+
+SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
+FILE = pattern(100_000)
+SUM = hashlib.sha256(FILE).hexdigest()
+
+
+class Machine:
+    """
+    A host of the virtual network with the rest of a reactor: it runs until it is stopped.
+
+    @ivar interrupt: seconds after which somebody presses Ctrl-C.
+    """
+
+    def __init__(self, network: Network, interrupt: float | None = None) -> None:
+        self._host = network.host(CLIENT)
+        self._network = network
+        self._interrupt = interrupt
+        self._shutdown: list[Callable[[], object]] = []
+        self._stopped = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def callWhenRunning(self, call: Callable[[], object]) -> None:
+        self._host.callLater(0, call)
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], object]) -> None:
+        assert (phase, event) == ("before", "shutdown")
+        self._shutdown.append(call)
+
+    def stop(self) -> None:
+        assert not self._stopped, "stopped twice"
+        self._stopped = True
+
+    def run(self) -> None:
+        if self._interrupt is not None:
+            self._host.callLater(self._interrupt, self.stop)
+        self._network.run(lambda: self._stopped, limit=600)
+        for call in self._shutdown:
+            call()
+
+
+class World:
+    """A server, a client's machine, and a working directory."""
+
+    def __init__(self, directory: Path, **files: bytes) -> None:
+        self.directory = directory
+        self.network = Network()
+        self.site = memorySite(self.network, files=files, uploads=MemorySink({}))
+        self.uploads: dict[str, bytes] = self.site.uploads.files
+        options = Options()
+        self.listener = Listener(self.site, "tftp", options, Dialect(options))
+        self.site.ports.listen(69, self.listener)
+
+    def run(self, command: Any, *words: str, interrupt: float | None = None, stdin: bytes | None = None) -> Result:
+        machine = Machine(self.network, interrupt)
+        result = CliRunner().invoke(command, words, obj={"reactor": machine}, input=stdin)
+        assert not machine.openPorts()
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def get(self, *words: str, **more: Any) -> Result:
+        return self.run(get, *words, **more)
+
+    def put(self, *words: str, **more: Any) -> Result:
+        return self.run(put, *words, **more)
+
+    def here(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.directory.iterdir()}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)
+    return World(tmp_path, file=FILE, text=b"a\nb\n", other=b"other")
+
+
+URL = f"tftp://{SERVER}/file"
+
+
+class TestGet:
+    def test_get(self, world: World) -> None:
+        """A file is fetched under its own name, readable as the umask allows; what it took is told on stderr."""
+        result = world.get(URL)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "file: 100000 octets" in result.stderr
+        assert world.here() == {"file": FILE}
+        mask = os.umask(0)
+        os.umask(mask)
+        assert stat.S_IMODE(Path("file").stat().st_mode) == 0o666 & ~mask
+
+    def test_output(self, world: World) -> None:
+        """-o names the copy, and what it replaces gives it its mode."""
+        Path("copy").write_bytes(b"old")
+        Path("copy").chmod(0o640)
+        assert world.get(URL, "-o", "copy").exit_code == 0
+        assert world.here() == {"copy": FILE}
+        assert stat.S_IMODE(Path("copy").stat().st_mode) == 0o640
+
+    def test_link(self, world: World) -> None:
+        """A symbolic link stays one; the file behind it is replaced."""
+        Path("real").write_bytes(b"old")
+        Path("link").symlink_to("real")
+        assert world.get(URL, "-o", "link").exit_code == 0
+        assert Path("link").is_symlink()
+        assert Path("real").read_bytes() == FILE
+
+    def test_several(self, world: World) -> None:
+        """Several files are fetched at once into a directory."""
+        Path("in").mkdir()
+        assert world.get(URL, f"tftp://{SERVER}/other", "-d", "in").exit_code == 0
+        assert {path.name for path in Path("in").iterdir()} == {"file", "other"}
+
+    def test_many(self, world: World) -> None:
+        """More files than are fetched at once wait for their turn."""
+        for number in range(20):
+            world.site.files[f"f{number}"] = bytes([number])
+        result = world.get("-q", *[f"tftp://{SERVER}/f{number}" for number in range(20)])
+        assert (result.exit_code, result.output) == (0, "")
+        assert len(world.here()) == 20
+
+    def test_one_of_two(self, world: World) -> None:
+        """One that fails does not keep the others; the status tells of it."""
+        result = world.get(URL, f"tftp://{SERVER}/nothing")
+        assert result.exit_code == 3
+        assert "nothing: ERROR 1: File not found" in result.stderr
+        assert world.here() == {"file": FILE}
+
+    def test_stdout(self, world: World) -> None:
+        """-o - writes the file, and nothing but the file, to the standard output."""
+        result = world.get(URL, "-o", "-", "--sha256", "--json")
+        assert (result.exit_code, result.stdout_bytes) == (0, FILE)
+        assert SUM in result.stderr
+
+    def test_device(self, world: World) -> None:
+        """Into what is no regular file is written; it is not replaced."""
+        os.mkfifo("pipe")
+        reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        assert world.get(f"tftp://{SERVER}/other", "-o", "pipe").exit_code == 0
+        assert os.read(reader, 100) == b"other"
+        assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
+        os.close(reader)
+
+    def test_netascii(self, world: World) -> None:
+        """--netascii asks in that mode and gives the text its own line ends back."""
+        assert world.get("--netascii", f"tftp://{SERVER}/text").exit_code == 0
+        asked = [sighting.datagram for sighting in world.network.capture or () if b"netascii" in sighting.datagram]
+        assert len(asked) == 1
+        # The memory of a test serves the octets as they are; a CR is not in them.
+        assert world.here() == {"text": b"a\nb\n"}
+
+    def test_options(self, world: World) -> None:
+        """--blksize and --windowsize are asked for, and what was granted is told."""
+        result = world.get(URL, "--blksize", "1000", "--windowsize", "4", "--json")
+        told = json.loads(result.stdout)
+        assert (told["blksize"], told["windowsize"], told["octets"], told["file"]) == (1000, 4, 100_000, "file")
+        assert (told["url"], told["outcome"], told["status"]) == (URL, "done", 0)
+
+
+class TestChecksum:
+    @pytest.mark.parametrize("words", [("--sha256", URL), (URL, "--sha256"), ("--sha256=", URL)], ids=" ".join)
+    def test_shown(self, world: World, words: tuple[str, ...]) -> None:
+        """--sha256 shows the checksum as sha256sum does, wherever it stands."""
+        result = world.get(*words)
+        assert (result.exit_code, result.stdout) == (0, f"{SUM}  file\n")
+
+    @pytest.mark.parametrize("given", [SUM, SUM.upper()], ids=["lower", "upper"])
+    def test_right(self, world: World, given: str) -> None:
+        """The right checksum is compared in silence."""
+        result = world.get("--sha256", given, URL)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert world.here() == {"file": FILE}
+
+    def test_wrong(self, world: World) -> None:
+        """With a wrong checksum the old file stays, nothing else is left, and the status is 4."""
+        Path("file").write_bytes(b"old")
+        result = world.get(URL, f"--sha256={'0' * 64}")
+        assert (result.exit_code, world.here()) == (4, {"file": b"old"})
+        assert SUM in result.stderr
+
+    def test_no_checksum(self, world: World) -> None:
+        """What is no checksum is wrong usage."""
+        assert world.get(URL, "--sha256=abc").exit_code == 2
+
+
+class TestTrouble:
+    def test_refused(self, world: World) -> None:
+        """A refusal is status 3, with the server's code and words, and leaves the old file and nothing else."""
+        Path("nothing").write_bytes(b"old")
+        result = world.get(f"tftp://{SERVER}/nothing", "--json")
+        told = json.loads(result.stdout)
+        assert (result.exit_code, told["code"], told["error"]) == (3, 1, "ERROR 1: File not found")
+        assert world.here() == {"nothing": b"old"}
+
+    def test_no_answer(self, world: World) -> None:
+        """A server that never answers is status 1, after as long as --timeout and --retries say."""
+        before = world.network.seconds()
+        result = world.get("tftp://10.0.0.77/file", "--timeout", "0.5", "--retries", "2")
+        assert (result.exit_code, world.here()) == (1, {})
+        assert "no answer from 10.0.0.77 port 69" in result.stderr
+        assert world.network.seconds() - before == pytest.approx(3.5)
+
+    def test_interrupted(self, world: World) -> None:
+        """Ctrl-C is status 130: the server is told, the old file stays, and nothing else is left."""
+        Path("file").write_bytes(b"old")
+        result = world.get(URL, "--blksize", "8", "--windowsize", "1", interrupt=0.1)
+        assert (result.exit_code, world.here()) == (130, {"file": b"old"})
+        world.network.run(limit=1)
+        assert list(world.listener.casts()) == []
+
+    def test_interrupted_in_the_queue(self, world: World) -> None:
+        """Ctrl-C ends those that have not begun, too."""
+        words = [f"tftp://10.0.0.77/f{number}" for number in range(20)]
+        assert world.get(*words, interrupt=0.1).exit_code == 130
+
+    def test_no_place(self, world: World) -> None:
+        """A place that cannot be written to is told before the server is asked."""
+        result = world.get(URL, "-o", "no/such/file")
+        assert (result.exit_code, world.network.sent) == (1, 0)
+        assert "No such file or directory" in result.stderr
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            (),
+            ("file",),
+            ("gopher://h/f",),
+            ("tftp://h/",),
+            ("tftp://h/dir/",),
+            (URL, URL),
+            (URL, f"tftp://{SERVER}/other", "-o", "one"),
+            (URL, "--blksize", "7"),
+            (URL, "--timeout", "0"),
+            (URL, "-d", "nowhere"),
+        ],
+        ids=" ".join,
+    )
+    def test_usage(self, world: World, words: tuple[str, ...]) -> None:
+        """Wrong usage is status 2, and nothing is sent."""
+        result = world.get(*words)
+        assert (result.exit_code, world.network.sent) == (2, 0)
+        assert "Error: " in result.stderr
+
+    def test_help(self, world: World) -> None:
+        """The help tells the exit statuses."""
+        for command in (get, put):
+            told = world.run(command, "--help").stdout
+            assert all(f" {status} " in told.replace("\n", " ") for status in (0, 1, 2, 3, 4, 130))
+
+
+class TestPut:
+    @pytest.mark.parametrize("url", [f"tftp://{SERVER}/up", f"tftp://{SERVER}/", f"tftp://{SERVER}"])
+    def test_put(self, world: World, url: str) -> None:
+        """A file is sent; under its own name if the URL has none."""
+        Path("local").write_bytes(FILE)
+        result = world.put("local", url)
+        assert result.exit_code == 0
+        assert world.uploads == {"up" if url.endswith("up") else "local": FILE}
+        assert "local: 100000 octets" in result.stderr
+
+    def test_stdin(self, world: World) -> None:
+        """- sends what comes in at the standard input."""
+        assert world.put("-", f"tftp://{SERVER}/up", stdin=FILE).exit_code == 0
+        assert world.uploads == {"up": FILE}
+
+    def test_netascii(self, world: World) -> None:
+        """--netascii converts the ends of the lines, and announces the size that goes on the wire."""
+        Path("text").write_bytes(b"a\nb\r")
+        assert world.put("text", f"tftp://{SERVER}/", "--netascii").exit_code == 0
+        wire = encode(b"a\nb\r")
+        asked = (world.network.capture or [])[0].datagram
+        assert b"\0netascii\0" in asked
+        assert b"\0tsize\0%d\0" % len(wire) in asked
+        assert any(sighting.datagram[4:] == wire for sighting in world.network.capture or ())
+
+    def test_refused(self, world: World) -> None:
+        """A refusal is status 3."""
+        world.uploads["up"] = b"old"
+        Path("local").write_bytes(FILE)
+        result = world.put("local", f"tftp://{SERVER}/up", "--json")
+        assert (result.exit_code, json.loads(result.stdout)["code"]) == (3, 6)
+        assert world.uploads == {"up": b"old"}
+
+    def test_checksum(self, world: World) -> None:
+        """A file that is not the one that was meant is not sent."""
+        Path("local").write_bytes(FILE)
+        assert world.put("local", f"tftp://{SERVER}/up", f"--sha256={'0' * 64}").exit_code == 4
+        assert world.network.sent == 0
+        assert world.put("local", f"tftp://{SERVER}/up", "--sha256").stdout == f"{SUM}  local\n"
+
+    def test_missing(self, world: World) -> None:
+        """A file that is not there is status 1, and nothing is sent."""
+        result = world.put("local", f"tftp://{SERVER}/up")
+        assert (result.exit_code, world.network.sent) == (1, 0)
+
+    def test_no_writes(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A scheme without writes is wrong usage."""
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
+        assert world.put("local", f"flood://{SERVER}/up").exit_code == 2
+
+
+class TestSinks:
+    @pytest.mark.parametrize("inOrder", [True, False], ids=["in order", "in any order"])
+    def test_part(self, tmp_path: Path, inOrder: bool) -> None:
+        """A part has the checksum of what was written, in whichever order that came."""
+        part = Part(tmp_path / "f")
+        if inOrder:
+            part.write(b"one")
+            part.write(b"two")
+        else:
+            part.writeAt(3, b"two")
+            part.writeAt(0, b"one")
+        assert part.sha256() == hashlib.sha256(b"onetwo").hexdigest()
+        part.commit()
+        part.abort()
+        assert (tmp_path / "f").read_bytes() == b"onetwo"
+        assert len(list(tmp_path.iterdir())) == 1
+
+    @pytest.mark.parametrize("inOrder", [True, False], ids=["in order", "in any order"])
+    def test_stream(self, tmp_path: Path, inOrder: bool) -> None:
+        """A stream gets its octets in order, whichever order they came in."""
+        with (tmp_path / "f").open("wb") as file:
+            stream = Stream(file)
+            if inOrder:
+                stream.write(b"one")
+                stream.write(b"two")
+            else:
+                stream.writeAt(3, b"two")
+                stream.writeAt(0, b"one")
+            assert stream.sha256() == hashlib.sha256(b"onetwo").hexdigest()
+            stream.commit()
+            stream.abort()
+        assert (tmp_path / "f").read_bytes() == b"onetwo"
+
+    def test_long_name(self, tmp_path: Path) -> None:
+        """The longest name there is has room for the part beside it."""
+        part = Part(tmp_path / ("n" * 255))
+        part.write(b"x")
+        part.commit()
+        assert (tmp_path / ("n" * 255)).read_bytes() == b"x"
+
+
+@pytest.mark.loopback
+class TestProcess:
+    def test_real_reactor(self, tmp_path: Path) -> None:
+        """The command runs the reactor by itself: against a closed port it ends by its own clock, with status 1."""
+        code = "from castd.cli_transfer import get; get()"
+        words = ["tftp://127.0.0.1:1/file", "--timeout", "0.05", "--retries", "1", "-d", str(tmp_path)]
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (ran.returncode, list(tmp_path.iterdir())) == (1, [])
+        assert "no answer from 127.0.0.1 port 1" in ran.stderr

@@ -1,0 +1,521 @@
+"""
+The client against the real server half on a virtual network; and a few transfers over real sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from castd.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
+from castd.collect.wishes import Wishes
+from castd.commons import Commons
+from castd.dialects.tftp import Dialect, Options
+from castd.listener import Listener
+from castd.netascii import encode
+from castd.packets.tftp import (
+    buildData,
+    buildError,
+    buildOack,
+    parseRequest,
+)
+from castd.ports import Ports
+from castd.testing import Mailbox, MemorySite, Network, memorySite, pattern
+from castd.transfer import Piece, Report, TransferError
+from castd.urls import Url, UrlError, parseUrl
+from tests.halves import summary
+
+SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
+
+
+class Memory:
+    """A sink in memory; C{fault} is raised by what is written."""
+
+    def __init__(self, fault: OSError | None = None) -> None:
+        self.data = bytearray()
+        self.fault = fault
+
+    def write(self, data: bytes) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.data += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.data[len(self.data) :] = bytes(max(0, offset - len(self.data)))
+        self.data[offset : offset + len(data)] = data
+
+
+class Site:
+    """A server with some files, and a machine for the client."""
+
+    def __init__(self, files: dict[str, bytes] | None = None, six: bool = False, **faults: Any) -> None:
+        self.network = Network(**faults)
+        self.host = self.network.host("fd00::9" if six else CLIENT)
+        self.server = "fd00::1" if six else SERVER
+        self.memory = memorySite(self.network, files=files, uploads=True, host=self.server)
+        self.listener = serve(self.memory)
+        self.sink = Memory()
+
+    def url(self, rest: str) -> Url:
+        return parseUrl(f"tftp://[{self.server}]/{rest}" if ":" in self.server else f"tftp://{self.server}/{rest}")
+
+    def get(self, rest: str = "f", **more: Any) -> Any:
+        """-> the report, or the exception."""
+        return self.settle(fetch(self.host, self.url(rest), self.sink, **more))
+
+    def put(self, data: bytes, rest: str = "f", **more: Any) -> Any:
+        return self.settle(
+            send(self.host, self.url(rest), len(data), lambda start, length: data[start : start + length], **more)
+        )
+
+    def settle(self, asked: Deferred[Any]) -> Any:
+        results: list[Any] = []
+        asked.addCallbacks(results.append, lambda failure: results.append(failure.value))
+        self.network.run(lambda: results, limit=600)
+        return results[0]
+
+    def quiet(self) -> bool:
+        """Nothing of the client is left open a while later."""
+        self.network.run(limit=60)
+        return not self.host.openPorts() and not self.network.getDelayedCalls()
+
+
+def serve(site: MemorySite, port: int = 69, **options: Any) -> Listener:
+    given = Options(port=port, **options)
+    listener = Listener(site, "tftp", given, Dialect(given))
+    site.ports.listen(port, listener, given.interface)
+    return listener
+
+
+class Scripted:
+    """A server that says what a test tells it to: what C{answer(summary)} gives is sent from a port of its own."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self.network = Network()
+        self.listening = Mailbox(self.network.host(SERVER), 69)
+        self.transfer = Mailbox(self.network.host(SERVER))
+        self.host = self.network.host(CLIENT)
+        self.sink = Memory()
+        self.results: list[Any] = []
+
+    def get(self, **more: Any) -> Any:
+        asked = fetch(self.host, parseUrl(f"tftp://{SERVER}/f"), self.sink, **more)
+        asked.addCallbacks(self.results.append, lambda failure: self.results.append(failure.value))
+        self.asked = asked
+        letter = self.listening.expect()
+        self.client = letter.source
+        return parseRequest(letter.datagram)
+
+    def say(self, datagram: bytes, who: Mailbox | None = None) -> list[str]:
+        """-> what the client said to that before any timer of its own rang."""
+        (who or self.transfer).send(datagram, self.client)
+        self.network.advance(0.01)
+        return [summary(letter.datagram) for letter in (who or self.transfer).take()]
+
+
+class TestFetch:
+    @pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+    @pytest.mark.parametrize("size", [0, 1, 1468, 100_000])
+    def test_delivered(self, size: int, six: bool) -> None:
+        """A file arrives as it is; by default in the largest blocks that Ethernet carries whole, and in windows."""
+        site = Site({"f": pattern(size)}, six)
+        report = site.get()
+        assert site.sink.data == pattern(size)
+        assert (report.octets, report.size or 0, report.repeats) == (size, size, 0)
+        assert (report.blksize, report.windowsize) == (1448 if six else 1468, 16)
+        assert site.quiet()
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_bad_line(self, seed: int) -> None:
+        """A line that loses, doubles and reorders delivers the file unharmed."""
+        site = Site({"f": pattern(300_000)}, seed=seed, loss=0.05, duplicate=0.05, reorder=0.05)
+        site.get()
+        assert site.sink.data == pattern(300_000)
+        assert site.quiet()
+
+    def test_wishes(self) -> None:
+        """What is wished for is asked for, and the report says what was agreed on."""
+        site = Site({"f": pattern(5000)})
+        report = site.get(wishes=Wishes(blksize=1000, windowsize=3, rollover=0))
+        assert (report.blksize, report.windowsize, report.blocks) == (1000, 3, 6)
+
+    def test_progress(self) -> None:
+        """Progress is told as it is made, with the size once it is known."""
+        site, seen = Site({"f": pattern(4000)}), []
+        site.get(progress=lambda octets, size: seen.append((octets, size)))
+        assert seen[0] == (0, 4000)
+        assert seen[-1] == (4000, 4000)
+        assert seen == sorted(seen)
+
+    def test_missing(self) -> None:
+        """A refusal is told with its code and the server's words."""
+        site = Site()
+        error = site.get("nothing")
+        assert (type(error), error.code, str(error)) == (TransferError, 1, "ERROR 1: File not found")
+        assert site.quiet()
+
+    def test_netascii(self) -> None:
+        """In netascii mode a file comes back with its own line ends."""
+        text = b"one\ntwo\r\nthree\r"
+        transfer = Scripted()
+        asked = fetch(transfer.host, parseUrl(f"tftp://{SERVER}/f;mode=netascii"), transfer.sink, Wishes(tsize=False))
+        letter = transfer.listening.expect()
+        transfer.client = letter.source
+        assert parseRequest(letter.datagram).mode == "netascii"
+        assert transfer.say(buildData(1, encode(text))) == ["ACK 1"]
+        assert transfer.sink.data == text
+        assert asked.called
+
+    def test_nobody(self) -> None:
+        """A server that never answers is given up after 31 s, and the message names it."""
+        network = Network()
+        site = Scripted()
+        site.network, site.host = network, network.host(CLIENT)
+        results: list[Any] = []
+        asked = fetch(site.host, parseUrl("tftp://10.0.0.77:6969/f"), site.sink)
+        asked.addErrback(lambda failure: results.append((str(failure.value), network.seconds())))
+        network.run(lambda: results, limit=60)
+        assert results[0] == ("no answer from 10.0.0.77 port 6969", 31.0)
+
+    def test_fell_silent(self) -> None:
+        """A server that falls silent in the middle is told apart from one that never answered."""
+        server = Scripted()
+        server.get()
+        assert server.say(buildData(1, bytes(512))) == ["ACK 1"]
+        server.network.run(lambda: server.results, limit=60)
+        assert str(server.results[0]) == "the server fell silent"
+        assert (server.results[0].outcome, server.results[0].code) == ("silent", None)
+
+    def test_refused_options(self) -> None:
+        """A server that answers options with ERROR 8 is asked once more without any (RFC 2347)."""
+        server = Scripted()
+        assert server.get().options
+        assert server.say(buildError(8, "no options here")) == []
+        letter = server.listening.expect()
+        assert parseRequest(letter.datagram).options == ()
+        assert letter.source != server.client
+        server.client = letter.source
+        assert server.say(buildData(1, b"all")) == ["ACK 1"]
+        assert isinstance(server.results[0], Report)
+
+    def test_bad_offer(self) -> None:
+        """An OACK with what was not asked for is answered with ERROR 8."""
+        server = Scripted()
+        server.get()
+        assert server.say(buildOack((("blksize", "9000"),))) == ["ERROR 8"]
+        assert isinstance(server.results[0], TransferError)
+        assert not server.host.openPorts()
+
+    def test_cancel(self) -> None:
+        """A cancelled transfer tells the server, once, and closes its port."""
+        server = Scripted()
+        server.get()
+        server.say(buildData(1, bytes(512)))
+        server.asked.cancel()
+        server.network.advance(0.1)
+        assert [summary(letter.datagram) for letter in server.transfer.take()] == ["ERROR 0"]
+        assert not server.host.openPorts()
+        assert server.network.getDelayedCalls() == []
+
+    @pytest.mark.parametrize(("fault", "answer"), [(errno.ENOSPC, "ERROR 3"), (errno.EIO, "ERROR 0")])
+    def test_disk(self, fault: int, answer: str) -> None:
+        """When our own disk fails the server is told, so that it need not wait for us."""
+        server = Scripted()
+        server.sink = Memory(OSError(fault, os.strerror(fault)))
+        server.get()
+        assert server.say(buildData(1, bytes(512))) == [answer]
+        assert str(server.results[0]) == os.strerror(fault)
+
+
+class TestPeers:
+    def test_foreign_port(self) -> None:
+        """Once the server has answered, its other ports are strangers: ERROR 5, and the transfer goes on."""
+        server = Scripted()
+        server.get()
+        server.say(buildData(1, bytes(512)))
+        other = Mailbox(server.network.host(SERVER))
+        assert server.say(buildData(2, b"forged"), other) == ["ERROR 5"]
+        assert server.say(buildError(0, "forged"), other) == []
+        assert server.say(buildData(2, b"end"))[-1] == "ACK 2"
+        assert server.sink.data == bytes(512) + b"end"
+
+    def test_foreign_host(self) -> None:
+        """Before the first answer, too, only the host that was asked may give it."""
+        server = Scripted()
+        server.get()
+        stranger = Mailbox(server.network.host("10.0.0.66"))
+        assert server.say(buildData(1, b"forged"), stranger) == ["ERROR 5"]
+        assert server.say(buildData(1, b"true")) == ["ACK 1"]
+        assert server.sink.data == b"true"
+
+    def test_storm(self) -> None:
+        """Strangers get a few answers, not one each for ever."""
+        server = Scripted()
+        server.get()
+        stranger = Mailbox(server.network.host("10.0.0.66"))
+        for _ in range(100):
+            stranger.send(buildData(1, b""), server.client)
+        server.network.advance(0.1)
+        assert len(stranger.take()) == 20
+
+    def test_noise_is_no_answer(self) -> None:
+        """Noise from the server's host does not fix its transfer id."""
+        server = Scripted()
+        server.get()
+        assert server.say(b"\0\7", Mailbox(server.network.host(SERVER))) == []
+        assert server.say(buildData(1, b"all")) == ["ACK 1"]
+
+
+class TestSend:
+    @pytest.mark.parametrize("size", [0, 1468, 100_000])
+    def test_delivered(self, size: int) -> None:
+        """A file is stored as it is."""
+        site = Site()
+        report = site.put(pattern(size))
+        assert site.memory.files == {"f": pattern(size)}
+        assert report.octets == size
+        assert site.quiet()
+
+    def test_exists(self) -> None:
+        """A refusal is told with its code."""
+        site = Site({"f": b"old"})
+        error = site.put(b"new")
+        assert (error.code, site.memory.files) == (6, {"f": b"old"})
+
+    def test_shrunk(self) -> None:
+        """A file that shrinks while it is sent is not passed off as whole: the server is told, and keeps nothing."""
+        site = Site()
+        data = pattern(5000)
+        asked = send(
+            site.host, site.url("f"), 9000, lambda start, length: data[start : start + length], Wishes(blksize=512)
+        )
+        error = site.settle(asked)
+        assert isinstance(error, TransferError)
+        assert site.quiet()
+        assert site.memory.files == {}
+
+
+class TestSocket:
+    def test_full(self) -> None:
+        """What a full socket did not take of a window is sent when there is room."""
+        site = Site()
+        site.host.room = 3
+        results: list[Any] = []
+        data = pattern(50_000)
+        asked = send(site.host, site.url("f"), len(data), lambda start, length: data[start : start + length])
+        asked.addBoth(results.append)
+        site.network.advance(0.5)
+        assert not results
+        site.host.room = None
+        site.network.run(lambda: results, limit=60)
+        assert site.memory.files == {"f": data}
+
+    def test_no_way(self) -> None:
+        """An address that cannot be sent to is told at once, not after half a minute."""
+        site = Site()
+        site.host.errno = errno.ENETUNREACH
+        error = site.get()
+        assert str(error) == f"cannot send to {SERVER}: {os.strerror(errno.ENETUNREACH)}"
+        assert not site.host.openPorts()
+
+
+class Flood:
+    """A collector of a scheme whose server sends blocks of eight octets to a group, in any order."""
+
+    group = ("239.255.7.7", 7007)
+    error = None
+    repeats = 0
+
+    def __init__(self, count: int) -> None:
+        self.outcome: str | None = None
+        self.complete = False
+        self.size = 8 * count
+        self.missing = set(range(count))
+
+    @property
+    def blocks(self) -> int:
+        return self.size // 8 - len(self.missing)
+
+    def begin(self, now: float) -> list[bytes]:
+        return [b"please"]
+
+    def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
+        return None, []
+
+    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[Piece | None, list[bytes]]:
+        number = datagram[0]
+        if number not in self.missing:
+            return None, []
+        self.missing.remove(number)
+        self.complete = not self.missing
+        return Piece(8 * number, datagram[1:]), []
+
+    def stored(self, now: float) -> list[bytes]:
+        self.outcome = "done"
+        return [b"thanks"]
+
+    def poll(self, now: float) -> list[bytes]:
+        return []
+
+    def deadline(self, now: float) -> float | None:
+        return None
+
+
+class TestSchemes:
+    def test_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
+        network = Network()
+        host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Memory()
+        asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
+        assert server.expect().datagram == b"please"
+        assert len(host.openPorts()) == 2
+        for number in (3, 1, 4, 1, 0, 2):
+            server.send(bytes([number]) + bytes([65 + number]) * 8, Flood.group)
+        network.advance(0.1)
+        assert sink.data == b"".join(bytes([65 + number]) * 8 for number in range(5))
+        assert (asked.result.octets, server.expect().datagram) == (40, b"thanks")
+        assert not host.openPorts()
+
+    def test_unknown(self) -> None:
+        """A scheme that nobody knows is a fault of the URL, and the message tells what is known."""
+        asked = fetch(Network().host(CLIENT), parseUrl("gopher://h/f"), Memory())
+        failures: list[Any] = []
+        asked.addErrback(failures.append)
+        assert failures[0].check(UrlError)
+        assert "tftp" in str(failures[0].value)
+
+    def test_no_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A scheme without writes says so."""
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
+        failures: list[Any] = []
+        send(Network().host(CLIENT), parseUrl(f"flood://{SERVER}/f"), 0, lambda *_: b"").addErrback(failures.append)
+        assert failures[0].check(UrlError)
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            ("tftp://h/f", ("h", None, "f", "octet")),
+            ("TFTP://h:6969/dir/f", ("h", 6969, "dir/f", "octet")),
+            ("tftp://h//abs/f", ("h", None, "/abs/f", "octet")),
+            ("tftp://10.0.0.1/f;mode=netascii", ("10.0.0.1", None, "f", "netascii")),
+            ("tftp://h/f;MODE=OCTET", ("h", None, "f", "octet")),
+            ("tftp://h/f;v=2", ("h", None, "f;v=2", "octet")),
+            ("tftp://[fd00::1]:69/f", ("fd00::1", 69, "f", "octet")),
+            ("tftp://[fe80::1%25eth0]/f", ("fe80::1%eth0", None, "f", "octet")),
+            ("tftp://h/a%20b%3f", ("h", None, "a b?", "octet")),
+            ("tftp://h/%ff", ("h", None, "\udcff", "octet")),
+        ],
+    )
+    def test_parts(self, text: str, wanted: tuple[str, int | None, str, str]) -> None:
+        """A URL is taken apart as RFC 3617 has it: the first slash is not part of the name, the mode comes last."""
+        url = parseUrl(text)
+        assert (url.host, url.port, url.name, url.mode) == wanted
+
+    @pytest.mark.parametrize(
+        "text", ["", "f", "tftp:/h/f", "tftp://", "tftp:///f", "tftp://u@h/f", "tftp://h:0/f", "tftp://h:99999/f", "tftp://[x]/f"]
+    )  # fmt: skip
+    def test_none(self, text: str) -> None:
+        """What is no such URL is refused with a reason."""
+        with pytest.raises(UrlError, match=r"."):
+            parseUrl(text)
+
+    @pytest.mark.parametrize("text", ["tftp://h", "tftp://h/", "tftp://h/;mode=octet", "tftp://h/a%00b"])
+    def test_no_name(self, text: str) -> None:
+        """A URL without a file can be parsed, but asking for its name says what is missing."""
+        with pytest.raises(UrlError, match=r"."):
+            _ = parseUrl(text).name
+
+    @pytest.mark.parametrize("text", ["tftp://h/dir/", "tftp://h/..", "tftp://h/a/%2e%2e", "tftp://h/a%5c.."])
+    def test_no_base(self, text: str) -> None:
+        """A name that ends in no file name never becomes the name of a copy."""
+        with pytest.raises(UrlError, match="-o"):
+            _ = parseUrl(text).base
+
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        """Whatever the text is: a URL or UrlError."""
+        try:
+            url = parseUrl(text)
+            assert url.host
+            _ = url.base
+        except UrlError:
+            pass
+
+
+class TestAnything:
+    @given(st.lists(st.binary(max_size=40), max_size=20))
+    def test_any_answers(self, answers: list[bytes]) -> None:
+        """Whatever a server sends, the client ends with a report or a TransferError, and closes its port."""
+        server = Scripted()
+        server.get(wishes=Wishes(blksize=8, windowsize=2))
+        for answer in answers:
+            server.transfer.send(answer, server.client)
+        server.network.run(lambda: server.results, limit=600)
+        assert isinstance(server.results[0], (Report, TransferError))
+        server.network.run(limit=60)
+        assert not server.host.openPorts()
+
+
+@pytest.mark.loopback
+class TestLoopback:
+    @pytest.fixture
+    def served(self) -> Any:
+        """The real server half on a real socket.  -> (its port, its files)."""
+        network = Network()
+        site = memorySite(network, files={"f": pattern(3_000_000)}, uploads=True)
+        real = Commons(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)
+        vars(site).update(vars(real))
+        options = Options(interface="127.0.0.1")
+        listener = Listener(site, "tftp", options, Dialect(options))
+        port = site.ports.listen(0, listener, "127.0.0.1")
+        yield port.getHost().port, site.files
+        listener.stop()
+        port.stopListening()
+        site.ports.close()
+
+    @pytest.mark.parametrize(
+        "wishes", [defaultWishes, Wishes(), Wishes(blksize=8192, windowsize=32)], ids=["default", "plain", "big"]
+    )
+    @pytest_twisted.ensureDeferred
+    async def test_fetch(self, served: Any, wishes: Any) -> None:
+        """A file comes through real sockets whole."""
+        sink = Memory()
+        url = parseUrl(f"tftp://127.0.0.1:{served[0]}/f")
+        report = await fetch(reactor, url, sink, wishes).addTimeout(30, reactor)
+        await report.closed
+        assert sink.data == pattern(3_000_000)
+
+    @pytest_twisted.ensureDeferred
+    async def test_send(self, served: Any) -> None:
+        """A file goes through real sockets whole."""
+        port, files = served
+        file = io.BytesIO(pattern(500_000))
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        url = parseUrl(f"tftp://127.0.0.1:{port}/up")
+        report = await send(reactor, url, 500_000, read).addTimeout(30, reactor)
+        await report.closed
+        assert files["up"] == pattern(500_000)
+
+    @pytest_twisted.ensureDeferred
+    async def test_resolve(self) -> None:
+        """A host name is resolved; one that does not exist is told."""
+        assert await resolve(reactor, "localhost") in ("127.0.0.1", "::1")
+        with pytest.raises(TransferError, match="no such host"):
+            await resolve(reactor, "nothing.invalid")
