@@ -58,7 +58,7 @@ def fail(error: ConfigError) -> SystemExit:
 def serve(config: Path) -> None:
     """Serve in the foreground, until interrupted."""
     # Not before: whoever only looks at a service file needs no reactor.
-    from twisted.internet import reactor as running  # noqa: PLC0415
+    from twisted.internet import reactor as running
 
     reactor: Any = running
     try:

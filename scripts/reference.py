@@ -39,6 +39,7 @@ def stock() -> Kinds:
 
 
 def table(model: Any) -> Iterator[str]:
+    """The options of a model, as Markdown."""
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for row in rows(model):
@@ -48,6 +49,7 @@ def table(model: Any) -> Iterator[str]:
 
 
 def reference(kinds: Kinds) -> str:
+    """The page: what is written by hand, then a table for each kind and section."""
     lines = [*(ROOT / "docs" / "service-file.in.md").read_text().splitlines(), ""]
     for kind, maker in kinds.transports.items():
         lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
@@ -57,7 +59,9 @@ def reference(kinds: Kinds) -> str:
     lines += ["## uploads", "", "A list; an upload goes to the first that has a place for its name.", ""]
     for kind, sink in kinds.uploads.items():
         lines += [f"### `{kind}`", "", *table(sink.options)]
-    rules = "A list of rules; the first that matches decides, and without a match the answer is no. Without this section"
+    rules = (
+        "A list of rules; the first that matches decides, and without a match the answer is no. Without this section"
+    )
     lines += ["## access", "", f"{rules} everybody may read, and nobody may write.", "", *table(kinds.access)]
     for name, model in SECTIONS.items():
         lines += [f"## {name}", "", *table(model)]
@@ -68,6 +72,7 @@ def reference(kinds: Kinds) -> str:
 
 
 def option(row: Row, indent: str, hidden: str) -> str:
+    """One line; C{hidden} is what makes a comment of it, or nothing."""
     return f"{f'{hidden}{indent}{row.key}: {row.default}':<40}# {row.description}".rstrip()
 
 
@@ -85,9 +90,10 @@ def options(section: str, model: Any, indent: str, hidden: bool) -> Iterator[str
 
 
 def everything(kinds: Kinds) -> str:
+    """The file with every key."""
     lines = [
-        "# The service file of castd, with every key and its default.  What is set here has no default; to set more, take",
-        "# away the '#' at the start of a line and of the lines above it that it belongs to.  Reference: docs/service-file.md",
+        "# The service file of castd, with every key and its default.  What is set here has no default; to set more,",
+        "# take away the '#' at the start of a line and of those above that it belongs to.  See docs/service-file.md",
         "",
         f"{'castd: 1':<40}# the schema of this file",
         "",
@@ -96,13 +102,16 @@ def everything(kinds: Kinds) -> str:
     ]
     for kind, maker in kinds.content.items():
         lines += [f"  - {kind}:", *options("content", maker.options, "      ", hidden=False)]
-    lines += ["", "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused."]
+    lines += [
+        "",
+        "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused.",
+    ]
     lines += ["#uploads:"]
     for kind, sink in kinds.uploads.items():
         lines += [f"#  - {kind}:", *options("uploads", sink.options, "      ", hidden=True)]
     lines += [
         "",
-        "# The first rule that matches decides; without a match the answer is no.  Without this section everybody may read.",
+        "# The first rule that matches decides; without a match the answer is no.  Without this section all may read.",
         "access:",
         '  - {allow: any, for: read}             # or: {allow: 10.0.0.0/8, names: ["*.efi", "images/**"]}',
     ]
@@ -127,6 +136,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
+    """Write, or check."""
     stale = [file for file, text in files().items() if not file.exists() or file.read_text() != text]
     if "--check" in sys.argv[1:]:
         sys.stderr.writelines(f"{file.relative_to(ROOT)} is out of date: run scripts/reference.py\n" for file in stale)
