@@ -18,11 +18,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic_core import CoreSchema
 
 from castd import units
 
@@ -234,8 +236,18 @@ class Settings(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
         allow_inf_nan=False,
-        ser_json_inf_nan="strings",
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The usual one, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
+        schema = handler(core)
+        inside = handler.resolve_ref_schema(schema)
+        defaults = cls.model_construct().model_dump(mode="json", by_alias=True)
+        for key, each in inside.get("properties", {}).items():
+            if key in defaults:
+                each["default"] = defaults[key]
+        return schema
 
 
 class ListenOptions(Settings):

@@ -1,0 +1,149 @@
+"""
+Writes what is said of the service file: its reference, its JSON schema, and the file with every key and its default.
+
+    python scripts/reference.py            writes all three
+    python scripts/reference.py --check    says which of them are out of date, with exit status 1
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from castd.access import Rule  # noqa: E402
+from castd.config import Kinds  # noqa: E402
+from castd.describe import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
+from castd.maker import ContentSourceMaker, TransportMaker  # noqa: E402
+from castd.plugins import castd_stock  # noqa: E402
+from castd.service import SINKS  # noqa: E402
+
+#: Values for what is required, where another than the example of its type is wanted.
+EXAMPLES = {("transports", "file"): "vmlinuz", ("uploads", "path"): "/srv/uploads"}
+
+
+def stock() -> Kinds:
+    """What comes with castd, whatever else is installed here."""
+    made = [each for each in vars(castd_stock).values() if isinstance(each, TransportMaker | ContentSourceMaker)]
+    transports: Any = {each.name: each for each in made if isinstance(each, TransportMaker)}
+    sources: Any = {each.name: each for each in made if isinstance(each, ContentSourceMaker)}
+    return Kinds(transports, sources, SINKS, Rule)
+
+
+# The reference.
+
+
+def table(model: Any) -> Iterator[str]:
+    """The options of a model, as Markdown."""
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for row in rows(model):
+        cells = (f"`{row.key}`", row.kind, f"`{row.default}`" if row.default != "required" else "required")
+        yield f"| {' | '.join((*cells, row.description))} |".replace("\\1", "`\\1`")
+    yield ""
+
+
+def reference(kinds: Kinds) -> str:
+    """The page: what is written by hand, then a table for each kind and section."""
+    lines = [*(ROOT / "docs" / "service-file.in.md").read_text().splitlines(), ""]
+    for kind, maker in kinds.transports.items():
+        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+    lines += ["## content", "", "A list; the first source that has a name answers.", ""]
+    for kind, maker in kinds.content.items():
+        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+    lines += ["## uploads", "", "A list; an upload goes to the first that has a place for its name.", ""]
+    for kind, sink in kinds.uploads.items():
+        lines += [f"### `{kind}`", "", *table(sink.options)]
+    rules = (
+        "A list of rules; the first that matches decides, and without a match the answer is no. Without this section"
+    )
+    lines += ["## access", "", f"{rules} everybody may read, and nobody may write.", "", *table(kinds.access)]
+    for name, model in SECTIONS.items():
+        lines += [f"## {name}", "", *table(model)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+# The file with every key.
+
+
+def option(row: Row, indent: str, hidden: str) -> str:
+    """One line; C{hidden} is what makes a comment of it, or nothing."""
+    return f"{f'{hidden}{indent}{row.key}: {row.default}':<40}# {row.description}".rstrip()
+
+
+def options(section: str, model: Any, indent: str, hidden: bool) -> Iterator[str]:
+    """Each option of a model itself; what is required is set, unless it is hidden like the rest."""
+    properties = model.model_json_schema(by_alias=True)["properties"]
+    required = model.model_json_schema(by_alias=True).get("required", ())
+    shown = [row for row in rows(model) if row.key in properties]
+    for row in sorted(shown, key=lambda row: row.key not in required):
+        if row.key in required:
+            value = EXAMPLES.get((section, row.key)) or written(properties[row.key].get("examples", ["example"])[0])
+            yield option(row._replace(default=value), indent, "#" if hidden else "")
+        else:
+            yield option(row, indent, "#")
+
+
+def everything(kinds: Kinds) -> str:
+    """The file with every key."""
+    lines = [
+        "# The service file of castd, with every key and its default.  What is set here has no default; to set more,",
+        "# take away the '#' at the start of a line and of those above that it belongs to.  See docs/service-file.md",
+        "",
+        f"{'castd: 1':<40}# the schema of this file",
+        "",
+        "# Asked in order; the first that has the name answers.  Paths are relative to the folder of this file.",
+        "content:",
+    ]
+    for kind, maker in kinds.content.items():
+        lines += [f"  - {kind}:", *options("content", maker.options, "      ", hidden=False)]
+    lines += [
+        "",
+        "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused.",
+    ]
+    lines += ["#uploads:"]
+    for kind, sink in kinds.uploads.items():
+        lines += [f"#  - {kind}:", *options("uploads", sink.options, "      ", hidden=True)]
+    lines += [
+        "",
+        "# The first rule that matches decides; without a match the answer is no.  Without this section all may read.",
+        "access:",
+        '  - {allow: any, for: read}             # or: {allow: 10.0.0.0/8, names: ["*.efi", "images/**"]}',
+    ]
+    for name, model in SECTIONS.items():
+        lines += ["", f"#{name}:", *options(name, model, "  ", hidden=True)]
+    lines += ["", "# Name: options.  The kind is what 'use' says, or else the name."]
+    lines += ["# Those at one address and port are asked in this order, so the plain tftp comes last.", "transports:"]
+    for kind, maker in sorted(kinds.transports.items(), key=lambda each: each[0] == "tftp"):
+        hidden = kind != "tftp"
+        lines += [f"{'#' if hidden else ''}  {kind}:", *options("transports", maker.options, "    ", hidden)]
+    return "\n".join(lines) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """What should stand in each file."""
+    kinds = stock()
+    return {
+        ROOT / "docs" / "service-file.md": reference(kinds),
+        ROOT / "docs" / "castd.schema.json": json.dumps(wholeSchema(kinds), indent=2) + "\n",
+        ROOT / "etc" / "castd.yaml": everything(kinds),
+    }
+
+
+def main() -> None:
+    """Write, or check."""
+    stale = [file for file, text in files().items() if not file.exists() or file.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        sys.stderr.writelines(f"{file.relative_to(ROOT)} is out of date: run scripts/reference.py\n" for file in stale)
+        raise SystemExit(bool(stale))
+    for file in stale:
+        file.write_text(files()[file])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The commands, and `twistd castd`, as an operator meets them."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner, Result
+from twisted.python.usage import UsageError
+
+from castd import __version__, cli, run, tap
+from castd.errors import ConfigError
+from castd.maker import Collected, ContentSourceMaker, TransportMaker
+
+ROOT = Path(__file__).parent.parent
+
+GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "hello.txt").write_bytes(b"hello\n")
+    (tmp_path / "good.yaml").write_text(
+        GOOD + "transports:\n  tftp: {port: 6969, interface: 127.0.0.1, windowsize: 4}\n"
+    )
+    (tmp_path / "bad.yaml").write_text(GOOD + "limits: {casts: 0}\ntransports:\n  tftp: {prot: 1}\n")
+    return tmp_path
+
+
+def castd(*arguments: str | Path) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(cli.main, [str(each) for each in arguments])
+
+
+def test_version() -> None:
+    """--version says which castd this is."""
+    result = castd("--version")
+    assert (result.exit_code, result.stdout) == (0, f"castd, version {__version__}\n")
+
+
+def test_module() -> None:
+    """`python -m castd` is the same command."""
+    said = subprocess.run(
+        [sys.executable, "-m", "castd", "--version"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert said.stdout == f"castd, version {__version__}\n"
+
+
+def test_checkGood(folder: Path) -> None:
+    """A good file is summed up: what would listen where, and what was set."""
+    result = castd("check", folder / "good.yaml")
+    assert (result.exit_code, result.stderr) == (0, "")
+    heading, line = result.stdout.splitlines()
+    assert heading.split() == ["address", "transport", "kind", "options"]
+    assert line.split() == ["127.0.0.1:6969", "tftp", "tftp", "windowsize:", "4"]
+
+
+def test_checkBad(folder: Path) -> None:
+    """Of a bad file every fault is a line on standard error, and the status is 1."""
+    result = castd("check", folder / "bad.yaml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"{folder}/bad.yaml:4: limits.casts: 0 is not at least 1",
+        f"{folder}/bad.yaml:6: transports.tftp.prot: unknown key: did you mean port?",
+    ]
+
+
+def test_checkNotThere(folder: Path) -> None:
+    """A directory that is not there is a fault as well; no traceback is ever shown."""
+    (folder / "x.yaml").write_text(GOOD.replace("boot", "none") + "transports: {tftp: {port: 6969}}\n")
+    result = castd("check", folder / "x.yaml")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"{folder}/x.yaml:2: content[0].directory.path: {folder}/none: ")
+    assert "Traceback" not in result.output
+
+
+def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is allowed and hardly meant is a warning, and the status is 0."""
+    (folder / "x.yaml").write_text(
+        "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(cli, "_permitted", lambda port: False)
+    monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
+    result = castd("check", folder / "x.yaml")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"warning: {folder}/x.yaml:2: uploads: without access rules nobody may upload",
+        f"warning: {folder}/x.yaml:4: transports.tftp: port 69 is below 1024: this user may not have it",
+    ]
+
+
+def test_checkPlugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that cannot be used is a warning as long as nothing needs it."""
+    found = cli.collect()
+    found.faults.append("castd/plugins/x.py: cannot be imported: [no]")
+    monkeypatch.setattr(cli, "collect", lambda: found)
+    assert castd("check", folder / "good.yaml").stderr == "warning: castd/plugins/x.py: cannot be imported: [no]\n"
+
+
+def test_plugins() -> None:
+    """What can be named is listed, with a line on each."""
+    result = castd("plugins")
+    lines = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
+    assert ["tftp", "transport"] in [line[:2] for line in lines]
+    assert ["directory", "source"] in [line[:2] for line in lines]
+
+
+def test_pluginOptions() -> None:
+    """With a name, its options are listed with type, default and meaning."""
+    result = castd("plugins", "tftp")
+    port = next(line for line in result.stdout.splitlines() if line.startswith("port "))
+    assert " ".join(port.split()) == "port number, 1 to 65535 69 UDP port that requests come to"
+
+
+def test_pluginUnknown() -> None:
+    """A name that is not there is told with those that are."""
+    result = castd("plugins", "nix")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: nothing here is called nix; known are ")
+    assert "tftp" in result.stderr
+
+
+def test_pluginBroken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin whose module cannot be imported is told in a line."""
+    broken = Collected(transports={"x": TransportMaker("x", "castd.nowhere", "")})
+    monkeypatch.setattr(cli, "collect", lambda: broken)
+    result = castd("plugins", "x")
+    assert result.exit_code == 1
+    assert "castd.nowhere cannot be imported" in result.stderr
+    assert castd("schema").exit_code == 1
+
+
+def test_schema() -> None:
+    """The JSON schema is printed, with every kind that is there."""
+    result = castd("schema")
+    assert "transports.tftp" in json.loads(result.stdout)["$defs"]
+
+
+def test_serveBad(folder: Path) -> None:
+    """`castd serve` with a bad file is a line for each fault and status 1."""
+    said = subprocess.run(
+        [sys.executable, "-m", "castd", "serve", "-c", folder / "bad.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said.returncode == 1
+    assert [line.partition(": ")[0] for line in said.stderr.splitlines()] == [
+        f"{folder}/bad.yaml:4",
+        f"{folder}/bad.yaml:6",
+    ]
+
+
+def test_tap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`twistd castd -c FILE` makes everything while it reads its options, and has it ready as the service."""
+    server = object()
+    monkeypatch.setattr(tap, "prepare", lambda file, reactor: (file, server)[1])
+    options = tap.Options()
+    options.parseOptions(["-c", str(folder / "good.yaml")])
+    assert tap.makeService(options) is server
+
+
+def test_tapBad(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a bad file it says each fault in a line and exits with status 1."""
+
+    def refuse(file: object, reactor: object) -> object:
+        raise ConfigError("x.yaml:1: one", "x.yaml:2: two")
+
+    monkeypatch.setattr(tap, "prepare", refuse)
+    with pytest.raises(SystemExit) as raised:
+        tap.Options().parseOptions(["-c", "x.yaml"])
+    assert (raised.value.code, capsys.readouterr().err) == (1, "x.yaml:1: one\nx.yaml:2: two\n")
+
+
+def test_tapWithout() -> None:
+    """Without a file it asks for one."""
+    with pytest.raises(UsageError, match="castd -c FILE"):
+        tap.Options().parseOptions([])
+
+
+def test_steady() -> None:
+    """The reactor's time is one that nobody sets back."""
+    reactor = SimpleNamespace(seconds=time.time)
+    run.steady(reactor)
+    assert reactor.seconds is time.monotonic
+
+
+def test_descriptors() -> None:
+    """As many descriptors are asked for as may be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        assert run.moreDescriptors() == hard
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_stockSource() -> None:
+    """The announcement of the directory source names a module that keeps its promises."""
+    maker = cli.collect().sources["directory"]
+    assert isinstance(maker, ContentSourceMaker)
+    assert "path" in maker.options.model_fields
+
+
+def freePort() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A server in a process of its own, which is ended in any case."""
+    with subprocess.Popen(
+        [sys.executable, "-u", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(process: subprocess.Popen[str], words: str) -> str:
+    """-> the line with these words."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            return line
+    raise AssertionError("".join(said))
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "castd", "serve"),
+        ("-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile=", "castd"),
+    ],
+    ids=["castd", "twistd"],
+)
+def test_serves(folder: Path, command: tuple[str, ...]) -> None:
+    """Both ways to start it serve a file on a real socket, and end on SIGTERM."""
+    port = freePort()
+    file = folder / "served.yaml"
+    file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
+    with running(*command, "-c", file) as process:
+        assert f"tftp listens at 127.0.0.1:{port}" in until(process, "listens at")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"\0\1hello.txt\0octet\0", ("127.0.0.1", port))
+            datagram, peer = client.recvfrom(600)
+            client.sendto(b"\0\4\0\1", peer)
+        assert datagram == b"\0\3\0\1hello\n"
+        until(process, "hello.txt")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.loopback
+def test_taken(folder: Path) -> None:
+    """A port that is taken is one line with file, line and reason, and status 1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        file = folder / "taken.yaml"
+        file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
+        with running("-m", "castd", "serve", "-c", file) as process:
+            line = until(process, "taken")
+            assert process.wait(timeout=30) == 1
+    assert line == f"{file}:4: transports.tftp: 127.0.0.1:{port} is taken: another program listens there already\n"

@@ -1,0 +1,129 @@
+"""What is written of the service file: it is current, it loads, and every default in it is the model's."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from castd import nodes
+from castd.config import Config, build
+from castd.describe import SECTIONS, rows, wholeSchema, written
+from castd.options import Limits
+from castd.uploads import DropOptions
+
+ROOT = Path(__file__).parent.parent
+EVERYTHING = ROOT / "etc" / "castd.yaml"
+
+
+def script() -> Any:
+    """scripts/reference.py as a module."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+REFERENCE = script()
+KINDS = REFERENCE.stock()
+
+
+def load(text: str) -> Config:
+    return build(nodes.parse(text.encode(), "castd.yaml"), EVERYTHING, KINDS)
+
+
+def uncommented() -> str:
+    """The file with every default taken out of its comment."""
+    return re.sub(r"^#(?! \S)", "", EVERYTHING.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", REFERENCE.files(), ids=lambda file: file.name)
+def test_current(file: Path) -> None:
+    """Each of these files is what scripts/reference.py would write."""
+    assert file.read_text() == REFERENCE.files()[file]
+
+
+def test_everythingLoads() -> None:
+    """etc/castd.yaml is a service file."""
+    assert [entry.name for entry in load(EVERYTHING.read_text()).transports] == ["tftp"]
+
+
+def test_defaults() -> None:
+    """Every default that etc/castd.yaml shows in a comment is the one that holds without it."""
+    plain, full = load(EVERYTHING.read_text()), load(uncommented())
+    assert full.transports[-1].options == plain.transports[-1].options
+    assert [each.options for each in full.content] == [each.options for each in plain.content]
+    assert (full.limits, full.logging, full.metrics) == (plain.limits, plain.logging, plain.metrics)
+    assert [each.options for each in full.uploads] == [DropOptions(path=Path("/srv/uploads"))]
+
+
+def test_everyKey() -> None:
+    """No key of any model is missing from etc/castd.yaml."""
+    tree = nodes.parse(uncommented().encode(), "castd.yaml")
+    value: Any = tree.value
+    for name, model in SECTIONS.items():
+        assert list(value[name]) == [row.key for row in rows(model)]
+    for kind, maker in KINDS.transports.items():
+        assert set(value["transports"][kind]) == set(maker.options.model_json_schema()["properties"])
+    assert set(value["uploads"][0]["directory"]) == set(DropOptions.model_json_schema()["properties"])
+
+
+def test_described() -> None:
+    """Every option of everything that comes with castd has a sentence for the operator."""
+    makers = [*KINDS.transports.values(), *KINDS.content.values(), *KINDS.uploads.values()]
+    models = [*(maker.options for maker in makers), KINDS.access, *SECTIONS.values()]
+    assert [row.key for model in models for row in rows(model) if not row.description] == []
+
+
+def test_rows() -> None:
+    """A model becomes rows of key, type, default and meaning, as an operator would write them."""
+    shown = {row.key: row[1:3] for row in rows(Limits)}
+    assert shown["casts"] == ("number, from 1", "4096")
+    assert shown["new-per-peer"] == ("frequency", "50/s")
+    assert shown["rate"] == ("rate", "null")
+    assert shown["drain"] == ("duration", "20 s")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (False, "false"),
+        ("", '""'),
+        ("any", "any"),
+        (0.1, "0.1"),
+        (0, "0"),
+        (1, "1"),
+        ([], "[]"),
+        (["a", 1], "[a, 1]"),
+        ({}, "{}"),
+        ({"a": "b"}, "{a: b}"),
+    ],
+)
+def test_written(value: object, text: str) -> None:
+    """A default is shown as it would stand in the file."""
+    assert written(value) == text
+
+
+def refs(schema: Any) -> list[str]:
+    """Every place that a schema points to."""
+    if isinstance(schema, list):
+        return [each for item in schema for each in refs(item)]
+    if not isinstance(schema, dict):
+        return []
+    here = [schema["$ref"]] if "$ref" in schema else []
+    return here + [each for item in schema.values() for each in refs(item)]
+
+
+def test_schema() -> None:
+    """The JSON schema is whole: what it points to is there, and each kind may be named with and without `use`."""
+    schema = json.loads(json.dumps(wholeSchema(KINDS)))
+    assert {ref.removeprefix("#/$defs/") for ref in refs(schema)} == set(schema["$defs"])
+    assert schema["$defs"]["transports.tftp"]["properties"]["use"] == {"const": "tftp"}
+    assert schema["$defs"]["limits"]["properties"]["drain"]["default"] == "20 s"
+    assert schema["properties"]["transports"]["minProperties"] == 1

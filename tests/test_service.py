@@ -1,0 +1,321 @@
+"""A service file becomes a server, on a network in memory: what it serves, to whom, and how it ends."""
+
+import errno
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import globalLogPublisher
+from zope.interface.verify import verifyObject
+
+from castd import nodes, service
+from castd.config import build
+from castd.errors import ConfigError, Forbidden, NotFound
+from castd.interfaces import IContentSink, ISite
+from castd.maker import Collected, collect
+from castd.request import Local, Request
+from castd.service import Server, compose, kinds
+from castd.testing import Host, Mailbox, Network
+
+SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
+
+COLLECTED = collect()
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Path:
+    folder = tmp_path / "boot"
+    folder.mkdir()
+    (folder / "hello.txt").write_bytes(b"hello\n")
+    (tmp_path / "in").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    """What is logged meanwhile."""
+    seen: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(seen.append)
+    yield seen
+    globalLogPublisher.removeObserver(seen.append)
+
+
+START = "castd: 1\ncontent: [{directory: {path: boot}}]\n"
+ANY = "access: [{allow: any}]\n"
+TFTP = "transports:\n  tftp: {port: 69}\n"
+
+
+def made(folder: Path, network: Network, text: str) -> Server:
+    """A server on the host SERVER of this network."""
+    config = build(nodes.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(COLLECTED))
+    host = network.host(SERVER)
+    return compose(config, COLLECTED, host, host, random.Random(0))
+
+
+def complaints(folder: Path, network: Network, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        made(folder, network, text)
+    return list(raised.value.faults)
+
+
+def start(server: Server) -> Server:
+    """As twistd does."""
+    server.privilegedStartService()
+    server.startService()
+    return server
+
+
+def read(name: str, mode: str = "octet") -> bytes:
+    return b"\0\1" + name.encode() + b"\0" + mode.encode() + b"\0"
+
+
+def asked(name: str, host: str = CLIENT, mode: str = "octet", write: bool = False) -> Request:
+    return Request((host, 2000), Local(SERVER, 69), name, mode, write)
+
+
+def test_serves(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A file that is named reaches the client that asks for it; the address is logged once it is bound."""
+    start(made(boot, network, START + ANY + TFTP))
+    client = Mailbox(network.host(CLIENT))
+    client.send(read("hello.txt"), (SERVER, 69))
+    assert client.expect().datagram == b"\0\3\0\1hello\n"
+    said = [(each["transport"], each["address"]) for each in events if each.get("event") == "listening"]
+    assert said == [("tftp", "*:69")]
+
+
+def test_noSocketBefore(boot: Path, network: Network) -> None:
+    """Whatever is composed, no port is open before it is started."""
+    server = made(boot, network, START + ANY + TFTP)
+    assert network.bound == {}
+    start(server)
+    assert server.site.requestPorts == {69}
+    assert [port for _, port in network.bound] == [69]
+
+
+def test_startAlone(boot: Path, network: Network) -> None:
+    """Without a privileged phase the port is bound all the same."""
+    made(boot, network, START + ANY + TFTP).startService()
+    assert [port for _, port in network.bound] == [69]
+
+
+def test_site(boot: Path, network: Network) -> None:
+    """The site keeps to its interface."""
+    assert verifyObject(ISite, made(boot, network, START + ANY + TFTP).site)
+
+
+def found(server: Server, request: Request) -> Any:
+    """What the site answers at once: content, or the exception."""
+    results: list[Any] = []
+    server.site.lookup(request).addBoth(results.append)
+    (result,) = results
+    return result if hasattr(result, "read") else result.value
+
+
+def test_lookup(boot: Path, network: Network) -> None:
+    """Sources are asked in order, netascii is made where it was asked for, and what is nowhere is NotFound."""
+    (boot / "more").mkdir()
+    (boot / "more" / "hello.txt").write_bytes(b"other\n")
+    (boot / "more" / "late.txt").write_bytes(b"late\n")
+    sources = START.replace("}}]", "}}, {directory: {path: more}}]")
+    server = made(boot, network, sources + ANY + TFTP)
+    assert bytes(found(server, asked("hello.txt")).read(0, 99)) == b"hello\n"
+    assert bytes(found(server, asked("late.txt")).read(0, 99)) == b"late\n"
+    assert bytes(found(server, asked("hello.txt", mode="netascii")).read(0, 99)) == b"hello\r\n"
+    assert isinstance(found(server, asked("none")), NotFound)
+
+
+def test_access(boot: Path, network: Network) -> None:
+    """Access rules come first; without them everybody may read."""
+    ruled = made(boot, network, START + "access: [{allow: 10.0.0.9, names: ['*.txt']}]\n" + TFTP)
+    assert found(ruled, asked("hello.txt")).size == 6
+    assert isinstance(found(ruled, asked("hello.txt", host="10.0.0.8")), Forbidden)
+    assert isinstance(found(ruled, asked("none.efi")), Forbidden)
+    assert found(made(boot, network, START + TFTP), asked("hello.txt")).size == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (START + ANY + TFTP, "uploads are off"),
+        (START + "uploads: [{directory: {path: in}}]\n" + TFTP, "uploads need an access rule"),
+        (START + "uploads: [{directory: {path: in}}]\naccess: [{allow: any, for: read}]\n" + TFTP, "no access rule"),
+    ],
+)
+def test_noUploads(boot: Path, network: Network, text: str, why: str) -> None:
+    """Uploads need a place and a rule that allows them."""
+    with pytest.raises(Forbidden, match=why):
+        made(boot, network, text).site.sink(asked("a", write=True))
+
+
+def test_uploads(boot: Path, network: Network) -> None:
+    """An upload goes to the first sink with a place for its name; in netascii it is kept as native text."""
+    uploads = "uploads: [{directory: {path: boot, under: boot}}, {directory: {path: in}}]\n"
+    site = made(boot, network, START + ANY + uploads + TFTP).site
+    sink = site.sink(asked("a.txt", mode="netascii", write=True))
+    assert verifyObject(IContentSink, sink)
+    upload = sink.begin("a.txt", (CLIENT, 2000), None)
+    upload.write(b"one\r\ntwo\r\n")
+    (part,) = (boot / "in").iterdir()
+    assert part.read_bytes() == b"one\ntwo\n"
+    upload.abort()
+    assert list((boot / "in").iterdir()) == []
+    with pytest.raises(NotFound):
+        sink.begin("nowhere/a.txt", (CLIENT, 2000), None)
+
+
+class Taken:
+    """Ports that cannot be had."""
+
+    def __init__(self, host: Host, refused: dict[int, int]) -> None:
+        self.host = host
+        self.refused = refused
+
+    def listen(self, port: int, protocol: Any, interface: str = "") -> Any:
+        """As IPorts."""
+        if port in self.refused:
+            raise CannotListenError(interface, port, OSError(self.refused[port], "refused"))
+        return self.host.listen(port, protocol, interface)
+
+
+def test_cannotListen(boot: Path, network: Network) -> None:
+    """All ports that cannot be had are told at once, with the reason and their lines; none stays open."""
+    transports = (
+        "transports:\n"
+        "  tftp: {port: 69}\n"
+        "  a: {use: tftp, port: 1069}\n"
+        "  b: {use: tftp, port: 1070, interface: 10.0.0.1}\n"
+        "  c: {use: tftp, port: 1071, interface: '::1'}\n"
+    )
+    server = made(boot, network, START + ANY + transports)
+    refused = {69: errno.EACCES, 1070: errno.EADDRINUSE, 1071: errno.EADDRNOTAVAIL}
+    server.site.ports = Taken(network.host(SERVER), refused)
+    with pytest.raises(ConfigError) as raised:
+        server.privilegedStartService()
+    assert raised.value.faults == (
+        (
+            "x.yaml:5: transports.tftp: *:69 is not permitted: "
+            "a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE"
+        ),
+        "x.yaml:7: transports.b: 10.0.0.1:1070 is taken: another program listens there already",
+        "x.yaml:8: transports.c: [::1]:1071 is not ours: no interface of this machine has this address",
+    )
+    network.advance(0)
+    assert network.bound == {}
+
+
+def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """Two transports at one address are one port, asked in the order of the file."""
+    server = start(made(boot, network, START + ANY + "transports: {a: {use: tftp}, b: {use: tftp}}\n"))
+    (address,) = server.addresses
+    assert [entry.name for entry in address.entries] == ["a", "b"]
+    assert [each["transport"] for each in events if each.get("event") == "listening"] == ["a", "b"]
+    assert list(address.transport.served()) == ["a", "b"]
+
+
+class Loner:
+    """A transport that shares with nobody."""
+
+    interface = ""
+    port = 69
+
+    def share(self, other: object) -> bool:
+        """Never."""
+        return False
+
+
+def test_noSharing(boot: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that cannot share an address are a complaint at the second."""
+    monkeypatch.setattr("castd.maker.TransportMaker.makeTransport", lambda *_: Loner())
+    text = START + ANY + "transports:\n  a: {use: tftp}\n  b: {use: tftp}\n"
+    assert complaints(boot, network, text) == [
+        "x.yaml:6: transports.b: cannot share *:69 with 'a': give one of them another port"
+    ]
+
+
+def test_notThere(boot: Path, network: Network) -> None:
+    """Every directory that is not there, and what is not served yet, is told at its line, all at once."""
+    (boot / "file").write_text("")
+    text = (
+        "castd: 1\n"
+        "content:\n"
+        "  - directory:\n"
+        "      under: images\n"
+        "      path: none\n"
+        "  - directory: {path: file}\n"
+        "uploads: [{directory: {path: nowhere}}]\n"
+        "metrics: {listen: 'tcp:9147'}\n"
+    )
+    faults = complaints(boot, network, text + TFTP)
+    assert [fault.partition(f"{boot}")[0] for fault in faults[:3]] == [
+        "x.yaml:5: content[0].directory.path: ",
+        "x.yaml:6: content[1].directory.path: ",
+        "x.yaml:7: uploads[0].directory.path: ",
+    ]
+    assert faults[3:] == ["x.yaml:8: metrics.listen: metrics are not served by this version yet: leave it out"]
+
+
+def stopped(server: Server) -> list[object]:
+    """-> filled when it has stopped."""
+    done: list[object] = []
+    stopping = server.stopService()
+    assert isinstance(stopping, Deferred)
+    stopping.addBoth(done.append)
+    return done
+
+
+def test_stopIdle(boot: Path, network: Network) -> None:
+    """A server with nothing to do stops at once, and closes its port."""
+    server = start(made(boot, network, START + ANY + TFTP))
+    assert stopped(server)
+    assert network.bound == {}
+
+
+def test_drain(boot: Path, network: Network) -> None:
+    """A stop takes no more requests, lets a transfer end, and then closes everything."""
+    server = start(made(boot, network, START + ANY + TFTP))
+    client, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    client.send(read("hello.txt"), (SERVER, 69))
+    block = client.expect()
+    done = stopped(server)
+    late.send(read("hello.txt"), (SERVER, 69))
+    network.advance(0.1)
+    assert (done, late.inbox) == ([], [])
+    client.send(b"\0\4\0\1", block.source)
+    network.run(lambda: done, limit=1.0)
+    assert network.rightNow < 2
+    assert {port for host, port in network.bound if host == SERVER} == set()
+
+
+def test_drainLimit(boot: Path, network: Network) -> None:
+    """A transfer that does not end within limits.drain is told so, and ended."""
+    server = start(made(boot, network, START + ANY + "limits: {drain: 2 s}\n" + TFTP))
+    client = Mailbox(network.host(CLIENT))
+    client.send(read("hello.txt"), (SERVER, 69))
+    client.expect()
+    begun = network.rightNow
+    done = stopped(server)
+    network.run(lambda: done, limit=5.0)
+    assert network.rightNow - begun == pytest.approx(2.0)
+    network.advance(0.1)
+    assert client.take()[-1].datagram[:4] == b"\0\5\0\0"
+    assert {port for host, port in network.bound if host == SERVER} == set()
+
+
+def test_broken(boot: Path, tmp_path: Path) -> None:
+    """Plugins that failed are told beside a file with faults: one of them may be why a name is unknown."""
+    (tmp_path / "x.yaml").write_text(START + "transports: {fountain: }\n")
+    with pytest.raises(ConfigError) as raised:
+        service.read(tmp_path / "x.yaml", Collected(faults=["plugins/fountain.py: cannot be imported: no"]))
+    assert raised.value.faults[-2:] == (
+        f"{tmp_path}/x.yaml:3: transports.fountain: nothing here is called fountain",
+        "plugins/fountain.py: cannot be imported: no",
+    )
