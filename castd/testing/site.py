@@ -78,18 +78,17 @@ class MemorySite(Commons):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        return maybeDeferred(self._find, request)
+        return maybeDeferred(self._open, request).addCallback(self._given, request.mode)
 
-    def _find(self, request: Request) -> Any:
+    def _given(self, content: IContent, mode: str) -> Any:
+        self.contents.append(content)
+        return self._convert(content) if mode == "netascii" else content
+
+    def _open(self, request: Request) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
-        content = self._open(request)
-        self.contents.append(content)
-        return self._convert(content) if request.mode == "netascii" else content
-
-    def _open(self, request: Request) -> IContent:
         if self.source is not None:
-            return self.source.lookup(request.name, request.peer)  # type: ignore[no-any-return]
+            return self.source.lookup(request.name, request.peer)
         name = normal(request.name)
         found = self.files.get(name)
         if found is None:
