@@ -102,6 +102,17 @@ def test_portsAreChosenByChanceAndNeverTwice() -> None:
     assert chosen[0] != chosen[1]
 
 
+def test_portsOfARange() -> None:
+    """A port lent from a range lies in it; when all are taken it is said."""
+    host = Network().host("10.0.0.1")
+    ports = [host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)) for _ in range(3)]
+    assert sorted(port.getHost().port for port in ports) == [30000, 30001, 30002]
+    with pytest.raises(CannotListenError):
+        host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003))
+    ports[1].stopListening()
+    assert host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)).getHost() == ports[1].getHost()
+
+
 def test_aTakenPortCannotBeListenedAt() -> None:
     """Binding twice, or to an address that the host has not, fails as with Twisted; a closed port is free again."""
     host = Network().host("10.0.0.1")
@@ -172,7 +183,7 @@ def test_broadcastsStayInTheirSubnet() -> None:
     caller.port.setBroadcastAllowed(True)
     caller.send(b"x", ("10.0.0.255", 69))
     network.run()
-    assert heard.log == [("from", b"x", ("10.0.0.9", 2000), "10.0.0.255", True)]
+    assert heard.log == [("from", b"x", ("10.0.0.9", 2000), "10.0.0.1", True)]
     assert (len(near.take()), len(far.take())) == (1, 0)
     caller.send(b"x", ("255.255.255.255", 69))
     network.run()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from castd.testing.network import Network
 
 _EVERYBODY = "255.255.255.255"
+#: Where ports come from whose number does not matter (RFC 6335).
+_DYNAMIC = range(49152, 65536)
 
 
 @implementer(IPorts)
@@ -54,7 +56,7 @@ class Host:
 
     def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> VirtualPort:
         """As L{IPorts.lend}."""
-        return self._bind(0, protocol, local.host, peer)
+        return self._bind(0, protocol, local.host, peer, pool=ports or _DYNAMIC)
 
     # A reactor, as it looks from this machine
 
@@ -114,20 +116,25 @@ class Host:
     # Binding
 
     def _bind(
-        self, number: int, protocol: Any, interface: str, peer: Peer | None = None, listener: bool = False
+        self,
+        number: int,
+        protocol: Any,
+        interface: str,
+        peer: Peer | None = None,
+        listener: bool = False,
+        pool: range = _DYNAMIC,
     ) -> VirtualPort:
         bound = self.network.bound
         addresses = self.addresses if interface in ANY else (interface,)
         if not set(addresses) <= set(self.addresses):
             raise _cannotListen(interface, number, errno.EADDRNOTAVAIL)
-        draw = self.network.random.randrange
-        number = number or draw(49152, 65536)
-        tries = 0
-        while any((address, number) in bound for address in addresses):
-            tries += 1
-            if number < 49152 or tries > 10_000:
-                raise _cannotListen(interface, number, errno.EADDRINUSE)
-            number = draw(49152, 65536)
+        tries = range(1) if number else range(10 * len(pool))
+        for _ in tries:
+            number = number if len(tries) == 1 else self.network.random.choice(pool)
+            if not any((address, number) in bound for address in addresses):
+                break
+        else:
+            raise _cannotListen(interface, number, errno.EADDRINUSE)
         port = VirtualPort(self, number, protocol, interface, peer, listener)
         bound.update({(address, number): port for address in addresses})
         self._ports[port] = None

@@ -57,7 +57,7 @@ class Crowd:
         self._network = network
         self._ports = ports
 
-    def receive(self, datagram: bytes, source: Peer, local: Local) -> None:
+    def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
         """As L{VirtualPort.receive}."""
         self._network.delivered += len(self._ports) - 1
         for port in self._ports:
@@ -96,7 +96,6 @@ class Network(Timeline):
         self._hosts: dict[str, Host] = {}
         self.bound: dict[tuple[str, int], VirtualPort] = {}
         self.groups: dict[tuple[str, int], dict[VirtualPort, None]] = {}
-        self._spots: dict[tuple[str, int], Local] = {}
         self.capture: list[Sighting] | None = [] if capture else None
         self.lost = self.strayed = 0
 
@@ -177,26 +176,23 @@ class Network(Timeline):
             self.strayed += 1
             self._bounce(sender, destination)
             return
-        self._spread([port for port in heard if port.hears(sender)], datagram, source, where)
+        self._spread([port for port in heard if port.hears(sender)], datagram, source)
 
-    def _spread(self, ports: list[VirtualPort], datagram: bytes, source: Peer, where: tuple[str, int]) -> None:
+    def _spread(self, ports: list[VirtualPort], datagram: bytes, source: Peer) -> None:
         """To many at once: where all links are alike one event does, and most of a large simulation is this."""
-        local = self._spots.get(where)
-        if local is None:
-            local = self._spots[where] = Local(*where, interface=1, broadcast=True)
         link = self._default
         if self._links or self._loses or link.duplicate or link.reorder:
             for port in ports:
-                self._forward(port, datagram, source, local)
+                self._forward(port, datagram, source, None)
             return
         if link.loss:
             draw, loss, asked = self._draw, link.loss, len(ports)
             ports = [port for port in ports if draw() >= loss]
             self.lost += asked - len(ports)
         if ports:
-            self.post(self.rightNow + link.latency, Crowd(self, ports), datagram, source, local)
+            self.post(self.rightNow + link.latency, Crowd(self, ports), datagram, source, None)
 
-    def _forward(self, receiver: VirtualPort, datagram: bytes, source: Peer, local: Local) -> None:
+    def _forward(self, receiver: VirtualPort, datagram: bytes, source: Peer, local: Local | None) -> None:
         link = self._way(source[0], receiver.address[0])
         draw = self._draw
         if (link.loss and draw() < link.loss) or (

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -134,11 +135,18 @@ class VirtualPort:
         """Does group data of this sender reach it?  Never itself, and its own machine only as the sender has it."""
         return self.host is not sender.host or (sender.loopback and self is not sender)
 
-    def receive(self, datagram: bytes, source: Peer, local: Local) -> None:
-        """A datagram has arrived; called by the network."""
+    def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
+        """
+        A datagram has arrived; called by the network.
+
+        @param local: what a listener is told; L{None}: it was sent to many; the answer leaves from the near address.
+        """
         if self.closed:
             self.host.network.strayed += 1
         elif self._listener:
+            if local is None:
+                near = self.host.source(source, self.address)[0]
+                local = replace(self.locals[near], broadcast=True)
             self.protocol.datagramFrom(datagram, source, local)
         elif self.peer is None or self.peer[:2] == source[:2]:
             self.protocol.datagramReceived(datagram, source)

@@ -12,10 +12,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from castd.commons import Commons
+from castd.converted import Converter, Native
 from castd.errors import Forbidden, NotFound
-from castd.interfaces import IContent, IContentSink, ISite
+from castd.interfaces import IContent, IContentSink, IContentSource, ISite
 from castd.options import Limits
-from castd.request import Request
+from castd.request import Peer, Request
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
 from castd.testing.network import Network
@@ -31,11 +32,24 @@ class Steady(random.Random):
         return 0.0
 
 
+@implementer(IContentSink)
+class NativeSink:
+    """A sink as a client sees it that writes in netascii."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> Native:
+        """As L{IContentSink.begin}."""
+        return Native(self._sink.begin(name, peer, size))
+
+
 @implementer(ISite)
 class MemorySite(Commons):
     """
     What L{memorySite} makes.
 
+    @ivar source: where files come from; L{None}: from C{files}.
     @ivar files: the files by name, without a leading slash; change it, and the next request sees it.
     @ivar access: asked with each request before anything is looked up; raises a Refused.
     @ivar uploads: where uploads go; L{None}: writes are off.
@@ -52,9 +66,11 @@ class MemorySite(Commons):
         access: Callable[[Request], object] | None,
         limits: Limits,
         chance: random.Random,
+        source: IContentSource | None = None,
     ) -> None:
         super().__init__(network, chance, ports, limits)
-        self.files, self.uploads, self.access = files, uploads, access
+        self.files, self.uploads, self.access, self.source = files, uploads, access, source
+        self._convert = Converter(maybeDeferred).convert
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
         self._versions: dict[str, BytesContent] = {}
@@ -62,18 +78,22 @@ class MemorySite(Commons):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        return maybeDeferred(self._find, request)
+        return maybeDeferred(self._open, request).addCallback(self._given, request.mode)
 
-    def _find(self, request: Request) -> IContent:
+    def _given(self, content: IContent, mode: str) -> Any:
+        self.contents.append(content)
+        return self._convert(content) if mode == "netascii" else content
+
+    def _open(self, request: Request) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
+        if self.source is not None:
+            return self.source.lookup(request.name, request.peer)
         name = normal(request.name)
         found = self.files.get(name)
         if found is None:
             raise NotFound
-        content = self._opened(name, found) if isinstance(found, bytes) else found
-        self.contents.append(content)
-        return content
+        return self._opened(name, found) if isinstance(found, bytes) else found
 
     def _opened(self, name: str, data: bytes) -> BytesContent:
         """Opened anew; the version, which costs reading it all, only if it is another file than the last time."""
@@ -89,7 +109,7 @@ class MemorySite(Commons):
             self.access(request)
         if self.uploads is None:
             raise Forbidden("Writes are not allowed")
-        return self.uploads
+        return NativeSink(self.uploads) if request.mode == "netascii" else self.uploads
 
 
 def normal(name: str) -> str:
@@ -114,6 +134,7 @@ def memorySite(
     limits: Limits | None = None,
     jitter: bool = False,
     seed: int = 0,
+    source: IContentSource | None = None,
 ) -> MemorySite:
     """
     A site on this network.
@@ -122,9 +143,10 @@ def memorySite(
     @param uploads: where uploads go; L{True}: into the files, new names only; L{False}: writes are off.
     @param access: raises a Refused for requests that shall not be served.
     @param host: the server's address.
+    @param source: where files come from instead, such as a Directory.
     @param jitter: with it, timers are spread as in earnest; without, they ring to the millisecond.
     """
     held: dict[str, Any] = dict(files or {})
     sink = (MemorySink(held) if uploads else None) if isinstance(uploads, bool) else uploads
     chance = random.Random(seed) if jitter else Steady(seed)
-    return MemorySite(network, network.host(host), held, sink, access, limits or Limits(), chance)
+    return MemorySite(network, network.host(host), held, sink, access, limits or Limits(), chance, source)

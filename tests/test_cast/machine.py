@@ -247,7 +247,7 @@ class Hall:
         return receiver.spoke + receiver.habits.repeats
 
     def _asksAgain(self, receiver: Receiver) -> None:
-        """In the middle of it a receiver repeats what it wants; one that heard nothing, or was forgotten, its request."""
+        """In mid-transfer a receiver repeats what it wants; one that heard nothing, or was forgotten, its request."""
         if receiver.here and (receiver.master or not self.group or receiver.lacks != set(range(self.blocks))):
             self.post(receiver, receiver.wish())
         else:

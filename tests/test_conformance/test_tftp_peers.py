@@ -1,0 +1,421 @@
+"""
+TFTP: who may say what to which port, and how it all ends.  The ids are those of docs/transports/tftp.md.
+"""
+
+from typing import Any
+
+import pytest
+
+from castd.packets.tftp import buildAck, buildError
+from castd.request import Local
+from castd.testing import Mailbox, Network, pattern
+from tests.tftp import SERVER, Data, Error, Oack, ackedTo, data, download, hear, isError, rrq, say, staged, wrq
+
+
+def test_TC30_anAckFromAnotherPort() -> None:
+    """ACK 1 from a foreign port: ERROR 5 to that port, and the transfer goes on."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        stranger = stage.client(2001)
+        say(stranger, 1, tid)
+        assert isError(hear(stranger), 5)
+        stage.quiet(client)
+        assert ackedTo(client, 1, tid) == data(2)
+
+
+def test_TC31_anErrorFromAnotherPort() -> None:
+    """An ERROR from a foreign port is ignored and gets no answer."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        stranger = stage.client(2001)
+        stranger.send(buildError(0, "stop"), tid)
+        stage.quiet(stranger)
+        assert ackedTo(client, 1, tid) == data(2)
+
+
+@pytest.mark.parametrize("code", [0, 8])
+def test_TC32_aSizeProbe(code: int) -> None:
+    """ERROR 0 or 8 from the peer after the OACK: closed, nothing sent, told as a size probe."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq(tsize=0, blksize=1468))
+        client.send(buildError(code, "User aborted the transfer"), tid)
+        stage.quiet(client, 40)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["probe"]
+
+
+@pytest.mark.parametrize(
+    "error", [b"\0\5", b"\0\5\0", b"\0\5\0\x11", b"\0\5\0\0", b"\0\5\1\0no end", b"\0\5\0\x09text\0"]
+)
+def test_TC33_oddErrors(error: bytes) -> None:
+    """An ERROR of 2, 3 or 4 octets, or with a code above 8, from the peer: closed, nothing sent."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        assert ackedTo(client, 1, tid) == data(2)
+        client.send(error, tid)
+        stage.quiet(client, 40)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["aborted"]
+
+
+def test_TC34_anErrorToTheRequestPort() -> None:
+    """An ERROR to the request port gets no answer: two servers could be made to talk to each other for ever."""
+    with staged() as stage:
+        client = stage.client()
+        for error in (b"\0\5", b"\0\5\0\4", buildError(4, "no"), buildError(5, "who")):
+            client.send(error, SERVER)
+        stage.quiet(client, 40)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\0\3\0\1abc",
+        buildAck(0),
+        buildAck(1),
+        b"\0\6blksize\x00512\0",
+        b"\0\0",
+        b"\0\7\0\1",
+        b"\1\0f\0octet\0",
+        b"",
+        b"\0",
+    ],
+    ids=repr,
+)
+def test_TC35_strayPackets(packet: bytes) -> None:
+    """DATA, ACK, OACK, opcode 0, 7, 256, and less than an opcode, to the request port: no answer."""
+    with staged() as stage:
+        client = stage.client()
+        client.send(packet, SERVER)
+        stage.quiet(client, 40)
+        assert sum(stage.listener.counts.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\0\1", b"\0\1foobar", b"\0\1foobar\0", b"\0\1foobar\0octet", b"\0\1\0octet\0", b"\0\2f\0"]
+)
+def test_TC36_malformedRequests(request_: bytes) -> None:
+    """A request without NUL, without mode, with an empty name: ERROR 4 from the address that was asked, once."""
+    with staged() as stage:
+        client, packet, source = stage.ask(request_)
+        assert isError(packet, 4)
+        assert source == SERVER
+        stage.quiet(client, 40)
+
+
+@pytest.mark.parametrize("mode", ["mail", "image", "", "octet "])
+def test_TC37_unknownModes(mode: str) -> None:
+    """mail, image, or anything else that is no mode: ERROR 4."""
+    with staged() as stage:
+        assert isError(stage.ask(rrq(mode=mode))[1], 4)
+
+
+def test_TC38_binaryIsOctet() -> None:
+    """binary, as RFC 783 called it, is octet."""
+    with staged() as stage:
+        assert stage.ask(rrq(mode="BINARY"))[1] == data(1)
+
+
+def test_TC41_aMissingFile() -> None:
+    """A missing file: ERROR 1, once."""
+    with staged() as stage:
+        client, packet, _ = stage.ask(rrq("missing"))
+        assert isError(packet, 1)
+        stage.quiet(client, 40)
+        stage.over()
+        assert [event["code"] for event in stage.told("refused")] == [1]
+
+
+@pytest.mark.parametrize("options", [{}, {"blksize": 1432, "tsize": 0}])
+def test_TC42_equalRequests(options: dict[str, int]) -> None:
+    """The same request three times within a second from one port: one transfer, its first answer from the same port."""
+    with staged() as stage:
+        client, first, tid = stage.ask(rrq(**options))
+        for _ in range(2):
+            stage.network.advance(0.25)
+            assert stage.ask(rrq(**options), client)[1:] == (first, tid)
+        assert len(list(stage.listener.casts())) == 1
+        stage.quiet(client, 0.4)
+
+
+def test_TC42_equalRequestsBeforeTheFirstAnswer() -> None:
+    """Requests that arrive while the file is still being looked up begin no second transfer."""
+    with staged() as stage:
+        client = stage.client()
+        for _ in range(3):
+            client.send(rrq(), SERVER)
+        stage.network.advance(0.01)
+        assert len({letter.source for letter in client.take()}) == 1
+        assert len(list(stage.listener.casts())) == 1
+
+
+@pytest.mark.parametrize("name", ["f", "g"])
+def test_TC43_aRestartedClient(name: str) -> None:
+    """A request from a port that has a transfer at block 5: a new transfer from a new port, the old one is dropped."""
+    content = pattern(10_000)
+    with staged({"f": content, "g": content}) as stage:
+        client, _, old = stage.ask(rrq())
+        for number in range(1, 5):
+            assert ackedTo(client, number, old) == data(number + 1, content)
+        _, packet, new = stage.ask(rrq(name), client)
+        assert packet == data(1, content)
+        assert new != old
+        assert len(list(stage.listener.casts())) == 1
+        say(client, 5, old)
+        stage.quiet(client, 0.5)
+        assert ackedTo(client, 1, new) == data(2, content)
+        assert [event["outcome"] for event in stage.told("received")] == ["replaced"]
+
+
+@pytest.mark.parametrize("address", ["255.255.255.255", "10.0.0.255"])
+def test_TC44_broadcastRequests(address: str) -> None:
+    """A broadcast request gets no answer unless switched on; then never an ERROR, and from a unicast address."""
+    for on in (False, True):
+        with staged(options={"broadcast": on}) as stage:
+            client = stage.client()
+            client.port.setBroadcastAllowed(True)
+            for request in (rrq("missing"), rrq(mode="mail"), b"\0\1", wrq()):
+                client.send(request, (address, 69))
+                stage.quiet(client, 5)
+            client.send(rrq(), (address, 69))
+            if not on:
+                stage.quiet(client, 40)
+                continue
+            letter = client.expect()
+            assert letter.datagram[4:] == data(1).payload
+            assert letter.source[0] == "10.0.0.1"
+            assert ackedTo(client, 1, letter.source) == data(2)
+
+
+def test_TC45_theSecondAddress() -> None:
+    """A request to the second address of the host is answered from that address: data, options and errors alike."""
+    with staged() as stage:
+        for port, request in enumerate((rrq(), rrq(blksize=1000), rrq("missing"), wrq()), 2000):
+            client = stage.client(port)
+            client.send(request, ("10.1.0.1", 69))
+            assert client.expect().source[0] == "10.1.0.1"
+
+
+def test_TC60_aCrowd() -> None:
+    """1000 clients ask for one file within one second: all are served, and no first answer takes 15 s."""
+    content = pattern(1300)
+    with staged({"f": content}) as stage:
+        crowd = [Reader(stage.network, f"10.0.{4 + index // 200}.{1 + index % 200}") for index in range(1000)]
+        for index, reader in enumerate(crowd):
+            stage.network.callLater(index / 1000, reader.begin)
+        stage.network.run(lambda: all(reader.done for reader in crowd), limit=120)
+        assert all(reader.octets == content for reader in crowd)
+        assert max(reader.first - reader.asked for reader in crowd) < 15
+        stage.over()
+        assert len(stage.told("received")) == 1000
+        assert stage.network.seconds() < 3
+
+
+class Reader(Mailbox):
+    """Reads the file as soon as blocks come, and says how long it had to wait."""
+
+    def __init__(self, network: Network, address: str) -> None:
+        super().__init__(network.host(f"{address}/16"), 2000)
+        self.octets = b""
+        self.asked = self.first = 0.0
+        self.done = False
+
+    def begin(self) -> None:
+        self.asked = self.host.seconds()
+        self.send(rrq(), SERVER)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.first = self.first or self.host.seconds()
+        number = int.from_bytes(datagram[2:4], "big")
+        if number == len(self.octets) // 512 + 1:
+            self.octets += datagram[4:]
+        self.send(buildAck(number), addr)
+        self.done = len(datagram) < 516
+
+
+def test_TC61_aRequestFromOurselves() -> None:
+    """A request whose source is the server's own request port gets no answer; nor does one from port 0."""
+    with staged() as stage:
+        stage.port.write(rrq(), SERVER)
+        stage.port.write(b"\0\1", SERVER)
+        stage.listener.datagramFrom(rrq(), ("10.0.0.9", 0), Local("10.0.0.1", 69))
+        stage.network.advance(40)
+        assert stage.network.sent == 2
+        stage.over()
+
+
+# Limits against forged addresses.
+
+
+def test_errorsAreLimited() -> None:
+    """A storm of bad requests gets 20 ERRORs a second for one address, 200 for all of them together."""
+    with staged() as stage:
+        boxes = [stage.client(host=f"10.0.0.{100 + number}") for number in range(30)]
+        for _ in range(100):
+            for box in boxes:
+                box.send(rrq("missing", mode="mail"), SERVER)
+        stage.network.advance(0.001)
+        counts = [len(box.take()) for box in boxes]
+        assert max(counts) <= 20
+        assert sum(counts) <= 200
+        stage.network.advance(1)
+        boxes[0].send(rrq(mode="mail"), SERVER)
+        assert isError(hear(boxes[0]), 4)
+
+
+def test_strangersAreAnsweredFiveTimesASecond() -> None:
+    """ERROR 5 goes to foreign ports at most five times a second in all."""
+    with staged() as stage:
+        _, _, tid = stage.ask(rrq())
+        strangers = [stage.client(3000 + number) for number in range(20)]
+        for stranger in strangers:
+            say(stranger, 1, tid)
+        stage.network.advance(0.01)
+        assert sum(len(stranger.take()) for stranger in strangers) == 5
+
+
+def test_oneAddressHasSixtyFourTransfers() -> None:
+    """Beyond 64 transfers, or 50 new ones a second, an address is not answered, and is again when there is room."""
+    with staged() as stage:
+        boxes = [stage.client(3000 + number) for number in range(120)]
+        for box in boxes[:60]:
+            box.send(rrq(), SERVER)
+        stage.network.advance(0.01)
+        assert sum(bool(box.take()) for box in boxes) == 50
+        stage.network.advance(1)
+        for box in boxes[60:]:
+            box.send(rrq(), SERVER)
+        stage.network.advance(0.01)
+        assert len(list(stage.listener.casts())) == 64
+        stage.network.advance(40)
+        assert isinstance(stage.ask(rrq(), stage.client(4000))[1], Data)
+
+
+def test_beforeAnAnswerThereIsLittle() -> None:
+    """Until a peer has answered it is sent its first answer and three repetitions, whatever it asked for."""
+    for options in ({}, {"blksize": 1468, "windowsize": 64}, {"windowsize": 64, "timeout": 1}):
+        with staged({"f": pattern(200_000)}) as stage:
+            client = stage.client()
+            client.send(rrq(**options), SERVER)
+            stage.network.advance(100)
+            assert len(client.take()) == 4
+            stage.over()
+
+
+# What a transfer port makes of nonsense from its own peer.
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"", b"\0", b"\0\4", b"\0\4\0", b"\0\3\0", b"\0\3\0\1abc", b"\0\6blksize\x00512\0", b"\0\7\0\1", b"\xff" * 2000],
+    ids=lambda noise: noise[:8].hex(),
+)
+def test_nonsenseOnATransferPort(noise: bytes) -> None:
+    """What is malformed or out of place at a transfer port is dropped; the transfer goes on, and its timer too."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        for _ in range(20):
+            client.send(noise, tid)
+            stage.network.advance(0.045)
+        assert client.take() == []
+        assert hear(client, 0.2) == data(1)
+        assert ackedTo(client, 1, tid) == data(2)
+
+
+def test_aRequestOnATransferPort() -> None:
+    """A request that comes to a transfer port is that client's request: the same one again is answered as before."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq(blksize=1000))
+        client.send(rrq(blksize=1000), tid)
+        stage.network.advance(0.01)
+        assert {letter.source for letter in client.inbox} <= {tid}
+        client.take()
+        assert ackedTo(client, 0, tid) == data(1, blksize=1000)
+
+
+def test_theLastAckNeverCame() -> None:
+    """Who never acknowledges the last block has everything, as far as anybody can tell: told as unconfirmed."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        ackedTo(client, 1, tid)
+        assert ackedTo(client, 2, tid) == data(3)
+        stage.network.advance(60)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["unconfirmed"]
+
+
+def test_aFullSocketLosesNothing() -> None:
+    """What a full socket did not take goes out when there is room, in its order."""
+    with staged({"f": pattern(20_000)}) as stage:
+        client, _, tid = stage.ask(rrq(blksize=100, windowsize=16))
+        host = stage.network.host("10.0.0.1")
+        host.room = 3
+        say(client, 0, tid)
+        stage.network.advance(0.002)
+        assert len(client.inbox) == 3
+        host.room = None
+        stage.network.advance(0.5)
+        numbers = [int.from_bytes(letter.datagram[2:4], "big") for letter in client.inbox]
+        assert numbers[:16] == list(range(1, 17))
+
+
+def test_aNetworkThatIsDown() -> None:
+    """A send that fails is a datagram lost on its way: the transfer goes on when the network does."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        host = stage.network.host("10.0.0.1")
+        host.errno = 101
+        say(client, 1, tid)
+        stage.network.advance(0.5)
+        assert client.take() == []
+        host.errno = 0
+        assert hear(client, 3) == data(2)
+
+
+def test_singlePort() -> None:
+    """All from port 69: reading, restarting and ending work from the listening port itself."""
+    with staged(options={"singlePort": True}) as stage:
+        client, packet, tid = stage.ask(rrq(blksize=500))
+        assert tid == SERVER
+        assert packet == Oack((("blksize", "500"),))
+        assert ackedTo(client, 0, tid) == data(1, blksize=500)
+        assert stage.ask(rrq(), client)[1:] == (data(1), SERVER)
+        octets, _ = download(stage, stage.client(2001), rrq())
+        assert octets == pattern(1300)
+        client.send(buildError(0, "enough"), SERVER)
+        stage.over()
+
+
+def test_theServerStops() -> None:
+    """When the server stops, each receiver is told so with ERROR 0, and nothing is left."""
+    with staged() as stage:
+        clients = [stage.ask(rrq(), stage.client(2000 + number))[0] for number in range(3)]
+        stage.listener.stop()
+        assert all(isError(hear(client), 0) for client in clients)
+        stage.over()
+
+
+def test_draining() -> None:
+    """A draining listener takes no new request, and is done when the last transfer is."""
+    with staged() as stage:
+        client, _, tid = stage.ask(rrq())
+        drained = stage.listener.drain()
+        other = stage.client(2001)
+        other.send(rrq(), SERVER)
+        stage.quiet(other)
+        assert not drained.called
+        for number in (1, 2, 3):
+            say(client, number, tid)
+            stage.network.advance(0.001)
+        stage.network.result(drained)
+        stage.over()
+
+
+def test_anErrorSaysNoMoreThanItMust() -> None:
+    """The text of an ERROR is printable, bounded, and names no path of the server."""
+    with staged() as stage:
+        for number, request in enumerate((rrq("missing/\x1b[2Jfile"), rrq("../etc/passwd"), rrq(mode="mail"), wrq())):
+            packet = stage.ask(request, stage.client(2000 + number))[1]
+            assert isinstance(packet, Error)
+            assert packet.text.isprintable()
+            assert "/" not in packet.text
