@@ -37,13 +37,23 @@ class ICast(Interface):
         """-> the next L{Greet}, L{Burst} or L{Gone} that is due, or L{None}.  Greetings and farewells go before blocks."""
 
     def deadline(now):
-        """-> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives."""
+        """
+        -> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives.
+
+        A cast without members that still has a deadline lingers: it may be joined until then.
+        """
 
     def heard(peer):
         """-> whether this member has said anything since it asked."""
 
     def members():
         """-> how many receivers there are."""
+
+
+class IPaced(ICast):
+    """A cast that judges from what its receivers say how fast they can be sent to."""
+
+    pace = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
 
 
 class IWire(Interface):
