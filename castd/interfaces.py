@@ -53,13 +53,23 @@ class ICast(Interface):
         """
 
     def deadline(now: float) -> float | None:
-        """-> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives."""
+        """
+        -> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives.
+
+        A cast without members that still has a deadline lingers: it may be joined until then.
+        """
 
     def heard(peer: Peer) -> bool:
         """-> whether this member has said anything since it asked."""
 
     def members() -> int:
         """-> how many receivers there are."""
+
+
+class IPaced(ICast):
+    """A cast that judges from what its receivers say how fast they can be sent to."""
+
+    pace = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
 
 
 class IWire(Interface):

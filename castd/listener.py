@@ -127,6 +127,9 @@ class Listener(DatagramProtocol):
         """No new requests; -> fires when the last cast has ended."""
         if self._drained is None:
             self._drained = Deferred()
+            for cast in list(self._living):
+                if isinstance(cast, CastProtocol) and not cast.receivers:
+                    cast.end(outcomes.STOPPED)  # it only waits for somebody to come back
             self._checkDrained()
         return self._drained
 
@@ -361,7 +364,8 @@ class Listener(DatagramProtocol):
         port = self._port(room, cast, request, wire)
         if wire.group is not None:
             options = room.options
-            port.setGroup(options.ttl, request.local.host, True, getattr(wire, "broadcast", False))
+            loopback = getattr(options, "loopback", True)
+            port.setGroup(options.ttl, request.local.host, loopback, getattr(wire, "broadcast", False))
         cast.room, cast.key = room, dialect.key(request, content)
         room.shared[cast.key] = cast
         self._living[cast] = None
@@ -409,6 +413,11 @@ class Listener(DatagramProtocol):
             del self._members[peer]
             self._here.pop(peer, None)
         self.site.gate.leave(peer[0])
+
+    @property
+    def draining(self) -> bool:
+        """Nobody new is taken in."""
+        return self._drained is not None
 
     def castAsked(self, datagram: bytes, peer: Peer) -> None:
         """A member sent a request, to its cast's port or to ours."""

@@ -17,7 +17,7 @@ from castd.cast.events import Ask, Gone, Greet, Leave
 from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
-from castd.interfaces import IContent, IDialect, ISite, IWire
+from castd.interfaces import IContent, IDialect, IPaced, ISite, IWire
 from castd.lane import Lane, lane
 from castd.layout import Chunk
 from castd.request import Peer, Request
@@ -32,6 +32,10 @@ JITTER = 0.1
 
 class Home(Protocol):
     """What a cast asks of the listener it belongs to."""
+
+    @property
+    def draining(self) -> bool:
+        """Nobody new is taken in."""
 
     def castAsked(self, datagram: bytes, peer: Peer) -> None:
         """A member of the cast sent a request."""
@@ -116,6 +120,9 @@ class CastProtocol(DatagramProtocol):
         self._seconds = self.site.reactor.seconds
         self._main = Delivery(self, self.wire.cast(self.wire.patience, self.wire.count))
         self._asides: dict[Peer, Delivery] = {}
+        own = [pacer for pacer in pacers if pacer is not site.pacer]
+        self._paced = own[0] if own and IPaced.providedBy(self._main.cast) else None
+        self._rate: float = own[0].rate if own else 0.0
         self._chunk: Chunk | None = None
         self._complained: set[int | None] = set()
         # In the lane (castd.lane): the steps taken are told to the cast when it is left.
@@ -131,7 +138,11 @@ class CastProtocol(DatagramProtocol):
     @property
     def joinable(self) -> bool:
         """Is the group itself still alive, apart from those who go on by unicast?"""
-        return not self.over and self._main.cast.members() > 0
+        return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+
+    def _lingers(self, now: float) -> bool:
+        """Nobody is here, but somebody may come back, and must find the same file."""
+        return not self.home.draining and self._main.cast.deadline(now) is not None
 
     # Who comes.
 
@@ -279,6 +290,9 @@ class CastProtocol(DatagramProtocol):
         if self.over:
             return
         now = self._seconds()
+        if self._paced is not None:
+            # Who loses much is sent less.
+            self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
         try:
             instants = [self._flush(now)]
             if instants[0] is None:
@@ -289,7 +303,7 @@ class CastProtocol(DatagramProtocol):
         except Exception:
             self._fail()
             return
-        if not self.receivers:
+        if not self.receivers and not self._lingers(now):
             self._close()
             return
         due = min((instant for instant in instants if instant is not None), default=None)

@@ -19,7 +19,7 @@ from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
 from castd.cast.roll import Receiver, Roll
 from castd.cast.runs import Union, common, joined, without
-from castd.interfaces import ICast
+from castd.interfaces import IPaced
 from castd.request import Peer
 
 #: A list and a block that pass each other on the way do so within this time.  Seconds.
@@ -45,7 +45,7 @@ LOSSY, CLEAN = 0.2, 0.02
 SLOWEST = 0.1
 
 
-@implementer(ICast)
+@implementer(IPaced)
 class Sweep:
     """
     The cast of protocols in which receivers list what they lack.
@@ -105,7 +105,7 @@ class Sweep:
         receiver = self._roll.get(peer)
         if receiver is None:
             if (oldest := self._roll.crowded()) is not None:
-                self._part(oldest, self._verdict(oldest))
+                self._part(oldest, outcomes.SILENT)
             receiver = Receiver(peer, self.patience, self._bursts)
             self._roll.add(receiver)
         self._list(receiver, wants, now)
@@ -120,6 +120,10 @@ class Sweep:
             self._heardAt = now
             early = event.outcome == outcomes.DONE and any(map(self._union.holds, receiver.asked))
             self._part(receiver, outcomes.EARLY if early else event.outcome)
+
+    def heard(self, peer: Peer) -> bool:
+        receiver = self._roll.get(peer)
+        return receiver is not None and receiver.heard
 
     def standing(self, peer: Peer) -> Standing | None:
         receiver = self._roll.get(peer)
@@ -230,10 +234,6 @@ class Sweep:
         if not self._roll:
             self._union.clear()
 
-    def _verdict(self, receiver: Receiver) -> str:
-        deaf = self.patience.deaf
-        return outcomes.DEAF if deaf is not None and receiver.repeats >= deaf else outcomes.SILENT
-
     # What comes out.
 
     def poll(self, now: float) -> Action | None:
@@ -298,7 +298,7 @@ class Sweep:
     def _expire(self, now: float) -> None:
         """Who was quiet for long is gone."""
         while (receiver := self._roll.quietest) is not None and receiver.goneAt <= now:
-            self._part(receiver, self._verdict(receiver))
+            self._part(receiver, outcomes.SILENT)
 
     def _next(self) -> Receiver | None:
         """-> who is to be asked: the one that answered last, while its turn lasts, then round."""
