@@ -28,7 +28,7 @@ STARTING, STOPPING = 15.0, 10.0
 
 def command() -> list[str]:
     installed = os.environ.get("CASTD_COMMAND")
-    return shlex.split(installed) if installed else [sys.executable, "-m", "castd.cli"]
+    return shlex.split(installed) if installed else [sys.executable, "-m", "castd"]
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
