@@ -5,6 +5,7 @@ Who asks for what: the values a dialect makes of the first datagram of a peer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import TypeAlias
 
 #: A peer as the socket names it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  Hashable, otherwise opaque
@@ -25,6 +26,7 @@ class Local:
     @ivar interface: index of the interface it came in by; 0 if unknown.
     @ivar broadcast: it was sent to a broadcast or multicast address.
     @ivar mtu: octets in the largest IP packet of that interface.
+    @ivar networks: what that interface reaches without a router; empty if unknown.
     """
 
     host: str
@@ -32,6 +34,7 @@ class Local:
     interface: int = 0
     broadcast: bool = False
     mtu: int = ETHERNET_MTU
+    networks: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,10 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
+from collections.abc import Callable
+from fcntl import ioctl
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 from castd.request import ETHERNET_MTU, Local, Peer
@@ -141,36 +145,53 @@ def group(made: socket.socket, ttl: int, interface: str, loopback: bool, broadca
 
 class Interfaces:
     """
-    MTUs of interfaces, by index; asked again only now and then, since they hardly change.
+    What interfaces are like, by index: MTU, and the networks that they reach without a router.
+
+    Asked again after a while: an address may be added to a running server.
     """
 
     _SIOCGIFMTU: Final = 0x8921
+    #: Seconds that an answer holds.
+    _FRESH: Final = 10.0
 
-    def __init__(self) -> None:
-        self._known: dict[int, int] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
+        self._clock = clock
+        self._routes = routes
+        self._known: dict[int, tuple[float, int, tuple[IPv4Network, ...]]] = {}
+
+    def about(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
+        """-> (octets of the largest IP packet, networks on the link); Ethernet's MTU where nothing is known."""
+        if not index:
+            return ETHERNET_MTU, ()
+        now = self._clock()
+        found = self._known.get(index)
+        if found is None or now - found[0] > self._FRESH:
+            found = self._known[index] = (now, *self._ask(index))
+        return found[1], found[2]
 
     def mtu(self, index: int) -> int:
-        """-> octets of the largest IP packet; Ethernet's where nothing is known."""
-        found = self._known.get(index)
-        if found is None:
-            found = self._known[index] = self._ask(index) if index else ETHERNET_MTU
-        return found
+        """-> octets of the largest IP packet."""
+        return self.about(index)[0]
 
-    def _ask(self, index: int) -> int:
-        from fcntl import ioctl
-
+    def _ask(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         try:
-            name = socket.if_indextoname(index).encode()
+            name = socket.if_indextoname(index)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-                answer = ioctl(asker, self._SIOCGIFMTU, struct.pack("16sI12x", name, 0))
-            # Loopback says 65536: no client boots from there, but tests of the real size do.
-            return int(struct.unpack("16sI12x", answer)[1])
+                answer = ioctl(asker, self._SIOCGIFMTU, struct.pack("16sI12x", name.encode(), 0))
+            return int(struct.unpack("16sI12x", answer)[1]), self._onLink(name)
         except OSError:
-            return ETHERNET_MTU
+            return ETHERNET_MTU, ()
 
-    def forget(self) -> None:
-        """Something changed."""
-        self._known.clear()
+    def _onLink(self, name: str) -> tuple[IPv4Network, ...]:
+        """The routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order."""
+        found = []
+        with open(self._routes) as lines:
+            for fields in map(str.split, lines):
+                if len(fields) > 7 and fields[0] == name and fields[2] == "00000000":
+                    network, mask = (struct.pack("=I", int(fields[at], 16)) for at in (1, 7))
+                    if mask != bytes(4):
+                        found.append(IPv4Network((network, socket.inet_ntoa(mask))))
+        return tuple(found)
 
 
 def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
@@ -184,7 +205,7 @@ def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: in
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             index, ours, asked = _INFO4.unpack_from(value)
             host = socket.inet_ntoa(ours)
-            return datagram, peer, Local(host, port, index, ours != asked, interfaces.mtu(index))
+            return datagram, peer, Local(host, port, index, ours != asked, *interfaces.about(index))
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
             asked, index = _INFO6.unpack_from(value)
             host = socket.inet_ntop(socket.AF_INET6, asked)

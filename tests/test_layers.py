@@ -62,7 +62,9 @@ ROWS = (
             "networks",
             "netascii",
             "layout",
+            "lane",
             "gate",
+            "leases",
             "urls",
         ),
         never=PURE,
@@ -70,7 +72,7 @@ ROWS = (
     ),
     Row(("cast.events", "cast.runs", "cast.members", "cast.roll", "cast.turn"), never=PURE, ordered=True),
     Row(("cast.sweep",), never=PURE, hidden=("cast.turn",)),
-    Row(("collect", "collect.*", "dialects.lockstep"), outside=MODELS, never=PURE, ordered=True),
+    Row(("collect", "collect.*", "dialects.lockstep", "dialects.grouped"), outside=MODELS, never=PURE, ordered=True),
     Row(("dialects.*",), outside=MODELS, never=PURE),
     Row(
         (
@@ -88,7 +90,6 @@ ROWS = (
             "portset",
             "sockets",
             "ports",
-            "lane",
             "delivery",
             "protocol",
             "uploader",

@@ -96,9 +96,6 @@ class Sweep:
     def members(self) -> int:
         return len(self._roll)
 
-    def heard(self, peer: Peer) -> bool:
-        return peer in self._roll
-
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         if instead is not None and (old := self._roll.get(instead)) is not None:
             self._part(old, outcomes.REPLACED)

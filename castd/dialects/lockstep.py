@@ -7,6 +7,7 @@ Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and AC
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from castd import outcomes
 from castd.cast.events import Ask, Leave, Ranges, Standing, Want
@@ -40,6 +41,20 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
 def refuse(error: Refused) -> bytes:
     """The ERROR for a refusal."""
     return tftp.buildError(error.code, error.text)
+
+
+def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """-> whether an address lies in one of these networks."""
+    address = ip_address(host.partition("%")[0])
+    return any(address in network for network in networks)
+
+
+def unfragmented(local: Local, header: int = 4) -> int:
+    """
+    -> octets of the largest block that goes in one piece by the interface that was asked; many boot ROMs cannot put pieces
+    together.  C{header} is what stands before a block.
+    """
+    return max(512, local.mtu - (40 if ":" in local.host else 20) - 8 - header)
 
 
 def blockCount(size: int, blksize: int) -> int:

@@ -21,8 +21,6 @@ from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Set
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
-#: Octets of IP and UDP before a TFTP packet, and of TFTP before a block (IPv4, IPv6).
-OVERHEAD, OVERHEAD6 = 20 + 8 + 4, 40 + 8 + 4
 #: Packets whose first interval is negotiated are waited for so many intervals, and at least so many seconds.
 TIMEOUTS, LEAST_SILENCE = 6, 15.0
 
@@ -129,12 +127,11 @@ class Dialect:
         return lockstep.refuse(error)
 
     def _caps(self, request: Request) -> Caps:
-        overhead = OVERHEAD6 if ":" in request.local.host else OVERHEAD
         refused: set[str] = set()
         for rule in self.options.without:
-            if matches(request.peer[0], rule.clients):
+            if lockstep.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
-        return Caps(self.options.blksize or max(512, request.local.mtu - overhead), self.options.windowsize, refused)
+        return Caps(self.options.blksize or lockstep.unfragmented(request.local), self.options.windowsize, refused)
 
     def patience(self, terms: Terms) -> Patience:
         """
@@ -146,11 +143,3 @@ class Dialect:
             return Patience(repeat=Measured(first=first, ceiling=max(8.0, first)), silence=self.options.silence)
         silence = max(TIMEOUTS * terms.timeout, LEAST_SILENCE)
         return Patience(repeat=Measured(first=terms.timeout, ceiling=terms.timeout), silence=silence)
-
-
-def matches(host: str, clients: Clients) -> bool:
-    """-> whether an address lies in one of these networks."""
-    from ipaddress import ip_address
-
-    address = ip_address(host.partition("%")[0])
-    return any(address in network for network in clients)

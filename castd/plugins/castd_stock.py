@@ -5,4 +5,6 @@ What comes with castd.  Nothing is imported until a service file names it.
 from castd.maker import ContentSourceMaker, TransportMaker
 
 tftp = TransportMaker("tftp", "castd.dialects.tftp", "TFTP to one receiver at a time, with all its options; uploads")
+multicast = TransportMaker("multicast", "castd.dialects.multicast", "RFC 2090: one master acknowledges, all listen")
+slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot's multicast, paced by lists of missing blocks")
 directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")

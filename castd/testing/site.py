@@ -78,7 +78,8 @@ class MemorySite(Commons):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        return maybeDeferred(self._open, request).addCallback(self._given, request.mode)
+        opened: Deferred[Any] = maybeDeferred(self._open, request)
+        return opened.addCallback(self._given, request.mode)
 
     def _given(self, content: IContent, mode: str) -> Any:
         self.contents.append(content)

@@ -1,0 +1,130 @@
+"""
+What the two group dialects of the TFTP family share: who is granted a group, what is agreed, and how the turn is told.
+
+RFC 2090's C{multicast} and IBM's C{sbroadcast} are options of an RRQ at TFTP's own port.  An option that cannot be
+granted is left out, and the client is served by unicast: never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
+from castd.cast.turn import Turn
+from castd.dialects import lockstep
+from castd.errors import Declined
+from castd.negotiate import Caps, Terms, negotiate
+from castd.packets import tftp
+from castd.request import Local, Peer, Request
+
+#: Receivers place blocks by their 16-bit number alone, so a file in a group has no more.
+MOST_BLOCKS = 65535
+#: One client's fixed seconds would be paid by the whole group for every lost block, and ahead of the ACK nothing is
+#: sent.
+REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
+
+#: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
+PATIENCE = Patience(
+    repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+    silence=3.0,
+    measured=1.0,
+    tries=6,
+    alone=10.0,
+    unheard=None,
+    brief=(3, 0.1),
+    terms=3,
+    keep=5.0,
+    gather=0.2,
+    gatherLimit=3.0,
+    deaf=2,
+    corrections=3,
+    termBlocks=2.0,
+    termShare=(0.01, 10.0),
+)
+
+
+def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Request | None:
+    """
+    An RRQ that asks for this option; L{None} for all else, which is another dialect's.
+
+    @raise WireError: shorter than an opcode.
+    @raise Unsupported: malformed.
+    """
+    request = lockstep.readRequest(datagram, peer, local)
+    if request is None or request.write or request.option(option) is None:
+        return None
+    return request
+
+
+def agree(request: Request, size: int, cap: int) -> Terms:
+    """
+    The terms of a group, apart from the option that asks for it.
+
+    @param cap: octets of the largest block.
+    @raise Declined: a group cannot be right for this request.
+    """
+    if request.mode != "octet":
+        raise Declined("netascii")
+    if ":" in request.local.host:
+        raise Declined("ipv6")
+    terms = negotiate(request, Caps(cap, 1, REFUSED), size)
+    if lockstep.blockCount(size, terms.blksize) > MOST_BLOCKS:
+        raise Declined("too-many-blocks")
+    return terms
+
+
+def answer(request: Request, terms: Terms, option: str, value: str) -> tftp.Options:
+    """
+    The options of an OACK with this one among them, in the order of the request, the block size first.
+    """
+    granted = {name.lower(): (name, text) for name, text in terms.answer}
+    granted[option] = (next(name for name, _ in request.options if name.lower() == option), value)
+    ordered = [granted[name.lower()] for name, _ in request.options if name.lower() in granted]
+    return tuple(sorted(ordered, key=lambda pair: pair[0].lower() != "blksize"))
+
+
+def same(request: Request, other: Request) -> bool:
+    """The same machine from another port: Etherboot takes the next one with every repetition."""
+    return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
+
+
+class GroupWire:
+    """
+    The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
+    """
+
+    cast = Turn
+    stride = 0
+
+    def __init__(self, terms: Terms, size: int, patience: Patience, group: tuple[str, int]) -> None:
+        self.terms = terms
+        self.size = size
+        self.blocksize = terms.blksize
+        self.count = lockstep.blockCount(size, terms.blksize)
+        self.patience = patience
+        self.group = group
+        self._reader = lockstep.AckReader(self.count)
+
+    def first(self, request: Request) -> Ranges:
+        return ()
+
+    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+        return self._reader.receive(datagram, standing)
+
+    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
+        return lockstep.farewell(request, outcome)
+
+    def payload(self, number: int) -> None:
+        return None
+
+    def address(self, peer: Peer) -> Peer:
+        return self.group
+
+    def ahead(self, stop: int) -> None:
+        return None
+
+
+def patience(gather: float, limit: float, silence: float) -> Patience:
+    """The patience of a group with what an operator may set.  Seconds."""
+    return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)

@@ -1,0 +1,113 @@
+"""
+RFC 2090: multicast TFTP.  One master acknowledges, all listen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from ipaddress import IPv4Network, ip_address
+
+from pydantic import Field
+from zope.interface import implementer
+
+from castd.dialects import grouped, lockstep
+from castd.errors import Declined, Refused
+from castd.interfaces import IContent, IDialect, IWire
+from castd.leases import Leases, Means
+from castd.negotiate import Terms
+from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
+from castd.packets import tftp
+from castd.request import Local, Peer, Request
+
+OPTION = "multicast"
+
+
+class Options(ListenOptions):
+    """What the service file may say of a C{multicast} transport."""
+
+    port: Port = Field(69, description="UDP port that requests come to")
+    groups: GroupNetwork = Field(IPv4Network("239.255.0.0/24"), description="pool of group addresses")
+    dataPort: Port = Field(1758, description="UDP port of the groups (IANA tftp-mcast)")
+    clients: Clients | None = Field(
+        None, description="networks whose clients may join groups; null: those that the interface reaches directly"
+    )
+    blksize: int = Field(
+        1428, ge=8, le=65464, description="largest block size of a group: clients that ask for more share one of this"
+    )
+    gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
+    gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
+    silence: Duration = Field(3.0, gt=0, description="a master that never answered is replaced after so long")
+
+
+@implementer(IWire)
+class Wire(grouped.GroupWire):
+    """One group."""
+
+    def __init__(self, terms: Terms, size: int, options: Options, group: tuple[str, int], leases: Leases) -> None:
+        patience = grouped.patience(options.gather, options.gatherLimit, options.silence)
+        super().__init__(terms, size, patience, group)
+        self.headers: Hashable = ("tftp", 0)
+        self._leases = leases
+
+    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+        """
+        The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
+        """
+        terms = grouped.agree(request, self.size, self.blocksize)
+        value = f"{self.group[0]},{self.group[1]},{int(master)}"
+        yield tftp.buildOack(grouped.answer(request, terms, OPTION, value)), request.peer
+
+    def header(self, number: int) -> bytes:
+        return tftp.dataHeader(number + 1)
+
+    def close(self, now: float) -> None:
+        self._leases.give(self.group, now)
+
+
+@implementer(IDialect)
+class Dialect:
+    """RFC 2090 as configured; it stands before plain TFTP at the same port, which serves what this declines."""
+
+    name = "multicast"
+    ownPort = True
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
+        return grouped.readRequest(datagram, peer, local, OPTION)
+
+    def key(self, request: Request, content: IContent) -> Hashable:
+        """Of one file version, one block size, one of our interfaces."""
+        terms = self._agree(request, content)
+        return content.version, content.size, terms.blksize, request.local.host, request.local.interface
+
+    def fits(self, request: Request, wire: IWire) -> bool:
+        return True
+
+    def same(self, request: Request, other: Request) -> bool:
+        return grouped.same(request, other)
+
+    def _agree(self, request: Request, content: IContent) -> Terms:
+        allowed = request.local.networks if self.options.clients is None else self.options.clients
+        if not lockstep.within(request.peer[0], allowed):
+            raise Declined("outside")
+        cap = min(self.options.blksize, lockstep.unfragmented(request.local))
+        return grouped.agree(request, content.size, cap)
+
+    def open(self, request: Request, content: IContent, means: Means) -> Wire:
+        terms = self._agree(request, content)
+        first = int(ip_address(self.options.groups.network_address))
+        places = (
+            (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
+        )
+        group = means.leases.take(places, means.now)
+        if group is None:
+            raise Declined("pool-empty")
+        return Wire(terms, content.size, self.options, group, means.leases)
+
+    def intake(self, request: Request) -> None:
+        return None
+
+    def refuse(self, request: Request | None, error: Refused) -> bytes:
+        return lockstep.refuse(error)
