@@ -64,6 +64,7 @@ ROWS = (
             "layout",
             "gate",
             "urls",
+            "leases",
         ),
         never=PURE,
         ordered=True,
