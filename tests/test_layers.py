@@ -66,6 +66,7 @@ ROWS = (
             "gate",
             "leases",
             "urls",
+            "leases",
         ),
         never=PURE,
         ordered=True,
@@ -196,7 +197,7 @@ def whyNot(module: str, target: str, typesOnly: bool, known: Collection[str]) ->
     if where is None:
         return "it has no row: give it its place in ROWS"
     if not ours:
-        return whyNotOutside(where[0], beneath)
+        return whyNotOutside(where[0], beneath, typesOnly)
     return whyNotOurs(module, where, beneath, typesOnly, known)
 
 
@@ -216,8 +217,8 @@ def whyNotOurs(module: str, where: tuple[int, int], target: str, typesOnly: bool
     return "the arrow points down or sideways"
 
 
-def whyNotOutside(row: int, package: str) -> str | None:
-    if package in ROWS[row].never:
+def whyNotOutside(row: int, package: str, typesOnly: bool) -> str | None:
+    if package in ROWS[row].never and not typesOnly:
         return "a clock, chance or a descriptor: its row is given these"
     if package in sys.stdlib_module_names or package == "zope":
         return None
@@ -267,6 +268,7 @@ HOUSE = names(
         ),
         ("sockets", "if TYPE_CHECKING:\n    from castd.protocol import Listener"),
         ("protocol", "from castd.sockets import DatagramPort\nfrom twisted.internet import udp\nimport socket"),
+        ("pace", "if TYPE_CHECKING:\n    from random import Random"),
         ("maker", "from castd import plugins\nfrom twisted.plugin import getPlugins"),
         ("config", "from castd.errors import ConfigError\nimport yaml"),
         ("plugins.castd_stock", "from castd.maker import TransportMaker"),
