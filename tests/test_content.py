@@ -180,6 +180,8 @@ def test_linkInside(tree: Path, target: str) -> None:
     "target",
     [
         "../secret",
+        "../outside/boot/x",
+        "/etc{root}/x",
         "/etc/passwd",
         "/dev/null",
         "{root}/../secret",
