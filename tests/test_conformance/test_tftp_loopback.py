@@ -108,7 +108,7 @@ async def test_TC45_theSecondAddressForReal(served: int, client: Client) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_TC30_aForeignPortForReal(served: int, client: Client) -> None:
-    """A foreign port that speaks to a transfer's own port is told ERROR 5, by real sockets too; the transfer goes on."""
+    """A foreign port that speaks to a transfer's own port is told ERROR 5 by real sockets too; it goes on."""
     assert client.transport is not None
     client.transport.write(rrq(), ("127.0.0.1", served))
     _, tid = await client.next()
