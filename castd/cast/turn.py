@@ -213,8 +213,8 @@ class Turn:
             return None
         if self._members.owed or len(self._members) > 1 or stop != self.top + 1:
             return None
-        # In step nothing is measured, and before anything was the interval is a second or more.
-        return member.alarm.interval() if member.alarm.measured is not None else None
+        # In step nothing is measured, so an interval that is long for want of a measure would stay so.
+        return member.alarm.interval() if member.alarm.settled else None
 
     def followed(self, numbers: range, now: float) -> None:
         """The receiver was in step, and these blocks were the last that went out, at this instant."""

@@ -78,14 +78,14 @@ class MemorySite(Commons):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        opened: Deferred[Any] = maybeDeferred(self._open, request)
-        return opened.addCallback(self._given, request.mode)
+        found: Deferred[IContent] = maybeDeferred(self._open, request)
+        return found.addCallback(self._given, request.mode)
 
     def _given(self, content: IContent, mode: str) -> Any:
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _open(self, request: Request) -> IContent | Deferred[IContent]:
+    def _open(self, request: Request) -> Any:
         if self.access is not None:
             self.access(request)
         if self.source is not None:

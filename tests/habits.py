@@ -1,0 +1,209 @@
+"""
+The clients of the field, as simulations: what they ask for, when they repeat, what they do with the unexpected.
+
+Timers and habits are those of docs/transports/tftp.md; what a client does beside reading a file is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from twisted.internet.protocol import DatagramProtocol
+
+from castd.packets.tftp import Ask, Data, Error, Oack, buildAck, buildError, buildRequest, parse
+from castd.request import Peer
+from castd.testing import Host
+
+
+@dataclass(frozen=True)
+class Habit:
+    """
+    One kind of client.
+
+    @ivar options: what it asks for, in its order.
+    @ivar intervals: seconds to its repetitions while nothing new comes; when they are used up it fails.
+    @ivar stubborn: it acknowledges its last good block again for whatever block it did not expect; others do so for
+        that very block, or with a window for a gap.
+    @ivar probes: it asks for the size first, says ERROR 8, and asks anew from another port without C{tsize}.
+    @ivar needsOack: plain data as the first answer is no answer to it.
+    @ivar lazy: seconds from a block to its acknowledgement.
+    @ivar pause: (every so many blocks, seconds) that it is busy with what it has.
+    """
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+    intervals: tuple[float, ...] = (1.0,) * 10
+    stubborn: bool = False
+    probes: bool = False
+    needsOack: bool = False
+    lazy: float = 0.0
+    pause: tuple[int, float] | None = None
+
+
+def _doubled(first: float, last: float, times: int) -> tuple[float, ...]:
+    return tuple(min(first * 2**step, last) for step in range(times))
+
+
+def _window(size: int) -> Habit:
+    return Habit(f"window {size}", (("blksize", "1468"), ("windowsize", str(size))), _doubled(0.5, 4.0, 12))
+
+
+IPXE = Habit("iPXE", (("blksize", "1432"), ("tsize", "0")), _doubled(0.25, 8.0, 6))
+PXELINUX = Habit(
+    "PXELINUX",
+    (("tsize", "0"), ("blksize", "1408")),
+    (0.2, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8, 2.7, 4.0, 6.0),
+    stubborn=True,
+    lazy=0.002,
+    pause=(64, 0.3),
+)
+GRUB = Habit("GRUB", (("blksize", "1024"), ("tsize", "0")), (0.4,) * 40, stubborn=True, needsOack=True, pause=(50, 0.1))
+UBOOT = Habit("U-Boot", (("timeout", "5"), ("tsize", "1048576"), ("blksize", "1468")), (5.0,) * 10)
+EDK2 = Habit(
+    "EDK II",
+    (("tsize", "0"), ("blksize", "1468"), ("windowsize", "4")),
+    (3.0,) * 5,
+    stubborn=True,
+    probes=True,
+    needsOack=True,
+)
+CURL = Habit("curl", (("tsize", "0"), ("blksize", "512"), ("timeout", "6")), (6.0,) * 10)
+BUSYBOX = Habit("BusyBox", (("blksize", "1468"),), _doubled(0.05, 2.0, 12))
+HPA = Habit("tftp-hpa", (), _doubled(1.0, 8.0, 5))
+PLAIN = Habit("lockstep", (("blksize", "1468"),), _doubled(0.5, 4.0, 12))
+
+HABITS = (PLAIN, _window(4), _window(16), _window(64), IPXE, PXELINUX, GRUB, UBOOT, EDK2, CURL, BUSYBOX, HPA)
+
+
+class Simulated(DatagramProtocol):
+    """
+    A machine that reads one file as its habit has it.
+
+    @ivar done: it has all of it, and has said so.
+    @ivar failed: why it gave up.
+    @ivar octets: what it has.
+    """
+
+    noisy = False
+
+    def __init__(self, host: Host, habit: Habit, name: str, server: Peer) -> None:
+        self.host, self.habit, self.name, self.server = host, habit, name, server
+        self.octets = bytearray()
+        self.done = False
+        self.failed = ""
+        self._probing = habit.probes
+        self._alarm: Any = None
+
+    @property
+    def over(self) -> bool:
+        """Done or failed."""
+        return self.done or bool(self.failed)
+
+    def begin(self) -> None:
+        """Ask, from a new port."""
+        self.octets.clear()
+        self._tid: Peer | None = None
+        self._blksize, self._window = 512, 1
+        self._good = self._since = 0
+        self._complained = False
+        self._waits: Iterator[float] = iter(self.habit.intervals)
+        self._port = self.host.listenUDP(0, self)
+        self._last, self._to = self._request(), self.server
+        self._say()
+
+    def _request(self) -> bytes:
+        left = [
+            (key, value)
+            for key, value in self.habit.options
+            if key != "tsize" or self._probing or not self.habit.probes
+        ]
+        return buildRequest(Ask(False, self.name, "octet", tuple(left)))
+
+    def _say(self) -> None:
+        self._port.write(self._last, self._to)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
+        wait = next(self._waits, None)
+        if wait is None:
+            self._end("gave up")
+        else:
+            self._alarm = self.host.callLater(wait, self._say)
+
+    def _end(self, failed: str = "") -> None:
+        self.done, self.failed = not failed, failed
+        if self._alarm.active():
+            self._alarm.cancel()
+        self._port.stopListening()
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        packet = parse(datagram)
+        if self._tid is None and not (self.habit.needsOack and isinstance(packet, Data)):
+            self._tid = self._to = addr
+        if addr != self._tid:
+            return
+        if isinstance(packet, Error):
+            self._end(packet.text)
+        elif isinstance(packet, Oack):
+            self._granted(packet)
+        elif isinstance(packet, Data):
+            self._took(packet)
+
+    def _granted(self, packet: Oack) -> None:
+        if self._good:
+            return
+        if self._probing:
+            self._port.write(buildError(8, "User aborted the transfer"), self._to)
+            self._alarm.cancel()
+            self._port.stopListening()
+            self._probing = False
+            self.host.callLater(0.001, self.begin)
+            return
+        for name, value in packet.options:
+            if name == "blksize":
+                self._blksize = int(value)
+            elif name == "windowsize":
+                self._window = int(value)
+        self._acknowledge()
+
+    def _took(self, packet: Data) -> None:
+        if packet.number != self._good + 1 & 0xFFFF:
+            if self._window > 1:
+                # Once for each gap: the last block in order.
+                gap = (packet.number - self._good & 0xFFFF) < 0x8000
+                if not self._complained and (gap or self.habit.stubborn):
+                    self._complained = True
+                    self._acknowledge()
+            elif self.habit.stubborn or packet.number == self._good & 0xFFFF:
+                self._port.write(buildAck(self._good), self._to)
+            return
+        self._good += 1
+        self._since += 1
+        self._complained = False
+        self._waits = iter(self.habit.intervals)
+        self.octets += packet.payload
+        if len(packet.payload) < self._blksize:
+            self._port.write(buildAck(self._good), self._to)
+            self._end()
+        elif self._since >= self._window:
+            self._acknowledge()
+        else:
+            self._arm()
+
+    def _acknowledge(self) -> None:
+        """Ask for what follows, at once or when it pleases."""
+        self._since = 0
+        self._last = buildAck(self._good)
+        wait = self.habit.lazy
+        if self.habit.pause is not None and self._good and self._good % self.habit.pause[0] == 0:
+            wait += self.habit.pause[1]
+        if wait:
+            self._waits = chain((wait,), self.habit.intervals)
+            self._arm()
+        else:
+            self._say()

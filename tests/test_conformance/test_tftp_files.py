@@ -1,0 +1,222 @@
+"""
+TFTP and the disk: names, files that change, netascii.  The ids are those of docs/transports/tftp.md.
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from castd.content import Directory, DirectoryOptions
+from castd.errors import Forbidden
+from castd.testing import pattern
+from tests.tftp import SERVER, Data, Stage, ackedTo, data, download, hear, isError, rrq, say, staged
+from tests.vectors import vectors
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory to serve, with a secret beside it."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    root = tmp_path / "root"
+    (root / "boot").mkdir(parents=True)
+    (root / "f").write_bytes(pattern(5000))
+    (root / "boot" / "x").write_bytes(b"x")
+    return root
+
+
+def directory(root: Path) -> dict[str, Any]:
+    """What a stage needs to serve it."""
+    return {"source": Directory(DirectoryOptions(path=str(root)))}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "../x", "a/../../x", "..\\x", "/../etc/passwd", "boot/../f", "..", "a\x01b", "/", "."]
+)
+def test_TC39_namesThatLeaveTheRoot(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that goes upwards, or is none: ERROR 2, and nothing was opened."""
+    with staged(**directory(root)) as stage:
+        opened: list[object] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", lambda path, *rest, **more: opened.append(path))
+            _, packet, source = stage.ask(rrq(name))
+        assert isError(packet, 2)
+        assert source == SERVER
+        assert opened == []
+
+
+@pytest.mark.parametrize("vector", vectors("tftp", "paths"))
+def test_TC39_pathVectors(root: Path, vector: dict[str, Any]) -> None:
+    """Each name of the vectors finds its file below the root, or is refused with the code that the vector states."""
+    raw = bytes.fromhex(vector["raw_hex"])
+    if "relative" in vector:
+        place = os.fsencode(root) + b"/" + vector["relative"].encode("latin-1")
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        Path(os.fsdecode(place)).write_bytes(b"found")
+    with staged(**directory(root)) as stage:
+        request = b"\0\1" + raw + b"\0octet\0"
+        packet = stage.ask(request)[1]
+        assert packet == Data(1, b"found") if "relative" in vector else isError(packet, vector["error"])
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "link"])
+def test_TC40_whatIsNoFile(root: Path, kind: str) -> None:
+    """A directory, a FIFO, a link that leaves the root: ERROR 2 at once; a FIFO does not hold the server up."""
+    place = root / "odd"
+    if kind == "directory":
+        place.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("../secret")
+    with staged(**directory(root)) as stage:
+        begun = time.monotonic()
+        assert isError(stage.ask(rrq("odd"), seconds=0.1)[1], 2)
+        assert time.monotonic() - begun < 5
+
+
+def test_linksInsideAreFollowed(root: Path) -> None:
+    """A link that stays in the root is a file like any other."""
+    (root / "link").symlink_to("boot/x")
+    with staged(**directory(root)) as stage:
+        assert stage.ask(rrq("link"))[1] == Data(1, b"x")
+
+
+def test_TC62_aReplacedFile(root: Path) -> None:
+    """A file that is replaced during a transfer is sent to the end as it was; the next client gets the new one."""
+    old, new = pattern(5000), bytes(reversed(pattern(4000)))
+    with staged(**directory(root)) as stage:
+        client, packet, tid = stage.ask(rrq())
+        assert packet == data(1, old)
+        (root / "new").write_bytes(new)
+        (root / "new").replace(root / "f")
+        for number in range(1, 10):
+            assert ackedTo(client, number, tid) == data(number + 1, old)
+        say(client, 10, tid)
+        assert download(stage, stage.client(2001), rrq())[0] == new
+        stage.over()
+
+
+def test_TC63_aTruncatedFile(root: Path) -> None:
+    """A file that is truncated during a transfer: ERROR 0 as soon as a block is missing, and the server goes on."""
+    (root / "f").write_bytes(pattern(2_000_000))
+    with staged(**directory(root)) as stage:
+        client, _, tid = stage.ask(rrq(blksize=1468, windowsize=64))
+        say(client, 0, tid)
+        stage.network.advance(0.01)
+        client.take()
+        os.truncate(root / "f", 1000)
+        for window in range(1, 40):
+            say(client, 64 * window, tid)
+            stage.network.advance(0.001)
+            came = [letter.datagram for letter in client.take()]
+            if came[-1:] and came[-1][:4] == b"\0\5\0\0":
+                break
+        else:
+            raise AssertionError("the truncation was never noticed")
+        stage.network.advance(0.01)
+        assert list(stage.listener.casts()) == []
+        assert stage.told("received")[-1]["outcome"] == "changed"
+        assert stage.ask(rrq("boot/x"), stage.client(2001))[1] == Data(1, b"x")
+
+
+def held(root: Path) -> list[str]:
+    """Files below the root that this process has open."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [link for link in links if link.startswith(f"{root}/")]
+
+
+def test_filesAreClosed(root: Path) -> None:
+    """Readers of one file share one descriptor, and after whatever end none is left open."""
+    with staged(**directory(root)) as stage:
+        download(stage, stage.client(), rrq())
+        for number, name in enumerate(("missing", "boot", "f", "f", "boot/x"), 2001):
+            stage.ask(rrq(name), stage.client(number))
+        assert sorted(held(root)) == [f"{root}/boot/x", f"{root}/f"]
+        stage.network.advance(60)
+        stage.over()
+        assert held(root) == []
+
+
+@pytest.mark.parametrize("vector", vectors("tftp", "netascii_read"))
+def test_TC54_netasciiReads(vector: dict[str, Any]) -> None:
+    """LF, CR and CR LF are converted as the vectors say, across the edges of blocks."""
+    options = {} if vector["blksize"] == 512 else {"blksize": vector["blksize"]}
+    with staged({"f": bytes.fromhex(vector["native_hex"])}) as stage:
+        client, packet, tid = stage.ask(rrq(mode="NetASCII", **options))
+        if options:
+            packet = ackedTo(client, 0, tid)
+        for number, block in enumerate(vector["blocks_hex"], 1):
+            assert packet == Data(number, bytes.fromhex(block))
+            say(client, number, tid)
+            if number < len(vector["blocks_hex"]):
+                packet = hear(client)
+        stage.quiet(client, 40)
+        stage.over()
+
+
+@pytest.mark.parametrize("vector", vectors("tftp", "sequences"))
+def test_sequences(vector: dict[str, Any]) -> None:
+    """The exchange of the vector, datagram for datagram, in its order."""
+    Replay(vector).run()
+
+
+class Replay:
+    """One sequence of the vectors, played by a client that says only what stands there."""
+
+    def __init__(self, vector: dict[str, Any]) -> None:
+        self.steps = vector["steps"]
+        self.clients: dict[str, Any] = {}
+        self.tids: dict[str, Any] = {"server:69": SERVER}
+
+    def files(self) -> dict[str, Any]:
+        """The file that the server's DATA are blocks of; a size alone if there are none."""
+        blocks = {}
+        for step in self.steps:
+            if step.get("hex", "")[:4] == "0003" and step["from"].startswith("server"):
+                blocks[step["hex"][4:8]] = bytes.fromhex(step["hex"][8:])
+        name = bytes.fromhex(self.steps[0]["hex"])[2:].split(b"\0")[0].decode()
+        return {name: b"".join(blocks[number] for number in sorted(blocks)) or bytes(966768)}
+
+    def run(self) -> None:
+        writes = self.steps[0]["hex"].startswith("0002")
+        with staged({} if writes else self.files(), uploads=writes) as stage:
+            for index, step in enumerate(self.steps):
+                if "event" not in step:
+                    self.exchange(stage, step)
+                over = index + 1 == len(self.steps) and step.get("summary") != "ACK 0"
+                if over or step.get("event") == "the server sends nothing":
+                    for client in self.clients.values():
+                        stage.quiet(client)
+            written = b"".join(bytes.fromhex(step["hex"][8:]) for step in self.steps[2:5:2]) if writes else None
+            assert stage.site.files.get("up") == written
+
+    def exchange(self, stage: Stage, step: dict[str, Any]) -> None:
+        datagram = bytes.fromhex(step["hex"])
+        if step["from"].startswith("client"):
+            if step["from"] not in self.clients:
+                self.clients[step["from"]] = stage.client(2000 + len(self.clients))
+            self.clients[step["from"]].send(datagram, self.tids[step["to"]])
+            return
+        client = self.clients[step["to"]]
+        letter = client.expect(5)
+        assert letter.datagram == datagram, step["summary"]
+        assert self.tids.setdefault(step["from"], letter.source) == letter.source
+
+
+def test_nothingIsOpenedForARequestThatIsRefused(root: Path) -> None:
+    """Access rules come before the disk: what is refused is not even looked at."""
+
+    def deny(request: Any) -> None:
+        raise Forbidden
+
+    source = Directory(DirectoryOptions(path=str(root)))
+    with staged(source=source, access=deny) as stage:
+        assert isError(stage.ask(rrq("f"))[1], 2)
+        assert stage.site.contents == []

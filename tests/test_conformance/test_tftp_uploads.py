@@ -1,0 +1,213 @@
+"""
+TFTP, writing: into a directory on the disk, with the policy create.  The ids are those of docs/transports/tftp.md.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import maybeDeferred
+
+from castd.packets.tftp import buildAck, buildData, buildError
+from castd.testing import pattern
+from castd.uploads import Drop, DropOptions
+from tests.tftp import Ack, F, Oack, Stage, hear, isError, staged, upload, wrq
+from tests.vectors import vectors
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def stage(place: Path) -> Iterator[Stage]:
+    """Takes uploads of at most 1000000 octets into C{place}, new names only; no thread waits for the disk."""
+    drop = Drop(DropOptions(path=str(place), maxSize=1_000_000, keepFree=0), thread=maybeDeferred)
+    with staged(uploads=drop) as stage:
+        yield stage
+
+
+def left(place: Path) -> list[str]:
+    """What lies in the directory, unfinished uploads too."""
+    return sorted(path.name for path in place.iterdir())
+
+
+def test_TC46_writesAreOff() -> None:
+    """WRQ where writes are off: ERROR 2, once."""
+    with staged() as stage:
+        client, packet, _ = stage.ask(wrq())
+        assert isError(packet, 2)
+        stage.quiet(client, 40)
+        stage.over()
+
+
+@pytest.mark.parametrize("options", [{}, {"blksize": 1000}, {"blksize": 100, "windowsize": 4, "tsize": 1300}])
+def test_TC47_aNewFile(stage: Stage, place: Path, options: dict[str, int]) -> None:
+    """ACK 0 (or the OACK); after the last DATA the file stands there complete, and only then the last ACK goes out."""
+    client, packet, tid = stage.ask(wrq(**options))
+    granted = tuple((name, str(value)) for name, value in options.items())
+    assert packet == (Oack(granted) if options else Ack(0))
+    assert all(name.startswith(".") for name in left(place))
+    blksize, window = options.get("blksize", 512), options.get("windowsize", 1)
+    last, whole = 1300 // blksize + 1, []
+
+    def look(source: object, destination: object, datagram: bytes) -> bool:
+        if datagram == buildAck(last):
+            whole.append((place / "up").read_bytes())
+        return False
+
+    stage.network.losing(look)
+    assert upload(client, tid, F, blksize, window)[-1] == Ack(last)
+    assert whole == [F]
+    assert left(place) == ["up"]
+    stage.quiet(client, 40)
+    stage.over()
+    assert [(event["outcome"], event["octets"]) for event in stage.told("received")] == [("done", 1300)]
+
+
+def test_TC48_anExistingFile(stage: Stage, place: Path) -> None:
+    """WRQ of a name that exists: ERROR 6, and the file is unchanged."""
+    (place / "up").write_bytes(b"before")
+    _, packet, _ = stage.ask(wrq())
+    assert isError(packet, 6)
+    assert (place / "up").read_bytes() == b"before"
+    assert left(place) == ["up"]
+    stage.over()
+
+
+def test_TC49_tooLarge(stage: Stage, place: Path) -> None:
+    """A tsize above the limit: ERROR 3 at once; without one, when it is reached.  Nothing is stored."""
+    assert isError(stage.ask(wrq(tsize=1_000_001))[1], 3)
+    client, packet, tid = stage.ask(wrq(blksize=1468, windowsize=16), stage.client(2001))
+    assert isinstance(packet, Oack)
+    for number in range(1, 700):
+        client.send(buildData(number, bytes(1468)), tid)
+        if number % 16 == 0:
+            answer = hear(client)
+            if isError(answer, 3):
+                break
+    else:
+        raise AssertionError("a million octets, and no end")
+    assert left(place) == []
+    stage.over()
+
+
+def test_TC50_theLastAckWasLost(stage: Stage, place: Path) -> None:
+    """The last DATA again: the last ACK again."""
+    client, _, tid = stage.ask(wrq())
+    assert upload(client, tid, F)[-1] == Ack(3)
+    for _ in range(2):
+        client.send(buildData(3, F[1024:]), tid)
+        assert hear(client) == Ack(3)
+    stage.network.advance(60)
+    assert client.take() == []
+    assert (place / "up").read_bytes() == F
+    stage.over()
+
+
+@pytest.mark.parametrize("how", ["error", "silence", "restart"])
+def test_TC51_brokenOff(stage: Stage, place: Path, how: str) -> None:
+    """An upload that is broken off, by an ERROR, by silence or by a restart, leaves no file and no unfinished one."""
+    client, _, tid = stage.ask(wrq())
+    client.send(buildData(1, F[:512]), tid)
+    assert hear(client) == Ack(1)
+    if how == "error":
+        client.send(buildError(0, "enough"), tid)
+    elif how == "restart":
+        _, packet, new = stage.ask(wrq(), client)
+        assert packet == Ack(0)
+        assert new != tid
+        client.send(buildError(0, "enough"), new)
+    else:
+        stage.network.advance(100)
+    stage.network.advance(0.1)
+    assert left(place) == []
+    stage.over()
+
+
+def test_TC52_aBlockThatIsTooLong(stage: Stage, place: Path) -> None:
+    """DATA of 513 octets at a block size of 512: ERROR 4, nothing is stored."""
+    client, _, tid = stage.ask(wrq())
+    client.send(buildData(1, bytes(513)), tid)
+    assert isError(hear(client), 4)
+    stage.quiet(client, 40)
+    assert left(place) == []
+    stage.over()
+
+
+def test_TC53_overTheWrap(place: Path) -> None:
+    """More than 65535 blocks with options: block 0 after 65535 is acknowledged with ACK 0, not with the OACK."""
+    content = pattern(65541 * 8 + 3)
+    with staged(uploads=True) as stage:
+        client, packet, tid = stage.ask(wrq("up", blksize=8, windowsize=64, tsize=len(content)))
+        assert isinstance(packet, Oack)
+        answers = upload(client, tid, content, 8, 64)
+        assert answers[1022:] == [Ack(65472), Ack(0), Ack(6)]
+        assert stage.site.files["up"] == content
+        # Once more, and now block 65536 itself is the last that arrives for a while.
+        client, _, tid = stage.ask(wrq("again", blksize=8), stage.client(2001))
+        for number in range(1, 65537):
+            client.send(buildData(number & 0xFFFF, content[(number - 1) * 8 : number * 8]), tid)
+            answer = hear(client)
+        assert answer == Ack(0)
+        stage.network.advance(2)
+        assert {letter.datagram for letter in client.take()} == {b"\0\4\0\0"}
+
+
+@pytest.mark.parametrize("blksize", [8, 512])
+@pytest.mark.parametrize("vector", vectors("tftp", "netascii_write"))
+def test_TC55_netasciiWrites(vector: dict[str, Any], blksize: int) -> None:
+    """CR LF, CR NUL, a lone CR, a CR at the end are stored as the vectors say, wherever the edges of blocks fall."""
+    for shift in range(8):
+        received = b"." * shift + bytes.fromhex(vector["received_hex"])
+        with staged(uploads=True) as stage:
+            options = {} if blksize == 512 else {"blksize": blksize}
+            client, _, tid = stage.ask(wrq(mode="netascii", **options))
+            upload(client, tid, received, blksize)
+            assert stage.site.files["up"] == b"." * shift + bytes.fromhex(vector["stored_hex"])
+
+
+@pytest.mark.parametrize(
+    "vector", [param for param in vectors("tftp", "negotiation") if param.values[0]["request_hex"].startswith("0002")]
+)
+def test_writeVectors(place: Path, vector: dict[str, Any]) -> None:
+    """The write requests of the vectors are answered as they state, under the policy that they state."""
+    context = vector["context"]
+    if context.get("exists"):
+        (place / "up.bin").write_bytes(b"before")
+    uploads: Any = False
+    if context["write"] != "none":
+        settings = DropOptions(path=str(place), policy=context["write"], maxSize=context.get("max_upload"), keepFree=0)
+        uploads = Drop(settings, thread=maybeDeferred)
+    with staged(uploads=uploads) as stage:
+        client = stage.client()
+        client.send(bytes.fromhex(vector["request_hex"]), ("10.0.0.1", 69))
+        answer, wanted = client.expect().datagram, bytes.fromhex(vector["reply_hex"])
+        assert answer[:4] == wanted[:4]
+        if vector["reply_kind"] != "ERROR":
+            assert answer == wanted
+
+
+def test_theSameRequestAgain(stage: Stage) -> None:
+    """A repeated WRQ of one client is answered as before from the same port; another client's is refused as busy."""
+    client, first, tid = stage.ask(wrq(blksize=1000))
+    assert stage.ask(wrq(blksize=1000), client)[1:] == (first, tid)
+    assert isError(stage.ask(wrq(blksize=1000), stage.client(2000, "10.0.0.8"))[1], 2)
+
+
+def test_aGapInAWindow(stage: Stage, place: Path) -> None:
+    """A block is missing from a window: the last in order is acknowledged, once; the client goes on after it."""
+    client, _, tid = stage.ask(wrq(blksize=100, windowsize=4))
+    for number in (1, 2, 4):
+        client.send(buildData(number, F[(number - 1) * 100 : number * 100]), tid)
+    assert hear(client) == Ack(2)
+    for number in (5, 6):
+        client.send(buildData(number, F[(number - 1) * 100 : number * 100]), tid)
+    stage.quiet(client, 0.001)
+    for number in range(3, 15):
+        client.send(buildData(number, F[(number - 1) * 100 : number * 100]), tid)
+        if number in (6, 10, 14):
+            assert hear(client) == Ack(number)
+    assert (place / "up").read_bytes() == F
