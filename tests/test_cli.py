@@ -274,7 +274,8 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
         assert datagram == b"\0\3\0\1hello\n"
         until(process, "hello.txt")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        # twistd dies of the signal it was sent once it has stopped, castd ends well.
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.loopback
