@@ -35,6 +35,8 @@ LONGEST_BURST = 16
 PAUSE = 0.25
 #: ... and after so many pauses is left alone for a minute.
 PAUSES, MUTED = 8, 60.0
+#: Nobody has said anything for so long: whoever still lacks something may as well think that nothing is going on.
+QUIET = 2.0
 #: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
 CROWD, SHORTEST_STEP = 16, 0.01
 #: A sweep shorter than this says nothing of the loss: a receiver that asks for four blocks at a time paces itself.
@@ -158,6 +160,8 @@ class Sweep:
             self._roll.hush(receiver, now + self.linger)
         elif receiver.peer in self._roll.quiet and (lacks or receiver.idle > 1):
             self._roll.place(receiver)
+        elif receiver.peer in self._roll.fresh and receiver.asked and not answers:
+            self._roll.fresh.move_to_end(receiver.peer, last=False)  # it repeats itself: forgers seldom do
 
     def _answered(self, receiver: Receiver, ranges: Ranges) -> None:
         """The answer to a question: its sender is no forged address, and is asked before others."""
@@ -335,11 +339,18 @@ class Sweep:
 
     def _speak(self, now: float) -> Burst | None:
         """While somebody is being asked the others must not think that nothing is going on, and all speak at once."""
-        keep = self.patience.keep
-        if keep is None or self._question is None or self._keep is None or now - self._spokeAt < keep:
+        due = self._speakAt()
+        if due is None or now < due or self._keep is None or self._question is None:
             return None
         self._sent(self._keep, now)
         return Burst(self._keep, self._question.peer, again=True)
+
+    def _speakAt(self) -> float | None:
+        """-> when a block is to be sent only to show life."""
+        if self.patience.keep is None or self._question is None or self._keep is None or self._heardAt is None:
+            return None
+        due = self._spokeAt + self.patience.keep
+        return due if due < self._heardAt + QUIET else None
 
     def deadline(self, now: float) -> float | None:
         if self._roll.owed or self._union:
@@ -347,8 +358,8 @@ class Sweep:
         times: list[float] = []
         if self._question is not None:
             times.append(self._questionUntil)
-            if self.patience.keep is not None and self._keep is not None:
-                times.append(self._spokeAt + self.patience.keep)
+            if (due := self._speakAt()) is not None:
+                times.append(due)
         elif self._next() is not None:
             return now
         if self._late:

@@ -392,7 +392,7 @@ class Turn:
     def _speak(self, now: float) -> Burst | None:
         """A group with members is never silent for long: some clients start an incomplete image then."""
         keep = self.patience.keep
-        if keep is None or self.top < 0 or self._master is None or now - self._spokeAt < keep:
+        if keep is None or self.top < 0 or self._master is None or now < self._spokeAt + keep:
             return None
         self._spokeAt = now
         numbers = self._want[-1] if self._want else range(self.top, self.top + 1)

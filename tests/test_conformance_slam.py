@@ -1,0 +1,511 @@
+"""
+What a SLAM server must do, case by case: the listener with its dialect, its cast and its wire on a virtual network.
+
+Unless a case says otherwise: a file of 5925 octets in five blocks of 1451, transaction 1700000000.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.logger import capturedLogs
+
+from castd.cast.sweep import LONGEST_BURST
+from castd.dialects import slam
+from castd.errors import Declined
+from castd.options import Place
+from castd.packets.slam import LARGEST, pack
+from castd.request import Local, Peer, Request
+from castd.testing import BytesContent, Mailbox, Sighting, pattern
+from tests.clients.slam_client import Etherboot, Ipxe
+from tests.slam_players import SERVER, Stage
+
+FILE = pattern(5925)
+HEADER = bytes.fromhex("a06553f100572545ab")
+GROUP = ("239.255.1.1", 10000)
+MOMENT = 0.02
+
+
+@pytest.fixture(autouse=True)
+def _transaction(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The transaction of the cases, where they do not ask for the real one."""
+    if "real" not in request.fixturenames:
+        monkeypatch.setattr(slam, "transaction", lambda content: 1700000000)
+
+
+@pytest.fixture
+def real() -> None:
+    """This case is about real transactions."""
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage(FILE)
+    yield stage
+    stage.listener.stop()
+    assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"
+
+
+def data(*numbers: int, header: bytes = HEADER, file: bytes = FILE, block: int = 1451) -> list[tuple[Peer, bytes]]:
+    return [(GROUP, header + pack(number) + file[number * block : (number + 1) * block]) for number in numbers]
+
+
+def ping(client: Mailbox, header: bytes = HEADER) -> tuple[Peer, bytes]:
+    return (client.address, header)
+
+
+def client(stage: Stage, number: int = 2, port: int = 0) -> Mailbox:
+    return Mailbox(stage.network.host(f"10.0.0.{number}"), port)
+
+
+def say(stage: Stage, who: Mailbox, wire: str | bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
+    """Send a list and -> what the server says to it."""
+    stage.sent()
+    who.send(bytes.fromhex(wire) if isinstance(wire, str) else wire, stage.address)
+    stage.network.advance(seconds)
+    return stage.sent()
+
+
+def numbers(sent: list[tuple[Peer, bytes]], header: bytes = HEADER) -> list[int]:
+    """-> the blocks among this, in order."""
+    found = []
+    for where, datagram in sent:
+        if where == GROUP:
+            assert datagram.startswith(header)
+            rest = datagram[len(header) :]
+            length = rest[0] >> 5
+            found.append(int.from_bytes(rest[:length], "big") & (1 << 8 * length - 3) - 1)
+    return found
+
+
+def works(stage: Stage, number: int = 99) -> None:
+    """The server still serves: SL-01 with a fresh client."""
+    who = client(stage, number)
+    stage.network.advance(0.1)  # the last blocks cannot be on their way any more
+    sent = say(stage, who, "202100", 1.0)
+    assert data(0)[0] in sent
+    assert ping(who) in sent
+
+
+def test_SL01_firstList(stage: Stage) -> None:
+    """SL-01: every client's first list brings block 0 to the group, then a question to where the list came from."""
+    who = client(stage)
+    assert say(stage, who, "202100") == [*data(0), ping(who)]
+
+
+def test_SL02_wholeFile(stage: Stage) -> None:
+    """SL-02: all five blocks, the last one short, then the question."""
+    who = client(stage)
+    sent = say(stage, who, "202500")
+    assert sent == [*data(0, 1, 2, 3, 4), ping(who)]
+    assert len(sent[4][1]) == len(HEADER) + 1 + 121
+
+
+def test_SL03_clipped(stage: Stage) -> None:
+    """SL-03: what the file does not have is not sent, and the server lives on."""
+    who = client(stage)
+    assert say(stage, who, "232400") == [*data(3, 4), ping(who)]
+    works(stage)
+
+
+def test_SL04_twoRuns(stage: Stage) -> None:
+    """SL-04: all runs of a list are served, in order."""
+    who = client(stage)
+    assert say(stage, who, "2021222200") == [*data(0, 3, 4), ping(who)]
+
+
+def test_SL05_endsInAReceivedRun(stage: Stage) -> None:
+    """SL-05: a list that ends in a received run is as good as any."""
+    who = client(stage)
+    assert say(stage, who, "212121212100") == [*data(1, 3), ping(who)]
+
+
+def test_SL06_disconnect(stage: Stage) -> None:
+    """SL-06: who leaves hears nothing more, and the next one is asked without waiting."""
+    one, two = client(stage, 2), client(stage, 3)
+    say(stage, one, "202500", 0.0)
+    assert say(stage, two, "202500", 0.002)[-1] == ping(one)
+    began = stage.network.seconds()
+    one.send(b"\0", stage.address)
+    stage.network.run(lambda: two.inbox, limit=0.05)
+    # Its own list crossed the blocks, and they come once more before it is asked: 30 ms, not 100.
+    assert stage.network.seconds() - began < 0.04
+    stage.network.advance(1.0)
+    assert all(where != one.address for where, _ in stage.sent()[-20:] if where != GROUP)
+    assert len(one.take()) == 1
+
+
+def test_SL07_disconnectOfAStranger(stage: Stage) -> None:
+    """SL-07: the farewell of somebody unknown is ignored."""
+    assert say(stage, client(stage), "00") == []
+    assert stage.lives() == []
+    works(stage)
+
+
+@pytest.mark.parametrize("wire", ["252100", "202000"], ids=["SL-08", "SL-09"])
+def test_SL08_SL09_asksForNothing(stage: Stage, wire: str) -> None:
+    """SL-08, SL-09: a block behind the end, and a run of no blocks, bring nothing to the group and harm nobody."""
+    assert numbers(say(stage, client(stage), wire, 3.0)) == []
+    works(stage)
+
+
+def test_SL10_clippedToTheFile(stage: Stage) -> None:
+    """SL-10: six octets that ask for half a gigabyte are worth the file, once."""
+    who = client(stage)
+    assert say(stage, who, "209fffffff00") == [*data(0, 1, 2, 3, 4), ping(who)]
+
+
+def test_SL11_noEnd(stage: Stage) -> None:
+    """SL-11: a list without its NUL is served."""
+    who = client(stage)
+    assert say(stage, who, "2021") == [*data(0), ping(who)]
+
+
+def test_SL12_longForms(stage: Stage) -> None:
+    """SL-12: integers longer than needed are read."""
+    who = client(stage)
+    assert say(stage, who, "4000400100") == [*data(0), ping(who)]
+
+
+def test_SL13_receivedOnly(stage: Stage) -> None:
+    """SL-13: a list of received blocks only asks for nothing."""
+    assert numbers(say(stage, client(stage), "2500", 3.0)) == []
+    works(stage)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [b"", b"\xff", b"\xe0" * 4, b"\x3f" * 1472, random.Random(14).randbytes(65507)],
+    ids=["empty", "ff", "e0", "3f", "random"],
+)
+def test_SL14_rubbish(stage: Stage, wire: bytes) -> None:
+    """SL-14: rubbish, from a stranger and from a member, brings no block to the group."""
+    who = client(stage)
+    assert numbers(say(stage, who, wire, 1.0)) == []
+    works(stage)
+    say(stage, who, "202100", 1.0)
+    assert numbers(say(stage, who, wire, 0.4)) == []
+    works(stage, 98)
+
+
+def test_SL15_turnsToRubbish(stage: Stage) -> None:
+    """SL-15: what was readable of a list is served."""
+    who = client(stage)
+    assert say(stage, who, "2021ff") == [*data(0), ping(who)]
+
+
+def test_SL16_listWhileAnotherIsServed() -> None:
+    """SL-16: a list that comes meanwhile joins the sweep: blocks still to come are not sent a second time."""
+    file = pattern(300 * 1451 - 7)
+    stage = Stage(file, rate=1e6)
+    one, two = client(stage, 2), client(stage, 3)
+    everything = b"\x20" + pack(300) + b"\0"
+    first = numbers(say(stage, one, everything, 0.2), header := stage.lives()[0].wire.status)
+    assert 64 < len(first) < 300
+    rest = numbers(say(stage, two, everything, 1.5), header)
+    assert sorted(set(first + rest)) == list(range(300))
+    assert rest[: 300 - len(first)] == list(range(len(first), 300))
+    again = rest[300 - len(first) :]
+    assert all(again.count(number) <= 1 for number in first)
+    # A burst may have been on its way out when the list came.
+    assert max(again) <= first[-1] + LONGEST_BURST + 1
+    assert one.inbox
+    assert two.inbox
+
+
+def test_SL17_twoInTheSameInstant(stage: Stage) -> None:
+    """SL-17: two lists of the whole file in one instant cost at most what the second could not have heard."""
+    one, two = client(stage, 2), client(stage, 3)
+    say(stage, one, "202500", 0.0)
+    sent = say(stage, two, "202500", 0.5)
+    assert sorted(set(numbers(sent))) == [0, 1, 2, 3, 4]
+    assert len(numbers(sent)) <= 10
+
+
+def test_SL18_noAnswer(stage: Stage) -> None:
+    """SL-18: after 100 ms without an answer the next one is asked; nobody is asked in vain more than three times."""
+    one, two = client(stage, 2), client(stage, 3)
+    say(stage, one, "202500", 0.0)
+    say(stage, two, "202500", 0.4)
+    asked = [each for each in stage.network.capture or [] if each.datagram == HEADER]
+    assert {asked[0].destination, asked[1].destination} == {one.address, two.address}
+    assert 0.09 <= asked[1].time - asked[0].time <= 0.12
+    stage.network.advance(10.0)
+    before = len(stage.network.capture or [])
+    stage.network.advance(5.0)
+    assert len(stage.network.capture or []) == before
+    assert len(one.take()) == 3
+
+
+def test_SL19_lateAnswer(stage: Stage) -> None:
+    """SL-19: an answer half a second late is served like a fresh list."""
+    who = client(stage)
+    say(stage, who, "202100", 0.5)
+    assert say(stage, who, "212400")[:5] == [*data(1, 2, 3, 4), ping(who)]
+
+
+def test_SL20_whereTheListCameFrom(stage: Stage) -> None:
+    """SL-20: each question goes to the port that its list came from."""
+    one, two = client(stage, 2, 10000), client(stage, 3, 45678)
+    sent = say(stage, one, "202100", 0.0) + say(stage, two, "202100", 1.0)
+    assert {where for where, datagram in sent if datagram == HEADER} == {("10.0.0.2", 10000), ("10.0.0.3", 45678)}
+
+
+def test_SL21_source(stage: Stage) -> None:
+    """SL-21: everything comes from the server's port, and group data goes one hop."""
+    say(stage, client(stage), "202500")
+    sources = {each.source for each in stage.network.capture or [] if each.source[0] == SERVER}
+    assert sources == {(SERVER, 10000)}
+    assert stage.port.group is not None
+    assert stage.port.group[0] == 1
+
+
+def test_SL22_questionIsTheHeader(stage: Stage) -> None:
+    """SL-22: a question is exactly what every block begins with."""
+    who = client(stage)
+    sent = say(stage, who, "202500")
+    assert sent[-1] == (who.address, HEADER)
+    assert all(datagram.startswith(HEADER) for _, datagram in sent)
+
+
+@pytest.mark.parametrize("size", [1451, 2902, 1451 * 1450, 5925])
+def test_SL23_neverAWholeLastBlock(size: int) -> None:
+    """SL-23: no file is an exact multiple of its blocks, or Etherboot would wait for ever."""
+    block = slam.blockSize(size, 1500)
+    assert size % block
+    assert block >= 1449
+    assert slam.blockSize(2902, 1500) == 1450
+
+
+def test_SL24_oneOctet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SL-24: a file of one octet is one block of one octet."""
+    monkeypatch.setattr(slam, "transaction", lambda content: 7)
+    stage = Stage(b"x")
+    who = client(stage)
+    header = bytes.fromhex("272145ab")
+    assert say(stage, who, "202100") == [(GROUP, header + b"\x20x"), (who.address, header)]
+
+
+def test_SL25_emptyFile() -> None:
+    """SL-25: of an empty file nothing is said on the wire, and the log says why."""
+    stage = Stage(b"")
+    with capturedLogs() as logs:
+        assert say(stage, client(stage), "202100", 5.0) == []
+    assert [event for event in logs if event.get("event") == "declined" and "empty" in event["why"]]
+    assert stage.lives() == []
+
+
+def test_SL26_missingFile() -> None:
+    """SL-26: while the file is missing nothing is sent, and the log says so; once it is there lists are served."""
+    stage = Stage(None)
+    who = client(stage)
+    with capturedLogs() as logs:
+        assert say(stage, who, "202100", 5.0) == []
+    assert [event for event in logs if event.get("event") == "refused"]
+    stage.files["image"] = FILE
+    assert say(stage, who, "202100") == [*data(0), ping(who)]
+
+
+class Huge(BytesContent):
+    """A file whose size alone matters."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__("huge", b"")
+        self.size = size
+
+
+def test_SL27_hugeFile() -> None:
+    """SL-27: half a gigabyte is refused when configured and when opened; if it is meant, its length is right."""
+    request = Request(("10.0.0.2", 1), Local(SERVER, 10000), "huge")
+    options = slam.Options(file="huge")
+    assert [name for name, _ in slam.check([("one", options)], {"huge": 1 << 29}.get)] == ["one"]
+    assert slam.check([("one", options)], {"huge": (1 << 29) - 1}.get) == []
+    with pytest.raises(Declined, match="32 bits"):
+        slam.Dialect(options).open(request, Huge(1 << 29))
+    meant = slam.Options(file="huge", large=True)
+    assert slam.check([("one", meant)], {"huge": 1 << 29}.get) == []
+    assert slam.Dialect(meant).open(request, Huge(1 << 29)).status == bytes.fromhex("a06553f100 a020000000 45ab")
+
+
+@pytest.mark.usefixtures("real")
+def test_SL28_replacedFile() -> None:
+    """SL-28: a file replaced while it is sent is sent to the end; the new one comes after 20 s of quiet."""
+    stage = Stage(FILE)
+    one, two = client(stage, 2), client(stage, 3)
+    old = say(stage, one, "202100")[-1][1]
+    stage.files["image"] = bytes(reversed(FILE))
+    assert sorted(set(numbers(say(stage, two, "202500", 0.05), old))) == [0, 1, 2, 3, 4]
+    for who in (one, two):
+        say(stage, who, "00")
+    stage.network.advance(15.0)
+    assert numbers(say(stage, one, "212100"), old) == [1]
+    say(stage, one, "00")
+    stage.network.advance(21.0)
+    new = say(stage, one, "202100")
+    assert new[-1][1] != old
+    assert new[0][1] == new[-1][1] + b"\x20" + bytes(reversed(FILE))[:1451]
+    headers = {datagram[: len(old)] for where, datagram in new if where == GROUP}
+    assert headers == {new[-1][1]}
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("version", [(1, 2, 3, -(10**18)), (1, 2, 3, 1 << 70), "x" * 100, ()])
+def test_SL29_transactionFits(version: Any) -> None:
+    """SL-29: whatever a version is made of, its transaction has 32 bits, the same each time and another for another."""
+    one = slam.transaction(BytesContent("a", FILE, version or None))
+    assert one == slam.transaction(BytesContent("b", FILE, version or None))
+    assert one != slam.transaction(BytesContent("a", FILE, (version, "newer")))
+    assert 0 <= one < 1 << 32 <= LARGEST
+
+
+def test_SL30_oneFileOneGroup() -> None:
+    """SL-30: two files on one group, and two groups on one port, are refused when they are configured."""
+    one = slam.Options(file="a")
+    group = slam.Options(file="b", port=10001)
+    port = slam.Options(file="b", group=Place("239.255.1.1", 10001))
+    right = slam.Options(file="b", port=10001, group=Place("239.255.1.1", 10001))
+    assert [name for name, why in slam.check([("one", one), ("two", group)]) if "group" in why] == ["two"]
+    assert [name for name, why in slam.check([("one", one), ("two", port)]) if "port" in why] == ["two"]
+    assert slam.check([("one", one), ("two", right)]) == []
+    here, there = (
+        slam.Options(file=each, interface=f"10.0.0.{each}", group=Place(f"239.1.1.{each}", 1)) for each in "12"
+    )
+    assert slam.check([("one", here), ("two", there)]) == []
+
+
+def test_SL31_forgedSources(stage: Stage) -> None:
+    """SL-31: a thousand forged sources are remembered and asked within bounds, and the real client is served."""
+    forgers = [(f"10.9.{number >> 8}.{number & 255}", 4000) for number in range(1000)]
+    for forger in forgers:
+        stage.listener.datagramFrom(bytes.fromhex("202100"), forger, Local(SERVER, 10000))
+    real = stage.play(Ipxe(1))
+    began = stage.network.seconds()
+    stage.network.run(stage.over, limit=20.0)
+    assert real.client.done
+    assert real.client.image == FILE
+    seconds = stage.network.seconds() - began
+    assert len(asked(stage, forgers)) <= 1 + 101 * seconds
+    stage.network.advance(120.0)
+    assert len(asked(stage, forgers)) <= 3 * len(forgers)
+    assert stage.lives() == []
+    assert not stage.listener._members
+
+
+def asked(stage: Stage, among: list[tuple[str, int]]) -> list[Sighting]:
+    """-> the questions that went to these."""
+    known = set(among)
+    return [each for each in stage.network.capture or [] if each.datagram == HEADER and each.destination in known]
+
+
+def test_SL32_ipxe() -> None:
+    """SL-32: a client that asks for four blocks at a time is never kept waiting."""
+    stage = Stage(pattern(1 << 20), latency=0.0002)
+    player = stage.play(Ipxe(1))
+    seconds = stage.network.run(stage.over, limit=10.0)
+    assert player.client.done
+    assert player.client.image == pattern(1 << 20)
+    assert player.client.doubles == 0
+    assert player.client.lists == 1 + (723 - 1 + 3) // 4
+    assert seconds < 1.2
+    times = [each.time for each in stage.network.capture or []]
+    assert max(after - before for before, after in itertools.pairwise(times)) < 0.01
+
+
+def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
+    """SL-33: of the second list only what it names is sent."""
+    stage = Stage(pattern(300_000))
+    player = stage.play(Etherboot(1))
+    seen = 0
+
+    def every(source: Peer, destination: Peer, datagram: bytes) -> bool:
+        nonlocal seen
+        seen += len(datagram) > 100
+        return len(datagram) > 100 and seen % 3 == 0
+
+    stop = stage.network.losing(every)
+    stage.network.run(lambda: player.client.lists == 3, limit=10.0)
+    stop()
+    missing = {number for number, have in enumerate(player.client.have) if not have}
+    assert len(missing) > 60
+    stage.sent()
+    stage.network.run(stage.over, limit=10.0)
+    header = player.client.header
+    assert sorted(numbers(stage.sent(), header)) == sorted(missing)
+    assert player.client.image == pattern(300_000)
+
+
+def test_SL34_ownData() -> None:
+    """SL-34: with a receiver on the server's own machine, its own blocks are not read as lists."""
+    stage = Stage(FILE)
+    stage.network.host(SERVER).addresses += ("10.0.0.77",)
+    who = client(stage)
+    for _, datagram in say(stage, who, "202500"):
+        for source in ((SERVER, 10000), ("10.0.0.77", 10000)):
+            for local in (Local(*GROUP, broadcast=True), Local(SERVER, 10000, broadcast=True)):
+                stage.listener.datagramFrom(datagram, source, local)
+        stage.listener.datagramFrom(datagram, (SERVER, 10000), Local(SERVER, 10000))
+    assert list(stage.lives()[0].receivers) == [who.address]
+
+
+def test_SL35_longestList() -> None:
+    """SL-35: 735 runs in one list are 735 blocks."""
+    file = pattern(1471 * 1451 - 5)
+    stage = Stage(file)
+    sent = say(stage, client(stage), b"\x21\x21" * 735 + b"\0", 0.5)
+    assert numbers(sent, stage.lives()[0].wire.status)[:735] == list(range(1, 1470, 2))
+
+
+def test_SL36_longNumbers() -> None:
+    """SL-36: the numbers of blocks 31, 32, 8191 and 8192 have the lengths that they must have."""
+    file = pattern(8200 * 1451 - 5)
+    stage = Stage(file)
+    sent = say(stage, client(stage), b"\x3f\x22\x5f\xdd" + bytes.fromhex("2100"), 0.05)
+    sent += say(stage, client(stage, 3), bytes.fromhex("5fff2200"), 0.05)
+    header = stage.lives()[0].wire.status
+    wires = {datagram[: len(header) + 3] for where, datagram in sent if where == GROUP}
+    for number, wire in ((31, "3f"), (32, "4020"), (8191, "5fff"), (8192, "602000")):
+        expected = header + bytes.fromhex(wire) + file[number * 1451 : (number + 1) * 1451]
+        assert (GROUP, expected) in sent, number
+        assert expected[: len(header) + 3] in wires
+
+
+def test_SL37_sendError(stage: Stage) -> None:
+    """SL-37: a network that is down is one line in the log and no busy loop; when it is up again all goes on."""
+    who = client(stage)
+    stage.host.errno = errno.ENETUNREACH
+    with capturedLogs() as logs:
+        assert say(stage, who, "202500", 5.0) == []
+    assert len([event for event in logs if event.get("event") == "unsendable"]) == 1
+    assert len(stage.network.getDelayedCalls()) < 5
+    stage.host.errno = 0
+    assert say(stage, who, "202500", 0.2)[:5] == data(0, 1, 2, 3, 4)
+
+
+def test_SL37_fullSocket(stage: Stage) -> None:
+    """SL-37: a full socket is waited for, and nothing is skipped."""
+    who = client(stage)
+    stage.host.room = 2
+    assert say(stage, who, "202500") == data(0, 1)
+    stage.host.room = None
+    stage.network.advance(0.2)
+    assert stage.sent()[:4] == [*data(2, 3, 4), ping(who)]
+
+
+def test_SL38_emptyRunFirst(stage: Stage) -> None:
+    """SL-38: a run of no blocks before a real one is passed over."""
+    who = client(stage)
+    assert say(stage, who, "2020232200") == [*data(3, 4), ping(who)]
+
+
+def test_SL39_trueAnswer(stage: Stage) -> None:
+    """SL-39: what the answer to a question names is sent again at once, however lately it was sent."""
+    who = client(stage)
+    stage.network.link(latency=0.0001)
+    say(stage, who, "202100", 0.001)
+    assert say(stage, who, "212400", 0.001) == [*data(1, 2, 3, 4), ping(who)]
+    assert say(stage, who, "222100", 0.001) == [*data(2), ping(who)]
