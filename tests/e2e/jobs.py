@@ -57,7 +57,13 @@ class Job:
         self.started = time.monotonic()
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [*LEASHED, *argv], stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=env
+                [*LEASHED, *argv],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=env,
+                start_new_session=True,  # a Ctrl-C is for the test run, which then ends its programs in their order
             )
 
     @property
