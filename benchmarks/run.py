@@ -137,27 +137,33 @@ def choose(wanted: str | None) -> list[Server]:
 @click.option("--servers", help="Servers by name, separated by commas; the first is compared with the others.")
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Timed rounds for each workload.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
-@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there, as JSON.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there (JSON).")
 @click.option("--docs", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg.")
 def main(
     quick: bool, only: str | None, servers: str | None, rounds: int, cpus: str, save: Path | None, docs: bool
 ) -> None:
-    """Measure castd beside its peers, interleaved, and print the ratios."""
+    """Measure castd beside its peers, interleaved, and print the ratios.
+
+    With --save FILE, workloads that FILE has already and that are not measured now are shown beside the new ones.
+    """
     chosen = [w for w in WORKLOADS if only is None or w.name in only.split(",")]
     if not chosen:
         raise click.BadParameter(f"no workload of that name; there are {', '.join(w.name for w in WORKLOADS)}")
     peers = choose(servers)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     server, _, client = cpus.partition(",")
+    kept: Results = json.loads(save.read_text()) if save and save.exists() else {}
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="castd-bench-") as room:
         bench = Bench(Path(room), (int(server), int(client)))
         for workload in chosen:
             asked = workload.shortened(4) if quick else workload
             results[workload.name] = bench.compare(asked, peers, 3 if quick else rounds)
+            if save:  # what is done is done, if the next one is broken off
+                save.write_text(json.dumps(kept | results, indent=1))
     machine = Machine.here({peer.name: peer.version() for peer in peers}, 3 if quick else rounds)
-    if save:
-        save.write_text(json.dumps({"machine": machine.facts, "results": results}, indent=1))
+    measured = kept | results
+    results = {workload.name: measured[workload.name] for workload in WORKLOADS if workload.name in measured}
     text = markdown(results, machine)
     click.echo(text)
     if docs:
