@@ -64,7 +64,6 @@ ROWS = (
             "layout",
             "lane",
             "gate",
-            "leases",
             "urls",
             "leases",
         ),
@@ -112,7 +111,7 @@ ROWS = (
     Row(("describe",), outside=MODELS),
     Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
-    Row(("tap", "cli"), outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
+    Row(("cli_choices", "cli_show", "part", "cli_transfer", "tap", "cli"), ordered=True, outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
     Row(("__main__",), only=("cli",)),
 )
 
