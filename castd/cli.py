@@ -17,19 +17,16 @@ from rich.console import Console
 from rich.table import Table
 from twisted.internet.task import Clock
 from twisted.logger import (
-    FilteringLogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
     globalLogBeginner,
-    textFileLogObserver,
 )
 
 from castd import __version__
+from castd.cli_transfer import get, put
 from castd.config import Config
 from castd.describe import rows, wholeSchema
 from castd.errors import ConfigError
 from castd.maker import Collected, collect
-from castd.run import prepare
+from castd.run import log, prepare
 from castd.service import Server, compose, kinds, read
 
 _FILE = click.Path(path_type=Path)
@@ -53,6 +50,10 @@ def fail(error: ConfigError) -> SystemExit:
     return SystemExit(1)
 
 
+main.add_command(get)
+main.add_command(put)
+
+
 @main.command()
 @click.option("-c", "--config", required=True, type=_FILE, help="The service file.")
 def serve(config: Path) -> None:
@@ -63,21 +64,13 @@ def serve(config: Path) -> None:
     reactor: Any = running
     try:
         server = prepare(config, reactor)
-        logTo(sys.stderr, server.config.logging.level)
+        globalLogBeginner.beginLoggingTo([log(server.config.logging, sys.stderr)], redirectStandardIO=False)
         server.privilegedStartService()
     except ConfigError as error:
         raise fail(error) from None
     server.startService()
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()
-
-
-def logTo(stream: Any, level: str) -> None:
-    """Log from this level up."""
-    filtered = FilteringLogObserver(
-        textFileLogObserver(stream), [LogLevelFilterPredicate(LogLevel.levelWithName(level))]
-    )
-    globalLogBeginner.beginLoggingTo([filtered], redirectStandardIO=False)
 
 
 @main.command()

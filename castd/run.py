@@ -7,10 +7,14 @@ from __future__ import annotations
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from twisted.logger import FilteringLogObserver, ILogObserver, LogLevel, LogLevelFilterPredicate
 
 from castd.chance import Chance
+from castd.config import Logging
 from castd.maker import collect
+from castd.observe import jsonLog, textLog
 from castd.ports import Ports
 from castd.service import Server, compose, read
 
@@ -28,6 +32,12 @@ def prepare(file: Path | str, reactor: Any) -> Server:
     config = read(file, collected)
     chance = Chance()
     return compose(config, collected, reactor, Ports(reactor, chance), chance)
+
+
+def log(options: Logging, stream: IO[str]) -> ILogObserver:
+    """The log, from the level on that the service file says, and in its format."""
+    write = {"text": textLog, "json": jsonLog}[options.format](stream)
+    return FilteringLogObserver(write, [LogLevelFilterPredicate(LogLevel.levelWithName(options.level))])
 
 
 def steady(reactor: Any) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 from twisted.application.service import MultiService
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, globalLogPublisher
 
 from castd.access import Rule
 from castd.chance import Chance
@@ -21,6 +22,7 @@ from castd.directory import makeSink
 from castd.errors import ConfigError
 from castd.listening import Listening
 from castd.maker import Collected
+from castd.observe import JSONFile
 from castd.site import Site
 from castd.uploads import DropOptions
 
@@ -39,6 +41,7 @@ class Server(MultiService):
         self.config = config
         self.site = site
         self.addresses = tuple(addresses)
+        self._events: JSONFile | None = None
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -48,25 +51,49 @@ class Server(MultiService):
 
         @raise ConfigError: with each one that cannot be had.
         """
-        faults: list[str] = []
+        faults: list[str] = self._openEvents()
         for service in self:
             try:
                 service.privilegedStartService()
             except ConfigError as error:
                 faults += error.faults
         if faults:
-            for each in self.addresses:
-                each.stopService()
+            self.stopService()
             raise ConfigError(*faults)
+
+    def _openEvents(self) -> list[str]:
+        """Open the file for events, if there is to be one; not before: who only checks a file leaves nothing behind."""
+        file = self.config.logging.json_
+        if file is None or self._events is not None:
+            return []
+        try:
+            self._events = JSONFile(str(file))
+        except OSError as error:
+            return [f"{self.config.tree.where(('logging', 'json'))}: {file}: {error.strerror}"]
+        globalLogPublisher.addObserver(self._events)
+        return []
 
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
+        self._openEvents()
         super().startService()  # type: ignore[no-untyped-call]
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
                 drop.sweep().addErrback(
                     lambda failure: _log.failure("unfinished uploads are still there", failure, event="fault")
                 )
+
+    def stopService(self) -> Deferred[Any]:
+        """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
+        stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
+        return stopping.addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        events, self._events = self._events, None
+        if events is not None:
+            globalLogPublisher.removeObserver(events)
+            events.close()
+        return result
 
 
 @dataclass(frozen=True)

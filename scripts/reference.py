@@ -27,6 +27,10 @@ from castd.service import SINKS  # noqa: E402
 EXAMPLES = {("transports", "file"): "vmlinuz", ("uploads", "path"): "/srv/uploads"}
 
 
+#: What is to be said of a section before its table.
+NOTES = {"logging": ("`level` and `format` are those of `castd serve`; `twistd` keeps the log in its own way.", "")}
+
+
 def stock() -> Kinds:
     """What comes with castd, whatever else is installed here."""
     made = [each for each in vars(castd_stock).values() if isinstance(each, TransportMaker | ContentSourceMaker)]
@@ -64,7 +68,7 @@ def reference(kinds: Kinds) -> str:
     )
     lines += ["## access", "", f"{rules} everybody may read, and nobody may write.", "", *table(kinds.access)]
     for name, model in SECTIONS.items():
-        lines += [f"## {name}", "", *table(model)]
+        lines += [f"## {name}", "", *NOTES.get(name, ()), *table(model)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,6 +1,7 @@
 """A service file becomes a server, on a network in memory: what it serves, to whom, and how it ends."""
 
 import errno
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +171,32 @@ def test_uploads(boot: Path, network: Network) -> None:
     assert list((boot / "in").iterdir()) == []
     with pytest.raises(NotFound):
         sink.begin("nowhere/a.txt", (CLIENT, 2000), None)
+
+
+def test_eventFile(boot: Path, network: Network) -> None:
+    """With logging.json the events go to a file, from the first port that is bound until the last has closed."""
+    text = START + ANY + "logging: {json: events.json}\n" + TFTP
+    server = made(boot, network, text)
+    assert not (boot / "events.json").exists()
+    start(server)
+    client = Mailbox(network.host(CLIENT))
+    client.send(read("hello.txt"), (SERVER, 69))
+    client.send(b"\0\4\0\1", client.expect().source)
+    network.advance(0.1)
+    assert stopped(server)
+    events = [json.loads(line) for line in (boot / "events.json").read_text().splitlines()]
+    assert events[0]["event"] == "listening"
+    assert [(each["name"], each["outcome"]) for each in events if each["event"] == "received"] == [
+        ("hello.txt", "done")
+    ]
+
+
+def test_noEventFile(boot: Path, network: Network) -> None:
+    """An event file that cannot be opened is told like a port that cannot be had."""
+    server = made(boot, network, START + ANY + "logging: {json: none/events.json}\n" + TFTP)
+    with pytest.raises(ConfigError, match=r"x\.yaml:4: logging\.json: .*none/events\.json: No such file"):
+        server.privilegedStartService()
+    assert network.bound == {}
 
 
 class Taken:
