@@ -248,6 +248,15 @@ def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> 
     assert list(address.transport.served()) == ["a", "b"]
 
 
+def test_groupAlone(boot: Path, network: Network) -> None:
+    """A group transport with no plain one behind it is worth a warning; with one it is not."""
+    alone = made(boot, network, START + ANY + "transports: {multicast: {interface: 10.0.0.1}}\n")
+    (warning,) = alone.config.warnings
+    assert warning.startswith("x.yaml:4: transports.multicast: no tftp follows at its address")
+    both = "transports: {multicast: {interface: 10.0.0.1}, tftp: {interface: 10.0.0.1}}\n"
+    assert made(boot, network, START + ANY + both).config.warnings == ()
+
+
 class Loner:
     """A transport that shares with nobody."""
 

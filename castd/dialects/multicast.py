@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from ipaddress import IPv4Network, ip_address
+from typing import ClassVar
 
 from pydantic import Field
 from zope.interface import implementer
@@ -24,6 +25,9 @@ OPTION = "multicast"
 
 class Options(ListenOptions):
     """What the service file may say of a C{multicast} transport."""
+
+    # What does not ask for a group, or cannot hear it, is for a plain transport behind this one.
+    fallback: ClassVar[str | None] = "tftp"
 
     port: Port = Field(69, description="UDP port that requests come to")
     groups: GroupNetwork = Field(IPv4Network("239.255.0.0/24"), description="pool of group addresses")
