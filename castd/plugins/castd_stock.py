@@ -5,4 +5,5 @@ What comes with castd.  Nothing is imported until a service file names it.
 from castd.maker import ContentSourceMaker, TransportMaker
 
 tftp = TransportMaker("tftp", "castd.dialects.tftp", "TFTP to one receiver at a time, with all its options; uploads")
+slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot SLAM: one file to many, who list what they lack")
 directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")
