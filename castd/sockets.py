@@ -183,7 +183,9 @@ class Interfaces:
             return ETHERNET_MTU, ()
 
     def _onLink(self, name: str) -> tuple[IPv4Network, ...]:
-        """The routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order."""
+        """
+        The routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order.
+        """
         found = []
         with open(self._routes) as lines:
             for fields in map(str.split, lines):

@@ -51,8 +51,8 @@ def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
 
 def unfragmented(local: Local, header: int = 4) -> int:
     """
-    -> octets of the largest block that goes in one piece by the interface that was asked; many boot ROMs cannot put pieces
-    together.  C{header} is what stands before a block.
+    -> octets of the largest block that goes in one piece by the interface that was asked; many boot ROMs cannot put
+    pieces together.  C{header} is what stands before a block.
     """
     return max(512, local.mtu - (40 if ":" in local.host else 20) - 8 - header)
 

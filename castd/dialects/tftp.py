@@ -11,11 +11,13 @@ from zope.interface import implementer
 
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
+from castd.collect.text import Text
 from castd.collect.tftp import Intake
 from castd.dialects import lockstep
 from castd.errors import Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
 from castd.leases import Means
+from castd.netascii import Decoder
 from castd.negotiate import Caps, Terms, negotiate
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
@@ -121,7 +123,8 @@ class Dialect:
 
     def intake(self, request: Request) -> IIntake:
         terms = negotiate(request, self._caps(request))
-        return Intake(terms, self.patience(terms))
+        intake = Intake(terms, self.patience(terms))
+        return Text(intake, Decoder()) if request.mode == "netascii" else intake
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return lockstep.refuse(error)
