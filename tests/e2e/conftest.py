@@ -14,6 +14,9 @@ from tests.e2e.server import Server
 from tests.e2e.shelf import Shelf
 from tests.needs import need, needNamespaces
 
+DRAIN = "2 s"
+"""How long castd waits at its end for those who may ask for their last answer once more."""
+
 Serve = Callable[..., Server]
 
 
@@ -57,7 +60,7 @@ def serve(hall: Hall, shelf: Shelf) -> Iterator[Serve]:
                     "content": [{"directory": {"path": str(shelf.root)}}],
                     "uploads": uploads,
                     "access": [{"allow": "any"}],
-                    "limits": {"per-peer": 4096, "new-per-peer": "10000/s"},
+                    "limits": {"per-peer": 4096, "new-per-peer": "10000/s", "drain": DRAIN},
                     "transports": {name.replace("_", "-"): options for name, options in transports.items()},
                 },
             )
