@@ -20,6 +20,7 @@ CHECKOUT = str(Path(__file__).resolve().parent.parent)
 
 SERVICE = """\
 castd: 1
+logging: {{level: warn}}
 content: [{{directory: {{path: {root}}}}}]
 access: [{{allow: any}}]
 limits: {{casts: 4096, receivers: 8192, per-peer: 8192, new-per-peer: 100000/s}}
