@@ -5,8 +5,8 @@ What C{castd get} and C{castd put} show: a bar for each file on a terminal, a li
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -81,10 +81,27 @@ class Show:
         console = Console(stderr=True)
         bars = console.is_terminal and not quiet and not json
         self._bars = _bars(console) if bars else None
+        self._held: list[tuple[str, bool]] = []
 
-    def context(self) -> Any:
-        """-> what the bars are alive in."""
-        return self._bars or nullcontext()
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """The bars move while this is entered; what is said meanwhile is shown below them at the end."""
+        if self._bars is None:
+            yield
+            return
+        try:
+            with self._bars:
+                yield
+        finally:
+            self._bars = None
+            for text, err in self._held:
+                click.echo(text, err=err)
+
+    def _say(self, text: str, err: bool) -> None:
+        if self._bars is None:
+            click.echo(text, err=err)
+        else:
+            self._held.append((text, err))
 
     def progress(self, name: str) -> Callable[[int, int | None], object] | None:
         """-> what a transfer tells its progress."""
@@ -98,14 +115,14 @@ class Show:
         """One line at the end of a file; errors always, the rest if it is wanted."""
         if self._json:
             shown = {name: value for name, value in _plain(result).items() if value is not None}
-            click.echo(json.dumps(shown), err=toStdout)
+            self._say(json.dumps(shown), err=toStdout)
             return
         if result.error is not None:
-            click.echo(f"castd {self._command}: {result.url}: {result.error}", err=True)
+            self._say(f"castd {self._command}: {result.url}: {result.error}", err=True)
         elif not self._quiet:
-            click.echo(_line(result), err=True)
+            self._say(_line(result), err=True)
         if result.sha256 is not None and self._checksum and result.error is None:
-            click.echo(f"{result.sha256}  {result.file}", err=toStdout)
+            self._say(f"{result.sha256}  {result.file}", err=toStdout)
 
 
 def _bars(console: Console) -> Progress:
@@ -117,6 +134,9 @@ def _bars(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        # Standard output belongs to the file and its checksum, a terminal or not.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 

@@ -77,7 +77,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
         files = zip(jobs, targets, strict=True)
         return await _all([turns.run(one, text, url, target) for (text, url), target in files])
 
-    with show.context():
+    with show.alive():
         status = drive(_reactor(context), work)
     context.exit(status)
 
@@ -140,7 +140,7 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
     async def work(reactor: Any) -> int:
         return await _all([Deferred.fromCoroutine(_put(reactor, url, address, file, choices, show))])
 
-    with show.context():
+    with show.alive():
         status = drive(_reactor(context), work)
     context.exit(status)
 

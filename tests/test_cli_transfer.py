@@ -169,6 +169,17 @@ class TestGet:
         assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
         os.close(reader)
 
+    @pytest.mark.parametrize("words", [(), ("-q",), ("--json",)], ids=" ".join)
+    def test_bars(self, world: World, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+        """On a terminal a bar shows the progress, unless it is not wanted; standard output stays as it was."""
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        result = world.get(URL, "--sha256", *words)
+        assert result.exit_code == 0
+        assert ("\x1b[" in result.stderr) == (words == ())
+        if "--json" not in words:
+            assert result.stdout == f"{SUM}  file\n"
+
     def test_netascii(self, world: World) -> None:
         """--netascii asks in that mode and gives the text its own line ends back."""
         assert world.get("--netascii", f"tftp://{SERVER}/text").exit_code == 0

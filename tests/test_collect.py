@@ -107,6 +107,7 @@ class TestDownload:
         assert link.kept[0] == pattern(20_000)
         assert link.ends[0].outcome == DONE
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("asks", "rolls"), [(0, None), (1, None), (None, None), (None, 1)])
     def test_rollover(self, asks: int | None, rolls: int | None) -> None:
         """After block 65535 comes 0 or 1: as agreed on, else as the server does."""
@@ -116,6 +117,7 @@ class TestDownload:
         assert link.kept[0] == content
         assert link.ends[0].blocks == 65541
 
+    @pytest.mark.slow
     def test_rollover_in_a_window(self) -> None:
         """A window may lie across the wrap, and lose blocks there."""
         content = pattern(8 * 65600)
@@ -294,6 +296,7 @@ class TestUpload:
         assert link.kept[1] == pattern(20_000)
         assert link.ends[1].outcome == DONE
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rollover", [0, 1])
     @pytest.mark.parametrize("windowsize", [1, 16])
     def test_rollover(self, rollover: int, windowsize: int) -> None:
