@@ -17,8 +17,8 @@ from castd.dialects import lockstep
 from castd.errors import Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
 from castd.leases import Means
-from castd.netascii import Decoder
 from castd.negotiate import Caps, Terms, negotiate
+from castd.netascii import Decoder
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
