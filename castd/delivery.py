@@ -95,20 +95,21 @@ class Delivery:
         try:
             if payload is not None:
                 image: Any = owner.wire.header(start) + payload
-                sent = self._hand(image, len(image), address)
+                step = len(image)
+                sent = self._hand(image, step, address)
                 count = 1 if sent else 0
             else:
                 chunk = owner.chunk(start)
                 stop = min(self._unsent.stop, chunk.stop, start + budget)
-                image = chunk.slice(start, stop)
-                sent = self._hand(image, chunk.step, address)
-                count = stop - start if sent >= len(image) else sent // chunk.step
+                image, step = chunk.slice(start, stop), chunk.step
+                sent = self._hand(image, step, address)
+                count = stop - start if sent >= len(image) else sent // step
         except BlockingIOError:
             count = sent = 0
         if count:
             self._rest = 0.0
             self._unsent = self._unsent[count:]
-            owner.sent(start, count, sent, self._again)
+            owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
             for pacer in owner.pacers:
                 pacer.spend(sent, now)
             return count

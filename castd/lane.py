@@ -21,13 +21,15 @@ class Lane:
     @ivar stride: blocks of a step.
     @ivar answers: what is to be said before each step, and C{None} behind the last.
     @ivar images: what goes out at each step.
+    @ivar gap: octets of the header before a block.
     """
 
-    __slots__ = ("answers", "images", "start", "stride")
+    __slots__ = ("answers", "gap", "images", "start", "stride")
 
     def __init__(self, wire: IWire, chunk: Chunk, start: int) -> None:
         self.start = start
         self.stride: int = wire.stride
+        self.gap: int = chunk.step - wire.blocksize
         self.answers: list[bytes | None] = []
         self.images: list[memoryview] = []
         while (ahead := wire.ahead(start)) is not None and ahead[1] <= chunk.stop:

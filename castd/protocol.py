@@ -223,7 +223,8 @@ class CastProtocol(DatagramProtocol):
         self._steps = 0
         if steps:
             numbers = lane.numbers(steps, self.wire.count)
-            self.sent(numbers.start, len(numbers), sum(map(len, lane.images[:steps])), False)
+            octets = sum(map(len, lane.images[:steps])) - len(numbers) * lane.gap
+            self.sent(numbers.start, len(numbers), octets, False)
             self._turn.followed(lane.last(steps, self.wire.count), self._steppedAt)
 
     def _hear(self, datagram: bytes, peer: Peer) -> None:
