@@ -11,14 +11,12 @@ from zope.interface import implementer
 
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
-from castd.collect.text import Text
 from castd.collect.tftp import Intake
 from castd.dialects import lockstep
 from castd.errors import Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
 from castd.leases import Means
 from castd.negotiate import Caps, Terms, negotiate
-from castd.netascii import Decoder
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -123,8 +121,8 @@ class Dialect:
 
     def intake(self, request: Request) -> IIntake:
         terms = negotiate(request, self._caps(request))
-        intake = Intake(terms, self.patience(terms))
-        return Text(intake, Decoder()) if request.mode == "netascii" else intake
+        # Netascii is converted by the sink (ISite.sink).
+        return Intake(terms, self.patience(terms))
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return lockstep.refuse(error)
