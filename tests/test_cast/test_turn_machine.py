@@ -168,5 +168,5 @@ TestPlainUnicast = PlainUnicastMachine.TestCase
 TestMulticast = MulticastMachine.TestCase
 TestMtftp = MtftpMachine.TestCase
 TestBare = BareMachine.TestCase
-for case in (TestUnicast, TestPlainUnicast, TestMulticast, TestMtftp, TestBare):
-    case.settings = few
+for machine in (UnicastMachine, PlainUnicastMachine, MulticastMachine, MtftpMachine, BareMachine):
+    machine.TestCase.settings = few
