@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from castd.errors import Forbidden, NotFound, Refused, Unsupported
 from castd.names import Patterns, Rewrite, beneath, parts, prefix, printable, rewrite, strip, text
 
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "vectors-tftp.json").read_text())["paths"]
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())["paths"]
 OCTETS = st.binary(max_size=80) | st.lists(
     st.sampled_from([b"..", b".", b"/", b"\\", b"a", b"B", b"\xff", b"\xc3\xa9", b"\x00", b"\n", b" "]), max_size=12
 ).map(b"".join)

@@ -21,7 +21,7 @@ from castd.errors import ContentChanged, Full
 from castd.interfaces import IContent, IUpload
 from castd.netascii import Decoder, encode, growth
 
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "vectors-tftp.json").read_text())
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())
 LINES = st.lists(st.sampled_from([b"\r", b"\n", b"\0", b"a", b"bc", b"\xff"]), max_size=30).map(b"".join)
 
 

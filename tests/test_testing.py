@@ -10,8 +10,11 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from zope.interface.verify import verifyObject
 
+from castd import testing as kit
+from castd.dialects.tftp import Dialect, Options
 from castd.errors import Busy, ContentChanged, Exists, Forbidden, Full, NotFound, Refused
 from castd.interfaces import IContent, IContentSink, IDatagramPort, IPorts, ISite, IUpload
+from castd.listener import Listener
 from castd.request import Local, Peer, Request
 from castd.testing import BytesContent, Chatter, Mailbox, MemorySink, Network, Steady, memorySite, pattern
 
@@ -421,3 +424,11 @@ def test_aSinkInMemory(policy: str, name: str, size: int | None, refusal: type[R
     assert files[name] == b"1234567890"
     with pytest.raises(Full):
         sink.begin("more", ("10.0.0.9", 1), None).write(b"12345678901")
+
+
+def test_theExampleOfTheKitRuns() -> None:
+    """What the kit's own documentation shows does what it says."""
+    example = "\n".join(line[4:] for line in kit.__doc__.splitlines() if line.startswith("    "))
+    names = {**vars(kit), "Listener": Listener, "Options": Options, "Dialect": Dialect}
+    exec(example, names)
+    assert names["letter"].datagram == b"\0\3\0\1" + pattern(512)

@@ -5,11 +5,11 @@ A test puts a transport on a virtual network and talks to it::
 
     network = Network(seed=7, loss=0.05)
     site = memorySite(network, files={"vmlinuz": pattern(100_000)})
-    listener = Listener(site, "tftp", Options(port=69), Dialect(Options(port=69)))
-    listener.start()
+    options = Options(port=69)
+    site.ports.listen(options.port, Listener(site, "tftp", options, Dialect(options)))
     client = Mailbox(network.host("10.0.0.9"))
-    client.send(request, ("10.0.0.1", 69))
-    network.run(lambda: client.inbox)
+    client.send(b"\\0\\1vmlinuz\\0octet\\0", ("10.0.0.1", 69))
+    letter = client.expect(seconds=5)
 
 Nothing in it opens a socket, reads a clock, or draws a number that the seed does not determine.
 """

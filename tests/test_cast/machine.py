@@ -256,6 +256,10 @@ class Hall:
     def finish(self) -> None:
         """Nothing is lost any more: everybody who keeps asking ends done, the dead are forgotten, the cast is empty."""
         self.loss = self.duplicate = 0.0
+        self.pass_(60.0)
+        for receiver in self.receivers.values():
+            # Not every cast takes those aside who hear no multicast; they lose heart at last, and must hold nobody up.
+            receiver.dead |= self.group and receiver.habits.deaf
         for _ in range(400):
             if not self._waiting() and not self.cast.members():
                 break

@@ -162,11 +162,11 @@ class BareMachine(TurnMachine):
     patience = Patience(unheard=None, corrections=0)
 
 
-few = settings(max_examples=40, stateful_step_count=25, report_multiple_bugs=False)
+few = settings(settings.default, stateful_step_count=30, report_multiple_bugs=False)
 TestUnicast = UnicastMachine.TestCase
 TestPlainUnicast = PlainUnicastMachine.TestCase
 TestMulticast = MulticastMachine.TestCase
 TestMtftp = MtftpMachine.TestCase
 TestBare = BareMachine.TestCase
-for case in (TestUnicast, TestPlainUnicast, TestMulticast, TestMtftp, TestBare):
-    case.settings = few
+for machine in (UnicastMachine, PlainUnicastMachine, MulticastMachine, MtftpMachine, BareMachine):
+    machine.TestCase.settings = few

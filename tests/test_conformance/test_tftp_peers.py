@@ -167,6 +167,18 @@ def test_TC43_aRestartedClient(name: str) -> None:
         assert [event["outcome"] for event in stage.told("received")] == ["replaced"]
 
 
+@pytest.mark.parametrize("request_", [rrq("g"), rrq(blksize=1000), rrq(mode="netascii")])
+def test_anotherRequestBeforeAnyAck(request_: bytes) -> None:
+    """A client that has acknowledged nothing and asks for something else gets that, from a new port."""
+    with staged({"f": pattern(1300), "g": b"other"}) as stage:
+        client, first, old = stage.ask(rrq())
+        _, second, new = stage.ask(request_, client)
+        assert (first, new != old) == (data(1), True)
+        assert second != first or b"netascii" in request_
+        assert len(list(stage.listener.casts())) == 1
+        assert [event["outcome"] for event in stage.told("received")] == ["replaced"]
+
+
 @pytest.mark.parametrize("address", ["255.255.255.255", "10.0.0.255"])
 def test_TC44_broadcastRequests(address: str) -> None:
     """A broadcast request gets no answer unless switched on; then never an ERROR, and from a unicast address."""
