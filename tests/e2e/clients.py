@@ -90,6 +90,17 @@ class Atftp(Client):
     option = ("--option", "{option}")
 
 
+class Hasty(Atftp):
+    """
+    atftp that waits one second, not five, before it repeats itself.
+
+    It answers a repeated block once; when that answer is lost as well, it is silent until its own wait is over.
+    """
+
+    reading = ("--tftp-timeout", "1", *Atftp.reading)
+    writing = ("--tftp-timeout", "1", *Atftp.writing)
+
+
 class Hpa(Client):
     """tftp-hpa's: no options on the wire, so blocks of 512 and the roll-over of their numbers.  An option: C{-6}."""
 
@@ -121,4 +132,4 @@ class Busybox(Client):
     writing = ("-p", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
 
 
-atftp, hpa, hpaText, curl, busybox = Atftp(), Hpa(), HpaText(), Curl(), Busybox()
+atftp, hasty, hpa, hpaText, curl, busybox = Atftp(), Hasty(), Hpa(), HpaText(), Curl(), Busybox()

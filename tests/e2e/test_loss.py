@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.clients import SERVER, Client, atftp, curl, hpa
+from tests.e2e.clients import SERVER, Client, curl, hasty, hpa
 from tests.e2e.conftest import Serve
 from tests.e2e.hall import Hall
 from tests.e2e.loss import lossy
@@ -15,11 +15,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
 BOUND = {1: 20, 5: 30}
 """
-Seconds for a megabyte, by the percentage lost.  Clients wait five or six for a lost request, and again for each lost
-first answer.  A server that waited one for each lost packet would need 15 and 75, in the blocks of tftp-hpa 40 and 200.
+Seconds for a megabyte, by the percentage lost.  tftp-hpa waits five for a lost request; curl's timeout of six holds on
+both sides until the first block is acknowledged.  A server that waited one second for each lost packet would need 15
+and 75, in the blocks of tftp-hpa 40 and 200.
 """
 
-BLOCKS = {atftp: ("blksize 1428",), curl: ("--tftp-blksize", "1428"), hpa: ()}
+BLOCKS = {hasty: ("blksize 1428",), curl: ("--tftp-blksize", "1428"), hpa: ()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +51,7 @@ def test_window(hall: Hall, shelf: Shelf, percent: int) -> None:
     (host,) = hall.clients(1)
     before = host.counters()
     with lossy(hall, [host.name], percent, match="@th,64,16 != 1") as loss:
-        result = atftp.get(host, name, "blksize 1428", "windowsize 8").result(60)
+        result = hasty.get(host, name, "blksize 1428", "windowsize 8").result(60)
         assert loss.dropped() > 0
     assert result.data == shelf[name], result.text
     assert host.counters().since(before).heard < 2 * 735
