@@ -54,9 +54,12 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
     if output is not None and len(jobs) > 1:
         raise click.UsageError("-o names one file, and there are several URLs (try -d)")
     try:
-        targets = [output or str(directory / url.base) for _, url in jobs]
         for _, url in jobs:
-            _ = url.name
+            if scheme(url).named:
+                _ = url.name
+            elif output is None:
+                raise UrlError(f"{url.scheme}:// names no file; say what to call the copy (-o)")
+        targets = [output or str(directory / url.base) for _, url in jobs]
     except UrlError as error:
         raise click.UsageError(str(error)) from error
     if len(set(targets)) < len(targets):

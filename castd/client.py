@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress
 
 from castd import outcomes
 from castd.cast.events import Patience
+from castd.collect import slam
 from castd.collect.blocks import Read
 from castd.collect.text import Text
 from castd.collect.tftp import CLIENT_PATIENCE, Download, Upload
@@ -38,11 +39,13 @@ class Scheme:
     @ivar port: where requests go if the URL does not say.
     @ivar download: makes the collector of a read.
     @ivar upload: the same for a write, with the size and what reads; L{None}: there are no writes.
+    @ivar named: its URLs name a file.
     """
 
     port: int
     download: Callable[[Url, Wishes, Patience], Any]
     upload: Callable[[Url, int, Read, Wishes, Patience], Any] | None = None
+    named: bool = True
 
 
 def _download(url: Url, wishes: Wishes, patience: Patience) -> Any:
@@ -56,8 +59,28 @@ def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: Patience)
     return Upload(url.name, size, read, wishes, url.mode, patience)
 
 
+def _slam(url: Url, wishes: Wishes, patience: Patience) -> Any:
+    return slam.Download(patience, slamGroup(url))
+
+
+def slamGroup(url: Url) -> tuple[str, int]:
+    """
+    -> the group that follows the slash of a C{slam} URL: C{group:port}, either of them, or nothing.
+
+    @raise UrlError: something else follows it.
+    """
+    address, _, number = url.path.partition(":")
+    port = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0 if number else slam.GROUP[1]
+    if (address and not (isIPAddress(address) and 224 <= int(address.partition(".")[0]) < 240)) or not 0 < port < 65536:
+        raise UrlError(f"{url.path} is not a group and a port, such as 239.255.1.1:10000")
+    return address or slam.GROUP[0], port
+
+
 #: By the name in front of C{://}.
-SCHEMES: dict[str, Scheme] = {"tftp": Scheme(69, _download, _upload)}
+SCHEMES: dict[str, Scheme] = {
+    "tftp": Scheme(69, _download, _upload),
+    "slam": Scheme(10000, _slam, named=False),
+}
 
 
 def scheme(url: Url) -> Scheme:

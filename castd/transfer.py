@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
@@ -17,6 +17,7 @@ from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
 
 from castd import outcomes
+from castd.collect.piece import Piece
 from castd.delivery import FULL, REST
 from castd.errors import CastdError, Full, Refused, UnknownTid, WireError
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
@@ -29,13 +30,6 @@ STRANGERS = 20
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Progress: TypeAlias = Callable[[int, "int | None"], object]
-
-
-class Piece(NamedTuple):
-    """Octets that belong at an offset: how collectors hand out blocks that come in any order."""
-
-    offset: int
-    payload: bytes
 
 
 class Sink(Protocol):

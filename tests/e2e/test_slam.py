@@ -1,0 +1,100 @@
+"""SLAM over real sockets: clients after Etherboot and iPXE that share no code with castd, and castd's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.clients import SERVER, atftp
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Hall, Host
+from tests.e2e.jobs import Job
+from tests.e2e.loss import lossy
+from tests.e2e.shelf import Shelf
+from tests.needs import need
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+CLIENT = Path(__file__).parents[1] / "clients" / "slam_client.py"
+SIZE = 1024 * 1024
+SECONDS = 120.0
+
+
+def start(host: Host, kind: str, port: int = 10000, seed: int = 0) -> Job:
+    """A client begins; the group is 239.255.1.1, at the port of the server's number."""
+    words = [sys.executable, str(CLIENT), "--kind", kind, "--server", f"{SERVER}:{port}", "--seed", str(seed)]
+    more = ["--group", f"239.255.1.1:{port}", "--interface", host.addresses[0], "--limit", str(SECONDS)]
+    return host.start([*words, *more])
+
+
+def result(job: Job) -> dict[str, Any]:
+    """What came of it, as the client tells."""
+    text = job.finish(SECONDS + 10).text
+    told: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return told
+
+
+def digest(shelf: Shelf, name: str) -> str:
+    return hashlib.sha256(shelf[name]).hexdigest()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def castd(serve: Serve, shelf: Shelf) -> None:
+    name = shelf.sized(SIZE)
+    serve(
+        slam={"port": 10000, "file": name, "interface": SERVER},
+        other={
+            "use": "slam",
+            "port": 10001,
+            "file": shelf.sized(100_000),
+            "interface": SERVER,
+            "group": "239.255.1.1:10001",
+        },
+        tftp={"port": 69, "interface": SERVER},
+    )
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("kinds", ["ipxe", "etherboot", "mixed"])
+def test_atOnce(hall: Hall, shelf: Shelf, kinds: str, count: int) -> None:
+    """All who begin in the same moment have the file, and it went over the wire about once."""
+    server = hall.hosts["server"]
+    before = server.counters()
+    names = ["ipxe", "etherboot"] if kinds == "mixed" else [kinds]
+    jobs = [start(host, names[number % len(names)], seed=number) for number, host in enumerate(hall.clients(count))]
+    results = [result(job) for job in jobs]
+    assert [each["sha256"] for each in results] == [digest(shelf, f"size-{SIZE}")] * count, results
+    assert all(not each["failed"] and not each["resets"] for each in results)
+    sent = server.counters().since(before).sentOctets
+    assert sent <= 1.10 * SIZE, "the floor is 1.037, with a question for every four blocks 1.046"
+
+
+@pytest.mark.parametrize("percent", [1, 5, 20])
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_lossy(hall: Hall, shelf: Shelf, count: int, percent: float) -> None:
+    """With datagrams lost both ways everybody still has the file in the end; half are iPXE, half Etherboot."""
+    name = f"size-{100_000}"
+    hosts = hall.clients(count)
+    with lossy(hall, [host.name for host in hosts], percent) as loss:
+        kinds = ["ipxe", "etherboot"]
+        jobs = [start(host, kinds[number % 2], 10001, number) for number, host in enumerate(hosts)]
+        results = [result(job) for job in jobs]
+    assert [each["sha256"] for each in results] == [digest(shelf, name)] * count, results
+    assert loss.lost > 0 or percent < 5
+
+
+def test_besideUnicast(hall: Hall, shelf: Shelf) -> None:
+    """Two groups and plain TFTP at the same time do not disturb each other."""
+    need("atftp")
+    hosts = hall.clients(12)
+    slam = [start(host, "ipxe", seed=number) for number, host in enumerate(hosts[:4])]
+    other = [start(host, "etherboot", 10001, number) for number, host in enumerate(hosts[4:6])]
+    plain = [atftp.get(host, f"size-{SIZE}", "blksize 1428", "windowsize 16") for host in hosts[6:]]
+    assert [result(job)["sha256"] for job in slam] == [digest(shelf, f"size-{SIZE}")] * 4
+    assert [result(job)["sha256"] for job in other] == [digest(shelf, "size-100000")] * 2
+    assert all(each.result(60).data == shelf[f"size-{SIZE}"] for each in plain)
