@@ -42,6 +42,7 @@ def sendBurst(bursts: sockets.Bursts, send: Any, image: Any, step: int) -> int:
     """
     octets = len(image)
     if octets <= step:
+        bursts.whole(octets)
         try:
             send(image)
         except BlockingIOError:
@@ -57,6 +58,7 @@ def sendBurst(bursts: sockets.Bursts, send: Any, image: Any, step: int) -> int:
             if error.errno not in sockets.UNSEGMENTED:
                 raise
             bursts.off()
+    bursts.whole(step)
     for start in range(0, octets, step):
         try:
             send(image[start : start + step])
@@ -118,6 +120,10 @@ class OpenPort:
                 self._protocol.peerUnreachable(peer)
 
     def write(self, datagram: Any, address: Peer | None = None) -> None:
+        self._bursts.whole(len(datagram))
+        self._hand(datagram, address)
+
+    def _hand(self, datagram: Any, address: Peer | None) -> None:
         try:
             self._socket.sendto(datagram, address)  # type: ignore[arg-type]
         except ConnectionRefusedError:
@@ -127,6 +133,7 @@ class OpenPort:
 
     def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
         if self._wild:
+            self._bursts.whole(len(datagram))
             sockets.sendFrom(self._socket, datagram, address, local.host)
         else:
             self.write(datagram, address)
@@ -136,7 +143,7 @@ class OpenPort:
             return sendBurst(
                 self._bursts, lambda part: sockets.sendFrom(self._socket, part, address, local.host), image, step
             )
-        return sendBurst(self._bursts, lambda part: self.write(part, address), image, step)
+        return sendBurst(self._bursts, lambda part: self._hand(part, address), image, step)
 
     def burst(self, step: int) -> Callable[[Any], object]:
         """It has no peer of its own, so there is nothing to send without an address."""
@@ -226,6 +233,7 @@ class LentPort:
         if self._pair is None:
             return
         if address is None or address == self._peer:
+            self._bursts.whole(len(datagram))
             self._sendOne(datagram)
         else:
             self._pair.twin.sendto(datagram, address)
@@ -235,6 +243,7 @@ class LentPort:
 
     def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         if len(image) <= step:
+            self._bursts.whole(len(image))
             # A full socket raises, as write does.
             self._sendOne(image)
             return len(image)

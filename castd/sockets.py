@@ -256,7 +256,14 @@ class Bursts:
     def mtu(self, mtu: int) -> None:
         """The socket is used on another path now."""
         self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
+        self.off()
         self.possible = True
+
+    def whole(self, octets: int) -> None:
+        """A datagram of this size is to leave in one piece, whatever was sent before it."""
+        if self._step and octets > self._step:
+            _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+            self._step = 0
 
     def fits(self, octets: int, step: int) -> bool:
         """-> whether this image may go by one call."""

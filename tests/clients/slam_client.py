@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 MAXIMUM = 1472
 
@@ -314,14 +315,25 @@ def run(
     end = time.monotonic() + limit
     while not client.over and (now := time.monotonic()) < end:
         wait = max(0.0, min(client.deadline() or end, end) - now)
-        ready, _, _ = select.select([many, own], [], [], wait)
+        asked = own in select.select([many, own], [], [], wait)[0]
         answers = client.tick(time.monotonic())
-        for source in ready:
-            octets = source.recv(65535)
-            hear = client.group if source is many else client.unicast
-            answers += hear(octets, time.monotonic())
+        # A question came behind the blocks that it is about, so these are read first, all of them.
+        answers += hear(many, client.group)
+        if asked:
+            answers += client.unicast(own.recv(65535), time.monotonic())
         for answer in answers:
             own.sendto(answer, server)
+
+
+def hear(many: socket.socket, take: Callable[[bytes, float], list[bytes]]) -> list[bytes]:
+    """Read a socket until it is empty."""
+    answers = []
+    while True:
+        try:
+            octets = many.recv(65535, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return answers
+        answers += take(octets, time.monotonic())
 
 
 def main() -> int:

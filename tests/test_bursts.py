@@ -1,0 +1,61 @@
+"""
+Bursts through real sockets: what leaves in one call arrives as the datagrams that it was.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from castd import sockets
+from castd.ports import sendBurst
+
+pytestmark = pytest.mark.loopback
+
+
+@pytest.fixture
+def ways() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A sender, and where it sends to."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+    ):
+        there.bind(("127.0.0.1", 0))
+        there.settimeout(2)
+        here.connect(there.getsockname())
+        yield here, there
+
+
+def lengths(there: socket.socket, count: int) -> list[int]:
+    return [len(there.recv(65535)) for _ in range(count)]
+
+
+def test_longerThanTheSegmentsBefore(ways: tuple[socket.socket, socket.socket]) -> None:
+    """A single datagram that is longer than the segments of the burst before it is not cut to their length."""
+    here, there = ways
+    bursts = sockets.Bursts(here, 1500)
+    assert sendBurst(bursts, here.send, b"a" * 250, 100) == 250
+    assert sendBurst(bursts, here.send, b"b" * 101, 101) == 101
+    assert sendBurst(bursts, here.send, b"c" * 303, 101) == 303
+    assert lengths(there, 7) == [100, 100, 50, 101, 101, 101, 101]
+
+
+def test_oneByOneAfterABurst(ways: tuple[socket.socket, socket.socket]) -> None:
+    """An image that no single call can take goes out datagram by datagram, each of them whole."""
+    here, there = ways
+    bursts = sockets.Bursts(here, 1500)
+    sendBurst(bursts, here.send, b"a" * 20, 10)
+    assert sendBurst(bursts, here.send, b"b" * 4000, 2000) == 4000
+    assert lengths(there, 4) == [10, 10, 2000, 2000]
+
+
+def test_anotherPath(ways: tuple[socket.socket, socket.socket]) -> None:
+    """A socket that is used again for another peer has forgotten the segments of the one before."""
+    here, there = ways
+    bursts = sockets.Bursts(here, 1500)
+    sendBurst(bursts, here.send, b"a" * 20, 10)
+    bursts.mtu(1500)
+    here.send(b"b" * 30)
+    assert lengths(there, 3) == [10, 10, 30]
