@@ -2,7 +2,7 @@
 A TFTP server on a virtual network, for tests: the real listener and dialect, files in memory, events written down.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,13 +33,25 @@ class Stage:
     """
     One listener at port 69 of 10.0.0.1, and as many clients as a test wants.
 
+    The site is one in memory, or what C{made} makes of the network.
+
     @ivar events: every structured event that was logged since, as the emitter wrote it.
     """
 
-    def __init__(self, files: Any = None, *, options: Any = None, network: Network | None = None, **site: Any) -> None:
+    def __init__(
+        self,
+        files: Any = None,
+        *,
+        options: Any = None,
+        network: Network | None = None,
+        made: Callable[[Network], Any] | None = None,
+        **site: Any,
+    ) -> None:
         self.network = network or Network(seed=1, latency=0.0002)
         self.network.host("10.0.0.1", "10.1.0.1")
-        self.site = memorySite(self.network, {"f": F} if files is None else files, **site)
+        self.site = (
+            made(self.network) if made else memorySite(self.network, {"f": F} if files is None else files, **site)
+        )
         settings = Options(**{"port": 69, "blksize": 1468, **(options or {})})
         self.listener = Listener(self.site, "tftp", settings, Dialect(settings))
         self.port = self.site.ports.listen(69, self.listener)

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from twisted.internet.defer import maybeDeferred
 
+from castd.access import Rule
+from castd.content import Directory, DirectoryOptions
+from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError
-from castd.testing import pattern
+from castd.site import Site
+from castd.testing import Network, Steady, pattern
 from castd.uploads import Drop, DropOptions
-from tests.tftp import Ack, F, Oack, Stage, hear, isError, staged, upload, wrq
+from tests.tftp import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
 from tests.vectors import vectors
 
 
@@ -167,6 +171,24 @@ def test_TC55_netasciiWrites(vector: dict[str, Any], blksize: int) -> None:
             client, _, tid = stage.ask(wrq(mode="netascii", **options))
             upload(client, tid, received, blksize)
             assert stage.site.files["up"] == b"." * shift + bytes.fromhex(vector["stored_hex"])
+
+
+def test_TC55_convertedOnce(place: Path) -> None:
+    """With the site of the real server, too, netascii is converted exactly once, either way."""
+
+    def made(network: Network) -> Site:
+        site = Site(network, Steady(1), network.host("10.0.0.1"), Limits())
+        drop = Drop(DropOptions(path=str(place), keepFree=0), thread=maybeDeferred)
+        rules = [Rule(allow="any")]
+        site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)
+        return site
+
+    with staged(made=made) as stage:
+        client, _, tid = stage.ask(wrq(mode="netascii"))
+        wire = b"a\r\0\r\nb\r\n"
+        upload(client, tid, wire)
+        assert (place / "up").read_bytes() == b"a\r\nb\n"
+        assert download(stage, stage.client(2001), rrq("up", mode="netascii"))[0] == wire
 
 
 @pytest.mark.parametrize(
