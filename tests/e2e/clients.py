@@ -101,6 +101,14 @@ class Hasty(Atftp):
     writing = ("--tftp-timeout", "1", *Atftp.writing)
 
 
+class Mget(Client):
+    """atftp as a reader of PXE's MTFTP.  Options are where it listens: C{"mcast-ip 239.1.1.1", "client-port 76"}."""
+
+    program = ("atftp",)
+    reading = ("--mget", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
+    option = ("--mtftp", "{option}")
+
+
 class Hpa(Client):
     """tftp-hpa's: no options on the wire, so blocks of 512 and the roll-over of their numbers.  An option: C{-6}."""
 
@@ -132,4 +140,4 @@ class Busybox(Client):
     writing = ("-p", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
 
 
-atftp, hasty, hpa, hpaText, curl, busybox = Atftp(), Hasty(), Hpa(), HpaText(), Curl(), Busybox()
+atftp, hasty, mget, hpa, hpaText, curl, busybox = Atftp(), Hasty(), Mget(), Hpa(), HpaText(), Curl(), Busybox()

@@ -1,0 +1,109 @@
+"""RFC 2090 with the clients that speak it: atftp, and iPXE, which asks for groups and hears none."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.e2e.clients import SERVER, Transfer, atftp
+from tests.e2e.conftest import Serve
+from tests.e2e.hall import Counters, Hall
+from tests.e2e.jobs import eventually
+from tests.e2e.loss import lossy
+from tests.e2e.machines import ipxe, mac
+from tests.e2e.netboot import dhcp, ended, ipxeScript
+from tests.e2e.shelf import Shelf
+from tests.needs import need
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+OPTIONS = ("multicast", "blksize 1428")
+FRAME = (1428 + 46) / 1428
+"""Octets of a full frame on the wire, for each octet of the file."""
+
+BIG = 8 << 20
+MASTERLESS = 10
+"""Seconds after the death of its master until a group is done; with atftpd 25 to 33 pass before it even goes on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def castd(serve: Serve) -> None:
+    need("atftp")
+    serve(
+        multicast={"port": 69, "interface": SERVER, "groups": "239.255.32.0/24", "blksize": 1428},
+        tftp={"port": 69, "interface": SERVER},
+    )
+
+
+def overhead(before: Counters, hall: Hall, size: int) -> float:
+    """What the server has sent since, as a multiple of what one pass of the file costs on the wire."""
+    return hall.hosts["server"].counters().since(before).sentOctets / (size * FRAME)
+
+
+def right(transfers: list[Transfer], data: bytes, seconds: float) -> list[bool]:
+    return [transfer.result(seconds).data == data for transfer in transfers]
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_together(hall: Hall, shelf: Shelf, count: int) -> None:
+    """However many ask at once, all get the file, and little more than one copy of it is sent."""
+    name = shelf.sized(BIG)
+    clients = hall.clients(count)
+    before = hall.hosts["server"].counters()
+    transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+    assert right(transfers, shelf[name], 60) == [True] * count
+    assert overhead(before, hall, BIG) < 1.10
+
+
+def test_late(hall: Hall, shelf: Shelf) -> None:
+    """Those who come in the middle hear the rest with the others; what they have missed costs one more pass at most."""
+    name = shelf.sized(BIG)
+    early, *late = hall.clients(8)
+    before = hall.hosts["server"].counters()
+    transfers = [atftp.get(early, name, *OPTIONS)]
+    eventually(lambda: early.counters().since(before).heardOctets > 0, "the first blocks", 10)
+    transfers += [atftp.get(client, name, *OPTIONS) for client in late]
+    assert right(transfers, shelf[name], 60) == [True] * 8
+    assert overhead(before, hall, BIG) < 2.1
+
+
+def test_masterDies(hall: Hall, shelf: Shelf) -> None:
+    """When the client that acknowledges is killed in the middle, the others have their file soon."""
+    name = shelf.sized(BIG)
+    clients = hall.clients(4)
+    before = [client.counters() for client in clients]
+    transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+
+    def master() -> Transfer | None:
+        """The one that has acknowledged the most, once it is sure who that is."""
+        sent = [client.counters().since(then).sent for client, then in zip(clients, before, strict=True)]
+        return transfers[sent.index(max(sent))] if max(sent) > 500 else None
+
+    dead = eventually(master, "a master to acknowledge", 20, every=0.002)
+    dead.job.end(signal.SIGKILL)
+    assert right([transfer for transfer in transfers if transfer is not dead], shelf[name], MASTERLESS) == [True] * 3
+
+
+@pytest.mark.parametrize("percent", [1, 5])
+def test_loss(hall: Hall, shelf: Shelf, percent: int) -> None:
+    """Sixteen receivers of which each loses other blocks all get the file."""
+    need("nft")
+    name = shelf.sized(1 << 20)
+    clients = hall.clients(16)
+    # The requests are spared: an atftp whose own was lost asks again after five seconds, when the group is over.
+    with lossy(hall, [client.name for client in clients], percent, match="@th,64,16 != 1") as loss:
+        transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+        assert right(transfers, shelf[name], 60) == [True] * 16
+        assert loss.dropped() > 0
+
+
+def test_ipxe(hall: Hall, shelf: Shelf) -> None:
+    """Three machines with iPXE, which hears no group, have the file in their memory: it came by unicast."""
+    need("qemu-system-x86_64", "dnsmasq", "/usr/lib/ipxe/qemu/efi-virtio.rom")
+    name = shelf.sized(1 << 20)
+    script = shelf.add("tftm.ipxe", ipxeScript(f"imgfetch tftm://{SERVER}/{name}"))
+    dhcp(hall.host("dhcp", "10.77.0.3"), {mac(number): script for number in (1, 2, 3)})
+    machines = [ipxe(hall, f"pc{number}", number) for number in (1, 2, 3)]
+    assert ended(machines, 120) == [True] * 3
+    assert [machine.holds(shelf[name]) for machine in machines] == [True] * 3
