@@ -147,6 +147,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
         tree=tree,
     )
     _collisions(config)
+    _clashes(config)
     tree.complain()
     return replace(config, warnings=tuple(_unserved(config)))
 
@@ -275,6 +276,17 @@ def _collisions(config: Config) -> None:
             text = f"port {port} of {interface} is also part of '{other.name}', which listens at all addresses"
             for entry in entries:
                 entry.blame(f"{text}: give both the same interface, or two ports")
+
+
+def _clashes(config: Config) -> None:
+    """What only a kind itself can know: SLAM's two files on one group."""
+    alike: dict[type[ListenOptions], dict[str, Entry]] = {}
+    for entry in config.transports:
+        if isinstance(entry.options, ListenOptions):
+            alike.setdefault(type(entry.options), {})[entry.name] = entry
+    for model, entries in alike.items():
+        for name, complaint in model.clashes([(name, entry.options) for name, entry in entries.items()]):
+            entries[name].blame(complaint)
 
 
 def _unserved(config: Config) -> Iterator[str]:

@@ -9,9 +9,10 @@ reference and the complaints about a wrong file are made of.  Values are immutab
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -265,6 +266,16 @@ class ListenOptions(Settings):
     )
     ttl: int = Field(default=1, ge=1, le=255, description="hops that group data may go; 1 stays on the local network")
     rate: Rate | None = Field(default=None, description="most octets a second of each cast; null: no limit")
+
+    @classmethod
+    def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
+        """
+        What is wrong with several transports of this kind together; nothing, unless a kind knows better.
+
+        @param named: name in the service file, and options, in its order.
+        @return: (name, complaint); a complaint may begin with the key it is about and a colon.
+        """
+        return ()
 
 
 class Limits(Settings):

@@ -10,17 +10,22 @@ import errno
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.logger import capturedLogs
 
+from castd import nodes
 from castd.cast.sweep import LONGEST_BURST
+from castd.config import build
 from castd.dialects import slam
-from castd.errors import Declined
+from castd.errors import ConfigError, Declined
+from castd.maker import collect
 from castd.options import Place
 from castd.packets.slam import LARGEST, pack
 from castd.request import Local, Peer, Request
+from castd.service import kinds
 from castd.testing import BytesContent, Mailbox, Sighting, pattern
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import SERVER, Stage
@@ -320,15 +325,13 @@ class Huge(BytesContent):
 
 
 def test_SL27_hugeFile() -> None:
-    """SL-27: half a gigabyte is refused when configured and when opened; if it is meant, its length is right."""
+    """SL-27: half a gigabyte is refused with the reason, unless the operator means it; then its length is right."""
     request = Request(("10.0.0.2", 1), Local(SERVER, 10000), "huge")
     options = slam.Options(file="huge")
-    assert [name for name, _ in slam.check([("one", options)], {"huge": 1 << 29}.get)] == ["one"]
-    assert slam.check([("one", options)], {"huge": (1 << 29) - 1}.get) == []
     with pytest.raises(Declined, match="32 bits"):
         slam.Dialect(options).open(request, Huge(1 << 29))
+    assert slam.Dialect(options).open(request, Huge((1 << 29) - 1)).status == bytes.fromhex("a06553f100 9fffffff 45ab")
     meant = slam.Options(file="huge", large=True)
-    assert slam.check([("one", meant)], {"huge": 1 << 29}.get) == []
     assert slam.Dialect(meant).open(request, Huge(1 << 29)).status == bytes.fromhex("a06553f100 a020000000 45ab")
 
 
@@ -371,11 +374,30 @@ def test_SL30_oneFileOneGroup() -> None:
     right = slam.Options(file="b", port=10001, group=Place("239.255.1.1", 10001))
     assert [name for name, why in slam.check([("one", one), ("two", group)]) if "group" in why] == ["two"]
     assert [name for name, why in slam.check([("one", one), ("two", port)]) if "port" in why] == ["two"]
-    assert slam.check([("one", one), ("two", right)]) == []
+    assert list(slam.check([("one", one), ("two", right)])) == []
     here, there = (
         slam.Options(file=each, interface=f"10.0.0.{each}", group=Place(f"239.1.1.{each}", 1)) for each in "12"
     )
-    assert slam.check([("one", here), ("two", there)]) == []
+    assert list(slam.check([("one", here), ("two", there)])) == []
+
+
+def test_SL30_inTheServiceFile() -> None:
+    """SL-30: the complaint has the line of the key that is wrong."""
+    text = """castd: 1
+content: [{directory: {path: /tmp}}]
+access: [{allow: any}]
+transports:
+  slam: {port: 10000, file: a}
+  other:
+    use: slam
+    port: 10001
+    file: b
+    group: 239.255.1.1:10000
+"""
+    with pytest.raises(ConfigError) as found:
+        build(nodes.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collect()))
+    why = "239.255.1.1:10000 is that of 'slam' already: receivers of both would start over for ever"
+    assert found.value.faults == (f"x.yaml:10: transports.other.group: {why}",)
 
 
 def test_SL31_forgedSources(stage: Stage) -> None:

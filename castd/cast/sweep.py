@@ -278,7 +278,7 @@ class Sweep:
         self._keep = run[-1:]
         self.top = max(self.top, run[-1])
         self._flying.append((now, run))
-        while self._flying[0][0] <= now - self.flight:
+        while self._flying and self._flying[0][0] <= now - self.flight:
             self._flying.popleft()
 
     def _give(self, now: float) -> None:
@@ -304,13 +304,12 @@ class Sweep:
     def _next(self) -> Receiver | None:
         """-> who is to be asked: the one that answered last, while its turn lasts, then round."""
         master = self._master
-        if master is not None and self._askable(master):
-            limit = self.patience.termBlocks
-            if limit is None or not self.count or self._term <= limit * self.count:
-                return master
-            self._master = None
-            self._roll.place(master)
-        return next(filter(self._askable, self._roll.candidates()), None)
+        if master is None or not self._askable(master):
+            return next(filter(self._askable, self._roll.candidates()), None)
+        limit = self.patience.termBlocks
+        if limit is None or not self.count or self._term <= limit * self.count:
+            return master
+        return next((each for each in self._roll.candidates() if each is not master and self._askable(each)), master)
 
     def _askable(self, receiver: Receiver) -> bool:
         """
@@ -326,6 +325,8 @@ class Sweep:
     def _ask(self, now: float) -> Greet | None:
         if self._union or self._question is not None or (receiver := self._next()) is None:
             return None
+        if receiver is not self._master:
+            self._term = 0
         self._question = receiver
         receiver.askedAt = now
         step = self._step

@@ -7,8 +7,9 @@ and one port has one file and one group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2s
+from typing import Self
 
 from pydantic import Field
 from zope.interface import implementer
@@ -56,6 +57,11 @@ class Options(ListenOptions):
     large: bool = Field(
         False, description="serve files of 512 MiB and more, which clients built for 32 bits cannot load"
     )
+
+    @classmethod
+    def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
+        """One port, one file, one group."""
+        return check(named)
 
 
 def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
@@ -174,26 +180,18 @@ class Dialect:
         return None
 
 
-def check(
-    transports: Sequence[tuple[str, Options]], size: Callable[[str], int | None] = lambda name: None
-) -> list[tuple[str, str]]:
+def check(named: Sequence[tuple[str, Options]]) -> Iterator[tuple[str, str]]:
     """
     What is wrong with these SLAM transports taken together.
 
-    @param transports: name in the service file, and options.
-    @param size: octets of a file by its name, L{None} if it is not there (yet).
+    @param named: name in the service file, and options.
     @return: (name of the transport, complaint).
     """
-    faults: list[tuple[str, str]] = []
-    for index, (name, options) in enumerate(transports):
-        octets = size(options.file)
-        if octets is not None and octets > slam.LARGEST_32 and not options.large:
-            faults.append((name, f"{options.file} has 512 MiB or more: clients built for 32 bits cannot load it"))
-        for other, earlier in transports[:index]:
+    for index, (name, options) in enumerate(named):
+        for other, earlier in named[:index]:
             if earlier.group == options.group:
                 group = ":".join(map(str, options.group))
-                faults.append((name, f"group {group} is already that of {other}: receivers would start over for ever"))
+                yield name, f"group: {group} is that of '{other}' already: receivers of both would start over for ever"
             overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
             if earlier.port == options.port and overlap:
-                faults.append((name, f"port {options.port} is already that of {other}: it can stand for one file only"))
-    return faults
+                yield name, f"port: {options.port} is that of '{other}' already, and stands for one file only"

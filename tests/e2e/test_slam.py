@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -15,6 +16,7 @@ from tests.e2e.conftest import Serve
 from tests.e2e.hall import Hall, Host
 from tests.e2e.jobs import Job
 from tests.e2e.loss import lossy
+from tests.e2e.server import TREE, command
 from tests.e2e.shelf import Shelf
 from tests.needs import need
 
@@ -30,6 +32,14 @@ def start(host: Host, kind: str, port: int = 10000, seed: int = 0) -> Job:
     words = [sys.executable, str(CLIENT), "--kind", kind, "--server", f"{SERVER}:{port}", "--seed", str(seed)]
     more = ["--group", f"239.255.1.1:{port}", "--interface", host.addresses[0], "--limit", str(SECONDS)]
     return host.start([*words, *more])
+
+
+def get(host: Host, port: int = 10000) -> tuple[Job, Path]:
+    """castd's own client begins."""
+    copy = host.folder / f"copy-{port}"
+    copy.unlink(missing_ok=True)
+    url = f"slam://{SERVER}:{port}/239.255.1.1:{port}"
+    return host.start([*command(), "get", "-o", str(copy), url], cwd=TREE), copy
 
 
 def result(job: Job) -> dict[str, Any]:
@@ -86,6 +96,21 @@ def test_lossy(hall: Hall, shelf: Shelf, count: int, percent: float) -> None:
         results = [result(job) for job in jobs]
     assert [each["sha256"] for each in results] == [digest(shelf, name)] * count, results
     assert loss.lost > 0 or percent < 5
+
+
+@pytest.mark.parametrize("percent", [0, 5])
+@pytest.mark.parametrize("count", [1, 4])
+def test_castdGet(hall: Hall, shelf: Shelf, count: int, percent: float) -> None:
+    """castd's own client fetches it, with another kind in the same group and with loss."""
+    size = 100_000
+    hosts = hall.clients(count + 1)
+    with lossy(hall, [host.name for host in hosts], percent) if percent else contextlib.nullcontext():
+        copies = [get(host, 10001) for host in hosts[1:]]
+        assert result(start(hosts[0], "ipxe", 10001))["sha256"] == digest(shelf, f"size-{size}")
+        for job, copy in copies:
+            done = job.finish(SECONDS)
+            assert done.code == 0, done.text
+            assert copy.read_bytes() == shelf[f"size-{size}"]
 
 
 def test_besideUnicast(hall: Hall, shelf: Shelf) -> None:

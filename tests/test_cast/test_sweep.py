@@ -1,0 +1,542 @@
+"""
+Sweep, rule by rule, with numbers and instants only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from zope.interface.verify import verifyObject
+
+from castd import outcomes
+from castd.cast.events import Action, Burst, Gone, Greet, Leave, Patience, Ranges, Steps, Want
+from castd.cast.runs import Union, common, joined, without
+from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
+from castd.interfaces import ICast, IPaced
+from castd.request import Peer
+
+PATIENCE = Patience(repeat=Steps((0.1,)), terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+A, B, C = ("a", 1), ("b", 1), ("c", 1)
+
+
+def cast(count: int = 100, patience: Patience = PATIENCE, **more: float) -> Sweep:
+    return Sweep(patience, count, **more)  # type: ignore[arg-type]
+
+
+def drain(sweep: Sweep, now: float) -> list[Action]:
+    """-> all that is due at this instant; there is an end to it."""
+    actions: list[Action] = []
+    while (action := sweep.poll(now)) is not None:
+        actions.append(action)
+        assert len(actions) < 10_000
+    due = sweep.deadline(now)
+    assert due is None or due > now, "it would spin"
+    return actions
+
+
+def blocks(actions: list[Action]) -> list[int]:
+    return [number for action in actions if isinstance(action, Burst) for number in action.numbers]
+
+
+def asked(actions: list[Action]) -> list[Peer]:
+    return [action.peer for action in actions if isinstance(action, Greet)]
+
+
+def gone(actions: list[Action]) -> list[tuple[Peer, str]]:
+    return [(action.peer, action.outcome) for action in actions if isinstance(action, Gone)]
+
+
+def pass_(sweep: Sweep, start: float, end: float) -> Iterator[tuple[float, Action]]:
+    """Let time pass, from deadline to deadline."""
+    now, wakes = start, 0
+    while now <= end:
+        yield from ((now, action) for action in drain(sweep, now))
+        due = sweep.deadline(now)
+        wakes += 1
+        assert wakes < 5_000
+        if due is None or due > end:
+            return
+        now = due
+
+
+def test_seam() -> None:
+    """A Sweep provides what it says, and judges its pace."""
+    assert verifyObject(ICast, cast())
+    assert verifyObject(IPaced, cast())
+
+
+def test_oneAscendingSweep() -> None:
+    """What several lack goes out once, in ascending order, in bursts that a receiver can take."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(40, 60), range(90, 92)))
+    sweep.join(B, 0.0, (range(10, 50),))
+    actions = drain(sweep, 0.0)
+    assert blocks(actions) == [*range(10, 60), 90, 91]
+    assert max(len(action.numbers) for action in actions if isinstance(action, Burst)) <= LONGEST_BURST
+    assert asked(actions) == [A]
+
+
+def test_joinsTheSweepInFrontOfTheCursor() -> None:
+    """A list that comes during a sweep is served in front of the cursor in this lap, behind it in the next."""
+    sweep = cast(flight=0.0)
+    sweep.join(A, 0.0, (range(64),))
+    first = [sweep.poll(0.0), sweep.poll(0.0)]
+    assert blocks([each for each in first if each]) == list(range(32))
+    sweep.join(B, 0.1, (range(70),))
+    assert blocks(drain(sweep, 0.1)) == [*range(32, 70), *range(32)]
+
+
+def test_repeatsAreTold() -> None:
+    """A burst is called a repetition when its blocks went out before, and never half of it."""
+    sweep = cast(flight=0.0)
+    sweep.join(A, 0.0, (range(4, 8),))
+    drain(sweep, 0.0)
+    sweep.hear(A, Want((range(2, 10),)), 0.2)
+    bursts = [action for action in drain(sweep, 0.2) if isinstance(action, Burst)]
+    assert {burst.numbers: burst.again for burst in bursts} == {
+        range(2, 4): False,
+        range(4, 8): True,
+        range(8, 10): False,
+    }
+
+
+def test_crossingListIsPutOff() -> None:
+    """Blocks that went out within the flight time of a list are put off until that is over, and not dropped."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(8),))
+    drain(sweep, 0.0)
+    sweep.join(B, 0.01, (range(12),))
+    assert blocks(drain(sweep, 0.01)) == [8, 9, 10, 11]
+    assert sweep.deadline(0.01) == 0.01 + FLIGHT
+    assert blocks(drain(sweep, 0.01 + FLIGHT)) == list(range(8))
+
+
+def test_newerListTakesThePlaceOfWhatWasPutOff() -> None:
+    """What was put off for a receiver is forgotten when it says more: then it knows better."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(8),))
+    drain(sweep, 0.0)
+    sweep.join(B, 0.01, (range(12),))
+    drain(sweep, 0.01)
+    sweep.hear(B, Want((range(12, 14),)), 0.02)
+    assert blocks(drain(sweep, 0.02)) == [12, 13]
+    assert blocks(drain(sweep, 0.2)) == []
+
+
+def test_answerIsTrue() -> None:
+    """A list that answers a question asked after the block is served at once."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(8),))
+    assert asked(drain(sweep, 0.0)) == [A]
+    sweep.hear(A, Want((range(3, 4),)), 0.001)
+    actions = drain(sweep, 0.001)
+    assert blocks(actions) == [3]
+    assert asked(actions) == [A]
+
+
+def test_lastOneThatAnsweredIsAskedFirst() -> None:
+    """The turn stays with the one that answers; when it falls silent the others come, one step apart."""
+    sweep = cast()
+    for peer in (A, B, C):
+        sweep.join(peer, 0.0, (range(4),))
+    assert asked(drain(sweep, 0.0)) == [A]
+    sweep.hear(A, Want((range(4, 8),)), 0.05)
+    assert asked(drain(sweep, 0.05)) == [A]
+    assert asked(drain(sweep, 0.14)) == []
+    assert asked(drain(sweep, 0.16)) == [A] or asked(drain(sweep, 0.16)) == [B]
+    assert set(asked([action for _, action in pass_(sweep, 0.16, 0.6)])) >= {B, C}
+
+
+def test_threeUnansweredQuestions() -> None:
+    """Three questions without an answer, a step apart, and a receiver is asked no more; later it is gone."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    told = list(pass_(sweep, 0.0, 60.0))
+    questions = [now for now, action in told if isinstance(action, Greet)]
+    assert len(questions) == 3
+    assert all(0.1 <= after - before < 0.101 for before, after in itertools.pairwise(questions))
+    assert gone([action for _, action in told]) == [(A, outcomes.SILENT)]
+    assert LINGER < told[-1][0] < LINGER + 1
+    assert sweep.members() == 0
+
+
+def test_lateAnswerBringsItBack() -> None:
+    """Who was asked in vain and speaks after all is served and asked like anybody."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    list(pass_(sweep, 0.0, 2.0))
+    sweep.hear(A, Want((range(4, 8),)), 3.0)
+    actions = drain(sweep, 3.0)
+    assert blocks(actions) == [4, 5, 6, 7]
+    assert asked(actions) == [A]
+
+
+def test_leaveGoesOnAtOnce() -> None:
+    """When the one that is asked leaves, the next is asked in the same instant."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    sweep.join(B, 0.0, (range(4),))
+    assert asked(drain(sweep, 0.0)) == [A]
+    sweep.hear(A, Leave(outcomes.DONE), 0.01)
+    actions = drain(sweep, 0.01)
+    assert gone(actions) == [(A, outcomes.DONE)]
+    assert asked(actions) == [B]
+
+
+def test_leavesBeforeItWasServed() -> None:
+    """Who leaves while what it asked for has not gone out cannot have all of it."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(64),))
+    sweep.poll(0.0)
+    sweep.hear(A, Leave(outcomes.DONE), 0.0)
+    actions = drain(sweep, 0.0)
+    assert gone(actions) == [(A, outcomes.EARLY)]
+    assert blocks(actions) == [], "and nobody else lacks them"
+
+
+def test_lingers() -> None:
+    """When the last one has left, the cast may be joined for a while still, and then it is over."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    drain(sweep, 0.0)
+    sweep.hear(A, Leave(outcomes.DONE), 1.0)
+    drain(sweep, 1.0)
+    assert sweep.members() == 0
+    assert sweep.deadline(1.0) == 1.0 + LINGER
+    assert drain(sweep, 1.0 + LINGER) == []
+    assert sweep.deadline(1.0 + LINGER) is None
+
+
+def test_showsLife() -> None:
+    """While questions go unanswered a block goes out every half second, until nobody has said anything for long."""
+    sweep = cast()
+    for number in range(40):
+        sweep.join(("x", number), 0.0, (range(4),))
+    told = list(pass_(sweep, 0.0, 10.0))
+    alive = [now for now, action in told if isinstance(action, Burst)]
+    assert len(alive) == 1 + int(QUIET / 0.5) - (QUIET % 0.5 == 0)
+    assert all(0.5 <= after - before < 0.7 for before, after in itertools.pairwise(alive))
+
+
+def test_forgedCrowd() -> None:
+    """A crowd that never answers is asked faster, so that the one among them that would is found soon."""
+    sweep = cast()
+    for number in range(1000):
+        sweep.join(("x", number), 0.0, (range(1),))
+    sweep.join(A, 0.0, (range(1),))
+    told = list(pass_(sweep, 0.0, 15.0))
+    first = next(now for now, action in told if isinstance(action, Greet) and action.peer == A)
+    assert 5 < first < 12
+    sweep.hear(A, Want((range(1, 5),)), 15.0)
+    assert asked(drain(sweep, 15.1))[0] == A, "who has answered comes before all that never have"
+
+
+def test_shield() -> None:
+    """The same list three times running though all went out: it waits 0.25 s, then twice as long; then for a minute."""
+    sweep = cast()
+    wants: Ranges = (range(4),)
+    sweep.join(A, 0.0, wants)
+    now, waits = 0.0, []
+    for _ in range(2 + PAUSES):
+        drain(sweep, now)
+        said = now = now + 0.2
+        sweep.hear(A, Want(wants), now)
+        while not blocks(drain(sweep, now)):
+            due = sweep.deadline(now)
+            assert due is not None
+            now = due
+        waits.append(round(now - said, 3))
+    assert waits == [0.0, 0.0, *(PAUSE * 2**number for number in range(PAUSES))]
+    said = now
+    for seconds in range(1, int(MUTED) + 1):
+        sweep.hear(A, Want(wants), said + seconds)
+        assert drain(sweep, said + seconds) == [], "neither served nor asked"
+    now = said + MUTED + 1.5
+    drain(sweep, now)
+    sweep.hear(A, Want(wants), now)
+    assert blocks(drain(sweep, now)) == [0, 1, 2, 3]
+
+
+def test_shieldHoldsNobodyUp() -> None:
+    """While one waits the others are served, and it is not asked."""
+    sweep = cast()
+    wants: Ranges = (range(4),)
+    sweep.join(A, 0.0, wants)
+    for now in (0.0, 0.1, 0.2):
+        drain(sweep, now)
+        sweep.hear(A, Want(wants), now + 0.05)
+    assert blocks(drain(sweep, 0.3)) == []
+    sweep.join(B, 0.31, (range(8, 12),))
+    actions = drain(sweep, 0.31)
+    assert blocks(actions) == [8, 9, 10, 11]
+    assert asked(actions) == [B]
+
+
+def test_shieldEndsWithAnotherList() -> None:
+    """Any other list ends it: who gets on is not deaf."""
+    sweep = cast()
+    wants: Ranges = (range(4),)
+    sweep.join(A, 0.0, wants)
+    for now in (0.0, 0.1, 0.2):
+        drain(sweep, now)
+        sweep.hear(A, Want(wants), now + 0.05)
+    drain(sweep, 0.3)
+    sweep.hear(A, Want((range(1, 5),)), 0.31)
+    actions = drain(sweep, 0.31)
+    assert sorted(blocks(actions)) == [1, 2, 3, 4]
+    assert asked(actions) == [A]
+
+
+def test_deafForGood() -> None:
+    """A receiver that never hears anything and always answers costs a bounded number of blocks in ten minutes."""
+    sweep = cast()
+    wants: Ranges = (range(4),)
+    sweep.join(A, 0.0, wants)
+    now, sent, until = 0.0, 0, 600.0
+    while now < until:
+        actions = drain(sweep, now)
+        sent += len(blocks(actions))
+        if A in asked(actions):
+            sweep.hear(A, Want(wants), now + 0.001)
+            now += 0.001
+            continue
+        due = sweep.deadline(now)
+        now = min(now + 1.0, due) if due is not None else now + 1.0
+        if now == int(now):
+            sweep.hear(A, Want(wants), now)
+            sweep.join(A, now, wants)
+    assert sent < 400
+
+
+def test_askedAfterABlockOnly() -> None:
+    """Nobody is asked before a block went out that it could hear, unless it asks for nothing again and again."""
+    sweep = cast()
+    sweep.join(A, 0.0, ())
+    assert drain(sweep, 0.0) == []
+    sweep.join(B, 1.0, (range(2),))
+    assert set(asked([action for _, action in pass_(sweep, 1.0, 1.3)])) == {A, B}
+    lonely = cast()
+    lonely.join(A, 0.0, ())
+    lonely.hear(A, Want(()), 2.0)
+    assert asked(drain(lonely, 2.0)) == [A]
+
+
+def test_answersNothing() -> None:
+    """Who answers that it lacks nothing is not asked again at once, and again, and again."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    drain(sweep, 0.0)
+    sweep.hear(A, Want(()), 0.01)
+    assert asked([action for _, action in pass_(sweep, 0.01, 10.0)]) == []
+
+
+def test_room() -> None:
+    """Receivers are remembered up to a number: quiet ones make room first, then those that never answered."""
+    sweep = cast(room=3)
+    sweep.join(A, 0.0, (range(4),))
+    drain(sweep, 0.0)
+    sweep.hear(A, Want((range(4, 8),)), 0.01)
+    for number in range(1000):
+        sweep.join(("x", number), 0.02, (range(1),))
+        assert sweep.members() <= 3
+    assert len(gone(drain(sweep, 0.02))) == 998
+    assert sweep.standing(A) is not None
+
+
+def test_paceFollowsTheLoss() -> None:
+    """More than a fifth of a sweep lost halves the pace, less than a fiftieth raises it by a tenth, within bounds."""
+    sweep = cast(1000)
+    sweep.join(A, 0.0, (range(1000),))
+    drain(sweep, 0.0)
+    now, seen = 0.0, []
+    for lost in (500, 150, 10, 50, 5):
+        now += 0.05
+        sweep.hear(A, Want((range(lost),)), now)
+        drain(sweep, now)
+        seen.append(sweep.pace)
+    assert seen == [0.5, 0.25, 0.25, 0.25, 0.25]
+    sweep = cast(1000)
+    sweep.join(A, 0.0, (range(1000),))
+    for turn in range(1, 8):
+        drain(sweep, turn - 1.0)
+        sweep.hear(A, Want((range(1000 - turn),)), turn - 0.99)
+    assert sweep.pace == 0.1
+    drain(sweep, 8.0)
+    sweep.hear(A, Want((range(1),)), 8.01)
+    assert round(sweep.pace, 6) == 0.11
+
+
+def test_shortSweepsSayNothing() -> None:
+    """A receiver that asks for four blocks at a time paces itself, and lost ones among them slow nobody down."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(4),))
+    drain(sweep, 0.0)
+    sweep.hear(A, Want((range(1, 5),)), 0.01)
+    assert sweep.pace == 1.0
+
+
+def test_turnsEnd() -> None:
+    """One turn costs at most twice the file while others wait."""
+    sweep = cast(10, flight=0.0)
+    sweep.join(A, 0.0, (range(10),))
+    sweep.join(B, 0.0, (range(10),))
+    now, order = 0.0, []
+    for _ in range(12):
+        order += asked(drain(sweep, now))
+        now += 0.01
+        sweep.hear(order[-1], Want((range(3 + len(order) % 2),)), now)
+    assert order[0] == A
+    assert B in order
+
+
+def test_memory() -> None:
+    """Half a gigabyte in blocks of 1451 and 200 receivers that list 735 runs each take little room and little time."""
+    tracemalloc.start()
+    sweep = cast(370_001)
+    lists = tuple(range(number, number + 1) for number in range(1, 1470, 2))
+    for number in range(200):
+        sweep.join(("x", number), 0.0, lists)
+    assert blocks(drain(sweep, 0.0)) == list(range(1, 1470, 2))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_codeWithoutEnd() -> None:
+    """Without a count there is no highest number: needs that begin at the same one are served by the greatest."""
+    sweep = Sweep(PATIENCE, None)
+    sweep.join(A, 0.0, (range(5),))
+    sweep.join(B, 0.0, (range(9),))
+    assert blocks(drain(sweep, 0.0)) == list(range(9))
+    sweep.hear(A, Want((range(1000, 1003),)), 0.2)
+    assert blocks(drain(sweep, 0.2)) == [1000, 1001, 1002]
+
+
+runs = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=8).map(
+    lambda pairs: joined(range(start, start + length) for start, length in pairs)
+)
+
+
+class Runs(RuleBasedStateMachine):
+    """Arithmetic of runs, and the union, against plain sets."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.union, self.wanted, self.sent = Union(60), set[int](), set[int]()
+
+    @rule(one=runs, other=runs)
+    def arithmetic(self, one: Ranges, other: Ranges) -> None:
+        left, right = ({number for run in each for number in run} for each in (one, other))
+        assert {number for run in common(one, other) for number in run} == left & right
+        assert {number for run in without(one, other) for number in run} == left - right
+        assert {number for run in joined((*one, *other)) for number in run} == left | right
+
+    @rule(wanted=runs)
+    def add(self, wanted: Ranges) -> None:
+        for run in wanted:
+            self.union.add(run)
+            self.wanted.update(run)
+
+    @rule(most=st.integers(1, 20))
+    def take(self, most: int) -> None:
+        if self.wanted:
+            cursor = self.union.cursor
+            run, again = self.union.take(most)
+            assert run.start == min((number for number in self.wanted if number >= cursor), default=min(self.wanted))
+            assert 0 < len(run) <= most
+            assert set(run) <= self.wanted
+            assert all((number in self.sent) is again for number in run)
+            self.wanted -= set(run)
+            self.sent |= set(run)
+
+    @rule()
+    def clear(self) -> None:
+        self.union.clear()
+        self.wanted.clear()
+
+    @invariant()
+    def counts(self) -> None:
+        assert len(self.union) == len(self.wanted)
+        assert all(self.union.holds(range(number, number + 1)) == (number in self.wanted) for number in range(60))
+
+
+class Crowd(RuleBasedStateMachine):
+    """Receivers of every kind: whoever keeps asking ends done, and no block goes out that nobody asked for."""
+
+    COUNT = 40
+
+    @initialize()
+    def begin(self) -> None:
+        self.sweep = cast(self.COUNT)
+        self.now = 0.0
+        self.lacks: dict[Peer, set[int]] = {}
+        self.deaf: set[Peer] = set()
+        self.named: set[int] = set()
+
+    def list(self, peer: Peer, most: int) -> Ranges:
+        wanted = joined(range(number, number + 1) for number in sorted(self.lacks[peer])[:most])
+        self.named.update(number for run in wanted for number in run)
+        return wanted
+
+    def step(self, hears: bool = True) -> None:
+        for action in drain(self.sweep, self.now):
+            if isinstance(action, Burst):
+                assert set(action.numbers) <= self.named
+                for peer in set(self.lacks) - self.deaf if hears else ():
+                    self.lacks[peer] -= set(action.numbers)
+            elif isinstance(action, Greet):
+                self.asked = action.peer
+
+    asked: Peer | None = None
+
+    @rule(number=st.integers(0, 5), most=st.sampled_from([4, 40]), deaf=st.booleans())
+    def join(self, number: int, most: int, deaf: bool) -> None:
+        peer = ("x", number)
+        self.lacks.setdefault(peer, set(range(self.COUNT)))
+        (self.deaf.add if deaf and number == 5 else self.deaf.discard)(peer)
+        if self.lacks[peer]:
+            self.sweep.join(peer, self.now, self.list(peer, most))
+
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.1, 0.6, 3.0]), hears=st.booleans())
+    def wait(self, seconds: float, hears: bool) -> None:
+        self.now += seconds
+        self.step(hears)
+
+    @rule(most=st.sampled_from([4, 40]))
+    def answer(self, most: int) -> None:
+        if self.asked in self.lacks:
+            peer, self.asked = self.asked, None
+            self.say(peer, most)
+
+    def say(self, peer: Peer, most: int) -> None:
+        if self.lacks[peer]:
+            self.sweep.hear(peer, Want(self.list(peer, most)), self.now)
+        else:
+            self.sweep.hear(peer, Leave(outcomes.DONE), self.now)
+            del self.lacks[peer]
+
+    @rule()
+    def allEndDone(self) -> None:
+        """From any state: with nothing lost any more, everybody who asks once a second is done soon."""
+        for _ in range(400):
+            self.now += 0.25
+            self.step()
+            for peer in [peer for peer in self.lacks if peer not in self.deaf]:
+                if self.sweep.standing(peer) is None and self.lacks[peer]:
+                    self.sweep.join(peer, self.now, self.list(peer, 4))
+                else:
+                    self.say(peer, 4)
+            self.step()
+            if not set(self.lacks) - self.deaf:
+                return
+        raise AssertionError(f"not done: {self.lacks}")
+
+
+TestRuns = Runs.TestCase
+TestCrowd = Crowd.TestCase
+TestCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -1,0 +1,166 @@
+"""
+castd's own SLAM client: its receiving half, pure, and over the virtual network against the real listener.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from castd.cast.events import Patience
+from castd.client import fetch, slamGroup
+from castd.collect.slam import GROUP, Download
+from castd.errors import ContentChanged, WireError
+from castd.outcomes import DONE, SILENT
+from castd.packets import slam
+from castd.testing import pattern
+from castd.transfer import TransferError
+from castd.urls import UrlError, parseUrl
+from tests.clients.slam_client import Etherboot, Ipxe
+from tests.slam_players import Stage
+
+HEADER = slam.Header(7, 10, 4)
+
+
+def data(number: int, header: slam.Header = HEADER) -> bytes:
+    return slam.Data(header, number, b"abcdefghij"[number * 4 :][:4]).build()
+
+
+def begun(silence: float = 31.0) -> Download:
+    download = Download(Patience(silence=silence))
+    assert download.begin(0.0) == [slam.FIRST_LIST]
+    return download
+
+
+def test_blocksInAnyOrder() -> None:
+    """Blocks are kept as they come, each once, and the last one missing ends it with a farewell."""
+    download = begun()
+    assert download.heard(data(2), None, 0.1) == ((8, b"ij"), [])
+    assert download.size == 10
+    assert download.heard(data(2), None, 0.1) == (None, [])
+    assert download.heard(data(0), None, 0.1) == ((0, b"abcd"), [])
+    assert not download.complete
+    assert download.heard(data(1), None, 0.1) == ((4, b"efgh"), [])
+    assert download.complete
+    assert download.stored(0.1) == [b"\0"]
+    assert download.outcome == DONE
+    assert download.deadline(0.2) is None
+    assert download.blocks == 3
+
+
+def test_answersQuestions() -> None:
+    """A question gets the list of what is missing, at once; one with something behind it is none."""
+    download = begun()
+    assert download.receive(HEADER.build(), 0.1) == (None, [bytes.fromhex("202300")])
+    download.heard(data(1), None, 0.2)
+    assert download.receive(HEADER.build(), 0.3) == (None, [bytes.fromhex("2021212100")])
+    with pytest.raises(WireError):
+        download.receive(HEADER.build() + b"\0", 0.4)
+
+
+def test_speaksAfterSilence() -> None:
+    """While blocks arrive it is quiet; without any it asks after 1, 2, 4, 4 … seconds, and gives up in the end."""
+    download = begun(12.0)
+    said = []
+    now = 0.0
+    while download.outcome is None:
+        due = download.deadline(now)
+        assert due is not None
+        assert due > now
+        now = due
+        said += [(now, datagram) for datagram in download.poll(now)]
+    assert said == [*((at, slam.FIRST_LIST) for at in (1.0, 3.0, 7.0, 11.0)), (12.0, b"\0")]
+    assert download.outcome == SILENT
+    busy = begun()
+    busy.heard(data(0), None, 0.9)
+    assert busy.poll(1.5) == []
+    assert busy.poll(1.9) == [bytes.fromhex("212200")]
+
+
+def test_anotherFile() -> None:
+    """A header that changes ends it: two files must not become one."""
+    download = begun()
+    download.heard(data(0), None, 0.1)
+    with pytest.raises(ContentChanged):
+        download.heard(data(1, slam.Header(8, 10, 4)), None, 0.2)
+    with pytest.raises(ContentChanged):
+        download.receive(slam.Header(7, 11, 4).build(), 0.2)
+
+
+def test_longList() -> None:
+    """However much is missing, a list fits a datagram that the server reads."""
+    header = slam.Header(1, 10_000, 1)
+    download = begun()
+    for number in range(0, 10_000, 2):
+        download.heard(slam.Data(header, number, b"x").build(), None, 0.1)
+    listed = download.receive(header.build(), 0.2)[1][0]
+    assert len(listed) <= slam.LARGEST_DATAGRAM
+    assert slam.parseList(listed) == tuple(range(number, number + 1) for number in range(1, 1471, 2))
+
+
+@pytest.mark.parametrize(
+    ("path", "group"),
+    [
+        ("", GROUP),
+        ("239.255.1.1:10001", ("239.255.1.1", 10001)),
+        (":10001", ("239.255.1.1", 10001)),
+        ("239.1.2.3", ("239.1.2.3", 10000)),
+    ],
+)
+def test_groups(path: str, group: tuple[str, int]) -> None:
+    """What follows the slash is a group, a port, both or neither."""
+    assert slamGroup(parseUrl(f"slam://host/{path}")) == group
+    assert slamGroup(parseUrl("slam://host:10000")) == GROUP
+
+
+@pytest.mark.parametrize("path", ["vmlinuz", "10.0.0.1:1", "239.255.1.1:0", "239.255.1.1:x", "239.255.1.1:70000"])
+def test_wrongGroups(path: str) -> None:
+    """Anything else is refused: SLAM knows no names."""
+    with pytest.raises(UrlError):
+        slamGroup(parseUrl(f"slam://host/{path}"))
+
+
+class Memory:
+    """A sink."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+
+    def write(self, data: bytes) -> None:
+        raise AssertionError("blocks have offsets")
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.data[offset : offset + len(data)] = data
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
+def test_fetch(loss: float) -> None:
+    """The client fetches a file among clients of other kinds, with and without loss."""
+    file = pattern(300_000)
+    stage = Stage(file, loss=loss, seed=5)
+    sinks: list[Memory] = []
+    reports: list[Any] = []
+    for number in range(3):
+        sinks.append(Memory(len(file)))
+        host = stage.network.host(f"10.0.7.{number + 1}/16")
+        fetch(host, parseUrl("slam://10.0.0.1"), sinks[-1]).addBoth(reports.append)
+    stage.play(Ipxe(1))
+    stage.play(Etherboot(2))
+    stage.network.run(lambda: len(reports) == 3 and stage.over(), limit=300.0)
+    assert [report.octets for report in reports] == [len(file)] * 3
+    assert all(sink.data == file for sink in sinks)
+    assert all(player.client.image == file for player in stage.players)
+    stage.network.advance(60.0)
+    assert stage.lives() == []
+
+
+def test_nobodyThere() -> None:
+    """Without a server it ends after a while, and says so."""
+    stage = Stage(None)
+    failures: list[Any] = []
+    host = stage.network.host("10.0.7.1/16")
+    fetch(host, parseUrl("slam://10.0.0.1"), Memory(0), patience=Patience(silence=5.0)).addErrback(failures.append)
+    stage.network.run(lambda: failures, limit=10.0)
+    assert failures[0].check(TransferError)
+    assert failures[0].value.outcome == SILENT
