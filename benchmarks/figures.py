@@ -113,6 +113,7 @@ def row(workload: Workload, samples: dict[str, list[Sample]], first: str, name: 
         versus = f"**{spread.middle:.2f}** ({spread.low:.2f} to {spread.high:.2f})"
         if first == "castd" and (found := marked(workload, samples, first, name)):
             mark = f"≥ {found[1]} {'met' if spread.middle >= found[1] else '**missed**'}"
+    costs = [run["server_cpu"] / run["blocks"] for run in timed if run["blocks"]]
     memory = f"{runs[0]['memory']:.0f}"
     if name == "castd" and workload.memory is not None:
         memory += f" (≤ {workload.memory:.0f} {'met' if runs[0]['memory'] <= workload.memory else '**missed**'})"
@@ -122,7 +123,7 @@ def row(workload: Workload, samples: dict[str, list[Sample]], first: str, name: 
         Spread.of([rate(run) for run in timed]).show(1),
         versus,
         mark,
-        f"{median(run['server_cpu'] / run['blocks'] for run in timed) * 1e6:.2f}",
+        f"{median(costs) * 1e6:.2f}" if costs else "all failed",
         f"{median(run['client_cpu'] / run['seconds'] for run in timed):.0%}",
         memory,
         f"{sum(run['request_repeats'] for run in timed)}, {sum(run['ack_repeats'] for run in timed)}",
