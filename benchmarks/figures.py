@@ -55,6 +55,7 @@ class Machine:
                 "Python": platform.python_version(),
                 "servers": ", ".join(f"{name} {version}" for name, version in versions.items()),
                 "timed rounds": str(rounds),
+                "load average at the end": f"{os.getloadavg()[1]:.1f} (the run itself adds up to 2)",
             }
         )
 
@@ -160,6 +161,7 @@ def chart(results: Results) -> str:
         for workload, samples in results.items()
         if len(samples[first]) > 1
     ]
+    spreads = [(w, [(n, s) for n, s in peers if math.isfinite(s.high)]) for w, peers in spreads]
     values = [v for _, peers in spreads for _, s in peers for v in (s.low, s.high)] or [1.0]
     bounds = math.log(min(0.5, *values, 1)), math.log(max(2.0, *values, 1))
 
