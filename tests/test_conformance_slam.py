@@ -461,6 +461,21 @@ def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
     assert player.client.image == pattern(300_000)
 
 
+def test_lossSlowsTheServer() -> None:
+    """Where a receiver of long lists loses much, the server sends more slowly, though never less than a tenth."""
+    stage = Stage(pattern(3_000_000))
+    player = stage.play(Etherboot(1))
+    turns = itertools.count()
+    stage.network.losing(lambda source, destination, datagram: source[0] == SERVER and next(turns) % 3 == 0)
+    rates = []
+    while not player.client.over:
+        stage.network.run(lambda: player.client.over or player.client.lists > len(rates), limit=30.0)
+        rates.append(stage.lives()[0].pacers[0].rate)
+    assert player.client.image == pattern(3_000_000)
+    assert rates[0] == 12e6
+    assert 12e5 <= min(rates) <= 3e6, "it was halved more than once"
+
+
 def test_SL34_ownData() -> None:
     """SL-34: with a receiver on the server's own machine, its own blocks are not read as lists."""
     stage = Stage(FILE)

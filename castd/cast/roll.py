@@ -107,9 +107,9 @@ class Roll:
         yield from self.fresh.values()
 
     def part(self, receiver: Receiver, outcome: str) -> None:
-        """It is gone."""
+        """It is gone.  What it asked for last counts as sent to it, unless it has shown that it does not hear."""
         self.remove(receiver)
-        self._members.part(receiver, outcome, receiver.asked)
+        self._members.part(receiver, outcome, () if receiver.repeats else receiver.asked)
 
     @property
     def owed(self) -> bool:

@@ -9,7 +9,6 @@ sent without a code.
 
 from __future__ import annotations
 
-from collections import deque
 from heapq import heappop, heappush
 from itertools import count as counter
 
@@ -17,8 +16,9 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.flights import Flights, Gauge
 from castd.cast.roll import Receiver, Roll
-from castd.cast.runs import Union, common, joined, without
+from castd.cast.runs import Union, common, without
 from castd.interfaces import IPaced
 from castd.request import Peer
 
@@ -39,12 +39,6 @@ PAUSES, MUTED = 8, 60.0
 QUIET = 2.0
 #: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
 CROWD, SHORTEST_STEP = 16, 0.01
-#: A sweep shorter than this says nothing of the loss: a receiver that asks for four blocks at a time paces itself.
-TELLING = 32
-#: The share of a sweep that was lost, above which the pace is halved and below which it is raised by a tenth.
-LOSSY, CLEAN = 0.2, 0.02
-#: The pace is never less than this part of the rate that was configured.
-SLOWEST = 0.1
 
 
 @implementer(IPaced)
@@ -53,7 +47,6 @@ class Sweep:
     The cast of protocols in which receivers list what they lack.
 
     @ivar top: the highest number ever sent, -1 before the first.
-    @ivar pace: the part of the configured rate that the receivers seem to bear, L{SLOWEST} to 1.
     @ivar asked, unanswered: questions, and those that nobody answered in time, for the counters.
     """
 
@@ -70,15 +63,14 @@ class Sweep:
         """
         self.patience = patience
         self.count = count
-        self.flight = flight
         self.linger = linger
         self.top = -1
-        self.pace = 1.0
         self.asked = self.unanswered = 0
         self._step = patience.repeat.steps[0] if isinstance(patience.repeat, Steps) else patience.repeat.first
         self._roll = Roll(room)
         self._union = Union(count)
-        self._flying: deque[tuple[float, range]] = deque()
+        self._flights = Flights(flight)
+        self._gauge = Gauge()
         self._late: list[tuple[float, int, Receiver]] = []
         self._ticket = counter()
         self._bursts = 0
@@ -87,11 +79,13 @@ class Sweep:
         self._term = 0  # blocks of its turn
         self._question: Receiver | None = None  # the one that is being waited for
         self._questionUntil = 0.0
-        self._lap: list[range] = []  # sent since the last question
-        self._judged: Ranges = ()  # sent before it
         self._spokeAt = 0.0
         self._keep: range | None = None
         self._heardAt: float | None = None
+
+    @property
+    def pace(self) -> float:
+        return self._gauge.pace
 
     # What goes in.
 
@@ -137,8 +131,7 @@ class Sweep:
         asked = receiver.askedAt
         if asked is not None:
             self._answered(receiver, ranges)
-        crossed = self._crossed(float("-inf") if asked is None else asked, now)
-        late = common(ranges, crossed)
+        late = common(ranges, self._flights.crossed(asked, now))
         if ranges and ranges == receiver.asked:
             if self._repeated(receiver, bool(late), now):
                 return
@@ -147,7 +140,7 @@ class Sweep:
             self._roll.place(receiver)
         self._enrol(receiver, bool(ranges), asked is not None, now)
         receiver.asked = ranges
-        receiver.putOff(late, now + self.flight if late else None)
+        receiver.putOff(late, now + self._flights.flight if late else None)
         self._remember(receiver)
         for run in without(ranges, late):
             self._union.add(run)
@@ -167,7 +160,7 @@ class Sweep:
         """The answer to a question: its sender is no forged address, and is asked before others."""
         if receiver is self._question:
             self._question = None
-            self._judge(ranges)
+            self._gauge.answered(ranges)
         receiver.askedAt = None
         receiver.failed = 0
         if not receiver.heard:
@@ -175,16 +168,6 @@ class Sweep:
             self._roll.place(receiver)
         if self._master is not receiver:
             self._master, self._term = receiver, 0
-
-    def _crossed(self, since: float, now: float) -> Ranges:
-        """-> the blocks that a list may have missed on its way: sent after C{since}, and not long ago."""
-        found: list[range] = []
-        since = max(since, now - self.flight)
-        for sentAt, run in reversed(self._flying):
-            if sentAt <= since:
-                break
-            found.append(run)
-        return joined(found)
 
     def _repeated(self, receiver: Receiver, late: bool, now: float) -> bool:
         """
@@ -214,17 +197,6 @@ class Sweep:
     def _remember(self, receiver: Receiver) -> None:
         if receiver.lateAt is not None:
             heappush(self._late, (receiver.lateAt, next(self._ticket), receiver))
-
-    def _judge(self, ranges: Ranges) -> None:
-        """How much of the sweep before the question was lost says how fast the next one may be."""
-        sent = sum(map(len, self._judged))
-        if not sent:
-            return
-        lost = sum(map(len, common(ranges, self._judged))) / sent
-        if lost > LOSSY:
-            self.pace = max(self.pace / 2, SLOWEST)
-        elif lost < CLEAN:
-            self.pace = min(self.pace * 1.1, 1.0)
 
     def _part(self, receiver: Receiver, outcome: str) -> None:
         if receiver is self._question:
@@ -267,7 +239,7 @@ class Sweep:
             return None
         run, again = self._union.take(LONGEST_BURST)
         self._sent(run, now)
-        self._lap.append(run)
+        self._gauge.sent(run)
         self._term += len(run)
         assert self._behalf is not None
         return Burst(run, self._behalf, again)
@@ -277,9 +249,7 @@ class Sweep:
         self._spokeAt = now
         self._keep = run[-1:]
         self.top = max(self.top, run[-1])
-        self._flying.append((now, run))
-        while self._flying and self._flying[0][0] <= now - self.flight:
-            self._flying.popleft()
+        self._flights.sent(run, now)
 
     def _give(self, now: float) -> None:
         """A question that was not answered in time is over."""
@@ -333,8 +303,7 @@ class Sweep:
         if not receiver.heard:
             step = max(step / (1 + len(self._roll.fresh) // CROWD), min(step, SHORTEST_STEP))
         self._questionUntil = now + step
-        self._judged = joined(self._lap) if sum(map(len, self._lap)) >= TELLING else ()
-        self._lap.clear()
+        self._gauge.asked()
         self.asked += 1
         return Greet(receiver.peer, True, receiver.heard)
 

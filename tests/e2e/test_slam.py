@@ -65,6 +65,7 @@ def castd(serve: Serve, shelf: Shelf) -> None:
             "interface": SERVER,
             "group": "239.255.1.1:10001",
         },
+        anywhere={"use": "slam", "port": 10002, "file": shelf.sized(100_000), "group": "239.255.1.1:10002"},
         tftp={"port": 69, "interface": SERVER},
     )
 
@@ -111,6 +112,12 @@ def test_castdGet(hall: Hall, shelf: Shelf, count: int, percent: float) -> None:
             done = job.finish(SECONDS)
             assert done.code == 0, done.text
             assert copy.read_bytes() == shelf[f"size-{size}"]
+
+
+@pytest.mark.parametrize("kind", ["ipxe", "etherboot"])
+def test_anyInterface(hall: Hall, shelf: Shelf, kind: str) -> None:
+    """A transport that listens at all addresses answers from the one that was asked, and its group is heard as well."""
+    assert result(start(hall.clients(1)[0], kind, 10002))["sha256"] == digest(shelf, "size-100000")
 
 
 def test_besideUnicast(hall: Hall, shelf: Shelf) -> None:
