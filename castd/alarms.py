@@ -8,6 +8,7 @@ learns of it when the old instant comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Protocol
@@ -36,8 +37,13 @@ class Ringable(Protocol):
 class Alarms:
     """A lazy heap of alarms over one delayed call."""
 
-    def __init__(self, reactor: IReactorTime) -> None:
+    def __init__(self, reactor: IReactorTime, before: Callable[[], object] | None = None) -> None:
+        """
+        @param before: called before anybody is woken: reads what has arrived.  The reactor runs timers first, so after a
+            busy moment an answer may lie in its socket while the alarm rings that waits for it.
+        """
         self._reactor: Any = reactor
+        self._before = before
         self._heap: list[tuple[float, int, Ringable]] = []
         self._ticket = count()
         self._call: IDelayedCall | None = None
@@ -64,6 +70,8 @@ class Alarms:
         self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
 
     def _ring(self) -> None:
+        if self._before is not None:
+            self._before()
         now = self._reactor.seconds()
         # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
         # that reading and signals get their share.

@@ -32,7 +32,7 @@ class Commons:
         self.ports = ports
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
-        self.alarms = Alarms(reactor)
+        self.alarms = Alarms(reactor, getattr(ports, "drain", None))
         self.layouts = Layouts(limits.memory)
         self.gate = Gate(limits)
         self.leases = Leases()

@@ -31,14 +31,14 @@ class Delivery:
         says.
     """
 
-    __slots__ = ("_again", "_peer", "_rest", "_restUntil", "_unsent", "aside", "cast", "owner")
+    __slots__ = ("_again", "_late", "_peer", "_rest", "_restUntil", "_unsent", "aside", "cast", "owner")
 
     def __init__(self, owner: CastProtocol, cast: ICast, aside: Peer | None = None) -> None:
         self.owner = owner
         self.cast = cast
         self.aside = aside
         self._unsent = range(0)
-        self._again = False
+        self._again = self._late = False
         self._peer: Peer | None = None
         self._rest = 0.0
         self._restUntil = 0.0
@@ -61,6 +61,7 @@ class Delivery:
             if self._unsent:
                 wait = self._pace(now)
                 if wait is not None:
+                    self._late = True
                     return wait
                 sent = self._send(budget, now)
                 if sent == 0:
@@ -72,6 +73,7 @@ class Delivery:
                 return self.cast.deadline(now)
             if isinstance(action, Burst):
                 self._unsent, self._peer, self._again = action.numbers, action.peer, action.again
+                self._late = False
             elif isinstance(action, Greet):
                 budget -= owner.greet(action)
             elif isinstance(action, Gone):
@@ -109,10 +111,13 @@ class Delivery:
         if count:
             self._rest = 0.0
             self._unsent = self._unsent[count:]
+            if self._late and not self._unsent:
+                self.cast.late(now)
             owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
             for pacer in owner.pacers:
                 pacer.spend(sent, now)
             return count
+        self._late = True
         self._rest = min(self._rest * 2 or REST, LONGEST_REST)
         self._restUntil = now + self._rest
         owner.full += 1

@@ -59,6 +59,9 @@ class ICast(Interface):
         A cast without members that still has a deadline lingers: it may be joined until then.
         """
 
+    def late(now: float) -> None:
+        """The last burst has left only now: it waited for the pacer or for a full socket."""
+
     def heard(peer: Peer) -> bool:
         """-> whether this member has said anything since it asked."""
 

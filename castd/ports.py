@@ -368,6 +368,11 @@ class Ports:
                     raise
         raise OSError(errno.EADDRINUSE, f"no free port in {ports[0]}-{ports[-1]}")
 
+    def drain(self) -> None:
+        """Read what has arrived, within the bounds of one visit."""
+        if len(self.set):
+            self.set.doRead()
+
     def close(self) -> None:
         """Close what is kept for later."""
         for shelf in self._shelves.values():

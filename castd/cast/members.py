@@ -32,7 +32,14 @@ class Alarm:
         self._timeout = repeat.first if isinstance(repeat, Measured) else 0.0
 
     def sample(self, seconds: float) -> None:
-        """An answer came so long after what it answers; never call it for something that was repeated (Karn)."""
+        """
+        An answer came so long after what it answers; never call it for something that was repeated (Karn).
+
+        It may have been lost and said again by the receiver's own slow timer, so one answer counts for no more than twice
+        the interval: times that have really become longer are learned within a few.
+        """
+        if self.measured is not None:
+            seconds = min(seconds, 2 * self._timeout)
         if self.measured is None:
             self.measured, self._deviation = seconds, seconds / 2
         else:

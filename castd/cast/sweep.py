@@ -114,6 +114,9 @@ class Sweep:
             early = event.outcome == outcomes.DONE and any(map(self._union.holds, receiver.asked))
             self._part(receiver, outcomes.EARLY if early else event.outcome)
 
+    def late(self, now: float) -> None:
+        """It asks when everything has gone out, and counts from there."""
+
     def heard(self, peer: Peer) -> bool:
         receiver = self._roll.get(peer)
         return receiver is not None and receiver.heard

@@ -225,6 +225,17 @@ class Turn:
         self.alarmAt = now + self._master.alarm.interval()
         self.top = numbers.stop - 1
 
+    def late(self, now: float) -> None:
+        """
+        What was let go has left only now: it waited for the pacer or for the socket, and its answer is to be waited for
+        from here.
+        """
+        if self._state is State.WAITING and self._master is not None:
+            self._sentAt = self._spokeAt = self._master.servedAt = now
+            self.alarmAt = now + self._interval(self._master)
+            if not self._again:
+                self._progressAt = now
+
     # Whose turn it is.
 
     def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:

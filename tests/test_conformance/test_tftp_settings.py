@@ -79,7 +79,6 @@ def test_theRateOfAll() -> None:
         assert seconds == pytest.approx((octets - BURST) / 100_000, rel=0.04)
 
 
-@pytest.mark.xfail(reason="the alarm counts from the decision to send, not from the moment the pacer lets a block go")
 def test_waitingForThePacerRepeatsNothing() -> None:
     """A block that had to wait for the pacer is not repeated for that: nothing was lost."""
     assert paced(4, 100_000, limits=Limits(rate="100 kB/s"))[2] == 0
