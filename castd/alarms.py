@@ -39,8 +39,8 @@ class Alarms:
 
     def __init__(self, reactor: IReactorTime, before: Callable[[], object] | None = None) -> None:
         """
-        @param before: called before anybody is woken: reads what has arrived.  The reactor runs timers first, so after a
-            busy moment an answer may lie in its socket while the alarm rings that waits for it.
+        @param before: called before anybody is woken: reads what has arrived.  The reactor runs timers first, so after
+            a busy moment an answer may lie in its socket while the alarm rings that waits for it.
         """
         self._reactor: Any = reactor
         self._before = before

@@ -111,7 +111,12 @@ ROWS = (
     Row(("describe",), outside=MODELS),
     Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
-    Row(("cli_choices", "cli_show", "part", "cli_transfer", "tap", "cli"), ordered=True, outside=MODELS | names("twisted click rich"), hidden=("plugins.*", "dialects.*")),
+    Row(
+        ("cli_choices", "cli_show", "part", "cli_transfer", "tap", "cli"),
+        ordered=True,
+        outside=MODELS | names("twisted click rich"),
+        hidden=("plugins.*", "dialects.*"),
+    ),
     Row(("__main__",), only=("cli",)),
 )
 

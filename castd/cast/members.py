@@ -35,8 +35,8 @@ class Alarm:
         """
         An answer came so long after what it answers; never call it for something that was repeated (Karn).
 
-        It may have been lost and said again by the receiver's own slow timer, so one answer counts for no more than twice
-        the interval: times that have really become longer are learned within a few.
+        It may have been lost and said again by the receiver's own slow timer, so one answer counts for no more than
+        twice the interval: times that have really become longer are learned within a few.
         """
         if self.measured is not None:
             seconds = min(seconds, 2 * self._timeout)
