@@ -114,6 +114,15 @@ def test_castdGet(hall: Hall, shelf: Shelf, count: int, percent: float) -> None:
             assert copy.read_bytes() == shelf[f"size-{size}"]
 
 
+def test_onTheServerItself(hall: Hall, shelf: Shelf) -> None:
+    """A receiver on the server's own machine is served beside others, and the server does not hear itself."""
+    server = hall.hosts["server"]
+    jobs = [start(server, "ipxe"), start(hall.clients(1)[0], "etherboot")]
+    results = [result(job) for job in jobs]
+    assert [each["sha256"] for each in results] == [digest(shelf, f"size-{SIZE}")] * 2, results
+    assert all(not each["resets"] for each in results)
+
+
 @pytest.mark.parametrize("kind", ["ipxe", "etherboot"])
 def test_anyInterface(hall: Hall, shelf: Shelf, kind: str) -> None:
     """A transport that listens at all addresses answers from the one that was asked, and its group is heard as well."""
