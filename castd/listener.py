@@ -347,6 +347,16 @@ class Listener(DatagramProtocol):
                 raise Declined("deaf")
             del self._deaf[request.peer[0]]
 
+    def _notTaken(self, wire: Any, content: IContent) -> None:
+        """
+        After a reload another file may be meant for a fixed group; it waits for the end of the one that is on it, since
+        receivers that hear two start over for ever (SLAM), or mix them.
+        """
+        wanted = (wire.headers, content.version)
+        there = [cast for cast in self._living if isinstance(cast, CastProtocol) and cast.wire.group == wire.group]
+        if any((cast.wire.headers, cast.content.version) != wanted for cast in there):
+            raise Declined("group in use for another file")
+
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
         dialect = room.dialect
         site = self.site
@@ -354,6 +364,7 @@ class Listener(DatagramProtocol):
         if wire.group is not None:
             try:
                 self._notDeaf(request)
+                self._notTaken(wire, content)
             except Declined:
                 wire.close(site.reactor.seconds())
                 raise

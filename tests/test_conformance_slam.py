@@ -21,6 +21,7 @@ from castd.cast.sweep import LONGEST_BURST
 from castd.config import build
 from castd.dialects import slam
 from castd.errors import ConfigError, Declined
+from castd.listener import Listener
 from castd.maker import collect
 from castd.options import Place
 from castd.packets.slam import LARGEST, pack
@@ -354,6 +355,25 @@ def test_SL28_replacedFile() -> None:
     assert new[0][1] == new[-1][1] + b"\x20" + bytes(reversed(FILE))[:1451]
     headers = {datagram[: len(old)] for where, datagram in new if where == GROUP}
     assert headers == {new[-1][1]}
+
+
+@pytest.mark.usefixtures("real")
+def test_SL28_otherFileAfterAReload() -> None:
+    """SL-28: a reload that puts another file on the group waits, too, until the one under way has ended."""
+    stage = Stage(FILE)
+    stage.files["other"] = bytes(reversed(FILE))
+    one, two = client(stage, 2), client(stage, 3)
+    old = say(stage, one, "202100")[-1][1]
+    options = slam.Options(file="other")
+    stage.listener.become(Listener(stage.site, "slam", options, slam.Dialect(options)))
+    with capturedLogs() as logs:
+        assert {datagram for _, datagram in say(stage, two, "202500", 0.1)} <= {old}
+    assert [event["why"] for event in logs if event.get("event") == "declined"] == ["group in use for another file"]
+    assert numbers(say(stage, one, "212100"), old) == [1]
+    say(stage, one, "00")
+    stage.network.advance(21.0)
+    new = say(stage, two, "202100")
+    assert new[0][1] == new[-1][1] + b"\x20" + bytes(reversed(FILE))[:1451]
 
 
 @pytest.mark.usefixtures("real")

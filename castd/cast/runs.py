@@ -65,7 +65,7 @@ class Union:
     @ivar cursor: the sweep goes on here.
     """
 
-    __slots__ = ("_left", "_sent", "_wanted", "cursor")
+    __slots__ = ("_ends", "_left", "_sent", "_wanted", "cursor")
 
     def __init__(self, count: int | None = None) -> None:
         """
@@ -73,6 +73,7 @@ class Union:
         """
         self._wanted = bytearray(count or 0)
         self._sent = bytearray(count or 0)
+        self._ends = count is not None
         self._left = 0
         self.cursor = 0
 
@@ -80,9 +81,11 @@ class Union:
         return self._left
 
     def add(self, run: range) -> None:
-        """Somebody lacks these."""
+        """Somebody lacks these; of numbers that have an end, none beyond it."""
         if run.stop > len(self._wanted):
-            more = bytes(run.stop - len(self._wanted))
+            if self._ends:
+                run = range(run.start, len(self._wanted))
+            more = bytes(max(run.stop - len(self._wanted), 0))
             self._wanted += more
             self._sent += more
         self._left += len(run) - self._wanted.count(1, run.start, run.stop)

@@ -407,6 +407,13 @@ def test_memory() -> None:
     assert peak < 8 << 20
 
 
+def test_neverBeyondTheEnd() -> None:
+    """Whatever a wire lets through, no number goes out that the file does not have."""
+    sweep = cast(10)
+    sweep.join(A, 0.0, (range(8, 1 << 40), range(1 << 41, 1 << 42)))
+    assert blocks(drain(sweep, 0.0)) == [8, 9]
+
+
 def test_codeWithoutEnd() -> None:
     """Without a count there is no highest number: needs that begin at the same one are served by the greatest."""
     sweep = Sweep(PATIENCE, None)
