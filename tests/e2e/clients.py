@@ -84,7 +84,7 @@ class Client:
 class Atftp(Client):
     """Knows every option, windows and multicast among them.  An option: C{"blksize 1428"}."""
 
-    program = ("atftp",)
+    program: tuple[str, ...] = ("atftp",)
     reading = ("--get", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
     writing = ("--put", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
     option = ("--option", "{option}")
@@ -97,8 +97,7 @@ class Hasty(Atftp):
     It answers a repeated block once; when that answer is lost as well, it is silent until its own wait is over.
     """
 
-    reading = ("--tftp-timeout", "1", *Atftp.reading)
-    writing = ("--tftp-timeout", "1", *Atftp.writing)
+    program = ("atftp", "--tftp-timeout", "1")
 
 
 class Mget(Client):
