@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from castd import outcomes
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
 from castd.dialects import lockstep
@@ -31,7 +32,7 @@ PATIENCE = Patience(
     measured=1.0,
     tries=6,
     alone=10.0,
-    unheard=None,
+    unheard=4,
     brief=(3, 0.1),
     terms=3,
     keep=5.0,
@@ -54,7 +55,9 @@ def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Reque
     request = lockstep.readRequest(datagram, peer, local)
     if request is None or request.write or request.option(option) is None:
         return None
-    return request
+    ours, _, rest = request.name.partition("/")
+    # Etherboot's x-tftm://server/10.0.0.1/file leaves the address in the name that it asks for.
+    return replace(request, name=rest) if rest and ours == local.host else request
 
 
 def agree(request: Request, size: int, cap: int) -> Terms:
@@ -113,7 +116,10 @@ class GroupWire:
         return self._reader.receive(datagram, standing)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        return lockstep.farewell(request, outcome)
+        """As everywhere; and a member that was given up is told, since it may only have been slow."""
+        if outcome == outcomes.SILENT:
+            yield tftp.buildError(0, "No answer, the group is closed"), request.peer
+        yield from lockstep.farewell(request, outcome)
 
     def payload(self, number: int) -> None:
         return None
