@@ -17,7 +17,7 @@ from castd.cast.events import Ask, Gone, Greet, Leave
 from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
-from castd.interfaces import IContent, IDialect, IPaced, ISite, IWire
+from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
 from castd.lane import Lane, lane
 from castd.layout import Chunk
 from castd.request import Peer, Request
@@ -122,7 +122,7 @@ class CastProtocol(DatagramProtocol):
         self._asides: dict[Peer, Delivery] = {}
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(self._main.cast) else None
-        self._rate: float = own[0].rate if own else 0.0
+        self._rate: float = 0.0 if self._paced is None else self._paced.rate
         self._chunk: Chunk | None = None
         self._complained: set[int | None] = set()
         # In the lane (castd.lane): the steps taken are told to the cast when it is left.
@@ -407,7 +407,8 @@ class CastProtocol(DatagramProtocol):
             gather=0.0,
             deaf=None,
         )
-        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), action.peer)
+        target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
+        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), target)
         aside.cast.join(action.peer, now, action.wants)
         _log.info(
             "{transport}: {peer} hears no multicast, goes on by unicast: {name}",

@@ -4,7 +4,7 @@ Group transports of the TFTP family on a virtual network, for tests: the group d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,9 +131,9 @@ def value(packet: Any) -> str:
 
 
 @contextmanager
-def grouped(*args: Any, **kw: Any) -> Iterator[GroupStage]:
+def grouped(*args: Any, make: Callable[..., GroupStage] = GroupStage, **kw: Any) -> Iterator[Any]:
     """A stage whose events are written down while it stands."""
-    stage = GroupStage(*args, **kw)
+    stage = make(*args, **kw)
     globalLogPublisher.addObserver(stage.events.append)
     try:
         yield stage

@@ -97,6 +97,7 @@ class Turn:
     def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
         """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
         if member is not self._master:
+            member.heard = False
             self._greetListener(member, now)
         elif member.heard:
             member.heard = member.confirmed = False
@@ -137,9 +138,9 @@ class Turn:
     def _hearListener(self, member: Member, ranges: Ranges, now: float) -> None:
         """A want out of turn shows life; answering it with blocks would let two receivers ping-pong."""
         member.heard, member.suspect = True, False
-        if self._deaf(member, ranges, now):
+        if ranges and self._deaf(member, ranges, now):
             return
-        if not member.confirmed:
+        if not member.confirmed or not ranges:
             member.confirmed = True
         elif member.corrections < self.patience.corrections and now - member.corrected >= POLITE:
             member.corrections += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from castd import outcomes
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
@@ -92,6 +93,31 @@ def same(request: Request, other: Request) -> bool:
     return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
 
 
+class Reader(lockstep.AckReader):
+    """
+    Reads what members of a group say.  Numbers do not wrap: there are no more blocks than numbers.
+
+    @ivar confirms: ACK 0 of one without the turn is never more than a confirmation.
+    @ivar early: the last block's ACK before that was ever sent is a farewell.
+    """
+
+    def __init__(self, count: int, confirms: bool, early: bool) -> None:
+        super().__init__(count)
+        self.confirms = confirms
+        self.early = early
+
+    def want(self, short: int, standing: Standing) -> Want | Leave | None:
+        if short == self.count:
+            if standing.top >= self.count - 1:
+                return Leave(outcomes.DONE)
+            return Leave(outcomes.EARLY) if self.early else None
+        if short > self.count or (standing.turn and short > standing.top + 1):
+            return None
+        if not (short or standing.turn) and self.confirms:
+            return Want()
+        return Want((self.ask(short),))
+
+
 class GroupWire:
     """
     The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
@@ -99,6 +125,10 @@ class GroupWire:
 
     cast = Turn
     stride = 0
+    broadcast = False
+    pacer: Any = None
+    #: How members are read, see L{Reader}.
+    confirms = early = False
 
     def __init__(self, terms: Terms, size: int, patience: Patience, group: tuple[str, int]) -> None:
         self.terms = terms
@@ -107,7 +137,7 @@ class GroupWire:
         self.count = lockstep.blockCount(size, terms.blksize)
         self.patience = patience
         self.group = group
-        self._reader = lockstep.AckReader(self.count)
+        self._reader = Reader(self.count, self.confirms, self.early)
 
     def first(self, request: Request) -> Ranges:
         return ()
@@ -126,6 +156,9 @@ class GroupWire:
 
     def address(self, peer: Peer) -> Peer:
         return self.group
+
+    def aside(self, peer: Peer) -> Peer:
+        return peer
 
     def ahead(self, stop: int) -> None:
         return None
