@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 
 from castd import outcomes
 from castd.cast.events import Patience
-from castd.collect import slam
+from castd.collect import multicast, slam
 from castd.collect.blocks import Read
 from castd.collect.text import Text
 from castd.collect.tftp import CLIENT_PATIENCE, Download, Upload
@@ -59,6 +59,12 @@ def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: Patience)
     return Upload(url.name, size, read, wishes, url.mode, patience)
 
 
+def _tftm(url: Url, wishes: Wishes, patience: Patience) -> Any:
+    if url.mode == "netascii":
+        return _download(url, wishes, patience)
+    return multicast.Download(url.name, wishes, patience)
+
+
 def _slam(url: Url, wishes: Wishes, patience: Patience) -> Any:
     return slam.Download(patience, slamGroup(url))
 
@@ -79,6 +85,7 @@ def slamGroup(url: Url) -> tuple[str, int]:
 #: By the name in front of C{://}.
 SCHEMES: dict[str, Scheme] = {
     "tftp": Scheme(69, _download, _upload),
+    "tftm": Scheme(69, _tftm),
     "slam": Scheme(10000, _slam, named=False),
 }
 

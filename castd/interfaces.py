@@ -130,6 +130,16 @@ class IWire(Interface):
         """The cast is over: give the group address back."""
 
 
+class IGroupWire(IWire):
+    """The bytes of a group that a receiver may belong to without hearing it."""
+
+    broadcast = Attribute("The group is a subnet's broadcast address.")
+    pacer = Attribute("What bounds all groups that share a way, such as those of one subnet; None: nothing does.")
+
+    def aside(peer: Peer) -> Peer:
+        """-> where data goes for a member that turned out to hear no group data."""
+
+
 class IDialect(Interface):
     """One configured protocol: reads requests, says who may share a cast, begins one.  Pure."""
 

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Declined, Refused, WireError
-from castd.interfaces import ICastTransport, IContent, IDialect, ISite
+from castd.interfaces import ICastTransport, IContent, IDialect, IGroupWire, ISite
 from castd.leases import Means
 from castd.pace import Pacer
 from castd.protocol import CastProtocol, show
@@ -27,6 +27,8 @@ _log = Logger(namespace="castd")
 
 #: How long a receiver that hears no multicast is served by unicast without another try.  Seconds.
 DEAF_FOR = 300.0
+#: Addresses remembered for that; beyond, the oldest is forgotten.
+MOST_DEAF = 4096
 #: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
 STALE = 1.0
 
@@ -43,7 +45,7 @@ class Room:
         self.name = name
         self.options = options
         self.dialect: Any = dialect
-        self.shared: dict[Any, CastProtocol] = {}
+        self.shared: dict[Any, list[CastProtocol]] = {}
 
 
 class Desk:
@@ -320,9 +322,15 @@ class Listener(DatagramProtocol):
 
     def _join(self, room: Room, request: Request, content: IContent) -> bool:
         dialect = room.dialect
-        cast = room.shared.get(dialect.key(request, content))
-        if cast is None or not cast.joinable or not dialect.fits(request, cast.wire):
+        casts = [
+            cast
+            for cast in room.shared.get(dialect.key(request, content), ())
+            if cast.joinable and dialect.fits(request, cast.wire)
+        ]
+        if not casts:
             return False
+        # Where several fit, the one with the largest blocks.
+        cast = max(casts, key=lambda cast: cast.wire.blocksize)
         self._notDeaf(request)
         content.close()
         now = self.site.reactor.seconds()
@@ -369,6 +377,8 @@ class Listener(DatagramProtocol):
                 wire.close(site.reactor.seconds())
                 raise
         pacers = [] if room.options.rate is None else [Pacer(room.options.rate)]
+        if IGroupWire.providedBy(wire) and wire.pacer is not None:
+            pacers.append(wire.pacer)
         if self.site.pacer is not None:
             pacers.append(self.site.pacer)
         cast = CastProtocol(self.site, self, room.name, dialect, wire, content, tuple(pacers))
@@ -376,9 +386,10 @@ class Listener(DatagramProtocol):
         if wire.group is not None:
             options = room.options
             loopback = getattr(options, "loopback", True)
-            port.setGroup(options.ttl, request.local.host, loopback, getattr(wire, "broadcast", False))
+            broadcast = IGroupWire.providedBy(wire) and wire.broadcast
+            port.setGroup(options.ttl, request.local.host, loopback, broadcast)
         cast.room, cast.key = room, dialect.key(request, content)
-        room.shared[cast.key] = cast
+        room.shared.setdefault(cast.key, []).append(cast)
         self._living[cast] = None
         self.site.gate.casts += 1
         self._enter(room, cast, request)
@@ -440,12 +451,16 @@ class Listener(DatagramProtocol):
         """A receiver's part has ended; a deaf one goes on, and its machine is remembered."""
         if outcome == outcomes.DEAF:
             self._deaf[request.peer[0]] = self.site.reactor.seconds() + DEAF_FOR
+            if len(self._deaf) > MOST_DEAF:
+                del self._deaf[next(iter(self._deaf))]
         else:
             self._forget(cast, request.peer)
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
-        if cast.room.shared.get(cast.key) is cast:
+        casts = cast.room.shared[cast.key]
+        casts.remove(cast)
+        if not casts:
             del cast.room.shared[cast.key]
         self._ended(cast)
 

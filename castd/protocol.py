@@ -17,7 +17,7 @@ from castd.cast.events import Ask, Gone, Greet, Leave
 from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
-from castd.interfaces import IContent, IDialect, IPaced, ISite, IWire
+from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
 from castd.lane import Lane, lane
 from castd.layout import Chunk
 from castd.request import Peer, Request
@@ -122,7 +122,7 @@ class CastProtocol(DatagramProtocol):
         self._asides: dict[Peer, Delivery] = {}
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(self._main.cast) else None
-        self._rate: float = own[0].rate if own else 0.0
+        self._rate: float = 0.0 if self._paced is None else self._paced.rate
         self._chunk: Chunk | None = None
         self._complained: set[int | None] = set()
         # In the lane (castd.lane): the steps taken are told to the cast when it is left.
@@ -171,7 +171,7 @@ class CastProtocol(DatagramProtocol):
         receiver = self.receivers.get(request.peer)
         if receiver is None or dialect is not self.dialect or request != receiver.request:
             return False
-        if self.wire.group is None and self.heard(request.peer):
+        if request.peer in self._asides or (self.wire.group is None and self.heard(request.peer)):
             return False
         self.join(request)
         return True
@@ -297,7 +297,9 @@ class CastProtocol(DatagramProtocol):
         try:
             instants = [self._flush(now)]
             if instants[0] is None:
-                instants = [delivery.pump(now) for delivery in (self._main, *self._asides.values())]
+                instants = [self._main.pump(now)]
+                # Only now: the main cast may just have moved somebody aside.
+                instants += [aside.pump(now) for aside in list(self._asides.values())]
         except ContentChanged:
             self.end(outcomes.CHANGED)
             return
@@ -391,7 +393,7 @@ class CastProtocol(DatagramProtocol):
             return
         self.receivers.pop(action.peer)
         self._asides.pop(action.peer, None)
-        self._told(receiver, self._outcome(action), now)
+        self._told(receiver, self._outcome(action), now, action.heard)
 
     def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
         patience = replace(
@@ -405,7 +407,8 @@ class CastProtocol(DatagramProtocol):
             gather=0.0,
             deaf=None,
         )
-        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), action.peer)
+        target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
+        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), target)
         aside.cast.join(action.peer, now, action.wants)
         _log.info(
             "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
@@ -426,11 +429,12 @@ class CastProtocol(DatagramProtocol):
             return outcomes.UNCONFIRMED
         return action.outcome
 
-    def _told(self, receiver: Receiver, outcome: str, now: float) -> None:
-        """One farewell, one event."""
+    def _told(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
+        """One farewell, one event.  Who fell silent without ever speaking may be somebody's forgery: no farewell."""
         request = receiver.request
-        for datagram, address in self.wire.farewell(request, outcome):
-            self._write(datagram, address)
+        if heard or outcome != outcomes.SILENT:
+            for datagram, address in self.wire.farewell(request, outcome):
+                self._write(datagram, address)
         blocks, repeats, octets = receiver.before
         _log.info(
             "{transport}: {peer} {meaning}: {name}, "

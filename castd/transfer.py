@@ -48,7 +48,8 @@ class Collector(Protocol):
 
     Its payload may be a L{Piece}.  If it has a C{group} that is not L{None}, (address, port), that is joined as soon as
     it is seen, left when it changes, and what comes there goes to C{heard(datagram, peer, now)}, which returns what
-    C{receive} does.
+    C{receive} does.  An empty address: nothing is joined, broadcasts to that port are heard.  If it has a C{tid}, that
+    is set to the server's address and port with its first answer.
     """
 
     outcome: str | None
@@ -201,6 +202,8 @@ class Transfer(DatagramProtocol):
         if peer is not None and self._tid is None:
             # The address as it was asked, since it may have a scope.
             self._tid, self._server = peer, (self._server[0], peer[1])
+            if hasattr(self._collector, "tid"):
+                self._collector.tid = peer
         if error is None:
             try:
                 self._keep(payload)
@@ -209,6 +212,8 @@ class Transfer(DatagramProtocol):
         if error is not None:
             self._broken(error)
             return
+        # Before anything is said: the first block may come right behind it.
+        self._listen(getattr(self._collector, "group", None))
         self._say(answers)
         if payload is not None and self._collector.complete:
             self._say(self._collector.stored(self._reactor.seconds()))
@@ -385,7 +390,8 @@ class Ear(DatagramProtocol):
         self._heard = heard
         self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
         Transfer._widen(self._port)
-        self._port.joinGroup(group[0])
+        if group[0]:
+            self._port.joinGroup(group[0])
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport."""

@@ -24,7 +24,11 @@ from castd.plugins import castd_stock  # noqa: E402
 from castd.service import SINKS  # noqa: E402
 
 #: Values for what is required, where another than the example of its type is wanted.
-EXAMPLES = {("transports", "file"): "vmlinuz", ("uploads", "path"): "/srv/uploads"}
+EXAMPLES = {
+    ("transports", "file"): "vmlinuz",
+    ("transports", "subnets"): "[10.1.2.0/24]",
+    ("uploads", "path"): "/srv/uploads",
+}
 
 
 #: What is to be said of a section before its table.

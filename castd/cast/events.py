@@ -4,7 +4,7 @@ What goes into a cast, what comes out, and how patient it is: plain frozen value
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from castd.request import Peer
@@ -74,11 +74,13 @@ class Gone:
 
     @ivar outcome: one of the words of L{castd.outcomes}.
     @ivar wants: what it still lacked, as far as it had said so (a deaf one goes on by unicast from there).
+    @ivar heard: it had said something since it asked, so it is worth a farewell.
     """
 
     peer: Peer
     outcome: str
     wants: Ranges = ()
+    heard: bool = field(default=True, compare=False)
 
 
 Event: TypeAlias = Want | Leave | Ask
@@ -135,7 +137,7 @@ class Patience:
     @ivar tries: ... and at least so many repetitions of the last burst must have gone out by then.
     @ivar alone: the same while nobody else is in the group.
     @ivar unheard: repetitions to a peer that has never sent anything but its request; then silence to the end of its
-        time.
+        time, and a single greeting in any later turn.
     @ivar brief: (tries, seconds between them) of the first turn of a member that has waited, once the last block was
         sent.
     @ivar terms: failed turns until a member is gone.

@@ -92,8 +92,9 @@ class Member:
     @ivar failed: turns it has lost; more than none makes it a suspect until it is heard again.
     @ivar suspect: it lost its last turn and was not heard since.
     @ivar wants: what its request asked for.
-    @ivar asked: what it wanted last; C{servedAt} the instant when blocks last went out for that.
-    @ivar repeats: wants it repeated although the blocks went out; C{repeatedAt} the instant of the last that counted.
+    @ivar asked: what it wanted last.
+    @ivar repeats: wants it repeated although the blocks went out.
+    @ivar servedAt: the instant when blocks first went out for that want, or for the last repetition that counted.
     """
 
     __slots__ = (
@@ -107,7 +108,6 @@ class Member:
         "greetings",
         "heard",
         "peer",
-        "repeatedAt",
         "repeats",
         "servedAt",
         "suspect",
@@ -122,7 +122,8 @@ class Member:
         self.waited = waited
         self.heard = self.confirmed = self.suspect = False
         self.failed = self.corrections = self.repeats = self.greetings = 0
-        self.corrected = self.repeatedAt = self.servedAt = float("-inf")
+        self.corrected = float("-inf")
+        self.servedAt = float("inf")
         self.asked: Ranges = ()
         self.greetAt: float | None = None
 
@@ -172,7 +173,7 @@ class Members:
         """It is gone, and everybody who counts is to be told."""
         del self._here[member.peer]
         self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
-        self._due.append(Gone(member.peer, outcome, wants))
+        self._due.append(Gone(member.peer, outcome, wants, member.heard))
 
     @property
     def owed(self) -> bool:

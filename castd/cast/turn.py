@@ -22,6 +22,8 @@ from castd.request import Peer
 UNMEASURED = 0.02
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
+#: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
+SHORT_TERM = 64
 NEVER = float("inf")
 
 
@@ -95,6 +97,7 @@ class Turn:
     def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
         """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
         if member is not self._master:
+            member.heard = False
             self._greetListener(member, now)
         elif member.heard:
             member.heard = member.confirmed = False
@@ -135,9 +138,9 @@ class Turn:
     def _hearListener(self, member: Member, ranges: Ranges, now: float) -> None:
         """A want out of turn shows life; answering it with blocks would let two receivers ping-pong."""
         member.heard, member.suspect = True, False
-        if self._deaf(member, ranges, now):
+        if ranges and self._deaf(member, ranges, now):
             return
-        if not member.confirmed:
+        if not member.confirmed or not ranges:
             member.confirmed = True
         elif member.corrections < self.patience.corrections and now - member.corrected >= POLITE:
             member.corrections += 1
@@ -168,7 +171,8 @@ class Turn:
         self._state = State.SENDING
         self._again = self._restarted = False
         self._progressAt = now
-        self._master.asked = ranges
+        if ranges != self._master.asked:
+            self._master.asked, self._master.servedAt = ranges, NEVER
 
     def _hearTwice(self) -> None:
         """
@@ -192,9 +196,9 @@ class Turn:
             member.repeats = 0
             return False
         answering = member.alarm.measured or UNMEASURED
-        if self.patience.deaf is None or member.servedAt <= member.repeatedAt or now - member.servedAt < answering:
+        if self.patience.deaf is None or now - member.servedAt < answering:
             return False
-        member.repeatedAt = now
+        member.servedAt = NEVER
         member.repeats += 1
         if member.repeats < self.patience.deaf:
             return False
@@ -221,7 +225,7 @@ class Turn:
         assert self._master is not None
         self._want = self._master.asked = (numbers,)
         self._restarted = False
-        self._sentAt = self._progressAt = self._master.servedAt = now
+        self._sentAt = self._progressAt = now
         self.alarmAt = now + self._master.alarm.interval()
         self.top = numbers.stop - 1
 
@@ -303,7 +307,8 @@ class Turn:
         if not self._pending:
             self._state = State.WAITING
         assert self._master is not None
-        self._sentAt = self._spokeAt = self._master.servedAt = now
+        self._sentAt = self._spokeAt = now
+        self._master.servedAt = min(self._master.servedAt, now)
         self.alarmAt = now + self._interval(self._master)
         self._termBlocks += len(numbers)
         again = self._again
@@ -326,7 +331,7 @@ class Turn:
 
     def _repeat(self, member: Member, now: float) -> None:
         limit = self.patience.unheard
-        if limit is not None and not member.heard and member.alarm.tries >= limit:
+        if limit is not None and not member.heard and (member.failed or member.alarm.tries >= limit):
             self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
         member.alarm.repeated()
@@ -345,6 +350,8 @@ class Turn:
         """
         Many listeners leave without a word when they have everything, so the first turn after the end is short.
         """
+        if len(self._members) == 1:
+            return None
         over = self.count is not None and self.top >= self.count - 1
         unproved = member.waited and not member.failed and member.alarm.measured is None
         return self.patience.brief if over and unproved and self._state is State.GREETED else None
@@ -355,8 +362,8 @@ class Turn:
 
     def _givenUpAt(self, member: Member) -> float:
         patience = self.patience
-        if len(self._members) == 1:
-            # Nobody waits for it.
+        if len(self._members) == 1 and not member.failed:
+            # Nobody waits for it, and nothing speaks against it.
             return self._progressAt + (patience.silence if patience.alone is None else patience.alone)
         if brief := self._brief(member):
             return self._progressAt + brief[0] * brief[1]
@@ -369,7 +376,8 @@ class Turn:
         """One turn may cost the others only so much: a hostile or very slow master loses it."""
         if len(self._members) == 1 or not self.count:
             return False
-        if self.patience.termBlocks is not None and self._termBlocks > self.patience.termBlocks * self.count:
+        limit = self.patience.termBlocks
+        if limit is not None and self._termBlocks > max(limit * self.count, SHORT_TERM):
             return True
         if self.patience.termShare is None or not self._want:
             return False
@@ -387,7 +395,7 @@ class Turn:
             self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
             return
         self._elect(now)
-        if self._master is not member:
+        if self._master is not member and (member.heard or member.failed == 1):
             self._members.greet(member, False)
 
     def _confirmations(self, now: float) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+from castd import outcomes
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
 from castd.dialects import lockstep
@@ -31,7 +33,7 @@ PATIENCE = Patience(
     measured=1.0,
     tries=6,
     alone=10.0,
-    unheard=None,
+    unheard=4,
     brief=(3, 0.1),
     terms=3,
     keep=5.0,
@@ -54,7 +56,9 @@ def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Reque
     request = lockstep.readRequest(datagram, peer, local)
     if request is None or request.write or request.option(option) is None:
         return None
-    return request
+    ours, _, rest = request.name.partition("/")
+    # Etherboot's x-tftm://server/10.0.0.1/file leaves the address in the name that it asks for.
+    return replace(request, name=rest) if rest and ours == local.host else request
 
 
 def agree(request: Request, size: int, cap: int) -> Terms:
@@ -89,6 +93,31 @@ def same(request: Request, other: Request) -> bool:
     return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
 
 
+class Reader(lockstep.AckReader):
+    """
+    Reads what members of a group say.  Numbers do not wrap: there are no more blocks than numbers.
+
+    @ivar confirms: ACK 0 of one without the turn is never more than a confirmation.
+    @ivar early: the last block's ACK before that was ever sent is a farewell.
+    """
+
+    def __init__(self, count: int, confirms: bool, early: bool) -> None:
+        super().__init__(count)
+        self.confirms = confirms
+        self.early = early
+
+    def want(self, short: int, standing: Standing) -> Want | Leave | None:
+        if short == self.count:
+            if standing.top >= self.count - 1:
+                return Leave(outcomes.DONE)
+            return Leave(outcomes.EARLY) if self.early else None
+        if short > self.count or (standing.turn and short > standing.top + 1):
+            return None
+        if not (short or standing.turn) and self.confirms:
+            return Want()
+        return Want((self.ask(short),))
+
+
 class GroupWire:
     """
     The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
@@ -96,6 +125,10 @@ class GroupWire:
 
     cast = Turn
     stride = 0
+    broadcast = False
+    pacer: Any = None
+    #: How members are read, see L{Reader}.
+    confirms = early = False
 
     def __init__(self, terms: Terms, size: int, patience: Patience, group: tuple[str, int]) -> None:
         self.terms = terms
@@ -104,7 +137,7 @@ class GroupWire:
         self.count = lockstep.blockCount(size, terms.blksize)
         self.patience = patience
         self.group = group
-        self._reader = lockstep.AckReader(self.count)
+        self._reader = Reader(self.count, self.confirms, self.early)
 
     def first(self, request: Request) -> Ranges:
         return ()
@@ -113,13 +146,19 @@ class GroupWire:
         return self._reader.receive(datagram, standing)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        return lockstep.farewell(request, outcome)
+        """As everywhere; and a member that was given up is told, since it may only have been slow."""
+        if outcome == outcomes.SILENT:
+            yield tftp.buildError(0, "No answer, the group is closed"), request.peer
+        yield from lockstep.farewell(request, outcome)
 
     def payload(self, number: int) -> None:
         return None
 
     def address(self, peer: Peer) -> Peer:
         return self.group
+
+    def aside(self, peer: Peer) -> Peer:
+        return peer
 
     def ahead(self, stop: int) -> None:
         return None

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from castd.dialects import grouped, lockstep
 from castd.errors import Declined, Refused
-from castd.interfaces import IContent, IDialect, IWire
+from castd.interfaces import IContent, IDialect, IGroupWire, IWire
 from castd.leases import Leases, Means
 from castd.negotiate import Terms
 from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
@@ -41,9 +41,10 @@ class Options(ListenOptions):
     gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
     gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
     silence: Duration = Field(3.0, gt=0, description="a master that never answered is replaced after so long")
+    loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
 
 
-@implementer(IWire)
+@implementer(IGroupWire)
 class Wire(grouped.GroupWire):
     """One group."""
 

@@ -6,5 +6,8 @@ from castd.maker import ContentSourceMaker, TransportMaker
 
 tftp = TransportMaker("tftp", "castd.dialects.tftp", "TFTP to one receiver at a time, with all its options; uploads")
 multicast = TransportMaker("multicast", "castd.dialects.multicast", "RFC 2090: one master acknowledges, all listen")
+sbroadcast = TransportMaker(
+    "sbroadcast", "castd.dialects.sbroadcast", "IBM subnet broadcast: as multicast, by broadcast"
+)
 slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot SLAM: one file to many, who list what they lack")
 directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")

@@ -109,6 +109,11 @@ class Host:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return [port for host in hosts for port in host.openPorts() if port.wild and port.address[1] == target[1]]
 
+    def onLink(self, address: str) -> tuple[ipaddress.IPv4Network, ...]:
+        """What one of its addresses reaches without a router."""
+        subnet = self.subnets.get(address)
+        return (subnet,) if isinstance(subnet, ipaddress.IPv4Network) else ()
+
     def inSubnetOf(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         """Is this the broadcast address of one of its subnets?"""
         return any(subnet.version == 4 and subnet.broadcast_address == address for subnet in self.subnets.values())

@@ -65,7 +65,10 @@ class VirtualPort:
         self.peer = peer
         self.wild = interface in ANY
         addresses = host.addresses if self.wild else (interface,)
-        self.locals = {address: Local(address, number, index + 1) for index, address in enumerate(addresses)}
+        self.locals = {
+            address: Local(address, number, index + 1, networks=host.onLink(address))
+            for index, address in enumerate(addresses)
+        }
         self.address = at(addresses[0], number)
         self.closed = self.broadcast = False
         self.loopback = True

@@ -1,0 +1,278 @@
+"""
+The receiving halves of the group options, against the real server on a virtual network: everybody gets the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castd.cast.events import Patience
+from castd.client import fetch
+from castd.collect import multicast, sbroadcast
+from castd.collect.piece import Piece
+from castd.collect.wishes import BadOffer, Wishes
+from castd.dialects import sbroadcast as subnets
+from castd.errors import Refused, WireError
+from castd.packets.groups import (
+    Multicast,
+    Subnet,
+    bdataHeader,
+    buildBdata,
+    parseBdata,
+    parseMulticast,
+    parseSubnet,
+)
+from castd.packets.tftp import buildAck, buildError
+from castd.testing import Network, pattern
+from castd.transfer import Report, Transfer
+from castd.urls import parseUrl
+from tests.groups import GroupStage, grouped
+from tests.vectors import vectors
+
+FILE = pattern(30_000)
+
+
+class Kept:
+    """A sink in memory."""
+
+    def __init__(self) -> None:
+        self.octets = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.octets += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.octets.extend(bytes(max(0, offset + len(data) - len(self.octets))))
+        self.octets[offset : offset + len(data)] = data
+
+
+def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Kept], list[Any]]:
+    """So many machines fetch C{f} by C{tftm}."""
+    sinks, results = [Kept() for _ in range(count)], []
+    for index, sink in enumerate(sinks):
+        host = stage.network.host(f"10.0.0.{start + index}")
+        url = parseUrl("tftm://10.0.0.1/f")
+        fetch(host, url, sink, Wishes(blksize=1428)).addBoth(results.append)
+    return sinks, results
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
+def test_everybodyGetsTheFile(loss: float) -> None:
+    """Six clients at once, whatever is lost: each ends with a report and the right octets."""
+    network = Network(seed=4, loss=loss, latency=0.0003)
+    with grouped({"f": FILE}, network=network, options={"gather": 0.2}) as stage:
+        sinks, results = getters(stage, 6)
+        network.run(lambda: len(results) == 6, limit=120)
+        assert [bytes(sink.octets) == FILE for sink in sinks] == [True] * 6
+        assert all(isinstance(result, Report) for result in results)
+        network.advance(60)
+        stage.over()
+
+
+def test_onePassServesAll() -> None:
+    """Without loss the file goes to the group once."""
+    with grouped({"f": FILE}, options={"gather": 0.2}) as stage:
+        _, results = getters(stage, 6)
+        stage.network.run(lambda: len(results) == 6, limit=60)
+        assert stage.blocks() == list(range(1, len(FILE) // 1428 + 2))
+
+
+def test_whoHearsNoGroup() -> None:
+    """A client that the group's data does not reach gets the file by unicast."""
+    network = Network(seed=4, latency=0.0003)
+    network.losing(lambda source, to, datagram: to[1] == 1758)
+    with grouped({"f": FILE}, network=network) as stage:
+        sinks, results = getters(stage, 1)
+        network.run(lambda: results, limit=60)
+        assert bytes(sinks[0].octets) == FILE
+        assert [event["why"] for event in stage.told("moved")] == ["deaf"]
+
+
+@pytest.mark.parametrize("size", [0, 1427, 1428, 1_500_000])
+def test_whereThereIsNoGroup(size: int) -> None:
+    """Where the server declines, or the file is empty, it is an ordinary transfer."""
+    content = pattern(size)
+    for clients in ("any", "192.0.2.0/24"):
+        with grouped({"f": content}, options={"clients": clients}) as stage:
+            sinks, results = getters(stage, 1)
+            stage.network.run(lambda results=results: results, limit=60)
+            assert bytes(sinks[0].octets) == content
+
+
+def test_aServerThatDies() -> None:
+    """A client whose server falls silent gives up; a listener asks again first."""
+    with grouped({"f": FILE}, options={"gather": 1}) as stage:
+        _, results = getters(stage, 2)
+        stage.network.advance(0.5)
+        stage.network.losing(lambda source, to, datagram: source[0] == "10.0.0.1")
+        stage.network.run(lambda: len(results) == 2, limit=200)
+        assert not any(isinstance(result, Report) for result in results)
+
+
+def test_sbroadcast() -> None:
+    """Three machines of one subnet and one of another get the file by broadcasts of their own subnets."""
+    network = Network(seed=4, loss=0.02, latency=0.0003)
+    options = {"subnets": ["10.1.2.0/24", "10.1.3.0/24"], "gather": 0.2}
+    with grouped({"f": FILE}, network=network, kind=subnets, options=options) as stage:
+        sinks, results = [], []
+        for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
+            sinks.append(Kept())
+            collector = sbroadcast.Download("f", "255.255.255.0")
+            machine: Any = network.host(host)
+            Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
+        network.run(lambda: len(results) == 4, limit=120)
+        assert [bytes(sink.octets) == FILE for sink in sinks] == [True] * 4
+        assert stage.told("moved") == []
+
+
+# What it says, step by step.
+
+OACK = b"\0\6blksize\0008\0tsize\00020\0multicast\000239.255.0.1,1758,%d\0"
+
+
+def member(master: bool) -> multicast.Download:
+    made = multicast.Download("f", Wishes(blksize=8))
+    made.begin(0.0)
+    made.receive(OACK % master, 0.0)
+    made.tid = ("10.0.0.1", 4000)
+    return made
+
+
+def block(number: int, size: int = 8) -> bytes:
+    return b"\0\3" + number.to_bytes(2, "big") + bytes([number]) * size
+
+
+def test_theMasterJumps() -> None:
+    """A master acknowledges what precedes its first gap: over what it heard before, never down."""
+    one = member(False)
+    assert one.heard(block(2), one.tid, 0.1) == (Piece(8, b"\2" * 8), [])
+    assert one.receive(OACK % 1, 0.2) == (None, [buildAck(0)])
+    assert one.heard(block(1), one.tid, 0.3) == (Piece(0, b"\1" * 8), [buildAck(2)])
+    assert one.heard(block(3, 4), one.tid, 0.4) == (Piece(16, b"\3" * 4), [])
+    assert one.complete
+    assert one.receive(OACK % 1, 0.45) == (None, [])
+    assert one.stored(0.5) == [buildAck(3)]
+    assert one.receive(OACK % 1, 0.6) == (None, [buildAck(3)])
+
+
+def test_onlyTheServerIsHeard() -> None:
+    """A block from another address or port than that of the OACK is not the group's; nor is a wrong number."""
+    one = member(True)
+    assert one.heard(block(1), ("10.0.0.1", 4001), 0.1) == (None, [])
+    assert one.heard(block(1), ("10.0.0.2", 4000), 0.1) == (None, [])
+    for datagram in (block(0), block(4), block(1, 4), block(3, 8)):
+        with pytest.raises(WireError):
+            one.heard(datagram, one.tid, 0.1)
+
+
+def test_demotion() -> None:
+    """Who is told that it is not the master any more confirms that, and acknowledges no more blocks."""
+    one = member(True)
+    assert one.receive(OACK % 0, 0.1) == (None, [buildAck(0)])
+    assert one.heard(block(1), one.tid, 0.2)[1] == []
+    assert one.deadline(0.2) == 15.2
+
+
+def test_theServersError() -> None:
+    """An ERROR of the server is the end."""
+    one = member(True)
+    one.receive(buildError(0, "stop"), 0.1)
+    assert one.outcome == "aborted"
+
+
+@pytest.mark.parametrize("value", ["x", "10.0.0.1,1758,1", "239.255.0.1,1758", "239.255.0.1,1758,2"])
+def test_anOfferThatIsNone(value: str) -> None:
+    """A value that cannot be read ends it with ERROR 8."""
+    one = multicast.Download("f", Wishes(blksize=8))
+    one.begin(0.0)
+    with pytest.raises(BadOffer):
+        one.receive(b"\0\6multicast\0" + value.encode() + b"\0", 0.0)
+
+
+# The packets.
+
+
+@pytest.mark.parametrize("vector", vectors("rfc2090", "multicast_values"))
+def test_multicastValues(vector: dict[str, Any]) -> None:
+    """How a server's value is read."""
+    if "error" in vector:
+        with pytest.raises(WireError):
+            parseMulticast(vector["value"])
+        return
+    group = (vector["addr"], vector["port"]) if vector["addr"] else None
+    assert parseMulticast(vector["value"]) == Multicast(group, vector["master"])
+
+
+@pytest.mark.parametrize("vector", vectors("sbroadcast", "sbroadcast_values"))
+def test_sbroadcastValues(vector: dict[str, Any]) -> None:
+    """How a server's value is read."""
+    if "error" in vector:
+        with pytest.raises(WireError):
+            parseSubnet(vector["value"])
+        return
+    assert parseSubnet(vector["value"]) == Subnet(vector["port"], vector["sbid"], vector["master"])
+
+
+@pytest.mark.parametrize(
+    "vector", [param for param in vectors("sbroadcast", "packets") if param.values[0].get("hex", "").startswith("0007")]
+)
+def test_bdata(vector: dict[str, Any]) -> None:
+    """Data packets, octet for octet; what is shorter than its header is none."""
+    datagram = bytes.fromhex(vector["hex"])
+    if not vector["well_formed"]:
+        with pytest.raises(WireError):
+            parseBdata(datagram)
+        return
+    told = vector["decoded"]
+    found = parseBdata(datagram)
+    assert (found.number, found.sbid, found.payload.hex()) == (told["block"], told["sbid"], told["data_hex"])
+    assert buildBdata(found.number, found.sbid, found.payload) == datagram
+
+
+@given(st.integers(0, 65535), st.integers(0, 0xFFFFFFFF), st.binary(max_size=32), st.integers(7, 65535))
+def test_bdataThereAndBack(number: int, sbid: int, payload: bytes, opcode: int) -> None:
+    """What was built is read back, whatever the opcode."""
+    found = parseBdata(bdataHeader(number, sbid, opcode) + payload, opcode)
+    assert (found.number, found.sbid, found.payload) == (number, sbid, payload)
+
+
+@given(st.text(max_size=40), st.binary(max_size=40))
+def test_anythingAtAll(text: str, datagram: bytes) -> None:
+    """Whatever comes is read or is a WireError."""
+    for read in (parseMulticast, parseSubnet):
+        try:
+            read(text)
+        except WireError:
+            continue
+    try:
+        assert len(parseBdata(datagram).payload) == len(datagram) - 8
+    except WireError:
+        assert len(datagram) < 8 or datagram[:2] != b"\0\7"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=30)), max_size=30))
+def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
+    """A member of a group raises nothing but what its shell expects, and never speaks when it is not the master."""
+    one = member(False)
+    for index, (unicast, datagram) in enumerate(talk):
+        now = index * 0.01
+        try:
+            said = one.receive(datagram, now)[1] if unicast else one.heard(datagram, one.tid, now)[1]
+        except (WireError, Refused):
+            continue
+        assert said == [] or unicast
+
+
+def test_patienceOfTheRequest() -> None:
+    """A request that nobody answers is repeated, and given up in the end."""
+    one = multicast.Download("f", Wishes(), Patience(unheard=None, silence=5.0))
+    first = one.begin(0.0)
+    now, said = 0.0, 0
+    while one.outcome is None:
+        now = one.deadline(now) or now
+        said += one.poll(now) == first
+    assert (one.outcome, said >= 2, now) == ("silent", True, 5.0)
