@@ -6,5 +6,6 @@ from castd.maker import ContentSourceMaker, TransportMaker
 
 tftp = TransportMaker("tftp", "castd.dialects.tftp", "TFTP to one receiver at a time, with all its options; uploads")
 multicast = TransportMaker("multicast", "castd.dialects.multicast", "RFC 2090: one master acknowledges, all listen")
+mtftp = TransportMaker("mtftp", "castd.dialects.mtftp", "MTFTP of PXE boot ROMs: one acknowledges, all listen")
 slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot SLAM: one file to many, who list what they lack")
 directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")
