@@ -41,6 +41,9 @@ class Commons:
 
     def bar(self, host: str, name: str, seconds: float, why: str) -> None:
         """Refuse this name to this address for so long; see L{castd.interfaces.ISite.bar}."""
+        self._barred.pop((host, name), None)
+        if seconds <= 0:
+            return
         self._barred[host, name] = (self.reactor.seconds() + seconds, why)
         if len(self._barred) > MOST_BARRED:
             self._barred.popitem(last=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Burst, Gone, Greet
+from castd.cast.events import Burst, Gone, Greet, Warn
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -78,6 +78,8 @@ class Delivery:
                 budget -= owner.greet(action)
             elif isinstance(action, Gone):
                 owner.gone(self, action, now)
+            elif isinstance(action, Warn):
+                owner.warned(action)
         return now
 
     def _pace(self, now: float) -> float | None:

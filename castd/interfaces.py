@@ -49,7 +49,9 @@ class ICast(Interface):
 
     def poll(now: float) -> Action | None:
         """
-        -> the next L{Greet}, L{Burst} or L{Gone} that is due, or L{None}.  Greetings and farewells go before blocks.
+        -> the next L{Greet}, L{Burst}, L{Gone} or L{Warn} that is due, or L{None}.
+
+        Greetings and farewells go before blocks.
         """
 
     def deadline(now: float) -> float | None:
@@ -314,7 +316,11 @@ class ISite(Interface):
         """
 
     def bar(host: str, name: str, seconds: float, why: str) -> None:
-        """One transport warns the others: refuse this name to this address for so long."""
+        """
+        One transport warns the others: refuse this name to this address for so long; 0 takes it back.
+
+        Only requests with options are refused: they are of a client that has given up the protocol that warned.
+        """
 
     def barred(host: str, name: str) -> str | None:
         """-> why, or L{None}."""

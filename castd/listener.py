@@ -230,7 +230,8 @@ class Listener(DatagramProtocol):
                 why=limit,
             )
             return
-        why = self.site.barred(host, request.name)
+        # The protocols that warn have no options: what comes with some is their client, falling back.
+        why = self.site.barred(host, request.name) if request.options else None
         if why is not None:
             self._refuse(room, request, request.peer, request.local, Busy(why=why))
         elif request.write:

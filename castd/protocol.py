@@ -13,7 +13,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from castd import outcomes
-from castd.cast.events import Ask, Gone, Greet, Leave
+from castd.cast.events import Ask, Gone, Greet, Leave, Warn
 from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
@@ -394,6 +394,11 @@ class CastProtocol(DatagramProtocol):
         self.receivers.pop(action.peer)
         self._asides.pop(action.peer, None)
         self._told(receiver, self._outcome(action), now, action.heard)
+
+    def warned(self, action: Warn) -> None:
+        """From a delivery: other transports are not to serve this receiver what it is getting here."""
+        if (receiver := self.receivers.get(action.peer)) is not None:
+            self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
     def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
         patience = replace(

@@ -74,7 +74,12 @@ ROWS = (
         ("cast.events", "cast.runs", "cast.flights", "cast.members", "cast.roll", "cast.turn"), never=PURE, ordered=True
     ),
     Row(("cast.sweep",), never=PURE, hidden=("cast.turn",)),
-    Row(("collect", "collect.*", "dialects.lockstep", "dialects.grouped"), outside=MODELS, never=PURE, ordered=True),
+    Row(
+        ("collect", "collect.*", "dialects.lockstep", "dialects.grouped", "dialects.passes"),
+        outside=MODELS,
+        never=PURE,
+        ordered=True,
+    ),
     Row(("dialects.*",), outside=MODELS, never=PURE),
     Row(
         (

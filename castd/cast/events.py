@@ -83,8 +83,22 @@ class Gone:
     heard: bool = field(default=True, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """
+    Tell the other transports that this receiver may be left with a hole, and is not to be served what it is getting.
+
+    @ivar seconds: for how long; 0: it is well again.
+    @ivar why: in plain words.
+    """
+
+    peer: Peer
+    seconds: float
+    why: str
+
+
 Event: TypeAlias = Want | Leave | Ask
-Action: TypeAlias = Greet | Burst | Gone
+Action: TypeAlias = Greet | Burst | Gone | Warn
 
 
 @dataclass(frozen=True, slots=True)

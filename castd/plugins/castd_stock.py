@@ -9,5 +9,6 @@ multicast = TransportMaker("multicast", "castd.dialects.multicast", "RFC 2090: o
 sbroadcast = TransportMaker(
     "sbroadcast", "castd.dialects.sbroadcast", "IBM subnet broadcast: as multicast, by broadcast"
 )
+mtftp = TransportMaker("mtftp", "castd.dialects.mtftp", "MTFTP of PXE boot ROMs: one acknowledges, all listen")
 slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot SLAM: one file to many, who list what they lack")
 directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")

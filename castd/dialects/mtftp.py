@@ -1,0 +1,269 @@
+"""
+MTFTP, the multicast TFTP of PXE boot ROMs: one acknowledges, all listen.  Not RFC 2090.
+
+A client knows before it asks to which group its file is sent, and nothing in the data names the file.  So each file has
+a group and port of its own, here in the service file and there in what DHCP has told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, TypeAlias
+
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
+from zope.interface import implementer
+
+from castd import names, outcomes
+from castd.cast.events import Ask, Leave, Patience, Ranges, Standing, Want
+from castd.dialects import lockstep
+from castd.dialects.passes import PATIENCE, Passes
+from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
+from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.leases import Means
+from castd.options import Clients, Duration, ListenOptions, Place, Port, groupEndpoint
+from castd.packets import tftp
+from castd.request import Local, Peer, Request
+
+#: Octets of a block: the protocol has no word for others.
+BLKSIZE = 512
+#: Numbers have 16 bits, 0 is none of a block, and only some clients count beyond the last.
+MOST_BLOCKS = 0xFFFF
+#: The only group and port that iPXE listens to, whatever DHCP says.
+IPXE = Place("239.255.1.1", 3001)
+
+Files: TypeAlias = tuple[tuple[str, Place], ...]
+
+
+def readFiles(value: object) -> Files:
+    """
+    Read the files of a port: a mapping of names to groups, C{vmlinuz: 239.255.1.1:3001}.
+
+    @return: pairs; names without leading slashes, so that C{/vmlinuz} and C{vmlinuz} are one.
+    @raise ValueError: none, a name twice, or two files at one group and port.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError("name each file with its group and port, such as vmlinuz: 239.255.1.1:3001")
+    found: dict[str, Place] = {}
+    for name, place in value.items():
+        try:
+            known = names.text(names.parts(str(name)))
+        except Refused as error:
+            raise ValueError(f"{names.printable(str(name))} is no name of a file: {error}") from None
+        group = IPXE if place is None else groupEndpoint(place)
+        if known in found:
+            raise ValueError(f"{known} is named twice")
+        if (other := next((name for name, taken in found.items() if taken == group), None)) is not None:
+            raise ValueError(f"{known} and {other} are both sent to {show(group)}: receivers could not tell them apart")
+        found[known] = group
+    return tuple(found.items())
+
+
+def show(place: tuple[str, int]) -> str:
+    """-> C{group:port}."""
+    return f"{place[0]}:{place[1]}"
+
+
+def _written(value: Files) -> dict[str, str]:
+    return {name: show(place) for name, place in value}
+
+
+_FILES_SCHEMA = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"type": ["string", "null"], "format": "group:port", "examples": [show(IPXE)]},
+    "examples": [{"vmlinuz": show(IPXE)}],
+}
+
+
+class Options(ListenOptions):
+    """What the service file may say of an C{mtftp} transport."""
+
+    port: Port = Field(1759, description="UDP port that requests come to, and everything is sent from")
+    files: Annotated[
+        Files,
+        PlainValidator(readFiles),
+        PlainSerializer(_written, when_used="json"),
+        WithJsonSchema(_FILES_SCHEMA),
+    ] = Field(description="the files, each with a group and port of its own; iPXE hears 239.255.1.1:3001 only")
+    clients: Clients | None = Field(
+        None, description="networks that are answered; null: those that the interface reaches directly"
+    )
+    gather: Duration = Field(0.1, ge=0, le=0.15, description="the first block waits until nobody has asked for so long")
+    gatherLimit: Duration = Field(0.15, ge=0, le=0.15, description="but no longer than this: iPXE waits 0.25 s")
+    silence: Duration = Field(
+        10.0, gt=0, description="a client that acknowledges nothing loses its turn after so long; 2 s if others wait"
+    )
+    remember: Duration = Field(
+        30.0, gt=0, le=600, description="how long one who asked in the middle of a transfer is kept in mind"
+    )
+    errors: bool = Field(
+        False, description="answer what cannot be served with an ERROR, not with silence; iPXE's boot fails then"
+    )
+    loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
+
+    def warnings(self) -> Iterator[str]:
+        unheard = [name for name, place in self.files if place != IPXE]
+        if unheard:
+            which = "; the others" if len(unheard) < len(self.files) else "; these clients"
+            yield (
+                f"iPXE hears {show(IPXE)} only, so it cannot get {', '.join(unheard)}{which} need the DHCP options of "
+                "'castd dhcp43'"
+            )
+
+
+@implementer(IWire)
+class Wire:
+    """One file on its group."""
+
+    blocksize = BLKSIZE
+    stride = 0
+    headers: Hashable = ("tftp", 0)
+
+    def __init__(self, content: IContent, group: tuple[str, int], patience: Patience, remember: float) -> None:
+        """@raise ContentChanged: its first block cannot be read."""
+        self.count = lockstep.blockCount(content.size, BLKSIZE)
+        self.group = group
+        self.patience = patience
+        self.cast = partial(Passes, remember=remember)
+        self._first = self.header(0) + bytes(content.read(0, BLKSIZE))
+
+    def first(self, request: Request) -> Ranges:
+        """Whoever asks and gets the turn gets block 1 at once."""
+        return (range(1),)
+
+    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+        """
+        ACK k asks for what follows block k, also where it jumps: iPXE says how much it has without a gap.
+
+        Never trusted with the length of the file; nobody but the master is heard.
+        """
+        if tftp.opcode(datagram) in (tftp.RRQ, tftp.WRQ):
+            return Ask()
+        packet = tftp.parse(datagram)
+        if standing is None:
+            return None
+        if isinstance(packet, tftp.Error):
+            return Leave(outcomes.ABORTED)
+        if not isinstance(packet, tftp.Ack) or not standing.turn or packet.number > self.count:
+            return None
+        if packet.number == self.count:
+            return Leave(outcomes.DONE)
+        return Want((range(packet.number, packet.number + 1),))
+
+    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+        """
+        Block 1 to the master alone, which tells it that it is one; that to the group follows.  In this order: to atftp
+        a copy from the group that comes first means that somebody else is served.
+        """
+        if master:
+            yield self._first, request.peer
+
+    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
+        """Nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
+        return ()
+
+    def header(self, number: int) -> bytes:
+        return tftp.dataHeader(number + 1)
+
+    def payload(self, number: int) -> None:
+        return None
+
+    def address(self, peer: Peer) -> tuple[str, int]:
+        """Nothing but block 1 ever goes to a client alone."""
+        return self.group
+
+    def ahead(self, stop: int) -> None:
+        return None
+
+    def close(self, now: float) -> None:
+        """The group is the operator's."""
+
+
+@implementer(IDialect)
+class Dialect:
+    """MTFTP as configured.  Everything leaves from the request port: EFI's client hears no other."""
+
+    name = "mtftp"
+    ownPort = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._groups = dict(options.files)
+
+    def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
+        """
+        An RRQ for one of the files; its options are as good as absent, since the protocol has none.
+
+        @raise WireError: shorter than an opcode.
+        @raise Refused: malformed, an upload, another mode than octet, not one of the files, or from elsewhere.
+        """
+        if local.broadcast:
+            return None
+        request = lockstep.readRequest(datagram, peer, local)
+        if request is None:
+            return None
+        if datagram[-1]:
+            raise Unsupported(why="a request that does not end with a NUL")
+        if request.write or request.mode != "octet":
+            raise Unsupported(why="only reading in mode octet is served here")
+        if names.text(names.parts(request.name)) not in self._groups:
+            raise NotFound(why=f"{names.printable(request.name)} is none of the files of this port")
+        allowed = local.networks if self.options.clients is None else self.options.clients
+        # An interface that tells no networks leaves it to the access rules.
+        if allowed and not lockstep.within(peer[0], allowed):
+            raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
+        return Request(peer, local, request.name)
+
+    def _group(self, request: Request) -> Place:
+        return self._groups[names.text(names.parts(request.name))]
+
+    def key(self, request: Request, content: IContent) -> Hashable:
+        """The group: a newer version of the file waits until nobody receives the old one any more."""
+        return self._group(request)
+
+    def fits(self, request: Request, wire: IWire) -> bool:
+        return True
+
+    def same(self, request: Request, other: Request) -> bool:
+        """The cast itself knows a machine that has restarted."""
+        return False
+
+    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
+        if lockstep.blockCount(content.size, BLKSIZE) > MOST_BLOCKS:
+            raise Declined("too-many-blocks")
+        options = self.options
+        patience = replace(
+            PATIENCE, alone=options.silence, gather=options.gather, gatherLimit=max(options.gather, options.gatherLimit)
+        )
+        return Wire(content, self._group(request), patience, options.remember)
+
+    def intake(self, request: Request) -> IIntake | None:
+        return None
+
+    def refuse(self, request: Request | None, error: Refused) -> bytes | None:
+        return lockstep.refuse(error) if self.options.errors else None
+
+
+def check(
+    transports: Sequence[tuple[str, Options]], size: Callable[[str], int | None] = lambda name: None
+) -> list[tuple[str, str]]:
+    """
+    What is wrong with these MTFTP transports taken together.
+
+    @param transports: name in the service file, and options.
+    @param size: octets of a file by its name, L{None} if it is not there (yet).
+    @return: (name of the transport, complaint).
+    """
+    faults: list[tuple[str, str]] = []
+    most = MOST_BLOCKS * BLKSIZE - 1
+    taken: dict[Place, tuple[str, str]] = {}
+    for name, options in transports:
+        for file, place in options.files:
+            if (size(file) or 0) > most:
+                faults.append((name, f"files: {file} is longer than {most} octets, more than MTFTP can number"))
+            other, otherFile = taken.setdefault(place, (name, file))
+            if (other, otherFile) != (name, file):
+                faults.append((name, f"files: {show(place)} is already that of {otherFile} in {other}"))
+    return faults
