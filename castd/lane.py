@@ -4,7 +4,8 @@ The lane: what a receiver in step will say, and what it gets for it, laid ready.
 Most of a transfer is the same exchange over and over: the one receiver acknowledges what was sent, and the next blocks
 go out. Its datagram is known before it comes, to the octet; so within a chunk the answers and the images that follow
 them stand in two lists, and a block costs a comparison and a send.  Whatever else comes, or does not come, leaves the
-lane: the cast is told how far it went, and decides.
+lane: the cast is told how far it went, and decides.  Where a chunk ends as foreseen the lane of the next one follows,
+and the cast is only told.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ class Lane:
     @ivar answers: what is to be said before each step, and C{None} behind the last.
     @ivar images: what goes out at each step.
     @ivar gap: octets of the header before a block.
+    @ivar stop: number of the block after the last step.
     """
 
-    __slots__ = ("answers", "gap", "images", "start", "stride")
+    __slots__ = ("answers", "gap", "images", "start", "stop", "stride")
 
     def __init__(self, wire: IWire, chunk: Chunk, start: int) -> None:
         self.start = start
@@ -37,6 +39,7 @@ class Lane:
             self.answers.append(answer)
             self.images.append(chunk.slice(start, stop))
             start = stop
+        self.stop = start
         self.answers.append(None)
 
     def numbers(self, steps: int, count: int) -> range:

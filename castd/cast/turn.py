@@ -220,6 +220,16 @@ class Turn:
         # In step nothing is measured, so an interval that is long for want of a measure would stay so.
         return member.alarm.interval() if member.alarm.settled else None
 
+    def measured(self, seconds: float) -> float:
+        """
+        The receiver in step has taken so long to answer; the one measure for many steps.
+
+        @return: as L{inStep}.
+        """
+        assert self._master is not None
+        self._master.alarm.sample(seconds)
+        return self._master.alarm.interval()
+
     def followed(self, numbers: range, now: float) -> None:
         """The receiver was in step, and these blocks were the last that went out, at this instant."""
         assert self._master is not None
