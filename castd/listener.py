@@ -373,7 +373,8 @@ class Listener(DatagramProtocol):
         if wire.group is not None:
             try:
                 self._notDeaf(request)
-                self._notTaken(wire, content)
+                if not dialect.ownPort:
+                    self._notTaken(wire, content)
             except Declined:
                 wire.close(site.reactor.seconds())
                 raise

@@ -55,7 +55,7 @@ class Stage:
     ) -> None:
         self.network = network or Network(latency=0.0005)
         held = {"linux": LINUX} if files is None else files
-        self.site = memorySite(self.network, held, jitter=jitter, limits=limits)
+        self.site = memorySite(self.network, host="10.0.0.1/16", files=held, jitter=jitter, limits=limits)
         self.files = self.site.files
         places = groups or {"linux": "239.255.1.1:3001"}
         self.options = mtftp.Options(**{"files": places, "gather": 0, "gatherLimit": 0, **options})

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from random import Random
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from zope.interface import implementer
@@ -26,6 +25,9 @@ from castd.pace import Pacer
 from castd.packets import tftp
 from castd.packets.groups import BDATA, bdataHeader
 from castd.request import Local, Peer, Request
+
+if TYPE_CHECKING:
+    from random import Random
 
 OPTION = "sbroadcast"
 #: Prefix lengths of subnets that are broadcast to: a larger one is a mistake or an attack, a smaller one has no room.
