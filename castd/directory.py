@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from castd.content import Directory, DirectoryOptions
 from castd.converted import Native
-from castd.errors import ConfigError, NotFound
+from castd.errors import ConfigError, Forbidden, NotFound
 from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
 from castd.request import Peer
 from castd.uploads import Drop, DropOptions
@@ -54,11 +54,20 @@ class Drops:
         self.mode = mode
 
     def begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
-        """As L{IContentSink.begin}; L{NotFound} only if none has a place for it."""
+        """
+        As L{IContentSink.begin}.
+
+        @raise Forbidden: also where none of them is meant for such names: nothing can be written there.
+        @raise NotFound: one is, but a directory is missing.
+        """
+        missing: NotFound | None = None
         for drop in self.drops:
+            if not drop.covers(name):
+                continue
             try:
                 upload: IUpload = drop.begin(name, peer, size)
-            except NotFound:
+            except NotFound as error:
+                missing = error
                 continue
             return Native(upload) if self.mode == "netascii" else upload
-        raise NotFound(why="no place for uploads of this name")
+        raise missing or Forbidden(why="no place for uploads of this name")

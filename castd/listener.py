@@ -130,8 +130,7 @@ class Listener(DatagramProtocol):
         if self._drained is None:
             self._drained = Deferred()
             for cast in list(self._living):
-                if isinstance(cast, CastProtocol) and not cast.receivers:
-                    cast.end(outcomes.STOPPED)  # it only waits for somebody to come back
+                cast.settle()
             self._checkDrained()
         return self._drained
 

@@ -204,7 +204,8 @@ def _piece(token: re.Match[str]) -> str:
 
 def _choice(without: bool, members: str) -> str:
     """One character out of (or not out of) C{a-fx}; a choice may never be a slash."""
-    body = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
+    # Two hyphens in a row are no range, and mean something else to a later Python.
+    body = re.sub(r"([\\\[\]^&~|]|-(?=-)|(?<=-)-)", r"\\\1", members)
     choice = f"(?!/)[{'^' if without else ''}{body}]"
     try:
         re.compile(choice)

@@ -503,6 +503,11 @@ class CastProtocol(DatagramProtocol):
         self._told(receiver, outcomes.REPLACED, now)
         self.pump()
 
+    def settle(self) -> None:
+        """A stop begins: a cast without receivers only waits for somebody to come back."""
+        if not self.receivers:
+            self.end(outcomes.STOPPED)
+
     def end(self, outcome: str) -> None:
         """Tell everybody and close."""
         self._leaveLane()

@@ -97,6 +97,11 @@ class UploadProtocol(DatagramProtocol):
         """The machine behind the peer has restarted: this is over."""
         self._finish(outcomes.REPLACED)
 
+    def settle(self) -> None:
+        """A stop begins: an upload that is in its place does not hold it up for the sake of a lost last answer."""
+        if self._committed:
+            self._finish(outcomes.DONE)
+
     def end(self, outcome: str) -> None:
         """End it from our side; the client is told."""
         if not self.over and not self._committed:

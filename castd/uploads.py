@@ -74,6 +74,14 @@ class Drop:
         self._thread = thread
         self._open: dict[tuple[int, int, bytes], Upload] = {}
 
+    def covers(self, name: str) -> bool:
+        """-> whether such names are meant for this directory."""
+        try:
+            names.beneath(names.parts(name), self._under)
+        except NotFound:
+            return False
+        return True
+
     def begin(self, name: str, peer: Peer, size: int | None) -> Upload:
         """
         @param size: octets announced, or L{None}.

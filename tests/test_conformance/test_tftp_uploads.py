@@ -11,6 +11,8 @@ from twisted.internet.defer import maybeDeferred
 
 from castd.access import Rule
 from castd.content import Directory, DirectoryOptions
+from castd.directory import Drops
+from castd.errors import Forbidden, NotFound
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError
 from castd.site import Site
@@ -69,6 +71,24 @@ def test_TC47_aNewFile(stage: Stage, place: Path, options: dict[str, int]) -> No
     stage.quiet(client, 40)
     stage.over()
     assert [(event["outcome"], event["octets"]) for event in stage.told("received")] == [("done", 1300)]
+
+
+def test_aStopDoesNotWaitForALastAck(stage: Stage, place: Path) -> None:
+    """An upload that stands complete does not hold up a stop, however long its last ACK may still be asked for."""
+    client, _, tid = stage.ask(wrq(timeout=6))
+    upload(client, tid, F)
+    assert left(place) == ["up"]
+    assert stage.listener.drain().called
+    assert [event["outcome"] for event in stage.told("received")] == ["done"]
+
+
+def test_namesThatNoDirectoryIsFor(place: Path) -> None:
+    """An upload to a name that no upload directory is meant for is forbidden; where one is, a missing folder is told."""
+    drops = Drops([Drop(DropOptions(path=str(place), under="up", keepFree=0), thread=maybeDeferred)])
+    with pytest.raises(Forbidden):
+        drops.begin("elsewhere/x", ("10.0.0.9", 2000), None)
+    with pytest.raises(NotFound):
+        drops.begin("up/missing/x", ("10.0.0.9", 2000), None)
 
 
 def test_TC48_anExistingFile(stage: Stage, place: Path) -> None:
