@@ -74,7 +74,7 @@ def test_TC47_aNewFile(stage: Stage, place: Path, options: dict[str, int]) -> No
 
 
 def test_aStopDoesNotWaitForALastAck(stage: Stage, place: Path) -> None:
-    """An upload that stands complete does not hold up a stop, however long its last ACK may still be asked for."""
+    """An upload that stands complete does not hold up a stop, however long its last ACK may be asked for."""
     client, _, tid = stage.ask(wrq(timeout=6))
     upload(client, tid, F)
     assert left(place) == ["up"]
