@@ -9,7 +9,7 @@ learns of it when the old instant comes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Protocol
 
@@ -59,6 +59,7 @@ class Alarms:
         self._arm()
 
     def _arm(self) -> None:
+        self._settle()
         if not self._heap:
             return
         instant = self._heap[0][0]
@@ -68,6 +69,24 @@ class Alarms:
             self._call.cancel()
         self._callAt = instant
         self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
+
+    def _settle(self) -> None:
+        """
+        Bring the top of the heap up to date, so that the timer is set for somebody who still waits: in a storm of small
+        files every one that has ended would wake the reactor once more.
+        """
+        heap = self._heap
+        while heap:
+            instant, _, owner = heap[0]
+            if owner.queued == instant:
+                if owner.due is not None and owner.due <= instant:
+                    return
+                owner.queued = None
+                if owner.due is not None:
+                    owner.queued = owner.due
+                    heapreplace(heap, (owner.due, next(self._ticket), owner))
+                    continue
+            heappop(heap)
 
     def _ring(self) -> None:
         if self._before is not None:

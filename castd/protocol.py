@@ -212,7 +212,8 @@ class CastProtocol(DatagramProtocol):
         if self._lane is not None:
             self._answer = self._lane.answers[0]
             self._interval = interval * self._slack
-            self._burst = self.transport.burst(self._chunk.step)  # type: ignore[union-attr]
+            step = self._chunk.step
+            self._burst = self.transport.burst(step, step * self._lane.stride)  # type: ignore[union-attr]
 
     def _goesOn(self, old: Lane, datagram: bytes) -> bool:
         """
