@@ -18,6 +18,8 @@ from twisted.logger import Logger
 
 _log = Logger(namespace="castd")
 
+NEVER = float("inf")
+
 
 class Ringable(Protocol):
     """
@@ -47,7 +49,7 @@ class Alarms:
         self._heap: list[tuple[float, int, Ringable]] = []
         self._ticket = count()
         self._call: IDelayedCall | None = None
-        self._callAt = 0.0
+        self._callAt = NEVER
 
     def set(self, owner: Ringable, instant: float | None) -> None:
         """Wake C{owner} at this instant; L{None}: never mind."""
@@ -56,16 +58,17 @@ class Alarms:
             return
         owner.queued = instant
         heappush(self._heap, (instant, next(self._ticket), owner))
-        self._arm()
+        if instant < self._callAt:
+            self._arm()
 
     def _arm(self) -> None:
         self._settle()
         if not self._heap:
             return
         instant = self._heap[0][0]
+        if self._callAt <= instant:
+            return
         if self._call is not None and self._call.active():
-            if self._callAt <= instant:
-                return
             self._call.cancel()
         self._callAt = instant
         self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
@@ -89,6 +92,7 @@ class Alarms:
             heappop(heap)
 
     def _ring(self) -> None:
+        self._callAt = NEVER
         if self._before is not None:
             self._before()
         now = self._reactor.seconds()
