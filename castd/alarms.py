@@ -9,7 +9,7 @@ learns of it when the old instant comes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 _log = Logger(namespace="castd")
+
+NEVER = float("inf")
 
 
 class Ringable(Protocol):
@@ -47,7 +49,7 @@ class Alarms:
         self._heap: list[tuple[float, int, Ringable]] = []
         self._ticket = count()
         self._call: IDelayedCall | None = None
-        self._callAt = 0.0
+        self._callAt = NEVER
 
     def set(self, owner: Ringable, instant: float | None) -> None:
         """Wake C{owner} at this instant; L{None}: never mind."""
@@ -56,20 +58,41 @@ class Alarms:
             return
         owner.queued = instant
         heappush(self._heap, (instant, next(self._ticket), owner))
-        self._arm()
+        if instant < self._callAt:
+            self._arm()
 
     def _arm(self) -> None:
+        self._settle()
         if not self._heap:
             return
         instant = self._heap[0][0]
+        if self._callAt <= instant:
+            return
         if self._call is not None and self._call.active():
-            if self._callAt <= instant:
-                return
             self._call.cancel()
         self._callAt = instant
         self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
 
+    def _settle(self) -> None:
+        """
+        Bring the top of the heap up to date, so that the timer is set for somebody who still waits: in a storm of small
+        files every one that has ended would wake the reactor once more.
+        """
+        heap = self._heap
+        while heap:
+            instant, _, owner = heap[0]
+            if owner.queued == instant:
+                if owner.due is not None and owner.due <= instant:
+                    return
+                owner.queued = None
+                if owner.due is not None:
+                    owner.queued = owner.due
+                    heapreplace(heap, (owner.due, next(self._ticket), owner))
+                    continue
+            heappop(heap)
+
     def _ring(self) -> None:
+        self._callAt = NEVER
         if self._before is not None:
             self._before()
         now = self._reactor.seconds()

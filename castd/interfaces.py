@@ -373,11 +373,13 @@ class IDatagramPort(Interface):
         @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
         """
 
-    def burst(step: int) -> Callable[[Any], object]:
+    def burst(step: int, most: int) -> Callable[[Any], object]:
         """
         -> a function that sends an image as C{writeBurst(image, step)} would, to the port's own peer, all of it.
 
         Whatever keeps it from that is an OSError; some of it may be out then.
+
+        @param most: octets of the largest image it will be given.
         """
 
     def stopListening() -> Any:

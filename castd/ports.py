@@ -15,64 +15,14 @@ from twisted.internet.error import CannotListenError
 from zope.interface import implementer
 
 from castd import sockets
+from castd.bursts import Bursts, sendBurst
 from castd.interfaces import IDatagramPort, IPorts
+from castd.lent import LentPort, Pair
 from castd.portset import PortSet
 from castd.request import Local, Peer
 
 #: Datagrams read from an open port in one go.
 READ_SLICE = 128
-#: Pairs of sockets kept for the next transfers, for each of our addresses.
-KEPT = 512
-
-
-def hostOf(made: socket.socket) -> IPv4Address | IPv6Address:
-    """-> the address of a bound socket as Twisted names it."""
-    name = made.getsockname()
-    kind = IPv6Address if made.family == socket.AF_INET6 else IPv4Address
-    return kind("UDP", name[0], name[1])
-
-
-def sendBurst(bursts: sockets.Bursts, send: Any, image: Any, step: int) -> int:
-    """
-    Send an image, by one call if that is possible, else datagram by datagram.
-
-    @param send: takes a buffer; raises OSError.
-    @return: octets taken.
-    @raise OSError: for reasons other than a full socket, if nothing was taken.
-    """
-    octets = len(image)
-    if octets <= step:
-        bursts.whole(octets)
-        try:
-            send(image)
-        except BlockingIOError:
-            return 0
-        return octets
-    if bursts.fits(octets, step) and bursts.prepare(step):
-        try:
-            send(image)
-            return octets
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno not in sockets.UNSEGMENTED:
-                raise
-            bursts.off()
-    bursts.whole(step)
-    for start in range(0, octets, step):
-        try:
-            send(image[start : start + step])
-        except OSError as error:
-            if start == 0 and not isinstance(error, BlockingIOError):
-                raise
-            return start
-    return octets
-
-
-def allOf(taken: int, image: Any) -> None:
-    """@raise BlockingIOError: fewer octets were taken than there are."""
-    if taken < len(image):
-        raise BlockingIOError(errno.EAGAIN, "full")
 
 
 @implementer(IDatagramPort)
@@ -86,11 +36,11 @@ class OpenPort:
         self._socket = made
         self._protocol = protocol
         self._listening = listening
-        self._bursts = sockets.Bursts(made, mtu)
+        self._bursts = Bursts(made, mtu)
         self._number: int = made.getsockname()[1]
         self._wild = made.getsockname()[0] in ("0.0.0.0", "::")
         self._address: Any = None
-        ports.set.add(made.fileno(), self)
+        ports.set.add(made.fileno(), self.readable)
         protocol.makeConnection(self)
 
     def fileno(self) -> int:
@@ -145,7 +95,7 @@ class OpenPort:
             )
         return sendBurst(self._bursts, lambda part: self._hand(part, address), image, step)
 
-    def burst(self, step: int) -> Callable[[Any], object]:
+    def burst(self, step: int, most: int) -> Callable[[Any], object]:
         """It has no peer of its own, so there is nothing to send without an address."""
         raise OSError(errno.EDESTADDRREQ, "no peer")
 
@@ -153,147 +103,13 @@ class OpenPort:
         sockets.group(self._socket, ttl, interface, loopback, broadcast)
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        return hostOf(self._socket)
+        return sockets.hostOf(self._socket)
 
     def stopListening(self) -> None:
         if self._socket.fileno() >= 0:
             self._ports.set.remove(self._socket.fileno())
             self._socket.close()
             self._protocol.doStop()
-
-
-class Pair:
-    """
-    Two sockets on one port: one for the peer, to be connected, and its twin for strangers.
-    """
-
-    __slots__ = ("bursts", "main", "twin")
-
-    def __init__(self, main: socket.socket) -> None:
-        self.main = main
-        try:
-            self.twin = sockets.twinOf(main)
-        except BaseException:
-            main.close()
-            raise
-        self.bursts = sockets.Bursts(main, 0)
-
-    def close(self) -> None:
-        self.main.close()
-        self.twin.close()
-
-
-@implementer(IDatagramPort)
-class LentPort:
-    """
-    A port with one peer, for one transfer.  The twin is watched as well: who sends to a foreign transfer is told so.
-    """
-
-    def __init__(self, ports: Ports, shelf: list[Pair], pair: Pair, protocol: Any, local: Local, peer: Peer) -> None:
-        self._ports = ports
-        self._shelf = shelf
-        self._pair: Pair | None = pair
-        self._peer = peer
-        self._protocol = protocol
-        self._largest: int = protocol.largest
-        self._receive = pair.main.recv
-        self._received = protocol.datagramReceived
-        self._sendOne = pair.main.send
-        self._bursts = pair.bursts
-        pair.bursts.mtu(local.mtu)
-        self._stray = _Stray(self, pair.twin)
-        ports.set.add(pair.main.fileno(), self)
-        ports.set.add(pair.twin.fileno(), self._stray)
-        protocol.makeConnection(self)
-
-    def fileno(self) -> int:
-        return self._pair.main.fileno() if self._pair else -1
-
-    def readable(self) -> None:
-        """One datagram a visit: what is left makes the set readable again, and others get their turn."""
-        try:
-            datagram = self._receive(self._largest)
-        except BlockingIOError:
-            return
-        except ConnectionRefusedError:
-            self._protocol.peerUnreachable(self._peer)
-            return
-        except OSError:
-            return
-        self._received(datagram, self._peer)
-
-    def strayed(self, datagram: bytes, peer: Peer) -> None:
-        """The twin heard something; what came from the peer came before the port was connected."""
-        if peer == self._peer:
-            self._protocol.datagramReceived(datagram, peer)
-        else:
-            self._protocol.strangerReceived(datagram, peer)
-
-    def write(self, datagram: Any, address: Peer | None = None) -> None:
-        if self._pair is None:
-            return
-        if address is None or address == self._peer:
-            self._bursts.whole(len(datagram))
-            self._sendOne(datagram)
-        else:
-            self._pair.twin.sendto(datagram, address)
-
-    def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
-        self.write(datagram, address)
-
-    def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        if len(image) <= step:
-            self._bursts.whole(len(image))
-            # A full socket raises, as write does.
-            self._sendOne(image)
-            return len(image)
-        return sendBurst(self._bursts, self._sendOne, image, step)
-
-    def burst(self, step: int) -> Callable[[Any], object]:
-        if self._bursts.fits(step, step) and self._bursts.prepare(step):
-            # The kernel cuts it; what it will not do is an error, and found out by writeBurst.
-            return self._sendOne
-        return lambda image: allOf(self.writeBurst(image, step), image)
-
-    def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        """It has a peer, and never serves a group."""
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        assert self._pair is not None
-        return hostOf(self._pair.main)
-
-    def stopListening(self) -> None:
-        """Give it back."""
-        if self._pair is None:
-            return
-        pair, self._pair = self._pair, None
-        self._ports.set.remove(pair.main.fileno())
-        self._ports.set.remove(pair.twin.fileno())
-        if len(self._shelf) < KEPT:
-            self._shelf.append(pair)
-        else:
-            pair.close()
-        self._protocol.doStop()
-
-
-class _Stray:
-    """The twin, as the set sees it."""
-
-    __slots__ = ("_owner", "_twin")
-
-    def __init__(self, owner: LentPort, twin: socket.socket) -> None:
-        self._owner = owner
-        self._twin = twin
-
-    def fileno(self) -> int:
-        return self._twin.fileno()
-
-    def readable(self) -> None:
-        try:
-            datagram, peer = self._twin.recvfrom(65535)
-        except OSError:
-            return
-        self._owner.strayed(datagram, peer)
 
 
 @implementer(IPorts)
@@ -335,34 +151,26 @@ class Ports:
             if peer is None:
                 return OpenPort(self, self._fresh(local.host, ports), protocol, listening=False, mtu=local.mtu)
             shelf = self._shelves.setdefault((local.host, ports), [])
-            pair = self._taken(shelf) or Pair(self._fresh(local.host, ports))
-            try:
-                pair.main.connect(peer)
-            except OSError:
-                pair.close()
-                raise
+            pair = self._taken(shelf) or Pair(self.set, self._fresh(local.host, ports, errors=False))
+            return LentPort(shelf, pair, protocol, local, peer)
         except OSError as error:
             raise CannotListenError(local.host, "any", error) from error
-        return LentPort(self, shelf, pair, protocol, local, peer)
 
     def _taken(self, shelf: list[Pair]) -> Pair | None:
-        """A pair that was used before, any of them, without what its last peer still sent."""
+        """A pair that was used before, any of them."""
         if not shelf:
             return None
         index = self._chance.randrange(len(shelf))
         shelf[index], shelf[-1] = shelf[-1], shelf[index]
-        pair = shelf.pop()
-        sockets.empty(pair.main)
-        sockets.empty(pair.twin)
-        return pair
+        return shelf.pop()
 
-    def _fresh(self, host: str, ports: range | None) -> socket.socket:
+    def _fresh(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
         """A socket on a number drawn at random: with the client's, it is a transfer's only secret."""
         if ports is None:
-            return sockets.bound(host, 0)
+            return sockets.bound(host, 0, errors)
         for number in self._chance.sample(ports, len(ports)):
             try:
-                return sockets.bound(host, number)
+                return sockets.bound(host, number, errors)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
@@ -23,13 +24,12 @@ MOST_EVENTS, LONGEST_VISIT = 64, 0.005
 FEW, MOMENT = 2, 0.001
 
 
-class Readable(Protocol):
-    """A port, as the set sees it."""
+def _gone() -> None:
+    """For a descriptor that is not watched any more."""
 
-    def fileno(self) -> int: ...
 
-    def readable(self) -> Any:
-        """Something waits: read a bounded part of it."""
+#: Called when something waits: reads a bounded part of it.
+Readable: TypeAlias = Callable[[], object]
 
 
 @implementer(IReadDescriptor)
@@ -47,11 +47,14 @@ class PortSet:
     def __len__(self) -> int:
         return len(self._ports)
 
-    def add(self, descriptor: int, port: Readable) -> None:
-        """Watch this descriptor; C{port.readable()} is called when something waits."""
-        self._ports[descriptor] = port
+    def add(self, descriptor: int, readable: Readable) -> None:
+        """Watch this descriptor; one that is watched already gets another C{readable}."""
+        known = descriptor in self._ports
+        self._ports[descriptor] = readable
+        if known:
+            return
         if self._epoll is None:
-            single = self._single[descriptor] = _Single(descriptor, port)
+            single = self._single[descriptor] = _Single(descriptor, self._ports)
             self._reactor.addReader(single)
             return
         self._epoll.register(descriptor, select.EPOLLIN)
@@ -79,19 +82,18 @@ class PortSet:
 
     def doRead(self) -> None:
         assert self._epoll is not None
-        ports, poll, clock = self._ports, self._epoll.poll, time.monotonic
+        get, poll, clock = self._ports.get, self._epoll.poll, time.monotonic
         until = clock() + LONGEST_VISIT
         wait: float = 0
         while True:
             events = poll(wait, MOST_EVENTS)
             for descriptor, _ in events:
-                port = ports.get(descriptor)
-                if port is not None:
-                    try:
-                        port.readable()
-                    except Exception:
-                        # One port's fault must not end the others' reader.
-                        _log.failure("a port failed", event="fault")
+                try:
+                    # One before it may have closed it.
+                    get(descriptor, _gone)()
+                except Exception:
+                    # One port's fault must not end the others' reader.
+                    _log.failure("a port failed", event="fault")
             if not events or clock() >= until:
                 return
             wait = MOMENT if len(events) <= FEW else 0
@@ -106,9 +108,9 @@ class PortSet:
 class _Single:
     """One port as a reader of its own."""
 
-    def __init__(self, descriptor: int, port: Readable) -> None:
+    def __init__(self, descriptor: int, ports: dict[int, Readable]) -> None:
         self._descriptor = descriptor
-        self._port = port
+        self._ports = ports
 
     def fileno(self) -> int:
         return self._descriptor
@@ -118,7 +120,7 @@ class _Single:
 
     def doRead(self) -> None:
         try:
-            self._port.readable()
+            self._ports[self._descriptor]()
         except Exception:
             _log.failure("a port failed", event="fault")
 

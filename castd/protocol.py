@@ -196,7 +196,7 @@ class CastProtocol(DatagramProtocol):
             self._answer = lane.answers[steps]  # type: ignore[union-attr]
             self._steppedAt = now
             self.due = now + self._interval
-        elif self._lane is None or not self._goesOn(self._lane, datagram):
+        elif self._lane is None or not self._firstStep(self._lane, datagram):
             self._hear(datagram, addr)
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
@@ -205,40 +205,52 @@ class CastProtocol(DatagramProtocol):
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
-        interval = self._turn.inStep(self._stop)  # type: ignore[union-attr]
-        if interval is None or self._chunk is None:
+        sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
+        if sentAt is None or self._chunk is None:
             return
         self._lane = lane(self.wire, self._chunk, self._stop)
         if self._lane is not None:
-            self._answer = self._lane.answers[0]
-            self._interval = interval * self._slack
-            self._burst = self.transport.burst(self._chunk.step)  # type: ignore[union-attr]
+            self._steppedAt = sentAt
+            step = self._chunk.step
+            self._burst = self.transport.burst(step, step * self._lane.stride)  # type: ignore[union-attr]
 
-    def _goesOn(self, old: Lane, datagram: bytes) -> bool:
+    def _firstStep(self, old: Lane, datagram: bytes) -> bool:
         """
-        Is this the answer to the last step of a lane, and the next block in the next chunk?  Then that is sent, for a
-        sixth of what it would cost to ask the cast.
+        Is this the answer that begins a lane, or leads from the last step of one into the next chunk's?  Then that step
+        is taken, for a sixth of what it would cost to ask the cast; and the answer is measured, for all in this lane.
         """
-        if self._steps < len(old.images):
+        if not self._steps:
+            following: Lane | None = old
+            if datagram != old.answers[0]:
+                return False
+        elif self._steps < len(old.images):
             return False
-        ahead = self.wire.ahead(old.stop)
-        if ahead is None or datagram != ahead[0]:
-            return False
+        else:
+            ahead = self.wire.ahead(old.stop)
+            if ahead is None or datagram != ahead[0]:
+                return False
+            following = self._nextLane(old)
         try:
-            following = lane(self.wire, self.chunk(old.stop), old.stop)
-            if following is None or following.gap != old.gap:
+            if following is None:
                 return False
             self._burst(following.images[0])
-        except (OSError, ContentChanged):
-            # For the cast to decide; it will meet the same.
-            return False
+        except OSError:
+            return False  # the cast will meet the same, and decide
         now = self._seconds()
-        self._stepped(old)
-        self._interval = self._turn.measured(now - self._steppedAt) * self._slack  # type: ignore[union-attr]
-        self._lane, self._answer = following, following.answers[1]
+        if self._steps:
+            self._stepped(old)
+        interval = self._turn.measured(now - self._steppedAt) * self._slack  # type: ignore[union-attr]
+        self._interval, self._lane, self._answer = interval, following, following.answers[1]
         self._steps, self._steppedAt = 1, now
-        self.site.alarms.set(self, now + self._interval)
+        self.site.alarms.set(self, now + interval)
         return True
+
+    def _nextLane(self, old: Lane) -> Lane | None:
+        try:
+            following = lane(self.wire, self.chunk(old.stop), old.stop)
+        except ContentChanged:
+            return None
+        return following if following is not None and following.gap == old.gap else None
 
     def _stepped(self, lane: Lane) -> None:
         """Count what went out by the steps taken."""

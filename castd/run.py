@@ -33,7 +33,10 @@ def prepare(file: Path | str, reactor: Any) -> Server:
     collected = collect()
     config = read(file, collected)
     chance = Chance()
-    return compose(config, collected, reactor, Ports(reactor, chance), chance)
+    server = compose(config, collected, reactor, Ports(reactor, chance), chance)
+    # What is here now stays: the collector need not look at all of it again and again.
+    gc.freeze()
+    return server
 
 
 def log(options: Logging, stream: IO[str]) -> ILogObserver:

@@ -4,7 +4,6 @@ UDP sockets as castd wants them: the one place that knows socket options.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import time
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from fcntl import ioctl
 from ipaddress import IPv4Network
 from typing import Any, Final
+
+from twisted.internet.address import IPv4Address, IPv6Address
 
 from castd.request import ETHERNET_MTU, Local, Peer
 
@@ -21,7 +22,6 @@ _IP_RECVERR: Final = 11
 _IPV6_RECVERR: Final = 25
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 _IP_MULTICAST_ALL: Final = 49
-_UDP_SEGMENT: Final = 103
 _IPV6_RECVPKTINFO: Final = getattr(socket, "IPV6_RECVPKTINFO", 49)
 _IPV6_PKTINFO: Final = getattr(socket, "IPV6_PKTINFO", 50)
 _IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
@@ -32,13 +32,18 @@ _INFO4: Final = struct.Struct("=I4s4s")
 #: in6_pktinfo: address, interface.
 _INFO6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = 256
+#: Errors read at once.
+_MOST_ERRORS: Final = 64
 
 #: Requests of a whole hall come within a moment; with the default buffer some of 512 at once are lost.
 REQUEST_BUFFER: Final = 4 << 20
-#: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
-MOST_SEGMENTS, MOST_OCTETS = 64, 65507
-#: What the kernel answers when it will not segment: for good, so it is not asked again.
-UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
+
+
+def hostOf(made: socket.socket) -> IPv4Address | IPv6Address:
+    """-> the address of a bound socket as Twisted names it."""
+    name = made.getsockname()
+    kind = IPv6Address if made.family == socket.AF_INET6 else IPv4Address
+    return kind("UDP", name[0], name[1])
 
 
 def family(host: str) -> socket.AddressFamily:
@@ -46,9 +51,11 @@ def family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int, errors: bool = True) -> socket.socket:
     """
     A non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
+
+    @param errors: see L{dress}.
 
     @raise OSError: as C{bind}.
     """
@@ -58,26 +65,30 @@ def bound(host: str, port: int) -> socket.socket:
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(socket.getaddrinfo(host or "0.0.0.0", port, made.family, socket.SOCK_DGRAM)[0][4])
-        dress(made)
+        dress(made, errors)
     except BaseException:
         made.close()
         raise
     return made
 
 
-def dress(made: socket.socket) -> None:
+def dress(made: socket.socket, errors: bool = True) -> None:
     """
     What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the
-    wildcard would read its own data as requests), and ICMP errors kept with the address they are about.
+    wildcard would read its own data as requests).
+
+    @param errors: keep ICMP errors with the address they are about, until L{errors} reads them; till then the socket
+        counts as readable.  A connected socket needs none of that.
     """
     if made.family == socket.AF_INET:
-        _try(made, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        _try(made, socket.IPPROTO_IP, _IP_RECVERR, 1)
-    else:
-        _try(made, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        attempt(made, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        if errors:
+            attempt(made, socket.IPPROTO_IP, _IP_RECVERR, 1)
+    elif errors:
+        attempt(made, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
-def _try(made: socket.socket, level: int, option: int, value: int) -> bool:
+def attempt(made: socket.socket, level: int, option: int, value: int) -> bool:
     """An option that we can live without; -> whether it was taken."""
     try:
         made.setsockopt(level, option, value)
@@ -93,8 +104,8 @@ def forRequests(made: socket.socket) -> None:
     else:
         made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    if not _try(made, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
-        _try(made, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
+    if not attempt(made, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
+        attempt(made, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
 
 
 def twinOf(first: socket.socket) -> socket.socket:
@@ -111,7 +122,7 @@ def twinOf(first: socket.socket) -> socket.socket:
             twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         twin.bind(first.getsockname())
-        dress(twin)
+        dress(twin, errors=False)
     except BaseException:
         twin.close()
         raise
@@ -230,7 +241,7 @@ def sendFrom(made: socket.socket, datagram: Any, address: Peer, host: str) -> No
 def errors(made: socket.socket) -> list[tuple[int, Peer]]:
     """-> (errno, the peer it is about) of each ICMP error that waits; a datagram of ours that found no way."""
     found: list[tuple[int, Peer]] = []
-    while len(found) < MOST_SEGMENTS:
+    while len(found) < _MOST_ERRORS:
         try:
             _, ancillary, _, peer = made.recvmsg(0, _ANCILLARY, _MSG_ERRQUEUE)
         except OSError:
@@ -239,48 +250,3 @@ def errors(made: socket.socket) -> list[tuple[int, Peer]]:
             if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
                 found.append((struct.unpack_from("=I", value)[0], peer))
     return found
-
-
-class Bursts:
-    """
-    Sends images of many datagrams by one call, where kernel and path allow it.
-    """
-
-    def __init__(self, made: socket.socket, mtu: int) -> None:
-        self._socket = made
-        self._step = 0
-        self.possible = True
-        # A segment and its headers must fit the MTU: the kernel does not fragment segments.
-        self._largest = mtu - (28 if made.family == socket.AF_INET else 48)
-
-    def mtu(self, mtu: int) -> None:
-        """The socket is used on another path now."""
-        self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
-        self.off()
-        self.possible = True
-
-    def whole(self, octets: int) -> None:
-        """A datagram of this size is to leave in one piece, whatever was sent before it."""
-        if self._step and octets > self._step:
-            _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
-            self._step = 0
-
-    def fits(self, octets: int, step: int) -> bool:
-        """-> whether this image may go by one call."""
-        return self.possible and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
-
-    def prepare(self, step: int) -> bool:
-        """-> whether the socket cuts what it is given into C{step} octets now."""
-        if self._step != step:
-            if not _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, step):
-                self.possible = False
-                return False
-            self._step = step
-        return True
-
-    def off(self) -> None:
-        """The kernel has refused; from now on datagram by datagram."""
-        self.possible = False
-        if self._step:
-            _try(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
-            self._step = 0

@@ -96,6 +96,8 @@ ROWS = (
             "site",
             "portset",
             "sockets",
+            "bursts",
+            "lent",
             "ports",
             "delivery",
             "protocol",

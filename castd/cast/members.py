@@ -63,11 +63,6 @@ class Alarm:
         """
         self.tries = 0
 
-    @property
-    def settled(self) -> bool:
-        """The interval is a measured one, and not still as long as unanswered repetitions have made it."""
-        return self.measured is not None and not self._grown
-
     def restart(self) -> None:
         """A new question altogether."""
         self.tries = self._grown = 0

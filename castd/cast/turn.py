@@ -210,25 +210,27 @@ class Turn:
         May the one receiver be served without asking, as long as it answers as foreseen (see L{castd.lane})?
 
         @param stop: the number after the last that was sent.
-        @return: seconds until what was sent is to be repeated if the answer does not come; L{None}: no.
+        @return: the instant when that went out; L{None}: no.
         """
         member = self._master
         if self._state is not State.WAITING or member is None or not member.heard or self._again:
             return None
         if self._members.owed or len(self._members) > 1 or stop != self.top + 1:
             return None
-        # In step nothing is measured, so an interval that is long for want of a measure would stay so.
-        return member.alarm.interval() if member.alarm.settled else None
+        return self._sentAt
 
     def measured(self, seconds: float) -> float:
         """
-        The receiver in step has taken so long to answer; the one measure for many steps.
+        The receiver in step has taken so long to answer: one measure for many steps.
 
-        @return: as L{inStep}.
+        @return: seconds after which a step is to be repeated if no answer comes.
         """
         assert self._master is not None
-        self._master.alarm.sample(seconds)
-        return self._master.alarm.interval()
+        alarm = self._master.alarm
+        alarm.sample(seconds)
+        alarm.progress()
+        self._master.failed = 0
+        return alarm.interval()
 
     def followed(self, numbers: range, now: float) -> None:
         """The receiver was in step, and these blocks were the last that went out, at this instant."""

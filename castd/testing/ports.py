@@ -107,7 +107,7 @@ class VirtualPort:
                 raise
         return len(view)
 
-    def burst(self, step: int) -> Callable[[memoryview], None]:
+    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
         """As L{IDatagramPort.burst}."""
 
         def send(image: memoryview) -> None:
