@@ -116,6 +116,8 @@ class Delivery:
             if self._late and not self._unsent:
                 self.cast.late(now)
             owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
+            if self.aside is not None:
+                owner.beside += count
             for pacer in owner.pacers:
                 pacer.spend(sent, now)
             return count

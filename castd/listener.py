@@ -390,11 +390,22 @@ class Listener(DatagramProtocol):
             broadcast = IGroupWire.providedBy(wire) and wire.broadcast
             port.setGroup(options.ttl, request.local.host, loopback, broadcast)
         cast.room, cast.key = room, dialect.key(request, content)
+        cast.tellOpened(self._beside(room, cast))
         room.shared.setdefault(cast.key, []).append(cast)
         self._living[cast] = None
         self.site.gate.casts += 1
         self._enter(room, cast, request)
         cast.join(request)
+
+    @staticmethod
+    def _beside(room: Room, cast: CastProtocol) -> str:
+        """-> in what a group differs from one that lives already and has the same name; empty: there is none."""
+        for other in (other for casts in room.shared.values() for other in casts):
+            if cast.wire.group is not None and other.content.name == cast.content.name and other.joinable:
+                if other.content.version != cast.content.version:
+                    return "version"
+                return "block size" if other.wire.blocksize != cast.wire.blocksize else "place"
+        return ""
 
     def _port(self, room: Room, protocol: Any, request: Request, wire: Any = None) -> Any:
         """A port of its own, or this one."""

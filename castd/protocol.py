@@ -5,7 +5,7 @@ it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -78,6 +78,7 @@ class CastProtocol(DatagramProtocol):
     @ivar receivers: who is here.
     @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full
         sockets.
+    @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
     @ivar room, key: where the listener keeps it.
@@ -111,7 +112,9 @@ class CastProtocol(DatagramProtocol):
         self.content: Any = content
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}
-        self.blocks = self.repeats = self.octets = self.full = 0
+        self.blocks = self.repeats = self.octets = self.full = self.beside = 0
+        self.moved: Counter[str] = Counter()
+        self._joined = 0
         self.opened = self.site.reactor.seconds()
         self.due: float | None = None
         self.queued: float | None = None
@@ -155,6 +158,7 @@ class CastProtocol(DatagramProtocol):
             receiver = self.receivers.pop(instead, None)
         if receiver is None:
             receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
+            self._joined += 1
         receiver.request = request
         self.receivers[request.peer] = receiver
         self._leaveLane()
@@ -458,6 +462,7 @@ class CastProtocol(DatagramProtocol):
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), target)
         aside.cast.join(action.peer, now, action.wants)
+        self.moved[action.outcome] += 1
         _log.info(
             "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
             event="moved",
@@ -533,11 +538,56 @@ class CastProtocol(DatagramProtocol):
         if self.over:
             return
         self.over = True
+        if self.wire.group is not None:
+            self._tellClosed()
         self._lane = self._answer = self._chunk = None
         self.site.alarms.set(self, None)
         self.wire.close(self._seconds())
         self.content.close()
         self.home.castClosed(self)
+
+    def tellOpened(self, beside: str = "") -> None:
+        """
+        The event of a group's beginning.
+
+        @param beside: why it is another one than that which serves the same name already.
+        """
+        if self.wire.group is not None:
+            _log.info(
+                "{transport}: group {group} opened: {name}, {count} blocks of {blksize}{remark}",
+                event="opened",
+                transport=self.name,
+                name=self.content.name,
+                group=show(self.wire.group),
+                count=self.wire.count,
+                blksize=self.wire.blocksize,
+                beside=beside,
+                remark=beside and f", beside one of another {beside}",
+            )
+
+    def _tellClosed(self) -> None:
+        """The event of a group's end: what it has cost, beside what it would cost at the least."""
+        cast, count = self._main.cast, self.wire.count
+        blocks = self.blocks - self.beside
+        once = getattr(cast, "top", -1) + 1
+        _log.info(
+            "{transport}: group {group} closed: {name}, {members} receivers, {blocks} blocks sent of {count}, "
+            "{repairs} of them again, in {seconds:.3g} s",
+            event="closed",
+            transport=self.name,
+            name=self.content.name,
+            group=show(self.wire.group),
+            members=self._joined,
+            count=count,
+            blocks=blocks,
+            repairs=max(0, blocks - once),
+            repeats=self.repeats,
+            full=self.full,
+            beside=self.beside,
+            moved=", ".join(f"{number} {why}" for why, number in self.moved.items()),
+            seconds=self._seconds() - self.opened,
+            **getattr(cast, "figures", dict)(),
+        )
 
 
 def show(peer: Any) -> str:

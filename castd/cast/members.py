@@ -85,6 +85,7 @@ class Member:
     @ivar waited: it was here before it got its first turn.
     @ivar confirmed: it has answered its last greeting.
     @ivar failed: turns it has lost; more than none makes it a suspect until it is heard again.
+    @ivar turns: how often it had the turn.
     @ivar suspect: it lost its last turn and was not heard since.
     @ivar wants: what its request asked for.
     @ivar asked: what it wanted last.
@@ -106,6 +107,7 @@ class Member:
         "repeats",
         "servedAt",
         "suspect",
+        "turns",
         "waited",
         "wants",
     )
@@ -116,7 +118,7 @@ class Member:
         self.alarm = Alarm(repeat)
         self.waited = waited
         self.heard = self.confirmed = self.suspect = False
-        self.failed = self.corrections = self.repeats = self.greetings = 0
+        self.failed = self.turns = self.corrections = self.repeats = self.greetings = 0
         self.corrected = float("-inf")
         self.servedAt = float("inf")
         self.asked: Ranges = ()

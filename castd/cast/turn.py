@@ -52,6 +52,7 @@ class Turn:
         self.patience = patience
         self.count = count
         self.top = -1
+        self._turns = self._masters = self._passes = 0
         self._members = Members()
         self._master: Member | None = None
         self._state = State.EMPTY
@@ -77,6 +78,13 @@ class Turn:
         """Has this member said anything since it asked?"""
         member = self._members.get(peer)
         return member is not None and member.heard
+
+    def figures(self) -> dict[str, int]:
+        """
+        For the closing event: C{masters}, how many had the turn; C{changes}, how often it passed on; C{passes}, turns
+        in which blocks were asked for.
+        """
+        return {"masters": self._masters, "changes": max(0, self._turns - 1), "passes": self._passes}
 
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         member = self._members.get(peer)
@@ -277,6 +285,9 @@ class Turn:
         self._want, self._again, self._restarted = (), False, False
         self._sentAt = self._progressAt = now
         self._termBlocks, self._termMark = 0, (now, 0)
+        self._turns += 1
+        self._masters += not member.turns
+        member.turns += 1
         member.alarm.restart()
         member.greetAt = None
         self._members.greet(member, True)
@@ -322,6 +333,7 @@ class Turn:
         self._sentAt = self._spokeAt = now
         self._master.servedAt = min(self._master.servedAt, now)
         self.alarmAt = now + self._interval(self._master)
+        self._passes += not self._termBlocks
         self._termBlocks += len(numbers)
         again = self._again
         self.top = max(self.top, numbers[-1])

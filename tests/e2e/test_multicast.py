@@ -99,7 +99,7 @@ def test_loss(hall: Hall, shelf: Shelf, percent: int) -> None:
         assert loss.dropped() > 0
 
 
-@pytest.mark.parametrize("count", [1])
+@pytest.mark.parametrize("count", [1, 3])
 def test_ipxe(hall: Hall, shelf: Shelf, count: int) -> None:
     """Machines with iPXE, which hears no group, have the file in their memory: it came by unicast."""
     need("qemu-system-x86_64", "dnsmasq", "/usr/lib/ipxe/qemu/efi-virtio.rom")

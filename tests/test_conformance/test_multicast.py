@@ -742,3 +742,45 @@ def test_errorsAreUnicast() -> None:
         to = [sighting.datagram[:2] for sighting in stage.network.capture if sighting.destination == GROUP]
         assert set(to) == {b"\0\3"}
         assert not any(isinstance(packet, Error) for packet in second.told())
+
+
+# What is told of it.
+
+
+def test_theClosingEvent() -> None:
+    """A group's end tells who was there, who was master, what was sent, what again, and who went on by unicast."""
+    with grouped() as stage:
+        deaf = stage.join(3)
+        first = stage.join(1)
+        for wait in (0.25, 0.5, 0.01):
+            deaf.client.send(buildAck(0), deaf.tid)
+            stage.network.advance(wait)
+        stage.heard()
+        first.ack(0, 1, 2)
+        second = stage.join(2)
+        first.ack(3, 4, 5, 6)
+        second.ack(0, 1, 2, 6)
+        for number in range(1, 7):
+            deaf.client.send(buildAck(number), deaf.tid)
+            stage.network.advance(0.005)
+        stage.over()
+        (opened,) = stage.told("opened")
+        assert (opened["name"], opened["count"], opened["beside"]) == ("afile", 6, "")
+        (closed,) = stage.told("closed")
+        assert closed["group"] == "239.255.0.0:1758"
+        assert (closed["members"], closed["masters"], closed["changes"], closed["passes"]) == (3, 3, 2, 3)
+        assert (closed["moved"], closed["beside"]) == ("1 deaf", 6)
+        numbers = [sighting.datagram for sighting in stage.network.capture or () if sighting.destination == GROUP]
+        assert closed["blocks"] == len(numbers)
+        assert closed["repairs"] == len(numbers) - 6
+        assert closed["seconds"] > 0.75
+
+
+def test_whyASecondGroup() -> None:
+    """Who opens a group beside another of the same name is told in what it differs."""
+    with grouped() as stage:
+        serving(stage)
+        stage.join(2, request=rrq("afile", blksize=16, tsize=0, multicast=""))
+        stage.site.files["afile"] = pattern(41)[1:]
+        stage.join(3)
+        assert [event["beside"] for event in stage.told("opened")] == ["", "block size", "version"]

@@ -1,0 +1,284 @@
+"""
+RFC 2090 in network namespaces: what atftp's clients cost at the server's wire, castd and atftpd in the same run.
+
+    sudo .venv/bin/python benchmarks/groups.py --runs 10
+    sudo .venv/bin/python benchmarks/groups.py --only loss-1 --server castd
+
+Wire octets are those of the server's interface, frames and all, as the switch counts them.  With loss, requests and
+first answers are spared unless C{--spare-nothing} is given: an atftp whose own was lost asks again after five seconds,
+when its group may be over; repeated requests are counted apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests.e2e.clients import SERVER, Transfer, atftp  # noqa: E402
+from tests.e2e.hall import Hall, Host, sweep  # noqa: E402
+from tests.e2e.jobs import eventually  # noqa: E402
+from tests.e2e.loss import lossy, nft  # noqa: E402
+from tests.e2e.server import Server, listening  # noqa: E402
+from tests.e2e.shelf import Shelf  # noqa: E402
+
+ASKED = ("multicast", "blksize 1428")
+
+
+@dataclass(frozen=True)
+class Work:
+    """
+    One thing to measure.
+
+    @ivar pause: seconds from one client's start to the next one's.
+    @ivar loss: per cent, each way.
+    @ivar kill: the master is killed in mid-transfer.
+    @ivar mark: (what of the sample, at most).
+    """
+
+    clients: int
+    size: int
+    pause: float = 0.0
+    loss: float = 0.0
+    kill: bool = False
+    options: tuple[str, ...] = ASKED
+    mark: tuple[str, float] | None = None
+    patience: float = 60.0
+
+
+MIB = 1 << 20
+WORK = {
+    "once": Work(1, 8 * MIB, mark=("wire", 1.10)),
+    "four": Work(4, 8 * MIB, mark=("wire", 1.10)),
+    "at-once": Work(16, 8 * MIB, mark=("wire", 1.10)),
+    "joining": Work(16, 8 * MIB, pause=0.1, mark=("wire", 1.3)),
+    "loss-1": Work(16, 8 * MIB, loss=1, mark=("wire", 1.3)),
+    "loss-5": Work(16, 8 * MIB, loss=5, mark=("wire", 1.85)),
+    "joining-loss-1": Work(16, 8 * MIB, pause=0.1, loss=1),
+    "joining-loss-5": Work(16, 8 * MIB, pause=0.1, loss=5),
+    "small-loss-1": Work(1, MIB, loss=1, mark=("seconds", 2.0)),
+    "small-timeout": Work(1, MIB, loss=1, options=(*ASKED, "timeout 1"), mark=("seconds", 2.0)),
+    "whole": Work(4, 32 * MIB),
+    "killed": Work(4, 32 * MIB, kill=True),
+}
+
+
+@dataclass
+class Sample:
+    """
+    One run.
+
+    @ivar wire: octets at the server's wire for each octet of the file.
+    @ivar seconds: until the last one was done.
+    @ivar done: clients with the right file; C{late}: requests that had to be repeated.
+    @ivar killed: seconds after which the master was killed.
+    """
+
+    wire: float
+    seconds: float
+    done: int
+    late: int
+    killed: float = field(default=0.0)
+
+
+@contextlib.contextmanager
+def counting(hall: Hall, ports: list[str]) -> Iterator[Callable[[], int]]:
+    """Count the read requests that these hosts send, lost ones too.  -> what tells how many there were."""
+    chains = [
+        f"chain of_{port} {{ type filter hook ingress device {port} priority -10; "
+        f"meta l4proto udp @th,64,16 1 counter; }}"
+        for port in ports
+    ]
+    nft(hall, "-f", "-", rules="table netdev requests { " + " ".join(chains) + " }\n")
+
+    def told() -> int:
+        listed = json.loads(nft(hall, "-j", "list", "table", "netdev", "requests"))["nftables"]
+        expressions = [each for item in listed if "rule" in item for each in item["rule"]["expr"]]
+        return sum(each["counter"]["packets"] for each in expressions if "counter" in each)
+
+    try:
+        yield told
+    finally:
+        nft(hall, "delete", "table", "netdev", "requests")
+
+
+class Bench:
+    """A hall, its files, and one server at a time."""
+
+    def __init__(self, hall: Hall, shelf: Shelf, spare: bool) -> None:
+        self.hall, self.shelf = hall, shelf
+        self.match = "@th,64,16 != {1, 6}" if spare else ""
+        self.server = hall.host("server", SERVER)
+
+    @contextlib.contextmanager
+    def castd(self) -> Iterator[None]:
+        group = {"port": 69, "interface": SERVER, "groups": "239.255.32.0/24"}
+        plain = {"port": 69, "interface": SERVER}
+        service = {
+            "castd": 1,
+            "content": [{"directory": {"path": str(self.shelf.root)}}],
+            "access": [{"allow": "any"}],
+            "limits": {"per-peer": 4096, "new-per-peer": "10000/s", "drain": "1 s"},
+            "transports": {"multicast": group, "tftp": plain},
+        }
+        running = Server(self.server, service)
+        try:
+            yield
+        finally:
+            running.stop()
+
+    @contextlib.contextmanager
+    def atftpd(self) -> Iterator[None]:
+        words = "--daemon --no-fork --logfile - --user root.root --port 69 --mcast-addr 239.255.33.0-255"
+        program = shutil.which("atftpd") or "/usr/sbin/atftpd"
+        options = [*words.split(), "--mcast-port", "1758", "--bind-address", SERVER, str(self.shelf.root)]
+        job = self.server.start([program, *options])
+        eventually(lambda: (SERVER, 69) in listening(job.pid), "atftpd to listen", 10)
+        try:
+            yield
+        finally:
+            job.end()
+
+    def run(self, work: Work) -> Sample:
+        """
+        One run: everybody starts, and everybody ends or is given up.
+        """
+        name = self.shelf.sized(work.size)
+        clients = self.hall.clients(work.clients)
+        names = [client.name for client in clients]
+        with contextlib.ExitStack() as weather:
+            requests = weather.enter_context(counting(self.hall, names))
+            if work.loss:
+                weather.enter_context(lossy(self.hall, names, work.loss, match=self.match))
+            sample = self._go(work, name, clients)
+            sample.late = requests() - work.clients
+        return sample
+
+    def _go(self, work: Work, name: str, clients: list[Host]) -> Sample:
+        before = self.server.counters()
+        calm = [client.counters() for client in clients]
+        begin = time.monotonic()
+        transfers = []
+        for index, client in enumerate(clients):
+            time.sleep(max(0.0, begin + index * work.pause - time.monotonic()))
+            transfers.append(atftp.get(client, name, *work.options))
+        killed = 0.0
+        if work.kill:
+            master = self._master(clients, transfers, calm)
+            master.job.end(signal.SIGKILL)
+            killed = time.monotonic() - begin
+            transfers = [transfer for transfer in transfers if transfer is not master]
+        ended = self._ends(transfers, begin + work.patience)
+        octets = self.server.counters().since(before).sentOctets
+        right = [transfer for transfer in transfers if self._right(transfer, name)]
+        for transfer in transfers:
+            transfer.local.unlink(missing_ok=True)
+        return Sample(octets / work.size, max(ended.values()) - begin, len(right), 0, killed)
+
+    def _right(self, transfer: Transfer, name: str) -> bool:
+        return transfer.local.exists() and transfer.local.read_bytes() == self.shelf[name]
+
+    @staticmethod
+    def _ends(transfers: list[Transfer], patience: float) -> dict[Transfer, float]:
+        """-> when each ended, by the monotonic clock; who does not is killed."""
+        ended: dict[Transfer, float] = {}
+        while len(ended) < len(transfers):
+            now = time.monotonic()
+            for transfer in transfers:
+                if transfer in ended:
+                    continue
+                if now > patience:
+                    transfer.job.end(signal.SIGKILL)
+                if transfer.job.process.poll() is not None:
+                    ended[transfer] = now
+            time.sleep(0.01)
+        return ended
+
+    def _master(self, clients: list[Host], transfers: list[Transfer], calm: list[Any]) -> Transfer:
+        """The one that has acknowledged a thousand blocks."""
+
+        def busy() -> Transfer | None:
+            sent = [client.counters().since(then).sent for client, then in zip(clients, calm, strict=True)]
+            return transfers[sent.index(max(sent))] if max(sent) > 1000 else None
+
+        return eventually(busy, "a master to acknowledge", 30, every=0.005)
+
+
+def told(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
+    """The table: medians, and the worst."""
+    table = Table(title="RFC 2090: 16 clients are atftp's; wire octets for each octet of the file")
+    for head in ("work", "server", "wire", "worst", "seconds", "worst", "done", "asked again", "mark"):
+        table.add_column(head)
+    for name, servers in samples.items():
+        work = WORK[name]
+        for server, runs in servers.items():
+            wires, seconds = [run.wire for run in runs], [run.seconds for run in runs]
+            expected = (work.clients - work.kill) * len(runs)
+            mark = ""
+            if work.mark is not None and server == "castd":
+                value = median(getattr(run, work.mark[0]) for run in runs)
+                mark = f"{work.mark[0]} ≤ {work.mark[1]}: {'reached' if value <= work.mark[1] else 'MISSED'}"
+            table.add_row(
+                name,
+                server,
+                f"{median(wires):.3f}",
+                f"{max(wires):.3f}",
+                f"{median(seconds):.2f}",
+                f"{max(seconds):.2f}",
+                f"{sum(run.done for run in runs)}/{expected}",
+                str(sum(run.late for run in runs)),
+                mark,
+            )
+    console.print(table)
+
+
+@click.command()
+@click.option("--runs", default=3, show_default=True, help="of each work with each server")
+@click.option("--only", multiple=True, type=click.Choice(sorted(WORK)), help="work to do; all without it")
+@click.option("--server", "servers", multiple=True, type=click.Choice(["castd", "atftpd"]), help="both without it")
+@click.option("--spare-nothing", is_flag=True, help="lose requests and first answers, too")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="where to write every run")
+def main(runs: int, only: tuple[str, ...], servers: tuple[str, ...], spare_nothing: bool, out: Path | None) -> None:
+    """castd's groups beside atftpd's."""
+    console = Console()
+    folder = Path(tempfile.mkdtemp(prefix="castd-groups-"))
+    folder.chmod(0o755)
+    samples: dict[str, dict[str, list[Sample]]] = {}
+    try:
+        (folder / "shelf").mkdir()
+        sweep()
+        with Hall(folder) as hall:
+            bench = Bench(hall, Shelf(folder / "shelf"), not spare_nothing)
+            for name in only or WORK:
+                for server in servers or ("castd", "atftpd"):
+                    with getattr(bench, server)():
+                        samples.setdefault(name, {})[server] = [bench.run(WORK[name]) for _ in range(runs)]
+                    console.print(f"{name}, {server}: " + ", ".join(map(str, samples[name][server])), soft_wrap=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    told(samples, console)
+    if out is not None:
+        plain = {
+            name: {each: [vars(run) for run in found] for each, found in by.items()} for name, by in samples.items()
+        }
+        out.write_text(json.dumps(plain, indent=1))
+
+
+if __name__ == "__main__":
+    main()
