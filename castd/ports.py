@@ -99,51 +99,65 @@ class OpenPort:
     def readable(self) -> None:
         """Read until it is empty, within a slice."""
         made, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
-        for _ in range(READ_SLICE):
+        for visit in range(READ_SLICE):
             try:
                 if self._listening:
                     datagram, peer, local = sockets.receiveFrom(made, interfaces, self._number)
-                    protocol.datagramFrom(datagram, peer, local)
                 else:
                     datagram, peer = made.recvfrom(65535)
-                    protocol.datagramReceived(datagram, peer)
             except BlockingIOError:
+                if not visit:
+                    # Woken, and nothing to read: an error whose number a send was told already.  As long as it lies
+                    # in the queue the kernel wakes us again.
+                    self._readErrors()
                 return
             except OSError:
                 self._readErrors()
+                continue
+            if self._listening:
+                protocol.datagramFrom(datagram, peer, local)
+            else:
+                protocol.datagramReceived(datagram, peer)
             if made.fileno() < 0:
                 return
 
-    def _readErrors(self) -> None:
-        for number, peer in sockets.errors(self._socket):
+    def _readErrors(self) -> bool:
+        """-> whether there were any."""
+        found = sockets.errors(self._socket)
+        for number, peer in found:
             if number == errno.ECONNREFUSED:
                 self._protocol.peerUnreachable(peer)
+        return bool(found)
 
     def write(self, datagram: Any, address: Peer | None = None) -> None:
         self._bursts.whole(len(datagram))
         self._hand(datagram, address)
 
-    def _hand(self, datagram: Any, address: Peer | None) -> None:
+    def _hand(self, datagram: Any, address: Peer | None, host: str | None = None) -> None:
+        """@param host: the address of ours to send from, where the port has several."""
         try:
+            self._send(datagram, address, host)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # Another peer's error, perhaps, reported to whoever speaks next; then this datagram was not sent yet.
+            if not self._readErrors():
+                raise
+            self._send(datagram, address, host)
+
+    def _send(self, datagram: Any, address: Peer | None, host: str | None) -> None:
+        if host is None:
             self._socket.sendto(datagram, address)  # type: ignore[arg-type]
-        except ConnectionRefusedError:
-            # Another peer's error, reported to whoever speaks next; this datagram was not sent yet.
-            self._readErrors()
-            self._socket.sendto(datagram, address)  # type: ignore[arg-type]
+        else:
+            sockets.sendFrom(self._socket, datagram, address, host)  # type: ignore[arg-type]
 
     def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
-        if self._wild:
-            self._bursts.whole(len(datagram))
-            sockets.sendFrom(self._socket, datagram, address, local.host)
-        else:
-            self.write(datagram, address)
+        self._bursts.whole(len(datagram))
+        self._hand(datagram, address, local.host if self._wild else None)
 
     def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        if local is not None and address is not None and self._wild:
-            return sendBurst(
-                self._bursts, lambda part: sockets.sendFrom(self._socket, part, address, local.host), image, step
-            )
-        return sendBurst(self._bursts, lambda part: self._hand(part, address), image, step)
+        host = local.host if local is not None and self._wild else None
+        return sendBurst(self._bursts, lambda part: self._hand(part, address, host), image, step)
 
     def burst(self, step: int) -> Callable[[Any], object]:
         """It has no peer of its own, so there is nothing to send without an address."""
@@ -213,12 +227,11 @@ class LentPort:
         """One datagram a visit: what is left makes the set readable again, and others get their turn."""
         try:
             datagram = self._receive(self._largest)
-        except BlockingIOError:
-            return
-        except ConnectionRefusedError:
-            self._protocol.peerUnreachable(self._peer)
-            return
-        except OSError:
+        except OSError as error:
+            # It stays in the queue of errors, and would wake us for ever, even if a send was told of it already.
+            sockets.errors(self._pair.main)  # type: ignore[union-attr]
+            if isinstance(error, ConnectionRefusedError):
+                self._protocol.peerUnreachable(self._peer)
             return
         self._received(datagram, self._peer)
 
@@ -292,6 +305,7 @@ class _Stray:
         try:
             datagram, peer = self._twin.recvfrom(65535)
         except OSError:
+            sockets.errors(self._twin)
             return
         self._owner.strayed(datagram, peer)
 
@@ -335,26 +349,28 @@ class Ports:
             if peer is None:
                 return OpenPort(self, self._fresh(local.host, ports), protocol, listening=False, mtu=local.mtu)
             shelf = self._shelves.setdefault((local.host, ports), [])
-            pair = self._taken(shelf) or Pair(self._fresh(local.host, ports))
+            used = self._taken(shelf)
+            pair = used or Pair(self._fresh(local.host, ports))
             try:
                 pair.main.connect(peer)
             except OSError:
                 pair.close()
                 raise
+            if used:
+                # Not before it was connected: the last peer may be sending still.
+                sockets.empty(pair.main)
+                sockets.empty(pair.twin)
         except OSError as error:
             raise CannotListenError(local.host, "any", error) from error
         return LentPort(self, shelf, pair, protocol, local, peer)
 
     def _taken(self, shelf: list[Pair]) -> Pair | None:
-        """A pair that was used before, any of them, without what its last peer still sent."""
+        """A pair that was used before, any of them."""
         if not shelf:
             return None
         index = self._chance.randrange(len(shelf))
         shelf[index], shelf[-1] = shelf[-1], shelf[index]
-        pair = shelf.pop()
-        sockets.empty(pair.main)
-        sockets.empty(pair.twin)
-        return pair
+        return shelf.pop()
 
     def _fresh(self, host: str, ports: range | None) -> socket.socket:
         """A socket on a number drawn at random: with the client's, it is a transfer's only secret."""
