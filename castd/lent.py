@@ -66,6 +66,7 @@ class Pair:
         try:
             datagram, peer = self.twin.recvfrom(65535)
         except OSError:
+            sockets.errors(self.twin)
             return
         if self.lent is not None:
             self.lent.strayed(datagram, peer)
@@ -120,12 +121,12 @@ class LentPort:
         """One datagram a visit: what is left makes the set readable again, and others get their turn."""
         try:
             datagram = self._receive(self._largest)
-        except BlockingIOError:
-            return
-        except ConnectionRefusedError:
-            self._protocol.peerUnreachable(self._peer)
-            return
-        except OSError:
+        except OSError as error:
+            # It stays in the queue of errors, and would wake us for ever, even if a send was told of it already.
+            if self._pair is not None:
+                sockets.errors(self._pair.main)
+            if isinstance(error, ConnectionRefusedError):
+                self._protocol.peerUnreachable(self._peer)
             return
         self._received(datagram, self._peer)
 

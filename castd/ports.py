@@ -49,51 +49,65 @@ class OpenPort:
     def readable(self) -> None:
         """Read until it is empty, within a slice."""
         made, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
-        for _ in range(READ_SLICE):
+        for visit in range(READ_SLICE):
             try:
                 if self._listening:
                     datagram, peer, local = sockets.receiveFrom(made, interfaces, self._number)
-                    protocol.datagramFrom(datagram, peer, local)
                 else:
                     datagram, peer = made.recvfrom(65535)
-                    protocol.datagramReceived(datagram, peer)
             except BlockingIOError:
+                if not visit:
+                    # Woken, and nothing to read: an error whose number a send was told already.  As long as it lies
+                    # in the queue the kernel wakes us again.
+                    self._readErrors()
                 return
             except OSError:
                 self._readErrors()
+                continue
+            if self._listening:
+                protocol.datagramFrom(datagram, peer, local)
+            else:
+                protocol.datagramReceived(datagram, peer)
             if made.fileno() < 0:
                 return
 
-    def _readErrors(self) -> None:
-        for number, peer in sockets.errors(self._socket):
+    def _readErrors(self) -> bool:
+        """-> whether there were any."""
+        found = sockets.errors(self._socket)
+        for number, peer in found:
             if number == errno.ECONNREFUSED:
                 self._protocol.peerUnreachable(peer)
+        return bool(found)
 
     def write(self, datagram: Any, address: Peer | None = None) -> None:
         self._bursts.whole(len(datagram))
         self._hand(datagram, address)
 
-    def _hand(self, datagram: Any, address: Peer | None) -> None:
+    def _hand(self, datagram: Any, address: Peer | None, host: str | None = None) -> None:
+        """@param host: the address of ours to send from, where the port has several."""
         try:
+            self._send(datagram, address, host)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # Another peer's error, perhaps, reported to whoever speaks next; then this datagram was not sent yet.
+            if not self._readErrors():
+                raise
+            self._send(datagram, address, host)
+
+    def _send(self, datagram: Any, address: Peer | None, host: str | None) -> None:
+        if host is None:
             self._socket.sendto(datagram, address)  # type: ignore[arg-type]
-        except ConnectionRefusedError:
-            # Another peer's error, reported to whoever speaks next; this datagram was not sent yet.
-            self._readErrors()
-            self._socket.sendto(datagram, address)  # type: ignore[arg-type]
+        else:
+            sockets.sendFrom(self._socket, datagram, address, host)  # type: ignore[arg-type]
 
     def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
-        if self._wild:
-            self._bursts.whole(len(datagram))
-            sockets.sendFrom(self._socket, datagram, address, local.host)
-        else:
-            self.write(datagram, address)
+        self._bursts.whole(len(datagram))
+        self._hand(datagram, address, local.host if self._wild else None)
 
     def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        if local is not None and address is not None and self._wild:
-            return sendBurst(
-                self._bursts, lambda part: sockets.sendFrom(self._socket, part, address, local.host), image, step
-            )
-        return sendBurst(self._bursts, lambda part: self._hand(part, address), image, step)
+        host = local.host if local is not None and self._wild else None
+        return sendBurst(self._bursts, lambda part: self._hand(part, address, host), image, step)
 
     def burst(self, step: int, most: int) -> Callable[[Any], object]:
         """It has no peer of its own, so there is nothing to send without an address."""

@@ -135,9 +135,12 @@ def empty(made: socket.socket, most: int = 4096) -> None:
         try:
             made.recv(1)
         except BlockingIOError:
-            return
+            break
         except OSError:
             continue
+    for _ in range(most):
+        if not errors(made):
+            return
 
 
 def group(made: socket.socket, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:

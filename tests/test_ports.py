@@ -1,0 +1,170 @@
+"""
+Real ports: what the kernel has to say of a peer is heard once, and wakes nobody for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from castd.ports import Ports
+from castd.request import Local, Peer
+
+pytestmark = pytest.mark.loopback
+
+LOCAL = Local("127.0.0.1", 69)
+
+
+class Reactor:
+    """Nobody reads but the test."""
+
+    def addReader(self, reader: Any) -> None:
+        """It is asked by hand."""
+
+    def removeReader(self, reader: Any) -> None:
+        """It is asked by hand."""
+
+
+class Hearer:
+    """A protocol that writes down what it is told."""
+
+    largest = 2048
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.strangers: list[bytes] = []
+        self.unreachable: list[Peer | None] = []
+
+    def makeConnection(self, transport: Any) -> None:
+        """The test has the port."""
+
+    def doStop(self) -> None:
+        """As above."""
+
+    def datagramReceived(self, datagram: bytes, peer: Peer) -> None:
+        self.heard.append(datagram)
+
+    def strangerReceived(self, datagram: bytes, peer: Peer) -> None:
+        self.strangers.append(datagram)
+
+    def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        self.heard.append(datagram)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        self.unreachable.append(peer)
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    made = Ports(Reactor(), random.Random(1))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.settimeout(2)
+        yield made
+
+
+@pytest.fixture
+def nobody() -> Peer:
+    """An address where nobody listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        name: Peer = made.getsockname()
+        return name
+
+
+def wakes(ports: Ports, seconds: float) -> bool:
+    """Does the set wake the reactor, within so much time?"""
+    return bool(select.select([ports.set.fileno()], [], [], seconds)[0])
+
+
+def settled(ports: Ports) -> bool:
+    """After what there is to read has been read, if anything, nothing wakes the reactor any more."""
+    if wakes(ports, 0.2):
+        ports.drain()
+    return not wakes(ports, 0)
+
+
+def test_closedPortOfThePeer(ports: Ports, nobody: Peer) -> None:
+    """A peer whose port is closed is reported once for each datagram, and the reactor sleeps again."""
+    hearer = Hearer()
+    port = ports.lend(hearer, LOCAL, nobody)
+    port.write(b"block")
+    assert settled(ports)
+    assert hearer.unreachable == [nobody]
+    port.stopListening()
+
+
+def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
+    """An error that a send was told of wakes the reactor no more than once."""
+    port = ports.lend(Hearer(), LOCAL, nobody)
+    port.write(b"block")
+    with pytest.raises(ConnectionRefusedError):
+        port.write(b"block")
+    assert settled(ports)
+    port.stopListening()
+
+
+def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
+    """A stranger that is gone when it gets its answer wakes the reactor no more than once."""
+    hearer = Hearer()
+    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    port.write(b"who are you", nobody)
+    assert settled(ports)
+    assert hearer.unreachable == []
+    port.stopListening()
+
+
+def test_errorsOfTheLastTransfer(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
+    """A port that is used again knows nothing of what became of its last peer."""
+    first = ports.lend(Hearer(), LOCAL, nobody)
+    first.write(b"block")
+    first.stopListening()
+    hearer = Hearer()
+    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    assert not wakes(ports, 0)
+    port.write(b"block")
+    assert peer.recv(100) == b"block"
+    assert hearer.unreachable == []
+    port.stopListening()
+
+
+def test_lastPeerGoesOnTalking(ports: Ports, peer: socket.socket) -> None:
+    """What the last peer of a port said to it after its transfer is never taken for the next peer's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+        last.bind(("127.0.0.1", 0))
+        first = ports.lend(Hearer(), LOCAL, last.getsockname())
+        at = ("127.0.0.1", first.getHost().port)
+        first.stopListening()
+        last.sendto(b"once more", at)
+        hearer = Hearer()
+        port = ports.lend(hearer, LOCAL, peer.getsockname())
+        assert port.getHost().port == at[1]
+        assert not wakes(ports, 0)
+        last.sendto(b"and again", at)
+        assert settled(ports)
+        assert (hearer.heard, hearer.strangers) == ([], [b"and again"])
+        port.stopListening()
+
+
+@pytest.mark.parametrize("interface", ["", "127.0.0.1"])
+def test_closedPortOfARefusedClient(ports: Ports, peer: socket.socket, nobody: Peer, interface: str) -> None:
+    """A client that is gone when it gets its answer neither costs the next one its own nor wakes the reactor again."""
+    hearer = Hearer()
+    port = ports.listen(0, hearer, interface)
+    port.writeFrom(b"no such file", nobody, LOCAL)
+    port.writeFrom(b"yours", peer.getsockname(), LOCAL)
+    assert peer.recv(100) == b"yours"
+    assert hearer.unreachable == [nobody]
+    assert not wakes(ports, 0)
+    port.stopListening()
