@@ -27,17 +27,21 @@ class Ringable(Protocol):
 
     @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who
         wants to be woken sooner calls L{Alarms.set}.
-    @ivar queued: belongs to L{Alarms}: the instant it stands in the heap with, L{None}: it does not.
+    @ivar queued: belongs to L{Alarms}: how it stands in the heap, L{None}: it does not.
     """
 
     due: float | None
-    queued: float | None
+    queued: tuple[float, int] | None
 
     def wake(self) -> Any: ...
 
 
 class Alarms:
-    """A lazy heap of alarms over one delayed call."""
+    """
+    A lazy heap of alarms over one delayed call.
+
+    The heap knows numbers only: who has left is forgotten at once, though its place in the heap stays until its time.
+    """
 
     def __init__(self, reactor: IReactorTime, before: Callable[[], object] | None = None) -> None:
         """
@@ -46,7 +50,8 @@ class Alarms:
         """
         self._reactor: Any = reactor
         self._before = before
-        self._heap: list[tuple[float, int, Ringable]] = []
+        self._heap: list[tuple[float, int]] = []
+        self._owners: dict[int, Ringable] = {}
         self._ticket = count()
         self._call: IDelayedCall | None = None
         self._callAt = NEVER
@@ -54,10 +59,16 @@ class Alarms:
     def set(self, owner: Ringable, instant: float | None) -> None:
         """Wake C{owner} at this instant; L{None}: never mind."""
         owner.due = instant
-        if instant is None or (owner.queued is not None and owner.queued <= instant):
+        if owner.queued is not None:
+            if instant is not None and owner.queued[0] <= instant:
+                return
+            del self._owners[owner.queued[1]]
+            owner.queued = None
+        if instant is None:
             return
-        owner.queued = instant
-        heappush(self._heap, (instant, next(self._ticket), owner))
+        owner.queued = (instant, next(self._ticket))
+        self._owners[owner.queued[1]] = owner
+        heappush(self._heap, owner.queued)
         if instant < self._callAt:
             self._arm()
 
@@ -78,18 +89,21 @@ class Alarms:
         Bring the top of the heap up to date, so that the timer is set for somebody who still waits: in a storm of small
         files every one that has ended would wake the reactor once more.
         """
-        heap = self._heap
+        heap, owners = self._heap, self._owners
         while heap:
-            instant, _, owner = heap[0]
-            if owner.queued == instant:
-                if owner.due is not None and owner.due <= instant:
-                    return
+            instant, ticket = heap[0]
+            owner = owners.get(ticket)
+            if owner is None:
+                heappop(heap)
+            elif owner.due is None:
+                heappop(heap)
+                del owners[ticket]
                 owner.queued = None
-                if owner.due is not None:
-                    owner.queued = owner.due
-                    heapreplace(heap, (owner.due, next(self._ticket), owner))
-                    continue
-            heappop(heap)
+            elif owner.due > instant:
+                owner.queued = (owner.due, ticket)
+                heapreplace(heap, owner.queued)
+            else:
+                return
 
     def _ring(self) -> None:
         self._callAt = NEVER
@@ -99,19 +113,13 @@ class Alarms:
         # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
         # that reading and signals get their share.
         rung: list[Ringable] = []
+        self._settle()
         while self._heap and self._heap[0][0] <= now:
-            instant, _, owner = heappop(self._heap)
-            if owner.queued != instant:
-                continue
-            owner.queued = None
-            if owner.due is None:
-                continue
-            if owner.due > now:
-                owner.queued = owner.due
-                heappush(self._heap, (owner.due, next(self._ticket), owner))
-            else:
-                owner.due = None
-                rung.append(owner)
+            _, ticket = heappop(self._heap)
+            owner = self._owners.pop(ticket)
+            owner.queued = owner.due = None
+            rung.append(owner)
+            self._settle()
         for owner in rung:
             try:
                 owner.wake()

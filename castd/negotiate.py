@@ -7,7 +7,8 @@ A value that cannot be granted is left out, never an error: servers that answer 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from castd.packets.tftp import LARGEST_BLKSIZE, Options
 from castd.request import Request
@@ -65,21 +66,23 @@ def negotiate(request: Request, caps: Caps, size: int | None = None) -> Terms:
     @param size: octets of the file in a read; L{None} in a write.
     @return: the terms; C{answer} has the block size first, since one generation of U-Boot finds it only there.
     """
-    terms, granted = Terms(), list[tuple[str, str]]()
+    agreed: dict[str, Any] = {}
+    granted: list[tuple[str, str]] = []
     taken: set[str] = set()
+    context = _Context(caps, request, size)
     for name, text in request.options:
         kind = name.lower()
         rule, family = _RULES.get(kind, (None, ""))
         if rule is None or family in taken or kind in caps.refuse:
             continue
-        agreed = rule(text, terms, _Context(caps, request, size))
-        if agreed is None:
+        grant = rule(text, context)
+        if grant is None:
             continue
         taken.add(family)
-        terms, value = agreed
-        granted.append((name, value))
+        agreed.update(grant[0])
+        granted.append((name, grant[1]))
     granted.sort(key=lambda option: option[0].lower() not in ("blksize", "blksize2"))
-    return replace(terms, answer=_bounded(granted))
+    return Terms(**agreed, answer=_bounded(granted))
 
 
 def _bounded(options: list[tuple[str, str]]) -> Options:
@@ -100,64 +103,66 @@ class _Context:
     size: int | None
 
 
-_Rule = Callable[[str, Terms, _Context], "tuple[Terms, str] | None"]
+#: What becomes of the terms, and the value to answer.
+_Grant: TypeAlias = tuple[dict[str, Any], str]
+_Rule: TypeAlias = Callable[[str, _Context], _Grant | None]
 
 
-def _blksize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _blksize(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish is None or wish < 8:
         return None
     value = min(wish, LARGEST_BLKSIZE, context.caps.blksize)
-    return replace(terms, blksize=value), str(value)
+    return {"blksize": value}, str(value)
 
 
-def _blksize2(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _blksize2(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish is None or wish < 8:
         return None
     value = 1 << min(wish, 32768, context.caps.blksize).bit_length() - 1
-    return replace(terms, blksize=value), str(value)
+    return {"blksize": value}, str(value)
 
 
-def _timeout(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _timeout(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish is None or not 1 <= wish <= 255:
         return None
-    return replace(terms, timeout=float(wish)), str(wish)
+    return {"timeout": float(wish)}, str(wish)
 
 
-def _utimeout(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _utimeout(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish is None or not 10_000 <= wish <= 255_000_000:
         return None
-    return replace(terms, timeout=wish / 1e6), str(wish)
+    return {"timeout": wish / 1e6}, str(wish)
 
 
-def _tsize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _tsize(text: str, context: _Context) -> _Grant | None:
     if context.request.write:
         wish = number(text)
         # 0 is curl's way of saying that it does not know.
-        return None if wish is None else (replace(terms, tsize=wish or None), str(wish))
+        return None if wish is None else ({"tsize": wish or None}, str(wish))
     # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file
     # has none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
     if context.request.mode != "octet" or not context.size:
         return None
-    return terms, str(context.size)
+    return {}, str(context.size)
 
 
-def _windowsize(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _windowsize(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish is None or not 1 <= wish <= 65535:
         return None
     value = min(wish, context.caps.windowsize)
-    return replace(terms, windowsize=value), str(value)
+    return {"windowsize": value}, str(value)
 
 
-def _rollover(text: str, terms: Terms, context: _Context) -> tuple[Terms, str] | None:
+def _rollover(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
     if wish not in (0, 1):
         return None
-    return replace(terms, rollover=wish), str(wish)
+    return {"rollover": wish}, str(wish)
 
 
 #: Each option's rule, and the family of which only the first accepted one counts.

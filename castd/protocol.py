@@ -117,7 +117,7 @@ class CastProtocol(DatagramProtocol):
         self._joined = 0
         self.opened = self.site.reactor.seconds()
         self.due: float | None = None
-        self.queued: float | None = None
+        self.queued: tuple[float, int] | None = None
         self.over = False
         self._kept: deque[tuple[bytes, Peer]] = deque()
         self._seconds = self.site.reactor.seconds

@@ -60,7 +60,7 @@ class UploadProtocol(DatagramProtocol):
         self.blocks = self.octets = self.repeats = self.full = self.malformed = 0
         self.opened: float = self.site.reactor.seconds()
         self.due: float | None = None
-        self.queued: float | None = None
+        self.queued: tuple[float, int] | None = None
         self.over = False
         self._intake: Any = intake
         self._upload: Any = upload

@@ -162,15 +162,20 @@ class Members:
 
     def greet(self, member: Member, master: bool) -> None:
         """It is to be told its place; what it was to be told before is out of date."""
-        self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
+        self._forget(member)
         self._due.append(Greet(member.peer, master, member.heard))
         member.confirmed = False
 
     def part(self, member: Member, outcome: str, wants: Ranges = ()) -> None:
         """It is gone, and everybody who counts is to be told."""
         del self._here[member.peer]
-        self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
+        self._forget(member)
         self._due.append(Gone(member.peer, outcome, wants, member.heard))
+
+    def _forget(self, member: Member) -> None:
+        """Greetings that it was not told yet."""
+        if self._due:
+            self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
 
     @property
     def owed(self) -> bool:

@@ -102,6 +102,7 @@ class Dialect:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.ownPort = not options.singlePort
+        self._plain = self._patience(Terms())
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return lockstep.readRequest(datagram, peer, local)
@@ -135,6 +136,10 @@ class Dialect:
         return Caps(self.options.blksize or lockstep.unfragmented(request.local), self.options.windowsize, refused)
 
     def patience(self, terms: Terms) -> Patience:
+        """-> the same for nearly all: who asks for no interval."""
+        return self._plain if terms.timeout is None else self._patience(terms)
+
+    def _patience(self, terms: Terms) -> Patience:
         """
         A negotiated timeout is the interval until a block was acknowledged, and the ceiling of the measured one
         afterwards (docs/transports/tftp.md says why): the client has only said how long it waits itself.
