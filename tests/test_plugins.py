@@ -1,0 +1,272 @@
+"""
+A transport from outside, whole: the fountain of C{examples/fountain}, found in a folder of somebody else, composed from
+a service file, and heard by several receivers at once.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.protocol import DatagramProtocol
+from zope.interface.verify import verifyClass, verifyObject
+
+from castd import nodes, plugins
+from castd.config import build
+from castd.errors import ConfigError, WireError
+from castd.interfaces import ICastTransport, IDialect, IPaced, ITransportMaker, IWire
+from castd.leases import Leases, Means
+from castd.listener import Listener
+from castd.maker import Collected, collect
+from castd.request import Local, Peer, Request
+from castd.service import Server, compose, kinds
+from castd.testing import BytesContent, Host, Network, Steady, memorySite, pattern
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
+SERVER: Peer = ("10.0.0.1", 7777)
+GROUP: Peer = ("239.255.9.9", 7777)
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
+    """What is found when the folder of the example is on the path; it is forgotten afterwards."""
+    monkeypatch.setattr(plugins, "__path__", [*plugins.__path__, str(EXAMPLE / "castd" / "plugins")])
+    yield collect()
+    sys.modules.pop("castd.plugins.castd_fountain", None)
+
+
+@pytest.fixture
+def module(collected: Collected) -> Any:
+    """The plugin's module, imported as its announcement names it."""
+    return sys.modules["castd.plugins.castd_fountain"]
+
+
+class Client(DatagramProtocol):
+    """
+    One receiver on the virtual network.
+
+    @ivar finished: the instant at which it had the file.
+    """
+
+    def __init__(self, receiver: Any, host: Host, hears: bool = True) -> None:
+        self.receiver, self.host = receiver, host
+        self.finished: float | None = None
+        self.spokeAt = host.seconds()
+        self.said: list[bytes] = []
+        self.port = host.listenUDP(GROUP[1], self)
+        if hears:
+            self.port.joinGroup(GROUP[0])
+        self.say(receiver.say())
+
+    def say(self, datagram: bytes) -> None:
+        self.said.append(datagram)
+        self.port.write(datagram, SERVER)
+        self.wait()
+
+    def wait(self) -> None:
+        self.spokeAt = self.host.seconds()
+        self.host.callLater(1.0, self.again)
+
+    def again(self) -> None:
+        """A second without a word from anybody: say it again."""
+        if self.finished is None and self.host.seconds() >= self.spokeAt + 1.0:
+            self.say(self.receiver.say())
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        answer = self.receiver.receive(datagram)
+        if self.receiver.data is not None and self.finished is None:
+            self.finished = self.host.seconds()
+        self.spokeAt = self.host.seconds()
+        if answer is not None:
+            self.say(answer)
+
+
+def serve(collected: Collected, network: Network, data: bytes, **options: Any) -> Any:
+    """-> the transport that the announcement makes, listening on the network."""
+    site = memorySite(network, {"image": data})
+    maker = collected.transports["fountain"]
+    made: Any = maker.makeTransport("fountain", maker.options(file="image", **options), site)
+    site.ports.listen(made.port, made)
+    return made
+
+
+def numbers(network: Network) -> int:
+    """-> how many numbers the server has sent."""
+    return sum(each.destination == GROUP for each in network.capture or ())
+
+
+def test_collected(collected: Collected) -> None:
+    """The folder of the example announces one transport, without a fault, and the stock ones are still there."""
+    assert collected.faults == []
+    fountain = collected.transports["fountain"]
+    assert verifyObject(ITransportMaker, fountain)
+    assert collected.origins[ITransportMaker, "fountain"].startswith(str(EXAMPLE))
+    assert "tftp" in collected.transports
+
+
+def test_interfaces(collected: Collected, module: Any) -> None:
+    """Everything that goes through a seam keeps to its interface."""
+    options = module.Options(file="image")
+    dialect = module.Dialect(options)
+    assert verifyObject(IDialect, dialect)
+    content = BytesContent("image", b"image")
+    request = Request(("10.0.0.2", 7777), Local(*SERVER), "image", detail=module.ALL)
+    assert verifyObject(IWire, dialect.open(request, content, Means(0.0, random.Random(0), Leases())))
+    assert verifyClass(IPaced, module.Spring)
+    transport = collected.transports["fountain"].makeTransport("fountain", options, memorySite(Network()))
+    assert isinstance(transport, Listener)
+    assert verifyObject(ICastTransport, transport)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
+def test_delivers(collected: Collected, module: Any, loss: float) -> None:
+    """Six receivers get the file whole, and no more is sent than the unluckiest of them needs, and a quarter."""
+    network, data = Network(seed=5, loss=loss), pattern(100_001)
+    made = serve(collected, network, data, blksize=500)
+    clients = [Client(module.Receiver(), network.host(f"10.0.0.{number}")) for number in range(2, 8)]
+    network.run(lambda: all(client.finished for client in clients), limit=60.0)
+    assert [client.receiver.data == data for client in clients] == [True] * 6
+    blocks = -(-len(data) // 500)
+    assert blocks <= numbers(network) <= blocks / (1 - loss) * 1.25
+    network.run(lambda: not list(made.casts()), limit=60.0)
+    assert list(made.casts()) == []
+
+
+def test_onceForAll(collected: Collected, module: Any) -> None:
+    """What one receiver asks for repairs the others, each of which has lost something else."""
+    network, data = Network(seed=1), pattern(500_000)
+    lost = {f"10.0.0.{number}": range(10 * number, 10 * number + 10) for number in range(2, 8)}
+    network.losing(
+        lambda source, target, datagram: (
+            datagram.startswith(b"FD") and int.from_bytes(datagram[16:20], "big") in lost.get(target[0], ())
+        )
+    )
+    serve(collected, network, data, blksize=5000, rate="1 MB/s")
+    clients = [Client(module.Receiver(), network.host(host)) for host in lost]
+    network.run(lambda: all(client.finished for client in clients), limit=20.0)
+    assert all(client.receiver.data == data for client in clients)
+    # A hundred blocks; the first burst of fourteen was out when the others came; ten were lost by each of the six.
+    assert 110 <= numbers(network) <= 100 + 14 + 10 + 10
+
+
+def test_lateJoiner(collected: Collected, module: Any) -> None:
+    """One that comes in the middle needs a file's worth of numbers, but none of those that it has missed."""
+    network, data = Network(seed=2), pattern(1_000_000)
+    serve(collected, network, data, blksize=5000, rate="1 MB/s")
+    first = Client(module.Receiver(), network.host("10.0.0.2"))
+    network.advance(0.5)
+    assert first.finished is None
+    late = Client(module.Receiver(), network.host("10.0.0.3"))
+    network.run(lambda: bool(first.finished and late.finished), limit=20.0)
+    assert late.receiver.data == first.receiver.data == data
+    sent = [int.from_bytes(each.datagram[16:20], "big") for each in network.capture or () if each.destination == GROUP]
+    assert len(sent) == len(set(sent)) <= 1.6 * 200
+
+
+def test_outcomes(collected: Collected, module: Any) -> None:
+    """Who has enough is done, although not every number that was asked for has gone out; the dumb one is silent."""
+    seen: list[tuple[str, str]] = []
+    network = Network(seed=3, loss=0.1)
+    made = serve(collected, network, pattern(20_000), blksize=500, redundancy=4.0)
+    left = made.castLeft
+    made.castLeft = lambda cast, request, outcome: (
+        seen.append((request.peer[0], outcome)),
+        left(cast, request, outcome),
+    )
+    clients = [Client(module.Receiver(), network.host(f"10.0.0.{number}")) for number in (2, 3)]
+    dumb = network.host("10.0.0.4").listenUDP(GROUP[1], DatagramProtocol())
+    dumb.write(module.report(0, module.ALL, 0), SERVER)
+    network.run(lambda: len(seen) == 3, limit=120.0)
+    assert all(client.finished for client in clients)
+    assert dict(seen) == {"10.0.0.2": "done", "10.0.0.3": "done", "10.0.0.4": "silent"}
+
+
+def test_deaf(collected: Collected, module: Any) -> None:
+    """One that hears no multicast, and asks every second, is sent the file some ten times in two minutes, no more."""
+    network = Network(seed=4)
+    serve(collected, network, pattern(50_000), blksize=500)
+    Client(module.Receiver(), network.host("10.0.0.2"), hears=False)
+    network.advance(600.0)
+    assert numbers(network) <= 5 * 13 * 110
+
+
+SERVICE = """\
+castd: 1
+content: [{directory: {path: boot}}]
+access: [{allow: any}]
+transports:
+  fountain: {file: rootfs.img, group: "239.255.9.9:7777", redundancy: 0.15}
+"""
+
+
+def made(folder: Path, collected: Collected, network: Network, text: str) -> Server:
+    (folder / "boot").mkdir()
+    (folder / "boot" / "rootfs.img").write_bytes(pattern(30_000))
+    config = build(nodes.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(collected))
+    host = network.host(SERVER[0])
+    return compose(config, collected, host, host, Steady(0))
+
+
+def test_fromServiceFile(collected: Collected, module: Any, tmp_path: Path) -> None:
+    """A service file names it like any other, and it serves a file of a directory."""
+    network = Network(loss=0.05)
+    server = made(tmp_path, collected, network, SERVICE)
+    server.privilegedStartService()
+    server.startService()
+    client = Client(module.Receiver(), network.host("10.0.0.2"))
+    network.run(lambda: client.finished is not None, limit=30.0)
+    assert client.receiver.data == pattern(30_000)
+    server.stopService()
+
+
+def test_complaint(collected: Collected, tmp_path: Path) -> None:
+    """A wrong option of an outsider's transport is told like one of ours: file, line, path."""
+    with pytest.raises(ConfigError) as raised:
+        made(tmp_path, collected, Network(), SERVICE.replace("0.15", "9"))
+    (fault,) = raised.value.faults
+    assert fault.startswith("x.yaml:5: transports.fountain.redundancy: 9 ")
+
+
+@given(st.binary(max_size=40))
+def test_reportsOfAnybody(datagram: bytes) -> None:
+    """Whatever comes, it is a report or a WireError; and what was built is read again."""
+    module = _module()
+    try:
+        assert module.report(*module.parseReport(datagram)) == datagram
+    except WireError:
+        assert len(datagram) != 14 or datagram[:2] != b"FR"
+
+
+@given(st.integers(0, 3000), st.sampled_from([8, 100, 1400]), st.integers(0, 1 << 32))
+def test_decoder(size: int, blksize: int, seed: int) -> None:
+    """Any numbers, in any order: once nothing is lacking it is the file, and a few too many have always been enough."""
+    module, chance = _module(), random.Random(seed)
+    data = chance.randbytes(size)
+    content = BytesContent("image", data)
+    wire = module.Wire(content, 1, module.Options(file="image", blksize=blksize))
+    decoder = module.Decoder(size, blksize)
+    heard = 0
+    while decoder.lacking:
+        number = chance.randrange(1 << 20)
+        decoder.add(number, wire.payload(number))
+        heard += 1
+        assert heard <= decoder.count + 64
+    assert decoder.content() == data
+
+
+def _module() -> Any:
+    """Hypothesis has no use for fixtures that are made once for many examples."""
+    name = "castd_fountain_of_the_example"
+    if name not in sys.modules:
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        spec = spec_from_file_location(name, EXAMPLE / "castd" / "plugins" / "castd_fountain.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
