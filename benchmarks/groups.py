@@ -101,11 +101,11 @@ class Sample:
 def counting(hall: Hall, ports: list[str]) -> Iterator[Callable[[], int]]:
     """Count the read requests that these hosts send, lost ones too.  -> what tells how many there were."""
     chains = [
-        f"chain of_{port} {{ type filter hook ingress device {port} priority -10; "
-        f"meta l4proto udp @th,64,16 1 counter; }}"
+        f"chain of_{port} {{\n type filter hook ingress device {port} priority -10;\n"
+        " meta l4proto udp @th,64,16 1 counter\n}"
         for port in ports
     ]
-    nft(hall, "-f", "-", rules="table netdev requests { " + " ".join(chains) + " }\n")
+    nft(hall, "-f", "-", rules="table netdev requests {\n" + "\n".join(chains) + "\n}\n")
 
     def told() -> int:
         listed = json.loads(nft(hall, "-j", "list", "table", "netdev", "requests"))["nftables"]
