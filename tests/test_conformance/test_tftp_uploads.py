@@ -83,7 +83,7 @@ def test_aStopDoesNotWaitForALastAck(stage: Stage, place: Path) -> None:
 
 
 def test_namesThatNoDirectoryIsFor(place: Path) -> None:
-    """An upload to a name that no upload directory is meant for is forbidden; where one is, a missing folder is told."""
+    """An upload to a name that no upload directory is meant for is forbidden; else a missing folder is told."""
     drops = Drops([Drop(DropOptions(path=str(place), under="up", keepFree=0), thread=maybeDeferred)])
     with pytest.raises(Forbidden):
         drops.begin("elsewhere/x", ("10.0.0.9", 2000), None)
