@@ -1,0 +1,275 @@
+"""
+The clients that speak RFC 2090, as simulations: what they ask, when they acknowledge and repeat, how they leave.
+
+Their habits are those of docs/transports/multicast.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.protocol import DatagramProtocol
+
+from castd.packets.groups import parseMulticast
+from castd.packets.tftp import Ask, Data, Error, Oack, buildAck, buildRequest, parse
+from castd.request import Peer
+from castd.testing import Host
+
+#: Seconds: 5.0 five times.
+_FIVE = (5.0,) * 5
+
+
+@dataclass(frozen=True)
+class Habit:
+    """
+    One kind of client.
+
+    @ivar options: what it asks for, in its order; C{blksize} is filled in.
+    @ivar blksize: what it wishes.
+    @ivar asks: seconds between its requests until something has come.
+    @ivar waits: seconds of nothing new until the master repeats its ACK, one after the other; then it has failed.
+    @ivar listens: seconds of nothing at all that a listener bears.
+    @ivar deaf: it never hears the group.
+    @ivar confirms: it answers OACKs that do not make it master.
+    @ivar leaves: how a listener ends that has everything: C{"says"} so, C{"waits"} for its turn, goes C{"silent"}ly.
+    @ivar hops: each request is sent from another port.
+    """
+
+    name: str
+    options: tuple[tuple[str, str], ...]
+    blksize: int
+    asks: tuple[float, ...] = _FIVE
+    waits: tuple[float, ...] = _FIVE
+    listens: float = 25.0
+    deaf: bool = False
+    confirms: bool = False
+    leaves: str = "waits"
+    hops: bool = False
+
+
+def _doubled(first: float, times: int) -> tuple[float, ...]:
+    return tuple(first * 2**step for step in range(times))
+
+
+_PLAIN = (("tsize", "0"), ("blksize", ""), ("multicast", ""))
+ATFTP = Habit("atftp", _PLAIN, 1428)
+EDK2 = Habit(
+    "EDK II",
+    (("blksize", ""), ("tsize", "0"), ("windowsize", "4"), ("multicast", "")),
+    1468,
+    asks=(3.0,) * 5,
+    waits=(3.0,) * 5,
+    listens=15.0,
+    confirms=True,
+    leaves="says",
+)
+IPXE = Habit(
+    "iPXE",
+    (("blksize", ""), ("tsize", "0"), ("multicast", "")),
+    1432,
+    asks=_doubled(0.25, 6),
+    waits=_doubled(0.25, 6),
+    listens=15.75,
+    deaf=True,
+    leaves="silent",
+)
+HEARING = Habit("iPXE fixed", IPXE.options, 1432, asks=IPXE.asks, waits=IPXE.waits, listens=15.75, leaves="silent")
+ETHERBOOT = Habit(
+    "Etherboot",
+    (("multicast", ""), ("blksize", ""), ("tsize", "")),
+    1024,
+    asks=(10.0,) * 20,
+    waits=(2.0,) * 5,
+    listens=10.0,
+    leaves="says",
+    hops=True,
+)
+UBOOT = Habit("U-Boot", (("timeout", "5"), ("tsize", "0"), ("blksize", ""), ("multicast", "")), 1468)
+
+HABITS = (ATFTP, EDK2, IPXE, HEARING, ETHERBOOT, UBOOT)
+
+
+class Ear(DatagramProtocol):
+    """What a machine hears of its group."""
+
+    noisy = False
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        machine = self.machine
+        if machine.over or addr != machine.tid:
+            return
+        number = datagram[2] << 8 | datagram[3]
+        if datagram[1] == 3 and not (machine.have[number] and not machine.master):
+            machine.took(number, datagram)
+        else:
+            machine.lastHeard = machine.host.network.rightNow
+
+
+class Machine(DatagramProtocol):
+    """
+    A machine that loads one file as its habit has it; it compares what it hears with what it should be.
+
+    @ivar done: it has everything, and has said so if that is its way.
+    @ivar failed: why it gave up.
+    @ivar asked: how often it has asked.
+    """
+
+    noisy = False
+
+    def __init__(self, host: Host, habit: Habit, name: str, server: Peer, content: bytes) -> None:
+        self.host, self.habit, self.name, self.server, self.content = host, habit, name, server, content
+        self.done = self.master = self.dead = False
+        self.failed = ""
+        self.asked = self.blocks = self.count = 0
+        self.blksize = 512
+        self.first = 1
+        self.have = bytearray(65538)
+        self.tid: Peer | None = None
+        self.unicast = False
+        self.began = self.ended = self.lastHeard = 0.0
+        self._ear: Any = None
+        self._asks: Iterator[float] = iter(habit.asks)
+        self._waits: Iterator[float] = iter(habit.waits)
+        self._port: Any = None
+        self._due = float("inf")
+        self._call: Any = None
+
+    @property
+    def over(self) -> bool:
+        """Done, failed or dead."""
+        return self.done or self.dead or bool(self.failed)
+
+    def begin(self) -> None:
+        """Ask."""
+        self.began = self.lastHeard = self.host.seconds()
+        self._ask()
+
+    def die(self) -> None:
+        """Its plug is pulled."""
+        self.dead = True
+
+    # What it says.
+
+    def _ask(self) -> None:
+        if self._port is None or self.habit.hops:
+            if self._port is not None:
+                self._port.stopListening()
+            self._port = self.host.listenUDP(0, self)
+        options = tuple(
+            (key, str(self.habit.blksize) if key == "blksize" else value) for key, value in self.habit.options
+        )
+        self._port.write(buildRequest(Ask(False, self.name, "octet", options)), self.server)
+        self.asked += 1
+        self._sleep(next(self._asks, None))
+
+    def _ack(self, number: int | None = None) -> None:
+        self._port.write(buildAck(self.first - 1 if number is None else number), self.tid)
+
+    def _sleep(self, seconds: float | None) -> None:
+        """The timer; an instant that is put off is only written down."""
+        if seconds is None:
+            self._end("gave up")
+            return
+        self._due = self.host.seconds() + seconds
+        if self._call is None or not self._call.active():
+            self._call = self.host.callLater(seconds, self._wake)
+        elif self._call.getTime() > self._due:
+            self._call.reset(seconds)
+
+    def _wake(self) -> None:
+        if self.over:
+            return
+        now = self.host.seconds()
+        due = self._due if self.master or self.unicast or self.tid is None else self.lastHeard + self.habit.listens
+        if now < due:
+            self._call = self.host.callLater(due - now, self._wake)
+        elif self.tid is None:
+            self._ask()
+        elif self.master or self.unicast:
+            self._ack()
+            self._sleep(next(self._waits, None))
+        elif self.blocks == self.count and self.count:
+            # It has waited in vain for its turn, and has the file all the same.
+            self._end()
+        else:
+            self._end("heard nothing")
+
+    def _end(self, failed: str = "") -> None:
+        self.done, self.failed = not failed, failed
+        self.ended = self.host.seconds()
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        for port in (self._port, self._ear):
+            if port is not None:
+                port.stopListening()
+
+    # What it hears.
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        if self.over or (self.tid is not None and addr != self.tid):
+            return
+        packet = parse(datagram)
+        if isinstance(packet, Error):
+            self.tid = addr
+            self._end(packet.text)
+        elif isinstance(packet, Oack):
+            self.tid = addr
+            self._granted(dict(packet.options))
+        elif isinstance(packet, Data):
+            self.unicast = True  # iPXE takes any packet of its own as being asked to acknowledge
+            self.took(packet.number, datagram)
+
+    def _granted(self, options: dict[str, str]) -> None:
+        self.lastHeard = self.host.seconds()
+        if not self.count:
+            self.blksize = int(options.get("blksize", "512"))
+            self.count = len(self.content) // self.blksize + 1
+        if "multicast" not in options:
+            self.unicast = True
+        else:
+            found = parseMulticast(options["multicast"])
+            assert found.group is not None
+            self.master = found.master
+            if self._ear is None and not self.habit.deaf:
+                self._ear = self.host.listenUDP(found.group[1], Ear(self))
+                self._ear.joinGroup(found.group[0])
+        if self.master or self.unicast:
+            self._waits = iter(self.habit.waits)
+            self._ack()
+            if self.blocks == self.count:
+                self._end()
+                return
+            self._sleep(next(self._waits))
+        else:
+            if self.habit.confirms:
+                self._ack()
+            self._sleep(self.habit.listens)
+
+    def took(self, number: int, datagram: bytes) -> None:
+        """A block."""
+        now = self.lastHeard = self.host.network.rightNow
+        speaks = self.master or self.unicast
+        new = not self.have[number]
+        if new:
+            assert datagram[4:] == self.content[(number - 1) * self.blksize : number * self.blksize]
+            self.have[number] = 1
+            self.blocks += 1
+            if number == self.first:
+                self.first = self.have.find(0, number)
+        if self.blocks == self.count:
+            if speaks or self.habit.leaves == "says":
+                self._ack()
+            if speaks or self.habit.leaves != "waits":
+                self._end()
+            return
+        if speaks:
+            # All of them acknowledge whatever comes; only what is new quiets their timers.
+            if new:
+                self._waits = iter(self.habit.waits)
+                self._due = now + next(self._waits)
+            self._ack()
