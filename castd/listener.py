@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -162,18 +163,23 @@ class Listener(DatagramProtocol):
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """From the transport: a host says that the port is closed that we answered to."""
-        if peer is not None and isinstance(member := self._here.get(peer), CastProtocol):
+        if peer is not None and (member := self._here.get(peer)) is not None:
             member.peerUnreachable(peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
-        if self._drained is not None:
-            self.counts["draining"] += 1
-        elif peer[1] == 0 or (peer[0] == local.host and peer[1] in self.site.requestPorts):
+        if self._closing():
+            return False
+        if peer[1] == 0 or (peer[0] == local.host and peer[1] in self.site.requestPorts):
             self.counts["implausible"] += 1
-        else:
-            return True
-        return False
+            return False
+        return True
+
+    def _closing(self) -> bool:
+        """Nobody new is taken in; counted."""
+        if self.draining:
+            self.counts["draining"] += 1
+        return self.draining
 
     def _ask(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> tuple[int, Request] | None:
         """Find the dialect whose request this is, from the C{first} on, and serve it."""
@@ -289,25 +295,48 @@ class Listener(DatagramProtocol):
     def _found(self, content: IContent, index: int, request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
         self._pending.discard(request.peer)
+        taken = False
+        try:
+            taken = not self._closing() and self._offer(content, index, request, datagram)
+        finally:
+            if not taken:
+                content.close()
+
+    def _offer(self, content: IContent, index: int, request: Request, datagram: bytes) -> bool:
+        """Ask one dialect after the other, from this one on.  -> whether one has taken the content."""
+        peer, local = request.peer, request.local
         for at, room in enumerate(self._rooms[index:], index):
-            asked = request if at == index else self._reread(room, datagram, request)
-            if asked is None:
-                continue
             try:
+                # The same datagram as another dialect understands it.
+                asked = request if at == index else room.dialect.request(datagram, peer, local)
+                if asked is None:
+                    continue
                 if not self._join(room, asked, content):
                     self._begin(room, asked, content)
-                return
+                return True
             except Declined as error:
-                self._declined(room, asked, error)
+                self._declined(room, request, error)
             except Refused as error:
-                content.close()
-                self._refuse(room, asked, asked.peer, asked.local, error)
-                return
-        content.close()
+                self._refuse(room, request, peer, local, error)
+                return False
+            except (CannotListenError, OSError) as error:
+                self._portless(room, request, error)
+                return False
+        return False
 
-    def _reread(self, room: Room, datagram: bytes, request: Request) -> Request | None:
-        """The same datagram as another dialect understands it."""
-        return room.dialect.request(datagram, request.peer, request.local)  # type: ignore[no-any-return]
+    def _portless(self, room: Room, request: Request, error: Exception) -> None:
+        """
+        No port could be had, or none that reaches the peer.  As with any other limit it gets no answer, and asks again;
+        an ERROR would make some clients give up.
+        """
+        self.counts["no port"] += 1
+        _log.warn(
+            "{transport}: {peer} is not answered: {why}",
+            event="crowded",
+            transport=room.name,
+            peer=show(request.peer),
+            why=f"no port for it: {error}",
+        )
 
     def _declined(self, room: Room, request: Request, error: Declined) -> None:
         self.counts[error.reason] += 1
@@ -332,7 +361,6 @@ class Listener(DatagramProtocol):
         # Where several fit, the one with the largest blocks.
         cast = max(casts, key=lambda cast: cast.wire.blocksize)
         self._notDeaf(request)
-        content.close()
         now = self.site.reactor.seconds()
         instead = next(
             (
@@ -345,6 +373,7 @@ class Listener(DatagramProtocol):
         if instead is not None:
             self._forget(cast, instead)
         self._enter(room, cast, request)
+        content.close()
         cast.join(request, instead)
         return True
 
@@ -366,36 +395,44 @@ class Listener(DatagramProtocol):
             raise Declined("group in use for another file")
 
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
-        dialect = room.dialect
         site = self.site
-        wire = dialect.open(request, content, Means(site.reactor.seconds(), site.random, site.leases))
-        if wire.group is not None:
-            try:
+        wire = room.dialect.open(request, content, Means(site.reactor.seconds(), site.random, site.leases))
+        try:
+            if wire.group is not None:
                 self._notDeaf(request)
-                if not dialect.ownPort:
+                if not room.dialect.ownPort:
                     self._notTaken(wire, content)
-            except Declined:
-                wire.close(site.reactor.seconds())
-                raise
-        pacers = [] if room.options.rate is None else [Pacer(room.options.rate)]
+            cast = self._housed(room, request, wire, content)
+        except BaseException:
+            wire.close(site.reactor.seconds())
+            raise
+        cast.tellOpened(self._beside(room, cast))
+        room.shared.setdefault(cast.key, []).append(cast)
+        self._living[cast] = None
+        site.gate.casts += 1
+        self._enter(room, cast, request)
+        cast.join(request)
+
+    def _housed(self, room: Room, request: Request, wire: Any, content: IContent) -> CastProtocol:
+        """-> a cast with a port that is ready for it."""
+        options = room.options
+        pacers = [] if options.rate is None else [Pacer(options.rate)]
         if IGroupWire.providedBy(wire) and wire.pacer is not None:
             pacers.append(wire.pacer)
         if self.site.pacer is not None:
             pacers.append(self.site.pacer)
-        cast = CastProtocol(self.site, self, room.name, dialect, wire, content, tuple(pacers))
+        cast = CastProtocol(self.site, self, room.name, room.dialect, wire, content, tuple(pacers))
+        cast.room, cast.key = room, room.dialect.key(request, content)
         port = self._port(room, cast, request, wire)
         if wire.group is not None:
-            options = room.options
             loopback = getattr(options, "loopback", True)
             broadcast = IGroupWire.providedBy(wire) and wire.broadcast
-            port.setGroup(options.ttl, request.local.host, loopback, broadcast)
-        cast.room, cast.key = room, dialect.key(request, content)
-        cast.tellOpened(self._beside(room, cast))
-        room.shared.setdefault(cast.key, []).append(cast)
-        self._living[cast] = None
-        self.site.gate.casts += 1
-        self._enter(room, cast, request)
-        cast.join(request)
+            try:
+                port.setGroup(options.ttl, request.local.host, loopback, broadcast)
+            except OSError:
+                cast.transport.stopListening()  # type: ignore[union-attr]
+                raise
+        return cast
 
     @staticmethod
     def _beside(room: Room, cast: CastProtocol) -> str:
@@ -428,7 +465,12 @@ class Listener(DatagramProtocol):
             self._refuse(room, request, request.peer, request.local, error)
             return
         protocol = UploadProtocol(self.site, room.name, request, intake, upload, self._uploaded)
-        self._port(room, protocol, request)
+        try:
+            self._port(room, protocol, request)
+        except (CannotListenError, OSError) as error:
+            upload.abort()
+            self._portless(room, request, error)
+            return
         self._living[protocol] = None
         self.site.gate.casts += 1
         self._enter(room, protocol, request)

@@ -162,7 +162,10 @@ class CastProtocol(DatagramProtocol):
         receiver.request = request
         self.receivers[request.peer] = receiver
         self._leaveLane()
-        self._main.cast.join(request.peer, now, self.wire.first(request), instead)
+        try:
+            self._main.cast.join(request.peer, now, self.wire.first(request), instead)
+        except Exception:
+            self._fail()
         self.pump()
 
     def repeated(self, request: Request, dialect: IDialect) -> bool:
@@ -486,7 +489,7 @@ class CastProtocol(DatagramProtocol):
         """One farewell, one event.  Who fell silent without ever speaking may be somebody's forgery: no farewell."""
         request = receiver.request
         if heard or outcome != outcomes.SILENT:
-            for datagram, address in self.wire.farewell(request, outcome):
+            for datagram, address in self._farewell(request, outcome):
                 self._write(datagram, address)
         blocks, repeats, octets = receiver.before
         _log.info(
@@ -508,6 +511,14 @@ class CastProtocol(DatagramProtocol):
             group=self.wire.group and show(self.wire.group),
         )
         self.home.castLeft(self, request, outcome)
+
+    def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
+        try:
+            return list(self.wire.farewell(request, outcome))
+        except Exception:
+            # It keeps neither the others from theirs nor this cast from closing.
+            _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
+            return []
 
     def replace(self, peer: Peer) -> None:
         """The machine behind this peer has restarted: its part here is over."""
@@ -542,7 +553,10 @@ class CastProtocol(DatagramProtocol):
             self._tellClosed()
         self._lane = self._answer = self._chunk = None
         self.site.alarms.set(self, None)
-        self.wire.close(self._seconds())
+        try:
+            self.wire.close(self._seconds())
+        except Exception:
+            _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
         self.content.close()
         self.home.castClosed(self)
 

@@ -1,0 +1,129 @@
+"""
+A listener when something fails half-way: nothing is left behind, and the port goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+
+from castd.dialects.tftp import Dialect, Wire
+from castd.errors import Unsupported
+from castd.packets.tftp import Ack
+from castd.testing import BytesContent
+from tests.tftp import F, Stage, data, isError, rrq, staged, upload, wrq
+
+
+def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no port to be had, or no way to the peer."""
+
+    def lend(protocol: Any, local: Any, peer: Any = None, ports: Any = None) -> Any:
+        raise CannotListenError(local.host, "any", OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)))
+
+    monkeypatch.setattr(stage.site.ports, "lend", lend)
+
+
+def test_noPortForARead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a port for it a read gets no answer and leaves no file open; the next try is served."""
+    with staged() as stage:
+        client = stage.client()
+        with monkeypatch.context() as patch:
+            noPorts(stage, patch)
+            client.send(rrq(), ("10.0.0.1", 69))
+            stage.quiet(client)
+        stage.over()
+        assert stage.listener.counts["no port"] == 1
+        assert [event["peer"] for event in stage.told("crowded")] == ["10.0.0.9:2000"]
+        assert stage.ask(rrq(), client)[1] == data(1)
+
+
+def test_noPortForAWrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a port for it a write gets no answer and leaves no upload; anybody's next try is served."""
+    with staged({}, uploads=True) as stage:
+        client = stage.client()
+        with monkeypatch.context() as patch:
+            noPorts(stage, patch)
+            client.send(wrq(), ("10.0.0.1", 69))
+            stage.quiet(client)
+        stage.over()
+        other, answer, tid = stage.ask(wrq(), stage.client(2001))
+        assert answer == Ack(0)
+        upload(other, tid, b"whole")
+        assert stage.site.files["up"] == b"whole"
+
+
+class Faulty:
+    """A fault of a dialect's: raised where a test wants it."""
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+
+    def __call__(self, *args: object) -> Any:
+        raise self._error()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Unsupported], ids=["fault", "refusal"])
+def test_aDialectThatCannotOpen(monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]) -> None:
+    """Whatever a dialect raises when it should begin, the client is told and the file is closed once."""
+    with staged() as stage:
+        with monkeypatch.context() as patch:
+            patch.setattr(Dialect, "open", Faulty(error))
+            assert isError(stage.ask(rrq())[1], error().code if error is Unsupported else 0)  # type: ignore[attr-defined]
+        assert [content.closes for content in stage.site.contents] == [1]
+        stage.events.clear()
+        stage.over()
+
+
+@pytest.mark.parametrize("method", ["first", "greet"])
+def test_aWireThatFails(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A wire that fails when its transfer begins ends that one: no port and no file stays open."""
+    with staged() as stage:
+        monkeypatch.setattr(Wire, method, Faulty(RuntimeError))
+        assert isError(stage.ask(rrq(blksize=512))[1], 0)
+        assert [event["outcome"] for event in stage.told("received")] == ["failed"]
+        stage.events = [event for event in stage.events if "log_failure" not in event]
+        stage.over()
+
+
+@pytest.mark.parametrize("method", ["farewell", "close"])
+def test_aWireThatFailsInTheEnd(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A wire that fails when its transfer ends keeps neither its port nor its file, nor the port of another one."""
+    with staged() as stage:
+        stage.ask(rrq(), stage.client(2001))
+        stage.ask(rrq(), stage.client(2002))
+        monkeypatch.setattr(Wire, method, Faulty(RuntimeError))
+        stage.listener.stop()
+        assert [event["outcome"] for event in stage.told("received")] == ["stopped", "stopped"]
+        assert len([event for event in stage.events if "log_failure" in event]) == 2
+        stage.events.clear()
+        stage.over()
+
+
+def test_foundWhileDraining() -> None:
+    """A file that is found only after the server has begun to stop is closed, and no transfer begins."""
+    waiting: Deferred[BytesContent] = Deferred()
+
+    class Slow:
+        """A source on a slow disk."""
+
+        def lookup(self, name: str, peer: object) -> Any:
+            return waiting
+
+    with staged(source=Slow()) as stage:
+        client = stage.client()
+        client.send(rrq(), ("10.0.0.1", 69))
+        stage.network.advance(0.01)
+        drained: list[object] = []
+        stage.listener.drain().addCallback(drained.append)
+        content = BytesContent("f", F)
+        waiting.callback(content)
+        stage.quiet(client)
+        assert drained == [None]
+        assert content.closes == 1
+        stage.over()
