@@ -13,6 +13,10 @@ from __future__ import annotations
 from castd.interfaces import IWire
 from castd.layout import Chunk
 
+#: Lanes kept with a chunk: those who lost nothing share one for each window size.  Who comes with others, by losses or
+#: by design, pays for his own.
+MOST_LANES = 4
+
 
 class Lane:
     """
@@ -61,5 +65,7 @@ def lane(wire: IWire, chunk: Chunk, start: int) -> Lane | None:
     key = (start, wire.stride)
     found = chunk.lanes.get(key)
     if found is None:
-        found = chunk.lanes[key] = Lane(wire, chunk, start)
+        found = Lane(wire, chunk, start)
+        if len(chunk.lanes) < MOST_LANES:
+            chunk.lanes[key] = found
     return found if found.images else None

@@ -19,6 +19,8 @@ from castd.interfaces import IContent, IWire
 MOST_BLOCKS = 64
 #: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
 MOST_OCTETS = 65507
+#: What a block takes beside its octets, a step of a lane above all; with blocks of 8 octets that is nearly everything.
+BLOCK_COST = 256
 
 
 def chunkLength(step: int) -> int:
@@ -37,16 +39,18 @@ class Chunk:
     @ivar start: number of the first block, C{stop}: of the one after the last.
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams.
+    @ivar cost: octets of memory, about.
     @ivar lanes: what L{castd.lane} keeps for its readers.
     """
 
-    __slots__ = ("image", "lanes", "start", "step", "stop")
+    __slots__ = ("cost", "image", "lanes", "start", "step", "stop")
 
     def __init__(self, start: int, stop: int, step: int, image: memoryview) -> None:
         self.start = start
         self.stop = stop
         self.step = step
         self.image = image
+        self.cost = len(image) + BLOCK_COST * (stop - start)
         self.lanes: dict[Any, Any] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
@@ -79,7 +83,7 @@ class Layouts:
     """
     The chunks in use, least recently used dropped first.
 
-    @ivar octets: how much they take.
+    @ivar octets: how much memory they take, about.
     """
 
     def __init__(self, limit: int) -> None:
@@ -105,8 +109,8 @@ class Layouts:
             return chunk
         chunk = lay(wire, content, start, min(start + length, wire.count))
         self._chunks[key] = chunk
-        self.octets += len(chunk.image)
+        self.octets += chunk.cost
         while self.octets > self.limit and len(self._chunks) > 1:
             _, old = self._chunks.popitem(last=False)
-            self.octets -= len(old.image)
+            self.octets -= old.cost
         return chunk

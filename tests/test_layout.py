@@ -1,0 +1,50 @@
+"""
+Wire images: how much memory they may take.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+
+from castd.cast.events import Patience
+from castd.dialects.tftp import Wire
+from castd.lane import lane
+from castd.layout import Layouts
+from castd.negotiate import Terms
+from castd.testing import BytesContent
+
+SIZE = 1 << 21
+
+
+@pytest.mark.parametrize("blksize", [8, 64, 512, 1468, 65464])
+def test_memoryIsBounded(blksize: int) -> None:
+    """Whatever the block size, images and lanes take about the memory that they may, and no multiple of it."""
+    limit = 1 << 19
+    content = BytesContent("f", bytes(SIZE))
+    wire = Wire(Terms(blksize=blksize), SIZE, Patience())
+    layouts = Layouts(limit)
+    tracemalloc.start()
+    try:
+        number = 0
+        while number < min(wire.count, 8192):
+            chunk = layouts.chunk(wire, content, number)
+            lane(wire, chunk, number)
+            number = chunk.stop
+        assert tracemalloc.get_traced_memory()[0] < 1.3 * limit
+    finally:
+        tracemalloc.stop()
+
+
+def test_lanesAreBounded() -> None:
+    """Every receiver finds its lane, whatever window it has and wherever it begins, but only a few are kept."""
+    content = BytesContent("f", bytes(SIZE))
+    chunk = Layouts(1 << 20).chunk(Wire(Terms(blksize=512), SIZE, Patience()), content, 0)
+    for windowsize in range(1, 65):
+        wire = Wire(Terms(blksize=512, windowsize=windowsize), SIZE, Patience())
+        for start in range(chunk.stop - windowsize + 1):
+            found = lane(wire, chunk, start)
+            assert found is not None
+            assert found.numbers(1, wire.count) == range(start, start + windowsize)
+    assert len(chunk.lanes) <= 4
