@@ -53,6 +53,7 @@ class Gate:
         self.receivers: Counter[str] = Counter()
         self._held = 0
         self._new = Allowance(limits.newPerPeer)
+        self._again = Allowance(limits.newPerPeer)
         self._errors = Allowance(limits.errors)
         self._errorsPerPeer = Allowance(limits.errorsPerPeer)
         self._strangers = Allowance(self.STRANGERS)
@@ -69,6 +70,13 @@ class Gate:
         if not self._new.take(host, now):
             return "limits.new-per-peer"
         return None
+
+    def mayRepeat(self, host: str, now: float) -> bool:
+        """
+        May a receiver's repeated request be answered once more?  As often as a new one: what was forged must not bring
+        its victim more by being sent twice.
+        """
+        return self._again.take(host, now)
 
     def enter(self, host: str) -> None:
         """A receiver came."""

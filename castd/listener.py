@@ -217,6 +217,9 @@ class Listener(DatagramProtocol):
         cast = self._members.get(request.peer)
         if cast is None:
             return request.peer in self._pending
+        if not self.site.gate.mayRepeat(request.peer[0], self.site.reactor.seconds()):
+            self.counts["repetitions"] += 1
+            return True
         if cast.repeated(request, room.dialect):
             return True
         cast.replace(request.peer)

@@ -127,3 +127,15 @@ def test_foundWhileDraining() -> None:
         assert drained == [None]
         assert content.closes == 1
         stage.over()
+
+
+@pytest.mark.parametrize("singlePort", [False, True])
+def test_forgedRepetitions(singlePort: bool) -> None:
+    """A request that is repeated without end, as who forges it may do, is answered as often as new ones would be."""
+    with staged(options={"singlePort": singlePort}) as stage:
+        victim = stage.client()
+        for _ in range(1000):
+            victim.send(rrq(), ("10.0.0.1", 69))
+        stage.network.advance(0.5)
+        assert 50 <= len(victim.inbox) <= 80
+        assert stage.listener.counts["repetitions"] > 900
