@@ -108,7 +108,10 @@ class Alarms:
     def _ring(self) -> None:
         self._callAt = NEVER
         if self._before is not None:
-            self._before()
+            try:
+                self._before()
+            except Exception:
+                _log.failure("reading before the alarms failed", event="fault")
         now = self._reactor.seconds()
         # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
         # that reading and signals get their share.

@@ -81,7 +81,12 @@ class PortSet:
         return "castd"
 
     def doRead(self) -> None:
-        assert self._epoll is not None
+        if self._epoll is None:
+            # Who asks all of them to be read, asks each.
+            for descriptor, single in list(self._single.items()):
+                if descriptor in self._ports:
+                    single.doRead()
+            return
         get, poll, clock = self._ports.get, self._epoll.poll, time.monotonic
         until = clock() + LONGEST_VISIT
         wait: float = 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.internet.error import CannotListenError
 
 from castd.ports import Ports
 from castd.request import Local, Peer
@@ -168,3 +169,37 @@ def test_closedPortOfARefusedClient(ports: Ports, peer: socket.socket, nobody: P
     assert hearer.unreachable == [nobody]
     assert not wakes(ports, 0)
     port.stopListening()
+
+
+def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:
+    """Ports come from the range that was given, each of them once, until none is left."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        found.bind(("127.0.0.1", 0))
+        first = found.getsockname()[1]
+        pool = range(first, min(first + 20, 65536))
+        lent: list[Any] = []
+
+        def fill() -> None:
+            while True:
+                lent.append(ports.lend(Hearer(), LOCAL, peer.getsockname(), pool))
+
+        with pytest.raises(CannotListenError, match="no free port"):
+            fill()
+        numbers = [port.getHost().port for port in lent]
+        assert len(set(numbers)) == len(numbers) < len(pool)
+        assert set(numbers) <= set(pool) - {first}
+        for port in lent:
+            port.stopListening()
+
+
+def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> None:
+    """Where there is no epoll all ports can be read before the alarms ring, too."""
+    monkeypatch.delattr(select, "epoll")
+    ports = Ports(Reactor(), random.Random(1))
+    hearer = Hearer()
+    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    peer.sendto(b"ack", ("127.0.0.1", port.getHost().port))
+    ports.drain()
+    assert hearer.heard == [b"ack"]
+    port.stopListening()
+    ports.close()

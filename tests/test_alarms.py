@@ -1,0 +1,35 @@
+"""
+Alarms: whatever fails, they go on ringing.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from castd.alarms import Alarms
+
+
+class Sleeper:
+    """Counts how often it was woken."""
+
+    def __init__(self) -> None:
+        self.due: float | None = None
+        self.queued: tuple[float, int] | None = None
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def test_readingFails() -> None:
+    """A fault while arrived datagrams are read first keeps nobody's alarm from ringing."""
+
+    def read() -> None:
+        raise OSError("no such thing")
+
+    clock, sleeper = Clock(), Sleeper()
+    alarms = Alarms(clock, read)
+    for instant in (1, 2):
+        alarms.set(sleeper, instant)
+        clock.advance(1)
+    assert sleeper.woken == 2
