@@ -400,8 +400,10 @@ class Listener(DatagramProtocol):
     @staticmethod
     def _beside(room: Room, cast: CastProtocol) -> str:
         """-> in what a group differs from one that lives already and has the same name; empty: there is none."""
+        if cast.wire.group is None:
+            return ""
         for other in (other for casts in room.shared.values() for other in casts):
-            if cast.wire.group is not None and other.content.name == cast.content.name and other.joinable:
+            if other.content.name == cast.content.name and other.joinable:
                 if other.content.version != cast.content.version:
                     return "version"
                 return "block size" if other.wire.blocksize != cast.wire.blocksize else "place"
