@@ -345,11 +345,13 @@ class CastProtocol(DatagramProtocol):
             # Who loses much is sent less.
             self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
         try:
-            instants = [self._flush(now)]
-            if instants[0] is None:
-                instants = [self._main.pump(now)]
+            due = self._flush(now) if self._kept else None
+            if due is None:
+                due = self._main.pump(now)
                 # Only now: the main cast may just have moved somebody aside.
-                instants += [aside.pump(now) for aside in list(self._asides.values())]
+                for aside in list(self._asides.values()) if self._asides else ():
+                    instant = aside.pump(now)
+                    due = instant if due is None or (instant is not None and instant < due) else due
         except ContentChanged:
             self.end(outcomes.CHANGED)
             return
@@ -359,7 +361,6 @@ class CastProtocol(DatagramProtocol):
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        due = min((instant for instant in instants if instant is not None), default=None)
         if self._main.idle and due is not None:
             # So that a crowd does not fall into step.
             self._slack = 1 + JITTER * self.site.random.random()
