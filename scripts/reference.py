@@ -24,7 +24,11 @@ from castd.plugins import castd_stock  # noqa: E402
 from castd.service import SINKS  # noqa: E402
 
 #: Values for what is required, where another than the example of its type is wanted.
-EXAMPLES = {("transports", "file"): "vmlinuz", ("uploads", "path"): "/srv/uploads"}
+EXAMPLES = {
+    ("transports", "file"): "vmlinuz",
+    ("transports", "files"): "{vmlinuz: 239.255.1.1:3001}",
+    ("uploads", "path"): "/srv/uploads",
+}
 
 
 #: What is to be said of a section before its table.

@@ -203,11 +203,12 @@ class Passes(Turn):
         """
         The block, and in the end the next one behind it, never that one alone.
 
-        A master that never answered hears that at its last repetition: its first ACK may be the lost one.
+        A master that was never heard gets block 2 with its last two repetitions: its first ACK may be the lost one, and
+        who was made master by block 1 has that.
         """
         assert self._master is not None
         number, master = self._want[0].start, self._master
-        silent = self.alarmAt >= self._progressAt + AHEAD if master.heard else master.alarm.tries == UNHEARD
+        silent = self.alarmAt >= self._progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self._want)
 
     # What comes out.
