@@ -265,7 +265,7 @@ class Ipxe(Client):
 
 
 class Atftp(Client):
-    """atftp's C{--mget}: listens first, acknowledges no number twice in a row, asks once; as master it looks for no gap."""
+    """atftp's C{--mget}: listens first, acknowledges no number twice in a row, asks once; a master looks for no gap."""
 
     kind = "atftp"
     DELAY, PATIENCE = 2.0, 6

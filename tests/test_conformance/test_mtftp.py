@@ -679,3 +679,33 @@ def test_notAFallback() -> None:
         stage.network.advance(1)
         assert summary(stage.say(two, R)) == ["U1", "G1"]
         assert fallsBack(stage, 3) == OACK
+
+
+def test_fallbackOfOneThatRepeatedItsRequest() -> None:
+    """Who repeats its request and then acknowledges what only the group was sent hears the group after all."""
+    with staged(plain=True) as stage:
+        two = fallen(stage, repeats=2)
+        stage.say(two, ack(1))
+        stage.say(two, ack(2))
+        assert fallsBack(stage, 3) == ERROR
+
+
+def test_requestCrossesTheLastBlock(stage: Stage) -> None:
+    """A request that comes right behind the last block may be of one that has heard it."""
+    with staged(plain=True) as stage:
+        one = opened(stage, 2, 1)
+        stage.say(one, ack(2))
+        stage.say(stage.client(3), R)
+        assert fallsBack(stage, 3) == ERROR
+
+
+def test_aLongPass() -> None:
+    """Whoever asks in the middle of a pass is remembered to its end, however long that takes."""
+    with staged({"linux": TEN}, remember=5) as stage:
+        one = opened(stage)
+        two = stage.client(3)
+        stage.say(two, R)
+        for number in range(1, 10):
+            stage.say(one, ack(number), seconds=1.5)
+        assert stage.network.seconds() > 13
+        assert stage.say(one, ack(10)) == [(two.address, block(1, TEN)), (GROUP, block(1, TEN))]
