@@ -149,7 +149,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     _collisions(config)
     _clashes(config)
     tree.complain()
-    return replace(config, warnings=tuple(_unserved(config)))
+    return replace(config, warnings=(*_unserved(config), *_doubtful(config)))
 
 
 _SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "transports")
@@ -296,4 +296,12 @@ def _unserved(config: Config) -> Iterator[str]:
             wanted = entry.options.fallback
             if wanted and wanted not in (other.kind for other in entries[place + 1 :]):
                 text = f"no {wanted} follows at its address, so clients it declines get no answer"
+                yield f"{config.tree.where(entry.route)}: {text}"
+
+
+def _doubtful(config: Config) -> Iterator[str]:
+    """What a transport says of its own options."""
+    for entry in config.transports:
+        if isinstance(entry.options, ListenOptions):
+            for text in entry.options.warnings():
                 yield f"{config.tree.where(entry.route)}: {text}"

@@ -9,7 +9,7 @@ reference and the complaints about a wrong file are made of.  Values are immutab
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -275,6 +275,18 @@ class ListenOptions(Settings):
         @param named: name in the service file, and options, in its order.
         @return: (name, complaint); a complaint may begin with the key it is about and a colon.
         """
+        return ()
+
+    def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
+        """
+        -> what is wrong with the files that these options name; asked when their sources are open.
+
+        @param size: octets of a file by its name; L{None}: it is not there (yet).
+        """
+        return ()
+
+    def warnings(self) -> Iterable[str]:
+        """-> what is allowed and yet hardly meant, or worth knowing; C{castd check} shows it."""
         return ()
 
 

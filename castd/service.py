@@ -19,14 +19,18 @@ from castd.access import Rule
 from castd.chance import Chance
 from castd.config import Config, Entry, Kinds, load
 from castd.directory import makeSink
-from castd.errors import ConfigError
+from castd.errors import ConfigError, Refused
 from castd.listening import Listening
 from castd.maker import Collected
 from castd.observe import JSONFile
+from castd.options import ListenOptions
 from castd.site import Site
 from castd.uploads import DropOptions
 
 _log = Logger(namespace="castd")
+
+#: Who asks for the size of a file before there are any clients.
+NOBODY = ("0.0.0.0", 0)
 
 
 class Server(MultiService):
@@ -150,6 +154,7 @@ def compose(
         _place(addresses, site, made, entry)
 
     _made(config.transports, transport)
+    _fitting(config, site)
     config.tree.complain()
     return Server(config, site, addresses.values())
 
@@ -164,6 +169,26 @@ def _made(entries: Iterable[Entry], make: Callable[[Entry], Any]) -> list[Any]:
             for fault in error.faults:
                 entry.blame(fault)
     return made
+
+
+def _fitting(config: Config, site: Site) -> None:
+    """Complain of files that a transport names and could never send."""
+
+    def size(name: str) -> int | None:
+        try:
+            found: Any = site.content.lookup(name, NOBODY)
+        except Refused:
+            return None
+        if isinstance(found, Deferred):
+            found.addCallbacks(lambda content: content.close(), lambda _: None)
+            return None
+        found.close()
+        return int(found.size)
+
+    for entry in config.transports:
+        if isinstance(entry.options, ListenOptions):
+            for complaint in entry.options.unfit(size):
+                entry.blame(complaint)
 
 
 def _place(addresses: dict[tuple[str, int], Listening], site: Site, transport: Any, entry: Entry) -> None:

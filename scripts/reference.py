@@ -27,6 +27,7 @@ from castd.service import SINKS  # noqa: E402
 EXAMPLES = {
     ("transports", "file"): "vmlinuz",
     ("transports", "subnets"): "[10.1.2.0/24]",
+    ("transports", "files"): "{vmlinuz: 239.255.1.1:3001}",
     ("uploads", "path"): "/srv/uploads",
 }
 

@@ -46,32 +46,33 @@ def _line(row: str, cells: list[str]) -> str:
     return " | ".join([f"{row:<22}", *(f"{cell:>15}" for cell in cells)]).rstrip()
 
 
-def _stored() -> dict[str, list[str]]:
+def _stored(runs: Path) -> dict[str, list[str]]:
     rows = {}
-    for line in RUNS.read_text().splitlines() if RUNS.exists() else ():
+    for line in runs.read_text().splitlines() if runs.exists() else ():
         name, *cells = (part.strip() for part in line.split("|"))
         if cells:
             rows[name] = cells
     return rows
 
 
-def compare(row: str, run: Run) -> None:
+def compare(row: str, run: Run, runs: Path = RUNS) -> None:
     """
     One row: run it in all weathers, and compare.
 
     @param row: C{dialect: client}.
+    @param runs: the file with the table.
     """
     results = [run(weather) for weather in WEATHERS]
     cells = ["failed" if result is None else f"{result[0]:.3f} s {result[1]:>5}" for result in results]
-    stored = _stored()
+    stored = _stored(runs)
     if os.environ.get("CASTD_RUNS") == "write":
         stored.pop("", None)
         stored[row] = cells
         names = sorted(stored)
         lines = [_line("", [weather.name for weather in WEATHERS]), *(_line(name, stored[name]) for name in names)]
-        RUNS.write_text(HEAD + "\n" + "\n".join(lines) + "\n")
+        runs.write_text(HEAD + "\n" + "\n".join(lines) + "\n")
         return
-    assert row in stored, f"{row} has no row in {RUNS.name}: write it with CASTD_RUNS=write"
+    assert row in stored, f"{row} has no row in {runs.name}: write it with CASTD_RUNS=write"
     changed = {
         weather.name: (before, now)
         for weather, before, now in zip(WEATHERS, stored[row], cells, strict=True)

@@ -265,7 +265,7 @@ class Ipxe(Client):
 
 
 class Atftp(Client):
-    """atftp's C{--mget}: listens first; acknowledges each number once, asks once, trusts a master's last block."""
+    """atftp's C{--mget}: listens first, acknowledges no number twice in a row, asks once; a master looks for no gap."""
 
     kind = "atftp"
     DELAY, PATIENCE = 2.0, 6
@@ -276,7 +276,7 @@ class Atftp(Client):
             self.groupAddress[1], Ear(lambda datagram, addr, _: self.heard(datagram, addr))
         )
         self._many.joinGroup(self.groupAddress[0])
-        self._told: set[int] = set()
+        self._told = 0
         self._timeouts = 0
         self.listen()
 
@@ -315,8 +315,8 @@ class Atftp(Client):
     def take(self, packet: Data, addr: Peer) -> None:
         self.store(packet)
         self._timeouts = 0
-        if packet.number not in self._told:
-            self._told.add(packet.number)
+        if packet.number != self._told:
+            self._told = packet.number
             self._own.write(ack(packet.number), addr)
             if packet.number == self.last:
                 self.end()  # a block that it lost for good is not missed

@@ -99,6 +99,44 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"
+
+
+def test_checkGroups(folder: Path) -> None:
+    """Files that iPXE cannot have are named, and that is a warning only."""
+    (folder / "x.yaml").write_text(MTFTP + "      hello.txt: 239.255.1.1:3001\n      b: 239.255.1.2:3002\n")
+    result = castd("check", folder / "x.yaml")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {folder}/x.yaml:4: transports.mtftp: iPXE hears 239.255.1.1:3001 only")
+    (folder / "x.yaml").write_text(MTFTP + "      hello.txt: 239.255.1.1:3001\n")
+    assert castd("check", folder / "x.yaml").stderr == ""
+
+
+def test_checkTooLong(folder: Path) -> None:
+    """A file that is too long for its protocol is refused, at its line, before anybody asks for it."""
+    for size, status in ((33553919, 0), (33553920, 1)):
+        with (folder / "boot" / "hello.txt").open("wb") as file:
+            file.truncate(size)
+        (folder / "x.yaml").write_text(MTFTP + "      hello.txt: 239.255.1.1:3001\n")
+        result = castd("check", folder / "x.yaml")
+        assert result.exit_code == status
+        assert status == 0 or result.stderr.startswith(
+            f"{folder}/x.yaml:6: transports.mtftp.files: hello.txt is longer"
+        )
+
+
+def test_dhcp() -> None:
+    """Option 43 for a boot ROM, as octets and as two DHCP servers take it."""
+    inside = "01:04:ef:ff:01:01:02:02:b9:0b:03:02:df:06:04:01:02:05:01:02:ff"
+    assert castd("dhcp43", "239.255.1.1:3001").stdout.splitlines() == [
+        f"octets:   2b 15 {inside.replace(':', ' ')}",
+        f"dnsmasq:  dhcp-option-force=43,{inside}",
+        f"ISC:      option vendor-encapsulated-options {inside};",
+    ]
+    assert castd("dhcp43", "10.0.0.1:3001").exit_code == 2
+    assert castd("dhcp43", "239.255.1.1:3001", "--listen", "0").exit_code == 2
+
+
 def test_checkPlugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that cannot be used is a warning as long as nothing needs it."""
     found = cli.collect()

@@ -121,7 +121,7 @@ ROWS = (
     Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
     Row(("plugins.*",), only=("maker",)),
     Row(
-        ("cli_choices", "cli_show", "part", "cli_transfer", "tap", "cli"),
+        ("cli_choices", "cli_show", "part", "cli_transfer", "cli_dhcp", "tap", "cli"),
         ordered=True,
         outside=MODELS | names("twisted click rich"),
         hidden=("plugins.*", "dialects.*"),

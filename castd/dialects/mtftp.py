@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from zope.interface import implementer
@@ -30,6 +30,7 @@ from castd.request import Local, Peer, Request
 BLKSIZE = 512
 #: Numbers have 16 bits, 0 is none of a block, and only some clients count beyond the last.
 MOST_BLOCKS = 0xFFFF
+LONGEST = MOST_BLOCKS * BLKSIZE - 1
 #: The only group and port that iPXE listens to, whatever DHCP says.
 IPXE = Place("239.255.1.1", 3001)
 
@@ -102,6 +103,21 @@ class Options(ListenOptions):
         False, description="answer what cannot be served with an ERROR, not with silence; iPXE's boot fails then"
     )
     loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
+
+    @classmethod
+    def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
+        """One group and port, one file."""
+        taken: dict[Place, tuple[str, str]] = {}
+        for name, options in named:
+            for file, place in options.files:
+                other, otherFile = taken.setdefault(place, (name, file))
+                if other != name:
+                    yield name, f"files: {show(place)} is already that of {otherFile} in {other}"
+
+    def unfit(self, size: Callable[[str], int | None]) -> Iterator[str]:
+        for name, _ in self.files:
+            if (size(name) or 0) > LONGEST:
+                yield f"files: {name} is longer than {LONGEST} octets, more than MTFTP has numbers for"
 
     def warnings(self) -> Iterator[str]:
         unheard = [name for name, place in self.files if place != IPXE]
@@ -231,7 +247,7 @@ class Dialect:
         return False
 
     def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
-        if lockstep.blockCount(content.size, BLKSIZE) > MOST_BLOCKS:
+        if content.size > LONGEST:
             raise Declined("too-many-blocks")
         options = self.options
         patience = replace(
@@ -244,26 +260,3 @@ class Dialect:
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:
         return lockstep.refuse(error) if self.options.errors else None
-
-
-def check(
-    transports: Sequence[tuple[str, Options]], size: Callable[[str], int | None] = lambda name: None
-) -> list[tuple[str, str]]:
-    """
-    What is wrong with these MTFTP transports taken together.
-
-    @param transports: name in the service file, and options.
-    @param size: octets of a file by its name, L{None} if it is not there (yet).
-    @return: (name of the transport, complaint).
-    """
-    faults: list[tuple[str, str]] = []
-    most = MOST_BLOCKS * BLKSIZE - 1
-    taken: dict[Place, tuple[str, str]] = {}
-    for name, options in transports:
-        for file, place in options.files:
-            if (size(file) or 0) > most:
-                faults.append((name, f"files: {file} is longer than {most} octets, more than MTFTP can number"))
-            other, otherFile = taken.setdefault(place, (name, file))
-            if (other, otherFile) != (name, file):
-                faults.append((name, f"files: {show(place)} is already that of {otherFile} in {other}"))
-    return faults

@@ -34,6 +34,8 @@ AHEAD = 1.0
 GUARD = 0.08
 #: Requests kept at once: as many as can be tried one after the other before the last one expires.
 MOST_REMEMBERED = 128
+#: A request that comes so soon after the last block may have crossed it.  Seconds.
+CROSSING = 0.1
 #: How long another transport is warned of who has left a pass with the last block heard.  Seconds.
 BARRED = 10.0
 BARRED_BECAUSE = (
@@ -48,23 +50,26 @@ PATIENCE = Patience(
 )
 
 
+NEVER_YET = -NEVER
+
+
 class Asker(Member):
     """
     A client, as its requests show it.
 
     @ivar askedAt: the instant of its last request.
-    @ivar asks: how many it sent; one that hears nothing repeats it.
+    @ivar hears: it hears the group, as far as can be seen: it asked only once, or has acknowledged what was sent there.
     @ivar early: it asked before the first block of this pass.
     @ivar whole: every block has gone out since it asked.
-    @ivar passed: the last block has gone out since it asked, and it asked once: it seems to hear the group.
+    @ivar passed: it hears the group, and the last block has gone out since it asked.
     """
 
-    __slots__ = ("askedAt", "asks", "early", "passed", "whole")
+    __slots__ = ("askedAt", "early", "hears", "passed", "whole")
 
     def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
-        self.asks = 1
+        self.hears = True
         self.early = self.whole = self.passed = False
 
 
@@ -75,14 +80,16 @@ class Passes(Turn):
 
     def __init__(self, patience: Patience, count: int, remember: float = 30.0) -> None:
         """
-        @param remember: seconds until a remembered request expires.
+        @param remember: seconds until a remembered request expires, while no pass makes progress.
         """
         super().__init__(patience, count)
         self.count: int = count
         self._remember = remember
         self._next: deque[Action] = deque()
         self._heir: Member | None = None
-        self._lifeAt = 0.0  # the master said anything
+        self._lifeAt = 0.0  # the master said anything, or got the turn
+        self._heardAt = 0.0  # a master said anything
+        self._passedAt = NEVER_YET  # the last block went out
         self._reached = 0  # the blocks before this one have gone out in this pass
 
     # Who asks.
@@ -92,7 +99,9 @@ class Passes(Turn):
         member = self._members.get(peer)
         former = None
         if isinstance(member, Asker):
-            member.asks, member.askedAt, member.passed = member.asks + 1, now, False
+            # Who hears nothing at all repeats its request.
+            member.hears = member.passed = False
+            member.askedAt = now
             self._members.last(member)
         else:
             # The same machine from another port: it has restarted, and has one place, not two.
@@ -101,6 +110,8 @@ class Passes(Turn):
             self._members.add(member)
             self._hold(now)
         self._warn(member, 0.0)
+        if member.hears and now < self._passedAt + CROSSING:
+            self._endanger(member)
         master = self._master
         if member is master:
             self._asksAgain(member, wants, now)
@@ -143,10 +154,12 @@ class Passes(Turn):
         return self._heir or next(iter(self._members), None)
 
     def _forget(self, now: float) -> None:
-        """Requests expire."""
+        """
+        Requests expire; but not as long as a master is heard: whoever listens to a long pass has to say nothing.
+        """
         while True:
             oldest = next((each for each in self._members if each is not self._master), None)
-            if not isinstance(oldest, Asker) or now < oldest.askedAt + self._remember:
+            if not isinstance(oldest, Asker) or now < max(oldest.askedAt, self._heardAt) + self._remember:
                 return
             self._part(oldest, outcomes.SILENT, now)
 
@@ -158,10 +171,12 @@ class Passes(Turn):
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         if self._master is not None and peer == self._master.peer:
-            self._lifeAt = now
+            self._lifeAt = self._heardAt = now
         super().hear(peer, event, now)
 
     def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
+        if isinstance(member, Asker) and ranges[0].start > 1:
+            member.hears = True
         super()._hearMaster(member, ranges, now)
         if self._state is State.WAITING and ranges == self._want and now >= self._sentAt + GUARD:
             self._sayAgain()
@@ -203,11 +218,12 @@ class Passes(Turn):
         """
         The block, and in the end the next one behind it, never that one alone.
 
-        A master that never answered hears that at its last repetition: its first ACK may be the lost one.
+        A master that was never heard gets block 2 with its last two repetitions: its first ACK may be the lost one, and
+        who was made master by block 1 has that.
         """
         assert self._master is not None
         number, master = self._want[0].start, self._master
-        silent = self.alarmAt >= self._progressAt + AHEAD if master.heard else master.alarm.tries == UNHEARD
+        silent = self.alarmAt >= self._progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self._want)
 
     # What comes out.
@@ -232,7 +248,7 @@ class Passes(Turn):
                 each.early = True
         self._reached = burst.numbers.stop
         if self._reached == self.count and self.count > 1:
-            self._passed()
+            self._passed(now)
         return burst
 
     # Who is left with a hole.
@@ -240,13 +256,17 @@ class Passes(Turn):
     def _askers(self) -> Iterator[Asker]:
         return (each for each in self._members if isinstance(each, Asker))
 
-    def _passed(self) -> None:
-        """The last block goes out: from now on a fallback of anybody here is dangerous."""
+    def _passed(self, now: float) -> None:
+        """The last block goes out: from now on a fallback of anybody who has heard it is dangerous."""
+        self._passedAt = now
         for each in self._askers():
             each.whole = each.whole or each.early
-            if each.asks == 1:
-                each.passed = True
-                self._warn(each, self._remember + BARRED)
+            if each.hears:
+                self._endanger(each)
+
+    def _endanger(self, member: Asker) -> None:
+        member.passed = True
+        self._warn(member, self._remember + BARRED)
 
     def _warn(self, member: Asker, seconds: float) -> None:
         self._next.append(Warn(member.peer, seconds, BARRED_BECAUSE))
@@ -255,7 +275,9 @@ class Passes(Turn):
         if isinstance(member, Asker):
             lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
             if member.passed:
-                self._warn(member, BARRED if lost else 0.0)
+                # As long as the group talks to others it stays, and may leave later.
+                stays = self._remember if len(self._members) > 1 else 0.0
+                self._warn(member, stays + BARRED if lost else 0.0)
             if lost and member.whole and not member.heard:
                 outcome = outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
         super()._part(member, outcome, now, wants)

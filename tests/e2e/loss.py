@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
 
 from tests.e2e.hall import Hall
+
+_tables = itertools.count(1)
 
 HOOKS = {"from": "ingress", "to": "egress"}
 """The hook that sees what comes from a host, and what goes to it."""
@@ -52,7 +55,7 @@ def lossy(hall: Hall, ports: Sequence[str], percent: float, ways: str = "from to
         of the payload are 3), C{"@th,64,16 != 1"} (all but read requests), C{"udp dport 69"}.  Later fragments of a
         datagram have no ports and no payload, so they match only an empty expression.
     """
-    table = f"loss_{'_'.join(ports)}"[:60]
+    table = f"loss_{next(_tables)}"
     draw = "" if percent >= 100 else f"numgen random mod 100000 < {round(percent * 1000)}"
     chains = [
         f"chain {HOOKS[way]}_{port} {{\n type filter hook {HOOKS[way]} device {port} priority 0;\n"
