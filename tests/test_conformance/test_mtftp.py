@@ -706,6 +706,6 @@ def test_aLongPass() -> None:
         two = stage.client(3)
         stage.say(two, R)
         for number in range(1, 10):
-            stage.say(one, ack(number), seconds=1.5)
-        assert stage.network.seconds() > 13
+            stage.say(one, ack(number), seconds=1.5 if number < 9 else 0.1)
+        assert stage.network.seconds() > 12
         assert stage.say(one, ack(10)) == [(two.address, block(1, TEN)), (GROUP, block(1, TEN))]
