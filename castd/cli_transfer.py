@@ -97,7 +97,7 @@ async def _get(reactor: Any, text: str, url: Url, target: str, choices: Choices,
                 result.mismatch(choices.sha256)
             else:
                 sink.commit()
-    except (TransferError, OSError) as error:
+    except (TransferError, UrlError, OSError) as error:
         result.failed(error)
     show.result(result, toStdout=target == "-")
     return result
@@ -167,7 +167,7 @@ async def _put(reactor: Any, text: str, url: Url, file: str, choices: Choices, s
                         show.progress(file),
                     )
                 )
-    except (TransferError, OSError) as error:
+    except (TransferError, UrlError, OSError) as error:
         result.failed(error)
     show.result(result)
     return result

@@ -14,12 +14,13 @@ from twisted.internet.interfaces import IAddress
 
 from castd import outcomes
 from castd.cast.events import Patience
-from castd.collect import multicast, slam
+from castd.collect import mtftp, multicast, slam
 from castd.collect.blocks import Read
 from castd.collect.text import Text
 from castd.collect.tftp import CLIENT_PATIENCE, Download, Upload
 from castd.collect.wishes import Wishes
 from castd.netascii import Decoder
+from castd.options import groupEndpoint
 from castd.transfer import Progress, Report, Sink, Transfer, TransferError
 from castd.urls import Url, UrlError
 
@@ -69,6 +70,24 @@ def _slam(url: Url, wishes: Wishes, patience: Patience) -> Any:
     return slam.Download(patience, slamGroup(url))
 
 
+def _mtftp(url: Url, wishes: Wishes, patience: Patience) -> Any:
+    return mtftp.Download(url.name, patience, mtftpGroup(url))
+
+
+def mtftpGroup(url: Url) -> tuple[str, int]:
+    """
+    -> the group that an C{mtftp} URL names at its end, or the only one that iPXE knows.
+
+    @raise UrlError: it is none.
+    """
+    if url.group is None:
+        return mtftp.GROUP
+    try:
+        return groupEndpoint(url.group)
+    except ValueError as error:
+        raise UrlError(str(error)) from error
+
+
 def slamGroup(url: Url) -> tuple[str, int]:
     """
     -> the group that follows the slash of a C{slam} URL: C{group:port}, either of them, or nothing.
@@ -87,6 +106,7 @@ SCHEMES: dict[str, Scheme] = {
     "tftp": Scheme(69, _download, _upload),
     "tftm": Scheme(69, _tftm),
     "slam": Scheme(10000, _slam, named=False),
+    "mtftp": Scheme(1759, _mtftp),
 }
 
 

@@ -1,5 +1,6 @@
 """
-Where a file is: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes.
+Where a file is: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes;
+C{mtftp://host[:port]/file[;group=address:port]} says where its file is sent.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _SHAPE = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 _MODE = re.compile(r";mode=(octet|netascii)$", re.IGNORECASE)
+_GROUP = re.compile(r";group=([^;/]*)$", re.IGNORECASE)
 
 
 class UrlError(ValueError):
@@ -45,13 +47,20 @@ class Url:
         return found[1].lower() if found else "octet"
 
     @property
+    def group(self) -> str | None:
+        """Of C{mtftp}: what follows C{;group=} at the end, a group and a port."""
+        found = _GROUP.search(self.path)
+        return found[1] if found else None
+
+    @property
     def name(self) -> str:
         """
         The file's name, each octet as it goes on the wire (UTF-8 with surrogate escapes).
 
         @raise UrlError: there is none, or one that no request can carry.
         """
-        name = unquote(_MODE.sub("", self.path), errors="surrogateescape")
+        path = _GROUP.sub("", self.path) if self.scheme == "mtftp" else self.path
+        name = unquote(_MODE.sub("", path), errors="surrogateescape")
         if not name:
             raise UrlError("no file is named")
         if "\0" in name:

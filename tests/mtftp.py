@@ -121,6 +121,15 @@ def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
         assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"
 
 
+def opened(stage: Stage, number: int = 2, *acks: int) -> Mailbox:
+    """A client that has asked and acknowledged these blocks one after the other."""
+    client = stage.client(number)
+    stage.say(client, R)
+    for each in acks:
+        stage.say(client, ack(each))
+    return client
+
+
 # The clients.
 
 

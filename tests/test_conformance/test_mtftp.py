@@ -20,7 +20,7 @@ from castd.options import Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import Ask, buildRequest
 from castd.testing import BytesContent, Mailbox, pattern
-from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, staged, summary
+from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
 from tests.vectors import vectors
 
 TEN = pattern(9 * 512 + 100)
@@ -37,15 +37,6 @@ def ten() -> Iterator[Stage]:
     """A file of ten blocks."""
     with staged({"linux": TEN}) as stage:
         yield stage
-
-
-def opened(stage: Stage, number: int = 2, *acks: int) -> Mailbox:
-    """A client that has asked and acknowledged these blocks one after the other."""
-    client = stage.client(number)
-    stage.say(client, R)
-    for each in acks:
-        stage.say(client, ack(each))
-    return client
 
 
 def serves(stage: Stage, number: int = 77) -> None:
