@@ -60,7 +60,10 @@ class Root:
     def directory(self, parts: Parts) -> int:
         """Open a directory beneath the root, or the root itself, to create files in.  Raises as L{file}."""
         if not parts:
-            return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._current())
+            try:
+                return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._current())
+            except OSError as error:
+                raise _refusal(error) from error
         return self._open(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _open(self, parts: Parts, flags: int) -> int:

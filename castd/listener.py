@@ -226,6 +226,8 @@ class Listener(DatagramProtocol):
         return False
 
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
+        if self._closing():
+            return
         room, host = self._rooms[index], request.peer[0]
         limit = self.site.gate.crowded(host, self.site.reactor.seconds())
         if limit is not None:

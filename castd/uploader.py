@@ -270,10 +270,10 @@ class UploadProtocol(DatagramProtocol):
     def _unstored(self, failure: Failure) -> None:
         self._committing = False
         error = failure.value
-        if isinstance(error, Refused) and not self.over:
-            self._refuse(error)
-        else:
+        if not isinstance(error, Refused):
             self._fail(failure)
+        elif not self.over:
+            self._refuse(error)
 
     def _refuse(self, error: Refused) -> None:
         """The peer is told no, once, and that is the end."""

@@ -17,7 +17,7 @@ from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
 from castd.packets.tftp import Ack
 from castd.testing import BytesContent
-from tests.tftp import F, Stage, data, isError, rrq, staged, upload, wrq
+from tests.tftp import F, Stage, ackedTo, data, isError, rrq, staged, upload, wrq
 
 
 def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,3 +139,17 @@ def test_forgedRepetitions(singlePort: bool) -> None:
         stage.network.advance(0.5)
         assert 50 <= len(victim.inbox) <= 80
         assert stage.listener.counts["repetitions"] > 900
+
+
+def test_restartWhileDraining() -> None:
+    """A client on the one port that restarts while the server stops gets no new transfer."""
+    with staged(options={"singlePort": True}) as stage:
+        client, _, tid = stage.ask(rrq())
+        assert ackedTo(client, 1, tid) == data(2)
+        drained: list[object] = []
+        stage.listener.drain().addCallback(drained.append)
+        assert drained == []
+        client.send(rrq(), tid)
+        stage.quiet(client)
+        assert drained == [None]
+        stage.over()

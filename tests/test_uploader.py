@@ -207,6 +207,21 @@ class TestBroken:
         assert site.left() == 0
         assert ends(events)[0].get("code", code) == code
 
+    def test_commit_fails_too_late(self) -> None:
+        """What cannot be put into its place after its client has restarted is nobody's fault."""
+        committed: Deferred[None] = Deferred()
+        site = Site(_Sink(commit=lambda: committed))
+        first = site.ask()
+        site.client.send(buildData(1, b"all"), first)
+        site.network.advance(0.1)
+        with logged() as events:
+            site.client.send(buildError(0, "too slow for me"), first)
+            site.network.advance(0.1)
+            committed.errback(Exists())
+        assert [event["outcome"] for event in ends(events)] == ["aborted"]
+        assert [event for event in events if event.get("event") == "fault"] == []
+        assert len(list(site.listener.casts())) == 0
+
     def test_fault(self) -> None:
         """A fault of ours is logged with its traceback and ends this upload only."""
         site = Site(_Sink(write=lambda: _raise(ZeroDivisionError())))

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from castd import partial
 from castd.content import Directory, DirectoryOptions
-from castd.errors import Exists, Forbidden, Full, NotFound, Refused
+from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused
 from castd.interfaces import IContentSink, IUpload
 from castd.uploads import Drop, DropOptions
 
@@ -483,6 +483,18 @@ def test_sweptWhileBegun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "open", opened)
     assert upload(sink, "a", b"x") is None
     assert everything(tmp_path) == {"a": b"x"}
+
+
+def test_noDescriptorsLeft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the directory cannot be opened now, the client is told to try again."""
+    sink = drop(tmp_path)
+
+    def opened(*args: Any, **keys: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(Busy):
+        sink.begin("a", ONE, None)
 
 
 def test_noRoot(tmp_path: Path) -> None:
