@@ -25,8 +25,8 @@ class Pair:
     """
     Two sockets on one port: one for the peer, to be connected, and its twin for strangers.
 
-    Both stay in the set while nobody has them, and what comes then is thrown away: to take four descriptors in and out
-    of an epoll set, and to look whether they are empty, was a seventh of what a transfer of a small file costs.
+    Both stay in the set while nobody has them, and what comes then is thrown away: to take them in and out for each
+    transfer was a twentieth of what a small file costs.
 
     @ivar lent: who has it.
     """

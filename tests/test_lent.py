@@ -1,0 +1,124 @@
+"""
+Lent ports through real sockets: who is heard, and what is left when a port is used again.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+
+from castd.ports import Ports
+from castd.request import Local
+
+pytestmark = pytest.mark.loopback
+
+HERE = Local("127.0.0.1", 69)
+
+
+class Reactor(Clock):
+    """A clock that watches nothing: the tests read by themselves."""
+
+    def addReader(self, reader: object) -> None: ...
+
+    def removeReader(self, reader: object) -> None: ...
+
+
+class Heard(DatagramProtocol):
+    """Notes what it hears, and of whom."""
+
+    largest = 2048
+    noisy = False
+
+    def __init__(self) -> None:
+        self.own: list[bytes] = []
+        self.strange: list[bytes] = []
+        self.closed = 0
+
+    def datagramReceived(self, datagram: bytes, addr: object) -> None:
+        self.own.append(datagram)
+
+    def strangerReceived(self, datagram: bytes, addr: object) -> None:
+        self.strange.append(datagram)
+
+    def peerUnreachable(self, peer: object) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    made = Ports(Reactor(), random.Random(1))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        yield one, other
+
+
+def test_peerAndStranger(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """What the peer sends is heard as its own; what anybody else sends, as a stranger's."""
+    one, other = peers
+    heard = Heard()
+    port = ports.lend(heard, HERE, one.getsockname())
+    one.sendto(b"mine", ("127.0.0.1", port.getHost().port))
+    other.sendto(b"strange", ("127.0.0.1", port.getHost().port))
+    ports.drain()
+    assert (heard.own, heard.strange) == ([b"mine"], [b"strange"])
+    port.stopListening()
+
+
+def test_nothingIsLeftOfTheLastPeer(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """A port that is used again has forgotten what its last peer still sent, before and after it was given back."""
+    one, other = peers
+    first, second = Heard(), Heard()
+    port = ports.lend(first, HERE, one.getsockname())
+    there = ("127.0.0.1", port.getHost().port)
+    one.sendto(b"unread", there)
+    port.stopListening()
+    one.sendto(b"late", there)
+    ports.drain()
+    one.sendto(b"later", there)
+    port = ports.lend(second, HERE, other.getsockname())
+    assert port.getHost().port == there[1]
+    other.sendto(b"new", there)
+    one.sendto(b"old", there)
+    ports.drain()
+    assert first.own == first.strange == []
+    assert (second.own, second.strange) == ([b"new"], [b"old"])
+    port.stopListening()
+
+
+def test_aClosedPeerIsToldOnce(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """A peer's closed port is one report for each datagram, and leaves the port quiet: not ready without end."""
+    gone = peers[0].getsockname()
+    peers[0].close()
+    heard = Heard()
+    port = ports.lend(heard, HERE, gone)
+    port.write(b"anybody?")
+    ports.drain()
+    assert heard.closed == 1
+    assert ports.set._epoll is None or ports.set._epoll.poll(0) == []
+    port.stopListening()
+
+
+def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """What comes for a port that nobody has is thrown away by one drain."""
+    port = ports.lend(Heard(), HERE, peers[0].getsockname())
+    there = ("127.0.0.1", port.getHost().port)
+    port.stopListening()
+    for each in peers:
+        each.sendto(b"nobody here", there)
+    ports.drain()
+    assert ports.set._epoll is None or ports.set._epoll.poll(0) == []
