@@ -34,6 +34,7 @@ class Habit:
     @ivar deaf: it never hears the group.
     @ivar confirms: it answers OACKs that do not make it master.
     @ivar leaves: how a listener ends that has everything: C{"says"} so, C{"waits"} for its turn, goes C{"silent"}ly.
+    @ivar duplicates: blocks it has already that the master acknowledges, until something new comes.
     @ivar hops: each request is sent from another port.
     """
 
@@ -46,6 +47,7 @@ class Habit:
     deaf: bool = False
     confirms: bool = False
     leaves: str = "waits"
+    duplicates: int = 1 << 30
     hops: bool = False
 
 
@@ -54,7 +56,7 @@ def _doubled(first: float, times: int) -> tuple[float, ...]:
 
 
 _PLAIN = (("tsize", "0"), ("blksize", ""), ("multicast", ""))
-ATFTP = Habit("atftp", _PLAIN, 1428)
+ATFTP = Habit("atftp", _PLAIN, 1428, duplicates=1)
 EDK2 = Habit(
     "EDK II",
     (("blksize", ""), ("tsize", "0"), ("windowsize", "4"), ("multicast", "")),
@@ -131,6 +133,7 @@ class Machine(DatagramProtocol):
         self.have = bytearray(65538)
         self.tid: Peer | None = None
         self.unicast = False
+        self._duplicates = 0
         self.began = self.ended = self.lastHeard = 0.0
         self._ear: Any = None
         self._asks: Iterator[float] = iter(habit.asks)
@@ -268,8 +271,12 @@ class Machine(DatagramProtocol):
                 self._end()
             return
         if speaks:
-            # All of them acknowledge whatever comes; only what is new quiets their timers.
+            # Only what is new quiets its timer.
             if new:
                 self._waits = iter(self.habit.waits)
                 self._due = now + next(self._waits)
-            self._ack()
+                self._duplicates = 0
+            else:
+                self._duplicates += 1
+            if self._duplicates <= self.habit.duplicates:
+                self._ack()

@@ -26,6 +26,9 @@ MOST_BLOCKS = 65535
 #: sent.
 REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
 
+#: Repetitions without an answer after which the next block goes out, too.
+AHEAD = 4
+
 #: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
 PATIENCE = Patience(
     repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
@@ -118,12 +121,30 @@ class Reader(lockstep.AckReader):
         return Want((self.ask(short),))
 
 
+class Cast(Turn):
+    """
+    Turn, for masters that do not repeat a lost acknowledgement.
+
+    atftp acknowledges one duplicate of a block, and no more until its own five seconds have passed; if that
+    acknowledgement is lost, too, it can only be stirred by a block that it does not have.
+    """
+
+    def repetition(self) -> list[range]:
+        """After a few repetitions that a known master did not answer, the next block behind the one it asked for."""
+        again = super().repetition()
+        master, count = self._master, self.count
+        assert master is not None
+        if master.alarm.measured is None or master.alarm.tries < AHEAD or count is None:
+            return again
+        return [range(again[0].start, min(again[0].start + 2, count))]
+
+
 class GroupWire:
     """
     The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
     """
 
-    cast = Turn
+    cast = Cast
     stride = 0
     broadcast = False
     pacer: Any = None

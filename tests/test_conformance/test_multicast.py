@@ -784,3 +784,17 @@ def test_whyASecondGroup() -> None:
         stage.site.files["afile"] = pattern(41)[1:]
         stage.join(3)
         assert [event["beside"] for event in stage.told("opened")] == ["", "block size", "version"]
+
+
+def test_aMasterThatMustBeStirred() -> None:
+    """
+    atftp acknowledges one duplicate and no more: when a known master has not answered four repetitions, the next block
+    goes out as well, and its acknowledgement is heard.
+    """
+    with grouped({"afile": pattern(800)}) as stage:
+        first = serving(stage, 5)
+        first.client.send(buildAck(5), first.tid)
+        numbers = stage.blocks(0.4)
+        assert numbers[:4] == [6, 6, 6, 6]
+        assert numbers[4:6] == [6, 7]
+        assert first.ack(7)[0] == 8

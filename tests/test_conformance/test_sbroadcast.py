@@ -307,8 +307,11 @@ def test_BC24_aMasterDies(stage: Stage) -> None:
     second.ack(0)
     start = stage.network.seconds()
     first.client.send(buildAck(2), first.tid)
-    letters = stage.heard(1.3)
-    assert {letter.datagram[3] for letter in letters} == {3}
+    heard = stage.heard(1.3)
+    letters = [letter for letter in heard if letter.datagram[3] == 3]
+    assert len(letters) >= 6
+    # The next one, after a while, for masters that do not acknowledge the same block again and again.
+    assert {letter.datagram[3] for letter in heard} == {3, 4}
     between = gaps([letter.time for letter in letters])
     assert between == sorted(between)
     oack = second.client.take()[0]
