@@ -482,7 +482,8 @@ class CastProtocol(DatagramProtocol):
         """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
         count = self.wire.count
         missing = count is None or not action.wants or action.wants[-1].stop < count
-        if action.outcome in (outcomes.SILENT, outcomes.CLOSED) and not missing:
+        # Of one that never said a word nobody can tell anything: it may be a forgery, or a firewall.
+        if action.outcome in (outcomes.SILENT, outcomes.CLOSED) and not missing and action.heard:
             return outcomes.UNCONFIRMED
         return action.outcome
 

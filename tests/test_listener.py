@@ -153,3 +153,15 @@ def test_restartWhileDraining() -> None:
         stage.quiet(client)
         assert drained == [None]
         stage.over()
+
+
+@pytest.mark.parametrize(("spoke", "outcome"), [(False, "silent"), (True, "unconfirmed")])
+def test_neverHeard(spoke: bool, outcome: str) -> None:
+    """A file of one block that nobody acknowledged counts as sent only if the client ever spoke."""
+    with staged({"f": b"tiny"}) as stage:
+        client, _, tid = stage.ask(rrq(tsize=0) if spoke else rrq())
+        if spoke:
+            assert ackedTo(client, 0, tid) == data(1, b"tiny")
+        stage.network.advance(60)
+        assert [event["outcome"] for event in stage.told("received")] == [outcome]
+        stage.over()
