@@ -4,7 +4,7 @@ What all transports of one server share, apart from where files come from: time,
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from random import Random
 from typing import Any
 
@@ -23,7 +23,7 @@ class Commons:
     """
     The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
 
-    @ivar requestPorts: the ports that requests come to, so that two of them are never made to answer each other.
+    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never made to answer each other.
     """
 
     def __init__(self, reactor: Any, random: Random, ports: Any, limits: Limits) -> None:
@@ -36,7 +36,7 @@ class Commons:
         self.layouts = Layouts(limits.memory)
         self.gate = Gate(limits)
         self.leases = Leases()
-        self.requestPorts: set[int] = set()
+        self.requestPorts: Counter[int] = Counter()
         self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 
     def bar(self, host: str, name: str, seconds: float, why: str) -> None:

@@ -41,7 +41,8 @@ class Gate:
     """
     The limits of one site, shared by all its transports.
 
-    @ivar casts: transfers and groups under way; C{receivers}: those who receive.
+    @ivar casts: transfers and groups under way; C{looking}: requests whose file is being looked for;
+        C{receivers}: those who receive.
     """
 
     #: ERROR 5 to foreign transfer ids, a second, in all (docs/transports/tftp.md).
@@ -49,7 +50,7 @@ class Gate:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.casts = 0
+        self.casts = self.looking = 0
         self.receivers: Counter[str] = Counter()
         self._held = 0
         self._new = Allowance(limits.newPerPeer)
@@ -61,7 +62,7 @@ class Gate:
     def crowded(self, host: str, now: float) -> str | None:
         """-> the limit that keeps a new receiver at this address out, in plain words; L{None}: it may come in."""
         limits = self._limits
-        if self.casts >= limits.casts:
+        if self.casts + self.looking >= limits.casts:
             return "limits.casts"
         if self._held >= limits.receivers:
             return "limits.receivers"

@@ -302,7 +302,7 @@ class ISite(Interface):
     layouts = Attribute("castd.layout.Layouts: the wire images that all casts share.")
     gate = Attribute("castd.gate.Gate: who may have how much.")
     leases = Attribute("castd.leases.Leases: the group addresses in use.")
-    requestPorts = Attribute("The set of port numbers that requests come to.")
+    requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
     ports = Attribute("IPorts.")
 
     def lookup(request: Request) -> Deferred[IContent]:

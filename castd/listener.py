@@ -106,10 +106,10 @@ class Listener(DatagramProtocol):
     # Life.
 
     def startProtocol(self) -> None:
-        self.site.requestPorts.add(self.port)
+        self.site.requestPorts[self.port] += 1
 
     def stopProtocol(self) -> None:
-        self.site.requestPorts.discard(self.port)
+        self.site.requestPorts -= Counter([self.port])
 
     def share(self, other: Any) -> bool:
         """Take over the dialects of another listener that is configured at this address, behind our own."""
@@ -170,7 +170,7 @@ class Listener(DatagramProtocol):
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
         if self._closing():
             return False
-        if peer[1] == 0 or (peer[0] == local.host and peer[1] in self.site.requestPorts):
+        if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
             self.counts["implausible"] += 1
             return False
         return True
@@ -248,6 +248,7 @@ class Listener(DatagramProtocol):
             self._receive(index, request, datagram)
         else:
             self._pending.add(request.peer)
+            self.site.gate.looking += 1
             looked: Deferred[IContent] = self.site.lookup(request)
             looked.addCallbacks(self._found, self._missing, (index, request, datagram), {}, (room, request))
             looked.addErrback(self._fault, room, request)
@@ -255,12 +256,19 @@ class Listener(DatagramProtocol):
     # Answers.
 
     def _missing(self, failure: Failure, room: Room, request: Request) -> None:
-        self._pending.discard(request.peer)
+        self._looked(request)
         failure.trap(Refused)
         self._refuse(room, request, request.peer, request.local, failure.value)
 
-    def _fault(self, failure: Failure, room: Room, request: Request) -> None:
+    def _looked(self, request: Request) -> None:
+        """A look-up has ended."""
         self._pending.discard(request.peer)
+        self.site.gate.looking -= 1
+
+    def _fault(self, failure: Failure, room: Room, request: Request) -> None:
+        """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
+        if request.peer in self._pending:
+            self._looked(request)
         _log.failure(
             "{transport}: a request for {name} failed",
             failure,
@@ -299,7 +307,7 @@ class Listener(DatagramProtocol):
 
     def _found(self, content: IContent, index: int, request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
-        self._pending.discard(request.peer)
+        self._looked(request)
         taken = False
         try:
             taken = not self._closing() and self._offer(content, index, request, datagram)
@@ -314,7 +322,7 @@ class Listener(DatagramProtocol):
             try:
                 # The same datagram as another dialect understands it.
                 asked = request if at == index else room.dialect.request(datagram, peer, local)
-                if asked is None:
+                if asked is None or (local.broadcast and not getattr(room.options, "broadcast", False)):
                     continue
                 if not self._join(room, asked, content):
                     self._begin(room, asked, content)

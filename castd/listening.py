@@ -71,7 +71,6 @@ class Listening(Service):
             entry, why = self.entries[0], error.socketError
             reason = _WHY.get(getattr(why, "errno", 0), f"not to be had: {why}")
             raise ConfigError(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
-        self.site.requestPorts.add(number)
         for entry in self.entries:
             _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 

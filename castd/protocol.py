@@ -176,7 +176,7 @@ class CastProtocol(DatagramProtocol):
             file: its part here is to be replaced.
         """
         receiver = self.receivers.get(request.peer)
-        if receiver is None or dialect is not self.dialect or request != receiver.request:
+        if receiver is None or dialect is not self.dialect or not request.repeats(receiver.request):
             return False
         if request.peer in self._asides or (self.wire.group is None and self.heard(request.peer)):
             return False

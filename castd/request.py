@@ -59,6 +59,11 @@ class Request:
     options: tuple[tuple[str, str], ...] = ()
     detail: object = field(default=None, compare=False)
 
+    def repeats(self, other: Request) -> bool:
+        """-> whether it is the other one once more, whatever has become of our own address or its network since."""
+        mine = (self.peer, self.name, self.mode, self.write, self.options)
+        return mine == (other.peer, other.name, other.mode, other.write, other.options)
+
     def option(self, name: str) -> str | None:
         """
         The value of the option of this name in lower case, or L{None} if it was not asked for.

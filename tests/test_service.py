@@ -98,7 +98,7 @@ def test_noSocketBefore(boot: Path, network: Network) -> None:
     server = made(boot, network, START + ANY + TFTP)
     assert network.bound == {}
     start(server)
-    assert server.site.requestPorts == {69}
+    assert server.site.requestPorts == {69: 1}
     assert [port for _, port in network.bound] == [69]
 
 
