@@ -402,7 +402,7 @@ class ICastTransport(Interface):
         """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
 
     def casts() -> Iterator[Any]:
-        """-> iterable of what is under way, for gauges and C{castd status}."""
+        """-> iterable of what is under way, for gauges."""
 
     def become(other: Any) -> None:
         """Reload: serve from now on what the freshly made C{other} would, from this very socket."""
@@ -415,7 +415,7 @@ class ICastTransport(Interface):
 
 
 class ITransportMaker(Interface):
-    """A plugin: announced in C{castd/plugins/}, collected by C{twisted.plugin}."""
+    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.maker.collect}."""
 
     name = Attribute("What the service file says.")
     description = Attribute("One line for 'castd plugins'.")

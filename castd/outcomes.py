@@ -1,5 +1,5 @@
 """
-How a receiver's part ended: no exceptions but words, the same in events, counters and C{castd status}.
+How a receiver's part ended: no exceptions but words, the same in the log, in events and in counters.
 """
 
 from __future__ import annotations

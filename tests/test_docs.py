@@ -33,10 +33,3 @@ def test_conformanceList() -> None:
     named = set(re.findall(r"^\| TC\d\d \|.*\| `(\w+)` in `(\w+\.py)` \|$", page, re.MULTILINE))
     assert named == {(name, file) for file, name in conformance()}
     assert {name[5:9] for name, _ in named} == {f"TC{number:02}" for number in range(1, 65)}
-
-
-def test_decisionsAreListed() -> None:
-    """Every record of a decision is named by the first page of docs/."""
-    index = (ROOT / "docs" / "index.md").read_text()
-    records = {f"decisions/{each.name}" for each in (ROOT / "docs" / "decisions").glob("*.md")}
-    assert {each for each in records if each not in index} == set()
