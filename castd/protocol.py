@@ -28,6 +28,8 @@ _log = Logger(namespace="castd")
 CLOSED_PORTS = 2
 #: The part of an interval by which an alarm may come late.
 JITTER = 0.1
+#: Blocks that 16 bits can tell apart, counted from 1.
+MOST_COUNTED = 65535
 
 
 class Home(Protocol):
@@ -564,7 +566,7 @@ class CastProtocol(DatagramProtocol):
 
     def tellOpened(self, beside: str = "") -> None:
         """
-        The event of a group's beginning.
+        The event of a group's beginning, and a warning about a file that not every client can count.
 
         @param beside: why it is another one than that which serves the same name already.
         """
@@ -579,6 +581,16 @@ class CastProtocol(DatagramProtocol):
                 blksize=self.wire.blocksize,
                 beside=beside,
                 remark=beside and f", beside one of another {beside}",
+            )
+        elif self.wire.count is not None and self.wire.count > MOST_COUNTED:
+            _log.warn(
+                "{transport}: {name} has {count} blocks of {blksize}: the block number rolls over, "
+                "which old clients cannot follow; a larger block size would help",
+                event="rollover",
+                transport=self.name,
+                name=self.content.name,
+                count=self.wire.count,
+                blksize=self.wire.blocksize,
             )
 
     def _tellClosed(self) -> None:

@@ -41,6 +41,8 @@ class UploadProtocol(DatagramProtocol):
     largest = LARGEST_BLKSIZE + 5
     transport: Any = None
 
+    noisy = False
+
     def __init__(
         self,
         site: ISite,
@@ -66,6 +68,7 @@ class UploadProtocol(DatagramProtocol):
         self._upload: Any = upload
         self._done = done
         self._committing = self._committed = False
+        self._committedAt: float | None = None
         self._closed = 0
         self._seconds = self.site.reactor.seconds
         self._unsent: deque[bytes] = deque()
@@ -263,6 +266,7 @@ class UploadProtocol(DatagramProtocol):
 
     def _stored(self, result: object) -> None:
         self._committing, self._committed = False, True
+        self._committedAt = self._seconds()
         if not self.over:
             self._say(self._intake.stored(self._seconds()))
             self._pump()
@@ -308,7 +312,7 @@ class UploadProtocol(DatagramProtocol):
             "peer": show(self.request.peer),
             "name": self.request.name,
             "write": True,
-            "seconds": self._seconds() - self.opened,
+            "seconds": (self._committedAt or self._seconds()) - self.opened,
             "size": self._intake.size,
             "octets": self.octets,
             "blocks": self.blocks,

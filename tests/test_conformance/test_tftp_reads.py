@@ -307,6 +307,7 @@ def test_TC26_rollingOverToZero(long: bytes, size: int) -> None:
         octets, numbers = download(stage, stage.client(), rrq(blksize=8, windowsize=size))
         assert octets == long
         assert numbers[65530:] == [65531, 65532, 65533, 65534, 65535, 0, 1, 2, 3, 4, 5]
+        assert len(stage.told("rollover")) == 1
         stage.over()
 
 
