@@ -23,7 +23,8 @@ class Commons:
     """
     The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
 
-    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never made to answer each other.
+    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never
+        made to answer each other.
     """
 
     def __init__(self, reactor: Any, random: Random, ports: Any, limits: Limits) -> None:
