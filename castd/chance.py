@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 from random import Random
+from struct import unpack
 
 #: Octets asked of the system at a time; a call for each number would cost more than the rest of a request.
 PIECE = 4096
-#: The largest integer that a float holds exactly, as bits.
+#: The largest integer that a float holds exactly, as bits; and numbers of 64 bits.
 _BITS = 53
+_LONG = 8
 
 
 class Chance(Random):
@@ -21,6 +23,10 @@ class Chance(Random):
     _pool = b""
     _used = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._floats: list[float] = []
+
     def _octets(self, count: int) -> bytes:
         if self._used + count > len(self._pool):
             self._pool, self._used = os.urandom(max(PIECE, count)), 0
@@ -29,7 +35,11 @@ class Chance(Random):
 
     def random(self) -> float:
         """-> a float from 0 up to 1."""
-        return self.getrandbits(_BITS) / (1 << _BITS)
+        if not self._floats:
+            # Each alarm takes one, so they are made a few hundred at a time.
+            longs = unpack(f"={PIECE // _LONG}Q", os.urandom(PIECE))
+            self._floats = [(each >> 64 - _BITS) / (1 << _BITS) for each in longs]
+        return self._floats.pop()
 
     def getrandbits(self, k: int, /) -> int:
         """-> an integer of C{k} random bits."""

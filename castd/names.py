@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from castd.errors import Forbidden, NotFound, Refused, Unsupported
@@ -25,6 +26,7 @@ LARGEST_NAME = 1024
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
+@lru_cache(1024)
 def parts(name: str) -> Parts:
     """
     Read a name.  C{\\} is C{/}, for the clients of Windows; doubled and leading slashes and C{.} mean nothing.

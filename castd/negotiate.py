@@ -6,8 +6,9 @@ A value that cannot be granted is left out, never an error: servers that answer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from castd.packets.tftp import LARGEST_BLKSIZE, Options
@@ -30,7 +31,7 @@ class Caps:
 
     blksize: int = 1468
     windowsize: int = 64
-    refuse: Collection[str] = ()
+    refuse: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,19 @@ def negotiate(request: Request, caps: Caps, size: int | None = None) -> Terms:
     @param size: octets of the file in a read; L{None} in a write.
     @return: the terms; C{answer} has the block size first, since one generation of U-Boot finds it only there.
     """
+    return _agreed(request.options, _Context(caps, request.write, request.mode, size))
+
+
+@lru_cache(256)
+def _agreed(options: Options, context: _Context) -> Terms:
+    """A hall of like machines asks alike."""
     agreed: dict[str, Any] = {}
     granted: list[tuple[str, str]] = []
     taken: set[str] = set()
-    context = _Context(caps, request, size)
-    for name, text in request.options:
+    for name, text in options:
         kind = name.lower()
         rule, family = _RULES.get(kind, (None, ""))
-        if rule is None or family in taken or kind in caps.refuse:
+        if rule is None or family in taken or kind in context.caps.refuse:
             continue
         grant = rule(text, context)
         if grant is None:
@@ -99,7 +105,8 @@ def _bounded(options: list[tuple[str, str]]) -> Options:
 @dataclass(frozen=True, slots=True)
 class _Context:
     caps: Caps
-    request: Request
+    write: bool
+    mode: str
     size: int | None
 
 
@@ -139,13 +146,13 @@ def _utimeout(text: str, context: _Context) -> _Grant | None:
 
 
 def _tsize(text: str, context: _Context) -> _Grant | None:
-    if context.request.write:
+    if context.write:
         wish = number(text)
         # 0 is curl's way of saying that it does not know.
         return None if wish is None else ({"tsize": wish or None}, str(wish))
     # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file
     # has none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
-    if context.request.mode != "octet" or not context.size:
+    if context.mode != "octet" or not context.size:
         return None
     return {}, str(context.size)
 

@@ -61,7 +61,7 @@ options = st.lists(
     max_size=8,
     unique_by=lambda option: option[0].lower(),
 )
-caps = st.builds(Caps, st.integers(8, 65464), st.integers(1, 64), st.sets(st.sampled_from(["blksize", "tsize"])))
+caps = st.builds(Caps, st.integers(8, 65464), st.integers(1, 64), st.frozensets(st.sampled_from(["blksize", "tsize"])))
 
 
 @given(options, caps, st.none() | st.integers(0, 1 << 45), st.sampled_from(["octet", "netascii"]))

@@ -133,7 +133,9 @@ class Dialect:
         for rule in self.options.without:
             if lockstep.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
-        return Caps(self.options.blksize or lockstep.unfragmented(request.local), self.options.windowsize, refused)
+        return Caps(
+            self.options.blksize or lockstep.unfragmented(request.local), self.options.windowsize, frozenset(refused)
+        )
 
     def patience(self, terms: Terms) -> Patience:
         """-> the same for nearly all: who asks for no interval."""

@@ -8,6 +8,7 @@ or raise L{WireError}, whatever the octets are.  What senders really put on the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from castd.errors import Unsupported, WireError
@@ -96,12 +97,18 @@ def parseRequest(datagram: bytes) -> Ask | None:
         return None
     if len(datagram) > LARGEST_REQUEST:
         raise Unsupported(why="request too long")
+    return _asked(datagram)
+
+
+@lru_cache(256)
+def _asked(datagram: bytes) -> Ask:
+    """A hall of like machines asks alike, to the octet."""
     fields = datagram[2:].split(b"\0")
     # The last piece is what follows the last NUL: padding or an unterminated tail, never a field.
     if len(fields) < 3 or not fields[0]:
         raise Unsupported(why="request without a terminated file name and mode")
     return Ask(
-        write=kind == WRQ,
+        write=datagram[1] == WRQ,
         name=fields[0].decode("utf-8", "surrogateescape"),
         mode=fields[1].decode("latin-1"),
         options=_options(fields[2:-1]),
@@ -172,6 +179,7 @@ def buildError(code: int, text: str) -> bytes:
     return bytes((0, ERROR, code >> 8 & 255, code & 255)) + clean.encode("ascii") + b"\0"
 
 
+@lru_cache(256)
 def buildOack(options: Options) -> bytes:
     """OACK with these options, in this order."""
     return b"\0\6" + b"".join(text.encode("latin-1") + b"\0" for option in options for text in option)
