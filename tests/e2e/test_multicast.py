@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.e2e.jobs import eventually
 from tests.e2e.loss import lossy
 from tests.e2e.machines import ipxe, mac
 from tests.e2e.netboot import dhcp, ended, ipxeScript
+from tests.e2e.server import TREE, command
 from tests.e2e.shelf import Shelf
 from tests.needs import need
 
@@ -110,3 +112,42 @@ def test_ipxe(hall: Hall, shelf: Shelf, count: int) -> None:
     machines = [ipxe(hall, f"pc{number}", number) for number in numbers]
     assert ended(machines, 120) == [True] * count
     assert [machine.holds(shelf[name]) for machine in machines] == [True] * count
+
+
+def test_oneAfterTheOther(hall: Hall, shelf: Shelf) -> None:
+    """Sixteen that are started a tenth of a second apart share one pass: the first block waits for who is coming."""
+    name = shelf.sized(BIG)
+    before = hall.hosts["server"].counters()
+    transfers = []
+    for client in hall.clients(16):
+        transfers.append(atftp.get(client, name, *OPTIONS))
+        time.sleep(0.1)
+    assert right(transfers, shelf[name], 60) == [True] * 16
+    assert overhead(before, hall, BIG) < 1.3
+
+
+def test_plainOnesBeside(hall: Hall, shelf: Shelf) -> None:
+    """Clients that ask for no group are served at the same port at the same time."""
+    name = shelf.sized(BIG)
+    clients = hall.clients(8)
+    transfers = [
+        atftp.get(client, name, *(OPTIONS if number % 2 else ("blksize 1428",)))
+        for number, client in enumerate(clients)
+    ]
+    assert right(transfers, shelf[name], 60) == [True] * 8
+
+
+def test_castdGet(hall: Hall, shelf: Shelf) -> None:
+    """Our own client joins the group as well: four machines, one pass, the right octets."""
+    name = shelf.sized(BIG)
+    clients = hall.clients(4)
+    before = hall.hosts["server"].counters()
+    copies = [client.folder / "copy" for client in clients]
+    url = f"tftm://{SERVER}/{name}"
+    jobs = [
+        client.start([*command(), "get", "-o", str(copy), url], cwd=TREE)
+        for client, copy in zip(clients, copies, strict=True)
+    ]
+    assert [job.finish(60).code for job in jobs] == [0] * 4
+    assert [copy.read_bytes() == shelf[name] for copy in copies] == [True] * 4
+    assert overhead(before, hall, BIG) < 2.1
