@@ -275,9 +275,10 @@ class Passes(Turn):
         if isinstance(member, Asker):
             lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
             if member.passed:
-                # As long as the group talks to others it stays, and may leave later.
+                # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
+                # closed runs no iPXE, which never says so.
                 stays = self._remember if len(self._members) > 1 else 0.0
-                self._warn(member, stays + BARRED if lost else 0.0)
+                self._warn(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
             if lost and member.whole and not member.heard:
                 outcome = outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
         super()._part(member, outcome, now, wants)
