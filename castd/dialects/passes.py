@@ -51,6 +51,8 @@ PATIENCE = Patience(
 
 
 NEVER_YET = -NEVER
+#: The first block that goes to the group only.
+SECOND = range(1, 2)
 
 
 class Asker(Member):
@@ -281,4 +283,6 @@ class Passes(Turn):
                 self._warn(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
             if lost and member.whole and not member.heard:
                 outcome = outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
+            elif lost and member.heard and member is self._master and self._want == (SECOND,):
+                outcome = outcomes.UNHEARD  # block 1 came to it alone
         super()._part(member, outcome, now, wants)

@@ -710,3 +710,13 @@ def test_fallbackOfAClosedPort() -> None:
         stage.network.advance(0.3)
         assert stage.idle()
         assert fallsBack(stage, 3) == OACK
+
+
+def test_aSwitchDropsTheGroup(ten: Stage) -> None:
+    """An iPXE that no group reaches acknowledges its own block, then leaves; the log says what to look at."""
+    ten.network.losing(lambda source, destination, datagram: source == SERVER and destination[1] == GROUP[1])
+    client = machine(ten, 2, Ipxe)
+    client.begin()
+    ten.network.advance(15)
+    assert (client.failed, client.hazard) == ("tftp", False)
+    assert [event["outcome"] for event in ten.named("received")] == ["unheard"]
