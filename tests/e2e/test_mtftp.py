@@ -173,7 +173,7 @@ def boot(hall: Hall, shelf: Shelf, name: str, numbers: Sequence[int], percent: f
     with contextlib.ExitStack() as life:
         if percent:
             loss = life.enter_context(lossy(hall, [machine.name for machine in machines], percent, "to", DATA))
-        assert ended(machines, 60 + 15 * RUNS) == [True] * len(machines)
+        assert ended(machines, 60 + 25 * RUNS) == [True] * len(machines)
         assert not percent or loss.dropped() > 0
     server.end()
     return machines
