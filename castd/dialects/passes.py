@@ -51,6 +51,8 @@ PATIENCE = Patience(
 
 
 NEVER_YET = -NEVER
+#: The first block that goes to the group only.
+SECOND = range(1, 2)
 
 
 class Asker(Member):
@@ -275,9 +277,12 @@ class Passes(Turn):
         if isinstance(member, Asker):
             lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
             if member.passed:
-                # As long as the group talks to others it stays, and may leave later.
+                # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
+                # closed runs no iPXE, which never says so.
                 stays = self._remember if len(self._members) > 1 else 0.0
-                self._warn(member, stays + BARRED if lost else 0.0)
+                self._warn(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
             if lost and member.whole and not member.heard:
                 outcome = outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
+            elif lost and member.heard and member is self._master and self._want == (SECOND,):
+                outcome = outcomes.UNHEARD  # block 1 came to it alone
         super()._part(member, outcome, now, wants)

@@ -700,3 +700,23 @@ def test_aLongPass() -> None:
             stage.say(one, ack(number), seconds=1.5 if number < 9 else 0.1)
         assert stage.network.seconds() > 12
         assert stage.say(one, ack(10)) == [(two.address, block(1, TEN)), (GROUP, block(1, TEN))]
+
+
+def test_fallbackOfAClosedPort() -> None:
+    """A host that says that the client's port is closed runs no iPXE: what it asks of plain TFTP it gets."""
+    with staged(plain=True) as stage:
+        two = fallen(stage)
+        two.port.stopListening()
+        stage.network.advance(0.3)
+        assert stage.idle()
+        assert fallsBack(stage, 3) == OACK
+
+
+def test_aSwitchDropsTheGroup(ten: Stage) -> None:
+    """An iPXE that no group reaches acknowledges its own block, then leaves; the log says what to look at."""
+    ten.network.losing(lambda source, destination, datagram: source == SERVER and destination[1] == GROUP[1])
+    client = machine(ten, 2, Ipxe)
+    client.begin()
+    ten.network.advance(15)
+    assert (client.failed, client.hazard) == ("tftp", False)
+    assert [event["outcome"] for event in ten.named("received")] == ["unheard"]

@@ -1,0 +1,153 @@
+"""
+The cast of MTFTP, whatever its clients do: one master, blocks that exist, no silence, and an end.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from castd import outcomes
+from castd.cast.events import Action, Burst, Gone, Greet, Leave, Want, Warn
+from castd.dialects.passes import MOST_REMEMBERED, PATIENCE, Passes
+from castd.interfaces import ICast
+from castd.request import Peer
+
+COUNT = 6
+PEERS: list[Peer] = [(f"10.0.0.{host}", port) for host in (2, 3, 4) for port in (1, 2)]
+
+SAYS = st.one_of(
+    st.tuples(st.just("join"), st.sampled_from(PEERS)),
+    st.tuples(st.just("ack"), st.sampled_from(PEERS), st.integers(0, COUNT)),
+    st.tuples(st.just("error"), st.sampled_from(PEERS)),
+    st.tuples(st.just("wait"), st.sampled_from((0.001, 0.05, 0.1, 0.3, 1.0, 3.0))),
+)
+
+
+class Play:
+    """
+    A cast and time.
+
+    @ivar log: (instant, action) of all that came out.
+    """
+
+    def __init__(self, remember: float = 30.0) -> None:
+        self.cast = Passes(PATIENCE, COUNT, remember)
+        self.now = 0.0
+        self.log: list[tuple[float, Action]] = []
+        self.here: set[Peer] = set()
+
+    def poll(self) -> None:
+        polls = 0
+        while (action := self.cast.poll(self.now)) is not None:
+            polls += 1
+            assert polls < 3 * MOST_REMEMBERED, "it never comes to rest"
+            self.log.append((self.now, action))
+            if isinstance(action, Gone):
+                self.here.remove(action.peer)
+
+    def wait(self, seconds: float) -> None:
+        """Ring whenever it wants to be rung."""
+        end = self.now + seconds
+        while (due := self.cast.deadline(self.now)) is not None and due <= end:
+            assert due > self.now, "it wants to be rung at once, and had nothing to do"
+            self.now = due
+            self.poll()
+        self.now = end
+
+    def say(self, word: tuple[object, ...]) -> None:
+        peer = word[1]
+        if isinstance(peer, float):
+            self.wait(peer)
+            return
+        assert isinstance(peer, tuple)
+        if word[0] == "join":
+            self.cast.join(peer, self.now, (range(1),))
+            self.here.add(peer)
+        elif word[0] == "error":
+            self.cast.hear(peer, Leave(outcomes.ABORTED), self.now)
+        elif (standing := self.cast.standing(peer)) is not None and standing.turn:
+            number = word[2]
+            assert isinstance(number, int)
+            done = Leave(outcomes.DONE) if number == COUNT else Want((range(number, number + 1),))
+            self.cast.hear(peer, done, self.now)
+        self.poll()
+
+
+def test_passesIsACast() -> None:
+    """Passes provides ICast."""
+    assert verifyObject(ICast, Passes(PATIENCE, COUNT))
+
+
+@settings(deadline=None)
+@given(st.lists(SAYS, max_size=60))
+def test_anything(words: list[tuple[object, ...]]) -> None:
+    """
+    Whatever is said, in whatever order.
+
+    Members are those who joined and are not gone, one for each address; one of them at most has the turn; every block
+    is one of the file, and the first goes to the master right before it goes to the group; the group is never silent
+    for a quarter of a second while anybody is here; and when all fall silent it ends.
+    """
+    play = Play()
+    for word in words:
+        play.say(word)
+        assert play.cast.members() == len(play.here)
+        assert len({peer[0] for peer in play.here}) == len(play.here)
+        turns = [peer for peer in play.here if (standing := play.cast.standing(peer)) and standing.turn]
+        assert len(turns) == bool(play.here)
+    play.wait(200.0)
+    assert play.cast.members() == 0
+    assert play.cast.deadline(play.now) is None
+    served = [(at, action) for at, action in play.log if isinstance(action, Greet | Burst)]
+    for (_, first), (_, then) in pairwise([*served, (0.0, None)]):
+        if isinstance(first, Greet):
+            assert isinstance(then, Burst)
+            assert (first.master, first.peer, then.numbers.start) == (True, then.peer, 0)
+    for _, action in served:
+        if isinstance(action, Burst):
+            assert 0 <= action.numbers.start < action.numbers.stop <= COUNT
+            assert len(action.numbers) <= 2
+
+
+@settings(deadline=None)
+@given(st.lists(SAYS, max_size=60))
+def test_neverSilent(words: list[tuple[object, ...]]) -> None:
+    """From one moment to the next, as long as anybody is here, a block goes out within 0.2 s."""
+    play = Play()
+    last = 0.0
+    for word in [*words, ("wait", 100.0)]:
+        before, empty = len(play.log), not play.here
+        began = play.now
+        play.say(word)
+        if empty and play.here:
+            last = began
+        for at, action in play.log[before:]:
+            if isinstance(action, Burst):
+                assert at - last <= 0.2 + 1e-9
+                last = at
+        if not play.here:
+            last = play.now
+
+
+@settings(deadline=None)
+@given(st.lists(SAYS, max_size=60))
+def test_warnings(words: list[tuple[object, ...]]) -> None:
+    """Nobody is warned of before the last block has gone out, and who says that it is done never is afterwards."""
+    play = Play()
+    for word in words:
+        play.say(word)
+    passed = False
+    warned: dict[Peer, float] = {}
+    for _, action in play.log:
+        if isinstance(action, Burst):
+            passed = passed or action.numbers.stop == COUNT
+        elif isinstance(action, Warn):
+            # A warning goes before the block that it is about.
+            warned[action.peer] = action.seconds
+        elif isinstance(action, Gone) and action.outcome == outcomes.DONE:
+            assert warned.get(action.peer, 0.0) == 0.0
+    assert passed or not any(warned.values())
