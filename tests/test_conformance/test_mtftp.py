@@ -720,3 +720,15 @@ def test_aSwitchDropsTheGroup(ten: Stage) -> None:
     ten.network.advance(15)
     assert (client.failed, client.hazard) == ("tftp", False)
     assert [event["outcome"] for event in ten.named("received")] == ["unheard"]
+
+
+def test_fallbackOfOneThatStayed() -> None:
+    """Who repeats its request and is still there a second later has heard something: without it, it would have left."""
+    with staged({"linux": TEN}, plain=True) as stage:
+        one = opened(stage)
+        two = stage.client(3)
+        stage.say(two, R, R)
+        for number in range(1, 10):
+            stage.say(one, ack(number), seconds=0.2)
+        stage.say(one, ack(10))
+        assert fallsBack(stage, 3) == ERROR
