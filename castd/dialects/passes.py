@@ -36,6 +36,8 @@ GUARD = 0.08
 MOST_REMEMBERED = 128
 #: A request that comes so soon after the last block may have crossed it.  Seconds.
 CROSSING = 0.1
+#: An iPXE that hears nothing repeats its request once and leaves half a second later; who stays has heard something.
+DEAF_STAYS = 1.0
 #: How long another transport is warned of who has left a pass with the last block heard.  Seconds.
 BARRED = 10.0
 BARRED_BECAUSE = (
@@ -60,10 +62,11 @@ class Asker(Member):
     A client, as its requests show it.
 
     @ivar askedAt: the instant of its last request.
-    @ivar hears: it hears the group, as far as can be seen: it asked only once, or has acknowledged what was sent there.
+    @ivar hears: nothing speaks against that it hears the group: it asked only once, or has acknowledged what it was
+        sent there.
     @ivar early: it asked before the first block of this pass.
     @ivar whole: every block has gone out since it asked.
-    @ivar passed: it hears the group, and the last block has gone out since it asked.
+    @ivar passed: the last block has gone out since it asked.
     """
 
     __slots__ = ("askedAt", "early", "hears", "passed", "whole")
@@ -73,6 +76,10 @@ class Asker(Member):
         self.askedAt = askedAt
         self.hears = True
         self.early = self.whole = self.passed = False
+
+    def endangered(self, now: float) -> bool:
+        """-> whether it may have heard the last block and lack others."""
+        return self.passed and (self.hears or now >= self.askedAt + DEAF_STAYS)
 
 
 class Passes(Turn):
@@ -112,8 +119,8 @@ class Passes(Turn):
             self._members.add(member)
             self._hold(now)
         self._warn(member, 0.0)
-        if member.hears and now < self._passedAt + CROSSING:
-            self._endanger(member)
+        if now < self._passedAt + CROSSING:
+            self._endanger(member, now)
         master = self._master
         if member is master:
             self._asksAgain(member, wants, now)
@@ -263,12 +270,12 @@ class Passes(Turn):
         self._passedAt = now
         for each in self._askers():
             each.whole = each.whole or each.early
-            if each.hears:
-                self._endanger(each)
+            self._endanger(each, now)
 
-    def _endanger(self, member: Asker) -> None:
+    def _endanger(self, member: Asker, now: float) -> None:
         member.passed = True
-        self._warn(member, self._remember + BARRED)
+        if member.endangered(now):
+            self._warn(member, self._remember + BARRED)
 
     def _warn(self, member: Asker, seconds: float) -> None:
         self._next.append(Warn(member.peer, seconds, BARRED_BECAUSE))
@@ -276,7 +283,7 @@ class Passes(Turn):
     def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
         if isinstance(member, Asker):
             lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
-            if member.passed:
+            if member.endangered(now):
                 # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
                 # closed runs no iPXE, which never says so.
                 stays = self._remember if len(self._members) > 1 else 0.0

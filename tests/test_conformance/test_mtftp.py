@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from zope.interface.verify import verifyObject
 
 from castd.dialects import mtftp
 from castd.dialects.passes import MOST_REMEMBERED
+from castd.interfaces import IDialect, IWire
 from castd.options import Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import Ask, buildRequest
+from castd.request import Local
 from castd.testing import BytesContent, Mailbox, pattern
 from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
 from tests.vectors import vectors
@@ -720,3 +723,38 @@ def test_aSwitchDropsTheGroup(ten: Stage) -> None:
     ten.network.advance(15)
     assert (client.failed, client.hazard) == ("tftp", False)
     assert [event["outcome"] for event in ten.named("received")] == ["unheard"]
+
+
+def test_fallbackOfOneThatStayed() -> None:
+    """Who repeats its request and is still there a second later has heard something: without it, it would have left."""
+    with staged({"linux": TEN}, plain=True) as stage:
+        one = opened(stage)
+        two = stage.client(3)
+        stage.say(two, R, R)
+        for number in range(1, 10):
+            stage.say(one, ack(number), seconds=0.2)
+        stage.say(one, ack(10))
+        assert fallsBack(stage, 3) == ERROR
+
+
+# The seams.
+
+
+def test_seams() -> None:
+    """Dialect and wire provide what they say; options compare by what they say, so that a reload keeps equal ones."""
+    files = {"linux": None, "/initrd": "239.255.1.2:3002"}
+    options = mtftp.Options.model_validate({"files": files})
+    assert options.files == (("linux", GROUP), ("initrd", ("239.255.1.2", 3002)))
+    assert hash(options) == hash(mtftp.Options.model_validate(options.model_dump(mode="json")))
+    dialect = mtftp.Dialect(options)
+    assert verifyObject(IDialect, dialect)
+    request = dialect.request(R, ("10.0.0.2", 2000), Local("10.0.0.1", 1759))
+    assert request is not None
+    assert verifyObject(IWire, dialect.open(request, BytesContent("linux", LINUX)))
+
+
+@pytest.mark.parametrize("files", [None, [], {}, {"": None}, {"../x": None}, {"a": None, "/a": "239.255.1.2:3002"}])
+def test_badFiles(files: object) -> None:
+    """No files, names that are none, and a name twice are refused."""
+    with pytest.raises(ValidationError):
+        mtftp.Options.model_validate({"files": files})
