@@ -27,7 +27,7 @@ from castd.config import Config
 from castd.describe import rows, wholeSchema
 from castd.errors import ConfigError
 from castd.maker import Collected, collect
-from castd.run import log, prepare
+from castd.run import Log, prepare
 from castd.service import Server, compose, kinds, read
 
 _FILE = click.Path(path_type=Path)
@@ -66,7 +66,8 @@ def serve(config: Path) -> None:
     reactor: Any = running
     try:
         server = prepare(config, reactor)
-        globalLogBeginner.beginLoggingTo([log(server.config.logging, sys.stderr)], redirectStandardIO=False)
+        server.log = Log(server.config.logging, sys.stderr)
+        globalLogBeginner.beginLoggingTo([server.log], redirectStandardIO=False)
         server.privilegedStartService()
     except ConfigError as error:
         raise fail(error) from None

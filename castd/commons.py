@@ -23,8 +23,8 @@ class Commons:
     """
     The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
 
-    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never
-        made to answer each other.
+    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of
+        them are never made to answer each other.
     """
 
     def __init__(self, reactor: Any, random: Random, ports: Any, limits: Limits) -> None:
@@ -39,6 +39,18 @@ class Commons:
         self.leases = Leases()
         self.requestPorts: Counter[int] = Counter()
         self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+
+    def adjust(self, limits: Limits) -> None:
+        """Other limits hold from now on.  A rate that is new or gone is so for casts that begin now."""
+        self.limits = limits
+        if limits.rate is None:
+            self.pacer = None
+        elif self.pacer is None:
+            self.pacer = Pacer(limits.rate)
+        else:
+            self.pacer.adjust(limits.rate)
+        self.layouts.limit = limits.memory
+        self.gate.adjust(limits)
 
     def bar(self, host: str, name: str, seconds: float, why: str) -> None:
         """Refuse this name to this address for so long; see L{castd.interfaces.ISite.bar}."""

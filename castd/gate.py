@@ -49,10 +49,14 @@ class Gate:
     STRANGERS = 5.0
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
         self.casts = self.looking = 0
         self.receivers: Counter[str] = Counter()
         self._held = 0
+        self.adjust(limits)
+
+    def adjust(self, limits: Limits) -> None:
+        """Other limits hold from now on; who is here counts on, what addresses had in hand is forgotten."""
+        self._limits = limits
         self._new = Allowance(limits.newPerPeer)
         self._again = Allowance(limits.newPerPeer)
         self._errors = Allowance(limits.errors)

@@ -329,9 +329,9 @@ class ISite(Interface):
 class IPorts(Interface):
     """Where ports come from: the real ones, or a test's."""
 
-    def listen(port: int, protocol: Any, interface: str = "", options: Any = None) -> IDatagramPort:
+    def listen(port: int, protocol: Any, interface: str = "", options: Any = None) -> IListeningPort:
         """
-        -> L{IDatagramPort}, its protocol connected and told of each datagram by
+        -> L{IListeningPort}, its protocol connected and told of each datagram by
         C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{lend}.
 
         @raise CannotListenError: as Twisted's.
@@ -392,6 +392,21 @@ class IDatagramPort(Interface):
         """Prepare it for group data: TTL, address of the outgoing interface ('' for the system's choice), flags."""
 
 
+class IListeningPort(IDatagramPort):
+    """
+    A port that requests come to.
+    """
+
+    def probe() -> Deferred[None]:
+        """
+        Is a port that listens still read?  A datagram goes from it to itself, which its protocol never sees.
+
+        -> fires when that, or anything else that was sent to it, is read; also when it is closed.
+
+        @raise OSError: it cannot be sent there now, such as while the interface is down: that says nothing of the port.
+        """
+
+
 class ICastTransport(Interface):
     """Provided by a C{DatagramProtocol}; stock: L{castd.listener.Listener}."""
 
@@ -405,7 +420,11 @@ class ICastTransport(Interface):
         """-> iterable of what is under way, for gauges."""
 
     def become(other: Any) -> None:
-        """Reload: serve from now on what the freshly made C{other} would, from this very socket."""
+        """
+        Reload: serve from now on what the freshly made C{other} would, from this very socket; also while draining.
+
+        @param other: of the same class, for the same address.
+        """
 
     def drain() -> Deferred[None]:
         """No new requests; -> Deferred that fires when the last cast has ended."""

@@ -5,7 +5,7 @@ Listener: the DatagramProtocol of a request port.  Datagrams of members go to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -123,8 +123,11 @@ class Listener(DatagramProtocol):
 
     def become(self, other: Any) -> None:
         """Serve what C{other} would; dialects with equal options keep their groups, and casts under way go on."""
-        kept = {(room.name, room.options): room for room in self._rooms}
-        self._rooms = [kept.get((room.name, room.options), room) for room in other._rooms]
+        self._rooms = [
+            next((ours for ours in self._rooms if (ours.name, ours.options) == (room.name, room.options)), room)
+            for room in other._rooms
+        ]
+        self._drained = None
 
     def drain(self) -> Deferred[None]:
         """No new requests; -> fires when the last cast has ended."""
@@ -250,7 +253,9 @@ class Listener(DatagramProtocol):
             self._pending.add(request.peer)
             self.site.gate.looking += 1
             looked: Deferred[IContent] = self.site.lookup(request)
-            looked.addCallbacks(self._found, self._missing, (index, request, datagram), {}, (room, request))
+            # The dialects as they are now: a reload may exchange them before the file is found.
+            rooms = self._rooms[index:]
+            looked.addCallbacks(self._found, self._missing, (rooms, request, datagram), {}, (room, request))
             looked.addErrback(self._fault, room, request)
 
     # Answers.
@@ -305,23 +310,23 @@ class Listener(DatagramProtocol):
             # As good as lost on the way: the client asks again.
             self.counts["unsent"] += 1
 
-    def _found(self, content: IContent, index: int, request: Request, datagram: bytes) -> None:
+    def _found(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
         self._looked(request)
         taken = False
         try:
-            taken = not self._closing() and self._offer(content, index, request, datagram)
+            taken = not self._closing() and self._offer(content, rooms, request, datagram)
         finally:
             if not taken:
                 content.close()
 
-    def _offer(self, content: IContent, index: int, request: Request, datagram: bytes) -> bool:
-        """Ask one dialect after the other, from this one on.  -> whether one has taken the content."""
+    def _offer(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> bool:
+        """Ask one dialect after the other.  -> whether one has taken the content."""
         peer, local = request.peer, request.local
-        for at, room in enumerate(self._rooms[index:], index):
+        for room in rooms:
             try:
                 # The same datagram as another dialect understands it.
-                asked = request if at == index else room.dialect.request(datagram, peer, local)
+                asked = request if room is rooms[0] else room.dialect.request(datagram, peer, local)
                 if asked is None or (local.broadcast and not getattr(room.options, "broadcast", False)):
                     continue
                 if not self._join(room, asked, content):

@@ -37,6 +37,7 @@ class Listening(Service):
 
     @ivar transport: the L{ICastTransport<castd.interfaces.ICastTransport>} that all of them have become.
     @ivar entries: what the service file says of them.
+    @ivar retiring: it serves those who are here, and nobody else.
     """
 
     def __init__(self, site: Site, transport: Any, entry: Entry) -> None:
@@ -44,6 +45,7 @@ class Listening(Service):
         self.transport = transport
         self.entries = [entry]
         self.port: Any = None
+        self.retiring = False
 
     @property
     def address(self) -> str:
@@ -57,6 +59,11 @@ class Listening(Service):
             self.entries.append(entry)
         return shared
 
+    @property
+    def at(self) -> tuple[str, int]:
+        """Interface and port."""
+        return self.transport.interface, self.transport.port
+
     def privilegedStartService(self) -> None:
         """
         Bind the port.
@@ -64,6 +71,13 @@ class Listening(Service):
         @raise ConfigError: it cannot be had; where the service file asks for it, and why.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+        if self.port is None:
+            self.bind()
+        for entry in self.entries:
+            _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
+
+    def bind(self) -> None:
+        """As L{privilegedStartService}, and nobody is told."""
         interface, number = self.transport.interface, self.transport.port
         try:
             self.port = self.site.ports.listen(number, self.transport, interface=interface)
@@ -71,8 +85,6 @@ class Listening(Service):
             entry, why = self.entries[0], error.socketError
             reason = _WHY.get(getattr(why, "errno", 0), f"not to be had: {why}")
             raise ConfigError(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
-        for entry in self.entries:
-            _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""
@@ -94,11 +106,36 @@ class Listening(Service):
         draining.addErrback(self._undrained)
         return draining.addBoth(self._close)
 
+    def become(self, other: Listening) -> None:
+        """Reload: be what C{other} would be, on the port that is open, also if that was about to be closed."""
+        self.retiring = False
+        self.transport.become(other.transport)
+        self.entries = other.entries
+
+    def retire(self) -> Deferred[None]:
+        """
+        Reload: this address is served no more.  -> fires when the transfers that are under way have ended, however long
+        that takes, and the port is closed.
+        """
+        self.retiring = True
+        return maybeDeferred(self.transport.drain).addCallback(self._close)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return next(iter(self.transport.casts()), None) is None
+
+    def release(self) -> None:
+        """Let go of the port; L{bind} would take it again."""
+        port, self.port = self.port, None
+        if port is not None:
+            port.stopListening()
+
     def _undrained(self, failure: Failure) -> None:
         if failure.check(TimeoutError) is None:
             _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
 
     def _close(self, _: object) -> Any:
-        port, self.port = self.port, None
         self.transport.stop()
-        return port.stopListening()
+        port, self.port = self.port, None
+        return None if port is None else port.stopListening()

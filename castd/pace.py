@@ -30,8 +30,13 @@ class Pacer:
         if not rate > 0:
             raise ValueError(f"a rate must be more than 0, not {rate}")
         self.rate, self.parent = rate, parent
+        self._burst = burst
         self.depth: float = max(burst, rate * LATE)
         self._level, self._filled = self.depth, float("-inf")
+
+    def adjust(self, rate: float) -> None:
+        """Another rate holds from now on; what is owed stays owed."""
+        self.rate, self.depth = rate, max(self._burst, rate * LATE)
 
     def next(self, now: float) -> float:
         """

@@ -8,33 +8,49 @@ import errno
 import random
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from zope.interface import implementer
 
 from castd import sockets
 from castd.bursts import Bursts, sendBurst
-from castd.interfaces import IDatagramPort, IPorts
+from castd.interfaces import IListeningPort, IPorts
 from castd.lent import LentPort, Pair
 from castd.portset import PortSet
 from castd.request import Local, Peer
 
 #: Datagrams read from an open port in one go.
 READ_SLICE = 128
+#: What a listening port sends to itself to see whether it is still read; nobody is told of it.
+PROBE = b"castd: is anybody there?"
 #: Numbers drawn from a range before it is gone through.
 DRAWS = 16
 
 
-@implementer(IDatagramPort)
+@implementer(IListeningPort)
 class OpenPort:
     """
     A port that hears everybody: a request port, or a group's.
     """
 
-    def __init__(self, ports: Ports, made: socket.socket, protocol: Any, listening: bool, mtu: int) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        made: socket.socket,
+        protocol: Any,
+        listening: bool,
+        mtu: int,
+        release: Callable[[socket.socket], object] = socket.socket.close,
+    ) -> None:
+        """@param release: what becomes of the socket in the end."""
         self._ports = ports
+        self._release = release
+        self._probes: list[Deferred[None]] = []
+        self._closed = False
         self._socket = made
         self._protocol = protocol
         self._listening = listening
@@ -66,12 +82,30 @@ class OpenPort:
             except OSError:
                 self._readErrors()
                 continue
-            if self._listening:
-                protocol.datagramFrom(datagram, peer, local)
-            else:
+            if not self._listening:
                 protocol.datagramReceived(datagram, peer)
-            if made.fileno() < 0:
+            elif datagram != PROBE:
+                protocol.datagramFrom(datagram, peer, local)
+            if self._probes:
+                self._alive()
+            if self._closed:
                 return
+
+    def probe(self) -> Deferred[None]:
+        name = self._socket.getsockname()
+        if self._wild:
+            name = ("::1" if self._socket.family == socket.AF_INET6 else "127.0.0.1", self._number)
+        else:
+            sockets.bound(sockets.zoned(self._socket), 0).close()  # else it would go to whoever has the address now
+        self.write(PROBE, name)
+        answer: Deferred[None] = Deferred()
+        self._probes.append(answer)
+        return answer
+
+    def _alive(self) -> None:
+        probes, self._probes = self._probes, []
+        for answer in probes:
+            answer.callback(None)
 
     def _readErrors(self) -> bool:
         """-> whether there were any."""
@@ -122,10 +156,12 @@ class OpenPort:
         return sockets.hostOf(self._socket)
 
     def stopListening(self) -> None:
-        if self._socket.fileno() >= 0:
+        if not self._closed:
+            self._closed = True
             self._ports.set.remove(self._socket.fileno())
-            self._socket.close()
+            self._release(self._socket)
             self._protocol.doStop()
+            self._alive()
 
 
 @implementer(IPorts)
@@ -147,20 +183,34 @@ class Ports:
         self.interfaces = sockets.Interfaces()
         self._chance = chance
         self._adopted = dict(adopted or {})
+        self._returned: set[socket.socket] = set()
         self._shelves: dict[tuple[str, range | None], list[Pair]] = {}
 
     def listen(self, port: int, protocol: Any, interface: str = "", options: Any = None) -> OpenPort:
         made = self._adopted.pop((interface, port), None)
+        release: Callable[[socket.socket], object] = socket.socket.close
         try:
             if made is None:
                 made = sockets.bound(interface, port)
             else:
                 made.setblocking(False)
                 sockets.dress(made)
+                release = partial(self._giveBack, (interface, port))
+                if made in self._returned:
+                    sockets.empty(made)
             sockets.forRequests(made)
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
-        return OpenPort(self, made, protocol, listening=True, mtu=self.interfaces.mtu(0))
+        return OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
+
+    def _giveBack(self, address: tuple[str, int], made: socket.socket) -> None:
+        """The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it."""
+        self._adopted[address] = made
+        self._returned.add(made)
+
+    def unclaimed(self) -> list[tuple[str, int]]:
+        """-> the addresses that were passed by the supervisor and that nobody has asked for."""
+        return list(self._adopted)
 
     def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> Any:
         try:

@@ -5,32 +5,26 @@ A service file becomes a running server: the site, and a service for each addres
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger, globalLogPublisher
 
-from castd.access import Rule
 from castd.chance import Chance
-from castd.config import Config, Entry, Kinds, load
-from castd.directory import makeSink
-from castd.errors import ConfigError, Refused
+from castd.change import Change
+from castd.config import Config
+from castd.draft import SINKS, Draft, draft, kinds, read
+from castd.errors import ConfigError
 from castd.listening import Listening
 from castd.maker import Collected
 from castd.observe import JSONFile
-from castd.options import ListenOptions
 from castd.site import Site
-from castd.uploads import DropOptions
+from castd.supervise import Notices, Watch
+
+__all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 
 _log = Logger(namespace="castd")
-
-#: Who asks for the size of a file before there are any clients.
-NOBODY = ("0.0.0.0", 0)
 
 
 class Server(MultiService):
@@ -38,13 +32,27 @@ class Server(MultiService):
     Everything that a service file describes.  As long as it has not been started no socket is open.
 
     @ivar site: what its transports share.
+    @ivar addresses: where it listens.
+    @ivar file: the service file.
+    @ivar since: the instant it was made.
+    @ivar log: what a change of C{logging} is to be told, by its C{adjust(options)}; L{None}: nobody.
+    @ivar stopping: it takes no more requests, and ends when those under way are served.
+    @ivar watch: what a supervisor is told; nothing, until L{supervised}.
     """
 
-    def __init__(self, config: Config, site: Site, addresses: Iterable[Listening]) -> None:
+    def __init__(self, made: Draft, site: Site, collected: Collected) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.config = config
+        self.config = made.config
         self.site = site
-        self.addresses = tuple(addresses)
+        self.addresses = tuple(made.addresses.values())
+        # A daemon's working directory is another one.
+        self.file = made.config.file.absolute()
+        self.since = site.reactor.seconds()
+        self.log: Any = None
+        self._collected = collected
+        self._sinks = made.sinks
+        self.stopping = False
+        self.watch = Watch(site.reactor, Notices(), None, self.ports, self.standing)
         self._events: JSONFile | None = None
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -67,20 +75,41 @@ class Server(MultiService):
 
     def _openEvents(self) -> list[str]:
         """Open the file for events, if there is to be one; not before: who only checks a file leaves nothing behind."""
-        file = self.config.logging.json_
-        if file is None or self._events is not None:
+        if self._events is not None:
             return []
         try:
-            self._events = JSONFile(str(file))
-        except OSError as error:
-            return [f"{self.config.tree.where(('logging', 'json'))}: {file}: {error.strerror}"]
-        globalLogPublisher.addObserver(self._events)
+            self._swapEvents(_events(self.config))
+        except ConfigError as error:
+            return list(error.faults)
         return []
+
+    def _swapEvents(self, fresh: JSONFile | None) -> None:
+        events, self._events = self._events, fresh
+        if fresh is not None:
+            globalLogPublisher.addObserver(fresh)
+        if events is not None:
+            globalLogPublisher.removeObserver(events)
+            events.close()
+
+    def supervised(self, notices: Notices, period: float | None) -> None:
+        """Keep a supervisor informed, and its watchdog fed; see L{Watch}."""
+        self.watch = Watch(self.site.reactor, notices, period, self.ports, self.standing)
+
+    def ports(self) -> list[tuple[str, Any]]:
+        """-> address for people, and port, wherever it listens."""
+        return [(each.address, each.port) for each in self.addresses if each.port is not None]
+
+    def standing(self) -> str:
+        """-> how things stand, in a few words."""
+        gate = self.site.gate
+        state = "draining" if self.stopping else "serving"
+        return f"{state}: {gate.casts} transfers, {gate.receivers.total()} receivers"
 
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
         self._openEvents()
         super().startService()  # type: ignore[no-untyped-call]
+        self.watch.begin()
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
                 drop.sweep().addErrback(
@@ -89,42 +118,98 @@ class Server(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
+        self.stopping = True
+        self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Any:
-        events, self._events = self._events, None
-        if events is not None:
-            globalLogPublisher.removeObserver(events)
-            events.close()
+        self.watch.end()
+        self._swapEvents(None)
         return result
 
+    # Reload.
 
-@dataclass(frozen=True)
-class _Sink:
-    """What can be named beneath C{uploads:}."""
+    def reread(self) -> tuple[str, ...]:
+        """
+        Read the service file again, and be what it says; on any fault everything stays as it was.
 
-    options: type[BaseModel]
+        -> the faults, as for a start; none: it is in force.
+        """
+        if self.stopping:
+            return ("castd is stopping",)
+        self.watch.notices.reloading()
+        try:
+            self.reload(read(self.file, self._collected))
+        except ConfigError as error:
+            faults = error.faults
+        except Exception:
+            _log.failure("a reload failed", event="fault")
+            faults = ("a fault of castd or of a plugin, see the log",)
+        else:
+            faults = ()
+            _log.info("{file} is in force", event="reloaded", file=str(self.file))
+        for nth, fault in enumerate(faults, 1):
+            form = "{file} is refused ({nth} of {count}): {fault}"
+            told = {"file": str(self.file), "fault": fault, "nth": nth, "count": len(faults)}
+            _log.error(form, event="refused-reload", **told)
+        self.watch.ready()
+        return faults
+
+    def reload(self, config: Config) -> None:
+        """
+        Be what another service file says.  Whoever is served stays with what it began with.
+
+        @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
+        """
+        made = draft(config, self._collected, self.site, self._sinks)
+        events = _events(config)
+        try:
+            Change(self.addresses, made).bind()
+        except ConfigError:
+            if events is not None:
+                events.close()
+            raise
+        self._swapEvents(events)
+        self.config, self._sinks = config, made.sinks
+        self.site.adjust(config.limits)
+        self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
+        if self.log is not None:
+            self.log.adjust(config.logging)
+        self._listen(made)
+
+    def _listen(self, made: Draft) -> None:
+        """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""
+        here = {each.at: each for each in self.addresses}
+        for at, wanted in made.addresses.items():
+            if at in here:
+                here[at].become(wanted)
+            else:
+                wanted.setServiceParent(self)  # type: ignore[no-untyped-call]
+        gone = [each for at, each in here.items() if at not in made.addresses]
+        serving = [here.get(at, wanted) for at, wanted in made.addresses.items()]
+        self.addresses = (*serving, *gone)
+        for each in gone:
+            if not each.retiring:
+                each.retire().addCallback(self._retired, each)
+
+    def _retired(self, _: object, gone: Listening) -> None:
+        self.addresses = tuple(each for each in self.addresses if each is not gone)
+        gone.disownServiceParent()  # type: ignore[no-untyped-call]
+        _log.info("{address} is closed", event="closed-port", address=gone.address)
 
 
-SINKS = {"directory": _Sink(DropOptions)}
-
-
-def kinds(collected: Collected) -> Kinds:
-    """What can be named in a service file."""
-    return Kinds(collected.transports, collected.sources, SINKS, Rule)
-
-
-def read(file: Path | str, collected: Collected) -> Config:
+def _events(config: Config) -> JSONFile | None:
     """
-    Read a service file.
+    -> the file for events, opened.
 
-    @raise ConfigError: with every fault in it, and those of plugins, since one of them may be why a name is unknown.
+    @raise ConfigError: it cannot be.
     """
+    file = config.logging.json_
     try:
-        return load(file, kinds(collected))
-    except ConfigError as error:
-        raise ConfigError(*error.faults, *collected.faults) from None
+        return None if file is None else JSONFile(str(file))
+    except OSError as error:
+        raise ConfigError(f"{config.tree.where(('logging', 'json'))}: {file}: {error.strerror}") from None
 
 
 def compose(
@@ -140,63 +225,6 @@ def compose(
     site = Site(reactor, chance or Chance(), ports, config.limits)
     if config.metrics.listen is not None:
         config.tree.blame(("metrics", "listen"), "metrics are not served by this version yet: leave it out")
-    sources: Any = collected.sources
-    transports: Any = collected.transports
-    site.open(
-        _made(config.content, lambda entry: sources[entry.kind].makeSource(entry.options, site)),
-        _made(config.uploads, lambda entry: makeSink(entry.options)),
-        config.access,
-    )
-    addresses: dict[tuple[str, int], Listening] = {}
-
-    def transport(entry: Entry) -> None:
-        made: Any = transports[entry.kind].makeTransport(entry.name, entry.options, site)
-        _place(addresses, site, made, entry)
-
-    _made(config.transports, transport)
-    _fitting(config, site)
-    config.tree.complain()
-    return Server(config, site, addresses.values())
-
-
-def _made(entries: Iterable[Entry], make: Callable[[Entry], Any]) -> list[Any]:
-    """Make each; what cannot be made is a complaint at its place in the file."""
-    made = []
-    for entry in entries:
-        try:
-            made.append(make(entry))
-        except ConfigError as error:
-            for fault in error.faults:
-                entry.blame(fault)
-    return made
-
-
-def _fitting(config: Config, site: Site) -> None:
-    """Complain of files that a transport names and could never send."""
-
-    def size(name: str) -> int | None:
-        try:
-            found: Any = site.content.lookup(name, NOBODY)
-        except Refused:
-            return None
-        if isinstance(found, Deferred):
-            found.addCallbacks(lambda content: content.close(), lambda _: None)
-            return None
-        found.close()
-        return int(found.size)
-
-    for entry in config.transports:
-        if isinstance(entry.options, ListenOptions):
-            for complaint in entry.options.unfit(size):
-                entry.blame(complaint)
-
-
-def _place(addresses: dict[tuple[str, int], Listening], site: Site, transport: Any, entry: Entry) -> None:
-    """Give a transport its address, or its part of one that others have already."""
-    at = (transport.interface, transport.port)
-    first = addresses.get(at)
-    if first is None:
-        addresses[at] = Listening(site, transport, entry)
-    elif not first.share(transport, entry):
-        other = first.entries[0].name
-        entry.blame(f"cannot share {first.address} with '{other}': give one of them another port")
+    made = draft(config, collected, site)
+    site.open(made.sources, [sink for _, sink in made.sinks], config.access)
+    return Server(made, site, collected)

@@ -72,6 +72,12 @@ def bound(host: str, port: int, errors: bool = True) -> socket.socket:
     return made
 
 
+def zoned(made: socket.socket) -> str:
+    """-> the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}."""
+    host, _, *rest = made.getsockname()
+    return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
+
+
 def dress(made: socket.socket, errors: bool = True) -> None:
     """
     What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the
@@ -220,6 +226,9 @@ def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: in
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             index, ours, asked = _INFO4.unpack_from(value)
+            if not index:
+                # It came before we asked for this: a supervisor had bound the socket.  The address is in its header.
+                ours = asked
             host = socket.inet_ntoa(ours)
             return datagram, peer, Local(host, port, index, ours != asked, *interfaces.about(index))
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:

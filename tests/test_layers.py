@@ -104,6 +104,7 @@ ROWS = (
             "uploader",
             "listener",
             "observe",
+            "adopt",
             "supervise",
             "transfer",
             "client",
@@ -118,7 +119,12 @@ ROWS = (
     Row(("nodes", "complaints"), outside=MODELS | names("yaml"), only=("errors", "options", "units")),
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
     Row(("describe",), outside=MODELS),
-    Row(("listening", "service", "run"), outside=MODELS | names("twisted"), ordered=True, hidden=("dialects.*",)),
+    Row(
+        ("listening", "draft", "change", "service", "run"),
+        outside=MODELS | names("twisted"),
+        ordered=True,
+        hidden=("dialects.*",),
+    ),
     Row(("plugins.*",), only=("maker",)),
     Row(
         ("cli_choices", "cli_show", "part", "cli_transfer", "cli_dhcp", "tap", "cli"),

@@ -14,7 +14,7 @@ from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
 
-from castd.interfaces import IDatagramPort
+from castd.interfaces import IListeningPort
 from castd.request import Local, Peer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def at(host: str, port: int) -> Peer:
     return (host, port, 0, 0) if ":" in host else (host, port)
 
 
-@implementer(IDatagramPort)
+@implementer(IListeningPort)
 class VirtualPort:
     """
     One port of one host; made by L{Host}.
@@ -45,6 +45,7 @@ class VirtualPort:
 
     __slots__ = (
         "_listener",
+        "_probes",
         "address",
         "broadcast",
         "closed",
@@ -74,6 +75,7 @@ class VirtualPort:
         self.loopback = True
         self.group: tuple[int, str, bool, bool] | None = None
         self._listener = listener
+        self._probes: list[defer.Deferred[None]] = []
 
     # Sending
 
@@ -144,8 +146,13 @@ class VirtualPort:
 
         @param local: what a listener is told; L{None}: it was sent to many; the answer leaves from the near address.
         """
+        probes, self._probes = self._probes, []
+        for answer in probes:
+            answer.callback(None)
         if self.closed:
             self.host.network.strayed += 1
+        elif self._listener and source == self.address and not datagram:
+            return
         elif self._listener:
             if local is None:
                 near = self.host.source(source, self.address)[0]
@@ -161,6 +168,13 @@ class VirtualPort:
         tell = getattr(self.protocol, "peerUnreachable", None)
         if tell is not None and not self.closed:
             tell(peer)
+
+    def probe(self) -> defer.Deferred[None]:
+        """As L{IListeningPort.probe}."""
+        answer: defer.Deferred[None] = defer.Deferred()
+        self._send(b"", self.address, self.address)
+        self._probes.append(answer)
+        return answer
 
     # Groups
 

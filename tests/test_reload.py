@@ -1,0 +1,466 @@
+"""A service file that changes under a running server: what it says holds at once, and nobody's transfer breaks."""
+
+import gc
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import globalLogPublisher
+
+from castd import nodes
+from castd.config import build
+from castd.errors import ConfigError
+from castd.maker import collect
+from castd.packets import slam
+from castd.service import Server, compose, kinds, read
+from castd.testing import Mailbox, Network
+
+ROOT = Path(__file__).parent.parent
+SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
+COLLECTED = collect()
+BODY = bytes(range(256)) * 8
+START = "castd: 1\ncontent: [{directory: {path: boot}}]\n"
+TFTP = "transports:\n  tftp: {}\n"
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, body in (("boot", BODY), ("other", BODY[::-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(body)
+    return tmp_path
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    seen: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(seen.append)
+    yield seen
+    globalLogPublisher.removeObserver(seen.append)
+
+
+class Case:
+    """A server on a network in memory, with its file."""
+
+    def __init__(self, folder: Path, network: Network, text: str) -> None:
+        self.folder, self.network = folder, network
+        self.host = network.host(SERVER)
+        self.write(text)
+        config = read(folder / "x.yaml", COLLECTED)
+        self.server: Server = compose(config, COLLECTED, self.host, self.host, random.Random(0))
+        self.server.privilegedStartService()
+        self.server.startService()
+
+    def write(self, text: str) -> None:
+        (self.folder / "x.yaml").write_text(text)
+
+    def reload(self, text: str) -> tuple[str, ...]:
+        self.write(text)
+        return self.server.reread()
+
+    def ports(self) -> list[int]:
+        """-> the request ports that are open."""
+        return sorted(port for host, port in self.network.bound if host == SERVER and port < 40000)
+
+
+class Client:
+    """Fetches the file block by block, as fast as the test lets it."""
+
+    def __init__(self, network: Network, port: int = 69, host: str = CLIENT, name: str = "file") -> None:
+        self.box = Mailbox(network.host(host))
+        self.body = b""
+        self.box.send(b"\0\1" + name.encode() + b"\0octet\0", (SERVER, port))
+        self.code: int | None = None
+        self.step()
+
+    def step(self) -> bool:
+        """One block; -> whether it was the last."""
+        letter = self.box.expect()
+        if letter.datagram[1] == 5:
+            self.code = letter.datagram[3]
+            return True
+        if int.from_bytes(letter.datagram[2:4]) == len(self.body) // 512 + 1:
+            self.body += letter.datagram[4:]
+        self.box.send(b"\0\4" + letter.datagram[2:4], letter.source)
+        return len(letter.datagram) < 516
+
+    def finish(self) -> bytes:
+        while not self.step():
+            pass
+        return self.body
+
+
+def test_content(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """Other content is there for the next request; a transfer under way ends with the file it began with."""
+    case = Case(folder, network, START + TFTP)
+    early = Client(network)
+    before = dict(network.bound)
+    assert case.reload(START.replace("boot", "other") + TFTP) == ()
+    assert network.bound == before
+    late = Client(network)
+    assert (late.finish(), early.finish()) == (BODY[::-1], BODY)
+    assert [each["event"] for each in events if "reload" in str(each.get("event"))] == ["reloaded"]
+
+
+def test_access(folder: Path, network: Network) -> None:
+    """Access rules hold at once, for new requests."""
+    case = Case(folder, network, START + TFTP)
+    early = Client(network)
+    assert case.reload(START + "access: [{deny: any}]\n" + TFTP) == ()
+    assert Client(network).code == 2
+    assert early.finish() == BODY
+
+
+def test_limits(folder: Path, network: Network) -> None:
+    """Limits hold at once, counting those who are here; a rate slows down what is under way if there was one."""
+    case = Case(folder, network, START + "limits: {rate: 1 MB/s}\n" + TFTP)
+    early = Client(network)
+    assert case.reload(START + "limits: {casts: 1, memory: 1 MiB, rate: 5 kB/s}\n" + TFTP) == ()
+    box = Mailbox(network.host("10.0.0.8"))
+    box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    network.advance(0.5)
+    assert box.inbox == []
+    site = case.server.site
+    assert (site.pacer.rate, site.layouts.limit, site.gate.casts) == (5000, 1 << 20, 1)
+    assert early.finish() == BODY
+    assert case.reload(START + TFTP) == ()
+    assert site.pacer is None
+    assert Client(network, host="10.0.0.8").finish() == BODY
+
+
+def test_uploads(folder: Path, network: Network) -> None:
+    """Uploads go where the new file says; a place that stays keeps knowing which names are being written."""
+    allowed = "access: [{allow: any}]\n"
+    first = START + "uploads: [{directory: {path: other}}]\n" + allowed + TFTP
+    case = Case(folder, network, first)
+    box, second = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    box.send(b"\0\2new\0octet\0", (SERVER, 69))
+    ack = box.expect()
+    assert case.reload(first) == ()
+    second.send(b"\0\2new\0octet\0", (SERVER, 69))
+    assert second.expect().datagram[:2] == b"\0\5"
+    assert case.reload(START + allowed + TFTP) == ()
+    box.send(b"\0\3\0\1abc", ack.source)
+    box.send(b"\0\2newer\0octet\0", (SERVER, 69))
+
+
+def test_options(folder: Path, network: Network) -> None:
+    """Changed options of a transport hold for the next request; the port is the same and was never closed."""
+    case = Case(folder, network, START + TFTP)
+    port = network.bound[SERVER, 69]
+    early = Client(network)
+    assert case.reload(START + "transports: {tftp: {blksize: 600}}\n") == ()
+    box = Mailbox(network.host("10.0.0.8"))
+    box.send(b"\0\1file\0octet\0blksize\0001400\0", (SERVER, 69))
+    assert box.expect().datagram == b"\0\6blksize\x00600\0"
+    assert network.bound[SERVER, 69] is port
+    assert early.finish() == BODY
+
+
+def test_addresses(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """An address that is new opens, one that is gone serves who is there, without a limit of time, and closes."""
+    both = START + "transports: {tftp: , b: {use: tftp, port: 70, silence: 90 s}}\n"
+    case = Case(folder, network, START + TFTP)
+    assert case.reload(both) == ()
+    assert case.ports() == [69, 70]
+    early = Client(network, 70)
+    assert case.reload(START + "limits: {drain: 1 s}\n" + TFTP) == ()
+    late = Mailbox(network.host("10.0.0.8"))
+    late.send(b"\0\1file\0octet\0", (SERVER, 70))
+    network.advance(20)
+    assert (late.inbox, case.ports()) == ([], [69, 70])
+    assert early.finish() == BODY
+    network.advance(1)
+    assert case.ports() == [69]
+    assert case.server.site.requestPorts == {69: 1}
+    assert [each["address"] for each in events if each.get("event") == "closed-port"] == ["*:70"]
+    assert len(list(case.server)) == 1
+
+
+def test_comesBack(folder: Path, network: Network) -> None:
+    """An address that was about to close and is wanted again simply goes on."""
+    both = START + "transports: {tftp: , b: {use: tftp, port: 70}}\n"
+    case = Case(folder, network, both)
+    early = Client(network, 70)
+    port = network.bound[SERVER, 70]
+    assert case.reload(START + TFTP) == ()
+    assert case.reload(both) == ()
+    assert Client(network, 70).finish() == BODY
+    assert early.finish() == BODY
+    network.advance(60)
+    assert network.bound[SERVER, 70] is port
+
+
+def test_sharing(folder: Path, network: Network) -> None:
+    """Transports are added to a port and taken from it; the order is that of the new file."""
+    case = Case(folder, network, START + "transports: {tftp: {interface: 10.0.0.1}}\n")
+    (address,) = case.server.addresses
+    group = "multicast: {interface: 10.0.0.1, groups: 239.255.7.0/30}"
+    assert case.reload(START + f"transports: {{{group}, tftp: {{interface: 10.0.0.1}}}}\n") == ()
+    assert list(address.transport.served()) == ["multicast", "tftp"]
+    assert case.reload(START + "transports: {tftp: {interface: 10.0.0.1}}\n") == ()
+    assert list(address.transport.served()) == ["tftp"]
+
+
+def test_stayingGroups(folder: Path, network: Network) -> None:
+    """A dialect whose options are equal keeps its groups: whoever comes after a reload joins them."""
+    text = START + "transports: {multicast: {interface: 10.0.0.1, clients: any}, tftp: {interface: 10.0.0.1}}\n"
+    case = Case(folder, network, text)
+
+    def ask(host: str) -> bytes:
+        box = Mailbox(network.host(host))
+        box.send(b"\0\1file\0octet\0multicast\0\0", (SERVER, 69))
+        return box.expect().datagram
+
+    first = ask("10.0.0.8")
+    assert b",1\0" in first
+    assert case.reload(text + "limits: {casts: 99}\n") == ()
+    assert ask("10.0.0.9") == first.replace(b",1\0", b",0\0")
+    assert case.reload(text.replace("clients", "data-port: 1999, clients")) == ()
+    assert b",1999,1\0" in ask("10.0.0.7")
+
+
+def test_fixedGroup(folder: Path, network: Network) -> None:
+    """A fixed group is nobody else's until the cast that a reload cut off has ended; its receivers are served on."""
+    case = Case(folder, network, START + "transports: {slam: {file: file, interface: 10.0.0.1}}\n")
+    box, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    everything = slam.buildList([range(2)])
+    box.send(everything, (SERVER, 10000))
+    network.advance(0.01)
+    site = case.server.site
+    assert site.gate.casts == 1
+    assert case.reload(START + "transports: {slam: {file: file, interface: 10.0.0.1, blksize: 512}}\n") == ()
+    late.send(everything, (SERVER, 10000))
+    network.advance(0.05)
+    assert site.gate.casts == 1
+    box.send(b"\0", (SERVER, 10000))
+    network.run(lambda: not site.gate.casts, limit=60)
+    late.send(everything, (SERVER, 10000))
+    network.advance(0.05)
+    assert site.gate.casts == 1
+
+
+def test_refused(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A bad file is refused whole, with all its lines, and changes nothing: not what is in it that would be right."""
+    case = Case(folder, network, START + TFTP)
+    early, before, timers = Client(network), dict(network.bound), len(network.getDelayedCalls())
+    bad = (
+        START.replace("boot", "other")
+        + "limits: {casts: 0}\ntransports:\n  tftp: {prot: 1}\n  b: {use: tftp, port: 70}\n"
+    )
+    faults = case.reload(bad)
+    assert faults == (
+        f"{folder}/x.yaml:3: limits.casts: 0 is not at least 1",
+        f"{folder}/x.yaml:5: transports.tftp.prot: unknown key: did you mean port?",
+    )
+    said = [each for each in events if each.get("event") == "refused-reload"]
+    assert [(each["fault"], each["nth"], each["count"]) for each in said] == [(faults[0], 1, 2), (faults[1], 2, 2)]
+    assert (network.bound, len(network.getDelayedCalls())) == (before, timers)
+    assert (Client(network).finish(), early.finish()) == (BODY, BODY)
+
+
+def test_missing(folder: Path, network: Network) -> None:
+    """A file that is not there, and a directory that has gone, are such faults."""
+    case = Case(folder, network, START + TFTP)
+    (fault,) = case.reload(START.replace("boot", "nowhere") + TFTP)
+    assert f"content[0].directory.path: {folder}/nowhere: " in fault
+    (folder / "x.yaml").unlink()
+    assert len(case.server.reread()) == 1
+    assert Client(network).finish() == BODY
+
+
+def test_taken(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that cannot be had refuses the whole file; those that could are closed again."""
+    case = Case(folder, network, START + TFTP)
+    Mailbox(case.host, 71)
+    before = dict(network.bound)
+    (fault,) = case.reload(START + "transports:\n  a: {use: tftp, port: 70}\n  b: {use: tftp, port: 71}\n")
+    assert fault == f"{folder}/x.yaml:5: transports.b: *:71 is taken: another program listens there already"
+    assert network.bound == before
+    assert case.server.site.requestPorts == {69: 1}
+    assert Client(network).finish() == BODY
+
+
+def test_wider(folder: Path, network: Network) -> None:
+    """From one address to all and back: the old port makes room if it is idle, else the file is refused."""
+    one = START + "transports:\n  tftp: {interface: 10.0.0.1}\n"
+    case = Case(folder, network, one)
+    early = Client(network)
+    (fault,) = case.reload(START + TFTP)
+    assert fault.endswith("transports.tftp: 10.0.0.1:69 is to make room, but transfers are under way there")
+    assert early.finish() == BODY
+    network.advance(60)
+    assert case.reload(START + TFTP) == ()
+    assert Client(network).finish() == BODY
+    network.advance(60)
+    assert case.reload(one) == ()
+    assert Client(network).finish() == BODY
+
+
+def test_makesRoomInVain(folder: Path, network: Network) -> None:
+    """What has made room for a file that is refused after all is open again."""
+    case = Case(folder, network, START + "transports:\n  tftp: {interface: 10.0.0.1}\n")
+    Mailbox(case.host, 71)
+    assert len(case.reload(START + "transports: {tftp: , b: {use: tftp, port: 71}}\n")) == 1
+    assert Client(network).finish() == BODY
+
+
+class Loner:
+    """A transport that is no listener of ours."""
+
+    interface, port = "", 69
+
+    def casts(self) -> Iterator[object]:
+        """None."""
+        return iter(())
+
+
+def test_otherMake(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport of another class cannot go on with a port, and says so."""
+    case = Case(folder, network, START + TFTP)
+    monkeypatch.setattr("castd.maker.TransportMaker.makeTransport", lambda *_: Loner())
+    (fault,) = case.reload(START + TFTP)
+    assert fault.endswith("transports.tftp: what runs at *:69 is of another make: restart castd for that")
+
+
+def test_events(folder: Path, network: Network) -> None:
+    """The file for events is opened anew, as who rotates logs expects, or under its new name, or not at all."""
+    logged = START + TFTP + "logging: {json: a.json}\n"
+    case = Case(folder, network, logged)
+    (folder / "a.json").rename(folder / "a.json.1")
+    assert case.reload(logged) == ()
+    assert '"event": "reloaded"' in (folder / "a.json").read_text()
+    assert case.reload(logged.replace("a.json", "none/b.json"))[0].endswith("none/b.json: No such file or directory")
+    assert case.reload(logged.replace("a.json", "b.json")) == ()
+    assert '"event": "reloaded"' in (folder / "b.json").read_text()
+    assert case.reload(START + TFTP) == ()
+    size = (folder / "b.json").stat().st_size
+    assert case.reload(START + TFTP) == ()
+    assert (folder / "b.json").stat().st_size == size
+
+
+def test_stopping(folder: Path, network: Network) -> None:
+    """A server that is stopping does not reload."""
+    case = Case(folder, network, START + TFTP)
+    case.server.stopService()
+    assert case.server.reread() == ("castd is stopping",)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_often(folder: Path, network: Network) -> None:
+    """Ten reloads a second for ten seconds, with transfers all the while: nothing is left open or pending."""
+    one = START + "logging: {json: a.json}\ntransports: {tftp: , slam: {file: file}}\n"
+    two = (
+        START.replace("boot", "other")
+        + "logging: {json: b.json}\nuploads: [{directory: {path: boot}}]\n"
+        + "transports: {tftp: {windowsize: 8}, b: {use: tftp, port: 70}, slam: {file: file, blksize: 512}}\n"
+    )
+    case = Case(folder, network, one)
+    case.reload(one)
+    network.advance(1)
+    gc.collect()
+    before = (case.ports(), descriptors(), len(network.getDelayedCalls()), len(list(case.server)))
+    clients = []
+    for turn in range(100):
+        assert case.reload((two, one)[turn % 2]) == ()
+        clients.append(Client(network, host=f"10.0.1.{turn}"))
+        network.advance(0.1)
+        if turn >= 5:
+            assert clients[turn - 5].finish() in (BODY, BODY[::-1])
+    assert [client.finish() in (BODY, BODY[::-1]) for client in clients[-5:]] == [True] * 5
+    network.advance(60)
+    gc.collect()
+    after = (case.ports(), descriptors(), len(network.getDelayedCalls()), len(list(case.server)))
+    assert after == before
+    assert case.server.site.gate.casts == 0
+
+
+def test_compose(folder: Path, network: Network) -> None:
+    """A config that is handed over is put in force like one that is read."""
+    case = Case(folder, network, START + TFTP)
+    text = (START + "transports: {tftp: {port: 70}}\n").encode()
+    case.server.reload(build(nodes.parse(text, "y"), folder / "y", kinds(COLLECTED)))
+    assert case.ports() == [70]
+    with pytest.raises(ConfigError):
+        case.server.reload(build(nodes.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED)))
+
+
+COMMANDS = {
+    "castd": ("-m", "castd", "serve"),
+    "twistd": ("-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile=", "castd"),
+}
+
+
+def ask(name: bytes, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(20)
+    made.sendto(b"\0\1" + name + b"\0octet\0", ("127.0.0.1", port))
+    return made
+
+
+def finish(client: socket.socket, body: bytes = b"") -> bytes:
+    while True:
+        block, peer = client.recvfrom(600)
+        if block[1] == 5:
+            raise ConnectionError(block)
+        expected = len(body) // 512 + 1
+        if int.from_bytes(block[2:4]) == expected:
+            body += block[4:]
+        client.sendto(b"\0\4" + block[2:4], peer)
+        if len(block) < 516:
+            client.close()
+            return body
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("command", COMMANDS)
+def test_hangup(folder: Path, command: str) -> None:
+    """SIGHUP in the middle of 64 real transfers breaks none of them, and what is asked for next is what is new."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    transports = f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n"
+    limits = "limits: {per-peer: 200, new-per-peer: 1000/s}\n"
+    (folder / "x.yaml").write_text(START + limits + transports)
+    with subprocess.Popen(
+        [sys.executable, "-u", *COMMANDS[command], "-c", folder / "x.yaml"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert any("listens at" in line for line in process.stdout)
+            clients = [ask(b"file", port) for _ in range(64)]
+            bodies = []
+            for client in clients:
+                block, peer = client.recvfrom(600)
+                client.sendto(b"\0\4" + block[2:4], peer)
+                bodies.append(block[4:])
+            (folder / "x.yaml").write_text(START + "limits: {casts: 0}\n" + transports)
+            process.send_signal(signal.SIGHUP)
+            assert any("x.yaml:3: limits.casts: 0 is not at least 1" in line for line in process.stdout)
+            (folder / "x.yaml").write_text(START.replace("boot", "other") + limits + transports)
+            process.send_signal(signal.SIGHUP)
+            assert any("x.yaml is in force" in line for line in process.stdout)
+            assert finish(ask(b"file", port)) == BODY[::-1]
+            assert [finish(client, body) == BODY for client, body in zip(clients, bodies, strict=True)] == [True] * 64
+        finally:
+            process.kill()
