@@ -21,6 +21,7 @@ from twisted.logger import (
 )
 
 from castd import __version__
+from castd.cli_control import reload, status
 from castd.cli_dhcp import dhcp43
 from castd.cli_transfer import get, put
 from castd.config import Config
@@ -53,6 +54,8 @@ def fail(error: ConfigError) -> SystemExit:
 
 main.add_command(get)
 main.add_command(put)
+main.add_command(reload)
+main.add_command(status)
 main.add_command(dhcp43)
 
 

@@ -64,7 +64,15 @@ class Metrics(Settings):
     """Counters for Prometheus."""
 
     listen: str | None = Field(
-        None, description="where they are served, such as tcp:9147:interface=127.0.0.1; null: nowhere"
+        None, description="where they are served, such as 127.0.0.1:9147 or a Twisted endpoint; null: nowhere"
+    )
+
+
+class Control(Settings):
+    """The way in for C{castd status} and C{castd reload}."""
+
+    path: FilePath | None = Field(
+        None, description="a local socket; null: control in systemd's RuntimeDirectory, or none without that"
     )
 
 
@@ -113,6 +121,7 @@ class Config:
     limits: Limits
     logging: Logging
     metrics: Metrics
+    control: Control
     tree: Tree = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
@@ -144,6 +153,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
         limits=reader.section("limits", top, Limits),
         logging=reader.section("logging", top, Logging),
         metrics=reader.section("metrics", top, Metrics),
+        control=reader.section("control", top, Control),
         tree=tree,
     )
     _collisions(config)
@@ -152,7 +162,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     return replace(config, warnings=(*_unserved(config), *_doubtful(config)))
 
 
-_SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "transports")
+_SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "control", "transports")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 

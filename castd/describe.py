@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from castd.complaints import schemaOf
-from castd.config import SCHEMA, Kinds, Logging, Metrics
+from castd.config import SCHEMA, Control, Kinds, Logging, Metrics
 from castd.options import Limits
 
 
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 #: The sections that are one model each, in the order of the service file.
-SECTIONS: dict[str, type[BaseModel]] = {"limits": Limits, "logging": Logging, "metrics": Metrics}
+SECTIONS: dict[str, type[BaseModel]] = {"limits": Limits, "logging": Logging, "metrics": Metrics, "control": Control}
 
 
 def rows(model: type[BaseModel]) -> Iterator[Row]:

@@ -511,6 +511,7 @@ class CastProtocol(DatagramProtocol):
             octets=self.octets - octets,
             blocks=self.blocks - blocks,
             repeats=self.repeats - repeats,
+            full=self.full,
             blksize=self.wire.blocksize,
             group=self.wire.group and show(self.wire.group),
         )
@@ -610,6 +611,7 @@ class CastProtocol(DatagramProtocol):
             blocks=blocks,
             repairs=max(0, blocks - once),
             repeats=self.repeats,
+            octets=self.octets,
             full=self.full,
             beside=self.beside,
             moved=", ".join(f"{number} {why}" for why, number in self.moved.items()),

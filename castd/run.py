@@ -47,6 +47,7 @@ def prepare(file: Path | str, reactor: Any) -> Server:
     ports = Ports(reactor, chance, sockets)
     server = compose(config, collected, reactor, ports, chance)
     server.supervised(Notices(os.environ.get("NOTIFY_SOCKET")), watchdog(os.environ))
+    server.runtime = os.environ.get("RUNTIME_DIRECTORY")
     Hangup(reactor, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
     reactor.callWhenRunning(report, unfit, ports)
     # What is here now stays: the collector need not look at all of it again and again.

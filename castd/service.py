@@ -4,22 +4,27 @@ A service file becomes a running server: the site, and a service for each addres
 
 from __future__ import annotations
 
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger, globalLogPublisher
 
+from castd import __version__
 from castd.chance import Chance
 from castd.change import Change
 from castd.config import Config
+from castd.doors import ControlFactory, Door, controlSocket, place
 from castd.draft import SINKS, Draft, draft, kinds, read
 from castd.errors import ConfigError
 from castd.listening import Listening
 from castd.maker import Collected
 from castd.observe import JSONFile
 from castd.site import Site
+from castd.status import about
 from castd.supervise import Notices, Watch
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
@@ -53,6 +58,9 @@ class Server(MultiService):
         self._sinks = made.sinks
         self.stopping = False
         self.watch = Watch(site.reactor, Notices(), None, self.ports, self.standing)
+        self.figures: Any = None
+        self.runtime: str | None = None
+        self._doors: dict[str, Door] = {}
         self._events: JSONFile | None = None
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -64,6 +72,10 @@ class Server(MultiService):
         @raise ConfigError: with each one that cannot be had.
         """
         faults: list[str] = self._openEvents()
+        try:
+            self._takeDoors(self._opened(self.config))
+        except ConfigError as error:
+            faults += error.faults
         for service in self:
             try:
                 service.privilegedStartService()
@@ -108,6 +120,8 @@ class Server(MultiService):
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
         self._openEvents()
+        if not self._doors:
+            self._takeDoors(self._opened(self.config))
         super().startService()  # type: ignore[no-untyped-call]
         self.watch.begin()
         for drops in list(self.site.drops.values())[:1]:
@@ -126,7 +140,102 @@ class Server(MultiService):
     def _stopped(self, result: Any) -> Any:
         self.watch.end()
         self._swapEvents(None)
+        self._takeDoors({})
+        if self.figures is not None:
+            globalLogPublisher.removeObserver(self.figures)
+            self.figures = None
         return result
+
+    # The operator's ways in.
+
+    def _opened(self, config: Config) -> dict[str, Door]:
+        """
+        -> the doors that this service file asks for: those there are that stay, and new ones, open.
+
+        @raise ConfigError: one cannot be had; none of the new ones is open then.
+        """
+        doors = {}
+        for name, door in self._wanted(config).items():
+            ours = self._doors.get(name)
+            doors[name] = ours if ours is not None and ours.where == door.where else door
+        fresh = [door for name, door in doors.items() if door is not self._doors.get(name)]
+        try:
+            for door in fresh:
+                door.bind()
+        except ConfigError:
+            for door in fresh:
+                door.close()
+            raise
+        return doors
+
+    def _takeDoors(self, doors: dict[str, Door]) -> None:
+        """These and no others from now on."""
+        for name, door in self._doors.items():
+            if doors.get(name) is not door:
+                door.close()
+                door.disownServiceParent()  # type: ignore[no-untyped-call]
+        for name, door in doors.items():
+            if self._doors.get(name) is not door:
+                door.setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._doors = doors
+
+    def _wanted(self, config: Config) -> dict[str, Door]:
+        reactor, tree, found = self.site.reactor, config.tree, {}
+        if config.metrics.listen is not None:
+            where, complain = config.metrics.listen, tree.where(("metrics", "listen"))
+            try:
+                found["metrics"] = Door(where, complain, place(reactor, where), self._page())
+            except ImportError as error:
+                raise ConfigError(f"{complain}: castd[metrics] is not installed: {error}") from None
+            except ValueError as error:
+                raise ConfigError(f"{complain}: {where}: {error}") from None
+        path = config.control.path or (Path(self.runtime.partition(":")[0]) / "control" if self.runtime else None)
+        if path is not None:
+            factory = ControlFactory(reactor, {"status": self.status, "reload": self._answerReload})
+            at = controlSocket(reactor, str(path))
+            found["control"] = Door(str(path), tree.where(("control", "path")), at, factory)
+        return found
+
+    def _page(self) -> Any:
+        # An extra: who wants no metrics need not have it.
+        from twisted.web.server import Site as Web
+
+        from castd.metrics import Figures, Gauges, Page
+
+        if self.figures is None:
+            self.figures = Figures()
+            Gauges(self.figures, lambda: [each.transport for each in self.addresses])
+            globalLogPublisher.addObserver(self.figures)
+        return Web(Page(self.figures, self.unready))
+
+    def unready(self) -> str | None:
+        """-> why requests are not answered now, L{None}: they are."""
+        if self.stopping:
+            return "draining"
+        if any(each.port is None for each in self.addresses):
+            return "not every port is open"
+        for entry in self.config.content:
+            path = getattr(entry.options, "path", None)
+            if path is not None and not os.path.isdir(path):
+                return f"{entry.name} is not there"
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """-> what is under way, as plain data."""
+        now = self.site.reactor.seconds()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "file": str(self.file),
+            "state": "draining" if self.stopping else "serving",
+            "unready": self.unready(),
+            "seconds": round(now - self.since, 3),
+            "addresses": about(self.addresses, now),
+        }
+
+    def _answerReload(self) -> dict[str, Any]:
+        faults = self.reread()
+        return {"ok": not faults, "faults": faults}
 
     # Reload.
 
@@ -163,14 +272,19 @@ class Server(MultiService):
         @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
         """
         made = draft(config, self._collected, self.site, self._sinks)
-        events = _events(config)
+        doors, events = self._opened(config), None
         try:
+            events = _events(config)
             Change(self.addresses, made).bind()
         except ConfigError:
             if events is not None:
                 events.close()
+            for name, door in doors.items():
+                if door is not self._doors.get(name):
+                    door.close()
             raise
         self._swapEvents(events)
+        self._takeDoors(doors)
         self.config, self._sinks = config, made.sinks
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
@@ -223,8 +337,6 @@ def compose(
     @raise ConfigError: with everything that cannot be made.
     """
     site = Site(reactor, chance or Chance(), ports, config.limits)
-    if config.metrics.listen is not None:
-        config.tree.blame(("metrics", "listen"), "metrics are not served by this version yet: leave it out")
     made = draft(config, collected, site)
     site.open(made.sources, [sink for _, sink in made.sinks], config.access)
     return Server(made, site, collected)

@@ -120,14 +120,14 @@ ROWS = (
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
     Row(("describe",), outside=MODELS),
     Row(
-        ("listening", "draft", "change", "service", "run"),
+        ("listening", "draft", "change", "doors", "status", "service", "run"),
         outside=MODELS | names("twisted"),
         ordered=True,
         hidden=("dialects.*",),
     ),
     Row(("plugins.*",), only=("maker",)),
     Row(
-        ("cli_choices", "cli_show", "part", "cli_transfer", "cli_dhcp", "tap", "cli"),
+        ("cli_choices", "cli_control", "cli_show", "part", "cli_transfer", "cli_dhcp", "tap", "cli"),
         ordered=True,
         outside=MODELS | names("twisted click rich"),
         hidden=("plugins.*", "dialects.*"),

@@ -278,7 +278,7 @@ def test_noSharing(boot: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 
 
 def test_notThere(boot: Path, network: Network) -> None:
-    """Every directory that is not there, and what is not served yet, is told at its line, all at once."""
+    """Every directory that is not there is told at its line, all at once."""
     (boot / "file").write_text("")
     text = (
         "castd: 1\n"
@@ -288,7 +288,6 @@ def test_notThere(boot: Path, network: Network) -> None:
         "      path: none\n"
         "  - directory: {path: file}\n"
         "uploads: [{directory: {path: nowhere}}]\n"
-        "metrics: {listen: 'tcp:9147'}\n"
     )
     faults = complaints(boot, network, text + TFTP)
     assert [fault.partition(f"{boot}")[0] for fault in faults[:3]] == [
@@ -296,7 +295,7 @@ def test_notThere(boot: Path, network: Network) -> None:
         "x.yaml:6: content[1].directory.path: ",
         "x.yaml:7: uploads[0].directory.path: ",
     ]
-    assert faults[3:] == ["x.yaml:8: metrics.listen: metrics are not served by this version yet: leave it out"]
+    assert faults[3:] == []
 
 
 def stopped(server: Server) -> list[object]:

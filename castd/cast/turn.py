@@ -52,7 +52,7 @@ class Turn:
         self.patience = patience
         self.count = count
         self.top = -1
-        self._turns = self._masters = self._passes = 0
+        self._turns = self._masters = self._passes = self._lost = 0
         self._members = Members()
         self._master: Member | None = None
         self._state = State.EMPTY
@@ -81,10 +81,15 @@ class Turn:
 
     def figures(self) -> dict[str, int]:
         """
-        For the closing event: C{masters}, how many had the turn; C{changes}, how often it passed on; C{passes}, turns
-        in which blocks were asked for.
+        For the closing event: C{lost}, turns that a silent master lost; C{masters}, how many had one; C{changes}, how
+        often it passed on; C{passes}, turns in which blocks were asked for.
         """
-        return {"masters": self._masters, "changes": max(0, self._turns - 1), "passes": self._passes}
+        return {
+            "lost": self._lost,
+            "masters": self._masters,
+            "changes": max(0, self._turns - 1),
+            "passes": self._passes,
+        }
 
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         member = self._members.get(peer)
@@ -415,6 +420,7 @@ class Turn:
     def _fail(self, member: Member, now: float) -> None:
         member.failed += 1
         member.suspect = True
+        self._lost += 1
         if member.failed >= self.patience.terms:
             self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
             return

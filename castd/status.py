@@ -1,0 +1,65 @@
+"""
+What is under way, as plain data: for C{castd status}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def about(addresses: Iterable[Any], now: float) -> list[dict[str, Any]]:
+    """
+    @param addresses: each a L{Listening<castd.listening.Listening>}.
+    @return: for each what it is, and the casts under way there; times are seconds until now.
+    """
+    return [
+        {
+            "address": each.address,
+            "transports": [entry.name for entry in each.entries],
+            "retiring": each.retiring,
+            "casts": [_cast(cast, now) for cast in each.transport.casts()],
+        }
+        for each in addresses
+    ]
+
+
+def _cast(cast: Any, now: float) -> dict[str, Any]:
+    """Of an outsider's transport as much as it has in common with ours."""
+    wire, request = getattr(cast, "wire", None), getattr(cast, "request", None)
+    content, group = getattr(cast, "content", None), getattr(wire, "group", None)
+    return {
+        "transport": getattr(cast, "name", "?"),
+        "kind": "upload" if request is not None else "unicast" if group is None else "group",
+        "name": getattr(content, "name", None) or getattr(request, "name", None),
+        "group": group and _show(group),
+        "size": getattr(content, "size", None),
+        "octets": getattr(cast, "octets", None),
+        "blocks": getattr(cast, "blocks", None),
+        "repeats": getattr(cast, "repeats", None),
+        "seconds": _ago(now, getattr(cast, "opened", None)),
+        "receivers": list(_receivers(cast, getattr(wire, "count", None), now)),
+    }
+
+
+def _receivers(cast: Any, needed: int | None, now: float) -> Iterable[dict[str, Any]]:
+    for peer, receiver in getattr(cast, "receivers", {}).items():
+        yield {
+            "peer": _show(peer),
+            "name": receiver.request.name,
+            "sent": cast.blocks - receiver.before[0],
+            "needed": needed,
+            "seconds": _ago(now, receiver.since),
+        }
+    request = getattr(cast, "request", None)
+    if request is not None:
+        told = {"sent": cast.blocks, "needed": None, "seconds": _ago(now, cast.opened)}
+        yield {"peer": _show(request.peer), "name": request.name, **told}
+
+
+def _ago(now: float, instant: float | None) -> float | None:
+    return None if instant is None else round(now - instant, 3)
+
+
+def _show(peer: Any) -> str:
+    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

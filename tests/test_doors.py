@@ -1,0 +1,198 @@
+"""The operator's ways in, on a real server in a process of its own: metrics, readiness, the control socket."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from castd import cli, cli_control
+from castd.metrics import MOST, Figures
+
+ROOT = Path(__file__).parent.parent
+BODY = bytes(1500)
+
+
+def free(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Running:
+    """A server with its file, its page and its socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.web = free(socket.SOCK_DGRAM), free(socket.SOCK_STREAM)
+        self.control = folder / "run" / "control"
+        (folder / "boot").mkdir()
+        (folder / "run").mkdir()
+        (folder / "boot" / "file").write_bytes(BODY)
+
+    def write(self, more: str = "") -> None:
+        (self.folder / "x.yaml").write_text(
+            "castd: 1\ncontent: [{directory: {path: boot}}]\n"
+            f"metrics: {{listen: '127.0.0.1:{self.web}'}}\n"
+            f"transports: {{tftp: {{port: {self.port}, interface: 127.0.0.1}}}}\n{more}"
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web}/{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def castd(self, command: str, *options: str) -> Result:
+        return CliRunner(env={"COLUMNS": "200"}).invoke(cli.main, [command, "--control", str(self.control), *options])
+
+    def ask(self, name: bytes) -> tuple[socket.socket, bytes, Any]:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(20)
+        client.sendto(b"\0\1" + name + b"\0octet\0", ("127.0.0.1", self.port))
+        return (client, *client.recvfrom(600))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Running]:
+    made = Running(folder)
+    made.write()
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "castd", "serve", "-c", folder / "x.yaml"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RUNTIME_DIRECTORY": str(folder / "run")},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "listens at" in line:
+                    break
+            else:
+                raise AssertionError("".join(said))
+            yield made
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=40)
+        finally:
+            process.kill()
+
+
+@pytest.mark.loopback
+def test_metrics(tmp_path: Path) -> None:
+    """What has happened is counted, what is under way is shown, and no label is a file name or an address."""
+    with running(tmp_path) as server:
+        assert server.get("healthz") == (200, "alive\n")
+        assert server.get("readyz") == (200, "ready\n")
+        client, block, peer = server.ask(b"file")
+        status, shown = server.get("metrics")
+        assert (status, 'castd_casts{kind="unicast",transport="tftp"} 1.0' in shown) == (200, True)
+        for _ in range(2):
+            client.sendto(b"\0\4" + block[2:4], peer)
+            block = client.recv(600)
+        client.sendto(b"\0\4" + block[2:4], peer)
+        assert server.ask(b"secret-name")[1][:4] == b"\0\5\0\1"
+        wanted = 'castd_received_total{outcome="done",transport="tftp",write="false"} 1.0'
+        until = time.monotonic() + 20
+        while wanted not in (shown := server.get("metrics")[1]):
+            assert time.monotonic() < until, shown
+        assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
+        assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in shown
+        assert 'castd_receivers{transport="tftp"}' not in shown
+        assert "process_open_fds" in shown
+        assert not [word for word in ("secret", "127.0.0.1", "boot") if word in shown]
+        (tmp_path / "boot").rename(tmp_path / "gone")
+        assert server.get("readyz") == (503, "content[0] is not there\n")
+        client.close()
+
+
+@pytest.mark.loopback
+def test_control(tmp_path: Path) -> None:
+    """`castd status` shows who receives what, `castd reload` puts a file in force or says what is wrong with it."""
+    with running(tmp_path) as server:
+        mode = server.control.stat().st_mode
+        assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+        client, _, _ = server.ask(b"file")
+        told = server.castd("status", "--json")
+        found = json.loads(told.stdout)
+        (address,) = found["addresses"]
+        (cast,) = address["casts"]
+        (receiver,) = cast["receivers"]
+        assert (told.exit_code, found["state"], address["transports"]) == (0, "serving", ["tftp"])
+        assert (cast["kind"], cast["name"], cast["size"]) == ("unicast", "file", 1500)
+        assert (receiver["peer"], receiver["sent"], receiver["needed"]) == (
+            f"127.0.0.1:{client.getsockname()[1]}",
+            1,
+            3,
+        )
+        table = server.castd("status").stdout
+        assert f"127.0.0.1:{client.getsockname()[1]}" in table
+        assert "1/3" in table
+        assert server.castd("reload").exit_code == 0
+        server.write("limits: {casts: 0}\n")
+        refused = server.castd("reload")
+        assert (refused.exit_code, refused.stderr) == (1, f"{tmp_path}/x.yaml:5: limits.casts: 0 is not at least 1\n")
+        shown = server.get("metrics")[1]
+        assert 'castd_reloads_total{ok="true"} 1.0' in shown
+        assert 'castd_reloads_total{ok="false"} 1.0' in shown
+        server.write(f"control: {{path: {tmp_path}/other}}\n")
+        assert server.castd("reload").exit_code == 0
+        server.control = tmp_path / "other"
+        assert server.castd("status").exit_code == 0
+        for nonsense in (b"{}\n", b"no\n", b'{"do": "harm"}\n'):
+            with socket.socket(socket.AF_UNIX) as asker:
+                asker.settimeout(20)
+                asker.connect(str(server.control))
+                asker.sendall(nonsense)
+                assert b"ask for one of status, reload" in asker.recv(4096)
+        client.close()
+
+
+def test_nobodyThere(tmp_path: Path) -> None:
+    """Where no server listens the commands say so, with status 1."""
+    for command in ("status", "reload"):
+        result = CliRunner().invoke(cli.main, [command, "--control", str(tmp_path / "none")])
+        assert (result.exit_code, "no answer" in result.stderr) == (1, True)
+
+
+def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is looked for where systemd's RuntimeDirectory is."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/a:/run/b")
+    assert cli_control._where() == "/run/a/control"
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    assert cli_control._where() == "/run/castd/control"
+
+
+def test_bounded() -> None:
+    """However many names events carry, the labels are bounded; what is no word of ours is `other`."""
+    figures = Figures()
+    for number in range(MOST + 50):
+        figures({"event": "refused", "transport": f"t{number}", "code": 99, "name": "secret"})
+    figures({"event": "received", "transport": "t1", "outcome": "invented", "octets": 5, "group": None})
+    figures({"event": "closed", "transport": "t1", "octets": 70, "lost": 2, "repeats": 3})
+    figures({"event": "unheard-of"})
+    figures({"log_format": "not ours"})
+    page = figures.page().decode()
+    assert page.count("castd_refused_total{") == MOST + 1
+    assert 'castd_refused_total{code="other",transport="other"} 50.0' in page
+    assert 'castd_received_total{outcome="other",transport="t1",write="false"} 1.0' in page
+    assert 'castd_octets_total{transport="t1"} 75.0' in page
+    assert 'castd_masters_lost_total{transport="t1"} 2.0' in page
+    assert "secret" not in page
