@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -35,6 +34,9 @@ def place(reactor: Any, text: str) -> Any:
 
     @raise ValueError: neither.
     """
+    # Not before: this module takes what the environment says of passed sockets (castd.adopt) as soon as it is imported.
+    from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+
     try:
         host, port = endpoint(text)
     except ValueError:
@@ -146,6 +148,8 @@ class ControlFactory(Factory):
         self._here -= 1
 
 
-def controlSocket(reactor: Any, path: str) -> UNIXServerEndpoint:
+def controlSocket(reactor: Any, path: str) -> Any:
     """-> its endpoint; a socket that a server left behind which is no more does not keep it from opening."""
+    from twisted.internet.endpoints import UNIXServerEndpoint
+
     return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)

@@ -105,6 +105,7 @@ ROWS = (
             "listener",
             "observe",
             "adopt",
+            "metrics",
             "supervise",
             "transfer",
             "client",
