@@ -107,8 +107,18 @@ class Receiving(Half):
         return payload, [self._ack()]
 
     def _worthAnswering(self, now: float) -> bool:
-        """A block that is stored came again."""
-        return True
+        """
+        A repetition that comes right behind our ACK has crossed it.  Answering it as well would double every later block
+        with a sender that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in uploads,
+        and some servers in reads.
+        """
+        return (
+            self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
+        )
+
+    @property
+    def _windows(self) -> bool:
+        return self.terms is not None and self.terms.windowsize > 1
 
     def _ack(self) -> bytes:
         return buildAck(self._receiver.acknowledge())

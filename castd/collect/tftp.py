@@ -150,19 +150,6 @@ class Download(Receiving):
     def _repetition(self) -> list[bytes]:
         return [self._ack()] if self.terms else [self._opening]
 
-    def _worthAnswering(self, now: float) -> bool:
-        """
-        A repetition that comes right behind our ACK has crossed it.  Answering it as well would double every later
-        block with a server that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1).
-        """
-        return (
-            self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
-        )
-
-    @property
-    def _windows(self) -> bool:
-        return self.terms is not None and self.terms.windowsize > 1
-
     def _dally(self) -> float:
         # The measured interval: somebody is waiting for this client to end.
         repeat = self._patience.repeat
