@@ -108,9 +108,9 @@ class Receiving(Half):
 
     def _worthAnswering(self, now: float) -> bool:
         """
-        A repetition that comes right behind our ACK has crossed it.  Answering it as well would double every later block
-        with a sender that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in uploads,
-        and some servers in reads.
+        A repetition that comes right behind our ACK has crossed it.  Answering it as well would double every later
+        block with a sender that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in
+        uploads, and some servers in reads.
         """
         return (
             self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
