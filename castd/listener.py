@@ -5,7 +5,7 @@ Listener: the DatagramProtocol of a request port.  Datagrams of members go to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,13 +15,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd import outcomes
+from castd import outcomes, telling
 from castd.errors import Busy, Declined, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, IGroupWire, ISite
 from castd.leases import Means
 from castd.pace import Pacer
-from castd.protocol import CastProtocol, show
-from castd.request import Local, Peer, Request
+from castd.protocol import CastProtocol
+from castd.request import Local, Peer, Request, show
+from castd.room import Desk, Room
 from castd.uploader import UploadProtocol
 
 _log = Logger(namespace="castd")
@@ -32,52 +33,6 @@ DEAF_FOR = 300.0
 MOST_DEAF = 4096
 #: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
 STALE = 1.0
-
-
-class Room:
-    """
-    One dialect at the port, with what belongs to it.
-
-    @ivar name: the transport's, as the service file calls it.
-    @ivar shared: the casts that may be joined, by key.
-    """
-
-    def __init__(self, name: str, options: Any, dialect: IDialect) -> None:
-        self.name = name
-        self.options = options
-        self.dialect: Any = dialect
-        self.shared: dict[Any, list[CastProtocol]] = {}
-
-
-class Desk:
-    """
-    The transport of a cast that lives on the listening port: the port itself, answering from the address that was
-    asked.
-    """
-
-    def __init__(self, port: Any, request: Request) -> None:
-        self._port = port
-        self._local = request.local
-        self._peer = request.peer
-
-    def write(self, datagram: bytes, address: Peer) -> None:
-        self._port.writeFrom(datagram, address, self._local)
-
-    def writeBurst(self, image: memoryview, step: int, address: Peer) -> int:
-        return self._port.writeBurst(image, step, address, self._local)  # type: ignore[no-any-return]
-
-    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
-        def send(image: memoryview) -> None:
-            if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
-                raise BlockingIOError
-
-        return send
-
-    def getHost(self) -> Any:
-        return self._port.getHost()
-
-    def stopListening(self) -> None:
-        """The port is the listener's."""
 
 
 @implementer(ICastTransport)
@@ -424,7 +379,7 @@ class Listener(DatagramProtocol):
         except BaseException:
             wire.close(site.reactor.seconds())
             raise
-        cast.tellOpened(self._beside(room, cast))
+        telling.opened(cast, room.beside(cast))
         room.shared.setdefault(cast.key, []).append(cast)
         self._living[cast] = None
         site.gate.casts += 1
@@ -451,18 +406,6 @@ class Listener(DatagramProtocol):
                 cast.transport.stopListening()  # type: ignore[union-attr]
                 raise
         return cast
-
-    @staticmethod
-    def _beside(room: Room, cast: CastProtocol) -> str:
-        """-> in what a group differs from one that lives already and has the same name; empty: there is none."""
-        if cast.wire.group is None:
-            return ""
-        for other in (other for casts in room.shared.values() for other in casts):
-            if other.content.name == cast.content.name and other.joinable:
-                if other.content.version != cast.content.version:
-                    return "version"
-                return "block size" if other.wire.blocksize != cast.wire.blocksize else "place"
-        return ""
 
     def _port(self, room: Room, protocol: Any, request: Request, wire: Any = None) -> Any:
         """A port of its own, or this one."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from castd import outcomes
+from castd import outcomes, telling
+from castd.audience import Home, Receiver
 from castd.cast.events import Ask, Gone, Greet, Leave, Warn
 from castd.cast.turn import Turn
 from castd.delivery import FULL, REST, Delivery
@@ -20,7 +21,7 @@ from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
 from castd.lane import Lane, lane
 from castd.layout import Chunk
-from castd.request import Peer, Request
+from castd.request import Peer, Request, show
 
 _log = Logger(namespace="castd")
 
@@ -28,49 +29,6 @@ _log = Logger(namespace="castd")
 CLOSED_PORTS = 2
 #: The part of an interval by which an alarm may come late.
 JITTER = 0.1
-#: Blocks that 16 bits can tell apart, counted from 1.
-MOST_COUNTED = 65535
-
-
-class Home(Protocol):
-    """What a cast asks of the listener it belongs to."""
-
-    @property
-    def draining(self) -> bool:
-        """Nobody new is taken in."""
-
-    def castAsked(self, datagram: bytes, peer: Peer) -> None:
-        """A member of the cast sent a request."""
-
-    def castLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
-        """A receiver's part has ended."""
-
-    def castClosed(self, cast: CastProtocol) -> None:
-        """Nobody is left."""
-
-    def mayAnswerStranger(self, peer: Peer) -> bool:
-        """May a foreign transfer id be told so?"""
-
-    def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        """Count a datagram that says nothing."""
-
-
-class Receiver:
-    """
-    One receiver's part, as its closing event tells it.
-
-    @ivar since: the instant it asked.
-    @ivar before: blocks, repeats and octets of the cast at that instant.
-    @ivar closed: times that its port was reported closed since it was heard last.
-    """
-
-    __slots__ = ("before", "closed", "request", "since")
-
-    def __init__(self, request: Request, since: float, before: tuple[int, int, int]) -> None:
-        self.request = request
-        self.since = since
-        self.before = before
-        self.closed = 0
 
 
 class CastProtocol(DatagramProtocol):
@@ -80,6 +38,7 @@ class CastProtocol(DatagramProtocol):
     @ivar receivers: who is here.
     @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full
         sockets.
+    @ivar joined: how many receivers came in all.
     @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
@@ -116,7 +75,7 @@ class CastProtocol(DatagramProtocol):
         self.receivers: dict[Peer, Receiver] = {}
         self.blocks = self.repeats = self.octets = self.full = self.beside = 0
         self.moved: Counter[str] = Counter()
-        self._joined = 0
+        self.joined = 0
         self.opened = self.site.reactor.seconds()
         self.due: float | None = None
         self.queued: tuple[float, int] | None = None
@@ -141,6 +100,11 @@ class CastProtocol(DatagramProtocol):
         self._stop = 0
 
     @property
+    def main(self) -> Any:
+        """The cast of the group, or of the one receiver."""
+        return self._main.cast
+
+    @property
     def joinable(self) -> bool:
         """Is the group itself still alive, apart from those who go on by unicast?"""
         return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
@@ -160,7 +124,7 @@ class CastProtocol(DatagramProtocol):
             receiver = self.receivers.pop(instead, None)
         if receiver is None:
             receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
-            self._joined += 1
+            self.joined += 1
         receiver.request = request
         self.receivers[request.peer] = receiver
         self._leaveLane()
@@ -469,14 +433,7 @@ class CastProtocol(DatagramProtocol):
         aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), target)
         aside.cast.join(action.peer, now, action.wants)
         self.moved[action.outcome] += 1
-        _log.info(
-            "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
-            event="moved",
-            transport=self.name,
-            peer=show(action.peer),
-            name=receiver.request.name,
-            why=outcomes.DEAF,
-        )
+        telling.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)
         self.site.alarms.set(self, now)
 
@@ -495,26 +452,7 @@ class CastProtocol(DatagramProtocol):
         if heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
                 self._write(datagram, address)
-        blocks, repeats, octets = receiver.before
-        _log.info(
-            "{transport}: {peer} {meaning}: {name}, "
-            "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
-            event="received",
-            transport=self.name,
-            dialect=self.dialect.name,
-            peer=show(request.peer),
-            name=request.name,
-            outcome=outcome,
-            meaning=outcomes.MEANING[outcome],
-            seconds=now - receiver.since,
-            size=self.content.size,
-            octets=self.octets - octets,
-            blocks=self.blocks - blocks,
-            repeats=self.repeats - repeats,
-            full=self.full,
-            blksize=self.wire.blocksize,
-            group=self.wire.group and show(self.wire.group),
-        )
+        telling.left(self, receiver, outcome, now)
         self.home.castLeft(self, request, outcome)
 
     def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
@@ -555,7 +493,7 @@ class CastProtocol(DatagramProtocol):
             return
         self.over = True
         if self.wire.group is not None:
-            self._tellClosed()
+            telling.closed(self)
         self._lane = self._answer = self._chunk = None
         self.site.alarms.set(self, None)
         try:
@@ -564,63 +502,3 @@ class CastProtocol(DatagramProtocol):
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
         self.content.close()
         self.home.castClosed(self)
-
-    def tellOpened(self, beside: str = "") -> None:
-        """
-        The event of a group's beginning, and a warning about a file that not every client can count.
-
-        @param beside: why it is another one than that which serves the same name already.
-        """
-        if self.wire.group is not None:
-            _log.info(
-                "{transport}: group {group} opened: {name}, {count} blocks of {blksize}{remark}",
-                event="opened",
-                transport=self.name,
-                name=self.content.name,
-                group=show(self.wire.group),
-                count=self.wire.count,
-                blksize=self.wire.blocksize,
-                beside=beside,
-                remark=beside and f", beside one of another {beside}",
-            )
-        elif self.wire.count is not None and self.wire.count > MOST_COUNTED:
-            _log.warn(
-                "{transport}: {name} has {count} blocks of {blksize}: the block number rolls over, "
-                "which old clients cannot follow; a larger block size would help",
-                event="rollover",
-                transport=self.name,
-                name=self.content.name,
-                count=self.wire.count,
-                blksize=self.wire.blocksize,
-            )
-
-    def _tellClosed(self) -> None:
-        """The event of a group's end: what it has cost, beside what it would cost at the least."""
-        cast, count = self._main.cast, self.wire.count
-        blocks = self.blocks - self.beside
-        once = getattr(cast, "top", -1) + 1
-        _log.info(
-            "{transport}: group {group} closed: {name}, {members} receivers, {blocks} blocks sent of {count}, "
-            "{repairs} of them again, in {seconds:.3g} s",
-            event="closed",
-            transport=self.name,
-            name=self.content.name,
-            group=show(self.wire.group),
-            members=self._joined,
-            count=count,
-            blocks=blocks,
-            repairs=max(0, blocks - once),
-            repeats=self.repeats,
-            octets=self.octets,
-            full=self.full,
-            beside=self.beside,
-            moved=", ".join(f"{number} {why}" for why, number in self.moved.items()),
-            seconds=self._seconds() - self.opened,
-            **getattr(cast, "figures", dict)(),
-        )
-
-
-def show(peer: Any) -> str:
-    """-> C{host:port}, C{[host]:port} for IPv6."""
-    host, port = peer[0], peer[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -69,3 +69,9 @@ class Request:
         The value of the option of this name in lower case, or L{None} if it was not asked for.
         """
         return next((value for known, value in self.options if known.lower() == name), None)
+
+
+def show(peer: tuple[str, int] | Peer) -> str:
+    """-> C{host:port}, C{[host]:port} for IPv6."""
+    host, port = peer[0], peer[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

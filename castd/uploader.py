@@ -18,8 +18,8 @@ from castd.delivery import FULL, LONGEST_REST, REST
 from castd.errors import Refused, UnknownTid, WireError
 from castd.interfaces import IDialect, IIntake, ISite, IUpload
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
-from castd.protocol import CLOSED_PORTS, JITTER, show
-from castd.request import Peer, Request
+from castd.protocol import CLOSED_PORTS, JITTER
+from castd.request import Peer, Request, show
 
 _log = Logger(namespace="castd")
 
