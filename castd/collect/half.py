@@ -11,7 +11,7 @@ from castd.collect.blocks import Receiver
 from castd.collect.wait import Wait
 from castd.negotiate import Terms
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.tftp import Data, Error, buildAck
+from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
 
 
 class Half(ABC):
@@ -65,10 +65,22 @@ class Half(ABC):
     def _repetition(self) -> list[bytes]:
         """-> the last thing said."""
 
-    def _ended(self, error: Error) -> None:
-        """The peer's ERROR is the end, and is never answered; once all is stored it takes nothing away."""
-        self.error = error
-        self.outcome = ABORTED if self._dallyUntil is None else DONE
+    def _readPacket(self, datagram: bytes) -> Data | Ack | Oack | None:
+        """
+        Read what the peer says; L{None}: there is nothing more to do about it.
+
+        Its ERROR is the end, and is never answered; once all is stored it takes nothing away.
+
+        @raise WireError: it cannot be read.
+        """
+        packet = parse(datagram)
+        if self.outcome is not None:
+            return None
+        if isinstance(packet, Error):
+            self.error = packet
+            self.outcome = ABORTED if self._dallyUntil is None else DONE
+            return None
+        return packet
 
 
 class Receiving(Half):

@@ -21,12 +21,10 @@ from castd.packets.tftp import (
     Ack,
     Ask,
     Data,
-    Error,
     Oack,
     buildAck,
     buildOack,
     buildRequest,
-    parse,
 )
 
 #: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
@@ -59,11 +57,8 @@ class Intake(Receiving):
         @raise WireError: not a thing a writing client says.
         @raise Unsupported: a block that is larger than agreed on.
         """
-        packet = parse(datagram)
-        if self.outcome is not None:
-            return None, []
-        if isinstance(packet, Error):
-            self._ended(packet)
+        packet = self._readPacket(datagram)
+        if packet is None:
             return None, []
         if not isinstance(packet, Data):
             raise WireError(f"{type(packet).__name__.upper()} in a write")
@@ -105,11 +100,8 @@ class Download(Receiving):
         @raise BadOffer: an OACK that grants what was not asked for.
         @raise Unsupported: a block that is larger than agreed on.
         """
-        packet = parse(datagram)
-        if self.outcome is not None:
-            return None, []
-        if isinstance(packet, Error):
-            self._ended(packet)
+        packet = self._readPacket(datagram)
+        if packet is None:
             return None, []
         if isinstance(packet, Ack):
             raise WireError("ACK in a read")
@@ -196,11 +188,8 @@ class Upload(Half):
         @raise WireError: not a thing a server says to a writer, or not at this point.
         @raise BadOffer: an OACK that grants what was not asked for.
         """
-        packet = parse(datagram)
-        if self.outcome is not None:
-            return None, []
-        if isinstance(packet, Error):
-            self._ended(packet)
+        packet = self._readPacket(datagram)
+        if packet is None:
             return None, []
         if isinstance(packet, Data):
             raise WireError("DATA in a write")
