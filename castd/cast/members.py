@@ -11,6 +11,10 @@ from castd.cast.events import Gone, Greet, Measured, Ranges, Steps
 from castd.request import Peer
 
 
+#: Who is waited for longer than this is measured at every answer.  Seconds.
+SETTLED = 0.2
+
+
 class Alarm:
     """
     When to repeat to one receiver.
@@ -36,20 +40,27 @@ class Alarm:
         An answer came so long after what it answers; never call it for something that was repeated (Karn).
 
         It may have been lost and said again by the receiver's own slow timer, so one answer counts for no more than
-        twice the interval: times that have really become longer are learned within a few.
+        twice the interval: times that have really become longer are learned within a few.  An answer may be late for
+        many reasons, but is never early: one far below what was taken for usual halves that at once.
         """
-        if self.measured is not None:
-            seconds = min(seconds, 2 * self._timeout)
         if self.measured is None:
             self.measured, self._deviation = seconds, seconds / 2
+        elif seconds < self.measured / 2:
+            self.measured /= 2
+            self._deviation = min(self._deviation, self.measured / 2)
         else:
-            error = seconds - self.measured
+            error = min(seconds, 2 * self._timeout) - self.measured
             self.measured += error / 8
             self._deviation += (abs(error) - self._deviation) / 4
         if isinstance(self._repeat, Measured):
             self._grown = 0
             limit = self.measured + 4 * self._deviation
             self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+
+    @property
+    def settled(self) -> bool:
+        """Is there little more to learn about its answering time?"""
+        return isinstance(self._repeat, Steps) or self._timeout <= SETTLED
 
     def repeated(self) -> None:
         """Something went out again."""

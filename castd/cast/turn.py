@@ -119,7 +119,10 @@ class Turn:
             self._elect(now)
         else:
             self._members.greet(member, True)
-            if self._state is State.WAITING and self._want:
+            if self._state is State.GREETED:
+                # The answer that it asks for is the repetition: two of them in a row make some clients give up.
+                self.alarmAt = now + self._interval(member)
+            elif self._state is State.WAITING and self._want:
                 self._pending, self._again, self._state = list(self._want), True, State.SENDING
 
     def _greetListener(self, member: Member, now: float) -> None:
@@ -228,6 +231,8 @@ class Turn:
         member = self._master
         if self._state is not State.WAITING or member is None or not member.heard or self._again:
             return None
+        if not member.alarm.settled:
+            return None  # hardly a step of a lane is measured
         if self._members.owed or len(self._members) > 1 or stop != self.top + 1:
             return None
         return self._sentAt

@@ -298,6 +298,16 @@ def test_aMasterNeverHeardIsAnsweredAgain() -> None:
     assert out(plain, 0.3) == [Greet(A, True, False), burst(0, again=True)]
 
 
+def test_theRepeatedRequestIsTheRepetition() -> None:
+    """Its request comes again when the greeting is due again: one answer, as atftp gives up at a second OACK."""
+    turn = greeted()
+    turn.join(A, 1.001)
+    assert [(now, action) for now, action in until(turn, 1.001, 2.1)] == [
+        (1.001, Greet(A, True, False)),
+        (2.001, Greet(A, True, False)),
+    ]
+
+
 def test_aMasterThatWasHeardHasRestarted() -> None:
     """Heard: it begins anew, after those who have waited meanwhile."""
     turn = waiting()
@@ -392,6 +402,21 @@ def test_aMeasuredIntervalIsShort() -> None:
     repeats = [now for now, _ in until(turn, 0.019, 2.0)]
     gaps = [round(after - before, 3) for before, after in pairwise([0.019, *repeats])]
     assert gaps == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64]
+
+
+def test_aLateAnswerIsForgottenSoon() -> None:
+    """The first answer was lost and came again after a second: a few prompt ones later nobody waits for seconds."""
+    turn = empty(Patience())
+    turn.join(A, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 0.0)
+    out(turn, 0.0)
+    for number in range(1, 12):
+        assert (turn.inStep(number) is not None) == (number > 5)
+        turn.hear(A, want(number), 0.999 + number / 1000)
+        out(turn, 0.999 + number / 1000)
+    assert turn.deadline(1.01) == pytest.approx(1.03)
+    assert turn.inStep(12) is not None
 
 
 def test_repeatedBlocksAreNotMeasured() -> None:
@@ -612,7 +637,12 @@ def test_nobodyIsFollowedBlindly() -> None:
     never = waiting()
     assert never.inStep(never.top + 1) is not None
     assert never.measured(0.1) == never.patience.repeat.steps[0]
-    owing, repeated = met(), met()
+    owing, repeated, unknown = met(), met(), empty(Patience())
+    unknown.join(A, 0.0)
+    out(unknown)
+    unknown.hear(A, want(0), 0.0)
+    out(unknown)
+    assert unknown.inStep(1) is None
     assert owing.inStep(2) is not None
     assert owing.inStep(1) is None
     owing.join(B, 0.1)
