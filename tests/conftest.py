@@ -29,9 +29,9 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     """Of two files that differ, what matters: a log that is filled with their octets hides which test it was."""
     if op != "==" or not (isinstance(left, bytes) and isinstance(right, bytes)) or max(len(left), len(right)) < 1024:
         return None
-    same = len(os.path.commonprefix([left, right]))
+    same = next((at for at, (mine, other) in enumerate(zip(left, right, strict=False)) if mine != other), -1)
     wrong = sum(left[at : at + 512] != right[at : at + 512] for at in range(0, min(len(left), len(right)), 512))
     return [
         f"{len(left)} octets == {len(right)} octets",
-        f"the same up to octet {same}; {wrong} of the pieces of 512 that both have differ",
+        f"the first that differs is {same} (-1: none); {wrong} of the pieces of 512 that both have differ",
     ]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from castd.cast.events import Gone, Greet, Measured, Ranges, Steps
 from castd.request import Peer
 
-
 #: Who is waited for longer than this is measured at every answer.  Seconds.
 SETTLED = 0.2
 
