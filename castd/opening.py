@@ -1,0 +1,187 @@
+"""
+Opening: a file that was found, or an upload that was asked for, gets its cast: one that may be joined, or a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from twisted.internet.error import CannotListenError
+
+from castd import telling
+from castd.audience import Home
+from castd.errors import Declined, Refused
+from castd.interfaces import IContent, IGroupWire, IIntake
+from castd.leases import Means
+from castd.pace import Pacer
+from castd.protocol import CastProtocol
+from castd.refusals import Refusals
+from castd.request import Peer, Request
+from castd.room import Desk, Room
+from castd.roster import Roster
+from castd.uploader import UploadProtocol
+
+#: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
+STALE = 1.0
+
+
+class House(Home, Protocol):
+    """What the opening asks of the listener, beside what a cast does."""
+
+    transport: Any
+
+    def uploaded(self, upload: UploadProtocol) -> None:
+        """An upload is over."""
+
+
+class Opening:
+    """
+    Joins and begins casts for one request port.
+    """
+
+    def __init__(self, site: Any, home: House, roster: Roster, refusals: Refusals) -> None:
+        """
+        @param home: the listener that the casts answer to.
+        """
+        self._site = site
+        self._home = home
+        self._roster = roster
+        self._refusals = refusals
+
+    def offer(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> bool:
+        """Ask one dialect after the other.  -> whether one has taken the content."""
+        peer, local = request.peer, request.local
+        for room in rooms:
+            try:
+                # The same datagram as another dialect understands it.
+                asked = request if room is rooms[0] else room.dialect.request(datagram, peer, local)
+                if asked is None or (local.broadcast and not getattr(room.options, "broadcast", False)):
+                    continue
+                if not self._join(room, asked, content):
+                    self._begin(room, asked, content)
+                return True
+            except Declined as error:
+                self._refusals.declined(room, request, error)
+            except Refused as error:
+                self._refusals.refuse(room, request, peer, local, error)
+                return False
+            except (CannotListenError, OSError) as error:
+                self._refusals.portless(room, request, error)
+                return False
+        return False
+
+    def _join(self, room: Room, request: Request, content: IContent) -> bool:
+        dialect = room.dialect
+        casts = [
+            cast
+            for cast in room.shared.get(dialect.key(request, content), ())
+            if cast.joinable and dialect.fits(request, cast.wire)
+        ]
+        if not casts:
+            return False
+        # Where several fit, the one with the largest blocks.
+        cast = max(casts, key=lambda cast: cast.wire.blocksize)
+        self._notDeaf(request)
+        instead = self._silentTwin(room, cast, request)
+        if instead is not None:
+            self._roster.leave(cast, instead)
+        self._roster.enter(cast, request.peer, not dialect.ownPort)
+        content.close()
+        cast.join(request, instead)
+        return True
+
+    def _silentTwin(self, room: Room, cast: CastProtocol, request: Request) -> Peer | None:
+        """-> the member that is the same machine, has never spoken, and had the time for it."""
+        now = self._site.reactor.seconds()
+        return next(
+            (
+                peer
+                for peer, receiver in cast.receivers.items()
+                if room.dialect.same(request, receiver.request)
+                and not cast.heard(peer)
+                and now - receiver.since >= STALE
+            ),
+            None,
+        )
+
+    def _notDeaf(self, request: Request) -> None:
+        if self._roster.deaf(request.peer[0]):
+            raise Declined("deaf")
+
+    def _notTaken(self, wire: Any, content: IContent) -> None:
+        """
+        After a reload another file may be meant for a fixed group; it waits for the end of the one that is on it, since
+        receivers that hear two start over for ever (SLAM), or mix them.
+        """
+        wanted = (wire.headers, content.version)
+        there = [
+            cast for cast in self._roster.living if isinstance(cast, CastProtocol) and cast.wire.group == wire.group
+        ]
+        if any((cast.wire.headers, cast.content.version) != wanted for cast in there):
+            raise Declined("group in use for another file")
+
+    def _begin(self, room: Room, request: Request, content: IContent) -> None:
+        site = self._site
+        wire = room.dialect.open(request, content, Means(site.reactor.seconds(), site.random, site.leases))
+        try:
+            if wire.group is not None:
+                self._notDeaf(request)
+                if not room.dialect.ownPort:
+                    self._notTaken(wire, content)
+            cast = self._housed(room, request, wire, content)
+        except BaseException:
+            wire.close(site.reactor.seconds())
+            raise
+        telling.opened(cast, room.beside(cast))
+        room.shared.setdefault(cast.key, []).append(cast)
+        self._roster.begin(cast)
+        self._roster.enter(cast, request.peer, not room.dialect.ownPort)
+        cast.join(request)
+
+    def _housed(self, room: Room, request: Request, wire: Any, content: IContent) -> CastProtocol:
+        """-> a cast with a port that is ready for it."""
+        options = room.options
+        pacers = [] if options.rate is None else [Pacer(options.rate)]
+        if IGroupWire.providedBy(wire) and wire.pacer is not None:
+            pacers.append(wire.pacer)
+        if self._site.pacer is not None:
+            pacers.append(self._site.pacer)
+        cast = CastProtocol(self._site, self._home, room.name, room.dialect, wire, content, tuple(pacers))
+        cast.room, cast.key = room, room.dialect.key(request, content)
+        port = self._port(room, cast, request, wire)
+        if wire.group is not None:
+            loopback = getattr(options, "loopback", True)
+            broadcast = IGroupWire.providedBy(wire) and wire.broadcast
+            try:
+                port.setGroup(options.ttl, request.local.host, loopback, broadcast)
+            except OSError:
+                cast.transport.stopListening()  # type: ignore[union-attr]
+                raise
+        return cast
+
+    def _port(self, room: Room, protocol: Any, request: Request, wire: Any = None) -> Any:
+        """A port of its own, or this one."""
+        if room.dialect.ownPort:
+            peer = request.peer if wire is None or wire.group is None else None
+            return self._site.ports.lend(protocol, request.local, peer, getattr(room.options, "ports", None))
+        protocol.makeConnection(Desk(self._home.transport, request))
+        return self._home.transport
+
+    def receive(self, room: Room, request: Request, intake: IIntake) -> None:
+        """
+        Begin an upload.
+
+        @raise Refused: the place for it says no.
+        @raise CannotListenError, OSError: no port could be had.
+        """
+        upload = self._site.sink(request).begin(request.name, request.peer, intake.size)
+        protocol = UploadProtocol(self._site, room.name, request, intake, upload, self._home.uploaded)
+        try:
+            self._port(room, protocol, request)
+        except (CannotListenError, OSError):
+            upload.abort()
+            raise
+        self._roster.begin(protocol)
+        self._roster.enter(protocol, request.peer, not room.dialect.ownPort)
+        protocol.begin()
