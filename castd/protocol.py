@@ -5,23 +5,22 @@ it.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from castd import outcomes, telling
 from castd.audience import Home, Receiver
 from castd.cast.events import Ask, Gone, Greet, Leave, Warn
 from castd.cast.turn import Turn
-from castd.delivery import FULL, REST, Delivery
+from castd.delivery import Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
-from castd.lane import Lane, lane
-from castd.layout import Chunk
-from castd.request import Peer, Request, show
+from castd.outbox import Outbox
+from castd.request import Peer, Request
+from castd.stepping import Stepping
 
 _log = Logger(namespace="castd")
 
@@ -31,22 +30,18 @@ CLOSED_PORTS = 2
 JITTER = 0.1
 
 
-class CastProtocol(DatagramProtocol):
+class CastProtocol(Stepping):
     """
     Carries one cast, and beside it the casts of those who turned out to hear no multicast.
 
     @ivar receivers: who is here.
-    @ivar blocks, repeats, octets, full: datagrams with blocks, those that were repetitions, octets of them, full
-        sockets.
-    @ivar joined: how many receivers came in all.
+    @ivar full: full sockets; C{joined}: how many receivers came in all.
     @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
-    @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: nobody is left; it is closed.
     @ivar room, key: where the listener keeps it.
     @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
 
-    noisy = False
     largest = 2048
     room: Any = None
     key: Any = None
@@ -65,39 +60,23 @@ class CastProtocol(DatagramProtocol):
         @param name: of the transport, for events.
         @param pacers: the cast's own and the site's, if they have a rate.
         """
-        self.site: Any = site
+        self._main = Delivery(self, wire.cast(wire.patience, wire.count))
+        turn = self._main.cast
+        super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
         self.home = home
         self.name = name
         self.dialect: Any = dialect
-        self.wire: Any = wire
-        self.content: Any = content
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}
-        self.blocks = self.repeats = self.octets = self.full = self.beside = 0
+        self.full = self.beside = self.joined = 0
         self.moved: Counter[str] = Counter()
-        self.joined = 0
-        self.opened = self.site.reactor.seconds()
-        self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.opened = self._seconds()
         self.over = False
-        self._kept: deque[tuple[bytes, Peer]] = deque()
-        self._seconds = self.site.reactor.seconds
-        self._main = Delivery(self, self.wire.cast(self.wire.patience, self.wire.count))
         self._asides: dict[Peer, Delivery] = {}
+        self._outbox = Outbox(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]
-        self._paced = own[0] if own and IPaced.providedBy(self._main.cast) else None
+        self._paced = own[0] if own and IPaced.providedBy(turn) else None
         self._rate: float = 0.0 if self._paced is None else self._paced.rate
-        self._chunk: Chunk | None = None
-        self._complained: set[int | None] = set()
-        # In the lane (castd.lane): the steps taken are told to the cast when it is left.
-        turn = self._main.cast
-        self._turn = turn if isinstance(turn, Turn) and self.wire.stride and not pacers else None
-        self._lane: Lane | None = None
-        self._answer: bytes | None = None
-        self._steps = 0
-        self._steppedAt = self._interval = 0.0
-        self._slack = 1.0
-        self._stop = 0
 
     @property
     def main(self) -> Any:
@@ -155,93 +134,9 @@ class CastProtocol(DatagramProtocol):
 
     # What is heard.
 
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport: somebody's datagram at this cast's port."""
-        if datagram == self._answer:
-            # The lane; all of Python's part in a lockstep block lies in these lines.
-            lane, steps, now = self._lane, self._steps, self._seconds()
-            try:
-                self._burst(lane.images[steps])  # type: ignore[union-attr]
-            except OSError:
-                self._hear(datagram, addr)
-                return
-            self._steps = steps = steps + 1
-            self._answer = lane.answers[steps]  # type: ignore[union-attr]
-            self._steppedAt = now
-            self.due = now + self._interval
-        elif self._lane is None or not self._firstStep(self._lane, datagram):
-            self._hear(datagram, addr)
-
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: not from the peer that the port was lent for."""
         self._hear(datagram, addr)
-
-    def _enterLane(self) -> None:
-        """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
-        sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
-        if sentAt is None or self._chunk is None:
-            return
-        self._lane = lane(self.wire, self._chunk, self._stop)
-        if self._lane is not None:
-            self._steppedAt = sentAt
-            step = self._chunk.step
-            self._burst = self.transport.burst(step, step * self._lane.stride)  # type: ignore[union-attr]
-
-    def _firstStep(self, old: Lane, datagram: bytes) -> bool:
-        """
-        Is this the answer that begins a lane, or leads from the last step of one into the next chunk's?  Then that step
-        is taken, for a sixth of what it would cost to ask the cast; and the answer is measured, for all in this lane.
-        """
-        if not self._steps:
-            following: Lane | None = old
-            if datagram != old.answers[0]:
-                return False
-        elif self._steps < len(old.images):
-            return False
-        else:
-            ahead = self.wire.ahead(old.stop)
-            if ahead is None or datagram != ahead[0]:
-                return False
-            following = self._nextLane(old)
-        try:
-            if following is None:
-                return False
-            self._burst(following.images[0])
-        except OSError:
-            return False  # the cast will meet the same, and decide
-        now = self._seconds()
-        if self._steps:
-            self._stepped(old)
-        interval = self._turn.measured(now - self._steppedAt) * self._slack  # type: ignore[union-attr]
-        self._interval, self._lane, self._answer = interval, following, following.answers[1]
-        self._steps, self._steppedAt = 1, now
-        self.site.alarms.set(self, now + interval)
-        return True
-
-    def _nextLane(self, old: Lane) -> Lane | None:
-        try:
-            following = lane(self.wire, self.chunk(old.stop), old.stop)
-        except ContentChanged:
-            return None
-        return following if following is not None and following.gap == old.gap else None
-
-    def _stepped(self, lane: Lane) -> None:
-        """Count what went out by the steps taken."""
-        numbers = lane.numbers(self._steps, self.wire.count)
-        blocksize = self.wire.blocksize
-        octets = min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
-        self.sent(numbers.start, len(numbers), octets, False)
-
-    def _leaveLane(self) -> None:
-        """Tell the cast how far it went."""
-        lane, steps = self._lane, self._steps
-        if lane is None or self._turn is None:
-            return
-        if steps:
-            self._stepped(lane)
-            self._turn.followed(lane.last(steps, self.wire.count), self._steppedAt)
-        self._lane = self._answer = None
-        self._steps = 0
 
     def _hear(self, datagram: bytes, peer: Peer) -> None:
         if self.over:
@@ -255,7 +150,7 @@ class CastProtocol(DatagramProtocol):
             return
         except UnknownPeer:
             if self.home.mayAnswerStranger(peer) and (answer := self.dialect.refuse(None, UnknownTid())) is not None:
-                self._write(answer, peer)
+                self._outbox.put(answer, peer)
             return
         if event is None:
             return
@@ -311,7 +206,8 @@ class CastProtocol(DatagramProtocol):
             # Who loses much is sent less.
             self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
         try:
-            due = self._flush(now) if self._kept else None
+            rest = self._outbox.flush()
+            due = None if rest is None else now + rest
             if due is None:
                 due = self._main.pump(now)
                 # Only now: the main cast may just have moved somebody aside.
@@ -335,39 +231,9 @@ class CastProtocol(DatagramProtocol):
         if self._turn is not None and self._main.idle and self.blocks:
             self._enterLane()
 
-    def _flush(self, now: float) -> float | None:
-        """Greetings that a full socket did not take.  -> the instant to try again at, L{None}: all are out."""
-        while self._kept:
-            datagram, address = self._kept.popleft()
-            if not self._write(datagram, address, first=True):
-                return now + REST
-        return None
-
-    def _write(self, datagram: bytes, address: Peer, first: bool = False) -> bool:
-        """-> False: the socket is full, the datagram is kept."""
-        try:
-            self.transport.write(datagram, address)  # type: ignore[union-attr, arg-type]
-        except OSError as error:
-            if error.errno in FULL:
-                self.full += 1
-                (self._kept.appendleft if first else self._kept.append)((datagram, address))
-                return False
-            self.unsendable(error, address)
-        return True
-
-    def unsendable(self, error: OSError, address: Peer | None = None) -> None:
-        """For the network it is a lost datagram; for the operator one line for each kind of fault."""
-        if isinstance(error, ConnectionRefusedError):
-            self.peerUnreachable(address)
-        elif error.errno not in self._complained:
-            self._complained.add(error.errno)
-            _log.warn(
-                "{transport}: cannot send to {peer}: {why}",
-                event="unsendable",
-                transport=self.name,
-                peer=show(address or next(iter(self.receivers), ("nobody", 0))),
-                why=str(error),
-            )
+    def unsendable(self, error: OSError) -> None:
+        """From a delivery: a burst could not be sent."""
+        self._outbox.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
 
     def greet(self, action: Greet) -> int:
         """-> datagrams sent, at least one for the sake of the budget."""
@@ -375,28 +241,9 @@ class CastProtocol(DatagramProtocol):
         sent = 1
         if receiver is not None and action.peer not in self._asides:
             for datagram, address in self.wire.greet(receiver.request, action.master, action.heard):
-                self._write(datagram, address)
+                self._outbox.put(datagram, address)
                 sent += 1
         return sent
-
-    def chunk(self, number: int) -> Chunk:
-        """
-        -> the wire image that block C{number} is in.
-
-        @raise ContentChanged: the file is not what it was.
-        """
-        chunk = self._chunk
-        if chunk is None or not chunk.start <= number < chunk.stop:
-            chunk = self._chunk = self.site.layouts.chunk(self.wire, self.content, number)
-        return chunk
-
-    def sent(self, start: int, count: int, octets: int, again: bool) -> None:
-        """From a delivery: so much went out."""
-        self.blocks += count
-        self.octets += octets
-        self._stop = start + count
-        if again:
-            self.repeats += count
 
     # Who leaves.
 
@@ -451,7 +298,7 @@ class CastProtocol(DatagramProtocol):
         request = receiver.request
         if heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
-                self._write(datagram, address)
+                self._outbox.put(datagram, address)
         telling.left(self, receiver, outcome, now)
         self.home.castLeft(self, request, outcome)
 

@@ -4,7 +4,6 @@ UploadProtocol: the DatagramProtocol of one write.  The server is the receiver h
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +13,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd import outcomes
-from castd.delivery import FULL, LONGEST_REST, REST
 from castd.errors import Refused, UnknownTid, WireError
 from castd.interfaces import IDialect, IIntake, ISite, IUpload
+from castd.outbox import Outbox
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.protocol import CLOSED_PORTS, JITTER
 from castd.request import Peer, Request, show
@@ -71,9 +70,8 @@ class UploadProtocol(DatagramProtocol):
         self._committedAt: float | None = None
         self._closed = 0
         self._seconds = self.site.reactor.seconds
-        self._unsent: deque[bytes] = deque()
-        self._rest = 0.0
-        self._complained = self._shared = False
+        self._outbox = Outbox(self)
+        self._shared = False
 
     # Life.
 
@@ -150,7 +148,7 @@ class UploadProtocol(DatagramProtocol):
         except WireError:
             return
         if known and self.site.gate.mayAnswerStranger(addr[0], self._seconds()):
-            self._write(buildError(UnknownTid.code, UnknownTid.text), addr)
+            self._outbox.write(buildError(UnknownTid.code, UnknownTid.text), addr)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """From the transport: the client's host says that its port is closed.  Believed when said twice in a row."""
@@ -197,7 +195,7 @@ class UploadProtocol(DatagramProtocol):
         if self._closed >= CLOSED_PORTS:
             self._finish(outcomes.CLOSED)
         else:
-            self._flush()
+            self._outbox.flush()
             self._pump()
 
     def _pump(self) -> None:
@@ -222,45 +220,14 @@ class UploadProtocol(DatagramProtocol):
         instant: float | None = self._intake.deadline(now)
         if instant is not None:
             instant = now + (instant - now) * (1 + JITTER * self.site.random.random())
-        if self._unsent:
-            return now + self._rest if instant is None else min(instant, now + self._rest)
+        if (rest := self._outbox.rest) is not None:
+            return now + rest if instant is None else min(instant, now + rest)
         return instant
 
     def _say(self, datagrams: Sequence[bytes]) -> None:
         """What an acknowledgement says includes all that was to be said before it, so nothing ever piles up."""
         if datagrams:
-            self._unsent = deque(datagrams)
-            self._flush()
-
-    def _flush(self) -> None:
-        """What a full socket does not take is kept, in its order."""
-        while self._unsent:
-            if not self._write(self._unsent[0], self.request.peer):
-                self.full += 1
-                self._rest = min(self._rest * 2 or REST, LONGEST_REST)
-                return
-            self._rest = 0.0
-            self._unsent.popleft()
-
-    def _write(self, datagram: bytes, address: Peer) -> bool:
-        """-> False: the socket is full.  Any other fault is, to the client, a datagram lost on its way."""
-        try:
-            self.transport.write(datagram, address)
-        except OSError as error:
-            if isinstance(error, BlockingIOError) or error.errno in FULL:
-                return False
-            if isinstance(error, ConnectionRefusedError):
-                self.peerUnreachable()
-            elif not self._complained:
-                self._complained = True
-                _log.warn(
-                    "{transport}: cannot send to {peer}: {why}",
-                    event="unsendable",
-                    transport=self.name,
-                    peer=show(address),
-                    why=str(error),
-                )
-        return True
+            self._outbox.instead(datagrams, self.request.peer)
 
     # How it ends.
 
