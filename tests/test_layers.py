@@ -71,7 +71,9 @@ ROWS = (
         ordered=True,
     ),
     Row(
-        ("cast.events", "cast.runs", "cast.flights", "cast.members", "cast.roll", "cast.turn"), never=PURE, ordered=True
+        ("cast.events", "cast.runs", "cast.flights", "cast.members", "cast.roll", "cast.term", "cast.turn"),
+        never=PURE,
+        ordered=True,
     ),
     Row(("cast.sweep",), never=PURE, hidden=("cast.turn",)),
     Row(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from castd.cast.events import Gone, Greet, Measured, Ranges, Steps
 from castd.request import Peer
 
+#: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
+UNMEASURED = 0.02
 #: Who is waited for longer than this is measured at every answer.  Seconds.
 SETTLED = 0.2
 
@@ -133,6 +135,23 @@ class Member:
         self.servedAt = float("inf")
         self.asked: Ranges = ()
         self.greetAt: float | None = None
+
+    def misses(self, ranges: Ranges, now: float) -> bool:
+        """
+        It wants these: does it repeat a want although the blocks went out?  Such repetitions are counted.
+
+        One counts only if the blocks went out since the one before, at least an answering time ago.  Counted across
+        turns: a slow client repeats when its turn is over.
+        """
+        if ranges != self.asked:
+            self.repeats = 0
+            return False
+        answering = self.alarm.measured or UNMEASURED
+        if now - self.servedAt < answering:
+            return False
+        self.servedAt = float("inf")
+        self.repeats += 1
+        return True
 
 
 class Members:

@@ -15,15 +15,12 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
 from castd.cast.members import Member, Members
+from castd.cast.term import Gathering, Term
 from castd.interfaces import ICast
 from castd.request import Peer
 
-#: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
-UNMEASURED = 0.02
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
-#: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
-SHORT_TERM = 64
 NEVER = float("inf")
 
 
@@ -62,12 +59,9 @@ class Turn:
         self._restarted = False  # the window was already sent again for a want that came twice
         self._sentAt = 0.0  # the last burst of this want, or the greeting
         self.alarmAt: float = NEVER
-        self._progressAt = 0.0  # the turn began, or the master asked for something new
-        self._termBlocks = 0
-        self._termMark = (0.0, 0)
+        self._term = Term(0.0)
         self._spokeAt = 0.0  # anything went to the group
-        self._heldUntil: float | None = None
-        self._heldLimit = 0.0
+        self._gathering = Gathering(patience)
 
     # What goes in.
 
@@ -130,12 +124,9 @@ class Turn:
         member.greetings, member.greetAt = 0, now + POLITE if self.patience.confirm else None
 
     def _hold(self, now: float) -> None:
-        """Gathering: as long as machines keep coming, the first block waits for them."""
-        if self.top >= 0 or not self.patience.gather:
-            return
-        if self._heldUntil is None:
-            self._heldLimit = now + self.patience.gatherLimit
-        self._heldUntil = min(now + self.patience.gather, self._heldLimit)
+        """Somebody has come: the first block may wait for more."""
+        if self.top < 0:
+            self._gathering.came(now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         member = self._members.get(peer)
@@ -186,7 +177,7 @@ class Turn:
         self._want, self._pending = ranges, list(ranges)
         self._state = State.SENDING
         self._again = self._restarted = False
-        self._progressAt = now
+        self._term.progressAt = now
         if ranges != self._master.asked:
             self._master.asked, self._master.servedAt = ranges, NEVER
 
@@ -202,21 +193,8 @@ class Turn:
             self._pending, self._state = list(self._want), State.SENDING
 
     def _deaf(self, member: Member, ranges: Ranges, now: float) -> bool:
-        """
-        A receiver that asks again and again for what went out after it asked hears no multicast: it leaves the group.
-
-        A repetition counts only if the blocks went out since the one before, at least an answering time ago.  Counted
-        across turns: a slow client repeats when its turn is over.
-        """
-        if ranges != member.asked:
-            member.repeats = 0
-            return False
-        answering = member.alarm.measured or UNMEASURED
-        if self.patience.deaf is None or now - member.servedAt < answering:
-            return False
-        member.servedAt = NEVER
-        member.repeats += 1
-        if member.repeats < self.patience.deaf:
+        """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
+        if self.patience.deaf is None or not member.misses(ranges, now) or member.repeats < self.patience.deaf:
             return False
         self._part(member, outcomes.DEAF, now, ranges)
         return True
@@ -255,7 +233,7 @@ class Turn:
         assert self._master is not None
         self._want = self._master.asked = (numbers,)
         self._restarted = False
-        self._sentAt = self._progressAt = now
+        self._sentAt = self._term.progressAt = now
         self.alarmAt = now + self._master.alarm.interval()
         self.top = numbers.stop - 1
 
@@ -268,7 +246,7 @@ class Turn:
             self._sentAt = self._spokeAt = self._master.servedAt = now
             self.alarmAt = now + self._interval(self._master)
             if not self._again:
-                self._progressAt = now
+                self._term.progressAt = now
 
     # Whose turn it is.
 
@@ -293,8 +271,8 @@ class Turn:
         self._master = member
         self._state = State.GREETED
         self._want, self._again, self._restarted = (), False, False
-        self._sentAt = self._progressAt = now
-        self._termBlocks, self._termMark = 0, (now, 0)
+        self._sentAt = now
+        self._term = Term(now)
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
@@ -326,13 +304,14 @@ class Turn:
                 return self._speak(now)
 
     def _held(self, now: float) -> bool:
-        if self._heldUntil is None:
+        gathering = self._gathering
+        if gathering.until is None:
             return False
-        if now < self._heldUntil:
+        if now < gathering.until:
             return True
-        self._heldUntil = None
+        gathering.until = None
         if self._state is State.SENDING:
-            self._progressAt = now  # the time of gathering is nobody's fault
+            self._term.progressAt = now  # the time of gathering is nobody's fault
         return False
 
     def _send(self, now: float) -> Burst:
@@ -343,8 +322,8 @@ class Turn:
         self._sentAt = self._spokeAt = now
         self._master.servedAt = min(self._master.servedAt, now)
         self.alarmAt = now + self._interval(self._master)
-        self._passes += not self._termBlocks
-        self._termBlocks += len(numbers)
+        self._passes += not self._term.blocks
+        self._term.blocks += len(numbers)
         again = self._again
         self.top = max(self.top, numbers[-1])
         return Burst(numbers, self._master.peer, again)
@@ -355,7 +334,7 @@ class Turn:
         if member is None:
             return False
         if self._state in (State.GREETED, State.WAITING):
-            if now >= self._givenUpAt(member) or self._overspent(member, now):
+            if now >= self._givenUpAt(member) or self._overspent(now):
                 self._fail(member, now)
                 return True
             if now >= self.alarmAt:
@@ -395,32 +374,14 @@ class Turn:
         return brief[1] if brief else member.alarm.interval()
 
     def _givenUpAt(self, member: Member) -> float:
-        patience = self.patience
-        if len(self._members) == 1 and not member.failed:
-            # Nobody waits for it, and nothing speaks against it.
-            return self._progressAt + (patience.silence if patience.alone is None else patience.alone)
         if brief := self._brief(member):
-            return self._progressAt + brief[0] * brief[1]
-        known = patience.measured is not None and member.alarm.measured is not None
-        if known and member.alarm.tries >= patience.tries:
-            return self._progressAt + (patience.measured or 0.0)
-        return self._progressAt + patience.silence
+            return self._term.progressAt + brief[0] * brief[1]
+        return self._term.givenUpAt(self.patience, member, alone=len(self._members) == 1)
 
-    def _overspent(self, member: Member, now: float) -> bool:
-        """One turn may cost the others only so much: a hostile or very slow master loses it."""
+    def _overspent(self, now: float) -> bool:
         if len(self._members) == 1 or not self.count:
             return False
-        limit = self.patience.termBlocks
-        if limit is not None and self._termBlocks > max(limit * self.count, SHORT_TERM):
-            return True
-        if self.patience.termShare is None or not self._want:
-            return False
-        share, seconds = self.patience.termShare
-        since, start = self._termMark
-        if now - since < seconds:
-            return False
-        self._termMark = (now, self._want[0].start)
-        return self._want[0].start - start < share * self.count
+        return self._term.overspent(self.patience, self.count, self._want[0].start if self._want else None, now)
 
     def _fail(self, member: Member, now: float) -> None:
         member.failed += 1
@@ -459,7 +420,7 @@ class Turn:
         if member is None:
             return None
         if self._state is State.SENDING:
-            return now if self._heldUntil is None else max(self._heldUntil, now)
+            return max(self._gathering.until or now, now)
         times = [self._givenUpAt(member), self.alarmAt]
         if self.patience.keep is not None and self.top >= 0:
             times.append(self._spokeAt + self.patience.keep)

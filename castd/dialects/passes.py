@@ -232,7 +232,7 @@ class Passes(Turn):
         """
         assert self._master is not None
         number, master = self._want[0].start, self._master
-        silent = self.alarmAt >= self._progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
+        silent = self.alarmAt >= self._term.progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self._want)
 
     # What comes out.
