@@ -159,7 +159,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     _collisions(config)
     _clashes(config)
     tree.complain()
-    return replace(config, warnings=(*_unserved(config), *_doubtful(config)))
+    return replace(config, warnings=(*_unserved(config), *_forlorn(config), *_doubtful(config)))
 
 
 _SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "control", "transports")
@@ -307,6 +307,17 @@ def _unserved(config: Config) -> Iterator[str]:
             if wanted and wanted not in (other.kind for other in entries[place + 1 :]):
                 text = f"no {wanted} follows at its address, so clients it declines get no answer"
                 yield f"{config.tree.where(entry.route)}: {text}"
+
+
+def _forlorn(config: Config) -> Iterator[str]:
+    """Clients that give up one transport ask another, which should be there."""
+    listening = [entry for entry in config.transports if isinstance(entry.options, ListenOptions)]
+    there = {(entry.kind, entry.options.port) for entry in listening}
+    for entry in listening:
+        wanted = entry.options.elsewhere
+        if wanted and wanted not in there:
+            text = f"no {wanted[0]} at port {wanted[1]}: clients that give up here ask there"
+            yield f"{config.tree.where(entry.route)}: {text}"
 
 
 def _doubtful(config: Config) -> Iterator[str]:

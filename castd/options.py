@@ -256,9 +256,11 @@ class ListenOptions(Settings):
     What every transport that listens at a port has.
 
     @cvar fallback: the kind that should come after it at the same address, to serve what it declines; L{None}: none.
+    @cvar elsewhere: the kind and port that its clients ask when they give up here; L{None}: none.
     """
 
     fallback: ClassVar[str | None] = None
+    elsewhere: ClassVar[tuple[str, int] | None] = None
 
     port: Port = Field(description="UDP port that requests come to")
     interface: Address = Field(

@@ -13,7 +13,7 @@ from typing import Any
 from castd.cast.events import Patience
 from castd.collect.blocks import Sender
 from castd.collect.tftp import Intake
-from castd.collect.wait import Wait, heeding
+from castd.collect.wait import Wait
 from castd.errors import Refused, WireError
 from castd.negotiate import Caps, negotiate
 from castd.outcomes import ABORTED, DONE, SILENT
@@ -77,7 +77,7 @@ class Serve:
         if self.rollover is not None:
             terms = replace(terms, rollover=self.rollover)
         self.sender = Sender(terms, len(self.content), lambda start, length: self.content[start : start + length])
-        self.wait = Wait(heeding(self.patience, terms.timeout))
+        self.wait = Wait(self.patience.heeding(terms.timeout))
         self.wait.begin(now)
         if not terms.answer:
             return self.sender.window()
@@ -119,7 +119,7 @@ class Accept:
             return self.intake.receive(datagram, now)
         if self.intake is None:
             terms = negotiate(asked(datagram), self.caps)
-            self.intake = Intake(terms, heeding(self.patience, terms.timeout))
+            self.intake = Intake(terms, self.patience.heeding(terms.timeout))
         elif self.intake.blocks:
             return None, []
         return None, self.intake.begin(now)

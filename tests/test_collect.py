@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from castd.cast.events import Measured, Patience, Steps
 from castd.collect.blocks import Receiver, Sender
 from castd.collect.tftp import Download, Intake, Upload
-from castd.collect.wait import Wait, heeding
+from castd.collect.wait import Wait
 from castd.collect.wishes import BadOffer, Wishes
 from castd.errors import Refused, Unsupported, WireError
 from castd.interfaces import IIntake
@@ -389,7 +389,7 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = Intake(Terms(timeout=3.0), heeding(Patience(unheard=None), 3.0))
+        intake = Intake(Terms(timeout=3.0), Patience(unheard=None).heeding(3.0))
         intake.begin(0.0)
         instants, now = [], 0.0
         while intake.outcome is None:
@@ -451,7 +451,7 @@ class TestWait:
 
     def test_heeding_a_table(self) -> None:
         """A fixed table gives way to the interval that was agreed on."""
-        assert heeding(Patience(repeat=Steps((9.0,))), 0.5).repeat == Measured(first=0.5, ceiling=0.5)
+        assert Patience(repeat=Steps((9.0,))).heeding(0.5).repeat == Measured(first=0.5, ceiling=0.5)
 
 
 numbers = st.one_of(st.integers(0, 12), st.integers(0, 0xFFFF))

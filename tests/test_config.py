@@ -48,6 +48,13 @@ class Group(ListenOptions):
     file: str = Field(description="the one file this port serves")
 
 
+class Boot(ListenOptions):
+    """Something like mtftp."""
+
+    elsewhere = ("tftp", 69)
+    port: Port = 1759
+
+
 class Shelf(Settings):
     """Something like directory."""
 
@@ -77,7 +84,7 @@ class Made:
 
 
 SHELF = {"directory": Made(Shelf)}
-KINDS = Kinds({"tftp": Made(Plain), "slam": Made(Group), "sick": Made(None)}, SHELF, SHELF, Rule)
+KINDS = Kinds({"tftp": Made(Plain), "slam": Made(Group), "mtftp": Made(Boot), "sick": Made(None)}, SHELF, SHELF, Rule)
 
 START = "castd: 1\ncontent:\n  - directory: {path: boot}\n"
 
@@ -235,7 +242,7 @@ def test_wrong(line: str, complaint: str) -> None:
         ),
         (
             START + "transports:\n  a:\n    use: zzz\n",
-            "x.yaml:6: transports.a.use: nothing here is called zzz: known are sick, slam, tftp",
+            "x.yaml:6: transports.a.use: nothing here is called zzz: known are mtftp, sick, slam, tftp",
         ),
         (
             START + "transports: {a: {use: sick}}\n",
@@ -407,6 +414,22 @@ def test_unserved(transports: str, warned: bool) -> None:
     """A warning tells of a group transport that no plain one follows at its address."""
     warnings = read(START + f"transports: {{{transports}}}\n").warnings
     told = "x.yaml:4: transports.slam: no tftp follows at its address, so clients it declines get no answer"
+    assert warnings == ((told,) if warned else ())
+
+
+@pytest.mark.parametrize(
+    ("transports", "warned"),
+    [
+        ("mtftp: {}", True),
+        ("mtftp: {}, tftp: {port: 69}", False),
+        ("mtftp: {}, tftp: {port: 6969}", True),
+        ("tftp: {port: 69}", False),
+    ],
+)
+def test_nobodyElsewhere(transports: str, warned: bool) -> None:
+    """A warning tells that clients which give up MTFTP find no plain TFTP where they look for it."""
+    warnings = read(START + f"transports: {{{transports}}}\n").warnings
+    told = "x.yaml:4: transports.mtftp: no tftp at port 69: clients that give up here ask there"
     assert warnings == ((told,) if warned else ())
 
 

@@ -332,7 +332,10 @@ def test_SL27_hugeFile() -> None:
     with pytest.raises(Declined, match="32 bits"):
         slam.Dialect(options).open(request, Huge(1 << 29))
     assert slam.Dialect(options).open(request, Huge((1 << 29) - 1)).status == bytes.fromhex("a06553f100 9fffffff 45ab")
+    assert list(options.unfit({"huge": (1 << 29) - 1}.get)) == []
+    assert ["512 MiB" in each for each in options.unfit({"huge": 1 << 29}.get)] == [True]
     meant = slam.Options(file="huge", large=True)
+    assert list(meant.unfit({"huge": 1 << 29}.get)) == []
     assert slam.Dialect(meant).open(request, Huge(1 << 29)).status == bytes.fromhex("a06553f100 a020000000 45ab")
 
 

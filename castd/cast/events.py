@@ -4,7 +4,7 @@ What goes into a cast, what comes out, and how patient it is: plain frozen value
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from castd.request import Peer
@@ -140,6 +140,10 @@ class Steps:
     steps: tuple[float, ...]
 
 
+#: Where an interval was agreed on, a peer may be silent for so many of them, and for so many seconds at least.
+SILENT_INTERVALS, SILENT_SECONDS = 6, 15.0
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """
@@ -181,3 +185,16 @@ class Patience:
     confirm: int = 0
     termBlocks: float | None = None
     termShare: tuple[float, float] | None = None
+
+    def heeding(self, timeout: float | None) -> Patience:
+        """
+        -> the same with the interval of RFC 2349's C{timeout}: exactly that until something was measured, then never
+        longer, since the peer has only said how long it waits itself (docs/transports/tftp.md).
+
+        @param timeout: seconds; L{None}: none was agreed on.
+        """
+        if timeout is None:
+            return self
+        known = self.repeat if isinstance(self.repeat, Measured) else Measured()
+        repeat = replace(known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout)
+        return replace(self, repeat=repeat, silence=max(SILENT_INTERVALS * timeout, SILENT_SECONDS))

@@ -4,26 +4,8 @@ When to repeat what the one peer of a transfer has not answered, and when to giv
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from castd.cast.events import Measured, Patience
+from castd.cast.events import Patience
 from castd.cast.members import Alarm
-
-#: Where an interval was agreed on, a peer may be silent for so many of them, and for so many seconds at least.
-SILENT_INTERVALS, SILENT_SECONDS = 6, 15.0
-
-
-def heeding(patience: Patience, timeout: float | None) -> Patience:
-    """
-    Patience with the interval of RFC 2349's C{timeout}: exactly that until something was measured, then never longer.
-
-    @param timeout: seconds; L{None}: none was agreed on, and the patience stays as it is.
-    """
-    if timeout is None:
-        return patience
-    known = patience.repeat if isinstance(patience.repeat, Measured) else Measured()
-    repeat = replace(known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout)
-    return replace(patience, repeat=repeat, silence=max(SILENT_INTERVALS * timeout, SILENT_SECONDS))
 
 
 class Wait:
@@ -74,7 +56,7 @@ class Wait:
     def heed(self, timeout: float | None, now: float) -> None:
         """An interval was agreed on: what was measured before it is forgotten."""
         if timeout is not None:
-            self._patience = heeding(self._patience, timeout)
+            self._patience = self._patience.heeding(timeout)
             self._alarm = Alarm(self._patience.repeat)
             self._due = now + timeout
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, ClassVar, Self, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from zope.interface import implementer
@@ -80,6 +80,8 @@ _FILES_SCHEMA = {
 
 class Options(ListenOptions):
     """What the service file may say of an C{mtftp} transport."""
+
+    elsewhere: ClassVar[tuple[str, int] | None] = ("tftp", 69)
 
     port: Port = Field(1759, description="UDP port that requests come to, and everything is sent from")
     files: Annotated[

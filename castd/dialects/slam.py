@@ -7,7 +7,7 @@ and one port has one file and one group.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2s
 from typing import Self
 
@@ -30,6 +30,8 @@ OVERHEAD = 20 + 8
 SMALLEST_BLOCK = 64
 #: The largest block: with the largest header it just fits what Etherboot takes.
 LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER
+
+TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)"
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes all
 #: clients of iPXE speak at once, so it does not come to one.  One turn costs the others at most twice the file.
@@ -62,6 +64,15 @@ class Options(ListenOptions):
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
         """One port, one file, one group."""
         return check(named)
+
+    @property
+    def limit(self) -> int:
+        """Octets of the longest file."""
+        return slam.LARGEST if self.large else slam.LARGEST_32
+
+    def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
+        if (size(self.file) or 0) > self.limit:
+            yield f"file: {self.file} has {TOO_LONG}"
 
 
 def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
@@ -167,9 +178,9 @@ class Dialect:
     def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
         if not content.size:
             raise Declined("empty file: SLAM has no word for it")
-        limit = slam.LARGEST if self.options.large else slam.LARGEST_32
+        limit = self.options.limit
         if content.size > limit:
-            raise Declined("file of 512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)")
+            raise Declined(f"file of {TOO_LONG}")
         block = blockSize(content.size, request.local.mtu, self.options.blksize)
         return Wire(slam.Header(transaction(content), content.size, block), self.options.group)
 

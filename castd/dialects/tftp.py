@@ -21,9 +21,6 @@ from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Set
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
-#: Packets whose first interval is negotiated are waited for so many intervals, and at least so many seconds.
-TIMEOUTS, LEAST_SILENCE = 6, 15.0
-
 
 class Without(Settings):
     """Options that some clients ask for and cannot bear."""
@@ -102,7 +99,8 @@ class Dialect:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.ownPort = not options.singlePort
-        self._plain = self._patience(Terms())
+        repeat = Measured(first=options.timeout, ceiling=max(8.0, options.timeout))
+        self._plain = Patience(repeat=repeat, silence=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return lockstep.readRequest(datagram, peer, local)
@@ -139,15 +137,4 @@ class Dialect:
 
     def patience(self, terms: Terms) -> Patience:
         """-> the same for nearly all: who asks for no interval."""
-        return self._plain if terms.timeout is None else self._patience(terms)
-
-    def _patience(self, terms: Terms) -> Patience:
-        """
-        A negotiated timeout is the interval until a block was acknowledged, and the ceiling of the measured one
-        afterwards (docs/transports/tftp.md says why): the client has only said how long it waits itself.
-        """
-        if terms.timeout is None:
-            first = self.options.timeout
-            return Patience(repeat=Measured(first=first, ceiling=max(8.0, first)), silence=self.options.silence)
-        silence = max(TIMEOUTS * terms.timeout, LEAST_SILENCE)
-        return Patience(repeat=Measured(first=terms.timeout, ceiling=terms.timeout), silence=silence)
+        return self._plain.heeding(terms.timeout)
