@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from twisted.internet.defer import Deferred
 
 from castd import outcomes
-from castd.transfer import Report, TransferError
+from castd.report import Report, TransferError
 
 #: Exit statuses.  Of several files, the largest counts.
 OK, FAILED, USAGE, REFUSED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130

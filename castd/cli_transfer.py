@@ -23,7 +23,7 @@ from castd.cli_show import INTERRUPTED, Result, Show
 from castd.client import fetch, scheme, send
 from castd.netascii import encode
 from castd.part import PIECE, Part, Stream, checksum
-from castd.transfer import TransferError
+from castd.report import TransferError
 from castd.urls import Url, UrlError
 
 #: How many files are under way at the same time.

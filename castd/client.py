@@ -21,7 +21,8 @@ from castd.collect.tftp import CLIENT_PATIENCE, Download, Upload
 from castd.collect.wishes import Wishes
 from castd.netascii import Decoder
 from castd.options import groupEndpoint
-from castd.transfer import Progress, Report, Sink, Transfer, TransferError
+from castd.report import Progress, Report, Sink, TransferError
+from castd.transfer import Transfer
 from castd.urls import Url, UrlError
 
 #: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.

@@ -5,11 +5,9 @@ One transfer of the client over real sockets.  What is said is decided in L{cast
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
@@ -19,27 +17,15 @@ from twisted.internet.protocol import DatagramProtocol
 from castd import outcomes
 from castd.collect.piece import Piece
 from castd.delivery import FULL, REST
-from castd.errors import CastdError, Full, Refused, UnknownTid, WireError
+from castd.ear import Ear, widen
+from castd.errors import Full, Refused, UnknownTid, WireError
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
+from castd.report import Progress, Report, Sink, TransferError
 
-#: What the kernel is asked to hold for us while Python is busy.  Octets.
-RECEIVE_BUFFER = 4 << 20
 #: Datagrams of strangers that are answered; a transfer is no place for more.
 STRANGERS = 20
 #: Faults of our own disk that the server is told as what they are.
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-Progress: TypeAlias = Callable[[int, "int | None"], object]
-
-
-class Sink(Protocol):
-    """Where a file goes."""
-
-    def write(self, data: bytes, /) -> object:
-        """The next octets."""
-
-    def writeAt(self, offset: int, data: bytes, /) -> object:
-        """These octets, there.  Called only for schemes whose blocks come in any order."""
 
 
 class Collector(Protocol):
@@ -62,43 +48,6 @@ class Collector(Protocol):
     def stored(self, now: float) -> list[bytes]: ...
     def poll(self, now: float) -> list[bytes]: ...
     def deadline(self, now: float) -> float | None: ...
-
-
-class TransferError(CastdError):
-    """
-    A transfer that did not come to its end.
-
-    @ivar outcome: a word of L{castd.outcomes}.
-    @ivar code: of the server's ERROR, L{None} if it sent none.
-    """
-
-    def __init__(self, outcome: str, text: str, code: int | None = None) -> None:
-        super().__init__(text)
-        self.outcome = outcome
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """
-    A transfer that is complete.
-
-    @ivar octets: of the file.  @ivar size: as announced, L{None} if it was not.
-    @ivar seconds: from the first request to the last octet.
-    @ivar repeats: times that the client's timer made it repeat something.
-    @ivar server: the address and port that the file came from, or went to.
-    @ivar closed: fires when the last acknowledgement needs no repetition any more and the port is closed.
-    """
-
-    octets: int
-    size: int | None
-    seconds: float
-    blocks: int
-    repeats: int
-    blksize: int | None
-    windowsize: int | None
-    server: tuple[str, int]
-    closed: Deferred[None] = field(compare=False, repr=False)
 
 
 class Transfer(DatagramProtocol):
@@ -146,7 +95,7 @@ class Transfer(DatagramProtocol):
         six = isIPv6Address(self._server[0])
         try:
             port = self._reactor.listenUDP(0, self, interface="::" if six else "", maxPacketSize=65535)
-            self._widen(port)
+            widen(port)
             opening = self._collector.begin(self._began)
             # The first one tells what is wrong with the address; a fault later on is a datagram lost on its way.
             port.write(opening[0], self._server)
@@ -156,14 +105,6 @@ class Transfer(DatagramProtocol):
         else:
             self._pump()
         return self.done
-
-    @staticmethod
-    def _widen(port: Any) -> None:
-        """The kernel gives as much as it allows; a test's port has no socket."""
-        held = getattr(port, "socket", None)
-        if held is not None:
-            with suppress(OSError):
-                held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     # What is heard.
 
@@ -373,36 +314,3 @@ class Transfer(DatagramProtocol):
         if self.transport is not None:
             self.transport.stopListening()
         self._closed.callback(None)
-
-
-class Ear(DatagramProtocol):
-    """
-    A port that hears a group.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        group: tuple[str, int],
-        heard: Callable[[bytes, Any], object],
-    ) -> None:
-        self.group = group
-        self._heard = heard
-        self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
-        Transfer._widen(self._port)
-        if group[0]:
-            self._port.joinGroup(group[0])
-
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport."""
-        self._heard(datagram, addr)
-
-    def listen(self) -> None:
-        """Read now what has come; a test's port has nothing waiting."""
-        read = getattr(self._port, "doRead", None)
-        if read is not None:
-            read()
-
-    def close(self) -> None:
-        """Leave the group; the kernel does so with the port."""
-        self._port.stopListening()

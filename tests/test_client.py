@@ -18,6 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from castd.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
+from castd.collect.piece import Piece
 from castd.collect.wishes import Wishes
 from castd.commons import Commons
 from castd.dialects.tftp import Dialect, Options
@@ -30,8 +31,8 @@ from castd.packets.tftp import (
     parseRequest,
 )
 from castd.ports import Ports
+from castd.report import Report, TransferError
 from castd.testing import Mailbox, MemorySite, Network, memorySite, pattern
-from castd.transfer import Piece, Report, TransferError
 from castd.urls import Url, UrlError, parseUrl
 from tests.halves import summary
 

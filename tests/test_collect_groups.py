@@ -27,8 +27,9 @@ from castd.packets.groups import (
     parseSubnet,
 )
 from castd.packets.tftp import buildAck, buildError
+from castd.report import Report
 from castd.testing import Network, pattern
-from castd.transfer import Report, Transfer
+from castd.transfer import Transfer
 from castd.urls import parseUrl
 from tests.groups import GroupStage, grouped
 from tests.vectors import vectors

@@ -14,8 +14,8 @@ from castd.collect.mtftp import GROUP, Download
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
+from castd.report import Report
 from castd.testing import Network, pattern
-from castd.transfer import Report
 from castd.urls import UrlError, parseUrl
 from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 

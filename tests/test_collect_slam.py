@@ -14,8 +14,8 @@ from castd.collect.slam import GROUP, Download
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT
 from castd.packets import slam
+from castd.report import TransferError
 from castd.testing import pattern
-from castd.transfer import TransferError
 from castd.urls import UrlError, parseUrl
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import Stage

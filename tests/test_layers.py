@@ -117,6 +117,8 @@ ROWS = (
             "adopt",
             "metrics",
             "supervise",
+            "ear",
+            "report",
             "transfer",
             "client",
             "testing",

@@ -1,0 +1,62 @@
+"""
+What a transfer of the client takes and gives: where the octets go, who is told of them, and how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from twisted.internet.defer import Deferred
+
+from castd.errors import CastdError
+
+Progress: TypeAlias = Callable[[int, "int | None"], object]
+
+
+class Sink(Protocol):
+    """Where a file goes."""
+
+    def write(self, data: bytes, /) -> object:
+        """The next octets."""
+
+    def writeAt(self, offset: int, data: bytes, /) -> object:
+        """These octets, there.  Called only for schemes whose blocks come in any order."""
+
+
+class TransferError(CastdError):
+    """
+    A transfer that did not come to its end.
+
+    @ivar outcome: a word of L{castd.outcomes}.
+    @ivar code: of the server's ERROR, L{None} if it sent none.
+    """
+
+    def __init__(self, outcome: str, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    A transfer that is complete.
+
+    @ivar octets: of the file.  @ivar size: as announced, L{None} if it was not.
+    @ivar seconds: from the first request to the last octet.
+    @ivar repeats: times that the client's timer made it repeat something.
+    @ivar server: the address and port that the file came from, or went to.
+    @ivar closed: fires when the last acknowledgement needs no repetition any more and the port is closed.
+    """
+
+    octets: int
+    size: int | None
+    seconds: float
+    blocks: int
+    repeats: int
+    blksize: int | None
+    windowsize: int | None
+    server: tuple[str, int]
+    closed: Deferred[None] = field(compare=False, repr=False)
