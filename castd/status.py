@@ -4,6 +4,7 @@ What is under way, as plain data: for C{castd status}.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,23 @@ def about(addresses: Iterable[Any], now: float) -> list[dict[str, Any]]:
         }
         for each in addresses
     ]
+
+
+def held(site: Any) -> dict[str, int]:
+    """
+    -> what the server keeps, and what must be the same whenever as much is under way: C{calls} are those that the
+    reactor has been asked for, C{ports} wait for the next transfer with two descriptors each.
+    """
+    gate = site.gate
+    return {
+        "descriptors": len(os.listdir("/dev/fd")),
+        "ports": getattr(site.ports, "kept", 0),
+        "alarms": len(site.alarms),
+        "calls": len(site.reactor.getDelayedCalls()),
+        "casts": gate.casts,
+        "looking": gate.looking,
+        "receivers": gate.receivers.total(),
+    }
 
 
 def _cast(cast: Any, now: float) -> dict[str, Any]:
