@@ -293,10 +293,13 @@ class Soak:
             bad.append(f"castd ended with {self.server.process.returncode}")
         for kind in tally.asked:
             counts = (tally.asked, tally.complete, tally.died, tally.failed, tally.wrong)
-            say(f"{kind:>10}: " + ", ".join(
-                f"{counter[kind]} {word}"
-                for counter, word in zip(counts, ("asked", "complete", "died", "failed", "wrong"), strict=True)
-            ))
+            say(
+                f"{kind:>10}: "
+                + ", ".join(
+                    f"{counter[kind]} {word}"
+                    for counter, word in zip(counts, ("asked", "complete", "died", "failed", "wrong"), strict=True)
+                )
+            )
         for why, count in tally.why.most_common(20):
             say(f"{count:>6} × {why}")
 

@@ -46,32 +46,41 @@ def _cast(cast: Any, now: float) -> dict[str, Any]:
     """Of an outsider's transport as much as it has in common with ours."""
     wire, request = getattr(cast, "wire", None), getattr(cast, "request", None)
     content, group = getattr(cast, "content", None), getattr(wire, "group", None)
+    blocks, repeats, octets = _sofar(cast)
     return {
         "transport": getattr(cast, "name", "?"),
         "kind": "upload" if request is not None else "unicast" if group is None else "group",
         "name": getattr(content, "name", None) or getattr(request, "name", None),
         "group": group and _show(group),
         "size": getattr(content, "size", None),
-        "octets": getattr(cast, "octets", None),
-        "blocks": getattr(cast, "blocks", None),
-        "repeats": getattr(cast, "repeats", None),
+        "octets": octets,
+        "blocks": blocks,
+        "repeats": repeats,
         "seconds": _ago(now, getattr(cast, "opened", None)),
-        "receivers": list(_receivers(cast, getattr(wire, "count", None), now)),
+        "receivers": list(_receivers(cast, blocks, getattr(wire, "count", None), now)),
     }
 
 
-def _receivers(cast: Any, needed: int | None, now: float) -> Iterable[dict[str, Any]]:
+def _sofar(cast: Any) -> tuple[int | None, int | None, int | None]:
+    """-> blocks, repeats and octets."""
+    counted = getattr(cast, "sofar", None)
+    if counted is None:
+        return getattr(cast, "blocks", None), getattr(cast, "repeats", None), getattr(cast, "octets", None)
+    return counted()  # type: ignore[no-any-return]
+
+
+def _receivers(cast: Any, blocks: int | None, needed: int | None, now: float) -> Iterable[dict[str, Any]]:
     for peer, receiver in getattr(cast, "receivers", {}).items():
         yield {
             "peer": _show(peer),
             "name": receiver.request.name,
-            "sent": cast.blocks - receiver.before[0],
+            "sent": (blocks or 0) - receiver.before[0],
             "needed": needed,
             "seconds": _ago(now, receiver.since),
         }
     request = getattr(cast, "request", None)
     if request is not None:
-        told = {"sent": cast.blocks, "needed": None, "seconds": _ago(now, cast.opened)}
+        told = {"sent": blocks, "needed": None, "seconds": _ago(now, cast.opened)}
         yield {"peer": _show(request.peer), "name": request.name, **told}
 
 
