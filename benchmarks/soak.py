@@ -54,19 +54,21 @@ SIZES = {"empty": 0, "tiny": 511, "small": 5000, "middle": 70_000, "large": 400_
 GROUPED = {"g0": 30_000, "g1": 150_000, "m0": 20_000, "m1": 100_000, "s0": 60_000, "s1": 250_000}
 #: How much the memory of the server may grow from the first lap on, as a share.
 GROWTH = 0.15
+#: The share of clients that may fail: their own patience, and the server's, is finite.
+FAILING = 0.01
 
 CONF = """castd: 1
 content: [{{directory: {{path: {content}}}}}]
 uploads: [{{directory: {{path: up, under: up, policy: overwrite}}}}]
 access: [{access}{{allow: any}}]
-limits: {{per-peer: {peers}, new-per-peer: 500/s, drain: 5 s}}
+limits: {{per-peer: {peers}, new-per-peer: 500/s, drain: 5 s, memory: 4 MiB}}
 logging: {{level: warn}}
 control: {{path: control}}
 metrics: {{listen: "127.0.0.1:9147"}}
 transports:
   multicast: {{interface: {server}, clients: any, groups: 239.255.32.0/22{blksize}}}
   sbroadcast: {{interface: {server}, subnets: [10.99.0.0/16]}}
-  tftp: {{interface: {server}, silence: 8 s{window}}}
+  tftp: {{interface: {server}, silence: 15 s{window}}}
   mtftp:
     interface: {server}
     clients: any
@@ -288,6 +290,8 @@ class Soak:
             bad.append(f"memory has grown from {first['memory']} to {last['memory']} octets")
         bad += [f"{kind}: {count} copies were wrong" for kind, count in tally.wrong.items()]
         bad += [f"{kind}: nobody was served" for kind in tally.asked if not tally.complete[kind]]
+        if tally.failed.total() > FAILING * tally.asked.total():
+            bad.append(f"{tally.failed.total()} clients have failed")
         bad += [f"in castd's log: {line}" for line in self.server.faults()[:20]]
         if self.server.process.poll() is not None:
             bad.append(f"castd ended with {self.server.process.returncode}")

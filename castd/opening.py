@@ -117,10 +117,16 @@ class Opening:
     def _notTaken(self, wire: Any, content: IContent) -> None:
         """
         After a reload another file may be meant for a fixed group, perhaps from another port; it waits for the end of
-        the one that is on it, since receivers that hear two start over for ever (SLAM), or mix them.
+        the one that is on it, since receivers that hear two start over for ever (SLAM), or mix them.  A cast without
+        receivers makes room.
         """
-        if not self._site.leases.free(wire.group, _use(wire, content), self._site.reactor.seconds()):
-            raise Declined("group in use for another file")
+        leases, use, now = self._site.leases, _use(wire, content), self._site.reactor.seconds()
+        if not leases.free(wire.group, use, now):
+            for cast in [cast for cast in self._roster.living if isinstance(cast, CastProtocol)]:
+                if cast.wire.group == wire.group:
+                    cast.settle()
+            if not leases.free(wire.group, use, now):
+                raise Declined("group in use for another file")
 
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
         site = self._site
