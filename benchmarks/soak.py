@@ -10,14 +10,9 @@ Everything runs in a network namespace of its own, which ends with it.  Exit sta
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
-import re
-import resource
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from crowd import Crowd, Shop
+from machines import Enemy
+from soaked import BAD, ONE, REQUEST_PORTS, SERVER, SIZES, TWO, Server
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
-from castd.cli_control import ask
-
 reactor: Any = _reactor
-SERVER = "10.99.0.1"
 INSIDE = "CASTD_SOAK_INSIDE"
 NETWORK = (
     "link set lo up",
@@ -49,109 +43,16 @@ NETWORK = (
     "route add local 10.99.0.0/16 dev lo",
 )
 HOSTS = [f"10.99.{high}.{low}" for high in range(1, 33) for low in range(1, 251)]
-REQUEST_PORTS = (69, 70, 1759, 10000, 10001)
-SIZES = {"empty": 0, "tiny": 511, "small": 5000, "middle": 70_000, "large": 400_000}
-GROUPED = {"g0": 30_000, "g1": 150_000, "m0": 20_000, "m1": 100_000, "s0": 60_000, "s1": 250_000}
 #: How much the memory of the server may grow from the first lap on, as a share.
 GROWTH = 0.15
 #: The share of clients that may fail: their own patience, and the server's, is finite.
 FAILING = 0.01
 
-CONF = """castd: 1
-content: [{{directory: {{path: {content}}}}}]
-uploads: [{{directory: {{path: up, under: up, policy: overwrite}}}}]
-access: [{access}{{allow: any}}]
-limits: {{per-peer: {peers}, new-per-peer: 500/s, drain: 5 s, memory: 4 MiB}}
-logging: {{level: warn}}
-control: {{path: control}}
-metrics: {{listen: "127.0.0.1:9147"}}
-transports:
-  multicast: {{interface: {server}, clients: any, groups: 239.255.32.0/22{blksize}}}
-  sbroadcast: {{interface: {server}, subnets: [10.99.0.0/16]}}
-  tftp: {{interface: {server}, silence: 15 s{window}}}
-  mtftp:
-    interface: {server}
-    clients: any
-    silence: 5 s
-    remember: 5 s
-    files: {{m0: "239.255.1.1:3001", m1: "239.255.1.1:3002"}}
-  slam: {{interface: {server}, file: s0, group: "239.255.1.1:10010"}}
-  slam-1: {{use: slam, port: 10001, interface: {server}, file: s1, group: "239.255.1.1:10011"}}
-{more}"""
-ONE = dict(content="one", access="", peers=64, server=SERVER, blksize="", window="", more="")
-TWO = dict(
-    content="two",
-    access="{deny: any, names: [secret]}, ",
-    peers=63,
-    server=SERVER,
-    blksize=", blksize: 1024",
-    window=", windowsize: 8",
-    more=f"  extra: {{use: tftp, port: 70, interface: {SERVER}}}\n",
-)
-BAD = dict(ONE, peers="none")
-
 
 def say(text: str) -> None:
+    """A line, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-class Server:
-    """castd in a process of its own, with the files of two epochs."""
-
-    def __init__(self, folder: Path, chance: random.Random) -> None:
-        self.folder = folder
-        (folder / "up").mkdir()
-        self.digests: dict[str, set[bytes]] = {}
-        for epoch in ("one", "two"):
-            (folder / epoch).mkdir()
-            for name, size in {**SIZES, **GROUPED}.items():
-                data = chance.randbytes(size + (1000 if size > 5000 and epoch == "two" else 0))
-                (folder / epoch / name).write_bytes(data)
-                self.digests.setdefault(name, set()).add(hashlib.sha256(data).digest())
-        self.write(ONE)
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "castd", "serve", "-c", "castd.yaml"],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-            )
-        self.reloads = 0
-
-    def write(self, conf: dict[str, Any]) -> None:
-        fresh = self.folder / "castd.yaml.new"
-        fresh.write_text(CONF.format(**conf))
-        fresh.rename(self.folder / "castd.yaml")
-
-    def reload(self, conf: dict[str, Any]) -> None:
-        self.write(conf)
-        self.process.send_signal(signal.SIGHUP)
-        self.reloads += 1
-
-    def right(self, name: str, data: bytes) -> bool:
-        # SLAM's URLs name a port and a group, not a file.
-        name = {"0": "s0", "1": "s1"}[name[-1]] if "/239" in name else name.partition(";")[0]
-        return hashlib.sha256(data).digest() in self.digests[name]
-
-    def stored(self, name: str, data: bytes) -> bool:
-        path = self.folder / name
-        found = path.read_bytes()
-        path.unlink()
-        return found == data
-
-    def ask(self) -> Deferred[dict[str, Any]]:
-        return deferToThread(ask, str(self.folder / "control"), "status")
-
-    def memory(self) -> int:
-        """-> resident octets."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-
-    def faults(self) -> list[str]:
-        """-> lines of the log that should not be there."""
-        return re.findall(r"^.*(?:Traceback|Unhandled|\[error\] (?!.*refused)).*$", self.log.read_text(), re.MULTILINE)
 
 
 class Soak:
@@ -184,6 +85,7 @@ class Soak:
             await self._load(self.options.lap)
             await self._quiet()
         self._judge()
+        self._show()
 
     async def _ready(self) -> None:
         for _ in range(200):
@@ -196,16 +98,24 @@ class Soak:
         raise SystemExit(self.server.log.read_text())
 
     async def _load(self, seconds: float) -> None:
-        enemies = [self._enemy() for _ in range(8)]
+        enemies = [Enemy(SERVER, self.chance.choice(HOSTS)) for _ in range(8)]
 
         def hostile() -> None:
             for _ in range(self.options.hostile // 10):
-                self.crowd.hostile(REQUEST_PORTS, self.chance.choice(enemies))
+                self.chance.choice(enemies).speak(*self.crowd.hostile(REQUEST_PORTS))
 
         loops = [LoopingCall(call) for call in (lambda: self.crowd.fill(self.options.clients), hostile, self._look)]
         for loop, every in zip(loops, (0.05, 0.1, 1.0), strict=True):
             loop.start(every).addErrback(self._fault)
-        end, turn = time.monotonic() + seconds, 0
+        await self._reload(time.monotonic() + seconds)
+        for loop in loops:
+            loop.stop()
+        for enemy in enemies:
+            enemy.close()
+
+    async def _reload(self, end: float) -> None:
+        """The other file, again and again; sometimes a bad one, and sometimes ten a second."""
+        turn = 0
         while time.monotonic() < end:
             await deferLater(reactor, self.options.reload)
             turn += 1
@@ -217,27 +127,6 @@ class Soak:
                     self.server.reload((TWO, ONE)[again % 2])
                     await deferLater(reactor, 0.1)
             self.server.reload((ONE, TWO)[turn % 2])
-        for loop in loops:
-            loop.stop()
-        for enemy in enemies:
-            enemy.__self__.close()
-
-    def _enemy(self) -> Any:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind((self.chance.choice(HOSTS), 0))
-        made.setblocking(False)
-
-        class Enemy:
-            def close(self) -> None:
-                made.close()
-
-            def speak(self, datagram: bytes, port: int) -> None:
-                try:
-                    made.sendto(datagram, (SERVER, port))
-                except OSError:
-                    return
-
-        return Enemy().speak
 
     async def _look(self) -> None:
         """While it is busy: the most that it held."""
@@ -268,8 +157,8 @@ class Soak:
             f"lap {len(self.laps)}: {tally.asked.total()} clients, {tally.complete.total()} complete, "
             f"{tally.died.total()} died, {tally.failed.total()} failed, {tally.wrong.total()} wrong; "
             f"{tally.octets / 1e6:.0f} MB, {tally.hostile} hostile, {self.server.reloads} reloads; quiet after "
-            f"{seconds:.1f} s: {held['descriptors']} descriptors ({held['ports']} kept ports), {held['alarms']} alarms, "
-            f"{held['calls']} calls, {kib} KiB; at most {self.most.get('casts')} casts, "
+            f"{seconds:.1f} s: {held['descriptors']} descriptors ({held['ports']} kept ports), "
+            f"{held['alarms']} alarms, {held['calls']} calls, {kib} KiB; at most {self.most.get('casts')} casts, "
             f"{self.most.get('descriptors')} descriptors, {self.most.get('alarms')} alarms"
         )
 
@@ -295,6 +184,10 @@ class Soak:
         bad += [f"in castd's log: {line}" for line in self.server.faults()[:20]]
         if self.server.process.poll() is not None:
             bad.append(f"castd ended with {self.server.process.returncode}")
+
+    def _show(self) -> None:
+        """What came of each kind of transfer, and why some have failed."""
+        tally = self.crowd.tally
         for kind in tally.asked:
             counts = (tally.asked, tally.complete, tally.died, tally.failed, tally.wrong)
             say(
@@ -312,6 +205,7 @@ class Soak:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """-> the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long, about")
     parser.add_argument("--lap", type=float, default=240.0, help="seconds of load between two looks")
@@ -326,6 +220,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> int:
+    """Go into a namespace, soak, and tell what was wrong."""
     options = parse(sys.argv[1:])
     if INSIDE not in os.environ:
         rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")

@@ -19,7 +19,7 @@ def test_pool() -> None:
 
 
 def test_fixed() -> None:
-    """A fixed group is for casts of one file, and rests when the last of them has ended; the same file need not wait."""
+    """A fixed group is for casts of one file, and rests when the last has ended; the same file need not wait."""
     leases = Leases()
     assert leases.free(PLACE, "a", 0.0)
     leases.enter(PLACE, "a")

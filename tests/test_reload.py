@@ -234,7 +234,7 @@ def test_stayingGroups(folder: Path, network: Network) -> None:
 
 
 def test_fixedGroup(folder: Path, network: Network) -> None:
-    """A fixed group is nobody else's while a cast that a reload cut off has receivers; when they have gone nobody waits."""
+    """A fixed group is nobody else's while a cast cut off by a reload has receivers; then nobody need wait."""
     case = Case(folder, network, START + "transports: {slam: {file: file, interface: 10.0.0.1}}\n")
     box, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
     everything = slam.buildList([range(2)])

@@ -158,7 +158,7 @@ def test_inTheMiddle(hall: Hall, castd: Castd) -> None:
     def middle() -> bool:
         found = dict.fromkeys(wanted, 0)
         for cast in castd.casts():
-            under = [each for each in cast["receivers"] if 0 < cast["blocks"] and each["sent"] < each["needed"]]
+            under = [each for each in cast["receivers"] if cast["blocks"] > 0 and each["sent"] < each["needed"]]
             found[cast["transport"]] += len(under)
         return all(found[name] >= count for name, count in wanted.items())
 

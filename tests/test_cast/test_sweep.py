@@ -327,7 +327,7 @@ def test_askedAfterABlockOnly() -> None:
 
 
 def test_strangerWhoLacksNothing() -> None:
-    """Who begins by lacking nothing, when no block goes out any more, does not stay for ever, alone or beside others."""
+    """Who begins by lacking nothing, when no block goes out any more, does not stay for ever."""
     sweep = cast()
     sweep.join(A, 0.0, (range(2),))
     list(pass_(sweep, 0.0, 0.05))
