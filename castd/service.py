@@ -292,6 +292,8 @@ class Server(MultiService):
         if self.log is not None:
             self.log.adjust(config.logging)
         self._listen(made)
+        # They may be of an address or a range of ports that is no more.
+        getattr(self.site.ports, "close", bool)()
 
     def _listen(self, made: Draft) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

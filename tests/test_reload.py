@@ -306,6 +306,16 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
     assert ask("10.0.0.6").inbox[0].datagram[4:] == BODY[::-1][:512]
 
 
+def test_keptPorts(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports kept for the next transfers are let go of by a reload, not by a file that is refused."""
+    case, closed = Case(folder, network, START + TFTP), []
+    monkeypatch.setattr(case.server.site.ports, "close", lambda: closed.append(1), raising=False)
+    assert len(case.reload(START)) == 1
+    assert closed == []
+    assert case.reload(START + TFTP) == ()
+    assert closed == [1]
+
+
 def test_refused(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
     """A bad file is refused whole, with all its lines, and changes nothing: not what is in it that would be right."""
     case = Case(folder, network, START + TFTP)
