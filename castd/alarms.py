@@ -56,6 +56,10 @@ class Alarms:
         self._call: IDelayedCall | None = None
         self._callAt = NEVER
 
+    def __len__(self) -> int:
+        """How many places of the heap are taken; the places of those who have left are, until their time."""
+        return len(self._heap)
+
     def set(self, owner: Ringable, instant: float | None) -> None:
         """Wake C{owner} at this instant; L{None}: never mind."""
         owner.due = instant

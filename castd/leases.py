@@ -4,7 +4,7 @@ Which group addresses are in use, and which may not be used again yet: never two
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,19 +18,56 @@ Place: TypeAlias = tuple[str, int]
 REST = 30.0
 
 
+@dataclass(slots=True)
+class _Fixed:
+    """What is sent to a fixed group, by how many casts, and until when nothing else may be, once there are none."""
+
+    use: Hashable
+    casts: int = 0
+    until: float = 0.0
+
+
 class Leases:
     """
-    The groups of one server, whatever transport they belong to.
+    The groups of one server, whatever port and transport they belong to: those of a pool, which are taken and given
+    back, and those that the service file fixes, which casts of the same file may enter.
     """
 
     def __init__(self) -> None:
         self._taken: set[Place] = set()
         self._restUntil: dict[Place, float] = {}
+        self._fixed: dict[Place, _Fixed] = {}
+
+    def free(self, place: Place, use: Hashable, now: float) -> bool:
+        """
+        May this be sent to a fixed group now?
+
+        @param use: what tells one file and its blocks from another.
+        """
+        here = self._fixed.get(place)
+        if here is not None and not here.casts and here.until <= now:
+            del self._fixed[place]
+            here = None
+        return place not in self._taken and (here is None or here.use == use)
+
+    def enter(self, place: Place, use: Hashable) -> None:
+        """A cast sends this to a fixed group that is L{free} for it."""
+        self._fixed.setdefault(place, _Fixed(use)).casts += 1
+
+    def leave(self, place: Place, now: float, rest: float) -> None:
+        """
+        It has ended.
+
+        @param rest: how long nothing else may be sent to that group, if this was the last.  Seconds.
+        """
+        here = self._fixed[place]
+        here.casts -= 1
+        here.until = now + rest
 
     def take(self, places: Iterable[Place], now: float) -> Place | None:
         """-> the first of these that is free, taken from now on; L{None}: none is."""
         for place in places:
-            if place not in self._taken and self._restUntil.get(place, now) <= now:
+            if self.free(place, None, now) and self._restUntil.get(place, now) <= now:
                 self._restUntil.pop(place, None)
                 self._taken.add(place)
                 return place

@@ -264,10 +264,7 @@ class Listener(DatagramProtocol):
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
-        casts = cast.room.shared[cast.key]
-        casts.remove(cast)
-        if not casts:
-            del cast.room.shared[cast.key]
+        self._opening.close(cast)
         self._ended(cast)
 
     def uploaded(self, upload: UploadProtocol) -> None:

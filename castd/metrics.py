@@ -6,7 +6,7 @@ Labels are bounded: the names of transports, words of our own, TFTP's error code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -123,10 +123,16 @@ class Gauges(Collector):
     What is read when it is asked for.
     """
 
-    def __init__(self, figures: Figures, transports: Callable[[], Iterable[Any]]) -> None:
-        """@param transports: -> each L{ICastTransport<castd.interfaces.ICastTransport>} that listens."""
+    def __init__(
+        self, figures: Figures, transports: Callable[[], Iterable[Any]], held: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """
+        @param transports: -> each L{ICastTransport<castd.interfaces.ICastTransport>} that listens.
+        @param held: -> what the server keeps, L{castd.status.held}.
+        """
         self._figures = figures
         self._transports = transports
+        self._held = held
         figures.registry.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
@@ -145,7 +151,11 @@ class Gauges(Collector):
             casts.add_metric(list(labels), number)
         for name, number in members.items():
             receivers.add_metric([name], number)
-        return iter((casts, receivers))
+        kept = self._held()
+        alarms = GaugeMetricFamily("castd_alarms", "Alarms of casts, set or not yet forgotten.", kept["alarms"])
+        calls = GaugeMetricFamily("castd_delayed_calls", "What the reactor was asked to do later.", kept["calls"])
+        ports = GaugeMetricFamily("castd_kept_ports", "Ports that wait for the next transfer.", kept["ports"])
+        return iter((casts, receivers, alarms, calls, ports))
 
 
 def kindOf(cast: Any) -> tuple[str, int]:

@@ -4,7 +4,7 @@ Opening: a file that was found, or an upload that was asked for, gets its cast: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.error import CannotListenError
@@ -24,6 +24,11 @@ from castd.uploader import UploadProtocol
 
 #: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
 STALE = 1.0
+
+
+def _use(wire: Any, content: IContent) -> Hashable:
+    """-> what tells the blocks on a fixed group from those of another file, or of the same one in other words."""
+    return wire.headers, content.version
 
 
 class House(Home, Protocol):
@@ -111,15 +116,17 @@ class Opening:
 
     def _notTaken(self, wire: Any, content: IContent) -> None:
         """
-        After a reload another file may be meant for a fixed group; it waits for the end of the one that is on it, since
-        receivers that hear two start over for ever (SLAM), or mix them.
+        After a reload another file may be meant for a fixed group, perhaps from another port; it waits for the end of
+        the one that is on it, since receivers that hear two start over for ever (SLAM), or mix them.  A cast without
+        receivers makes room.
         """
-        wanted = (wire.headers, content.version)
-        there = [
-            cast for cast in self._roster.living if isinstance(cast, CastProtocol) and cast.wire.group == wire.group
-        ]
-        if any((cast.wire.headers, cast.content.version) != wanted for cast in there):
-            raise Declined("group in use for another file")
+        leases, use, now = self._site.leases, _use(wire, content), self._site.reactor.seconds()
+        if not leases.free(wire.group, use, now):
+            for cast in [cast for cast in self._roster.living if isinstance(cast, CastProtocol)]:
+                if cast.wire.group == wire.group:
+                    cast.settle()
+            if not leases.free(wire.group, use, now):
+                raise Declined("group in use for another file")
 
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
         site = self._site
@@ -133,11 +140,22 @@ class Opening:
         except BaseException:
             wire.close(site.reactor.seconds())
             raise
+        if wire.group is not None and not room.dialect.ownPort:
+            site.leases.enter(wire.group, _use(wire, content))
         telling.opened(cast, room.beside(cast))
         room.shared.setdefault(cast.key, []).append(cast)
         self._roster.begin(cast)
         self._roster.enter(cast, request.peer, not room.dialect.ownPort)
         cast.join(request)
+
+    def close(self, cast: CastProtocol) -> None:
+        """Nobody is left; it cannot be joined any more."""
+        room = cast.room
+        room.shared[cast.key].remove(cast)
+        if not room.shared[cast.key]:
+            del room.shared[cast.key]
+        if cast.wire.group is not None and not room.dialect.ownPort:
+            self._site.leases.leave(cast.wire.group, self._site.reactor.seconds(), getattr(cast.wire, "rest", 0.0))
 
     def _housed(self, room: Room, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""

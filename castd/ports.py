@@ -248,6 +248,11 @@ class Ports:
             yield self._chance.choice(ports)
         yield from self._chance.sample(ports, len(ports))
 
+    @property
+    def kept(self) -> int:
+        """How many ports wait for the next transfer, with two descriptors each."""
+        return sum(map(len, self._shelves.values()))
+
     def drain(self) -> None:
         """Read what has arrived, within the bounds of one visit."""
         if len(self.set):

@@ -24,7 +24,7 @@ from castd.listening import Listening
 from castd.maker import Collected
 from castd.observe import JSONFile
 from castd.site import Site
-from castd.status import about
+from castd.status import about, held
 from castd.supervise import Notices, Watch
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
@@ -204,7 +204,7 @@ class Server(MultiService):
 
         if self.figures is None:
             self.figures = Figures()
-            Gauges(self.figures, lambda: [each.transport for each in self.addresses])
+            Gauges(self.figures, lambda: [each.transport for each in self.addresses], lambda: held(self.site))
             globalLogPublisher.addObserver(self.figures)
         return Web(Page(self.figures, self.unready))
 
@@ -231,6 +231,7 @@ class Server(MultiService):
             "unready": self.unready(),
             "seconds": round(now - self.since, 3),
             "addresses": about(self.addresses, now),
+            "held": held(self.site),
         }
 
     def _answerReload(self) -> dict[str, Any]:
@@ -291,6 +292,8 @@ class Server(MultiService):
         if self.log is not None:
             self.log.adjust(config.logging)
         self._listen(made)
+        # They may be of an address or a range of ports that is no more.
+        getattr(self.site.ports, "close", bool)()
 
     def _listen(self, made: Draft) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

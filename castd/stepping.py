@@ -121,10 +121,20 @@ class Stepping(DatagramProtocol):
 
     def _stepped(self, lane: Lane) -> None:
         """Count what went out by the steps taken."""
-        numbers = lane.numbers(self._steps, self.wire.count)
-        blocksize = self.wire.blocksize
-        octets = min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
+        numbers, octets = self._taken(lane)
         self.sent(numbers.start, len(numbers), octets, False)
+
+    def _taken(self, lane: Lane) -> tuple[range, int]:
+        """-> the blocks that went out by the steps taken, and their octets."""
+        numbers, blocksize = lane.numbers(self._steps, self.wire.count), self.wire.blocksize
+        return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
+
+    def sofar(self) -> tuple[int, int, int]:
+        """-> C{blocks}, C{repeats} and C{octets} with the steps that nobody was told of yet; no lane is left for it."""
+        if self._lane is None or not self._steps:
+            return self.blocks, self.repeats, self.octets
+        numbers, octets = self._taken(self._lane)
+        return self.blocks + len(numbers), self.repeats, self.octets + octets
 
     def _leaveLane(self) -> None:
         """Tell the cast how far it went."""

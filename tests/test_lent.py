@@ -122,3 +122,21 @@ def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.sock
         each.sendto(b"nobody here", there)
     ports.drain()
     assert ports.set._epoll is None or ports.set._epoll.poll(0) == []
+
+
+def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """What is kept is counted and can be let go of, range by range; who has a port keeps it, and gives it back."""
+    here = len(ports.set)
+    lent = [
+        ports.lend(Heard(), HERE, peer.getsockname(), numbers)
+        for peer in peers
+        for numbers in (None, range(20000, 30000))
+    ]
+    for port in lent[:3]:
+        port.stopListening()
+    assert (ports.kept, len(ports.set)) == (3, here + 8)
+    ports.close()
+    assert (ports.kept, len(ports.set)) == (0, here + 2)
+    lent[3].write(b"still here")
+    lent[3].stopListening()
+    assert ports.kept == 1

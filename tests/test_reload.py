@@ -16,6 +16,7 @@ from twisted.logger import globalLogPublisher
 
 from castd import nodes
 from castd.config import build
+from castd.dialects.mtftp import REST
 from castd.errors import ConfigError
 from castd.maker import collect
 from castd.packets import slam
@@ -233,7 +234,7 @@ def test_stayingGroups(folder: Path, network: Network) -> None:
 
 
 def test_fixedGroup(folder: Path, network: Network) -> None:
-    """A fixed group is nobody else's until the cast that a reload cut off has ended; its receivers are served on."""
+    """A fixed group is nobody else's while a cast cut off by a reload has receivers; then nobody need wait."""
     case = Case(folder, network, START + "transports: {slam: {file: file, interface: 10.0.0.1}}\n")
     box, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
     everything = slam.buildList([range(2)])
@@ -246,10 +247,73 @@ def test_fixedGroup(folder: Path, network: Network) -> None:
     network.advance(0.05)
     assert site.gate.casts == 1
     box.send(b"\0", (SERVER, 10000))
-    network.run(lambda: not site.gate.casts, limit=60)
+    network.advance(0.05)
     late.send(everything, (SERVER, 10000))
     network.advance(0.05)
+    (cast,) = case.server.addresses[0].transport.casts()
+    assert cast.wire.blocksize == 511
+
+
+def test_fixedGroupMoves(folder: Path, network: Network) -> None:
+    """A fixed group that another port is to serve another file on waits as well; the same file needs not."""
+    slams = START + "transports: {slam: {port: PORT, file: NAME, interface: 10.0.0.1}}\n"
+    (folder / "boot" / "second").write_bytes(BODY[::-1])
+    case = Case(folder, network, slams.replace("PORT", "10000").replace("NAME", "file"))
+    everything, site = slam.buildList([range(2)]), case.server.site
+    boxes = [Mailbox(network.host(f"10.0.0.{number}")) for number in range(20, 24)]
+    boxes[0].send(everything, (SERVER, 10000))
+    network.advance(0.01)
+    assert case.reload(slams.replace("PORT", "10001").replace("NAME", "second")) == ()
+    boxes[1].send(everything, (SERVER, 10001))
+    network.advance(0.05)
     assert site.gate.casts == 1
+    assert case.reload(slams.replace("PORT", "10002").replace("NAME", "file")) == ()
+    boxes[2].send(everything, (SERVER, 10002))
+    network.advance(0.05)
+    assert site.gate.casts == 2
+    assert case.reload(slams.replace("PORT", "10001").replace("NAME", "second")) == ()
+    for box, port in zip(boxes, (10000, 10001, 10002), strict=False):
+        box.send(b"\0", (SERVER, port))
+    network.run(lambda: not site.gate.casts, limit=60)
+    boxes[3].send(everything, (SERVER, 10001))
+    network.advance(0.05)
+    assert site.gate.casts == 1
+
+
+def test_newVersionRests(folder: Path, network: Network) -> None:
+    """
+    MTFTP's blocks name no file: who asks for another version soon after the last pass is not answered, as a machine may
+    still hold half of the old one; a moment later everybody gets the new one.
+    """
+    text = START + "transports: {mtftp: {interface: 10.0.0.1, clients: any, files: {file: '239.255.1.1:3001'}}}\n"
+    case = Case(folder, network, text)
+
+    def ask(host: str) -> Mailbox:
+        box = Mailbox(network.host(host))
+        box.send(b"\0\1file\0octet\0", (SERVER, 1759))
+        network.advance(0.3)
+        return box
+
+    box = ask(CLIENT)
+    assert box.inbox[0].datagram[4:] == BODY[:512]
+    box.send(b"\0\4\0\5", (SERVER, 1759))
+    network.run(lambda: not case.server.site.gate.casts, limit=60)
+    assert ask("10.0.0.8").inbox[0].datagram[4:] == BODY[:512]
+    network.run(lambda: not case.server.site.gate.casts, limit=100)
+    assert case.reload(text.replace("boot", "other")) == ()
+    assert ask("10.0.0.7").inbox == []
+    network.advance(REST)
+    assert ask("10.0.0.6").inbox[0].datagram[4:] == BODY[::-1][:512]
+
+
+def test_keptPorts(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports kept for the next transfers are let go of by a reload, not by a file that is refused."""
+    case, closed = Case(folder, network, START + TFTP), []
+    monkeypatch.setattr(case.server.site.ports, "close", lambda: closed.append(1), raising=False)
+    assert len(case.reload(START)) == 1
+    assert closed == []
+    assert case.reload(START + TFTP) == ()
+    assert closed == [1]
 
 
 def test_refused(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:

@@ -101,7 +101,13 @@ class Sweep:
                 self._part(oldest, outcomes.SILENT)
             receiver = Receiver(peer, self.patience, self._bursts)
             self._roll.add(receiver)
-        self._list(receiver, wants, now)
+            self._list(receiver, wants, now)
+            if not wants:
+                # No block need go out any more, and then it is never asked: it is looked at again in a while.
+                receiver.putOff((), now + self.linger)
+                self._remember(receiver)
+        else:
+            self._list(receiver, wants, now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         receiver = self._roll.get(peer)
@@ -236,6 +242,8 @@ class Sweep:
                 else:  # a minute has passed: it begins anew, if it is still there
                     receiver.asked = ()
                     self._roll.hush(receiver, now + self.linger)
+            elif not late and receiver.peer in self._roll.fresh and not self._askable(receiver):
+                self._part(receiver, outcomes.SILENT)
 
     def _send(self, now: float) -> Burst | None:
         if not self._union:

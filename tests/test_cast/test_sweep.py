@@ -326,6 +326,22 @@ def test_askedAfterABlockOnly() -> None:
     assert asked(drain(lonely, 2.0)) == [A]
 
 
+def test_strangerWhoLacksNothing() -> None:
+    """Who begins by lacking nothing, when no block goes out any more, does not stay for ever."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(2),))
+    list(pass_(sweep, 0.0, 0.05))
+    sweep.hear(A, Leave(outcomes.DONE), 0.05)
+    drain(sweep, 0.05)
+    sweep.join(B, 1.0, ())
+    sweep.join(C, 2.0, ())
+    actions = [action for _, action in pass_(sweep, 2.0, 100.0)]
+    assert gone(actions) == [(B, outcomes.SILENT), (C, outcomes.SILENT)]
+    assert asked(actions) == []
+    assert sweep.members() == 0
+    assert sweep.deadline(100.0) is None
+
+
 def test_answersNothing() -> None:
     """Who answers that it lacks nothing is not asked again at once, and again, and again."""
     sweep = cast()

@@ -1,0 +1,48 @@
+"""
+Fetch a file by subnet broadcast with castd's own receiving half, which has no URL: for tests with real sockets.
+
+    python tests/clients/sbroadcast_get.py 10.77.0.1 255.255.0.0 name copy
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from castd.collect.sbroadcast import Download
+from castd.transfer import Transfer
+
+
+class Copy:
+    """What has come."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.data[offset:] = self.data[offset:].ljust(len(data), b"\0")
+        self.data[offset : offset + len(data)] = data
+
+
+async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:
+    collector, copy = Download(name, mask), Copy()
+    report = await Transfer(reactor, collector, (server, 69), copy, None).start()
+    Path(local).write_bytes(copy.data)
+    await report.closed
+    sys.stdout.write(f"{report.octets} octets, {report.blocks} blocks of {report.blksize}\n")
+
+
+def main(reactor: Any, *words: str) -> Deferred[None]:
+    """As C{react} wants it."""
+    return Deferred.fromCoroutine(get(reactor, *words))
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])

@@ -1,0 +1,53 @@
+"""
+What a running server tells of itself, without a socket.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from castd.testing import Mailbox, Network
+from tests.test_reload import START, TFTP, Case
+
+SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
+
+
+def test_inTheLane(tmp_path: Path) -> None:
+    """A receiver in step, of whose blocks no cast is told, is shown as far as it is; and looking changes nothing."""
+    (tmp_path / "boot").mkdir()
+    body = bytes(range(256)) * 200
+    (tmp_path / "boot" / "file").write_bytes(body)
+    network = Network()
+    case = Case(tmp_path, network, START + TFTP)
+    box = Mailbox(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    found = b""
+    for number in range(1, len(body) // 512 + 1):
+        letter = box.expect()
+        found += letter.datagram[4:]
+        (address,) = case.server.status()["addresses"]
+        (cast,) = address["casts"]
+        assert (cast["blocks"], cast["repeats"], cast["octets"]) == (number, 0, len(found))
+        assert [each["sent"] for each in cast["receivers"]] == [number]
+        box.send(b"\0\4" + letter.datagram[2:4], letter.source)
+    assert found == body
+
+
+def test_held(tmp_path: Path) -> None:
+    """What the server holds is told, and goes back to what it was."""
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(b"")
+    network = Network()
+    case = Case(tmp_path, network, START + TFTP)
+    network.advance(1)
+    before = case.server.status()["held"]
+    box = Mailbox(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    letter = box.expect()
+    held = case.server.status()["held"]
+    assert (held["casts"], held["receivers"], held["alarms"], held["looking"]) == (1, 1, 1, 0)
+    assert held["calls"] > before["calls"]
+    assert held["descriptors"] == before["descriptors"] + 1
+    box.send(b"\0\4\0\1", letter.source)
+    network.advance(60)
+    assert case.server.status()["held"] == before
