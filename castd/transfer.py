@@ -174,6 +174,9 @@ class Transfer(DatagramProtocol):
         if self._ear is not None:
             # What the server says here came behind what it sent to the group.
             self._ear.listen()
+            if self._over:
+                # With that the file was complete, and nothing is open any more.
+                return
         peer = (addr[0].partition("%")[0], addr[1])
         known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
         if known:
