@@ -206,14 +206,7 @@ class CastProtocol(Stepping):
             # Who loses much is sent less.
             self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
         try:
-            rest = self._outbox.flush()
-            due = None if rest is None else now + rest
-            if due is None:
-                due = self._main.pump(now)
-                # Only now: the main cast may just have moved somebody aside.
-                for aside in list(self._asides.values()) if self._asides else ():
-                    instant = aside.pump(now)
-                    due = instant if due is None or (instant is not None and instant < due) else due
+            due = self._sendDue(now) if self._outbox.flush() is None else None
         except ContentChanged:
             self.end(outcomes.CHANGED)
             return
@@ -223,13 +216,25 @@ class CastProtocol(Stepping):
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        if self._main.idle and due is not None:
+        if (rest := self._outbox.rest) is not None:
+            # A greeting that the socket did not take: the cast waits for its answer, and knows nothing of it.
+            due = now + rest if due is None else min(due, now + rest)
+        elif self._main.idle and due is not None:
             # So that a crowd does not fall into step.
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
         self.site.alarms.set(self, due)
         if self._turn is not None and self._main.idle and self.blocks:
             self._enterLane()
+
+    def _sendDue(self, now: float) -> float | None:
+        """-> the instant of what is due next."""
+        due = self._main.pump(now)
+        # Only now: the main cast may just have moved somebody aside.
+        for aside in list(self._asides.values()) if self._asides else ():
+            instant = aside.pump(now)
+            due = instant if due is None or (instant is not None and instant < due) else due
+        return due
 
     def unsendable(self, error: OSError) -> None:
         """From a delivery: a burst could not be sent."""
@@ -317,6 +322,8 @@ class CastProtocol(Stepping):
         self._leaveLane()
         now = self._seconds()
         self._asides.pop(peer, None)
+        # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
+        self._outbox.forget(peer)
         self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         self._told(receiver, outcomes.REPLACED, now)
         self.pump()

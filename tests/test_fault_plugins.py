@@ -81,10 +81,12 @@ class Stage:
         self.site = site
         both = self._listener(multicast, "multicast", 69)
         both.share(self._listener(tftp, "tftp", 69))
+        subnet = self._listener(sbroadcast, "sbroadcast", 71, subnets=["10.0.0.0/24"])
+        subnet.share(self._listener(tftp, "behind", 71))
         self.listeners = [
             both,
             self._listener(tftp, "single", 70, single_port=True),
-            self._listener(sbroadcast, "sbroadcast", 71, subnets=["10.0.0.0/24"]),
+            subnet,
             self._listener(mtftp, "mtftp", 1759, files={"file": "239.255.1.1:3001"}),
             self._listener(slam, "slam", 10000, file="file", group="239.255.1.2:10000"),
         ]

@@ -81,7 +81,10 @@ class Plugin:
         return call
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._real, name, value)
+        if name == "__provides__":
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._real, name, value)
 
 
 def through(breaker: Breaker, value: Any) -> Any:

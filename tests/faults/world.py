@@ -119,7 +119,7 @@ class World:
         for drops in self.site.drops.values():
             for drop in drops.drops:
                 drop._thread = maybeDeferred
-        self.before = descriptors()
+        self.before = self.descriptors()
         self.server.privilegedStartService()
         self.server.startService()
         self._round = 0
@@ -189,7 +189,10 @@ class World:
 
     def settle(self, jobs: list[Job]) -> None:
         """Let everybody come to an end."""
-        self.reactor.run(lambda: all(job.outcome is not None for job in jobs), 300)
+        try:
+            self.reactor.run(lambda: all(job.outcome is not None for job in jobs), 300)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {[job.name for job in jobs if job.outcome is None]}") from None
 
     def quiet(self) -> None:
         """Let the last of the server's patience be over."""
@@ -209,7 +212,7 @@ class World:
         """-> what the server still holds while it serves nobody, and should not."""
         gate, alarms = self.site.gate, self.site.alarms
         lent = 2 * sum(map(len, self.ports._shelves.values()))
-        held = len(descriptors()) - len(self.before) - len(self.server.addresses) - lent
+        held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
         listeners = [each.transport for each in self.server.addresses]
         found = {
             "casts": gate.casts,
@@ -222,6 +225,14 @@ class World:
             "descriptors": held,
         }
         return [f"{many} {what}" for what, many in found.items() if many]
+
+    def descriptors(self) -> list[str]:
+        """The sockets of this process, and the files that it has open here."""
+        found = []
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                found.append(os.readlink(f"/proc/self/fd/{number}"))
+        return [each for each in found if each.startswith(("socket:", str(self.folder)))]
 
     def files(self) -> dict[str, bytes]:
         """All that uploads have left, hidden files too."""
@@ -240,17 +251,6 @@ def onLoopback(config: Config) -> Config:
         for each in config.transports
     ]
     return replace(config, transports=tuple(entries))
-
-
-def descriptors() -> dict[int, str]:
-    """The sockets and files that this process has open; the pipes are those of the test's own reactor."""
-    found = {}
-    for number in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError):
-            what = os.readlink(f"/proc/self/fd/{number}")
-            if not what.startswith("pipe:"):
-                found[number] = what
-    return found
 
 
 def free(many: int) -> list[int]:
