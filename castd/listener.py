@@ -20,7 +20,7 @@ from castd import outcomes
 from castd.errors import Busy, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite
 from castd.opening import Opening
-from castd.protocol import CastProtocol
+from castd.protocol import CastProtocol, letGo
 from castd.refusals import Refusals
 from castd.request import Local, Peer, Request
 from castd.room import Room
@@ -239,7 +239,7 @@ class Listener(DatagramProtocol):
             taken = not self._closing() and self._opening.offer(content, rooms, request, datagram)
         finally:
             if not taken:
-                content.close()
+                letGo(content, rooms[0].name)
 
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:
         """A write request."""

@@ -7,7 +7,6 @@ A whole castd with real sockets on loopback, its clients in the same process, vi
 from __future__ import annotations
 
 import errno
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +65,9 @@ def survived(world: World, number: int) -> None:
 
 
 @pytest.mark.parametrize("times", [1, None], ids=["once", "long"])
-@pytest.mark.parametrize(("name", "number"), cases(), ids=lambda each: each if isinstance(each, str) else errno.errorcode[each])
+@pytest.mark.parametrize(
+    ("name", "number"), cases(), ids=lambda each: each if isinstance(each, str) else errno.errorcode[each]
+)
 def test_aCallFails(world: World, rig: Rig, name: str, number: int, times: int | None) -> None:
     """While it fails everybody is served whole or told why not, then all are served; nothing leaks, one line is logged."""
     rig.fail(name, number, float("inf") if times is None else times)

@@ -13,10 +13,34 @@ from pathlib import Path
 
 CASTD = Path(__file__).parents[2] / "castd"
 #: The modules that every datagram and every octet of a file goes through.
-DATA_PATH = (
-    "alarms beneath bursts content converted delivery directory gate lane layout lent listener opening outbox partial "
-    "ports portset protocol refusals roster room site sockets stepping uploader uploads"
-).split()
+DATA_PATH = [
+    "alarms",
+    "beneath",
+    "bursts",
+    "content",
+    "converted",
+    "delivery",
+    "directory",
+    "gate",
+    "lane",
+    "layout",
+    "lent",
+    "listener",
+    "opening",
+    "outbox",
+    "partial",
+    "ports",
+    "portset",
+    "protocol",
+    "refusals",
+    "roster",
+    "room",
+    "site",
+    "sockets",
+    "stepping",
+    "uploader",
+    "uploads",
+]
 
 _NONE_LEFT = "EMFILE ENFILE"
 _WAY = "ENETUNREACH EHOSTUNREACH ENETDOWN EACCES EPERM EINVAL EADDRNOTAVAIL"
@@ -119,8 +143,14 @@ def called(module: str) -> Iterator[tuple[str, int]]:
 
 
 METHODS = {
-    **{each: f"socket.{each}" for each in "bind connect getsockname setsockopt recv recvfrom recvmsg".split()},
-    **{each: f"socket.{each}" for each in "send sendto sendmsg recv_into recvfrom_into recvmsg_into sendfile".split()},
-    **{each: f"epoll.{each}" for each in "register unregister modify".split()},
+    **{
+        each: f"socket.{each}"
+        for each in ["bind", "connect", "getsockname", "setsockopt", "recv", "recvfrom", "recvmsg"]
+    },
+    **{
+        each: f"socket.{each}"
+        for each in ["send", "sendto", "sendmsg", "recv_into", "recvfrom_into", "recvmsg_into", "sendfile"]
+    },
+    **{each: f"epoll.{each}" for each in ["register", "unregister", "modify"]},
     "_epoll.poll": "epoll.poll",
 }

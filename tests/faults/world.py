@@ -247,7 +247,10 @@ def onLoopback(config: Config) -> Config:
     """Broadcast to the loopback subnet, which no service file may ask for."""
     subnets = (IPv4Network("127.0.0.0/16"),)
     entries = [
-        replace(each, options=each.options.model_copy(update={"subnets": subnets}) if each.kind == "sbroadcast" else each.options)
+        replace(
+            each,
+            options=each.options.model_copy(update={"subnets": subnets}) if each.kind == "sbroadcast" else each.options,
+        )
         for each in config.transports
     ]
     return replace(config, transports=tuple(entries))
