@@ -1,5 +1,5 @@
 """
-A plugin that raises, in each of its methods in turn: one transfer may end, the server does not, and the log says it once.
+A plugin that raises, in each of its methods in turn: one transfer may end, the server does not, the log says it once.
 
 What escapes from a protocol comes out of the virtual network and fails the test, though the real ports survive it.
 """
@@ -98,7 +98,7 @@ class Stage:
 
     def _loses(self, source: Peer, destination: Peer, datagram: bytes) -> bool:
         """
-        Of the group nothing reaches the deaf one, of the subnet's broadcasts nothing but later ones, as its own data comes
+        Of the group nothing reaches the deaf one, nor do the first of the subnet's broadcasts; later its own data comes
         to their port.  Of the unlucky one's answers the first is lost.
         """
         self._lost[destination[0] if destination[0] == UNLUCKY else f"{destination}"] += 1

@@ -64,12 +64,15 @@ def survived(world: World, number: int) -> None:
     assert sum(lines.values()) < LINES
 
 
+def said(value: str | int) -> str:
+    """The name of a number."""
+    return value if isinstance(value, str) else errno.errorcode[value]
+
+
 @pytest.mark.parametrize("times", [1, None], ids=["once", "long"])
-@pytest.mark.parametrize(
-    ("name", "number"), cases(), ids=lambda each: each if isinstance(each, str) else errno.errorcode[each]
-)
+@pytest.mark.parametrize(("name", "number"), cases(), ids=said)
 def test_aCallFails(world: World, rig: Rig, name: str, number: int, times: int | None) -> None:
-    """While it fails everybody is served whole or told why not, then all are served; nothing leaks, one line is logged."""
+    """While it fails everybody is served whole or told why not; then all are served, nothing leaks, the log is short."""
     rig.fail(name, number, float("inf") if times is None else times)
     if times is None:
         world.reactor.callLater(LONG, rig.lift)

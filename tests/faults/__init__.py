@@ -1,1 +1,1 @@
-"""What the fault suites share: a reactor by hand, a server on loopback, its clients, and calls that can be made to fail."""
+"""What the fault suites share: a reactor by hand, a server on loopback, its clients, calls that can be made to fail."""

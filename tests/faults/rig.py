@@ -96,7 +96,7 @@ def rigged(rig: Rig, kind: type, name: str, methods: str) -> type:
 
     def method(each: str) -> Any:
         real = getattr(kind, each)
-        return lambda self, *args: rig.through(f"{name}.{each}", real)(self, *args)
+        return rig.through(f"{name}.{each}", real)
 
     return type(kind.__name__, (kind,), {each: method(each) for each in methods.split()})
 

@@ -13,34 +13,11 @@ from pathlib import Path
 
 CASTD = Path(__file__).parents[2] / "castd"
 #: The modules that every datagram and every octet of a file goes through.
-DATA_PATH = [
-    "alarms",
-    "beneath",
-    "bursts",
-    "content",
-    "converted",
-    "delivery",
-    "directory",
-    "gate",
-    "lane",
-    "layout",
-    "lent",
-    "listener",
-    "opening",
-    "outbox",
-    "partial",
-    "ports",
-    "portset",
-    "protocol",
-    "refusals",
-    "roster",
-    "room",
-    "site",
-    "sockets",
-    "stepping",
-    "uploader",
-    "uploads",
-]
+DATA_PATH = (
+    *("alarms", "beneath", "bursts", "content", "converted", "delivery", "directory", "gate", "lane", "layout", "lent"),
+    *("listener", "opening", "outbox", "partial", "ports", "portset", "protocol", "refusals", "roster", "room", "site"),
+    *("sockets", "stepping", "uploader", "uploads"),
+)
 
 _NONE_LEFT = "EMFILE ENFILE"
 _WAY = "ENETUNREACH EHOSTUNREACH ENETDOWN EACCES EPERM EINVAL EADDRNOTAVAIL"
@@ -142,15 +119,9 @@ def called(module: str) -> Iterator[tuple[str, int]]:
             yield METHODS[node.attr], node.lineno
 
 
+RECEIVING = ("recv", "recvfrom", "recvmsg", "recv_into", "recvfrom_into", "recvmsg_into")
+SENDING = ("send", "sendto", "sendmsg", "sendmmsg", "sendfile")
 METHODS = {
-    **{
-        each: f"socket.{each}"
-        for each in ["bind", "connect", "getsockname", "setsockopt", "recv", "recvfrom", "recvmsg"]
-    },
-    **{
-        each: f"socket.{each}"
-        for each in ["send", "sendto", "sendmsg", "recv_into", "recvfrom_into", "recvmsg_into", "sendfile"]
-    },
-    **{each: f"epoll.{each}" for each in ["register", "unregister", "modify"]},
-    "_epoll.poll": "epoll.poll",
+    **{each: f"socket.{each}" for each in ("bind", "connect", "getsockname", "setsockopt", *RECEIVING, *SENDING)},
+    **{each: f"epoll.{each}" for each in ("register", "unregister", "modify")},
 }
