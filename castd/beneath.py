@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 from castd.errors import Busy, Forbidden, NotFound, Refused
@@ -25,6 +26,15 @@ MOST_LINKS = 40
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A FIFO or a terminal line must not make the server wait, nor become its controlling terminal.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def shut(fd: int) -> None:
+    """
+    Close a descriptor.  It is free then whatever the system says (a file server may be gone), and nothing is lost: what
+    was only read has nothing to say, what was written was synced before or is thrown away.
+    """
+    with suppress(OSError):
+        os.close(fd)
 
 
 class Root:
@@ -45,7 +55,7 @@ class Root:
 
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
-            os.close(self._fd)
+            shut(self._fd)
 
     def file(self, parts: Parts) -> int:
         """
@@ -63,7 +73,7 @@ class Root:
             try:
                 return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._current())
             except OSError as error:
-                raise _refusal(error) from error
+                raise refusal(error) from error
         return self._open(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _open(self, parts: Parts, flags: int) -> int:
@@ -80,7 +90,7 @@ class Root:
             with _Walk(self._current(), self._home, self.path, self.links, self.ignoreCase) as walk:
                 return walk.open(parts, flags)
         except OSError as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
 
     def _plain(self, parts: Parts, flags: int) -> int:
         """The way of nearly all requests: no links, case as on disk."""
@@ -92,12 +102,12 @@ class Root:
             for part in parts[:-1]:
                 place = os.open(part, _PLACE, dir_fd=place)
                 if held >= 0:
-                    os.close(held)
+                    shut(held)
                 held = place
             return os.open(parts[-1], flags, dir_fd=place)
         finally:
             if held >= 0:
-                os.close(held)
+                shut(held)
 
     def _current(self) -> int:
         """
@@ -115,7 +125,7 @@ class Root:
                 fresh = _openRoot(self.path)
             except OSError:
                 return self._fd
-            os.close(self._fd)
+            shut(self._fd)
             self._fd, self._known, self._home = fresh
         return self._fd
 
@@ -129,7 +139,7 @@ def _openRoot(path: str) -> tuple[int, tuple[int, int], Parts]:
         status = os.fstat(fd)
         home = os.path.realpath(os.fsencode(path)).split(b"/")
     except BaseException:
-        os.close(fd)
+        shut(fd)
         raise
     return fd, (status.st_dev, status.st_ino), tuple(part for part in home if part)
 
@@ -153,7 +163,7 @@ class _Walk:
 
     def __exit__(self, *_: object) -> None:
         for fd in self._stack:
-            os.close(fd)
+            shut(fd)
 
     def open(self, parts: Parts, flags: int) -> int:
         ahead = list(reversed(parts))
@@ -184,7 +194,7 @@ class _Walk:
         """A step up, or, above the root, a step that must be one back down."""
         if part == b"..":
             if self._stack:
-                os.close(self._stack.pop())
+                shut(self._stack.pop())
             else:
                 self._above = min(self._above + 1, len(self._home))
         elif part == self._home[-self._above]:
@@ -203,7 +213,7 @@ class _Walk:
         if not target.startswith(b"/"):
             return target
         while self._stack:
-            os.close(self._stack.pop())
+            shut(self._stack.pop())
         # The configured path may itself lead through a link, so that it is another than the real one.
         below = target.removeprefix(self._path)
         if below != target and below[:1] in (b"", b"/"):
@@ -223,12 +233,13 @@ class _Walk:
             try:
                 alike = sorted(name for name in os.listdir(fd) if name.casefold() == wanted)
             finally:
-                os.close(fd)
+                shut(fd)
             return os.fsencode(alike[0]) if alike else part
         return part
 
 
-def _refusal(error: OSError) -> Refused:
+def refusal(error: OSError) -> Refused:
+    """What a client is told when a file could not be opened."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return NotFound(why=why)

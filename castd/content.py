@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import names, partial
-from castd.beneath import Links, Root
-from castd.errors import ContentChanged, Forbidden, NotFound
+from castd.beneath import Links, Root, refusal, shut
+from castd.errors import ContentChanged, Forbidden, NotFound, Refused
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
@@ -108,15 +108,18 @@ class Directory:
                 raise Forbidden(why="not a regular file")
             if self.options.worldReadable and not status.st_mode & stat.S_IROTH:
                 raise Forbidden(why="not readable for everybody")
-        except BaseException:
-            os.close(fd)
+        except OSError as error:
+            shut(fd)
+            raise refusal(error) from error
+        except Refused:
+            shut(fd)
             raise
         version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         shared = self._open.get(version)
         if shared is None:
             shared = self._open[version] = _Shared(fd, version, self._open)
         else:
-            os.close(fd)
+            shut(fd)
         return File(name, shared)
 
     def parts(self, name: str) -> names.Parts:
@@ -146,7 +149,7 @@ class _Shared:
         if not self.readers:
             # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
             del self._all[self.version]
-            os.close(self.fd)
+            shut(self.fd)
 
 
 @implementer(IContent)

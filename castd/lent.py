@@ -43,8 +43,12 @@ class Pair:
         self.bursts = Bursts(main, 0)
         self.lent: LentPort | None = None
         self._ports = ports
-        ports.add(main.fileno(), self._idle)
-        ports.add(self.twin.fileno(), self._strayed)
+        try:
+            ports.add(main.fileno(), self._idle)
+            ports.add(self.twin.fileno(), self._strayed)
+        except BaseException:
+            self.close()
+            raise
 
     def lend(self, port: LentPort, peer: Peer) -> None:
         """@raise OSError: there is no way to the peer."""

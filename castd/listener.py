@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,7 +20,7 @@ from castd import outcomes
 from castd.errors import Busy, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite
 from castd.opening import Opening
-from castd.protocol import CastProtocol
+from castd.protocol import CastProtocol, letGo
 from castd.refusals import Refusals
 from castd.request import Local, Peer, Request
 from castd.room import Room
@@ -140,7 +141,7 @@ class Listener(DatagramProtocol):
         index, request = found
         if local.broadcast and not getattr(self._rooms[index].options, "broadcast", False):
             self.counts["broadcast"] += 1
-        elif not self._again(self._rooms[index], request):
+        elif not self._again(self._rooms[index], request, datagram):
             self._admit(index, request, datagram)
         return found
 
@@ -159,7 +160,7 @@ class Listener(DatagramProtocol):
         self.counts["stray"] += 1
         return None
 
-    def _again(self, room: Room, request: Request) -> bool:
+    def _again(self, room: Room, request: Request, datagram: bytes) -> bool:
         """
         A peer that is served already asks once more.
 
@@ -171,9 +172,21 @@ class Listener(DatagramProtocol):
         if not self.site.gate.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.counts["repetitions"] += 1
             return True
-        if cast.repeated(request, room.dialect):
+        if cast.repeated(request, room.dialect) or self._declinedBefore(cast, room, request, datagram):
             return True
         cast.replace(request.peer)
+        return False
+
+    def _declinedBefore(self, cast: Served, room: Room, request: Request, datagram: bytes) -> bool:
+        """
+        Is it a repetition as that dialect reads it which serves the peer, after this one had declined?  If that were
+        taken for a restart, the answer to the first request, when it was only late, would lead to a port that is dead.
+        """
+        if not isinstance(cast, CastProtocol) or cast.dialect is room.dialect:
+            return False
+        with suppress(WireError, Refused):
+            asked = cast.dialect.request(datagram, request.peer, request.local)
+            return asked is not None and cast.repeated(asked, cast.dialect)
         return False
 
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
@@ -226,7 +239,7 @@ class Listener(DatagramProtocol):
             taken = not self._closing() and self._opening.offer(content, rooms, request, datagram)
         finally:
             if not taken:
-                content.close()
+                letGo(content, rooms[0].name)
 
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:
         """A write request."""

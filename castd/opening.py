@@ -15,7 +15,7 @@ from castd.errors import Declined, Refused
 from castd.interfaces import IContent, IGroupWire, IIntake
 from castd.leases import Means
 from castd.pace import Pacer
-from castd.protocol import CastProtocol
+from castd.protocol import CastProtocol, letGo
 from castd.refusals import Refusals
 from castd.request import Peer, Request
 from castd.room import Desk, Room
@@ -92,7 +92,7 @@ class Opening:
         if instead is not None:
             self._roster.leave(cast, instead)
         self._roster.enter(cast, request.peer, not dialect.ownPort)
-        content.close()
+        letGo(content, room.name)
         cast.join(request, instead)
         return True
 
@@ -197,7 +197,7 @@ class Opening:
         protocol = UploadProtocol(self._site, room.name, request, intake, upload, self._home.uploaded)
         try:
             self._port(room, protocol, request)
-        except (CannotListenError, OSError):
+        except BaseException:
             upload.abort()
             raise
         self._roster.begin(protocol)

@@ -60,6 +60,11 @@ class Outbox:
         self._kept.extend((datagram, address) for datagram in datagrams)
         self.flush()
 
+    def forget(self, address: Peer) -> None:
+        """What is kept for this one is not to be said any more."""
+        if self._kept:
+            self._kept = deque((each for each in self._kept if each[1] != address), MOST_KEPT)
+
     def flush(self) -> float | None:
         """
         Send what is kept.

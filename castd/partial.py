@@ -16,10 +16,14 @@ import stat
 from contextlib import suppress
 from itertools import count
 
+from castd.beneath import shut
+
 #: What their names look like, also where case is ignored.  Nobody is given one of them to read, nor may create one.
 NAME = re.compile(rb"\.castd-[0-9]+-[0-9]+\.part", re.IGNORECASE)
 
 _numbers = count(1)
+#: Files created for one upload before it is refused: a sweep may take one, and no two sweeps the same again and again.
+_TRIES = 8
 
 
 def create(place: int) -> tuple[bytes, int]:
@@ -30,14 +34,20 @@ def create(place: int) -> tuple[bytes, int]:
     @return: its name, and its descriptor, locked.
     @raise OSError: as creating a file does.
     """
-    while True:
+    for _ in range(_TRIES):
         name = b".castd-%d-%d.part" % (os.getpid(), next(_numbers))
         with suppress(FileExistsError):
             fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place)
-            if _lock(fd):
-                return name, fd
+            try:
+                if _lock(fd):
+                    return name, fd
+            except OSError:
+                remove(place, name)
+                shut(fd)
+                raise
             # Between these two lines somebody took it for a leftover, and has removed it or will.
-            os.close(fd)
+            shut(fd)
+    raise BlockingIOError(errno.EAGAIN, "others lock every file that is created")
 
 
 def _lock(fd: int) -> bool:
@@ -107,5 +117,5 @@ def _removeLeft(directory: int, name: bytes) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=directory)
     finally:
-        os.close(fd)
+        shut(fd)
     return True

@@ -46,7 +46,10 @@ class OpenPort:
         mtu: int,
         release: Callable[[socket.socket], object] = socket.socket.close,
     ) -> None:
-        """@param release: what becomes of the socket in the end."""
+        """
+        @param release: what becomes of the socket in the end.
+        @raise OSError: it cannot be watched; the socket is released.
+        """
         self._ports = ports
         self._release = release
         self._probes: list[Deferred[None]] = []
@@ -55,10 +58,14 @@ class OpenPort:
         self._protocol = protocol
         self._listening = listening
         self._bursts = Bursts(made, mtu)
-        self._number: int = made.getsockname()[1]
-        self._wild = made.getsockname()[0] in ("0.0.0.0", "::")
         self._address: Any = None
-        ports.set.add(made.fileno(), self.readable)
+        try:
+            host, self._number, *_ = made.getsockname()
+            ports.set.add(made.fileno(), self.readable)
+        except OSError:
+            release(made)
+            raise
+        self._wild = host in ("0.0.0.0", "::")
         protocol.makeConnection(self)
 
     def fileno(self) -> int:
@@ -198,10 +205,14 @@ class Ports:
                 release = partial(self._giveBack, (interface, port))
                 if made in self._returned:
                     sockets.empty(made)
-            sockets.forRequests(made)
+            try:
+                sockets.forRequests(made)
+            except OSError:
+                release(made)
+                raise
+            return OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
-        return OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
 
     def _giveBack(self, address: tuple[str, int], made: socket.socket) -> None:
         """The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -48,16 +49,21 @@ class PortSet:
         return len(self._ports)
 
     def add(self, descriptor: int, readable: Readable) -> None:
-        """Watch this descriptor; one that is watched already gets another C{readable}."""
-        known = descriptor in self._ports
-        self._ports[descriptor] = readable
-        if known:
+        """
+        Watch this descriptor; one that is watched already gets another C{readable}.
+
+        @raise OSError: it cannot be watched (C{fs.epoll.max_user_watches}, no memory).
+        """
+        if descriptor in self._ports:
+            self._ports[descriptor] = readable
             return
+        if self._epoll is not None:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._ports[descriptor] = readable
         if self._epoll is None:
             single = self._single[descriptor] = _Single(descriptor, self._ports)
             self._reactor.addReader(single)
             return
-        self._epoll.register(descriptor, select.EPOLLIN)
         if len(self._ports) == 1:
             self._reactor.addReader(self)
 
@@ -68,7 +74,9 @@ class PortSet:
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))
             return
-        self._epoll.unregister(descriptor)
+        with suppress(OSError):
+            # It is to be closed, which takes it out of the set as well.
+            self._epoll.unregister(descriptor)
         if not self._ports:
             self._reactor.removeReader(self)
 
@@ -91,7 +99,12 @@ class PortSet:
         until = clock() + LONGEST_VISIT
         wait: float = 0
         while True:
-            events = poll(wait, MOST_EVENTS)
+            try:
+                events = poll(wait, MOST_EVENTS)
+            except OSError as error:
+                # A reactor never asks a reader again that raises, and this one is all that we hear.
+                _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
+                return
             for descriptor, _ in events:
                 try:
                     # One before it may have closed it.

@@ -30,6 +30,14 @@ CLOSED_PORTS = 2
 JITTER = 0.1
 
 
+def letGo(content: IContent, transport: str) -> None:
+    """Close it; a source that fails at that keeps nobody."""
+    try:
+        content.close()
+    except Exception:
+        _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
+
+
 class CastProtocol(Stepping):
     """
     Carries one cast, and beside it the casts of those who turned out to hear no multicast.
@@ -86,7 +94,11 @@ class CastProtocol(Stepping):
     @property
     def joinable(self) -> bool:
         """Is the group itself still alive, apart from those who go on by unicast?"""
-        return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+        try:
+            return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+        except Exception:
+            self._fail()
+            return False
 
     def _lingers(self, now: float) -> bool:
         """Nobody is here, but somebody may come back, and must find the same file."""
@@ -106,8 +118,8 @@ class CastProtocol(Stepping):
             self.joined += 1
         receiver.request = request
         self.receivers[request.peer] = receiver
-        self._leaveLane()
         try:
+            self._leaveLane()
             self._main.cast.join(request.peer, now, self.wire.first(request), instead)
         except Exception:
             self._fail()
@@ -141,6 +153,12 @@ class CastProtocol(Stepping):
     def _hear(self, datagram: bytes, peer: Peer) -> None:
         if self.over:
             return
+        try:
+            self._take(datagram, peer)
+        except Exception:
+            self._fail()
+
+    def _take(self, datagram: bytes, peer: Peer) -> None:
         self._leaveLane()
         delivery = self._asides.get(peer, self._main)
         try:
@@ -159,15 +177,13 @@ class CastProtocol(Stepping):
             return
         if (receiver := self.receivers.get(peer)) is not None:
             receiver.closed = 0
-        try:
-            delivery.cast.hear(peer, event, self._seconds())
-        except Exception:
-            self._fail()
+        delivery.cast.hear(peer, event, self._seconds())
         self.pump()
 
     def _fail(self) -> None:
         """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
+        self._lane = self._answer = None
         self.end(outcomes.FAILED)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -193,43 +209,51 @@ class CastProtocol(Stepping):
 
     def wake(self) -> None:
         """The alarm rings."""
-        self._leaveLane()
-        self._leaveClosed(self._seconds())
+        try:
+            self._leaveLane()
+            self._leaveClosed(self._seconds())
+        except Exception:
+            self._fail()
         self.pump()
 
     def pump(self) -> None:
         """Send what is due, and set the alarm: after every stimulus, always the same way."""
         if self.over:
             return
-        now = self._seconds()
+        try:
+            self._pump(self._seconds())
+        except ContentChanged:
+            self.end(outcomes.CHANGED)
+        except Exception:
+            self._fail()
+
+    def _pump(self, now: float) -> None:
         if self._paced is not None:
             # Who loses much is sent less.
             self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
-        try:
-            rest = self._outbox.flush()
-            due = None if rest is None else now + rest
-            if due is None:
-                due = self._main.pump(now)
-                # Only now: the main cast may just have moved somebody aside.
-                for aside in list(self._asides.values()) if self._asides else ():
-                    instant = aside.pump(now)
-                    due = instant if due is None or (instant is not None and instant < due) else due
-        except ContentChanged:
-            self.end(outcomes.CHANGED)
-            return
-        except Exception:
-            self._fail()
-            return
+        due = self._sendDue(now) if self._outbox.flush() is None else None
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        if self._main.idle and due is not None:
+        if (rest := self._outbox.rest) is not None:
+            # A greeting that the socket did not take: the cast waits for its answer, and knows nothing of it.
+            due = now + rest if due is None else min(due, now + rest)
+        elif self._main.idle and due is not None:
             # So that a crowd does not fall into step.
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
         self.site.alarms.set(self, due)
         if self._turn is not None and self._main.idle and self.blocks:
             self._enterLane()
+
+    def _sendDue(self, now: float) -> float | None:
+        """-> the instant of what is due next."""
+        due = self._main.pump(now)
+        # Only now: the main cast may just have moved somebody aside.
+        for aside in list(self._asides.values()) if self._asides else ():
+            instant = aside.pump(now)
+            due = instant if due is None or (instant is not None and instant < due) else due
+        return due
 
     def unsendable(self, error: OSError) -> None:
         """From a delivery: a burst could not be sent."""
@@ -314,10 +338,15 @@ class CastProtocol(Stepping):
         """The machine behind this peer has restarted: its part here is over."""
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
-        self._leaveLane()
         now = self._seconds()
         self._asides.pop(peer, None)
-        self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
+        # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
+        self._outbox.forget(peer)
+        try:
+            self._leaveLane()
+            self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
+        except Exception:
+            self._fail()
         self._told(receiver, outcomes.REPLACED, now)
         self.pump()
 
@@ -347,5 +376,5 @@ class CastProtocol(Stepping):
             self.wire.close(self._seconds())
         except Exception:
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
-        self.content.close()
+        letGo(self.content, self.name)
         self.home.castClosed(self)

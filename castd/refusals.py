@@ -41,7 +41,11 @@ class Refusals:
             code=error.code,
             why=str(error),
         )
-        answer = room.dialect.refuse(request, error)
+        try:
+            answer = room.dialect.refuse(request, error)
+        except Exception:
+            _log.failure("{transport}: a refusal failed", event="fault", transport=room.name)
+            return
         if answer is None or local.broadcast:
             return
         if self._site.gate.mayError(peer[0], self._site.reactor.seconds()):

@@ -53,6 +53,10 @@ class Stepping(DatagramProtocol):
     def _hear(self, datagram: bytes, peer: Peer) -> None:
         """All that was not foreseen."""
 
+    @abstractmethod
+    def _fail(self) -> None:
+        """A fault of ours, or of a plugin's, which has just been raised."""
+
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: somebody's datagram at this cast's port."""
         if datagram == self._answer:
@@ -67,8 +71,15 @@ class Stepping(DatagramProtocol):
             self._answer = lane.answers[steps]  # type: ignore[union-attr]
             self._steppedAt = now
             self.due = now + self._interval
-        elif self._lane is None or not self._firstStep(self._lane, datagram):
+        elif self._lane is None or not self._foreseen(self._lane, datagram):
             self._hear(datagram, addr)
+
+    def _foreseen(self, lane: Lane, datagram: bytes) -> bool:
+        try:
+            return self._firstStep(lane, datagram)
+        except Exception:
+            self._fail()
+            return True
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""

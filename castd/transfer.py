@@ -110,11 +110,12 @@ class Transfer(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport."""
-        if self._over:
-            return
         if self._ear is not None:
             # What the server says here came behind what it sent to the group.
             self._ear.listen()
+        if self._over:
+            # With that the file was complete, perhaps, and nothing is to be opened any more.
+            return
         peer = (addr[0].partition("%")[0], addr[1])
         known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
         if known:

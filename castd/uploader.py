@@ -79,7 +79,13 @@ class UploadProtocol(DatagramProtocol):
         """The port is there: open the transfer."""
         # On the listening port we hear the client's requests, too; on one of our own they would be somebody's noise.
         self._shared = self.transport.getHost().port == self.request.local.port
-        self._say(self._intake.begin(self._seconds()))
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._say(self._intake.begin(self._seconds()))
+        except Exception:
+            self._fail()
         self._pump()
 
     def repeated(self, request: Request, dialect: IDialect) -> bool:
@@ -90,8 +96,7 @@ class UploadProtocol(DatagramProtocol):
         """
         if self.blocks or not self._same(request.name, request.mode, request.write, request.options):
             return False
-        self._say(self._intake.begin(self._seconds()))
-        self._pump()
+        self._open()
         return True
 
     def replace(self, peer: Peer) -> None:
@@ -121,14 +126,13 @@ class UploadProtocol(DatagramProtocol):
             payload, answers = self._intake.receive(datagram, self._seconds())
             if payload:
                 self._upload.write(payload)
+            self._received(payload, answers)
         except WireError as error:
             self._count(datagram, error)
         except Refused as error:
             self._refuse(error)
         except Exception:
             self._fail()
-        else:
-            self._received(payload, answers)
 
     def _received(self, payload: bytes | None, answers: list[bytes]) -> None:
         self._closed = 0
@@ -171,7 +175,7 @@ class UploadProtocol(DatagramProtocol):
         if self.blocks or not self._same(ask.name, self.request.mode, ask.write, ask.options):
             self._finish(outcomes.REPLACED)
         else:
-            self._say(self._intake.begin(self._seconds()))
+            self._open()
         return True
 
     def _same(self, name: str, mode: str, write: bool, options: object) -> bool:
@@ -205,15 +209,14 @@ class UploadProtocol(DatagramProtocol):
         now = self._seconds()
         try:
             due = self._intake.poll(now)
+            self.repeats += len(due)
+            self._say(due)
+            if self._intake.outcome is not None:
+                self._finish(self._intake.outcome)
+            else:
+                self.site.alarms.set(self, self._next(now))
         except Exception:
             self._fail()
-            return
-        self.repeats += len(due)
-        self._say(due)
-        if self._intake.outcome is not None:
-            self._finish(self._intake.outcome)
-        else:
-            self.site.alarms.set(self, self._next(now))
 
     def _next(self, now: float) -> float | None:
         """-> the instant to wake up at; a little late, so that a crowd does not fall into step."""
@@ -235,7 +238,10 @@ class UploadProtocol(DatagramProtocol):
         self._committing, self._committed = False, True
         self._committedAt = self._seconds()
         if not self.over:
-            self._say(self._intake.stored(self._seconds()))
+            try:
+                self._say(self._intake.stored(self._seconds()))
+            except Exception:
+                self._fail()
             self._pump()
 
     def _unstored(self, failure: Failure) -> None:
@@ -268,9 +274,15 @@ class UploadProtocol(DatagramProtocol):
             # All is in its place, whatever became of the last acknowledgement.
             outcome = outcomes.DONE
         elif not self._committing:
-            self._upload.abort()
+            self._abort()
         self._tell(outcome, refusal)
         self._done(self)
+
+    def _abort(self) -> None:
+        try:
+            self._upload.abort()
+        except Exception:
+            _log.failure("{transport}: an upload failed to break off", event="fault", transport=self.name)
 
     def _tell(self, outcome: str | None, refusal: Refused | None) -> None:
         """The one event."""

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import names, partial
-from castd.beneath import Links, Root
+from castd.beneath import Links, Root, shut
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused
 from castd.interfaces import IContentSink, IUpload
 from castd.networks import Networks
@@ -102,8 +102,11 @@ class Drop:
             self._vacate(key, peer)
             self._permits(place, last)
             upload = Upload(self, key, peer, place, size)
-        except BaseException:
-            os.close(place)
+        except OSError as error:
+            shut(place)
+            raise refusal(error) from error
+        except Refused:
+            shut(place)
             raise
         self._open[key] = upload
         return upload
@@ -240,8 +243,8 @@ class Upload:
         return result
 
     def _close(self) -> None:
-        os.close(self._fd)
-        os.close(self._place)
+        shut(self._fd)
+        shut(self._place)
         self._drop.left(self)
 
 

@@ -1,0 +1,115 @@
+"""
+A reactor worked by hand: real sockets of the loopback interface, virtual time.
+
+What is sent on loopback can be read at once, so time need pass only when there is nothing to read; then it jumps to the
+next timer.  A transfer that waits for half a minute takes milliseconds, and every run is alike.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.internet.udp import MulticastPort, Port
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_log = Logger(namespace="castd.tests")
+
+LOOPBACK = "127.0.0.1"
+#: What a turn of the reactor takes.  With nothing for it a socket that cannot be read would stop time.
+TURN = 0.001
+
+
+class GroupPort(MulticastPort):
+    """A port that joins groups on the loopback interface, whatever the machine's routes are."""
+
+    def joinGroup(self, addr: str, interface: str = "") -> Any:
+        """As Twisted's."""
+        return super().joinGroup(addr, LOOPBACK)
+
+
+class Hand(Clock):
+    """
+    A reactor for ports and timers.
+
+    @ivar dropped: readers that failed, and that a reactor would never look at again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: dict[int, Any] = {}
+        self.dropped: list[Any] = []
+
+    # As IReactorFDSet, IReactorUDP, IReactorMulticast and IReactorThreads
+
+    def addReader(self, reader: Any) -> None:
+        self.readers[reader.fileno()] = reader
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers = {number: each for number, each in self.readers.items() if each is not reader}
+
+    def removeWriter(self, writer: Any) -> None:
+        """Nobody waits to write."""
+
+    def listenUDP(self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192) -> Port:
+        made = Port(port, protocol, interface, maxPacketSize, self)
+        made.startListening()
+        return made
+
+    def listenMulticast(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192, listenMultiple: bool = False
+    ) -> Port:
+        made = GroupPort(port, protocol, interface, maxPacketSize, self, listenMultiple)
+        made.startListening()
+        return made
+
+    def resolve(self, name: str) -> Deferred[str]:
+        return succeed(name)
+
+    def callFromThread(self, work: Callable[..., object], *args: object) -> None:
+        work(*args)
+
+    # The passing of time
+
+    def turn(self) -> bool:
+        """Read what there is to read, as a reactor does.  -> whether there was anything."""
+        ready, _, _ = select.select(list(self.readers), [], [], 0)
+        for number in ready:
+            reader = self.readers.get(number)
+            if reader is None:
+                continue
+            try:
+                lost = reader.doRead()
+            except Exception:
+                _log.failure("a reader failed", event="dropped")
+                lost = Failure()
+            if lost:
+                self.removeReader(reader)
+                self.dropped.append(reader)
+                reader.connectionLost(lost)
+        return bool(ready)
+
+    def run(self, until: Callable[[], object], limit: float = 300.0) -> None:
+        """
+        Go on until C{until()} is true.
+
+        @raise AssertionError: it does not become true within so many virtual seconds.
+        """
+        end = self.rightNow + limit
+        while not until():
+            busy = self.turn()
+            calls = self.getDelayedCalls()
+            step = TURN if busy or not calls else max(0.0, min(call.getTime() for call in calls) - self.rightNow)
+            assert self.rightNow + step < end, f"it has not come true within {limit} virtual seconds"
+            assert busy or calls, "everything is silent, and it has not come true"
+            self.advance(step)
+
+    def rest(self, seconds: float) -> None:
+        """Let so much time pass."""
+        over: list[bool] = []
+        self.callLater(seconds, over.append, True)
+        self.run(lambda: over, seconds + 1)

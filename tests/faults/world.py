@@ -1,0 +1,265 @@
+"""
+A whole castd on loopback in virtual time: every transport, uploads of every policy, and a client for each.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import LogEvent, globalLogPublisher
+
+from castd import nodes
+from castd.client import fetch, send
+from castd.collect import sbroadcast
+from castd.collect.wishes import Wishes
+from castd.config import Config, build
+from castd.converted import Converter
+from castd.maker import collect
+from castd.observe import textLog
+from castd.ports import Ports
+from castd.service import compose, kinds
+from castd.testing import pattern
+from castd.transfer import Transfer, TransferError
+from castd.urls import parseUrl
+from tests.faults.hand import LOOPBACK, Hand
+
+COLLECTED = collect()
+SIZE = 9_000
+OLD = b"what was here before"
+
+SERVICE = """
+castd: 1
+content:
+  - directory: {{path: boot}}
+  - directory: {{path: more, ignore-case: true}}
+uploads:
+  - directory: {{path: create, under: create, keep-free: 0}}
+  - directory: {{path: overwrite, under: overwrite, policy: overwrite, keep-free: 0}}
+  - directory: {{path: existing, under: existing, policy: existing, keep-free: 0}}
+access: [{{allow: any}}]
+transports:
+  multicast: {{port: {0}, interface: 127.0.0.1, groups: 239.255.77.0/24, data-port: {1}, clients: [127.0.0.0/8]}}
+  tftp: {{port: {0}, interface: 127.0.0.1}}
+  single: {{use: tftp, port: {2}, single-port: true}}
+  sbroadcast: {{port: {3}, interface: 127.0.0.1, data-port: {4}, subnets: [10.0.0.0/16]}}
+  mtftp: {{port: {5}, interface: 127.0.0.1, files: {{passes: "239.255.78.1:{6}"}}, clients: [127.0.0.0/8]}}
+  slam: {{port: {7}, interface: 127.0.0.1, file: lists, group: "239.255.78.2:{8}"}}
+"""
+
+
+class Memory:
+    """Where a client keeps a file."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.data[len(self.data) :] = bytes(max(0, offset + len(data) - len(self.data)))
+        self.data[offset : offset + len(data)] = data
+
+
+class Job:
+    """
+    One client at work.
+
+    @ivar outcome: L{None} while it is; C{True}: it has the file, and the file is whole; else why not.
+    """
+
+    def __init__(self, name: str, begun: Deferred[Any], check: Callable[[], bool]) -> None:
+        self.name = name
+        self.outcome: object = None
+        self._check = check
+        begun.addCallbacks(self._done, self._failed)
+
+    def _done(self, report: object) -> None:
+        self.outcome = True if self._check() else "it was told that all is well, and it is not"
+
+    def _failed(self, failure: Any) -> None:
+        failure.trap(TransferError)
+        self.outcome = f"{failure.value.outcome}: {failure.value}"
+
+
+class World:
+    """
+    The server and its machine.
+
+    @ivar events: what was logged; C{log}: as an operator sees it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reactor = Hand()
+        self.events: list[LogEvent] = []
+        self.log = io.StringIO()
+        self._observers = [self.events.append, textLog(self.log)]
+        for each in self._observers:
+            globalLogPublisher.addObserver(each)
+        self._furnish()
+        self.numbers = free(9)
+        text = SERVICE.format(*self.numbers).encode()
+        config = onLoopback(build(nodes.parse(text, "castd.yaml"), folder / "castd.yaml", kinds(COLLECTED)))
+        self.ports = Ports(self.reactor, random.Random(1))
+        self.server = compose(config, COLLECTED, self.reactor, self.ports, random.Random(2))
+        # Disks are waited for in this thread.
+        self.site: Any = self.server.site
+        self.site._converter = Converter(maybeDeferred)
+        for drops in self.site.drops.values():
+            for drop in drops.drops:
+                drop._thread = maybeDeferred
+        self.before = self.descriptors()
+        self.server.privilegedStartService()
+        self.server.startService()
+        self._round = 0
+
+    def _furnish(self) -> None:
+        for each in ("boot", "more", "more/deep", "create", "overwrite", "existing"):
+            (self.folder / each).mkdir(exist_ok=True)
+        data = pattern(SIZE)
+        for each in ("passes", "lists", "group", "subnet"):
+            (self.folder / "boot" / each).write_bytes(data)
+        for each in ("plain", "window", "text", "desk"):
+            (self.folder / "more" / each).write_bytes(data)
+        (self.folder / "more" / "deep" / "real").write_bytes(data)
+        (self.folder / "more" / "link").symlink_to("deep/real")
+        for policy in ("overwrite", "existing"):
+            (self.folder / policy / "log").write_bytes(OLD)
+
+    # Clients
+
+    def clients(self) -> list[Job]:
+        """One of each kind begins."""
+        ask = self._fetch
+        request, _, single, subnet, _, passes, _, lists, _ = self.numbers
+        return [
+            ask("lockstep", f"tftp://{LOOPBACK}:{request}/plain", Wishes()),
+            ask("window", f"tftp://{LOOPBACK}:{request}/window", Wishes(blksize=1000, windowsize=4)),
+            ask("link", f"tftp://{LOOPBACK}:{request}/LINK", Wishes(blksize=1428)),
+            ask("deep", f"tftp://{LOOPBACK}:{request}/DEEP/real", Wishes(blksize=1428)),
+            ask("text", f"tftp://{LOOPBACK}:{request}/text;mode=netascii", Wishes(blksize=1428)),
+            ask("desk", f"tftp://{LOOPBACK}:{single}/desk", Wishes(blksize=1428)),
+            ask("member", f"tftm://{LOOPBACK}:{request}/group", Wishes(blksize=1428)),
+            ask("another", f"tftm://{LOOPBACK}:{request}/group", Wishes(blksize=1428)),
+            self._subnet(subnet),
+            ask("passes", f"mtftp://{LOOPBACK}:{passes}/passes;group=239.255.78.1:{self.numbers[6]}", Wishes()),
+            ask("lists", f"slam://{LOOPBACK}:{lists}/239.255.78.2:{self.numbers[8]}", Wishes()),
+            *self._uploads(request, single),
+        ]
+
+    def _fetch(self, name: str, url: str, wishes: Wishes) -> Job:
+        sink = Memory()
+        begun = fetch(self.reactor, parseUrl(url), sink, wishes)
+        return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
+
+    def _subnet(self, port: int) -> Job:
+        sink = Memory()
+        collector = sbroadcast.Download("subnet", "255.255.0.0")
+        collector.group = ("", self.numbers[4])
+        transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
+        return Job("subnet", transfer.start(), lambda: bytes(sink.data) == pattern(SIZE))
+
+    def _uploads(self, request: int, single: int) -> Iterator[Job]:
+        self._round += 1
+        for path, port in (
+            (f"create/{self._round}", request),
+            (f"create/desk{self._round}", single),
+            ("overwrite/log", request),
+            ("existing/log", request),
+        ):
+            yield self._put(path, port, pattern(SIZE) + b"%d" % self._round)
+
+    def _put(self, path: str, port: int, data: bytes) -> Job:
+        url = parseUrl(f"tftp://{LOOPBACK}:{port}/{path}")
+        begun = send(self.reactor, url, len(data), lambda start, length: data[start : start + length], Wishes())
+        return Job(path, begun, lambda: (self.folder / path).read_bytes() == data)
+
+    # Its life
+
+    def settle(self, jobs: list[Job]) -> None:
+        """Let everybody come to an end."""
+        try:
+            self.reactor.run(lambda: all(job.outcome is not None for job in jobs), 300)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {[job.name for job in jobs if job.outcome is None]}") from None
+
+    def quiet(self) -> None:
+        """Let the last of the server's patience be over."""
+        self.reactor.run(lambda: not self.site.gate.casts and not self.site.gate.looking, 120)
+        self.reactor.rest(31)
+
+    def close(self) -> None:
+        """End it, and hear its log no more."""
+        over: list[object] = []
+        self.server.stopService().addBoth(over.append)
+        self.reactor.run(lambda: over, 60)
+        self.ports.close()
+        for each in self._observers:
+            globalLogPublisher.removeObserver(each)
+
+    def leaked(self) -> list[str]:
+        """-> what the server still holds while it serves nobody, and should not."""
+        gate, alarms = self.site.gate, self.site.alarms
+        lent = 2 * sum(map(len, self.ports._shelves.values()))
+        held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
+        listeners = [each.transport for each in self.server.addresses]
+        found = {
+            "casts": gate.casts,
+            "looking": gate.looking,
+            "receivers": gate.receivers.total(),
+            "alarms": len(alarms._owners),
+            "living": sum(len(list(each.casts())) for each in listeners),
+            "groups": len(self.site.leases._taken),
+            "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.drops),
+            "descriptors": held,
+        }
+        return [f"{many} {what}" for what, many in found.items() if many]
+
+    def descriptors(self) -> list[str]:
+        """The sockets of this process, and the files that it has open here."""
+        found = []
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                found.append(os.readlink(f"/proc/self/fd/{number}"))
+        return [each for each in found if each.startswith(("socket:", str(self.folder)))]
+
+    def files(self) -> dict[str, bytes]:
+        """All that uploads have left, hidden files too."""
+        found = {}
+        for policy in ("create", "overwrite", "existing"):
+            for file in (self.folder / policy).iterdir():
+                found[f"{policy}/{file.name}"] = file.read_bytes()
+        return found
+
+
+def onLoopback(config: Config) -> Config:
+    """Broadcast to the loopback subnet, which no service file may ask for."""
+    subnets = (IPv4Network("127.0.0.0/16"),)
+    entries = [
+        replace(
+            each,
+            options=each.options.model_copy(update={"subnets": subnets}) if each.kind == "sbroadcast" else each.options,
+        )
+        for each in config.transports
+    ]
+    return replace(config, transports=tuple(entries))
+
+
+def free(many: int) -> list[int]:
+    """-> numbers of ports that nobody has now."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(many)]
+        for each in held:
+            each.bind(("", 0))
+        return [each.getsockname()[1] for each in held]

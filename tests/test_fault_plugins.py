@@ -1,0 +1,247 @@
+"""
+A plugin that raises, in each of its methods in turn: one transfer may end, the server does not, the log says it once.
+
+What escapes from a protocol comes out of the virtual network and fails the test, though the real ports survive it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, globalLogPublisher
+
+from castd.client import fetch, send
+from castd.collect.sbroadcast import Download
+from castd.collect.wishes import Wishes
+from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
+from castd.errors import NotFound
+from castd.listener import Listener
+from castd.observe import textLog
+from castd.request import Peer
+from castd.testing import BytesContent, MemorySink, Network, memorySite, pattern
+from castd.transfer import Transfer, TransferError
+from castd.urls import parseUrl
+from tests.faults.plugins import Breaker, Plugin, broken
+
+SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
+DATA = pattern(20_000)
+#: Tracebacks that one bug may be worth in a minute: seven transports may have it, in two places each.
+TRACEBACKS = 14
+
+
+class Memory:
+    """Where a client keeps a file."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        self.data[len(self.data) :] = bytes(max(0, offset + len(data) - len(self.data)))
+        self.data[offset : offset + len(data)] = data
+
+
+class Source:
+    """A source of files whose contents are plugins."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.opened: list[BytesContent] = []
+        self._breaker = breaker
+
+    def lookup(self, name: str, peer: Peer) -> Any:
+        self._breaker.called("IContentSource.lookup")
+        if name != "file":
+            raise NotFound
+        self.opened.append(BytesContent(name, DATA, 1))
+        return Plugin(self._breaker, self.opened[-1])
+
+
+class Stage:
+    """All transports on a virtual network, made of plugins."""
+
+    def __init__(self) -> None:
+        self.breaker = Breaker()
+        self.network = Network(seed=3)
+        self.events: list[LogEvent] = []
+        self.log = io.StringIO()
+        self.source = Source(self.breaker)
+        self.written: dict[str, bytes] = {}
+        sink: Any = Plugin(self.breaker, MemorySink(self.written, "overwrite"))
+        site: Any = memorySite(self.network, host=SERVER, uploads=sink)
+        site.source = self.source
+        self.site = site
+        both = self._listener(multicast, "multicast", 69)
+        both.share(self._listener(tftp, "tftp", 69))
+        subnet = self._listener(sbroadcast, "sbroadcast", 71, subnets=["10.0.0.0/24"])
+        subnet.share(self._listener(tftp, "behind", 71))
+        self.listeners = [
+            both,
+            self._listener(tftp, "single", 70, single_port=True),
+            subnet,
+            self._listener(mtftp, "mtftp", 1759, files={"file": "239.255.1.1:3001"}),
+            self._listener(slam, "slam", 10000, file="file", group="239.255.1.2:10000"),
+        ]
+        for each in self.listeners:
+            site.ports.listen(each.port, each)
+        self.ports = len(site.ports.openPorts())
+        self._lost: Counter[str] = Counter()
+        self.network.losing(self._loses)
+        self._clients = 0
+        self._begun: list[Deferred[Any]] = []
+
+    def _loses(self, source: Peer, destination: Peer, datagram: bytes) -> bool:
+        """
+        Of the group nothing reaches the deaf one, nor do the first of the subnet's broadcasts; later its own data comes
+        to their port.  Of the unlucky one's answers the first is lost.
+        """
+        self._lost[destination[0] if destination[0] == UNLUCKY else f"{destination}"] += 1
+        return (
+            destination == (DEAF, 1758)
+            or (destination == (DEAF, 247) and self._lost[f"{destination}"] <= 6)
+            or (destination[0] == UNLUCKY and self._lost[UNLUCKY] == 1)
+        )
+
+    def _listener(self, module: Any, name: str, port: int, **options: Any) -> Listener:
+        given = {key.replace("_", "-"): value for key, value in options.items()}
+        made = module.Options.model_validate({"port": port, **given})
+        return Listener(self.site, name, made, Plugin(self.breaker, module.Dialect(made)))  # type: ignore[arg-type]
+
+    def clients(self) -> dict[str, list[Any]]:
+        """One of each kind begins.  -> for each its result, once there is one."""
+        self._lost.clear()
+        # For a moment the sockets are full.
+        self.site.ports.room = 3
+        self.network.callLater(0.01, setattr, self.site.ports, "room", None)
+        return {
+            "unlucky": self._fetch("tftp", "file", Wishes(blksize=512), host=UNLUCKY),
+            "lockstep": self._fetch("tftp", "file", Wishes(blksize=1428)),
+            "window": self._fetch("tftp", "file", Wishes(blksize=1428, windowsize=4)),
+            "desk": self._fetch("tftp", "file", Wishes(), port=70),
+            "nothing": self._fetch("tftp", "nothing", Wishes()),
+            "member": self._fetch("tftm", "file", Wishes(blksize=1428)),
+            "another": self._fetch("tftm", "file", Wishes(blksize=1428)),
+            "deaf": self._fetch("tftm", "file", Wishes(blksize=1428), host=DEAF),
+            "subnet": self._subnet(self._host()),
+            "deaf subnet": self._subnet(self.network.host(DEAF)),
+            "passes": self._fetch("mtftp", "file;group=239.255.1.1:3001", Wishes(), port=1759),
+            "lists": self._fetch("slam", "239.255.1.2:10000", Wishes(), port=10000),
+            "upload": self._send("log"),
+            "broken off": self._send("never", 0.01),
+        }
+
+    def _host(self) -> Any:
+        self._clients += 1
+        return self.network.host(f"10.0.0.{10 + self._clients % 80}")
+
+    def _fetch(self, scheme: str, path: str, wishes: Wishes, port: int = 69, host: str = "") -> list[Any]:
+        sink = Memory()
+        machine = self.network.host(host) if host else self._host()
+        begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, wishes)
+        return self._told(begun, lambda: bytes(sink.data) == DATA)
+
+    def _subnet(self, host: Any) -> list[Any]:
+        sink = Memory()
+        begun = Transfer(host, Download("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
+        return self._told(begun, lambda: bytes(sink.data) == DATA)
+
+    def _send(self, name: str, seconds: float | None = None) -> list[Any]:
+        url = parseUrl(f"tftp://{SERVER}/{name}")
+        begun = send(self._host(), url, len(DATA), lambda start, length: DATA[start : start + length], Wishes())
+        if seconds is not None:
+            self.network.callLater(seconds, begun.cancel)
+        return self._told(begun, lambda: self.written.get(name) == DATA)
+
+    def _told(self, begun: Deferred[Any], whole: Callable[[], bool]) -> list[Any]:
+        """-> a list that will hold C{True}, for a file that is whole, or why there is none."""
+        results: list[Any] = []
+        self._begun.append(begun)
+
+        def failed(failure: Any) -> None:
+            failure.trap(TransferError)
+            results.append(str(failure.value))
+
+        begun.addCallbacks(lambda report: results.append(True if whole() else "told that all is well"), failed)
+        return results
+
+    def served(self) -> dict[str, object]:
+        """Everybody has come to an end.  -> how."""
+        results = self.clients()
+        # Some clients would ask for ever.
+        self.network.callLater(300, self._giveUp)
+        self.network.run(lambda: all(results.values()), limit=600)
+        self.network.run(limit=600)
+        return {name: result[0] for name, result in results.items()}
+
+    def _giveUp(self) -> None:
+        for each in self._begun:
+            each.cancel()
+        self._begun.clear()
+
+    def left(self) -> dict[str, int]:
+        """-> what is held though nobody is served."""
+        gate = self.site.gate
+        found = {
+            "casts": gate.casts,
+            "looking": gate.looking,
+            "receivers": gate.receivers.total(),
+            "living": sum(len(list(each.casts())) for each in self.listeners),
+            "alarms": len(self.site.alarms._owners),
+            "groups": len(self.site.leases._taken),
+            "ports": len(self.site.ports.openPorts()) - self.ports,
+            "uploads": len(self.site.uploads.open),
+            "contents": sum(each.closes != 1 for each in self.source.opened),
+            "timers": len(self.network.getDelayedCalls()),
+        }
+        return {name: many for name, many in found.items() if many}
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    observers = [made.events.append, textLog(made.log)]
+    for each in observers:
+        globalLogPublisher.addObserver(each)
+    yield made
+    for each in observers:
+        globalLogPublisher.removeObserver(each)
+
+
+def healthy(results: dict[str, object]) -> None:
+    """All have what they asked for."""
+    wanted = {"nothing": "ERROR 1: File not found", "broken off": "cancelled"}
+    assert results == {name: wanted.get(name, True) for name in results}
+
+
+def test_everythingIsCalled(stage: Stage) -> None:
+    """Without a bug all are served, and every method of the seams is called."""
+    for name in ("ICast.none", "IWire.none"):
+        stage.breaker.breaks(name)
+        healthy(stage.served())
+        assert stage.left() == {}
+    assert set(broken()) - stage.breaker.calls.keys() == set()
+
+
+@pytest.mark.parametrize("times", [1, None], ids=["once", "ever"])
+@pytest.mark.parametrize("name", broken())
+def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
+    """Each transfer ends whole or with a word, one traceback says why, and once it is mended all are served again."""
+    stage.breaker.breaks(name, float("inf") if times is None else times)
+    results = stage.served()
+    assert stage.breaker.hits > 0
+    assert "told that all is well" not in results.values()
+    bugs = [each for each in stage.events if "log_failure" in each]
+    assert {str(each["log_failure"].value) for each in bugs} == {f"a bug in {name}"}
+    assert {each.get("event") for each in bugs} == {"fault"}
+    assert 1 <= stage.log.getvalue().count("Traceback") <= TRACEBACKS
+    stage.breaker.mend()
+    # What only that very method gives back is the plugin's own loss.
+    lost = {"IContent.close": "contents", "IWire.close": "groups", "IUpload.abort": "uploads"}.get(name)
+    assert {what for what in stage.left() if what != lost} == set()
+    healthy(stage.served())

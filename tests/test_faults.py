@@ -1,0 +1,105 @@
+"""
+Every system call of the data path, made to fail in turn: everybody is served or told, and the server serves on.
+
+A whole castd with real sockets on loopback, its clients in the same process, virtual time (see tests/faults).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rig import Rig, install
+from tests.faults.table import DATA_PATH, EXEMPT, ROWS, called, cases
+from tests.faults.world import OLD, SIZE, World
+
+pytestmark = pytest.mark.loopback
+
+#: How long a call fails that always fails.  Seconds; clients ask once a second and wait for half a minute.
+LONG = 2.5
+#: Lines of the log that one fault may be worth, whatever it did to so many clients and their transports.
+LINES = 60
+
+Begin = Callable[[], World]
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
+    made = Rig()
+    install(made, monkeypatch)
+    # A set that waits in earnest would cost the fault's whole time.
+    monkeypatch.setattr("castd.portset.LONGEST_VISIT", 0.0)
+    return made
+
+
+@pytest.fixture
+def world(rig: Rig, tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def serves(world: World) -> None:
+    """Everybody is served, and nothing is left behind."""
+    jobs = world.clients()
+    world.settle(jobs)
+    assert {job.name: job.outcome for job in jobs} == {job.name: True for job in jobs}
+    world.quiet()
+    assert world.leaked() == []
+
+
+def survived(world: World, number: int) -> None:
+    """What must hold after any fault."""
+    files = world.files()
+    halves = {name: len(data) for name, data in files.items() if data != OLD and len(data) not in (SIZE + 1,)}
+    assert {name: size for name, size in halves.items() if not name.rpartition("/")[2].startswith(".castd-")} == {}
+    faults = [each for each in world.events if each.get("event") in ("fault", "dropped") or "log_failure" in each]
+    assert [str(each.get("log_failure", each)) for each in faults] == []
+    assert world.reactor.dropped == []
+    lines = Counter(line.partition(" ")[2] for line in world.log.getvalue().splitlines() if "castd#warn" in line)
+    assert sum(lines.values()) < LINES
+
+
+def said(value: str | int) -> str:
+    """The name of a number."""
+    return value if isinstance(value, str) else errno.errorcode[value]
+
+
+@pytest.mark.parametrize("times", [1, None], ids=["once", "long"])
+@pytest.mark.parametrize(("name", "number"), cases(), ids=said)
+def test_aCallFails(world: World, rig: Rig, name: str, number: int, times: int | None) -> None:
+    """While it fails everybody is served whole or told why not; then all are served, nothing leaks, the log is short."""
+    rig.fail(name, number, float("inf") if times is None else times)
+    if times is None:
+        world.reactor.callLater(LONG, rig.lift)
+    jobs = world.clients()
+    world.settle(jobs)
+    assert rig.hits > 0, f"{name} was not called"
+    assert [(job.name, job.outcome) for job in jobs if "all is well" in str(job.outcome)] == []
+    if times is None:
+        world.reactor.rest(LONG)
+    world.quiet()
+    survived(world, number)
+    assert world.leaked() == []
+    serves(world)
+
+
+def test_everythingIsServed(world: World, rig: Rig) -> None:
+    """Without a fault all are served, and every call that has a row is made."""
+    serves(world)
+    assert sorted(ROWS.keys() - rig.calls.keys()) == []
+
+
+@pytest.mark.parametrize("module", DATA_PATH)
+def test_noCallWithoutARow(module: str) -> None:
+    """Every call of the system that a module of the data path makes has a row in the table, or a reason."""
+    unknown = [
+        f"{module}.py:{line}: {name}"
+        for name, line in called(module)
+        if name not in ROWS and name not in EXEMPT and name.partition(".")[2] not in EXEMPT
+    ]
+    assert unknown == []
