@@ -89,7 +89,7 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
     )
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(cli, "_permitted", lambda port: False)
+    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
     monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
@@ -185,7 +185,7 @@ def test_schema() -> None:
 
 
 def test_serveBad(folder: Path) -> None:
-    """`castd serve` with a bad file is a line for each fault and status 1."""
+    """`castd serve` with a bad file is a line for each fault and status 78 (EX_CONFIG)."""
     said = subprocess.run(
         [sys.executable, "-m", "castd", "serve", "-c", folder / "bad.yaml"],
         cwd=ROOT,
@@ -194,7 +194,7 @@ def test_serveBad(folder: Path) -> None:
         check=False,
         timeout=60,
     )
-    assert said.returncode == 1
+    assert said.returncode == 78
     assert [line.partition(": ")[0] for line in said.stderr.splitlines()] == [
         f"{folder}/bad.yaml:4",
         f"{folder}/bad.yaml:6",
@@ -204,22 +204,22 @@ def test_serveBad(folder: Path) -> None:
 def test_tap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`twistd castd -c FILE` makes everything while it reads its options, and has it ready as the service."""
     server = object()
-    monkeypatch.setattr(tap, "prepare", lambda file, reactor: (file, server)[1])
+    monkeypatch.setattr(tap, "prepare", lambda file, reactor, user: (file, server)[1])
     options = tap.Options()
     options.parseOptions(["-c", str(folder / "good.yaml")])
     assert tap.makeService(options) is server
 
 
 def test_tapBad(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a bad file it says each fault in a line and exits with status 1."""
+    """With a bad file it says each fault in a line and exits with status 78 (EX_CONFIG)."""
 
-    def refuse(file: object, reactor: object) -> object:
+    def refuse(file: object, reactor: object, user: object) -> object:
         raise ConfigError("x.yaml:1: one", "x.yaml:2: two")
 
     monkeypatch.setattr(tap, "prepare", refuse)
     with pytest.raises(SystemExit) as raised:
         tap.Options().parseOptions(["-c", "x.yaml"])
-    assert (raised.value.code, capsys.readouterr().err) == (1, "x.yaml:1: one\nx.yaml:2: two\n")
+    assert (raised.value.code, capsys.readouterr().err) == (78, "x.yaml:1: one\nx.yaml:2: two\n")
 
 
 def test_tapWithout() -> None:
@@ -318,7 +318,7 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
 
 @pytest.mark.loopback
 def test_taken(folder: Path) -> None:
-    """A port that is taken is one line with file, line and reason, and status 1."""
+    """A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
@@ -326,5 +326,5 @@ def test_taken(folder: Path) -> None:
         file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
         with running("-m", "castd", "serve", "-c", file) as process:
             line = until(process, "taken")
-            assert process.wait(timeout=30) == 1
+            assert process.wait(timeout=30) == 69
     assert line == f"{file}:4: transports.tftp: 127.0.0.1:{port} is taken: another program listens there already\n"

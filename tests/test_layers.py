@@ -112,6 +112,9 @@ ROWS = (
             "opening",
             "listener",
             "observe",
+            "limiter",
+            "logfile",
+            "journal",
             "adopt",
             "metrics",
             "supervise",
@@ -129,7 +132,7 @@ ROWS = (
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
     Row(("describe",), outside=MODELS),
     Row(
-        ("listening", "draft", "change", "doors", "status", "service", "run"),
+        ("listening", "draft", "change", "doors", "status", "user", "logs", "service", "run"),
         outside=MODELS | names("twisted"),
         ordered=True,
         hidden=("dialects.*",),
