@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger, globalLogPublisher
 
 from castd import __version__
@@ -136,8 +136,9 @@ class Server(MultiService):
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
 
-    def _stopped(self, result: Any) -> Any:
+    def _stopped(self, result: Any) -> Deferred[Any]:
         self.watch.end()
+        closing = [maybeDeferred(each.close) for each in self._doors.values()]
         self._takeDoors({})
         self.logs.flush()
         if not self.logs.keeps:
@@ -146,7 +147,8 @@ class Server(MultiService):
         if self.figures is not None:
             globalLogPublisher.removeObserver(self.figures)
             self.figures = None
-        return result
+        # Nobody waits for a door in vain: the file of a local socket is removed when it has closed.
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: result)
 
     # The operator's ways in.
 

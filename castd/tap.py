@@ -53,6 +53,11 @@ class Options(usage.Options):
         # Not before: the choice of --reactor has been made by now.
         from twisted.internet import reactor
 
+        if (self.parent or {}).get("chroot"):
+            # Where Python is not, nothing can be imported any more.
+            import encodings.idna
+            import encodings.utf_8_sig  # noqa: F401
+
         try:
             self.server = prepare(self["config"], reactor, self._user())
         except ConfigError as error:
