@@ -15,6 +15,7 @@ from twisted.logger import (
     ILogObserver,
     LegacyLogObserverWrapper,
     LogEvent,
+    LogLevel,
     jsonFileLogObserver,
     textFileLogObserver,
 )
@@ -22,6 +23,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
+from castd.journal import PRIORITY
 from castd.logs import Logs, jsonLog, onStream, textLog
 from castd.observe import LINE, Observer, sentence
 from castd.run import exitStatus, prepare
@@ -147,7 +149,9 @@ def _syslog(prefix: str) -> Observer:
     observer = LegacyLogObserverWrapper(SyslogObserver(prefix).emit)  # type: ignore[arg-type]
 
     def told(event: LogEvent) -> None:
-        observer(event if "log_failure" in event else {**event, "log_format": f"{{{LINE}}}", LINE: sentence(event)})
+        priority = {"syslogPriority": PRIORITY.get(event.get("log_level", LogLevel.info), 6)}
+        line = {} if "log_failure" in event else {"log_format": f"{{{LINE}}}", LINE: sentence(event)}
+        observer({**event, **priority, **line})
 
     return told
 

@@ -15,10 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
+from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
+from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
 from castd import __version__, cli, run, tap
 from castd.errors import ConfigError
+from castd.logs import jsonLog
 from castd.maker import Collected, ContentSourceMaker, TransportMaker
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +100,43 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"warning: {folder}/x.yaml:2: uploads: without access rules nobody may upload",
         f"warning: {folder}/x.yaml:4: transports.tftp: port 69 is below 1024: this user may not have it",
     ]
+
+
+def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's ways in are checked as ports are: what is no address is a fault, what may be wrong a warning."""
+    good = GOOD + "transports: {tftp: {port: 6969, interface: 127.0.0.1}}\n"
+    file = folder / "x.yaml"
+    file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: none/control}\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
+    monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
+    result = castd("check", file)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"warning: {file}:6: control.path: {folder}/none: no such folder",
+        f"warning: {file}:5: metrics.listen: port 80 is below 1024: this user may not have it",
+    ]
+    assert [line.split() for line in result.stdout.splitlines()[2:]] == [
+        ["127.0.0.1:80", "metrics"],
+        [f"{folder}/none/control", "control"],
+    ]
+    file.write_text(good + "metrics: {listen: 'tcp:what'}\n")
+    result = castd("check", file)
+    assert (result.exit_code, result.stderr.partition("invalid")[0]) == (1, f"{file}:5: metrics.listen: tcp:what: ")
+    file.write_text(good + f"control: {{path: {'x' * 108}}}\n")
+    result = castd("check", file)
+    assert result.exit_code == 1
+    assert result.stderr == f"{file}:5: control.path: {folder}/{'x' * 108}: longer than 107 octets\n"
+
+
+def test_serveOptions(folder: Path) -> None:
+    """A user who is not there, or a group of nobody's, is wrong usage."""
+    for options, complaint in (
+        (("--user", "nobody-has-this"), "there is no user nobody-has-this"),
+        (("--group", "0"), "--group is that of --user: who is it?"),
+    ):
+        result = castd("serve", "-c", folder / "good.yaml", *options)
+        assert (result.exit_code, complaint in result.stderr) == (2, True)
 
 
 MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"
@@ -220,6 +260,39 @@ def test_tapBad(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     with pytest.raises(SystemExit) as raised:
         tap.Options().parseOptions(["-c", "x.yaml"])
     assert (raised.value.code, capsys.readouterr().err) == (78, "x.yaml:1: one\nx.yaml:2: two\n")
+
+
+class Syslog:
+    """What is said to the system's log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[tuple[int, str]] = []
+        monkeypatch.setattr(SyslogObserver, "openlog", lambda *_: None)
+        monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: self.lines.append((priority, line)))
+
+
+def test_tapLogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options of twistd and twist decide who keeps the log, and where."""
+    monkeypatch.chdir(tmp_path)
+    plain = {"logger": None, "syslog": False, "logfile": None, "nodaemon": True, "debug": False, "prefix": "p"}
+    assert not tap._logs({**plain, "logger": object()}).keeps
+    assert all(tap._logs({**plain, **each}).keeps for each in ({}, {"syslog": True}, {"logfile": "-"}))
+    with pytest.raises(UsageError, match="a daemon has no standard output to log to"):
+        tap._logs({**plain, "logfile": "-", "nodaemon": False})
+    twist = {"fileLogObserverFactory": jsonFileLogObserver}
+    assert not tap._logs(twist).keeps
+    assert twist["fileLogObserverFactory"] is jsonLog
+    assert tap._logs({"fileLogObserverFactory": textFileLogObserver}).keeps is False
+
+
+def test_tapSyslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to the system's log is the sentence that people read, and nothing that a client could break out of."""
+    system = Syslog(monkeypatch)
+    observer = tap._syslog("castd")
+    log = Logger(namespace="castd", observer=observer)
+    log.info("{name}", event="received", outcome="done", transport="tftp", peer="10.0.0.7:1", name="a\nb")
+    log.warning("{why}", event="refused", why="no\x1b[2J")
+    assert system.lines == [(6, "[castd] tftp: 10.0.0.7:1 a\\x0ab: complete"), (4, "[castd] no\\x1b[2J")]
 
 
 def test_tapWithout() -> None:

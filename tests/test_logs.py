@@ -2,6 +2,7 @@
 Where the log goes: files that rotate, the journal, and how much of it there can be.
 """
 
+import io
 import json
 import os
 import socket
@@ -37,7 +38,7 @@ def emit(observer: Any, text: str, failed: bool = False, at: float = NOON, **fie
         except RuntimeError:
             log.failure(text, **fields)
     else:
-        log.warn(text, **fields)
+        log.warning(text, **fields)
 
 
 # Files.
@@ -240,13 +241,13 @@ def test_files(tmp_path: Path) -> None:
 
 def test_told(tmp_path: Path) -> None:
     """A file of the command line goes before that of the service file, and that before the usual one."""
-    for given, expected in (({}, "usual"), ({"file": "own"}, "own")):
-        logs = Logs(onStream(open(os.devnull, "w")), usual=str(tmp_path / "usual"))
-        logs.open(configured(tmp_path, given))
+    for options, expected in (({}, "usual"), ({"file": "own"}, "own")):
+        logs = Logs(onStream(io.StringIO()), usual=str(tmp_path / "usual"))
+        logs.open(configured(tmp_path, options))
         emit(logs, expected, event="x")
         logs.close()
         assert said(tmp_path / expected) == [expected]
-    logs = Logs(onStream(open(os.devnull, "w")), file=str(tmp_path / "told"))
+    logs = Logs(onStream(io.StringIO()), file=str(tmp_path / "told"))
     logs.open(configured(tmp_path, {"file": "own", "format": "json"}))
     emit(logs, "x", event="told")
     logs.rotate()
@@ -257,7 +258,7 @@ def test_told(tmp_path: Path) -> None:
 
 def test_notThere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file or a journal that cannot be had is named by its line, and nothing stays open."""
-    logs, before = Logs(onStream(open(os.devnull, "w"))), len(os.listdir("/proc/self/fd"))
+    logs, before = Logs(onStream(io.StringIO())), len(os.listdir("/proc/self/fd"))
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.file: .*/none/log: No such file or directory"):
         logs.open(configured(tmp_path, {"json": "events", "file": "none/log"}))
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "none"))
