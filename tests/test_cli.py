@@ -291,8 +291,8 @@ def test_tapSyslog(monkeypatch: pytest.MonkeyPatch) -> None:
     observer = tap._syslog("castd")
     log = Logger(namespace="castd", observer=observer)
     log.info("{name}", event="received", outcome="done", transport="tftp", peer="10.0.0.7:1", name="a\nb")
-    log.warning("{why}", event="refused", why="no\x1b[2J")
-    assert system.lines == [(6, "[castd] tftp: 10.0.0.7:1 a\\x0ab: complete"), (4, "[castd] no\\x1b[2J")]
+    log.error("{why}", event="refused", why="no\x1b[2J")
+    assert system.lines == [(6, "[castd] tftp: 10.0.0.7:1 a\\x0ab: complete"), (3, "[castd] no\\x1b[2J")]
 
 
 def test_tapWithout() -> None:

@@ -38,7 +38,7 @@ def emit(observer: Any, text: str, failed: bool = False, at: float = NOON, **fie
         except RuntimeError:
             log.failure(text, **fields)
     else:
-        log.warning(text, **fields)
+        log.error(text, **fields)
 
 
 # Files.
@@ -131,7 +131,7 @@ def test_journal(journald: socket.socket) -> None:
     observer.close()
     assert read(journald.recv(9999)) == {
         "MESSAGE": "tftp: 10.0.0.7:2070 is refused a\\x0aMESSAGE=all is well: File not found",
-        "PRIORITY": "4",
+        "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "castd",
         "CASTD_LOGGER": "castd",
         "CASTD_EVENT": "refused",
@@ -221,11 +221,11 @@ def said(file: Path) -> list[str]:
 
 def test_files(tmp_path: Path) -> None:
     """The log and the events each have their file, from the level on that is wanted of the log, and are reopened."""
-    wanted = configured(tmp_path, {"file": "log", "json": "events", "level": "error"})
+    wanted = configured(tmp_path, {"file": "log", "json": "events", "level": "critical"})
     with (tmp_path / "stream").open("w") as stream:
         logs = Logs(onStream(stream))
         logs.open(wanted)
-        emit(logs, "a warning", event="one")
+        emit(logs, "an error", event="one")
         emit(logs, "a fault", failed=True, event="two")
         (tmp_path / "log").rename(tmp_path / "log.old")
         logs.take(logs.opened(configured(tmp_path, {"file": "log"})))
@@ -234,7 +234,7 @@ def test_files(tmp_path: Path) -> None:
         emit(logs, "never", event="four")
     assert said(tmp_path / "events") == ["one", "two"]
     assert "a fault" in (tmp_path / "log.old").read_text()
-    assert "a warning" not in (tmp_path / "log.old").read_text()
+    assert "an error" not in (tmp_path / "log.old").read_text()
     assert said(tmp_path / "log") == ["later"]
     assert (tmp_path / "stream").read_text() == ""
 

@@ -146,7 +146,7 @@ def test_reactor(at: Place, runner: str, reactor: str) -> None:
 
 
 def test_daemon(at: Place) -> None:
-    """twistd's folder, mask, pid file and log are what it is told, and paths of the command line are found all the same."""
+    """twistd's folder, mask, pid file and log are what it is told; paths of the command line are found all the same."""
     run = at.folder / "run"
     run.mkdir()
     at.write(PORT)
