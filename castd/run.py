@@ -37,7 +37,7 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
     @param reactor: nothing may be scheduled with it yet.
     @param user: with whose rights all of it is read and made, so that what he cannot have is known now, and not by the
         first reload when root is no more; L{None}: as we are.
-    @raise ConfigError: one line for each fault.
+    @raise ConfigError: one line for each fault of the file; L{Unavailable}: what it asks for is not here.
     """
     steady(reactor)
     moreDescriptors()
@@ -47,7 +47,11 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
     ports = Ports(reactor, chance, sockets)
     collected = collect()
     with nullcontext() if user is None else user.acting():
-        server = compose(read(file, collected), collected, reactor, ports, chance)
+        config = read(file, collected)
+        try:
+            server = compose(config, collected, reactor, ports, chance)
+        except ConfigError as error:
+            raise Unavailable(*error.faults) from None
     server.user = user
     server.supervised(Notices(os.environ.get("NOTIFY_SOCKET")), watchdog(os.environ))
     server.runtime = os.environ.get("RUNTIME_DIRECTORY")

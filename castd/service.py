@@ -196,8 +196,6 @@ class Server(MultiService):
             complain = config.tree.where(("metrics", "listen"))
             try:
                 # Now: where twistd has changed the root of the file system there is nothing to import any more.
-                import twisted.web.server  # noqa: F401
-
                 import castd.metrics  # noqa: F401
 
                 found["metrics"] = listen, place(reactor, listen)
@@ -223,9 +221,7 @@ class Server(MultiService):
 
     def _page(self) -> Any:
         # An extra: who wants no metrics need not have it.
-        from twisted.web.server import Site as Web
-
-        from castd.metrics import Figures, Gauges, Page
+        from castd.metrics import Figures, Gauges, Page, Web
 
         if self.figures is None:
             self.figures = Figures()

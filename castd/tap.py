@@ -149,9 +149,10 @@ def _syslog(prefix: str) -> Observer:
     observer = LegacyLogObserverWrapper(SyslogObserver(prefix).emit)  # type: ignore[arg-type]
 
     def told(event: LogEvent) -> None:
-        priority = {"syslogPriority": PRIORITY.get(event.get("log_level", LogLevel.info), 6)}
+        level, whose = event.get("log_level", LogLevel.info), event.get("log_namespace", "-")
+        known = {"syslogPriority": PRIORITY.get(level, 6), "log_system": whose}
         line = {} if "log_failure" in event else {"log_format": f"{{{LINE}}}", LINE: sentence(event)}
-        observer({**event, **priority, **line})
+        observer({**event, **known, **line})
 
     return told
 

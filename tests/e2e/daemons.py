@@ -111,13 +111,16 @@ class Place:
             client.sendto(b"\0\1%s\0octet\0" % name.encode(), (self.host, port))
             return client.recv(600)
 
-    def fetch(self, name: str, port: int) -> bytes:
-        """-> the whole file."""
+    def fetch(self, name: str, port: int, options: bytes = b"") -> bytes:
+        """-> the whole file; with options: the answer to them, and then we leave."""
         found, number = b"", 0
         with self.client() as client:
-            client.sendto(b"\0\1%s\0octet\0" % name.encode(), (self.host, port))
+            client.sendto(b"\0\1%s\0octet\0" % name.encode() + options, (self.host, port))
             while True:
                 block, peer = client.recvfrom(600)
+                if block[:2] == b"\0\6":
+                    client.sendto(b"\0\5\0\0that is all\0", peer)
+                    return block
                 assert block[:2] == b"\0\3", block
                 if block[2:4] == (number + 1).to_bytes(2):
                     number += 1
@@ -154,18 +157,21 @@ def place() -> Iterator[Place]:
         folder.chmod(0o755)
         here = Place(folder)
         python = [sys.executable] if "CASTD_COMMAND" not in os.environ else [str(Path(command()[0]).parent / "python")]
-        seen = subprocess.run(
-            [*python, "-c", "import encodings.utf_8_sig, castd.cli"],
-            cwd=folder,
-            env=environment(),
-            user=USER,
-            group=pwd.getpwnam(USER).pw_gid,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        try:
+            seen = subprocess.run(
+                [*python, "-c", "import encodings.utf_8_sig, castd.cli"],
+                cwd=folder,
+                env=environment(),
+                user=USER,
+                group=pwd.getpwnam(USER).pw_gid,
+                extra_groups=[],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+        except PermissionError as error:
+            lack(f"{USER} may not run Python: {error}")
         if seen.returncode:
             lack(f"{USER} may not read castd, or its Python: {seen.stderr[-300:]}")
         yield here

@@ -96,7 +96,7 @@ def test_notForTheUser(at: Place, how: str) -> None:
     os.chown(at.up, 0, 0)
     at.write(69)
     done = at.start(STARTS[how](at)).finish(20)
-    assert done.code == os.EX_CONFIG
+    assert done.code == os.EX_UNAVAILABLE
     assert [line.partition(": ")[2] for line in done.text.splitlines()] == [
         f"content[0].directory.path: {at.boot}: directory cannot be searched",
         f"uploads[0].directory.path: {at.up}: directory cannot be written to",
