@@ -9,15 +9,34 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from castd.sockets import zoned
 
 #: The first descriptor that is passed.
 FIRST = 3
+#: What says which they are.
+TOLD = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 #: Descriptors looked at; nobody has so many addresses.
 MOST = 1024
 
 Adopted = dict[tuple[str, int], socket.socket]
+
+
+def told(began: Path = Path("/proc/self/environ")) -> dict[str, str]:
+    """
+    Take out of the environment what it says of passed sockets.
+
+    Twisted's endpoints do so as soon as anybody imports them, and a plugin of anybody's may have been before us; then
+    it is as it was when this process began.
+
+    @param began: where the system keeps the environment that a process began with.
+    """
+    try:
+        first = dict(each.partition("=")[::2] for each in began.read_bytes().decode(errors="replace").split("\0"))
+    except OSError:
+        first = {}
+    return {name: os.environ.pop(name, first.get(name, "")) for name in TOLD}
 
 
 def adopted(environ: MutableMapping[str, str], pid: int | None = None) -> tuple[Adopted, list[str]]:
@@ -28,13 +47,13 @@ def adopted(environ: MutableMapping[str, str], pid: int | None = None) -> tuple[
     @return: sockets by address and port, as L{Ports<castd.ports.Ports>} wants them, and a line for each descriptor that
         is of no use.
     """
-    told = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
-    if told["LISTEN_PID"] != str(os.getpid() if pid is None else pid) or not told["LISTEN_FDS"].isdecimal():
+    said = {name: environ.pop(name, "") for name in TOLD}
+    if said["LISTEN_PID"] != str(os.getpid() if pid is None else pid) or not said["LISTEN_FDS"].isdecimal():
         return {}, []
-    names = told["LISTEN_FDNAMES"].split(":")
+    names = said["LISTEN_FDNAMES"].split(":")
     found: Adopted = {}
     faults = []
-    for index in range(min(int(told["LISTEN_FDS"]), MOST)):
+    for index in range(min(int(said["LISTEN_FDS"]), MOST)):
         name = (names[index] if index < len(names) else "") or "unknown"
         try:
             made = _taken(FIRST + index)

@@ -4,6 +4,7 @@ The command C{castd}.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,9 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 from twisted.internet.task import Clock
-from twisted.logger import (
-    globalLogBeginner,
-)
+from twisted.logger import globalLogBeginner
 
 from castd import __version__
 from castd.cli_control import reload, status
@@ -27,9 +26,13 @@ from castd.cli_transfer import get, put
 from castd.config import Config
 from castd.describe import rows, wholeSchema
 from castd.errors import ConfigError
+from castd.logs import Logs, onStream
 from castd.maker import Collected, collect
-from castd.run import Log, prepare
+from castd.nodes import Route
+from castd.options import endpoint
+from castd.run import exitStatus, prepare
 from castd.service import Server, compose, kinds, read
+from castd.user import User
 
 _FILE = click.Path(path_type=Path)
 
@@ -61,22 +64,41 @@ main.add_command(dhcp43)
 
 @main.command()
 @click.option("-c", "--config", required=True, type=_FILE, help="The service file.")
-def serve(config: Path) -> None:
+@click.option("--user", metavar="NAME", help="Who to be once the ports are bound; a name or a number.")
+@click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
+def serve(config: Path, user: str | None, group: str | None) -> None:
     """Serve in the foreground, until interrupted."""
     # Not before: whoever only looks at a service file needs no reactor.
     from twisted.internet import reactor as running
 
     reactor: Any = running
+    whose = _whose(user, group)
     try:
-        server = prepare(config, reactor)
-        server.log = Log(server.config.logging, sys.stderr)
-        globalLogBeginner.beginLoggingTo([server.log], redirectStandardIO=False)
+        server = prepare(config, reactor, whose)
+        server.logs = Logs(onStream(sys.stderr))
+        with server.acting():
+            server.logs.open(server.config)
+        globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
         server.privilegedStartService()
+        if whose is not None:
+            whose.become()
     except ConfigError as error:
-        raise fail(error) from None
+        complain(error.faults)
+        raise SystemExit(exitStatus(error)) from None
     server.startService()
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()
+
+
+def _whose(user: str | None, group: str | None) -> User | None:
+    if user is None:
+        if group is not None:
+            raise click.UsageError("--group is that of --user: who is it?")
+        return None
+    try:
+        return User.named(user, group)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @main.command()
@@ -103,6 +125,8 @@ def summary(server: Server) -> Table:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             said = ", ".join(f"{key}: {value}" for key, value in options.items())
             table.add_row(address.address, entry.name, entry.kind, said)
+    for name, (where, _) in server.ways(server.config).items():
+        table.add_row(where, "", name)
     return table
 
 
@@ -114,17 +138,35 @@ def warnings(config: Config) -> Iterator[str]:
     """What may be right elsewhere, or for somebody else."""
     if config.access is None and config.uploads:
         yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
+    if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
+        yield f"{config.tree.where(('control', 'path'))}: {path.parent}: {why}"
     first = int(_UNPRIVILEGED.read_text()) if _UNPRIVILEGED.exists() else 1024
     if os.geteuid() == 0:
         return
+    for where, port, kind in _ports(config):
+        if port < first and not _permitted(port, kind):
+            yield f"{config.tree.where(where)}: port {port} is below {first}: this user may not have it"
+
+
+def _unwritable(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "no such folder"
+    return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
+
+
+def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
+    """All that would be bound: where the service file says so, and as what."""
     for entry in config.transports:
-        if (port := getattr(entry.options, "port", first)) < first and not _permitted(port):
-            yield f"{config.tree.where(entry.route)}: port {port} is below {first}: this user may not have it"
+        if (port := getattr(entry.options, "port", None)) is not None:
+            yield entry.route, port, socket.SOCK_DGRAM
+    if config.metrics.listen is not None:
+        with contextlib.suppress(ValueError):
+            yield ("metrics", "listen"), endpoint(config.metrics.listen)[1], socket.SOCK_STREAM
 
 
-def _permitted(port: int) -> bool:
+def _permitted(port: int, kind: socket.SocketKind) -> bool:
     """Whether this process would be let have a low port; a port that is taken would have been permitted."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except PermissionError:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from castd import nodes
 from castd.complaints import complaints, meant, shown
 from castd.errors import ConfigError
 from castd.nodes import Route, Tree
-from castd.options import FilePath, Limits, ListenOptions, Settings
+from castd.options import FilePath, Limits, ListenOptions, Settings, Size
 
 #: The only schema of the service file there is so far.
 SCHEMA = "1"
@@ -52,12 +52,27 @@ class Logging(Settings):
     """What is said, and where."""
 
     level: Literal["debug", "info", "warn", "error", "critical"] = Field("info", description="least that is logged")
-    format: Literal["text", "json"] = Field(
-        "text", description="of the log itself: lines for people, or a JSON object each"
+    format: Literal["auto", "text", "json", "journal"] = Field(
+        "auto",
+        description="of the log itself: text: lines for people; json: an object each; journal: systemd's, with its"
+        " fields; auto: journal where standard error is the journal's, else text",
+    )
+    file: FilePath | None = Field(
+        None, description="a file for the log itself; null: standard error, or where twistd is told"
     )
     json_: FilePath | None = Field(
         None, alias="json", description="a file for the events alone, a JSON object each; null: none"
     )
+    size: Size | None = Field(
+        64 << 20, ge=4096, description="from here on a new file is begun, and the old one is FILE.1; null: never"
+    )
+    keep: int = Field(5, ge=0, le=1000, description="old files that are kept")
+
+    @model_validator(mode="after")
+    def _one(self) -> Logging:
+        if self.file is not None and self.format == "journal":
+            raise ValueError("file: the journal is no file: leave out one of file and format")
+        return self
 
 
 class Metrics(Settings):

@@ -17,13 +17,15 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from castd.errors import ConfigError
+from castd.errors import Unavailable
 from castd.options import endpoint
 
 _log = Logger(namespace="castd")
 
 #: Conversations at the control socket at once.
 MOST = 16
+#: Octets of a local socket's path (sun_path, unix(7)).
+LONGEST = 107
 #: Seconds that one may last.
 PATIENCE = 30.0
 
@@ -60,7 +62,7 @@ class Door(Service):
         self._port: Any = None
 
     def bind(self) -> None:
-        """@raise ConfigError: it cannot be opened."""
+        """@raise Unavailable: it cannot be opened."""
         found: list[Any] = []
         # Whoever may speak to a socket of a file may do everything; chmod would come a moment too late.
         mask = os.umask(0o177)
@@ -72,7 +74,7 @@ class Door(Service):
         if isinstance(result, Failure):
             error = result.value
             why = error.socketError if isinstance(error, CannotListenError) else error
-            raise ConfigError(f"{self._complain}: {self.where}: {getattr(why, 'strerror', None) or why}")
+            raise Unavailable(f"{self._complain}: {self.where}: {getattr(why, 'strerror', None) or why}")
         self._port = result
 
     def privilegedStartService(self) -> None:

@@ -24,6 +24,12 @@ class ConfigError(CastdError):
         self.faults = faults
 
 
+class Unavailable(ConfigError):
+    """
+    What the service file asks for cannot be had on this machine, or not now: an address, a permission, a file.
+    """
+
+
 class WireError(CastdError):
     """A datagram that says nothing readable: counted, shown at debug level, survived."""
 

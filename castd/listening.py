@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.config import Entry
-from castd.errors import ConfigError
+from castd.errors import Unavailable
 from castd.site import Site
 
 _log = Logger(namespace="castd")
@@ -68,7 +68,7 @@ class Listening(Service):
         """
         Bind the port.
 
-        @raise ConfigError: it cannot be had; where the service file asks for it, and why.
+        @raise Unavailable: it cannot be had; where the service file asks for it, and why.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         if self.port is None:
@@ -84,7 +84,7 @@ class Listening(Service):
         except CannotListenError as error:
             entry, why = self.entries[0], error.socketError
             reason = _WHY.get(getattr(why, "errno", 0), f"not to be had: {why}")
-            raise ConfigError(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+            raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
 
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.logger import ILogObserver, LogEvent
 from twisted.web.resource import Resource
+from twisted.web.server import Site
 from zope.interface import implementer
 
 from castd.outcomes import MEANING
@@ -165,6 +166,15 @@ def kindOf(cast: Any) -> tuple[str, int]:
         return "upload", 1
     wire = getattr(cast, "wire", None)
     return ("unicast" if getattr(wire, "group", None) is None else "group"), len(receivers)
+
+
+class Web(Site):
+    """The server of the page.  That it is read every few seconds is no news, so it has no log."""
+
+    noisy = False
+
+    def log(self, request: object) -> None:
+        """Not at all."""
 
 
 class Page(Resource):

@@ -93,14 +93,15 @@ def remove(directory: int, part: bytes) -> None:
         os.unlink(part, dir_fd=directory)
 
 
-def sweep(path: str) -> int:
+def sweep(path: str, within: int | None = None) -> int:
     """
     Remove all that nobody writes to any more, in this directory and beneath; links are not followed.
 
+    @param within: the descriptor of the directory that the path is relative to.
     @return: how many there were.
     """
     removed = 0
-    for _, _, files, directory in os.fwalk(os.fsencode(path), follow_symlinks=False):
+    for _, _, files, directory in os.fwalk(os.fsencode(path), follow_symlinks=False, dir_fd=within):
         for name in filter(NAME.fullmatch, files):
             with suppress(OSError):
                 removed += _removeLeft(directory, name)

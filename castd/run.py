@@ -10,42 +10,49 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from twisted.application.service import Service
-from twisted.logger import FilteringLogObserver, ILogObserver, LogEvent, Logger, LogLevel, LogLevelFilterPredicate
-from zope.interface import implementer
+from twisted.logger import Logger
 
-from castd.adopt import adopted
+from castd.adopt import adopted, told
 from castd.chance import Chance
-from castd.config import Logging
+from castd.errors import ConfigError, Unavailable
 from castd.listening import showAddress
 from castd.maker import collect
-from castd.observe import jsonLog, textLog
 from castd.ports import Ports
 from castd.service import Server, compose, read
 from castd.supervise import Notices, watchdog
+from castd.user import User
 
 _log = Logger(namespace="castd")
 
 
-def prepare(file: Path | str, reactor: Any) -> Server:
+def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
     """
     Read and make everything; no request port is open yet.
 
     @param reactor: nothing may be scheduled with it yet.
-    @raise ConfigError: one line for each fault.
+    @param user: with whose rights all of it is read and made, so that what he cannot have is known now, and not by the
+        first reload when root is no more; L{None}: as we are.
+    @raise ConfigError: one line for each fault of the file; L{Unavailable}: what it asks for is not here.
     """
     steady(reactor)
     moreDescriptors()
     seldomCollect()
-    collected = collect()
-    config = read(file, collected)
+    sockets, unfit = adopted(told())
     chance = Chance()
-    sockets, unfit = adopted(os.environ)
     ports = Ports(reactor, chance, sockets)
-    server = compose(config, collected, reactor, ports, chance)
+    collected = collect()
+    with nullcontext() if user is None else user.acting():
+        config = read(file, collected)
+        try:
+            server = compose(config, collected, reactor, ports, chance)
+        except ConfigError as error:
+            raise Unavailable(*error.faults) from None
+    server.user = user
     server.supervised(Notices(os.environ.get("NOTIFY_SOCKET")), watchdog(os.environ))
     server.runtime = os.environ.get("RUNTIME_DIRECTORY")
     Hangup(reactor, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
@@ -60,29 +67,8 @@ def report(unfit: Iterable[str], ports: Ports) -> None:
     for fault in unfit:
         _log.warn("{why}", event="unfit", why=fault)
     for host, port in ports.unclaimed():
-        told = showAddress(host, port)
-        _log.warn("{address} was passed, and no transport listens there", event="unclaimed", address=told)
-
-
-@implementer(ILogObserver)
-class Log:
-    """The log, from the level on that the service file says, and in its format."""
-
-    def __init__(self, options: Logging, stream: IO[str]) -> None:
-        self._stream = stream
-        self._options: Logging | None = None
-        self.adjust(options)
-
-    def adjust(self, options: Logging) -> None:
-        """Other options hold from now on."""
-        if options != self._options:
-            self._options = options
-            write = {"text": textLog, "json": jsonLog}[options.format](self._stream)
-            least = LogLevelFilterPredicate(LogLevel.levelWithName(options.level))
-            self._observer = FilteringLogObserver(write, [least])
-
-    def __call__(self, event: LogEvent) -> None:
-        self._observer(event)
+        where = showAddress(host, port)
+        _log.warn("{address} was passed, and no transport listens there", event="unclaimed", address=where)
 
 
 class Hangup(Service):
@@ -117,3 +103,8 @@ def moreDescriptors() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def exitStatus(error: ConfigError) -> int:
+    """-> the exit status that says it, of C{sysexits.h}: may it help to try again, or does the file have to change?"""
+    return os.EX_UNAVAILABLE if isinstance(error, Unavailable) else os.EX_CONFIG

@@ -6,26 +6,28 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger, globalLogPublisher
 
 from castd import __version__
 from castd.chance import Chance
 from castd.change import Change
 from castd.config import Config
-from castd.doors import ControlFactory, Door, controlSocket, place
+from castd.doors import LONGEST, ControlFactory, Door, controlSocket, place
 from castd.draft import SINKS, Draft, draft, kinds, read
-from castd.errors import ConfigError
+from castd.errors import ConfigError, Unavailable
 from castd.listening import Listening
+from castd.logs import Logs
 from castd.maker import Collected
-from castd.observe import JSONFile
 from castd.site import Site
 from castd.status import about, held
 from castd.supervise import Notices, Watch
+from castd.user import User
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 
@@ -40,7 +42,8 @@ class Server(MultiService):
     @ivar addresses: where it listens.
     @ivar file: the service file.
     @ivar since: the instant it was made.
-    @ivar log: what a change of C{logging} is to be told, by its C{adjust(options)}; L{None}: nobody.
+    @ivar logs: what it writes of what happens.
+    @ivar user: whom root will have made place for when it has started; L{None}: it stays who it is.
     @ivar stopping: it takes no more requests, and ends when those under way are served.
     @ivar watch: what a supervisor is told; nothing, until L{supervised}.
     """
@@ -53,7 +56,8 @@ class Server(MultiService):
         # A daemon's working directory is another one.
         self.file = made.config.file.absolute()
         self.since = site.reactor.seconds()
-        self.log: Any = None
+        self.logs = Logs()
+        self.user: User | None = None
         self._collected = collected
         self._sinks = made.sinks
         self.stopping = False
@@ -61,7 +65,6 @@ class Server(MultiService):
         self.figures: Any = None
         self.runtime: str | None = None
         self._doors: dict[str, Door] = {}
-        self._events: JSONFile | None = None
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -71,11 +74,12 @@ class Server(MultiService):
 
         @raise ConfigError: with each one that cannot be had.
         """
-        faults: list[str] = self._openEvents()
-        try:
-            self._takeDoors(self._opened(self.config))
-        except ConfigError as error:
-            faults += error.faults
+        faults: list[str] = []
+        for openOnes in (self._openLogs, self._openDoors):
+            try:
+                openOnes()
+            except ConfigError as error:
+                faults += error.faults
         for service in self:
             try:
                 service.privilegedStartService()
@@ -83,25 +87,21 @@ class Server(MultiService):
                 faults += error.faults
         if faults:
             self.stopService()
-            raise ConfigError(*faults)
+            raise Unavailable(*faults)
 
-    def _openEvents(self) -> list[str]:
-        """Open the file for events, if there is to be one; not before: who only checks a file leaves nothing behind."""
-        if self._events is not None:
-            return []
-        try:
-            self._swapEvents(_events(self.config))
-        except ConfigError as error:
-            return list(error.faults)
-        return []
+    def _openLogs(self) -> None:
+        """Not before: who only checks a service file leaves nothing behind."""
+        with self.acting():
+            self.logs.open(self.config)
+        globalLogPublisher.addObserver(self.logs)
 
-    def _swapEvents(self, fresh: JSONFile | None) -> None:
-        events, self._events = self._events, fresh
-        if fresh is not None:
-            globalLogPublisher.addObserver(fresh)
-        if events is not None:
-            globalLogPublisher.removeObserver(events)
-            events.close()
+    def _openDoors(self) -> None:
+        if not self._doors:
+            self._takeDoors(self._opened(self.config))
+
+    def acting(self) -> AbstractContextManager[None]:
+        """As who it will be when root is given up."""
+        return nullcontext() if self.user is None else self.user.acting()
 
     def supervised(self, notices: Notices, period: float | None) -> None:
         """Keep a supervisor informed, and its watchdog fed; see L{Watch}."""
@@ -119,9 +119,8 @@ class Server(MultiService):
 
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
-        self._openEvents()
-        if not self._doors:
-            self._takeDoors(self._opened(self.config))
+        self._openLogs()
+        self._openDoors()
         super().startService()  # type: ignore[no-untyped-call]
         self.watch.begin()
         for drops in list(self.site.drops.values())[:1]:
@@ -137,14 +136,19 @@ class Server(MultiService):
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
 
-    def _stopped(self, result: Any) -> Any:
+    def _stopped(self, result: Any) -> Deferred[Any]:
         self.watch.end()
-        self._swapEvents(None)
+        closing = [maybeDeferred(each.close) for each in self._doors.values()]
         self._takeDoors({})
+        self.logs.flush()
+        if not self.logs.keeps:
+            globalLogPublisher.removeObserver(self.logs)
+            self.logs.close()
         if self.figures is not None:
             globalLogPublisher.removeObserver(self.figures)
             self.figures = None
-        return result
+        # Nobody waits for a door in vain: the file of a local socket is removed when it has closed.
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: result)
 
     # The operator's ways in.
 
@@ -158,12 +162,14 @@ class Server(MultiService):
         for name, door in self._wanted(config).items():
             ours = self._doors.get(name)
             doors[name] = ours if ours is not None and ours.where == door.where else door
-        fresh = [door for name, door in doors.items() if door is not self._doors.get(name)]
+        fresh = {name: door for name, door in doors.items() if door is not self._doors.get(name)}
         try:
-            for door in fresh:
-                door.bind()
+            for name, door in fresh.items():
+                # A socket of a file belongs to who goes on using it; a port may need root.
+                with self.acting() if name == "control" else nullcontext():
+                    door.bind()
         except ConfigError:
-            for door in fresh:
+            for door in fresh.values():
                 door.close()
             raise
         return doors
@@ -179,28 +185,43 @@ class Server(MultiService):
                 door.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._doors = doors
 
-    def _wanted(self, config: Config) -> dict[str, Door]:
-        reactor, tree, found = self.site.reactor, config.tree, {}
-        if config.metrics.listen is not None:
-            where, complain = config.metrics.listen, tree.where(("metrics", "listen"))
+    def ways(self, config: Config) -> dict[str, tuple[str, Any]]:
+        """
+        -> the operator's ways in by name, C{metrics} and C{control}, each with where it is, and the endpoint.
+
+        @raise ConfigError: one is no address, or something that it needs is not installed.
+        """
+        reactor, found = self.site.reactor, dict[str, tuple[str, Any]]()
+        if (listen := config.metrics.listen) is not None:
+            complain = config.tree.where(("metrics", "listen"))
             try:
-                found["metrics"] = Door(where, complain, place(reactor, where), self._page())
+                # Now: where twistd has changed the root of the file system there is nothing to import any more.
+                import castd.metrics  # noqa: F401
+
+                found["metrics"] = listen, place(reactor, listen)
             except ImportError as error:
                 raise ConfigError(f"{complain}: castd[metrics] is not installed: {error}") from None
             except ValueError as error:
-                raise ConfigError(f"{complain}: {where}: {error}") from None
+                raise ConfigError(f"{complain}: {listen}: {error}") from None
         path = config.control.path or (Path(self.runtime.partition(":")[0]) / "control" if self.runtime else None)
         if path is not None:
-            factory = ControlFactory(reactor, {"status": self.status, "reload": self._answerReload})
-            at = controlSocket(reactor, str(path))
-            found["control"] = Door(str(path), tree.where(("control", "path")), at, factory)
+            if len(os.fsencode(path)) > LONGEST:
+                raise ConfigError(f"{config.tree.where(('control', 'path'))}: {path}: longer than {LONGEST} octets")
+            found["control"] = str(path), controlSocket(reactor, str(path))
         return found
+
+    def _wanted(self, config: Config) -> dict[str, Door]:
+        keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
+        answers = {"status": self.status, "reload": self._answerReload}
+        factories = {"metrics": self._page, "control": lambda: ControlFactory(self.site.reactor, answers)}
+        return {
+            name: Door(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
+            for name, (where, at) in self.ways(config).items()
+        }
 
     def _page(self) -> Any:
         # An extra: who wants no metrics need not have it.
-        from twisted.web.server import Site as Web
-
-        from castd.metrics import Figures, Gauges, Page
+        from castd.metrics import Figures, Gauges, Page, Web
 
         if self.figures is None:
             self.figures = Figures()
@@ -273,24 +294,22 @@ class Server(MultiService):
         @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
         """
         made = draft(config, self._collected, self.site, self._sinks)
-        doors, events = self._opened(config), None
+        doors, outlets = self._opened(config), None
         try:
-            events = _events(config)
+            outlets = self.logs.opened(config)
             Change(self.addresses, made).bind()
         except ConfigError:
-            if events is not None:
-                events.close()
+            if outlets is not None:
+                outlets.close()
             for name, door in doors.items():
                 if door is not self._doors.get(name):
                     door.close()
             raise
-        self._swapEvents(events)
+        self.logs.take(outlets)
         self._takeDoors(doors)
         self.config, self._sinks = config, made.sinks
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
-        if self.log is not None:
-            self.log.adjust(config.logging)
         self._listen(made)
         # They may be of an address or a range of ports that is no more.
         getattr(self.site.ports, "close", bool)()
@@ -316,19 +335,6 @@ class Server(MultiService):
         _log.info("{address} is closed", event="closed-port", address=gone.address)
 
 
-def _events(config: Config) -> JSONFile | None:
-    """
-    -> the file for events, opened.
-
-    @raise ConfigError: it cannot be.
-    """
-    file = config.logging.json_
-    try:
-        return None if file is None else JSONFile(str(file))
-    except OSError as error:
-        raise ConfigError(f"{config.tree.where(('logging', 'json'))}: {file}: {error.strerror}") from None
-
-
 def compose(
     config: Config, collected: Collected, reactor: Any, ports: Any, chance: random.Random | None = None
 ) -> Server:
@@ -342,4 +348,6 @@ def compose(
     site = Site(reactor, chance or Chance(), ports, config.limits)
     made = draft(config, collected, site)
     site.open(made.sources, [sink for _, sink in made.sinks], config.access)
-    return Server(made, site, collected)
+    server = Server(made, site, collected)
+    server.ways(config)
+    return server

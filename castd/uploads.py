@@ -118,7 +118,17 @@ class Drop:
         -> a Deferred of how many files that were.  To be called at the start; what is still being written to, by this
         process or another, is not touched.
         """
-        return self._thread(partial.sweep, self._root.path)
+        # By its descriptor: in another root (twistd --chroot) there is no way to its path any more.
+        try:
+            place = self._root.directory(())
+        except Refused:
+            return fail()
+
+        def swept(result: Any) -> Any:
+            os.close(place)
+            return result
+
+        return self._thread(partial.sweep, ".", place).addBoth(swept)
 
     def left(self, upload: Upload) -> None:
         """An upload is over, one way or the other."""

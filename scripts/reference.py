@@ -33,7 +33,7 @@ EXAMPLES = {
 
 
 #: What is to be said of a section before its table.
-NOTES = {"logging": ("`level` and `format` are those of `castd serve`; `twistd` keeps the log in its own way.", "")}
+NOTES = {"logging": ("Under `twist` the log itself is kept by `twist`, and only `json` holds.", "")}
 
 
 def stock() -> Kinds:

@@ -15,10 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
+from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
+from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
 from castd import __version__, cli, run, tap
 from castd.errors import ConfigError
+from castd.logs import jsonLog
 from castd.maker import Collected, ContentSourceMaker, TransportMaker
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +92,7 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
     )
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(cli, "_permitted", lambda port: False)
+    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
     monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
@@ -97,6 +100,43 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"warning: {folder}/x.yaml:2: uploads: without access rules nobody may upload",
         f"warning: {folder}/x.yaml:4: transports.tftp: port 69 is below 1024: this user may not have it",
     ]
+
+
+def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's ways in are checked as ports are: what is no address is a fault, what may be wrong a warning."""
+    good = GOOD + "transports: {tftp: {port: 6969, interface: 127.0.0.1}}\n"
+    file = folder / "x.yaml"
+    file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: none/control}\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
+    monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
+    result = castd("check", file)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        f"warning: {file}:6: control.path: {folder}/none: no such folder",
+        f"warning: {file}:5: metrics.listen: port 80 is below 1024: this user may not have it",
+    ]
+    assert [line.split() for line in result.stdout.splitlines()[2:]] == [
+        ["127.0.0.1:80", "metrics"],
+        [f"{folder}/none/control", "control"],
+    ]
+    file.write_text(good + "metrics: {listen: 'tcp:what'}\n")
+    result = castd("check", file)
+    assert (result.exit_code, result.stderr.partition("invalid")[0]) == (1, f"{file}:5: metrics.listen: tcp:what: ")
+    file.write_text(good + f"control: {{path: {'x' * 108}}}\n")
+    result = castd("check", file)
+    assert result.exit_code == 1
+    assert result.stderr == f"{file}:5: control.path: {folder}/{'x' * 108}: longer than 107 octets\n"
+
+
+def test_serveOptions(folder: Path) -> None:
+    """A user who is not there, or a group of nobody's, is wrong usage."""
+    for options, complaint in (
+        (("--user", "nobody-has-this"), "there is no user nobody-has-this"),
+        (("--group", "0"), "--group is that of --user: who is it?"),
+    ):
+        result = castd("serve", "-c", folder / "good.yaml", *options)
+        assert (result.exit_code, complaint in result.stderr) == (2, True)
 
 
 MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"
@@ -189,7 +229,7 @@ def test_schema() -> None:
 
 
 def test_serveBad(folder: Path) -> None:
-    """`castd serve` with a bad file is a line for each fault and status 1."""
+    """`castd serve` with a bad file is a line for each fault and status 78 (EX_CONFIG)."""
     said = subprocess.run(
         [sys.executable, "-m", "castd", "serve", "-c", folder / "bad.yaml"],
         cwd=ROOT,
@@ -198,7 +238,7 @@ def test_serveBad(folder: Path) -> None:
         check=False,
         timeout=60,
     )
-    assert said.returncode == 1
+    assert said.returncode == 78
     assert [line.partition(": ")[0] for line in said.stderr.splitlines()] == [
         f"{folder}/bad.yaml:4",
         f"{folder}/bad.yaml:6",
@@ -208,22 +248,55 @@ def test_serveBad(folder: Path) -> None:
 def test_tap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`twistd castd -c FILE` makes everything while it reads its options, and has it ready as the service."""
     server = object()
-    monkeypatch.setattr(tap, "prepare", lambda file, reactor: (file, server)[1])
+    monkeypatch.setattr(tap, "prepare", lambda file, reactor, user: (file, server)[1])
     options = tap.Options()
     options.parseOptions(["-c", str(folder / "good.yaml")])
     assert tap.makeService(options) is server
 
 
 def test_tapBad(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a bad file it says each fault in a line and exits with status 1."""
+    """With a bad file it says each fault in a line and exits with status 78 (EX_CONFIG)."""
 
-    def refuse(file: object, reactor: object) -> object:
+    def refuse(file: object, reactor: object, user: object) -> object:
         raise ConfigError("x.yaml:1: one", "x.yaml:2: two")
 
     monkeypatch.setattr(tap, "prepare", refuse)
     with pytest.raises(SystemExit) as raised:
         tap.Options().parseOptions(["-c", "x.yaml"])
-    assert (raised.value.code, capsys.readouterr().err) == (1, "x.yaml:1: one\nx.yaml:2: two\n")
+    assert (raised.value.code, capsys.readouterr().err) == (78, "x.yaml:1: one\nx.yaml:2: two\n")
+
+
+class Syslog:
+    """What is said to the system's log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[tuple[int, str]] = []
+        monkeypatch.setattr(SyslogObserver, "openlog", lambda *_: None)
+        monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: self.lines.append((priority, line)))
+
+
+def test_tapLogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options of twistd and twist decide who keeps the log, and where."""
+    monkeypatch.chdir(tmp_path)
+    plain = {"logger": None, "syslog": False, "logfile": None, "nodaemon": True, "debug": False, "prefix": "p"}
+    assert not tap._logs({**plain, "logger": object()}).keeps
+    assert all(tap._logs({**plain, **each}).keeps for each in ({}, {"syslog": True}, {"logfile": "-"}))
+    with pytest.raises(UsageError, match="a daemon has no standard output to log to"):
+        tap._logs({**plain, "logfile": "-", "nodaemon": False})
+    twist = {"fileLogObserverFactory": jsonFileLogObserver}
+    assert not tap._logs(twist).keeps
+    assert twist["fileLogObserverFactory"] is jsonLog
+    assert tap._logs({"fileLogObserverFactory": textFileLogObserver}).keeps is False
+
+
+def test_tapSyslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to the system's log is the sentence that people read, and nothing that a client could break out of."""
+    system = Syslog(monkeypatch)
+    observer = tap._syslog("castd")
+    log = Logger(namespace="castd", observer=observer)
+    log.info("{name}", event="received", outcome="done", transport="tftp", peer="10.0.0.7:1", name="a\nb")
+    log.error("{why}", event="refused", why="no\x1b[2J")
+    assert system.lines == [(6, "[castd] tftp: 10.0.0.7:1 a\\x0ab: complete"), (3, "[castd] no\\x1b[2J")]
 
 
 def test_tapWithout() -> None:
@@ -322,7 +395,7 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
 
 @pytest.mark.loopback
 def test_taken(folder: Path) -> None:
-    """A port that is taken is one line with file, line and reason, and status 1."""
+    """A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
@@ -330,5 +403,5 @@ def test_taken(folder: Path) -> None:
         file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
         with running("-m", "castd", "serve", "-c", file) as process:
             line = until(process, "taken")
-            assert process.wait(timeout=30) == 1
+            assert process.wait(timeout=30) == 69
     assert line == f"{file}:4: transports.tftp: 127.0.0.1:{port} is taken: another program listens there already\n"

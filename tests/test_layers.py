@@ -114,6 +114,9 @@ ROWS = (
             "opening",
             "listener",
             "observe",
+            "limiter",
+            "logfile",
+            "journal",
             "adopt",
             "metrics",
             "supervise",
@@ -133,7 +136,7 @@ ROWS = (
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
     Row(("describe",), outside=MODELS),
     Row(
-        ("listening", "draft", "change", "doors", "status", "service", "run"),
+        ("listening", "draft", "change", "doors", "status", "user", "logs", "service", "run"),
         outside=MODELS | names("twisted"),
         ordered=True,
         hidden=("dialects.*",),

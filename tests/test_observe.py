@@ -17,7 +17,10 @@ from twisted.logger import ILogObserver, Logger, LogLevel
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.observe import JSONFile, Limiter, amount, asJSON, asText, jsonLog, sentence, textLog
+from castd.limiter import Limiter
+from castd.logfile import JSONFile
+from castd.logs import jsonLog, textLog
+from castd.observe import amount, asJSON, asText, sentence
 
 NOON = 1_800_000_000.0
 

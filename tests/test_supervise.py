@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from castd import adopt, nodes
-from castd.adopt import adopted
+from castd.adopt import adopted, told
 from castd.config import build
 from castd.maker import collect
 from castd.ports import PROBE, Ports
@@ -315,6 +315,18 @@ def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(first + left)
 
 
+def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody took out of the environment is found where the system keeps it; what is there is taken out."""
+    began = tmp_path / "environ"
+    began.write_bytes(b"PATH=/bin\0LISTEN_PID=7\0LISTEN_FDS=2\0LISTEN_FDNAMES=a:b\0")
+    monkeypatch.setenv("LISTEN_FDNAMES", "c:d")
+    for name in ("LISTEN_PID", "LISTEN_FDS"):
+        monkeypatch.delenv(name, raising=False)
+    assert told(began) == {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "c:d"}
+    assert "LISTEN_FDNAMES" not in os.environ
+    assert told(tmp_path / "none") == {"LISTEN_PID": "", "LISTEN_FDS": "", "LISTEN_FDNAMES": ""}
+
+
 def test_notPassed() -> None:
     """What was passed to another process, or not at all, is nobody's business."""
     assert adopted({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, [])
@@ -369,6 +381,14 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 COMMANDS = {
     "castd": ("-m", "castd", "serve"),
     "twistd": ("-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile=", "castd"),
+    # As a plugin of anybody's would: this takes what the environment says of passed sockets.
+    "plugins": (
+        "-c",
+        "import twisted.internet.endpoints; from twisted.scripts.twistd import run; run()",
+        "--nodaemon",
+        "--pidfile=",
+        "castd",
+    ),
 }
 
 

@@ -1,18 +1,24 @@
-"""The unit file, as systemd itself judges it."""
+"""The unit files, as systemd itself judges them, and what castd does beneath them."""
 
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import BODY, place
+from tests.e2e.server import command
 from tests.needs import need
 
 pytestmark = pytest.mark.e2e
 
 UNIT = Path(__file__).parents[2] / "etc" / "castd.service"
-EXPOSURE = 2.0
+PORT = 6970
+EXPOSURE = 1.5
 """The most that systemd-analyze may count on its scale from 0 (safe) to 10."""
 
 
@@ -46,3 +52,80 @@ def test_security(unit: Path) -> None:
     found = re.search(r"Overall exposure level for castd\.service: ([0-9.]+)", said.stdout)
     assert found is not None, said.stdout + said.stderr
     assert float(found[1]) <= EXPOSURE
+
+
+SOCKET = UNIT.with_suffix(".socket")
+
+
+def test_verifySocket(unit: Path) -> None:
+    """Nor against the socket unit, beside the service that it is for."""
+    (analyze,) = need("systemd-analyze")
+    file = unit.with_suffix(".socket")
+    file.write_text(SOCKET.read_text())
+    said = subprocess.run(
+        [analyze, "verify", "--man=no", file, unit], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (said.returncode, [line for line in said.stderr.splitlines() if "castd" in line]) == (0, [])
+
+
+def settings(key: str) -> list[str]:
+    """All values of a key of the unit, in their order."""
+    return [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{key}=")]
+
+
+def syscalls(analyze: str) -> dict[str, set[str]]:
+    """systemd's sets of system calls, with what is in the sets that are in them."""
+    said = subprocess.run([analyze, "syscall-filter", "--no-pager"], capture_output=True, text=True, check=True)
+    sets: dict[str, set[str]] = {}
+    for line in said.stdout.splitlines():
+        if line.startswith("@"):
+            inside = sets[line.strip()] = set()
+        elif (word := line.strip()) and not word.startswith("#"):
+            inside.add(word)
+
+    def whole(name: str) -> set[str]:
+        return set().union(*(whole(each) if each.startswith("@") else {each} for each in sets[name]))
+
+    return {name: whole(name) for name in sets}
+
+
+@pytest.mark.root
+def test_filter() -> None:
+    """
+    All that castd does is permitted by the unit: every system call it makes from its start to its end, with transfers
+    of both kinds, a group, a reload, metrics and the control socket, every family of its sockets, and no memory that
+    can be both written and run.
+    """
+    analyze, strace = need("systemd-analyze", "strace")
+    with place() as at:
+        trace = at.folder / "trace"
+        trace.touch()
+        trace.chmod(0o666)
+        tftp = {"port": PORT, "interface": at.host}
+        both = {"multicast": {**tftp, "groups": "239.255.32.0/24", "data-port": 1758}, "tftp": tftp}
+        at.write(transports=both, metrics={"listen": f"{at.host}:9147"}, logging={"json": str(at.events)})
+        serve = [strace, "-f", "-qq", "-o", str(trace), *command(), "serve", "-c", str(at.file)]
+        with at.start(serve) as job:
+            at.ready(PORT, 60)
+            # The end is told to castd itself, not to who looks at it.
+            (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+            assert at.fetch("file", PORT) == BODY
+            assert at.fetch("file", PORT, b"multicast\0\0").startswith(b"\0\6multicast\000239.255.32.")
+            at.put("new", PORT, b"new")
+            with socket.create_connection((at.host, 9147), 20) as web:
+                web.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                assert web.makefile("rb").read()
+            assert (at.castd("status").returncode, at.castd("reload").returncode) == (0, 0)
+            os.kill(int(child), signal.SIGTERM)
+            assert job.finish(60).code == 0
+        lines = [line.partition(" ")[2].strip() for line in trace.read_text(errors="replace").splitlines()]
+    made = {found[1] for line in lines if (found := re.match(r"([a-z0-9_]+)\(", line))}
+    assert {"recvmsg", "sendto", "epoll_wait", "fsync"} <= made
+    sets, allowed = syscalls(analyze), set[str]()
+    for value in settings("SystemCallFilter"):
+        named = set().union(*(sets[each] for each in value.removeprefix("~").split()))
+        allowed = allowed - named if value.startswith("~") else allowed | named
+    assert made - allowed - sets["@default"] == set()
+    families = {found[1] for line in lines if (found := re.match(r"socket\((AF_\w+)", line))}
+    assert families <= set(settings("RestrictAddressFamilies")[0].split())
+    assert [line for line in lines if "PROT_EXEC" in line and "PROT_WRITE" in line] == []

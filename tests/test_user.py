@@ -1,0 +1,102 @@
+"""
+Who castd is when root has been given up.
+"""
+
+import grp
+import os
+import pwd
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from castd.errors import Unavailable
+from castd.user import User
+
+ALICE = SimpleNamespace(pw_name="alice", pw_uid=1000, pw_gid=100)
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system with one user, and two groups."""
+
+    def only(table: dict[Any, Any]) -> Any:
+        return lambda key: table[key]
+
+    monkeypatch.setattr(pwd, "getpwnam", only({"alice": ALICE}))
+    monkeypatch.setattr(pwd, "getpwuid", only({1000: ALICE}))
+    monkeypatch.setattr(grp, "getgrnam", only({"boot": SimpleNamespace(gr_gid=200)}))
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 300])
+
+
+@pytest.mark.usefixtures("known")
+def test_named() -> None:
+    """A user is known by name or number, with his groups; a number that is in no list needs a group."""
+    assert User.named("alice") == User.named("1000") == User(1000, 100, (100, 300))
+    assert User.named("alice", "boot") == User.named("1000", "200") == User(1000, 200, (200, 300))
+    assert User.named("4711", "boot") == User(4711, 200, (200,))
+    for names, complaint in (
+        (("bob",), "there is no user bob"),
+        (("alice", "x"), "there is no group x"),
+        (("4711",), "user 4711 is in no list: give the group, too"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            User.named(*names)
+
+
+class System:
+    """Keeps what it is asked to be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self.uid = uid
+        monkeypatch.setattr(os, "geteuid", lambda: self.uid)
+        monkeypatch.setattr(os, "getegid", lambda: 7)
+        monkeypatch.setattr(os, "getgroups", lambda: [7, 8])
+        monkeypatch.setattr(os, "getresuid", lambda: (self.uid,) * 3)
+        monkeypatch.setattr(os, "getresgid", lambda: (100,) * 3)
+        for name in ("setgroups", "setegid", "seteuid", "setresgid", "setresuid"):
+            monkeypatch.setattr(os, name, lambda *ids, name=name: self.said.append((name, *ids)))
+
+
+def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root acts as the user for a while, groups first, and is root again whatever happens; others act as they are."""
+    system, user = System(monkeypatch, 0), User(1000, 100, (100, 300))
+    with pytest.raises(RuntimeError), user.acting():
+        raise RuntimeError
+    assert system.said == [
+        ("setgroups", (100, 300)),
+        ("setegid", 100),
+        ("seteuid", 1000),
+        ("seteuid", 0),
+        ("setegid", 7),
+        ("setgroups", [7, 8]),
+    ]
+    system.uid = 1000
+    system.said.clear()
+    with user.acting():
+        assert system.said == []
+    assert system.said == []
+
+
+def test_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For good it is all three ids, groups before users; who is that user already has nothing to do."""
+    system, user = System(monkeypatch, 0), User(1000, 100, (100, 300))
+    user.become()
+    assert system.said == [("setgroups", (100, 300)), ("setresgid", 100, 100, 100), ("setresuid", 1000, 1000, 1000)]
+    system.uid = 1000
+    system.said.clear()
+    user.become()
+    assert system.said == []
+
+
+def test_notRoot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not root cannot become another user, and is told so in a sentence."""
+
+    def refuse(groups: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    System(monkeypatch, 1001)
+    monkeypatch.setattr(os, "setgroups", refuse)
+    with pytest.raises(Unavailable, match="user 1000: only root can become another user"):
+        User(1000, 100).become()
