@@ -13,6 +13,7 @@ from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
+from twisted.python.failure import Failure
 
 from castd import outcomes
 from castd.collect.piece import Piece
@@ -155,6 +156,8 @@ class Transfer(DatagramProtocol):
             return
         # Before anything is said: the first block may come right behind it.
         self._listen(getattr(self._collector, "group", None))
+        if self._over:
+            return
         self._say(answers)
         if payload is not None and self._collector.complete:
             self._say(self._collector.stored(self._reactor.seconds()))
@@ -209,6 +212,8 @@ class Transfer(DatagramProtocol):
             self._broken(error)
             return
         self._listen(getattr(self._collector, "group", None))
+        if self._over:
+            return
         outcome = self._collector.outcome
         if outcome is not None:
             self._ended(outcome)
@@ -250,7 +255,21 @@ class Transfer(DatagramProtocol):
             return
         if self._ear is not None:
             self._ear.close()
-        self._ear = Ear(self._reactor, group, self.fromGroup) if group else None
+            self._ear = None
+        if group is None:
+            return
+        try:
+            self._ear = Ear(self._reactor, group, self.fromGroup)
+        except (OSError, CannotListenError) as error:
+            # Any server may name a port that is taken here, or not ours to have.
+            why = getattr(error, "socketError", error)
+            self._stop(f"cannot listen to {group[0] or 'broadcasts'}, port {group[1]}: {why}")
+            return
+        self._ear.joined.addErrback(self._unjoined)
+
+    def _unjoined(self, failure: Failure) -> None:
+        """The system does not let us into the group: nothing would ever come."""
+        self._stop(f"cannot join the group: {failure.getErrorMessage()}")
 
     # How it ends.
 
