@@ -155,8 +155,7 @@ class Transfer(DatagramProtocol):
             self._broken(error)
             return
         # Before anything is said: the first block may come right behind it.
-        self._listen(getattr(self._collector, "group", None))
-        if self._over:
+        if not self._listen(getattr(self._collector, "group", None)):
             return
         self._say(answers)
         if payload is not None and self._collector.complete:
@@ -211,8 +210,7 @@ class Transfer(DatagramProtocol):
         except (Refused, OSError) as error:
             self._broken(error)
             return
-        self._listen(getattr(self._collector, "group", None))
-        if self._over:
+        if not self._listen(getattr(self._collector, "group", None)):
             return
         outcome = self._collector.outcome
         if outcome is not None:
@@ -249,23 +247,24 @@ class Transfer(DatagramProtocol):
                     return
         self._unsent = []
 
-    def _listen(self, group: tuple[str, int] | None) -> None:
-        """Be in this group, and in no other."""
+    def _listen(self, group: tuple[str, int] | None) -> bool:
+        """Be in this group, and in no other.  -> False: that cannot be, and it is over."""
         if group == (self._ear.group if self._ear else None):
-            return
+            return True
         if self._ear is not None:
             self._ear.close()
             self._ear = None
         if group is None:
-            return
+            return True
         try:
             self._ear = Ear(self._reactor, group, self.fromGroup)
         except (OSError, CannotListenError) as error:
             # Any server may name a port that is taken here, or not ours to have.
             why = getattr(error, "socketError", error)
             self._stop(f"cannot listen to {group[0] or 'broadcasts'}, port {group[1]}: {why}")
-            return
+            return False
         self._ear.joined.addErrback(self._unjoined)
+        return not self._over
 
     def _unjoined(self, failure: Failure) -> None:
         """The system does not let us into the group: nothing would ever come."""

@@ -22,7 +22,7 @@ from castd.packets.tftp import Error
 GROUP = ("239.255.1.1", 10000)
 #: Seconds without a block until it speaks of its own accord, twice as long each time up to the second.
 SPEAK, LONGEST_SPEAK = 1.0, 4.0
-#: Blocks of the longest file that is taken, some 24 GB: a header may tell of 53 bits, and each costs an octet of memory.
+#: Blocks of the longest file that is taken, some 24 GB: a header may tell of 53 bits, and each costs an octet here.
 MOST_BLOCKS = 1 << 24
 
 

@@ -5,7 +5,7 @@ One server with every transport at once, honest clients of each, and a network o
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,34 +29,33 @@ from castd.urls import parseUrl
 SERVER = "10.0.0.1"
 #: Where each transport is asked.
 PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+#: Which of them the events name, where that differs.
+TRANSPORTS = {"single-port": "tftp"}
 LARGE = pattern(40_000)
 FILES = {"f": pattern(1300), "large": LARGE, "empty": b"", "boot/x": pattern(5000)}
 
 
 class Tally:
-    """What an address was sent: C{datagrams}, C{octets}, and how many of each kind by the first two octets."""
+    """
+    What an address was sent.
 
-    __slots__ = ("datagrams", "kinds", "octets", "times")
+    @ivar largest: octets of the largest datagram.
+    @ivar kinds: how many began with these two octets; C{log}: when which did.
+    """
+
+    __slots__ = ("datagrams", "kinds", "largest", "log", "octets")
 
     def __init__(self) -> None:
-        self.datagrams = self.octets = 0
+        self.datagrams = self.octets = self.largest = 0
         self.kinds: Counter[bytes] = Counter()
-        self.times: list[float] = []
+        self.log: list[tuple[float, bytes]] = []
 
     def note(self, datagram: bytes, now: float) -> None:
         self.datagrams += 1
         self.octets += len(datagram)
         self.kinds[datagram[:2]] += 1
-        self.times.append(now)
-
-    def most(self, seconds: float) -> int:
-        """-> the most datagrams within any so many seconds."""
-        first = most = 0
-        for last, instant in enumerate(self.times):
-            while instant - self.times[first] > seconds:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
+        self.largest = max(self.largest, len(datagram))
+        self.log.append((now, datagram[:2]))
 
 
 class Wilds(Network):
@@ -65,7 +64,7 @@ class Wilds(Network):
 
     @ivar tallies: what the server has sent to the addresses that are counted; nobody is there.
     @ivar grouped: the same of groups and broadcasts, by address.
-    @ivar answered: (from, to) of what the server last sent to strangers who listen.
+    @ivar answered: (from, to, datagram) of what the server last sent to strangers who listen.
     @ivar tape: (source, destination, datagram) of what honest clients have said.
     """
 
@@ -73,7 +72,7 @@ class Wilds(Network):
         super().__init__(seed, loss=faults, duplicate=faults, reorder=faults, latency=0.0002, capture=False)
         self.tallies: dict[str, Tally] = {}
         self.grouped: dict[str, Tally] = {}
-        self.answered: deque[tuple[Peer, Peer]] = deque(maxlen=60)
+        self.answered: deque[tuple[Peer, Peer, bytes]] = deque(maxlen=60)
         self.tape: deque[tuple[Peer, Peer, bytes]] = deque(maxlen=2000)
         self.strangers: set[str] = set()
         self.honest: set[str] = set()
@@ -85,7 +84,7 @@ class Wilds(Network):
                 tally.note(datagram, self.rightNow)
                 return
             if host in self.strangers:
-                self.answered.append((source, destination))
+                self.answered.append((source, destination, datagram))
                 return
             if host.startswith("239.") or host.endswith(".255"):
                 self.grouped.setdefault(host, Tally()).note(datagram, self.rightNow)
@@ -154,7 +153,8 @@ class Ground:
     """
     The server, and its events.
 
-    @ivar faults: the failures that were logged; C{kinds}: how many events of each kind; C{lines}: what a log has got.
+    @ivar faults: the failures that were logged; C{kinds}: how many events of each kind; C{lines}: what a log has got;
+        C{ends}: how transfers have ended, by transport.
     """
 
     def __init__(self, seed: int, faults: float = 0.02, **site: Any) -> None:
@@ -162,7 +162,7 @@ class Ground:
         self.network = Wilds(seed, faults)
         self.network.host(f"{SERVER}/24")
         self.uploads = MemorySink({}, "overwrite", largest=50_000)
-        given = {"files": dict(FILES), "uploads": self.uploads, "seed": seed, "jitter": True, **site}
+        given: dict[str, Any] = {"files": dict(FILES), "uploads": self.uploads, "seed": seed, "jitter": True, **site}
         self.site = memorySite(self.network, host=f"{SERVER}/24", **given)
         self.listeners = [
             self._listener((sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
@@ -173,6 +173,7 @@ class Ground:
         self.ports = [self.site.ports.listen(each.port, each) for each in self.listeners]
         self.faults: list[Any] = []
         self.kinds: Counter[str] = Counter()
+        self.ends: dict[str, set[str]] = defaultdict(set)
         self.lines = 0
         self._log = Limiter(self._written)
 
@@ -194,6 +195,8 @@ class Ground:
         if "log_failure" in event or event.get("event") == "fault":
             self.faults.append(event.get("log_failure") or event)
         self.kinds[event.get("event", "")] += 1
+        if event.get("event") == "received":
+            self.ends[event["transport"]].add(event["outcome"])
         if event.get("log_level") is None or event["log_level"].name != "debug":
             self._log(event)
 

@@ -11,7 +11,7 @@ from functools import _lru_cache_wrapper
 
 from castd.request import Peer
 from tests.test_hostile.ground import PORTS, SERVER, Ground, Honest
-from tests.test_hostile.words import noise
+from tests.test_hostile.words import answer, noise
 
 DATAGRAMS = int(os.environ.get("CASTD_FUZZ", "4000"))
 SEED = int(os.environ.get("CASTD_SEED", "1"))
@@ -67,13 +67,17 @@ class Hunt:
         chance, network, kind = self.chance, self.network, self.kind
         target = (SERVER, PORTS[kind])
         for count in range(datagrams):
-            if network.answered and chance.random() < 0.6:
-                destination, source = chance.choice(network.answered)
-                if chance.random() < 0.2:
+            what = chance.random()
+            if network.answered and what < 0.3:
+                destination, source, said = network.answered[-1 - int(6 * what) % len(network.answered)]
+                network.forge(answer(chance, said, kind), source, destination)
+            elif network.answered and what < 0.6:
+                destination, source, said = chance.choice(network.answered)
+                if what < 0.35:
                     source = chance.choice(self.sources)
+                network.forge(noise(chance, kind), source, destination)
             else:
-                source, destination = chance.choice(self.sources), target
-            network.forge(noise(chance, kind), source, destination)
+                network.forge(noise(chance, kind), chance.choice(self.sources), target)
             if count % STEP == 0:
                 network.advance(chance.choice(PAUSES))
             if count % 2000 == 0:

@@ -177,7 +177,7 @@ def test_notLetIn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot join the group: no such device" in offered.grant("239.255.0.1,1758,1")
 
 
-@pytest.mark.parametrize("size", (LARGEST, 65 << 20))
+@pytest.mark.parametrize("size", [LARGEST, 65 << 20])
 def test_moreBlocksThanAnybodyHas(size: int) -> None:
     """A SLAM header that tells of 2**53 octets in blocks of one takes no memory and is not believed."""
     half = slam.Download(Patience())
@@ -187,7 +187,7 @@ def test_moreBlocksThanAnybodyHas(size: int) -> None:
     assert half.receive(Header(1, 10, 4).build(), 0.2) == (None, [bytes.fromhex("202300")])
 
 
-@pytest.mark.parametrize("kind", ("tftp", "put", "multicast", "sbroadcast"))
+@pytest.mark.parametrize("kind", ["tftp", "put", "multicast", "sbroadcast"])
 def test_strangersBesideTheServer(kind: str) -> None:
     """What others than the server say to a client's port does not spoil its transfer, and few of them are answered."""
     with standing(SEED, faults=0.0) as ground:

@@ -23,7 +23,8 @@ def recorded(ground: Ground, kind: str) -> Tape:
     ground.network.advance(60)
     assert first.right
     tape = list(ground.network.tape)
-    assert tape and {source[0] for source, _, _ in tape} == {FIRST}
+    assert tape
+    assert {source[0] for source, _, _ in tape} == {FIRST}
     return tape
 
 
@@ -76,7 +77,7 @@ def test_echoed(kind: str) -> None:
         ground.over()
 
 
-@pytest.mark.parametrize("kind", ("tftp", "multicast", "sbroadcast"))
+@pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast"])
 def test_toAnAddressThatIsSilent(kind: str) -> None:
     """
     Where each transfer has a port of its own, a conversation played once more draws no more than its request alone:

@@ -122,6 +122,23 @@ def mutated(chance: random.Random, datagram: bytes, others: list[bytes]) -> byte
     return bytes(octets)
 
 
+def answer(chance: random.Random, datagram: bytes, kind: str) -> bytes:
+    """What one might answer who means it, mostly: so that a hunt gets deep into transfers."""
+    if kind == "slam":
+        start = chance.randrange(28)
+        return buildList([range(start, start + 4)], 28)
+    match datagram[:2]:
+        case b"\0\3":
+            return b"\0\4" + datagram[2:4]
+        case b"\0\4":
+            number = int.from_bytes(datagram[2:4], "big") + 1
+            return buildData(number & 0xFFFF, bytes(chance.choice((512, 1000, 1000, 17))))
+        case b"\0\6" if b"multicast" in datagram or b"sbroadcast" in datagram:
+            return buildAck(chance.randrange(30))
+        case _:
+            return chance.choice((buildAck(0), buildData(1, bytes(1000))))
+
+
 def noise(chance: random.Random, kind: str) -> bytes:
     """One datagram that somebody might send to a port that speaks this."""
     what = chance.random()
