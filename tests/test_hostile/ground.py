@@ -88,6 +88,8 @@ class Wilds(Network):
                 return
             if host.startswith("239.") or host.endswith(".255"):
                 self.grouped.setdefault(host, Tally()).note(datagram, self.rightNow)
+                if host[:4] == "239." and not self.groups.get(destination):  # type: ignore[call-overload]
+                    return
         elif source[0] in self.honest:
             self.tape.append((source, destination, datagram))
         super().carry(datagram, source, destination, sender)
