@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import DatagramProtocol
 
 #: What the kernel is asked to hold for us while Python is busy.  Octets.
@@ -26,6 +27,8 @@ def widen(port: Any) -> None:
 class Ear(DatagramProtocol):
     """
     A port that hears a group.
+
+    @ivar joined: fires when it is in; fails if the system does not let it.
     """
 
     def __init__(
@@ -34,12 +37,12 @@ class Ear(DatagramProtocol):
         group: tuple[str, int],
         heard: Callable[[bytes, Any], object],
     ) -> None:
+        """@raise CannotListenError: the port is not to be had."""
         self.group = group
         self._heard = heard
         self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
         widen(self._port)
-        if group[0]:
-            self._port.joinGroup(group[0])
+        self.joined: Deferred[Any] = self._port.joinGroup(group[0]) if group[0] else succeed(None)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport."""

@@ -13,6 +13,7 @@ from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
+from twisted.python.failure import Failure
 
 from castd import outcomes
 from castd.collect.piece import Piece
@@ -155,7 +156,8 @@ class Transfer(DatagramProtocol):
             self._broken(error)
             return
         # Before anything is said: the first block may come right behind it.
-        self._listen(getattr(self._collector, "group", None))
+        if not self._listen(getattr(self._collector, "group", None)):
+            return
         self._say(answers)
         if payload is not None and self._collector.complete:
             self._say(self._collector.stored(self._reactor.seconds()))
@@ -209,7 +211,8 @@ class Transfer(DatagramProtocol):
         except (Refused, OSError) as error:
             self._broken(error)
             return
-        self._listen(getattr(self._collector, "group", None))
+        if not self._listen(getattr(self._collector, "group", None)):
+            return
         outcome = self._collector.outcome
         if outcome is not None:
             self._ended(outcome)
@@ -245,13 +248,28 @@ class Transfer(DatagramProtocol):
                     return
         self._unsent = []
 
-    def _listen(self, group: tuple[str, int] | None) -> None:
-        """Be in this group, and in no other."""
+    def _listen(self, group: tuple[str, int] | None) -> bool:
+        """Be in this group, and in no other.  -> False: that cannot be, and it is over."""
         if group == (self._ear.group if self._ear else None):
-            return
+            return True
         if self._ear is not None:
             self._ear.close()
-        self._ear = Ear(self._reactor, group, self.fromGroup) if group else None
+            self._ear = None
+        if group is None:
+            return True
+        try:
+            self._ear = Ear(self._reactor, group, self.fromGroup)
+        except (OSError, CannotListenError) as error:
+            # Any server may name a port that is taken here, or not ours to have.
+            why = getattr(error, "socketError", error)
+            self._stop(f"cannot listen to {group[0] or 'broadcasts'}, port {group[1]}: {why}")
+            return False
+        self._ear.joined.addErrback(self._unjoined)
+        return not self._over
+
+    def _unjoined(self, failure: Failure) -> None:
+        """The system does not let us into the group: nothing would ever come."""
+        self._stop(f"cannot join the group: {failure.getErrorMessage()}")
 
     # How it ends.
 

@@ -71,7 +71,16 @@ ROWS = (
         ordered=True,
     ),
     Row(
-        ("cast.events", "cast.runs", "cast.flights", "cast.members", "cast.roll", "cast.term", "cast.turn"),
+        (
+            "cast.events",
+            "cast.runs",
+            "cast.credit",
+            "cast.flights",
+            "cast.members",
+            "cast.roll",
+            "cast.term",
+            "cast.turn",
+        ),
         never=PURE,
         ordered=True,
     ),

@@ -55,6 +55,17 @@ def without(one: Sequence[range], other: Sequence[range]) -> Ranges:
     return tuple(found)
 
 
+def first(runs: Sequence[range], most: int) -> Ranges:
+    """-> the first so many numbers of ascending runs."""
+    found: list[range] = []
+    for run in runs:
+        if most <= 0:
+            break
+        found.append(run[:most])
+        most -= len(found[-1])
+    return tuple(found)
+
+
 class Union:
     """
     The numbers that anybody lacks, given out in ascending order and from the beginning again.

@@ -15,6 +15,7 @@ from itertools import count as counter
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.cast.credit import Credit
 from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
 from castd.cast.flights import Flights, Gauge
 from castd.cast.roll import Receiver, Roll
@@ -71,6 +72,7 @@ class Sweep:
         self._union = Union(count)
         self._flights = Flights(flight)
         self._gauge = Gauge()
+        self._credit = Credit()
         self._late: list[tuple[float, int, Receiver]] = []
         self._ticket = counter()
         self._bursts = 0
@@ -151,9 +153,13 @@ class Sweep:
         receiver.asked = ranges
         receiver.putOff(late, now + self._flights.flight if late else None)
         self._remember(receiver)
-        for run in without(ranges, late):
-            self._union.add(run)
+        self._add(receiver, without(ranges, late), now)
         self._behalf = receiver.peer
+
+    def _add(self, receiver: Receiver, ranges: Ranges, now: float) -> None:
+        """These are to go out; for receivers that have never answered only so many."""
+        for run in ranges if receiver.heard else self._credit.grant(ranges, now):
+            self._union.add(run)
 
     def _enrol(self, receiver: Receiver, lacks: bool, answers: bool, now: float) -> None:
         """It is asked again, unless it has just said that it lacks nothing: it would say so for ever."""
@@ -233,8 +239,7 @@ class Sweep:
                 continue
             late = receiver.late
             receiver.putOff((), None)
-            for run in late:
-                self._union.add(run)
+            self._add(receiver, late, now)
             if receiver.paused:
                 receiver.paused = False
                 if late:

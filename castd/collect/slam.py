@@ -22,6 +22,8 @@ from castd.packets.tftp import Error
 GROUP = ("239.255.1.1", 10000)
 #: Seconds without a block until it speaks of its own accord, twice as long each time up to the second.
 SPEAK, LONGEST_SPEAK = 1.0, 4.0
+#: Blocks of the longest file that is taken, some 24 GB: a header may tell of 53 bits, and each costs an octet here.
+MOST_BLOCKS = 1 << 24
 
 
 @implementer(IIntake)
@@ -58,7 +60,7 @@ class Download:
         From the server to this client alone: a question.
 
         @return: nothing to keep, and the answer.
-        @raise WireError: not a header and nothing else.
+        @raise WireError: not a header and nothing else, or of a file that is too long.
         @raise ContentChanged: it speaks of another file than before.
         """
         header, end = slam.parseHeader(datagram)
@@ -119,7 +121,13 @@ class Download:
         self._speakAt = now + pause
 
     def _begun(self, header: slam.Header) -> None:
-        """Real clients start over when the header changes; here a file that was begun must not end as another."""
+        """
+        Real clients start over when the header changes; here a file that was begun must not end as another.
+
+        @raise WireError: more blocks than anybody would send.
+        """
+        if header.count > MOST_BLOCKS:
+            raise WireError(f"a file of {header.count} blocks")
         if self._header is None:
             self._header, self.size = header, header.size
             self.terms = Terms(blksize=header.blocksize)

@@ -4,7 +4,7 @@ Unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{blksize
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 
 from pydantic import Field
 from zope.interface import implementer
@@ -45,6 +45,13 @@ class Options(ListenOptions):
     ports: PortRange | None = Field(None, description="range that transfer ports are taken from (firewalls); null: any")
     broadcast: bool = Field(False, description="answer requests sent to a broadcast address, never with an error")
     without: tuple[Without, ...] = Field((), description="options that are not granted to some clients")
+
+    def warnings(self) -> Iterator[str]:
+        if self.singlePort and self.windowsize > 1:
+            yield (
+                "single-port: the port of a transfer is no secret then, so an ACK proves no address, and each that is "
+                f"forged draws {self.windowsize} blocks; windowsize: 1 where addresses can be forged"
+            )
 
 
 @implementer(IWire)

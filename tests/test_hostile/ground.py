@@ -1,0 +1,250 @@
+"""
+One server with every transport at once, honest clients of each, and a network on which anybody may speak as anybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+
+from castd.client import fetch
+from castd.collect import sbroadcast as subnet
+from castd.collect.wishes import Wishes
+from castd.commons import MOST_BARRED
+from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
+from castd.gate import REMEMBERED
+from castd.listener import Listener
+from castd.observe import Limiter, asText
+from castd.request import Peer
+from castd.testing import MemorySink, Network, memorySite, pattern
+from castd.transfer import Transfer
+from castd.urls import parseUrl
+
+SERVER = "10.0.0.1"
+#: Where each transport is asked.
+PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+#: Which of them the events name, where that differs.
+TRANSPORTS = {"single-port": "tftp"}
+LARGE = pattern(40_000)
+FILES = {"f": pattern(1300), "large": LARGE, "empty": b"", "boot/x": pattern(5000)}
+
+
+class Tally:
+    """
+    What an address was sent.
+
+    @ivar largest: octets of the largest datagram.
+    @ivar kinds: how many began with these two octets; C{log}: when which did.
+    """
+
+    __slots__ = ("datagrams", "kinds", "largest", "log", "octets")
+
+    def __init__(self) -> None:
+        self.datagrams = self.octets = self.largest = 0
+        self.kinds: Counter[bytes] = Counter()
+        self.log: list[tuple[float, bytes]] = []
+
+    def note(self, datagram: bytes, now: float) -> None:
+        self.datagrams += 1
+        self.octets += len(datagram)
+        self.kinds[datagram[:2]] += 1
+        self.largest = max(self.largest, len(datagram))
+        self.log.append((now, datagram[:2]))
+
+
+class Wilds(Network):
+    """
+    A network on which anybody may speak as anybody.
+
+    @ivar tallies: what the server has sent to the addresses that are counted; nobody is there.
+    @ivar grouped: the same of groups and broadcasts, by address.
+    @ivar answered: (from, to, datagram) of what the server last sent to strangers who listen.
+    @ivar tape: (source, destination, datagram) of what honest clients have said.
+    """
+
+    def __init__(self, seed: int, faults: float) -> None:
+        super().__init__(seed, loss=faults, duplicate=faults, reorder=faults, latency=0.0002, capture=False)
+        self.tallies: dict[str, Tally] = {}
+        self.grouped: dict[str, Tally] = {}
+        self.answered: deque[tuple[Peer, Peer, bytes]] = deque(maxlen=60)
+        self.tape: deque[tuple[Peer, Peer, bytes]] = deque(maxlen=2000)
+        self.strangers: set[str] = set()
+        self.honest: set[str] = set()
+
+    def carry(self, datagram: bytes, source: Peer, destination: Peer, sender: Any) -> None:
+        host = destination[0]
+        if source[0] == SERVER:
+            if (tally := self.tallies.get(host)) is not None:
+                tally.note(datagram, self.rightNow)
+                return
+            if host in self.strangers:
+                self.answered.append((source, destination, datagram))
+                return
+            if host.startswith("239.") or host.endswith(".255"):
+                self.grouped.setdefault(host, Tally()).note(datagram, self.rightNow)
+                if host[:4] == "239." and not self.groups.get(destination):  # type: ignore[call-overload]
+                    return
+        elif source[0] in self.honest:
+            self.tape.append((source, destination, datagram))
+        super().carry(datagram, source, destination, sender)
+
+    def forge(self, datagram: bytes, source: Peer, destination: Peer) -> None:
+        """A datagram with whatever source; lost where nobody listens."""
+        receiver = self.bound.get(destination[:2])
+        if receiver is not None:
+            self._forward(receiver, datagram, source, receiver.locals[destination[0]])
+
+
+class Memory:
+    """A file of an honest client, in memory; what is written beyond the file has no room."""
+
+    def __init__(self, room: int) -> None:
+        self.data = bytearray()
+        self.room = room
+
+    def write(self, data: bytes) -> None:
+        self.writeAt(len(self.data), data)
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        end = offset + len(data)
+        assert end <= self.room
+        if end > len(self.data):
+            self.data.extend(bytes(end - len(self.data)))
+        self.data[offset:end] = data
+
+
+class Honest:
+    """
+    One castd client, and what has become of its transfer.
+
+    @ivar result: the report, or a failure.
+    """
+
+    def __init__(self, ground: Ground, kind: str, host: str) -> None:
+        self.kind, self.sink, self.result = kind, Memory(len(LARGE)), None
+        self.machine = ground.network.host(host)
+        ground.network.honest.add(host)
+        self.began = ground.network.seconds()
+        self.fetched = self._begin(kind)
+        self.fetched.addBoth(self._over)
+
+    def _begin(self, kind: str) -> Deferred[Any]:
+        if kind == "sbroadcast":
+            half = subnet.Download("large", "255.255.255.0", Wishes(blksize=1464))
+            return Transfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
+        scheme = {"multicast": "tftm", "single-port": "tftp"}.get(kind, kind)
+        name = "" if kind == "slam" else "large"
+        return fetch(self.machine, parseUrl(f"{scheme}://{SERVER}:{PORTS[kind]}/{name}"), self.sink)
+
+    def _over(self, result: Any) -> None:
+        self.result = result
+
+    @property
+    def right(self) -> bool:
+        """It has the file, octet for octet."""
+        return bool(self.sink.data == LARGE)
+
+
+class Ground:
+    """
+    The server, and its events.
+
+    @ivar faults: the failures that were logged; C{kinds}: how many events of each kind; C{lines}: what a log has got;
+        C{ends}: how transfers have ended, by transport.
+    """
+
+    def __init__(self, seed: int, faults: float = 0.02, **site: Any) -> None:
+        self.seed, self.chance = seed, random.Random(seed)
+        self.network = Wilds(seed, faults)
+        self.network.host(f"{SERVER}/24")
+        self.uploads = MemorySink({}, "overwrite", largest=50_000)
+        given: dict[str, Any] = {"files": dict(FILES), "uploads": self.uploads, "seed": seed, "jitter": True, **site}
+        self.site = memorySite(self.network, host=f"{SERVER}/24", **given)
+        self.listeners = [
+            self._listener((sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
+            self._listener((tftp, {"singlePort": True, "port": 6969})),
+            self._listener((mtftp, {"port": 1759, "files": {"large": "239.255.1.1:3001"}})),
+            self._listener((slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
+        ]
+        self.ports = [self.site.ports.listen(each.port, each) for each in self.listeners]
+        self.faults: list[Any] = []
+        self.kinds: Counter[str] = Counter()
+        self.ends: dict[str, set[str]] = defaultdict(set)
+        self.lines = 0
+        self._log = Limiter(self._written)
+
+    def _listener(self, *spoken: tuple[Any, dict[str, Any]]) -> Listener:
+        """One port, and the dialects there in their order."""
+        made: Listener | None = None
+        for module, given in spoken:
+            options = module.Options(**{"port": 69, **given})
+            each = Listener(self.site, module.__name__.rpartition(".")[2], options, module.Dialect(options))
+            if made is None:
+                made = each
+            else:
+                assert made.share(each)
+        assert made is not None
+        return made
+
+    def event(self, event: dict[str, Any]) -> None:
+        """An observer of the log."""
+        if "log_failure" in event or event.get("event") == "fault":
+            self.faults.append(event.get("log_failure") or event)
+        self.kinds[event.get("event", "")] += 1
+        if event.get("event") == "received":
+            self.ends[event["transport"]].add(event["outcome"])
+        if event.get("log_level") is None or event["log_level"].name != "debug":
+            self._log(event)
+
+    def _written(self, event: dict[str, Any]) -> None:
+        self.lines += 1
+        assert asText(event)
+
+    # What must hold.
+
+    def bounded(self) -> None:
+        """Nothing that a stranger can make grow is above its limit, and nothing went wrong."""
+        site, where = self.site, f"seed {self.seed}"
+        limits, gate = site.limits, site.gate
+        assert not self.faults, (where, self.faults[0])
+        assert gate.casts + gate.looking <= limits.casts, where
+        assert sum(gate.receivers.values()) <= limits.receivers, where
+        assert max(gate.receivers.values(), default=0) <= limits.perPeer, where
+        assert site.layouts.octets <= limits.memory, where
+        assert len(site._barred) <= MOST_BARRED, where
+        for allowance in (gate._new, gate._again, gate._errors, gate._errorsPerPeer):
+            assert len(allowance._buckets) <= REMEMBERED, where
+        # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
+        told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
+        assert self.lines <= told + 2 * (Limiter.MOST + 64), (where, self.lines, self.kinds)
+
+    def over(self) -> None:
+        """Everybody is silent, and nothing is left of them."""
+        self.network.advance(3000)  # a timeout of 255 s may have been agreed on
+        self.bounded()
+        where = f"seed {self.seed}"
+        assert [cast for each in self.listeners for cast in each.casts()] == [], where
+        assert self.site.ports.openPorts() == tuple(self.ports), where
+        assert (self.site.gate.casts, self.site.gate.looking) == (0, 0), where
+        assert not self.site.gate.receivers, where
+        assert not self.uploads.open, where
+        assert all(getattr(content, "closes", 1) == 1 for content in self.site.contents), where
+        assert not [room.shared for each in self.listeners for room in each._rooms if room.shared], where
+
+
+@contextmanager
+def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
+    """A ground whose events are seen while it stands."""
+    ground = Ground(*args, **kw)
+    globalLogPublisher.addObserver(ground.event)
+    try:
+        yield ground
+    finally:
+        globalLogPublisher.removeObserver(ground.event)
+    assert not ground.faults, (f"seed {ground.seed}", ground.faults[0])
