@@ -227,7 +227,7 @@ class Server(MultiService):
             self.figures = Figures()
             Gauges(self.figures, lambda: [each.transport for each in self.addresses], lambda: held(self.site))
             globalLogPublisher.addObserver(self.figures)
-        return Web(Page(self.figures, self.unready))
+        return Web(Page(self.figures, self.unready))  # type: ignore[no-untyped-call]
 
     def unready(self) -> str | None:
         """-> why requests are not answered now, L{None}: they are."""
