@@ -21,7 +21,7 @@ from castd.collect.wishes import Wishes
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
 from castd.listener import Listener
-from castd.observe import textLog
+from castd.logs import textLog
 from castd.request import Peer
 from castd.testing import BytesContent, MemorySink, Network, memorySite, pattern
 from castd.transfer import Transfer, TransferError

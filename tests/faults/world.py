@@ -24,8 +24,8 @@ from castd.collect import sbroadcast
 from castd.collect.wishes import Wishes
 from castd.config import Config, build
 from castd.converted import Converter
+from castd.logs import textLog
 from castd.maker import collect
-from castd.observe import textLog
 from castd.ports import Ports
 from castd.service import compose, kinds
 from castd.testing import pattern

@@ -19,8 +19,9 @@ from castd.collect.wishes import Wishes
 from castd.commons import MOST_BARRED
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.gate import REMEMBERED
+from castd.limiter import Limiter
 from castd.listener import Listener
-from castd.observe import Limiter, asText
+from castd.observe import asText
 from castd.request import Peer
 from castd.testing import MemorySink, Network, memorySite, pattern
 from castd.transfer import Transfer
