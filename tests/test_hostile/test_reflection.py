@@ -15,8 +15,9 @@ from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import pattern
 from tests.test_hostile.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.test_hostile.hunts import DATAGRAMS, SEED, rounds
+from tests.test_hostile.hunts import SEED, rounds
 from tests.test_hostile.words import REQUESTS, SEEDS, mutated
+from tests.tftp import rrq
 
 pytestmark = pytest.mark.fuzz
 
@@ -112,6 +113,44 @@ def test_forgedAddresses(kind: str) -> None:
                 assert all(late - early > 1 for early, late in zip(errors, errors[most:], strict=False)), where
 
 
+@pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast", "single-port"])
+def test_errorStorm(kind: str) -> None:
+    """However many bad requests come, an address gets twenty ERRORs a second and all together two hundred."""
+    with standing(SEED, faults=0.0) as ground:
+        network, limits, bad = ground.network, ground.site.limits, rrq("nothere", multicast="", sbroadcast="x")
+        for victim in VICTIMS:
+            network.tallies[victim] = Tally()
+        for count in range(6000):
+            victim = VICTIMS[0] if count < 2000 else VICTIMS[count % 20]
+            network.forge(bad, (victim, 2000 + count), (SERVER, PORTS[kind]))
+            network.advance(0.001)
+            if count == 1999:
+                assert network.tallies[VICTIMS[0]].datagrams <= 3 * limits.errorsPerPeer
+        told = sum(each.datagrams for each in network.tallies.values())
+        assert 2 * limits.errors < told <= 2 * limits.errorsPerPeer + 6 * limits.errors
+        ground.over()
+
+
+@pytest.mark.parametrize("kind", PORTS)
+def test_requestStorm(kind: str) -> None:
+    """
+    A thousand requests a second in the name of one address draw what 64 transfers do, or fifty answers a second.
+    """
+    bound = BOUNDS[kind]
+    with standing(SEED, faults=0.0) as ground:
+        network, limits = ground.network, ground.site.limits
+        request = REQUESTS[kind][0]
+        many, one = network.tallies[VICTIMS[0]], network.tallies[VICTIMS[1]] = Tally(), Tally()
+        for count in range(3000):
+            network.forge(request, (VICTIMS[0], 2000 + count), (SERVER, PORTS[kind]))
+            network.forge(request, (VICTIMS[1], 2000), (SERVER, PORTS[kind]))
+            network.advance(0.001)
+        network.advance(8)
+        assert 0 < many.datagrams <= limits.perPeer * bound.datagrams
+        assert 0 < one.datagrams <= 4 * limits.newPerPeer + 2 * bound.datagrams
+        ground.over()
+
+
 @pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast"])
 def test_blindAnswers(kind: str) -> None:
     """
@@ -123,7 +162,7 @@ def test_blindAnswers(kind: str) -> None:
         tally = network.tallies[VICTIMS[0]] = Tally()
         victim: Peer = (VICTIMS[0], 2000)
         request = REQUESTS[kind][1]
-        for count in range(max(DATAGRAMS, 10_000)):
+        for count in range(10_000):
             if count % 1000 == 0:
                 network.forge(request, victim, (SERVER, PORTS[kind]))
             # Those that happen to be right are no guesses: each port is one of 16384.
