@@ -56,14 +56,14 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
     server.supervised(Notices(os.environ.get("NOTIFY_SOCKET")), watchdog(os.environ))
     server.runtime = os.environ.get("RUNTIME_DIRECTORY")
     Hangup(reactor, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
-    reactor.callWhenRunning(report, unfit, ports)
+    reactor.callWhenRunning(report, (*collected.faults, *unfit), ports)
     # What is here now stays: the collector need not look at all of it again and again.
     gc.freeze()
     return server
 
 
 def report(unfit: Iterable[str], ports: Ports) -> None:
-    """Say which of the sockets that were passed are not used: a unit and a service file that do not fit each other."""
+    """Say which plugins, and which of the sockets that were passed, are not used, though somebody may count on them."""
     for fault in unfit:
         _log.warn("{why}", event="unfit", why=fault)
     for host, port in ports.unclaimed():

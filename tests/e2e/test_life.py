@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemons import BODY, USER, Place, place, script, status
+from tests.e2e.daemons import BODY, USER, Place, environment, place, script, status
 from tests.e2e.jobs import eventually
 from tests.e2e.server import command
 from tests.needs import need
@@ -253,6 +253,18 @@ def test_exits(at: Place) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((at.host, PORT))
         assert codes() == [os.EX_UNAVAILABLE, 1, 1, 1]
+    plugins = at.folder / "plugins" / "castd" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "castd_bad.py").write_text("raise RuntimeError('broken')\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(plugins.parents[1]), environment().get("PYTHONPATH", "")])}
+    job = at.start(serve, **path)
+    job.until("castd_bad", 20)
+    job.until("listens at", 20)
+    assert job.end() == 0
+    at.write(PORT, transports={"bad": {}})
+    done = at.start(serve, **path).finish(20)
+    assert (done.code, "castd_bad" in done.text, "Traceback" in done.text) == (os.EX_CONFIG, True, False)
+    at.write(PORT)
     for argv in (serve, twistd, twist):
         done = at.start(argv)
         at.ready(PORT)
