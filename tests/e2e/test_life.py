@@ -235,6 +235,31 @@ def test_syslog(at: Place) -> None:
     assert f"tftp{PORT} listens at {at.host}:{PORT}" in line
 
 
+def test_journal(at: Place) -> None:
+    """Where standard error is the journal's, castd speaks to it by itself, and events arrive with their fields."""
+    need("unshare", "mount")
+    at.write(PORT)
+    where = at.folder / "run" / "systemd" / "journal" / "socket"
+    where.parent.mkdir(parents=True)
+    journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    journald.settimeout(20)
+    journald.bind(str(where))
+    output = at.folder / "output"
+    output.touch()
+    stream = f"{output.stat().st_dev}:{output.stat().st_ino}"
+    inside = f'mount --bind {at.folder}/run /run && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", inside, "sh", *command(), "serve", "-c", str(at.file)]
+    with journald, at.start(argv, JOURNAL_STREAM=stream):
+        while b"CASTD_EVENT=listening" not in (told := journald.recv(9999).splitlines()):
+            assert b"SYSLOG_IDENTIFIER=castd" in told
+        at.ready(PORT)
+        while b"CASTD_EVENT=refused" not in (refused := journald.recv(9999).splitlines()):
+            assert b"SYSLOG_IDENTIFIER=castd" in refused
+    assert {f"CASTD_ADDRESS={at.host}:{PORT}".encode(), b"PRIORITY=6", b"CASTD_TRANSPORT=tftp6970"} <= set(told)
+    assert {b"CASTD_NAME=nothing there", b"CASTD_CODE=1"} <= set(refused)
+    assert output.read_text() == ""
+
+
 def test_exits(at: Place) -> None:
     """Each way to end has its exit status, the same whoever looks at it."""
     serve = [*command(), "serve", "-c", str(at.file)]

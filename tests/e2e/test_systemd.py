@@ -102,21 +102,23 @@ def test_filter() -> None:
         trace.touch()
         trace.chmod(0o666)
         tftp = {"port": PORT, "interface": at.host}
-        both = {"multicast": {**tftp, "groups": "239.255.32.0/24", "data-port": 1758}, "tftp": tftp}
+        both = {"multicast": {**tftp, "groups": "239.255.32.0/24", "data-port": 1758, "clients": "any"}, "tftp": tftp}
         at.write(transports=both, metrics={"listen": f"{at.host}:9147"}, logging={"json": str(at.events)})
         serve = [strace, "-f", "-qq", "-o", str(trace), *command(), "serve", "-c", str(at.file)]
         with at.start(serve) as job:
             at.ready(PORT, 60)
             # The end is told to castd itself, not to who looks at it.
-            (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-            assert at.fetch("file", PORT) == BODY
-            assert at.fetch("file", PORT, b"multicast\0\0").startswith(b"\0\6multicast\000239.255.32.")
-            at.put("new", PORT, b"new")
-            with socket.create_connection((at.host, 9147), 20) as web:
-                web.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-                assert web.makefile("rb").read()
-            assert (at.castd("status").returncode, at.castd("reload").returncode) == (0, 0)
-            os.kill(int(child), signal.SIGTERM)
+            (child,) = map(int, Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
+            try:
+                assert at.fetch("file", PORT) == BODY
+                assert at.fetch("file", PORT, b"multicast\0\0").startswith(b"\0\6multicast\000239.255.32.")
+                at.put("new", PORT, b"new")
+                with socket.create_connection((at.host, 9147), 20) as web:
+                    web.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                    assert web.makefile("rb").read()
+                assert (at.castd("status").returncode, at.castd("reload").returncode) == (0, 0)
+            finally:
+                os.kill(child, signal.SIGTERM)
             assert job.finish(60).code == 0
         lines = [line.partition(" ")[2].strip() for line in trace.read_text(errors="replace").splitlines()]
     made = {found[1] for line in lines if (found := re.match(r"([a-z0-9_]+)\(", line))}
