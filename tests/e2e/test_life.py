@@ -191,7 +191,7 @@ def test_chroot(at: Place) -> None:
         with socket.create_connection((at.host, 9147), 10) as web:
             web.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             page = web.makefile("rb").read()
-        assert b"castd_received_total" in page
+        assert b"castd_received_total" in page, job.text()
         job.process.send_signal(signal.SIGHUP)
         job.until("is refused (1 of", 10)
         assert at.fetch("file", 69) == BODY
