@@ -23,7 +23,7 @@ from tests.needs import lack
 
 USER = "nobody"
 BODY = bytes(range(256)) * 40
-STARTING = 20.0
+STARTING = 60.0
 """Seconds that a start may take."""
 
 

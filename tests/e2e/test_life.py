@@ -83,8 +83,8 @@ def test_rootGivenUp(at: Place, how: str) -> None:
             ]
         finally:
             os.kill(pid, signal.SIGTERM)
-            eventually(lambda: ended(pid) or job.process.poll() is not None, "the end", 20)
-        eventually(lambda: ended(pid), "the end", 20)
+            eventually(lambda: ended(pid) or job.process.poll() is not None, "the end", 60)
+        eventually(lambda: ended(pid), "the end", 60)
     assert not at.control.exists()
 
 
@@ -95,7 +95,7 @@ def test_notForTheUser(at: Place, how: str) -> None:
     at.up.chmod(0o755)
     os.chown(at.up, 0, 0)
     at.write(69)
-    done = at.start(STARTS[how](at)).finish(20)
+    done = at.start(STARTS[how](at)).finish(60)
     assert done.code == os.EX_UNAVAILABLE
     assert [line.partition(": ")[2] for line in done.text.splitlines()] == [
         f"content[0].directory.path: {at.boot}: directory cannot be searched",
@@ -117,7 +117,7 @@ def test_capability(at: Place) -> None:
         at.write(69, 70)
         assert at.castd("reload").returncode == 0
         assert (at.fetch("file", 70), at.fetch("file", 69)) == (BODY, BODY)
-    done = at.start([*bare, *serve]).finish(20)
+    done = at.start([*bare, *serve]).finish(60)
     assert done.code == os.EX_UNAVAILABLE
     assert f"{at.host}:69 is not permitted: a port below 1024 needs root or the capability" in done.text
 
@@ -140,7 +140,7 @@ def test_reactor(at: Place, runner: str, reactor: str) -> None:
             assert at.castd("status").returncode == 0
             job.process.send_signal(signal.SIGTERM)
             # twistd and twist end by the signal that stopped them.
-            assert job.finish(20).code == -signal.SIGTERM
+            assert job.finish(60).code == -signal.SIGTERM
     outcomes = [each["outcome"] for each in at.said() if each["event"] == "received"]
     assert outcomes == ["done", "stopped"]
 
@@ -152,7 +152,7 @@ def test_daemon(at: Place) -> None:
     at.write(PORT)
     options = ["--rundir", "run", "--umask", "077", "--pidfile", "pid", "--logfile", "log"]
     job = at.start([*script("twistd"), *options, "castd", "-c", "castd.yaml"])
-    assert job.finish(20).code == 0
+    assert job.finish(60).code == 0
     # twistd looks for its own file before it goes to its folder.
     file = at.folder / "pid"
     pid = int(file.read_text())
@@ -171,7 +171,7 @@ def test_daemon(at: Place) -> None:
         assert "is in force" in log.read_text()
     finally:
         os.kill(pid, signal.SIGTERM)
-    eventually(lambda: ended(pid), "the end", 20)
+    eventually(lambda: ended(pid), "the end", 60)
     assert not file.exists()
 
 
@@ -266,7 +266,7 @@ def test_exits(at: Place) -> None:
     twistd = [*script("twistd"), "-n", "--pidfile=", "castd", "-c", str(at.file)]
     daemon = [*script("twistd"), "--pidfile=", "--logfile", str(at.folder / "log"), "castd", "-c", str(at.file)]
     twist = [*script("twist"), "castd", "-c", str(at.file)]
-    codes = lambda: [at.start(argv).finish(20).code for argv in (serve, twistd, daemon, twist)]  # noqa: E731
+    codes = lambda: [at.start(argv).finish(60).code for argv in (serve, twistd, daemon, twist)]  # noqa: E731
 
     at.write(PORT, logging={"level": "loud"})
     assert codes() == [os.EX_CONFIG] * 4
@@ -283,18 +283,18 @@ def test_exits(at: Place) -> None:
     (plugins / "castd_bad.py").write_text("raise RuntimeError('broken')\n")
     path = {"PYTHONPATH": os.pathsep.join([str(plugins.parents[1]), environment().get("PYTHONPATH", "")])}
     job = at.start(serve, **path)
-    job.until("castd_bad", 20)
-    job.until("listens at", 20)
-    assert job.end() == 0
+    job.until("castd_bad", 60)
+    job.until("listens at", 60)
+    assert job.end(grace=60) == 0
     at.write(PORT, transports={"bad": {}})
-    done = at.start(serve, **path).finish(20)
+    done = at.start(serve, **path).finish(60)
     assert (done.code, "castd_bad" in done.text, "Traceback" in done.text) == (os.EX_CONFIG, True, False)
     at.write(PORT)
     for argv in (serve, twistd, twist):
         done = at.start(argv)
         at.ready(PORT)
-        code = done.end()
+        code = done.end(grace=60)
         assert code == (0 if argv is serve else -signal.SIGTERM)
-    assert at.start([*command(), "serve"]).finish(20).code == 2
-    assert at.start([*serve, "--user", "nobody-has-this"]).finish(20).code == 2
-    assert at.start([*serve, "--group", "0"]).finish(20).code == 2
+    assert at.start([*command(), "serve"]).finish(60).code == 2
+    assert at.start([*serve, "--user", "nobody-has-this"]).finish(60).code == 2
+    assert at.start([*serve, "--group", "0"]).finish(60).code == 2
