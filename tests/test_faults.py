@@ -72,7 +72,7 @@ def said(value: str | int) -> str:
 @pytest.mark.parametrize("times", [1, None], ids=["once", "long"])
 @pytest.mark.parametrize(("name", "number"), cases(), ids=said)
 def test_aCallFails(world: World, rig: Rig, name: str, number: int, times: int | None) -> None:
-    """While it fails everybody is served whole or told why not; then all are served, nothing leaks, the log is short."""
+    """While it fails all are served whole or told why not; then all are served, nothing leaks, the log is short."""
     rig.fail(name, number, float("inf") if times is None else times)
     if times is None:
         world.reactor.callLater(LONG, rig.lift)

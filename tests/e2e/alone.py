@@ -5,7 +5,6 @@ castd as a process of its own on loopback, and clients that a test drives by han
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import yaml
 from tests.e2e.jobs import eventually
 from tests.e2e.server import TREE, command, listening
 from tests.faults.world import free
+from tests.needs import need
 
 SECONDS = 30.0
 
@@ -50,14 +50,10 @@ class Alone:
             )
         )
         self._log = folder / "log"
-
-        def limit() -> None:
-            if descriptors is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
+        limited = [] if descriptors is None else [*need("prlimit"), f"--nofile={descriptors}:{descriptors}"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command(), "serve", "-c", str(conf)], stdout=log, stderr=log, cwd=TREE, preexec_fn=limit
+                [*limited, *command(), "serve", "-c", str(conf)], stdout=log, stderr=log, cwd=TREE
             )
         eventually(lambda: ("127.0.0.1", self.port) in listening(self.process.pid), "castd to listen", SECONDS)
 

@@ -65,7 +65,7 @@ def test_unmountedRoot(tmp_path: Path, disk: Path) -> None:
 
 
 def test_vanishedRoot(tmp_path: Path) -> None:
-    """A directory that is deleted has nothing, and is served again when another is there by its name; so for uploads."""
+    """A directory that is deleted has nothing; one that takes its name is served, and written to."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "file").write_bytes(DATA)
