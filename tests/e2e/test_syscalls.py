@@ -1,5 +1,5 @@
 """
-The calls that the kernel sees of a running castd, made to fail in turn by a tracer: what Python does with them included.
+The calls that the kernel sees of a running castd, made to fail in turn by a tracer: with what Python makes of them.
 
 Whatever it asks the kernel for while it serves is found by counting, so none is forgotten.
 """
@@ -148,7 +148,7 @@ def serves(castd: Alone) -> None:
 
 
 def test_noCallIsForgotten(castd: Alone, tmp_path: Path) -> None:
-    """Every call of the kernel that is made while castd serves is made to fail here, or is known to be no part of it."""
+    """Every call of the kernel that is made while castd serves is made to fail here, or known to be no part of it."""
     counts = tmp_path / "counts"
     with traced(castd, "-c", "-o", str(counts)):
         serves(castd)
