@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ class Alone:
     @ivar port: where.
     """
 
-    def __init__(self, folder: Path, service: dict[str, Any], descriptors: int | None = None) -> None:
-        """@param descriptors: the most that it may have."""
+    def __init__(
+        self, folder: Path, service: dict[str, Any], descriptors: int | None = None, program: str = ""
+    ) -> None:
+        """
+        @param descriptors: the most that it may have.
+        @param program: Python that ends by being castd's command; else that command itself.
+        """
         (self.port,) = free(1)
         conf = folder / "castd.yaml"
         conf.write_text(
@@ -50,10 +56,11 @@ class Alone:
             )
         )
         self._log = folder / "log"
+        words = [sys.executable, "-c", program] if program else command()
         limited = [] if descriptors is None else [*need("prlimit"), f"--nofile={descriptors}:{descriptors}"]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*limited, *command(), "serve", "-c", str(conf)], stdout=log, stderr=log, cwd=TREE
+                [*limited, *words, "serve", "-c", str(conf)], stdout=log, stderr=log, cwd=TREE
             )
         eventually(lambda: ("127.0.0.1", self.port) in listening(self.process.pid), "castd to listen", SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,14 @@ pytestmark = pytest.mark.e2e
 
 NOT_FOUND, FULL = b"\0\1File not found\0", b"\0\3Disk full or allocation exceeded\0"
 DATA = pattern(20_000)
+#: castd on a machine whose wall clock is as many seconds wrong as a file says.
+JUMPY = """
+import pathlib, sys, time
+true, wrong = time.time, pathlib.Path({wrong!r})
+time.time = lambda: true() + float(wrong.read_text() or 0)
+from castd.cli import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -109,4 +118,29 @@ def test_noDescriptorsLeft(tmp_path: Path) -> None:
         assert fetched(castd, f"file{number}") == DATA + b"%d" % number
     lines = [line for line in castd.log().splitlines() if "Too many open files" in line]
     assert 0 < len(lines) <= 100, castd.log()[-3000:]
+    castd.end()
+
+
+def test_clockJumps(tmp_path: Path) -> None:
+    """A wall clock that jumps back or ahead by hours neither stops the repetition of a block nor ends a transfer."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0")
+    (tmp_path / "file").write_bytes(DATA)
+    castd = Alone(
+        tmp_path, {"content": [{"directory": {"path": str(tmp_path)}}]}, program=JUMPY.format(wrong=str(wrong))
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        client.sendto(b"\0\1file\0octet\0", ("127.0.0.1", castd.port))
+        first, server = client.recvfrom(1024)
+        for number, seconds in enumerate(("-7200", "7200", "0"), 1):
+            client.sendto(b"\0\4" + number.to_bytes(2, "big"), server)
+            block = client.recv(1024)
+            new = wrong.with_suffix(".new")
+            new.write_text(seconds)
+            new.rename(wrong)
+            # It is not acknowledged now, so it comes again by a timer.
+            assert client.recv(1024) == block == b"\0\3" + (number + 1).to_bytes(2, "big") + block[4:]
+    assert first[4:] + block[4:] == DATA[:512] + DATA[1536:2048]
+    assert fetched(castd, "file") == DATA
     castd.end()
