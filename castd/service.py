@@ -21,7 +21,7 @@ from castd.change import Change
 from castd.config import Config
 from castd.doors import LONGEST, ControlFactory, Door, controlSocket, place
 from castd.draft import SINKS, Draft, draft, kinds, read
-from castd.errors import ConfigError, Unavailable
+from castd.errors import ConfigError, Refused, Unavailable
 from castd.listening import Listening
 from castd.logs import Logs
 from castd.maker import Collected
@@ -336,7 +336,7 @@ class Server(MultiService):
 
 def _unswept(failure: Failure) -> None:
     """What a crash has left is still there; it is in nobody's way, and the next start tries again."""
-    if failure.check(OSError) is None:
+    if failure.check(OSError, Refused) is None:
         _log.failure("unfinished uploads are still there", failure, event="fault")
     else:
         _log.warn("unfinished uploads may still be there: {why}", event="unswept", why=str(failure.value))
