@@ -4,8 +4,10 @@ Lent ports: one for each transfer by unicast, connected to its receiver, used ag
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -17,8 +19,18 @@ from castd.interfaces import IDatagramPort
 from castd.portset import PortSet
 from castd.request import Local, Peer
 
-#: Pairs of sockets kept for the next transfers, for each of our addresses.
+#: Pairs of sockets kept for the next transfers, for each of our addresses; fewer where descriptors are scarce.
 KEPT = 512
+
+
+@cache
+def kept() -> int:
+    """
+    -> how many pairs are kept: with an eighth of the descriptors at the most.  What is kept for ports cannot be had for
+    files any more.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return KEPT if limit == resource.RLIM_INFINITY else max(1, min(KEPT, limit // 16))
 
 
 class Pair:
@@ -183,7 +195,7 @@ class LentPort:
             return
         pair, self._pair = self._pair, None
         pair.giveBack()
-        if len(self._shelf) < KEPT:
+        if len(self._shelf) < kept():
             self._shelf.append(pair)
         else:
             pair.close()

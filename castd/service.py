@@ -13,6 +13,7 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
 
 from castd import __version__
 from castd.chance import Chance
@@ -20,7 +21,7 @@ from castd.change import Change
 from castd.config import Config
 from castd.doors import LONGEST, ControlFactory, Door, controlSocket, place
 from castd.draft import SINKS, Draft, draft, kinds, read
-from castd.errors import ConfigError, Unavailable
+from castd.errors import ConfigError, Refused, Unavailable
 from castd.listening import Listening
 from castd.logs import Logs
 from castd.maker import Collected
@@ -125,9 +126,7 @@ class Server(MultiService):
         self.watch.begin()
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
-                drop.sweep().addErrback(
-                    lambda failure: _log.failure("unfinished uploads are still there", failure, event="fault")
-                )
+                drop.sweep().addErrback(_unswept)
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
@@ -333,6 +332,14 @@ class Server(MultiService):
         self.addresses = tuple(each for each in self.addresses if each is not gone)
         gone.disownServiceParent()  # type: ignore[no-untyped-call]
         _log.info("{address} is closed", event="closed-port", address=gone.address)
+
+
+def _unswept(failure: Failure) -> None:
+    """What a crash has left is still there; it is in nobody's way, and the next start tries again."""
+    if failure.check(OSError, Refused) is None:
+        _log.failure("unfinished uploads are still there", failure, event="fault")
+    else:
+        _log.warn("unfinished uploads may still be there: {why}", event="unswept", why=str(failure.value))
 
 
 def compose(

@@ -5,6 +5,7 @@ UploadProtocol: the DatagramProtocol of one write.  The server is the receiver h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -78,7 +79,8 @@ class UploadProtocol(DatagramProtocol):
     def begin(self) -> None:
         """The port is there: open the transfer."""
         # On the listening port we hear the client's requests, too; on one of our own they would be somebody's noise.
-        self._shared = self.transport.getHost().port == self.request.local.port
+        with suppress(OSError):
+            self._shared = self.transport.getHost().port == self.request.local.port
         self._open()
 
     def _open(self) -> None:

@@ -125,7 +125,7 @@ class Drop:
             return fail()
 
         def swept(result: Any) -> Any:
-            os.close(place)
+            shut(place)
             return result
 
         return self._thread(partial.sweep, ".", place).addBoth(swept)

@@ -13,10 +13,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
+from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
+from castd.listener import Listener
 from castd.packets.tftp import Ack
-from castd.testing import BytesContent
+from castd.testing import BytesContent, Mailbox, Network, memorySite, pattern
 from tests.tftp import F, Stage, ackedTo, data, isError, rrq, staged, upload, wrq
 
 
@@ -165,3 +167,43 @@ def test_neverHeard(spoke: bool, outcome: str) -> None:
         stage.network.advance(60)
         assert [event["outcome"] for event in stage.told("received")] == [outcome]
         stage.over()
+
+
+def bothAtOnePort(network: Network) -> Any:
+    """multicast, for clients that are elsewhere, and tftp behind it.  -> the site."""
+    site = memorySite(network, files={"file": pattern(5000)})
+    group = multicast.Options.model_validate({"port": 69, "clients": ["10.9.9.0/24"]})
+    plain = tftp.Options(port=69)
+    listener = Listener(site, "multicast", group, multicast.Dialect(group))
+    assert listener.share(Listener(site, "tftp", plain, tftp.Dialect(plain)))
+    site.ports.listen(69, listener)
+    return site
+
+
+ASKS = b"\0\1file\0octet\0blksize\x001024\0multicast\0\0"
+
+
+def test_declinedAsksAgain() -> None:
+    """Who is served by the second dialect and asks again is answered from the port that has answered it before."""
+    network = Network()
+    bothAtOnePort(network)
+    client = Mailbox(network.host("10.0.0.9"))
+    client.send(ASKS, ("10.0.0.1", 69))
+    client.send(ASKS, ("10.0.0.1", 69))
+    network.advance(0.5)
+    letters = client.take()
+    assert len(letters) >= 2
+    assert len({letter.source for letter in letters}) == 1
+
+
+def test_fullSocketGreets() -> None:
+    """A greeting that a full socket does not take goes out as soon as it takes more, not when the cast repeats it."""
+    network = Network()
+    site = bothAtOnePort(network)
+    site.ports.room = 0
+    client = Mailbox(network.host("10.0.0.9"))
+    client.send(ASKS, ("10.0.0.1", 69))
+    network.advance(0.1)
+    assert client.take() == []
+    site.ports.room = None
+    assert client.expect(0.1).datagram[:2] == b"\0\6"

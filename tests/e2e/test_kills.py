@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,10 @@ def mother(tmp_path: Path) -> Iterator[Mother]:
     made.close()
 
 
+def swept(folder: Path, left: set[str]) -> bool:
+    return not left & set(os.listdir(folder))
+
+
 def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
@@ -116,13 +121,13 @@ def test_killedInTheMiddle(tmp_path: Path, mother: Mother) -> None:
         for each in uploads:
             each.ask()
             each.socket.settimeout(0.001)
-        eventually(lambda: not before & set(os.listdir(folder)), "what was left to be swept away", SECONDS)
+        eventually(partial(swept, folder, before), "what was left to be swept away", SECONDS)
         end = time.monotonic() + chance.uniform(0, UPLOAD)
         while time.monotonic() < end:
             for each in uploads:
                 each.step()
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: gone(pid), "the end of the process", SECONDS)
+        eventually(partial(gone, pid), "the end of the process", SECONDS)
         for name, each in zip(("log", f"new{number}"), uploads, strict=True):
             each.step()
             each.socket.close()

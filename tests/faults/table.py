@@ -95,9 +95,19 @@ EXEMPT = {
 }
 
 
-def cases() -> list[tuple[str, int]]:
-    """-> each call with each number that it may fail with."""
-    return [(name, getattr(errno, number)) for name, numbers in ROWS.items() for number in numbers.split()]
+def cases(whole: bool) -> list[tuple[str, int, bool]]:
+    """
+    -> each call, a number that it may fail with, and whether it does so for long or once.
+
+    @param whole: each number both ways; without, a share that has each call both ways.
+    """
+    found = [(name, numbers.split()) for name, numbers in ROWS.items()]
+    return [
+        (name, getattr(errno, number), long)
+        for name, numbers in found
+        for long in (False, True)
+        for number in (numbers if whole else [numbers[-1 if long else 0]])
+    ]
 
 
 def called(module: str) -> Iterator[tuple[str, int]]:
