@@ -153,9 +153,10 @@ class Soak:
 
     def _tell(self, held: dict[str, Any], seconds: float) -> None:
         tally, kib = self.crowd.tally, held["memory"] // 1024
+        wrong = f"{tally.wrong.total()} wrong" + "".join(f", {kind}" for kind in tally.wrong)
         say(
             f"lap {len(self.laps)}: {tally.asked.total()} clients, {tally.complete.total()} complete, "
-            f"{tally.died.total()} died, {tally.failed.total()} failed, {tally.wrong.total()} wrong; "
+            f"{tally.died.total()} died, {tally.failed.total()} failed, {wrong}; "
             f"{tally.octets / 1e6:.0f} MB, {tally.hostile} hostile, {self.server.reloads} reloads; quiet after "
             f"{seconds:.1f} s: {held['descriptors']} descriptors ({held['ports']} kept ports), "
             f"{held['alarms']} alarms, {held['calls']} calls, {kib} KiB; at most {self.most.get('casts')} casts, "

@@ -5,7 +5,7 @@ Who may have what: ordered rules, of which the first that matches decides.  Wher
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -56,8 +56,8 @@ class Rules:
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._rules = tuple(map(_Ready, rules))
-        self._about = lru_cache(_REMEMBERED)(self._aboutClient)
+        # Not a method: it would refer to what refers to it, and outlive a reload with all that it remembers.
+        self._about = lru_cache(_REMEMBERED)(partial(_aboutClient, tuple(map(_Ready, rules))))
 
     def check(self, host: str, name: str, write: bool = False) -> None:
         """
@@ -77,15 +77,16 @@ class Rules:
             raise Forbidden(why="denied by an access rule")
         raise Forbidden(why="allowed by no access rule")
 
-    def _aboutClient(self, host: str, write: bool) -> tuple[_Ready, ...]:
-        """The rules that can matter to a client: those for its network, up to the first that is about all names."""
-        found: list[_Ready] = []
-        for rule in self._rules:
-            if host in rule.networks and rule.write in (None, write):
-                found.append(rule)
-                if rule.names is None:
-                    break
-        return tuple(found)
+
+def _aboutClient(rules: tuple[_Ready, ...], host: str, write: bool) -> tuple[_Ready, ...]:
+    """The rules that can matter to a client: those for its network, up to the first that is about all names."""
+    found: list[_Ready] = []
+    for rule in rules:
+        if host in rule.networks and rule.write in (None, write):
+            found.append(rule)
+            if rule.names is None:
+                break
+    return tuple(found)
 
 
 class _Ready:

@@ -31,9 +31,10 @@ BLKSIZE = 512
 #: Numbers have 16 bits, 0 is none of a block, and only some clients count beyond the last.
 MOST_BLOCKS = 0xFFFF
 LONGEST = MOST_BLOCKS * BLKSIZE - 1
-#: A newer version of a file is not sent before so long a silence.  Whoever has a part of the old one asks for the rest
-#: within that time, or has given up; nothing in a block would tell it that what it gets then is another file.  Seconds.
-REST = 10.0
+#: A newer version of a file is not sent before so long a silence.  Whoever has a part of the old one and asks for more
+#: has given up by then (castd's own client after 31 s, and none is known that takes longer); nothing in a block would
+#: tell it that what it gets is of another file.  Seconds.
+REST = 35.0
 #: The only group and port that iPXE listens to, whatever DHCP says.
 IPXE = Place("239.255.1.1", 3001)
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from zope.interface.verify import verifyObject
 
 from castd.dialects import mtftp
+from castd.dialects.mtftp import REST
 from castd.dialects.passes import MOST_REMEMBERED
 from castd.interfaces import IDialect, IWire
 from castd.options import Limits
@@ -401,7 +402,7 @@ def test_MT42_dhcp(vector: dict[str, Any]) -> None:
 
 
 def test_MT43_replaced(ten: Stage) -> None:
-    """MT-43: a file that is replaced meanwhile goes out as it was until nobody receives it; then the new one does."""
+    """MT-43: a file that is replaced meanwhile goes out as it was; the new one when nobody can hold half of the old."""
     one = opened(ten)
     ten.files["linux"] = bytes(len(TEN))
     two = ten.client(3)
@@ -410,6 +411,7 @@ def test_MT43_replaced(ten: Stage) -> None:
         assert ten.say(one, ack(number)) == [(GROUP, block(number + 1, TEN))]
     assert ten.say(one, ack(10)) == [(two.address, block(1, TEN)), (GROUP, block(1, TEN))]
     assert ten.say(two, ack(10)) == []
+    assert ten.say(one, R, seconds=REST) == []
     assert ten.say(one, R)[-1] == (GROUP, block(1, bytes(5000)))
 
 
