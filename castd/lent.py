@@ -7,7 +7,7 @@ from __future__ import annotations
 import resource
 import socket
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -23,7 +23,7 @@ from castd.request import Local, Peer
 KEPT = 512
 
 
-@cache
+@lru_cache(1)
 def kept() -> int:
     """
     -> how many pairs are kept: with an eighth of the descriptors at the most.  What is kept for ports cannot be had for
