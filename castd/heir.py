@@ -142,7 +142,8 @@ class Heir:
 
     def _lost(self) -> None:
         """The channel is closed.  Not before it has ended, which a signal tells, do we read: never shall two."""
-        self._rest(LAST, self._child.kill)
+        if not self._server.ending:
+            self._rest(LAST, self._child.kill)
 
     def _fail(self, faults: tuple[str, ...]) -> None:
         self._server.succession.heir = None
