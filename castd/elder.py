@@ -33,6 +33,8 @@ ENVIRON = "CASTD_ELDER"
 PATIENCE = 10.0
 #: Peers remembered whose request came back from the elder.
 MOST_RETURNED = 4096
+#: Peers at a port who are taken for its members before it has said so.
+MOST_GUESTS = 4096
 #: Requests that wait for the end of one of its groups, and for how long at the most: who is there still asks again.
 MOST_WAITING, STALE = 4096, 30.0
 
@@ -260,7 +262,10 @@ class Elder(Service):
         """
         now = self._site.reactor.seconds()
         if peer not in self._returned and now < self._asksUntil:
-            self._guests.setdefault(at, set()).add(peer)
+            guests = self._guests.setdefault(at, set())
+            # It is one as soon as the elder says so, too; what it sends before that should not go astray.
+            if len(guests) < MOST_GUESTS:
+                guests.add(peer)
             self.give(at, datagram, peer, local)
             return
         _log.info("{peer} waits for the end of a group of {pid}", event="waits", peer=show(peer), pid=self.pid)
