@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from castd import elder
 from castd.elder import Elder
 from castd.heir import READY, Heir
 from castd.packets import slam
@@ -273,11 +274,13 @@ def test_looking(case: Callable[..., Case], network: Network) -> None:
     assert one.left == ["old"]
 
 
-def test_fixedGroup(case: Callable[..., Case], network: Network) -> None:
+@pytest.mark.parametrize("most", [4096, 0])
+def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """
     A fixed group is never sent to by both: who comes joins the cast of the old process, after `limits.drain` waits for
-    its end, and is served then though it asks no more.
+    its end, and is served then though it asks no more.  However few are taken for members in advance.
     """
+    monkeypatch.setattr(elder, "MOST_GUESTS", most)
     one = case(START + SLAM)
     one.old.site.bar("10.0.0.77", "file", 1000, "for some reason")
     boxes = [Mailbox(network.host(f"10.0.0.{20 + each}")) for each in range(3)]
