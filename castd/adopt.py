@@ -12,6 +12,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from castd.sockets import zoned
+from castd.store import OURS
 
 #: The first descriptor that is passed.
 FIRST = 3
@@ -39,19 +40,21 @@ def told(began: Path = Path("/proc/self/environ")) -> dict[str, str]:
     return {name: os.environ.pop(name, first.get(name, "")) for name in TOLD}
 
 
-def adopted(environ: MutableMapping[str, str], pid: int | None = None) -> tuple[Adopted, list[str]]:
+def adopted(environ: MutableMapping[str, str], pid: int | None = None) -> tuple[Adopted, Adopted, list[str]]:
     """
     Take over what was passed; what the environment says of it is removed, so that it is taken once.
 
     @param pid: of this process, as the supervisor names whom it means.
-    @return: sockets by address and port, as L{Ports<castd.ports.Ports>} wants them, and a line for each descriptor that
-        is of no use.
+    @return: sockets by address and port, as L{Ports<castd.ports.Ports>} wants them: those that the supervisor has
+        bound, and those that a castd before this one has (see L{castd.store}); and a line for each descriptor that is
+        of no use.
     """
     said = {name: environ.pop(name, "") for name in TOLD}
     if said["LISTEN_PID"] != str(os.getpid() if pid is None else pid) or not said["LISTEN_FDS"].isdecimal():
-        return {}, []
+        return {}, {}, []
     names = said["LISTEN_FDNAMES"].split(":")
     found: Adopted = {}
+    stored: Adopted = {}
     faults = []
     for index in range(min(int(said["LISTEN_FDS"]), MOST)):
         name = (names[index] if index < len(names) else "") or "unknown"
@@ -62,12 +65,14 @@ def adopted(environ: MutableMapping[str, str], pid: int | None = None) -> tuple[
             faults.append(f"descriptor {FIRST + index} ({name}) was passed and is of no use: {reason}")
             continue
         address = addressOf(made)
-        if address in found:
+        if address in found or address in stored:
             faults.append(f"descriptor {FIRST + index} ({name}) was passed and is of no use: another has its address")
             made.close()
+        elif name.startswith(OURS):
+            stored[address] = made
         else:
             found[address] = made
-    return found, faults
+    return found, stored, faults
 
 
 def _taken(descriptor: int) -> socket.socket:

@@ -54,6 +54,16 @@ class Bursts:
             self._step = step
         return True
 
+    def reset(self, possible: bool) -> None:
+        """
+        What the socket cuts into is unknown: somebody else had it, or has it still.
+
+        @param possible: it is ours alone.  If not it must not cut: that holds for all who have the socket.
+        """
+        attempt(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+        self._step = 0
+        self.possible = possible
+
     def off(self) -> None:
         """The kernel has refused; from now on datagram by datagram."""
         self.possible = False

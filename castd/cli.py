@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
-from castd.cli_control import reload, status
+from castd.cli_control import reload, status, upgrade
 from castd.cli_dhcp import dhcp43
 from castd.cli_transfer import get, put
 from castd.config import Config
@@ -59,6 +59,7 @@ main.add_command(get)
 main.add_command(put)
 main.add_command(reload)
 main.add_command(status)
+main.add_command(upgrade)
 main.add_command(dhcp43)
 
 

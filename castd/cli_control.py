@@ -1,5 +1,5 @@
 """
-C{castd status} and C{castd reload}: a question to a running server over its control socket.
+C{castd status}, C{castd reload} and C{castd upgrade}: a question to a running server over its control socket.
 """
 
 from __future__ import annotations
@@ -99,7 +99,25 @@ def reload(path: str) -> None:
 
     Exit status 1: the file has faults, which are shown, and the server goes on as it was.
     """
-    found = ask(path, "reload")
+    _answer(ask(path, "reload"))
+
+
+def _answer(found: dict[str, Any]) -> None:
     for fault in found["faults"]:
         click.echo(fault, err=True)
     raise SystemExit(not found["ok"])
+
+
+@click.command()
+@_control
+def upgrade(path: str) -> None:
+    """
+    Have a new process take over from a running server, with the code and the service file that there are now.
+
+    No request is refused or lost; the old process ends its transfers and leaves.  Exit status 1: the new one could not
+    start, for the reasons shown, and the server goes on as it was.
+    """
+    found = ask(path, "upgrade")
+    if found["ok"]:
+        click.echo(f"Taken over from {found['pid']}, which still serves {found['rest']} transfers.")
+    _answer(found)

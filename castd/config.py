@@ -84,7 +84,7 @@ class Metrics(Settings):
 
 
 class Control(Settings):
-    """The way in for C{castd status} and C{castd reload}."""
+    """The way in for C{castd status}, C{castd reload} and C{castd upgrade}."""
 
     path: FilePath | None = Field(
         None, description="a local socket; null: control in systemd's RuntimeDirectory, or none without that"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -94,7 +95,7 @@ class Door(Service):
 
 
 class Control(LineOnlyReceiver):
-    """One question and its answer, a line of JSON each."""
+    """One question and its answer, which may take a while; a line of JSON each."""
 
     delimiter = b"\n"
     MAX_LENGTH = 4096
@@ -117,12 +118,17 @@ class Control(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         try:
             asked = json.loads(line)
-            answer = self._answers[asked["do"]]()
+            question = self._answers[asked["do"]]
         except (ValueError, KeyError, TypeError):
-            answer = {"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'}
-        except Exception:
-            _log.failure("a question at the control socket failed", event="fault")
-            answer = {"error": "a fault of castd, see its log"}
+            self._say({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'})
+            return
+        maybeDeferred(question).addErrback(self._failed).addCallback(self._say)
+
+    def _failed(self, failure: Failure) -> dict[str, str]:
+        _log.failure("a question at the control socket failed", failure, event="fault")
+        return {"error": "a fault of castd, see its log"}
+
+    def _say(self, answer: Any) -> None:
         self.transport.write(json.dumps(answer).encode() + self.delimiter)
         self.transport.loseConnection()
 

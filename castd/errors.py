@@ -50,6 +50,18 @@ class Declined(CastdError):
         self.reason = reason
 
 
+class Elsewhere(Declined):
+    """
+    The group that the request belongs to lives in the process that this one is taking over from.
+
+    @ivar group: its address and port.
+    """
+
+    def __init__(self, group: tuple[str, int]) -> None:
+        super().__init__("group lives in the process before")
+        self.group = group
+
+
 class Crowded(CastdError):
     """A limit is reached: no answer goes out, the client asks again by itself (RFC 1350 clients all do).  Counted."""
 

@@ -302,6 +302,7 @@ class ISite(Interface):
     layouts = Attribute("castd.layout.Layouts: the wire images that all casts share.")
     gate = Attribute("castd.gate.Gate: who may have how much.")
     leases = Attribute("castd.leases.Leases: the group addresses in use.")
+    elder = Attribute("castd.elder.Elder: the process we take over from, while it still serves somebody; None.")
     requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
     ports = Attribute("IPorts.")
 
@@ -347,6 +348,18 @@ class IPorts(Interface):
         @return: L{IDatagramPort}, its protocol connected; a host's word that a port there is closed comes as
             C{protocol.peerUnreachable(peer)}.
         @raise CannotListenError: no number of the range is free.
+        """
+
+    keeps = Attribute("What comes to a request port is kept for the process after this one, if it is not read here.")
+
+    def retain(retained: bool) -> None:
+        """This process is to close its ports, or goes on after all: what is kept for the next one stays kept."""
+
+    def settle() -> Iterable[tuple[str, int]]:
+        """
+        This process is the one that serves: keep its request ports for the next one, and nothing else.
+
+        -> the addresses that a process before this one had, and that are not wanted any more.
         """
 
 
@@ -397,6 +410,22 @@ class IListeningPort(IDatagramPort):
     A port that requests come to.
     """
 
+    paused = Attribute("It is not read: another process has the socket, too, and reads it.")
+
+    def pause(shared: bool) -> None:
+        """
+        Read no more.  What comes waits for who reads next; what is sent goes out as before.
+
+        @param shared: another process is going to send through this socket, too.
+        """
+
+    def resume(alone: bool) -> None:
+        """
+        Read, what waited first.
+
+        @param alone: no other process has the socket any more.
+        """
+
     def probe() -> Deferred[None]:
         """
         Is a port that listens still read?  A datagram goes from it to itself, which its protocol never sees.
@@ -431,6 +460,31 @@ class ICastTransport(Interface):
 
     def stop() -> None:
         """Tell the receivers, end all casts."""
+
+
+class IHeritable(Interface):
+    """
+    Provided by an L{ICastTransport} that serves on while another process reads its port (C{castd upgrade}).
+
+    One that does not provide it is drained; what its members send to the request port is the new process's then.
+    """
+
+    def guests() -> Iterable[Peer]:
+        """-> the peers whose datagrams come to the request port and are for a cast of ours."""
+
+    def groups() -> Iterable[Peer]:
+        """-> the groups that our casts send to, one that two have twice."""
+
+    def handOver(heir: Any) -> Deferred[None]:
+        """
+        The port is read by another process.  Nothing begins here any more: who asks may join a group that is under
+        way; what else comes is C{heir.back(datagram, peer, local)}.
+
+        @param heir: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast of a
+            group has ended.
+            C{become(self)} ends all that: the other process is no more.
+        @return: fires when the last cast has ended.
+        """
 
 
 class ITransportMaker(Interface):

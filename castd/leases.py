@@ -79,6 +79,15 @@ class Leases:
         self._restUntil = {other: until for other, until in self._restUntil.items() if until > now}
         self._restUntil[place] = now + REST
 
+    def told(self, now: float) -> list[tuple[Place, float]]:
+        """-> the addresses that rest, each with the seconds that are left; for L{heed} of another process."""
+        return [(place, until - now) for place, until in self._restUntil.items() if until > now]
+
+    def heed(self, taken: Iterable[Place], resting: Iterable[tuple[Place, float]], now: float) -> None:
+        """Another process still has these groups, or had; a group of it that ends is given back here with L{give}."""
+        self._taken.update(taken)
+        self._restUntil.update({place: now + seconds for place, seconds in resting})
+
 
 @dataclass(frozen=True, slots=True)
 class Means:

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Refused, WireError
-from castd.interfaces import ICastTransport, IContent, IDialect, ISite
+from castd.interfaces import ICastTransport, IContent, IDialect, IHeritable, ISite
 from castd.opening import Opening
 from castd.protocol import CastProtocol, letGo
 from castd.refusals import Refusals
@@ -30,7 +30,7 @@ from castd.uploader import UploadProtocol
 _log = Logger(namespace="castd")
 
 
-@implementer(ICastTransport)
+@implementer(ICastTransport, IHeritable)
 class Listener(DatagramProtocol):
     """
     Serves one or several dialects at one address.
@@ -76,7 +76,7 @@ class Listener(DatagramProtocol):
             next((ours for ours in self._rooms if (ours.name, ours.options) == (room.name, room.options)), room)
             for room in other._rooms
         ]
-        self._drained = None
+        self._roster.heir = self._drained = None
 
     def drain(self) -> Deferred[None]:
         """No new requests; -> fires when the last cast has ended."""
@@ -93,8 +93,29 @@ class Listener(DatagramProtocol):
             cast.end(outcomes.STOPPED)
 
     def _checkDrained(self) -> None:
-        if self._drained is not None and not self._roster.living and not self._drained.called:
+        if self._drained is None or self._roster.living or self._drained.called:
+            return
+        # What was read before the heir took over is answered, be it by the heir.
+        if self._roster.heir is None or not self._roster.looking:
             self._drained.callback(None)
+
+    # Another process takes over.
+
+    @property
+    def at(self) -> tuple[str, int]:
+        """Interface and port."""
+        return self.interface, self.port
+
+    def guests(self) -> Iterable[Peer]:
+        return tuple(self._roster.here)
+
+    def groups(self) -> Iterable[Peer]:
+        casts = (cast for cast in self._roster.living if isinstance(cast, CastProtocol))
+        return [cast.wire.group for cast in casts if cast.wire.group is not None]
+
+    def handOver(self, heir: Any) -> Deferred[None]:
+        self._roster.heir = heir
+        return self.drain()
 
     # Datagrams.
 
@@ -106,6 +127,8 @@ class Listener(DatagramProtocol):
         try:
             if member is not None:
                 member.datagramReceived(datagram, peer)
+            elif self.site.elder is not None and self.site.elder.serves(self.at, peer):
+                self.site.elder.give(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
                 self._ask(datagram, peer, local)
         except Exception:
@@ -117,6 +140,8 @@ class Listener(DatagramProtocol):
         """From the transport: a host says that the port is closed that we answered to."""
         if peer is not None and (member := self._roster.here.get(peer)) is not None:
             member.peerUnreachable(peer)
+        elif peer is not None and self.site.elder is not None and self.site.elder.serves(self.at, peer):
+            self.site.elder.unreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
@@ -128,10 +153,11 @@ class Listener(DatagramProtocol):
         return True
 
     def _closing(self) -> bool:
-        """Nobody new is taken in; counted."""
-        if self.draining:
+        """Nobody new is looked at; counted.  An heir has what may not join a group of ours handed back to it."""
+        closing = self.draining and self._roster.heir is None
+        if closing:
             self.counts["draining"] += 1
-        return self.draining
+        return closing
 
     def _ask(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> tuple[int, Request] | None:
         """Find the dialect whose request this is, from the C{first} on, and serve it."""
@@ -217,6 +243,7 @@ class Listener(DatagramProtocol):
         self._roster.looked(request.peer)
         failure.trap(Refused)
         self._refusals.refuse(room, request, request.peer, request.local, failure.value)
+        self._checkDrained()
 
     def _fault(self, failure: Failure, room: Room, request: Request) -> None:
         """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
@@ -230,6 +257,7 @@ class Listener(DatagramProtocol):
             name=request.name,
         )
         self._refusals.refuse(room, request, request.peer, request.local, Refused("Internal error"))
+        self._checkDrained()
 
     def _found(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
@@ -240,6 +268,7 @@ class Listener(DatagramProtocol):
         finally:
             if not taken:
                 letGo(content, rooms[0].name)
+        self._checkDrained()
 
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:
         """A write request."""
@@ -247,6 +276,9 @@ class Listener(DatagramProtocol):
         intake = room.dialect.intake(request)
         if intake is None:
             self._ask(datagram, request.peer, request.local, index + 1)
+            return
+        if self._roster.heir is not None:
+            self._roster.heir.back(datagram, request.peer, request.local)
             return
         try:
             self._opening.receive(room, request, intake)
@@ -278,6 +310,8 @@ class Listener(DatagramProtocol):
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
         self._opening.close(cast)
+        if self._roster.heir is not None and cast.wire.group is not None:
+            self._roster.heir.freed(cast.wire.group)
         self._ended(cast)
 
     def uploaded(self, upload: UploadProtocol) -> None:

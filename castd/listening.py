@@ -15,6 +15,8 @@ from twisted.python.failure import Failure
 
 from castd.config import Entry
 from castd.errors import Unavailable
+from castd.interfaces import IHeritable
+from castd.request import Peer
 from castd.site import Site
 
 _log = Logger(namespace="castd")
@@ -46,6 +48,7 @@ class Listening(Service):
         self.entries = [entry]
         self.port: Any = None
         self.retiring = False
+        self._handedOver = False
 
     @property
     def address(self) -> str:
@@ -102,6 +105,11 @@ class Listening(Service):
         if self.port is None:
             return None
         draining: Deferred[None] = maybeDeferred(self.transport.drain)
+        if self.site.elder is not None:
+            draining.addCallback(lambda _: self.site.elder and self.site.elder.gone())
+        elif self.site.ports.keeps and not self.guests():
+            # Nothing more is to be heard here: what comes waits in the socket for the process after this one.
+            self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)
         draining.addErrback(self._undrained)
         return draining.addBoth(self._close)
@@ -119,6 +127,46 @@ class Listening(Service):
         """
         self.retiring = True
         return maybeDeferred(self.transport.drain).addCallback(self._close)
+
+    # Another process takes over.
+
+    def guests(self) -> list[Peer]:
+        """-> the peers whose datagrams come to this very port and are for a cast of ours."""
+        return list(self.transport.guests()) if IHeritable.providedBy(self.transport) else []
+
+    def groups(self) -> list[Peer]:
+        """-> the groups that our casts send to."""
+        return list(self.transport.groups()) if IHeritable.providedBy(self.transport) else []
+
+    def handOver(self, heir: Any) -> Deferred[Any]:
+        """
+        The heir reads the port from now on.  It stays open here, for what is sent and for L{takeBack}.
+
+        @param heir: as for L{IHeritable.handOver}.
+        @return: fires when the transfers that are under way have ended.
+        """
+        self.port.pause(True)
+        if not IHeritable.providedBy(self.transport):
+            return self.drain()
+        self._handed()
+        return maybeDeferred(self.transport.handOver, heir)
+
+    def drain(self) -> Deferred[Any]:
+        """The heir does not serve here: this port is ours to the end.  -> as L{handOver}."""
+        self._handed()
+        return maybeDeferred(self.transport.drain)
+
+    def _handed(self) -> None:
+        if not self.retiring:
+            self.retiring = self._handedOver = True
+
+    def takeBack(self) -> None:
+        """The heir is no more."""
+        if self._handedOver:
+            self.retiring = self._handedOver = False
+            self.transport.become(self.transport)
+        if self.port is not None:
+            self.port.resume(True)
 
     @property
     def idle(self) -> bool:

@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 
 from castd import telling
 from castd.audience import Home
-from castd.errors import Declined, Refused
+from castd.errors import Declined, Elsewhere, Refused
 from castd.interfaces import IContent, IGroupWire, IIntake
 from castd.leases import Means
 from castd.pace import Pacer
@@ -35,6 +35,10 @@ class House(Home, Protocol):
     """What the opening asks of the listener, beside what a cast does."""
 
     transport: Any
+
+    @property
+    def at(self) -> tuple[str, int]:
+        """Interface and port."""
 
     def uploaded(self, upload: UploadProtocol) -> None:
         """An upload is over."""
@@ -63,9 +67,17 @@ class Opening:
                 asked = request if room is rooms[0] else room.dialect.request(datagram, peer, local)
                 if asked is None or (local.broadcast and not getattr(room.options, "broadcast", False)):
                     continue
-                if not self._join(room, asked, content):
-                    self._begin(room, asked, content)
+                if self._join(room, asked, content):
+                    return True
+                if self._roster.heir is not None:
+                    # Nothing begins here any more.
+                    self._roster.heir.back(datagram, peer, local)
+                    return False
+                self._begin(room, asked, content)
                 return True
+            except Elsewhere as error:
+                self._site.elder.ask(self._home.at, error.group, datagram, peer, local)
+                return False
             except Declined as error:
                 self._refusals.declined(room, request, error)
             except Refused as error:
@@ -119,7 +131,11 @@ class Opening:
         After a reload another file may be meant for a fixed group, perhaps from another port; it waits for the end of
         the one that is on it, since receivers that hear two start over for ever (SLAM), or mix them.  A cast without
         receivers makes room.
+
+        @raise Elsewhere: the process that we take over from is on it.
         """
+        if self._site.elder is not None and wire.group in self._site.elder.groups:
+            raise Elsewhere(wire.group)
         leases, use, now = self._site.leases, _use(wire, content), self._site.reactor.seconds()
         if not leases.free(wire.group, use, now):
             for cast in [cast for cast in self._roster.living if isinstance(cast, CastProtocol)]:

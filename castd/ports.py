@@ -22,6 +22,7 @@ from castd.interfaces import IListeningPort, IPorts
 from castd.lent import LentPort, Pair
 from castd.portset import PortSet
 from castd.request import Local, Peer
+from castd.store import Store
 
 #: Datagrams read from an open port in one go.
 READ_SLICE = 128
@@ -54,6 +55,7 @@ class OpenPort:
         self._release = release
         self._probes: list[Deferred[None]] = []
         self._closed = False
+        self.paused = False
         self._socket = made
         self._protocol = protocol
         self._listening = listening
@@ -95,8 +97,22 @@ class OpenPort:
                 protocol.datagramFrom(datagram, peer, local)
             if self._probes:
                 self._alive()
-            if self._closed:
+            if self._closed or self.paused:
                 return
+
+    def pause(self, shared: bool) -> None:
+        if shared:
+            self._bursts.reset(False)
+        if not self.paused:
+            self.paused = True
+            self._ports.set.remove(self._socket.fileno())
+            self._alive()
+
+    def resume(self, alone: bool) -> None:
+        self._bursts.reset(alone)
+        if self.paused:
+            self.paused = False
+            self._ports.set.add(self._socket.fileno(), self.readable)
 
     def probe(self) -> Deferred[None]:
         name = self._socket.getsockname()
@@ -165,7 +181,8 @@ class OpenPort:
     def stopListening(self) -> None:
         if not self._closed:
             self._closed = True
-            self._ports.set.remove(self._socket.fileno())
+            if not self.paused:
+                self._ports.set.remove(self._socket.fileno())
             self._release(self._socket)
             self._protocol.doStop()
             self._alive()
@@ -180,48 +197,97 @@ class Ports:
     """
 
     def __init__(
-        self, reactor: Any, chance: random.Random, adopted: Mapping[tuple[str, int], socket.socket] | None = None
+        self,
+        reactor: Any,
+        chance: random.Random,
+        adopted: Mapping[tuple[str, int], socket.socket] | None = None,
+        inherited: Mapping[tuple[str, int], socket.socket] | None = None,
+        store: Store | None = None,
+        shared: bool = False,
     ):
         """
         @param chance: draws the ports of transfers.
         @param adopted: sockets that a supervisor has bound for us, by address and port.
+        @param inherited: those that castd itself has bound, in a process before this one.
+        @param store: where the sockets of requests are kept for the process after this one.
+        @param shared: that process still sends through all of these sockets.
         """
         self.set = PortSet(reactor)
         self.interfaces = sockets.Interfaces()
         self._chance = chance
         self._adopted = dict(adopted or {})
+        self._inherited = dict(inherited or {})
+        self._store = store or Store()
+        self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
+        self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
         self._returned: set[socket.socket] = set()
         self._shelves: dict[tuple[str, range | None], list[Pair]] = {}
 
     def listen(self, port: int, protocol: Any, interface: str = "", options: Any = None) -> OpenPort:
-        made = self._adopted.pop((interface, port), None)
-        release: Callable[[socket.socket], object] = socket.socket.close
+        at = (interface, port)
+        ours = at not in self._adopted
+        made = self._adopted.pop(at, None) or self._inherited.pop(at, None)
+        fresh = made is None
         try:
             if made is None:
                 made = sockets.bound(interface, port)
             else:
                 made.setblocking(False)
                 sockets.dress(made)
-                release = partial(self._giveBack, (interface, port))
                 if made in self._returned:
                     sockets.empty(made)
+            release = partial(self._release, at, ours)
             try:
                 sockets.forRequests(made)
             except OSError:
                 release(made)
                 raise
-            return OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
+            opened = OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
+        self._listening[at] = (made, ours)
+        if not fresh and made not in self._shared:
+            opened.resume(True)
+        self._shared.discard(made)
+        return opened
 
-    def _giveBack(self, address: tuple[str, int], made: socket.socket) -> None:
-        """The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it."""
-        self._adopted[address] = made
-        self._returned.add(made)
+    def _release(self, at: tuple[str, int], ours: bool, made: socket.socket) -> None:
+        self._listening.pop(at, None)
+        if ours:
+            made.close()
+            self._store.drop(at)
+        else:
+            # The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it.
+            self._adopted[at] = made
+            self._returned.add(made)
 
     def unclaimed(self) -> list[tuple[str, int]]:
         """-> the addresses that were passed by the supervisor and that nobody has asked for."""
         return list(self._adopted)
+
+    def settle(self) -> list[tuple[str, int]]:
+        for at, (made, ours) in self._listening.items():
+            if ours:
+                self._store.keep(at, made)
+        left, self._inherited = self._inherited, {}
+        for at, made in left.items():
+            made.close()
+            self._store.drop(at)
+        return list(left)
+
+    @property
+    def keeps(self) -> bool:
+        """Is what comes to a port kept for the process after this one, if it is not read here?"""
+        return self._store.keeps
+
+    def retain(self, retained: bool) -> None:
+        """This process closes its ports, or goes on after all: what is kept stays kept."""
+        (self._store.close if retained else self._store.reopen)()
+
+    def legacy(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
+        """-> for the process after this one: address, socket, and whether castd has bound it, not a supervisor."""
+        given = [(at, made, False) for at, made in self._adopted.items()]
+        return given + [(at, made, ours) for at, (made, ours) in self._listening.items()]
 
     def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> Any:
         try:

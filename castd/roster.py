@@ -25,12 +25,14 @@ class Roster:
 
     @ivar living: the casts under way, in the order in which they began.
     @ivar here: of the members, those whose datagrams come to the request port itself.
+    @ivar heir: the process that reads the port by now, a L{castd.heir.HeirAt}: it has to know who is here.
     """
 
     def __init__(self, site: Any) -> None:
         self._site: Any = site
         self.living: dict[Served, None] = {}
         self.here: dict[Peer, Served] = {}
+        self.heir: Any = None
         self._members: dict[Peer, Served] = {}
         self._looking: set[Peer] = set()
         self._deaf: dict[str, float] = {}
@@ -54,13 +56,16 @@ class Roster:
         self._members[peer] = cast
         if here:
             self.here[peer] = cast
+            if self.heir is not None:
+                self.heir.here(peer)
         self._site.gate.enter(peer[0])
 
     def leave(self, cast: Served, peer: Peer) -> None:
         """A member's part has ended; it may be another cast's by now."""
         if self._members.get(peer) is cast:
             del self._members[peer]
-            self.here.pop(peer, None)
+            if self.here.pop(peer, None) is not None and self.heir is not None:
+                self.heir.left(peer)
         self._site.gate.leave(peer[0])
 
     def look(self, peer: Peer) -> None:
@@ -71,6 +76,11 @@ class Roster:
     def looks(self, peer: Peer) -> bool:
         """Is its file being looked for?"""
         return peer in self._looking
+
+    @property
+    def looking(self) -> bool:
+        """Is anybody's file being looked for?"""
+        return bool(self._looking)
 
     def looked(self, peer: Peer) -> None:
         """The look-up has ended."""

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from twisted.logger import Logger
 
 from castd.adopt import adopted, told
 from castd.chance import Chance
+from castd.elder import Elder, Legacy, legacy
 from castd.errors import ConfigError, Unavailable
+from castd.heir import Heir
 from castd.listening import showAddress
 from castd.maker import collect
 from castd.ports import Ports
 from castd.service import Server, compose, read
+from castd.spawn import spawn
+from castd.store import Store
 from castd.supervise import Notices, watchdog
 from castd.user import User
 
@@ -42,9 +47,47 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
     steady(reactor)
     moreDescriptors()
     seldomCollect()
-    sockets, unfit = adopted(told())
+    given = before()
+    try:
+        server = _made(file, reactor, given, user)
+    except ConfigError as error:
+        if given is not None:
+            given.refuse(error.faults)
+        raise
+    server.runtime = os.environ.get("RUNTIME_DIRECTORY")
+    Upon(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
+    Upon(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
+    server.succession.heirs = lambda: Heir(server, partial(spawn, reactor), reactor.stop)
+    if given is not None:
+        server.succession.elder = Elder(server, given, reactor.stop)
+        server.succession.elder.setServiceParent(server)
+    # What is here now stays: the collector need not look at all of it again and again.
+    gc.freeze()
+    return server
+
+
+def before() -> Legacy | None:
+    """
+    -> what the process before this one hands over, if there is one.
+
+    @raise Unavailable: it has died.
+    """
+    try:
+        return legacy(os.environ)
+    except (OSError, EOFError) as error:
+        raise Unavailable(f"the process before this one is no more: {error}") from None
+
+
+def _made(file: Path | str, reactor: Any, given: Legacy | None, user: User | None) -> Server:
+    """The server, and what it gets from others: sockets, and who is to be told."""
+    sockets, stored, unfit = adopted(told())
+    if given is not None:
+        sockets, stored = given.adopted, given.inherited
     chance = Chance()
-    ports = Ports(reactor, chance, sockets)
+    notices = Notices(os.environ.get("NOTIFY_SOCKET"))
+    # Till it has taken over nobody is to hear of it.
+    notices.mute = given is not None
+    ports = Ports(reactor, chance, sockets, stored, Store(notices), given is not None)
     collected = collect()
     with nullcontext() if user is None else user.acting():
         config = read(file, collected)
@@ -53,12 +96,8 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
         except ConfigError as error:
             raise Unavailable(*error.faults) from None
     server.user = user
-    server.supervised(Notices(os.environ.get("NOTIFY_SOCKET")), watchdog(os.environ))
-    server.runtime = os.environ.get("RUNTIME_DIRECTORY")
-    Hangup(reactor, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
+    server.supervised(notices, watchdog(os.environ))
     reactor.callWhenRunning(report, (*collected.faults, *unfit), ports)
-    # What is here now stays: the collector need not look at all of it again and again.
-    gc.freeze()
     return server
 
 
@@ -71,17 +110,18 @@ def report(unfit: Iterable[str], ports: Ports) -> None:
         _log.warn("{address} was passed, and no transport listens there", event="unclaimed", address=where)
 
 
-class Hangup(Service):
-    """Reloads at SIGHUP, from the start on; in a server that is stopping it does nothing, and does not kill it."""
+class Upon(Service):
+    """Does something at a signal, from the start on; the signal does not kill, whatever comes of it."""
 
-    def __init__(self, reactor: Any, reload: Callable[[], object]) -> None:
+    def __init__(self, reactor: Any, number: int, do: Callable[[], object]) -> None:
         self._reactor = reactor
-        self._reload = reload
+        self._number = number
+        self._do = do
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         # From the reactor's own loop: a signal comes in the middle of anything.
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._do))
 
 
 def steady(reactor: Any) -> None:

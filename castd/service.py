@@ -27,6 +27,7 @@ from castd.logs import Logs
 from castd.maker import Collected
 from castd.site import Site
 from castd.status import about, held
+from castd.succession import Succession
 from castd.supervise import Notices, Watch
 from castd.user import User
 
@@ -46,6 +47,8 @@ class Server(MultiService):
     @ivar logs: what it writes of what happens.
     @ivar user: whom root will have made place for when it has started; L{None}: it stays who it is.
     @ivar stopping: it takes no more requests, and ends when those under way are served.
+    @ivar ending: it was told to stop; else another process has taken over.
+    @ivar succession: the processes before and after this one.
     @ivar watch: what a supervisor is told; nothing, until L{supervised}.
     """
 
@@ -61,7 +64,8 @@ class Server(MultiService):
         self.user: User | None = None
         self._collected = collected
         self._sinks = made.sinks
-        self.stopping = False
+        self.stopping = self.ending = False
+        self.succession = Succession(self)
         self.watch = Watch(site.reactor, Notices(), None, self.ports, self.standing)
         self.figures: Any = None
         self.runtime: str | None = None
@@ -87,6 +91,8 @@ class Server(MultiService):
             except ConfigError as error:
                 faults += error.faults
         if faults:
+            if self.succession.elder is not None:
+                self.succession.elder.refuse(faults)
             self.stopService()
             raise Unavailable(*faults)
 
@@ -98,7 +104,7 @@ class Server(MultiService):
 
     def _openDoors(self) -> None:
         if not self._doors:
-            self._takeDoors(self._opened(self.config))
+            self.openDoors()
 
     def acting(self) -> AbstractContextManager[None]:
         """As who it will be when root is given up."""
@@ -110,7 +116,7 @@ class Server(MultiService):
 
     def ports(self) -> list[tuple[str, Any]]:
         """-> address for people, and port, wherever it listens."""
-        return [(each.address, each.port) for each in self.addresses if each.port is not None]
+        return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
 
     def standing(self) -> str:
         """-> how things stand, in a few words."""
@@ -123,22 +129,24 @@ class Server(MultiService):
         self._openLogs()
         self._openDoors()
         super().startService()  # type: ignore[no-untyped-call]
-        self.watch.begin()
+        if self.succession.elder is None:
+            self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
                 drop.sweep().addErrback(_unswept)
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
-        self.stopping = True
+        self.stopping = self.ending = True
+        if self.succession.heir is not None:
+            self.succession.heir.abandon()
+        self.site.ports.retain(True)
         self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Deferred[Any]:
         self.watch.end()
-        closing = [maybeDeferred(each.close) for each in self._doors.values()]
-        self._takeDoors({})
         self.logs.flush()
         if not self.logs.keeps:
             globalLogPublisher.removeObserver(self.logs)
@@ -146,8 +154,7 @@ class Server(MultiService):
         if self.figures is not None:
             globalLogPublisher.removeObserver(self.figures)
             self.figures = None
-        # Nobody waits for a door in vain: the file of a local socket is removed when it has closed.
-        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: result)
+        return self.shutDoors().addCallback(lambda _: result)
 
     # The operator's ways in.
 
@@ -158,7 +165,11 @@ class Server(MultiService):
         @raise ConfigError: one cannot be had; none of the new ones is open then.
         """
         doors = {}
+        # What the process has that we take over from cannot be had before it has let go.
+        elders = {} if self.succession.serving else self.succession.elder.doors
         for name, door in self._wanted(config).items():
+            if elders.get(name) == door.where:
+                continue
             ours = self._doors.get(name)
             doors[name] = ours if ours is not None and ours.where == door.where else door
         fresh = {name: door for name, door in doors.items() if door is not self._doors.get(name)}
@@ -183,6 +194,25 @@ class Server(MultiService):
             if self._doors.get(name) is not door:
                 door.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._doors = doors
+
+    def openDoors(self) -> None:
+        """
+        Those that the service file asks for.
+
+        @raise ConfigError: one cannot be had.
+        """
+        self._takeDoors(self._opened(self.config))
+
+    def places(self) -> dict[str, str]:
+        """-> where those are that are open."""
+        return {name: door.where for name, door in self._doors.items()}
+
+    def shutDoors(self) -> Deferred[Any]:
+        """None at all any more.  -> fires when others can have their places: the file of a local socket is removed."""
+        closing = [maybeDeferred(door.close) for door in self._doors.values()]
+        self._takeDoors({})
+        shut: Deferred[Any] = DeferredList(closing, consumeErrors=True)
+        return shut
 
     def ways(self, config: Config) -> dict[str, tuple[str, Any]]:
         """
@@ -211,7 +241,7 @@ class Server(MultiService):
 
     def _wanted(self, config: Config) -> dict[str, Door]:
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
-        answers = {"status": self.status, "reload": self._answerReload}
+        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
         factories = {"metrics": self._page, "control": lambda: ControlFactory(self.site.reactor, answers)}
         return {
             name: Door(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
@@ -249,6 +279,7 @@ class Server(MultiService):
             "file": str(self.file),
             "state": "draining" if self.stopping else "serving",
             "unready": self.unready(),
+            "before": None if self.site.elder is None else self.site.elder.pid,
             "seconds": round(now - self.since, 3),
             "addresses": about(self.addresses, now),
             "held": held(self.site),
@@ -268,6 +299,8 @@ class Server(MultiService):
         """
         if self.stopping:
             return ("castd is stopping",)
+        if self.succession.busy:
+            return ("an upgrade is under way",)
         self.watch.notices.reloading()
         try:
             self.reload(read(self.file, self._collected))
@@ -312,6 +345,7 @@ class Server(MultiService):
         self._listen(made)
         # They may be of an address or a range of ports that is no more.
         getattr(self.site.ports, "close", bool)()
+        self.site.ports.settle()
 
     def _listen(self, made: Draft) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

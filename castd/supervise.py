@@ -9,8 +9,10 @@ while the reactor runs.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,11 +23,15 @@ _log = Logger(namespace="castd")
 
 #: The most that is asked of a supervisor beyond the time for draining, for farewells and closing.  Seconds.
 FAREWELL = 5.0
+#: The longest that a supervisor is waited for, where it has to be.  Seconds.
+BARRIER = 1.0
 
 
 class Notices:
     """
     The way to the supervisor; without one, silence.
+
+    @ivar mute: nothing is said: another process is the one that speaks.
     """
 
     def __init__(self, address: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,6 +40,7 @@ class Notices:
         @param clock: C{CLOCK_MONOTONIC}, by which the supervisor dates a reload.  Seconds.
         """
         self._clock = clock
+        self.mute = False
         self._address: str | None = None
         self._socket: socket.socket | None = None
         if address and address[0] in "/@":
@@ -41,18 +48,45 @@ class Notices:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 
-    def say(self, *fields: str) -> None:
-        """Fields as C{READY=1}, in one datagram.  A supervisor that does not listen is no reason to end."""
-        if self._socket is None or self._address is None:
+    @property
+    def heard(self) -> bool:
+        """Is there a supervisor?"""
+        return self._socket is not None
+
+    def say(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
+        """
+        Fields as C{READY=1}, in one datagram.  A supervisor that does not listen is no reason to end.
+
+        @param descriptors: what goes with it.
+        """
+        if self._socket is None or self._address is None or self.mute:
             return
+        told = "\n".join(field.replace("\n", " ") for field in fields).encode()
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
         try:
-            self._socket.sendto("\n".join(field.replace("\n", " ") for field in fields).encode(), self._address)
+            self._socket.sendmsg([told], ancillary, 0, self._address)
         except OSError as error:
             _log.warn("the supervisor cannot be told {told}: {why}", event="unsaid", told=fields[0], why=str(error))
 
     def reloading(self) -> None:
         """A reload has begun; READY ends it."""
         self.say("RELOADING=1", f"MONOTONIC_USEC={int(self._clock() * 1e6)}", "STATUS=reloading")
+
+    def barrier(self) -> None:
+        """
+        Wait until the supervisor has done what it was told, at most L{BARRIER} seconds: it closes what it is handed
+        here (C{sd_notify_barrier(3)}).
+        """
+        ours, theirs = os.pipe()
+        try:
+            self.say("BARRIER=1", descriptors=(theirs,))
+            os.close(theirs)
+            if self.heard and not self.mute:
+                done = select.poll()
+                done.register(ours, select.POLLIN)
+                done.poll(BARRIER * 1000)
+        finally:
+            os.close(ours)
 
     def close(self) -> None:
         """Nothing more will be said."""
@@ -97,6 +131,7 @@ class Watch:
 
     def begin(self) -> None:
         """The server has started; as soon as the reactor runs, it is ready."""
+        self.notices.mute = False
         self._call = self._reactor.callLater(0, self._ready)
 
     def _ready(self) -> None:
@@ -116,12 +151,17 @@ class Watch:
         allowed = int((drain + FAREWELL) * 1e6)
         self.notices.say("STOPPING=1", f"STATUS={self._standing()}", f"EXTEND_TIMEOUT_USEC={allowed}")
 
-    def end(self) -> None:
-        """All is over."""
+    def rest(self) -> None:
+        """Another process is the one that is watched; L{begin} ends that."""
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
         self._waiting.clear()
+        self.notices.mute = True
+
+    def end(self) -> None:
+        """All is over."""
+        self.rest()
         self.notices.close()
 
     def _beat(self) -> None:

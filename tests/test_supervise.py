@@ -300,7 +300,8 @@ def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
         each.close()
     monkeypatch.setattr(adopt, "FIRST", first)
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "5", "LISTEN_FDNAMES": "a:b:c:d:e", "PATH": "/bin"}
-    found, faults = adopted(environ, 7)
+    found, stored, faults = adopted(environ, 7)
+    assert stored == {}
     assert list(found) == [("", numbers[0]), ("127.0.0.1", numbers[1])]
     assert faults == [
         f"descriptor {first + 2} (c) was passed and is of no use: no datagram socket of IPv4 or IPv6",
@@ -329,9 +330,9 @@ def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_notPassed() -> None:
     """What was passed to another process, or not at all, is nobody's business."""
-    assert adopted({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, [])
-    assert adopted({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, [])
-    assert adopted({}) == ({}, [])
+    assert adopted({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
+    assert adopted({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
+    assert adopted({}) == ({}, {}, [])
 
 
 @pytest.mark.loopback
@@ -341,7 +342,7 @@ def test_bothFamilies(monkeypatch: pytest.MonkeyPatch) -> None:
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.bind(("::", 0))
     monkeypatch.setattr(adopt, "FIRST", made.fileno())
-    found, (fault,) = adopted({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
+    found, _, (fault,) = adopted({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
     assert found == {}
     assert fault.endswith(
         "(unknown) was passed and is of no use: takes IPv4 as well: set BindIPv6Only=ipv6-only in the socket unit"

@@ -37,6 +37,7 @@ class Host:
     @ivar addresses: its addresses, the first being the one it speaks from unless something else is said.
     @ivar room: datagrams that its sockets still take before they are full; L{None}: they never are.
     @ivar errno: with this every write fails; 0: none does.
+    @ivar before: the same machine, as the process before this one sees it.
     """
 
     def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
@@ -46,9 +47,32 @@ class Host:
         self.subnets = {str(face.ip): face.network for face in faces}
         self.room: int | None = None
         self.errno = 0
+        self.before: Host | None = None
         self._ports: dict[VirtualPort, None] = {}
 
     # IPorts
+
+    keeps = False
+
+    def retain(self, retained: bool) -> None:
+        """As L{IPorts.retain}: nobody keeps anything."""
+
+    def settle(self) -> tuple[()]:
+        """As L{IPorts.settle}."""
+        return ()
+
+    def legacy(self) -> tuple[()]:
+        """As L{castd.ports.Ports.legacy}: the ports are found by L{heir}."""
+        return ()
+
+    def heir(self) -> Host:
+        """
+        -> this machine as another process sees it: a port that listens here listens there too, and is read by one of
+        the two.
+        """
+        made = Host(self.network, tuple(f"{name}/{net.prefixlen}" for name, net in self.subnets.items()))
+        made.before = self
+        return made
 
     def listen(self, port: int, protocol: Any, interface: str = "", options: object = None) -> VirtualPort:
         """As L{IPorts.listen}."""
@@ -134,23 +158,36 @@ class Host:
         if not set(addresses) <= set(self.addresses):
             raise _cannotListen(interface, number, errno.EADDRNOTAVAIL)
         tries = range(1) if number else range(10 * len(pool))
+        inherited = self._inherited(number, interface) if listener else None
         for _ in tries:
             number = number if len(tries) == 1 else self.network.random.choice(pool)
+            if inherited is not None:
+                break
             if not any((address, number) in bound for address in addresses):
                 break
         else:
             raise _cannotListen(interface, number, errno.EADDRINUSE)
         port = VirtualPort(self, number, protocol, interface, peer, listener)
-        bound.update({(address, number): port for address in addresses})
+        if inherited is None:
+            bound.update({(address, number): port for address in addresses})
+        else:
+            port.waiting, port.paused = inherited.waiting, True
         self._ports[port] = None
         protocol.makeConnection(port)
         return port
 
+    def _inherited(self, number: int, interface: str) -> VirtualPort | None:
+        """-> the port of the process before this one whose socket it is."""
+        there = self.before.openPorts() if self.before is not None else ()
+        same = (port for port in there if port.address[1] == number and port.wild == (interface in ANY))
+        return next((port for port in same if port.wild or port.address[0] == interface), None)
+
     def unbind(self, port: VirtualPort) -> None:
         """A port was closed."""
         del self._ports[port]
-        for address in port.locals:
-            self.network.bound.pop((address, port.address[1]), None)
+        for place in ((address, port.address[1]) for address in port.locals):
+            if self.network.bound.get(place) is port:
+                del self.network.bound[place]
         for members in self.network.groups.values():
             members.pop(port, None)
 

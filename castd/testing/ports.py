@@ -41,6 +41,8 @@ class VirtualPort:
     @ivar peer: the only one that it hears as its own; others are strangers.
     @ivar locals: for each address of its host that it is bound to, what a listener is told about a datagram to it.
     @ivar group: what L{setGroup} was last told.
+    @ivar paused: as L{IListeningPort.paused}.
+    @ivar waiting: what came while nobody read; shared with the port of another process that has the same socket.
     """
 
     __slots__ = (
@@ -53,8 +55,10 @@ class VirtualPort:
         "host",
         "locals",
         "loopback",
+        "paused",
         "peer",
         "protocol",
+        "waiting",
         "wild",
     )
 
@@ -71,7 +75,8 @@ class VirtualPort:
             for index, address in enumerate(addresses)
         }
         self.address = at(addresses[0], number)
-        self.closed = self.broadcast = False
+        self.closed = self.broadcast = self.paused = False
+        self.waiting: list[tuple[bytes, Peer, Local | None]] = []
         self.loopback = True
         self.group: tuple[int, str, bool, bool] | None = None
         self._listener = listener
@@ -146,9 +151,14 @@ class VirtualPort:
 
         @param local: what a listener is told; L{None}: it was sent to many; the answer leaves from the near address.
         """
-        probes, self._probes = self._probes, []
-        for answer in probes:
-            answer.callback(None)
+        if self.paused:
+            reader = next((self.host.network.bound.get((address, self.address[1])) for address in self.locals), self)
+            if reader is None or reader.paused:
+                self.waiting.append((datagram, source, local))
+            else:
+                reader.receive(datagram, source, local)
+            return
+        self._alive()
         if self.closed:
             self.host.network.strayed += 1
         elif self._listener and source == self.address and not datagram:
@@ -162,6 +172,23 @@ class VirtualPort:
             self.protocol.datagramReceived(datagram, source)
         else:
             self.protocol.strangerReceived(datagram, source)
+
+    def _alive(self) -> None:
+        probes, self._probes = self._probes, []
+        for answer in probes:
+            answer.callback(None)
+
+    def pause(self, shared: bool) -> None:
+        """As L{IListeningPort.pause}."""
+        self.paused = True
+        self._alive()
+
+    def resume(self, alone: bool) -> None:
+        """As L{IListeningPort.resume}."""
+        self.paused = False
+        self.host.network.bound.update({(address, self.address[1]): self for address in self.locals})
+        while self.waiting and not self.paused:
+            self.receive(*self.waiting.pop(0))
 
     def unreachable(self, peer: Peer) -> None:
         """Nobody listens there, says the peer's machine; who wants to know has a method C{peerUnreachable(peer)}."""

@@ -1,0 +1,179 @@
+"""What two processes say to each other, over a real pair of sockets."""
+
+import os
+import socket
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+
+from castd.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
+from castd.elder import ENVIRON, Legacy, legacy
+from castd.request import Local
+
+
+class Reactor:
+    """Enough of one: who wants to read and write."""
+
+    def __init__(self) -> None:
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+
+    def addReader(self, reader: object) -> None:
+        self.readers.add(reader)
+
+    def addWriter(self, writer: object) -> None:
+        self.writers.add(writer)
+
+    def removeReader(self, reader: object) -> None:
+        self.readers.discard(reader)
+
+    def removeWriter(self, writer: object) -> None:
+        self.writers.discard(writer)
+
+
+class Ends:
+    """Both, each with what it has heard."""
+
+    def __init__(self) -> None:
+        self.reactor = Reactor()
+        self.heard: tuple[list[Any], list[Any]] = ([], [])
+        self.lost: list[int] = []
+        self.a, self.b = (self.end(each, at) for at, each in enumerate(pair()))
+
+    def end(self, end: socket.socket, at: int) -> Channel:
+        def hear(told: dict[str, Any], datagram: bytes) -> None:
+            self.heard[at].append((told, datagram))
+
+        return Channel(self.reactor, end, hear, lambda: self.lost.append(at))
+
+    def flow(self) -> None:
+        while self.reactor.writers:
+            for writer in list(self.reactor.writers):
+                writer.doWrite()
+            self.b.doRead()
+        before = -1
+        while before < len(self.heard[1]):
+            before = len(self.heard[1])
+            self.b.doRead()
+
+
+def test_said() -> None:
+    """A message arrives with its datagram as it was, whatever its octets; and an end that is closed is noticed once."""
+    ends = Ends()
+    ends.a.say({"say": "give", "peer": ("10.0.0.9", 7)}, b"\n\0\xff" * 1000)
+    ends.a.say({"say": "stop"})
+    ends.b.doRead()
+    assert ends.heard[1] == [({"say": "give", "peer": ["10.0.0.9", 7]}, b"\n\0\xff" * 1000), ({"say": "stop"}, b"")]
+    ends.a.close()
+    ends.b.doRead()
+    ends.b.doRead()
+    assert (ends.lost, ends.reactor.readers, ends.reactor.writers) == ([1], set(), set())
+    ends.b.say({"say": "stop"})
+
+
+def test_full() -> None:
+    """While the other end does not read, words wait in their order and datagrams beyond the bound are lost."""
+    ends = Ends()
+    many = 3 * MOST_WAITING
+    for number in range(many):
+        ends.a.say({"say": "give", "number": number}, b"x" * 400)
+    ends.a.say({"say": "stop"})
+    ends.flow()
+    numbers = [told["number"] for told, datagram in ends.heard[1] if datagram]
+    assert MOST_WAITING <= len(numbers) < many
+    assert numbers == sorted(numbers)
+    assert ends.heard[1][-1] == ({"say": "stop"}, b"")
+
+
+def test_died() -> None:
+    """What an end said before it died is heard; what is said to a dead one does no harm."""
+    ends = Ends()
+    ends.a.say({"say": "freed"})
+    ends.b.say({"say": "unread"})
+    ends.a.connectionLost()
+    ends.b.say({"say": "never"})
+    ends.b.doRead()
+    ends.b.doRead()
+    assert ([told["say"] for told, _ in ends.heard[1]], ends.lost) == (["freed"], [0, 1])
+
+
+def test_fault() -> None:
+    """A word that cannot be understood closes nothing."""
+    first, second = pair()
+    heard: list[object] = []
+
+    def hear(told: dict[str, Any], _: bytes) -> None:
+        heard.append(told["say"])
+
+    channel = Channel(Reactor(), second, hear, lambda: heard.append("lost"))
+    put(first, Message({"what": "?"}))
+    put(first, Message({"say": "stop"}))
+    channel.doRead()
+    assert heard == ["stop"]
+    channel.close()
+    first.close()
+
+
+@pytest.mark.parametrize(
+    "local",
+    [
+        Local("10.0.0.1", 69, 2, False, 1400, (IPv4Network("10.0.0.0/24"), IPv4Network("10.1.0.0/16"))),
+        Local("fe80::1%eth0", 69, 3, True),
+        Local("0.0.0.0", 69),
+    ],
+)
+def test_packed(local: Local) -> None:
+    """Which address was asked, and what is known of its interface, goes through JSON unchanged."""
+    first, second = pair()
+    put(first, Message({"local": packed(local), "peer": ("::1", 7, 0, 0)}))
+    told = take(second).told
+    assert (unpacked(told["local"]), peerOf(told["peer"])) == (local, ("::1", 7, 0, 0))
+    first.close()
+    with pytest.raises(EOFError):
+        take(second)
+    second.close()
+
+
+@pytest.mark.loopback
+def test_legacy() -> None:
+    """A new process takes sockets by their addresses, those of a supervisor apart; the environment is clean then."""
+    ours, theirs = pair()
+    bound = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    for each in bound:
+        each.bind(("127.0.0.1", 0))
+    names = [each.getsockname() for each in bound]
+    first = {"say": "sockets", "at": [(*names[0], True), (*names[1], False)]}
+    put(ours, Message(first, b"", tuple(each.fileno() for each in bound[:2])))
+    put(ours, Message({"say": "sockets", "at": [(*names[2], True)]}, b"", (bound[2].fileno(),)))
+    put(ours, Message({"say": "begin", "pid": 7, "doors": {"control": "/run/x"}}))
+    for each in bound:
+        each.close()
+    environ = {ENVIRON: str(os.dup(theirs.fileno())), "PATH": "/bin"}
+    theirs.close()
+    given = legacy(environ)
+    assert given is not None
+    assert (environ, given.pid, given.doors) == ({"PATH": "/bin"}, 7, {"control": "/run/x"})
+    assert (list(given.inherited), list(given.adopted)) == ([names[0], names[2]], [names[1]])
+    assert [made.getsockname() for made in (*given.inherited.values(), *given.adopted.values())] == [
+        names[0],
+        names[2],
+        names[1],
+    ]
+    assert not any(os.get_inheritable(made.fileno()) for made in (given.end, *given.inherited.values()))
+    given.refuse(["x:1: no"])
+    assert take(ours).told == {"say": "refused", "faults": ["x:1: no"]}
+    ours.close()
+    given.refuse(["nobody is there"])
+    for made in (given.end, *given.inherited.values(), *given.adopted.values()):
+        made.close()
+
+
+def test_noLegacy() -> None:
+    """Most processes have none; one whose elder died as it began says so."""
+    assert legacy({"PATH": "/bin"}) is None
+    ours, theirs = pair()
+    ours.close()
+    with pytest.raises(EOFError):
+        Legacy(theirs)
+    theirs.close()

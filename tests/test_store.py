@@ -1,0 +1,298 @@
+"""Sockets in the hands of the service manager: what it is told, and a restart that loses no request."""
+
+import array
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from castd.ports import Ports
+from castd.store import Store, nameOf
+from castd.supervise import Notices
+from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
+
+
+class Manager:
+    """A service manager's end: it keeps what it is handed."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.settimeout(30)
+        self.kept: dict[str, int] = {}
+
+    def read(self) -> dict[str, str]:
+        """The next datagram; descriptors are kept, dropped, or closed at once, as sd_notify(3) says."""
+        told, passed, _, _ = self.socket.recvmsg(4096, socket.CMSG_SPACE(16))
+        found = array.array("i")
+        for _, _, octets in passed:
+            found.frombytes(octets)
+        fields = dict(line.split("=", 1) for line in told.decode().split("\n"))
+        if "FDSTORE" in fields:
+            (made,) = found
+            if fields["FDNAME"] in self.kept:
+                os.close(made)
+            self.kept.setdefault(fields["FDNAME"], made)
+        elif "FDSTOREREMOVE" in fields:
+            os.close(self.kept.pop(fields["FDNAME"]))
+        else:
+            for each in found:
+                os.close(each)
+        return fields
+
+    def waiting(self) -> list[dict[str, str]]:
+        """All that was said so far."""
+        self.socket.setblocking(False)
+        said = []
+        try:
+            while True:
+                said.append(self.read())
+        except BlockingIOError:
+            return said
+        finally:
+            self.socket.settimeout(30)
+
+    def until(self, field: str) -> dict[str, str]:
+        """Wait for a datagram with this field."""
+        while field not in (fields := self.read()):
+            pass
+        return fields
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(str(tmp_path / "notify"))
+    yield made
+    made.socket.close()
+    for each in made.kept.values():
+        os.close(each)
+
+
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [
+        (("", 69), "castd.any.69"),
+        (("10.0.0.5", 1759), "castd.10.0.0.5.1759"),
+        (("::", 69), "castd.__.69"),
+        (("fe80::1%eth0", 69), "castd.fe80__1%eth0.69"),
+    ],
+)
+def test_nameOf(at: tuple[str, int], name: str) -> None:
+    """Each address has a name of its own, in which no colon is: the manager's lists are divided by these."""
+    assert nameOf(at) == name
+
+
+@pytest.mark.loopback
+def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Request ports are kept once, and dropped when their address goes; not those that a socket unit keeps, and not when
+    the process ends.  That something is dropped is waited for.
+    """
+    waited: list[int] = []
+    monkeypatch.setattr(Notices, "barrier", lambda notices: waited.append(len(manager.waiting())))
+    unit = datagram()
+    number = unit.getsockname()[1]
+    ports = Ports(Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=Store(Notices(manager.address)))
+    ours, other = ports.listen(0, Heard(), "127.0.0.1"), ports.listen(number, Heard(), "127.0.0.1")
+    for _ in range(2):
+        assert ports.settle() == []
+    (said,) = manager.waiting()
+    assert (said, ports.keeps) == ({"FDSTORE": "1", "FDNAME": "castd.127.0.0.1.0"}, True)
+    other.stopListening()
+    assert manager.waiting() == []
+    ours.stopListening()
+    assert (waited, manager.kept) == ([1], {})
+    again = ports.listen(0, Heard(), "127.0.0.1")
+    ports.settle()
+    ports.retain(True)
+    again.stopListening()
+    manager.waiting()
+    assert list(manager.kept) == ["castd.127.0.0.1.0"]
+    unit.close()
+
+
+@pytest.mark.loopback
+def test_barrier(manager: Manager) -> None:
+    """A barrier is over when the manager has closed what it was handed; one that does not answer is not waited for."""
+    notices = Notices(manager.address)
+    reader = os.fork()
+    if not reader:
+        manager.read()
+        os._exit(0)
+    notices.barrier()
+    assert os.waitpid(reader, 0)[1] == 0
+    silent = Notices()
+    silent.barrier()
+    assert not silent.heard
+    assert not Store(silent).keeps
+    notices.close()
+
+
+def launched(tmp_path: Path, manager: Manager, descriptors: dict[str, int]) -> subprocess.Popen[bytes]:
+    """castd as the manager starts it, with what it has kept."""
+    # Above what the launcher puts there.
+    high = [os.dup(each) for each in descriptors.values() for _ in range(10)][9::10]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": manager.address}
+    command = [sys.executable, "-m", "castd", "serve", "-c", str(tmp_path / "x.yaml")]
+    if high:
+        environ["LISTEN_FDNAMES"] = ":".join(descriptors)
+        words = ["-m", "castd", "serve", "-c", str(tmp_path / "x.yaml")]
+        command = [sys.executable, "-c", LAUNCH, ",".join(map(str, high)), *words]
+    return subprocess.Popen(command, cwd=ROOT, env=environ, pass_fds=high)
+
+
+@pytest.mark.loopback
+def test_restart(tmp_path: Path, manager: Manager) -> None:
+    """
+    A restart by a manager that keeps sockets: who asks while the old process drains, or while there is none, asks once
+    and is answered by the new one; an address that is not in the service file any more is dropped.
+    """
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(bytes(700))
+    probes = [datagram(), datagram()]
+    numbers = [each.getsockname()[1] for each in probes]
+    for each in probes:
+        each.close()
+    head = "castd: 1\ncontent: [{directory: {path: boot}}]\nlimits: {drain: 20 s}\ntransports:\n"
+    lines = [
+        f"  {name}: {{use: tftp, port: {number}, interface: 127.0.0.1}}\n"
+        for name, number in zip("ab", numbers, strict=True)
+    ]
+    (tmp_path / "x.yaml").write_text(head + "".join(lines))
+    clients = [datagram() for _ in range(3)]
+    for each in clients:
+        each.settimeout(30)
+    server = ("127.0.0.1", numbers[0])
+    with launched(tmp_path, manager, {}) as old:
+        try:
+            manager.until("READY")
+            manager.until("FDSTORE") if len(manager.kept) < 2 else None
+            clients[0].sendto(b"\0\1file\0octet\0", server)
+            block, peer = clients[0].recvfrom(600)
+            old.send_signal(signal.SIGTERM)
+            manager.until("STOPPING")
+            clients[1].sendto(b"\0\1file\0octet\0", server)
+            for number in (1, 2):
+                clients[0].sendto(b"\0\4" + number.to_bytes(2), peer)
+            assert old.wait(30) == 0
+        finally:
+            old.kill()
+    assert sorted(manager.kept) == sorted(f"castd.127.0.0.1.{number}" for number in numbers)
+    clients[2].sendto(b"\0\1file\0octet\0", server)
+    (tmp_path / "x.yaml").write_text(head + lines[0])
+    with launched(tmp_path, manager, manager.kept) as new:
+        try:
+            manager.until("FDSTOREREMOVE")
+            assert list(manager.kept) == [f"castd.127.0.0.1.{numbers[0]}"]
+            for client in clients[1:]:
+                block, peer = client.recvfrom(600)
+                assert block == b"\0\3\0\1" + bytes(512)
+                for number in (1, 2):
+                    client.sendto(b"\0\4" + number.to_bytes(2), peer)
+            new.send_signal(signal.SIGTERM)
+            assert new.wait(30) == 0
+        finally:
+            new.kill()
+    for each in clients:
+        each.close()
+
+
+@pytest.mark.loopback
+def test_mainPid(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    At an upgrade the manager is told which process is the main one, and then hears of that: it is ready, feeds the
+    watchdog, and leaves the sockets there anew.
+    """
+    (tmp_path / "boot").mkdir()
+    probe = datagram()
+    number = probe.getsockname()[1]
+    probe.close()
+    (tmp_path / "x.yaml").write_text(
+        f"castd: 1\ncontent: [{{directory: {{path: boot}}}}]\ncontrol: {{path: {tmp_path}/control}}\n"
+        f"transports: {{tftp: {{port: {number}, interface: 127.0.0.1}}}}\n"
+    )
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    with launched(tmp_path, manager, {}) as old:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        command = [sys.executable, "-m", "castd", "upgrade", "--control", str(tmp_path / "control")]
+        try:
+            manager.until("READY")
+            with subprocess.Popen(command, cwd=ROOT) as upgrading:
+                main = int(manager.until("MAINPID")["MAINPID"])
+                try:
+                    said = [manager.read() for _ in range(2)]
+                    assert [("FDSTORE" in each, "READY" in each) for each in said] == [(True, False), (False, True)]
+                    assert upgrading.wait(60) == 0
+                    assert old.wait(30) == 0
+                    assert list(manager.kept) == [f"castd.127.0.0.1.{number}"]
+                    manager.waiting()
+                    manager.until("WATCHDOG")
+                finally:
+                    os.kill(main, signal.SIGTERM)
+            manager.until("STOPPING")
+        finally:
+            old.kill()
+
+
+class Several:
+    """Keeps how long the datagrams of a burst are."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+
+    def lengths(self) -> list[int]:
+        found = []
+        while True:
+            try:
+                found.append(len(self.client.recv(65535, socket.MSG_DONTWAIT)))
+            except BlockingIOError:
+                return found
+
+
+@pytest.mark.loopback
+def test_burstsOfTwo() -> None:
+    """
+    Two processes send bursts through one socket, and each datagram is as long as it is meant to be: that the kernel
+    cuts them is an option of the socket, which neither may change behind the other's back.
+    """
+    client = datagram()
+    heard, address = Several(client), client.getsockname()
+    first = Ports(Reactor(), random.Random(0)).listen(0, Heard(), "127.0.0.1")
+    assert first.writeBurst(memoryview(bytes(2500)), 1000, address) == 2500
+    assert heard.lengths() == [1000, 1000, 500]
+    shared = socket.socket(fileno=os.dup(first.fileno()))
+    number = shared.getsockname()[1]
+    given = Ports(Reactor(), random.Random(0), None, {("127.0.0.1", number): shared}, shared=True)
+    second = given.listen(number, Heard(), "127.0.0.1")
+    second.pause(False)
+    first.writeBurst(memoryview(bytes(2500)), 1000, address)
+    assert heard.lengths() == [1000, 1000, 500]
+    first.pause(True)
+    second.resume(False)
+    for port, step in ((first, 1000), (second, 700), (first, 1000), (second, 2000), (first, 500)):
+        port.writeBurst(memoryview(bytes(2 * step + 1)), step, address)
+        assert heard.lengths() == [step, step, 1]
+        port.write(bytes(1400), address)
+        assert heard.lengths() == [1400]
+    first.stopListening()
+    second.resume(True)
+    second.writeBurst(memoryview(bytes(2500)), 1000, address)
+    assert heard.lengths() == [1000, 1000, 500]
+    second.stopListening()
+    # One that a process before has left in the middle of its bursts.
+    left = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    left.bind(("127.0.0.1", 0))
+    left.setsockopt(socket.IPPROTO_UDP, 103, 400)
+    number = left.getsockname()[1]
+    third = Ports(Reactor(), random.Random(0), None, {("127.0.0.1", number): left}).listen(number, Heard(), "127.0.0.1")
+    third.write(bytes(1400), address)
+    assert heard.lengths() == [1400]
+    third.stopListening()
+    client.close()

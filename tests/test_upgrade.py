@@ -1,0 +1,464 @@
+"""One process takes over from another: here both are in memory, on one machine of a virtual network."""
+
+import errno
+import json
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from castd import elder
+from castd.elder import Elder
+from castd.heir import READY, Heir
+from castd.packets import slam
+from castd.service import Server, compose, read
+from castd.testing import Mailbox, Network
+from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
+
+SINGLE = "transports: {tftp: {single-port: true}}\n"
+SLAM = "transports: {slam: {file: file, interface: 10.0.0.1}}\n"
+EVERYTHING = slam.buildList([range(2)])
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(BODY)
+    return tmp_path
+
+
+class End:
+    """One end of a channel in memory, as L{castd.channel.Channel}."""
+
+    def __init__(self, line: "Line", heard: Callable[..., object], lost: Callable[[], object]) -> None:
+        self.line, self._heard, self._lost = line, heard, lost
+        self.other: End | None = None
+        self.open = True
+
+    def say(self, told: dict[str, Any], datagram: bytes = b"", descriptors: object = ()) -> None:
+        if self.open and self.other is not None:
+            self.line.said.append(told["say"])
+            # A message is on its way for a moment, and nothing but JSON.
+            self.line.network.callLater(self.line.delay, self.other.hear, json.loads(json.dumps(told)), datagram)
+
+    def hear(self, told: dict[str, Any], datagram: bytes) -> None:
+        if self.open:
+            self._heard(told, datagram)
+
+    def doRead(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            if self.other is not None:
+                self.line.network.callLater(self.line.delay, self.other.lose)
+
+    def lose(self) -> None:
+        if self.open:
+            self.open = False
+            self._lost()
+
+
+class Line:
+    """What two processes have in common."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.ends: list[End] = []
+        self.said: list[str] = []
+        self.delay = 0.0001
+
+    def __call__(
+        self, reactor: object, end: socket.socket, heard: Callable[..., object], lost: Callable[[], object]
+    ) -> End:
+        if end is not None:
+            end.close()
+        made = End(self, heard, lost)
+        if self.ends:
+            made.other, self.ends[-1].other = self.ends[-1], made
+        self.ends.append(made)
+        return made
+
+
+class Given:
+    """What the new process has been given, as L{castd.elder.Legacy}."""
+
+    pid, doors, end = 1234, {}, None
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def refuse(self, faults: list[str]) -> None:
+        self.refused += faults
+
+
+class Case:
+    """A server on a network in memory, and the one that takes over from it."""
+
+    def __init__(self, folder: Path, network: Network, text: str, after: str | None = None) -> None:
+        self.folder, self.network, self.text, self.after = folder, network, text, after
+        self.host = network.host(SERVER)
+        self.old = self.made(text, self.host)
+        self.line = Line(network)
+        self.left: list[str] = []
+        self.killed = 0
+        self.new: Server | None = None
+        self.old.succession.heirs = lambda: Heir(self.old, self.spawn, lambda: self.left.append("old"), self.line)
+        self.old.privilegedStartService()
+        self.old.startService()
+
+    def made(self, text: str, host: Any) -> Server:
+        (self.folder / "x.yaml").write_text(text)
+        return compose(read(self.folder / "x.yaml", COLLECTED), COLLECTED, host, host, random.Random(0))
+
+    def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":
+        self.exited, self.pid = exited, 4321
+        self.new = self.made(self.text if self.after is None else self.after, self.host.heir())
+        self.new.succession.elder = Elder(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
+        self.new.succession.elder.setServiceParent(self.new)
+        return self
+
+    def start(self) -> None:
+        """The new process is up."""
+        assert self.new is not None
+        self.new.privilegedStartService()
+        self.new.startService()
+
+    def kill(self) -> None:
+        self.killed += 1
+        self.exited("was ended by signal 9")
+
+    def die(self) -> None:
+        """The new process is no more."""
+        assert self.new is not None
+        for port in self.new.site.ports.openPorts():
+            self.new.site.ports.unbind(port)
+        self.line.ends[-1].close()
+        self.exited("was ended by signal 9")
+
+    def upgrade(self) -> tuple[str, ...]:
+        """-> the faults, once they are known."""
+        told: list[tuple[str, ...]] = []
+        self.old.succession.upgrade().addCallback(told.append)
+        self.start()
+        self.network.run(lambda: told, limit=60)
+        return told[0]
+
+    def casts(self) -> tuple[int, int]:
+        """-> how many the old one has, and the new one."""
+        assert self.new is not None
+        return self.old.site.gate.casts, self.new.site.gate.casts
+
+
+@pytest.fixture
+def case(folder: Path, network: Network) -> Callable[..., Case]:
+    return lambda *texts: Case(folder, network, *texts)
+
+
+def test_takenOver(case: Callable[..., Case], network: Network) -> None:
+    """Whoever asks after the word is answered by the new process; the old one ends its transfers and leaves."""
+    one = case(START + TFTP)
+    early = Client(network)
+    assert one.upgrade() == ()
+    late = Client(network)
+    assert one.casts() == (1, 1)
+    assert (late.finish(), early.finish()) == (BODY, BODY)
+    network.advance(60)
+    assert (one.casts(), one.left) == ((0, 0), ["old"])
+    assert one.old.unready() == "draining"
+    assert one.new is not None
+    assert one.new.unready() is None
+
+
+def test_inBetween(case: Callable[..., Case], network: Network) -> None:
+    """What comes while nobody reads is answered once somebody does."""
+    one = case(START + TFTP)
+    one.line.delay = 0.1
+    told: list[object] = []
+    one.old.succession.upgrade().addCallback(told.append)
+    one.start()
+    network.run(lambda: one.old.addresses[0].port.paused, limit=1)
+    box = Mailbox(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    assert box.expect().datagram[:4] == b"\0\3\0\1"
+    network.run(lambda: told, limit=1)
+    assert (told, one.casts()) == ([()], (0, 1))
+
+
+def test_singlePort(case: Callable[..., Case], network: Network) -> None:
+    """A transfer on the listening port goes on through the new process; its client's next one is the new one's own."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    assert one.upgrade() == ()
+    assert not early.step()
+    assert one.casts() == (1, 0)
+    assert early.finish() == BODY
+    early.body = b""
+    early.box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    assert early.finish() == BODY
+    assert "give" in one.line.said
+    network.advance(60)
+    assert (one.casts(), one.left) == ((0, 0), ["old"])
+
+
+def test_restarted(case: Callable[..., Case], network: Network) -> None:
+    """A machine that restarts in the middle and asks from the same port is served by the new process."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    assert not early.step()
+    assert one.upgrade() == ()
+    early.body = b""
+    network.advance(0.01)
+    early.box.take()
+    early.box.send(b"\0\1file\0octet\0blksize\x001000\0", (SERVER, 69))
+    assert early.box.expect().datagram == b"\0\6blksize\x001000\0"
+    assert ("back" in one.line.said, one.casts()) == (True, (0, 1))
+
+
+def test_upload(case: Callable[..., Case], network: Network, folder: Path) -> None:
+    """Uploads as well: the one under way ends with the old process, and one that comes to it is handed back."""
+    (folder / "drop").mkdir()
+    rules = "uploads: [{directory: {path: drop, policy: overwrite}}]\naccess: [{allow: any}]\n"
+    one = case(START + rules + SINGLE)
+    box = Mailbox(network.host(CLIENT))
+    box.send(b"\0\2up\0octet\0", (SERVER, 69))
+    assert box.expect().datagram == b"\0\4\0\0"
+    assert one.upgrade() == ()
+    box.send(b"\0\3\0\1" + b"x" * 512, (SERVER, 69))
+    assert box.expect().datagram == b"\0\4\0\1"
+    box.send(b"\0\2other\0octet\0", (SERVER, 69))
+    network.advance(0.1)
+    box.take()
+    box.send(b"\0\2other\0octet\0", (SERVER, 69))
+    assert box.expect().datagram == b"\0\4\0\0"
+    assert one.casts() == (0, 1)
+
+
+def test_looking(case: Callable[..., Case], network: Network) -> None:
+    """A request whose file is still being looked for when the new process takes over is answered by that."""
+
+    class Slow:
+        """A source that takes its time."""
+
+        def __init__(self, source: Any) -> None:
+            self.source, self.asked = source, Deferred()
+            self.asked: Deferred[None]
+
+        def lookup(self, name: str, peer: object) -> Any:
+            """As IContentSource."""
+            return self.asked.addCallback(lambda _: self.source.lookup(name, peer))
+
+    one = case(START + TFTP)
+    slow = one.old.site.content = Slow(one.old.site.content)
+    box = Mailbox(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0", (SERVER, 69))
+    network.advance(0.1)
+    assert one.upgrade() == ()
+    network.advance(5)
+    assert (one.left, box.inbox) == ([], [])
+    slow.asked.callback(None)
+    assert box.expect().datagram[:4] == b"\0\3\0\1"
+    assert one.casts() == (0, 1)
+    network.advance(1)
+    assert one.left == ["old"]
+
+
+@pytest.mark.parametrize("most", [4096, 0])
+def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """
+    A fixed group is never sent to by both: who comes joins the cast of the old process, after `limits.drain` waits for
+    its end, and is served then though it asks no more.  However few are taken for members in advance.
+    """
+    monkeypatch.setattr(elder, "MOST_GUESTS", most)
+    one = case(START + SLAM)
+    one.old.site.bar("10.0.0.77", "file", 1000, "for some reason")
+    boxes = [Mailbox(network.host(f"10.0.0.{20 + each}")) for each in range(3)]
+    boxes[0].send(EVERYTHING, (SERVER, 10000))
+    network.advance(0.01)
+    assert one.upgrade() == ()
+    boxes[1].send(EVERYTHING, (SERVER, 10000))
+    network.advance(0.05)
+    (old,) = one.old.addresses[0].transport.casts()
+    assert ([peer[0] for peer in old.receivers], one.casts()) == (["10.0.0.20", "10.0.0.21"], (1, 0))
+    assert one.new is not None
+    assert one.new.site.barred("10.0.0.77", "file") == "for some reason"
+    for _ in range(250):
+        for box in boxes[:2]:
+            if any(len(each.datagram) > 1 for each in box.take()):
+                box.send(EVERYTHING, (SERVER, 10000))
+        network.advance(0.1)
+    assert one.casts() == (1, 0)
+    boxes[2].send(EVERYTHING, (SERVER, 10000))
+    network.advance(0.05)
+    assert len(old.receivers) == 2
+    for box in boxes[:2]:
+        box.send(b"\0", (SERVER, 10000))
+    network.run(lambda: one.casts()[1], limit=60)
+    assert one.casts() == (0, 1)
+    (new,) = one.new.addresses[0].transport.casts()
+    assert [peer[0] for peer in new.receivers] == ["10.0.0.22"]
+    assert one.new.site.elder is None or not one.new.site.elder.groups
+
+
+def test_pool(case: Callable[..., Case], network: Network) -> None:
+    """No group address of the old process is given to a group of the new one, nor one that rests."""
+    text = START + "transports: {multicast: {interface: 10.0.0.1, groups: 239.255.7.0/31, clients: any}, tftp: }\n"
+    one = case(text.replace("tftp: ", "tftp: {interface: 10.0.0.1}"))
+
+    def ask(host: str) -> bytes:
+        box = Mailbox(network.host(host))
+        box.send(b"\0\1file\0octet\0multicast\0\0", (SERVER, 69))
+        return box.expect().datagram
+
+    first = ask("10.0.0.8")
+    assert b"multicast" in first
+    assert one.upgrade() == ()
+    second = ask("10.0.0.9")
+    assert b"multicast" in second
+    assert first.split(b",")[0] != second.split(b",")[0]
+
+
+def test_barred(case: Callable[..., Case], network: Network) -> None:
+    """What a transport of the old process warns of afterwards holds in the new one."""
+    one = case(START + SINGLE)
+    Client(network)
+    assert one.upgrade() == ()
+    one.old.site.bar("10.0.0.77", "file", 10, "its group broke")
+    network.advance(0.1)
+    assert one.new is not None
+    assert one.new.site.barred("10.0.0.77", "file") == "its group broke"
+
+
+def test_unclaimed(case: Callable[..., Case], network: Network) -> None:
+    """An address that the new service file does not have stays the old process's to the end of its transfers."""
+    both = "transports: {tftp: , b: {use: tftp, port: 70, single-port: true}}\n"
+    one = case(START + both, START + TFTP)
+    early = Client(network, port=70)
+    assert one.upgrade() == ()
+    assert not early.step()
+    stranger = Mailbox(network.host("10.0.0.7"))
+    stranger.send(b"\0\1file\0octet\0", (SERVER, 70))
+    network.advance(0.5)
+    assert stranger.inbox == []
+    assert early.finish() == BODY
+    network.advance(60)
+    assert one.left == ["old"]
+
+
+def test_goneWrong(case: Callable[..., Case], network: Network) -> None:
+    """A new process that ends before it is ready, says no or takes too long changes nothing, and the reason is told."""
+    one = case(START + TFTP)
+    early = Client(network)
+    told: list[tuple[str, ...]] = []
+    one.old.succession.upgrade().addCallback(told.append)
+    assert one.old.succession.upgrade().result == ("an upgrade is under way",)
+    assert one.old.reread() == ("an upgrade is under way",)
+    one.exited("ended with status 1")
+    one.line.ends.clear()
+    one.old.succession.upgrade().addCallback(told.append)
+    one.old.succession.heir._heard({"say": "refused", "faults": ["x.yaml:3: no"]}, b"")
+    one.exited("ended with status 1")
+    one.line.ends.clear()
+    one.old.succession.upgrade().addCallback(told.append)
+    network.advance(READY + 1)
+    assert told == [
+        ("the new process ended with status 1 before it was ready; the log says why",),
+        ("x.yaml:3: no",),
+        (f"the new process was not ready within {READY:g} s",),
+    ]
+    assert one.killed == 1
+    assert (one.old.unready(), early.finish(), Client(network).finish()) == (None, BODY, BODY)
+    assert one.old.reread() == ()
+
+
+def test_takenBack(case: Callable[..., Case], network: Network) -> None:
+    """If the new process dies, the old one serves on as if nothing had been; and may be upgraded once more."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    assert one.upgrade() == ()
+    assert one.old.succession.upgrade().result == ("castd is stopping",)
+    one.die()
+    network.advance(0.1)
+    assert one.old.unready() is None
+    late = Client(network, host="10.0.0.7")
+    assert (late.finish(), early.step(), one.left) == (BODY, False, [])
+    one.line.ends.clear()
+    assert one.upgrade() == ()
+    assert early.finish() == BODY
+    network.advance(60)
+    assert one.left == ["old"]
+
+
+def test_stopped(case: Callable[..., Case], network: Network) -> None:
+    """A new process that is stopped has the old one stopped as well, and waits for it."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    assert one.upgrade() == ()
+    assert one.new is not None
+    over: list[object] = []
+    one.new.stopService().addCallback(over.append)
+    network.advance(0.1)
+    assert (one.left, over) == (["old"], [])
+    one.old.stopService()
+    assert early.finish() == BODY
+    network.advance(60)
+    one.line.ends[0].close()
+    network.advance(60)
+    assert len(over) == 1
+
+
+def test_stopsMeanwhile(case: Callable[..., Case], network: Network) -> None:
+    """A server that is told to stop while the new process starts does not hand over; that one leaves."""
+    one = case(START + TFTP)
+    Client(network)
+    told: list[object] = []
+    one.old.succession.upgrade().addCallback(told.append)
+    one.old.stopService()
+    assert (told, one.killed) == ([("castd is stopping",)], 1)
+    one.start()
+    network.advance(1)
+    assert "read" not in one.line.said
+
+
+def test_disowned(case: Callable[..., Case], network: Network) -> None:
+    """A new process whose elder dies before the word leaves: it was never in charge."""
+    one = case(START + TFTP)
+    one.old.succession.upgrade()
+    one.start()
+    one.line.ends[0].close()
+    network.advance(1)
+    assert one.left == ["new"]
+
+
+def test_cannot(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was composed without a way to start another process says so; and so does process 1 of a container."""
+    one = case(START + TFTP)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    (why,) = one.old.succession.upgrade().result
+    assert why.startswith("castd is process 1 here")
+    one.old.succession.heirs = None
+    assert one.old.succession.upgrade().result == ("this castd cannot start another",)
+
+
+def test_noProcess(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process or no descriptor can be had nothing changes, and another try is possible."""
+    one = case(START + TFTP)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(one, "spawn", fails)
+    for _ in range(2):
+        assert one.old.succession.upgrade().result == ("no process can be started: Resource temporarily unavailable",)
+    assert one.old.unready() is None
