@@ -126,7 +126,7 @@ def summary(server: Server) -> Table:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             said = ", ".join(f"{key}: {value}" for key, value in options.items())
             table.add_row(address.address, entry.name, entry.kind, said)
-    for name, (where, _) in server.ways(server.config).items():
+    for name, (where, _) in server.porch.ways(server.config).items():
         table.add_row(where, "", name)
     return table
 

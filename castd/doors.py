@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.application.service import Service
 from twisted.internet.defer import maybeDeferred
@@ -22,6 +22,8 @@ from castd.errors import Unavailable
 from castd.options import endpoint
 
 _log = Logger(namespace="castd")
+
+Answer: TypeAlias = Callable[[], Any]
 
 #: Conversations at the control socket at once.
 MOST = 16
@@ -102,7 +104,7 @@ class Control(LineOnlyReceiver):
     transport: Any
     factory: Any
 
-    def __init__(self, reactor: Any, answers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, reactor: Any, answers: Mapping[str, Answer]) -> None:
         self._reactor = reactor
         self._answers = answers
         self._call: Any = None
@@ -138,7 +140,7 @@ class ControlFactory(Factory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, answers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, reactor: Any, answers: Mapping[str, Answer]) -> None:
         self._reactor = reactor
         self._answers = answers
         self._here = 0

@@ -97,7 +97,7 @@ class Heir:
             self._fail((f"no process can be started: {error.strerror}",))
             return answer
         self._give(self._site.ports.legacy())
-        self._channel.say({"say": "begin", "pid": os.getpid(), "doors": self._server.places()})
+        self._channel.say({"say": "begin", "pid": os.getpid(), "doors": self._server.porch.places()})
         self._rest(READY, self._late)
         return answer
 

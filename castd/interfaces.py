@@ -357,7 +357,8 @@ class IPorts(Interface):
 
     def settle() -> Iterable[tuple[str, int]]:
         """
-        This process is the one that serves: keep its request ports for the next one, and nothing else.
+        This process is the one that serves, with these request ports: they are kept for the next one, and nothing that
+        may be of an address or a range of ports that is no more.
 
         -> the addresses that a process before this one had, and that are not wanted any more.
         """

@@ -266,6 +266,7 @@ class Ports:
         return list(self._adopted)
 
     def settle(self) -> list[tuple[str, int]]:
+        self.close()
         for at, (made, ours) in self._listening.items():
             if ours:
                 self._store.keep(at, made)

@@ -54,7 +54,7 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
         if given is not None:
             given.refuse(error.faults)
         raise
-    server.runtime = os.environ.get("RUNTIME_DIRECTORY")
+    server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
     Upon(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
     Upon(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
     server.succession.heirs = lambda: Heir(server, partial(spawn, reactor), reactor.stop)

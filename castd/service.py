@@ -7,11 +7,10 @@ from __future__ import annotations
 import os
 import random
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -19,12 +18,12 @@ from castd import __version__
 from castd.chance import Chance
 from castd.change import Change
 from castd.config import Config
-from castd.doors import LONGEST, ControlFactory, Door, controlSocket, place
 from castd.draft import SINKS, Draft, draft, kinds, read
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.listening import Listening
 from castd.logs import Logs
 from castd.maker import Collected
+from castd.porch import Porch
 from castd.site import Site
 from castd.status import about, held
 from castd.succession import Succession
@@ -49,6 +48,7 @@ class Server(MultiService):
     @ivar stopping: it takes no more requests, and ends when those under way are served.
     @ivar ending: it was told to stop; else another process has taken over.
     @ivar succession: the processes before and after this one.
+    @ivar porch: the operator's ways in.
     @ivar watch: what a supervisor is told; nothing, until L{supervised}.
     """
 
@@ -67,9 +67,8 @@ class Server(MultiService):
         self.stopping = self.ending = False
         self.succession = Succession(self)
         self.watch = Watch(site.reactor, Notices(), None, self.ports, self.standing)
-        self.figures: Any = None
-        self.runtime: str | None = None
-        self._doors: dict[str, Door] = {}
+        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
+        self.porch = Porch(self, answers)
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -80,7 +79,7 @@ class Server(MultiService):
         @raise ConfigError: with each one that cannot be had.
         """
         faults: list[str] = []
-        for openOnes in (self._openLogs, self._openDoors):
+        for openOnes in (self._openLogs, self.porch.open):
             try:
                 openOnes()
             except ConfigError as error:
@@ -101,10 +100,6 @@ class Server(MultiService):
         with self.acting():
             self.logs.open(self.config)
         globalLogPublisher.addObserver(self.logs)
-
-    def _openDoors(self) -> None:
-        if not self._doors:
-            self.openDoors()
 
     def acting(self) -> AbstractContextManager[None]:
         """As who it will be when root is given up."""
@@ -127,7 +122,7 @@ class Server(MultiService):
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""
         self._openLogs()
-        self._openDoors()
+        self.porch.open()
         super().startService()  # type: ignore[no-untyped-call]
         if self.succession.elder is None:
             self.succession.begin()
@@ -151,112 +146,8 @@ class Server(MultiService):
         if not self.logs.keeps:
             globalLogPublisher.removeObserver(self.logs)
             self.logs.close()
-        if self.figures is not None:
-            globalLogPublisher.removeObserver(self.figures)
-            self.figures = None
-        return self.shutDoors().addCallback(lambda _: result)
-
-    # The operator's ways in.
-
-    def _opened(self, config: Config) -> dict[str, Door]:
-        """
-        -> the doors that this service file asks for: those there are that stay, and new ones, open.
-
-        @raise ConfigError: one cannot be had; none of the new ones is open then.
-        """
-        doors = {}
-        # What the process has that we take over from cannot be had before it has let go.
-        elders = {} if self.succession.serving else self.succession.elder.doors
-        for name, door in self._wanted(config).items():
-            if elders.get(name) == door.where:
-                continue
-            ours = self._doors.get(name)
-            doors[name] = ours if ours is not None and ours.where == door.where else door
-        fresh = {name: door for name, door in doors.items() if door is not self._doors.get(name)}
-        try:
-            for name, door in fresh.items():
-                # A socket of a file belongs to who goes on using it; a port may need root.
-                with self.acting() if name == "control" else nullcontext():
-                    door.bind()
-        except ConfigError:
-            for door in fresh.values():
-                door.close()
-            raise
-        return doors
-
-    def _takeDoors(self, doors: dict[str, Door]) -> None:
-        """These and no others from now on."""
-        for name, door in self._doors.items():
-            if doors.get(name) is not door:
-                door.close()
-                door.disownServiceParent()  # type: ignore[no-untyped-call]
-        for name, door in doors.items():
-            if self._doors.get(name) is not door:
-                door.setServiceParent(self)  # type: ignore[no-untyped-call]
-        self._doors = doors
-
-    def openDoors(self) -> None:
-        """
-        Those that the service file asks for.
-
-        @raise ConfigError: one cannot be had.
-        """
-        self._takeDoors(self._opened(self.config))
-
-    def places(self) -> dict[str, str]:
-        """-> where those are that are open."""
-        return {name: door.where for name, door in self._doors.items()}
-
-    def shutDoors(self) -> Deferred[Any]:
-        """None at all any more.  -> fires when others can have their places: the file of a local socket is removed."""
-        closing = [maybeDeferred(door.close) for door in self._doors.values()]
-        self._takeDoors({})
-        shut: Deferred[Any] = DeferredList(closing, consumeErrors=True)
-        return shut
-
-    def ways(self, config: Config) -> dict[str, tuple[str, Any]]:
-        """
-        -> the operator's ways in by name, C{metrics} and C{control}, each with where it is, and the endpoint.
-
-        @raise ConfigError: one is no address, or something that it needs is not installed.
-        """
-        reactor, found = self.site.reactor, dict[str, tuple[str, Any]]()
-        if (listen := config.metrics.listen) is not None:
-            complain = config.tree.where(("metrics", "listen"))
-            try:
-                # Now: where twistd has changed the root of the file system there is nothing to import any more.
-                import castd.metrics  # noqa: F401
-
-                found["metrics"] = listen, place(reactor, listen)
-            except ImportError as error:
-                raise ConfigError(f"{complain}: castd[metrics] is not installed: {error}") from None
-            except ValueError as error:
-                raise ConfigError(f"{complain}: {listen}: {error}") from None
-        path = config.control.path or (Path(self.runtime.partition(":")[0]) / "control" if self.runtime else None)
-        if path is not None:
-            if len(os.fsencode(path)) > LONGEST:
-                raise ConfigError(f"{config.tree.where(('control', 'path'))}: {path}: longer than {LONGEST} octets")
-            found["control"] = str(path), controlSocket(reactor, str(path))
-        return found
-
-    def _wanted(self, config: Config) -> dict[str, Door]:
-        keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
-        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
-        factories = {"metrics": self._page, "control": lambda: ControlFactory(self.site.reactor, answers)}
-        return {
-            name: Door(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
-            for name, (where, at) in self.ways(config).items()
-        }
-
-    def _page(self) -> Any:
-        # An extra: who wants no metrics need not have it.
-        from castd.metrics import Figures, Gauges, Page, Web
-
-        if self.figures is None:
-            self.figures = Figures()
-            Gauges(self.figures, lambda: [each.transport for each in self.addresses], lambda: held(self.site))
-            globalLogPublisher.addObserver(self.figures)
-        return Web(Page(self.figures, self.unready))  # type: ignore[no-untyped-call]
+        self.porch.forget()
+        return self.porch.shut().addCallback(lambda _: result)
 
     def unready(self) -> str | None:
         """-> why requests are not answered now, L{None}: they are."""
@@ -326,25 +217,21 @@ class Server(MultiService):
         @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
         """
         made = draft(config, self._collected, self.site, self._sinks)
-        doors, outlets = self._opened(config), None
+        doors, outlets = self.porch.opened(config), None
         try:
             outlets = self.logs.opened(config)
             Change(self.addresses, made).bind()
         except ConfigError:
             if outlets is not None:
                 outlets.close()
-            for name, door in doors.items():
-                if door is not self._doors.get(name):
-                    door.close()
+            self.porch.drop(doors)
             raise
         self.logs.take(outlets)
-        self._takeDoors(doors)
+        self.porch.take(doors)
         self.config, self._sinks = config, made.sinks
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
         self._listen(made)
-        # They may be of an address or a range of ports that is no more.
-        getattr(self.site.ports, "close", bool)()
         self.site.ports.settle()
 
     def _listen(self, made: Draft) -> None:
@@ -390,5 +277,5 @@ def compose(
     made = draft(config, collected, site)
     site.open(made.sources, [sink for _, sink in made.sinks], config.access)
     server = Server(made, site, collected)
-    server.ways(config)
+    server.porch.ways(config)
     return server

@@ -79,7 +79,7 @@ class Succession:
         """Another process serves from now on.  -> fires when it can have the operator's ways in."""
         self._server.stopping = True
         self._server.site.ports.retain(True)
-        shut: Deferred[Any] = self._server.shutDoors()
+        shut: Deferred[Any] = self._server.porch.shut()
         return shut
 
     def takeBack(self) -> None:
@@ -93,7 +93,7 @@ class Succession:
     def take(self) -> None:
         """It is this process that serves, and nobody else is there who could have the operator's ways in."""
         try:
-            self._server.openDoors()
+            self._server.porch.open()
         except ConfigError as error:
             for fault in error.faults:
                 _log.error("{fault}", event="fault", fault=fault)

@@ -150,7 +150,7 @@ ROWS = (
     Row(("config",), outside=MODELS | names("yaml"), only=("errors", "options", "units", "nodes", "complaints")),
     Row(("describe",), outside=MODELS),
     Row(
-        ("listening", "draft", "change", "doors", "status", "user", "logs", "succession", "service", "run"),
+        ("listening", "draft", "change", "doors", "status", "porch", "user", "logs", "succession", "service", "run"),
         outside=MODELS | names("twisted"),
         ordered=True,
         hidden=("dialects.*",),

@@ -202,6 +202,8 @@ def test_noEventFile(boot: Path, network: Network) -> None:
 class Taken:
     """Ports that cannot be had."""
 
+    keeps = False
+
     def __init__(self, host: Host, refused: dict[int, int]) -> None:
         self.host = host
         self.refused = refused
@@ -211,6 +213,9 @@ class Taken:
         if port in self.refused:
             raise CannotListenError(interface, port, OSError(self.refused[port], "refused"))
         return self.host.listen(port, protocol, interface)
+
+    def retain(self, retained: bool) -> None:
+        """As IPorts."""
 
 
 def test_cannotListen(boot: Path, network: Network) -> None:
