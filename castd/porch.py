@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,14 @@ class Porch:
         self.take({})
         shut: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         return shut
+
+    def abandon(self) -> None:
+        """The start has failed: no reactor will run that would take away what a local socket leaves in its folder."""
+        door = self._doors.pop("control", None)
+        if door is not None:
+            for left in (door.where, f"{door.where}.lock"):
+                with suppress(OSError):
+                    os.unlink(left)
 
     def forget(self) -> None:
         """It is over: nothing is counted any more."""

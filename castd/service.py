@@ -92,6 +92,7 @@ class Server(MultiService):
         if faults:
             if self.succession.elder is not None:
                 self.succession.elder.refuse(faults)
+            self.porch.abandon()
             self.stopService()
             raise Unavailable(*faults)
 
@@ -123,7 +124,11 @@ class Server(MultiService):
         """And clear away what uploads a crash has left unfinished."""
         self._openLogs()
         self.porch.open()
-        super().startService()  # type: ignore[no-untyped-call]
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+        except ConfigError:
+            self.porch.abandon()
+            raise
         if self.succession.elder is None:
             self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:

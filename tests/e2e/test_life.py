@@ -278,6 +278,7 @@ def test_exits(at: Place) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((at.host, PORT))
         assert codes() == [os.EX_UNAVAILABLE, 1, 1, 1]
+    assert os.listdir(at.folder / "mine") == []
     plugins = at.folder / "plugins" / "castd" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "castd_bad.py").write_text("raise RuntimeError('broken')\n")
