@@ -2,8 +2,8 @@
 A hall of receivers and one multicast file: what goes out for each block of the file, beside what no repair without a
 code can go below, compared cell by cell with C{tests/runs-groups.txt}.
 
-Small here.  By hand, for minutes: C{CASTD_SWARM_RECEIVERS=200 CASTD_SWARM_MB=50} in the environment; its table is then
-printed instead of compared.  C{CASTD_RUNS=write} writes the rows of a run into the file.
+Small here.  C{CASTD_SWARM_RECEIVERS=200 CASTD_SWARM_MB=50} in the environment, by hand, takes minutes; CI has 5 MB.  Such
+a table is printed, not compared.  C{CASTD_RUNS=write} writes the rows of a run into the file.
 """
 
 from __future__ import annotations
@@ -99,6 +99,12 @@ def written(rows: dict[str, list[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def near(cell: str) -> bool:
+    """Is hardly a block sent that nobody lacks?"""
+    ratio, least = (float(part.strip("()")) for part in cell.split()[:2])
+    return ratio <= 1.08 * least + 0.01
+
+
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_swarm(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Everybody is done, as fast as the table says and with as many blocks; late joiners cost what they missed once."""
@@ -108,6 +114,7 @@ def test_swarm(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
         with capsys.disabled():
             sys.stdout.write(f"\n{RECEIVERS} receivers, {MB:g} MB\n{written({crowd: cells})}")
         assert not any("failed" in cell for cell in cells)
+        assert over or all(map(near, cells))
         return
     rows = stored()
     if os.environ.get("CASTD_RUNS") == "write":
@@ -119,9 +126,7 @@ def test_swarm(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nearTheFloor() -> None:
     """What the table holds is near what it could be: at once, hardly a block is sent that nobody lacks."""
-    for cell in stored()["at once"]:
-        ratio, least = (float(part.strip("()")) for part in cell.split()[:2])
-        assert ratio <= 1.08 * least + 0.01
+    assert all(map(near, stored()["at once"]))
 
 
 def test_sixteenJoiningOneAfterTheOther() -> None:
