@@ -2,8 +2,8 @@
 A hall of receivers and one multicast file: what goes out for each block of the file, beside what no repair without a
 code can go below, compared cell by cell with C{tests/runs-groups.txt}.
 
-Small here.  C{CASTD_SWARM_RECEIVERS=200 CASTD_SWARM_MB=50} in the environment, by hand, takes minutes; CI has 5 MB.  Such
-a table is printed, not compared.  C{CASTD_RUNS=write} writes the rows of a run into the file.
+Small here.  C{CASTD_SWARM_RECEIVERS=200 CASTD_SWARM_MB=50} in the environment, by hand, takes minutes; CI has 5 MB.
+Such a table is printed, not compared.  C{CASTD_RUNS=write} writes the rows of a run into the file.
 """
 
 from __future__ import annotations
