@@ -27,8 +27,9 @@ class Copy:
         self.data += data
 
     def writeAt(self, offset: int, data: bytes) -> None:
-        self.data[offset:] = self.data[offset:].ljust(len(data), b"\0")
-        self.data[offset : offset + len(data)] = data
+        end = offset + len(data)
+        self.data.extend(bytes(max(0, end - len(self.data))))
+        self.data[offset:end] = data
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:
