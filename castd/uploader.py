@@ -143,9 +143,20 @@ class UploadProtocol(DatagramProtocol):
             self.octets += len(payload)
         self._say(answers)
         if payload is not None and self._intake.complete:
+            self._whole()
             self._committing = True
             maybeDeferred(self._upload.commit).addCallbacks(self._stored, self._unstored)
         self._pump()
+
+    def _whole(self) -> None:
+        """
+        Is it all that was announced?  In netascii that says nothing, since the size may be that before the conversion.
+
+        @raise Refused: octets are missing; what was there before stays.
+        """
+        size = self._intake.size
+        if size is not None and self.octets < size and self.request.mode == "octet":
+            raise Refused(f"{self.octets} octets came of {size}")
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: not from the peer that the port was lent for.  An ERROR or noise is never answered."""

@@ -372,11 +372,29 @@ class TestIntake:
         assert words(intake.receive(buildData(5, bytes(8)), 0.2)[1]) == ["ACK 5"]
 
     def test_opening_again(self) -> None:
-        """The opening is repeated by the timer and for a repeated request; with a block stored it is the ACK."""
-        intake = self.begun(blksize=8, answer=(("blksize", "8"),))
-        assert words(intake.begin(0.5)) == words(intake.poll(1.0)) == ["OACK"]
-        intake.receive(buildData(1, bytes(8)), 1.5)
+        """ACK 0 is repeated by the timer and for a repeated request; with a block stored it is that one's."""
+        intake = self.begun()
+        assert words(intake.begin(0.5)) == words(intake.poll(1.0)) == ["ACK 0"]
+        intake.receive(buildData(1, bytes(512)), 1.5)
         assert words(intake.poll(1.5 + 8)) == ["ACK 1"]
+
+    def test_oneOack(self) -> None:
+        """
+        An OACK is said again for a repeated request only, never by the timer: at a second one curl sends its next
+        octets as block 1.
+        """
+        intake = self.begun(blksize=8, answer=(("blksize", "8"),))
+        assert intake.poll(1.0) == []
+        assert words(intake.begin(1.5)) == ["OACK"]
+        assert intake.repeats == 0
+        intake.receive(buildData(1, bytes(8)), 2.0)
+        assert words(intake.poll(2.0 + 8)) == ["ACK 1"]
+        silent = self.begun(blksize=8, answer=(("blksize", "8"),))
+        now = 0.0
+        while (due := silent.deadline(now)) is not None:
+            now = due
+            assert silent.poll(now) == []
+        assert (now, silent.outcome) == (31.0, SILENT)
 
     def test_unheard(self) -> None:
         """Who has sent nothing but a request, maybe another's forgery, gets three repetitions, then silence to 31 s."""

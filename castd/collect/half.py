@@ -17,11 +17,14 @@ from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
 class Half(ABC):
     """
     What the three have in common: the opening that is repeated until it is answered, and how it ends.
+
+    @ivar repeats: how often the timer made it say something again.
     """
 
     def __init__(self, patience: Patience, terms: Terms | None) -> None:
         self.outcome: str | None = None
         self.complete = False
+        self.repeats = 0
         self.size: int | None = None
         self.error: Error | None = None
         self.terms = terms
@@ -29,11 +32,6 @@ class Half(ABC):
         self._opening = b""
         self._wait = Wait(patience)
         self._dallyUntil: float | None = None
-
-    @property
-    def repeats(self) -> int:
-        """How often the timer made it say something again."""
-        return self._wait.repeats
 
     def begin(self, now: float) -> list[bytes]:
         """-> what opens it; asked again, the same once more (the peer repeated its request)."""
@@ -50,7 +48,9 @@ class Half(ABC):
             self.outcome = SILENT
         elif self._wait.due(now):
             self._wait.again(now)
-            return self._repetition()
+            said = self._repetition()
+            self.repeats += bool(said)
+            return said
         return []
 
     def deadline(self, now: float) -> float | None:
@@ -63,7 +63,7 @@ class Half(ABC):
 
     @abstractmethod
     def _repetition(self) -> list[bytes]:
-        """-> the last thing said."""
+        """-> the last thing said, or nothing, if the peer is to say something first."""
 
     def _readPacket(self, datagram: bytes) -> Data | Ack | Oack | None:
         """

@@ -45,8 +45,8 @@ class Intake(Receiving):
     def __init__(self, terms: Terms, patience: Patience) -> None:
         super().__init__(patience, terms)
         self.size = terms.tsize
-        # Repeated until the first block is there, and never after it: past a wrap ACK 0 acknowledges a block, and one
-        # well-known server broke its transfers with an OACK in its place.
+        # Never said once the first block is there: past a wrap ACK 0 acknowledges a block, and one well-known server
+        # broke its transfers with an OACK in its place.
         self._opening = buildOack(terms.answer) if terms.answer else buildAck(0)
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
@@ -63,6 +63,12 @@ class Intake(Receiving):
         if not isinstance(packet, Data):
             raise WireError(f"{type(packet).__name__.upper()} in a write")
         return self._take(packet, now)
+
+    def _repetition(self) -> list[bytes]:
+        # Whoever has lost the OACK asks again, and gets it again.  Said by our own timer, after a DATA 1 that was lost,
+        # it would corrupt what curl sends: a second OACK makes it send its next octets as block 1.
+        assert self.terms is not None
+        return [] if self.terms.answer and not self.blocks else super()._repetition()
 
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.

@@ -118,6 +118,19 @@ def test_TC49_tooLarge(stage: Stage, place: Path) -> None:
     stage.over()
 
 
+@pytest.mark.parametrize(
+    ("mode", "size", "kept"), [("octet", 1301, False), ("octet", 1299, True), ("netascii", 1301, True)]
+)
+def test_shorterThanAnnounced(stage: Stage, place: Path, mode: str, size: int, kept: bool) -> None:
+    """An upload of fewer octets than its tsize is refused, and nothing is stored; in netascii the size says nothing."""
+    client, _, tid = stage.ask(wrq(mode=mode, tsize=size))
+    said = upload(client, tid, bytes(1300))
+    assert isError(said[-1], 0) is not kept
+    assert left(place) == (["up"] if kept else [])
+    stage.network.advance(60)
+    stage.over()
+
+
 def test_TC50_theLastAckWasLost(stage: Stage, place: Path) -> None:
     """The last DATA again: the last ACK again."""
     client, _, tid = stage.ask(wrq())
