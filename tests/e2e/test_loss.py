@@ -35,13 +35,20 @@ def castd(serve: Serve) -> None:
 @pytest.mark.parametrize("percent", [1, 5])
 @pytest.mark.parametrize("client", BLOCKS, ids=lambda client: client.program[0])
 def test_get(hall: Hall, shelf: Shelf, client: Client, percent: int) -> None:
-    """A file arrives whole, and soon, though packets of both directions are lost."""
+    """
+    A file arrives whole, and soon, though packets of both directions are lost.
+
+    If its confirmation of an OACK is lost the OACK comes again, as it must, and atftp gives up: it may try three times.
+    """
     need(client.program[0])
     name = shelf.sized(SIZES[percent])
     (host,) = hall.clients(1)
-    with lossy(hall, [host.name], percent) as loss:
-        result = client.get(host, name, *BLOCKS[client]).result(60)
-        assert loss.dropped() > 0
+    for _ in range(3):
+        with lossy(hall, [host.name], percent) as loss:
+            result = client.get(host, name, *BLOCKS[client]).result(60)
+            assert loss.dropped() > 0
+        if "unexpected OACK" not in result.text:
+            break
     assert result.data == shelf[name], result.text
     assert result.seconds < BOUND[percent]
 
