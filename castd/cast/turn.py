@@ -19,6 +19,8 @@ from castd.cast.term import Gathering, Term
 from castd.interfaces import ICast
 from castd.request import Peer
 
+#: A request that comes so soon after our own repetition of the greeting has crossed it.  Seconds.
+CROSSING = 0.05
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
 NEVER = float("inf")
@@ -111,10 +113,12 @@ class Turn:
             member.wants = wants
             self._members.last(member)
             self._elect(now)
+        elif self._state is State.GREETED and member.alarm.tries and now < self._sentAt + CROSSING:
+            pass  # answered before it came: a second OACK makes atftp give up
         else:
             self._members.greet(member, True)
             if self._state is State.GREETED:
-                # The answer that it asks for is the repetition: two of them in a row make some clients give up.
+                # The answer that it asks for is the repetition.
                 self.alarmAt = now + self._interval(member)
             elif self._state is State.WAITING and self._want:
                 self._pending, self._again, self._state = list(self._want), True, State.SENDING
@@ -350,7 +354,7 @@ class Turn:
         member.alarm.repeated()
         if self._state is State.GREETED:
             self._members.greet(member, True)
-            self.alarmAt = now + self._interval(member)
+            self._sentAt, self.alarmAt = now, now + self._interval(member)
             return
         self._pending, self._again, self._restarted = self.repetition(), True, True
         self._state = State.SENDING

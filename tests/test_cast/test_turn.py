@@ -308,6 +308,16 @@ def test_theRepeatedRequestIsTheRepetition() -> None:
     ]
 
 
+def test_aRequestThatCrossedTheRepetition() -> None:
+    """The greeting was just repeated by the timer when the request comes again: that has been answered already."""
+    turn = greeted()
+    assert out(turn, 1.0) == [Greet(A, True, False)]
+    turn.join(A, 1.001)
+    assert out(turn, 1.001) == []
+    turn.join(A, 1.1)
+    assert out(turn, 1.1) == [Greet(A, True, False)]
+
+
 def test_aMasterThatWasHeardHasRestarted() -> None:
     """Heard: it begins anew, after those who have waited meanwhile."""
     turn = waiting()
