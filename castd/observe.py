@@ -49,6 +49,8 @@ def _transfer(event: Mapping[str, Any]) -> str:
         said.append(f" ({amount(octets / seconds)}/s)" if seconds else "")
     if repeats := event.get("repeats"):
         said.append(f", {repeats} {'block' if repeats == 1 else 'blocks'} repeated")
+    if event.get("write") and event.get("size") not in (None, octets):
+        said.append(f"; {event['size']} octets were announced, {octets} came")
     return "".join(said)
 
 

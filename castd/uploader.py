@@ -31,7 +31,8 @@ class UploadProtocol(DatagramProtocol):
     Whatever else ends it, nothing is left behind.  The port is the caller's: C{done} is the moment to give it back.
 
     @ivar request: who writes what.
-    @ivar blocks, octets: what was received; C{repeats}: what had to be said again; C{full}: times the socket was full.
+    @ivar blocks, octets: what was received; C{repeats}: what had to be said again until it was stored;
+        C{full}: times the socket was full.
     @ivar malformed: datagrams of the peer that said nothing.
     @ivar due, queued: see L{castd.alarms.Ringable}.
     @ivar over: it has ended.
@@ -150,13 +151,18 @@ class UploadProtocol(DatagramProtocol):
 
     def _whole(self) -> None:
         """
-        Is it all that was announced?  In netascii that says nothing, since the size may be that before the conversion.
+        Is it all that was announced?
 
         @raise Refused: octets are missing; what was there before stays.
         """
-        size = self._intake.size
-        if size is not None and self.octets < size and self.request.mode == "octet":
+        size = self._announced()
+        if size is not None and self.octets < size:
             raise Refused(f"{self.octets} octets came of {size}")
+
+    def _announced(self) -> int | None:
+        """-> octets that are to come, if it is known: in netascii the size may be that before the conversion."""
+        size: int | None = self._intake.size
+        return size if self.request.mode == "octet" else None
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport: not from the peer that the port was lent for.  An ERROR or noise is never answered."""
@@ -222,7 +228,8 @@ class UploadProtocol(DatagramProtocol):
         now = self._seconds()
         try:
             due = self._intake.poll(now)
-            self.repeats += len(due)
+            if not self._committed:
+                self.repeats += len(due)
             self._say(due)
             if self._intake.outcome is not None:
                 self._finish(self._intake.outcome)
@@ -305,7 +312,7 @@ class UploadProtocol(DatagramProtocol):
             "name": self.request.name,
             "write": True,
             "seconds": (self._committedAt or self._seconds()) - self.opened,
-            "size": self._intake.size,
+            "size": self._announced(),
             "octets": self.octets,
             "blocks": self.blocks,
             "repeats": self.repeats,

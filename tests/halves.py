@@ -12,7 +12,7 @@ from typing import Any
 
 from castd.cast.events import Patience
 from castd.collect.blocks import Sender
-from castd.collect.tftp import Intake
+from castd.collect.intake import Intake
 from castd.collect.wait import Wait
 from castd.errors import Refused, WireError
 from castd.negotiate import Caps, negotiate

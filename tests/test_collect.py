@@ -13,7 +13,8 @@ from zope.interface.verify import verifyObject
 
 from castd.cast.events import Measured, Patience, Steps
 from castd.collect.blocks import Receiver, Sender
-from castd.collect.tftp import Download, Intake, Upload
+from castd.collect.intake import FAREWELLS, Intake
+from castd.collect.tftp import Download, Upload
 from castd.collect.wait import Wait
 from castd.collect.wishes import BadOffer, Wishes
 from castd.errors import Refused, Unsupported, WireError
@@ -27,6 +28,7 @@ from castd.packets.tftp import (
     buildData,
     buildError,
     buildOack,
+    parse,
     parseRequest,
     wire,
 )
@@ -277,7 +279,7 @@ class TestUpload:
     def test_plain(self) -> None:
         """Without options ACK 0 opens a write."""
         link = Link(upload(pattern(600)), Accept()).run()
-        assert talk(link) == ["< WRQ", "> ACK 0", "< DATA 1", "> ACK 1", "< DATA 2", "> ACK 2"]
+        assert talk(link) == ["< WRQ", "> ACK 0", "< DATA 1", "> ACK 1", "< DATA 2", *["> ACK 2"] * 3]
 
     def test_tsize(self) -> None:
         """The size is told in the request, and echoed."""
@@ -381,7 +383,7 @@ class TestIntake:
     def test_oneOack(self) -> None:
         """
         An OACK is said again for a repeated request only, never by the timer: at a second one curl sends its next
-        octets as block 1.
+        octets as block 1.  Where the first block would not show on which terms it is sent, the timer says nothing.
         """
         intake = self.begun(blksize=8, answer=(("blksize", "8"),))
         assert intake.poll(1.0) == []
@@ -395,6 +397,92 @@ class TestIntake:
             now = due
             assert silent.poll(now) == []
         assert (now, silent.outcome) == (31.0, SILENT)
+
+    def offered(self, exact: bool = True, **agreed: Any) -> Intake:
+        """An intake that has said its OACK, and has withdrawn it if it does."""
+        intake = Intake(Terms(**agreed, answer=(("tsize", "1"),)), Patience(), exact)
+        assert words(intake.begin(0.0)) == ["OACK"]
+        assert intake.poll(1.0) == []
+        self.said = words(intake.poll(3.0))
+        return intake
+
+    def test_withdrawn(self) -> None:
+        """After two silences ACK 0 is said in its place, and from then on: to the timer and to a repeated request."""
+        intake = self.offered(blksize=1428, windowsize=4, tsize=5000)
+        assert self.said == ["ACK 0"]
+        assert words(intake.begin(3.5)) == ["ACK 0"]
+        assert words(intake.poll(intake.deadline(3.5))) == ["ACK 0"]
+
+    def test_askedInBetween(self) -> None:
+        """A client that asks again gets the OACK again, and a silence for itself."""
+        intake = Intake(Terms(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), Patience())
+        intake.begin(0.0)
+        assert intake.poll(1.0) == []
+        assert words(intake.begin(2.0)) == ["OACK"]
+        assert intake.poll(3.0) == []
+        assert words(intake.poll(7.0)) == ["ACK 0"]
+
+    def test_firstBlockWasLost(self) -> None:
+        """Who had the OACK goes on with what was agreed on."""
+        intake = self.offered(blksize=1428, windowsize=2, tsize=2000)
+        assert intake.receive(buildData(1, bytes(1428)), 4.0)[1] == []
+        assert intake.receive(buildData(2, bytes(572)), 4.0)[0] == bytes(572)
+        assert (intake.complete, intake.terms.blksize) == (True, 1428)
+
+    @pytest.mark.parametrize("blksize", [8, 1428])
+    def test_oackWasLost(self, blksize: int) -> None:
+        """Who has never seen it takes ACK 0 for a no to all options: 512 octets a block, one at a time."""
+        intake = self.offered(blksize=blksize, windowsize=2, rollover=1, tsize=700)
+        payload, answers = intake.receive(buildData(1, bytes(512)), 4.0)
+        assert (payload, words(answers)) == (bytes(512), ["ACK 1"])
+        assert (intake.terms.blksize, intake.terms.windowsize, intake.terms.rollover) == (512, 1, 0)
+        assert intake.receive(buildData(2, bytes(188)), 4.0)[0] == bytes(188)
+        assert intake.complete
+
+    @pytest.mark.parametrize(
+        ("said", "agreed"),
+        [
+            (["ACK 0"], {}),
+            (["ACK 0"], {"tsize": 100}),
+            (["ACK 0"], {"blksize": 1428, "tsize": 100}),
+            (["ACK 0"], {"blksize": 1428, "tsize": 513}),
+            (["ACK 0"], {"windowsize": 4, "tsize": 511}),
+            ([], {"windowsize": 4}),
+            ([], {"windowsize": 4, "tsize": 5000}),
+            ([], {"rollover": 1, "tsize": 1 << 26}),
+            ([], {"blksize": 1428}),
+            ([], {"blksize": 1428, "tsize": 512}),
+            ([], {"blksize": 1428, "tsize": 5000, "exact": False}),
+            ([], {"blksize": 8, "tsize": 8}),
+        ],
+    )
+    def test_shows(self, said: list[str], agreed: dict[str, Any]) -> None:
+        """It is withdrawn only where the first block shows, or it does not matter, whether the client has seen it."""
+        self.offered(**agreed)
+        assert self.said == said
+
+    @given(st.integers(8, 2000), st.integers(1, 4), st.integers(1, 5000), st.booleans())
+    def test_eitherWay(self, blksize: int, windowsize: int, size: int, seen: bool) -> None:
+        """Whatever was agreed on, and whether the OACK was lost or DATA 1: every octet arrives, and then it ends."""
+        intake = self.offered(blksize=blksize, windowsize=windowsize, tsize=size)
+        if not self.said:
+            return
+        whole = pattern(size)
+        terms = Terms(blksize=blksize, windowsize=windowsize) if seen else Terms()
+        sender = Sender(terms, size, lambda start, length: whole[start : start + length])
+        kept, now, due = b"", 4.0, sender.window()
+        while not sender.done:
+            assert due
+            answers = []
+            for datagram in due:
+                payload, more = intake.receive(datagram, now)
+                kept += payload or b""
+                answers += more
+                if intake.complete and not intake.outcome and payload is not None:
+                    answers += intake.stored(now)
+            due = [again for answer in answers for again in sender.hear(parse(answer).number)[1]]
+            now += 0.01
+        assert kept == whole
 
     def test_unheard(self) -> None:
         """Who has sent nothing but a request, maybe another's forgery, gets three repetitions, then silence to 31 s."""
@@ -421,9 +509,23 @@ class TestIntake:
         intake.receive(buildData(1, b"all"), 0.1)
         assert words(intake.stored(0.2)) == ["ACK 1"]
         assert words(intake.receive(buildData(1, b"all"), 1.2)[1]) == ["ACK 1"]
-        assert (intake.outcome, intake.deadline(1.2)) == (None, 3.2)
-        assert intake.poll(3.2) == []
+        assert intake.outcome is None
+        assert intake.poll(3.19) != []
+        assert words(intake.poll(3.2)) == []
         assert intake.outcome == DONE
+
+    def test_farewells(self) -> None:
+        """The last ACK is said again unasked, as curl would not ask for 73 s; it counts as no repetition."""
+        intake = self.begun()
+        intake.receive(buildData(1, b"all"), 0.1)
+        intake.stored(0.5)
+        instants, now = [], 0.5
+        while intake.outcome is None:
+            now = intake.deadline(now)
+            for said in intake.poll(now):
+                assert words([said]) == ["ACK 1"]
+                instants.append(now - 0.5)
+        assert (instants, intake.repeats, now) == (pytest.approx(FAREWELLS), 0, 3.5)
 
     def test_error_while_dallying(self) -> None:
         """Once all is stored the client's ERROR takes nothing away."""

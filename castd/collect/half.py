@@ -13,6 +13,9 @@ from castd.negotiate import Terms
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
 
+#: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
+DALLY_INTERVALS = 3
+
 
 class Half(ABC):
     """
@@ -99,6 +102,10 @@ class Receiving(Half):
         """Everything is kept safely.  -> the last ACK; from now on a repetition of the last block gets it again."""
         self._dallyUntil = now + self._dally()
         return [self._ack()]
+
+    def _on(self, terms: Terms) -> None:
+        """From now on these terms."""
+        self.terms, self._receiver = terms, Receiver(terms)
 
     @abstractmethod
     def _dally(self) -> float:

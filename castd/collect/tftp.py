@@ -1,8 +1,9 @@
 """
-TFTP's three other halves: a client's read, a server's side of a write, a client's write.  RFC 1350, 2347 to 2349, 7440.
+The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
 
-A L{Download} and an L{Intake} differ in how they begin; from then on both receive blocks.  All three are driven alike:
-C{begin}, then C{receive} for each datagram of the peer and C{poll} at each C{deadline}, until there is an C{outcome}.
+They are driven as L{Intake<castd.collect.intake.Intake>} is: C{begin}, then C{receive} for each datagram of the peer
+and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{Download} differs from an C{Intake} in how it
+begins; from then on both receive blocks.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from castd.cast.events import Measured, Patience
-from castd.collect.blocks import Read, Receiver, Sender
-from castd.collect.half import Half, Receiving
+from castd.collect.blocks import Read, Sender
+from castd.collect.half import DALLY_INTERVALS, Half, Receiving
 from castd.collect.wishes import Wishes
 from castd.errors import WireError
 from castd.interfaces import IIntake
@@ -22,58 +23,11 @@ from castd.packets.tftp import (
     Ask,
     Data,
     Oack,
-    buildAck,
-    buildOack,
     buildRequest,
 )
 
-#: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
-DALLY_INTERVALS = 3
-
 #: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
 CLIENT_PATIENCE = Patience(unheard=None)
-
-
-@implementer(IIntake)
-class Intake(Receiving):
-    """
-    The server's half of a write: RFC 1350 section 5, with options and windows.
-
-    @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
-    """
-
-    def __init__(self, terms: Terms, patience: Patience) -> None:
-        super().__init__(patience, terms)
-        self.size = terms.tsize
-        # Never said once the first block is there: past a wrap ACK 0 acknowledges a block, and one well-known server
-        # broke its transfers with an OACK in its place.
-        self._opening = buildOack(terms.answer) if terms.answer else buildAck(0)
-
-    def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
-        """
-        A datagram of the client.
-
-        @return: (payload to keep or L{None}, datagrams to send).
-        @raise WireError: not a thing a writing client says.
-        @raise Unsupported: a block that is larger than agreed on.
-        """
-        packet = self._readPacket(datagram)
-        if packet is None:
-            return None, []
-        if not isinstance(packet, Data):
-            raise WireError(f"{type(packet).__name__.upper()} in a write")
-        return self._take(packet, now)
-
-    def _repetition(self) -> list[bytes]:
-        # Whoever has lost the OACK asks again, and gets it again.  Said by our own timer, after a DATA 1 that was lost,
-        # it would corrupt what curl sends: a second OACK makes it send its next octets as block 1.
-        assert self.terms is not None
-        return [] if self.terms.answer and not self.blocks else super()._repetition()
-
-    def _dally(self) -> float:
-        # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
-        repeat = self._patience.repeat
-        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, Measured) else repeat.steps[0])
 
 
 @implementer(IIntake)
@@ -135,7 +89,8 @@ class Download(Receiving):
 
     def _agreed(self, terms: Terms, now: float) -> None:
         """From now on these terms."""
-        self.terms, self.size, self._receiver = terms, terms.tsize, Receiver(terms)
+        self.size = terms.tsize
+        self._on(terms)
         self._wait.heed(terms.timeout, now)
 
     def _rolls(self, data: Data) -> None:

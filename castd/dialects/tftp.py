@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
-from castd.collect.tftp import Intake
+from castd.collect.intake import Intake
 from castd.dialects import lockstep
 from castd.errors import Refused
 from castd.interfaces import IContent, IDialect, IIntake, IWire
@@ -128,7 +128,7 @@ class Dialect:
     def intake(self, request: Request) -> IIntake:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
-        return Intake(terms, self.patience(terms))
+        return Intake(terms, self.patience(terms), request.mode == "octet")
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return lockstep.refuse(error)

@@ -1,14 +1,21 @@
-"""Lossy wires: nftables on a host's port of the switch drops datagrams at random, or those of one kind."""
+"""Lossy wires: nftables on a host's port of the switch drops datagrams as drawn, those of one kind, or one alone."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
+import os
+import random
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tests.e2e.hall import Hall
+
+#: Other losses, by hand.
+SEED = os.environ.get("CASTD_SEED", "1")
+#: What was drawn for so many datagrams holds for the next ones again.
+PERIOD = 10_000
 
 _tables = itertools.count(1)
 
@@ -43,25 +50,56 @@ class Loss:
         return sum(e["counter"]["packets"] for e in expressions if "counter" in e)
 
 
-@contextlib.contextmanager
-def lossy(hall: Hall, ports: Sequence[str], percent: float, ways: str = "from to", match: str = "") -> Iterator[Loss]:
+def lossy(
+    hall: Hall, ports: Sequence[str], percent: float, ways: str = "from to", match: str = ""
+) -> contextlib.AbstractContextManager[Loss]:
     """
-    Drop UDP datagrams between these hosts and the switch.
+    Drop UDP datagrams between these hosts and the switch: drawn at random beforehand, so that a run can be repeated.
+    CASTD_SEED draws others.
 
     @param ports: names of hosts or machines.
-    @param percent: of those that match, at random; 100 drops every one.
+    @param percent: of those that match; 100 drops every one.
     @param ways: C{from} the hosts, C{to} them, or both.
     @param match: an nftables expression that picks the victims: C{"@th,64,16 3"} (TFTP's DATA: the first two octets
         of the payload are 3), C{"@th,64,16 != 1"} (all but read requests), C{"udp dport 69"}.  Later fragments of a
         datagram have no ports and no payload, so they match only an empty expression.
     """
+    wires = itertools.product(ways.split(), ports)
+    return _dropping(hall, [(way, port, f"{match} {_drawn(way, port, percent)}") for way, port in wires])
+
+
+def losing(hall: Hall, port: str, way: str, *ordinals: int) -> contextlib.AbstractContextManager[Loss]:
+    """
+    Drop these of the UDP datagrams, and no other.
+
+    @param way: C{from} the host or C{to} it.
+    @param ordinals: counted from 1.
+    """
+    return _dropping(hall, [(way, port, _among(n - 1 for n in ordinals))])
+
+
+def _drawn(way: str, port: str, percent: float) -> str:
+    if percent >= 100:
+        return ""
+    chance = random.Random(f"{SEED} {way} {port} {percent}")
+    return _among(n for n in range(PERIOD) if chance.random() * 100 < percent)
+
+
+def _among(indices: Iterable[int]) -> str:
+    """-> an expression for those of the datagrams that come here."""
+    return f"numgen inc mod {PERIOD} {{ {', '.join(map(str, indices))} }}"
+
+
+@contextlib.contextmanager
+def _dropping(hall: Hall, victims: Iterable[tuple[str, str, str]]) -> Iterator[Loss]:
+    """
+    @param victims: way, port and expression.
+    """
     table = f"loss_{next(_tables)}"
-    draw = "" if percent >= 100 else f"numgen random mod 100000 < {round(percent * 1000)}"
     chains = [
         f"chain {HOOKS[way]}_{port} {{\n type filter hook {HOOKS[way]} device {port} priority 0;\n"
-        f" meta l4proto udp {match} {draw} counter drop\n}}"
-        for way in ways.split()
-        for port in ports
+        f" meta l4proto udp {expression} counter drop\n}}"
+        for way, port, expression in victims
     ]
     nft(hall, "-f", "-", rules=f"table netdev {table} {{\n" + "\n".join(chains) + "\n}\n")
     loss = Loss(hall, table)
