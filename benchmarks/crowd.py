@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from machines import Copy, Machine
+from machines import Machine
 from twisted.internet.defer import Deferred
 
 from castd.client import fetch, send
 from castd.collect import sbroadcast
 from castd.collect.wishes import Wishes
+from castd.testing import Copy
 from castd.transfer import Transfer, TransferError
 from castd.urls import parseUrl
 

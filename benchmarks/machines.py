@@ -128,18 +128,3 @@ class Enemy:
 
     def close(self) -> None:
         self._socket.close()
-
-
-class Copy:
-    """What has come of a file."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        if len(self.data) < offset + len(data):
-            self.data.extend(bytes(offset + len(data) - len(self.data)))
-        self.data[offset : offset + len(data)] = data

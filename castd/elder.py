@@ -111,6 +111,7 @@ class Elder(Service):
         self._makeChannel = channel
         self._channel: Any = None
         self._guests: dict[At, set[Peer]] = {}
+        self._used: dict[Place, tuple[str, float]] = {}
         self._returned: set[Peer] = set()
         self._waiting: dict[tuple[At, Peer], tuple[float, Place, bytes, Local]] = {}
         self._asksUntil = 0.0
@@ -177,7 +178,7 @@ class Elder(Service):
             return
         now = self._site.reactor.seconds()
         for group in self.groups:
-            self._site.leases.give(group, now)
+            self._give(group, now)
         for each in self._server.addresses:
             if each.port is not None:
                 each.port.resume(True)
@@ -187,6 +188,15 @@ class Elder(Service):
             if not gone.called:
                 gone.callback(None)
 
+    def _give(self, group: Place, now: float) -> None:
+        """None of its casts sends there any more."""
+        self._site.leases.give(group, now)
+        self._rest(group, now)
+
+    def _rest(self, group: Place, now: float) -> None:
+        if group in self._used:
+            self._site.leases.rest(group, *self._used[group], now)
+
     # What it says.
 
     def _heard(self, told: dict[str, Any], datagram: bytes) -> None:
@@ -195,12 +205,15 @@ class Elder(Service):
     def _state(self, told: dict[str, Any], _: bytes) -> None:
         """How it stands, in several messages, before we read."""
         now = self._site.reactor.seconds()
-        at = tuple(told["at"])
-        self._guests.setdefault(at, set()).update(map(peerOf, told.get("guests", ())))
+        if "guests" in told:
+            self._guests.setdefault(tuple(told["at"]), set()).update(map(peerOf, told["guests"]))
         groups = [(host, port) for host, port in told.get("groups", ())]
         self.groups.update(groups)
         resting = [((host, port), seconds) for (host, port), seconds in told.get("resting", ())]
         self._site.leases.heed(groups, resting, now)
+        for (host, port), use, seconds in told.get("used", ()):
+            self._used[host, port] = use, seconds
+            self._rest((host, port), now)
 
     def _barred(self, told: dict[str, Any], _: bytes) -> None:
         self._site.bar(*told["bar"])
@@ -226,7 +239,7 @@ class Elder(Service):
         self.groups[host, port] -= 1
         if self.groups[host, port] <= 0:
             del self.groups[host, port]
-            self._site.leases.give((host, port), self._site.reactor.seconds())
+            self._give((host, port), self._site.reactor.seconds())
             self._ended(lambda group: group == (host, port))
 
     def _back(self, told: dict[str, Any], datagram: bytes) -> None:

@@ -9,7 +9,7 @@ here to their end, and leaves.  If the heir dies in the meantime, all is as it w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -28,6 +28,12 @@ LAST = 5.0
 GRACE = 0.5
 #: Entries in one message.
 SHARE = 512
+
+
+def _shares(what: str, found: Sequence[object], at: object = None) -> Iterator[dict[str, Any]]:
+    """How it stands with many things, in messages that are not too long."""
+    for start in range(0, len(found), SHARE):
+        yield {"say": "state", "at": at, what: found[start : start + SHARE]}
 
 
 class HeirAt:
@@ -201,12 +207,12 @@ class Heir:
         self._channel.say({"say": "read"})
 
     def _state(self) -> Iterator[dict[str, Any]]:
-        resting = self._site.leases.told(self._site.reactor.seconds())
+        leases, now = self._site.leases, self._site.reactor.seconds()
         for each in self._server.addresses:
-            for what, found in (("guests", each.guests()), ("groups", each.groups()), ("resting", resting)):
-                for start in range(0, len(found), SHARE):
-                    yield {"say": "state", "at": each.at, what: found[start : start + SHARE]}
-            resting = []
+            for what, found in (("guests", each.guests()), ("groups", each.groups())):
+                yield from _shares(what, found, each.at)
+        yield from _shares("resting", leases.told(now))
+        yield from _shares("used", leases.used(now))
 
     def _serving(self, told: dict[str, Any], _: bytes) -> None:
         _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)

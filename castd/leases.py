@@ -4,7 +4,7 @@ Which group addresses are in use, and which may not be used again yet: never two
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,9 +20,12 @@ REST = 30.0
 
 @dataclass(slots=True)
 class _Fixed:
-    """What is sent to a fixed group, by how many casts, and until when nothing else may be, once there are none."""
+    """
+    What is sent to a fixed group, by how many casts, how long nothing else may be once there are none, and until when.
+    """
 
-    use: Hashable
+    use: str
+    rest: float
     casts: int = 0
     until: float = 0.0
 
@@ -38,11 +41,11 @@ class Leases:
         self._restUntil: dict[Place, float] = {}
         self._fixed: dict[Place, _Fixed] = {}
 
-    def free(self, place: Place, use: Hashable, now: float) -> bool:
+    def free(self, place: Place, use: str | None, now: float) -> bool:
         """
         May this be sent to a fixed group now?
 
-        @param use: what tells one file and its blocks from another.
+        @param use: what tells one file and its blocks from another, also to another process; L{None}: unlike any.
         """
         here = self._fixed.get(place)
         if here is not None and not here.casts and here.until <= now:
@@ -50,19 +53,31 @@ class Leases:
             here = None
         return place not in self._taken and (here is None or here.use == use)
 
-    def enter(self, place: Place, use: Hashable) -> None:
-        """A cast sends this to a fixed group that is L{free} for it."""
-        self._fixed.setdefault(place, _Fixed(use)).casts += 1
-
-    def leave(self, place: Place, now: float, rest: float) -> None:
+    def enter(self, place: Place, use: str, rest: float) -> None:
         """
-        It has ended.
+        A cast sends this to a fixed group that is L{free} for it.
 
-        @param rest: how long nothing else may be sent to that group, if this was the last.  Seconds.
+        @param rest: how long nothing else may be sent there after the last such cast.  Seconds.
         """
+        self._fixed.setdefault(place, _Fixed(use, rest)).casts += 1
+
+    def leave(self, place: Place, now: float) -> None:
+        """It has ended."""
         here = self._fixed[place]
         here.casts -= 1
-        here.until = now + rest
+        here.until = now + here.rest
+
+    def used(self, now: float) -> list[tuple[Place, str, float]]:
+        """-> the fixed groups, what was sent there, and the seconds that it rests, or will; for L{rest} elsewhere."""
+        return [
+            (place, here.use, here.rest if here.casts else here.until - now)
+            for place, here in self._fixed.items()
+            if here.casts or here.until > now
+        ]
+
+    def rest(self, place: Place, use: str, seconds: float, now: float) -> None:
+        """Another process has sent this to a fixed group, and is no more."""
+        self._fixed[place] = _Fixed(use, seconds, until=now + seconds)
 
     def take(self, places: Iterable[Place], now: float) -> Place | None:
         """-> the first of these that is free, taken from now on; L{None}: none is."""

@@ -4,7 +4,8 @@ Opening: a file that was found, or an upload that was asked for, gets its cast: 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from twisted.internet.error import CannotListenError
@@ -26,9 +27,9 @@ from castd.uploader import UploadProtocol
 STALE = 1.0
 
 
-def _use(wire: Any, content: IContent) -> Hashable:
+def _use(wire: Any, content: IContent) -> str:
     """-> what tells the blocks on a fixed group from those of another file, or of the same one in other words."""
-    return wire.headers, content.version
+    return blake2b(repr((wire.headers, content.version)).encode(), digest_size=16).hexdigest()
 
 
 class House(Home, Protocol):
@@ -157,7 +158,7 @@ class Opening:
             wire.close(site.reactor.seconds())
             raise
         if wire.group is not None and not room.dialect.ownPort:
-            site.leases.enter(wire.group, _use(wire, content))
+            site.leases.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
         telling.opened(cast, room.beside(cast))
         room.shared.setdefault(cast.key, []).append(cast)
         self._roster.begin(cast)
@@ -171,7 +172,7 @@ class Opening:
         if not room.shared[cast.key]:
             del room.shared[cast.key]
         if cast.wire.group is not None and not room.dialect.ownPort:
-            self._site.leases.leave(cast.wire.group, self._site.reactor.seconds(), getattr(cast.wire, "rest", 0.0))
+            self._site.leases.leave(cast.wire.group, self._site.reactor.seconds())
 
     def _housed(self, room: Room, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""

@@ -3,11 +3,14 @@ How all tests run: which examples hypothesis tries, and what the marker C{root} 
 """
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.needs import needRoot
+from tests.observed import observed
 
 # No deadline anywhere: a busy machine is no reason to fail.  CI tries the same examples every time, so that a red build
 # is about the change; at home each run looks somewhere else, and what it finds is kept in .hypothesis.
@@ -23,6 +26,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked C{root} needs root, whatever else it asks for."""
     if item.get_closest_marker("root"):
         needRoot()
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    """What is logged meanwhile."""
+    seen: list[dict[str, Any]] = []
+    with observed(seen.append):
+        yield seen
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.logger import globalLogPublisher
-
 from castd.dialects import multicast, tftp
 from castd.listener import Listener
 from castd.packets.tftp import buildAck, buildError, parse
 from castd.request import Peer
 from castd.testing import Mailbox, Network, memorySite, pattern
 from castd.testing.mailbox import Letter
+from tests.observed import observed
 from tests.tftp import Oack, Stage, rrq
 
 SERVER = ("10.0.0.1", 69)
@@ -134,9 +133,6 @@ def value(packet: Any) -> str:
 def grouped(*args: Any, make: Callable[..., GroupStage] = GroupStage, **kw: Any) -> Iterator[Any]:
     """A stage whose events are written down while it stands."""
     stage = make(*args, **kw)
-    globalLogPublisher.addObserver(stage.events.append)
-    try:
+    with observed(stage.events.append):
         yield stage
         stage.sane()
-    finally:
-        globalLogPublisher.removeObserver(stage.events.append)

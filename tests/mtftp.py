@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import globalLogPublisher
 
 from castd.dialects import mtftp, tftp
 from castd.listener import Listener
 from castd.packets.tftp import Ack, Ask, Data, Error, buildAck, buildRequest, parse, parseRequest
 from castd.request import Local, Peer
 from castd.testing import Host, Mailbox, Network, memorySite, pattern
+from tests.observed import observed
 
 SERVER = ("10.0.0.1", 1759)
 GROUP = ("239.255.1.1", 3001)
@@ -110,12 +110,9 @@ class Stage:
 def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
     """A stage whose log is kept; at the end no fault was logged, and all that was opened is closed."""
     stage = Stage(*args, **kw)
-    globalLogPublisher.addObserver(stage.events.append)
-    try:
+    with observed(stage.events.append):
         yield stage
         stage.listener.stop()
-    finally:
-        globalLogPublisher.removeObserver(stage.events.append)
     assert stage.named("fault") == []
     if stage.plain is None:
         assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"

@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +21,7 @@ from castd import __version__, cli, run, tap
 from castd.errors import ConfigError
 from castd.logs import jsonLog
 from castd.maker import Collected, ContentSourceMaker, TransportMaker
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, running, until
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
 
@@ -335,34 +332,6 @@ def freePort() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextmanager
-def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A server in a process of its own, which is ended in any case."""
-    with subprocess.Popen(
-        [sys.executable, "-u", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def until(process: subprocess.Popen[str], words: str) -> str:
-    """-> the line with these words."""
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if words in line:
-            return line
-    raise AssertionError("".join(said))
 
 
 @pytest.mark.loopback

@@ -32,28 +32,22 @@ from castd.packets.tftp import (
 )
 from castd.ports import Ports
 from castd.report import Report, TransferError
-from castd.testing import Mailbox, MemorySite, Network, memorySite, pattern
+from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
 from castd.urls import Url, UrlError, parseUrl
 from tests.halves import summary
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 
-class Memory:
-    """A sink in memory; C{fault} is raised by what is written."""
+class Faulty(Copy):
+    """A sink on a disk that has this fault."""
 
-    def __init__(self, fault: OSError | None = None) -> None:
-        self.data = bytearray()
+    def __init__(self, fault: OSError) -> None:
+        super().__init__()
         self.fault = fault
 
     def write(self, data: bytes) -> None:
-        if self.fault is not None:
-            raise self.fault
-        self.data += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.data[len(self.data) :] = bytes(max(0, offset - len(self.data)))
-        self.data[offset : offset + len(data)] = data
+        raise self.fault
 
 
 class Site:
@@ -65,7 +59,7 @@ class Site:
         self.server = "fd00::1" if six else SERVER
         self.memory = memorySite(self.network, files=files, uploads=True, host=self.server)
         self.listener = serve(self.memory)
-        self.sink = Memory()
+        self.sink = Copy()
 
     def url(self, rest: str) -> Url:
         return parseUrl(f"tftp://[{self.server}]/{rest}" if ":" in self.server else f"tftp://{self.server}/{rest}")
@@ -106,7 +100,7 @@ class Scripted:
         self.listening = Mailbox(self.network.host(SERVER), 69)
         self.transfer = Mailbox(self.network.host(SERVER))
         self.host = self.network.host(CLIENT)
-        self.sink = Memory()
+        self.sink = Copy()
         self.results: list[Any] = []
 
     def get(self, **more: Any) -> Any:
@@ -232,7 +226,7 @@ class TestFetch:
     def test_disk(self, fault: int, answer: str) -> None:
         """When our own disk fails the server is told, so that it need not wait for us."""
         server = Scripted()
-        server.sink = Memory(OSError(fault, os.strerror(fault)))
+        server.sink = Faulty(OSError(fault, os.strerror(fault)))
         server.get()
         assert server.say(buildData(1, bytes(512))) == [answer]
         assert str(server.results[0]) == os.strerror(fault)
@@ -377,7 +371,7 @@ class TestSchemes:
         """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
         monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
         network = Network()
-        host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Memory()
+        host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()
         asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
         assert server.expect().datagram == b"please"
         assert len(host.openPorts()) == 2
@@ -390,7 +384,7 @@ class TestSchemes:
 
     def test_unknown(self) -> None:
         """A scheme that nobody knows is a fault of the URL, and the message tells what is known."""
-        asked = fetch(Network().host(CLIENT), parseUrl("gopher://h/f"), Memory())
+        asked = fetch(Network().host(CLIENT), parseUrl("gopher://h/f"), Copy())
         failures: list[Any] = []
         asked.addErrback(failures.append)
         assert failures[0].check(UrlError)
@@ -493,7 +487,7 @@ class TestLoopback:
     @pytest_twisted.ensureDeferred
     async def test_fetch(self, served: Any, wishes: Any) -> None:
         """A file comes through real sockets whole."""
-        sink = Memory()
+        sink = Copy()
         url = parseUrl(f"tftp://127.0.0.1:{served[0]}/f")
         report = await fetch(reactor, url, sink, wishes).addTimeout(30, reactor)
         await report.closed

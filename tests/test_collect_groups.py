@@ -28,7 +28,7 @@ from castd.packets.groups import (
 )
 from castd.packets.tftp import buildAck, buildError
 from castd.report import Report
-from castd.testing import Network, pattern
+from castd.testing import Copy, Network, pattern
 from castd.transfer import Transfer
 from castd.urls import parseUrl
 from tests.groups import GroupStage, grouped
@@ -37,23 +37,9 @@ from tests.vectors import vectors
 FILE = pattern(30_000)
 
 
-class Kept:
-    """A sink in memory."""
-
-    def __init__(self) -> None:
-        self.octets = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.octets += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.octets.extend(bytes(max(0, offset + len(data) - len(self.octets))))
-        self.octets[offset : offset + len(data)] = data
-
-
-def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Kept], list[Any]]:
+def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Copy], list[Any]]:
     """So many machines fetch C{f} by C{tftm}."""
-    sinks, results = [Kept() for _ in range(count)], []
+    sinks, results = [Copy() for _ in range(count)], []
     for index, sink in enumerate(sinks):
         host = stage.network.host(f"10.0.0.{start + index}")
         url = parseUrl("tftm://10.0.0.1/f")
@@ -68,7 +54,7 @@ def test_everybodyGetsTheFile(loss: float) -> None:
     with grouped({"f": FILE}, network=network, options={"gather": 0.2}) as stage:
         sinks, results = getters(stage, 6)
         network.run(lambda: len(results) == 6, limit=120)
-        assert [bytes(sink.octets) == FILE for sink in sinks] == [True] * 6
+        assert [bytes(sink.data) == FILE for sink in sinks] == [True] * 6
         assert all(isinstance(result, Report) for result in results)
         network.advance(60)
         stage.over()
@@ -89,7 +75,7 @@ def test_whoHearsNoGroup() -> None:
     with grouped({"f": FILE}, network=network) as stage:
         sinks, results = getters(stage, 1)
         network.run(lambda: results, limit=60)
-        assert bytes(sinks[0].octets) == FILE
+        assert bytes(sinks[0].data) == FILE
         assert [event["why"] for event in stage.told("moved")] == ["deaf"]
 
 
@@ -101,7 +87,7 @@ def test_whereThereIsNoGroup(size: int) -> None:
         with grouped({"f": content}, options={"clients": clients}) as stage:
             sinks, results = getters(stage, 1)
             stage.network.run(lambda results=results: results, limit=60)
-            assert bytes(sinks[0].octets) == content
+            assert bytes(sinks[0].data) == content
 
 
 def test_aServerThatDies() -> None:
@@ -121,12 +107,12 @@ def test_sbroadcast() -> None:
     with grouped({"f": FILE}, network=network, kind=subnets, options=options) as stage:
         sinks, results = [], []
         for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
-            sinks.append(Kept())
+            sinks.append(Copy())
             collector = sbroadcast.Download("f", "255.255.255.0")
             machine: Any = network.host(host)
             Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
         network.run(lambda: len(results) == 4, limit=120)
-        assert [bytes(sink.octets) == FILE for sink in sinks] == [True] * 4
+        assert [bytes(sink.data) == FILE for sink in sinks] == [True] * 4
         assert stage.told("moved") == []
 
 

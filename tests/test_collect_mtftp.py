@@ -15,7 +15,7 @@ from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
 from castd.report import Report
-from castd.testing import Network, pattern
+from castd.testing import Copy, Network, pattern
 from castd.urls import UrlError, parseUrl
 from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 
@@ -129,19 +129,8 @@ def test_badGroup(group: str) -> None:
         mtftpGroup(parseUrl(f"mtftp://host/linux;group={group}"))
 
 
-class Kept:
-    """A file in memory."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.data.extend(bytes(max(0, offset + len(data) - len(self.data))))
-        self.data[offset : offset + len(data)] = data
-
-
-def get(stage: Stage, number: int) -> tuple[Kept, Any]:
-    kept = Kept()
+def get(stage: Stage, number: int) -> tuple[Copy, Any]:
+    kept = Copy()
     host: Any = stage.network.host(f"10.0.0.{number}/16")
     return kept, fetch(host, parseUrl(f"mtftp://{SERVER[0]}/linux"), kept)
 

@@ -15,7 +15,7 @@ from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT
 from castd.packets import slam
 from castd.report import TransferError
-from castd.testing import pattern
+from castd.testing import Copy, pattern
 from castd.urls import UrlError, parseUrl
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import Stage
@@ -121,28 +121,15 @@ def test_wrongGroups(path: str) -> None:
         slamGroup(parseUrl(f"slam://host/{path}"))
 
 
-class Memory:
-    """A sink."""
-
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
-
-    def write(self, data: bytes) -> None:
-        raise AssertionError("blocks have offsets")
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.data[offset : offset + len(data)] = data
-
-
 @pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
 def test_fetch(loss: float) -> None:
     """The client fetches a file among clients of other kinds, with and without loss."""
     file = pattern(300_000)
     stage = Stage(file, loss=loss, seed=5)
-    sinks: list[Memory] = []
+    sinks: list[Copy] = []
     reports: list[Any] = []
     for number in range(3):
-        sinks.append(Memory(len(file)))
+        sinks.append(Copy())
         host = stage.network.host(f"10.0.7.{number + 1}/16")
         fetch(host, parseUrl("slam://10.0.0.1"), sinks[-1]).addBoth(reports.append)
     stage.play(Ipxe(1))
@@ -160,7 +147,7 @@ def test_nobodyThere() -> None:
     stage = Stage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), Memory(0), patience=Patience(silence=5.0)).addErrback(failures.append)
+    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), patience=Patience(silence=5.0)).addErrback(failures.append)
     stage.network.run(lambda: failures, limit=10.0)
     assert failures[0].check(TransferError)
     assert failures[0].value.outcome == SILENT

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent
 
 from castd.client import fetch, send
 from castd.collect.sbroadcast import Download
@@ -23,29 +23,16 @@ from castd.errors import NotFound
 from castd.listener import Listener
 from castd.logs import textLog
 from castd.request import Peer
-from castd.testing import BytesContent, MemorySink, Network, memorySite, pattern
+from castd.testing import BytesContent, Copy, MemorySink, Network, memorySite, pattern
 from castd.transfer import Transfer, TransferError
 from castd.urls import parseUrl
 from tests.faults.plugins import Breaker, Plugin, broken
+from tests.observed import observed
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)
 #: Tracebacks that one bug may be worth in a minute: seven transports may have it, in two places each.
 TRACEBACKS = 14
-
-
-class Memory:
-    """Where a client keeps a file."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.data[len(self.data) :] = bytes(max(0, offset + len(data) - len(self.data)))
-        self.data[offset : offset + len(data)] = data
 
 
 class Source:
@@ -141,13 +128,13 @@ class Stage:
         return self.network.host(f"10.0.0.{10 + self._clients % 80}")
 
     def _fetch(self, scheme: str, path: str, wishes: Wishes, port: int = 69, host: str = "") -> list[Any]:
-        sink = Memory()
+        sink = Copy()
         machine = self.network.host(host) if host else self._host()
         begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, wishes)
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
     def _subnet(self, host: Any) -> list[Any]:
-        sink = Memory()
+        sink = Copy()
         begun = Transfer(host, Download("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
@@ -205,12 +192,8 @@ class Stage:
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     made = Stage()
-    observers = [made.events.append, textLog(made.log)]
-    for each in observers:
-        globalLogPublisher.addObserver(each)
-    yield made
-    for each in observers:
-        globalLogPublisher.removeObserver(each)
+    with observed(made.events.append, textLog(made.log)):
+        yield made
 
 
 def healthy(results: dict[str, object]) -> None:

@@ -22,13 +22,13 @@ def test_fixed() -> None:
     """A fixed group is for casts of one file, and rests when the last has ended; the same file need not wait."""
     leases = Leases()
     assert leases.free(PLACE, "a", 0.0)
-    leases.enter(PLACE, "a")
+    leases.enter(PLACE, "a", 5.0)
     assert leases.free(PLACE, "a", 0.0)
-    leases.enter(PLACE, "a")
+    leases.enter(PLACE, "a", 5.0)
     assert leases.free(OTHER, "b", 0.0)
-    leases.leave(PLACE, 1.0, 5.0)
+    leases.leave(PLACE, 1.0)
     assert not leases.free(PLACE, "b", 100.0)
-    leases.leave(PLACE, 100.0, 5.0)
+    leases.leave(PLACE, 100.0)
     assert [leases.free(PLACE, use, 104.9) for use in "ab"] == [True, False]
     assert leases.free(PLACE, "b", 105.0)
 
@@ -36,8 +36,23 @@ def test_fixed() -> None:
 def test_poolAndFixed() -> None:
     """After a reload a fixed group may be one of the pool's: whoever was there first has it."""
     leases = Leases()
-    leases.enter(PLACE, "a")
+    leases.enter(PLACE, "a", 0.0)
     assert leases.take((PLACE, OTHER), 0.0) == OTHER
     assert not leases.free(OTHER, "b", 0.0)
-    leases.leave(PLACE, 1.0, 0.0)
+    leases.leave(PLACE, 1.0)
     assert leases.take((PLACE,), 1.0) == PLACE
+
+
+def test_ofAnotherProcess() -> None:
+    """What another process sent to a fixed group rests here as long as it would there, at another clock's time."""
+    there, here = Leases(), Leases()
+    there.enter(PLACE, "a", 35.0)
+    assert there.used(7.0) == [(PLACE, "a", 35.0)]
+    there.leave(PLACE, 10.0)
+    there.enter(OTHER, "b", 35.0)
+    assert there.used(15.0) == [(PLACE, "a", 30.0), (OTHER, "b", 35.0)]
+    for place, use, seconds in there.used(15.0):
+        here.rest(place, use, seconds, 1000.0)
+    assert [here.free(PLACE, use, 1029.9) for use in "ab"] == [True, False]
+    assert here.free(PLACE, "b", 1030.0)
+    assert here.used(1030.0) == [(OTHER, "b", 5.0)]

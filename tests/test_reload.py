@@ -5,14 +5,11 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import globalLogPublisher
 
 from castd import nodes
 from castd.config import build
@@ -22,8 +19,8 @@ from castd.maker import collect
 from castd.packets import slam
 from castd.service import Server, compose, kinds, read
 from castd.testing import Mailbox, Network
+from tests.processes import running, until
 
-ROOT = Path(__file__).parent.parent
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 COLLECTED = collect()
 BODY = bytes(range(256)) * 8
@@ -42,14 +39,6 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(body)
     return tmp_path
-
-
-@pytest.fixture
-def events() -> Iterator[list[dict[str, Any]]]:
-    seen: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 class Case:
@@ -501,30 +490,19 @@ def test_hangup(folder: Path, command: str) -> None:
     transports = f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n"
     limits = "limits: {per-peer: 200, new-per-peer: 1000/s}\n"
     (folder / "x.yaml").write_text(START + limits + transports)
-    with subprocess.Popen(
-        [sys.executable, "-u", *COMMANDS[command], "-c", folder / "x.yaml"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert any("listens at" in line for line in process.stdout)
-            clients = [ask(b"file", port) for _ in range(64)]
-            bodies = []
-            for client in clients:
-                block, peer = client.recvfrom(600)
-                client.sendto(b"\0\4" + block[2:4], peer)
-                bodies.append(block[4:])
-            (folder / "x.yaml").write_text(START + "limits: {casts: 0}\n" + transports)
-            process.send_signal(signal.SIGHUP)
-            assert any("x.yaml:3: limits.casts: 0 is not at least 1" in line for line in process.stdout)
-            (folder / "x.yaml").write_text(START.replace("boot", "other") + limits + transports)
-            process.send_signal(signal.SIGHUP)
-            assert any("x.yaml is in force" in line for line in process.stdout)
-            assert finish(ask(b"file", port)) == BODY[::-1]
-            assert [finish(client, body) == BODY for client, body in zip(clients, bodies, strict=True)] == [True] * 64
-        finally:
-            process.kill()
+    with running(*COMMANDS[command], "-c", folder / "x.yaml") as process:
+        until(process, "listens at")
+        clients = [ask(b"file", port) for _ in range(64)]
+        bodies = []
+        for client in clients:
+            block, peer = client.recvfrom(600)
+            client.sendto(b"\0\4" + block[2:4], peer)
+            bodies.append(block[4:])
+        (folder / "x.yaml").write_text(START + "limits: {casts: 0}\n" + transports)
+        process.send_signal(signal.SIGHUP)
+        until(process, "x.yaml:3: limits.casts: 0 is not at least 1")
+        (folder / "x.yaml").write_text(START.replace("boot", "other") + limits + transports)
+        process.send_signal(signal.SIGHUP)
+        until(process, "x.yaml is in force")
+        assert finish(ask(b"file", port)) == BODY[::-1]
+        assert [finish(client, body) == BODY for client, body in zip(clients, bodies, strict=True)] == [True] * 64

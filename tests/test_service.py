@@ -3,14 +3,12 @@
 import errno
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from castd import nodes, service
@@ -39,15 +37,6 @@ def boot(tmp_path: Path) -> Path:
     (folder / "hello.txt").write_bytes(b"hello\n")
     (tmp_path / "in").mkdir()
     return tmp_path
-
-
-@pytest.fixture
-def events() -> Iterator[list[dict[str, Any]]]:
-    """What is logged meanwhile."""
-    seen: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 START = "castd: 1\ncontent: [{directory: {path: boot}}]\n"

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogPublisher
 
 from castd import adopt, nodes
 from castd.adopt import adopted, told
@@ -98,17 +97,12 @@ def test_notices(tmp_path: Path, address: str) -> None:
     supervisor.socket.close()
 
 
-def test_nobody(tmp_path: Path) -> None:
+def test_nobody(tmp_path: Path, events: list[dict[str, Any]]) -> None:
     """Without a supervisor, or with one that has gone, nothing is said, and one line logged."""
-    events: list[Any] = []
-    globalLogPublisher.addObserver(events.append)
-    try:
-        for address in (None, "", "vsock:2:1", str(tmp_path / "none")):
-            notices = Notices(address)
-            notices.say("READY=1")
-            notices.close()
-    finally:
-        globalLogPublisher.removeObserver(events.append)
+    for address in (None, "", "vsock:2:1", str(tmp_path / "none")):
+        notices = Notices(address)
+        notices.say("READY=1")
+        notices.close()
     assert [(each["event"], each["told"]) for each in events] == [("unsaid", "READY=1")]
 
 
@@ -166,7 +160,7 @@ class Port:
         return self.asked[-1]
 
 
-def test_deaf(network: Network, supervisor: Supervisor) -> None:
+def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, Any]]) -> None:
     """
     A listener that heard before and hears no more keeps the watchdog hungry, until it hears again; one that never
     heard (a firewall) or cannot be asked (its interface is down) does not.
@@ -174,8 +168,6 @@ def test_deaf(network: Network, supervisor: Supervisor) -> None:
     a, b, never = Port(), Port(), Port()
     ports = [("a", a), ("b", b), ("never", never)]
     watch = Watch(network, Notices(supervisor.address), 4.0, lambda: ports, lambda: "well")
-    events: list[Any] = []
-    globalLogPublisher.addObserver(events.append)
 
     def fed() -> int:
         return sum("WATCHDOG" in each for each in supervisor.take())
@@ -207,7 +199,6 @@ def test_deaf(network: Network, supervisor: Supervisor) -> None:
     watch.end()
     network.advance(60)
     assert fed() == 0
-    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.mark.parametrize(

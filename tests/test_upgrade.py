@@ -13,6 +13,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from castd import elder
+from castd.dialects.mtftp import REST
 from castd.elder import Elder
 from castd.heir import READY, Heir
 from castd.packets import slam
@@ -32,8 +33,9 @@ def network() -> Network:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "boot").mkdir()
-    (tmp_path / "boot" / "file").write_bytes(BODY)
+    for name, body in (("boot", BODY), ("other", BODY[::-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(body)
     return tmp_path
 
 
@@ -309,6 +311,42 @@ def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: py
     (new,) = one.new.addresses[0].transport.casts()
     assert [peer[0] for peer in new.receivers] == ["10.0.0.22"]
     assert one.new.site.elder is None or not one.new.site.elder.groups
+
+
+@pytest.mark.parametrize("ends", ["before", "after", "dead"])
+def test_newVersionRests(case: Callable[..., Case], network: Network, ends: str) -> None:
+    """
+    Another version of MTFTP's file waits in the new process for as long as it would in the old one: whether that one's
+    pass ends before or after the new one reads, or with its process.
+    """
+    text = START + "transports: {mtftp: {interface: 10.0.0.1, clients: any, files: {file: '239.255.1.1:3001'}}}\n"
+    one = case(text, text.replace("boot", "other"))
+
+    def ask(host: str) -> Mailbox:
+        box = Mailbox(network.host(host))
+        box.send(b"\0\1file\0octet\0", (SERVER, 1759))
+        network.advance(0.3)
+        return box
+
+    def end() -> None:
+        box.send(b"\0\4\0\5", (SERVER, 1759))
+        network.run(lambda: not one.old.site.gate.casts, limit=60)
+
+    box = ask("10.0.0.20")
+    assert box.inbox[0].datagram[4:] == BODY[:512]
+    if ends == "before":
+        end()
+    assert one.upgrade() == ()
+    if ends == "after":
+        end()
+    elif ends == "dead":
+        one.line.ends[0].close()
+        network.advance(0.01)
+    assert ask("10.0.0.21").inbox == []
+    network.advance(REST - 1)
+    assert ask("10.0.0.22").inbox == []
+    network.advance(1)
+    assert ask("10.0.0.23").inbox[0].datagram[4:] == BODY[::-1][:512]
 
 
 def test_pool(case: Callable[..., Case], network: Network) -> None:

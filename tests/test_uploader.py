@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from castd.client import TransferError, send
@@ -24,6 +23,7 @@ from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
 from castd.testing.content import MemoryUpload
 from castd.urls import parseUrl
 from tests.halves import summary
+from tests.observed import observed
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 FILE = pattern(3000)
@@ -72,11 +72,8 @@ class Site:
 def logged() -> Any:
     """The events that the block logs; its faults too."""
     events: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(events.append)
-    try:
+    with observed(events.append):
         yield events
-    finally:
-        globalLogPublisher.removeObserver(events.append)
 
 
 def ends(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.logger import globalLogPublisher
-
 from castd.dialects.tftp import Dialect, Options
 from castd.listener import Listener
 from castd.packets.tftp import Ack, Ask, Data, Error, Oack, buildAck, buildData, buildRequest, parse
 from castd.request import Peer
 from castd.testing import Mailbox, Network, memorySite, pattern
+from tests.observed import observed
 
 SERVER = ("10.0.0.1", 69)
 #: The file that most tests ask for.
@@ -96,12 +95,9 @@ class Stage:
 def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
     """A stage whose events are written down while it stands."""
     stage = Stage(*args, **kw)
-    globalLogPublisher.addObserver(stage.events.append)
-    try:
+    with observed(stage.events.append):
         yield stage
         stage.sane()
-    finally:
-        globalLogPublisher.removeObserver(stage.events.append)
 
 
 def say(client: Mailbox, number: int, tid: Peer) -> None:

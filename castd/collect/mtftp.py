@@ -14,18 +14,17 @@ from zope.interface import implementer
 
 from castd.cast.events import Patience
 from castd.collect.piece import Piece
+from castd.collect.quiet import Quiet
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.negotiate import Terms
-from castd.outcomes import ABORTED, DONE, SILENT
+from castd.outcomes import ABORTED, DONE
 from castd.packets.tftp import Ask, Data, Error, buildAck, buildRequest, parse
 from castd.request import Peer
 
 #: Where files go if the URL does not say: the only place that iPXE hears.
 GROUP = ("239.255.1.1", 3001)
 BLKSIZE = 512
-#: Seconds without a block until it speaks of its own accord, twice as long each time up to the second.
-SPEAK, LONGEST_SPEAK = 1.0, 4.0
 #: Acknowledgements that a master repeats until it asks anew: the server may have given it up.
 STUBBORN = 2
 #: A block that comes again so soon has crossed the acknowledgement.  Seconds.
@@ -33,37 +32,29 @@ CROSSING = 0.05
 
 
 @implementer(IIntake)
-class Download:
+class Download(Quiet):
     """
     One file, from whatever pass brings its blocks.
 
     @ivar group: (address, port) to listen to.
-    @ivar blocks: how many different ones have come; C{repeats}: times that nothing had come for so long that it spoke.
     """
 
     def __init__(self, name: str, patience: Patience, group: tuple[str, int] = GROUP) -> None:
+        super().__init__(patience)
         self.group = group
-        self.outcome: str | None = None
-        self.complete = False
-        self.size: int | None = None
-        self.error: Error | None = None
         self.terms: Terms | None = Terms(blksize=BLKSIZE)
-        self.blocks = self.repeats = 0
         self._opening = buildRequest(Ask(write=False, name=name, mode="octet"))
-        self._silence = patience.silence
         self._have = bytearray(0x10000)
         self._gap = 0  # blocks from the start without a gap
         self._last: int | None = None
         self._master = False
         self._source: Peer | None = None
         self._told, self._toldAt = -1, 0.0
-        self._heardAt = self._speakAt = 0.0
-        self._pause, self._unanswered = SPEAK, 0
+        self._unanswered = 0
 
     def begin(self, now: float) -> list[bytes]:
         """-> the request."""
-        self._heardAt = now
-        self._wait(now, SPEAK)
+        self._hear(now)
         return [self._opening]
 
     def receive(self, datagram: bytes, now: float) -> tuple[Any, list[bytes]]:
@@ -103,8 +94,8 @@ class Download:
         number, short = packet.number, len(packet.payload) < BLKSIZE
         if self._last is not None and (number > self._last or short != (number == self._last)):
             raise ContentChanged(why="the server has begun to send another file")
-        self._heardAt, self._unanswered = now, 0
-        self._wait(now, SPEAK)
+        self._unanswered = 0
+        self._hear(now)
         if self._have[number]:
             return None, self._answer(now, number)
         self._have[number] = 1
@@ -130,29 +121,10 @@ class Download:
         self.outcome = DONE
         return self._tell(now) if self._master else []
 
-    def poll(self, now: float) -> list[bytes]:
-        """-> what is to be said after a silence: the acknowledgement a few times, then the request."""
-        if self.outcome is not None or self.complete:
-            return []
-        if now >= self._heardAt + self._silence:
-            self.outcome = SILENT
-            return []
-        if now < self._speakAt:
-            return []
-        self.repeats += 1
+    def _reminder(self, now: float) -> list[bytes]:
+        """-> the acknowledgement a few times, then the request."""
         self._unanswered += 1
-        self._wait(now, min(self._pause * 2, LONGEST_SPEAK))
         if self._master and self._unanswered <= STUBBORN:
             return self._tell(now)
         self._master, self._told = False, -1
         return [self._opening]
-
-    def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at."""
-        if self.outcome is not None or self.complete:
-            return None
-        return min(self._speakAt, self._heardAt + self._silence)
-
-    def _wait(self, now: float, pause: float) -> None:
-        self._pause = pause
-        self._speakAt = now + pause

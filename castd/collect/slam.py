@@ -11,48 +11,37 @@ from zope.interface import implementer
 
 from castd.cast.events import Patience
 from castd.collect.piece import Piece
+from castd.collect.quiet import Quiet
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.negotiate import Terms
-from castd.outcomes import DONE, SILENT
+from castd.outcomes import DONE
 from castd.packets import slam
-from castd.packets.tftp import Error
 
 #: Where blocks go if the URL does not say: the only group that every client knows.
 GROUP = ("239.255.1.1", 10000)
-#: Seconds without a block until it speaks of its own accord, twice as long each time up to the second.
-SPEAK, LONGEST_SPEAK = 1.0, 4.0
 #: Blocks of the longest file that is taken, some 24 GB: a header may tell of 53 bits, and each costs an octet here.
 MOST_BLOCKS = 1 << 24
 
 
 @implementer(IIntake)
-class Download:
+class Download(Quiet):
     """
     One file, from whatever group brings it.
 
     @ivar group: (address, port) to listen to.
-    @ivar blocks: how many different ones have come; C{repeats}: lists that nobody had asked for, but the first.
     """
 
     def __init__(self, patience: Patience, group: tuple[str, int] = GROUP) -> None:
+        super().__init__(patience)
         self.group = group
-        self.outcome: str | None = None
-        self.complete = False
-        self.size: int | None = None
-        self.error: Error | None = None
         self.terms: Terms | None = None
-        self.blocks = self.repeats = 0
-        self._silence = patience.silence
         self._header: slam.Header | None = None
         self._have = bytearray()
-        self._heardAt = self._speakAt = 0.0
-        self._pause = SPEAK
 
     def begin(self, now: float) -> list[bytes]:
         """-> what is said by who knows nothing yet."""
-        self._heardAt = now
-        self._wait(now, SPEAK)
+        self._hear(now)
         return [slam.FIRST_LIST]
 
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
@@ -69,8 +58,7 @@ class Download:
         self._begun(header)
         if self.complete:
             return None, []
-        self._heardAt = now
-        self._wait(now, SPEAK)
+        self._hear(now)
         return None, [self._list()]
 
     def heard(self, datagram: bytes, peer: object, now: float) -> tuple[Piece | None, list[bytes]]:
@@ -83,8 +71,7 @@ class Download:
         """
         data = slam.parseData(datagram)
         self._begun(data.header)
-        self._heardAt = now
-        self._wait(now, SPEAK)
+        self._hear(now)
         if self._have[data.number]:
             return None, []
         self._have[data.number] = 1
@@ -97,28 +84,13 @@ class Download:
         self.outcome = DONE
         return [slam.DISCONNECT]
 
-    def poll(self, now: float) -> list[bytes]:
-        """-> the list, if nothing has come for a while.  Gives up in the end, with the farewell that clients owe."""
-        if self.outcome is not None or self.complete:
-            return []
-        if now >= self._heardAt + self._silence:
-            self.outcome = SILENT
-            return [slam.DISCONNECT]
-        if now < self._speakAt:
-            return []
-        self.repeats += 1
-        self._wait(now, min(self._pause * 2, LONGEST_SPEAK))
+    def _reminder(self, now: float) -> list[bytes]:
+        """-> the list that nobody has asked for."""
         return [self._list()]
 
-    def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at."""
-        if self.outcome is not None or self.complete:
-            return None
-        return min(self._speakAt, self._heardAt + self._silence)
-
-    def _wait(self, now: float, pause: float) -> None:
-        self._pause = pause
-        self._speakAt = now + pause
+    def _farewell(self) -> list[bytes]:
+        """-> what a client owes that gives up."""
+        return [slam.DISCONNECT]
 
     def _begun(self, header: slam.Header) -> None:
         """

@@ -14,7 +14,7 @@ A test puts a transport on a virtual network and talks to it::
 Nothing in it opens a socket, reads a clock, or draws a number that the seed does not determine.
 """
 
-from castd.testing.content import BytesContent, MemorySink, pattern
+from castd.testing.content import BytesContent, Copy, MemorySink, pattern
 from castd.testing.hosts import Host
 from castd.testing.mailbox import Mailbox
 from castd.testing.network import Link, Network, Sighting
@@ -25,6 +25,7 @@ from castd.testing.timeline import Chatter
 __all__ = [
     "BytesContent",
     "Chatter",
+    "Copy",
     "Host",
     "Link",
     "Mailbox",

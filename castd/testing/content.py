@@ -59,6 +59,27 @@ class BytesContent:
         self.closes += 1
 
 
+class Copy:
+    """
+    What a client has fetched, as L{castd.client.fetch} writes it.
+
+    @ivar data: all that has come; where nothing has come yet there are zeros.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """These octets come next."""
+        self.data += data
+
+    def writeAt(self, offset: int, data: bytes) -> None:
+        """These octets belong there."""
+        end = offset + len(data)
+        self.data.extend(bytes(max(0, end - len(self.data))))
+        self.data[offset:end] = data
+
+
 @implementer(IUpload)
 class MemoryUpload:
     """A file that is being received; see L{MemorySink}."""

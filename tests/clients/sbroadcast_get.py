@@ -14,22 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from castd.collect.sbroadcast import Download
+from castd.testing import Copy
 from castd.transfer import Transfer
-
-
-class Copy:
-    """What has come."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        end = offset + len(data)
-        self.data.extend(bytes(max(0, end - len(self.data))))
-        self.data[offset:end] = data
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:

@@ -9,14 +9,14 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent
 
 from castd import nodes
 from castd.client import fetch, send
@@ -28,10 +28,11 @@ from castd.logs import textLog
 from castd.maker import collect
 from castd.ports import Ports
 from castd.service import compose, kinds
-from castd.testing import pattern
+from castd.testing import Copy, pattern
 from castd.transfer import Transfer, TransferError
 from castd.urls import parseUrl
 from tests.faults.hand import LOOPBACK, Hand
+from tests.observed import observed
 
 COLLECTED = collect()
 SIZE = 9_000
@@ -55,20 +56,6 @@ transports:
   mtftp: {{port: {5}, interface: 127.0.0.1, files: {{passes: "239.255.78.1:{6}"}}, clients: [127.0.0.0/8]}}
   slam: {{port: {7}, interface: 127.0.0.1, file: lists, group: "239.255.78.2:{8}"}}
 """
-
-
-class Memory:
-    """Where a client keeps a file."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def writeAt(self, offset: int, data: bytes) -> None:
-        self.data[len(self.data) :] = bytes(max(0, offset + len(data) - len(self.data)))
-        self.data[offset : offset + len(data)] = data
 
 
 class Job:
@@ -104,9 +91,8 @@ class World:
         self.reactor = Hand()
         self.events: list[LogEvent] = []
         self.log = io.StringIO()
-        self._observers = [self.events.append, textLog(self.log)]
-        for each in self._observers:
-            globalLogPublisher.addObserver(each)
+        self._life = ExitStack()
+        self._life.enter_context(observed(self.events.append, textLog(self.log)))
         self._furnish()
         self.numbers = free(9)
         text = SERVICE.format(*self.numbers).encode()
@@ -159,12 +145,12 @@ class World:
         ]
 
     def _fetch(self, name: str, url: str, wishes: Wishes) -> Job:
-        sink = Memory()
+        sink = Copy()
         begun = fetch(self.reactor, parseUrl(url), sink, wishes)
         return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
 
     def _subnet(self, port: int) -> Job:
-        sink = Memory()
+        sink = Copy()
         collector = sbroadcast.Download("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
         transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
@@ -205,8 +191,7 @@ class World:
         self.server.stopService().addBoth(over.append)
         self.reactor.run(lambda: over, 60)
         self.ports.close()
-        for each in self._observers:
-            globalLogPublisher.removeObserver(each)
+        self._life.close()
 
     def leaked(self) -> list[str]:
         """-> what the server still holds while it serves nobody, and should not."""

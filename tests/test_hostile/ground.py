@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogPublisher
 
 from castd.client import fetch
 from castd.collect import sbroadcast as subnet
@@ -23,9 +22,10 @@ from castd.limiter import Limiter
 from castd.listener import Listener
 from castd.observe import asText
 from castd.request import Peer
-from castd.testing import MemorySink, Network, memorySite, pattern
+from castd.testing import Copy, MemorySink, Network, memorySite, pattern
 from castd.transfer import Transfer
 from castd.urls import parseUrl
+from tests.observed import observed
 
 SERVER = "10.0.0.1"
 #: Where each transport is asked.
@@ -102,22 +102,19 @@ class Wilds(Network):
             self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
-class Memory:
-    """A file of an honest client, in memory; what is written beyond the file has no room."""
+class Bounded(Copy):
+    """The file of an honest client; what is written beyond its end has no room."""
 
     def __init__(self, room: int) -> None:
-        self.data = bytearray()
+        super().__init__()
         self.room = room
 
     def write(self, data: bytes) -> None:
         self.writeAt(len(self.data), data)
 
     def writeAt(self, offset: int, data: bytes) -> None:
-        end = offset + len(data)
-        assert end <= self.room
-        if end > len(self.data):
-            self.data.extend(bytes(end - len(self.data)))
-        self.data[offset:end] = data
+        assert offset + len(data) <= self.room
+        super().writeAt(offset, data)
 
 
 class Honest:
@@ -128,7 +125,7 @@ class Honest:
     """
 
     def __init__(self, ground: Ground, kind: str, host: str) -> None:
-        self.kind, self.sink, self.result = kind, Memory(len(LARGE)), None
+        self.kind, self.sink, self.result = kind, Bounded(len(LARGE)), None
         self.machine = ground.network.host(host)
         ground.network.honest.add(host)
         self.began = ground.network.seconds()
@@ -243,9 +240,6 @@ class Ground:
 def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
     """A ground whose events are seen while it stands."""
     ground = Ground(*args, **kw)
-    globalLogPublisher.addObserver(ground.event)
-    try:
+    with observed(ground.event):
         yield ground
-    finally:
-        globalLogPublisher.removeObserver(ground.event)
     assert not ground.faults, (f"seed {ground.seed}", ground.faults[0])

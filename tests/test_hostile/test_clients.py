@@ -21,7 +21,7 @@ from castd.errors import CastdError, WireError
 from castd.packets.slam import LARGEST, Header
 from castd.packets.tftp import buildOack
 from castd.request import Peer
-from castd.testing import Mailbox, Network
+from castd.testing import Copy, Mailbox, Network
 from castd.testing.ports import VirtualPort
 from castd.transfer import Report, Transfer, TransferError
 from castd.urls import parseUrl
@@ -191,19 +191,10 @@ def test_moreBlocksThanAnybodyHas(size: int) -> None:
 def test_strangersBesideTheServer(kind: str) -> None:
     """What others than the server say to a client's port does not spoil its transfer, and few of them are answered."""
     with standing(SEED, faults=0.0) as ground:
-        network, chance, sink = ground.network, ground.chance, bytearray()
-
-        class Kept(Nowhere):
-            def write(self, data: bytes) -> None:
-                sink.extend(data)
-
-            def writeAt(self, offset: int, data: bytes) -> None:
-                sink.extend(bytes(max(0, offset + len(data) - len(sink))))
-                sink[offset : offset + len(data)] = data
-
+        network, chance, copy = ground.network, ground.chance, Copy()
         network.honest.add(CLIENT)
         results: list[Any] = []
-        begun(network, kind, Kept()).addBoth(results.append)
+        begun(network, kind, copy).addBoth(results.append)
         for _ in range(min(DATAGRAMS, 20_000)):
             for port in network.host(CLIENT).openPorts():
                 stranger = ("10.0.0.99", chance.randrange(1024, 65536))
@@ -213,6 +204,6 @@ def test_strangersBesideTheServer(kind: str) -> None:
                 break
         network.run(lambda: results, limit=60)
         assert isinstance(results[0], Report), results
-        assert bytes(sink) == LARGE if kind != "put" else ground.uploads.files["large"] == LARGE
+        assert copy.data == LARGE if kind != "put" else ground.uploads.files["large"] == LARGE
         assert sum(destination[0] == "10.0.0.99" for _, destination, _ in network.tape) <= 20
         ground.over()
