@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -58,9 +59,16 @@ class Ends:
             self.b.doRead()
 
 
-def test_said() -> None:
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    for each in (made.a, made.b):
+        each.close()
+
+
+def test_said(ends: Ends) -> None:
     """A message arrives with its datagram as it was, whatever its octets; and an end that is closed is noticed once."""
-    ends = Ends()
     ends.a.say({"say": "give", "peer": ("10.0.0.9", 7)}, b"\n\0\xff" * 1000)
     ends.a.say({"say": "stop"})
     ends.b.doRead()
@@ -72,9 +80,8 @@ def test_said() -> None:
     ends.b.say({"say": "stop"})
 
 
-def test_full() -> None:
+def test_full(ends: Ends) -> None:
     """While the other end does not read, words wait in their order and datagrams beyond the bound are lost."""
-    ends = Ends()
     many = 3 * MOST_WAITING
     for number in range(many):
         ends.a.say({"say": "give", "number": number}, b"x" * 400)
@@ -86,9 +93,8 @@ def test_full() -> None:
     assert ends.heard[1][-1] == ({"say": "stop"}, b"")
 
 
-def test_died() -> None:
+def test_died(ends: Ends) -> None:
     """What an end said before it died is heard; what is said to a dead one does no harm."""
-    ends = Ends()
     ends.a.say({"say": "freed"})
     ends.b.say({"say": "unread"})
     ends.a.connectionLost()
