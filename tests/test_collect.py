@@ -429,6 +429,15 @@ class TestIntake:
         assert intake.receive(buildData(2, bytes(572)), 4.0)[0] == bytes(572)
         assert (intake.complete, intake.terms.blksize) == (True, 1428)
 
+    def test_anotherBlock(self) -> None:
+        """Who sends the second block had its OACK, so ACK 0 tells it only that the first is missing; as atftp needs."""
+        intake = self.offered(blksize=1428)
+        assert self.said == []
+        assert intake.receive(buildData(2, bytes(1428)), 5.0) == (None, [])
+        assert words(intake.poll(7.0)) == words(intake.poll(15.0)) == ["ACK 0"]
+        assert intake.receive(buildData(1, bytes(1428)), 15.1)[0] == bytes(1428)
+        assert intake.terms.blksize == 1428
+
     @pytest.mark.parametrize("blksize", [8, 1428])
     def test_oackWasLost(self, blksize: int) -> None:
         """Who has never seen it takes ACK 0 for a no to all options: 512 octets a block, one at a time."""

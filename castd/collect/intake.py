@@ -2,7 +2,7 @@
 The server's half of TFTP's write.  RFC 1350, 2347 to 2349, 7440.
 
 Two of its habits are there for clients that hardly ever repeat anything (docs/decisions/uploads-lean-on-the-server.md):
-curl waits 73 s for each ACK that it misses, and takes every OACK for the beginning.
+curl waits 73 s for each ACK that it misses, and takes every OACK for the beginning; atftp goes on with the next block.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Intake(Receiving):
         self._opening = buildOack(terms.answer) if terms.answer else buildAck(0)
         self._exact = exact
         self._silences = 0
-        self._withdrawn = False
+        self._withdrawn = self._granted = False
         self._farewells: list[float] = []
 
     def begin(self, now: float) -> list[bytes]:
@@ -66,7 +66,11 @@ class Intake(Receiving):
             return None, []
         if not isinstance(packet, Data):
             raise WireError(f"{type(packet).__name__.upper()} in a write")
-        if self._withdrawn and not self.blocks and packet.number == 1:
+        if not self.blocks and packet.number != 1:
+            # The block before it is lost, and this client has had its answer.
+            self._granted = True
+            self._wait.met()
+        elif self._withdrawn and not self.blocks:
             self._settle(len(packet.payload))
         return self._take(packet, now)
 
@@ -94,7 +98,7 @@ class Intake(Receiving):
         if self.blocks or self._withdrawn or not self.terms.answer:
             return super()._repetition()
         self._silences += 1
-        if self._silences < SILENCES or not self._shows():
+        if self._silences < SILENCES or not (self._granted or self._shows()):
             return []
         self._withdrawn, self._opening = True, buildAck(0)
         return [self._opening]

@@ -80,6 +80,10 @@ class Wait:
         self._quietSince = now
         self._due = now + self._alarm.interval()
 
+    def met(self) -> None:
+        """The peer is there, if without progress: it is no forgery, and worth all repetitions."""
+        self._everHeard = True
+
     def again(self, now: float) -> None:
         """The question is repeated now."""
         self._alarm.repeated()

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from tests.e2e.clients import SERVER, Client, curl, hasty, hpa
+from tests.e2e.clients import SERVER, Client, atftp, busybox, curl, hasty, hpa
 from tests.e2e.conftest import Serve
 from tests.e2e.hall import Hall
 from tests.e2e.loss import losing, lossy
@@ -76,19 +76,29 @@ def test_put(hall: Hall, shelf: Shelf, percent: int) -> None:
     assert (hall.folder / "create" / str(percent)).read_bytes() == data
 
 
-BLOCKS_PUT = 4
+FILE = 4  # blocks
+PUTS = {
+    (curl, 512): (),
+    (curl, 1428): ("--tftp-blksize", "1428"),
+    (atftp, 512): (),
+    (atftp, 1428): ("blksize 1428",),
+    (hpa, 512): (),
+    (busybox, 1428): ("-b1428",),
+}
+"""Clients and blocks, with the words for them."""
 
 
-@pytest.mark.parametrize("blksize", ["512", "1428"])
-def test_putEach(hall: Hall, shelf: Shelf, blksize: str) -> None:
+@pytest.mark.parametrize(("client", "blksize"), PUTS, ids=lambda value: getattr(value, "program", [value])[0])
+def test_putEach(hall: Hall, shelf: Shelf, client: Client, blksize: int) -> None:
     """
     Each datagram of an upload is lost once, and the first ones in pairs: the upload ends well all the same.
 
     curl itself waits 73 s for any answer but its first, so it is the server that mends all that comes later.
     """
-    need("curl", "nft")
-    data = shelf[shelf.sized(int(blksize) * BLOCKS_PUT - 100)]
-    lost = [[(way, n)] for way in ("from", "to") for n in range(1, BLOCKS_PUT + 2)]
+    need(client.program[0], "nft")
+    data = shelf[shelf.sized(blksize * FILE - 100)]
+    name = f"create/{client.program[0]}-{blksize}"
+    lost = [[(way, n)] for way in ("from", "to") for n in range(1, FILE + 2)]
     lost += [[("to", 1), ("from", 2)], [("from", 2), ("to", 2)], [("from", 1), ("to", 1)]]
     hosts = hall.clients(len(lost))
     with contextlib.ExitStack() as life:
@@ -97,12 +107,13 @@ def test_putEach(hall: Hall, shelf: Shelf, blksize: str) -> None:
             for host, each in zip(hosts, lost, strict=True)
             for way, n in each
         ]
-        transfers = [curl.put(host, f"create/{blksize}-{host.name}", data, "--tftp-blksize", blksize) for host in hosts]
+        options = PUTS[client, blksize]
+        transfers = [client.put(host, f"{name}-{host.name}", data, *options) for host in hosts]
         results = [transfer.result(40) for transfer in transfers]
         assert [loss.dropped() for loss in losses] == [1] * len(losses)
     assert [result.code for result in results] == [0] * len(lost), [result.text for result in results]
     for host in hosts:
-        assert (hall.folder / "create" / f"{blksize}-{host.name}").read_bytes() == data
+        assert (hall.folder / f"{name}-{host.name}").read_bytes() == data
 
 
 @pytest.mark.parametrize("client", BLOCKS, ids=lambda client: client.program[0])
@@ -110,8 +121,8 @@ def test_getEach(hall: Hall, shelf: Shelf, client: Client) -> None:
     """Each datagram of a download is lost once, and it ends well all the same."""
     need(client.program[0], "nft")
     size = 512 if client is hpa else 1428
-    name = shelf.sized(size * BLOCKS_PUT - 100)
-    lost = [(way, n) for way in ("from", "to") for n in range(1, BLOCKS_PUT + 2)]
+    name = shelf.sized(size * FILE - 100)
+    lost = [(way, n) for way in ("from", "to") for n in range(1, FILE + 2)]
     hosts = hall.clients(len(lost))
     with contextlib.ExitStack() as life:
         for host, (way, n) in zip(hosts, lost, strict=True):
