@@ -50,17 +50,31 @@ class LineFile:
         self.lost += written < len(whole)
 
     def rotate(self) -> None:
-        """Begin a new file.  Where that cannot be done the old one goes on; it is tried again after as many octets."""
+        """
+        Begin a new file, or go on in the one that somebody else has begun.  Where that cannot be done the old one goes
+        on; it is tried again after as many octets.
+        """
         self._size = 0
         with contextlib.suppress(OSError):
-            for number in range(self._keep - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
-            if self._keep:
-                os.replace(self.path, f"{self.path}.1")
-            else:
-                os.unlink(self.path)
+            if self._current():
+                self._shift()
             self.reopen()
+
+    def _current(self) -> bool:
+        """Is ours still the one of this name?  In an upgrade two processes write to it, and each would rotate it."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def _shift(self) -> None:
+        for number in range(self._keep - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
+        if self._keep:
+            os.replace(self.path, f"{self.path}.1")
+        else:
+            os.unlink(self.path)
 
     def reopen(self) -> None:
         """

@@ -86,6 +86,20 @@ def test_cannotRotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (path.stat().st_size, file.lost, len(tried)) == (10_000, 0, 2)
 
 
+def test_twoProcesses(tmp_path: Path) -> None:
+    """Two that write to one file, as in an upgrade, rotate it once each time; every line of both is kept."""
+    path = tmp_path / "log"
+    files = [LineFile(str(path), 4096, 5) for _ in range(2)]
+    for number in range(150):
+        files[number % 2].write(f"{number:04}".ljust(99) + "\n")
+    for file in files:
+        file.close()
+    found = {each.name: each.read_text().split() for each in tmp_path.iterdir()}
+    assert sorted(int(line) for lines in found.values() for line in lines) == list(range(150))
+    assert sorted(found) == ["log", "log.1"]
+    assert found["log"][-1] == "0149"
+
+
 # The journal.
 
 
