@@ -87,7 +87,9 @@ def _drawn(way: str, port: str, percent: float) -> str:
 
 def _among(indices: Iterable[int]) -> str:
     """-> an expression for those of the datagrams that come here."""
-    return f"numgen inc mod {PERIOD} {{ {', '.join(map(str, indices))} }}"
+    picked = ", ".join(map(str, indices))
+    # A set must not be empty; no datagram is as short as that.
+    return f"numgen inc mod {PERIOD} {{ {picked} }}" if picked else "udp length < 8"
 
 
 @contextlib.contextmanager
