@@ -177,7 +177,7 @@ class CastProtocol(Stepping):
             return
         if (receiver := self.receivers.get(peer)) is not None:
             receiver.closed = 0
-        delivery.cast.hear(peer, event, self._seconds())
+        delivery.hear(peer, event, self._seconds())
         self.pump()
 
     def _fail(self) -> None:
@@ -203,7 +203,7 @@ class CastProtocol(Stepping):
     def _leaveClosed(self, now: float) -> None:
         for peer, receiver in list(self.receivers.items()):
             if receiver.closed >= CLOSED_PORTS:
-                self._asides.get(peer, self._main).cast.hear(peer, Leave(outcomes.CLOSED), now)
+                self._asides.get(peer, self._main).hear(peer, Leave(outcomes.CLOSED), now)
 
     # What goes out.
 
@@ -251,7 +251,7 @@ class CastProtocol(Stepping):
         due = self._main.pump(now)
         # Only now: the main cast may just have moved somebody aside.
         for aside in list(self._asides.values()) if self._asides else ():
-            instant = aside.pump(now)
+            instant = aside.due if aside.due is None or aside.due > now else aside.pump(now)
             due = instant if due is None or (instant is not None and instant < due) else due
         return due
 
@@ -263,7 +263,7 @@ class CastProtocol(Stepping):
         """-> datagrams sent, at least one for the sake of the budget."""
         receiver = self.receivers.get(action.peer)
         sent = 1
-        if receiver is not None and action.peer not in self._asides:
+        if receiver is not None:
             for datagram, address in self.wire.greet(receiver.request, action.master, action.heard):
                 self._outbox.put(datagram, address)
                 sent += 1
@@ -293,16 +293,21 @@ class CastProtocol(Stepping):
             self.wire.patience,
             silence=31.0,
             alone=None,
-            unheard=None,
+            unheard=None if action.heard else self.wire.patience.unheard,
             brief=None,
             terms=1,
             keep=None,
             gather=0.0,
             deaf=None,
+            allDeaf=None,
         )
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
-        aside = self._asides[action.peer] = Delivery(self, Turn(patience, self.wire.count), target)
-        aside.cast.join(action.peer, now, action.wants)
+        turn = Turn(patience, self.wire.count)
+        # It may have heard something after all, and acknowledge that.
+        turn.top = getattr(self._main.cast, "top", -1)
+        # A listener that never had the turn is told that it has it.
+        self._asides[action.peer] = Delivery(self, turn, target, greets=not action.wants)
+        turn.join(action.peer, now, action.wants)
         self.moved[action.outcome] += 1
         telling.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)

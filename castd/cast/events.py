@@ -163,6 +163,8 @@ class Patience:
     @ivar gather: the first block waits until nobody has joined for so long ...
     @ivar gatherLimit: ... but no longer than this.
     @ivar deaf: unchanged wants after the blocks went out until a receiver is taken for deaf.
+    @ivar allDeaf: receivers that asked for the first block and did not get it, be they taken for deaf or silent, after
+        which all are taken for deaf, as long as nobody has asked for another block.
     @ivar corrections: answers to wants out of turn, one a second at most.
     @ivar confirm: repetitions of a listener's greeting that it never confirmed, one a second.
     @ivar termBlocks: the blocks one turn may cost, as a multiple of the blocks of the file.
@@ -181,6 +183,7 @@ class Patience:
     gather: float = 0.0
     gatherLimit: float = 0.0
     deaf: int | None = None
+    allDeaf: int | None = None
     corrections: int = 3
     confirm: int = 0
     termBlocks: float | None = None

@@ -94,6 +94,8 @@ class Member:
     One receiver.
 
     @ivar heard: it has said something since it asked.
+    @ivar hears: it has asked for something behind the first block, so it hears what is sent to the group.
+    @ivar since: the last number that had been sent when it asked, -1: it should have heard everything.
     @ivar waited: it was here before it got its first turn.
     @ivar confirmed: it has answered its last greeting.
     @ivar failed: turns it has lost; more than none makes it a suspect until it is heard again.
@@ -115,21 +117,24 @@ class Member:
         "greetAt",
         "greetings",
         "heard",
+        "hears",
         "peer",
         "repeats",
         "servedAt",
+        "since",
         "suspect",
         "turns",
         "waited",
         "wants",
     )
 
-    def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool) -> None:
+    def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool, since: int = -1) -> None:
         self.peer = peer
         self.wants = wants
         self.alarm = Alarm(repeat)
         self.waited = waited
-        self.heard = self.confirmed = self.suspect = False
+        self.since = since
+        self.heard = self.hears = self.confirmed = self.suspect = False
         self.failed = self.turns = self.corrections = self.repeats = self.greetings = 0
         self.corrected = float("-inf")
         self.servedAt = float("inf")

@@ -21,6 +21,8 @@ from castd.request import Peer
 
 #: A request that comes so soon after our own repetition of the greeting has crossed it.  Seconds.
 CROSSING = 0.05
+#: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
+MISSED = 16
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
 NEVER = float("inf")
@@ -52,6 +54,8 @@ class Turn:
         self.count = count
         self.top = -1
         self._turns = self._masters = self._passes = self._lost = 0
+        self._inVain = 0  # how many in a row have asked for the first block in vain
+        self._proved = False  # somebody hears what is sent
         self._members = Members()
         self._master: Member | None = None
         self._state = State.EMPTY
@@ -95,7 +99,7 @@ class Turn:
         if member is not None:
             self._asksAgain(member, wants, now)
             return
-        member = Member(peer, wants, self.patience.repeat, waited=self._master is not None)
+        member = Member(peer, wants, self.patience.repeat, waited=self._master is not None, since=self.top)
         self._members.add(member)
         self._hold(now)
         if self._master is None:
@@ -105,6 +109,7 @@ class Turn:
 
     def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
         """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
+        member.since, member.hears = self.top, False
         if member is not self._master:
             member.heard = False
             self._greetListener(member, now)
@@ -164,6 +169,9 @@ class Turn:
         member.suspect = False
         if not ranges or self._deaf(member, ranges, now):
             return
+        if ranges[0].start > 0:
+            member.hears = self._proved = True
+            self._inVain = 0
         if self._state is State.GREETED:
             member.alarm.restart()
             self._serve(ranges, now)
@@ -200,8 +208,40 @@ class Turn:
         """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
         if self.patience.deaf is None or not member.misses(ranges, now) or member.repeats < self.patience.deaf:
             return False
+        self._missed(member)
         self._part(member, outcomes.DEAF, now, ranges)
         return True
+
+    def _missed(self, member: Member) -> bool:
+        """
+        It has not heard the first block, however often that was sent.  Where that is true of the first few, and of
+        nobody the contrary is known, nothing that is sent to this group arrives anywhere; where it is true of twice as
+        many in a row when everything has been sent, part of the hall hears nothing.  The others would give up long
+        before their turns had come, so all who have not shown that they hear go on by unicast; who has everything
+        says so at once.
+
+        @return: so does this one.
+        """
+        self._inVain += not member.failed
+        limit = self.patience.allDeaf
+        if limit is None or self._inVain < (2 * limit if self._proved else limit):
+            return False
+        if self._proved and not self._over:
+            return False
+        for other in [other for other in self._members if other is not member and not other.hears]:
+            self._members.part(other, outcomes.DEAF)
+        return True
+
+    def _heardNothing(self, member: Member) -> bool:
+        """Others hear the group; the master, that is here since the beginning, asks for the first block."""
+        if self.patience.allDeaf is None or not self._proved or member.since >= 0 or self.top < MISSED:
+            return False
+        return not member.hears and self._state is not State.GREETED
+
+    @property
+    def _over(self) -> bool:
+        """Everything has been sent."""
+        return self.count is not None and self.top >= self.count - 1
 
     def inStep(self, stop: int) -> float | None:
         """
@@ -365,13 +405,15 @@ class Turn:
 
     def _brief(self, member: Member) -> tuple[int, float] | None:
         """
-        Many listeners leave without a word when they have everything, so the first turn after the end is short.
+        Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
+        that of one who seems to hear nothing.
         """
+        if self._heardNothing(member):
+            return self.patience.brief
         if len(self._members) == 1:
             return None
-        over = self.count is not None and self.top >= self.count - 1
         unproved = member.waited and not member.failed and member.alarm.measured is None
-        return self.patience.brief if over and unproved and self._state is State.GREETED else None
+        return self.patience.brief if self._over and unproved and self._state is State.GREETED else None
 
     def _interval(self, member: Member) -> float:
         brief = self._brief(member)
@@ -388,6 +430,10 @@ class Turn:
         return self._term.overspent(self.patience, self.count, self._want[0].start if self._want else None, now)
 
     def _fail(self, member: Member, now: float) -> None:
+        nothing = self._heardNothing(member)
+        if self._state is State.WAITING and (nothing or not self._proved) and (self._missed(member) or nothing):
+            self._part(member, outcomes.DEAF, now, self._want)
+            return
         member.failed += 1
         member.suspect = True
         self._lost += 1

@@ -43,6 +43,7 @@ PATIENCE = Patience(
     gather=0.2,
     gatherLimit=3.0,
     deaf=2,
+    allDeaf=2,
     corrections=3,
     termBlocks=2.0,
     termShare=(0.01, 10.0),

@@ -101,6 +101,20 @@ def test_loss(hall: Hall, shelf: Shelf, percent: int) -> None:
         assert loss.dropped() > 0
 
 
+@pytest.mark.parametrize("count", [2, 16])
+def test_nobodyHears(hall: Hall, shelf: Shelf, count: int) -> None:
+    """Where no multicast gets through at all, everybody has the file by unicast, long before atftp would give up."""
+    need("nft")
+    name = shelf.sized(1 << 20)
+    clients = hall.clients(32)[16 : 16 + count]
+    with lossy(hall, [client.name for client in clients], 100, "to", "ip daddr 239.0.0.0/8") as loss:
+        transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+        results = [transfer.result(60) for transfer in transfers]
+        assert loss.dropped() > 0
+    assert [result.data == shelf[name] for result in results] == [True] * count
+    assert max(result.seconds for result in results) < 15
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_ipxe(hall: Hall, shelf: Shelf, count: int) -> None:
     """Machines with iPXE, which hears no group, have the file in their memory: it came by unicast."""

@@ -564,6 +564,63 @@ def test_aDeafReceiverLeaves() -> None:
     assert polled(turn, 2.0)[:2] == [Gone(A, outcomes.DEAF, (range(3, 7),)), Greet(B, True, False)]
 
 
+ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
+
+
+def test_nobodyHears() -> None:
+    """Two have asked for the first block in vain: nothing that is sent arrives, and all go on by unicast at once."""
+    turn = greeted(ALL_DEAF)
+    for peer in (B, C):
+        turn.join(peer, 0.0)
+    out(turn)
+    turn.hear(A, want(0), 0.0)
+    assert [action for _, action in until(turn, 0.0, 5.0)][-2:] == [Greet(B, True, False), Greet(A, False, True)]
+    turn.hear(B, want(0), 5.0)
+    until(turn, 5.0, 9.9)
+    assert polled(turn, 10.0) == [
+        Gone(A, outcomes.DEAF, (), True),
+        Gone(C, outcomes.DEAF, (), False),
+        Gone(B, outcomes.DEAF, (range(1),), True),
+    ]
+    assert (turn.members(), turn.deadline(10.0)) == (0, None)
+
+
+def test_nobodyHearsAndSaysSo() -> None:
+    """The same of two that repeat themselves, as iPXE does; the third was no longer asked."""
+    turn = greeted(ALL_DEAF)
+    for peer in (B, C):
+        turn.join(peer, 0.0)
+    gone = []
+    for step in range(12):
+        for peer in (A, B):
+            turn.hear(peer, want(0), step / 4)
+        gone += [action for action in polled(turn, step / 4) if isinstance(action, Gone)]
+    assert [(action.peer, action.outcome) for action in gone] == [
+        (A, outcomes.DEAF),
+        (C, outcomes.DEAF),
+        (B, outcomes.DEAF),
+    ]
+
+
+@pytest.mark.parametrize("silent", [A, B])
+def test_somebodyHears(silent: Peer) -> None:
+    """One that asks for the second block is proof enough: who is silent is a suspect, as always."""
+    turn = greeted(ALL_DEAF)
+    for peer in (B, C):
+        turn.join(peer, 0.0)
+    now, gone = 0.0, []
+    for master in (A, B, C):
+        turn.hear(master, want(0), now)
+        out(turn, now)
+        if master != silent:
+            turn.hear(master, want(1), now)
+        for _ in range(11):
+            gone += [action for action in polled(turn, now) if isinstance(action, Gone)]
+            now += 0.5
+    assert [action.outcome for action in gone if action.outcome == outcomes.DEAF] == []
+    assert turn.members() == 3
+
+
 def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
     """Two copies of one want, or one that crossed the blocks on its way, prove nothing."""
     turn = waiting(Patience(repeat=Steps((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))

@@ -542,6 +542,41 @@ def test_MC42_aDeafMasterAndAListener() -> None:
         assert [event["outcome"] for event in stage.told("received")] == ["done", "done"]
 
 
+def test_nobodyHears() -> None:
+    """
+    Where the group's data reaches nobody, two that have asked in vain are enough, and everybody is told that it is the
+    master, and is served by unicast; who never says a word gets a few OACKs, and is given up.
+    """
+    with grouped() as stage:
+        members = [stage.join(number) for number in range(1, 6)]
+        started = stage.network.seconds()
+        members[0].client.send(buildAck(0), members[0].tid)
+        stage.heard(3.1)
+        assert members[1].roles() == ["1"]
+        members[1].client.send(buildAck(0), members[1].tid)
+        stage.heard(3.1)
+        assert stage.network.seconds() - started < 7
+        last = [member.told()[-1] for member in members]
+        assert last[1] == Data(1, AFILE[:8])
+        assert {value(last[at]).rpartition(",")[2] for at in (0, 2, 3, 4)} == {"1"}
+        for number in range(7):
+            # The second has its first block already, and the fourth heard it from the group: there are such, too.
+            asking = [member for member in members[:4] if number or member not in (members[1], members[3])]
+            for member in asking:
+                member.client.send(buildAck(number), member.tid)
+            stage.network.advance(0.01)
+            for member in asking:
+                data = [packet for packet in member.told() if isinstance(packet, Data)]
+                assert data == [Data(number + 1, AFILE[number * 8 : number * 8 + 8])][: number < 6]
+        stage.heard(60)
+        assert len(members[4].roles()) <= 4
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["done"] * 4 + ["silent"]
+        assert len(stage.told("moved")) == 5
+        again = stage.ask(rrq("afile", **ASKED), stage.client(2001, "10.0.0.11"))[1]
+        assert "multicast" not in dict(again.options)
+
+
 def test_MC43_aKnownMasterDies() -> None:
     """A measured master dies: its block goes out at least six times, and the listener is master after 1.0 to 1.3 s."""
     with grouped() as stage:
