@@ -300,6 +300,7 @@ class CastProtocol(Stepping):
             gather=0.0,
             deaf=None,
             allDeaf=None,
+            prove=None,
         )
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(patience, self.wire.count)

@@ -165,6 +165,8 @@ class Patience:
     @ivar deaf: unchanged wants after the blocks went out until a receiver is taken for deaf.
     @ivar allDeaf: receivers that asked for the first block and did not get it, be they taken for deaf or silent, after
         which all are taken for deaf, as long as nobody has asked for another block.
+    @ivar prove: after so long in the middle of a pass, a receiver that is here since its beginning and had no turn gets
+        one: one that hears nothing would give up.
     @ivar corrections: answers to wants out of turn, one a second at most.
     @ivar confirm: repetitions of a listener's greeting that it never confirmed, one a second.
     @ivar termBlocks: the blocks one turn may cost, as a multiple of the blocks of the file.
@@ -184,6 +186,7 @@ class Patience:
     gatherLimit: float = 0.0
     deaf: int | None = None
     allDeaf: int | None = None
+    prove: float | None = None
     corrections: int = 3
     confirm: int = 0
     termBlocks: float | None = None

@@ -95,6 +95,7 @@ class Member:
 
     @ivar heard: it has said something since it asked.
     @ivar hears: it has asked for something behind the first block, so it hears what is sent to the group.
+    @ivar cameAt: the instant when it came.
     @ivar since: the last number that had been sent when it asked, -1: it should have heard everything.
     @ivar waited: it was here before it got its first turn.
     @ivar confirmed: it has answered its last greeting.
@@ -110,6 +111,7 @@ class Member:
     __slots__ = (
         "alarm",
         "asked",
+        "cameAt",
         "confirmed",
         "corrected",
         "corrections",
@@ -128,12 +130,15 @@ class Member:
         "wants",
     )
 
-    def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool, since: int = -1) -> None:
+    def __init__(
+        self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool, since: int = -1, cameAt: float = 0.0
+    ) -> None:
         self.peer = peer
         self.wants = wants
         self.alarm = Alarm(repeat)
         self.waited = waited
         self.since = since
+        self.cameAt = cameAt
         self.heard = self.hears = self.confirmed = self.suspect = False
         self.failed = self.turns = self.corrections = self.repeats = self.greetings = 0
         self.corrected = float("-inf")

@@ -8,6 +8,7 @@ answer.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
 
 from zope.interface import implementer
@@ -56,6 +57,8 @@ class Turn:
         self._turns = self._masters = self._passes = self._lost = 0
         self._inVain = 0  # how many in a row have asked for the first block in vain
         self._proved = False  # somebody hears what is sent
+        self._untried: deque[Member] = deque()  # who is here since the beginning, and may have had no turn
+        self._trying = False  # this turn was given to one of them before its time
         self._members = Members()
         self._master: Member | None = None
         self._state = State.EMPTY
@@ -99,8 +102,11 @@ class Turn:
         if member is not None:
             self._asksAgain(member, wants, now)
             return
-        member = Member(peer, wants, self.patience.repeat, waited=self._master is not None, since=self.top)
+        waited = self._master is not None
+        member = Member(peer, wants, self.patience.repeat, waited, since=self.top, cameAt=now)
         self._members.add(member)
+        if self.patience.prove is not None and self.top < 0:
+            self._untried.append(member)
         self._hold(now)
         if self._master is None:
             self._give(member, now)
@@ -180,7 +186,12 @@ class Turn:
                 member.alarm.sample(now - self._sentAt)
             member.alarm.progress()
             member.failed = 0
-            self._serve(ranges, now)
+            if (other := self._overdue(now)) is None:
+                self._serve(ranges, now)
+            else:
+                self._members.greet(member, False)
+                self._trying = True
+                self._give(other, now)
         elif ranges == self._want and self._state is State.WAITING:
             self._hearTwice()
 
@@ -237,6 +248,14 @@ class Turn:
         if self.patience.allDeaf is None or not self._proved or member.since >= 0 or self.top < MISSED:
             return False
         return not member.hears and self._state is not State.GREETED
+
+    def _overdue(self, now: float) -> Member | None:
+        """-> who is to show now that it hears."""
+        untried = self._untried
+        while untried and (untried[0].turns or self._members.get(untried[0].peer) is not untried[0]):
+            untried.popleft()
+        waits = self.patience.prove is not None and untried and now >= untried[0].cameAt + self.patience.prove
+        return untried[0] if waits else None
 
     @property
     def _over(self) -> bool:
@@ -301,6 +320,7 @@ class Turn:
 
     def _elect(self, now: float) -> None:
         self._master, self._state, self.alarmAt, self._pending = None, State.EMPTY, NEVER, []
+        self._trying = False
         chosen = self.successor(now)
         if chosen is not None:
             self._give(chosen, now)
@@ -406,9 +426,9 @@ class Turn:
     def _brief(self, member: Member) -> tuple[int, float] | None:
         """
         Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
-        that of one who seems to hear nothing.
+        that of one who seems to hear nothing, or is only to show whether it does.
         """
-        if self._heardNothing(member):
+        if self._heardNothing(member) or (self._trying and self._state is State.GREETED):
             return self.patience.brief
         if len(self._members) == 1:
             return None

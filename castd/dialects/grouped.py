@@ -44,6 +44,7 @@ PATIENCE = Patience(
     gatherLimit=3.0,
     deaf=2,
     allDeaf=2,
+    prove=5.0,
     corrections=3,
     termBlocks=2.0,
     termShare=(0.01, 10.0),

@@ -727,3 +727,82 @@ def met() -> Turn:
         turn.hear(A, want(number), number / 1000)
         out(turn, number / 1000)
     return turn
+
+
+TRIED = replace(ALL_DEAF, brief=(3, 0.1), prove=5.0)
+
+
+def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:
+    """At 6 s, in the middle of a pass that A leads, with others who were there at its start."""
+    turn = greeted(TRIED)
+    for peer in peers:
+        turn.join(peer, 0.0)
+    for number in range(top):
+        turn.hear(A, want(number), number / 10)
+        out(turn, number / 10)
+    assert [action for action in out(turn, 6.0) if not isinstance(action, Burst)] == []
+    turn.hear(A, want(top), 6.0)
+    return turn
+
+
+def test_aListenerShowsThatItHears() -> None:
+    """In a long pass one that had no turn gets it after five seconds; it hears, and leads until the next is tried."""
+    turn = midway((B, C))
+    assert out(turn, 6.0) == [Greet(A, False, True), Greet(B, True, False)]
+    turn.hear(B, want(20), 6.01)
+    assert out(turn, 6.01) == [burst(20, peer=B)]
+    turn.hear(B, want(21), 6.02)
+    assert out(turn, 6.02) == [Greet(B, False, True), Greet(C, True, False)]
+    turn.hear(C, want(21), 6.03)
+    turn.hear(C, want(22), 6.04)
+    assert out(turn, 6.04) == [burst(22, peer=C)]
+
+
+def test_aListenerThatHearsNothing() -> None:
+    """It asks for the first block, gets it three times in 0.3 s, and goes on by unicast; another leads the group on."""
+    turn = midway((B,))
+    out(turn, 6.0)
+    turn.hear(B, want(0), 6.01)
+    assert until(turn, 6.01, 6.3) == [(at, burst(0, peer=B, again=at > 6.01)) for at in (6.01, 6.11, 6.21)]
+    assert polled(turn, 6.311)[:2] == [Gone(B, outcomes.DEAF, (range(1),)), Greet(A, True, True)]
+
+
+def test_aListenerThatIsGone() -> None:
+    """One that does not answer costs 0.3 s, and is a suspect."""
+    turn = midway((B,))
+    log = until(turn, 6.0, 6.31)
+    assert log[0] == (6.0, Greet(A, False, True))
+    assert log[-2:] == [(6.3, Greet(A, True, True)), (6.3, Greet(B, False, False))]
+    assert {action for _, action in log[1:-2]} == {Greet(B, True, False)}
+    assert len(log) - 3 in (3, 4)
+
+
+def test_whoCameLateIsNotTried() -> None:
+    """It lacks the beginning whether it hears or not."""
+    turn = midway(())
+    out(turn, 6.0)
+    turn.join(B, 6.0)
+    turn.hear(A, want(21), 12.0)
+    assert Greet(B, True, False) not in out(turn, 12.0)
+
+
+def test_partOfTheHallHearsNothing() -> None:
+    """When all has been sent, four in a row who ask for the first block stand for all not known to hear."""
+    turn = greeted(TRIED)
+    others = [("10.0.1.1", number) for number in range(1, 9)]
+    for peer in others:
+        turn.join(peer, 0.0)
+    for number in range(COUNT):
+        turn.hear(A, want(number), 1.0)
+        out(turn, 1.0)
+    turn.hear(A, Leave(outcomes.DONE), 1.0)
+    now, actions = 1.0, out(turn, 1.0)
+    for peer in others[:4]:
+        assert Greet(peer, True, False) in actions
+        turn.hear(peer, want(0), now)
+        for _ in range(8):
+            actions += out(turn, now)
+            now += 0.05
+    gone = [(action.peer, action.outcome) for action in actions if isinstance(action, Gone)]
+    deaf = [*others[:3], *others[4:], others[3]]
+    assert gone == [(A, outcomes.DONE), *((peer, outcomes.DEAF) for peer in deaf)]
