@@ -79,6 +79,7 @@ ROWS = (
             "cast.members",
             "cast.roll",
             "cast.term",
+            "cast.hearing",
             "cast.turn",
         ),
         never=PURE,

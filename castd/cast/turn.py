@@ -8,13 +8,13 @@ answer.
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 
 from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
+from castd.cast.hearing import Hearing
 from castd.cast.members import Member, Members
 from castd.cast.term import Gathering, Term
 from castd.interfaces import ICast
@@ -22,8 +22,6 @@ from castd.request import Peer
 
 #: A request that comes so soon after our own repetition of the greeting has crossed it.  Seconds.
 CROSSING = 0.05
-#: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
-MISSED = 16
 #: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
 POLITE = 1.0
 NEVER = float("inf")
@@ -55,10 +53,8 @@ class Turn:
         self.count = count
         self.top = -1
         self._turns = self._masters = self._passes = self._lost = 0
-        self._inVain = 0  # how many in a row have asked for the first block in vain
-        self._proved = False  # somebody hears what is sent
-        self._untried: deque[Member] = deque()  # who is here since the beginning, and may have had no turn
-        self._trying = False  # this turn was given to one of them before its time
+        self._hearing = Hearing(patience)
+        self._trying = False  # this turn was given before its time, to one that is to show that it hears
         self._members = Members()
         self._master: Member | None = None
         self._state = State.EMPTY
@@ -105,8 +101,7 @@ class Turn:
         waited = self._master is not None
         member = Member(peer, wants, self.patience.repeat, waited, since=self.top, cameAt=now)
         self._members.add(member)
-        if self.patience.prove is not None and self.top < 0:
-            self._untried.append(member)
+        self._hearing.came(member)
         self._hold(now)
         if self._master is None:
             self._give(member, now)
@@ -176,8 +171,7 @@ class Turn:
         if not ranges or self._deaf(member, ranges, now):
             return
         if ranges[0].start > 0:
-            member.hears = self._proved = True
-            self._inVain = 0
+            self._hearing.shown(member)
         if self._state is State.GREETED:
             member.alarm.restart()
             self._serve(ranges, now)
@@ -186,7 +180,7 @@ class Turn:
                 member.alarm.sample(now - self._sentAt)
             member.alarm.progress()
             member.failed = 0
-            if (other := self._overdue(now)) is None:
+            if (other := self._hearing.overdue(self._members, now)) is None:
                 self._serve(ranges, now)
             else:
                 self._members.greet(member, False)
@@ -225,37 +219,19 @@ class Turn:
 
     def _missed(self, member: Member) -> bool:
         """
-        It has not heard the first block, however often that was sent.  Where that is true of the first few, and of
-        nobody the contrary is known, nothing that is sent to this group arrives anywhere; where it is true of twice as
-        many in a row when everything has been sent, part of the hall hears nothing.  The others would give up long
-        before their turns had come, so all who have not shown that they hear go on by unicast; who has everything
-        says so at once.
+        It has asked for the first block in vain.
 
-        @return: so does this one.
+        @return: the group does not reach those who are not known to hear it: they go on by unicast, as should this one.
         """
-        self._inVain += not member.failed
-        limit = self.patience.allDeaf
-        if limit is None or self._inVain < (2 * limit if self._proved else limit):
-            return False
-        if self._proved and not self._over:
+        if not self._hearing.missed(member, self._over):
             return False
         for other in [other for other in self._members if other is not member and not other.hears]:
             self._members.part(other, outcomes.DEAF)
         return True
 
     def _heardNothing(self, member: Member) -> bool:
-        """Others hear the group; the master, that is here since the beginning, asks for the first block."""
-        if self.patience.allDeaf is None or not self._proved or member.since >= 0 or self.top < MISSED:
-            return False
-        return not member.hears and self._state is not State.GREETED
-
-    def _overdue(self, now: float) -> Member | None:
-        """-> who is to show now that it hears."""
-        untried = self._untried
-        while untried and (untried[0].turns or self._members.get(untried[0].peer) is not untried[0]):
-            untried.popleft()
-        waits = self.patience.prove is not None and untried and now >= untried[0].cameAt + self.patience.prove
-        return untried[0] if waits else None
+        """The master asks for the first block, though others hear the group."""
+        return self._state is not State.GREETED and self._hearing.nothing(member, self.top)
 
     @property
     def _over(self) -> bool:
@@ -451,7 +427,7 @@ class Turn:
 
     def _fail(self, member: Member, now: float) -> None:
         nothing = self._heardNothing(member)
-        if self._state is State.WAITING and (nothing or not self._proved) and (self._missed(member) or nothing):
+        if self._state is State.WAITING and (nothing or not self._hearing.proved) and (self._missed(member) or nothing):
             self._part(member, outcomes.DEAF, now, self._want)
             return
         member.failed += 1

@@ -115,6 +115,19 @@ def test_nobodyHears(hall: Hall, shelf: Shelf, count: int) -> None:
     assert max(result.seconds for result in results) < 15
 
 
+def test_halfHearsNothing(hall: Hall, shelf: Shelf) -> None:
+    """Where every second machine is behind a wall, these have the file by unicast, and the others by the group."""
+    need("nft")
+    name = shelf.sized(1 << 20)
+    clients = hall.clients(48)[32:]
+    with lossy(hall, [client.name for client in clients[1::2]], 100, "to", "ip daddr 239.0.0.0/8") as loss:
+        transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+        results = [transfer.result(60) for transfer in transfers]
+        assert loss.dropped() > 0
+    assert [result.data == shelf[name] for result in results] == [True] * 16
+    assert max(result.seconds for result in results) < 15
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_ipxe(hall: Hall, shelf: Shelf, count: int) -> None:
     """Machines with iPXE, which hears no group, have the file in their memory: it came by unicast."""

@@ -108,3 +108,16 @@ def test_otherMask(hall: Hall, shelf: Shelf) -> None:
     assert job.finish(SECONDS).code == 0, job.text()
     assert copy.read_bytes() == shelf[name] == plain.result().data
     assert bystander.counters().since(before).heardOctets < SIZE / 100
+
+
+def test_nobodyHears(hall: Hall, shelf: Shelf) -> None:
+    """Where no broadcast gets through, all go on by unicast, at port 247 where they listen."""
+    need("nft")
+    name = shelf.sized(SIZE)
+    clients = hall.clients(9)[4:]
+    with lossy(hall, [client.name for client in clients], 100, "to", "ip daddr 10.77.255.255") as loss:
+        jobs = [get(client, name) for client in clients]
+        for job, copy in jobs:
+            assert job.finish(SECONDS).code == 0, job.text()
+            assert copy.read_bytes() == shelf[name]
+        assert loss.dropped() > 0
