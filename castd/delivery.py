@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Burst, Event, Gone, Greet, Warn
+from castd.cast.events import Burst, Gone, Greet, Warn
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -30,7 +30,7 @@ class Delivery:
     @ivar aside: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire
         says.
     @ivar greets: its receivers are told that they have the turn; one that goes on by unicast may know already.
-    @ivar due: the instant of the next L{pump} that may find something to do.
+    @ivar due: for L{castd.asides}: the instant of its next L{pump}.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class Delivery:
         self.cast = cast
         self.aside = aside
         self.greets = greets
-        self.due: float | None = 0.0
+        self.due: float | None = None
         self._unsent = range(0)
         self._again = self._late = False
         self._peer: Peer | None = None
@@ -64,11 +64,6 @@ class Delivery:
         """Nothing waits for the pacer or the socket."""
         return not self._unsent
 
-    def hear(self, peer: Peer, event: Event, now: float) -> None:
-        """Something arrived."""
-        self.cast.hear(peer, event, now)
-        self.due = now
-
     def pump(self, now: float) -> float | None:
         """
         Send what is due.
@@ -76,10 +71,6 @@ class Delivery:
         @return: the instant to go on at, L{None}: when something arrives.
         @raise ContentChanged: the file is not what it was.
         """
-        self.due = self._pump(now)
-        return self.due
-
-    def _pump(self, now: float) -> float | None:
         owner = self.owner
         budget = SLICE
         while budget > 0:

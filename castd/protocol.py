@@ -12,8 +12,9 @@ from typing import Any
 from twisted.logger import Logger
 
 from castd import outcomes, telling
+from castd.asides import Asides
 from castd.audience import Home, Receiver
-from castd.cast.events import Ask, Gone, Greet, Leave, Warn
+from castd.cast.events import Ask, Event, Gone, Greet, Leave, Warn
 from castd.cast.turn import Turn
 from castd.delivery import Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
@@ -80,7 +81,7 @@ class CastProtocol(Stepping):
         self.moved: Counter[str] = Counter()
         self.opened = self._seconds()
         self.over = False
-        self._asides: dict[Peer, Delivery] = {}
+        self._asides = Asides()
         self._outbox = Outbox(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(turn) else None
@@ -109,7 +110,7 @@ class CastProtocol(Stepping):
     def join(self, request: Request, instead: Peer | None = None) -> None:
         """This request belongs here; C{instead} is the member whose place it takes."""
         now = self._seconds()
-        self._asides.pop(request.peer, None)
+        self._asides.drop(request.peer)
         receiver = self.receivers.get(request.peer)
         if receiver is None and instead is not None:
             receiver = self.receivers.pop(instead, None)
@@ -160,7 +161,7 @@ class CastProtocol(Stepping):
 
     def _take(self, datagram: bytes, peer: Peer) -> None:
         self._leaveLane()
-        delivery = self._asides.get(peer, self._main)
+        delivery = self._asides.get(peer) or self._main
         try:
             event = self.wire.receive(datagram, peer, delivery.cast.standing(peer))
         except WireError as error:
@@ -177,8 +178,15 @@ class CastProtocol(Stepping):
             return
         if (receiver := self.receivers.get(peer)) is not None:
             receiver.closed = 0
-        delivery.hear(peer, event, self._seconds())
+        self._tell(peer, event)
         self.pump()
+
+    def _tell(self, peer: Peer, event: Event) -> None:
+        """To whom decides for this peer."""
+        if (aside := self._asides.get(peer)) is None:
+            self._main.cast.hear(peer, event, self._seconds())
+        else:
+            self._asides.hear(aside, peer, event, self._seconds())
 
     def _fail(self) -> None:
         """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
@@ -203,7 +211,7 @@ class CastProtocol(Stepping):
     def _leaveClosed(self, now: float) -> None:
         for peer, receiver in list(self.receivers.items()):
             if receiver.closed >= CLOSED_PORTS:
-                self._asides.get(peer, self._main).hear(peer, Leave(outcomes.CLOSED), now)
+                self._tell(peer, Leave(outcomes.CLOSED))
 
     # What goes out.
 
@@ -250,10 +258,10 @@ class CastProtocol(Stepping):
         """-> the instant of what is due next."""
         due = self._main.pump(now)
         # Only now: the main cast may just have moved somebody aside.
-        for aside in list(self._asides.values()) if self._asides else ():
-            instant = aside.due if aside.due is None or aside.due > now else aside.pump(now)
-            due = instant if due is None or (instant is not None and instant < due) else due
-        return due
+        if not self._asides:
+            return due
+        aside = self._asides.pump(now)
+        return aside if due is None or (aside is not None and aside < due) else due
 
     def unsendable(self, error: OSError) -> None:
         """From a delivery: a burst could not be sent."""
@@ -280,7 +288,7 @@ class CastProtocol(Stepping):
             self._moveAside(receiver, action, now)
             return
         self.receivers.pop(action.peer)
-        self._asides.pop(action.peer, None)
+        self._asides.drop(action.peer)
         self._told(receiver, self._outcome(action), now, action.heard)
 
     def warned(self, action: Warn) -> None:
@@ -307,8 +315,8 @@ class CastProtocol(Stepping):
         # It may have heard something after all, and acknowledge that.
         turn.top = getattr(self._main.cast, "top", -1)
         # A listener that never had the turn is told that it has it.
-        self._asides[action.peer] = Delivery(self, turn, target, greets=not action.wants)
         turn.join(action.peer, now, action.wants)
+        self._asides.add(action.peer, Delivery(self, turn, target, greets=not action.wants), now)
         self.moved[action.outcome] += 1
         telling.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)
@@ -345,7 +353,7 @@ class CastProtocol(Stepping):
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
-        self._asides.pop(peer, None)
+        self._asides.drop(peer)
         # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
         self._outbox.forget(peer)
         try:

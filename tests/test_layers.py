@@ -115,6 +115,7 @@ ROWS = (
             "audience",
             "telling",
             "delivery",
+            "asides",
             "outbox",
             "stepping",
             "protocol",
