@@ -68,5 +68,5 @@ class Hearing:
         untried = self._untried
         while untried and (untried[0].turns or members.get(untried[0].peer) is not untried[0]):
             untried.popleft()
-        prove = self._patience.prove
-        return untried[0] if untried and prove is not None and now >= untried[0].cameAt + prove else None
+        prove = self._patience.prove or 0.0
+        return untried[0] if untried and now >= untried[0].cameAt + prove else None

@@ -170,7 +170,7 @@ class Turn:
         member.suspect = False
         if not ranges or self._deaf(member, ranges, now):
             return
-        if ranges[0].start > 0:
+        if not member.hears and ranges[0].start > 0:
             self._hearing.shown(member)
         if self._state is State.GREETED:
             member.alarm.restart()
@@ -180,12 +180,12 @@ class Turn:
                 member.alarm.sample(now - self._sentAt)
             member.alarm.progress()
             member.failed = 0
-            if (other := self._hearing.overdue(self._members, now)) is None:
-                self._serve(ranges, now)
-            else:
+            if self.patience.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
                 self._members.greet(member, False)
                 self._trying = True
                 self._give(other, now)
+            else:
+                self._serve(ranges, now)
         elif ranges == self._want and self._state is State.WAITING:
             self._hearTwice()
 
@@ -404,6 +404,8 @@ class Turn:
         Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
         that of one who seems to hear nothing, or is only to show whether it does.
         """
+        if self.patience.brief is None:
+            return None
         if self._heardNothing(member) or (self._trying and self._state is State.GREETED):
             return self.patience.brief
         if len(self._members) == 1:
