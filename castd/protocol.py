@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from castd import outcomes, telling
 from castd.asides import Asides
 from castd.audience import Home, Receiver
-from castd.cast.events import Ask, Event, Gone, Greet, Leave, Warn
+from castd.cast.events import Ask, Event, Gone, Greet, Leave, Standing, Warn
 from castd.cast.turn import Turn
 from castd.delivery import Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
@@ -161,9 +161,8 @@ class CastProtocol(Stepping):
 
     def _take(self, datagram: bytes, peer: Peer) -> None:
         self._leaveLane()
-        delivery = self._asides.get(peer) or self._main
         try:
-            event = self.wire.receive(datagram, peer, delivery.cast.standing(peer))
+            event = self.wire.receive(datagram, peer, self._standing(peer))
         except WireError as error:
             self.home.malformed(datagram, peer, error)
             return
@@ -180,6 +179,15 @@ class CastProtocol(Stepping):
             receiver.closed = 0
         self._tell(peer, event)
         self.pump()
+
+    def _standing(self, peer: Peer) -> Standing | None:
+        aside = self._asides.get(peer)
+        if aside is None:
+            return self._main.cast.standing(peer)
+        standing = aside.cast.standing(peer)
+        # It may hear the group after all, and acknowledge what was sent there.
+        top = getattr(self._main.cast, "top", -1)
+        return standing if standing is None or standing.top >= top else replace(standing, top=top)
 
     def _tell(self, peer: Peer, event: Event) -> None:
         """To whom decides for this peer."""
@@ -312,8 +320,6 @@ class CastProtocol(Stepping):
         )
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(patience, self.wire.count)
-        # It may have heard something after all, and acknowledge that.
-        turn.top = getattr(self._main.cast, "top", -1)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
         self._asides.add(action.peer, Delivery(self, turn, target, greets=not action.wants), now)

@@ -11,6 +11,9 @@ from castd.cast.members import Member, Members
 
 #: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
 MISSED = 16
+#: How often that one is sent the first block until it is taken for deaf, and the seconds between.  It may have lost
+#: just that: with 5 % lost each way one in a million is taken for deaf by mistake.
+TRIED = (6, 0.05)
 
 
 class Hearing:

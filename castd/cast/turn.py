@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
-from castd.cast.hearing import Hearing
+from castd.cast.hearing import TRIED, Hearing
 from castd.cast.members import Member, Members
 from castd.cast.term import Gathering, Term
 from castd.interfaces import ICast
@@ -406,7 +406,9 @@ class Turn:
         """
         if self.patience.brief is None:
             return None
-        if self._heardNothing(member) or (self._trying and self._state is State.GREETED):
+        if self._heardNothing(member):
+            return TRIED
+        if self._trying and self._state is State.GREETED:
             return self.patience.brief
         if len(self._members) == 1:
             return None

@@ -577,6 +577,29 @@ def test_nobodyHears() -> None:
         assert "multicast" not in dict(again.options)
 
 
+def test_notDeafAfterAll() -> None:
+    """One that was taken for deaf, and hears the group, goes on from what it has: that counts as sent to it."""
+    with grouped() as stage:
+        first = stage.join(1)
+        second = stage.join(2)
+        for wait in (0.25, 0.5, 0.01):
+            first.client.send(buildAck(0), first.tid)
+            stage.network.advance(wait)
+        assert len(stage.told("moved")) == 1
+        first.told()
+        stage.heard()
+        assert second.ack(0, 1, 2, 3) == [1, 2, 3, 4]
+        first.client.send(buildAck(4), first.tid)
+        stage.network.advance(0.01)
+        assert first.told() == [Data(5, AFILE[32:40])]
+        first.client.send(buildAck(6), first.tid)
+        assert second.ack(4, 5, 6) == [5, 6]
+        first.client.send(buildAck(6), first.tid)
+        stage.network.advance(0.01)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["done", "done"]
+
+
 def test_MC43_aKnownMasterDies() -> None:
     """A measured master dies: its block goes out at least six times, and the listener is master after 1.0 to 1.3 s."""
     with grouped() as stage:
