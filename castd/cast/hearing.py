@@ -69,7 +69,8 @@ class Hearing:
     def overdue(self, members: Members, now: float) -> Member | None:
         """-> who is to show now that it hears."""
         untried = self._untried
-        while untried and (untried[0].turns or members.get(untried[0].peer) is not untried[0]):
+        # Who has asked again since then lacks the beginning, as who came late does.
+        while untried and (untried[0].turns or untried[0].since >= 0 or members.get(untried[0].peer) is not untried[0]):
             untried.popleft()
         prove = self._patience.prove or 0.0
         return untried[0] if untried and now >= untried[0].cameAt + prove else None

@@ -213,7 +213,8 @@ class Turn:
         """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
         if self.patience.deaf is None or not member.misses(ranges, now) or member.repeats < self.patience.deaf:
             return False
-        self._missed(member)
+        if ranges[0].start == 0:
+            self._missed(member)
         self._part(member, outcomes.DEAF, now, ranges)
         return True
 
@@ -232,6 +233,15 @@ class Turn:
     def _heardNothing(self, member: Member) -> bool:
         """The master asks for the first block, though others hear the group."""
         return self._state is not State.GREETED and self._hearing.nothing(member, self.top)
+
+    def _unreached(self, member: Member) -> bool:
+        """Is the master, that loses its turn, to go on by unicast?"""
+        if self._state is not State.WAITING:
+            return False
+        if self._heardNothing(member):
+            self._missed(member)
+            return True
+        return not self._hearing.proved and self._missed(member)
 
     @property
     def _over(self) -> bool:
@@ -430,8 +440,7 @@ class Turn:
         return self._term.overspent(self.patience, self.count, self._want[0].start if self._want else None, now)
 
     def _fail(self, member: Member, now: float) -> None:
-        nothing = self._heardNothing(member)
-        if self._state is State.WAITING and (nothing or not self._hearing.proved) and (self._missed(member) or nothing):
+        if self._unreached(member):
             self._part(member, outcomes.DEAF, now, self._want)
             return
         member.failed += 1

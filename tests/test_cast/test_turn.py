@@ -787,6 +787,18 @@ def test_whoCameLateIsNotTried() -> None:
     assert Greet(B, True, False) not in out(turn, 12.0)
 
 
+def test_whoAskedAgainIsNotTried() -> None:
+    """Its first answer was lost, and it asks in the middle of the pass: so it came late, too."""
+    turn = greeted(TRIED)
+    turn.join(B, 0.0)
+    for number in range(20):
+        turn.hear(A, want(number), number / 10)
+        out(turn, number / 10)
+    turn.join(B, 3.0)
+    turn.hear(A, want(20), 6.0)
+    assert Greet(B, True, False) not in out(turn, 6.0)
+
+
 def test_partOfTheHallHearsNothing() -> None:
     """When all has been sent, four in a row who ask for the first block stand for all not known to hear."""
     turn = greeted(TRIED)
