@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from castd import outcomes, telling
 from castd.asides import Asides
 from castd.audience import Home, Receiver
-from castd.cast.events import Ask, Event, Gone, Greet, Leave, Standing, Warn
+from castd.cast.events import Ask, Event, Gone, Greet, Leave, Patience, Standing, Warn
 from castd.cast.turn import Turn
 from castd.delivery import Delivery
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
@@ -216,7 +216,7 @@ class CastProtocol(Stepping):
                 # Not from here: the pump may be at work below us.
                 self.site.alarms.set(self, self._seconds())
 
-    def _leaveClosed(self, now: float) -> None:
+    def _leaveClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
             if receiver.closed >= CLOSED_PORTS:
                 self._tell(peer, Leave(outcomes.CLOSED))
@@ -227,7 +227,7 @@ class CastProtocol(Stepping):
         """The alarm rings."""
         try:
             self._leaveLane()
-            self._leaveClosed(self._seconds())
+            self._leaveClosed()
         except Exception:
             self._fail()
         self.pump()
@@ -305,19 +305,9 @@ class CastProtocol(Stepping):
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
     def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
-        patience = replace(
-            self.wire.patience,
-            silence=31.0,
-            alone=None,
-            unheard=None if action.heard else self.wire.patience.unheard,
-            brief=None,
-            terms=1,
-            keep=None,
-            gather=0.0,
-            deaf=None,
-            allDeaf=None,
-            prove=None,
-        )
+        known = self.wire.patience
+        # None of a group's rules: it is a transfer of its own.
+        patience = Patience(repeat=known.repeat, unheard=None if action.heard else known.unheard)
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(patience, self.wire.count)
         # A listener that never had the turn is told that it has it.
