@@ -519,14 +519,19 @@ def test_MC41_aDeafMaster() -> None:
         assert stage.listener.counts["deaf"] == 1
 
 
+def deafAndListener(stage: GroupStage) -> tuple[Member, Member]:
+    """Two members, of whom the first has just been found deaf."""
+    first, second = stage.join(1), stage.join(2)
+    for wait in (0.25, 0.5, 0.01):
+        first.client.send(buildAck(0), first.tid)
+        stage.network.advance(wait)
+    return first, second
+
+
 def test_MC42_aDeafMasterAndAListener() -> None:
     """The listener is master at once; the group and the deaf one's unicast go on side by side, and both complete."""
     with grouped() as stage:
-        first = stage.join(1)
-        second = stage.join(2)
-        for wait in (0.25, 0.5, 0.01):
-            first.client.send(buildAck(0), first.tid)
-            stage.network.advance(wait)
+        first, second = deafAndListener(stage)
         assert second.roles() == ["1"]
         assert [packet for packet in first.told() if isinstance(packet, Data)] == [Data(1, AFILE[:8])]
         stage.heard()
@@ -580,11 +585,7 @@ def test_nobodyHears() -> None:
 def test_notDeafAfterAll() -> None:
     """One that was taken for deaf, and hears the group, goes on from what it has: that counts as sent to it."""
     with grouped() as stage:
-        first = stage.join(1)
-        second = stage.join(2)
-        for wait in (0.25, 0.5, 0.01):
-            first.client.send(buildAck(0), first.tid)
-            stage.network.advance(wait)
+        first, second = deafAndListener(stage)
         assert len(stage.told("moved")) == 1
         first.told()
         stage.heard()
