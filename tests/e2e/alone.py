@@ -63,6 +63,8 @@ class Alone:
                 [*limited, *words, "serve", "-c", str(conf)], stdout=log, stderr=log, cwd=TREE
             )
         eventually(lambda: ("127.0.0.1", self.port) in listening(self.process.pid), "castd to listen", SECONDS)
+        # It binds before its reactor runs, and that opens descriptors of its own: who answers has all it starts with.
+        fetched(self, "is anybody there")
 
     def log(self) -> str:
         return self._log.read_text()
