@@ -155,8 +155,9 @@ class Running:
 
     def end(self) -> None:
         """By SIGTERM, and whatever is left then by force."""
-        with suppress(Exception):
-            self.status()
+        if self.control.exists():
+            with suppress(Exception):
+                self.status()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.pids:
                 with suppress(ProcessLookupError):
