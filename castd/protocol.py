@@ -199,7 +199,7 @@ class CastProtocol(Stepping):
     def _fail(self) -> None:
         """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
-        self._lane = self._answer = None
+        self._forgetLane()
         self.end(outcomes.FAILED)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -259,8 +259,11 @@ class CastProtocol(Stepping):
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
         self.site.alarms.set(self, due)
-        if self._turn is not None and self._main.idle and self.blocks:
-            self._enterLane()
+        if self._turn is not None and self._main.idle:
+            if self.blocks:
+                self._enterLane()
+            elif self._outbox.rest is None:
+                self._awaitFirst()
 
     def _sendDue(self, now: float) -> float | None:
         """-> the instant of what is due next."""
@@ -380,7 +383,8 @@ class CastProtocol(Stepping):
         self.over = True
         if self.wire.group is not None:
             telling.closed(self)
-        self._lane = self._answer = self._chunk = None
+        self._forgetLane()
+        self._chunk = None
         self.site.alarms.set(self, None)
         try:
             self.wire.close(self._seconds())

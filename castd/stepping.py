@@ -43,7 +43,8 @@ class Stepping(DatagramProtocol):
         self._turn = turn
         self._chunk: Chunk | None = None
         self._lane: Lane | None = None
-        self._answer: bytes | None = None
+        self._answer: bytes | None = None  # what a settled receiver says next
+        self._begins: bytes | None = None  # how one that was greeted answers
         self._steps = 0
         self._steppedAt = self._interval = 0.0
         self._slack = 1.0
@@ -71,15 +72,50 @@ class Stepping(DatagramProtocol):
             self._answer = lane.answers[steps]  # type: ignore[union-attr]
             self._steppedAt = now
             self.due = now + self._interval
-        elif self._lane is None or not self._foreseen(self._lane, datagram):
+        elif not self._foreseen(datagram):
             self._hear(datagram, addr)
 
-    def _foreseen(self, lane: Lane, datagram: bytes) -> bool:
+    def _foreseen(self, datagram: bytes) -> bool:
         try:
-            return self._firstStep(lane, datagram)
+            if self._lane is not None:
+                return self._measuredStep(self._lane, datagram)
+            return datagram == self._begins and self._begin()
         except Exception:
             self._fail()
             return True
+
+    def _awaitFirst(self) -> None:
+        """
+        Somebody was greeted: the answer begins a lane, if nothing else comes before it.  Not where it asks for a
+        window: a socket that takes a part of that is the cast's concern.
+        """
+        ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
+        if ahead is not None and self._turn.greeted():  # type: ignore[union-attr]
+            self._begins = ahead[0]
+
+    def _begin(self) -> bool:
+        """
+        The greeting is answered: the first blocks go out, for a fraction of what it would cost to ask the cast.
+
+        @return: whether they did.
+        """
+        self._begins = None
+        try:
+            first = lane(self.wire, self.chunk(0), 0)
+        except ContentChanged:
+            return False
+        if first is None:
+            return False
+        self._burst = self._burstFor(first)
+        try:
+            self._burst(first.images[0])
+        except OSError:
+            return False  # the cast will meet the same, and decide
+        now = self._seconds()
+        self._interval = self._turn.begun(first.numbers(1, self.wire.count), now) * self._slack  # type: ignore[union-attr]
+        self._lane, self._steps, self._steppedAt = first, 1, now
+        self.site.alarms.set(self, now + self._interval)
+        return True
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
@@ -89,38 +125,42 @@ class Stepping(DatagramProtocol):
         self._lane = lane(self.wire, self._chunk, self._stop)
         if self._lane is not None:
             self._steppedAt = sentAt
-            step = self._chunk.step
-            self._burst = self.transport.burst(step, step * self._lane.stride)  # type: ignore[union-attr]
+            self._burst = self._burstFor(self._lane)
 
-    def _firstStep(self, old: Lane, datagram: bytes) -> bool:
+    def _burstFor(self, lane: Lane) -> Callable[[Any], object]:
+        step = self._chunk.step  # type: ignore[union-attr]
+        return self.transport.burst(step, step * lane.stride)  # type: ignore[no-any-return,union-attr]
+
+    def _measuredStep(self, old: Lane, datagram: bytes) -> bool:
         """
-        Is this the answer that begins a lane, or leads from the last step of one into the next chunk's?  Then that step
-        is taken, for a sixth of what it would cost to ask the cast; and the answer is measured, for all in this lane.
+        Is this the answer foreseen, in a lane or from its last step into the next chunk's?  Then that step is taken,
+        for a sixth of what it would cost to ask the cast; and the answer is measured, for all that follow in this lane
+        if there is little more to learn.
         """
-        if not self._steps:
-            following: Lane | None = old
-            if datagram != old.answers[0]:
+        following: Lane | None = old
+        steps = self._steps
+        if steps < len(old.images):
+            if datagram != old.answers[steps]:
                 return False
-        elif self._steps < len(old.images):
-            return False
         else:
             ahead = self.wire.ahead(old.stop)
             if ahead is None or datagram != ahead[0]:
                 return False
-            following = self._nextLane(old)
+            following, steps = self._nextLane(old), 0
         try:
             if following is None:
                 return False
-            self._burst(following.images[0])
+            self._burst(following.images[steps])
         except OSError:
             return False  # the cast will meet the same, and decide
         now = self._seconds()
-        if self._steps:
+        if following is not old:
             self._stepped(old)
-        interval = self._turn.measured(now - self._steppedAt) * self._slack  # type: ignore[union-attr]
-        self._interval, self._lane, self._answer = interval, following, following.answers[1]
-        self._steps, self._steppedAt = 1, now
-        self.site.alarms.set(self, now + interval)
+        turn: Any = self._turn
+        self._interval = turn.measured(now - self._steppedAt) * self._slack
+        self._lane, self._steps, self._steppedAt = following, steps + 1, now
+        self._answer = following.answers[steps + 1] if turn.settled else None
+        self.site.alarms.set(self, now + self._interval)
         return True
 
     def _nextLane(self, old: Lane) -> Lane | None:
@@ -149,13 +189,17 @@ class Stepping(DatagramProtocol):
 
     def _leaveLane(self) -> None:
         """Tell the cast how far it went."""
+        self._begins = None
         lane, steps = self._lane, self._steps
         if lane is None or self._turn is None:
             return
         if steps:
             self._stepped(lane)
             self._turn.followed(lane.last(steps, self.wire.count), self._steppedAt)
-        self._lane = self._answer = None
+        self._forgetLane()
+
+    def _forgetLane(self) -> None:
+        self._lane = self._answer = self._begins = None
         self._steps = 0
 
     def chunk(self, number: int) -> Chunk:

@@ -80,6 +80,7 @@ ROWS = (
             "cast.roll",
             "cast.term",
             "cast.hearing",
+            "cast.instep",
             "cast.turn",
         ),
         never=PURE,

@@ -8,13 +8,12 @@ answer.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
 from castd.cast.hearing import TRIED, Hearing
+from castd.cast.instep import InStep, State
 from castd.cast.members import Member, Members
 from castd.cast.term import Gathering, Term
 from castd.interfaces import ICast
@@ -27,17 +26,8 @@ POLITE = 1.0
 NEVER = float("inf")
 
 
-class State(Enum):
-    """Where the turn is."""
-
-    EMPTY = "empty"
-    GREETED = "greeted"
-    SENDING = "sending"
-    WAITING = "waiting"
-
-
 @implementer(ICast)
-class Turn:
+class Turn(InStep):
     """
     The cast of the TFTP family.
 
@@ -247,44 +237,6 @@ class Turn:
     def _over(self) -> bool:
         """Everything has been sent."""
         return self.count is not None and self.top >= self.count - 1
-
-    def inStep(self, stop: int) -> float | None:
-        """
-        May the one receiver be served without asking, as long as it answers as foreseen (see L{castd.lane})?
-
-        @param stop: the number after the last that was sent.
-        @return: the instant when that went out; L{None}: no.
-        """
-        member = self._master
-        if self._state is not State.WAITING or member is None or not member.heard or self._again:
-            return None
-        if not member.alarm.settled:
-            return None  # hardly a step of a lane is measured
-        if self._members.owed or len(self._members) > 1 or stop != self.top + 1:
-            return None
-        return self._sentAt
-
-    def measured(self, seconds: float) -> float:
-        """
-        The receiver in step has taken so long to answer: one measure for many steps.
-
-        @return: seconds after which a step is to be repeated if no answer comes.
-        """
-        assert self._master is not None
-        alarm = self._master.alarm
-        alarm.sample(seconds)
-        alarm.progress()
-        self._master.failed = 0
-        return alarm.interval()
-
-    def followed(self, numbers: range, now: float) -> None:
-        """The receiver was in step, and these blocks were the last that went out, at this instant."""
-        assert self._master is not None
-        self._want = self._master.asked = (numbers,)
-        self._restarted = False
-        self._sentAt = self._term.progressAt = now
-        self.alarmAt = now + self._master.alarm.interval()
-        self.top = numbers.stop - 1
 
     def late(self, now: float) -> None:
         """

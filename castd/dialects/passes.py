@@ -19,8 +19,9 @@ from collections.abc import Iterator
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Event, Greet, Measured, Patience, Ranges, Steps, Warn
+from castd.cast.instep import State
 from castd.cast.members import Member
-from castd.cast.turn import NEVER, State, Turn
+from castd.cast.turn import NEVER, Turn
 from castd.request import Peer
 
 #: Repetitions to a master that never acknowledged anything, to one that was remembered and may be gone since, and of

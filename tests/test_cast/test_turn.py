@@ -422,10 +422,11 @@ def test_aLateAnswerIsForgottenSoon() -> None:
     turn.hear(A, want(0), 0.0)
     out(turn, 0.0)
     for number in range(1, 12):
-        assert (turn.inStep(number) is not None) == (number > 5)
+        assert turn.settled == (number > 5)
         turn.hear(A, want(number), 0.999 + number / 1000)
         out(turn, 0.999 + number / 1000)
     assert turn.deadline(1.01) == pytest.approx(1.03)
+    assert turn.settled
     assert turn.inStep(12) is not None
 
 
@@ -694,6 +695,35 @@ def test_followedIsHearAndPoll() -> None:
     assert [action for _, action in until(fast, 0.029, 40.0)][:1] == [burst(29, again=True)]
 
 
+def test_begunIsHearAndPoll() -> None:
+    """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
+    slow, fast = greeted(Patience()), greeted(Patience())
+    assert fast.greeted()
+    slow.hear(A, want(0), 0.5)
+    assert out(slow, 0.5) == [burst(0)]
+    assert fast.begun(range(1), 0.5) == 1.0
+    assert fast.poll(0.5) is None
+    assert (slow.standing(A), slow.heard(A)) == (fast.standing(A), fast.heard(A))
+    assert (slow.figures(), slow.deadline(0.5)) == (fast.figures(), fast.deadline(0.5))
+    assert not fast.settled, "the answer to a greeting comes when the client needs the data"
+    assert until(slow, 0.5, 40.0) == until(fast, 0.5, 40.0)
+
+
+def test_whoIsToAnswerAGreeting() -> None:
+    """A greeting is answered without asking only where it is the first, of the only one, and nothing is held back."""
+    assert not empty().greeted()
+    assert not sending().greeted()
+    assert not waiting().greeted()
+    assert not greeted(Patience(gather=0.2, gatherLimit=1.0)).greeted()
+    two, owing, again = greeted(Patience()), empty(Patience()), met()
+    two.join(B, 0.0)
+    out(two)
+    owing.join(A, 0.0)
+    again.join(A, 0.1)
+    out(again, 0.1)
+    assert (two.greeted(), owing.greeted(), again.greeted()) == (False, False, False)
+
+
 def test_nobodyIsFollowedBlindly() -> None:
     """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
     assert greeted(Patience()).inStep(0) is None
@@ -709,7 +739,7 @@ def test_nobodyIsFollowedBlindly() -> None:
     out(unknown)
     unknown.hear(A, want(0), 0.0)
     out(unknown)
-    assert unknown.inStep(1) is None
+    assert (unknown.inStep(1), unknown.settled) == (0.0, False)
     assert owing.inStep(2) is not None
     assert owing.inStep(1) is None
     owing.join(B, 0.1)

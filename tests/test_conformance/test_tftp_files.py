@@ -123,6 +123,17 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
         assert stage.ask(rrq("boot/x"), stage.client(2001))[1] == Data(1, b"x")
 
 
+def test_truncatedBeforeItsFirstBlock(root: Path) -> None:
+    """A file that is truncated while the client thinks about the OACK: ERROR 0, no block of it."""
+    (root / "f").write_bytes(pattern(2000))
+    with staged(**directory(root)) as stage:
+        client, _, tid = stage.ask(rrq(blksize=512))
+        os.truncate(root / "f", 1000)
+        assert ackedTo(client, 0, tid).code == 0
+        stage.over()
+        assert [(event["outcome"], event["blocks"]) for event in stage.told("received")] == [("changed", 0)]
+
+
 def held(root: Path) -> list[str]:
     """Files below the root that this process has open."""
     links = []

@@ -371,6 +371,44 @@ def test_aFullSocketLosesNothing() -> None:
         assert numbers[:16] == list(range(1, 17))
 
 
+@pytest.mark.parametrize("size", [0, 100, 1300])
+@pytest.mark.parametrize("fate", ["lost", "full", "twice", "late"])
+def test_theAnswerToAnOack(size: int, fate: str) -> None:
+    """ACK 0 gets block 1, once: again after a second if it is lost, as soon as there is room, and not for a second ACK 0."""
+    content = pattern(size)
+    with staged({"f": content}) as stage:
+        client, _, tid = stage.ask(rrq(blksize=512))
+        host = stage.network.host("10.0.0.1")
+        if fate == "late":
+            stage.network.advance(0.9)
+        if fate == "full":
+            host.room = 0
+            say(client, 0, tid)
+            stage.quiet(client, 0.004)
+            host.room = None
+            first = hear(client, 0.1)
+        elif fate == "lost":
+            host.errno = 101
+            say(client, 0, tid)
+            stage.quiet(client, 0.9)
+            host.errno = 0
+            first = hear(client, 0.3)
+        else:
+            first = ackedTo(client, 0, tid)
+            if fate == "twice":
+                say(client, 0, tid)
+                stage.quiet(client, 0.9)
+        assert first == data(1, content)
+        for number in range(1, size // 512 + 1):
+            assert ackedTo(client, number, tid) == data(number + 1, content)
+        say(client, size // 512 + 1, tid)
+        stage.over()
+        (told,) = stage.told("received")
+        lost = int(fate == "lost")
+        assert (told["outcome"], told["octets"]) == ("done", size + lost * min(size, 512))
+        assert (told["blocks"], told["repeats"]) == (size // 512 + 1 + lost, lost)
+
+
 def test_aNetworkThatIsDown() -> None:
     """A send that fails is a datagram lost on its way: the transfer goes on when the network does."""
     with staged() as stage:
