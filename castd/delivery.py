@@ -59,6 +59,10 @@ class Delivery:
         self._rest = 0.0
         self._restUntil = 0.0
 
+    def release(self) -> None:
+        """It is over.  In a circle with its owner all that belongs to both would wait for Python's collector."""
+        self.owner = None  # type: ignore[assignment]
+
     @property
     def idle(self) -> bool:
         """Nothing waits for the pacer or the socket."""

@@ -43,10 +43,14 @@ class Outbox:
     __slots__ = ("_complained", "_kept", "_rest", "_sender")
 
     def __init__(self, sender: Sender) -> None:
-        self._sender = sender
+        self._sender: Any = sender
         self._kept: deque[tuple[bytes, Peer]] = deque(maxlen=MOST_KEPT)
         self._rest = 0.0
         self._complained: set[int | None] = set()
+
+    def release(self) -> None:
+        """It is over.  In a circle with its sender all that belongs to both would wait for Python's collector."""
+        self._sender = None
 
     def put(self, datagram: bytes, address: Peer) -> None:
         """Send this, as soon as what is kept is out."""

@@ -392,3 +392,5 @@ class CastProtocol(Stepping):
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
         letGo(self.content, self.name)
         self.home.castClosed(self)
+        self._main.release()
+        self._outbox.release()

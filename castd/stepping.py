@@ -45,6 +45,7 @@ class Stepping(DatagramProtocol):
         self._lane: Lane | None = None
         self._answer: bytes | None = None  # what a settled receiver says next
         self._begins: bytes | None = None  # how one that was greeted answers
+        self._burst: Any = None
         self._steps = 0
         self._steppedAt = self._interval = 0.0
         self._slack = 1.0
@@ -199,7 +200,7 @@ class Stepping(DatagramProtocol):
         self._forgetLane()
 
     def _forgetLane(self) -> None:
-        self._lane = self._answer = self._begins = None
+        self._lane = self._answer = self._begins = self._burst = None
         self._steps = 0
 
     def chunk(self, number: int) -> Chunk:

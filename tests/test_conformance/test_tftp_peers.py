@@ -374,7 +374,7 @@ def test_aFullSocketLosesNothing() -> None:
 @pytest.mark.parametrize("size", [0, 100, 1300])
 @pytest.mark.parametrize("fate", ["lost", "full", "twice", "late"])
 def test_theAnswerToAnOack(size: int, fate: str) -> None:
-    """ACK 0 gets block 1, once: again after a second if it is lost, as soon as there is room, and not for a second ACK 0."""
+    """ACK 0 gets block 1, once: again a second after it was lost, when there is room, not for a second ACK 0."""
     content = pattern(size)
     with staged({"f": content}) as stage:
         client, _, tid = stage.ask(rrq(blksize=512))
