@@ -110,12 +110,13 @@ class Alarms:
                 return
 
     def _ring(self) -> None:
-        self._callAt = NEVER
         if self._before is not None:
             try:
                 self._before()
             except Exception:
                 _log.failure("reading before the alarms failed", event="fault")
+        # Not before: what was set meanwhile needs no timer of its own.
+        self._callAt = NEVER
         now = self._reactor.seconds()
         # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
         # that reading and signals get their share.

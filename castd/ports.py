@@ -334,7 +334,7 @@ class Ports:
     def drain(self) -> None:
         """Read what has arrived, within the bounds of one visit."""
         if len(self.set):
-            self.set.doRead()
+            self.set.read()
 
     def close(self) -> None:
         """Close what is kept for later."""

@@ -89,6 +89,14 @@ class PortSet:
         return "castd"
 
     def doRead(self) -> None:
+        self.read(MOMENT)
+
+    def read(self, moment: float = 0.0) -> None:
+        """
+        Read what has arrived, for a while.
+
+        @param moment: seconds to wait for more where few are busy; 0: something else is due.
+        """
         if self._epoll is None:
             # Who asks all of them to be read, asks each.
             for descriptor, single in list(self._single.items()):
@@ -114,7 +122,7 @@ class PortSet:
                     _log.failure("a port failed", event="fault")
             if not events or clock() >= until:
                 return
-            wait = MOMENT if len(events) <= FEW else 0
+            wait = moment if len(events) <= FEW else 0
 
     def connectionLost(self, reason: Any) -> None:
         """The reactor gives up on it: it is shutting down."""

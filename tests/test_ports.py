@@ -203,3 +203,28 @@ def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> N
     assert hearer.heard == [b"ack"]
     port.stopListening()
     ports.close()
+
+
+class Scripted:
+    """In place of epoll: so many ports are busy at once, one time after the other; how long it was waited for them."""
+
+    def __init__(self, *busy: int) -> None:
+        self.busy = list(busy)
+        self.waits: list[float] = []
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        self.waits.append(wait)
+        return [(-1, select.EPOLLIN)] * (self.busy.pop(0) if self.busy else 0)
+
+
+@pytest.mark.parametrize(("busy", "waits"), [([1], [0, 0.001]), ([3, 2], [0, 0, 0.001]), ([], [0])])
+def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], waits: list[float]) -> None:
+    """Where one or two ports are busy more is waited for, but not when alarms are due."""
+    monkeypatch.setattr("castd.portset.LONGEST_VISIT", 100.0)
+    read, drained = Scripted(*busy), Scripted(*busy)
+    monkeypatch.setattr(ports.set, "_epoll", read)
+    ports.set.doRead()
+    assert read.waits == waits
+    monkeypatch.setattr(ports.set, "_epoll", drained)
+    ports.set.read()
+    assert drained.waits == [0] * len(waits)
