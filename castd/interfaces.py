@@ -121,7 +121,8 @@ class IWire(Interface):
 
     def ahead(stop: int) -> tuple[bytes, int] | None:
         """
-        What a receiver in step answers to all blocks before C{stop}, known before it says so.
+        What a receiver in step answers to all blocks before C{stop}, to its greeting if that is 0, known before it says
+        so.
 
         -> (the exact datagram, where the range ends that it asks for: C{stride} blocks, fewer at the end of the file),
         or L{None}: it must be read.  Depends on nothing but C{headers}, C{stride} and C{count}.  Only for wires with
