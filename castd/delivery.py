@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from castd.cast.events import Burst, Gone, Greet, Warn
 from castd.interfaces import ICast
+from castd.pace import TICK
 from castd.request import Peer
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Delivery:
         "_peer",
         "_rest",
         "_restUntil",
+        "_sentAt",
         "_unsent",
         "aside",
         "cast",
@@ -58,6 +60,7 @@ class Delivery:
         self._peer: Peer | None = None
         self._rest = 0.0
         self._restUntil = 0.0
+        self._sentAt = float("-inf")
 
     def release(self) -> None:
         """It is over.  In a circle with its owner all that belongs to both would wait for Python's collector."""
@@ -103,11 +106,18 @@ class Delivery:
         return now
 
     def _pace(self, now: float) -> float | None:
-        """-> the instant at which the pacers and a full socket allow the next block, L{None}: now."""
+        """
+        -> the instant at which the pacers and a full socket allow the next block, L{None}: now.
+
+        All who share a pacer are told the same instant.  Who has just had its share comes later, or the first of them
+        would be the first again, and whatever never waits for an answer would have it all.
+        """
         wait = self._restUntil
         for pacer in self.owner.pacers:
             wait = max(wait, pacer.next(now))
-        return wait if wait > now else None
+        if wait <= now:
+            return None
+        return wait + TICK if self._sentAt == now else wait
 
     def _send(self, budget: int, now: float) -> int:
         """-> datagrams sent; 0: the socket is full."""
@@ -124,14 +134,18 @@ class Delivery:
                 count = 1 if sent else 0
             else:
                 chunk = owner.chunk(start)
+                step = chunk.step
+                for pacer in owner.pacers:
+                    budget = min(budget, max(1, int(pacer.share / step)))
                 stop = min(self._unsent.stop, chunk.stop, start + budget)
-                image, step = chunk.slice(start, stop), chunk.step
+                image = chunk.slice(start, stop)
                 sent = self._hand(image, step, address)
                 count = stop - start if sent >= len(image) else sent // step
         except BlockingIOError:
             count = sent = 0
         if count:
             self._rest = 0.0
+            self._sentAt = now
             self._unsent = self._unsent[count:]
             if self._late and not self._unsent:
                 self.cast.late(now)

@@ -8,6 +8,8 @@ from __future__ import annotations
 BURST = 65_536
 #: A finer wake is noise to a reactor and, with floats, a way to spin.
 TICK = 0.001
+#: What one cast sends before others have their turn, as time at the full rate.  Seconds.
+SHARE = 0.005
 #: As much as is due after a wake that came this late is made up for; what was missed beyond is lost.
 LATE = 0.01
 
@@ -37,6 +39,11 @@ class Pacer:
     def adjust(self, rate: float) -> None:
         """Another rate holds from now on; what is owed stays owed."""
         self.rate, self.depth = rate, max(self._burst, rate * LATE)
+
+    @property
+    def share(self) -> float:
+        """Octets that one of those who wait may send before it is the next one's turn; less than a block is one."""
+        return self.rate * SHARE
 
     def next(self, now: float) -> float:
         """

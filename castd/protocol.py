@@ -82,6 +82,7 @@ class CastProtocol(Stepping):
         self.opened = self._seconds()
         self.over = False
         self._asides = Asides()
+        self._asidesFirst = False
         self._outbox = Outbox(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(turn) else None
@@ -267,10 +268,17 @@ class CastProtocol(Stepping):
 
     def _sendDue(self, now: float) -> float | None:
         """-> the instant of what is due next."""
+        beside = self.beside
+        if self._asidesFirst:
+            self._asides.pump(now)
+        sent = self.blocks
         due = self._main.pump(now)
-        # Only now: the main cast may just have moved somebody aside.
+        if self.pacers:
+            # The group has one half of the rate, those beside it the other.
+            self._asidesFirst = self.blocks > sent or (self._asidesFirst and self.beside == beside)
         if not self._asides:
             return due
+        # Also if they were first: the main cast may just have moved somebody aside.
         aside = self._asides.pump(now)
         return aside if due is None or (aside is not None and aside < due) else due
 

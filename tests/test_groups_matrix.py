@@ -4,10 +4,12 @@ How long the clients that speak RFC 2090 take, four of a kind and all kinds in o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from castd.testing import Network, pattern
-from tests.group_habits import HABITS, Habit, Machine
+from tests.group_habits import ATFTP, HABITS, Habit, Machine
 from tests.groups import GroupStage, grouped
 from tests.matrix import WEATHERS, Weather, compare
 
@@ -83,3 +85,23 @@ def test_aMastersDeathCostsTheOthersASecond() -> None:
             network.advance(60)
             stage.over()
     assert ends[1] - ends[0] < 1.5
+
+
+def test_theGroupSharesItsRate() -> None:
+    """Those who hear nothing go on by unicast while a group with a rate has half a minute to go: all get the file."""
+    network = Network(3, latency=0.0003, capture=False)
+    content = pattern(2_000_000)
+    with grouped({"f": content}, network=network, options={"gather": 0.2, "rate": 60_000}) as stage:
+        habits = [ATFTP, ATFTP, replace(ATFTP, deaf=True), replace(ATFTP, deaf=True)]
+        machines = [
+            Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, content)
+            for index, habit in enumerate(habits)
+        ]
+        for machine in machines:
+            machine.begin()
+        network.run(lambda: all(machine.over for machine in machines), limit=200)
+        assert [machine.failed for machine in machines] == [""] * 4
+        # Half of the rate is the group's, as long as there is one.
+        assert max(machine.ended for machine in machines[:2]) < 2 * len(content) / 60_000
+        network.advance(60)
+        stage.over()

@@ -135,6 +135,10 @@ class Share:
         self._pacer = pacer
         self._step = step
 
+    @property
+    def share(self) -> float:
+        return self._pacer.share * self._step
+
     def spend(self, octets: int, now: float) -> None:
         self._pacer.spend(-(-octets // self._step), now)
 

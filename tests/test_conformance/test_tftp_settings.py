@@ -3,6 +3,7 @@ TFTP as the operator has configured it: switches, caps and rates, and the other 
 """
 
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,28 @@ def test_theRateOfAll() -> None:
     for count in (1, 4, 16):
         seconds, octets, _ = paced(count, 400_000 // count, limits=Limits(rate="100 kB/s"))
         assert seconds == pytest.approx((octets - BURST) / 100_000, rel=0.04)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_aRateIsShared(first: int) -> None:
+    """A client with windows of 64 and one in lockstep share a rate: neither is ever kept waiting for the other."""
+    with staged({"f": pattern(1_000_000)}, limits=Limits(rate="250 kB/s"), options={"windowsize": 64}) as made:
+        habits = [replace(PLAIN, options=(*PLAIN.options, ("windowsize", "64"))), PLAIN]
+        clients = [
+            Simulated(made.network.host(f"10.0.0.{20 + at}"), habits[at], "f", SERVER) for at in (first, 1 - first)
+        ]
+        for client in clients:
+            client.begin()
+        got, longest = [0, 0], 0
+        still = [0, 0]
+        for _ in range(40):
+            made.network.advance(0.1)
+            for at, client in enumerate(clients):
+                still[at] = 0 if len(client.octets) > got[at] else still[at] + 1
+                got[at] = len(client.octets)
+            longest = max(longest, *still)
+        assert longest <= 1, "tenths of a second without a block"
+        assert min(got) > sum(got) / 8
 
 
 def test_waitingForThePacerRepeatsNothing() -> None:
