@@ -24,6 +24,19 @@ def widen(port: Any) -> None:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
+def facing(port: Any, server: str) -> str:
+    """
+    -> the address of ours that this server sees: its groups are heard there, and a machine may have several networks.
+    C{""}: the system is to choose; a test's port has no socket.
+    """
+    if getattr(port, "socket", None) is not None:
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
+            # Nothing is sent for that.
+            towards.connect((server, 9))
+            return str(towards.getsockname()[0])
+    return ""
+
+
 class Ear(DatagramProtocol):
     """
     A port that hears a group.
@@ -35,14 +48,20 @@ class Ear(DatagramProtocol):
         self,
         reactor: Any,
         group: tuple[str, int],
+        server: str,
         heard: Callable[[bytes, Any], object],
     ) -> None:
-        """@raise CannotListenError: the port is not to be had."""
+        """
+        @param server: the address of who sends to the group.
+        @raise CannotListenError: the port is not to be had.
+        """
         self.group = group
         self._heard = heard
         self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
         widen(self._port)
-        self.joined: Deferred[Any] = self._port.joinGroup(group[0]) if group[0] else succeed(None)
+        self.joined: Deferred[Any] = succeed(None)
+        if group[0]:
+            self.joined = self._port.joinGroup(group[0], facing(self._port, server))
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """From the transport."""

@@ -258,7 +258,7 @@ class Transfer(DatagramProtocol):
         if group is None:
             return True
         try:
-            self._ear = Ear(self._reactor, group, self.fromGroup)
+            self._ear = Ear(self._reactor, group, self._server[0], self.fromGroup)
         except (OSError, CannotListenError) as error:
             # Any server may name a port that is taken here, or not ours to have.
             why = getattr(error, "socketError", error)

@@ -21,6 +21,7 @@ from castd.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
 from castd.collect.piece import Piece
 from castd.collect.wishes import Wishes
 from castd.commons import Commons
+from castd.dialects import multicast
 from castd.dialects.tftp import Dialect, Options
 from castd.listener import Listener
 from castd.netascii import encode
@@ -35,6 +36,7 @@ from castd.report import Report, TransferError
 from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
 from castd.urls import Url, UrlError, parseUrl
 from tests.halves import summary
+from tests.observed import observed
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -492,6 +494,26 @@ class TestLoopback:
         report = await fetch(reactor, url, sink, wishes).addTimeout(30, reactor)
         await report.closed
         assert sink.data == pattern(3_000_000)
+
+    @pytest_twisted.ensureDeferred
+    async def test_fetchFromAGroup(self) -> None:
+        """A group is joined where the server is, which need not be where the machine's default route leads."""
+        site = memorySite(Network(), files={"f": pattern(300_000)})
+        vars(site).update(vars(Commons(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)))
+        options = multicast.Options(interface="127.0.0.1", clients="any", gather=0, groups="239.255.99.0/24")
+        listener = Listener(site, "multicast", options, multicast.Dialect(options))
+        port = site.ports.listen(0, listener, "127.0.0.1")
+        events: list[dict[str, Any]] = []
+        sink = Copy()
+        with observed(events.append):
+            url = parseUrl(f"tftm://127.0.0.1:{port.getHost().port}/f")
+            report = await fetch(reactor, url, sink).addTimeout(30, reactor)
+            await report.closed
+        listener.stop()
+        port.stopListening()
+        site.ports.close()
+        assert sink.data == pattern(300_000)
+        assert [event["event"] for event in events if event.get("event") in ("opened", "moved")] == ["opened"]
 
     @pytest_twisted.ensureDeferred
     async def test_send(self, served: Any) -> None:
