@@ -44,8 +44,8 @@ class Cable(DatagramProtocol):
         if not self.machine.loses():
             self.transport.write(datagram, addr)
 
-    def joinGroup(self, group: str) -> Any:
-        return self.transport.joinGroup(group)
+    def joinGroup(self, group: str, interface: str = "") -> Any:
+        return self.transport.joinGroup(group, interface)
 
     def doRead(self) -> None:
         if self.open:
