@@ -137,7 +137,10 @@ class IGroupWire(IWire):
     """The bytes of a group that a receiver may belong to without hearing it."""
 
     broadcast = Attribute("The group is a subnet's broadcast address.")
-    pacer = Attribute("What bounds all groups that share a way, such as those of one subnet; None: nothing does.")
+    pacer = Attribute(
+        "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
+        "and share, as castd.pace.Pacer."
+    )
 
     def aside(peer: Peer) -> Peer:
         """-> where data goes for a member that turned out to hear no group data."""
