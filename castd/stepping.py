@@ -113,10 +113,15 @@ class Stepping(DatagramProtocol):
         except OSError:
             return False  # the cast will meet the same, and decide
         now = self._seconds()
-        self._interval = self._turn.begun(first.numbers(1, self.wire.count), now) * self._slack  # type: ignore[union-attr]
-        self._lane, self._steps, self._steppedAt = first, 1, now
-        self.site.alarms.set(self, now + self._interval)
+        turn: Any = self._turn
+        self._stands(first, 1, now, turn.begun(first.numbers(1, self.wire.count), now))
         return True
+
+    def _stands(self, lane: Lane, steps: int, now: float, interval: float) -> None:
+        """So many steps of this lane are taken, the last one now; without an answer the alarm rings."""
+        self._lane, self._steps, self._steppedAt = lane, steps, now
+        self._interval = interval * self._slack
+        self.site.alarms.set(self, now + self._interval)
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
@@ -158,10 +163,8 @@ class Stepping(DatagramProtocol):
         if following is not old:
             self._stepped(old)
         turn: Any = self._turn
-        self._interval = turn.measured(now - self._steppedAt) * self._slack
-        self._lane, self._steps, self._steppedAt = following, steps + 1, now
+        self._stands(following, steps + 1, now, turn.measured(now - self._steppedAt))
         self._answer = following.answers[steps + 1] if turn.settled else None
-        self.site.alarms.set(self, now + self._interval)
         return True
 
     def _nextLane(self, old: Lane) -> Lane | None:
