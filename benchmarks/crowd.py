@@ -14,12 +14,12 @@ from typing import Any
 from machines import Machine
 from twisted.internet.defer import Deferred
 
-from castd.client import fetch, send
-from castd.collect import sbroadcast
-from castd.collect.wishes import Wishes
+from castd.client.client import fetch, send
+from castd.client.transfer import Transfer, TransferError
+from castd.client.urls import parseUrl
+from castd.receive import sbroadcast
+from castd.receive.options import Wishes
 from castd.testing import Copy
-from castd.transfer import Transfer, TransferError
-from castd.urls import parseUrl
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from castd.cli_control import ask
+from castd.cli.control import ask
 
 SERVER = "10.99.0.1"
 REQUEST_PORTS = (69, 70, 1759, 10000, 10001)

@@ -1,6 +1,6 @@
 """C{python -m castd}."""
 
-from castd.cli import main
+from castd.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="castd")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from castd.cast.events import Action, Ask, Event, Leave, Ranges, Standing, Want
     from castd.errors import Refused
-    from castd.leases import Means
+    from castd.group_pool import Means
     from castd.request import Local, Peer, Request
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
@@ -139,7 +139,7 @@ class IGroupWire(IWire):
     broadcast = Attribute("The group is a subnet's broadcast address.")
     pacer = Attribute(
         "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
-        "and share, as castd.pace.Pacer."
+        "and share, as castd.pacing.Pacer."
     )
 
     def aside(peer: Peer) -> Peer:
@@ -300,13 +300,15 @@ class ISite(Interface):
 
     reactor = Attribute("IReactorTime; also what ports are made on.")
     random = Attribute("random.Random: all chance comes from here.")
-    pacer = Attribute("The shared castd.pace.Pacer, or None: no rate set.")
+    pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
     limits = Attribute("castd.options.Limits.")
-    alarms = Attribute("castd.alarms.Alarms: one timer for all casts.")
-    layouts = Attribute("castd.layout.Layouts: the wire images that all casts share.")
-    gate = Attribute("castd.gate.Gate: who may have how much.")
-    leases = Attribute("castd.leases.Leases: the group addresses in use.")
-    elder = Attribute("castd.elder.Elder: the process we take over from, while it still serves somebody; None.")
+    alarms = Attribute("castd.net.timers.Alarms: one timer for all casts.")
+    layouts = Attribute("castd.server.blockcache.Layouts: the wire images that all casts share.")
+    gate = Attribute("castd.server.admission.Gate: who may have how much.")
+    leases = Attribute("castd.group_pool.Leases: the group addresses in use.")
+    elder = Attribute(
+        "castd.upgrade.predecessor.Elder: the process we take over from, while it still serves somebody; None."
+    )
     requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
     ports = Attribute("IPorts.")
 
@@ -442,7 +444,7 @@ class IListeningPort(IDatagramPort):
 
 
 class ICastTransport(Interface):
-    """Provided by a C{DatagramProtocol}; stock: L{castd.listener.Listener}."""
+    """Provided by a C{DatagramProtocol}; stock: L{castd.server.listener.Listener}."""
 
     interface = Attribute("Address bound to.")
     port = Attribute("Port bound to.")
@@ -493,7 +495,7 @@ class IHeritable(Interface):
 
 
 class ITransportMaker(Interface):
-    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.maker.collect}."""
+    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.config.plugin.collect}."""
 
     name = Attribute("What the service file says.")
     description = Attribute("One line for 'castd plugins'.")

@@ -23,12 +23,12 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
-from castd.journal import PRIORITY
-from castd.logs import Logs, jsonLog, onStream, textLog
-from castd.observe import LINE, Observer, sentence
-from castd.run import exitStatus, prepare
-from castd.service import Server
-from castd.user import User
+from castd.observe.format import LINE, Observer, sentence
+from castd.observe.journal import PRIORITY
+from castd.service.bootstrap import exitStatus, prepare
+from castd.service.logs import Logs, jsonLog, onStream, textLog
+from castd.service.privileges import User
+from castd.service.service import Server
 
 
 class Options(usage.Options):

@@ -16,12 +16,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from castd.access import Rule  # noqa: E402
-from castd.config import Kinds  # noqa: E402
-from castd.describe import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
-from castd.maker import ContentSourceMaker, TransportMaker  # noqa: E402
+from castd.config.config import Kinds  # noqa: E402
+from castd.config.plugin import ContentSourceMaker, TransportMaker  # noqa: E402
+from castd.config.schema import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
+from castd.files.access import Rule  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
-from castd.service import SINKS  # noqa: E402
+from castd.service.service import SINKS  # noqa: E402
 
 #: Values for what is required, where another than the example of its type is wanted.
 EXAMPLES = {

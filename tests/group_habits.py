@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 
-from castd.packets.groups import parseMulticast
+from castd.packets.multicast import parseMulticast
 from castd.packets.tftp import Ask, Data, Error, Oack, buildAck, buildRequest, parse
 from castd.request import Peer
 from castd.testing import Host

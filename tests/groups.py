@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from castd.dialects import multicast, tftp
-from castd.listener import Listener
 from castd.packets.tftp import buildAck, buildError, parse
 from castd.request import Peer
+from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
 from castd.testing.mailbox import Letter
 from tests.observed import observed

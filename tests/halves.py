@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from castd.cast.events import Patience
-from castd.collect.blocks import Sender
-from castd.collect.intake import Intake
-from castd.collect.wait import Wait
 from castd.errors import Refused, WireError
-from castd.negotiate import Caps, negotiate
 from castd.outcomes import ABORTED, DONE, SILENT
+from castd.packets.options import Caps, negotiate
 from castd.packets.tftp import Ack, Error, Oack, buildOack, parse, parseRequest
+from castd.receive.blocks import Sender
+from castd.receive.retransmit import Wait
+from castd.receive.upload import Intake
 from castd.request import Local, Request
 
 

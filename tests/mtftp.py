@@ -13,9 +13,9 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 
 from castd.dialects import mtftp, tftp
-from castd.listener import Listener
 from castd.packets.tftp import Ack, Ask, Data, Error, buildAck, buildRequest, parse, parseRequest
 from castd.request import Local, Peer
+from castd.server.listener import Listener
 from castd.testing import Host, Mailbox, Network, memorySite, pattern
 from tests.observed import observed
 

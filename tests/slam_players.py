@@ -10,8 +10,8 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 
 from castd.dialects.slam import Dialect, Options
-from castd.listener import Listener
 from castd.request import Peer
+from castd.server.listener import Listener
 from castd.testing import Host, MemorySite, Network, memorySite
 from tests.clients.slam_client import Client, Etherboot, Ipxe
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from castd.access import Rule, Rules
 from castd.errors import Forbidden, Refused
+from castd.files.access import Rule, Rules
 
 
 def rules(*written: dict[str, Any]) -> Rules:

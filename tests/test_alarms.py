@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from castd.alarms import Alarms
+from castd.net.timers import Alarms
 
 
 class Sleeper:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from castd.asides import Asides
 from castd.cast.events import Want
+from castd.server.fallback import Asides
 
 A, B, C = (("10.0.0.10", port) for port in (1, 2, 3))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from castd.bursts import Bursts, sendBurst
+from castd.net.gso import Bursts, sendBurst
 
 pytestmark = pytest.mark.loopback
 

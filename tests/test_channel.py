@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from castd.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
-from castd.elder import ENVIRON, Legacy, legacy
 from castd.request import Local
+from castd.upgrade.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
+from castd.upgrade.predecessor import ENVIRON, Legacy, legacy
 
 
 class Reactor:

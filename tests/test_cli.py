@@ -17,10 +17,12 @@ from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
 from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
-from castd import __version__, cli, run, tap
+from castd import __version__, tap
+from castd.cli import main
+from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
-from castd.logs import jsonLog
-from castd.maker import Collected, ContentSourceMaker, TransportMaker
+from castd.service import bootstrap
+from castd.service.logs import jsonLog
 from tests.processes import ROOT, running, until
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
@@ -38,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def castd(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(cli.main, [str(each) for each in arguments])
+    return CliRunner(env={"COLUMNS": "160"}).invoke(main.main, [str(each) for each in arguments])
 
 
 def test_version() -> None:
@@ -89,8 +91,8 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
     )
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
-    monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
+    monkeypatch.setattr(main, "_permitted", lambda port, kind: False)
+    monkeypatch.setattr(main, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -105,8 +107,8 @@ def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / "x.yaml"
     file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: none/control}\n")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(cli, "_permitted", lambda port, kind: False)
-    monkeypatch.setattr(cli, "_UNPRIVILEGED", Path("/nowhere"))
+    monkeypatch.setattr(main, "_permitted", lambda port, kind: False)
+    monkeypatch.setattr(main, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", file)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -180,9 +182,9 @@ def test_dhcp() -> None:
 
 def test_checkPlugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that cannot be used is a warning as long as nothing needs it."""
-    found = cli.collect()
+    found = main.collect()
     found.faults.append("castd/plugins/x.py: cannot be imported: [no]")
-    monkeypatch.setattr(cli, "collect", lambda: found)
+    monkeypatch.setattr(main, "collect", lambda: found)
     assert castd("check", folder / "good.yaml").stderr == "warning: castd/plugins/x.py: cannot be imported: [no]\n"
 
 
@@ -212,7 +214,7 @@ def test_pluginUnknown() -> None:
 def test_pluginBroken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin whose module cannot be imported is told in a line."""
     broken = Collected(transports={"x": TransportMaker("x", "castd.nowhere", "")})
-    monkeypatch.setattr(cli, "collect", lambda: broken)
+    monkeypatch.setattr(main, "collect", lambda: broken)
     result = castd("plugins", "x")
     assert result.exit_code == 1
     assert "castd.nowhere cannot be imported" in result.stderr
@@ -305,7 +307,7 @@ def test_tapWithout() -> None:
 def test_steady() -> None:
     """The reactor's time is one that nobody sets back."""
     reactor = SimpleNamespace(seconds=time.time)
-    run.steady(reactor)
+    bootstrap.steady(reactor)
     assert reactor.seconds is time.monotonic
 
 
@@ -314,7 +316,7 @@ def test_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
-        assert run.moreDescriptors() == hard
+        assert bootstrap.moreDescriptors() == hard
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -322,7 +324,7 @@ def test_descriptors() -> None:
 
 def test_stockSource() -> None:
     """The announcement of the directory source names a module that keeps its promises."""
-    maker = cli.collect().sources["directory"]
+    maker = main.collect().sources["directory"]
     assert isinstance(maker, ContentSourceMaker)
     assert "path" in maker.options.model_fields
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from castd.cli_transfer import get, put
-from castd.client import SCHEMES, Scheme
+from castd.cli.transfer import get, put
+from castd.client.client import SCHEMES, Scheme
+from castd.client.output import Part, Stream
 from castd.dialects.tftp import Dialect, Options
-from castd.listener import Listener
-from castd.netascii import encode
-from castd.part import Part, Stream
+from castd.packets.netascii import encode
+from castd.server.listener import Listener
 from castd.testing import MemorySink, Network, memorySite, pattern
 from tests.test_client import Flood
 
@@ -383,7 +383,7 @@ class TestSinks:
 class TestProcess:
     def test_real_reactor(self, tmp_path: Path) -> None:
         """The command runs the reactor by itself: against a closed port it ends by its own clock, with status 1."""
-        code = "from castd.cli_transfer import get; get()"
+        code = "from castd.cli.transfer import get; get()"
         words = ["tftp://127.0.0.1:1/file", "--timeout", "0.05", "--retries", "1", "-d", str(tmp_path)]
         ran = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False

@@ -17,24 +17,19 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from castd.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
-from castd.collect.piece import Piece
-from castd.collect.wishes import Wishes
-from castd.commons import Commons
+from castd.client.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
+from castd.client.report import Report, TransferError
+from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast
 from castd.dialects.tftp import Dialect, Options
-from castd.listener import Listener
-from castd.netascii import encode
-from castd.packets.tftp import (
-    buildData,
-    buildError,
-    buildOack,
-    parseRequest,
-)
-from castd.ports import Ports
-from castd.report import Report, TransferError
+from castd.net.ports import Ports
+from castd.packets.netascii import encode
+from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
+from castd.receive.options import Wishes
+from castd.receive.piece import Piece
+from castd.server.commons import Commons
+from castd.server.listener import Listener
 from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
-from castd.urls import Url, UrlError, parseUrl
 from tests.halves import summary
 from tests.observed import observed
 

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd.cast.events import Measured, Patience, Steps
-from castd.collect.blocks import Receiver, Sender
-from castd.collect.intake import FAREWELLS, Intake
-from castd.collect.tftp import Download, Upload
-from castd.collect.wait import Wait
-from castd.collect.wishes import BadOffer, Wishes
 from castd.errors import Refused, Unsupported, WireError
 from castd.interfaces import IIntake
-from castd.negotiate import Caps, Terms
 from castd.outcomes import ABORTED, DONE, SILENT
+from castd.packets.options import Caps, Terms
 from castd.packets.tftp import (
     LARGEST_BLKSIZE,
     Data,
@@ -32,6 +27,11 @@ from castd.packets.tftp import (
     parseRequest,
     wire,
 )
+from castd.receive.blocks import Receiver, Sender
+from castd.receive.options import BadOffer, Wishes
+from castd.receive.retransmit import Wait
+from castd.receive.tftp import Download, Upload
+from castd.receive.upload import FAREWELLS, Intake
 from tests.halves import Accept, Link, Serve, pattern, summary
 
 PLAIN = Wishes(tsize=False)

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castd.cast.events import Patience
-from castd.client import fetch
-from castd.collect import multicast, sbroadcast
-from castd.collect.piece import Piece
-from castd.collect.wishes import BadOffer, Wishes
+from castd.client.client import fetch
+from castd.client.report import Report
+from castd.client.transfer import Transfer
+from castd.client.urls import parseUrl
 from castd.dialects import sbroadcast as subnets
 from castd.errors import Refused, WireError
-from castd.packets.groups import (
+from castd.packets.multicast import (
     Multicast,
     Subnet,
     bdataHeader,
@@ -27,10 +27,10 @@ from castd.packets.groups import (
     parseSubnet,
 )
 from castd.packets.tftp import buildAck, buildError
-from castd.report import Report
+from castd.receive import multicast, sbroadcast
+from castd.receive.options import BadOffer, Wishes
+from castd.receive.piece import Piece
 from castd.testing import Copy, Network, pattern
-from castd.transfer import Transfer
-from castd.urls import parseUrl
 from tests.groups import GroupStage, grouped
 from tests.vectors import vectors
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from castd.cast.events import Patience
-from castd.client import fetch, mtftpGroup
-from castd.collect.mtftp import GROUP, Download
+from castd.client.client import fetch, mtftpGroup
+from castd.client.report import Report
+from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
-from castd.report import Report
+from castd.receive.mtftp import GROUP, Download
 from castd.testing import Copy, Network, pattern
-from castd.urls import UrlError, parseUrl
 from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 
 SOURCE = ("10.0.0.1", 1759)

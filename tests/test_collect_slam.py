@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from castd.cast.events import Patience
-from castd.client import fetch, slamGroup
-from castd.collect.slam import GROUP, Download
+from castd.client.client import fetch, slamGroup
+from castd.client.report import TransferError
+from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT
 from castd.packets import slam
-from castd.report import TransferError
+from castd.receive.slam import GROUP, Download
 from castd.testing import Copy, pattern
-from castd.urls import UrlError, parseUrl
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import Stage
 

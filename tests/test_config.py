@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from castd import nodes
-from castd.config import Config, Kinds, build, load
+from castd.config import yaml
+from castd.config.config import Config, Kinds, build, load
 from castd.errors import ConfigError
 from castd.options import (
     Clients,
@@ -90,7 +90,7 @@ START = "castd: 1\ncontent:\n  - directory: {path: boot}\n"
 
 
 def read(text: str) -> Config:
-    return build(nodes.parse(text.encode(), "x.yaml"), Path("/etc/castd/x.yaml"), KINDS)
+    return build(yaml.parse(text.encode(), "x.yaml"), Path("/etc/castd/x.yaml"), KINDS)
 
 
 def transport(text: str) -> str:
@@ -346,7 +346,7 @@ def test_allAtOnce() -> None:
 def test_notUtf8() -> None:
     """Octets that are no UTF-8 are told with their line."""
     with pytest.raises(ConfigError, match=r"x\.yaml:2: not UTF-8"):
-        nodes.parse(b"castd: 1\nword: \xff\n", "x.yaml")
+        yaml.parse(b"castd: 1\nword: \xff\n", "x.yaml")
 
 
 def test_aliases() -> None:
@@ -356,13 +356,13 @@ def test_aliases() -> None:
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
     for text in (bomb, "a: &a [*a]\n"):
         with pytest.raises(ConfigError, match="aliases make this larger than any service file is"):
-            nodes.parse(text.encode(), "x.yaml")
+            yaml.parse(text.encode(), "x.yaml")
 
 
 def test_large() -> None:
     """A file above a mebibyte is refused unread."""
     with pytest.raises(ConfigError, match=r"x.yaml: larger than 1 MiB"):
-        nodes.parse(b"#" * (nodes.LARGEST + 1), "x.yaml")
+        yaml.parse(b"#" * (yaml.LARGEST + 1), "x.yaml")
 
 
 def test_oneLine() -> None:

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from twisted.logger import capturedLogs
 
-from castd import nodes
 from castd.cast.sweep import LONGEST_BURST
-from castd.config import build
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import collect
 from castd.dialects import slam
 from castd.errors import ConfigError, Declined
-from castd.listener import Listener
-from castd.maker import collect
 from castd.options import Place
 from castd.packets.slam import LARGEST, pack
 from castd.request import Local, Peer, Request
-from castd.service import kinds
+from castd.server.listener import Listener
+from castd.service.service import kinds
 from castd.testing import BytesContent, Mailbox, Sighting, pattern
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import SERVER, Stage
@@ -418,7 +418,7 @@ transports:
     group: 239.255.1.1:10000
 """
     with pytest.raises(ConfigError) as found:
-        build(nodes.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collect()))
+        build(yaml.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collect()))
     why = "239.255.1.1:10000 is that of 'slam' already: receivers of both would start over for ever"
     assert found.value.faults == (f"x.yaml:10: transports.other.group: {why}",)
 

@@ -24,8 +24,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from castd.content import Chain, Directory, DirectoryOptions
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
+from castd.files.content import Chain, Directory, DirectoryOptions
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 

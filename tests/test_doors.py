@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from castd import cli, cli_control
-from castd.metrics import MOST, Figures
+from castd.cli import control, main
+from castd.observe.metrics import MOST, Figures
 
 ROOT = Path(__file__).parent.parent
 BODY = bytes(1500)
@@ -58,7 +58,7 @@ class Running:
             return error.code, error.read().decode()
 
     def castd(self, command: str, *options: str) -> Result:
-        return CliRunner(env={"COLUMNS": "200"}).invoke(cli.main, [command, "--control", str(self.control), *options])
+        return CliRunner(env={"COLUMNS": "200"}).invoke(main.main, [command, "--control", str(self.control), *options])
 
     def ask(self, name: bytes) -> tuple[socket.socket, bytes, Any]:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -168,16 +168,16 @@ def test_control(tmp_path: Path) -> None:
 def test_nobodyThere(tmp_path: Path) -> None:
     """Where no server listens the commands say so, with status 1."""
     for command in ("status", "reload"):
-        result = CliRunner().invoke(cli.main, [command, "--control", str(tmp_path / "none")])
+        result = CliRunner().invoke(main.main, [command, "--control", str(tmp_path / "none")])
         assert (result.exit_code, "no answer" in result.stderr) == (1, True)
 
 
 def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket is looked for where systemd's RuntimeDirectory is."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/a:/run/b")
-    assert cli_control._where() == "/run/a/control"
+    assert control._where() == "/run/a/control"
     monkeypatch.delenv("RUNTIME_DIRECTORY")
-    assert cli_control._where() == "/run/castd/control"
+    assert control._where() == "/run/castd/control"
 
 
 def test_bounded() -> None:

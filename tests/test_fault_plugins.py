@@ -15,17 +15,17 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
-from castd.client import fetch, send
-from castd.collect.sbroadcast import Download
-from castd.collect.wishes import Wishes
+from castd.client.client import fetch, send
+from castd.client.transfer import Transfer, TransferError
+from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
-from castd.listener import Listener
-from castd.logs import textLog
+from castd.receive.options import Wishes
+from castd.receive.sbroadcast import Download
 from castd.request import Peer
+from castd.server.listener import Listener
+from castd.service.logs import textLog
 from castd.testing import BytesContent, Copy, MemorySink, Network, memorySite, pattern
-from castd.transfer import Transfer, TransferError
-from castd.urls import parseUrl
 from tests.faults.plugins import Breaker, Plugin, broken
 from tests.observed import observed
 

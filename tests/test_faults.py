@@ -34,7 +34,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     made = Rig()
     install(made, monkeypatch)
     # A set that waits in earnest would cost the fault's whole time.
-    monkeypatch.setattr("castd.portset.LONGEST_VISIT", 0.0)
+    monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 0.0)
     return made
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from castd.cast.events import Patience
 from castd.dialects.tftp import Wire
-from castd.lane import lane
-from castd.layout import Layouts
-from castd.negotiate import Terms
+from castd.packets.options import Terms
+from castd.server.blockcache import Layouts
+from castd.server.lane import lane
 from castd.testing import BytesContent
 
 SIZE = 1 << 21

@@ -4,7 +4,7 @@ Whose group is whose.
 
 from __future__ import annotations
 
-from castd.leases import REST, Leases
+from castd.group_pool import REST, Leases
 
 PLACE, OTHER = ("239.255.1.1", 3001), ("239.255.1.2", 3001)
 

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 
-from castd.ports import Ports
+from castd.net.ports import Ports
 from castd.request import Local
 
 pytestmark = pytest.mark.loopback

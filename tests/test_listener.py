@@ -18,8 +18,8 @@ from twisted.internet.error import CannotListenError
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
-from castd.listener import Listener
 from castd.packets.tftp import Ack
+from castd.server.listener import Listener
 from castd.testing import BytesContent, Mailbox, Network, memorySite, pattern
 from tests.tftp import F, Stage, ackedTo, data, isError, rrq, say, staged, upload, wrq
 

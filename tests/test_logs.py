@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface.verify import verifyObject
 
-from castd import config, journal
-from castd.access import Rule
-from castd.config import Config, Kinds
+from castd.config import config
+from castd.config.config import Config, Kinds
 from castd.errors import ConfigError, Unavailable
-from castd.journal import Journal, here
-from castd.limiter import Limiter
-from castd.logfile import LineFile
-from castd.logs import Logs, onStream
+from castd.files.access import Rule
+from castd.observe import journal
+from castd.observe.file import LineFile
+from castd.observe.journal import Journal, here
+from castd.observe.ratelimit import Limiter
+from castd.service.logs import Logs, onStream
 
 NOON = 1_800_000_000.0
 

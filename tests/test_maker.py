@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from zope.interface.verify import verifyObject
 
-from castd import maker, plugins
+from castd import plugins
+from castd.config import plugin
+from castd.config.plugin import ContentSourceMaker, TransportMaker, collect
 from castd.errors import ConfigError
 from castd.interfaces import IContentSourceMaker, ITransportMaker
-from castd.maker import ContentSourceMaker, TransportMaker, collect
 
 ANNOUNCEMENT = """
-from castd.maker import TransportMaker
+from castd.config.plugin import TransportMaker
 
 {name} = TransportMaker("{name}", "{module}", "from elsewhere")
 """
@@ -71,7 +72,7 @@ def test_outsidersPath(tmp_path: Path) -> None:
     below = tmp_path / "castd" / "plugins"
     below.mkdir(parents=True)
     (below / "mine.py").write_text(ANNOUNCEMENT.format(name="fountain", module="nowhere"))
-    code = "from castd.maker import collect; found = collect(); print(sorted(found.transports), found.faults)"
+    code = "from castd.config.plugin import collect; found = collect(); print(sorted(found.transports), found.faults)"
     root = str(Path(plugins.__file__).parents[2])
     said = subprocess.run(
         [sys.executable, "-B", "-c", code],
@@ -138,7 +139,7 @@ def test_entryPoints(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("shelf", "castd.plugins.castd_stock:directory", "castd.sources"),
     ]
     monkeypatch.setattr(
-        maker, "entry_points", lambda group: EntryPoints(each for each in points if each.group == group)
+        plugin, "entry_points", lambda group: EntryPoints(each for each in points if each.group == group)
     )
     (fault,) = collect().faults
     assert fault.startswith("an entry point (gone = castd.nowhere:gone): cannot be imported: ModuleNotFoundError")

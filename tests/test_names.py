@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from castd.errors import Forbidden, NotFound, Refused, Unsupported
-from castd.names import Patterns, Rewrite, beneath, parts, prefix, printable, rewrite, strip, text
+from castd.files.names import Patterns, Rewrite, beneath, parts, prefix, printable, rewrite, strip, text
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())["paths"]
 OCTETS = st.binary(max_size=80) | st.lists(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.negotiate import _RULES, Caps, negotiate
+from castd.packets.options import _RULES, Caps, negotiate
 from castd.packets.tftp import buildOack, parseRequest
 from castd.request import Local, Request
 from tests.vectors import vectors

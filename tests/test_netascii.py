@@ -16,10 +16,10 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from castd.converted import AT_ONCE, PIECE, Converted, Converter, Native, measure
 from castd.errors import ContentChanged, Full
+from castd.files.netascii import AT_ONCE, PIECE, Converted, Converter, Native, measure
 from castd.interfaces import IContent, IUpload
-from castd.netascii import Decoder, encode, growth
+from castd.packets.netascii import Decoder, encode, growth
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())
 LINES = st.lists(st.sampled_from([b"\r", b"\n", b"\0", b"a", b"bc", b"\xff"]), max_size=30).map(b"".join)

@@ -17,10 +17,10 @@ from twisted.logger import ILogObserver, Logger, LogLevel
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.limiter import Limiter
-from castd.logfile import JSONFile
-from castd.logs import jsonLog, textLog
-from castd.observe import amount, asJSON, asText, sentence
+from castd.observe.file import JSONFile
+from castd.observe.format import amount, asJSON, asText, sentence
+from castd.observe.ratelimit import Limiter
+from castd.service.logs import jsonLog, textLog
 
 NOON = 1_800_000_000.0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.pace import BURST, LATE, TICK, Pacer
+from castd.pacing import BURST, LATE, TICK, Pacer
 
 
 def run(pacer: Pacer, seconds: float, burst: int, late: float = 0.0) -> tuple[int, int]:

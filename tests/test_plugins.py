@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 from zope.interface.verify import verifyClass, verifyObject
 
-from castd import nodes, plugins
-from castd.config import build
+from castd import plugins
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import Collected, collect
 from castd.errors import ConfigError, WireError
+from castd.group_pool import Leases, Means
 from castd.interfaces import ICastTransport, IDialect, IPaced, ITransportMaker, IWire
-from castd.leases import Leases, Means
-from castd.listener import Listener
-from castd.maker import Collected, collect
 from castd.request import Local, Peer, Request
-from castd.service import Server, compose, kinds
+from castd.server.listener import Listener
+from castd.service.service import Server, compose, kinds
 from castd.testing import BytesContent, Host, Network, Steady, memorySite, pattern
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
@@ -206,7 +207,7 @@ transports:
 def made(folder: Path, collected: Collected, network: Network, text: str) -> Server:
     (folder / "boot").mkdir()
     (folder / "boot" / "rootfs.img").write_bytes(pattern(30_000))
-    config = build(nodes.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(collected))
+    config = build(yaml.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(collected))
     host = network.host(SERVER[0])
     return compose(config, collected, host, host, Steady(0))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.error import CannotListenError
 
-from castd.ports import Ports
+from castd.net.ports import Ports
 from castd.request import Local, Peer
 
 pytestmark = pytest.mark.loopback
@@ -220,7 +220,7 @@ class Scripted:
 @pytest.mark.parametrize(("busy", "waits"), [([1], [0, 0.001]), ([3, 2], [0, 0, 0.001]), ([], [0])])
 def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], waits: list[float]) -> None:
     """Where one or two ports are busy more is waited for, but not when alarms are due."""
-    monkeypatch.setattr("castd.portset.LONGEST_VISIT", 100.0)
+    monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 100.0)
     read, drained = Scripted(*busy), Scripted(*busy)
     monkeypatch.setattr(ports.set, "_epoll", read)
     ports.set.doRead()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from castd import nodes
-from castd.config import Config, build
-from castd.describe import SECTIONS, rows, wholeSchema, written
+from castd.config import yaml
+from castd.config.config import Config, build
+from castd.config.schema import SECTIONS, rows, wholeSchema, written
+from castd.files.uploads import DropOptions
 from castd.options import Limits
-from castd.uploads import DropOptions
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ROOT / "etc" / "castd.yaml"
@@ -33,7 +33,7 @@ KINDS = REFERENCE.stock()
 
 
 def load(text: str) -> Config:
-    return build(nodes.parse(text.encode(), "castd.yaml"), EVERYTHING, KINDS)
+    return build(yaml.parse(text.encode(), "castd.yaml"), EVERYTHING, KINDS)
 
 
 def uncommented() -> str:
@@ -63,7 +63,7 @@ def test_defaults() -> None:
 
 def test_everyKey() -> None:
     """No key of any model is missing from etc/castd.yaml."""
-    tree = nodes.parse(uncommented().encode(), "castd.yaml")
+    tree = yaml.parse(uncommented().encode(), "castd.yaml")
     value: Any = tree.value
     for name, model in SECTIONS.items():
         assert list(value[name]) == [row.key for row in rows(model)]

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from castd import nodes
-from castd.config import build
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import collect
 from castd.dialects.mtftp import REST
 from castd.errors import ConfigError
-from castd.maker import collect
 from castd.packets import slam
-from castd.service import Server, compose, kinds, read
+from castd.service.service import Server, compose, kinds, read
 from castd.testing import Mailbox, Network
 from tests.processes import running, until
 
@@ -383,7 +383,7 @@ class Loner:
 def test_otherMake(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transport of another class cannot go on with a port, and says so."""
     case = Case(folder, network, START + TFTP)
-    monkeypatch.setattr("castd.maker.TransportMaker.makeTransport", lambda *_: Loner())
+    monkeypatch.setattr("castd.config.plugin.TransportMaker.makeTransport", lambda *_: Loner())
     (fault,) = case.reload(START + TFTP)
     assert fault.endswith("transports.tftp: what runs at *:69 is of another make: restart castd for that")
 
@@ -447,10 +447,10 @@ def test_compose(folder: Path, network: Network) -> None:
     """A config that is handed over is put in force like one that is read."""
     case = Case(folder, network, START + TFTP)
     text = (START + "transports: {tftp: {port: 70}}\n").encode()
-    case.server.reload(build(nodes.parse(text, "y"), folder / "y", kinds(COLLECTED)))
+    case.server.reload(build(yaml.parse(text, "y"), folder / "y", kinds(COLLECTED)))
     assert case.ports() == [70]
     with pytest.raises(ConfigError):
-        case.server.reload(build(nodes.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED)))
+        case.server.reload(build(yaml.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED)))
 
 
 COMMANDS = {

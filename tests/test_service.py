@@ -11,13 +11,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from zope.interface.verify import verifyObject
 
-from castd import nodes, service
-from castd.config import build
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import Collected, collect
 from castd.errors import ConfigError, Forbidden, NotFound
 from castd.interfaces import IContentSink, ISite
-from castd.maker import Collected, collect
 from castd.request import Local, Request
-from castd.service import Server, compose, kinds
+from castd.service import service
+from castd.service.service import Server, compose, kinds
 from castd.testing import Host, Mailbox, Network
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -46,7 +47,7 @@ TFTP = "transports:\n  tftp: {port: 69}\n"
 
 def made(folder: Path, network: Network, text: str) -> Server:
     """A server on the host SERVER of this network."""
-    config = build(nodes.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(COLLECTED))
+    config = build(yaml.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(COLLECTED))
     host = network.host(SERVER)
     return compose(config, COLLECTED, host, host, random.Random(0))
 
@@ -264,7 +265,7 @@ class Loner:
 
 def test_noSharing(boot: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that cannot share an address are a complaint at the second."""
-    monkeypatch.setattr("castd.maker.TransportMaker.makeTransport", lambda *_: Loner())
+    monkeypatch.setattr("castd.config.plugin.TransportMaker.makeTransport", lambda *_: Loner())
     text = START + ANY + "transports:\n  a: {use: tftp}\n  b: {use: tftp}\n"
     assert complaints(boot, network, text) == [
         "x.yaml:6: transports.b: cannot share *:69 with 'a': give one of them another port"

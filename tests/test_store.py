@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from castd.ports import Ports
-from castd.store import Store, nameOf
-from castd.supervise import Notices
+from castd.net.fdstore import Store, nameOf
+from castd.net.ports import Ports
+from castd.observe.sdnotify import Notices
 from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from castd import adopt, nodes
-from castd.adopt import adopted, told
-from castd.config import build
-from castd.maker import collect
-from castd.ports import PROBE, Ports
-from castd.service import Server, compose, kinds
-from castd.supervise import Notices, Watch, watchdog
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import collect
+from castd.net import activation
+from castd.net.activation import adopted, told
+from castd.net.ports import PROBE, Ports
+from castd.observe.sdnotify import Notices, Watch, watchdog
+from castd.service.service import Server, compose, kinds
 from castd.testing import Mailbox, Network
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +76,7 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
     (folder / "boot" / "hello.txt").write_bytes(b"hello\n")
     text = b"castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {tftp: , b: {use: tftp, port: 70}}\n"
     host = network.host(SERVER)
-    server = compose(build(nodes.parse(text, "x"), folder / "x", kinds(COLLECTED)), COLLECTED, host, host)
+    server = compose(build(yaml.parse(text, "x"), folder / "x", kinds(COLLECTED)), COLLECTED, host, host)
     server.supervised(Notices(supervisor.address, lambda: 12.5), period)
     return server
 
@@ -289,7 +290,7 @@ def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     for at, each in enumerate(made):
         os.dup2(each.fileno(), first + at)
         each.close()
-    monkeypatch.setattr(adopt, "FIRST", first)
+    monkeypatch.setattr(activation, "FIRST", first)
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "5", "LISTEN_FDNAMES": "a:b:c:d:e", "PATH": "/bin"}
     found, stored, faults = adopted(environ, 7)
     assert stored == {}
@@ -332,7 +333,7 @@ def test_bothFamilies(monkeypatch: pytest.MonkeyPatch) -> None:
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.bind(("::", 0))
-    monkeypatch.setattr(adopt, "FIRST", made.fileno())
+    monkeypatch.setattr(activation, "FIRST", made.fileno())
     found, _, (fault,) = adopted({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
     assert found == {}
     assert fault.endswith(

@@ -14,8 +14,8 @@ from castd import testing as kit
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import Busy, ContentChanged, Exists, Forbidden, Full, NotFound, Refused
 from castd.interfaces import IContent, IContentSink, IDatagramPort, IPorts, ISite, IUpload
-from castd.listener import Listener
 from castd.request import Local, Peer, Request
+from castd.server.listener import Listener
 from castd.testing import BytesContent, Chatter, Mailbox, MemorySink, Network, Steady, memorySite, pattern
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from castd import elder
 from castd.dialects.mtftp import REST
-from castd.elder import Elder
-from castd.heir import READY, Heir
 from castd.packets import slam
-from castd.service import Server, compose, read
+from castd.service.service import Server, compose, read
 from castd.testing import Mailbox, Network
+from castd.upgrade import predecessor
+from castd.upgrade.predecessor import Elder
+from castd.upgrade.successor import READY, Heir
 from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
 
 SINGLE = "transports: {tftp: {single-port: true}}\n"
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class End:
-    """One end of a channel in memory, as L{castd.channel.Channel}."""
+    """One end of a channel in memory, as L{castd.upgrade.channel.Channel}."""
 
     def __init__(self, line: "Line", heard: Callable[..., object], lost: Callable[[], object]) -> None:
         self.line, self._heard, self._lost = line, heard, lost
@@ -94,7 +94,7 @@ class Line:
 
 
 class Given:
-    """What the new process has been given, as L{castd.elder.Legacy}."""
+    """What the new process has been given, as L{castd.upgrade.predecessor.Legacy}."""
 
     pid, doors, end = 1234, {}, None
 
@@ -282,7 +282,7 @@ def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: py
     A fixed group is never sent to by both: who comes joins the cast of the old process, after `limits.drain` waits for
     its end, and is served then though it asks no more.  However few are taken for members in advance.
     """
-    monkeypatch.setattr(elder, "MOST_GUESTS", most)
+    monkeypatch.setattr(predecessor, "MOST_GUESTS", most)
     one = case(START + SLAM)
     one.old.site.bar("10.0.0.77", "file", 1000, "for some reason")
     boxes = [Mailbox(network.host(f"10.0.0.{20 + each}")) for each in range(3)]

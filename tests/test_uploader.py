@@ -13,15 +13,15 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from castd.client import TransferError, send
-from castd.collect.wishes import Wishes
+from castd.client.client import TransferError, send
+from castd.client.urls import parseUrl
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import Exists, Full
-from castd.listener import Listener
 from castd.packets.tftp import Ask, buildAck, buildData, buildError, buildRequest
+from castd.receive.options import Wishes
+from castd.server.listener import Listener
 from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
 from castd.testing.content import MemoryUpload
-from castd.urls import parseUrl
 from tests.halves import summary
 from tests.observed import observed
 

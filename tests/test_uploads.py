@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface.verify import verifyObject
 
-from castd import partial
-from castd.content import Directory, DirectoryOptions
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused
+from castd.files import partial
+from castd.files.content import Directory, DirectoryOptions
+from castd.files.uploads import Drop, DropOptions
 from castd.interfaces import IContentSink, IUpload
-from castd.uploads import Drop, DropOptions
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
 
@@ -408,7 +408,7 @@ def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 CRASH = """
 import os, sys
 from twisted.internet.defer import maybeDeferred
-from castd.uploads import Drop, DropOptions
+from castd.files.uploads import Drop, DropOptions
 upload = Drop(DropOptions(path=sys.argv[1], keepFree=0), maybeDeferred).begin("d/a", ("10.0.0.1", 1), None)
 upload.write(b"half")
 os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from castd.errors import Unavailable
-from castd.user import User
+from castd.service.privileges import User
 
 ALICE = SimpleNamespace(pw_name="alice", pw_uid=1000, pw_gid=100)
 

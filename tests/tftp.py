@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from castd.dialects.tftp import Dialect, Options
-from castd.listener import Listener
 from castd.packets.tftp import Ack, Ask, Data, Error, Oack, buildAck, buildData, buildRequest, parse
 from castd.request import Peer
+from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
 from tests.observed import observed
 

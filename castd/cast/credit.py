@@ -4,8 +4,8 @@ What goes out for receivers that have proved nothing yet: enough to be asked aft
 
 from __future__ import annotations
 
+from castd.cast.blockset import first
 from castd.cast.events import Ranges
-from castd.cast.runs import first
 
 #: Blocks a second for all such lists together, and how many at once after a pause: more than fit any client's list of
 #: single blocks.

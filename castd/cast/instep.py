@@ -1,6 +1,6 @@
 """
 In step: a lone receiver that says what was foreseen is served without asking its cast, which is told afterwards (see
-L{castd.lane}).
+L{castd.server.lane}).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from abc import abstractmethod
 from enum import Enum
 
 from castd.cast.events import Burst, Ranges
+from castd.cast.limits import Gathering, Term
 from castd.cast.members import Member, Members
-from castd.cast.term import Gathering, Term
 
 
 class State(Enum):

@@ -15,11 +15,11 @@ from itertools import count as counter
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.cast.blockset import Union, common, without
 from castd.cast.credit import Credit
 from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
-from castd.cast.flights import Flights, Gauge
-from castd.cast.roll import Receiver, Roll
-from castd.cast.runs import Union, common, without
+from castd.cast.inflight import Flights, Gauge
+from castd.cast.pollqueue import Receiver, Roll
 from castd.interfaces import IPaced
 from castd.request import Peer
 

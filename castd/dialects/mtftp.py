@@ -15,13 +15,14 @@ from typing import Annotated, ClassVar, Self, TypeAlias
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from zope.interface import implementer
 
-from castd import names, outcomes
+from castd import outcomes
 from castd.cast.events import Ask, Leave, Patience, Ranges, Standing, Want
-from castd.dialects import lockstep
-from castd.dialects.passes import PATIENCE, Passes
+from castd.dialects import _tftp
+from castd.dialects.mtftp_cast import PATIENCE, Passes
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
+from castd.files import names
+from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IIntake, IWire
-from castd.leases import Means
 from castd.options import Clients, Duration, ListenOptions, Place, Port, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -146,7 +147,7 @@ class Wire:
 
     def __init__(self, content: IContent, group: tuple[str, int], patience: Patience, remember: float) -> None:
         """@raise ContentChanged: its first block cannot be read."""
-        self.count = lockstep.blockCount(content.size, BLKSIZE)
+        self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
         self.patience = patience
         self.cast = partial(Passes, remember=remember)
@@ -224,7 +225,7 @@ class Dialect:
         """
         if local.broadcast:
             return None
-        request = lockstep.readRequest(datagram, peer, local)
+        request = _tftp.readRequest(datagram, peer, local)
         if request is None:
             return None
         if datagram[-1]:
@@ -235,7 +236,7 @@ class Dialect:
             raise NotFound(why=f"{names.printable(request.name)} is none of the files of this port")
         allowed = local.networks if self.options.clients is None else self.options.clients
         # An interface that tells no networks leaves it to the access rules.
-        if allowed and not lockstep.within(peer[0], allowed):
+        if allowed and not _tftp.within(peer[0], allowed):
             raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
         return Request(peer, local, request.name)
 
@@ -266,4 +267,4 @@ class Dialect:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:
-        return lockstep.refuse(error) if self.options.errors else None
+        return _tftp.refuse(error) if self.options.errors else None

@@ -11,13 +11,13 @@ from typing import ClassVar
 from pydantic import Field
 from zope.interface import implementer
 
-from castd.dialects import grouped, lockstep
+from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
+from castd.group_pool import Leases, Means
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
-from castd.leases import Leases, Means
-from castd.negotiate import Terms
 from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
+from castd.packets.options import Terms
 from castd.request import Local, Peer, Request
 
 OPTION = "multicast"
@@ -45,11 +45,11 @@ class Options(ListenOptions):
 
 
 @implementer(IGroupWire)
-class Wire(grouped.GroupWire):
+class Wire(_group.GroupWire):
     """One group."""
 
     def __init__(self, terms: Terms, size: int, options: Options, group: tuple[str, int], leases: Leases) -> None:
-        patience = grouped.patience(options.gather, options.gatherLimit, options.silence)
+        patience = _group.patience(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, patience, group)
         self.headers: Hashable = ("tftp", 0)
         self._leases = leases
@@ -58,9 +58,9 @@ class Wire(grouped.GroupWire):
         """
         The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """
-        terms = grouped.agree(request, self.size, self.blocksize)
+        terms = _group.agree(request, self.size, self.blocksize)
         value = f"{self.group[0]},{self.group[1]},{int(master)}"
-        yield tftp.buildOack(grouped.answer(request, terms, OPTION, value)), request.peer
+        yield tftp.buildOack(_group.answer(request, terms, OPTION, value)), request.peer
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(number + 1)
@@ -80,7 +80,7 @@ class Dialect:
         self.options = options
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
-        return grouped.readRequest(datagram, peer, local, OPTION)
+        return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
         """Of one file version, one block size, one of our interfaces."""
@@ -91,14 +91,14 @@ class Dialect:
         return True
 
     def same(self, request: Request, other: Request) -> bool:
-        return grouped.same(request, other)
+        return _group.same(request, other)
 
     def _agree(self, request: Request, content: IContent) -> Terms:
         allowed = request.local.networks if self.options.clients is None else self.options.clients
-        if not lockstep.within(request.peer[0], allowed):
+        if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")
-        cap = min(self.options.blksize, lockstep.unfragmented(request.local))
-        return grouped.agree(request, content.size, cap)
+        cap = min(self.options.blksize, _tftp.unfragmented(request.local))
+        return _group.agree(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, means: Means) -> Wire:
         terms = self._agree(request, content)
@@ -115,4 +115,4 @@ class Dialect:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
-        return lockstep.refuse(error)
+        return _tftp.refuse(error)

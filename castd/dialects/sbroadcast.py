@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from zope.interface import implementer
 
-from castd.dialects import grouped, lockstep
+from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
+from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
-from castd.leases import Means
-from castd.negotiate import DEFAULT_BLKSIZE, Terms, number
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
-from castd.pace import Pacer
+from castd.pacing import Pacer
 from castd.packets import tftp
-from castd.packets.groups import BDATA, bdataHeader
+from castd.packets.multicast import BDATA, bdataHeader
+from castd.packets.options import DEFAULT_BLKSIZE, Terms, number
 from castd.request import Local, Peer, Request
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Share:
 
 
 @implementer(IGroupWire)
-class Wire(grouped.GroupWire):
+class Wire(_group.GroupWire):
     """One group: of one subnet, with an identifier of its own."""
 
     broadcast = True
@@ -153,7 +153,7 @@ class Wire(grouped.GroupWire):
     def __init__(
         self, terms: Terms, size: int, options: Options, subnet: IPv4Network, sbids: Sbids, pacer: Pacer, means: Means
     ) -> None:
-        patience = replace(grouped.patience(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
+        patience = replace(_group.patience(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
         super().__init__(terms, size, patience, (str(subnet.broadcast_address), options.dataPort))
         self.sbid = sbids.take(means.chance, means.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)
@@ -164,8 +164,8 @@ class Wire(grouped.GroupWire):
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """Until it has answered, everything that was agreed; later the one option alone, in full."""
         flag = self._options.masterFlag if master else self._options.listenerFlag
-        terms = grouped.agree(request, self.size, self.blocksize)
-        options = grouped.answer(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
+        terms = _group.agree(request, self.size, self.blocksize)
+        options = _group.answer(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
         if heard:
             options = tuple(option for option in options if option[0].lower() == OPTION)
         yield tftp.buildOack(options), request.peer
@@ -194,7 +194,7 @@ class Dialect:
         self._pacers: Mapping[Any, Pacer] = {subnet: Pacer(options.packets, BURST) for subnet in options.subnets}
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
-        return grouped.readRequest(datagram, peer, local, OPTION)
+        return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
         """Of one file version, one subnet, one of our interfaces; the block size is for C{fits}."""
@@ -210,7 +210,7 @@ class Dialect:
         return bool(wish >= wire.blocksize)
 
     def same(self, request: Request, other: Request) -> bool:
-        return grouped.same(request, other)
+        return _group.same(request, other)
 
     def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, Terms]:
         """
@@ -225,8 +225,8 @@ class Dialect:
         if subnet not in self._pacers:
             near = any(IPv4Address(request.peer[0]) in known for known in self.options.subnets)
             raise Declined("other-mask" if near else "outside")
-        cap = self.options.blksize or lockstep.unfragmented(request.local, HEADER)
-        return subnet, grouped.agree(request, content.size, cap)
+        cap = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
+        return subnet, _group.agree(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, means: Means) -> Wire:
         subnet, terms = self._agree(request, content)
@@ -236,4 +236,4 @@ class Dialect:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
-        return lockstep.refuse(error)
+        return _tftp.refuse(error)

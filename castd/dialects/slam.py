@@ -18,8 +18,8 @@ from castd import outcomes
 from castd.cast.events import Leave, Patience, Ranges, Standing, Steps, Want
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
+from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IIntake, IWire
-from castd.leases import Means
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.packets import slam
 from castd.request import Local, Peer, Request

@@ -11,14 +11,14 @@ from zope.interface import implementer
 
 from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
 from castd.cast.turn import Turn
-from castd.collect.intake import Intake
-from castd.dialects import lockstep
+from castd.dialects import _tftp
 from castd.errors import Refused
+from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IIntake, IWire
-from castd.leases import Means
-from castd.negotiate import Caps, Terms, negotiate
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
+from castd.packets.options import Caps, Terms, negotiate
+from castd.receive.upload import Intake
 from castd.request import Local, Peer, Request
 
 
@@ -64,15 +64,15 @@ class Wire:
     def __init__(self, terms: Terms, size: int, patience: Patience) -> None:
         self.terms = terms
         self.blocksize = terms.blksize
-        self.count = lockstep.blockCount(size, terms.blksize)
+        self.count = _tftp.blockCount(size, terms.blksize)
         self.patience = patience
         self.headers: Hashable = ("tftp", terms.rollover)
-        self._reader = lockstep.AckReader(self.count, terms.windowsize, terms.rollover)
+        self._reader = _tftp.AckReader(self.count, terms.windowsize, terms.rollover)
         self.stride = terms.windowsize
         self.ahead = self._reader.ahead
 
     def first(self, request: Request) -> Ranges:
-        return lockstep.firstWindow(bool(self.terms.answer))
+        return _tftp.firstWindow(bool(self.terms.answer))
 
     def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
         return self._reader.receive(datagram, standing)
@@ -82,7 +82,7 @@ class Wire:
             yield tftp.buildOack(self.terms.answer), request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        return lockstep.farewell(request, outcome)
+        return _tftp.farewell(request, outcome)
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(tftp.wire(number + 1, self.terms.rollover))
@@ -110,7 +110,7 @@ class Dialect:
         self._plain = Patience(repeat=repeat, silence=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
-        return lockstep.readRequest(datagram, peer, local)
+        return _tftp.readRequest(datagram, peer, local)
 
     def key(self, request: Request, content: IContent) -> Hashable:
         return request.peer
@@ -131,15 +131,15 @@ class Dialect:
         return Intake(terms, self.patience(terms), request.mode == "octet")
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
-        return lockstep.refuse(error)
+        return _tftp.refuse(error)
 
     def _caps(self, request: Request) -> Caps:
         refused: set[str] = set()
         for rule in self.options.without:
-            if lockstep.within(request.peer[0], rule.clients):
+            if _tftp.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
         return Caps(
-            self.options.blksize or lockstep.unfragmented(request.local), self.options.windowsize, frozenset(refused)
+            self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize, frozenset(refused)
         )
 
     def patience(self, terms: Terms) -> Patience:

@@ -2,7 +2,7 @@
 What comes with castd.  Nothing is imported until a service file names it.
 """
 
-from castd.maker import ContentSourceMaker, TransportMaker
+from castd.config.plugin import ContentSourceMaker, TransportMaker
 
 tftp = TransportMaker("tftp", "castd.dialects.tftp", "TFTP to one receiver at a time, with all its options; uploads")
 multicast = TransportMaker("multicast", "castd.dialects.multicast", "RFC 2090: one master acknowledges, all listen")
@@ -11,4 +11,4 @@ sbroadcast = TransportMaker(
 )
 mtftp = TransportMaker("mtftp", "castd.dialects.mtftp", "MTFTP of PXE boot ROMs: one acknowledges, all listen")
 slam = TransportMaker("slam", "castd.dialects.slam", "Etherboot SLAM: one file to many, who list what they lack")
-directory = ContentSourceMaker("directory", "castd.directory", "Files beneath a directory")
+directory = ContentSourceMaker("directory", "castd.files.directory", "Files beneath a directory")

@@ -61,7 +61,7 @@ class BytesContent:
 
 class Copy:
     """
-    What a client has fetched, as L{castd.client.fetch} writes it.
+    What a client has fetched, as L{castd.client.client.fetch} writes it.
 
     @ivar data: all that has come; where nothing has come yet there are zeros.
     """

@@ -62,7 +62,7 @@ class Host:
         return ()
 
     def legacy(self) -> tuple[()]:
-        """As L{castd.ports.Ports.legacy}: the ports are found by L{heir}."""
+        """As L{castd.net.ports.Ports.legacy}: the ports are found by L{heir}."""
         return ()
 
     def heir(self) -> Host:

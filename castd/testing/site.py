@@ -11,12 +11,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
-from castd.commons import Commons
-from castd.converted import Converter, Native
 from castd.errors import Forbidden, NotFound
+from castd.files.netascii import Converter, Native
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite
 from castd.options import Limits
 from castd.request import Peer, Request
+from castd.server.commons import Commons
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
 from castd.testing.network import Network

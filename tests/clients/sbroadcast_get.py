@@ -13,9 +13,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from castd.collect.sbroadcast import Download
+from castd.client.transfer import Transfer
+from castd.receive.sbroadcast import Download
 from castd.testing import Copy
-from castd.transfer import Transfer
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:

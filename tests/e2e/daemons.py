@@ -159,7 +159,7 @@ def place() -> Iterator[Place]:
         python = [sys.executable] if "CASTD_COMMAND" not in os.environ else [str(Path(command()[0]).parent / "python")]
         try:
             seen = subprocess.run(
-                [*python, "-c", "import encodings.utf_8_sig, castd.cli"],
+                [*python, "-c", "import encodings.utf_8_sig, castd.cli.main"],
                 cwd=folder,
                 env=environment(),
                 user=USER,

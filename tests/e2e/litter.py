@@ -13,8 +13,9 @@ from pathlib import Path
 
 MOTHER = """
 import os, signal, sys
-import castd.cli, castd.cli_control, castd.run, castd.service, twisted.internet.udp, twisted.internet.threads
-from castd.maker import collect
+import castd.cli.main, castd.cli.control, castd.service.bootstrap, castd.service.service
+import twisted.internet.udp, twisted.internet.threads
+from castd.config.plugin import collect
 for each in collect().transports.values():
     each.options
 assert "twisted.internet.reactor" not in sys.modules
@@ -24,7 +25,7 @@ for line in sys.stdin:
     if not child:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sys.argv[1:] = ["serve", "-c", line.strip()]
-        sys.exit(castd.cli.main())
+        sys.exit(castd.cli.main.main())
     print(child, flush=True)
 """
 

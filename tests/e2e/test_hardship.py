@@ -23,7 +23,7 @@ JUMPY = """
 import pathlib, sys, time
 true, wrong = time.time, pathlib.Path({wrong!r})
 time.time = lambda: true() + float(wrong.read_text() or 0)
-from castd.cli import main
+from castd.cli.main import main
 sys.exit(main())
 """
 

@@ -138,7 +138,7 @@ def install(rig: Rig, patch: pytest.MonkeyPatch) -> None:
             elif seam == "select":
                 instead = {"epoll": lambda: Epoll(rig)}
             patch.setattr(f"castd.{each}.{seam}", Module(rig, f"{each}.{seam}", real[seam], **instead))
-    sockets = importlib.import_module("castd.sockets")
+    sockets = importlib.import_module("castd.net.sockets")
     patch.setattr(sockets, "ioctl", rig.through("sockets.ioctl", fcntl.ioctl))
     patch.setattr(sockets, "open", rig.through("sockets.open", open), raising=False)
 

@@ -18,19 +18,19 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import LogEvent
 
-from castd import nodes
-from castd.client import fetch, send
-from castd.collect import sbroadcast
-from castd.collect.wishes import Wishes
-from castd.config import Config, build
-from castd.converted import Converter
-from castd.logs import textLog
-from castd.maker import collect
-from castd.ports import Ports
-from castd.service import compose, kinds
+from castd.client.client import fetch, send
+from castd.client.transfer import Transfer, TransferError
+from castd.client.urls import parseUrl
+from castd.config import yaml
+from castd.config.config import Config, build
+from castd.config.plugin import collect
+from castd.files.netascii import Converter
+from castd.net.ports import Ports
+from castd.receive import sbroadcast
+from castd.receive.options import Wishes
+from castd.service.logs import textLog
+from castd.service.service import compose, kinds
 from castd.testing import Copy, pattern
-from castd.transfer import Transfer, TransferError
-from castd.urls import parseUrl
 from tests.faults.hand import LOOPBACK, Hand
 from tests.observed import observed
 
@@ -96,7 +96,7 @@ class World:
         self._furnish()
         self.numbers = free(9)
         text = SERVICE.format(*self.numbers).encode()
-        config = onLoopback(build(nodes.parse(text, "castd.yaml"), folder / "castd.yaml", kinds(COLLECTED)))
+        config = onLoopback(build(yaml.parse(text, "castd.yaml"), folder / "castd.yaml", kinds(COLLECTED)))
         self.ports = Ports(self.reactor, random.Random(1))
         self.server = compose(config, COLLECTED, self.reactor, self.ports, random.Random(2))
         # Disks are waited for in this thread.

@@ -2,9 +2,9 @@
 What goes out for receivers that have proved nothing.
 """
 
+from castd.cast.blockset import first
 from castd.cast.credit import DEPTH, RATE, Credit
 from castd.cast.events import Burst, Want
-from castd.cast.runs import first
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import PATIENCE
 

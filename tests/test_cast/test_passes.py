@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from castd import outcomes
 from castd.cast.events import Action, Burst, Gone, Greet, Leave, Want, Warn
-from castd.dialects.passes import MOST_REMEMBERED, PATIENCE, Passes
+from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
 

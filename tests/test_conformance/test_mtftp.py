@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from castd.dialects import mtftp
 from castd.dialects.mtftp import REST
-from castd.dialects.passes import MOST_REMEMBERED
+from castd.dialects.mtftp_cast import MOST_REMEMBERED
 from castd.interfaces import IDialect, IWire
 from castd.options import Limits
 from castd.packets.dhcp import option43

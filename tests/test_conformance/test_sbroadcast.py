@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from castd.collect.sbroadcast import Download
 from castd.dialects import sbroadcast
 from castd.dialects.sbroadcast import Options, Sbids, subnetOf
-from castd.packets.groups import parseBdata
+from castd.packets.multicast import parseBdata
 from castd.packets.tftp import buildAck
+from castd.receive.sbroadcast import Download
 from castd.testing import Mailbox, Network, pattern
 from tests.groups import GroupStage, Member, grouped, value
 from tests.tftp import Data, Oack, hear, rrq

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from castd.content import Directory, DirectoryOptions
 from castd.errors import Forbidden
+from castd.files.content import Directory, DirectoryOptions
 from castd.testing import pattern
 from tests.tftp import SERVER, Data, Stage, ackedTo, data, download, hear, isError, rrq, say, staged
 from tests.vectors import vectors

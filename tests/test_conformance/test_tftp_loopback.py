@@ -15,11 +15,11 @@ from twisted.internet.protocol import DatagramProtocol
 
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import NotFound
-from castd.listener import Listener
+from castd.net.ports import Ports
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildError, parse
-from castd.ports import Ports
-from castd.site import Site
+from castd.server.listener import Listener
+from castd.server.site import Site
 from castd.testing import BytesContent
 from tests.tftp import Data, F, data, isError, rrq
 

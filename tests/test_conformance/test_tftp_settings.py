@@ -10,9 +10,9 @@ import pytest
 
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import Forbidden
-from castd.listener import Listener
 from castd.options import Limits
-from castd.pace import BURST
+from castd.pacing import BURST
+from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
 from tests.habits import PLAIN, Simulated
 from tests.tftp import SERVER, Data, Oack, ackedTo, data, download, rrq, say, staged, wrq

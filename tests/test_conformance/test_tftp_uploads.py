@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from twisted.internet.defer import maybeDeferred
 
-from castd.access import Rule
-from castd.content import Directory, DirectoryOptions
-from castd.directory import Drops
 from castd.errors import Forbidden, NotFound
-from castd.observe import sentence
+from castd.files.access import Rule
+from castd.files.content import Directory, DirectoryOptions
+from castd.files.directory import Drops
+from castd.files.uploads import Drop, DropOptions
+from castd.observe.format import sentence
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError, parse
-from castd.site import Site
+from castd.server.site import Site
 from castd.testing import Network, Steady, pattern
-from castd.uploads import Drop, DropOptions
 from tests.tftp import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
 from tests.vectors import vectors
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from castd.client import fetch
-from castd.collect import sbroadcast as subnet
-from castd.collect.wishes import Wishes
-from castd.commons import MOST_BARRED
+from castd.client.client import fetch
+from castd.client.transfer import Transfer
+from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
-from castd.gate import REMEMBERED
-from castd.limiter import Limiter
-from castd.listener import Listener
-from castd.observe import asText
+from castd.observe.format import asText
+from castd.observe.ratelimit import Limiter
+from castd.receive import sbroadcast as subnet
+from castd.receive.options import Wishes
 from castd.request import Peer
+from castd.server.admission import REMEMBERED
+from castd.server.commons import MOST_BARRED
+from castd.server.listener import Listener
 from castd.testing import Copy, MemorySink, Network, memorySite, pattern
-from castd.transfer import Transfer
-from castd.urls import parseUrl
 from tests.observed import observed
 
 SERVER = "10.0.0.1"

@@ -13,18 +13,18 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import MulticastJoinError
 
 from castd.cast.events import Patience
-from castd.client import fetch, send
-from castd.collect import sbroadcast as subnet
-from castd.collect import slam
-from castd.collect.wishes import Wishes
+from castd.client.client import fetch, send
+from castd.client.transfer import Report, Transfer, TransferError
+from castd.client.urls import parseUrl
 from castd.errors import CastdError, WireError
 from castd.packets.slam import LARGEST, Header
 from castd.packets.tftp import buildOack
+from castd.receive import sbroadcast as subnet
+from castd.receive import slam
+from castd.receive.options import Wishes
 from castd.request import Peer
 from castd.testing import Copy, Mailbox, Network
 from castd.testing.ports import VirtualPort
-from castd.transfer import Report, Transfer, TransferError
-from castd.urls import parseUrl
 from tests.test_hostile.ground import LARGE, PORTS, SERVER, standing
 from tests.test_hostile.hunts import DATAGRAMS, SEED, rounds
 from tests.test_hostile.words import SEEDS, noise

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from castd.access import Rule, Rules
+from castd.files.access import Rule, Rules
 from castd.packets.tftp import Error, parse
 from castd.request import Request
 from tests.test_hostile.ground import PORTS, SERVER, Honest, Tally, standing

@@ -28,10 +28,10 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.events import Event, Leave, Patience, Ranges, Standing, Steps, Want
 from castd.cast.sweep import Sweep
+from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
+from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IIntake, IWire
-from castd.leases import Means
-from castd.maker import TransportMaker
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.request import Local, Peer, Request
 

@@ -1,0 +1,3 @@
+"""
+The command C{castd}: what is typed at a terminal, and what is shown there.
+"""

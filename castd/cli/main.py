@@ -1,0 +1,222 @@
+"""
+The command C{castd}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from twisted.internet.task import Clock
+from twisted.logger import globalLogBeginner
+
+from castd import __version__
+from castd.cli.control import reload, status, upgrade
+from castd.cli.dhcp import dhcp43
+from castd.cli.transfer import get, put
+from castd.config.config import Config
+from castd.config.plugin import Collected, collect
+from castd.config.schema import rows, wholeSchema
+from castd.config.yaml import Route
+from castd.errors import ConfigError
+from castd.options import endpoint
+from castd.service.bootstrap import exitStatus, prepare
+from castd.service.logs import Logs, onStream
+from castd.service.privileges import User
+from castd.service.service import Server, compose, kinds, read
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="castd")
+def main() -> None:
+    """Deliver boot files over datagrams, to one machine or a whole hall."""
+
+
+def complain(lines: Any) -> None:
+    """To standard error, as they are: a fault may hold brackets, which are no markup."""
+    for line in lines:
+        click.echo(line, err=True)
+
+
+def fail(error: ConfigError) -> SystemExit:
+    """A line for each fault, and status 1."""
+    complain(error.faults)
+    return SystemExit(1)
+
+
+main.add_command(get)
+main.add_command(put)
+main.add_command(reload)
+main.add_command(status)
+main.add_command(upgrade)
+main.add_command(dhcp43)
+
+
+@main.command()
+@click.option("-c", "--config", required=True, type=_FILE, help="The service file.")
+@click.option("--user", metavar="NAME", help="Who to be once the ports are bound; a name or a number.")
+@click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
+def serve(config: Path, user: str | None, group: str | None) -> None:
+    """Serve in the foreground, until interrupted."""
+    # Not before: whoever only looks at a service file needs no reactor.
+    from twisted.internet import reactor as running
+
+    reactor: Any = running
+    whose = _whose(user, group)
+    try:
+        server = prepare(config, reactor, whose)
+        server.logs = Logs(onStream(sys.stderr))
+        with server.acting():
+            server.logs.open(server.config)
+        globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
+        server.privilegedStartService()
+        if whose is not None:
+            whose.become()
+    except ConfigError as error:
+        complain(error.faults)
+        raise SystemExit(exitStatus(error)) from None
+    server.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
+    reactor.run()
+
+
+def _whose(user: str | None, group: str | None) -> User | None:
+    if user is None:
+        if group is not None:
+            raise click.UsageError("--group is that of --user: who is it?")
+        return None
+    try:
+        return User.named(user, group)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+def check(file: Path) -> None:
+    """Read a service file as the server would, and say what is wrong with it."""
+    collected = collect()
+    try:
+        config = read(file, collected)
+        server = compose(config, collected, Clock(), None)
+    except ConfigError as error:
+        raise fail(error) from None
+    complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))
+    Console().print(summary(server))
+
+
+def summary(server: Server) -> Table:
+    """What would listen, in the order in which it would be asked."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("address", "transport", "kind", "options"):
+        table.add_column(name, overflow="fold")
+    for address in server.addresses:
+        for entry in address.entries:
+            options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
+            said = ", ".join(f"{key}: {value}" for key, value in options.items())
+            table.add_row(address.address, entry.name, entry.kind, said)
+    for name, (where, _) in server.porch.ways(server.config).items():
+        table.add_row(where, "", name)
+    return table
+
+
+#: The first port that anybody may have, as Linux lets one set it.
+_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """What may be right elsewhere, or for somebody else."""
+    if config.access is None and config.uploads:
+        yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
+    if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
+        yield f"{config.tree.where(('control', 'path'))}: {path.parent}: {why}"
+    first = int(_UNPRIVILEGED.read_text()) if _UNPRIVILEGED.exists() else 1024
+    if os.geteuid() == 0:
+        return
+    for where, port, kind in _ports(config):
+        if port < first and not _permitted(port, kind):
+            yield f"{config.tree.where(where)}: port {port} is below {first}: this user may not have it"
+
+
+def _unwritable(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "no such folder"
+    return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
+
+
+def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
+    """All that would be bound: where the service file says so, and as what."""
+    for entry in config.transports:
+        if (port := getattr(entry.options, "port", None)) is not None:
+            yield entry.route, port, socket.SOCK_DGRAM
+    if config.metrics.listen is not None:
+        with contextlib.suppress(ValueError):
+            yield ("metrics", "listen"), endpoint(config.metrics.listen)[1], socket.SOCK_STREAM
+
+
+def _permitted(port: int, kind: socket.SocketKind) -> bool:
+    """Whether this process would be let have a low port; a port that is taken would have been permitted."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+@main.command()
+@click.argument("name", required=False)
+def plugins(name: str | None) -> None:
+    """List what can be named in a service file; with NAME, its options."""
+    collected = collect()
+    complain(f"warning: {fault}" for fault in collected.faults)
+    Console().print(_options(collected, name) if name else _list(collected))
+
+
+def _list(collected: Collected) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "is a", "description"):
+        table.add_column(column)
+    for word, makers in (("transport", collected.transports), ("source", collected.sources)):
+        for maker in makers.values():
+            table.add_row(maker.name, word, maker.description)
+    return table
+
+
+def _options(collected: Collected, name: str) -> Table:
+    maker: Any = collected.transports.get(name) or collected.sources.get(name)
+    if maker is None:
+        known = ", ".join([*collected.transports, *collected.sources])
+        raise click.ClickException(f"nothing here is called {name}; known are {known}")
+    try:
+        model = maker.options
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    table = Table(title=maker.description, title_justify="left", box=None, pad_edge=False)
+    for column in ("option", "type", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for row in rows(model):
+        table.add_row(*row)
+    return table
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of the service file, for editors."""
+    try:
+        click.echo(json.dumps(wholeSchema(kinds(collect())), indent=2))
+    except ConfigError as error:
+        raise fail(error) from None

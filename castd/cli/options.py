@@ -1,0 +1,116 @@
+"""
+The options that C{castd get} and C{castd put} have in common.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from castd.cast.events import Measured, Patience
+from castd.client.client import defaultWishes, scheme
+from castd.client.urls import Url, UrlError, parseUrl
+from castd.receive.options import Wishes
+
+STATUSES = """
+Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a full disk; 2 wrong usage; 3 the server
+refused (its ERROR code is shown; 1 is "file not found"); 4 a checksum is not the one that was given; 130 interrupted.
+Of several files, the largest counts.
+"""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options that both commands have, as given."""
+
+    blksize: int | None
+    windowsize: int | None
+    timeout: float
+    retries: int
+    sha256: str | None
+    netascii: bool
+    quiet: bool
+    json: bool
+
+    def wishes(self, address: str) -> Wishes:
+        """-> what is asked of the server."""
+        given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
+        return replace(defaultWishes(address), **given)
+
+    def patience(self) -> Patience:
+        """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""
+        repeat = Measured(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
+        silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
+        return Patience(repeat=repeat, silence=silence, unheard=None)
+
+    def address(self, text: str) -> Url:
+        """
+        -> this URL, in the mode that was chosen.
+
+        @raise click.UsageError: it is none.
+        """
+        try:
+            url = parseUrl(text)
+            scheme(url)
+        except UrlError as error:
+            raise click.UsageError(f"{text}: {error}") from error
+        return replace(url, path=f"{url.path};mode=netascii") if self.netascii and url.mode == "octet" else url
+
+
+class Checked(click.Command):
+    """A command whose C{--sha256} may stand without a value, wherever it stands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """C{--sha256} before anything but a checksum has no value."""
+        pairs = zip(args, [*args[1:], ""], strict=False)
+        args = ["--sha256=" if word == "--sha256" and not _isSha256(after) else word for word, after in pairs]
+        return super().parse_args(ctx, args)
+
+
+def _isSha256(text: str) -> bool:
+    return re.fullmatch("[0-9a-fA-F]{64}", text) is not None
+
+
+def _sha256(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value and not _isSha256(value):
+        raise click.BadParameter("a checksum has 64 hexadecimal digits")
+    return value.lower() if value else value
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of both commands."""
+    for option in reversed(
+        (
+            click.option("--blksize", type=click.IntRange(8, 65464), help="Largest block size to ask for, octets."),
+            click.option("--windowsize", type=click.IntRange(1, 65535), help="Largest window to ask for, blocks."),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(0.01, 255),
+                default=1.0,
+                show_default=True,
+                help="Seconds until an unanswered request is repeated; each time twice as long, up to 8.",
+            ),
+            click.option(
+                "--retries",
+                type=click.IntRange(0, 100),
+                default=5,
+                show_default=True,
+                help="Repetitions into silence; the time they take is the longest silence that is borne.",
+            ),
+            click.option(
+                "--sha256",
+                metavar="[HEX]",
+                callback=_sha256,
+                help="Show the file's checksum, or compare it with this one.",
+            ),
+            click.option("--netascii", is_flag=True, help="A text: convert the ends of its lines."),
+            click.option("-q", "--quiet", is_flag=True, help="Nothing but errors."),
+            click.option("--json", is_flag=True, help="One line of JSON for each file, on the standard output."),
+        )
+    ):
+        command = option(command)
+    return command

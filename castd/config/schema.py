@@ -1,0 +1,154 @@
+"""
+What can be set, from the models themselves: for C{castd plugins}, the reference in C{docs/} and editors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from castd.config.config import SCHEMA, Control, Kinds, Logging, Metrics
+from castd.config.messages import schemaOf
+from castd.options import Limits
+
+
+class Row(NamedTuple):
+    """
+    One option.
+
+    @ivar default: as it would be written; C{required} if there is none.
+    """
+
+    key: str
+    kind: str
+    default: str
+    description: str
+
+
+#: The sections that are one model each, in the order of the service file.
+SECTIONS: dict[str, type[BaseModel]] = {"limits": Limits, "logging": Logging, "metrics": Metrics, "control": Control}
+
+
+def rows(model: type[BaseModel]) -> Iterator[Row]:
+    """The options of a model, those of models within it behind their key: C{rewrite[].from}."""
+    schema = schemaOf(model)
+    yield from _rows(schema, schema, "")
+
+
+def _rows(schema: Mapping[str, Any], root: Mapping[str, Any], prefix: str) -> Iterator[Row]:
+    required = schema.get("required", ())
+    for key, each in schema.get("properties", {}).items():
+        default = "required" if key in required else written(each.get("default"))
+        yield Row(prefix + key, _kind(each, root), default, each.get("description", ""))
+        within, brackets = _within(each, root)
+        yield from _rows(within, root, f"{prefix}{key}{brackets}.")
+
+
+def _within(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The model that the values of a field are made of, and how its key goes on."""
+    if "$ref" in schema:
+        return root["$defs"][schema["$ref"].rpartition("/")[2]], ""
+    if isinstance(schema.get("items"), dict):
+        return _within(schema["items"], root)[0], "[]"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return _within(schema["additionalProperties"], root)[0], ".*"
+    return {}, ""
+
+
+def written(value: Any) -> str:
+    """A default as it would stand in the service file."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    words: dict[Any, str] = {None: "null", "": '""'}
+    if isinstance(value, bool) or value in words:
+        return str(value).lower() if isinstance(value, bool) else words[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _kind(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    """What may stand there, in few words."""
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if choices:
+        return " or ".join(kind for kind in (_kind(each, root) for each in choices) if kind != "null")
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+    if "format" in schema:
+        return str(schema["format"])
+    if "$ref" in schema:
+        return "mapping"
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        return f"list of {_plural(_kind(schema.get('items', {}), root))}"
+    if kind == "object":
+        return f"name: {_kind(schema.get('additionalProperties') or {}, root)}"
+    words = {"integer": "number", "string": "text", "boolean": "true or false"}
+    return words.get(str(kind), str(kind)) + _bounds(schema)
+
+
+def _plural(word: str) -> str:
+    return word if word.endswith(("s", "text")) or " " in word else f"{word}s"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f", {least:g} to {most:g}"
+    return f", from {least:g}" if least is not None else f", up to {most:g}" if most is not None else ""
+
+
+def wholeSchema(kinds: Kinds) -> dict[str, Any]:
+    """
+    The JSON schema of the service file, for editors that complete and check while one types.
+
+    Some of what castd checks no schema can say: unique addresses, networks without host bits, files that are there.
+    """
+    definitions: dict[str, Any] = {}
+
+    def define(name: str, model: type[BaseModel], **more: Any) -> dict[str, Any]:
+        schema = model.model_json_schema(by_alias=True, ref_template=f"#/$defs/{name}.{{model}}")
+        inner = schema.pop("$defs", {})
+        definitions.update({f"{name}.{key}": each for key, each in inner.items()})
+        schema["properties"] = {**more, **schema.get("properties", {})}
+        definitions[name] = schema
+        return {"$ref": f"#/$defs/{name}"}
+
+    def oneOf(section: str, makers: Mapping[str, Any]) -> dict[str, Any]:
+        each = [
+            {"type": "object", "properties": {kind: define(f"{section}.{kind}", maker.options)}, "required": [kind]}
+            | {"additionalProperties": False}
+            for kind, maker in makers.items()
+        ]
+        return {"type": "array", "items": {"oneOf": each}}
+
+    named = {
+        kind: define(f"transports.{kind}", maker.options, use={"const": kind})
+        for kind, maker in kinds.transports.items()
+    }
+    used = [{"allOf": [each, {"required": ["use"]}]} for each in named.values()]
+    sections = {name: {"anyOf": [define(name, model), {"type": "null"}]} for name, model in SECTIONS.items()}
+    properties = {
+        "castd": {"description": "the schema of this file", "enum": [int(SCHEMA), SCHEMA]},
+        "content": oneOf("content", kinds.content),
+        "uploads": oneOf("uploads", kinds.uploads),
+        "access": {"type": "array", "items": define("access", kinds.access)},
+        **sections,
+        "transports": {
+            "type": "object",
+            "minProperties": 1,
+            "properties": {kind: {"anyOf": [each, {"type": "null"}, *used]} for kind, each in named.items()},
+            "additionalProperties": {"anyOf": used},
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "castd service file",
+        "type": "object",
+        "properties": properties,
+        "required": ["castd", "transports"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }

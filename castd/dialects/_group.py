@@ -1,0 +1,192 @@
+"""
+What the two group dialects of the TFTP family share: who is granted a group, what is agreed, and how the turn is told.
+
+RFC 2090's C{multicast} and IBM's C{sbroadcast} are options of an RRQ at TFTP's own port.  An option that cannot be
+granted is left out, and the client is served by unicast: never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from castd import outcomes
+from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
+from castd.cast.turn import Turn
+from castd.dialects import _tftp
+from castd.errors import Declined
+from castd.packets import tftp
+from castd.packets.options import Caps, Terms, negotiate
+from castd.request import Local, Peer, Request
+
+#: Receivers place blocks by their 16-bit number alone, so a file in a group has no more.
+MOST_BLOCKS = 65535
+#: One client's fixed seconds would be paid by the whole group for every lost block, and ahead of the ACK nothing is
+#: sent.
+REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
+
+#: Repetitions without an answer after which the next block goes out, too.
+AHEAD = 4
+
+#: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
+PATIENCE = Patience(
+    repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+    silence=3.0,
+    measured=1.0,
+    tries=6,
+    alone=10.0,
+    unheard=4,
+    brief=(3, 0.1),
+    terms=3,
+    keep=5.0,
+    gather=0.2,
+    gatherLimit=3.0,
+    deaf=2,
+    allDeaf=2,
+    prove=5.0,
+    corrections=3,
+    termBlocks=2.0,
+    termShare=(0.01, 10.0),
+)
+
+
+def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Request | None:
+    """
+    An RRQ that asks for this option; L{None} for all else, which is another dialect's.
+
+    @raise WireError: shorter than an opcode.
+    @raise Unsupported: malformed.
+    """
+    request = _tftp.readRequest(datagram, peer, local)
+    if request is None or request.write or request.option(option) is None:
+        return None
+    ours, _, rest = request.name.partition("/")
+    # Etherboot's x-tftm://server/10.0.0.1/file leaves the address in the name that it asks for.
+    return replace(request, name=rest) if rest and ours == local.host else request
+
+
+def agree(request: Request, size: int, cap: int) -> Terms:
+    """
+    The terms of a group, apart from the option that asks for it.
+
+    @param cap: octets of the largest block.
+    @raise Declined: a group cannot be right for this request.
+    """
+    if request.mode != "octet":
+        raise Declined("netascii")
+    if ":" in request.local.host:
+        raise Declined("ipv6")
+    terms = negotiate(request, Caps(cap, 1, REFUSED), size)
+    if _tftp.blockCount(size, terms.blksize) > MOST_BLOCKS:
+        raise Declined("too-many-blocks")
+    return terms
+
+
+def answer(request: Request, terms: Terms, option: str, value: str) -> tftp.Options:
+    """
+    The options of an OACK with this one among them, in the order of the request, the block size first.
+    """
+    granted = {name.lower(): (name, text) for name, text in terms.answer}
+    granted[option] = (next(name for name, _ in request.options if name.lower() == option), value)
+    ordered = [granted[name.lower()] for name, _ in request.options if name.lower() in granted]
+    return tuple(sorted(ordered, key=lambda pair: pair[0].lower() != "blksize"))
+
+
+def same(request: Request, other: Request) -> bool:
+    """The same machine from another port: Etherboot takes the next one with every repetition."""
+    return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
+
+
+class Reader(_tftp.AckReader):
+    """
+    Reads what members of a group say.  Numbers do not wrap: there are no more blocks than numbers.
+
+    @ivar confirms: ACK 0 of one without the turn is never more than a confirmation.
+    @ivar early: the last block's ACK before that was ever sent is a farewell.
+    """
+
+    def __init__(self, count: int, confirms: bool, early: bool) -> None:
+        super().__init__(count)
+        self.confirms = confirms
+        self.early = early
+
+    def want(self, short: int, standing: Standing) -> Want | Leave | None:
+        if short == self.count:
+            if standing.top >= self.count - 1:
+                return Leave(outcomes.DONE)
+            return Leave(outcomes.EARLY) if self.early else None
+        if short > self.count or (standing.turn and short > standing.top + 1):
+            return None
+        if not (short or standing.turn) and self.confirms:
+            return Want()
+        return Want((self.ask(short),))
+
+
+class Cast(Turn):
+    """
+    Turn, for masters that do not repeat a lost acknowledgement.
+
+    atftp acknowledges one duplicate of a block, and no more until its own five seconds have passed; if that
+    acknowledgement is lost, too, it can only be stirred by a block that it does not have.
+    """
+
+    def repetition(self) -> list[range]:
+        """After a few repetitions that a known master did not answer, the next block behind the one it asked for."""
+        again = super().repetition()
+        master, count = self._master, self.count
+        assert master is not None
+        if master.alarm.measured is None or master.alarm.tries < AHEAD or count is None:
+            return again
+        return [range(again[0].start, min(again[0].start + 2, count))]
+
+
+class GroupWire:
+    """
+    The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
+    """
+
+    cast = Cast
+    stride = 0
+    broadcast = False
+    pacer: Any = None
+    #: How members are read, see L{Reader}.
+    confirms = early = False
+
+    def __init__(self, terms: Terms, size: int, patience: Patience, group: tuple[str, int]) -> None:
+        self.terms = terms
+        self.size = size
+        self.blocksize = terms.blksize
+        self.count = _tftp.blockCount(size, terms.blksize)
+        self.patience = patience
+        self.group = group
+        self._reader = Reader(self.count, self.confirms, self.early)
+
+    def first(self, request: Request) -> Ranges:
+        return ()
+
+    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+        return self._reader.receive(datagram, standing)
+
+    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
+        """As everywhere; and a member that was given up is told, since it may only have been slow."""
+        if outcome == outcomes.SILENT:
+            yield tftp.buildError(0, "No answer, the group is closed"), request.peer
+        yield from _tftp.farewell(request, outcome)
+
+    def payload(self, number: int) -> None:
+        return None
+
+    def address(self, peer: Peer) -> Peer:
+        return self.group
+
+    def aside(self, peer: Peer) -> Peer:
+        return peer
+
+    def ahead(self, stop: int) -> None:
+        return None
+
+
+def patience(gather: float, limit: float, silence: float) -> Patience:
+    """The patience of a group with what an operator may set.  Seconds."""
+    return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)

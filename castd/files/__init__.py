@@ -1,0 +1,3 @@
+"""
+What is on the disk: names, directories that nothing leaves, uploads, access rules, netascii.
+"""

@@ -1,0 +1,101 @@
+"""
+Who may have what: ordered rules, of which the first that matches decides.  Where none matches, the answer is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from castd.errors import Forbidden
+from castd.files import names
+from castd.files.names import Patterns
+from castd.networks import Networks
+from castd.options import Clients, Settings
+
+#: Clients whose rules are remembered.
+_REMEMBERED = 8192
+
+
+class Rule(Settings):
+    """One rule: C{{allow: 10.0.0.0/8, names: ["*.efi"], for: read}}."""
+
+    allow: Clients | None = Field(None, description="clients that may: any, a network, or a list of them")
+    deny: Clients | None = Field(None, description="clients that may not")
+    names: tuple[str, ...] | None = Field(
+        None, description='names it is about: "*.efi" in any directory, "images/**" all beneath; all names if not given'
+    )
+    use: Literal["read", "write"] | None = Field(None, alias="for", description="read or write; both if not given")
+
+    @field_validator("names")
+    @classmethod
+    def _patterns(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if given is not None:
+            if not given:
+                raise ValueError("an empty list matches no name: leave it out to match all")
+            Patterns(given)
+        return given
+
+    @model_validator(mode="after")
+    def _oneWord(self) -> Rule:
+        if (self.allow is None) == (self.deny is None):
+            raise ValueError("a rule says either allow or deny")
+        return self
+
+
+class Rules:
+    """
+    L{Rule}s, ready to be asked for every request.
+
+    Names are matched as they are asked for, slashes put right and case ignored, before a directory strips or rewrites
+    them.  A file that is known by several names (by a prefix that is stripped, by a rule, by a link) is guarded by
+    rules that allow, or by the C{networks} of its directory; not by denying one of its names.
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        # Not a method: it would refer to what refers to it, and outlive a reload with all that it remembers.
+        self._about = lru_cache(_REMEMBERED)(partial(_aboutClient, tuple(map(_Ready, rules))))
+
+    def check(self, host: str, name: str, write: bool = False) -> None:
+        """
+        May this client read (or write) the file of this name?
+
+        @param host: its numeric address.
+        @raise Forbidden: no.  A name that cannot be read at all is refused as L{castd.files.names.parts} does.
+        """
+        plain = ""
+        for rule in self._about(host, write):
+            if rule.names is not None:
+                plain = plain or names.text(names.parts(name))
+                if plain not in rule.names:
+                    continue
+            if rule.allows:
+                return
+            raise Forbidden(why="denied by an access rule")
+        raise Forbidden(why="allowed by no access rule")
+
+
+def _aboutClient(rules: tuple[_Ready, ...], host: str, write: bool) -> tuple[_Ready, ...]:
+    """The rules that can matter to a client: those for its network, up to the first that is about all names."""
+    found: list[_Ready] = []
+    for rule in rules:
+        if host in rule.networks and rule.write in (None, write):
+            found.append(rule)
+            if rule.names is None:
+                break
+    return tuple(found)
+
+
+class _Ready:
+    """One rule, compiled.  C{names} is L{None}: all of them; C{write} is L{None}: reading, too."""
+
+    __slots__ = ("allows", "names", "networks", "write")
+
+    def __init__(self, rule: Rule) -> None:
+        self.allows = rule.allow is not None
+        self.networks = Networks(rule.allow or rule.deny or ())
+        self.names = None if rule.names is None else Patterns(rule.names)
+        self.write = None if rule.use is None else rule.use == "write"

@@ -1,0 +1,235 @@
+"""
+Where files come from: directories, one after the other.
+
+A file is looked up for every request and read through the descriptor that was opened then, so a replaced file is seen
+by the next request and never mixed into one under way.  All readers of one file share one descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from castd.errors import ContentChanged, Forbidden, NotFound, Refused
+from castd.files import names, partial
+from castd.files.root import Links, Root, refusal, shut
+from castd.interfaces import IContent, IContentSource
+from castd.networks import Networks
+from castd.options import Clients, FilePath, Settings, clients
+from castd.request import Peer
+
+#: Device, inode, size, time of the last change in nanoseconds.
+Version: TypeAlias = tuple[int, int, int, int]
+
+
+class RewriteOptions(Settings):
+    """One rule that changes the names asked for."""
+
+    pattern: str = Field(alias="from", description="regular expression, searched for in the name (no leading slash)")
+    to: str = Field(description="what its match becomes; \\1 is the first group")
+    every: bool = Field(False, description="replace every match in a name; false: the first")
+
+    @model_validator(mode="after")
+    def _compiles(self) -> RewriteOptions:
+        self.rule()
+        return self
+
+    def rule(self) -> names.Rewrite:
+        """@raise ValueError: it is no regular expression, or names a group that it has not."""
+        return names.Rewrite.compile(self.pattern, self.to, self.every)
+
+
+class DirectoryOptions(Settings):
+    """A directory whose files are served."""
+
+    path: FilePath = Field(description="the directory; nothing outside of it is ever opened")
+    under: str = Field("", description="names under which it appears: images shows a/b as images/a/b")
+    strip: tuple[str, ...] = Field((), description="leading directories to drop from names, such as /tftpboot/")
+    rewrite: tuple[RewriteOptions, ...] = Field((), description="rules that change names, applied in order after strip")
+    networks: Clients = Field(
+        clients("any"), description="clients that see this directory; the others look further down"
+    )
+    ignoreCase: bool = Field(
+        False, description="find boot/x for BOOT/X if there is no exact match; slow where many miss"
+    )
+    links: Links = Field(
+        "inside", description="symbolic links: inside: as long as they stay in the directory; or never"
+    )
+    worldReadable: bool = Field(False, description="only files that everybody on this machine may read")
+
+    @field_validator("under")
+    @classmethod
+    def _name(cls, under: str) -> str:
+        return names.text(names.prefix(under))
+
+    @field_validator("strip")
+    @classmethod
+    def _names(cls, strip: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(names.text(names.prefix(each)) for each in strip)
+
+
+@implementer(IContentSource)
+class Directory:
+    """
+    The files of one directory, by L{DirectoryOptions}.
+    """
+
+    def __init__(self, options: DirectoryOptions) -> None:
+        """@raise OSError: the directory is not there or cannot be searched."""
+        self.options = options
+        self._root = Root(str(options.path), options.links, options.ignoreCase)
+        self._under = names.prefix(options.under)
+        self._strip = tuple(map(names.prefix, options.strip))
+        self._rules = tuple(each.rule() for each in options.rewrite)
+        self._networks = Networks(options.networks) if options.networks != clients("any") else None
+        self._open: dict[Version, _Shared] = {}
+
+    def lookup(self, name: str, peer: Peer) -> File:
+        """
+        Open the file of this name.
+
+        @raise NotFound: it is not here, or not for this client.
+        @raise Forbidden: it is no regular file, cannot be read, or the way to it leads out of the directory.
+        @raise Busy: it could not be found out.
+        """
+        if self._networks is not None and peer[0] not in self._networks:
+            raise NotFound(why="not for this client")
+        fd = self._root.file(self.parts(name))
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise Forbidden(why="not a regular file")
+            if self.options.worldReadable and not status.st_mode & stat.S_IROTH:
+                raise Forbidden(why="not readable for everybody")
+        except OSError as error:
+            shut(fd)
+            raise refusal(error) from error
+        except Refused:
+            shut(fd)
+            raise
+        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        shared = self._open.get(version)
+        if shared is None:
+            shared = self._open[version] = _Shared(fd, version, self._open)
+        else:
+            shut(fd)
+        return File(name, shared)
+
+    def parts(self, name: str) -> names.Parts:
+        """Where a name points to, from the directory downwards.  Raises as L{names.parts<castd.files.names.parts>}."""
+        found = names.parts(name)
+        if self._strip:
+            found = names.strip(found, self._strip)
+        if self._rules:
+            found = names.rewrite(found, self._rules)
+        if self._under:
+            found = names.beneath(found, self._under)
+        if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
+            raise NotFound(why="an unfinished upload")
+        return found
+
+
+class _Shared:
+    """One open file and how many read it; forgotten and closed when nobody does."""
+
+    __slots__ = ("_all", "fd", "readers", "version")
+
+    def __init__(self, fd: int, version: Version, everyone: dict[Version, _Shared]) -> None:
+        self.fd, self.version, self.readers, self._all = fd, version, 0, everyone
+
+    def leave(self) -> None:
+        self.readers -= 1
+        if not self.readers:
+            # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
+            del self._all[self.version]
+            shut(self.fd)
+
+
+@implementer(IContent)
+class File:
+    """
+    A file, open.  Its size is the one it had when it was opened: a file that grows is sent as it was, one that shrinks
+    or that the disk refuses to read is L{ContentChanged}.
+    """
+
+    __slots__ = ("_fd", "_shared", "name", "size", "version")
+
+    def __init__(self, name: str, shared: _Shared) -> None:
+        shared.readers += 1
+        self.name, self.version, self.size = name, shared.version, shared.version[2]
+        self._fd, self._shared = shared.fd, shared
+
+    def read(self, offset: int, length: int) -> bytes:
+        """C{length} octets from C{offset}; fewer only at the end of the file."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        try:
+            data = os.pread(self._fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._fd, length - len(data), offset + len(data))
+                if not more:
+                    raise ContentChanged(why="the file shrank")
+                data += more
+        except OSError as error:
+            raise ContentChanged(why=error.strerror or "input/output error") from error
+        return data
+
+    def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
+        """Fill the buffers one after the other; at most 1024 of them, which is as many as the kernel takes."""
+        wanted = sum(map(len, buffers))
+        if offset + wanted > self.size:
+            raise ContentChanged(why="more was asked for than the file has")
+        try:
+            found = os.preadv(self._fd, buffers, offset)
+        except OSError as error:
+            raise ContentChanged(why=error.strerror or "input/output error") from error
+        if found != wanted:
+            self._fill(buffers, offset, found)
+
+    def _fill(self, buffers: Sequence[bytearray | memoryview], offset: int, found: int) -> None:
+        """The rest of a read that network file systems cut short; nobody else does, unless the file shrank."""
+        for buffer in buffers:
+            if found < len(buffer):
+                memoryview(buffer)[found:] = self.read(offset + found, len(buffer) - found)
+            offset += len(buffer)
+            found = max(0, found - len(buffer))
+
+    def close(self) -> None:
+        self._shared.leave()
+
+
+@implementer(IContentSource)
+class Chain:
+    """
+    Several sources, asked in order: the first that has a name answers.  Where one forbids it, no other is asked.
+    """
+
+    def __init__(self, sources: Iterable[Any]) -> None:
+        """@param sources: each an L{IContentSource}."""
+        self.sources = tuple(sources)
+
+    def lookup(self, name: str, peer: Peer) -> Any:
+        """-> L{IContent}, or a Deferred of one where a source answers later.  Raises (or fails) as the sources do."""
+        return self._ask(0, name, peer)
+
+    def _ask(self, first: int, name: str, peer: Peer) -> Any:
+        for number, source in enumerate(self.sources[first:], first):
+            try:
+                found = source.lookup(name, peer)
+            except NotFound:
+                continue
+            if isinstance(found, Deferred):
+                return found.addErrback(self._next, number + 1, name, peer)
+            return found
+        raise NotFound()
+
+    def _next(self, failure: Failure, first: int, name: str, peer: Peer) -> Any:
+        return self._ask(first, name, peer) if isinstance(failure.value, NotFound) else failure

@@ -1,0 +1,73 @@
+"""
+What C{directory} means in a service file: beneath C{content:} a source, beneath C{uploads:} a sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zope.interface import implementer
+
+from castd.errors import ConfigError, Forbidden, NotFound
+from castd.files.content import Directory, DirectoryOptions
+from castd.files.netascii import Native
+from castd.files.uploads import Drop, DropOptions
+from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
+from castd.request import Peer
+
+Options = DirectoryOptions
+
+
+def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
+    """@raise ConfigError: the directory is not there or cannot be searched."""
+    try:
+        return Directory(options)
+    except OSError as error:
+        raise _unusable(options, error) from None
+
+
+def makeSink(options: DropOptions) -> Drop:
+    """@raise ConfigError: the directory is not there or cannot be written to."""
+    try:
+        return Drop(options)
+    except OSError as error:
+        raise _unusable(options, error) from None
+
+
+def _unusable(options: DirectoryOptions | DropOptions, error: OSError) -> ConfigError:
+    return ConfigError(f"path: {options.path}: {error.strerror or error}")
+
+
+@implementer(IContentSink)
+class Drops:
+    """
+    Several sinks: an upload goes to the first that has a place for its name.
+    """
+
+    def __init__(self, drops: Iterable[Any], mode: str = "octet") -> None:
+        """
+        @param drops: each an L{IContentSink}.
+        @param mode: C{"netascii"}: what arrives is turned into native text.
+        """
+        self.drops = tuple(drops)
+        self.mode = mode
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
+        """
+        As L{IContentSink.begin}.
+
+        @raise Forbidden: also where none of them is meant for such names: nothing can be written there.
+        @raise NotFound: one is, but a directory is missing.
+        """
+        missing: NotFound | None = None
+        for drop in self.drops:
+            if not drop.covers(name):
+                continue
+            try:
+                upload: IUpload = drop.begin(name, peer, size)
+            except NotFound as error:
+                missing = error
+                continue
+            return Native(upload) if self.mode == "netascii" else upload
+        raise missing or Forbidden(why="no place for uploads of this name")

@@ -1,0 +1,171 @@
+"""
+Content and uploads seen through netascii.
+
+L{Converted} is content whose octets are those on the wire: its size is known and any part of it can be read, as
+lockstep transfers need.  L{Native} is an upload that keeps the native text of what arrives.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from castd.errors import ContentChanged, Refused
+from castd.interfaces import IContent, IUpload
+from castd.packets.netascii import Decoder, encode, growth
+
+#: Octets of the file that are converted together.
+PIECE = 1 << 16
+#: Files up to this size are measured at once; it takes some milliseconds.
+AT_ONCE = 8 << 20
+#: Files whose measure is remembered: a few hundred octets for each MiB.
+REMEMBERED = 64
+
+#: Where each piece of the file begins on the wire, and where the last one ends.
+Index: TypeAlias = Sequence[int]
+#: Runs a function elsewhere: C{twisted.internet.threads.deferToThread} or a test's.
+Thread: TypeAlias = Callable[..., "Deferred[Any]"]
+
+
+def measure(content: Any) -> Index:
+    """
+    Read an L{IContent} whole.
+
+    @raise ContentChanged: as reading it does.
+    """
+    lengths = (content.read(offset, PIECE) for offset in range(0, content.size, PIECE))
+    return list(accumulate((len(piece) + growth(bytes(piece)) for piece in lengths), initial=0))
+
+
+@implementer(IContent)
+class Converted:
+    """
+    An L{IContent} as it is in netascii.
+    """
+
+    def __init__(self, content: Any, index: Index) -> None:
+        """
+        @param content: becomes this one's own: it is closed with it.
+        @param index: its L{measure}.
+        """
+        self._content, self._index = content, index
+        self.name: str = content.name
+        self.size: int = index[-1]
+        self.version: Hashable = ("netascii", content.version)
+        self._number, self._piece = -1, b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As L{IContent.read}, in octets of the wire."""
+        end = min(offset + length, self.size)
+        found = []
+        while offset < end:
+            number = bisect_right(self._index, offset) - 1
+            start = offset - self._index[number]
+            part = self._converted(number)[start : start + end - offset]
+            found.append(part)
+            offset += len(part)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
+        """As L{IContent.readInto}; here it saves nothing but the caller's trouble."""
+        data = memoryview(self.read(offset, sum(map(len, buffers))))
+        for buffer in buffers:
+            # Slices of unequal length would change the size of a bytearray instead of failing.
+            if len(data) < len(buffer):
+                raise ContentChanged(why="more was asked for than the file has")
+            buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+
+    def _converted(self, number: int) -> bytes:
+        """One piece; the last one is kept, since its blocks are asked for one after the other."""
+        if number != self._number:
+            piece = encode(bytes(self._content.read(number * PIECE, PIECE)))
+            if len(piece) != self._index[number + 1] - self._index[number]:
+                raise ContentChanged(why="the file was written to while it was being sent")
+            self._number, self._piece = number, piece
+        return self._piece
+
+    def close(self) -> None:
+        self._content.close()
+
+
+class Converter:
+    """
+    Makes L{Converted} of contents.  Each version of a file is measured once, however many ask for it, and a large one
+    in a thread: nobody can keep the disk busy by asking for an image in netascii again and again.
+    """
+
+    def __init__(self, thread: Thread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED) -> None:
+        self._thread, self._atOnce, self._most = thread, atOnce, remembered
+        self._known: OrderedDict[Hashable, Index] = OrderedDict()
+        self._waiting: dict[Hashable, list[Deferred[Index]]] = {}
+
+    def convert(self, content: Any) -> Deferred[Converted]:
+        """
+        -> a Deferred of the content in netascii.
+
+        @param content: becomes the result's own; if this fails it is closed.  It fails with L{ContentChanged}.
+        """
+        asked: Deferred[Converted] = Deferred()
+        self._index(content).addBoth(_answer, content, asked)
+        return asked
+
+    def _index(self, content: Any) -> Deferred[Index]:
+        version = content.version
+        if version in self._known:
+            self._known.move_to_end(version)
+            return succeed(self._known[version])
+        waiting: Deferred[Index] = Deferred()
+        if version in self._waiting:
+            self._waiting[version].append(waiting)
+            return waiting
+        self._waiting[version] = [waiting]
+        measuring = self._thread(measure, content) if content.size > self._atOnce else maybeDeferred(measure, content)
+        measuring.addBoth(self._measured, version)
+        return waiting
+
+    def _measured(self, result: Index | Failure, version: Hashable) -> None:
+        if not isinstance(result, Failure):
+            self._known[version] = result
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+        for waiting in self._waiting.pop(version):
+            waiting.callback(result)
+
+
+def _answer(result: Index | Failure, content: Any, asked: Deferred[Converted]) -> None:
+    """Only now may the content be closed: the thread reads it even when nobody waits any more."""
+    if isinstance(result, Failure) or asked.called:
+        content.close()
+    if not asked.called:
+        asked.callback(result if isinstance(result, Failure) else Converted(content, result))
+
+
+@implementer(IUpload)
+class Native:
+    """An L{IUpload} that is given netascii and keeps native text."""
+
+    def __init__(self, upload: Any) -> None:
+        self._upload, self._decoder = upload, Decoder()
+
+    def write(self, data: bytes) -> None:
+        self._upload.write(self._decoder.feed(data))
+
+    def commit(self) -> Deferred[None]:
+        """-> as the upload's own, after what the converter still held."""
+        try:
+            self._upload.write(self._decoder.finish())
+        except Refused:
+            return fail()
+        committed: Deferred[None] = self._upload.commit()
+        return committed
+
+    def abort(self) -> None:
+        self._upload.abort()

@@ -1,0 +1,272 @@
+"""
+Where uploads go: a directory in which a file is complete, or not there at all.
+
+Each upload is written to a file of its own beside the one it will be, and takes that one's name only when it is whole
+and on the disk.  Until then nobody sees it, and if it breaks off nothing is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from castd.errors import Exists, Forbidden, Full, NotFound, Refused
+from castd.files import names, partial
+from castd.files.root import Links, Root, shut
+from castd.interfaces import IContentSink, IUpload
+from castd.networks import Networks
+from castd.options import Clients, FilePath, Settings, Size, clients
+from castd.request import Peer
+
+#: Runs a function elsewhere: C{twisted.internet.threads.deferToThread} or a test's.
+Thread: TypeAlias = Callable[..., "Deferred[Any]"]
+Policy: TypeAlias = Literal["create", "overwrite", "existing"]
+
+#: The space left on the disk is looked at again after so many octets.
+_LOOK = 1 << 20
+
+
+class DropOptions(Settings):
+    """A directory that takes uploads."""
+
+    path: FilePath = Field(description="the directory; nothing outside of it is ever written")
+    under: str = Field("", description="names under which it appears: logs takes logs/a as a")
+    policy: Policy = Field(
+        "create", description="create: new files only; overwrite: replaces, too; existing: replaces only"
+    )
+    maxSize: Size | None = Field(None, description="octets of the largest upload; null: no limit")
+    keepFree: Size = Field(64 << 20, description="octets that uploads leave free on the disk")
+    networks: Clients = Field(clients("any"), description="clients that may upload here")
+    links: Links = Field("inside", description="links to directories: inside: followed if they stay inside; or never")
+
+    @field_validator("under")
+    @classmethod
+    def _name(cls, under: str) -> str:
+        return names.text(names.prefix(under))
+
+
+@implementer(IContentSink)
+class Drop:
+    """
+    A directory that takes uploads, by L{DropOptions}.
+    """
+
+    def __init__(self, options: DropOptions, thread: Thread = deferToThread) -> None:
+        """
+        @param thread: where disks are waited for.
+        @raise OSError: the directory is not there, or cannot be searched or written to.
+        """
+        self.options = options
+        self._root = Root(str(options.path), options.links)
+        if not os.access(options.path, os.W_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, "directory cannot be written to", options.path)
+        self._under = names.prefix(options.under)
+        self._networks = Networks(options.networks)
+        self._thread = thread
+        self._open: dict[tuple[int, int, bytes], Upload] = {}
+
+    def covers(self, name: str) -> bool:
+        """-> whether such names are meant for this directory."""
+        try:
+            names.beneath(names.parts(name), self._under)
+        except NotFound:
+            return False
+        return True
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> Upload:
+        """
+        @param size: octets announced, or L{None}.
+        @raise Exists: the policy creates only, and there is one.
+        @raise NotFound: its directory is not there, or the policy replaces only and there is nothing to replace.
+        @raise Forbidden: not for this client, no regular file, or somebody else is uploading it ("busy").
+        @raise Full: too large, or too little space.
+        """
+        if peer[0] not in self._networks:
+            raise Forbidden(why="no uploads by this client")
+        *above, last = names.beneath(names.parts(name), self._under)
+        if partial.NAME.fullmatch(last):
+            raise Forbidden(why="this name is for unfinished uploads")
+        place = self._root.directory(tuple(above))
+        try:
+            status = os.fstat(place)
+            key = (status.st_dev, status.st_ino, last)
+            self._vacate(key, peer)
+            self._permits(place, last)
+            upload = Upload(self, key, peer, place, size)
+        except OSError as error:
+            shut(place)
+            raise refusal(error) from error
+        except Refused:
+            shut(place)
+            raise
+        self._open[key] = upload
+        return upload
+
+    def sweep(self) -> Deferred[int]:
+        """
+        Remove what a server that crashed has left unfinished, in this directory and all beneath.
+
+        -> a Deferred of how many files that were.  To be called at the start; what is still being written to, by this
+        process or another, is not touched.
+        """
+        # By its descriptor: in another root (twistd --chroot) there is no way to its path any more.
+        try:
+            place = self._root.directory(())
+        except Refused:
+            return fail()
+
+        def swept(result: Any) -> Any:
+            shut(place)
+            return result
+
+        return self._thread(partial.sweep, ".", place).addBoth(swept)
+
+    def left(self, upload: Upload) -> None:
+        """An upload is over, one way or the other."""
+        if self._open.get(upload.key) is upload:
+            del self._open[upload.key]
+
+    def _vacate(self, key: tuple[int, int, bytes], peer: Peer) -> None:
+        """One upload of a name at a time; only a client that begins anew may end its own former one."""
+        busy = self._open.get(key)
+        if busy is not None and busy.peer == peer:
+            busy.abort()
+            busy = self._open.get(key)
+        if busy is not None:
+            raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
+
+    def _permits(self, place: int, last: bytes) -> None:
+        try:
+            mode = os.lstat(last, dir_fd=place).st_mode
+        except FileNotFoundError:
+            if self.options.policy == "existing":
+                raise NotFound(why="only files that exist may be replaced") from None
+            return
+        except OSError as error:
+            raise refusal(error) from error
+        if self.options.policy == "create":
+            raise Exists()
+        if not stat.S_ISREG(mode):
+            raise Forbidden(why="not a regular file")
+
+
+@implementer(IUpload)
+class Upload:
+    """
+    One upload under way.
+
+    @ivar key: device and inode of the directory, and the name in it.
+    @ivar peer: who sends it.
+    @ivar octets: written so far.
+    """
+
+    def __init__(self, drop: Drop, key: tuple[int, int, bytes], peer: Peer, place: int, size: int | None) -> None:
+        """
+        @param place: descriptor of the directory; becomes this upload's own.
+        @raise Refused: it will not fit, or no file can be created.
+        """
+        self.key, self.peer, self.octets = key, peer, 0
+        self._drop, self._place, self._options = drop, place, drop.options
+        self._looked = 0
+        self._check(size or 0)
+        try:
+            self._part, self._fd = partial.create(place)
+        except OSError as error:
+            raise refusal(error) from error
+        self._state = "open"
+
+    def write(self, data: bytes) -> None:
+        """
+        Append to the file.
+
+        @raise Full: above the limit, or the disk is full; what there is of the upload is removed at once.
+        @raise Refused: the disk failed, or the upload is over.
+        """
+        if self._state != "open":
+            raise Refused("Upload is over")
+        try:
+            if self._options.maxSize is not None and self.octets + len(data) > self._options.maxSize:
+                raise Full(why="larger than an upload may be")
+            if self.octets + len(data) - self._looked >= _LOOK:
+                self._check(len(data))
+                self._looked = self.octets
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            self.abort()
+            raise refusal(error) from error
+        except Refused:
+            self.abort()
+            raise
+        self.octets += len(data)
+
+    def commit(self) -> Deferred[None]:
+        """-> a Deferred that fires when the file is on the disk and in its place.  Fails with L{Refused}."""
+        if self._state != "open":
+            return fail(Refused("Upload is over"))
+        self._state = "storing"
+        # Asking for the mask means setting it, which a thread must not do.
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return self._drop._thread(self._store, 0o644 & ~mask).addBoth(self._stored)
+
+    def abort(self) -> None:
+        """Leave nothing behind.  May be called more than once; does nothing any more once L{commit} was called."""
+        if self._state == "open":
+            self._state = "over"
+            partial.remove(self._place, self._part)
+            self._close()
+
+    def _check(self, size: int) -> None:
+        """@raise Full: so much more would be too much."""
+        if self._options.maxSize is not None and size > self._options.maxSize:
+            raise Full(why="larger than an upload may be")
+        space = os.fstatvfs(self._place)
+        if space.f_bavail * space.f_frsize < size + self._options.keepFree:
+            raise Full(why="too little space left")
+
+    def _store(self, mode: int) -> None:
+        """In a thread: make it last, then let it be seen."""
+        try:
+            os.fchmod(self._fd, mode)
+            os.fsync(self._fd)
+            partial.place(self._place, self._part, self.key[2], self._options.policy)
+            partial.settle(self._place)
+        except OSError as error:
+            raise refusal(error) from error
+
+    def _stored(self, result: Failure | None) -> Failure | None:
+        self._state = "over"
+        if isinstance(result, Failure):
+            partial.remove(self._place, self._part)
+        self._close()
+        return result
+
+    def _close(self) -> None:
+        shut(self._fd)
+        shut(self._place)
+        self._drop.left(self)
+
+
+def refusal(error: OSError) -> Refused:
+    """What a client is told when the system would not write."""
+    why = error.strerror or "input/output error"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Full(why=why)
+    if error.errno == errno.EEXIST:
+        return Exists(why="the file has appeared meanwhile")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return NotFound(why=why)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
+        return Forbidden(why=why)
+    return Refused("The file could not be written", why)

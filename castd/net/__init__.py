@@ -1,0 +1,3 @@
+"""
+What is on the wire: sockets, ports, the epoll set they are read by, timers.
+"""

@@ -1,0 +1,158 @@
+"""
+The two ends of a row of numbered blocks, without requests and timers: RFC 1350, windows as in RFC 7440 section 4.
+
+Blocks are counted 1, 2, ... here, as on the wire but without end; the 16 bits of the wire stand for the number nearest
+to what is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from castd.errors import ContentChanged, Unsupported, WireError
+from castd.packets.options import Terms
+from castd.packets.tftp import Data, buildData, unwrap, wire
+
+#: Octets at an offset: C{read(offset, length)}, fewer than C{length} only at the end.
+Read: TypeAlias = Callable[[int, int], bytes]
+
+
+class Receiver:
+    """
+    Takes blocks in order and knows when to acknowledge: at the end of a window, at the end of the file, at a gap.
+
+    It keeps no block, so that nothing a peer sends costs memory.
+
+    @ivar stored: the last block taken; all before it were.
+    @ivar final: that was the last one of the file.
+    @ivar rollover: the number after 65535.
+    """
+
+    __slots__ = ("_begun", "_terms", "_told", "final", "rollover", "stored")
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._begun = 0
+        self._told = False
+        self.stored = 0
+        self.final = False
+        self.rollover = terms.rollover
+
+    def take(self, data: Data) -> tuple[bytes | None, bool]:
+        """
+        A block came.
+
+        @return: (its payload if it is the next one, whether an acknowledgement is due now).
+        @raise WireError: a number that no block has.
+        @raise Unsupported: more octets than were agreed on.
+        """
+        number = unwrap(data.number, self.stored + 1, self.rollover)
+        if number < 1:
+            raise WireError(f"DATA {data.number} is no block")
+        if len(data.payload) > self._terms.blksize:
+            raise Unsupported(why=f"a block of {len(data.payload)} octets where {self._terms.blksize} were agreed on")
+        if number != self.stored + 1 or self.final:
+            return None, self._repeat(number)
+        self.stored = number
+        self._told = False
+        self.final = len(data.payload) < self._terms.blksize
+        return (
+            data.payload,
+            not self.final and number - self._begun >= self._terms.windowsize,
+        )
+
+    def _repeat(self, number: int) -> bool:
+        """
+        Not the next block.  One at a time, only the last one is acknowledged again, each time it comes.  In windows,
+        any other block tells of a gap or of a lost ACK and is answered once: the rest of that window says the same.
+        """
+        if self._terms.windowsize == 1 or self.final:
+            return number == self.stored
+        told, self._told = self._told, True
+        return not told
+
+    def acknowledge(self) -> int:
+        """
+        -> the 16 bits of the ACK for all that is stored.  The sender's next window begins behind it.
+        """
+        self._begun = self.stored
+        return wire(self.stored, self.rollover)
+
+
+class Sender:
+    """
+    Sends a row of blocks, a window at a time.
+
+    A duplicate ACK never causes a block (RFC 1123 section 4.2.3.1), but for one case: a receiver of windows that misses
+    the first block of one has no other word for it than its last ACK, and is heard once.
+
+    @ivar done: the last block is acknowledged.
+    @ivar base: the first block without an acknowledgement.
+    @ivar fresh: nothing of the last window had been sent before.
+    """
+
+    __slots__ = (
+        "_last",
+        "_next",
+        "_read",
+        "_restarted",
+        "_size",
+        "_terms",
+        "_top",
+        "base",
+        "done",
+        "fresh",
+    )
+
+    def __init__(self, terms: Terms, size: int, read: Read) -> None:
+        self._terms = terms
+        self._size = size
+        self._read = read
+        # A last block is short, if need be empty: that is how the receiver knows.
+        self._last = size // terms.blksize + 1
+        self._restarted = False
+        self.base = self._next = 1
+        self._top = 0
+        self.done = False
+        self.fresh = True
+
+    def window(self) -> list[bytes]:
+        """
+        -> the DATA from the first one without acknowledgement, as many as may be sent at once.
+
+        @raise ContentChanged: there are not as many octets as there were.
+        """
+        self._next = min(self.base + self._terms.windowsize, self._last + 1)
+        self.fresh = self.base > self._top
+        self._top = max(self._top, self._next - 1)
+        return [self._data(number) for number in range(self.base, self._next)]
+
+    def _data(self, number: int) -> bytes:
+        start = (number - 1) * self._terms.blksize
+        payload = self._read(start, self._terms.blksize)
+        if len(payload) != min(self._terms.blksize, self._size - start):
+            # A short block in the middle would end the file at the other side as if all were well.
+            raise ContentChanged
+        return buildData(wire(number, self._terms.rollover), payload)
+
+    def again(self) -> list[bytes]:
+        """The timer: -> the window once more."""
+        self._restarted = True
+        return self.window()
+
+    def hear(self, short: int) -> tuple[bool, list[bytes]]:
+        """
+        An ACK came.
+
+        @return: (whether it is progress, what to send now).
+        """
+        number = unwrap(short, self.base, self._terms.rollover)
+        if self.base <= number < self._next:
+            self.base = number + 1
+            self._restarted = False
+            self.done = number == self._last
+            return True, [] if self.done else self.window()
+        if number == self.base - 1 and self._terms.windowsize > 1 and not self._restarted:
+            return False, self.again()
+        return False, []

@@ -1,0 +1,116 @@
+"""
+Wire images: blocks laid out with their headers, one behind the other, as they go to the kernel.
+
+A chunk is read by one scattered read, its headers written into the gaps; then every block of it is a slice, and a
+window is one send.  Chunks are shared by all who read the same file with the same headers and block size: a hall that
+boots one image reads it once from the disk, and lays it out once.  Memory is bounded in octets; readers keep the chunk
+that they are in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+from castd.interfaces import IContent, IWire
+
+#: The most datagrams in a chunk, as many as the kernel takes in one call (UDP_SEGMENT, older kernels).
+MOST_BLOCKS = 64
+#: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
+MOST_OCTETS = 65507
+#: What a block takes beside its octets, a step of a lane above all; with blocks of 8 octets that is nearly everything.
+BLOCK_COST = 256
+
+
+def chunkLength(step: int) -> int:
+    """
+    -> blocks in a chunk whose datagrams have C{step} octets: a power of two, so that headers that change their length
+    at one (SLAM's do at 32 and 8192) change it between chunks.
+    """
+    fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
+    return 1 << fitting.bit_length() - 1
+
+
+class Chunk:
+    """
+    Some blocks, laid out.
+
+    @ivar start: number of the first block, C{stop}: of the one after the last.
+    @ivar step: octets of a datagram with a full block.
+    @ivar image: all datagrams.
+    @ivar cost: octets of memory, about.
+    @ivar lanes: what L{castd.server.lane} keeps for its readers.
+    """
+
+    __slots__ = ("cost", "image", "lanes", "start", "step", "stop")
+
+    def __init__(self, start: int, stop: int, step: int, image: memoryview) -> None:
+        self.start = start
+        self.stop = stop
+        self.step = step
+        self.image = image
+        self.cost = len(image) + BLOCK_COST * (stop - start)
+        self.lanes: dict[Any, Any] = {}
+
+    def slice(self, start: int, stop: int) -> memoryview:
+        """-> the datagrams of blocks C{start} to C{stop} - 1, all of them in this chunk."""
+        return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
+
+
+def lay(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
+    """
+    Lay blocks out whose headers are all of one length.
+
+    @raise ContentChanged: the file is not what it was.
+    """
+    headers = [wire.header(number) for number in range(start, stop)]
+    gap, blocksize = len(headers[0]), wire.blocksize
+    step = gap + blocksize
+    octets = min(stop * blocksize, content.size) - start * blocksize
+    image = memoryview(bytearray((stop - start) * gap + octets))
+    buffers = []
+    for index, header in enumerate(headers):
+        offset = index * step
+        image[offset : offset + gap] = header
+        buffers.append(image[offset + gap : offset + step])
+    # The last block of a file may be empty, and preadv has no use for an empty buffer.
+    content.readInto([buffer for buffer in buffers if len(buffer)], start * blocksize)
+    return Chunk(start, stop, step, image.toreadonly())
+
+
+class Layouts:
+    """
+    The chunks in use, least recently used dropped first.
+
+    @ivar octets: how much memory they take, about.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """
+        @param limit: octets; at least the chunk asked for last is kept.
+        """
+        self.limit = limit
+        self.octets = 0
+        self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
+
+    def chunk(self, wire: IWire, content: IContent, number: int) -> Chunk:
+        """
+        -> the chunk that block C{number} is in.
+
+        @raise ContentChanged: the file is not what it was.
+        """
+        length = chunkLength(len(wire.header(number)) + wire.blocksize)
+        start = number - number % length
+        key = (content.version, wire.headers, wire.blocksize, start)
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            self._chunks.move_to_end(key)
+            return chunk
+        chunk = lay(wire, content, start, min(start + length, wire.count))
+        self._chunks[key] = chunk
+        self.octets += chunk.cost
+        while self.octets > self.limit and len(self._chunks) > 1:
+            _, old = self._chunks.popitem(last=False)
+            self.octets -= old.cost
+        return chunk

@@ -1,0 +1,3 @@
+"""
+A service file becomes a running server: built, reloaded, administered, stopped.
+"""
