@@ -7,6 +7,7 @@ PYTHON = .venv/bin/python
 check: .venv/ready-dev
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	.venv/bin/lint-imports
 	$(PYTHON) -m mypy
 
 test:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from castd.config.config import Entry
 from castd.errors import Unavailable
 from castd.interfaces import IHeritable
-from castd.request import Peer
+from castd.request import Peer, showAddress
 from castd.server.site import Site
 
 _log = Logger(namespace="castd")
@@ -26,11 +26,6 @@ _WHY = {
     errno.EADDRINUSE: "taken: another program listens there already",
     errno.EADDRNOTAVAIL: "not ours: no interface of this machine has this address",
 }
-
-
-def showAddress(interface: str, port: int) -> str:
-    """C{10.0.0.5:69}, C{[::1]:69}, C{*:69} for the IPv4 wildcard."""
-    return f"[{interface}]:{port}" if ":" in interface else f"{interface or '*'}:{port}"
 
 
 class Listening(Service):

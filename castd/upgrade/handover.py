@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from castd.errors import ConfigError
-from castd.service.address import showAddress
+from castd.request import showAddress
 
 _log = Logger(namespace="castd")
 

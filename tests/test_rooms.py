@@ -1,0 +1,75 @@
+"""
+The order of rooms, held by import-linter (its contracts stand in pyproject.toml): green as it is, and red for a wrong
+import of each kind.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def broken(tree: Path) -> set[str]:
+    """-> the names of the contracts that this tree breaks."""
+    linter = Path(sys.executable).parent / "lint-imports"
+    ran = subprocess.run(
+        [linter, "--config", tree / "pyproject.toml", "--no-cache"],
+        cwd=tree,
+        env={"PYTHONPATH": str(tree), "COLUMNS": "200", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode in (0, 1), ran.stderr
+    found = dict(re.findall(r"^(\S.*?) (KEPT|BROKEN)", ran.stdout, re.MULTILINE))
+    assert found, ran.stdout + ran.stderr
+    assert ran.returncode == ("BROKEN" in found.values()), ran.stdout
+    return {name for name, what in found.items() if what == "BROKEN"}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the linter reads."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "castd", tmp_path / "castd", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_kept() -> None:
+    """castd keeps every contract."""
+    assert broken(ROOT) == set()
+
+
+ROOMS = "A room imports only from the rooms below it"
+PURE = "What decides has no clock, no chance, no socket, no file and no thread"
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("cast/turn.py", "from castd.server.site import Site", ROOMS),
+        ("cast/turn.py", "import castd.packets.tftp", ROOMS),
+        ("net/sockets.py", "def late():\n    from castd.cast.events import Want", ROOMS),
+        ("pacing.py", "from castd.options import Limits\nfrom castd.request import Peer", ROOMS),
+        ("helpers.py", "", ROOMS),
+        ("packets/tftp.py", "import random", PURE),
+        ("dialects/slam.py", "def now():\n    import time", PURE),
+        ("receive/base.py", "from twisted.internet import reactor", PURE),
+        ("server/listener.py", "import click", "Only the command speaks to a terminal"),
+        ("cast/members.py", "from pydantic import BaseModel", "A library is known to the rooms that it is for"),
+        ("dialects/tftp.py", "from castd.dialects import slam", "A protocol knows nothing of another"),
+        ("cast/sweep.py", "from castd.cast.turn import Turn", "A cast knows nothing of the other cast"),
+        ("cast/events.py", "from castd.cast.members import Members", "No circle of imports within a room"),
+    ],
+)
+def test_wrongImport(tree: Path, module: str, line: str, contract: str) -> None:
+    """One wrong import, be it within a function, breaks the contract that speaks of it."""
+    path = tree / "castd" / module
+    path.write_text(f"{path.read_text() if path.exists() else ''}\n{line}\n")
+    assert contract in broken(tree)
