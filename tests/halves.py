@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.errors import Refused, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Caps, negotiate

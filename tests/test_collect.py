@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from castd.cast.events import Measured, Patience, Steps
+from castd.cast.policy import Measured, Patience, Steps
 from castd.errors import Refused, Unsupported, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE, SILENT

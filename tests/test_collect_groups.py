@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.client.client import fetch
 from castd.client.report import Report
 from castd.client.transfer import Transfer

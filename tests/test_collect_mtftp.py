@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.client.client import fetch, mtftpGroup
 from castd.client.report import Report
 from castd.client.urls import UrlError, parseUrl

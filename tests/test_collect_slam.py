@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.client.client import fetch, slamGroup
 from castd.client.report import TransferError
 from castd.client.urls import UrlError, parseUrl

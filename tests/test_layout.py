@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.dialects.tftp import Wire
 from castd.packets.options import Terms
 from castd.server.blockcache import Layouts

@@ -4,8 +4,8 @@ The time of a turn: the gathering before the first, and what each one has cost s
 
 from __future__ import annotations
 
-from castd.cast.events import Patience
 from castd.cast.members import Member
+from castd.cast.policy import Patience
 
 #: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
 SHORT_TERM = 64

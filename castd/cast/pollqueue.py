@@ -7,8 +7,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from castd.cast.events import Gone, Patience, Ranges
+from castd.cast.events import (
+    Gone,
+    Ranges,
+)
 from castd.cast.members import Member, Members
+from castd.cast.policy import Patience
 from castd.request import Peer
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from castd.cast.events import Patience
 from castd.cast.members import Member, Members
+from castd.cast.policy import Patience
 
 #: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
 MISSED = 16

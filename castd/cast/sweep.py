@@ -17,8 +17,18 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.blockset import Union, common, without
 from castd.cast.credit import Credit
-from castd.cast.events import Action, Burst, Event, Greet, Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.events import (
+    Action,
+    Burst,
+    Event,
+    Greet,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
 from castd.cast.inflight import Flights, Gauge
+from castd.cast.policy import Patience, Steps
 from castd.cast.pollqueue import Receiver, Roll
 from castd.interfaces import IPaced
 from castd.request import Peer

@@ -11,10 +11,19 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.events import Action, Burst, Event, Leave, Patience, Ranges, Standing, Want
+from castd.cast.events import (
+    Action,
+    Burst,
+    Event,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
 from castd.cast.instep import InStep, State
 from castd.cast.limits import Gathering, Term
 from castd.cast.members import Member, Members
+from castd.cast.policy import Patience
 from castd.cast.reachability import TRIED, Hearing
 from castd.interfaces import ICast
 from castd.request import Peer

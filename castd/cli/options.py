@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from castd.cast.events import Measured, Patience
+from castd.cast.policy import Measured, Patience
 from castd.client.client import defaultWishes, scheme
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.receive.options import Wishes

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 
 from castd import outcomes
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.client.transfer import Transfer
 from castd.client.urls import Url, UrlError

@@ -12,7 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from castd import outcomes
-from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
+from castd.cast.events import (
+    Ask,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Measured, Patience
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Declined

@@ -16,7 +16,14 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.events import Ask, Leave, Patience, Ranges, Standing, Want
+from castd.cast.events import (
+    Ask,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Patience
 from castd.dialects import _tftp
 from castd.dialects.mtftp_cast import PATIENCE, Passes
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported

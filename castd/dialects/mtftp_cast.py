@@ -18,9 +18,17 @@ from collections import deque
 from collections.abc import Iterator
 
 from castd import outcomes
-from castd.cast.events import Action, Burst, Event, Greet, Measured, Patience, Ranges, Steps, Warn
+from castd.cast.events import (
+    Action,
+    Burst,
+    Event,
+    Greet,
+    Ranges,
+    Warn,
+)
 from castd.cast.instep import State
 from castd.cast.members import Member
+from castd.cast.policy import Measured, Patience, Steps
 from castd.cast.turn import NEVER, Turn
 from castd.request import Peer
 

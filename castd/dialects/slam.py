@@ -15,7 +15,13 @@ from pydantic import Field
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.events import Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.events import (
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Patience, Steps
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import Means

@@ -9,7 +9,14 @@ from collections.abc import Hashable, Iterable, Iterator
 from pydantic import Field
 from zope.interface import implementer
 
-from castd.cast.events import Ask, Leave, Measured, Patience, Ranges, Standing, Want
+from castd.cast.events import (
+    Ask,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Measured, Patience
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused

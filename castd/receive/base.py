@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Terms
 from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse

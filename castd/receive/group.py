@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.errors import Unsupported, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Terms

@@ -12,7 +12,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE

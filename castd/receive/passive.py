@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.outcomes import SILENT
 from castd.packets.tftp import Error
 

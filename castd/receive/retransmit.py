@@ -4,8 +4,8 @@ When to repeat what the one peer of a transfer has not answered, and when to giv
 
 from __future__ import annotations
 
-from castd.cast.events import Patience
-from castd.cast.members import Alarm
+from castd.cast.policy import Patience
+from castd.cast.rto import Alarm
 
 
 class Wait:

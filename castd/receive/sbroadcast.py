@@ -8,7 +8,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.interfaces import IIntake
 from castd.packets.multicast import BDATA, parseBdata, parseSubnet
 from castd.packets.tftp import Data, opcode

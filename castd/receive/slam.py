@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from castd.cast.events import Measured, Patience
+from castd.cast.policy import Measured, Patience
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from zope.interface import implementer
 
-from castd.cast.events import Measured, Patience
+from castd.cast.policy import Measured, Patience
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.packets.options import DEFAULT_BLKSIZE, Terms

@@ -12,7 +12,16 @@ from typing import Any
 from twisted.logger import Logger
 
 from castd import outcomes
-from castd.cast.events import Ask, Event, Gone, Greet, Leave, Patience, Standing, Warn
+from castd.cast.events import (
+    Ask,
+    Event,
+    Gone,
+    Greet,
+    Leave,
+    Standing,
+    Warn,
+)
+from castd.cast.policy import Patience
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire

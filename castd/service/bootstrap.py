@@ -24,8 +24,8 @@ from castd.net.activation import adopted, told
 from castd.net.fdstore import Store
 from castd.net.ports import Ports
 from castd.observe.sdnotify import Notices, watchdog
+from castd.request import showAddress
 from castd.server.random import Chance
-from castd.service.address import showAddress
 from castd.service.privileges import User
 from castd.service.service import Server, compose, read
 from castd.upgrade.predecessor import Elder, Legacy, legacy

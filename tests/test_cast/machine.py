@@ -11,7 +11,15 @@ from heapq import heappop, heappush
 from itertools import count
 
 from castd import outcomes
-from castd.cast.events import Burst, Event, Gone, Greet, Leave, Patience, Want
+from castd.cast.events import (
+    Burst,
+    Event,
+    Gone,
+    Greet,
+    Leave,
+    Want,
+)
+from castd.cast.policy import Patience
 from castd.interfaces import ICast
 from castd.request import Peer
 

@@ -15,7 +15,16 @@ from zope.interface.verify import verifyObject
 
 from castd import outcomes
 from castd.cast.blockset import Union, common, joined, without
-from castd.cast.events import Action, Burst, Gone, Greet, Leave, Patience, Ranges, Steps, Want
+from castd.cast.events import (
+    Action,
+    Burst,
+    Gone,
+    Greet,
+    Leave,
+    Ranges,
+    Want,
+)
+from castd.cast.policy import Patience, Steps
 from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
 from castd.interfaces import ICast, IPaced
 from castd.request import Peer

@@ -10,7 +10,16 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Burst, Gone, Greet, Leave, Measured, Patience, Standing, Steps, Want
+from castd.cast.events import (
+    Action,
+    Burst,
+    Gone,
+    Greet,
+    Leave,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Measured, Patience, Steps
 from castd.cast.turn import Turn
 from castd.interfaces import ICast
 from castd.request import Peer

@@ -11,7 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from castd.cast.events import Leave, Measured, Patience, Steps
+from castd.cast.events import (
+    Leave,
+)
+from castd.cast.policy import Measured, Patience, Steps
 from castd.cast.turn import Turn
 from tests.test_cast.machine import Habits, Hall, Receiver
 

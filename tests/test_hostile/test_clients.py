@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import MulticastJoinError
 
-from castd.cast.events import Patience
+from castd.cast.policy import Patience
 from castd.client.client import fetch, send
 from castd.client.transfer import Report, Transfer, TransferError
 from castd.client.urls import parseUrl

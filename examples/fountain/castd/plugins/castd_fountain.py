@@ -26,7 +26,14 @@ from pydantic import Field
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.events import Event, Leave, Patience, Ranges, Standing, Steps, Want
+from castd.cast.events import (
+    Event,
+    Leave,
+    Ranges,
+    Standing,
+    Want,
+)
+from castd.cast.policy import Patience, Steps
 from castd.cast.sweep import Sweep
 from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
