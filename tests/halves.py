@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import Refused, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Caps, negotiate
@@ -39,11 +39,11 @@ class Serve:
 
     content: bytes
     caps: Caps = field(default_factory=Caps)
-    patience: Patience = field(default_factory=Patience)
+    patience: RetransmitPolicy = field(default_factory=RetransmitPolicy)
     rollover: int | None = None
     outcome: str | None = None
     sender: Sender | None = None
-    wait: Wait = field(default_factory=lambda: Wait(Patience()))
+    wait: Wait = field(default_factory=lambda: Wait(RetransmitPolicy()))
     opening: bytes = b""
 
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
@@ -102,7 +102,7 @@ class Accept:
     """A server that takes a write: its L{Intake} is made of the first datagram."""
 
     def __init__(self, caps: Caps | None = None) -> None:
-        self.caps, self.patience = caps or Caps(), Patience()
+        self.caps, self.patience = caps or Caps(), RetransmitPolicy()
         self.intake: Intake | None = None
 
     @property

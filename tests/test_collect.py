@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
-from castd.cast.policy import Measured, Patience, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.errors import Refused, Unsupported, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE, SILENT
@@ -55,7 +55,7 @@ def talk(link: Link) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "half", [download(), upload(b""), Intake(Terms(), Patience())], ids=["Download", "Upload", "Intake"]
+    "half", [download(), upload(b""), Intake(Terms(), RetransmitPolicy())], ids=["Download", "Upload", "Intake"]
 )
 def test_interface(half: object) -> None:
     """All three halves are driven in the same way."""
@@ -346,7 +346,7 @@ class TestUpload:
 
 class TestIntake:
     def begun(self, **agreed: Any) -> Intake:
-        intake = Intake(Terms(**agreed), Patience())
+        intake = Intake(Terms(**agreed), RetransmitPolicy())
         intake.begin(0.0)
         return intake
 
@@ -400,7 +400,7 @@ class TestIntake:
 
     def offered(self, exact: bool = True, **agreed: Any) -> Intake:
         """An intake that has said its OACK, and has withdrawn it if it does."""
-        intake = Intake(Terms(**agreed, answer=(("tsize", "1"),)), Patience(), exact)
+        intake = Intake(Terms(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
         assert words(intake.begin(0.0)) == ["OACK"]
         assert intake.poll(1.0) == []
         self.said = words(intake.poll(3.0))
@@ -415,7 +415,7 @@ class TestIntake:
 
     def test_askedInBetween(self) -> None:
         """A client that asks again gets the OACK again, and a silence for itself."""
-        intake = Intake(Terms(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), Patience())
+        intake = Intake(Terms(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy())
         intake.begin(0.0)
         assert intake.poll(1.0) == []
         assert words(intake.begin(2.0)) == ["OACK"]
@@ -504,7 +504,7 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = Intake(Terms(timeout=3.0), Patience(unheard=None).heeding(3.0))
+        intake = Intake(Terms(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
         intake.begin(0.0)
         instants, now = [], 0.0
         while intake.outcome is None:
@@ -571,7 +571,7 @@ class TestWait:
 
     def test_tries(self) -> None:
         """Patience may ask for so many repetitions, however long that takes."""
-        wait = Wait(Patience(repeat=Steps((2.0,)), silence=1.0, tries=2, unheard=None))
+        wait = Wait(RetransmitPolicy(repeat=FixedTimeouts((2.0,)), silence=1.0, tries=2, unheard=None))
         wait.begin(0.0)
         assert not wait.over(1.5)
         wait.again(2.0)
@@ -580,7 +580,9 @@ class TestWait:
 
     def test_heeding_a_table(self) -> None:
         """A fixed table gives way to the interval that was agreed on."""
-        assert Patience(repeat=Steps((9.0,))).heeding(0.5).repeat == Measured(first=0.5, ceiling=0.5)
+        assert RetransmitPolicy(repeat=FixedTimeouts((9.0,))).heeding(0.5).repeat == AdaptiveTimeout(
+            first=0.5, ceiling=0.5
+        )
 
 
 numbers = st.one_of(st.integers(0, 12), st.integers(0, 0xFFFF))
@@ -601,7 +603,7 @@ steps = st.lists(st.tuples(st.floats(0, 3), datagrams), max_size=40)
 def half(kind: str) -> Any:
     wishes = Wishes(blksize=8, windowsize=2, timeout=2)
     if kind == "intake":
-        return Intake(Terms(blksize=8, windowsize=2), Patience())
+        return Intake(Terms(blksize=8, windowsize=2), RetransmitPolicy())
     return download(wishes) if kind == "download" else upload(pattern(50), wishes)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch
 from castd.client.report import Report
 from castd.client.transfer import Transfer
@@ -256,7 +256,7 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
 
 def test_patienceOfTheRequest() -> None:
     """A request that nobody answers is repeated, and given up in the end."""
-    one = multicast.Download("f", Wishes(), Patience(unheard=None, silence=5.0))
+    one = multicast.Download("f", Wishes(), RetransmitPolicy(unheard=None, silence=5.0))
     first = one.begin(0.0)
     now, said = 0.0, 0
     while one.outcome is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch, mtftpGroup
 from castd.client.report import Report
 from castd.client.urls import UrlError, parseUrl
@@ -23,7 +23,7 @@ SOURCE = ("10.0.0.1", 1759)
 
 
 def begun(silence: float = 31.0) -> Download:
-    download = Download("linux", Patience(silence=silence))
+    download = Download("linux", RetransmitPolicy(silence=silence))
     assert download.begin(0.0) == [R]
     return download
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch, slamGroup
 from castd.client.report import TransferError
 from castd.client.urls import UrlError, parseUrl
@@ -28,7 +28,7 @@ def data(number: int, header: slam.Header = HEADER) -> bytes:
 
 
 def begun(silence: float = 31.0) -> Download:
-    download = Download(Patience(silence=silence))
+    download = Download(RetransmitPolicy(silence=silence))
     assert download.begin(0.0) == [slam.FIRST_LIST]
     return download
 
@@ -147,7 +147,7 @@ def test_nobodyThere() -> None:
     stage = Stage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), patience=Patience(silence=5.0)).addErrback(failures.append)
+    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), patience=RetransmitPolicy(silence=5.0)).addErrback(failures.append)
     stage.network.run(lambda: failures, limit=10.0)
     assert failures[0].check(TransferError)
     assert failures[0].value.outcome == SILENT

@@ -5,7 +5,7 @@ The time of a turn: the gathering before the first, and what each one has cost s
 from __future__ import annotations
 
 from castd.cast.members import Member
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 
 #: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
 SHORT_TERM = 64
@@ -20,7 +20,7 @@ class Gathering:
 
     __slots__ = ("_limit", "_patience", "until")
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetransmitPolicy) -> None:
         self._patience = patience
         self.until: float | None = None
         self._limit = 0.0
@@ -49,7 +49,7 @@ class Term:
         self.progressAt = now
         self._mark = (now, 0)
 
-    def givenUpAt(self, patience: Patience, master: Member, alone: bool) -> float:
+    def givenUpAt(self, patience: RetransmitPolicy, master: Member, alone: bool) -> float:
         """
         @param alone: nobody else is here.
         @return: the instant at which it ends if its master says nothing new.
@@ -62,7 +62,7 @@ class Term:
             return self.progressAt + (patience.measured or 0.0)
         return self.progressAt + patience.silence
 
-    def overspent(self, patience: Patience, count: int, asked: int | None, now: float) -> bool:
+    def overspent(self, patience: RetransmitPolicy, count: int, asked: int | None, now: float) -> bool:
         """
         One turn may cost the others only so much: a hostile or very slow master loses it.
 

@@ -12,7 +12,7 @@ from castd.cast.events import (
     Greet,
     Ranges,
 )
-from castd.cast.policy import Measured, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 from castd.cast.rto import Alarm
 from castd.request import Peer
 
@@ -62,7 +62,13 @@ class Member:
     )
 
     def __init__(
-        self, peer: Peer, wants: Ranges, repeat: Measured | Steps, waited: bool, since: int = -1, cameAt: float = 0.0
+        self,
+        peer: Peer,
+        wants: Ranges,
+        repeat: AdaptiveTimeout | FixedTimeouts,
+        waited: bool,
+        since: int = -1,
+        cameAt: float = 0.0,
     ) -> None:
         self.peer = peer
         self.wants = wants

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class AdaptiveTimeout:
     """
     When to repeat, following the measured answering time: smoothed time plus four deviations (RFC 6298).  Seconds.
 
@@ -25,7 +25,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class FixedTimeouts:
     """When to repeat, by a fixed table: the last step goes on for ever.  Seconds."""
 
     steps: tuple[float, ...]
@@ -36,7 +36,7 @@ SILENT_INTERVALS, SILENT_SECONDS = 6, 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetransmitPolicy:
     """
     How patient a cast is.  Seconds and counts; L{None} switches a rule off.
 
@@ -64,7 +64,7 @@ class Patience:
     @ivar termShare: (share of the blocks, seconds): a master that makes less while others wait loses the turn.
     """
 
-    repeat: Measured | Steps = Measured()
+    repeat: AdaptiveTimeout | FixedTimeouts = AdaptiveTimeout()
     silence: float = 31.0
     measured: float | None = None
     tries: int = 0
@@ -83,7 +83,7 @@ class Patience:
     termBlocks: float | None = None
     termShare: tuple[float, float] | None = None
 
-    def heeding(self, timeout: float | None) -> Patience:
+    def heeding(self, timeout: float | None) -> RetransmitPolicy:
         """
         -> the same with the interval of RFC 2349's C{timeout}: exactly that until something was measured, then never
         longer, since the peer has only said how long it waits itself (docs/transports/tftp.md).
@@ -92,6 +92,6 @@ class Patience:
         """
         if timeout is None:
             return self
-        known = self.repeat if isinstance(self.repeat, Measured) else Measured()
+        known = self.repeat if isinstance(self.repeat, AdaptiveTimeout) else AdaptiveTimeout()
         repeat = replace(known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout)
         return replace(self, repeat=repeat, silence=max(SILENT_INTERVALS * timeout, SILENT_SECONDS))

@@ -12,7 +12,7 @@ from castd.cast.events import (
     Ranges,
 )
 from castd.cast.members import Member, Members
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.request import Peer
 
 
@@ -30,7 +30,7 @@ class Receiver(Member):
 
     __slots__ = ("askedAt", "goneAt", "idle", "joinedAt", "late", "lateAt", "paused")
 
-    def __init__(self, peer: Peer, patience: Patience, joinedAt: int) -> None:
+    def __init__(self, peer: Peer, patience: RetransmitPolicy, joinedAt: int) -> None:
         super().__init__(peer, (), patience.repeat, waited=False)
         self.askedAt: float | None = None
         self.late: Ranges = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 
 from castd.cast.members import Member, Members
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 
 #: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
 MISSED = 16
@@ -23,7 +23,7 @@ class Hearing:
     @ivar proved: somebody hears the group.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetransmitPolicy) -> None:
         self.proved = False
         self._patience = patience
         self._inVain = 0  # how many in a row have asked for the first block in vain

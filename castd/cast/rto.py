@@ -4,7 +4,7 @@ The retransmission timeout of one receiver, from its measured answering times (R
 
 from __future__ import annotations
 
-from castd.cast.policy import Measured, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 
 #: Who is waited for longer than this is measured at every answer.  Seconds.
 SETTLED = 0.2
@@ -14,8 +14,8 @@ class Alarm:
     """
     When to repeat to one receiver.
 
-    With L{Measured} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations, within
-    floor and ceiling, growing with each unanswered repetition.  With L{Steps} it follows a table.  Seconds.
+    With L{AdaptiveTimeout} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations, within
+    floor and ceiling, growing with each unanswered repetition.  With L{FixedTimeouts} it follows a table.  Seconds.
 
     @ivar tries: repetitions since the last progress.
     @ivar measured: the smoothed answering time, L{None} until there was one.
@@ -23,12 +23,12 @@ class Alarm:
 
     __slots__ = ("_deviation", "_grown", "_repeat", "_timeout", "measured", "tries")
 
-    def __init__(self, repeat: Measured | Steps) -> None:
+    def __init__(self, repeat: AdaptiveTimeout | FixedTimeouts) -> None:
         self._repeat = repeat
         self.tries = self._grown = 0
         self.measured: float | None = None
         self._deviation = 0.0
-        self._timeout = repeat.first if isinstance(repeat, Measured) else 0.0
+        self._timeout = repeat.first if isinstance(repeat, AdaptiveTimeout) else 0.0
 
     def sample(self, seconds: float) -> None:
         """
@@ -47,7 +47,7 @@ class Alarm:
             error = min(seconds, 2 * self._timeout) - self.measured
             self.measured += error / 8
             self._deviation += (abs(error) - self._deviation) / 4
-        if isinstance(self._repeat, Measured):
+        if isinstance(self._repeat, AdaptiveTimeout):
             self._grown = 0
             limit = self.measured + 4 * self._deviation
             self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
@@ -55,7 +55,7 @@ class Alarm:
     @property
     def settled(self) -> bool:
         """Is there little more to learn about its answering time?"""
-        return isinstance(self._repeat, Steps) or self._timeout <= SETTLED
+        return isinstance(self._repeat, FixedTimeouts) or self._timeout <= SETTLED
 
     def repeated(self) -> None:
         """Something went out again."""
@@ -76,7 +76,7 @@ class Alarm:
     def interval(self) -> float:
         """-> seconds from now until the next repetition is due."""
         repeat = self._repeat
-        if isinstance(repeat, Steps):
+        if isinstance(repeat, FixedTimeouts):
             return repeat.steps[min(self.tries, len(repeat.steps) - 1)]
         # The exponent is bounded: after so many tries every growth has met its ceiling.
         grown = self._timeout * repeat.growth ** min(self._grown, 64)

@@ -28,7 +28,7 @@ from castd.cast.events import (
     Want,
 )
 from castd.cast.inflight import Flights, Gauge
-from castd.cast.policy import Patience, Steps
+from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.pollqueue import Receiver, Roll
 from castd.interfaces import IPaced
 from castd.request import Peer
@@ -63,7 +63,7 @@ class Sweep:
 
     def __init__(
         self,
-        patience: Patience,
+        patience: RetransmitPolicy,
         count: int | None = None,
         flight: float = FLIGHT,
         linger: float = LINGER,
@@ -77,7 +77,7 @@ class Sweep:
         self.linger = linger
         self.top = -1
         self.asked = self.unanswered = 0
-        self._step = patience.repeat.steps[0] if isinstance(patience.repeat, Steps) else patience.repeat.first
+        self._step = patience.repeat.steps[0] if isinstance(patience.repeat, FixedTimeouts) else patience.repeat.first
         self._roll = Roll(room)
         self._union = Union(count)
         self._flights = Flights(flight)

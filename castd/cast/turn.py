@@ -23,7 +23,7 @@ from castd.cast.events import (
 from castd.cast.instep import InStep, State
 from castd.cast.limits import Gathering, Term
 from castd.cast.members import Member, Members
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.cast.reachability import TRIED, Hearing
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -44,7 +44,7 @@ class Turn(InStep):
     @ivar alarmAt: the instant at which the greeting or the blocks are repeated.
     """
 
-    def __init__(self, patience: Patience, count: int | None = None) -> None:
+    def __init__(self, patience: RetransmitPolicy, count: int | None = None) -> None:
         """
         @param count: the blocks of the content.
         """

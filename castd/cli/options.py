@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from castd.cast.policy import Measured, Patience
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.client.client import defaultWishes, scheme
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.receive.options import Wishes
@@ -41,11 +41,11 @@ class Choices:
         given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
         return replace(defaultWishes(address), **given)
 
-    def patience(self) -> Patience:
+    def patience(self) -> RetransmitPolicy:
         """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""
-        repeat = Measured(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
+        repeat = AdaptiveTimeout(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
-        return Patience(repeat=repeat, silence=silence, unheard=None)
+        return RetransmitPolicy(repeat=repeat, silence=silence, unheard=None)
 
     def address(self, text: str) -> Url:
         """

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 
 from castd import outcomes
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.client.transfer import Transfer
 from castd.client.urls import Url, UrlError
@@ -45,33 +45,33 @@ class Scheme:
     """
 
     port: int
-    download: Callable[[Url, Wishes, Patience], Any]
-    upload: Callable[[Url, int, Read, Wishes, Patience], Any] | None = None
+    download: Callable[[Url, Wishes, RetransmitPolicy], Any]
+    upload: Callable[[Url, int, Read, Wishes, RetransmitPolicy], Any] | None = None
     named: bool = True
 
 
-def _download(url: Url, wishes: Wishes, patience: Patience) -> Any:
+def _download(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
     text = url.mode == "netascii"
     # The size is that of another file than the one on the wire.
     download = Download(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
     return Text(download, Decoder()) if text else download
 
 
-def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: Patience) -> Any:
+def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: RetransmitPolicy) -> Any:
     return Upload(url.name, size, read, wishes, url.mode, patience)
 
 
-def _tftm(url: Url, wishes: Wishes, patience: Patience) -> Any:
+def _tftm(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
         return _download(url, wishes, patience)
     return multicast.Download(url.name, wishes, patience)
 
 
-def _slam(url: Url, wishes: Wishes, patience: Patience) -> Any:
+def _slam(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
     return slam.Download(patience, slamGroup(url))
 
 
-def _mtftp(url: Url, wishes: Wishes, patience: Patience) -> Any:
+def _mtftp(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
     return mtftp.Download(url.name, patience, mtftpGroup(url))
 
 
@@ -131,7 +131,7 @@ def fetch(
     url: Url,
     sink: Sink,
     wishes: Wanted = defaultWishes,
-    patience: Patience = CLIENT_PATIENCE,
+    patience: RetransmitPolicy = CLIENT_PATIENCE,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
@@ -155,7 +155,7 @@ def send(
     size: int,
     read: Read,
     wishes: Wanted = defaultWishes,
-    patience: Patience = CLIENT_PATIENCE,
+    patience: RetransmitPolicy = CLIENT_PATIENCE,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """

@@ -19,7 +19,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Measured, Patience
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Declined
@@ -37,8 +37,8 @@ REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"
 AHEAD = 4
 
 #: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
-PATIENCE = Patience(
-    repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+PATIENCE = RetransmitPolicy(
+    repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
     silence=3.0,
     measured=1.0,
     tries=6,
@@ -160,7 +160,7 @@ class GroupWire:
     #: How members are read, see L{Reader}.
     confirms = early = False
 
-    def __init__(self, terms: Terms, size: int, patience: Patience, group: tuple[str, int]) -> None:
+    def __init__(self, terms: Terms, size: int, patience: RetransmitPolicy, group: tuple[str, int]) -> None:
         self.terms = terms
         self.size = size
         self.blocksize = terms.blksize
@@ -194,6 +194,6 @@ class GroupWire:
         return None
 
 
-def patience(gather: float, limit: float, silence: float) -> Patience:
+def patience(gather: float, limit: float, silence: float) -> RetransmitPolicy:
     """The patience of a group with what an operator may set.  Seconds."""
     return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)

@@ -23,7 +23,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.dialects import _tftp
 from castd.dialects.mtftp_cast import PATIENCE, Passes
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
@@ -152,7 +152,7 @@ class Wire:
     rest = REST
     headers: Hashable = ("tftp", 0)
 
-    def __init__(self, content: IContent, group: tuple[str, int], patience: Patience, remember: float) -> None:
+    def __init__(self, content: IContent, group: tuple[str, int], patience: RetransmitPolicy, remember: float) -> None:
         """@raise ContentChanged: its first block cannot be read."""
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group

@@ -28,7 +28,7 @@ from castd.cast.events import (
 )
 from castd.cast.instep import State
 from castd.cast.members import Member
-from castd.cast.policy import Measured, Patience, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import NEVER, Turn
 from castd.request import Peer
 
@@ -56,8 +56,8 @@ BARRED_BECAUSE = (
 
 #: Every packet restarts iPXE's timer of 0.25 s, so no step may be longer than 0.2 s and its jitter.  2 s without
 #: progress cost the turn while others wait, 10 s if nobody does.
-PATIENCE = Patience(
-    repeat=Steps((0.08, 0.08, 0.2)), silence=2.0, alone=10.0, unheard=None, terms=1, termShare=(0.01, 10.0)
+PATIENCE = RetransmitPolicy(
+    repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=2.0, alone=10.0, unheard=None, terms=1, termShare=(0.01, 10.0)
 )
 
 
@@ -80,7 +80,7 @@ class Asker(Member):
 
     __slots__ = ("askedAt", "early", "hears", "passed", "whole")
 
-    def __init__(self, peer: Peer, wants: Ranges, repeat: Measured | Steps, askedAt: float) -> None:
+    def __init__(self, peer: Peer, wants: Ranges, repeat: AdaptiveTimeout | FixedTimeouts, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
         self.hears = True
@@ -96,7 +96,7 @@ class Passes(Turn):
     See the module.
     """
 
-    def __init__(self, patience: Patience, count: int, remember: float = 30.0) -> None:
+    def __init__(self, patience: RetransmitPolicy, count: int, remember: float = 30.0) -> None:
         """
         @param remember: seconds until a remembered request expires, while no pass makes progress.
         """

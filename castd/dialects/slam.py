@@ -21,7 +21,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Patience, Steps
+from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import Means
@@ -41,7 +41,7 @@ TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: tr
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes all
 #: clients of iPXE speak at once, so it does not come to one.  One turn costs the others at most twice the file.
-PATIENCE = Patience(repeat=Steps((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3, termBlocks=2.0)
 
 
 class Options(ListenOptions):

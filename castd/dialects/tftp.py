@@ -16,7 +16,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Measured, Patience
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
@@ -68,7 +68,7 @@ class Wire:
     group = None
     cast = Turn
 
-    def __init__(self, terms: Terms, size: int, patience: Patience) -> None:
+    def __init__(self, terms: Terms, size: int, patience: RetransmitPolicy) -> None:
         self.terms = terms
         self.blocksize = terms.blksize
         self.count = _tftp.blockCount(size, terms.blksize)
@@ -113,8 +113,8 @@ class Dialect:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.ownPort = not options.singlePort
-        repeat = Measured(first=options.timeout, ceiling=max(8.0, options.timeout))
-        self._plain = Patience(repeat=repeat, silence=options.silence)
+        repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
+        self._plain = RetransmitPolicy(repeat=repeat, silence=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _tftp.readRequest(datagram, peer, local)
@@ -149,6 +149,6 @@ class Dialect:
             self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize, frozenset(refused)
         )
 
-    def patience(self, terms: Terms) -> Patience:
+    def patience(self, terms: Terms) -> RetransmitPolicy:
         """-> the same for nearly all: who asks for no interval."""
         return self._plain.heeding(terms.timeout)

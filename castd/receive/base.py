@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Terms
 from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
@@ -24,7 +24,7 @@ class Half(ABC):
     @ivar repeats: how often the timer made it say something again.
     """
 
-    def __init__(self, patience: Patience, terms: Terms | None) -> None:
+    def __init__(self, patience: RetransmitPolicy, terms: Terms | None) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.repeats = 0
@@ -89,7 +89,7 @@ class Half(ABC):
 class Receiving(Half):
     """A half that receives blocks."""
 
-    def __init__(self, patience: Patience, terms: Terms | None) -> None:
+    def __init__(self, patience: RetransmitPolicy, terms: Terms | None) -> None:
         super().__init__(patience, terms)
         self._receiver = Receiver(terms or Terms())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import Unsupported, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Terms
@@ -40,7 +40,9 @@ class Member(ABC):
     #: The option that is asked for.
     option = ""
 
-    def __init__(self, name: str, wishes: Wishes, patience: Patience = CLIENT_PATIENCE, value: str = "") -> None:
+    def __init__(
+        self, name: str, wishes: Wishes, patience: RetransmitPolicy = CLIENT_PATIENCE, value: str = ""
+    ) -> None:
         self.group: tuple[str, int] | None = None
         self.tid: tuple[Any, ...] | None = None
         self.outcome: str | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE
@@ -39,7 +39,7 @@ class Download(Quiet):
     @ivar group: (address, port) to listen to.
     """
 
-    def __init__(self, name: str, patience: Patience, group: tuple[str, int] = GROUP) -> None:
+    def __init__(self, name: str, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(patience)
         self.group = group
         self.terms: Terms | None = Terms(blksize=BLKSIZE)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import SILENT
 from castd.packets.tftp import Error
 
@@ -23,7 +23,7 @@ class Quiet(ABC):
     @ivar repeats: times that it spoke because nothing had come.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetransmitPolicy) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.size: int | None = None

@@ -4,7 +4,7 @@ When to repeat what the one peer of a transfer has not answered, and when to giv
 
 from __future__ import annotations
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.cast.rto import Alarm
 
 
@@ -30,7 +30,7 @@ class Wait:
         "repeats",
     )
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetransmitPolicy) -> None:
         self._patience = patience
         self._alarm = Alarm(patience.repeat)
         self._everHeard = self._clean = False

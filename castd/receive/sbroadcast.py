@@ -8,7 +8,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import IIntake
 from castd.packets.multicast import BDATA, parseBdata, parseSubnet
 from castd.packets.tftp import Data, opcode
@@ -35,7 +35,7 @@ class Download(Member):
         name: str,
         mask: str,
         wishes: Wishes | None = None,
-        patience: Patience = CLIENT_PATIENCE,
+        patience: RetransmitPolicy = CLIENT_PATIENCE,
         code: int = BDATA,
         flags: tuple[str, str] = ("0", "1"),
     ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE
@@ -32,7 +32,7 @@ class Download(Quiet):
     @ivar group: (address, port) to listen to.
     """
 
-    def __init__(self, patience: Patience, group: tuple[str, int] = GROUP) -> None:
+    def __init__(self, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(patience)
         self.group = group
         self.terms: Terms | None = None

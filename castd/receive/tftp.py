@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from castd.cast.policy import Measured, Patience
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE
@@ -21,7 +21,7 @@ from castd.receive.blocks import Read, Sender
 from castd.receive.options import Wishes
 
 #: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
-CLIENT_PATIENCE = Patience(unheard=None)
+CLIENT_PATIENCE = RetransmitPolicy(unheard=None)
 
 
 @implementer(IIntake)
@@ -38,7 +38,7 @@ class Download(Receiving):
         name: str,
         wishes: Wishes,
         mode: str = "octet",
-        patience: Patience = CLIENT_PATIENCE,
+        patience: RetransmitPolicy = CLIENT_PATIENCE,
     ) -> None:
         super().__init__(patience, None)
         self._wishes = wishes
@@ -100,7 +100,7 @@ class Download(Receiving):
     def _dally(self) -> float:
         # The measured interval: somebody is waiting for this client to end.
         repeat = self._patience.repeat
-        longest = repeat.first if isinstance(repeat, Measured) else repeat.steps[0]
+        longest = repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0]
         return DALLY_INTERVALS * min(self._wait.interval, longest)
 
 
@@ -120,7 +120,7 @@ class Upload(Half):
         read: Read,
         wishes: Wishes,
         mode: str = "octet",
-        patience: Patience = CLIENT_PATIENCE,
+        patience: RetransmitPolicy = CLIENT_PATIENCE,
     ) -> None:
         super().__init__(patience, None)
         self.size: int | None = size

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from zope.interface import implementer
 
-from castd.cast.policy import Measured, Patience
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.packets.options import DEFAULT_BLKSIZE, Terms
@@ -33,7 +33,7 @@ class Intake(Receiving):
     @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
     """
 
-    def __init__(self, terms: Terms, patience: Patience, exact: bool = True) -> None:
+    def __init__(self, terms: Terms, patience: RetransmitPolicy, exact: bool = True) -> None:
         """
         @param exact: the size that was announced is that of what comes, as in mode octet.
         """
@@ -129,4 +129,4 @@ class Intake(Receiving):
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
         repeat = self._patience.repeat
-        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, Measured) else repeat.steps[0])
+        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0])

@@ -21,7 +21,7 @@ from castd.cast.events import (
     Standing,
     Warn,
 )
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
@@ -328,7 +328,7 @@ class CastProtocol(Stepping):
     def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
         known = self.wire.patience
         # None of a group's rules: it is a transfer of its own.
-        patience = Patience(repeat=known.repeat, unheard=None if action.heard else known.unheard)
+        patience = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(patience, self.wire.count)
         # A listener that never had the turn is told that it has it.

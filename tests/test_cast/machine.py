@@ -19,7 +19,7 @@ from castd.cast.events import (
     Leave,
     Want,
 )
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -84,7 +84,9 @@ class Receiver:
 class Hall:
     """Receivers, the way to them, and the cast under test."""
 
-    def __init__(self, cast: ICast, patience: Patience, blocks: int, group: bool, chance: random.Random) -> None:
+    def __init__(
+        self, cast: ICast, patience: RetransmitPolicy, blocks: int, group: bool, chance: random.Random
+    ) -> None:
         self.cast, self.patience, self.blocks, self.group, self.chance = cast, patience, blocks, group, chance
         self.now = 0.0
         self.loss = self.duplicate = 0.0

@@ -24,16 +24,16 @@ from castd.cast.events import (
     Ranges,
     Want,
 )
-from castd.cast.policy import Patience, Steps
+from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
 from castd.interfaces import ICast, IPaced
 from castd.request import Peer
 
-PATIENCE = Patience(repeat=Steps((0.1,)), terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), terms=3, keep=0.5, deaf=3, termBlocks=2.0)
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
-def cast(count: int = 100, patience: Patience = PATIENCE, **more: float) -> Sweep:
+def cast(count: int = 100, patience: RetransmitPolicy = PATIENCE, **more: float) -> Sweep:
     return Sweep(patience, count, **more)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Measured, Patience, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -28,7 +28,7 @@ A, B, C = ("10.0.0.10", 1), ("10.0.0.11", 1), ("10.0.0.12", 1)
 COUNT = 100
 
 #: A cast of a group, without the rules that a single test switches on.
-GROUP = Patience(repeat=Steps((1.0,)), silence=5.0, unheard=None, terms=3)
+GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, unheard=None, terms=3)
 
 
 def want(start: int, stop: int | None = None) -> Want:
@@ -66,24 +66,24 @@ def burst(start: int, stop: int | None = None, peer: Peer = A, again: bool = Fal
 # The states, each reached by the shortest way.
 
 
-def empty(patience: Patience = GROUP) -> Turn:
+def empty(patience: RetransmitPolicy = GROUP) -> Turn:
     return Turn(patience, COUNT)
 
 
-def greeted(patience: Patience = GROUP) -> Turn:
+def greeted(patience: RetransmitPolicy = GROUP) -> Turn:
     turn = empty(patience)
     turn.join(A, 0.0)
     out(turn)
     return turn
 
 
-def sending(patience: Patience = GROUP) -> Turn:
+def sending(patience: RetransmitPolicy = GROUP) -> Turn:
     turn = greeted(patience)
     turn.hear(A, want(3, 7), 0.0)
     return turn
 
 
-def waiting(patience: Patience = GROUP) -> Turn:
+def waiting(patience: RetransmitPolicy = GROUP) -> Turn:
     turn = sending(patience)
     out(turn)
     return turn
@@ -300,7 +300,7 @@ def test_aMasterNeverHeardIsAnsweredAgain() -> None:
     turn = greeted()
     turn.join(A, 0.3)
     assert out(turn, 0.3) == [Greet(A, True, False)]
-    plain = empty(Patience())
+    plain = empty(RetransmitPolicy())
     plain.join(A, 0.0, (range(1),))
     out(plain)
     plain.join(A, 0.3, (range(1),))
@@ -367,7 +367,7 @@ def test_theSameMachineFromAnotherPort() -> None:
 
 def test_anUnansweredFirstBlock() -> None:
     """Repetitions after 1, 2 and 4 s, then silence until 31 s: little for a victim, long for a slow client."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0, (range(1),))
     assert until(turn, 0.0, 100.0) == [
         (0.0, Greet(A, True, False)),
@@ -381,7 +381,7 @@ def test_anUnansweredFirstBlock() -> None:
 
 def test_whatWasNeverAcknowledgedIsTold() -> None:
     """Who falls silent is gone with what it had asked for, which tells a lost last answer from a broken transfer."""
-    turn = waiting(Patience(repeat=Steps((1.0,)), silence=5.0))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0))
     turn.hear(A, want(COUNT - 1), 1.0)
     polled(turn, 1.0)
     assert polled(turn, 6.0) == [Gone(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
@@ -389,7 +389,7 @@ def test_whatWasNeverAcknowledgedIsTold() -> None:
 
 def test_anUnansweredLaterBlock() -> None:
     """A peer that was heard is owed more: 1, 2, 4, 8, 8 s and no word later than 31 s after its last progress."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 10.0)
@@ -399,7 +399,7 @@ def test_anUnansweredLaterBlock() -> None:
 
 def test_onlyProgressResetsTheClock() -> None:
     """Ignored wants do not put the end off: a client that repeats itself for ever is given up all the same."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(5), 0.0)
@@ -412,7 +412,7 @@ def test_onlyProgressResetsTheClock() -> None:
 
 def test_aMeasuredIntervalIsShort() -> None:
     """After answers within a millisecond a lost block comes again after the floor of 20 ms, then ever later."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     for number in range(20):
@@ -425,7 +425,7 @@ def test_aMeasuredIntervalIsShort() -> None:
 
 def test_aLateAnswerIsForgottenSoon() -> None:
     """The first answer was lost and came again after a second: a few prompt ones later nobody waits for seconds."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
@@ -441,7 +441,7 @@ def test_aLateAnswerIsForgottenSoon() -> None:
 
 def test_repeatedBlocksAreNotMeasured() -> None:
     """An answer to a repetition may answer either copy: no sample is taken of it (Karn)."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
@@ -454,7 +454,7 @@ def test_repeatedBlocksAreNotMeasured() -> None:
 
 def test_theAnswerToAGreetingIsNotMeasured() -> None:
     """PXELINUX answers an OACK when it needs the data: twenty seconds later is no answering time."""
-    turn = empty(Patience())
+    turn = empty(RetransmitPolicy())
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 20.0)
@@ -464,14 +464,14 @@ def test_theAnswerToAGreetingIsNotMeasured() -> None:
 
 def test_aNegotiatedTimeoutIsFirstAndCeiling() -> None:
     """With a negotiated timeout the interval is that very one until something was measured, and never more then."""
-    turn = empty(Patience(repeat=Measured(first=3.0, ceiling=3.0), silence=18.0))
+    turn = empty(RetransmitPolicy(repeat=AdaptiveTimeout(first=3.0, ceiling=3.0), silence=18.0))
     turn.join(A, 0.0)
     assert [now for now, _ in until(turn, 0.0, 100.0)] == [0.0, 3.0, 6.0, 9.0, 18.0]
 
 
 def test_theRepetitionsOfATable() -> None:
     """Steps repeat by their table, its last step for ever."""
-    turn = empty(Patience(repeat=Steps((0.08, 0.08, 0.2)), silence=1.0))
+    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=1.0))
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
@@ -507,7 +507,9 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
 
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
     """While others wait, a master whose answering time is known is given a second, and at least its tries."""
-    patience = Patience(repeat=Measured(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3)
+    patience = RetransmitPolicy(
+        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3
+    )
     turn = empty(patience)
     turn.join(A, 0.0)
     out(turn)
@@ -521,7 +523,7 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
 
 def test_aMasterAloneIsGivenLonger() -> None:
     """Nobody waits for a master that is alone, so its own limit holds; who joins meanwhile ends that."""
-    patience = Patience(repeat=Steps((1.0,)), silence=3.0, alone=10.0)
+    patience = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=3.0, alone=10.0)
     assert until(waiting(patience), 0.0, 60.0)[-1][0] == 10.0
     turn = waiting(patience)
     until(turn, 0.0, 5.0)
@@ -532,7 +534,7 @@ def test_aMasterAloneIsGivenLonger() -> None:
 
 def test_aBriefFirstTurnAfterTheEnd() -> None:
     """Listeners often leave without a word: the first turn of one that has waited is short after the last block."""
-    turn = waiting(Patience(repeat=Steps((1.0,)), silence=5.0, terms=3, unheard=None, brief=(3, 0.1)))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, terms=3, unheard=None, brief=(3, 0.1)))
     turn.join(B, 0.0)
     turn.join(C, 0.0)
     out(turn)
@@ -547,7 +549,7 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
 
 def test_gathering() -> None:
     """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
-    turn = empty(Patience(repeat=Steps((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
+    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
     turn.join(A, 0.0)
     assert out(turn) == [Greet(A, True, False)]
     turn.hear(A, want(0), 0.01)
@@ -564,7 +566,7 @@ def test_gathering() -> None:
 
 def test_aDeafReceiverLeaves() -> None:
     """Who asks again and again for what went out meanwhile hears no multicast: it is gone, with what it lacks."""
-    turn = waiting(Patience(repeat=Steps((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
     turn.join(B, 0.0)
     out(turn)
     turn.hear(A, want(3, 7), 0.5)
@@ -633,7 +635,7 @@ def test_somebodyHears(silent: Peer) -> None:
 
 def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
     """Two copies of one want, or one that crossed the blocks on its way, prove nothing."""
-    turn = waiting(Patience(repeat=Steps((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
     for step in range(10):
         turn.hear(A, want(3, 7), 0.001 * step)
     assert not any(isinstance(action, Gone) for action in out(turn, 0.01))
@@ -641,7 +643,7 @@ def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
 
 def test_aGroupIsNeverSilentForLong() -> None:
     """While there are members something is said every so often, without being asked: some clients give up otherwise."""
-    turn = waiting(Patience(repeat=Steps((3.0,)), silence=30.0, keep=0.5, unheard=None))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((3.0,)), silence=30.0, keep=0.5, unheard=None))
     log = until(turn, 0.0, 2.9)
     assert [now for now, _ in log] == [0.5, 1.0, 1.5, 2.0, 2.5]
     assert {action for _, action in log} == {burst(6, again=True)}
@@ -650,7 +652,9 @@ def test_aGroupIsNeverSilentForLong() -> None:
 def test_aTurnMayCostOnlySoMuch() -> None:
     """A master that has the blocks of the file sent more than twice over loses the turn, unless nobody waits for it."""
     for others in (0, 1):
-        turn = greeted(Patience(repeat=Steps((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None))
+        turn = greeted(
+            RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None)
+        )
         if others:
             turn.join(B, 0.0)
         lost = 0
@@ -666,7 +670,9 @@ def test_aTurnMayCostOnlySoMuch() -> None:
 
 def test_aTurnMustGetSomewhere() -> None:
     """A master that moves by less than its share of the blocks loses the turn while others wait."""
-    turn = greeted(Patience(repeat=Steps((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None))
+    turn = greeted(
+        RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None)
+    )
     turn.join(B, 0.0)
     for second in range(1, 12):
         turn.hear(A, want(second // 4), float(second))
@@ -677,7 +683,7 @@ def test_aTurnMustGetSomewhere() -> None:
 
 def test_listenersConfirmTheirGreeting() -> None:
     """Where the protocol has listeners confirm, a greeting is repeated, once a second, until they have."""
-    patience = Patience(repeat=Steps((10.0,)), silence=100.0, confirm=3, unheard=None)
+    patience = RetransmitPolicy(repeat=FixedTimeouts((10.0,)), silence=100.0, confirm=3, unheard=None)
     turn = waiting(patience)
     turn.join(B, 0.0)
     turn.join(C, 0.0)
@@ -706,7 +712,7 @@ def test_followedIsHearAndPoll() -> None:
 
 def test_begunIsHearAndPoll() -> None:
     """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
-    slow, fast = greeted(Patience()), greeted(Patience())
+    slow, fast = greeted(RetransmitPolicy()), greeted(RetransmitPolicy())
     assert fast.greeted()
     slow.hear(A, want(0), 0.5)
     assert out(slow, 0.5) == [burst(0)]
@@ -723,8 +729,8 @@ def test_whoIsToAnswerAGreeting() -> None:
     assert not empty().greeted()
     assert not sending().greeted()
     assert not waiting().greeted()
-    assert not greeted(Patience(gather=0.2, gatherLimit=1.0)).greeted()
-    two, owing, again = greeted(Patience()), empty(Patience()), met()
+    assert not greeted(RetransmitPolicy(gather=0.2, gatherLimit=1.0)).greeted()
+    two, owing, again = greeted(RetransmitPolicy()), empty(RetransmitPolicy()), met()
     two.join(B, 0.0)
     out(two)
     owing.join(A, 0.0)
@@ -735,15 +741,15 @@ def test_whoIsToAnswerAGreeting() -> None:
 
 def test_nobodyIsFollowedBlindly() -> None:
     """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
-    assert greeted(Patience()).inStep(0) is None
-    unheard = empty(Patience())
+    assert greeted(RetransmitPolicy()).inStep(0) is None
+    unheard = empty(RetransmitPolicy())
     unheard.join(A, 0.0, (range(1),))
     out(unheard)
     assert unheard.inStep(1) is None
     never = waiting()
     assert never.inStep(never.top + 1) is not None
     assert never.measured(0.1) == never.patience.repeat.steps[0]
-    owing, repeated, unknown = met(), met(), empty(Patience())
+    owing, repeated, unknown = met(), met(), empty(RetransmitPolicy())
     unknown.join(A, 0.0)
     out(unknown)
     unknown.hear(A, want(0), 0.0)
@@ -761,7 +767,7 @@ def test_nobodyIsFollowedBlindly() -> None:
 
 def met() -> Turn:
     """A cast whose one receiver has answered within a millisecond, and waits for block 2 of 0, 1, 2."""
-    turn = greeted(Patience())
+    turn = greeted(RetransmitPolicy())
     for number in (0, 1):
         turn.hear(A, want(number), number / 1000)
         out(turn, number / 1000)

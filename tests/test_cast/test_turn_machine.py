@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from castd.cast.events import (
     Leave,
 )
-from castd.cast.policy import Measured, Patience, Steps
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import Turn
 from tests.test_cast.machine import Habits, Hall, Receiver
 
@@ -31,7 +31,7 @@ habits = st.builds(
 class TurnMachine(RuleBasedStateMachine):
     """What all patiences have in common; the subclasses say which one."""
 
-    patience = Patience()
+    patience = RetransmitPolicy()
     group = True
     most = 12
 
@@ -124,8 +124,8 @@ class PlainUnicastMachine(UnicastMachine):
 class MulticastMachine(TurnMachine):
     """RFC 2090 and IBM's subnet broadcast."""
 
-    patience = Patience(
-        repeat=Measured(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+    patience = RetransmitPolicy(
+        repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
         silence=3.0,
         measured=1.0,
         tries=6,
@@ -146,8 +146,8 @@ class MulticastMachine(TurnMachine):
 class MtftpMachine(TurnMachine):
     """PXE MTFTP: short steps, one term, a group that is never silent; nobody is taken aside."""
 
-    patience = Patience(
-        repeat=Steps((0.08, 0.08, 0.2)),
+    patience = RetransmitPolicy(
+        repeat=FixedTimeouts((0.08, 0.08, 0.2)),
         silence=2.0,
         alone=10.0,
         unheard=5,
@@ -162,7 +162,7 @@ class MtftpMachine(TurnMachine):
 class BareMachine(TurnMachine):
     """TFTP's patience with a group: every rule that can be off is off."""
 
-    patience = Patience(unheard=None, corrections=0)
+    patience = RetransmitPolicy(unheard=None, corrections=0)
 
 
 few = settings(settings.default, stateful_step_count=30, report_multiple_bugs=False)

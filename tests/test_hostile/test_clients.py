@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import MulticastJoinError
 
-from castd.cast.policy import Patience
+from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch, send
 from castd.client.transfer import Report, Transfer, TransferError
 from castd.client.urls import parseUrl
@@ -180,7 +180,7 @@ def test_notLetIn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [LARGEST, 65 << 20])
 def test_moreBlocksThanAnybodyHas(size: int) -> None:
     """A SLAM header that tells of 2**53 octets in blocks of one takes no memory and is not believed."""
-    half = slam.Download(Patience())
+    half = slam.Download(RetransmitPolicy())
     half.begin(0.0)
     with pytest.raises(WireError):
         half.receive(Header(1, size, 1).build(), 0.1)

@@ -33,7 +33,7 @@ from castd.cast.events import (
     Standing,
     Want,
 )
-from castd.cast.policy import Patience, Steps
+from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
@@ -54,7 +54,7 @@ _HEAD = struct.Struct("!2sIQH")
 _NUMBER = struct.Struct("!I")
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.
-PATIENCE = Patience(repeat=Steps((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3)
+PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3)
 
 
 def mixture(number: int, count: int) -> int:
