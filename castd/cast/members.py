@@ -13,7 +13,7 @@ from castd.cast.events import (
     Ranges,
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
-from castd.cast.rto import Alarm
+from castd.cast.rto import RtoEstimator
 from castd.request import Peer
 
 #: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
@@ -72,7 +72,7 @@ class Member:
     ) -> None:
         self.peer = peer
         self.wants = wants
-        self.alarm = Alarm(repeat)
+        self.alarm = RtoEstimator(repeat)
         self.waited = waited
         self.since = since
         self.cameAt = cameAt

@@ -10,7 +10,7 @@ from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 SETTLED = 0.2
 
 
-class Alarm:
+class RtoEstimator:
     """
     When to repeat to one receiver.
 

@@ -5,7 +5,7 @@ When to repeat what the one peer of a transfer has not answered, and when to giv
 from __future__ import annotations
 
 from castd.cast.policy import RetransmitPolicy
-from castd.cast.rto import Alarm
+from castd.cast.rto import RtoEstimator
 
 
 class Wait:
@@ -32,7 +32,7 @@ class Wait:
 
     def __init__(self, patience: RetransmitPolicy) -> None:
         self._patience = patience
-        self._alarm = Alarm(patience.repeat)
+        self._alarm = RtoEstimator(patience.repeat)
         self._everHeard = self._clean = False
         self._quietSince = self._due = self.asked = float("inf")
         self.repeats = 0
@@ -57,7 +57,7 @@ class Wait:
         """An interval was agreed on: what was measured before it is forgotten."""
         if timeout is not None:
             self._patience = self._patience.heeding(timeout)
-            self._alarm = Alarm(self._patience.repeat)
+            self._alarm = RtoEstimator(self._patience.repeat)
             self._due = now + timeout
 
     def ask(self, now: float, first: bool = True) -> None:
