@@ -102,7 +102,7 @@ Action: TypeAlias = Greet | Burst | Gone | Warn
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PeerState:
     """
     What a wire needs to know of a member to read its datagrams.
 

@@ -23,8 +23,8 @@ from castd.cast.events import (
     Event,
     Greet,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.inflight import Flights, Gauge
@@ -139,12 +139,12 @@ class Sweep:
         receiver = self._roll.get(peer)
         return receiver is not None and receiver.heard
 
-    def standing(self, peer: Peer) -> Standing | None:
+    def standing(self, peer: Peer) -> PeerState | None:
         receiver = self._roll.get(peer)
         if receiver is None:
             return None
         turn = receiver is self._master or receiver is self._question
-        return Standing(turn, receiver.asked[0] if receiver.asked else None, self.top)
+        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.top)
 
     def _list(self, receiver: Receiver, ranges: Ranges, now: float) -> None:
         """It lacks these, and nothing else that it has ever named."""

@@ -16,8 +16,8 @@ from castd.cast.events import (
     Burst,
     Event,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.instep import InStep, State
@@ -294,13 +294,13 @@ class Turn(InStep):
         if member.wants:
             self._serve(member.wants, now)
 
-    def standing(self, peer: Peer) -> Standing | None:
+    def standing(self, peer: Peer) -> PeerState | None:
         member = self._members.get(peer)
         if member is None:
             return None
         turn = member is self._master
         serving = range(self._want[0].start, self._want[-1].stop) if turn and self._want else None
-        return Standing(turn, serving, self.top)
+        return PeerState(turn, serving, self.top)
 
     # What comes out.
 

@@ -15,8 +15,8 @@ from castd import outcomes
 from castd.cast.events import (
     Ask,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
@@ -118,7 +118,7 @@ class Reader(_tftp.AckReader):
         self.confirms = confirms
         self.early = early
 
-    def want(self, short: int, standing: Standing) -> Want | Leave | None:
+    def want(self, short: int, standing: PeerState) -> Want | Leave | None:
         if short == self.count:
             if standing.top >= self.count - 1:
                 return Leave(outcomes.DONE)
@@ -172,7 +172,7 @@ class GroupWire:
     def first(self, request: Request) -> Ranges:
         return ()
 
-    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
         return self._reader.receive(datagram, standing)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from castd import outcomes
-from castd.cast.events import Ask, Leave, Ranges, Standing, Want
+from castd.cast.events import Ask, Leave, PeerState, Ranges, Want
 from castd.errors import Refused, UnknownPeer, Unsupported
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -76,7 +76,7 @@ class AckReader:
         self.windowsize = windowsize
         self.rollover = rollover
 
-    def receive(self, datagram: bytes, standing: Standing | None) -> Want | Leave | Ask | None:
+    def receive(self, datagram: bytes, standing: PeerState | None) -> Want | Leave | Ask | None:
         """
         @return: see L{castd.interfaces.IWire.receive}.
         @raise WireError: unreadable.
@@ -96,12 +96,12 @@ class AckReader:
             return None
         return self.want(packet.number, standing)
 
-    def outcome(self, error: tftp.Error, standing: Standing) -> str:
+    def outcome(self, error: tftp.Error, standing: PeerState) -> str:
         """An ERROR in answer to the OACK is how a client ends that only wanted the size."""
         probe = standing.top < 0 and standing.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
 
-    def want(self, short: int, standing: Standing) -> Want | Leave | None:
+    def want(self, short: int, standing: PeerState) -> Want | Leave | None:
         """What ACK C{short} asks for, beside what is being served; L{None}: it is about nothing that was sent."""
         near = standing.serving.start if standing.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)

@@ -19,8 +19,8 @@ from castd import outcomes
 from castd.cast.events import (
     Ask,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.policy import RetransmitPolicy
@@ -164,7 +164,7 @@ class Wire:
         """Whoever asks and gets the turn gets block 1 at once."""
         return (range(1),)
 
-    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
         """
         ACK k asks for what follows block k, also where it jumps: iPXE says how much it has without a gap.
 

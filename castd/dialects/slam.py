@@ -17,8 +17,8 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.events import (
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
@@ -122,7 +122,7 @@ class Wire:
     def first(self, request: Request) -> Ranges:
         return slam.clip(request.detail, self.count) if isinstance(request.detail, tuple) else ()
 
-    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave:
         missing = slam.parseList(datagram)
         return Leave(outcomes.DONE) if missing is None else Want(slam.clip(missing, self.count))
 

@@ -12,8 +12,8 @@ from zope.interface import implementer
 from castd.cast.events import (
     Ask,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
@@ -81,7 +81,7 @@ class Wire:
     def first(self, request: Request) -> Ranges:
         return _tftp.firstWindow(bool(self.terms.answer))
 
-    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave | Ask | None:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
         return self._reader.receive(datagram, standing)
 
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:

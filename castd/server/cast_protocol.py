@@ -18,7 +18,7 @@ from castd.cast.events import (
     Gone,
     Greet,
     Leave,
-    Standing,
+    PeerState,
     Warn,
 )
 from castd.cast.policy import RetransmitPolicy
@@ -191,7 +191,7 @@ class CastProtocol(Stepping):
         self._tell(peer, event)
         self.pump()
 
-    def _standing(self, peer: Peer) -> Standing | None:
+    def _standing(self, peer: Peer) -> PeerState | None:
         aside = self._asides.get(peer)
         if aside is None:
             return self._main.cast.standing(peer)

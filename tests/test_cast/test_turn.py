@@ -16,7 +16,7 @@ from castd.cast.events import (
     Gone,
     Greet,
     Leave,
-    Standing,
+    PeerState,
     Want,
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
@@ -105,7 +105,7 @@ def test_theFirstBecomesMaster() -> None:
     turn = empty()
     turn.join(A, 0.0)
     assert out(turn) == [Greet(A, True, False)]
-    assert turn.standing(A) == Standing(True, None, -1)
+    assert turn.standing(A) == PeerState(True, None, -1)
 
 
 def test_theFirstMayAlreadyWant() -> None:
@@ -136,7 +136,7 @@ def test_aWantAfterTheGreetingIsServed() -> None:
     turn = greeted()
     turn.hear(A, want(3, 7), 0.0)
     assert out(turn) == [burst(3, 7)]
-    assert turn.standing(A) == Standing(True, range(3, 7), 6)
+    assert turn.standing(A) == PeerState(True, range(3, 7), 6)
 
 
 def test_aWantWhileSendingReplacesTheRanges() -> None:

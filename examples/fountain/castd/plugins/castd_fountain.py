@@ -29,8 +29,8 @@ from castd import outcomes
 from castd.cast.events import (
     Event,
     Leave,
+    PeerState,
     Ranges,
-    Standing,
     Want,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
@@ -133,7 +133,7 @@ class Wire:
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
 
-    def receive(self, datagram: bytes, peer: Peer, standing: Standing | None) -> Want | Leave:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave:
         """
         "I lack k" asks for the k numbers after the last that this receiver has heard, and some more.
 
