@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
 
-    from castd.cast.events import Action, Ask, Event, Leave, PeerState, Ranges, Want
+    from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
     from castd.group_pool import Means
     from castd.request import Local, Peer, Request
@@ -42,7 +42,7 @@ class ICast(Interface):
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
-        """A L{Want<castd.cast.events.Want>} or L{Leave<castd.cast.events.Leave>} of a member; others are ignored."""
+        """A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are ignored."""
 
     def standing(peer: Peer) -> PeerState | None:
         """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
@@ -93,7 +93,7 @@ class IWire(Interface):
     def first(request: Request) -> Ranges:
         """-> ranges the request itself asks for; C{()} if the receiver will say."""
 
-    def receive(datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
+    def receive(datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
         -> Want, Leave, Ask (it is a request: read it as one) or L{None} (nothing worth a word).
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from castd.cast.events import Want
+from castd.cast.events import RequestBlocks
 from castd.server.fallback import Asides
 
 A, B, C = (("10.0.0.10", port) for port in (1, 2, 3))
@@ -50,8 +50,8 @@ def test_heard() -> None:
     a, b = One(5.0, 9.0), One(6.0)
     asides = among(a=a, b=b)
     asides.pump(0.0)
-    asides.hear(a, A, Want(), 1.0)
-    assert a.heard == [(A, Want(), 1.0)]
+    asides.hear(a, A, RequestBlocks(), 1.0)
+    assert a.heard == [(A, RequestBlocks(), 1.0)]
     assert asides.pump(1.0) == 6.0
     assert (a.pumped, b.pumped) == ([0.0, 1.0], [0.0])
 

@@ -14,7 +14,7 @@ Ranges: TypeAlias = tuple[range, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class RequestBlocks:
     """
     A receiver says what it lacks.
 
@@ -34,7 +34,7 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class NewRequest:
     """Not an event of the cast at all: a request, to be read as one by the listener."""
 
 
@@ -97,7 +97,7 @@ class Warn:
     why: str
 
 
-Event: TypeAlias = Want | Leave | Ask
+Event: TypeAlias = RequestBlocks | Leave | NewRequest
 Action: TypeAlias = Greet | Burst | Gone | Warn
 
 

@@ -25,7 +25,7 @@ from castd.cast.events import (
     Leave,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.inflight import Flights, Gauge
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
@@ -125,7 +125,7 @@ class Sweep:
         receiver = self._roll.get(peer)
         if receiver is None:
             return
-        if isinstance(event, Want):
+        if isinstance(event, RequestBlocks):
             self._list(receiver, event.ranges, now)
         elif isinstance(event, Leave):
             self._heardAt = now

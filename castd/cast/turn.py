@@ -18,7 +18,7 @@ from castd.cast.events import (
     Leave,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.instep import InStep, State
 from castd.cast.limits import Gathering, Term
@@ -144,7 +144,7 @@ class Turn(InStep):
         if isinstance(event, Leave):
             wants = self._want if member is self._master and self._state is State.WAITING else ()
             self._part(member, event.outcome, now, wants)
-        elif isinstance(event, Want):
+        elif isinstance(event, RequestBlocks):
             member.greetAt = None
             if member is self._master:
                 self._hearMaster(member, event.ranges, now)

@@ -13,11 +13,11 @@ from typing import Any
 
 from castd import outcomes
 from castd.cast.events import (
-    Ask,
     Leave,
+    NewRequest,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
@@ -118,7 +118,7 @@ class Reader(_tftp.AckReader):
         self.confirms = confirms
         self.early = early
 
-    def want(self, short: int, standing: PeerState) -> Want | Leave | None:
+    def want(self, short: int, standing: PeerState) -> RequestBlocks | Leave | None:
         if short == self.count:
             if standing.top >= self.count - 1:
                 return Leave(outcomes.DONE)
@@ -126,8 +126,8 @@ class Reader(_tftp.AckReader):
         if short > self.count or (standing.turn and short > standing.top + 1):
             return None
         if not (short or standing.turn) and self.confirms:
-            return Want()
-        return Want((self.ask(short),))
+            return RequestBlocks()
+        return RequestBlocks((self.ask(short),))
 
 
 class Cast(Turn):
@@ -172,7 +172,9 @@ class GroupWire:
     def first(self, request: Request) -> Ranges:
         return ()
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
+    def receive(
+        self, datagram: bytes, peer: Peer, standing: PeerState | None
+    ) -> RequestBlocks | Leave | NewRequest | None:
         return self._reader.receive(datagram, standing)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from castd import outcomes
-from castd.cast.events import Ask, Leave, PeerState, Ranges, Want
+from castd.cast.events import Leave, NewRequest, PeerState, Ranges, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -76,7 +76,7 @@ class AckReader:
         self.windowsize = windowsize
         self.rollover = rollover
 
-    def receive(self, datagram: bytes, standing: PeerState | None) -> Want | Leave | Ask | None:
+    def receive(self, datagram: bytes, standing: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
         @return: see L{castd.interfaces.IWire.receive}.
         @raise WireError: unreadable.
@@ -84,7 +84,7 @@ class AckReader:
         """
         kind = tftp.opcode(datagram)
         if kind in (tftp.RRQ, tftp.WRQ):
-            return Ask()
+            return NewRequest()
         packet = tftp.parse(datagram)
         if standing is None:
             if isinstance(packet, tftp.Error):
@@ -101,7 +101,7 @@ class AckReader:
         probe = standing.top < 0 and standing.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
 
-    def want(self, short: int, standing: PeerState) -> Want | Leave | None:
+    def want(self, short: int, standing: PeerState) -> RequestBlocks | Leave | None:
         """What ACK C{short} asks for, beside what is being served; L{None}: it is about nothing that was sent."""
         near = standing.serving.start if standing.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)
@@ -109,7 +109,7 @@ class AckReader:
             return None
         if number >= self.count:
             return Leave(outcomes.DONE)
-        return Want((self.ask(number),))
+        return RequestBlocks((self.ask(number),))
 
     def ask(self, number: int) -> range:
         """-> the window that begins with this number."""

@@ -17,11 +17,11 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import (
-    Ask,
     Leave,
+    NewRequest,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import _tftp
@@ -164,14 +164,16 @@ class Wire:
         """Whoever asks and gets the turn gets block 1 at once."""
         return (range(1),)
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
+    def receive(
+        self, datagram: bytes, peer: Peer, standing: PeerState | None
+    ) -> RequestBlocks | Leave | NewRequest | None:
         """
         ACK k asks for what follows block k, also where it jumps: iPXE says how much it has without a gap.
 
         Never trusted with the length of the file; nobody but the master is heard.
         """
         if tftp.opcode(datagram) in (tftp.RRQ, tftp.WRQ):
-            return Ask()
+            return NewRequest()
         packet = tftp.parse(datagram)
         if standing is None:
             return None
@@ -181,7 +183,7 @@ class Wire:
             return None
         if packet.number == self.count:
             return Leave(outcomes.DONE)
-        return Want((range(packet.number, packet.number + 1),))
+        return RequestBlocks((range(packet.number, packet.number + 1),))
 
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """

@@ -19,7 +19,7 @@ from castd.cast.events import (
     Leave,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
@@ -122,9 +122,9 @@ class Wire:
     def first(self, request: Request) -> Ranges:
         return slam.clip(request.detail, self.count) if isinstance(request.detail, tuple) else ()
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave:
         missing = slam.parseList(datagram)
-        return Leave(outcomes.DONE) if missing is None else Want(slam.clip(missing, self.count))
+        return Leave(outcomes.DONE) if missing is None else RequestBlocks(slam.clip(missing, self.count))
 
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """A status request to where the list came from; never to the group, where Etherboot gives up at one."""

@@ -10,11 +10,11 @@ from pydantic import Field
 from zope.interface import implementer
 
 from castd.cast.events import (
-    Ask,
     Leave,
+    NewRequest,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
@@ -81,7 +81,9 @@ class Wire:
     def first(self, request: Request) -> Ranges:
         return _tftp.firstWindow(bool(self.terms.answer))
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave | Ask | None:
+    def receive(
+        self, datagram: bytes, peer: Peer, standing: PeerState | None
+    ) -> RequestBlocks | Leave | NewRequest | None:
         return self._reader.receive(datagram, standing)
 
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:

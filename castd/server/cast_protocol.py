@@ -13,11 +13,11 @@ from twisted.logger import Logger
 
 from castd import outcomes
 from castd.cast.events import (
-    Ask,
     Event,
     Gone,
     Greet,
     Leave,
+    NewRequest,
     PeerState,
     Warn,
 )
@@ -183,7 +183,7 @@ class CastProtocol(Stepping):
             return
         if event is None:
             return
-        if isinstance(event, Ask):
+        if isinstance(event, NewRequest):
             self.home.castAsked(datagram, peer)
             return
         if (receiver := self.receivers.get(peer)) is not None:

@@ -17,7 +17,7 @@ from castd.cast.events import (
     Gone,
     Greet,
     Leave,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import ICast
@@ -76,7 +76,7 @@ class Receiver:
         if not self.lacks:
             return Leave(outcomes.DONE)
         first = min(self.lacks)
-        return Want((range(first, min(first + self.habits.window, self.end)),))
+        return RequestBlocks((range(first, min(first + self.habits.window, self.end)),))
 
     end: int = 0
 
@@ -124,7 +124,7 @@ class Hall:
                 receiver.wanted, receiver.served = wants[0], set()
             self.cast.join(peer, self.now, wants)
         else:
-            if isinstance(event, Want) and event.ranges:
+            if isinstance(event, RequestBlocks) and event.ranges:
                 # A cast may serve the newer of two wants, whichever came first; it is both that were wanted.
                 low = min(receiver.wanted.start, event.ranges[0].start) if receiver.wanted else event.ranges[0].start
                 receiver.wanted = range(low, max(receiver.wanted.stop, event.ranges[0].stop))
@@ -207,7 +207,7 @@ class Hall:
             if not receiver.habits.eager or receiver.lacks != set(range(self.blocks)):
                 self.post(receiver, receiver.wish())
         elif receiver.habits.confirms:
-            self.post(receiver, Want(()) if receiver.lacks else receiver.wish())
+            self.post(receiver, RequestBlocks(()) if receiver.lacks else receiver.wish())
 
     def _blocks(self, receiver: Receiver, numbers: range) -> None:
         if receiver.dead or receiver.ended or (receiver.habits.deaf and self.group):

@@ -4,7 +4,7 @@ What goes out for receivers that have proved nothing.
 
 from castd.cast.blockset import first
 from castd.cast.credit import DEPTH, RATE, Credit
-from castd.cast.events import Burst, Want
+from castd.cast.events import Burst, RequestBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import PATIENCE
 
@@ -40,5 +40,5 @@ def test_whoAnswersGetsAll() -> None:
     sweep, peer = Sweep(PATIENCE, COUNT), ("a", 1)
     sweep.join(peer, 0.0, (range(COUNT),))
     assert sent(sweep, 0.0) == DEPTH
-    sweep.hear(peer, Want((range(int(DEPTH), COUNT),)), 0.01)
+    sweep.hear(peer, RequestBlocks((range(int(DEPTH), COUNT),)), 0.01)
     assert sent(sweep, 0.05) == COUNT - DEPTH

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Burst, Gone, Greet, Leave, Want, Warn
+from castd.cast.events import Action, Burst, Gone, Greet, Leave, RequestBlocks, Warn
 from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -72,7 +72,7 @@ class Play:
         elif (standing := self.cast.standing(peer)) is not None and standing.turn:
             number = word[2]
             assert isinstance(number, int)
-            done = Leave(outcomes.DONE) if number == COUNT else Want((range(number, number + 1),))
+            done = Leave(outcomes.DONE) if number == COUNT else RequestBlocks((range(number, number + 1),))
             self.cast.hear(peer, done, self.now)
         self.poll()
 

@@ -22,7 +22,7 @@ from castd.cast.events import (
     Greet,
     Leave,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
@@ -105,7 +105,7 @@ def test_repeatsAreTold() -> None:
     sweep = cast(flight=0.0)
     sweep.join(A, 0.0, (range(4, 8),))
     drain(sweep, 0.0)
-    sweep.hear(A, Want((range(2, 10),)), 0.2)
+    sweep.hear(A, RequestBlocks((range(2, 10),)), 0.2)
     bursts = [action for action in drain(sweep, 0.2) if isinstance(action, Burst)]
     assert {burst.numbers: burst.again for burst in bursts} == {
         range(2, 4): False,
@@ -132,7 +132,7 @@ def test_newerListTakesThePlaceOfWhatWasPutOff() -> None:
     drain(sweep, 0.0)
     sweep.join(B, 0.01, (range(12),))
     drain(sweep, 0.01)
-    sweep.hear(B, Want((range(12, 14),)), 0.02)
+    sweep.hear(B, RequestBlocks((range(12, 14),)), 0.02)
     assert blocks(drain(sweep, 0.02)) == [12, 13]
     assert blocks(drain(sweep, 0.2)) == []
 
@@ -142,7 +142,7 @@ def test_answerIsTrue() -> None:
     sweep = cast()
     sweep.join(A, 0.0, (range(8),))
     assert asked(drain(sweep, 0.0)) == [A]
-    sweep.hear(A, Want((range(3, 4),)), 0.001)
+    sweep.hear(A, RequestBlocks((range(3, 4),)), 0.001)
     actions = drain(sweep, 0.001)
     assert blocks(actions) == [3]
     assert asked(actions) == [A]
@@ -154,7 +154,7 @@ def test_lastOneThatAnsweredIsAskedFirst() -> None:
     for peer in (A, B, C):
         sweep.join(peer, 0.0, (range(4),))
     assert asked(drain(sweep, 0.0)) == [A]
-    sweep.hear(A, Want((range(4, 8),)), 0.05)
+    sweep.hear(A, RequestBlocks((range(4, 8),)), 0.05)
     assert asked(drain(sweep, 0.05)) == [A]
     assert asked(drain(sweep, 0.14)) == []
     assert asked(drain(sweep, 0.16)) == [A] or asked(drain(sweep, 0.16)) == [B]
@@ -179,7 +179,7 @@ def test_lateAnswerBringsItBack() -> None:
     sweep = cast()
     sweep.join(A, 0.0, (range(4),))
     list(pass_(sweep, 0.0, 2.0))
-    sweep.hear(A, Want((range(4, 8),)), 3.0)
+    sweep.hear(A, RequestBlocks((range(4, 8),)), 3.0)
     actions = drain(sweep, 3.0)
     assert blocks(actions) == [4, 5, 6, 7]
     assert asked(actions) == [A]
@@ -241,7 +241,7 @@ def test_forgedCrowd() -> None:
     told = list(pass_(sweep, 0.0, 15.0))
     first = next(now for now, action in told if isinstance(action, Greet) and action.peer == A)
     assert 5 < first < 12
-    sweep.hear(A, Want((range(1, 5),)), 15.0)
+    sweep.hear(A, RequestBlocks((range(1, 5),)), 15.0)
     assert asked(drain(sweep, 15.1))[0] == A, "who has answered comes before all that never have"
 
 
@@ -254,7 +254,7 @@ def test_shield() -> None:
     for _ in range(2 + PAUSES):
         drain(sweep, now)
         said = now = now + 0.2
-        sweep.hear(A, Want(wants), now)
+        sweep.hear(A, RequestBlocks(wants), now)
         while not blocks(drain(sweep, now)):
             due = sweep.deadline(now)
             assert due is not None
@@ -263,11 +263,11 @@ def test_shield() -> None:
     assert waits == [0.0, 0.0, *(PAUSE * 2**number for number in range(PAUSES))]
     said = now
     for seconds in range(1, int(MUTED) + 1):
-        sweep.hear(A, Want(wants), said + seconds)
+        sweep.hear(A, RequestBlocks(wants), said + seconds)
         assert drain(sweep, said + seconds) == [], "neither served nor asked"
     now = said + MUTED + 1.5
     drain(sweep, now)
-    sweep.hear(A, Want(wants), now)
+    sweep.hear(A, RequestBlocks(wants), now)
     assert blocks(drain(sweep, now)) == [0, 1, 2, 3]
 
 
@@ -278,7 +278,7 @@ def test_shieldHoldsNobodyUp() -> None:
     sweep.join(A, 0.0, wants)
     for now in (0.0, 0.1, 0.2):
         drain(sweep, now)
-        sweep.hear(A, Want(wants), now + 0.05)
+        sweep.hear(A, RequestBlocks(wants), now + 0.05)
     assert blocks(drain(sweep, 0.3)) == []
     sweep.join(B, 0.31, (range(8, 12),))
     actions = drain(sweep, 0.31)
@@ -293,9 +293,9 @@ def test_shieldEndsWithAnotherList() -> None:
     sweep.join(A, 0.0, wants)
     for now in (0.0, 0.1, 0.2):
         drain(sweep, now)
-        sweep.hear(A, Want(wants), now + 0.05)
+        sweep.hear(A, RequestBlocks(wants), now + 0.05)
     drain(sweep, 0.3)
-    sweep.hear(A, Want((range(1, 5),)), 0.31)
+    sweep.hear(A, RequestBlocks((range(1, 5),)), 0.31)
     actions = drain(sweep, 0.31)
     assert sorted(blocks(actions)) == [1, 2, 3, 4]
     assert asked(actions) == [A]
@@ -311,13 +311,13 @@ def test_deafForGood() -> None:
         actions = drain(sweep, now)
         sent += len(blocks(actions))
         if A in asked(actions):
-            sweep.hear(A, Want(wants), now + 0.001)
+            sweep.hear(A, RequestBlocks(wants), now + 0.001)
             now += 0.001
             continue
         due = sweep.deadline(now)
         now = min(now + 1.0, due) if due is not None else now + 1.0
         if now == int(now):
-            sweep.hear(A, Want(wants), now)
+            sweep.hear(A, RequestBlocks(wants), now)
             sweep.join(A, now, wants)
     assert sent < 400
 
@@ -331,7 +331,7 @@ def test_askedAfterABlockOnly() -> None:
     assert set(asked([action for _, action in pass_(sweep, 1.0, 1.3)])) == {A, B}
     lonely = cast()
     lonely.join(A, 0.0, ())
-    lonely.hear(A, Want(()), 2.0)
+    lonely.hear(A, RequestBlocks(()), 2.0)
     assert asked(drain(lonely, 2.0)) == [A]
 
 
@@ -356,7 +356,7 @@ def test_answersNothing() -> None:
     sweep = cast()
     sweep.join(A, 0.0, (range(4),))
     drain(sweep, 0.0)
-    sweep.hear(A, Want(()), 0.01)
+    sweep.hear(A, RequestBlocks(()), 0.01)
     assert asked([action for _, action in pass_(sweep, 0.01, 10.0)]) == []
 
 
@@ -365,7 +365,7 @@ def test_room() -> None:
     sweep = cast(room=3)
     sweep.join(A, 0.0, (range(4),))
     drain(sweep, 0.0)
-    sweep.hear(A, Want((range(4, 8),)), 0.01)
+    sweep.hear(A, RequestBlocks((range(4, 8),)), 0.01)
     for number in range(1000):
         sweep.join(("x", number), 0.02, (range(1),))
         assert sweep.members() <= 3
@@ -381,7 +381,7 @@ def test_paceFollowsTheLoss() -> None:
     now, seen = 0.0, []
     for lost in (500, 150, 10, 50, 5):
         now += 0.05
-        sweep.hear(A, Want((range(lost),)), now)
+        sweep.hear(A, RequestBlocks((range(lost),)), now)
         drain(sweep, now)
         seen.append(sweep.pace)
     assert seen == [0.5, 0.25, 0.25, 0.25, 0.25]
@@ -389,10 +389,10 @@ def test_paceFollowsTheLoss() -> None:
     sweep.join(A, 0.0, (range(1000),))
     for turn in range(1, 8):
         drain(sweep, turn - 1.0)
-        sweep.hear(A, Want((range(1000 - turn),)), turn - 0.99)
+        sweep.hear(A, RequestBlocks((range(1000 - turn),)), turn - 0.99)
     assert sweep.pace == 0.1
     drain(sweep, 8.0)
-    sweep.hear(A, Want((range(1),)), 8.01)
+    sweep.hear(A, RequestBlocks((range(1),)), 8.01)
     assert round(sweep.pace, 6) == 0.11
 
 
@@ -401,7 +401,7 @@ def test_shortSweepsSayNothing() -> None:
     sweep = cast()
     sweep.join(A, 0.0, (range(4),))
     drain(sweep, 0.0)
-    sweep.hear(A, Want((range(1, 5),)), 0.01)
+    sweep.hear(A, RequestBlocks((range(1, 5),)), 0.01)
     assert sweep.pace == 1.0
 
 
@@ -414,7 +414,7 @@ def test_turnsEnd() -> None:
     for _ in range(12):
         order += asked(drain(sweep, now))
         now += 0.01
-        sweep.hear(order[-1], Want((range(3 + len(order) % 2),)), now)
+        sweep.hear(order[-1], RequestBlocks((range(3 + len(order) % 2),)), now)
     assert order[0] == A
     assert B in order
 
@@ -445,7 +445,7 @@ def test_codeWithoutEnd() -> None:
     sweep.join(A, 0.0, (range(5),))
     sweep.join(B, 0.0, (range(9),))
     assert blocks(drain(sweep, 0.0)) == list(range(9))
-    sweep.hear(A, Want((range(1000, 1003),)), 0.2)
+    sweep.hear(A, RequestBlocks((range(1000, 1003),)), 0.2)
     assert blocks(drain(sweep, 0.2)) == [1000, 1001, 1002]
 
 
@@ -547,7 +547,7 @@ class Crowd(RuleBasedStateMachine):
 
     def say(self, peer: Peer, most: int) -> None:
         if self.lacks[peer]:
-            self.sweep.hear(peer, Want(self.list(peer, most)), self.now)
+            self.sweep.hear(peer, RequestBlocks(self.list(peer, most)), self.now)
         else:
             self.sweep.hear(peer, Leave(outcomes.DONE), self.now)
             del self.lacks[peer]

@@ -17,7 +17,7 @@ from castd.cast.events import (
     Greet,
     Leave,
     PeerState,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import Turn
@@ -31,8 +31,8 @@ COUNT = 100
 GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, unheard=None, terms=3)
 
 
-def want(start: int, stop: int | None = None) -> Want:
-    return Want((range(start, start + 1 if stop is None else stop),))
+def want(start: int, stop: int | None = None) -> RequestBlocks:
+    return RequestBlocks((range(start, start + 1 if stop is None else stop),))
 
 
 def out(turn: Turn, now: float = 0.0) -> list[Action]:
@@ -156,7 +156,7 @@ def test_aWantAfterAllWentOutIsServed() -> None:
 def test_severalRangesGoOutOneAfterTheOther() -> None:
     """A want of several runs is a burst for each of them, in order."""
     turn = greeted()
-    turn.hear(A, Want((range(1, 3), range(5, 6), range(8, 10))), 0.0)
+    turn.hear(A, RequestBlocks((range(1, 3), range(5, 6), range(8, 10))), 0.0)
     assert out(turn) == [burst(1, 3), burst(5, 6), burst(8, 10)]
 
 

@@ -31,7 +31,7 @@ from castd.cast.events import (
     Leave,
     PeerState,
     Ranges,
-    Want,
+    RequestBlocks,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
@@ -99,7 +99,7 @@ class Spring(Sweep):
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         """As L{Sweep.hear}; to leave before all that was asked for has gone out is not early."""
         if event == Leave(outcomes.DONE):
-            super().hear(peer, Want(), now)
+            super().hear(peer, RequestBlocks(), now)
         super().hear(peer, event, now)
 
 
@@ -133,7 +133,7 @@ class Wire:
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> Want | Leave:
+    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave:
         """
         "I lack k" asks for the k numbers after the last that this receiver has heard, and some more.
 
@@ -144,8 +144,8 @@ class Wire:
         if not lacking:
             return Leave(outcomes.DONE)
         if transaction != self.transaction or lacking > self.blocks or heard > self.next:
-            return Want((range(self.blocks),))  # it knows nothing yet, or another file
-        return Want((range(heard, heard + lacking + ceil(lacking * self.redundancy)),))
+            return RequestBlocks((range(self.blocks),))  # it knows nothing yet, or another file
+        return RequestBlocks((range(heard, heard + lacking + ceil(lacking * self.redundancy)),))
 
     def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """A question to where the report came from."""
