@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
-from castd.cast.events import Burst, Gone, Greet
+from castd.cast.events import Gone, Greet, SendBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import Dialect, Options, Wire
 from castd.request import Local, Peer, Request
@@ -153,7 +153,7 @@ class Hall:
                 due: float | None = self.freeAt
                 break
             action = self.sweep.poll(self.now)
-            if isinstance(action, Burst):
+            if isinstance(action, SendBlocks):
                 for number in action.numbers:
                     self.sent.append(number)
                     self.log.append((self.now, "data", number))

@@ -53,7 +53,7 @@ class Greet:
 
 
 @dataclass(frozen=True, slots=True)
-class Burst:
+class SendBlocks:
     """
     Send these blocks now.
 
@@ -98,7 +98,7 @@ class Warn:
 
 
 Event: TypeAlias = RequestBlocks | Leave | NewRequest
-Action: TypeAlias = Greet | Burst | Gone | Warn
+Action: TypeAlias = Greet | SendBlocks | Gone | Warn
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from enum import Enum
 
-from castd.cast.events import Burst, Ranges
+from castd.cast.events import Ranges, SendBlocks
 from castd.cast.limits import Gathering, Term
 from castd.cast.members import Member, Members
 
@@ -45,7 +45,7 @@ class InStep:
         """The master is to get these."""
 
     @abstractmethod
-    def _send(self, now: float) -> Burst:
+    def _send(self, now: float) -> SendBlocks:
         """The next of them goes out."""
 
     def _alone(self) -> Member | None:

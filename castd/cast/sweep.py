@@ -19,13 +19,13 @@ from castd.cast.blockset import Union, common, without
 from castd.cast.credit import Credit
 from castd.cast.events import (
     Action,
-    Burst,
     Event,
     Greet,
     Leave,
     PeerState,
     Ranges,
     RequestBlocks,
+    SendBlocks,
 )
 from castd.cast.inflight import Flights, Gauge
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
@@ -260,7 +260,7 @@ class Sweep:
             elif not late and receiver.peer in self._roll.fresh and not self._askable(receiver):
                 self._part(receiver, outcomes.SILENT)
 
-    def _send(self, now: float) -> Burst | None:
+    def _send(self, now: float) -> SendBlocks | None:
         if not self._union:
             return None
         run, again = self._union.take(LONGEST_BURST)
@@ -268,7 +268,7 @@ class Sweep:
         self._gauge.sent(run)
         self._term += len(run)
         assert self._behalf is not None
-        return Burst(run, self._behalf, again)
+        return SendBlocks(run, self._behalf, again)
 
     def _sent(self, run: range, now: float) -> None:
         self._bursts += 1
@@ -333,13 +333,13 @@ class Sweep:
         self.asked += 1
         return Greet(receiver.peer, True, receiver.heard)
 
-    def _speak(self, now: float) -> Burst | None:
+    def _speak(self, now: float) -> SendBlocks | None:
         """While somebody is being asked the others must not think that nothing is going on, and all speak at once."""
         due = self._speakAt()
         if due is None or now < due or self._keep is None or self._question is None:
             return None
         self._sent(self._keep, now)
-        return Burst(self._keep, self._question.peer, again=True)
+        return SendBlocks(self._keep, self._question.peer, again=True)
 
     def _speakAt(self) -> float | None:
         """-> when a block is to be sent only to show life."""

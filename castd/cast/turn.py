@@ -13,12 +13,12 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.events import (
     Action,
-    Burst,
     Event,
     Leave,
     PeerState,
     Ranges,
     RequestBlocks,
+    SendBlocks,
 )
 from castd.cast.instep import InStep, State
 from castd.cast.limits import Gathering, Term
@@ -325,7 +325,7 @@ class Turn(InStep):
             self._term.progressAt = now  # the time of gathering is nobody's fault
         return False
 
-    def _send(self, now: float) -> Burst:
+    def _send(self, now: float) -> SendBlocks:
         numbers = self._pending.pop(0)
         if not self._pending:
             self._state = State.WAITING
@@ -337,7 +337,7 @@ class Turn(InStep):
         self._term.blocks += len(numbers)
         again = self._again
         self.top = max(self.top, numbers[-1])
-        return Burst(numbers, self._master.peer, again)
+        return SendBlocks(numbers, self._master.peer, again)
 
     def _ring(self, now: float) -> bool:
         """-> True if something became due that C{poll} is to look at."""
@@ -424,14 +424,14 @@ class Turn(InStep):
                 return True
         return False
 
-    def _speak(self, now: float) -> Burst | None:
+    def _speak(self, now: float) -> SendBlocks | None:
         """A group with members is never silent for long: some clients start an incomplete image then."""
         keep = self.patience.keep
         if keep is None or self.top < 0 or self._master is None or now < self._spokeAt + keep:
             return None
         self._spokeAt = now
         numbers = self._want[-1] if self._want else range(self.top, self.top + 1)
-        return Burst(numbers[-1:], self._master.peer, again=True)
+        return SendBlocks(numbers[-1:], self._master.peer, again=True)
 
     def deadline(self, now: float) -> float | None:
         if self._members.owed:

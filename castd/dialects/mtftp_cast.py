@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from castd import outcomes
 from castd.cast.events import (
     Action,
-    Burst,
     Event,
     Greet,
     Ranges,
+    SendBlocks,
     Warn,
 )
 from castd.cast.instep import State
@@ -253,13 +253,13 @@ class Passes(Turn):
             action = super().poll(now)
             while isinstance(action, Greet):
                 action = super().poll(now)
-            if isinstance(action, Burst) and not action.numbers.start:
+            if isinstance(action, SendBlocks) and not action.numbers.start:
                 self._next.append(Greet(action.peer, True, action.again))
             if action is not None:
                 self._next.append(action)
         return self._next.popleft() if self._next else None
 
-    def _send(self, now: float) -> Burst:
+    def _send(self, now: float) -> SendBlocks:
         burst = super()._send(now)
         if burst.numbers.start == 0 and not burst.again:
             for each in self._askers():

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Burst, Gone, Greet, Warn
+from castd.cast.events import Gone, Greet, SendBlocks, Warn
 from castd.interfaces import ICast
 from castd.pacing import TICK
 from castd.request import Peer
@@ -94,7 +94,7 @@ class Delivery:
             action = self.cast.poll(now)
             if action is None:
                 return self.cast.deadline(now)
-            if isinstance(action, Burst):
+            if isinstance(action, SendBlocks):
                 self._unsent, self._peer, self._again = action.numbers, action.peer, action.again
                 self._late = False
             elif isinstance(action, Greet):

@@ -12,12 +12,12 @@ from itertools import count
 
 from castd import outcomes
 from castd.cast.events import (
-    Burst,
     Event,
     Gone,
     Greet,
     Leave,
     RequestBlocks,
+    SendBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import ICast
@@ -165,7 +165,7 @@ class Hall:
             standing = self.cast.standing(action.peer)
             assert standing is not None
             assert not action.master or standing.turn
-        elif isinstance(action, Burst):
+        elif isinstance(action, SendBlocks):
             receiver = self.receivers[action.peer]
             standing = self.cast.standing(action.peer)
             assert receiver.here
@@ -193,7 +193,7 @@ class Hall:
                 assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
         elif isinstance(action, Greet):
             self._greeted(self.receivers[action.peer], action.master)
-        elif isinstance(action, Burst):
+        elif isinstance(action, SendBlocks):
             for receiver in self.receivers.values():
                 if receiver.peer == action.peer or self.group:
                     self._blocks(receiver, action.numbers)

@@ -4,7 +4,7 @@ What goes out for receivers that have proved nothing.
 
 from castd.cast.blockset import first
 from castd.cast.credit import DEPTH, RATE, Credit
-from castd.cast.events import Burst, RequestBlocks
+from castd.cast.events import RequestBlocks, SendBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import PATIENCE
 
@@ -15,7 +15,7 @@ def sent(sweep: Sweep, now: float) -> int:
     """-> how many blocks are due at this instant."""
     numbers = 0
     while (action := sweep.poll(now)) is not None:
-        numbers += len(action.numbers) if isinstance(action, Burst) else 0
+        numbers += len(action.numbers) if isinstance(action, SendBlocks) else 0
     return numbers
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Burst, Gone, Greet, Leave, RequestBlocks, Warn
+from castd.cast.events import Action, Gone, Greet, Leave, RequestBlocks, SendBlocks, Warn
 from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -102,13 +102,13 @@ def test_anything(words: list[tuple[object, ...]]) -> None:
     play.wait(200.0)
     assert play.cast.members() == 0
     assert play.cast.deadline(play.now) is None
-    served = [(at, action) for at, action in play.log if isinstance(action, Greet | Burst)]
+    served = [(at, action) for at, action in play.log if isinstance(action, Greet | SendBlocks)]
     for (_, first), (_, then) in pairwise([*served, (0.0, None)]):
         if isinstance(first, Greet):
-            assert isinstance(then, Burst)
+            assert isinstance(then, SendBlocks)
             assert (first.master, first.peer, then.numbers.start) == (True, then.peer, 0)
     for _, action in served:
-        if isinstance(action, Burst):
+        if isinstance(action, SendBlocks):
             assert 0 <= action.numbers.start < action.numbers.stop <= COUNT
             assert len(action.numbers) <= 2
 
@@ -126,7 +126,7 @@ def test_neverSilent(words: list[tuple[object, ...]]) -> None:
         if empty and play.here:
             last = began
         for at, action in play.log[before:]:
-            if isinstance(action, Burst):
+            if isinstance(action, SendBlocks):
                 assert at - last <= 0.2 + 1e-9
                 last = at
         if not play.here:
@@ -143,7 +143,7 @@ def test_warnings(words: list[tuple[object, ...]]) -> None:
     passed = False
     warned: dict[Peer, float] = {}
     for _, action in play.log:
-        if isinstance(action, Burst):
+        if isinstance(action, SendBlocks):
             passed = passed or action.numbers.stop == COUNT
         elif isinstance(action, Warn):
             # A warning goes before the block that it is about.

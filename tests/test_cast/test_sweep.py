@@ -17,12 +17,12 @@ from castd import outcomes
 from castd.cast.blockset import Union, common, joined, without
 from castd.cast.events import (
     Action,
-    Burst,
     Gone,
     Greet,
     Leave,
     Ranges,
     RequestBlocks,
+    SendBlocks,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
@@ -49,7 +49,7 @@ def drain(sweep: Sweep, now: float) -> list[Action]:
 
 
 def blocks(actions: list[Action]) -> list[int]:
-    return [number for action in actions if isinstance(action, Burst) for number in action.numbers]
+    return [number for action in actions if isinstance(action, SendBlocks) for number in action.numbers]
 
 
 def asked(actions: list[Action]) -> list[Peer]:
@@ -86,7 +86,7 @@ def test_oneAscendingSweep() -> None:
     sweep.join(B, 0.0, (range(10, 50),))
     actions = drain(sweep, 0.0)
     assert blocks(actions) == [*range(10, 60), 90, 91]
-    assert max(len(action.numbers) for action in actions if isinstance(action, Burst)) <= LONGEST_BURST
+    assert max(len(action.numbers) for action in actions if isinstance(action, SendBlocks)) <= LONGEST_BURST
     assert asked(actions) == [A]
 
 
@@ -106,7 +106,7 @@ def test_repeatsAreTold() -> None:
     sweep.join(A, 0.0, (range(4, 8),))
     drain(sweep, 0.0)
     sweep.hear(A, RequestBlocks((range(2, 10),)), 0.2)
-    bursts = [action for action in drain(sweep, 0.2) if isinstance(action, Burst)]
+    bursts = [action for action in drain(sweep, 0.2) if isinstance(action, SendBlocks)]
     assert {burst.numbers: burst.again for burst in bursts} == {
         range(2, 4): False,
         range(4, 8): True,
@@ -227,7 +227,7 @@ def test_showsLife() -> None:
     for number in range(40):
         sweep.join(("x", number), 0.0, (range(4),))
     told = list(pass_(sweep, 0.0, 10.0))
-    alive = [now for now, action in told if isinstance(action, Burst)]
+    alive = [now for now, action in told if isinstance(action, SendBlocks)]
     assert len(alive) == 1 + int(QUIET / 0.5) - (QUIET % 0.5 == 0)
     assert all(0.5 <= after - before < 0.7 for before, after in itertools.pairwise(alive))
 
@@ -517,7 +517,7 @@ class Crowd(RuleBasedStateMachine):
 
     def step(self, hears: bool = True) -> None:
         for action in drain(self.sweep, self.now):
-            if isinstance(action, Burst):
+            if isinstance(action, SendBlocks):
                 assert set(action.numbers) <= self.named
                 for peer in set(self.lacks) - self.deaf if hears else ():
                     self.lacks[peer] -= set(action.numbers)

@@ -12,12 +12,12 @@ from zope.interface.verify import verifyObject
 from castd import outcomes
 from castd.cast.events import (
     Action,
-    Burst,
     Gone,
     Greet,
     Leave,
     PeerState,
     RequestBlocks,
+    SendBlocks,
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import Turn
@@ -59,8 +59,8 @@ def until(turn: Turn, now: float, end: float) -> list[tuple[float, Action]]:
     return log
 
 
-def burst(start: int, stop: int | None = None, peer: Peer = A, again: bool = False) -> Burst:
-    return Burst(range(start, start + 1 if stop is None else stop), peer, again)
+def burst(start: int, stop: int | None = None, peer: Peer = A, again: bool = False) -> SendBlocks:
+    return SendBlocks(range(start, start + 1 if stop is None else stop), peer, again)
 
 
 # The states, each reached by the shortest way.
@@ -122,7 +122,7 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
     turn.join(B, 0.0)
     actions = out(turn)
     assert actions[0] == Greet(B, False, False)
-    assert all(isinstance(action, Burst) for action in actions[1:])
+    assert all(isinstance(action, SendBlocks) for action in actions[1:])
     assert turn.standing(A).turn
     assert not turn.standing(B).turn
     assert turn.members() == 2
@@ -261,7 +261,7 @@ def test_oldWantsAreIgnored(state: Callable[[], Turn]) -> None:
     """A want that begins before the one being served was overtaken on its way."""
     turn = state()
     turn.hear(A, want(1, 5), 0.0)
-    assert [action for action in out(turn) if isinstance(action, Burst)] in ([burst(3, 7)], [])
+    assert [action for action in out(turn) if isinstance(action, SendBlocks)] in ([burst(3, 7)], [])
     assert turn.standing(A).serving == range(3, 7)
 
 
@@ -785,7 +785,7 @@ def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:
     for number in range(top):
         turn.hear(A, want(number), number / 10)
         out(turn, number / 10)
-    assert [action for action in out(turn, 6.0) if not isinstance(action, Burst)] == []
+    assert [action for action in out(turn, 6.0) if not isinstance(action, SendBlocks)] == []
     turn.hear(A, want(top), 6.0)
     return turn
 
