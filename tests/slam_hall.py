@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
-from castd.cast.events import Gone, Greet, SendBlocks
+from castd.cast.events import Greet, Left, SendBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import Dialect, Options, Wire
 from castd.request import Local, Peer, Request
@@ -163,7 +163,7 @@ class Hall:
                 self.log.append((self.now, "ping", action.peer))
                 if self.chance.random() >= self.loss:
                     self.at(self.now + self.latency, self.ping, action.peer)
-            elif isinstance(action, Gone):
+            elif isinstance(action, Left):
                 self.log.append((self.now, action.outcome, action.peer))
             else:
                 due = self.sweep.deadline(self.now)

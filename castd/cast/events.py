@@ -68,7 +68,7 @@ class SendBlocks:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Left:
     """
     A receiver's part has ended.
 
@@ -98,7 +98,7 @@ class Warn:
 
 
 Event: TypeAlias = RequestBlocks | Leave | NewRequest
-Action: TypeAlias = Greet | SendBlocks | Gone | Warn
+Action: TypeAlias = Greet | SendBlocks | Left | Warn
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from castd.cast.events import (
-    Gone,
     Greet,
+    Left,
     Ranges,
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
@@ -110,7 +110,7 @@ class Members:
 
     def __init__(self) -> None:
         self._here: dict[Peer, Member] = {}
-        self._due: deque[Greet | Gone] = deque()
+        self._due: deque[Greet | Left] = deque()
 
     def __len__(self) -> int:
         return len(self._here)
@@ -146,18 +146,18 @@ class Members:
         """It is gone, and everybody who counts is to be told."""
         del self._here[member.peer]
         self._forget(member)
-        self._due.append(Gone(member.peer, outcome, wants, member.heard))
+        self._due.append(Left(member.peer, outcome, wants, member.heard))
 
     def _forget(self, member: Member) -> None:
         """Greetings that it was not told yet."""
         if self._due:
-            self._due = deque(due for due in self._due if isinstance(due, Gone) or due.peer != member.peer)
+            self._due = deque(due for due in self._due if isinstance(due, Left) or due.peer != member.peer)
 
     @property
     def owed(self) -> bool:
         """Greetings or farewells are due."""
         return bool(self._due)
 
-    def pay(self) -> Greet | Gone | None:
+    def pay(self) -> Greet | Left | None:
         """-> the next greeting or farewell that is due."""
         return self._due.popleft() if self._due else None

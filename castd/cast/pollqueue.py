@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from castd.cast.events import (
-    Gone,
+    Left,
     Ranges,
 )
 from castd.cast.members import Member, Members
@@ -120,7 +120,7 @@ class Roll:
         """Farewells are due."""
         return self._members.owed
 
-    def pay(self) -> Gone | None:
+    def pay(self) -> Left | None:
         """-> the next farewell."""
         due = self._members.pay()
-        return due if isinstance(due, Gone) else None
+        return due if isinstance(due, Left) else None

@@ -14,9 +14,9 @@ from twisted.logger import Logger
 from castd import outcomes
 from castd.cast.events import (
     Event,
-    Gone,
     Greet,
     Leave,
+    Left,
     NewRequest,
     PeerState,
     Warn,
@@ -308,7 +308,7 @@ class CastProtocol(Stepping):
 
     # Who leaves.
 
-    def gone(self, delivery: Delivery, action: Gone, now: float) -> None:
+    def gone(self, delivery: Delivery, action: Left, now: float) -> None:
         """From a delivery: a receiver's part has ended; or it goes on by unicast."""
         receiver = self.receivers.get(action.peer)
         if receiver is None:
@@ -325,7 +325,7 @@ class CastProtocol(Stepping):
         if (receiver := self.receivers.get(action.peer)) is not None:
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
-    def _moveAside(self, receiver: Receiver, action: Gone, now: float) -> None:
+    def _moveAside(self, receiver: Receiver, action: Left, now: float) -> None:
         known = self.wire.patience
         # None of a group's rules: it is a transfer of its own.
         patience = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
@@ -339,7 +339,7 @@ class CastProtocol(Stepping):
         self.home.castLeft(self, receiver.request, outcomes.DEAF)
         self.site.alarms.set(self, now)
 
-    def _outcome(self, action: Gone) -> str:
+    def _outcome(self, action: Left) -> str:
         """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
         count = self.wire.count
         missing = count is None or not action.wants or action.wants[-1].stop < count

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Gone, Greet, SendBlocks, Warn
+from castd.cast.events import Greet, Left, SendBlocks, Warn
 from castd.interfaces import ICast
 from castd.pacing import TICK
 from castd.request import Peer
@@ -99,7 +99,7 @@ class Delivery:
                 self._late = False
             elif isinstance(action, Greet):
                 budget -= owner.greet(action) if self.greets else 1
-            elif isinstance(action, Gone):
+            elif isinstance(action, Left):
                 owner.gone(self, action, now)
             elif isinstance(action, Warn):
                 owner.warned(action)

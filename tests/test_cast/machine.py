@@ -13,9 +13,9 @@ from itertools import count
 from castd import outcomes
 from castd.cast.events import (
     Event,
-    Gone,
     Greet,
     Leave,
+    Left,
     RequestBlocks,
     SendBlocks,
 )
@@ -158,7 +158,7 @@ class Hall:
         assert (deadline is None) == (not self.cast.members()), "members that nobody will ever look after"
 
     def _check(self, action: object) -> None:
-        if isinstance(action, Gone):
+        if isinstance(action, Left):
             assert self.receivers[action.peer].here, f"{action.peer} was told farewell twice"
         elif isinstance(action, Greet):
             assert self.receivers[action.peer].here, f"{action.peer} is no member and was greeted"
@@ -183,7 +183,7 @@ class Hall:
             self.top = max(self.top, action.numbers[-1])
 
     def _heard(self, action: object) -> None:
-        if isinstance(action, Gone):
+        if isinstance(action, Left):
             receiver = self.receivers[action.peer]
             receiver.here = False
             receiver.wanted, receiver.served = range(0), set()

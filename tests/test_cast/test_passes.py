@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Gone, Greet, Leave, RequestBlocks, SendBlocks, Warn
+from castd.cast.events import Action, Greet, Leave, Left, RequestBlocks, SendBlocks, Warn
 from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -46,7 +46,7 @@ class Play:
             polls += 1
             assert polls < 3 * MOST_REMEMBERED, "it never comes to rest"
             self.log.append((self.now, action))
-            if isinstance(action, Gone):
+            if isinstance(action, Left):
                 self.here.remove(action.peer)
 
     def wait(self, seconds: float) -> None:
@@ -148,6 +148,6 @@ def test_warnings(words: list[tuple[object, ...]]) -> None:
         elif isinstance(action, Warn):
             # A warning goes before the block that it is about.
             warned[action.peer] = action.seconds
-        elif isinstance(action, Gone) and action.outcome == outcomes.DONE:
+        elif isinstance(action, Left) and action.outcome == outcomes.DONE:
             assert warned.get(action.peer, 0.0) == 0.0
     assert passed or not any(warned.values())

@@ -17,9 +17,9 @@ from castd import outcomes
 from castd.cast.blockset import Union, common, joined, without
 from castd.cast.events import (
     Action,
-    Gone,
     Greet,
     Leave,
+    Left,
     Ranges,
     RequestBlocks,
     SendBlocks,
@@ -57,7 +57,7 @@ def asked(actions: list[Action]) -> list[Peer]:
 
 
 def gone(actions: list[Action]) -> list[tuple[Peer, str]]:
-    return [(action.peer, action.outcome) for action in actions if isinstance(action, Gone)]
+    return [(action.peer, action.outcome) for action in actions if isinstance(action, Left)]
 
 
 def pass_(sweep: Sweep, start: float, end: float) -> Iterator[tuple[float, Action]]:

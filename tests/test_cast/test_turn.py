@@ -12,9 +12,9 @@ from zope.interface.verify import verifyObject
 from castd import outcomes
 from castd.cast.events import (
     Action,
-    Gone,
     Greet,
     Leave,
+    Left,
     PeerState,
     RequestBlocks,
     SendBlocks,
@@ -37,7 +37,7 @@ def want(start: int, stop: int | None = None) -> RequestBlocks:
 
 def out(turn: Turn, now: float = 0.0) -> list[Action]:
     """Everything that is due now; what those who are gone still lacked is left to the tests that are about it."""
-    return [replace(action, wants=()) if isinstance(action, Gone) else action for action in polled(turn, now)]
+    return [replace(action, wants=()) if isinstance(action, Left) else action for action in polled(turn, now)]
 
 
 def polled(turn: Turn, now: float) -> list[Action]:
@@ -172,7 +172,7 @@ def test_whenTheMasterLeavesTheNextHasTheTurn(state: Callable[[], Turn]) -> None
     while not isinstance(turn.poll(0.0), type(None)):
         pass
     turn.hear(A, Leave(outcomes.DONE), 0.1)
-    assert out(turn, 0.1) == [Gone(A, outcomes.DONE), Greet(B, True, False)]
+    assert out(turn, 0.1) == [Left(A, outcomes.DONE), Greet(B, True, False)]
     assert [turn.standing(peer) is not None for peer in (A, B, C)] == [False, True, True]
 
 
@@ -183,7 +183,7 @@ def test_anybodyMayLeaveAtAnyTime(state: Callable[[], Turn]) -> None:
     turn.join(B, 0.0)
     turn.hear(B, Leave(outcomes.DONE), 0.0)
     actions = out(turn)
-    assert actions[0] == Gone(B, outcomes.DONE)
+    assert actions[0] == Left(B, outcomes.DONE)
     assert Greet(B, False, False) not in actions
     assert turn.standing(A).turn
 
@@ -192,7 +192,7 @@ def test_theLastLeavesAnEmptyCast() -> None:
     """When nobody is left nothing is due, ever."""
     turn = waiting()
     turn.hear(A, Leave(outcomes.DONE), 0.1)
-    assert out(turn, 0.1) == [Gone(A, outcomes.DONE)]
+    assert out(turn, 0.1) == [Left(A, outcomes.DONE)]
     assert turn.deadline(0.1) is None
     assert turn.members() == 0
 
@@ -335,7 +335,7 @@ def test_aMasterThatWasHeardHasRestarted() -> None:
     turn.join(A, 2.0)
     assert out(turn, 2.0) == [Greet(B, True, False)]
     turn.hear(B, Leave(outcomes.DONE), 2.1)
-    assert out(turn, 2.1) == [Gone(B, outcomes.DONE), Greet(A, True, False)]
+    assert out(turn, 2.1) == [Left(B, outcomes.DONE), Greet(A, True, False)]
 
 
 def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
@@ -359,7 +359,7 @@ def test_theSameMachineFromAnotherPort() -> None:
     assert out(turn, 0.5) == [Greet(moved, False, False)]
     assert turn.standing(B) is None
     turn.hear(A, Leave(outcomes.DONE), 0.6)
-    assert out(turn, 0.6) == [Gone(A, outcomes.DONE), Greet(moved, True, False)]
+    assert out(turn, 0.6) == [Left(A, outcomes.DONE), Greet(moved, True, False)]
 
 
 # Patience.
@@ -375,7 +375,7 @@ def test_anUnansweredFirstBlock() -> None:
         (1.0, burst(0, again=True)),
         (3.0, burst(0, again=True)),
         (7.0, burst(0, again=True)),
-        (31.0, Gone(A, outcomes.SILENT)),
+        (31.0, Left(A, outcomes.SILENT)),
     ]
 
 
@@ -384,7 +384,7 @@ def test_whatWasNeverAcknowledgedIsTold() -> None:
     turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0))
     turn.hear(A, want(COUNT - 1), 1.0)
     polled(turn, 1.0)
-    assert polled(turn, 6.0) == [Gone(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
+    assert polled(turn, 6.0) == [Left(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
 
 
 def test_anUnansweredLaterBlock() -> None:
@@ -406,7 +406,7 @@ def test_onlyProgressResetsTheClock() -> None:
     gone = []
     for tenth in range(400):
         turn.hear(A, want(tenth % 6), tenth / 10)
-        gone += [tenth / 10 for action in out(turn, tenth / 10) if isinstance(action, Gone)]
+        gone += [tenth / 10 for action in out(turn, tenth / 10) if isinstance(action, Left)]
     assert gone == [31.0]
 
 
@@ -487,7 +487,7 @@ def test_aSilentMasterBecomesASuspect() -> None:
     for start in (0.0, 5.0, 10.0, 15.0, 20.0, 25.0):
         log = until(turn, start, start + 4.99)
         turns += [peer for peer in (A, B) if (standing := turn.standing(peer)) is not None and standing.turn]
-        gone += [(now, action.peer, action.outcome) for now, action in log if isinstance(action, Gone)]
+        gone += [(now, action.peer, action.outcome) for now, action in log if isinstance(action, Left)]
     assert turns == [A, B, A, A, B, B]
     gone += [(now, action.peer, action.outcome) for now, action in until(turn, 30.0, 60.0)]
     assert gone == [(20.0, A, outcomes.SILENT), (30.0, B, outcomes.SILENT)]
@@ -573,7 +573,7 @@ def test_aDeafReceiverLeaves() -> None:
     out(turn, 0.5)
     out(turn, 1.5)
     turn.hear(A, want(3, 7), 2.0)
-    assert polled(turn, 2.0)[:2] == [Gone(A, outcomes.DEAF, (range(3, 7),)), Greet(B, True, False)]
+    assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Greet(B, True, False)]
 
 
 ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
@@ -590,9 +590,9 @@ def test_nobodyHears() -> None:
     turn.hear(B, want(0), 5.0)
     until(turn, 5.0, 9.9)
     assert polled(turn, 10.0) == [
-        Gone(A, outcomes.DEAF, (), True),
-        Gone(C, outcomes.DEAF, (), False),
-        Gone(B, outcomes.DEAF, (range(1),), True),
+        Left(A, outcomes.DEAF, (), True),
+        Left(C, outcomes.DEAF, (), False),
+        Left(B, outcomes.DEAF, (range(1),), True),
     ]
     assert (turn.members(), turn.deadline(10.0)) == (0, None)
 
@@ -606,7 +606,7 @@ def test_nobodyHearsAndSaysSo() -> None:
     for step in range(12):
         for peer in (A, B):
             turn.hear(peer, want(0), step / 4)
-        gone += [action for action in polled(turn, step / 4) if isinstance(action, Gone)]
+        gone += [action for action in polled(turn, step / 4) if isinstance(action, Left)]
     assert [(action.peer, action.outcome) for action in gone] == [
         (A, outcomes.DEAF),
         (C, outcomes.DEAF),
@@ -627,7 +627,7 @@ def test_somebodyHears(silent: Peer) -> None:
         if master != silent:
             turn.hear(master, want(1), now)
         for _ in range(11):
-            gone += [action for action in polled(turn, now) if isinstance(action, Gone)]
+            gone += [action for action in polled(turn, now) if isinstance(action, Left)]
             now += 0.5
     assert [action.outcome for action in gone if action.outcome == outcomes.DEAF] == []
     assert turn.members() == 3
@@ -638,7 +638,7 @@ def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
     turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
     for step in range(10):
         turn.hear(A, want(3, 7), 0.001 * step)
-    assert not any(isinstance(action, Gone) for action in out(turn, 0.01))
+    assert not any(isinstance(action, Left) for action in out(turn, 0.01))
 
 
 def test_aGroupIsNeverSilentForLong() -> None:
@@ -810,7 +810,7 @@ def test_aListenerThatHearsNothing() -> None:
     turn.hear(B, want(0), 6.01)
     instants = (6.01, 6.06, 6.11, 6.16, 6.21, 6.26)
     assert until(turn, 6.01, 6.3) == [(at, burst(0, peer=B, again=at > 6.01)) for at in instants]
-    assert polled(turn, 6.311)[:2] == [Gone(B, outcomes.DEAF, (range(1),)), Greet(A, True, True)]
+    assert polled(turn, 6.311)[:2] == [Left(B, outcomes.DEAF, (range(1),)), Greet(A, True, True)]
 
 
 def test_aListenerThatIsGone() -> None:
@@ -861,6 +861,6 @@ def test_partOfTheHallHearsNothing() -> None:
         for _ in range(8):
             actions += out(turn, now)
             now += 0.05
-    gone = [(action.peer, action.outcome) for action in actions if isinstance(action, Gone)]
+    gone = [(action.peer, action.outcome) for action in actions if isinstance(action, Left)]
     deaf = [*others[:3], *others[4:], others[3]]
     assert gone == [(A, outcomes.DONE), *((peer, outcomes.DEAF) for peer in deaf)]
