@@ -84,7 +84,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Warn:
+class Bar:
     """
     Tell the other transports that this receiver may be left with a hole, and is not to be served what it is getting.
 
@@ -98,7 +98,7 @@ class Warn:
 
 
 Event: TypeAlias = RequestBlocks | Leave | NewRequest
-Action: TypeAlias = Greet | SendBlocks | Left | Warn
+Action: TypeAlias = Greet | SendBlocks | Left | Bar
 
 
 @dataclass(frozen=True, slots=True)

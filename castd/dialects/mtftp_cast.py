@@ -9,7 +9,7 @@ rest (docs/transports/mtftp.md has the reasons):
  - Who asks while the master is silent takes its place at once: some clients never come back.
  - A group is never silent for 0.25 s as long as anybody is here; iPXE would leave, and its fallback is broken.
  - Who has heard the last block and has not said that it is done may fall back to plain TFTP with a hole in what it
-   has.  Other transports are warned (L{Warn}).
+   has.  Other transports are warned (L{Bar}).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from castd import outcomes
 from castd.cast.events import (
     Action,
+    Bar,
     Event,
     Greet,
     Ranges,
     SendBlocks,
-    Warn,
 )
 from castd.cast.instep import State
 from castd.cast.members import Member
@@ -287,7 +287,7 @@ class Passes(Turn):
             self._warn(member, self._remember + BARRED)
 
     def _warn(self, member: Asker, seconds: float) -> None:
-        self._next.append(Warn(member.peer, seconds, BARRED_BECAUSE))
+        self._next.append(Bar(member.peer, seconds, BARRED_BECAUSE))
 
     def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
         if isinstance(member, Asker):

@@ -13,13 +13,13 @@ from twisted.logger import Logger
 
 from castd import outcomes
 from castd.cast.events import (
+    Bar,
     Event,
     Greet,
     Leave,
     Left,
     NewRequest,
     PeerState,
-    Warn,
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
@@ -320,7 +320,7 @@ class CastProtocol(Stepping):
         self._asides.drop(action.peer)
         self._told(receiver, self._outcome(action), now, action.heard)
 
-    def warned(self, action: Warn) -> None:
+    def warned(self, action: Bar) -> None:
         """From a delivery: other transports are not to serve this receiver what it is getting here."""
         if (receiver := self.receivers.get(action.peer)) is not None:
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Greet, Left, SendBlocks, Warn
+from castd.cast.events import Bar, Greet, Left, SendBlocks
 from castd.interfaces import ICast
 from castd.pacing import TICK
 from castd.request import Peer
@@ -101,7 +101,7 @@ class Delivery:
                 budget -= owner.greet(action) if self.greets else 1
             elif isinstance(action, Left):
                 owner.gone(self, action, now)
-            elif isinstance(action, Warn):
+            elif isinstance(action, Bar):
                 owner.warned(action)
         return now
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Greet, Leave, Left, RequestBlocks, SendBlocks, Warn
+from castd.cast.events import Action, Bar, Greet, Leave, Left, RequestBlocks, SendBlocks
 from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -145,7 +145,7 @@ def test_warnings(words: list[tuple[object, ...]]) -> None:
     for _, action in play.log:
         if isinstance(action, SendBlocks):
             passed = passed or action.numbers.stop == COUNT
-        elif isinstance(action, Warn):
+        elif isinstance(action, Bar):
             # A warning goes before the block that it is about.
             warned[action.peer] = action.seconds
         elif isinstance(action, Left) and action.outcome == outcomes.DONE:
