@@ -49,7 +49,7 @@ class ICast(Interface):
 
     def poll(now: float) -> Action | None:
         """
-        -> the next L{Greet}, L{SendBlocks}, L{Left} or L{Bar} that is due, or L{None}.
+        -> the next L{Announce}, L{SendBlocks}, L{Left} or L{Bar} that is due, or L{None}.
 
         Greetings and farewells go before blocks.
         """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
-from castd.cast.events import Greet, Left, SendBlocks
+from castd.cast.events import Announce, Left, SendBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import Dialect, Options, Wire
 from castd.request import Local, Peer, Request
@@ -159,7 +159,7 @@ class Hall:
                     self.log.append((self.now, "data", number))
                     self.at(self.now + self.latency, self.group, number)
                 self.freeAt = self.now + len(action.numbers) * self.wire.blocksize / self.rate
-            elif isinstance(action, Greet):
+            elif isinstance(action, Announce):
                 self.log.append((self.now, "ping", action.peer))
                 if self.chance.random() >= self.loss:
                     self.at(self.now + self.latency, self.ping, action.peer)

@@ -39,7 +39,7 @@ class NewRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Greet:
+class Announce:
     """
     Tell this peer that it is in.
 
@@ -98,7 +98,7 @@ class Bar:
 
 
 Event: TypeAlias = RequestBlocks | Leave | NewRequest
-Action: TypeAlias = Greet | SendBlocks | Left | Bar
+Action: TypeAlias = Announce | SendBlocks | Left | Bar
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from castd.cast.events import (
-    Greet,
+    Announce,
     Left,
     Ranges,
 )
@@ -110,7 +110,7 @@ class Members:
 
     def __init__(self) -> None:
         self._here: dict[Peer, Member] = {}
-        self._due: deque[Greet | Left] = deque()
+        self._due: deque[Announce | Left] = deque()
 
     def __len__(self) -> int:
         return len(self._here)
@@ -139,7 +139,7 @@ class Members:
     def greet(self, member: Member, master: bool) -> None:
         """It is to be told its place; what it was to be told before is out of date."""
         self._forget(member)
-        self._due.append(Greet(member.peer, master, member.heard))
+        self._due.append(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
     def part(self, member: Member, outcome: str, wants: Ranges = ()) -> None:
@@ -158,6 +158,6 @@ class Members:
         """Greetings or farewells are due."""
         return bool(self._due)
 
-    def pay(self) -> Greet | Left | None:
+    def pay(self) -> Announce | Left | None:
         """-> the next greeting or farewell that is due."""
         return self._due.popleft() if self._due else None

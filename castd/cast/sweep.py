@@ -19,8 +19,8 @@ from castd.cast.blockset import Union, common, without
 from castd.cast.credit import Credit
 from castd.cast.events import (
     Action,
+    Announce,
     Event,
-    Greet,
     Leave,
     PeerState,
     Ranges,
@@ -318,7 +318,7 @@ class Sweep:
             return False
         return self._bursts > receiver.joinedAt or receiver.idle > 1
 
-    def _ask(self, now: float) -> Greet | None:
+    def _ask(self, now: float) -> Announce | None:
         if self._union or self._question is not None or (receiver := self._next()) is None:
             return None
         if receiver is not self._master:
@@ -331,7 +331,7 @@ class Sweep:
         self._questionUntil = now + step
         self._gauge.asked()
         self.asked += 1
-        return Greet(receiver.peer, True, receiver.heard)
+        return Announce(receiver.peer, True, receiver.heard)
 
     def _speak(self, now: float) -> SendBlocks | None:
         """While somebody is being asked the others must not think that nothing is going on, and all speak at once."""

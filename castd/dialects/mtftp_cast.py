@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from castd import outcomes
 from castd.cast.events import (
     Action,
+    Announce,
     Bar,
     Event,
-    Greet,
     Ranges,
     SendBlocks,
 )
@@ -251,10 +251,10 @@ class Passes(Turn):
         if not self._next:
             # What this queues goes first: a warning is about somebody who may be gone by the next action.
             action = super().poll(now)
-            while isinstance(action, Greet):
+            while isinstance(action, Announce):
                 action = super().poll(now)
             if isinstance(action, SendBlocks) and not action.numbers.start:
-                self._next.append(Greet(action.peer, True, action.again))
+                self._next.append(Announce(action.peer, True, action.again))
             if action is not None:
                 self._next.append(action)
         return self._next.popleft() if self._next else None

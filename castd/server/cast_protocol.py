@@ -13,9 +13,9 @@ from twisted.logger import Logger
 
 from castd import outcomes
 from castd.cast.events import (
+    Announce,
     Bar,
     Event,
-    Greet,
     Leave,
     Left,
     NewRequest,
@@ -296,7 +296,7 @@ class CastProtocol(Stepping):
         """From a delivery: a burst could not be sent."""
         self._outbox.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
 
-    def greet(self, action: Greet) -> int:
+    def greet(self, action: Announce) -> int:
         """-> datagrams sent, at least one for the sake of the budget."""
         receiver = self.receivers.get(action.peer)
         sent = 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from castd.cast.events import Bar, Greet, Left, SendBlocks
+from castd.cast.events import Announce, Bar, Left, SendBlocks
 from castd.interfaces import ICast
 from castd.pacing import TICK
 from castd.request import Peer
@@ -97,7 +97,7 @@ class Delivery:
             if isinstance(action, SendBlocks):
                 self._unsent, self._peer, self._again = action.numbers, action.peer, action.again
                 self._late = False
-            elif isinstance(action, Greet):
+            elif isinstance(action, Announce):
                 budget -= owner.greet(action) if self.greets else 1
             elif isinstance(action, Left):
                 owner.gone(self, action, now)

@@ -12,8 +12,8 @@ from itertools import count
 
 from castd import outcomes
 from castd.cast.events import (
+    Announce,
     Event,
-    Greet,
     Leave,
     Left,
     RequestBlocks,
@@ -160,7 +160,7 @@ class Hall:
     def _check(self, action: object) -> None:
         if isinstance(action, Left):
             assert self.receivers[action.peer].here, f"{action.peer} was told farewell twice"
-        elif isinstance(action, Greet):
+        elif isinstance(action, Announce):
             assert self.receivers[action.peer].here, f"{action.peer} is no member and was greeted"
             standing = self.cast.standing(action.peer)
             assert standing is not None
@@ -191,7 +191,7 @@ class Hall:
             receiver.ended = action.outcome if action.outcome in (outcomes.DONE, outcomes.DEAF) else None
             if action.outcome == outcomes.DEAF:
                 assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
-        elif isinstance(action, Greet):
+        elif isinstance(action, Announce):
             self._greeted(self.receivers[action.peer], action.master)
         elif isinstance(action, SendBlocks):
             for receiver in self.receivers.values():

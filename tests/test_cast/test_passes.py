@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.events import Action, Bar, Greet, Leave, Left, RequestBlocks, SendBlocks
+from castd.cast.events import Action, Announce, Bar, Leave, Left, RequestBlocks, SendBlocks
 from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, Passes
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -102,9 +102,9 @@ def test_anything(words: list[tuple[object, ...]]) -> None:
     play.wait(200.0)
     assert play.cast.members() == 0
     assert play.cast.deadline(play.now) is None
-    served = [(at, action) for at, action in play.log if isinstance(action, Greet | SendBlocks)]
+    served = [(at, action) for at, action in play.log if isinstance(action, Announce | SendBlocks)]
     for (_, first), (_, then) in pairwise([*served, (0.0, None)]):
-        if isinstance(first, Greet):
+        if isinstance(first, Announce):
             assert isinstance(then, SendBlocks)
             assert (first.master, first.peer, then.numbers.start) == (True, then.peer, 0)
     for _, action in served:

@@ -17,7 +17,7 @@ from castd import outcomes
 from castd.cast.blockset import Union, common, joined, without
 from castd.cast.events import (
     Action,
-    Greet,
+    Announce,
     Leave,
     Left,
     Ranges,
@@ -53,7 +53,7 @@ def blocks(actions: list[Action]) -> list[int]:
 
 
 def asked(actions: list[Action]) -> list[Peer]:
-    return [action.peer for action in actions if isinstance(action, Greet)]
+    return [action.peer for action in actions if isinstance(action, Announce)]
 
 
 def gone(actions: list[Action]) -> list[tuple[Peer, str]]:
@@ -166,7 +166,7 @@ def test_threeUnansweredQuestions() -> None:
     sweep = cast()
     sweep.join(A, 0.0, (range(4),))
     told = list(pass_(sweep, 0.0, 60.0))
-    questions = [now for now, action in told if isinstance(action, Greet)]
+    questions = [now for now, action in told if isinstance(action, Announce)]
     assert len(questions) == 3
     assert all(0.1 <= after - before < 0.101 for before, after in itertools.pairwise(questions))
     assert gone([action for _, action in told]) == [(A, outcomes.SILENT)]
@@ -239,7 +239,7 @@ def test_forgedCrowd() -> None:
         sweep.join(("x", number), 0.0, (range(1),))
     sweep.join(A, 0.0, (range(1),))
     told = list(pass_(sweep, 0.0, 15.0))
-    first = next(now for now, action in told if isinstance(action, Greet) and action.peer == A)
+    first = next(now for now, action in told if isinstance(action, Announce) and action.peer == A)
     assert 5 < first < 12
     sweep.hear(A, RequestBlocks((range(1, 5),)), 15.0)
     assert asked(drain(sweep, 15.1))[0] == A, "who has answered comes before all that never have"
@@ -521,7 +521,7 @@ class Crowd(RuleBasedStateMachine):
                 assert set(action.numbers) <= self.named
                 for peer in set(self.lacks) - self.deaf if hears else ():
                     self.lacks[peer] -= set(action.numbers)
-            elif isinstance(action, Greet):
+            elif isinstance(action, Announce):
                 self.asked = action.peer
 
     asked: Peer | None = None

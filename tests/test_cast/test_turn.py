@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 from castd import outcomes
 from castd.cast.events import (
     Action,
-    Greet,
+    Announce,
     Leave,
     Left,
     PeerState,
@@ -104,7 +104,7 @@ def test_theFirstBecomesMaster() -> None:
     """Empty: who joins has the turn, and is greeted so."""
     turn = empty()
     turn.join(A, 0.0)
-    assert out(turn) == [Greet(A, True, False)]
+    assert out(turn) == [Announce(A, True, False)]
     assert turn.standing(A) == PeerState(True, None, -1)
 
 
@@ -112,7 +112,7 @@ def test_theFirstMayAlreadyWant() -> None:
     """Empty: a request that says what it lacks is greeted and served at once."""
     turn = empty()
     turn.join(A, 0.0, (range(1),))
-    assert out(turn) == [Greet(A, True, False), burst(0)]
+    assert out(turn) == [Announce(A, True, False), burst(0)]
 
 
 @pytest.mark.parametrize("state", BUSY)
@@ -121,7 +121,7 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
     turn = state()
     turn.join(B, 0.0)
     actions = out(turn)
-    assert actions[0] == Greet(B, False, False)
+    assert actions[0] == Announce(B, False, False)
     assert all(isinstance(action, SendBlocks) for action in actions[1:])
     assert turn.standing(A).turn
     assert not turn.standing(B).turn
@@ -172,7 +172,7 @@ def test_whenTheMasterLeavesTheNextHasTheTurn(state: Callable[[], Turn]) -> None
     while not isinstance(turn.poll(0.0), type(None)):
         pass
     turn.hear(A, Leave(outcomes.DONE), 0.1)
-    assert out(turn, 0.1) == [Left(A, outcomes.DONE), Greet(B, True, False)]
+    assert out(turn, 0.1) == [Left(A, outcomes.DONE), Announce(B, True, False)]
     assert [turn.standing(peer) is not None for peer in (A, B, C)] == [False, True, True]
 
 
@@ -184,7 +184,7 @@ def test_anybodyMayLeaveAtAnyTime(state: Callable[[], Turn]) -> None:
     turn.hear(B, Leave(outcomes.DONE), 0.0)
     actions = out(turn)
     assert actions[0] == Left(B, outcomes.DONE)
-    assert Greet(B, False, False) not in actions
+    assert Announce(B, False, False) not in actions
     assert turn.standing(A).turn
 
 
@@ -204,7 +204,7 @@ def test_aGreetingIsRepeated() -> None:
     """Greeted: at the alarm the master is greeted again."""
     turn = greeted()
     assert turn.deadline(0.0) == 1.0
-    assert out(turn, 1.0) == [Greet(A, True, False)]
+    assert out(turn, 1.0) == [Announce(A, True, False)]
 
 
 def test_noAlarmWhileSending() -> None:
@@ -277,7 +277,7 @@ def test_aWantOutOfTurnOnlyShowsLife() -> None:
     for tenth in range(1, 100):
         turn.hear(B, want(0), tenth / 10)
         turn.hear(A, want(7 + tenth), tenth / 10)
-        greetings += [tenth / 10 for action in out(turn, tenth / 10) if action == Greet(B, False, True)]
+        greetings += [tenth / 10 for action in out(turn, tenth / 10) if action == Announce(B, False, True)]
     assert len(greetings) == 3
     assert all(after - before >= 1.0 for before, after in pairwise(greetings))
     assert turn.top == 106
@@ -299,12 +299,12 @@ def test_aMasterNeverHeardIsAnsweredAgain() -> None:
     """Never heard since: its repeated request is answered as before, the greeting and then what it wanted."""
     turn = greeted()
     turn.join(A, 0.3)
-    assert out(turn, 0.3) == [Greet(A, True, False)]
+    assert out(turn, 0.3) == [Announce(A, True, False)]
     plain = empty(RetransmitPolicy())
     plain.join(A, 0.0, (range(1),))
     out(plain)
     plain.join(A, 0.3, (range(1),))
-    assert out(plain, 0.3) == [Greet(A, True, False), burst(0, again=True)]
+    assert out(plain, 0.3) == [Announce(A, True, False), burst(0, again=True)]
 
 
 def test_theRepeatedRequestIsTheRepetition() -> None:
@@ -312,19 +312,19 @@ def test_theRepeatedRequestIsTheRepetition() -> None:
     turn = greeted()
     turn.join(A, 1.001)
     assert [(now, action) for now, action in until(turn, 1.001, 2.1)] == [
-        (1.001, Greet(A, True, False)),
-        (2.001, Greet(A, True, False)),
+        (1.001, Announce(A, True, False)),
+        (2.001, Announce(A, True, False)),
     ]
 
 
 def test_aRequestThatCrossedTheRepetition() -> None:
     """The greeting was just repeated by the timer when the request comes again: that has been answered already."""
     turn = greeted()
-    assert out(turn, 1.0) == [Greet(A, True, False)]
+    assert out(turn, 1.0) == [Announce(A, True, False)]
     turn.join(A, 1.001)
     assert out(turn, 1.001) == []
     turn.join(A, 1.1)
-    assert out(turn, 1.1) == [Greet(A, True, False)]
+    assert out(turn, 1.1) == [Announce(A, True, False)]
 
 
 def test_aMasterThatWasHeardHasRestarted() -> None:
@@ -333,9 +333,9 @@ def test_aMasterThatWasHeardHasRestarted() -> None:
     turn.join(B, 0.0)
     out(turn)
     turn.join(A, 2.0)
-    assert out(turn, 2.0) == [Greet(B, True, False)]
+    assert out(turn, 2.0) == [Announce(B, True, False)]
     turn.hear(B, Leave(outcomes.DONE), 2.1)
-    assert out(turn, 2.1) == [Left(B, outcomes.DONE), Greet(A, True, False)]
+    assert out(turn, 2.1) == [Left(B, outcomes.DONE), Announce(A, True, False)]
 
 
 def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
@@ -344,7 +344,7 @@ def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
     turn.join(B, 0.0)
     out(turn)
     turn.join(B, 0.5)
-    assert out(turn, 0.5) == [Greet(B, False, False)]
+    assert out(turn, 0.5) == [Announce(B, False, False)]
     assert turn.members() == 2
 
 
@@ -356,10 +356,10 @@ def test_theSameMachineFromAnotherPort() -> None:
     out(turn)
     moved = ("10.0.0.11", 2)
     turn.join(moved, 0.5, instead=B)
-    assert out(turn, 0.5) == [Greet(moved, False, False)]
+    assert out(turn, 0.5) == [Announce(moved, False, False)]
     assert turn.standing(B) is None
     turn.hear(A, Leave(outcomes.DONE), 0.6)
-    assert out(turn, 0.6) == [Left(A, outcomes.DONE), Greet(moved, True, False)]
+    assert out(turn, 0.6) == [Left(A, outcomes.DONE), Announce(moved, True, False)]
 
 
 # Patience.
@@ -370,7 +370,7 @@ def test_anUnansweredFirstBlock() -> None:
     turn = empty(RetransmitPolicy())
     turn.join(A, 0.0, (range(1),))
     assert until(turn, 0.0, 100.0) == [
-        (0.0, Greet(A, True, False)),
+        (0.0, Announce(A, True, False)),
         (0.0, burst(0)),
         (1.0, burst(0, again=True)),
         (3.0, burst(0, again=True)),
@@ -502,7 +502,7 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
     assert turn.standing(B).turn
     turn.hear(A, want(3), 5.5)
     turn.hear(B, Leave(outcomes.DONE), 6.0)
-    assert Greet(A, True, True) in out(turn, 6.0)
+    assert Announce(A, True, True) in out(turn, 6.0)
 
 
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
@@ -518,7 +518,7 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
         out(turn, number / 1000)
     turn.join(B, 0.01)
     log = until(turn, 0.01, 5.0)
-    assert next(now for now, action in log if action == Greet(B, True, False)) == pytest.approx(1.009, abs=0.01)
+    assert next(now for now, action in log if action == Announce(B, True, False)) == pytest.approx(1.009, abs=0.01)
 
 
 def test_aMasterAloneIsGivenLonger() -> None:
@@ -528,7 +528,7 @@ def test_aMasterAloneIsGivenLonger() -> None:
     turn = waiting(patience)
     until(turn, 0.0, 5.0)
     turn.join(B, 5.5)
-    assert out(turn, 5.5)[:1] == [Greet(B, False, False)]
+    assert out(turn, 5.5)[:1] == [Announce(B, False, False)]
     assert turn.standing(B).turn
 
 
@@ -542,26 +542,26 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
     out(turn, 1.0)
     turn.hear(A, Leave(outcomes.DONE), 2.0)
     log = until(turn, 2.0, 2.55)
-    first = [now for now, action in log if action == Greet(B, True, False)]
+    first = [now for now, action in log if action == Announce(B, True, False)]
     assert first == [2.0, 2.1, 2.2]
-    assert next(now for now, action in log if action == Greet(C, True, False)) == pytest.approx(2.3)
+    assert next(now for now, action in log if action == Announce(C, True, False)) == pytest.approx(2.3)
 
 
 def test_gathering() -> None:
     """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
     turn = empty(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
     turn.join(A, 0.0)
-    assert out(turn) == [Greet(A, True, False)]
+    assert out(turn) == [Announce(A, True, False)]
     turn.hear(A, want(0), 0.01)
     for tenth in range(1, 5):
         turn.join(("10.0.0.20", tenth), tenth / 10)
-        assert [type(action) for action in out(turn, tenth / 10)] == [Greet]
+        assert [type(action) for action in out(turn, tenth / 10)] == [Announce]
     assert turn.deadline(0.4) == 0.5
     assert out(turn, 0.499) == []
     assert out(turn, 0.5) == [burst(0)]
     turn.join(B, 0.6)
     turn.hear(A, want(1), 0.6)
-    assert out(turn, 0.6) == [Greet(B, False, False), burst(1)]
+    assert out(turn, 0.6) == [Announce(B, False, False), burst(1)]
 
 
 def test_aDeafReceiverLeaves() -> None:
@@ -573,7 +573,7 @@ def test_aDeafReceiverLeaves() -> None:
     out(turn, 0.5)
     out(turn, 1.5)
     turn.hear(A, want(3, 7), 2.0)
-    assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Greet(B, True, False)]
+    assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Announce(B, True, False)]
 
 
 ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
@@ -586,7 +586,7 @@ def test_nobodyHears() -> None:
         turn.join(peer, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
-    assert [action for _, action in until(turn, 0.0, 5.0)][-2:] == [Greet(B, True, False), Greet(A, False, True)]
+    assert [action for _, action in until(turn, 0.0, 5.0)][-2:] == [Announce(B, True, False), Announce(A, False, True)]
     turn.hear(B, want(0), 5.0)
     until(turn, 5.0, 9.9)
     assert polled(turn, 10.0) == [
@@ -690,7 +690,7 @@ def test_listenersConfirmTheirGreeting() -> None:
     out(turn)
     turn.hear(C, want(0), 0.1)
     log = until(turn, 0.1, 9.0)
-    assert log == [(1.0, Greet(B, False, False)), (2.0, Greet(B, False, False)), (3.0, Greet(B, False, False))]
+    assert log == [(1.0, Announce(B, False, False)), (2.0, Announce(B, False, False)), (3.0, Announce(B, False, False))]
 
 
 # The lane of a receiver in step.
@@ -793,11 +793,11 @@ def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:
 def test_aListenerShowsThatItHears() -> None:
     """In a long pass one that had no turn gets it after five seconds; it hears, and leads until the next is tried."""
     turn = midway((B, C))
-    assert out(turn, 6.0) == [Greet(A, False, True), Greet(B, True, False)]
+    assert out(turn, 6.0) == [Announce(A, False, True), Announce(B, True, False)]
     turn.hear(B, want(20), 6.01)
     assert out(turn, 6.01) == [burst(20, peer=B)]
     turn.hear(B, want(21), 6.02)
-    assert out(turn, 6.02) == [Greet(B, False, True), Greet(C, True, False)]
+    assert out(turn, 6.02) == [Announce(B, False, True), Announce(C, True, False)]
     turn.hear(C, want(21), 6.03)
     turn.hear(C, want(22), 6.04)
     assert out(turn, 6.04) == [burst(22, peer=C)]
@@ -810,16 +810,16 @@ def test_aListenerThatHearsNothing() -> None:
     turn.hear(B, want(0), 6.01)
     instants = (6.01, 6.06, 6.11, 6.16, 6.21, 6.26)
     assert until(turn, 6.01, 6.3) == [(at, burst(0, peer=B, again=at > 6.01)) for at in instants]
-    assert polled(turn, 6.311)[:2] == [Left(B, outcomes.DEAF, (range(1),)), Greet(A, True, True)]
+    assert polled(turn, 6.311)[:2] == [Left(B, outcomes.DEAF, (range(1),)), Announce(A, True, True)]
 
 
 def test_aListenerThatIsGone() -> None:
     """One that does not answer costs 0.3 s, and is a suspect."""
     turn = midway((B,))
     log = until(turn, 6.0, 6.31)
-    assert log[0] == (6.0, Greet(A, False, True))
-    assert log[-2:] == [(6.3, Greet(A, True, True)), (6.3, Greet(B, False, False))]
-    assert {action for _, action in log[1:-2]} == {Greet(B, True, False)}
+    assert log[0] == (6.0, Announce(A, False, True))
+    assert log[-2:] == [(6.3, Announce(A, True, True)), (6.3, Announce(B, False, False))]
+    assert {action for _, action in log[1:-2]} == {Announce(B, True, False)}
     assert len(log) - 3 in (3, 4)
 
 
@@ -829,7 +829,7 @@ def test_whoCameLateIsNotTried() -> None:
     out(turn, 6.0)
     turn.join(B, 6.0)
     turn.hear(A, want(21), 12.0)
-    assert Greet(B, True, False) not in out(turn, 12.0)
+    assert Announce(B, True, False) not in out(turn, 12.0)
 
 
 def test_whoAskedAgainIsNotTried() -> None:
@@ -841,7 +841,7 @@ def test_whoAskedAgainIsNotTried() -> None:
         out(turn, number / 10)
     turn.join(B, 3.0)
     turn.hear(A, want(20), 6.0)
-    assert Greet(B, True, False) not in out(turn, 6.0)
+    assert Announce(B, True, False) not in out(turn, 6.0)
 
 
 def test_partOfTheHallHearsNothing() -> None:
@@ -856,7 +856,7 @@ def test_partOfTheHallHearsNothing() -> None:
     turn.hear(A, Leave(outcomes.DONE), 1.0)
     now, actions = 1.0, out(turn, 1.0)
     for peer in others[:4]:
-        assert Greet(peer, True, False) in actions
+        assert Announce(peer, True, False) in actions
         turn.hear(peer, want(0), now)
         for _ in range(8):
             actions += out(turn, now)
