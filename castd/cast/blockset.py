@@ -66,7 +66,7 @@ def first(runs: Sequence[range], most: int) -> Ranges:
     return tuple(found)
 
 
-class Union:
+class BlockBitmap:
     """
     The numbers that anybody lacks, given out in ascending order and from the beginning again.
 

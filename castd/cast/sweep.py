@@ -15,7 +15,7 @@ from itertools import count as counter
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.blockset import Union, common, without
+from castd.cast.blockset import BlockBitmap, common, without
 from castd.cast.credit import Credit
 from castd.cast.events import (
     Action,
@@ -79,7 +79,7 @@ class Sweep:
         self.asked = self.unanswered = 0
         self._step = patience.repeat.steps[0] if isinstance(patience.repeat, FixedTimeouts) else patience.repeat.first
         self._roll = Roll(room)
-        self._union = Union(count)
+        self._union = BlockBitmap(count)
         self._flights = Flights(flight)
         self._gauge = Gauge()
         self._credit = Credit()

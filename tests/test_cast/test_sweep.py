@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.blockset import Union, common, joined, without
+from castd.cast.blockset import BlockBitmap, common, joined, without
 from castd.cast.events import (
     Action,
     Announce,
@@ -459,7 +459,7 @@ class Runs(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.union, self.wanted, self.sent = Union(60), set[int](), set[int]()
+        self.union, self.wanted, self.sent = BlockBitmap(60), set[int](), set[int]()
 
     @rule(one=runs, other=runs)
     def arithmetic(self, one: Ranges, other: Ranges) -> None:
