@@ -18,7 +18,7 @@ LOSSY, CLEAN = 0.2, 0.02
 SLOWEST = 0.1
 
 
-class Flights:
+class InFlight:
     """
     Blocks that may still be on their way.
 
@@ -52,7 +52,7 @@ class Flights:
         return joined(found)
 
 
-class Gauge:
+class LossEstimator:
     """
     How much is lost between one question and the next, and how fast it may go therefore.
 

@@ -27,7 +27,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
-from castd.cast.inflight import Flights, Gauge
+from castd.cast.inflight import InFlight, LossEstimator
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.pollqueue import Receiver, Roll
 from castd.interfaces import IPaced
@@ -80,8 +80,8 @@ class Sweep:
         self._step = patience.repeat.steps[0] if isinstance(patience.repeat, FixedTimeouts) else patience.repeat.first
         self._roll = Roll(room)
         self._union = BlockBitmap(count)
-        self._flights = Flights(flight)
-        self._gauge = Gauge()
+        self._flights = InFlight(flight)
+        self._gauge = LossEstimator()
         self._credit = Credit()
         self._late: list[tuple[float, int, Receiver]] = []
         self._ticket = counter()
