@@ -9,7 +9,7 @@ from abc import abstractmethod
 from enum import Enum
 
 from castd.cast.events import Ranges, SendBlocks
-from castd.cast.limits import Gathering, Term
+from castd.cast.limits import JoinDelay, TurnLimits
 from castd.cast.members import Member, Members
 
 
@@ -33,8 +33,8 @@ class InStep:
     _state: State
     _master: Member | None
     _members: Members
-    _gathering: Gathering
-    _term: Term
+    _gathering: JoinDelay
+    _term: TurnLimits
     _want: Ranges
     _again: bool
     _restarted: bool

@@ -11,7 +11,7 @@ from castd.cast.policy import RetransmitPolicy
 SHORT_TERM = 64
 
 
-class Gathering:
+class JoinDelay:
     """
     As long as machines keep coming, the first block waits for them.
 
@@ -34,7 +34,7 @@ class Gathering:
         self.until = min(now + self._patience.gather, self._limit)
 
 
-class Term:
+class TurnLimits:
     """
     One turn of one master.
 

@@ -21,7 +21,7 @@ from castd.cast.events import (
     SendBlocks,
 )
 from castd.cast.instep import InStep, State
-from castd.cast.limits import Gathering, Term
+from castd.cast.limits import JoinDelay, TurnLimits
 from castd.cast.members import Member, Members
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.reachability import TRIED, Hearing
@@ -63,9 +63,9 @@ class Turn(InStep):
         self._restarted = False  # the window was already sent again for a want that came twice
         self._sentAt = 0.0  # the last burst of this want, or the greeting
         self.alarmAt: float = NEVER
-        self._term = Term(0.0)
+        self._term = TurnLimits(0.0)
         self._spokeAt = 0.0  # anything went to the group
-        self._gathering = Gathering(patience)
+        self._gathering = JoinDelay(patience)
 
     # What goes in.
 
@@ -283,7 +283,7 @@ class Turn(InStep):
         self._state = State.GREETED
         self._want, self._again, self._restarted = (), False, False
         self._sentAt = now
-        self._term = Term(now)
+        self._term = TurnLimits(now)
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
