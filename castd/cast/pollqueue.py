@@ -16,7 +16,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.request import Peer
 
 
-class Receiver(Member):
+class PolledMember(Member):
     """
     One that lists what it lacks.
 
@@ -46,7 +46,7 @@ class Receiver(Member):
         self.lateAt = until
 
 
-class Roll:
+class PollQueue:
     """
     The receivers in three rows, each in the order in which they will be asked.
 
@@ -60,23 +60,23 @@ class Roll:
     def __init__(self, room: int) -> None:
         self._members = Members()
         self._room = room
-        self.proved: OrderedDict[Peer, Receiver] = OrderedDict()
-        self.fresh: OrderedDict[Peer, Receiver] = OrderedDict()
-        self.quiet: OrderedDict[Peer, Receiver] = OrderedDict()
+        self.proved: OrderedDict[Peer, PolledMember] = OrderedDict()
+        self.fresh: OrderedDict[Peer, PolledMember] = OrderedDict()
+        self.quiet: OrderedDict[Peer, PolledMember] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def get(self, peer: Peer) -> Receiver | None:
+    def get(self, peer: Peer) -> PolledMember | None:
         member = self._members.get(peer)
-        return member if isinstance(member, Receiver) else None
+        return member if isinstance(member, PolledMember) else None
 
-    def add(self, receiver: Receiver) -> None:
+    def add(self, receiver: PolledMember) -> None:
         """It is new, and asked after all others that are."""
         self._members.add(receiver)
         self.fresh[receiver.peer] = receiver
 
-    def crowded(self) -> Receiver | None:
+    def crowded(self) -> PolledMember | None:
         """-> who must make room before another one comes, or L{None}."""
         if len(self._members) < self._room:
             return None
@@ -84,33 +84,33 @@ class Roll:
         oldest = next(iter(row.values()) if row else iter(self._members))
         return self.get(oldest.peer)
 
-    def place(self, receiver: Receiver) -> None:
+    def place(self, receiver: PolledMember) -> None:
         """It may be asked again: at the end of its row."""
         self.remove(receiver)
         (self.proved if receiver.heard else self.fresh)[receiver.peer] = receiver
 
-    def hush(self, receiver: Receiver, goneAt: float) -> None:
+    def hush(self, receiver: PolledMember, goneAt: float) -> None:
         """It is asked no more."""
         self.remove(receiver)
         receiver.goneAt = goneAt
         self.quiet[receiver.peer] = receiver
 
-    def remove(self, receiver: Receiver) -> None:
+    def remove(self, receiver: PolledMember) -> None:
         """It is in no row."""
         for row in (self.proved, self.fresh, self.quiet):
             row.pop(receiver.peer, None)
 
     @property
-    def quietest(self) -> Receiver | None:
+    def quietest(self) -> PolledMember | None:
         """Who has been quiet for longest."""
         return next(iter(self.quiet.values()), None)
 
-    def candidates(self) -> Iterator[Receiver]:
+    def candidates(self) -> Iterator[PolledMember]:
         """-> who may be asked, the next one first."""
         yield from self.proved.values()
         yield from self.fresh.values()
 
-    def part(self, receiver: Receiver, outcome: str) -> None:
+    def part(self, receiver: PolledMember, outcome: str) -> None:
         """It is gone.  What it asked for last counts as sent to it, unless it has shown that it does not hear."""
         self.remove(receiver)
         self._members.part(receiver, outcome, () if receiver.repeats else receiver.asked)

@@ -29,7 +29,7 @@ from castd.cast.events import (
 )
 from castd.cast.inflight import InFlight, LossEstimator
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
-from castd.cast.pollqueue import Receiver, Roll
+from castd.cast.pollqueue import PolledMember, PollQueue
 from castd.interfaces import IPaced
 from castd.request import Peer
 
@@ -78,18 +78,18 @@ class Sweep:
         self.top = -1
         self.asked = self.unanswered = 0
         self._step = patience.repeat.steps[0] if isinstance(patience.repeat, FixedTimeouts) else patience.repeat.first
-        self._roll = Roll(room)
+        self._roll = PollQueue(room)
         self._union = BlockBitmap(count)
         self._flights = InFlight(flight)
         self._gauge = LossEstimator()
         self._credit = Credit()
-        self._late: list[tuple[float, int, Receiver]] = []
+        self._late: list[tuple[float, int, PolledMember]] = []
         self._ticket = counter()
         self._bursts = 0
         self._behalf: Peer | None = None
-        self._master: Receiver | None = None  # the last one that answered
+        self._master: PolledMember | None = None  # the last one that answered
         self._term = 0  # blocks of its turn
-        self._question: Receiver | None = None  # the one that is being waited for
+        self._question: PolledMember | None = None  # the one that is being waited for
         self._questionUntil = 0.0
         self._spokeAt = 0.0
         self._keep: range | None = None
@@ -111,7 +111,7 @@ class Sweep:
         if receiver is None:
             if (oldest := self._roll.crowded()) is not None:
                 self._part(oldest, outcomes.SILENT)
-            receiver = Receiver(peer, self.patience, self._bursts)
+            receiver = PolledMember(peer, self.patience, self._bursts)
             self._roll.add(receiver)
             self._list(receiver, wants, now)
             if not wants:
@@ -146,7 +146,7 @@ class Sweep:
         turn = receiver is self._master or receiver is self._question
         return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.top)
 
-    def _list(self, receiver: Receiver, ranges: Ranges, now: float) -> None:
+    def _list(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """It lacks these, and nothing else that it has ever named."""
         self._heardAt = now
         asked = receiver.askedAt
@@ -166,12 +166,12 @@ class Sweep:
         self._add(receiver, without(ranges, late), now)
         self._behalf = receiver.peer
 
-    def _add(self, receiver: Receiver, ranges: Ranges, now: float) -> None:
+    def _add(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """These are to go out; for receivers that have never answered only so many."""
         for run in ranges if receiver.heard else self._credit.grant(ranges, now):
             self._union.add(run)
 
-    def _enrol(self, receiver: Receiver, lacks: bool, answers: bool, now: float) -> None:
+    def _enrol(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:
         """It is asked again, unless it has just said that it lacks nothing: it would say so for ever."""
         receiver.idle = 0 if lacks else receiver.idle + 1
         if answers and not lacks:
@@ -181,7 +181,7 @@ class Sweep:
         elif receiver.peer in self._roll.fresh and receiver.asked and not answers:
             self._roll.fresh.move_to_end(receiver.peer, last=False)  # it repeats itself: forgers seldom do
 
-    def _answered(self, receiver: Receiver, ranges: Ranges) -> None:
+    def _answered(self, receiver: PolledMember, ranges: Ranges) -> None:
         """The answer to a question: its sender is no forged address, and is asked before others."""
         if receiver is self._question:
             self._question = None
@@ -194,7 +194,7 @@ class Sweep:
         if self._master is not receiver:
             self._master, self._term = receiver, 0
 
-    def _repeated(self, receiver: Receiver, late: bool, now: float) -> bool:
+    def _repeated(self, receiver: PolledMember, late: bool, now: float) -> bool:
         """
         The very same list once more.  -> must it wait?
 
@@ -219,11 +219,11 @@ class Sweep:
         self._remember(receiver)
         return True
 
-    def _remember(self, receiver: Receiver) -> None:
+    def _remember(self, receiver: PolledMember) -> None:
         if receiver.lateAt is not None:
             heappush(self._late, (receiver.lateAt, next(self._ticket), receiver))
 
-    def _part(self, receiver: Receiver, outcome: str) -> None:
+    def _part(self, receiver: PolledMember, outcome: str) -> None:
         if receiver is self._question:
             self._question = None
         if receiver is self._master:
@@ -297,7 +297,7 @@ class Sweep:
         while (receiver := self._roll.quietest) is not None and receiver.goneAt <= now:
             self._part(receiver, outcomes.SILENT)
 
-    def _next(self) -> Receiver | None:
+    def _next(self) -> PolledMember | None:
         """-> who is to be asked: the one that answered last, while its turn lasts, then round."""
         master = self._master
         if master is None or not self._askable(master):
@@ -307,7 +307,7 @@ class Sweep:
             return master
         return next((each for each in self._roll.candidates() if each is not master and self._askable(each)), master)
 
-    def _askable(self, receiver: Receiver) -> bool:
+    def _askable(self, receiver: PolledMember) -> bool:
         """
         It is not made to wait, and since it came a block went out that it could hear.
 
