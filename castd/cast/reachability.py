@@ -16,7 +16,7 @@ MISSED = 16
 TRIED = (6, 0.05)
 
 
-class Hearing:
+class Reachability:
     """
     What the members' wants have told of that so far.
 

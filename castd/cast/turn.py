@@ -24,7 +24,7 @@ from castd.cast.instep import InStep, State
 from castd.cast.limits import JoinDelay, TurnLimits
 from castd.cast.members import Member, Members
 from castd.cast.policy import RetransmitPolicy
-from castd.cast.reachability import TRIED, Hearing
+from castd.cast.reachability import TRIED, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -52,7 +52,7 @@ class Turn(InStep):
         self.count = count
         self.top = -1
         self._turns = self._masters = self._passes = self._lost = 0
-        self._hearing = Hearing(patience)
+        self._hearing = Reachability(patience)
         self._trying = False  # this turn was given before its time, to one that is to show that it hears
         self._members = Members()
         self._master: Member | None = None
