@@ -25,7 +25,7 @@ from castd.cast.events import (
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import _tftp
-from castd.dialects.mtftp_cast import PATIENCE, Passes
+from castd.dialects.mtftp_cast import PATIENCE, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import Means
@@ -157,7 +157,7 @@ class Wire:
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
         self.patience = patience
-        self.cast = partial(Passes, remember=remember)
+        self.cast = partial(MtftpCast, remember=remember)
         self._first = self.header(0) + bytes(content.read(0, BLKSIZE))
 
     def first(self, request: Request) -> Ranges:

@@ -66,7 +66,7 @@ NEVER_YET = -NEVER
 SECOND = range(1, 2)
 
 
-class Asker(Member):
+class MtftpMember(Member):
     """
     A client, as its requests show it.
 
@@ -91,7 +91,7 @@ class Asker(Member):
         return self.passed and (self.hears or now >= self.askedAt + DEAF_STAYS)
 
 
-class Passes(Turn):
+class MtftpCast(Turn):
     """
     See the module.
     """
@@ -116,7 +116,7 @@ class Passes(Turn):
         self._forget(now)
         member = self._members.get(peer)
         former = None
-        if isinstance(member, Asker):
+        if isinstance(member, MtftpMember):
             # Who hears nothing at all repeats its request.
             member.hears = member.passed = False
             member.askedAt = now
@@ -124,7 +124,7 @@ class Passes(Turn):
         else:
             # The same machine from another port: it has restarted, and has one place, not two.
             former = next((each for each in self._members if each.peer[0] == peer[0]), None)
-            member = Asker(peer, wants, self.patience.repeat, now)
+            member = MtftpMember(peer, wants, self.patience.repeat, now)
             self._members.add(member)
             self._hold(now)
         self._warn(member, 0.0)
@@ -177,7 +177,7 @@ class Passes(Turn):
         """
         while True:
             oldest = next((each for each in self._members if each is not self._master), None)
-            if not isinstance(oldest, Asker) or now < max(oldest.askedAt, self._heardAt) + self._remember:
+            if not isinstance(oldest, MtftpMember) or now < max(oldest.askedAt, self._heardAt) + self._remember:
                 return
             self._part(oldest, outcomes.SILENT, now)
 
@@ -193,7 +193,7 @@ class Passes(Turn):
         super().hear(peer, event, now)
 
     def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
-        if isinstance(member, Asker) and ranges[0].start > 1:
+        if isinstance(member, MtftpMember) and ranges[0].start > 1:
             member.hears = True
         super()._hearMaster(member, ranges, now)
         if self._state is State.WAITING and ranges == self._want and now >= self._sentAt + GUARD:
@@ -271,8 +271,8 @@ class Passes(Turn):
 
     # Who is left with a hole.
 
-    def _askers(self) -> Iterator[Asker]:
-        return (each for each in self._members if isinstance(each, Asker))
+    def _askers(self) -> Iterator[MtftpMember]:
+        return (each for each in self._members if isinstance(each, MtftpMember))
 
     def _passed(self, now: float) -> None:
         """The last block goes out: from now on a fallback of anybody who has heard it is dangerous."""
@@ -281,16 +281,16 @@ class Passes(Turn):
             each.whole = each.whole or each.early
             self._endanger(each, now)
 
-    def _endanger(self, member: Asker, now: float) -> None:
+    def _endanger(self, member: MtftpMember, now: float) -> None:
         member.passed = True
         if member.endangered(now):
             self._warn(member, self._remember + BARRED)
 
-    def _warn(self, member: Asker, seconds: float) -> None:
+    def _warn(self, member: MtftpMember, seconds: float) -> None:
         self._next.append(Bar(member.peer, seconds, BARRED_BECAUSE))
 
     def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
-        if isinstance(member, Asker):
+        if isinstance(member, MtftpMember):
             lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
             if member.endangered(now):
                 # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
