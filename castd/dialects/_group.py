@@ -105,7 +105,7 @@ def same(request: Request, other: Request) -> bool:
     return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
 
 
-class Reader(_tftp.AckReader):
+class GroupReader(_tftp.AckReader):
     """
     Reads what members of a group say.  Numbers do not wrap: there are no more blocks than numbers.
 
@@ -130,7 +130,7 @@ class Reader(_tftp.AckReader):
         return RequestBlocks((self.ask(short),))
 
 
-class Cast(Turn):
+class GroupTurn(Turn):
     """
     Turn, for masters that do not repeat a lost acknowledgement.
 
@@ -153,11 +153,11 @@ class GroupWire:
     The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
     """
 
-    cast = Cast
+    cast = GroupTurn
     stride = 0
     broadcast = False
     pacer: Any = None
-    #: How members are read, see L{Reader}.
+    #: How members are read, see L{GroupReader}.
     confirms = early = False
 
     def __init__(self, terms: Terms, size: int, patience: RetransmitPolicy, group: tuple[str, int]) -> None:
@@ -167,7 +167,7 @@ class GroupWire:
         self.count = _tftp.blockCount(size, terms.blksize)
         self.patience = patience
         self.group = group
-        self._reader = Reader(self.count, self.confirms, self.early)
+        self._reader = GroupReader(self.count, self.confirms, self.early)
 
     def first(self, request: Request) -> Ranges:
         return ()

@@ -126,7 +126,7 @@ class Sbids:
         self._until[sbid] = now + SBID_REST
 
 
-class Share:
+class SubnetPacer:
     """A group's part in the pace of its subnet, which counts packets."""
 
     def __init__(self, pacer: Pacer, step: int) -> None:
@@ -157,7 +157,7 @@ class Wire(_group.GroupWire):
         super().__init__(terms, size, patience, (str(subnet.broadcast_address), options.dataPort))
         self.sbid = sbids.take(means.chance, means.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)
-        self.pacer = Share(pacer, HEADER + terms.blksize)
+        self.pacer = SubnetPacer(pacer, HEADER + terms.blksize)
         self._options = options
         self._sbids = sbids
 
