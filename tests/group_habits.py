@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 
 from castd.packets.multicast import parseMulticast
-from castd.packets.tftp import Ask, Data, Error, Oack, buildAck, buildRequest, parse
+from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildRequest, parse
 from castd.request import Peer
 from castd.testing import Host
 
@@ -166,7 +166,7 @@ class Machine(DatagramProtocol):
         options = tuple(
             (key, str(self.habit.blksize) if key == "blksize" else value) for key, value in self.habit.options
         )
-        self._port.write(buildRequest(Ask(False, self.name, "octet", options)), self.server)
+        self._port.write(buildRequest(TftpRequest(False, self.name, "octet", options)), self.server)
         self.asked += 1
         self._sleep(next(self._asks, None))
 

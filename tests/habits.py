@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 
-from castd.packets.tftp import Ask, Data, Error, Oack, buildAck, buildError, buildRequest, parse
+from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildError, buildRequest, parse
 from castd.request import Peer
 from castd.testing import Host
 
@@ -120,7 +120,7 @@ class Simulated(DatagramProtocol):
             for key, value in self.habit.options
             if key != "tsize" or self._probing or not self.habit.probes
         ]
-        return buildRequest(Ask(False, self.name, "octet", tuple(left)))
+        return buildRequest(TftpRequest(False, self.name, "octet", tuple(left)))
 
     def _say(self) -> None:
         self._port.write(self._last, self._to)

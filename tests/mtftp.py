@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 
 from castd.dialects import mtftp, tftp
-from castd.packets.tftp import Ack, Ask, Data, Error, buildAck, buildRequest, parse, parseRequest
+from castd.packets.tftp import Ack, Data, Error, TftpRequest, buildAck, buildRequest, parse, parseRequest
 from castd.request import Local, Peer
 from castd.server.listener import Listener
 from castd.testing import Host, Mailbox, Network, memorySite, pattern
@@ -186,7 +186,7 @@ class Client:
 
     def request(self) -> bytes:
         self.asked += 1
-        return buildRequest(Ask(False, self.name, "octet"))
+        return buildRequest(TftpRequest(False, self.name, "octet"))
 
     def store(self, data: Data) -> None:
         self.blocks[data.number] = data.payload
@@ -245,7 +245,7 @@ class Ipxe(Client):
 
         box.datagramReceived = answer  # type: ignore[method-assign]
         options = (("blksize", "1432"), ("tsize", "0"))
-        box.send(buildRequest(Ask(False, self.name, "octet", options)), (self.server[0], 69))
+        box.send(buildRequest(TftpRequest(False, self.name, "octet", options)), (self.server[0], 69))
 
     def hear(self, datagram: bytes, addr: Peer, alone: bool) -> None:
         if self.over or (self._peer is not None and addr != self._peer):

@@ -24,7 +24,7 @@ HEADER = slam.Header(7, 10, 4)
 
 
 def data(number: int, header: slam.Header = HEADER) -> bytes:
-    return slam.Data(header, number, b"abcdefghij"[number * 4 :][:4]).build()
+    return slam.SlamData(header, number, b"abcdefghij"[number * 4 :][:4]).build()
 
 
 def begun(silence: float = 31.0) -> Download:
@@ -93,7 +93,7 @@ def test_longList() -> None:
     header = slam.Header(1, 10_000, 1)
     download = begun()
     for number in range(0, 10_000, 2):
-        download.heard(slam.Data(header, number, b"x").build(), None, 0.1)
+        download.heard(slam.SlamData(header, number, b"x").build(), None, 0.1)
     listed = download.receive(header.build(), 0.2)[1][0]
     assert len(listed) <= slam.LARGEST_DATAGRAM
     assert slam.parseList(listed) == tuple(range(number, number + 1) for number in range(1, 1471, 2))

@@ -13,10 +13,10 @@ from castd.errors import Unsupported, WireError
 from castd.packets.tftp import (
     LARGEST_REQUEST,
     Ack,
-    Ask,
     Data,
     Error,
     Oack,
+    TftpRequest,
     buildAck,
     buildData,
     buildError,
@@ -54,7 +54,7 @@ def meaning(decoded: dict[str, Any]) -> object:
             kept: dict[str, tuple[str, str]] = {}
             for option, value in pairs:
                 kept.setdefault(option.lower(), (option, value))
-            return Ask(decoded["kind"] == "WRQ", name, decoded["mode"], tuple(kept.values()))
+            return TftpRequest(decoded["kind"] == "WRQ", name, decoded["mode"], tuple(kept.values()))
         case "DATA":
             return Data(decoded["block"], bytes.fromhex(decoded["data_hex"]))
         case "ACK":
@@ -69,7 +69,7 @@ def meaning(decoded: dict[str, Any]) -> object:
 def built(value: object) -> bytes:
     """The datagram that castd makes of a value."""
     match value:
-        case Ask():
+        case TftpRequest():
             return buildRequest(value)
         case Data(number, payload):
             return buildData(number, payload)
@@ -141,7 +141,7 @@ def test_anyOctetsMeanSomethingOrAreRefused(datagram: bytes) -> None:
 @given(st.booleans(), names, texts, options)
 def test_requestsComeBack(write: bool, name: bytes, mode: str, options: list[tuple[str, str]]) -> None:
     """A request that was built is read as what it was built from: no octet of the name is lost."""
-    ask = Ask(write, name.decode("utf-8", "surrogateescape"), mode, tuple(options))
+    ask = TftpRequest(write, name.decode("utf-8", "surrogateescape"), mode, tuple(options))
     read = parseRequest(buildRequest(ask))
     assert read == ask
     assert read is not None

@@ -215,5 +215,5 @@ def testDataRoundTrip(transaction: int, size: int, blocksize: int, drawn: st.Dat
     """Each block of any file is read as it was built."""
     header = slam.Header(transaction, size, blocksize)
     number = drawn.draw(st.integers(0, header.count - 1))
-    data = slam.Data(header, number, bytes(min(blocksize, size - number * blocksize)))
+    data = slam.SlamData(header, number, bytes(min(blocksize, size - number * blocksize)))
     assert slam.parseData(data.build()) == data

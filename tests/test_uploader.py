@@ -17,7 +17,7 @@ from castd.client.client import TransferError, send
 from castd.client.urls import parseUrl
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import Exists, Full
-from castd.packets.tftp import Ask, buildAck, buildData, buildError, buildRequest
+from castd.packets.tftp import TftpRequest, buildAck, buildData, buildError, buildRequest
 from castd.receive.options import Wishes
 from castd.server.listener import Listener
 from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
@@ -55,7 +55,7 @@ class Site:
 
     def ask(self, name: str = "up", **options: str) -> Any:
         """Ask by hand.  -> where the answer came from."""
-        ask = Ask(True, name, "octet", tuple(options.items()))
+        ask = TftpRequest(True, name, "octet", tuple(options.items()))
         self.client.send(buildRequest(ask), (SERVER, 69))
         return self.client.expect().source
 
@@ -288,7 +288,7 @@ class TestRestart:
         site.client.send(buildData(1, bytes(512)), source)
         site.network.advance(0.1)
         site.client.take()
-        site.client.send(buildRequest(Ask(True, "up", "octet")), source)
+        site.client.send(buildRequest(TftpRequest(True, "up", "octet")), source)
         site.network.advance(0.1)
         assert (site.heard(), site.left()) == ([], 0)
         site.client.send(buildData(1, b"all"), site.ask())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from castd.dialects.tftp import Dialect, Options
-from castd.packets.tftp import Ack, Ask, Data, Error, Oack, buildAck, buildData, buildRequest, parse
+from castd.packets.tftp import Ack, Data, Error, Oack, TftpRequest, buildAck, buildData, buildRequest, parse
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
@@ -20,12 +20,12 @@ F = pattern(1300)
 
 def rrq(name: str = "f", mode: str = "octet", **options: object) -> bytes:
     """A read request; options in the order given."""
-    return buildRequest(Ask(False, name, mode, tuple((key, str(value)) for key, value in options.items())))
+    return buildRequest(TftpRequest(False, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
 def wrq(name: str = "up", mode: str = "octet", **options: object) -> bytes:
     """A write request."""
-    return buildRequest(Ask(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
+    return buildRequest(TftpRequest(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
 class Stage:

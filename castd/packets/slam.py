@@ -82,7 +82,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class SlamData:
     """One block of the file, as it goes to the group."""
 
     header: Header
@@ -109,7 +109,7 @@ def parseHeader(datagram: bytes) -> tuple[Header, int]:
     return Header(transaction, size, blocksize), at
 
 
-def parseData(datagram: bytes) -> Data:
+def parseData(datagram: bytes) -> SlamData:
     """
     Read a datagram of the group.
 
@@ -122,7 +122,7 @@ def parseData(datagram: bytes) -> Data:
     payload = datagram[at:]
     if len(payload) != min(header.blocksize, header.size - number * header.blocksize):
         raise WireError(f"block {number} has {len(payload)} octets")
-    return Data(header, number, payload)
+    return SlamData(header, number, payload)
 
 
 def parseList(datagram: bytes) -> tuple[range, ...] | None:

@@ -25,7 +25,7 @@ Options: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TftpRequest:
     """
     RRQ or WRQ.
 
@@ -83,7 +83,7 @@ def opcode(datagram: bytes) -> int:
     return datagram[0] << 8 | datagram[1]
 
 
-def parseRequest(datagram: bytes) -> Ask | None:
+def parseRequest(datagram: bytes) -> TftpRequest | None:
     """
     Read what came to a request port.
 
@@ -101,13 +101,13 @@ def parseRequest(datagram: bytes) -> Ask | None:
 
 
 @lru_cache(256)
-def _asked(datagram: bytes) -> Ask:
+def _asked(datagram: bytes) -> TftpRequest:
     """A hall of like machines asks alike, to the octet."""
     fields = datagram[2:].split(b"\0")
     # The last piece is what follows the last NUL: padding or an unterminated tail, never a field.
     if len(fields) < 3 or not fields[0]:
         raise Unsupported(why="request without a terminated file name and mode")
-    return Ask(
+    return TftpRequest(
         write=datagram[1] == WRQ,
         name=fields[0].decode("utf-8", "surrogateescape"),
         mode=fields[1].decode("latin-1"),
@@ -150,7 +150,7 @@ def parse(datagram: bytes) -> Packet:
     return Ack(number) if kind == ACK else Data(number, bytes(datagram[4:]))
 
 
-def buildRequest(ask: Ask) -> bytes:
+def buildRequest(ask: TftpRequest) -> bytes:
     """RRQ or WRQ as octets; the strings hold no NUL."""
     strings = [ask.name.encode("utf-8", "surrogateescape"), ask.mode.encode("latin-1")]
     for name, value in ask.options:

@@ -14,7 +14,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.errors import Unsupported, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import Terms
-from castd.packets.tftp import Ask, Data, Error, Oack, Options, buildAck, buildRequest, parse
+from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.options import BadOffer, Wishes
 from castd.receive.piece import Piece
 from castd.receive.retransmit import Wait
@@ -54,7 +54,7 @@ class Member(ABC):
         self._wishes = wishes
         self._plain = Download(name, wishes, "octet", patience)
         self._isPlain = False
-        self._opening = buildRequest(Ask(False, name, "octet", (*wishes.options(), (self.option, value))))
+        self._opening = buildRequest(TftpRequest(False, name, "octet", (*wishes.options(), (self.option, value))))
         self._wait = Wait(patience)
         self._heardAt = 0.0
         self._tries = 0

@@ -17,7 +17,7 @@ from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE
 from castd.packets.options import Terms
-from castd.packets.tftp import Ask, Data, Error, buildAck, buildRequest, parse
+from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.passive import Quiet
 from castd.receive.piece import Piece
 from castd.request import Peer
@@ -43,7 +43,7 @@ class Download(Quiet):
         super().__init__(patience)
         self.group = group
         self.terms: Terms | None = Terms(blksize=BLKSIZE)
-        self._opening = buildRequest(Ask(write=False, name=name, mode="octet"))
+        self._opening = buildRequest(TftpRequest(write=False, name=name, mode="octet"))
         self._have = bytearray(0x10000)
         self._gap = 0  # blocks from the start without a gap
         self._last: int | None = None

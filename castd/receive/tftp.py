@@ -15,7 +15,7 @@ from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE
 from castd.packets.options import Terms
-from castd.packets.tftp import Ack, Ask, Data, Oack, buildRequest
+from castd.packets.tftp import Ack, Data, Oack, TftpRequest, buildRequest
 from castd.receive.base import DALLY_INTERVALS, Half, Receiving
 from castd.receive.blocks import Read, Sender
 from castd.receive.options import Wishes
@@ -42,7 +42,7 @@ class Download(Receiving):
     ) -> None:
         super().__init__(patience, None)
         self._wishes = wishes
-        self._opening = buildRequest(Ask(write=False, name=name, mode=mode, options=wishes.options()))
+        self._opening = buildRequest(TftpRequest(write=False, name=name, mode=mode, options=wishes.options()))
         self._confirming = False
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
@@ -127,7 +127,7 @@ class Upload(Half):
         self._octets = size
         self._read = read
         self._wishes = wishes
-        self._opening = buildRequest(Ask(write=True, name=name, mode=mode, options=wishes.options(size)))
+        self._opening = buildRequest(TftpRequest(write=True, name=name, mode=mode, options=wishes.options(size)))
         self._sender: Sender | None = None
 
     @property

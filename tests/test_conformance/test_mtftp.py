@@ -21,7 +21,7 @@ from castd.dialects.mtftp_cast import MOST_REMEMBERED
 from castd.interfaces import IDialect, IWire
 from castd.options import Limits
 from castd.packets.dhcp import option43
-from castd.packets.tftp import Ask, buildRequest
+from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
 from castd.testing import BytesContent, Mailbox, pattern
 from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
@@ -298,7 +298,7 @@ def test_MT31_badGroup(place: str) -> None:
 def test_MT32_spellings(stage: Stage, name: str) -> None:
     """MT-32: slashes before a name mean nothing, whichever way they lean."""
     client = stage.client()
-    sent = stage.say(client, buildRequest(Ask(False, name, "octet")))
+    sent = stage.say(client, buildRequest(TftpRequest(False, name, "octet")))
     assert sent == [(client.address, block(1)), (GROUP, block(1))]
 
 
@@ -388,7 +388,7 @@ def test_MT41_otherFile() -> None:
     groups = {"linux": "239.255.1.1:3001", "initrd": "239.255.1.2:3002"}
     with staged({"linux": LINUX, "initrd": TEN}, groups=groups) as stage:
         client = opened(stage, 2, 1)
-        sent = stage.say(client, buildRequest(Ask(False, "initrd", "octet")), seconds=0.05)
+        sent = stage.say(client, buildRequest(TftpRequest(False, "initrd", "octet")), seconds=0.05)
         assert sent == [(client.address, block(1, TEN)), (("239.255.1.2", 3002), block(1, TEN))]
         assert [event["outcome"] for event in stage.named("received")] == ["replaced"]
 
@@ -627,7 +627,7 @@ def fallsBack(stage: Stage, host: int, name: str = "linux") -> int:
     """-> the opcode that plain TFTP answers with."""
     box = stage.client(host, 2002)
     options = (("blksize", "1432"), ("tsize", "0"))
-    box.send(buildRequest(Ask(False, name, "octet", options)), (SERVER[0], 69))
+    box.send(buildRequest(TftpRequest(False, name, "octet", options)), (SERVER[0], 69))
     letter = box.expect()
     box.port.stopListening()
     return letter.datagram[1]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from castd.packets.slam import DISCONNECT, FIRST_LIST, Data, Header, buildList
+from castd.packets.slam import DISCONNECT, FIRST_LIST, Header, SlamData, buildList
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack
 from tests.tftp import rrq, wrq
 from tests.vectors import FOLDER
@@ -78,7 +78,7 @@ def _requests(name: str) -> dict[str, list[bytes]]:
             *(buildList([range(at, at + 4)], 40) for at in (0, 4, 20, 36)),
             buildList([range(at, at + 1) for at in range(0, 40, 2)]),
             _HEADER.build(),
-            Data(_HEADER, 3, bytes(1451)).build(),
+            SlamData(_HEADER, 3, bytes(1451)).build(),
         ],
     }
 
