@@ -13,7 +13,7 @@ from typing import Any
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import Refused, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.options import Caps, negotiate
+from castd.packets.options import OptionLimits, negotiate
 from castd.packets.tftp import Ack, Error, Oack, buildOack, parse, parseRequest
 from castd.receive.blocks import Sender
 from castd.receive.retransmit import Wait
@@ -38,7 +38,7 @@ class Serve:
     """A server's half of one read, driven like the others: the least that RFC 1350 and 7440 ask of a server."""
 
     content: bytes
-    caps: Caps = field(default_factory=Caps)
+    caps: OptionLimits = field(default_factory=OptionLimits)
     patience: RetransmitPolicy = field(default_factory=RetransmitPolicy)
     rollover: int | None = None
     outcome: str | None = None
@@ -101,8 +101,8 @@ class Serve:
 class Accept:
     """A server that takes a write: its L{Intake} is made of the first datagram."""
 
-    def __init__(self, caps: Caps | None = None) -> None:
-        self.caps, self.patience = caps or Caps(), RetransmitPolicy()
+    def __init__(self, caps: OptionLimits | None = None) -> None:
+        self.caps, self.patience = caps or OptionLimits(), RetransmitPolicy()
         self.intake: Intake | None = None
 
     @property

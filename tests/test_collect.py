@@ -15,7 +15,7 @@ from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.errors import Refused, Unsupported, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.options import Caps, Terms
+from castd.packets.options import AgreedOptions, OptionLimits
 from castd.packets.tftp import (
     LARGEST_BLKSIZE,
     Data,
@@ -55,7 +55,7 @@ def talk(link: Link) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "half", [download(), upload(b""), Intake(Terms(), RetransmitPolicy())], ids=["Download", "Upload", "Intake"]
+    "half", [download(), upload(b""), Intake(AgreedOptions(), RetransmitPolicy())], ids=["Download", "Upload", "Intake"]
 )
 def test_interface(half: object) -> None:
     """All three halves are driven in the same way."""
@@ -346,7 +346,7 @@ class TestUpload:
 
 class TestIntake:
     def begun(self, **agreed: Any) -> Intake:
-        intake = Intake(Terms(**agreed), RetransmitPolicy())
+        intake = Intake(AgreedOptions(**agreed), RetransmitPolicy())
         intake.begin(0.0)
         return intake
 
@@ -400,7 +400,7 @@ class TestIntake:
 
     def offered(self, exact: bool = True, **agreed: Any) -> Intake:
         """An intake that has said its OACK, and has withdrawn it if it does."""
-        intake = Intake(Terms(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
+        intake = Intake(AgreedOptions(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
         assert words(intake.begin(0.0)) == ["OACK"]
         assert intake.poll(1.0) == []
         self.said = words(intake.poll(3.0))
@@ -415,7 +415,7 @@ class TestIntake:
 
     def test_askedInBetween(self) -> None:
         """A client that asks again gets the OACK again, and a silence for itself."""
-        intake = Intake(Terms(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy())
+        intake = Intake(AgreedOptions(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy())
         intake.begin(0.0)
         assert intake.poll(1.0) == []
         assert words(intake.begin(2.0)) == ["OACK"]
@@ -477,7 +477,7 @@ class TestIntake:
         if not self.said:
             return
         whole = pattern(size)
-        terms = Terms(blksize=blksize, windowsize=windowsize) if seen else Terms()
+        terms = AgreedOptions(blksize=blksize, windowsize=windowsize) if seen else AgreedOptions()
         sender = Sender(terms, size, lambda start, length: whole[start : start + length])
         kept, now, due = b"", 4.0, sender.window()
         while not sender.done:
@@ -504,7 +504,7 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = Intake(Terms(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
+        intake = Intake(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
         intake.begin(0.0)
         instants, now = [], 0.0
         while intake.outcome is None:
@@ -603,7 +603,7 @@ steps = st.lists(st.tuples(st.floats(0, 3), datagrams), max_size=40)
 def half(kind: str) -> Any:
     wishes = Wishes(blksize=8, windowsize=2, timeout=2)
     if kind == "intake":
-        return Intake(Terms(blksize=8, windowsize=2), RetransmitPolicy())
+        return Intake(AgreedOptions(blksize=8, windowsize=2), RetransmitPolicy())
     return download(wishes) if kind == "download" else upload(pattern(50), wishes)
 
 
@@ -635,7 +635,7 @@ class TestAnything:
     @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 8)), max_size=50), st.sampled_from([1, 4]))
     def test_receiver_in_order(self, blocks: list[tuple[int, int]], windowsize: int) -> None:
         """A receiver hands out each block once, in order, whatever numbers come."""
-        receiver, taken = Receiver(Terms(blksize=8, windowsize=windowsize)), 0
+        receiver, taken = Receiver(AgreedOptions(blksize=8, windowsize=windowsize)), 0
         for number, length in blocks:
             try:
                 payload, _ = receiver.take(Data(number, bytes(length)))
@@ -650,7 +650,7 @@ class TestAnything:
     def test_sender(self, size: int, blksize: int, windowsize: int, acks: list[int]) -> None:
         """Whatever is acknowledged: never more than a window, never a block beyond the file or behind the last ACK."""
         content = pattern(size)
-        sender = Sender(Terms(blksize, windowsize), size, lambda start, length: content[start : start + length])
+        sender = Sender(AgreedOptions(blksize, windowsize), size, lambda start, length: content[start : start + length])
         assert 1 <= len(sender.window()) <= windowsize
         for ack in acks:
             before = sender.base
@@ -665,6 +665,6 @@ class TestAnything:
         """The largest block size there is goes through, in a window too."""
         content = pattern(LARGEST_BLKSIZE * 5 + 1)
         client = download(Wishes(blksize=LARGEST_BLKSIZE, windowsize=4))
-        link = Link(client, Serve(content, Caps(blksize=LARGEST_BLKSIZE))).run()
+        link = Link(client, Serve(content, OptionLimits(blksize=LARGEST_BLKSIZE))).run()
         assert link.kept[0] == content
         assert client.terms.blksize == LARGEST_BLKSIZE

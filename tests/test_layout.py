@@ -10,7 +10,7 @@ import pytest
 
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects.tftp import Wire
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.server.blockcache import Layouts
 from castd.server.lane import lane
 from castd.testing import BytesContent
@@ -23,7 +23,7 @@ def test_memoryIsBounded(blksize: int) -> None:
     """Whatever the block size, images and lanes take about the memory that they may, and no multiple of it."""
     limit = 1 << 19
     content = BytesContent("f", bytes(SIZE))
-    wire = Wire(Terms(blksize=blksize), SIZE, RetransmitPolicy())
+    wire = Wire(AgreedOptions(blksize=blksize), SIZE, RetransmitPolicy())
     layouts = Layouts(limit)
     tracemalloc.start()
     try:
@@ -40,9 +40,9 @@ def test_memoryIsBounded(blksize: int) -> None:
 def test_lanesAreBounded() -> None:
     """Every receiver finds its lane, whatever window it has and wherever it begins, but only a few are kept."""
     content = BytesContent("f", bytes(SIZE))
-    chunk = Layouts(1 << 20).chunk(Wire(Terms(blksize=512), SIZE, RetransmitPolicy()), content, 0)
+    chunk = Layouts(1 << 20).chunk(Wire(AgreedOptions(blksize=512), SIZE, RetransmitPolicy()), content, 0)
     for windowsize in range(1, 65):
-        wire = Wire(Terms(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
+        wire = Wire(AgreedOptions(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
         for start in range(chunk.stop - windowsize + 1):
             found = lane(wire, chunk, start)
             assert found is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.packets.options import _RULES, Caps, negotiate
+from castd.packets.options import _RULES, OptionLimits, negotiate
 from castd.packets.tftp import buildOack, parseRequest
 from castd.request import Local, Request
 from tests.vectors import vectors
@@ -32,7 +32,7 @@ def asked(vector: dict[str, Any]) -> Request:
 def test_negotiationVectors(vector: dict[str, Any]) -> None:
     """The OACK is the vector's to the octet, or there is none, and what is in effect then is what the vector states."""
     request, context = asked(vector), vector["context"]
-    caps = Caps(blksize=context["blksize_cap"], windowsize=context["windowsize_cap"])
+    caps = OptionLimits(blksize=context["blksize_cap"], windowsize=context["windowsize_cap"])
     terms = negotiate(request, caps, None if request.write else context["size"])
     assert (buildOack(terms.answer).hex() if terms.answer else None) == (
         vector["reply_hex"] if vector["reply_kind"] == "OACK" else None
@@ -61,11 +61,13 @@ options = st.lists(
     max_size=8,
     unique_by=lambda option: option[0].lower(),
 )
-caps = st.builds(Caps, st.integers(8, 65464), st.integers(1, 64), st.frozensets(st.sampled_from(["blksize", "tsize"])))
+caps = st.builds(
+    OptionLimits, st.integers(8, 65464), st.integers(1, 64), st.frozensets(st.sampled_from(["blksize", "tsize"]))
+)
 
 
 @given(options, caps, st.none() | st.integers(0, 1 << 45), st.sampled_from(["octet", "netascii"]))
-def test_whateverIsAsked(wishes: list[tuple[str, str]], caps: Caps, size: int | None, mode: str) -> None:
+def test_whateverIsAsked(wishes: list[tuple[str, str]], caps: OptionLimits, size: int | None, mode: str) -> None:
     """Nothing is granted that was not asked or is above wish or cap, and what stands in the OACK is in effect."""
     request = Request(CLIENT, SERVER, "f", mode, size is None, tuple(wishes))
     terms = negotiate(request, caps, size)

@@ -24,7 +24,7 @@ from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Declined
 from castd.packets import tftp
-from castd.packets.options import Caps, Terms, negotiate
+from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.request import Local, Peer, Request
 
 #: Receivers place blocks by their 16-bit number alone, so a file in a group has no more.
@@ -73,7 +73,7 @@ def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Reque
     return replace(request, name=rest) if rest and ours == local.host else request
 
 
-def agree(request: Request, size: int, cap: int) -> Terms:
+def agree(request: Request, size: int, cap: int) -> AgreedOptions:
     """
     The terms of a group, apart from the option that asks for it.
 
@@ -84,13 +84,13 @@ def agree(request: Request, size: int, cap: int) -> Terms:
         raise Declined("netascii")
     if ":" in request.local.host:
         raise Declined("ipv6")
-    terms = negotiate(request, Caps(cap, 1, REFUSED), size)
+    terms = negotiate(request, OptionLimits(cap, 1, REFUSED), size)
     if _tftp.blockCount(size, terms.blksize) > MOST_BLOCKS:
         raise Declined("too-many-blocks")
     return terms
 
 
-def answer(request: Request, terms: Terms, option: str, value: str) -> tftp.Options:
+def answer(request: Request, terms: AgreedOptions, option: str, value: str) -> tftp.Options:
     """
     The options of an OACK with this one among them, in the order of the request, the block size first.
     """
@@ -160,7 +160,7 @@ class GroupWire:
     #: How members are read, see L{GroupReader}.
     confirms = early = False
 
-    def __init__(self, terms: Terms, size: int, patience: RetransmitPolicy, group: tuple[str, int]) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, patience: RetransmitPolicy, group: tuple[str, int]) -> None:
         self.terms = terms
         self.size = size
         self.blocksize = terms.blksize

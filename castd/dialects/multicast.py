@@ -17,7 +17,7 @@ from castd.group_pool import Leases, Means
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
 from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.request import Local, Peer, Request
 
 OPTION = "multicast"
@@ -48,7 +48,9 @@ class Options(ListenOptions):
 class Wire(_group.GroupWire):
     """One group."""
 
-    def __init__(self, terms: Terms, size: int, options: Options, group: tuple[str, int], leases: Leases) -> None:
+    def __init__(
+        self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], leases: Leases
+    ) -> None:
         patience = _group.patience(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, patience, group)
         self.headers: Hashable = ("tftp", 0)
@@ -93,7 +95,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return _group.same(request, other)
 
-    def _agree(self, request: Request, content: IContent) -> Terms:
+    def _agree(self, request: Request, content: IContent) -> AgreedOptions:
         allowed = request.local.networks if self.options.clients is None else self.options.clients
         if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")

@@ -23,7 +23,7 @@ from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
 from castd.packets import tftp
 from castd.packets.multicast import BDATA, bdataHeader
-from castd.packets.options import DEFAULT_BLKSIZE, Terms, number
+from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions, number
 from castd.request import Local, Peer, Request
 
 if TYPE_CHECKING:
@@ -151,7 +151,14 @@ class Wire(_group.GroupWire):
     confirms = early = True
 
     def __init__(
-        self, terms: Terms, size: int, options: Options, subnet: IPv4Network, sbids: Sbids, pacer: Pacer, means: Means
+        self,
+        terms: AgreedOptions,
+        size: int,
+        options: Options,
+        subnet: IPv4Network,
+        sbids: Sbids,
+        pacer: Pacer,
+        means: Means,
     ) -> None:
         patience = replace(_group.patience(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
         super().__init__(terms, size, patience, (str(subnet.broadcast_address), options.dataPort))
@@ -212,7 +219,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return _group.same(request, other)
 
-    def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, Terms]:
+    def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, AgreedOptions]:
         """
         @raise Declined: with the reason.
         """

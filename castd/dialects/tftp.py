@@ -24,7 +24,7 @@ from castd.group_pool import Means
 from castd.interfaces import IContent, IDialect, IIntake, IWire
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
-from castd.packets.options import Caps, Terms, negotiate
+from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.receive.upload import Intake
 from castd.request import Local, Peer, Request
 
@@ -68,7 +68,7 @@ class Wire:
     group = None
     cast = Turn
 
-    def __init__(self, terms: Terms, size: int, patience: RetransmitPolicy) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, patience: RetransmitPolicy) -> None:
         self.terms = terms
         self.blocksize = terms.blksize
         self.count = _tftp.blockCount(size, terms.blksize)
@@ -142,15 +142,15 @@ class Dialect:
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return _tftp.refuse(error)
 
-    def _caps(self, request: Request) -> Caps:
+    def _caps(self, request: Request) -> OptionLimits:
         refused: set[str] = set()
         for rule in self.options.without:
             if _tftp.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
-        return Caps(
+        return OptionLimits(
             self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize, frozenset(refused)
         )
 
-    def patience(self, terms: Terms) -> RetransmitPolicy:
+    def patience(self, terms: AgreedOptions) -> RetransmitPolicy:
         """-> the same for nearly all: who asks for no interval."""
         return self._plain.heeding(terms.timeout)

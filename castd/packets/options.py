@@ -20,7 +20,7 @@ LARGEST_OACK = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class OptionLimits:
     """
     What the server grants at the most.
 
@@ -35,7 +35,7 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class AgreedOptions:
     """
     What was agreed.
 
@@ -60,7 +60,7 @@ def number(text: str) -> int | None:
     return int(text) if 1 <= len(text) <= 20 and text.isascii() and text.isdigit() else None
 
 
-def negotiate(request: Request, caps: Caps, size: int | None = None) -> Terms:
+def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> AgreedOptions:
     """
     Agree on what a request asks for.
 
@@ -71,7 +71,7 @@ def negotiate(request: Request, caps: Caps, size: int | None = None) -> Terms:
 
 
 @lru_cache(256)
-def _agreed(options: Options, context: _Context) -> Terms:
+def _agreed(options: Options, context: _Context) -> AgreedOptions:
     """A hall of like machines asks alike."""
     agreed: dict[str, Any] = {}
     granted: list[tuple[str, str]] = []
@@ -88,7 +88,7 @@ def _agreed(options: Options, context: _Context) -> Terms:
         agreed.update(grant[0])
         granted.append((name, grant[1]))
     granted.sort(key=lambda option: option[0].lower() not in ("blksize", "blksize2"))
-    return Terms(**agreed, answer=_bounded(granted))
+    return AgreedOptions(**agreed, answer=_bounded(granted))
 
 
 def _bounded(options: list[tuple[str, str]]) -> Options:
@@ -104,7 +104,7 @@ def _bounded(options: list[tuple[str, str]]) -> Options:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    caps: Caps
+    caps: OptionLimits
     write: bool
     mode: str
     size: int | None

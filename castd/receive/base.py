@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
 from castd.receive.blocks import Receiver
 from castd.receive.retransmit import Wait
@@ -24,7 +24,7 @@ class Half(ABC):
     @ivar repeats: how often the timer made it say something again.
     """
 
-    def __init__(self, patience: RetransmitPolicy, terms: Terms | None) -> None:
+    def __init__(self, patience: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.repeats = 0
@@ -89,9 +89,9 @@ class Half(ABC):
 class Receiving(Half):
     """A half that receives blocks."""
 
-    def __init__(self, patience: RetransmitPolicy, terms: Terms | None) -> None:
+    def __init__(self, patience: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         super().__init__(patience, terms)
-        self._receiver = Receiver(terms or Terms())
+        self._receiver = Receiver(terms or AgreedOptions())
 
     @property
     def blocks(self) -> int:
@@ -103,7 +103,7 @@ class Receiving(Half):
         self._dallyUntil = now + self._dally()
         return [self._ack()]
 
-    def _on(self, terms: Terms) -> None:
+    def _on(self, terms: AgreedOptions) -> None:
         """From now on these terms."""
         self.terms, self._receiver = terms, Receiver(terms)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from castd.errors import ContentChanged, Unsupported, WireError
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, buildData, unwrap, wire
 
 #: Octets at an offset: C{read(offset, length)}, fewer than C{length} only at the end.
@@ -31,7 +31,7 @@ class Receiver:
 
     __slots__ = ("_begun", "_terms", "_told", "final", "rollover", "stored")
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: AgreedOptions) -> None:
         self._terms = terms
         self._begun = 0
         self._told = False
@@ -105,7 +105,7 @@ class Sender:
         "fresh",
     )
 
-    def __init__(self, terms: Terms, size: int, read: Read) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, read: Read) -> None:
         self._terms = terms
         self._size = size
         self._read = read

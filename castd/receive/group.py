@@ -13,7 +13,7 @@ from typing import Any
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import Unsupported, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.options import BadOffer, Wishes
 from castd.receive.piece import Piece
@@ -49,7 +49,7 @@ class Member(ABC):
         self.complete = self.master = False
         self.size: int | None = None
         self.error: Error | None = None
-        self.terms: Terms | None = None
+        self.terms: AgreedOptions | None = None
         self.blocks = self.repeats = 0
         self._wishes = wishes
         self._plain = Download(name, wishes, "octet", patience)

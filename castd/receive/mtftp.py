@@ -16,7 +16,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.passive import Quiet
 from castd.receive.piece import Piece
@@ -42,7 +42,7 @@ class Download(Quiet):
     def __init__(self, name: str, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(patience)
         self.group = group
-        self.terms: Terms | None = Terms(blksize=BLKSIZE)
+        self.terms: AgreedOptions | None = AgreedOptions(blksize=BLKSIZE)
         self._opening = buildRequest(TftpRequest(write=False, name=name, mode="octet"))
         self._have = bytearray(0x10000)
         self._gap = 0  # blocks from the start without a gap

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from castd.errors import Refused
-from castd.packets.options import Terms, number
+from castd.packets.options import AgreedOptions, number
 from castd.packets.tftp import LARGEST_BLKSIZE, Options
 
 
@@ -53,14 +53,14 @@ class Wishes:
         }
         return tuple((name, str(value)) for name, value in asked.items() if value is not None)
 
-    def agree(self, answer: Options) -> Terms:
+    def agree(self, answer: Options) -> AgreedOptions:
         """
         -> what is agreed on by this OACK.
 
         @raise BadOffer: it grants an option that was not asked for, or another value than may be granted.
         """
         asked = {name for name, _ in self.options()}
-        terms = Terms()
+        terms = AgreedOptions()
         for name, text in answer:
             kind, value = name.lower(), number(text)
             if kind not in asked:

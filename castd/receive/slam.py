@@ -14,7 +14,7 @@ from castd.errors import ContentChanged, WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE
 from castd.packets import slam
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.receive.passive import Quiet
 from castd.receive.piece import Piece
 
@@ -35,7 +35,7 @@ class Download(Quiet):
     def __init__(self, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(patience)
         self.group = group
-        self.terms: Terms | None = None
+        self.terms: AgreedOptions | None = None
         self._header: slam.Header | None = None
         self._have = bytearray()
 
@@ -102,7 +102,7 @@ class Download(Quiet):
             raise WireError(f"a file of {header.count} blocks")
         if self._header is None:
             self._header, self.size = header, header.size
-            self.terms = Terms(blksize=header.blocksize)
+            self.terms = AgreedOptions(blksize=header.blocksize)
             self._have = bytearray(header.count)
         elif header != self._header:
             raise ContentChanged(why="the server has begun to send another file")

@@ -14,7 +14,7 @@ from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.outcomes import DONE
-from castd.packets.options import Terms
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Oack, TftpRequest, buildRequest
 from castd.receive.base import DALLY_INTERVALS, Half, Receiving
 from castd.receive.blocks import Read, Sender
@@ -64,7 +64,7 @@ class Download(Receiving):
         if self.terms is None:
             if packet.number != 1:
                 raise WireError(f"DATA {packet.number} as the first answer")
-            self._agreed(Terms(), now)
+            self._agreed(AgreedOptions(), now)
         self._rolls(packet)
         payload, answer = self._take(packet, now)
         self._confirming = self._confirming and not self.blocks
@@ -81,7 +81,7 @@ class Download(Receiving):
         self._wait.ask(now)
         return [self._ack()]
 
-    def _agreed(self, terms: Terms, now: float) -> None:
+    def _agreed(self, terms: AgreedOptions, now: float) -> None:
         """From now on these terms."""
         self.size = terms.tsize
         self._on(terms)
@@ -162,7 +162,7 @@ class Upload(Half):
         if isinstance(packet, Ack):
             if packet.number != 0:
                 raise WireError(f"ACK {packet.number} as the first answer")
-            self.terms = Terms()
+            self.terms = AgreedOptions()
         else:
             self.terms = self._wishes.agree(packet.options)
         self._wait.heard(now)

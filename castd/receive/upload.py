@@ -14,7 +14,7 @@ from zope.interface import implementer
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import IIntake
-from castd.packets.options import DEFAULT_BLKSIZE, Terms
+from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, Receiving
 
@@ -33,12 +33,12 @@ class Intake(Receiving):
     @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
     """
 
-    def __init__(self, terms: Terms, patience: RetransmitPolicy, exact: bool = True) -> None:
+    def __init__(self, terms: AgreedOptions, patience: RetransmitPolicy, exact: bool = True) -> None:
         """
         @param exact: the size that was announced is that of what comes, as in mode octet.
         """
         super().__init__(patience, terms)
-        self.terms: Terms = terms
+        self.terms: AgreedOptions = terms
         self.size = terms.tsize
         # Never said once the first block is there: past a wrap ACK 0 acknowledges a block, and one well-known server
         # broke its transfers with an OACK in its place.
