@@ -18,7 +18,7 @@ from castd.client.client import fetch, send
 from castd.client.transfer import Transfer, TransferError
 from castd.client.urls import parseUrl
 from castd.receive import sbroadcast
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 from castd.testing import Copy
 
 
@@ -153,9 +153,9 @@ class Crowd:
             return Transfer(machine, collector, (server, 69), copy, None).start()
         scheme = {"multicast": "tftm", "mtftp": "mtftp", "slam": "slam"}.get(kind, "tftp")
         url = parseUrl(f"{scheme}://{server}/{name}" if scheme != "slam" else f"slam://{server}{name}")
-        wishes = Wishes(chance.choice((None, 1024, 1428)))
+        wishes = RequestedOptions(chance.choice((None, 1024, 1428)))
         if kind == "window":
-            wishes = Wishes(chance.choice((512, 1428)), chance.choice((2, 8, 16)))
+            wishes = RequestedOptions(chance.choice((512, 1428)), chance.choice((2, 8, 16)))
         if kind == "upload":
             return send(machine, url, len(mine), lambda offset, length: mine[offset : offset + length], wishes)
         return fetch(machine, url, copy, wishes)

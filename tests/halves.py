@@ -15,9 +15,9 @@ from castd.errors import Refused, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import OptionLimits, negotiate
 from castd.packets.tftp import Ack, Error, Oack, buildOack, parse, parseRequest
-from castd.receive.blocks import Sender
-from castd.receive.retransmit import Wait
-from castd.receive.upload import Intake
+from castd.receive.blocks import BlockSender
+from castd.receive.retransmit import RetransmitTimer
+from castd.receive.upload import UploadReceiver
 from castd.request import Local, Request
 
 
@@ -42,8 +42,8 @@ class Serve:
     patience: RetransmitPolicy = field(default_factory=RetransmitPolicy)
     rollover: int | None = None
     outcome: str | None = None
-    sender: Sender | None = None
-    wait: Wait = field(default_factory=lambda: Wait(RetransmitPolicy()))
+    sender: BlockSender | None = None
+    wait: RetransmitTimer = field(default_factory=lambda: RetransmitTimer(RetransmitPolicy()))
     opening: bytes = b""
 
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
@@ -76,8 +76,8 @@ class Serve:
         terms = negotiate(request, self.caps, len(self.content))
         if self.rollover is not None:
             terms = replace(terms, rollover=self.rollover)
-        self.sender = Sender(terms, len(self.content), lambda start, length: self.content[start : start + length])
-        self.wait = Wait(self.patience.heeding(terms.timeout))
+        self.sender = BlockSender(terms, len(self.content), lambda start, length: self.content[start : start + length])
+        self.wait = RetransmitTimer(self.patience.heeding(terms.timeout))
         self.wait.begin(now)
         if not terms.answer:
             return self.sender.window()
@@ -99,11 +99,11 @@ class Serve:
 
 
 class Accept:
-    """A server that takes a write: its L{Intake} is made of the first datagram."""
+    """A server that takes a write: its L{UploadReceiver} is made of the first datagram."""
 
     def __init__(self, caps: OptionLimits | None = None) -> None:
         self.caps, self.patience = caps or OptionLimits(), RetransmitPolicy()
-        self.intake: Intake | None = None
+        self.intake: UploadReceiver | None = None
 
     @property
     def outcome(self) -> str | None:
@@ -119,7 +119,7 @@ class Accept:
             return self.intake.receive(datagram, now)
         if self.intake is None:
             terms = negotiate(asked(datagram), self.caps)
-            self.intake = Intake(terms, self.patience.heeding(terms.timeout))
+            self.intake = UploadReceiver(terms, self.patience.heeding(terms.timeout))
         elif self.intake.blocks:
             return None, []
         return None, self.intake.begin(now)

@@ -25,8 +25,8 @@ from castd.dialects.tftp import Dialect, Options
 from castd.net.ports import Ports
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
-from castd.receive.options import Wishes
-from castd.receive.piece import Piece
+from castd.receive.options import RequestedOptions
+from castd.receive.piece import OffsetBlock
 from castd.server.commons import Commons
 from castd.server.listener import Listener
 from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
@@ -138,7 +138,7 @@ class TestFetch:
     def test_wishes(self) -> None:
         """What is wished for is asked for, and the report says what was agreed on."""
         site = Site({"f": pattern(5000)})
-        report = site.get(wishes=Wishes(blksize=1000, windowsize=3, rollover=0))
+        report = site.get(wishes=RequestedOptions(blksize=1000, windowsize=3, rollover=0))
         assert (report.blksize, report.windowsize, report.blocks) == (1000, 3, 6)
 
     def test_progress(self) -> None:
@@ -160,7 +160,9 @@ class TestFetch:
         """In netascii mode a file comes back with its own line ends."""
         text = b"one\ntwo\r\nthree\r"
         transfer = Scripted()
-        asked = fetch(transfer.host, parseUrl(f"tftp://{SERVER}/f;mode=netascii"), transfer.sink, Wishes(tsize=False))
+        asked = fetch(
+            transfer.host, parseUrl(f"tftp://{SERVER}/f;mode=netascii"), transfer.sink, RequestedOptions(tsize=False)
+        )
         letter = transfer.listening.expect()
         transfer.client = letter.source
         assert parseRequest(letter.datagram).mode == "netascii"
@@ -289,7 +291,11 @@ class TestSend:
         site = Site()
         data = pattern(5000)
         asked = send(
-            site.host, site.url("f"), 9000, lambda start, length: data[start : start + length], Wishes(blksize=512)
+            site.host,
+            site.url("f"),
+            9000,
+            lambda start, length: data[start : start + length],
+            RequestedOptions(blksize=512),
         )
         error = site.settle(asked)
         assert isinstance(error, TransferError)
@@ -344,13 +350,13 @@ class Flood:
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
         return None, []
 
-    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[Piece | None, list[bytes]]:
+    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         number = datagram[0]
         if number not in self.missing:
             return None, []
         self.missing.remove(number)
         self.complete = not self.missing
-        return Piece(8 * number, datagram[1:]), []
+        return OffsetBlock(8 * number, datagram[1:]), []
 
     def stored(self, now: float) -> list[bytes]:
         self.outcome = "done"
@@ -452,7 +458,7 @@ class TestAnything:
     def test_any_answers(self, answers: list[bytes]) -> None:
         """Whatever a server sends, the client ends with a report or a TransferError, and closes its port."""
         server = Scripted()
-        server.get(wishes=Wishes(blksize=8, windowsize=2))
+        server.get(wishes=RequestedOptions(blksize=8, windowsize=2))
         for answer in answers:
             server.transfer.send(answer, server.client)
         server.network.run(lambda: server.results, limit=600)
@@ -479,7 +485,9 @@ class TestLoopback:
         site.ports.close()
 
     @pytest.mark.parametrize(
-        "wishes", [defaultWishes, Wishes(), Wishes(blksize=8192, windowsize=32)], ids=["default", "plain", "big"]
+        "wishes",
+        [defaultWishes, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
+        ids=["default", "plain", "big"],
     )
     @pytest_twisted.ensureDeferred
     async def test_fetch(self, served: Any, wishes: Any) -> None:

@@ -27,22 +27,22 @@ from castd.packets.tftp import (
     parseRequest,
     wire,
 )
-from castd.receive.blocks import Receiver, Sender
-from castd.receive.options import BadOffer, Wishes
-from castd.receive.retransmit import Wait
+from castd.receive.blocks import BlockReceiver, BlockSender
+from castd.receive.options import BadOffer, RequestedOptions
+from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import Download, Upload
-from castd.receive.upload import FAREWELLS, Intake
+from castd.receive.upload import FAREWELLS, UploadReceiver
 from tests.halves import Accept, Link, Serve, pattern, summary
 
-PLAIN = Wishes(tsize=False)
-WINDOWS = Wishes(blksize=64, windowsize=8)
+PLAIN = RequestedOptions(tsize=False)
+WINDOWS = RequestedOptions(blksize=64, windowsize=8)
 
 
-def download(wishes: Wishes = PLAIN, **more: Any) -> Download:
+def download(wishes: RequestedOptions = PLAIN, **more: Any) -> Download:
     return Download("f", wishes, **more)
 
 
-def upload(content: bytes, wishes: Wishes = PLAIN, **more: Any) -> Upload:
+def upload(content: bytes, wishes: RequestedOptions = PLAIN, **more: Any) -> Upload:
     return Upload("up", len(content), lambda start, length: content[start : start + length], wishes, **more)
 
 
@@ -55,7 +55,9 @@ def talk(link: Link) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "half", [download(), upload(b""), Intake(AgreedOptions(), RetransmitPolicy())], ids=["Download", "Upload", "Intake"]
+    "half",
+    [download(), upload(b""), UploadReceiver(AgreedOptions(), RetransmitPolicy())],
+    ids=["Download", "Upload", "Intake"],
 )
 def test_interface(half: object) -> None:
     """All three halves are driven in the same way."""
@@ -72,14 +74,14 @@ class TestDownload:
 
     def test_options(self) -> None:
         """An OACK is confirmed with ACK 0, its size is known from then on."""
-        client = download(Wishes(blksize=1000))
+        client = download(RequestedOptions(blksize=1000))
         link = Link(client, Serve(pattern(1300))).run()
         assert talk(link) == ["< RRQ", "> OACK", "< ACK 0", "> DATA 1", "< ACK 1", "> DATA 2", "< ACK 2"]
         assert (client.size, client.terms.blksize, client.blocks) == (1300, 1000, 2)
 
     @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024])
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_sizes(self, size: int, wishes: Wishes) -> None:
+    def test_sizes(self, size: int, wishes: RequestedOptions) -> None:
         """Every size arrives, multiples of the block size and nothing at all included."""
         link = Link(download(wishes), Serve(pattern(size))).run()
         assert link.kept[0] == pattern(size)
@@ -93,7 +95,7 @@ class TestDownload:
             return summary(datagram) == "DATA 3" and next(gone, False)
 
         server = Serve(pattern(80))
-        link = Link(download(Wishes(blksize=8, windowsize=4, tsize=False)), server, lost=lost).run()
+        link = Link(download(RequestedOptions(blksize=8, windowsize=4, tsize=False)), server, lost=lost).run()
         assert " ".join(talk(link)[3:]) == (
             "> DATA 1 > DATA 2 > DATA 3 > DATA 4 < ACK 2 > DATA 3 > DATA 4 > DATA 5 > DATA 6 < ACK 6 "
             "> DATA 7 > DATA 8 > DATA 9 > DATA 10 < ACK 10 > DATA 11 < ACK 11"
@@ -102,7 +104,7 @@ class TestDownload:
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_bad_line(self, wishes: Wishes, seed: int) -> None:
+    def test_bad_line(self, wishes: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
         server = Serve(pattern(20_000))
         link = Link(download(wishes), server, loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(600, 4000)
@@ -115,7 +117,7 @@ class TestDownload:
         """After block 65535 comes 0 or 1: as agreed on, else as the server does."""
         content = pattern(8 * 65540 + 3)
         server = Serve(content, rollover=rolls)
-        link = Link(download(Wishes(blksize=8, rollover=asks)), server, delay=0.0001).run()
+        link = Link(download(RequestedOptions(blksize=8, rollover=asks)), server, delay=0.0001).run()
         assert link.kept[0] == content
         assert link.ends[0].blocks == 65541
 
@@ -133,7 +135,7 @@ class TestDownload:
             return True
 
         server = Serve(content)
-        link = Link(download(Wishes(blksize=8, windowsize=16)), server, delay=0.0001, lost=lost).run()
+        link = Link(download(RequestedOptions(blksize=8, windowsize=16)), server, delay=0.0001, lost=lost).run()
         assert link.kept[0] == content
         assert gone == set()
 
@@ -154,7 +156,7 @@ class TestDownload:
     )
     def test_bad_offer(self, granted: tuple[tuple[str, str], ...]) -> None:
         """An OACK with what was not asked for, or with more than that, ends the transfer with ERROR 8."""
-        client = download(Wishes(blksize=1000, windowsize=4, timeout=2))
+        client = download(RequestedOptions(blksize=1000, windowsize=4, timeout=2))
         client.begin(0.0)
         with pytest.raises(BadOffer) as caught:
             client.receive(buildOack(granted), 0.1)
@@ -162,7 +164,7 @@ class TestDownload:
 
     def test_unknown_spelling(self) -> None:
         """Names in an OACK are read without regard to case."""
-        client = download(Wishes(blksize=1000))
+        client = download(RequestedOptions(blksize=1000))
         client.begin(0.0)
         assert words(client.receive(buildOack((("BLKSIZE", "900"),)), 0.1)[1]) == ["ACK 0"]
         assert client.terms.blksize == 900
@@ -203,7 +205,7 @@ class TestDownload:
 
     def test_oack_again(self) -> None:
         """An OACK that comes again before the first block is confirmed again, later ones are not."""
-        client = download(Wishes(blksize=8))
+        client = download(RequestedOptions(blksize=8))
         client.begin(0.0)
         oack = buildOack((("blksize", "8"),))
         assert words(client.receive(oack, 0.01)[1]) == ["ACK 0"]
@@ -269,8 +271,10 @@ class TestDownload:
 
 class TestUpload:
     @pytest.mark.parametrize("size", [0, 511, 512, 1300])
-    @pytest.mark.parametrize("wishes", [PLAIN, Wishes(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"])
-    def test_sizes(self, size: int, wishes: Wishes) -> None:
+    @pytest.mark.parametrize(
+        "wishes", [PLAIN, RequestedOptions(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"]
+    )
+    def test_sizes(self, size: int, wishes: RequestedOptions) -> None:
         """Every size arrives, and both sides know it."""
         link = Link(upload(pattern(size), wishes), Accept()).run()
         assert link.kept[1] == pattern(size)
@@ -284,13 +288,13 @@ class TestUpload:
     def test_tsize(self) -> None:
         """The size is told in the request, and echoed."""
         server = Accept()
-        link = Link(upload(pattern(600), Wishes()), server).run()
+        link = Link(upload(pattern(600), RequestedOptions()), server).run()
         assert parseRequest(link.sent[0][1]).options == (("tsize", "600"),)
         assert server.intake.size == 600
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_bad_line(self, wishes: Wishes, seed: int) -> None:
+    def test_bad_line(self, wishes: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
         link = Link(upload(pattern(20_000), wishes), Accept(), loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(
             600, 4000
@@ -304,7 +308,7 @@ class TestUpload:
     def test_rollover(self, rollover: int, windowsize: int) -> None:
         """Past the wrap ACK 0 acknowledges a block; the OACK does not come again."""
         content = pattern(8 * 65540 + 3)
-        client = upload(content, Wishes(blksize=8, windowsize=windowsize, rollover=rollover))
+        client = upload(content, RequestedOptions(blksize=8, windowsize=windowsize, rollover=rollover))
         link = Link(client, Accept(), delay=0.0001).run()
         assert link.kept[1] == content
         assert sum(summary(datagram) == "OACK" for _, datagram in link.sent) == 1
@@ -345,8 +349,8 @@ class TestUpload:
 
 
 class TestIntake:
-    def begun(self, **agreed: Any) -> Intake:
-        intake = Intake(AgreedOptions(**agreed), RetransmitPolicy())
+    def begun(self, **agreed: Any) -> UploadReceiver:
+        intake = UploadReceiver(AgreedOptions(**agreed), RetransmitPolicy())
         intake.begin(0.0)
         return intake
 
@@ -398,9 +402,9 @@ class TestIntake:
             assert silent.poll(now) == []
         assert (now, silent.outcome) == (31.0, SILENT)
 
-    def offered(self, exact: bool = True, **agreed: Any) -> Intake:
+    def offered(self, exact: bool = True, **agreed: Any) -> UploadReceiver:
         """An intake that has said its OACK, and has withdrawn it if it does."""
-        intake = Intake(AgreedOptions(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
+        intake = UploadReceiver(AgreedOptions(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
         assert words(intake.begin(0.0)) == ["OACK"]
         assert intake.poll(1.0) == []
         self.said = words(intake.poll(3.0))
@@ -415,7 +419,9 @@ class TestIntake:
 
     def test_askedInBetween(self) -> None:
         """A client that asks again gets the OACK again, and a silence for itself."""
-        intake = Intake(AgreedOptions(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy())
+        intake = UploadReceiver(
+            AgreedOptions(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy()
+        )
         intake.begin(0.0)
         assert intake.poll(1.0) == []
         assert words(intake.begin(2.0)) == ["OACK"]
@@ -478,7 +484,7 @@ class TestIntake:
             return
         whole = pattern(size)
         terms = AgreedOptions(blksize=blksize, windowsize=windowsize) if seen else AgreedOptions()
-        sender = Sender(terms, size, lambda start, length: whole[start : start + length])
+        sender = BlockSender(terms, size, lambda start, length: whole[start : start + length])
         kept, now, due = b"", 4.0, sender.window()
         while not sender.done:
             assert due
@@ -504,7 +510,7 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = Intake(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
+        intake = UploadReceiver(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
         intake.begin(0.0)
         instants, now = [], 0.0
         while intake.outcome is None:
@@ -571,7 +577,7 @@ class TestWait:
 
     def test_tries(self) -> None:
         """Patience may ask for so many repetitions, however long that takes."""
-        wait = Wait(RetransmitPolicy(repeat=FixedTimeouts((2.0,)), silence=1.0, tries=2, unheard=None))
+        wait = RetransmitTimer(RetransmitPolicy(repeat=FixedTimeouts((2.0,)), silence=1.0, tries=2, unheard=None))
         wait.begin(0.0)
         assert not wait.over(1.5)
         wait.again(2.0)
@@ -601,9 +607,9 @@ steps = st.lists(st.tuples(st.floats(0, 3), datagrams), max_size=40)
 
 
 def half(kind: str) -> Any:
-    wishes = Wishes(blksize=8, windowsize=2, timeout=2)
+    wishes = RequestedOptions(blksize=8, windowsize=2, timeout=2)
     if kind == "intake":
-        return Intake(AgreedOptions(blksize=8, windowsize=2), RetransmitPolicy())
+        return UploadReceiver(AgreedOptions(blksize=8, windowsize=2), RetransmitPolicy())
     return download(wishes) if kind == "download" else upload(pattern(50), wishes)
 
 
@@ -635,7 +641,7 @@ class TestAnything:
     @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 8)), max_size=50), st.sampled_from([1, 4]))
     def test_receiver_in_order(self, blocks: list[tuple[int, int]], windowsize: int) -> None:
         """A receiver hands out each block once, in order, whatever numbers come."""
-        receiver, taken = Receiver(AgreedOptions(blksize=8, windowsize=windowsize)), 0
+        receiver, taken = BlockReceiver(AgreedOptions(blksize=8, windowsize=windowsize)), 0
         for number, length in blocks:
             try:
                 payload, _ = receiver.take(Data(number, bytes(length)))
@@ -650,7 +656,9 @@ class TestAnything:
     def test_sender(self, size: int, blksize: int, windowsize: int, acks: list[int]) -> None:
         """Whatever is acknowledged: never more than a window, never a block beyond the file or behind the last ACK."""
         content = pattern(size)
-        sender = Sender(AgreedOptions(blksize, windowsize), size, lambda start, length: content[start : start + length])
+        sender = BlockSender(
+            AgreedOptions(blksize, windowsize), size, lambda start, length: content[start : start + length]
+        )
         assert 1 <= len(sender.window()) <= windowsize
         for ack in acks:
             before = sender.base
@@ -664,7 +672,7 @@ class TestAnything:
     def test_largest_block(self) -> None:
         """The largest block size there is goes through, in a window too."""
         content = pattern(LARGEST_BLKSIZE * 5 + 1)
-        client = download(Wishes(blksize=LARGEST_BLKSIZE, windowsize=4))
+        client = download(RequestedOptions(blksize=LARGEST_BLKSIZE, windowsize=4))
         link = Link(client, Serve(content, OptionLimits(blksize=LARGEST_BLKSIZE))).run()
         assert link.kept[0] == content
         assert client.terms.blksize == LARGEST_BLKSIZE

@@ -28,8 +28,8 @@ from castd.packets.multicast import (
 )
 from castd.packets.tftp import buildAck, buildError
 from castd.receive import multicast, sbroadcast
-from castd.receive.options import BadOffer, Wishes
-from castd.receive.piece import Piece
+from castd.receive.options import BadOffer, RequestedOptions
+from castd.receive.piece import OffsetBlock
 from castd.testing import Copy, Network, pattern
 from tests.groups import GroupStage, grouped
 from tests.vectors import vectors
@@ -43,7 +43,7 @@ def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Copy],
     for index, sink in enumerate(sinks):
         host = stage.network.host(f"10.0.0.{start + index}")
         url = parseUrl("tftm://10.0.0.1/f")
-        fetch(host, url, sink, Wishes(blksize=1428)).addBoth(results.append)
+        fetch(host, url, sink, RequestedOptions(blksize=1428)).addBoth(results.append)
     return sinks, results
 
 
@@ -122,7 +122,7 @@ OACK = b"\0\6blksize\0008\0tsize\00020\0multicast\000239.255.0.1,1758,%d\0"
 
 
 def member(master: bool) -> multicast.Download:
-    made = multicast.Download("f", Wishes(blksize=8))
+    made = multicast.Download("f", RequestedOptions(blksize=8))
     made.begin(0.0)
     made.receive(OACK % master, 0.0)
     made.tid = ("10.0.0.1", 4000)
@@ -136,10 +136,10 @@ def block(number: int, size: int = 8) -> bytes:
 def test_theMasterJumps() -> None:
     """A master acknowledges what precedes its first gap: over what it heard before, never down."""
     one = member(False)
-    assert one.heard(block(2), one.tid, 0.1) == (Piece(8, b"\2" * 8), [])
+    assert one.heard(block(2), one.tid, 0.1) == (OffsetBlock(8, b"\2" * 8), [])
     assert one.receive(OACK % 1, 0.2) == (None, [buildAck(0)])
-    assert one.heard(block(1), one.tid, 0.3) == (Piece(0, b"\1" * 8), [buildAck(2)])
-    assert one.heard(block(3, 4), one.tid, 0.4) == (Piece(16, b"\3" * 4), [])
+    assert one.heard(block(1), one.tid, 0.3) == (OffsetBlock(0, b"\1" * 8), [buildAck(2)])
+    assert one.heard(block(3, 4), one.tid, 0.4) == (OffsetBlock(16, b"\3" * 4), [])
     assert one.complete
     assert one.receive(OACK % 1, 0.45) == (None, [])
     assert one.stored(0.5) == [buildAck(3)]
@@ -174,7 +174,7 @@ def test_theServersError() -> None:
 @pytest.mark.parametrize("value", ["x", "10.0.0.1,1758,1", "239.255.0.1,1758", "239.255.0.1,1758,2"])
 def test_anOfferThatIsNone(value: str) -> None:
     """A value that cannot be read ends it with ERROR 8."""
-    one = multicast.Download("f", Wishes(blksize=8))
+    one = multicast.Download("f", RequestedOptions(blksize=8))
     one.begin(0.0)
     with pytest.raises(BadOffer):
         one.receive(b"\0\6multicast\0" + value.encode() + b"\0", 0.0)
@@ -256,7 +256,7 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
 
 def test_patienceOfTheRequest() -> None:
     """A request that nobody answers is repeated, and given up in the end."""
-    one = multicast.Download("f", Wishes(), RetransmitPolicy(unheard=None, silence=5.0))
+    one = multicast.Download("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
     first = one.begin(0.0)
     now, said = 0.0, 0
     while one.outcome is None:

@@ -20,7 +20,7 @@ from castd.client.transfer import Transfer, TransferError
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 from castd.receive.sbroadcast import Download
 from castd.request import Peer
 from castd.server.listener import Listener
@@ -107,18 +107,18 @@ class Stage:
         self.site.ports.room = 3
         self.network.callLater(0.01, setattr, self.site.ports, "room", None)
         return {
-            "unlucky": self._fetch("tftp", "file", Wishes(blksize=512), host=UNLUCKY),
-            "lockstep": self._fetch("tftp", "file", Wishes(blksize=1428)),
-            "window": self._fetch("tftp", "file", Wishes(blksize=1428, windowsize=4)),
-            "desk": self._fetch("tftp", "file", Wishes(), port=70),
-            "nothing": self._fetch("tftp", "nothing", Wishes()),
-            "member": self._fetch("tftm", "file", Wishes(blksize=1428)),
-            "another": self._fetch("tftm", "file", Wishes(blksize=1428)),
-            "deaf": self._fetch("tftm", "file", Wishes(blksize=1428), host=DEAF),
+            "unlucky": self._fetch("tftp", "file", RequestedOptions(blksize=512), host=UNLUCKY),
+            "lockstep": self._fetch("tftp", "file", RequestedOptions(blksize=1428)),
+            "window": self._fetch("tftp", "file", RequestedOptions(blksize=1428, windowsize=4)),
+            "desk": self._fetch("tftp", "file", RequestedOptions(), port=70),
+            "nothing": self._fetch("tftp", "nothing", RequestedOptions()),
+            "member": self._fetch("tftm", "file", RequestedOptions(blksize=1428)),
+            "another": self._fetch("tftm", "file", RequestedOptions(blksize=1428)),
+            "deaf": self._fetch("tftm", "file", RequestedOptions(blksize=1428), host=DEAF),
             "subnet": self._subnet(self._host()),
             "deaf subnet": self._subnet(self.network.host(DEAF)),
-            "passes": self._fetch("mtftp", "file;group=239.255.1.1:3001", Wishes(), port=1759),
-            "lists": self._fetch("slam", "239.255.1.2:10000", Wishes(), port=10000),
+            "passes": self._fetch("mtftp", "file;group=239.255.1.1:3001", RequestedOptions(), port=1759),
+            "lists": self._fetch("slam", "239.255.1.2:10000", RequestedOptions(), port=10000),
             "upload": self._send("log"),
             "broken off": self._send("never", 0.01),
         }
@@ -127,7 +127,7 @@ class Stage:
         self._clients += 1
         return self.network.host(f"10.0.0.{10 + self._clients % 80}")
 
-    def _fetch(self, scheme: str, path: str, wishes: Wishes, port: int = 69, host: str = "") -> list[Any]:
+    def _fetch(self, scheme: str, path: str, wishes: RequestedOptions, port: int = 69, host: str = "") -> list[Any]:
         sink = Copy()
         machine = self.network.host(host) if host else self._host()
         begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, wishes)
@@ -140,7 +140,9 @@ class Stage:
 
     def _send(self, name: str, seconds: float | None = None) -> list[Any]:
         url = parseUrl(f"tftp://{SERVER}/{name}")
-        begun = send(self._host(), url, len(DATA), lambda start, length: DATA[start : start + length], Wishes())
+        begun = send(
+            self._host(), url, len(DATA), lambda start, length: DATA[start : start + length], RequestedOptions()
+        )
         if seconds is not None:
             self.network.callLater(seconds, begun.cancel)
         return self._told(begun, lambda: self.written.get(name) == DATA)

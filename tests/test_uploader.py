@@ -18,7 +18,7 @@ from castd.client.urls import parseUrl
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import Exists, Full
 from castd.packets.tftp import TftpRequest, buildAck, buildData, buildError, buildRequest
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 from castd.server.listener import Listener
 from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
 from castd.testing.content import MemoryUpload
@@ -48,7 +48,9 @@ class Site:
         """Send a file with the client's half.  -> its report, or the failure."""
         host = self.network.host("10.0.0.8")
         results: list[Any] = []
-        sent = send(host, URL, len(data), lambda start, length: data[start : start + length], Wishes(**wishes))
+        sent = send(
+            host, URL, len(data), lambda start, length: data[start : start + length], RequestedOptions(**wishes)
+        )
         sent.addBoth(results.append)
         self.network.run(lambda: results, limit=600)
         return results[0]

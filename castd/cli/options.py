@@ -14,7 +14,7 @@ import click
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.client.client import defaultWishes, scheme
 from castd.client.urls import Url, UrlError, parseUrl
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 
 STATUSES = """
 Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a full disk; 2 wrong usage; 3 the server
@@ -36,7 +36,7 @@ class Choices:
     quiet: bool
     json: bool
 
-    def wishes(self, address: str) -> Wishes:
+    def wishes(self, address: str) -> RequestedOptions:
         """-> what is asked of the server."""
         given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
         return replace(defaultWishes(address), **given)

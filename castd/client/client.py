@@ -21,8 +21,8 @@ from castd.options import groupEndpoint
 from castd.packets.netascii import Decoder
 from castd.receive import mtftp, multicast, slam
 from castd.receive.blocks import Read
-from castd.receive.netascii import Text
-from castd.receive.options import Wishes
+from castd.receive.netascii import NetasciiReceiver
+from castd.receive.options import RequestedOptions
 from castd.receive.tftp import CLIENT_PATIENCE, Download, Upload
 
 #: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.
@@ -30,7 +30,7 @@ BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
 #: ERROR 8 refuses options; a request without any may still be welcome (RFC 2347).
 OPTIONS_REFUSED = 8
 
-Wanted: TypeAlias = Wishes | Callable[[str], Wishes]
+Wanted: TypeAlias = RequestedOptions | Callable[[str], RequestedOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +45,33 @@ class Scheme:
     """
 
     port: int
-    download: Callable[[Url, Wishes, RetransmitPolicy], Any]
-    upload: Callable[[Url, int, Read, Wishes, RetransmitPolicy], Any] | None = None
+    download: Callable[[Url, RequestedOptions, RetransmitPolicy], Any]
+    upload: Callable[[Url, int, Read, RequestedOptions, RetransmitPolicy], Any] | None = None
     named: bool = True
 
 
-def _download(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
+def _download(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     text = url.mode == "netascii"
     # The size is that of another file than the one on the wire.
     download = Download(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
-    return Text(download, Decoder()) if text else download
+    return NetasciiReceiver(download, Decoder()) if text else download
 
 
-def _upload(url: Url, size: int, read: Read, wishes: Wishes, patience: RetransmitPolicy) -> Any:
+def _upload(url: Url, size: int, read: Read, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     return Upload(url.name, size, read, wishes, url.mode, patience)
 
 
-def _tftm(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
+def _tftm(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
         return _download(url, wishes, patience)
     return multicast.Download(url.name, wishes, patience)
 
 
-def _slam(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
+def _slam(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     return slam.Download(patience, slamGroup(url))
 
 
-def _mtftp(url: Url, wishes: Wishes, patience: RetransmitPolicy) -> Any:
+def _mtftp(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     return mtftp.Download(url.name, patience, mtftpGroup(url))
 
 
@@ -121,9 +121,9 @@ def scheme(url: Url) -> Scheme:
     return found
 
 
-def defaultWishes(address: str) -> Wishes:
+def defaultWishes(address: str) -> RequestedOptions:
     """What is asked of a server at this address if nobody wants anything else."""
-    return Wishes(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
+    return RequestedOptions(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
 
 
 def fetch(
@@ -142,7 +142,7 @@ def fetch(
     @return: fails with L{TransferError}, L{UrlError}; cancelling it tells the server.
     """
 
-    def begin(server: tuple[str, int], wanted: Wishes) -> Deferred[Report]:
+    def begin(server: tuple[str, int], wanted: RequestedOptions) -> Deferred[Report]:
         collector = scheme(url).download(url, wanted, patience)
         return Transfer(reactor, collector, server, sink, progress).start()
 
@@ -166,7 +166,7 @@ def send(
     @return: as L{fetch}.
     """
 
-    def begin(server: tuple[str, int], wanted: Wishes) -> Deferred[Report]:
+    def begin(server: tuple[str, int], wanted: RequestedOptions) -> Deferred[Report]:
         upload = scheme(url).upload
         if upload is None:
             raise UrlError(f"{url.scheme}:// has no writes")
@@ -179,18 +179,18 @@ async def _attempt(
     reactor: Any,
     url: Url,
     wishes: Wanted,
-    begin: Callable[[tuple[str, int], Wishes], Deferred[Report]],
+    begin: Callable[[tuple[str, int], RequestedOptions], Deferred[Report]],
 ) -> Report:
     """Once with options; if these are refused, once without."""
     port = url.port or scheme(url).port
     server = (await resolve(reactor, url.host), port)
-    wanted = wishes if isinstance(wishes, Wishes) else wishes(server[0])
+    wanted = wishes if isinstance(wishes, RequestedOptions) else wishes(server[0])
     try:
         return await begin(server, wanted)
     except TransferError as error:
         if error.code != OPTIONS_REFUSED or not wanted.options():
             raise
-    return await begin(server, Wishes(tsize=False))
+    return await begin(server, RequestedOptions(tsize=False))
 
 
 def resolve(reactor: Any, host: str) -> Deferred[str]:

@@ -20,7 +20,7 @@ from castd.client.multicast import Ear, widen
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused, UnknownTid, WireError
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
-from castd.receive.piece import Piece
+from castd.receive.piece import OffsetBlock
 from castd.server.sender import FULL, REST
 
 #: Datagrams of strangers that are answered; a transfer is no place for more.
@@ -33,7 +33,7 @@ class Collector(Protocol):
     """
     What decides a transfer: L{castd.interfaces.IIntake}, and for who is interested C{terms}, C{blocks} and C{repeats}.
 
-    Its payload may be a L{Piece}.  If it has a C{group} that is not L{None}, (address, port), that is joined as soon as
+    Its payload may be a L{OffsetBlock}.  If it has a C{group} that is not L{None}, (address, port), that is joined as soon as
     it is seen, left when it changes, and what comes there goes to C{heard(datagram, peer, now)}, which returns what
     C{receive} does.  An empty address: nothing is joined, broadcasts to that port are heard.  If it has a C{tid}, that
     is set to the server's address and port with its first answer.
@@ -164,8 +164,8 @@ class Transfer(DatagramProtocol):
             self._succeeded()
         self._pump()
 
-    def _keep(self, payload: bytes | Piece | None) -> None:
-        if isinstance(payload, Piece):
+    def _keep(self, payload: bytes | OffsetBlock | None) -> None:
+        if isinstance(payload, OffsetBlock):
             assert self._sink is not None
             self._sink.writeAt(*payload)
             self._octets += len(payload.payload)

@@ -25,7 +25,7 @@ from castd.interfaces import IContent, IDialect, IIntake, IWire
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
-from castd.receive.upload import Intake
+from castd.receive.upload import UploadReceiver
 from castd.request import Local, Peer, Request
 
 
@@ -137,7 +137,7 @@ class Dialect:
     def intake(self, request: Request) -> IIntake:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
-        return Intake(terms, self.patience(terms), request.mode == "octet")
+        return UploadReceiver(terms, self.patience(terms), request.mode == "octet")
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return _tftp.refuse(error)

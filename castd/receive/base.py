@@ -10,14 +10,14 @@ from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
-from castd.receive.blocks import Receiver
-from castd.receive.retransmit import Wait
+from castd.receive.blocks import BlockReceiver
+from castd.receive.retransmit import RetransmitTimer
 
 #: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
 DALLY_INTERVALS = 3
 
 
-class Half(ABC):
+class TransferHalf(ABC):
     """
     What the three have in common: the opening that is repeated until it is answered, and how it ends.
 
@@ -33,7 +33,7 @@ class Half(ABC):
         self.terms = terms
         self._patience = patience
         self._opening = b""
-        self._wait = Wait(patience)
+        self._wait = RetransmitTimer(patience)
         self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
@@ -86,12 +86,12 @@ class Half(ABC):
         return packet
 
 
-class Receiving(Half):
+class ReceivingHalf(TransferHalf):
     """A half that receives blocks."""
 
     def __init__(self, patience: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         super().__init__(patience, terms)
-        self._receiver = Receiver(terms or AgreedOptions())
+        self._receiver = BlockReceiver(terms or AgreedOptions())
 
     @property
     def blocks(self) -> int:
@@ -105,7 +105,7 @@ class Receiving(Half):
 
     def _on(self, terms: AgreedOptions) -> None:
         """From now on these terms."""
-        self.terms, self._receiver = terms, Receiver(terms)
+        self.terms, self._receiver = terms, BlockReceiver(terms)
 
     @abstractmethod
     def _dally(self) -> float:

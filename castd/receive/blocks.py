@@ -18,7 +18,7 @@ from castd.packets.tftp import Data, buildData, unwrap, wire
 Read: TypeAlias = Callable[[int, int], bytes]
 
 
-class Receiver:
+class BlockReceiver:
     """
     Takes blocks in order and knows when to acknowledge: at the end of a window, at the end of the file, at a gap.
 
@@ -80,7 +80,7 @@ class Receiver:
         return wire(self.stored, self.rollover)
 
 
-class Sender:
+class BlockSender:
     """
     Sends a row of blocks, a window at a time.
 

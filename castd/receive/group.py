@@ -15,9 +15,9 @@ from castd.errors import Unsupported, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, parse
-from castd.receive.options import BadOffer, Wishes
-from castd.receive.piece import Piece
-from castd.receive.retransmit import Wait
+from castd.receive.options import BadOffer, RequestedOptions
+from castd.receive.piece import OffsetBlock
+from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import CLIENT_PATIENCE, Download
 
 #: A listener that hears nothing for so long asks again, and after so many times gives up.
@@ -27,7 +27,7 @@ DALLY = 2.0
 _MOST = 65535
 
 
-class Member(ABC):
+class GroupDownload(ABC):
     """
     One file, by a group or by unicast.
 
@@ -41,7 +41,7 @@ class Member(ABC):
     option = ""
 
     def __init__(
-        self, name: str, wishes: Wishes, patience: RetransmitPolicy = CLIENT_PATIENCE, value: str = ""
+        self, name: str, wishes: RequestedOptions, patience: RetransmitPolicy = CLIENT_PATIENCE, value: str = ""
     ) -> None:
         self.group: tuple[str, int] | None = None
         self.tid: tuple[Any, ...] | None = None
@@ -55,7 +55,7 @@ class Member(ABC):
         self._plain = Download(name, wishes, "octet", patience)
         self._isPlain = False
         self._opening = buildRequest(TftpRequest(False, name, "octet", (*wishes.options(), (self.option, value))))
-        self._wait = Wait(patience)
+        self._wait = RetransmitTimer(patience)
         self._heardAt = 0.0
         self._tries = 0
         self._have = bytearray(_MOST + 2)
@@ -116,7 +116,7 @@ class Member(ABC):
         self._isPlain = True
         return self._asPlain(datagram, now)
 
-    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[Piece | None, list[bytes]]:
+    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
         From the group, or whoever sends to it.
 
@@ -193,7 +193,7 @@ class Member(ABC):
             return [self._ack()] if self._dallyUntil is not None else []
         return [self._ack() if self.master else buildAck(0)]
 
-    def _took(self, block: Data, now: float) -> tuple[Piece | None, list[bytes]]:
+    def _took(self, block: Data, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         terms = self.terms
         assert terms is not None
         if len(block.payload) > terms.blksize:
@@ -219,7 +219,7 @@ class Member(ABC):
         if self.master and not self.complete:
             self._wait.ask(now)
             said = [self._ack()]
-        return Piece((number - 1) * terms.blksize, block.payload), said
+        return OffsetBlock((number - 1) * terms.blksize, block.payload), said
 
     def _ack(self) -> bytes:
         """All before the first one that is lacking."""

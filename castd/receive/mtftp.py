@@ -18,8 +18,8 @@ from castd.interfaces import IIntake
 from castd.outcomes import ABORTED, DONE
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
-from castd.receive.passive import Quiet
-from castd.receive.piece import Piece
+from castd.receive.passive import PassiveReceiver
+from castd.receive.piece import OffsetBlock
 from castd.request import Peer
 
 #: Where files go if the URL does not say: the only place that iPXE hears.
@@ -32,7 +32,7 @@ CROSSING = 0.05
 
 
 @implementer(IIntake)
-class Download(Quiet):
+class Download(PassiveReceiver):
     """
     One file, from whatever pass brings its blocks.
 
@@ -105,7 +105,7 @@ class Download(Quiet):
         if short:
             self._last, self.size = number, (number - 1) * BLKSIZE + len(packet.payload)
         self.complete = self._gap == self._last
-        return Piece((number - 1) * BLKSIZE, packet.payload), [] if self.complete else self._answer(now, number)
+        return OffsetBlock((number - 1) * BLKSIZE, packet.payload), [] if self.complete else self._answer(now, number)
 
     def _answer(self, now: float, number: int) -> list[bytes]:
         """A master acknowledges what is new, and again what comes again: its acknowledgement was lost."""

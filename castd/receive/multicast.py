@@ -12,11 +12,11 @@ from castd.interfaces import IIntake
 from castd.packets.multicast import parseMulticast
 from castd.packets.tftp import DATA as _DATA
 from castd.packets.tftp import Data, opcode, parse
-from castd.receive.group import Member
+from castd.receive.group import GroupDownload
 
 
 @implementer(IIntake)
-class Download(Member):
+class Download(GroupDownload):
     """A file from a multicast group; C{tid} is compared with the source of its blocks."""
 
     option = "multicast"

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from castd.interfaces import IIntake
 
 
-class Decodes(Protocol):
+class Decoding(Protocol):
     """What turns the octets of the wire into those of a file, piece by piece: L{castd.packets.netascii.Decoder}."""
 
     def feed(self, data: bytes, /) -> bytes: ...
@@ -20,12 +20,12 @@ class Decodes(Protocol):
 
 
 @implementer(IIntake)
-class Text:
+class NetasciiReceiver:
     """
     Another intake whose payloads go through a decoder; all else is the other's.
     """
 
-    def __init__(self, intake: Any, decoder: Decodes) -> None:
+    def __init__(self, intake: Any, decoder: Decoding) -> None:
         self._intake = intake
         self._decoder = decoder
 

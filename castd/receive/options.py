@@ -21,7 +21,7 @@ class BadOffer(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RequestedOptions:
     """
     The options of a request; what is L{None} is not asked for.
 
@@ -72,7 +72,7 @@ class Wishes:
         return terms
 
 
-_GRANTABLE: dict[str, Callable[[Wishes, int], bool]] = {
+_GRANTABLE: dict[str, Callable[[RequestedOptions, int], bool]] = {
     "blksize": lambda wishes, value: 8 <= value <= min(wishes.blksize or 0, LARGEST_BLKSIZE),
     "windowsize": lambda wishes, value: 1 <= value <= (wishes.windowsize or 0),
     "timeout": lambda wishes, value: value == wishes.timeout,

@@ -14,7 +14,7 @@ from castd.packets.tftp import Error
 SPEAK, LONGEST_SPEAK = 1.0, 4.0
 
 
-class Quiet(ABC):
+class PassiveReceiver(ABC):
     """
     A half that speaks when nothing has come for a while, and gives up in the end.
 

@@ -8,7 +8,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.cast.rto import RtoEstimator
 
 
-class Wait:
+class RetransmitTimer:
     """
     One peer is to answer.  Nothing is due before the first L{begin}; the jitter is the shell's.
 

@@ -12,8 +12,8 @@ from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import IIntake
 from castd.packets.multicast import BDATA, parseBdata, parseSubnet
 from castd.packets.tftp import Data, opcode
-from castd.receive.group import Member
-from castd.receive.options import Wishes
+from castd.receive.group import GroupDownload
+from castd.receive.options import RequestedOptions
 from castd.receive.tftp import CLIENT_PATIENCE
 
 #: What data comes to until the server says otherwise (IANA subntbcst_tftp).
@@ -21,7 +21,7 @@ PORT = 247
 
 
 @implementer(IIntake)
-class Download(Member):
+class Download(GroupDownload):
     """
     A file from the broadcasts of a subnet.
 
@@ -34,7 +34,7 @@ class Download(Member):
         self,
         name: str,
         mask: str,
-        wishes: Wishes | None = None,
+        wishes: RequestedOptions | None = None,
         patience: RetransmitPolicy = CLIENT_PATIENCE,
         code: int = BDATA,
         flags: tuple[str, str] = ("0", "1"),
@@ -44,7 +44,7 @@ class Download(Member):
         @param code: the opcode of data packets.
         @param flags: how the server tells who is not the master, and who is.
         """
-        super().__init__(name, wishes or Wishes(blksize=1464), patience, mask)
+        super().__init__(name, wishes or RequestedOptions(blksize=1464), patience, mask)
         self.group = ("", PORT)
         self._sbid: int | None = None
         self._code = code

@@ -15,8 +15,8 @@ from castd.interfaces import IIntake
 from castd.outcomes import DONE
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
-from castd.receive.passive import Quiet
-from castd.receive.piece import Piece
+from castd.receive.passive import PassiveReceiver
+from castd.receive.piece import OffsetBlock
 
 #: Where blocks go if the URL does not say: the only group that every client knows.
 GROUP = ("239.255.1.1", 10000)
@@ -25,7 +25,7 @@ MOST_BLOCKS = 1 << 24
 
 
 @implementer(IIntake)
-class Download(Quiet):
+class Download(PassiveReceiver):
     """
     One file, from whatever group brings it.
 
@@ -61,7 +61,7 @@ class Download(Quiet):
         self._hear(now)
         return None, [self._list()]
 
-    def heard(self, datagram: bytes, peer: object, now: float) -> tuple[Piece | None, list[bytes]]:
+    def heard(self, datagram: bytes, peer: object, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
         From the group: a block, asked for or not.
 
@@ -77,7 +77,7 @@ class Download(Quiet):
         self._have[data.number] = 1
         self.blocks += 1
         self.complete = self.blocks == data.header.count
-        return Piece(data.number * data.header.blocksize, data.payload), []
+        return OffsetBlock(data.number * data.header.blocksize, data.payload), []
 
     def stored(self, now: float) -> list[bytes]:
         """-> the farewell; nobody acknowledges it, and one that is lost costs the server a few questions."""

@@ -1,8 +1,8 @@
 """
 The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
 
-They are driven as L{Intake<castd.receive.upload.Intake>} is: C{begin}, then C{receive} for each datagram of the peer
-and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{Download} differs from an C{Intake} in how it
+They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each datagram of the peer
+and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{Download} differs from an C{UploadReceiver} in how it
 begins; from then on both receive blocks.
 """
 
@@ -16,16 +16,16 @@ from castd.interfaces import IIntake
 from castd.outcomes import DONE
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Oack, TftpRequest, buildRequest
-from castd.receive.base import DALLY_INTERVALS, Half, Receiving
-from castd.receive.blocks import Read, Sender
-from castd.receive.options import Wishes
+from castd.receive.base import DALLY_INTERVALS, ReceivingHalf, TransferHalf
+from castd.receive.blocks import BlockSender, Read
+from castd.receive.options import RequestedOptions
 
 #: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
 CLIENT_PATIENCE = RetransmitPolicy(unheard=None)
 
 
 @implementer(IIntake)
-class Download(Receiving):
+class Download(ReceivingHalf):
     """
     The client's half of a read.  Once a first answer was taken, the shell hands it the datagrams of that port only.
 
@@ -36,7 +36,7 @@ class Download(Receiving):
     def __init__(
         self,
         name: str,
-        wishes: Wishes,
+        wishes: RequestedOptions,
         mode: str = "octet",
         patience: RetransmitPolicy = CLIENT_PATIENCE,
     ) -> None:
@@ -105,7 +105,7 @@ class Download(Receiving):
 
 
 @implementer(IIntake)
-class Upload(Half):
+class Upload(TransferHalf):
     """
     The client's half of a write, driven like the others; there is never anything to keep.
 
@@ -118,7 +118,7 @@ class Upload(Half):
         name: str,
         size: int,
         read: Read,
-        wishes: Wishes,
+        wishes: RequestedOptions,
         mode: str = "octet",
         patience: RetransmitPolicy = CLIENT_PATIENCE,
     ) -> None:
@@ -128,7 +128,7 @@ class Upload(Half):
         self._read = read
         self._wishes = wishes
         self._opening = buildRequest(TftpRequest(write=True, name=name, mode=mode, options=wishes.options(size)))
-        self._sender: Sender | None = None
+        self._sender: BlockSender | None = None
 
     @property
     def blocks(self) -> int:
@@ -168,10 +168,10 @@ class Upload(Half):
         self._wait.heard(now)
         self._wait.heed(self.terms.timeout, now)
         self._wait.ask(now)
-        self._sender = Sender(self.terms, self._octets, self._read)
+        self._sender = BlockSender(self.terms, self._octets, self._read)
         return self._sender.window()
 
-    def _heard(self, sender: Sender, number: int, now: float) -> list[bytes]:
+    def _heard(self, sender: BlockSender, number: int, now: float) -> list[bytes]:
         """An ACK in mid-transfer."""
         progress, datagrams = sender.hear(number)
         if progress:

@@ -16,7 +16,7 @@ from castd.errors import WireError
 from castd.interfaces import IIntake
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
-from castd.receive.base import DALLY_INTERVALS, Receiving
+from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
 
 #: The last ACK is said again so long after it was said first: nobody can ask for it whose timer is longer than our
 #: stay.  A client that has heard it is gone, and its host tells us so.  Seconds.
@@ -26,7 +26,7 @@ SILENCES = 2
 
 
 @implementer(IIntake)
-class Intake(Receiving):
+class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
 

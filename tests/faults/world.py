@@ -27,7 +27,7 @@ from castd.config.plugin import collect
 from castd.files.netascii import Converter
 from castd.net.ports import Ports
 from castd.receive import sbroadcast
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
 from castd.testing import Copy, pattern
@@ -130,21 +130,23 @@ class World:
         ask = self._fetch
         request, _, single, subnet, _, passes, _, lists, _ = self.numbers
         return [
-            ask("lockstep", f"tftp://{LOOPBACK}:{request}/plain", Wishes()),
-            ask("window", f"tftp://{LOOPBACK}:{request}/window", Wishes(blksize=1000, windowsize=4)),
-            ask("link", f"tftp://{LOOPBACK}:{request}/LINK", Wishes(blksize=1428)),
-            ask("deep", f"tftp://{LOOPBACK}:{request}/DEEP/real", Wishes(blksize=1428)),
-            ask("text", f"tftp://{LOOPBACK}:{request}/text;mode=netascii", Wishes(blksize=1428)),
-            ask("desk", f"tftp://{LOOPBACK}:{single}/desk", Wishes(blksize=1428)),
-            ask("member", f"tftm://{LOOPBACK}:{request}/group", Wishes(blksize=1428)),
-            ask("another", f"tftm://{LOOPBACK}:{request}/group", Wishes(blksize=1428)),
+            ask("lockstep", f"tftp://{LOOPBACK}:{request}/plain", RequestedOptions()),
+            ask("window", f"tftp://{LOOPBACK}:{request}/window", RequestedOptions(blksize=1000, windowsize=4)),
+            ask("link", f"tftp://{LOOPBACK}:{request}/LINK", RequestedOptions(blksize=1428)),
+            ask("deep", f"tftp://{LOOPBACK}:{request}/DEEP/real", RequestedOptions(blksize=1428)),
+            ask("text", f"tftp://{LOOPBACK}:{request}/text;mode=netascii", RequestedOptions(blksize=1428)),
+            ask("desk", f"tftp://{LOOPBACK}:{single}/desk", RequestedOptions(blksize=1428)),
+            ask("member", f"tftm://{LOOPBACK}:{request}/group", RequestedOptions(blksize=1428)),
+            ask("another", f"tftm://{LOOPBACK}:{request}/group", RequestedOptions(blksize=1428)),
             self._subnet(subnet),
-            ask("passes", f"mtftp://{LOOPBACK}:{passes}/passes;group=239.255.78.1:{self.numbers[6]}", Wishes()),
-            ask("lists", f"slam://{LOOPBACK}:{lists}/239.255.78.2:{self.numbers[8]}", Wishes()),
+            ask(
+                "passes", f"mtftp://{LOOPBACK}:{passes}/passes;group=239.255.78.1:{self.numbers[6]}", RequestedOptions()
+            ),
+            ask("lists", f"slam://{LOOPBACK}:{lists}/239.255.78.2:{self.numbers[8]}", RequestedOptions()),
             *self._uploads(request, single),
         ]
 
-    def _fetch(self, name: str, url: str, wishes: Wishes) -> Job:
+    def _fetch(self, name: str, url: str, wishes: RequestedOptions) -> Job:
         sink = Copy()
         begun = fetch(self.reactor, parseUrl(url), sink, wishes)
         return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
@@ -168,7 +170,9 @@ class World:
 
     def _put(self, path: str, port: int, data: bytes) -> Job:
         url = parseUrl(f"tftp://{LOOPBACK}:{port}/{path}")
-        begun = send(self.reactor, url, len(data), lambda start, length: data[start : start + length], Wishes())
+        begun = send(
+            self.reactor, url, len(data), lambda start, length: data[start : start + length], RequestedOptions()
+        )
         return Job(path, begun, lambda: (self.folder / path).read_bytes() == data)
 
     # Its life

@@ -21,7 +21,7 @@ from castd.packets.slam import LARGEST, Header
 from castd.packets.tftp import buildOack
 from castd.receive import sbroadcast as subnet
 from castd.receive import slam
-from castd.receive.options import Wishes
+from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.testing import Copy, Mailbox, Network
 from castd.testing.ports import VirtualPort
@@ -52,7 +52,7 @@ def begun(network: Network, kind: str, sink: Any) -> Deferred[Report]:
     """A client that has asked."""
     host = network.host(CLIENT)
     if kind == "sbroadcast":
-        half = subnet.Download("large", "255.255.255.0", Wishes(blksize=1464))
+        half = subnet.Download("large", "255.255.255.0", RequestedOptions(blksize=1464))
         return Transfer(host, half, (SERVER, 69), sink, None).start()
     scheme = {"multicast": "tftm", "put": "tftp"}.get(kind, kind)
     url = parseUrl(f"{scheme}://{SERVER}:{PORTS.get(kind, 69)}/{'' if kind == 'slam' else 'large'}")
