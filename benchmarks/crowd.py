@@ -149,7 +149,7 @@ class Crowd:
     def _transfer(self, kind: str, name: str, machine: Machine, copy: Copy, mine: bytes) -> Deferred[Any]:
         server, chance = self.shop.server, self.chance
         if kind == "sbroadcast":
-            collector = sbroadcast.Download(name, "255.255.0.0")
+            collector = sbroadcast.SbroadcastDownload(name, "255.255.0.0")
             return Transfer(machine, collector, (server, 69), copy, None).start()
         scheme = {"multicast": "tftm", "mtftp": "mtftp", "slam": "slam"}.get(kind, "tftp")
         url = parseUrl(f"{scheme}://{server}/{name}" if scheme != "slam" else f"slam://{server}{name}")

@@ -30,7 +30,7 @@ from castd.packets.tftp import (
 from castd.receive.blocks import BlockReceiver, BlockSender
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
-from castd.receive.tftp import Download, Upload
+from castd.receive.tftp import TftpDownload, TftpUpload
 from castd.receive.upload import FAREWELLS, UploadReceiver
 from tests.halves import Accept, Link, Serve, pattern, summary
 
@@ -38,12 +38,12 @@ PLAIN = RequestedOptions(tsize=False)
 WINDOWS = RequestedOptions(blksize=64, windowsize=8)
 
 
-def download(wishes: RequestedOptions = PLAIN, **more: Any) -> Download:
-    return Download("f", wishes, **more)
+def download(wishes: RequestedOptions = PLAIN, **more: Any) -> TftpDownload:
+    return TftpDownload("f", wishes, **more)
 
 
-def upload(content: bytes, wishes: RequestedOptions = PLAIN, **more: Any) -> Upload:
-    return Upload("up", len(content), lambda start, length: content[start : start + length], wishes, **more)
+def upload(content: bytes, wishes: RequestedOptions = PLAIN, **more: Any) -> TftpUpload:
+    return TftpUpload("up", len(content), lambda start, length: content[start : start + length], wishes, **more)
 
 
 def words(datagrams: list[bytes]) -> list[str]:

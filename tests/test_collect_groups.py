@@ -108,7 +108,7 @@ def test_sbroadcast() -> None:
         sinks, results = [], []
         for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
             sinks.append(Copy())
-            collector = sbroadcast.Download("f", "255.255.255.0")
+            collector = sbroadcast.SbroadcastDownload("f", "255.255.255.0")
             machine: Any = network.host(host)
             Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
         network.run(lambda: len(results) == 4, limit=120)
@@ -121,8 +121,8 @@ def test_sbroadcast() -> None:
 OACK = b"\0\6blksize\0008\0tsize\00020\0multicast\000239.255.0.1,1758,%d\0"
 
 
-def member(master: bool) -> multicast.Download:
-    made = multicast.Download("f", RequestedOptions(blksize=8))
+def member(master: bool) -> multicast.MulticastDownload:
+    made = multicast.MulticastDownload("f", RequestedOptions(blksize=8))
     made.begin(0.0)
     made.receive(OACK % master, 0.0)
     made.tid = ("10.0.0.1", 4000)
@@ -174,7 +174,7 @@ def test_theServersError() -> None:
 @pytest.mark.parametrize("value", ["x", "10.0.0.1,1758,1", "239.255.0.1,1758", "239.255.0.1,1758,2"])
 def test_anOfferThatIsNone(value: str) -> None:
     """A value that cannot be read ends it with ERROR 8."""
-    one = multicast.Download("f", RequestedOptions(blksize=8))
+    one = multicast.MulticastDownload("f", RequestedOptions(blksize=8))
     one.begin(0.0)
     with pytest.raises(BadOffer):
         one.receive(b"\0\6multicast\0" + value.encode() + b"\0", 0.0)
@@ -256,7 +256,7 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
 
 def test_patienceOfTheRequest() -> None:
     """A request that nobody answers is repeated, and given up in the end."""
-    one = multicast.Download("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
+    one = multicast.MulticastDownload("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
     first = one.begin(0.0)
     now, said = 0.0, 0
     while one.outcome is None:

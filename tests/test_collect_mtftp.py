@@ -15,15 +15,15 @@ from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
-from castd.receive.mtftp import GROUP, Download
+from castd.receive.mtftp import GROUP, MtftpDownload
 from castd.testing import Copy, Network, pattern
 from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 
 SOURCE = ("10.0.0.1", 1759)
 
 
-def begun(silence: float = 31.0) -> Download:
-    download = Download("linux", RetransmitPolicy(silence=silence))
+def begun(silence: float = 31.0) -> MtftpDownload:
+    download = MtftpDownload("linux", RetransmitPolicy(silence=silence))
     assert download.begin(0.0) == [R]
     return download
 

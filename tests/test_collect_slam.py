@@ -15,7 +15,7 @@ from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT
 from castd.packets import slam
-from castd.receive.slam import GROUP, Download
+from castd.receive.slam import GROUP, SlamDownload
 from castd.testing import Copy, pattern
 from tests.clients.slam_client import Etherboot, Ipxe
 from tests.slam_players import Stage
@@ -27,8 +27,8 @@ def data(number: int, header: slam.Header = HEADER) -> bytes:
     return slam.SlamData(header, number, b"abcdefghij"[number * 4 :][:4]).build()
 
 
-def begun(silence: float = 31.0) -> Download:
-    download = Download(RetransmitPolicy(silence=silence))
+def begun(silence: float = 31.0) -> SlamDownload:
+    download = SlamDownload(RetransmitPolicy(silence=silence))
     assert download.begin(0.0) == [slam.FIRST_LIST]
     return download
 

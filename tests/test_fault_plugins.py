@@ -21,7 +21,7 @@ from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
 from castd.receive.options import RequestedOptions
-from castd.receive.sbroadcast import Download
+from castd.receive.sbroadcast import SbroadcastDownload
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
@@ -135,7 +135,7 @@ class Stage:
 
     def _subnet(self, host: Any) -> list[Any]:
         sink = Copy()
-        begun = Transfer(host, Download("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
+        begun = Transfer(host, SbroadcastDownload("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
     def _send(self, name: str, seconds: float | None = None) -> list[Any]:

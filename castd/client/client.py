@@ -23,7 +23,7 @@ from castd.receive import mtftp, multicast, slam
 from castd.receive.blocks import Read
 from castd.receive.netascii import NetasciiReceiver
 from castd.receive.options import RequestedOptions
-from castd.receive.tftp import CLIENT_PATIENCE, Download, Upload
+from castd.receive.tftp import CLIENT_PATIENCE, TftpDownload, TftpUpload
 
 #: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.
 BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
@@ -53,26 +53,26 @@ class Scheme:
 def _download(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     text = url.mode == "netascii"
     # The size is that of another file than the one on the wire.
-    download = Download(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
+    download = TftpDownload(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
     return NetasciiReceiver(download, Decoder()) if text else download
 
 
 def _upload(url: Url, size: int, read: Read, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return Upload(url.name, size, read, wishes, url.mode, patience)
+    return TftpUpload(url.name, size, read, wishes, url.mode, patience)
 
 
 def _tftm(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
         return _download(url, wishes, patience)
-    return multicast.Download(url.name, wishes, patience)
+    return multicast.MulticastDownload(url.name, wishes, patience)
 
 
 def _slam(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return slam.Download(patience, slamGroup(url))
+    return slam.SlamDownload(patience, slamGroup(url))
 
 
 def _mtftp(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return mtftp.Download(url.name, patience, mtftpGroup(url))
+    return mtftp.MtftpDownload(url.name, patience, mtftpGroup(url))
 
 
 def mtftpGroup(url: Url) -> tuple[str, int]:

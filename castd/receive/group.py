@@ -18,7 +18,7 @@ from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.piece import OffsetBlock
 from castd.receive.retransmit import RetransmitTimer
-from castd.receive.tftp import CLIENT_PATIENCE, Download
+from castd.receive.tftp import CLIENT_PATIENCE, TftpDownload
 
 #: A listener that hears nothing for so long asks again, and after so many times gives up.
 LISTENER_SILENCE, LISTENER_TRIES = 15.0, 3
@@ -52,7 +52,7 @@ class GroupDownload(ABC):
         self.terms: AgreedOptions | None = None
         self.blocks = self.repeats = 0
         self._wishes = wishes
-        self._plain = Download(name, wishes, "octet", patience)
+        self._plain = TftpDownload(name, wishes, "octet", patience)
         self._isPlain = False
         self._opening = buildRequest(TftpRequest(False, name, "octet", (*wishes.options(), (self.option, value))))
         self._wait = RetransmitTimer(patience)

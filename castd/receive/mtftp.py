@@ -32,7 +32,7 @@ CROSSING = 0.05
 
 
 @implementer(IIntake)
-class Download(PassiveReceiver):
+class MtftpDownload(PassiveReceiver):
     """
     One file, from whatever pass brings its blocks.
 

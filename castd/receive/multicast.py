@@ -16,7 +16,7 @@ from castd.receive.group import GroupDownload
 
 
 @implementer(IIntake)
-class Download(GroupDownload):
+class MulticastDownload(GroupDownload):
     """A file from a multicast group; C{tid} is compared with the source of its blocks."""
 
     option = "multicast"

@@ -21,7 +21,7 @@ PORT = 247
 
 
 @implementer(IIntake)
-class Download(GroupDownload):
+class SbroadcastDownload(GroupDownload):
     """
     A file from the broadcasts of a subnet.
 

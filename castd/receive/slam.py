@@ -25,7 +25,7 @@ MOST_BLOCKS = 1 << 24
 
 
 @implementer(IIntake)
-class Download(PassiveReceiver):
+class SlamDownload(PassiveReceiver):
     """
     One file, from whatever group brings it.
 

@@ -2,7 +2,7 @@
 The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
 
 They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each datagram of the peer
-and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{Download} differs from an C{UploadReceiver} in how it
+and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{TftpDownload} differs from an C{UploadReceiver} in how it
 begins; from then on both receive blocks.
 """
 
@@ -25,7 +25,7 @@ CLIENT_PATIENCE = RetransmitPolicy(unheard=None)
 
 
 @implementer(IIntake)
-class Download(ReceivingHalf):
+class TftpDownload(ReceivingHalf):
     """
     The client's half of a read.  Once a first answer was taken, the shell hands it the datagrams of that port only.
 
@@ -105,7 +105,7 @@ class Download(ReceivingHalf):
 
 
 @implementer(IIntake)
-class Upload(TransferHalf):
+class TftpUpload(TransferHalf):
     """
     The client's half of a write, driven like the others; there is never anything to keep.
 

@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from castd.client.transfer import Transfer
-from castd.receive.sbroadcast import Download
+from castd.receive.sbroadcast import SbroadcastDownload
 from castd.testing import Copy
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:
-    collector, copy = Download(name, mask), Copy()
+    collector, copy = SbroadcastDownload(name, mask), Copy()
     report = await Transfer(reactor, collector, (server, 69), copy, None).start()
     Path(local).write_bytes(copy.data)
     await report.closed

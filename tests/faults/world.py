@@ -153,7 +153,7 @@ class World:
 
     def _subnet(self, port: int) -> Job:
         sink = Copy()
-        collector = sbroadcast.Download("subnet", "255.255.0.0")
+        collector = sbroadcast.SbroadcastDownload("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
         transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
         return Job("subnet", transfer.start(), lambda: bytes(sink.data) == pattern(SIZE))

@@ -11,7 +11,7 @@ from castd.dialects import sbroadcast
 from castd.dialects.sbroadcast import Options, Sbids, subnetOf
 from castd.packets.multicast import parseBdata
 from castd.packets.tftp import buildAck
-from castd.receive.sbroadcast import Download
+from castd.receive.sbroadcast import SbroadcastDownload
 from castd.testing import Mailbox, Network, pattern
 from tests.groups import GroupStage, Member, grouped, value
 from tests.tftp import Data, Oack, hear, rrq
@@ -366,7 +366,7 @@ def test_BC28_askingAgain(stage: Stage) -> None:
 
 def test_BC29_theAddressIsNotCompared() -> None:
     """A client takes a block by identifier and source port, whichever of the server's addresses it comes from."""
-    member = Download("kernel", MASK)
+    member = SbroadcastDownload("kernel", MASK)
     member.begin(0.0)
     member.receive(b"\0\6blksize\x008\0tsize\x0024\0sbroadcast\x00247,7,1\0", 0.0)
     member.tid = ("10.0.0.1", 4000)

@@ -134,7 +134,7 @@ class Honest:
 
     def _begin(self, kind: str) -> Deferred[Any]:
         if kind == "sbroadcast":
-            half = subnet.Download("large", "255.255.255.0", RequestedOptions(blksize=1464))
+            half = subnet.SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
             return Transfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
         scheme = {"multicast": "tftm", "single-port": "tftp"}.get(kind, kind)
         name = "" if kind == "slam" else "large"

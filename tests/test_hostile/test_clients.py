@@ -52,7 +52,7 @@ def begun(network: Network, kind: str, sink: Any) -> Deferred[Report]:
     """A client that has asked."""
     host = network.host(CLIENT)
     if kind == "sbroadcast":
-        half = subnet.Download("large", "255.255.255.0", RequestedOptions(blksize=1464))
+        half = subnet.SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
         return Transfer(host, half, (SERVER, 69), sink, None).start()
     scheme = {"multicast": "tftm", "put": "tftp"}.get(kind, kind)
     url = parseUrl(f"{scheme}://{SERVER}:{PORTS.get(kind, 69)}/{'' if kind == 'slam' else 'large'}")
@@ -180,7 +180,7 @@ def test_notLetIn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [LARGEST, 65 << 20])
 def test_moreBlocksThanAnybodyHas(size: int) -> None:
     """A SLAM header that tells of 2**53 octets in blocks of one takes no memory and is not believed."""
-    half = slam.Download(RetransmitPolicy())
+    half = slam.SlamDownload(RetransmitPolicy())
     half.begin(0.0)
     with pytest.raises(WireError):
         half.receive(Header(1, size, 1).build(), 0.1)
