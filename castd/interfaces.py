@@ -177,16 +177,16 @@ class IDialect(Interface):
         @raise Declined: not here after all; the next dialect is asked.
         """
 
-    def intake(request: Request) -> IIntake | None:
+    def intake(request: Request) -> ITransferHalf | None:
         """
-        -> L{IIntake} for a write request; L{None}: this dialect has no writes.
+        -> L{ITransferHalf} for a write request; L{None}: this dialect has no writes.
         """
 
     def refuse(request: Request | None, error: Refused) -> bytes | None:
         """-> datagram or L{None}: silence.  C{request} is L{None} if it could not be read; error is a Refused."""
 
 
-class IIntake(Interface):
+class ITransferHalf(Interface):
     """
     The receiving half of one transfer, pure: an upload here, a download in the client.
     """

@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.errors import Refused, Unsupported, WireError
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.options import AgreedOptions, OptionLimits
 from castd.packets.tftp import (
@@ -61,7 +61,7 @@ def talk(link: Link) -> list[str]:
 )
 def test_interface(half: object) -> None:
     """All three halves are driven in the same way."""
-    assert verifyObject(IIntake, half)
+    assert verifyObject(ITransferHalf, half)
 
 
 class TestDownload:

@@ -29,7 +29,7 @@ from castd.dialects.mtftp_cast import PATIENCE, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import Means
-from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import Clients, Duration, ListenOptions, Place, Port, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -272,7 +272,7 @@ class Dialect:
         )
         return Wire(content, self._group(request), patience, options.remember)
 
-    def intake(self, request: Request) -> IIntake | None:
+    def intake(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:

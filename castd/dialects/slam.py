@@ -25,7 +25,7 @@ from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import Means
-from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.packets import slam
 from castd.request import Local, Peer, Request
@@ -190,7 +190,7 @@ class Dialect:
         block = blockSize(content.size, request.local.mtu, self.options.blksize)
         return Wire(slam.Header(transaction(content), content.size, block), self.options.group)
 
-    def intake(self, request: Request) -> IIntake | None:
+    def intake(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:

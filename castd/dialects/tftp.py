@@ -21,7 +21,7 @@ from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
 from castd.group_pool import Means
-from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
@@ -134,7 +134,7 @@ class Dialect:
         terms = negotiate(request, self._caps(request), content.size)
         return Wire(terms, content.size, self.patience(terms))
 
-    def intake(self, request: Request) -> IIntake:
+    def intake(self, request: Request) -> ITransferHalf:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
         return UploadReceiver(terms, self.patience(terms), request.mode == "octet")

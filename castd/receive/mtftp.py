@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.outcomes import ABORTED, DONE
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
@@ -31,7 +31,7 @@ STUBBORN = 2
 CROSSING = 0.05
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class MtftpDownload(PassiveReceiver):
     """
     One file, from whatever pass brings its blocks.

@@ -8,14 +8,14 @@ from typing import Any
 
 from zope.interface import implementer
 
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.packets.multicast import parseMulticast
 from castd.packets.tftp import DATA as _DATA
 from castd.packets.tftp import Data, opcode, parse
 from castd.receive.group import GroupDownload
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class MulticastDownload(GroupDownload):
     """A file from a multicast group; C{tid} is compared with the source of its blocks."""
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from zope.interface import implementer
 
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 
 
 class Decoding(Protocol):
@@ -19,7 +19,7 @@ class Decoding(Protocol):
     def finish(self) -> bytes: ...
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class NetasciiReceiver:
     """
     Another intake whose payloads go through a decoder; all else is the other's.
@@ -33,7 +33,7 @@ class NetasciiReceiver:
         return getattr(self._intake, name)
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
-        """See L{castd.interfaces.IIntake.receive}."""
+        """See L{castd.interfaces.ITransferHalf.receive}."""
         payload, answers = self._intake.receive(datagram, now)
         if payload is None:
             return None, answers

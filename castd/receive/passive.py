@@ -18,7 +18,7 @@ class PassiveReceiver(ABC):
     """
     A half that speaks when nothing has come for a while, and gives up in the end.
 
-    @ivar outcome, complete, size, error: as L{castd.interfaces.IIntake}.
+    @ivar outcome, complete, size, error: as L{castd.interfaces.ITransferHalf}.
     @ivar blocks: how many different ones have come.
     @ivar repeats: times that it spoke because nothing had come.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.packets.multicast import BDATA, parseBdata, parseSubnet
 from castd.packets.tftp import Data, opcode
 from castd.receive.group import GroupDownload
@@ -20,7 +20,7 @@ from castd.receive.tftp import CLIENT_PATIENCE
 PORT = 247
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class SbroadcastDownload(GroupDownload):
     """
     A file from the broadcasts of a subnet.

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.outcomes import DONE
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
@@ -24,7 +24,7 @@ GROUP = ("239.255.1.1", 10000)
 MOST_BLOCKS = 1 << 24
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class SlamDownload(PassiveReceiver):
     """
     One file, from whatever group brings it.

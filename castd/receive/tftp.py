@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.outcomes import DONE
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Oack, TftpRequest, buildRequest
@@ -24,7 +24,7 @@ from castd.receive.options import RequestedOptions
 CLIENT_PATIENCE = RetransmitPolicy(unheard=None)
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class TftpDownload(ReceivingHalf):
     """
     The client's half of a read.  Once a first answer was taken, the shell hands it the datagrams of that port only.
@@ -104,7 +104,7 @@ class TftpDownload(ReceivingHalf):
         return DALLY_INTERVALS * min(self._wait.interval, longest)
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class TftpUpload(TransferHalf):
     """
     The client's half of a write, driven like the others; there is never anything to keep.

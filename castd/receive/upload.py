@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import IIntake
+from castd.interfaces import ITransferHalf
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
@@ -25,7 +25,7 @@ FAREWELLS = (0.2, 1.0)
 SILENCES = 2
 
 
-@implementer(IIntake)
+@implementer(ITransferHalf)
 class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.

@@ -12,7 +12,7 @@ from twisted.internet.error import CannotListenError
 
 from castd.errors import Declined, Elsewhere, Refused
 from castd.group_pool import Means
-from castd.interfaces import IContent, IGroupWire, IIntake
+from castd.interfaces import IContent, IGroupWire, ITransferHalf
 from castd.pacing import Pacer
 from castd.request import Peer, Request
 from castd.server import eventlog
@@ -203,7 +203,7 @@ class Opening:
         protocol.makeConnection(Desk(self._home.transport, request))
         return self._home.transport
 
-    def receive(self, room: Room, request: Request, intake: IIntake) -> None:
+    def receive(self, room: Room, request: Request, intake: ITransferHalf) -> None:
         """
         Begin an upload.
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from castd import outcomes
 from castd.errors import Refused, UnknownTid, WireError
-from castd.interfaces import IDialect, IIntake, ISite, IUpload
+from castd.interfaces import IDialect, ISite, ITransferHalf, IUpload
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.request import Peer, Request, show
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
@@ -49,7 +49,7 @@ class UploadProtocol(DatagramProtocol):
         site: ISite,
         name: str,
         request: Request,
-        intake: IIntake,
+        intake: ITransferHalf,
         upload: IUpload,
         done: Callable[[UploadProtocol], object],
     ) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from zope.interface import Interface, directlyProvides, providedBy
 from zope.interface.interface import Method
 
-from castd.interfaces import ICast, IContent, IContentSink, IDialect, IGroupWire, IIntake, IUpload, IWire
+from castd.interfaces import ICast, IContent, IContentSink, IDialect, IGroupWire, ITransferHalf, IUpload, IWire
 
 #: What a method may return that has methods of its own, all of which pass through the same breaker.
-SEAMS: tuple[Any, ...] = (IDialect, IGroupWire, IWire, ICast, IContent, IContentSink, IUpload, IIntake)
+SEAMS: tuple[Any, ...] = (IDialect, IGroupWire, IWire, ICast, IContent, IContentSink, IUpload, ITransferHalf)
 
 
 class Broken(Exception):

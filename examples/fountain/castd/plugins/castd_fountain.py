@@ -38,7 +38,7 @@ from castd.cast.sweep import Sweep
 from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
 from castd.group_pool import Means
-from castd.interfaces import IContent, IDialect, IIntake, IWire
+from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.request import Local, Peer, Request
 
@@ -220,7 +220,7 @@ class Dialect:
         version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
         return Wire(content, int.from_bytes(blake2s(version, digest_size=4).digest(), "big"), self.options)
 
-    def intake(self, request: Request) -> IIntake | None:
+    def intake(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:
