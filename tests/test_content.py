@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
-from castd.files.content import Chain, Directory, DirectoryOptions
+from castd.files.content import Directory, DirectoryOptions, SourceChain
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 
@@ -97,7 +97,7 @@ def test_interfaces(tree: Path) -> None:
     """Directory, chain and file are what their interfaces promise."""
     source = directory(tree)
     assert verifyObject(IContentSource, source)
-    assert verifyObject(IContentSource, Chain([source]))
+    assert verifyObject(IContentSource, SourceChain([source]))
     file = source.lookup("x", PEER)
     assert verifyObject(IContent, file)
     file.close()
@@ -533,7 +533,7 @@ def test_chain(tree: Path) -> None:
     (tree.parent / "second").mkdir()
     for name in ("x", "w"):
         (tree.parent / "second" / name).write_bytes(b"second")
-    chain = Chain([directory(tree), directory(tree.parent / "second")])
+    chain = SourceChain([directory(tree), directory(tree.parent / "second")])
     first, second = chain.lookup("x", PEER), chain.lookup("w", PEER)
     assert (first.read(0, 10), second.read(0, 10)) == (b"the file x", b"second")
     first.close()
@@ -541,14 +541,14 @@ def test_chain(tree: Path) -> None:
     with pytest.raises(NotFound):
         chain.lookup("v", PEER)
     with pytest.raises(NotFound):
-        Chain([]).lookup("x", PEER)
+        SourceChain([]).lookup("x", PEER)
 
 
 def test_chainForbidden() -> None:
     """What one source forbids no other is asked for."""
     last = Fixed("found")
     with pytest.raises(Forbidden):
-        Chain([Fixed(NotFound()), Fixed(Forbidden()), last]).lookup("x", PEER)
+        SourceChain([Fixed(NotFound()), Fixed(Forbidden()), last]).lookup("x", PEER)
     assert last.asked == 0
 
 
@@ -556,7 +556,7 @@ def test_chainLater() -> None:
     """A source may answer later, and the next is asked only when it says that it has it not."""
     slow: Deferred[Any] = Deferred()
     last = Fixed("found")
-    answer = Chain([Fixed(slow), Fixed(fail(NotFound())), last]).lookup("x", PEER)
+    answer = SourceChain([Fixed(slow), Fixed(fail(NotFound())), last]).lookup("x", PEER)
     assert last.asked == 0
     results: list[Any] = []
     answer.addBoth(results.append)
@@ -569,6 +569,6 @@ def test_chainLater() -> None:
 def test_chainLaterFails(rest: list[Fixed], error: type[Refused]) -> None:
     """After a late "not here", the others' refusal or the lack of others is what comes out; other failures pass."""
     results: list[Failure] = []
-    Chain([Fixed(fail(NotFound())), *rest]).lookup("x", PEER).addErrback(results.append)
-    Chain([Fixed(fail(Busy())), Fixed(succeed("no"))]).lookup("x", PEER).addErrback(results.append)
+    SourceChain([Fixed(fail(NotFound())), *rest]).lookup("x", PEER).addErrback(results.append)
+    SourceChain([Fixed(fail(Busy())), Fixed(succeed("no"))]).lookup("x", PEER).addErrback(results.append)
     assert [failure.type for failure in results] == [error, Busy]

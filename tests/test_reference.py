@@ -11,7 +11,7 @@ import pytest
 from castd.config import yaml
 from castd.config.config import Config, build
 from castd.config.schema import SECTIONS, rows, wholeSchema, written
-from castd.files.uploads import DropOptions
+from castd.files.uploads import UploadDirectoryOptions
 from castd.options import Limits
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def test_defaults() -> None:
     assert full.transports[-1].options == plain.transports[-1].options
     assert [each.options for each in full.content] == [each.options for each in plain.content]
     assert (full.limits, full.logging, full.metrics) == (plain.limits, plain.logging, plain.metrics)
-    assert [each.options for each in full.uploads] == [DropOptions(path=Path("/srv/uploads"))]
+    assert [each.options for each in full.uploads] == [UploadDirectoryOptions(path=Path("/srv/uploads"))]
 
 
 def test_everyKey() -> None:
@@ -69,7 +69,7 @@ def test_everyKey() -> None:
         assert list(value[name]) == [row.key for row in rows(model)]
     for kind, maker in KINDS.transports.items():
         assert set(value["transports"][kind]) == set(maker.options.model_json_schema()["properties"])
-    assert set(value["uploads"][0]["directory"]) == set(DropOptions.model_json_schema()["properties"])
+    assert set(value["uploads"][0]["directory"]) == set(UploadDirectoryOptions.model_json_schema()["properties"])
 
 
 def test_described() -> None:

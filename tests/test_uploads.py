@@ -23,7 +23,7 @@ from zope.interface.verify import verifyObject
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused
 from castd.files import partial
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.uploads import Drop, DropOptions
+from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
@@ -45,12 +45,14 @@ class Later:
             self.jobs.pop(0)()
 
 
-def drop(path: Path, thread: Any = maybeDeferred, **options: Any) -> Drop:
+def drop(path: Path, thread: Any = maybeDeferred, **options: Any) -> UploadDirectory:
     """The sink that a service file would make; its thread is this one."""
-    return Drop(DropOptions.model_validate({"path": str(path), "keep-free": 0, **options}), thread)
+    return UploadDirectory(
+        UploadDirectoryOptions.model_validate({"path": str(path), "keep-free": 0, **options}), thread
+    )
 
 
-def upload(sink: Drop, name: str, *pieces: bytes, peer: Any = ONE) -> Any:
+def upload(sink: UploadDirectory, name: str, *pieces: bytes, peer: Any = ONE) -> Any:
     """A whole upload: what its commit fired with, L{None} if all went well, else the error."""
     results: list[Any] = []
     begun = sink.begin(name, peer, None)
@@ -146,7 +148,7 @@ def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_twisted.inlineCallbacks
 def test_realThread(tmp_path: Path) -> Any:
     """With the reactor's own threads it is as with a test's, for many uploads at a time."""
-    sink = Drop(DropOptions(path=str(tmp_path), keepFree=0))
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0))
     begun = [sink.begin(f"f{number}", ONE, None) for number in range(20)]
     for number, each in enumerate(begun):
         each.write(b"%d" % number)
@@ -507,4 +509,4 @@ def test_noRoot(tmp_path: Path) -> None:
 def test_wrongOptions(tmp_path: Path, wrong: dict[str, Any]) -> None:
     """Options that cannot work are found when they are read."""
     with pytest.raises(ValidationError):
-        DropOptions.model_validate({"path": str(tmp_path), **wrong})
+        UploadDirectoryOptions.model_validate({"path": str(tmp_path), **wrong})

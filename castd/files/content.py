@@ -207,7 +207,7 @@ class File:
 
 
 @implementer(IContentSource)
-class Chain:
+class SourceChain:
     """
     Several sources, asked in order: the first that has a name answers.  Where one forbids it, no other is asked.
     """

@@ -12,7 +12,7 @@ from zope.interface import implementer
 from castd.errors import ConfigError, Forbidden, NotFound
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import Native
-from castd.files.uploads import Drop, DropOptions
+from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
 from castd.request import Peer
 
@@ -27,20 +27,20 @@ def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
         raise _unusable(options, error) from None
 
 
-def makeSink(options: DropOptions) -> Drop:
+def makeSink(options: UploadDirectoryOptions) -> UploadDirectory:
     """@raise ConfigError: the directory is not there or cannot be written to."""
     try:
-        return Drop(options)
+        return UploadDirectory(options)
     except OSError as error:
         raise _unusable(options, error) from None
 
 
-def _unusable(options: DirectoryOptions | DropOptions, error: OSError) -> ConfigError:
+def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
     return ConfigError(f"path: {options.path}: {error.strerror or error}")
 
 
 @implementer(IContentSink)
-class Drops:
+class SinkChain:
     """
     Several sinks: an upload goes to the first that has a place for its name.
     """

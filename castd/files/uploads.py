@@ -35,7 +35,7 @@ Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 _LOOK = 1 << 20
 
 
-class DropOptions(Settings):
+class UploadDirectoryOptions(Settings):
     """A directory that takes uploads."""
 
     path: FilePath = Field(description="the directory; nothing outside of it is ever written")
@@ -55,12 +55,12 @@ class DropOptions(Settings):
 
 
 @implementer(IContentSink)
-class Drop:
+class UploadDirectory:
     """
-    A directory that takes uploads, by L{DropOptions}.
+    A directory that takes uploads, by L{UploadDirectoryOptions}.
     """
 
-    def __init__(self, options: DropOptions, thread: Thread = deferToThread) -> None:
+    def __init__(self, options: UploadDirectoryOptions, thread: Thread = deferToThread) -> None:
         """
         @param thread: where disks are waited for.
         @raise OSError: the directory is not there, or cannot be searched or written to.
@@ -72,7 +72,7 @@ class Drop:
         self._under = names.prefix(options.under)
         self._networks = Networks(options.networks)
         self._thread = thread
-        self._open: dict[tuple[int, int, bytes], Upload] = {}
+        self._open: dict[tuple[int, int, bytes], FileUpload] = {}
 
     def covers(self, name: str) -> bool:
         """-> whether such names are meant for this directory."""
@@ -82,7 +82,7 @@ class Drop:
             return False
         return True
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> Upload:
+    def begin(self, name: str, peer: Peer, size: int | None) -> FileUpload:
         """
         @param size: octets announced, or L{None}.
         @raise Exists: the policy creates only, and there is one.
@@ -101,7 +101,7 @@ class Drop:
             key = (status.st_dev, status.st_ino, last)
             self._vacate(key, peer)
             self._permits(place, last)
-            upload = Upload(self, key, peer, place, size)
+            upload = FileUpload(self, key, peer, place, size)
         except OSError as error:
             shut(place)
             raise refusal(error) from error
@@ -130,7 +130,7 @@ class Drop:
 
         return self._thread(partial.sweep, ".", place).addBoth(swept)
 
-    def left(self, upload: Upload) -> None:
+    def left(self, upload: FileUpload) -> None:
         """An upload is over, one way or the other."""
         if self._open.get(upload.key) is upload:
             del self._open[upload.key]
@@ -160,7 +160,7 @@ class Drop:
 
 
 @implementer(IUpload)
-class Upload:
+class FileUpload:
     """
     One upload under way.
 
@@ -169,7 +169,9 @@ class Upload:
     @ivar octets: written so far.
     """
 
-    def __init__(self, drop: Drop, key: tuple[int, int, bytes], peer: Peer, place: int, size: int | None) -> None:
+    def __init__(
+        self, drop: UploadDirectory, key: tuple[int, int, bytes], peer: Peer, place: int, size: int | None
+    ) -> None:
         """
         @param place: descriptor of the directory; becomes this upload's own.
         @raise Refused: it will not fit, or no file can be created.

@@ -12,8 +12,8 @@ from zope.interface import implementer
 
 from castd.errors import Forbidden
 from castd.files.access import Rule, Rules
-from castd.files.content import Chain
-from castd.files.directory import Drops
+from castd.files.content import SourceChain
+from castd.files.directory import SinkChain
 from castd.files.netascii import Converter
 from castd.interfaces import IContent, IContentSink, ISite
 from castd.request import Request
@@ -30,8 +30,8 @@ class Site(Commons):
     @ivar rules: who may have what; L{None}: everybody may read everything, and nobody write.
     """
 
-    content: Any = Chain(())
-    drops: dict[str, Drops]
+    content: Any = SourceChain(())
+    drops: dict[str, SinkChain]
     rules: Rules | None
 
     def open(self, sources: Iterable[Any], sinks: Iterable[Any], rules: Sequence[Rule] | None) -> None:
@@ -42,9 +42,9 @@ class Site(Commons):
         @param sinks: each an L{IContentSink}.
         @param rules: L{None}: the service file says nothing of access.
         """
-        self.content = Chain(sources)
+        self.content = SourceChain(sources)
         kept = tuple(sinks)
-        self.drops = {mode: Drops(kept, mode) for mode in ("octet", "netascii")} if kept else {}
+        self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
         self.rules = None if rules is None else Rules(rules)
         self._converter = Converter()
 

@@ -16,9 +16,9 @@ from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused
 from castd.files.access import Rule
-from castd.files.content import Chain
+from castd.files.content import SourceChain
 from castd.files.directory import makeSink
-from castd.files.uploads import DropOptions
+from castd.files.uploads import UploadDirectoryOptions
 from castd.options import ListenOptions
 from castd.server.site import Site
 from castd.service.address import Listening
@@ -34,7 +34,7 @@ class _Sink:
     options: type[BaseModel]
 
 
-SINKS = {"directory": _Sink(DropOptions)}
+SINKS = {"directory": _Sink(UploadDirectoryOptions)}
 
 
 def kinds(collected: Collected) -> Kinds:
@@ -94,7 +94,7 @@ def draft(config: Config, collected: Collected, site: Site, sinks: Iterable[tupl
         _place(made.addresses, site, one, entry)
 
     _made(config.transports, transport)
-    _fitting(config, Chain(made.sources))
+    _fitting(config, SourceChain(made.sources))
     config.tree.complain()
     return made
 
@@ -111,7 +111,7 @@ def _made(entries: Iterable[Entry], make: Callable[[Entry], Any]) -> list[Any]:
     return made
 
 
-def _fitting(config: Config, content: Chain) -> None:
+def _fitting(config: Config, content: SourceChain) -> None:
     """Complain of files that a transport names and could never send."""
 
     def size(name: str) -> int | None:

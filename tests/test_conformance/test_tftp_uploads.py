@@ -12,8 +12,8 @@ from twisted.internet.defer import maybeDeferred
 from castd.errors import Forbidden, NotFound
 from castd.files.access import Rule
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.directory import Drops
-from castd.files.uploads import Drop, DropOptions
+from castd.files.directory import SinkChain
+from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.observe.format import sentence
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError, parse
@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def stage(place: Path) -> Iterator[Stage]:
     """Takes uploads of at most 1000000 octets into C{place}, new names only; no thread waits for the disk."""
-    drop = Drop(DropOptions(path=str(place), maxSize=1_000_000, keepFree=0), thread=maybeDeferred)
+    drop = UploadDirectory(UploadDirectoryOptions(path=str(place), maxSize=1_000_000, keepFree=0), thread=maybeDeferred)
     with staged(uploads=drop) as stage:
         yield stage
 
@@ -89,7 +89,9 @@ def test_aStopDoesNotWaitForALastAck(stage: Stage, place: Path) -> None:
 
 def test_namesThatNoDirectoryIsFor(place: Path) -> None:
     """An upload to a name that no upload directory is meant for is forbidden; else a missing folder is told."""
-    drops = Drops([Drop(DropOptions(path=str(place), under="up", keepFree=0), thread=maybeDeferred)])
+    drops = SinkChain(
+        [UploadDirectory(UploadDirectoryOptions(path=str(place), under="up", keepFree=0), thread=maybeDeferred)]
+    )
     with pytest.raises(Forbidden):
         drops.begin("elsewhere/x", ("10.0.0.9", 2000), None)
     with pytest.raises(NotFound):
@@ -221,7 +223,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
 
     def made(network: Network) -> Site:
         site = Site(network, Steady(1), network.host("10.0.0.1"), Limits())
-        drop = Drop(DropOptions(path=str(place), keepFree=0), thread=maybeDeferred)
+        drop = UploadDirectory(UploadDirectoryOptions(path=str(place), keepFree=0), thread=maybeDeferred)
         rules = [Rule(allow="any")]
         site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)
         return site
@@ -244,8 +246,10 @@ def test_writeVectors(place: Path, vector: dict[str, Any]) -> None:
         (place / "up.bin").write_bytes(b"before")
     uploads: Any = False
     if context["write"] != "none":
-        settings = DropOptions(path=str(place), policy=context["write"], maxSize=context.get("max_upload"), keepFree=0)
-        uploads = Drop(settings, thread=maybeDeferred)
+        settings = UploadDirectoryOptions(
+            path=str(place), policy=context["write"], maxSize=context.get("max_upload"), keepFree=0
+        )
+        uploads = UploadDirectory(settings, thread=maybeDeferred)
     with staged(uploads=uploads) as stage:
         client = stage.client()
         client.send(bytes.fromhex(vector["request_hex"]), ("10.0.0.1", 69))
