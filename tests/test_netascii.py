@@ -17,7 +17,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from castd.errors import ContentChanged, Full
-from castd.files.netascii import AT_ONCE, PIECE, Converted, Converter, Native, measure
+from castd.files.netascii import AT_ONCE, PIECE, NetasciiContent, NetasciiConverter, NetasciiUpload, measure
 from castd.interfaces import IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
 
@@ -67,10 +67,10 @@ class Kept:
         self.state = "aborted"
 
 
-def converted(data: bytes) -> Converted:
+def converted(data: bytes) -> NetasciiContent:
     """The content as it is on the wire."""
     content = Octets(data)
-    return Converted(content, measure(content))
+    return NetasciiContent(content, measure(content))
 
 
 def decoded(*pieces: bytes) -> bytes:
@@ -131,7 +131,7 @@ def test_anyPart(unit: bytes, offset: int, length: int) -> None:
 def test_content() -> None:
     """Converted content is content: it has the name, a version of its own, and is closed with what it is made of."""
     octets = Octets(b"a\nb")
-    content = Converted(octets, measure(octets))
+    content = NetasciiContent(octets, measure(octets))
     assert verifyObject(IContent, content)
     assert (content.name, content.size) == ("f", 4)
     assert content.version != octets.version
@@ -147,7 +147,7 @@ def test_content() -> None:
 def test_blocksOfOnePiece() -> None:
     """Blocks asked for one after the other read the file once, not once per block."""
     octets = Octets(b"line\n" * 10000)
-    content = Converted(octets, measure(octets))
+    content = NetasciiContent(octets, measure(octets))
     octets.reads = 0
     for offset in range(0, content.size, 512):
         content.read(offset, 512)
@@ -157,7 +157,7 @@ def test_blocksOfOnePiece() -> None:
 def test_changed() -> None:
     """A file that shrinks, or is written to so that lengths differ, is ContentChanged."""
     octets = Octets(b"a\n" * PIECE)
-    content = Converted(octets, measure(octets))
+    content = NetasciiContent(octets, measure(octets))
     octets.data = b"aa" * PIECE
     with pytest.raises(ContentChanged):
         content.read(0, 10)
@@ -191,7 +191,7 @@ class Later:
 def test_convertSmall() -> None:
     """A small file is converted at once, without a thread."""
     thread, results = Later(), list[Any]()
-    Converter(thread).convert(Octets(b"\n")).addCallback(results.append)
+    NetasciiConverter(thread).convert(Octets(b"\n")).addCallback(results.append)
     assert results[0].read(0, 10) == b"\r\n"
     assert thread.jobs == []
 
@@ -199,7 +199,7 @@ def test_convertSmall() -> None:
 def test_convertLarge() -> None:
     """A large file is measured in a thread, once for all who ask; each gets content of his own."""
     thread, results = Later(), list[Any]()
-    converter = Converter(thread)
+    converter = NetasciiConverter(thread)
     octets = [Octets(b"\n" * (AT_ONCE + 1)) for _ in range(3)]
     for each in octets[:2]:
         converter.convert(each).addCallback(results.append)
@@ -216,7 +216,7 @@ def test_convertLarge() -> None:
 def test_convertFails() -> None:
     """A file that changes while it is measured fails for all who wait; contents are closed, the next may try."""
     thread, errors = Later(), list[Any]()
-    converter = Converter(thread, atOnce=4)
+    converter = NetasciiConverter(thread, atOnce=4)
     octets = [Octets(b"\n" * 8), Octets(b"\n" * 8)]
     for each in octets:
         converter.convert(each).addErrback(errors.append)
@@ -232,7 +232,7 @@ def test_convertCancelled() -> None:
     """Content that nobody waits for any more is closed when the thread is done with it, not under its hands."""
     thread, errors = Later(), list[Any]()
     octets = Octets(b"\n" * 8)
-    waiting = Converter(thread, atOnce=4).convert(octets).addErrback(errors.append)
+    waiting = NetasciiConverter(thread, atOnce=4).convert(octets).addErrback(errors.append)
     waiting.cancel()
     assert (errors[0].type, octets.closed) == (CancelledError, 0)
     thread.run()
@@ -241,7 +241,7 @@ def test_convertCancelled() -> None:
 
 def test_convertRemembers() -> None:
     """Only so many measures are remembered, the latest used of them."""
-    converter = Converter(atOnce=100, remembered=2)
+    converter = NetasciiConverter(atOnce=100, remembered=2)
     contents = {name: Octets(b"\n", name) for name in "abc"}
     for name in "abac":
         converter.convert(contents[name])
@@ -255,7 +255,7 @@ def test_convertRemembers() -> None:
 def test_native() -> None:
     """An upload in netascii is kept as native text, the last CR with it."""
     kept = Kept()
-    upload = Native(kept)
+    upload = NetasciiUpload(kept)
     assert verifyObject(IUpload, upload)
     for piece in (b"a\r", b"\nb\r\0", b"c\r"):
         upload.write(piece)
@@ -267,7 +267,7 @@ def test_native() -> None:
 def test_nativeFull() -> None:
     """Where the very last octet is one too many the commit fails; an abort is passed on."""
     kept, errors = Kept(room=1), list[Any]()
-    upload = Native(kept)
+    upload = NetasciiUpload(kept)
     upload.write(b"a\r")
     upload.commit().addErrback(errors.append)
     assert (errors[0].type, kept.state) == (Full, "open")

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from castd.errors import ConfigError, Forbidden, NotFound
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.netascii import Native
+from castd.files.netascii import NetasciiUpload
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
 from castd.request import Peer
@@ -69,5 +69,5 @@ class SinkChain:
             except NotFound as error:
                 missing = error
                 continue
-            return Native(upload) if self.mode == "netascii" else upload
+            return NetasciiUpload(upload) if self.mode == "netascii" else upload
         raise missing or Forbidden(why="no place for uploads of this name")

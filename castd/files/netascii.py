@@ -1,8 +1,8 @@
 """
 Content and uploads seen through netascii.
 
-L{Converted} is content whose octets are those on the wire: its size is known and any part of it can be read, as
-lockstep transfers need.  L{Native} is an upload that keeps the native text of what arrives.
+L{NetasciiContent} is content whose octets are those on the wire: its size is known and any part of it can be read, as
+lockstep transfers need.  L{NetasciiUpload} is an upload that keeps the native text of what arrives.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(content: Any) -> Index:
 
 
 @implementer(IContent)
-class Converted:
+class NetasciiContent:
     """
     An L{IContent} as it is in netascii.
     """
@@ -96,9 +96,9 @@ class Converted:
         self._content.close()
 
 
-class Converter:
+class NetasciiConverter:
     """
-    Makes L{Converted} of contents.  Each version of a file is measured once, however many ask for it, and a large one
+    Makes L{NetasciiContent} of contents.  Each version of a file is measured once, however many ask for it, and a large one
     in a thread: nobody can keep the disk busy by asking for an image in netascii again and again.
     """
 
@@ -107,13 +107,13 @@ class Converter:
         self._known: OrderedDict[Hashable, Index] = OrderedDict()
         self._waiting: dict[Hashable, list[Deferred[Index]]] = {}
 
-    def convert(self, content: Any) -> Deferred[Converted]:
+    def convert(self, content: Any) -> Deferred[NetasciiContent]:
         """
         -> a Deferred of the content in netascii.
 
         @param content: becomes the result's own; if this fails it is closed.  It fails with L{ContentChanged}.
         """
-        asked: Deferred[Converted] = Deferred()
+        asked: Deferred[NetasciiContent] = Deferred()
         self._index(content).addBoth(_answer, content, asked)
         return asked
 
@@ -140,16 +140,16 @@ class Converter:
             waiting.callback(result)
 
 
-def _answer(result: Index | Failure, content: Any, asked: Deferred[Converted]) -> None:
+def _answer(result: Index | Failure, content: Any, asked: Deferred[NetasciiContent]) -> None:
     """Only now may the content be closed: the thread reads it even when nobody waits any more."""
     if isinstance(result, Failure) or asked.called:
         content.close()
     if not asked.called:
-        asked.callback(result if isinstance(result, Failure) else Converted(content, result))
+        asked.callback(result if isinstance(result, Failure) else NetasciiContent(content, result))
 
 
 @implementer(IUpload)
-class Native:
+class NetasciiUpload:
     """An L{IUpload} that is given netascii and keeps native text."""
 
     def __init__(self, upload: Any) -> None:

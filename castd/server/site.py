@@ -14,7 +14,7 @@ from castd.errors import Forbidden
 from castd.files.access import Rule, Rules
 from castd.files.content import SourceChain
 from castd.files.directory import SinkChain
-from castd.files.netascii import Converter
+from castd.files.netascii import NetasciiConverter
 from castd.interfaces import IContent, IContentSink, ISite
 from castd.request import Request
 from castd.server.commons import Commons
@@ -46,7 +46,7 @@ class Site(Commons):
         kept = tuple(sinks)
         self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
         self.rules = None if rules is None else Rules(rules)
-        self._converter = Converter()
+        self._converter = NetasciiConverter()
 
     def lookup(self, request: Request) -> Deferred[IContent]:
         """Access rules, then the sources in order, then netascii if that was asked for; see L{ISite}."""

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
-from castd.files.netascii import Converter, Native
+from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite
 from castd.options import Limits
 from castd.request import Peer, Request
@@ -39,9 +39,9 @@ class NativeSink:
     def __init__(self, sink: Any) -> None:
         self._sink = sink
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> Native:
+    def begin(self, name: str, peer: Peer, size: int | None) -> NetasciiUpload:
         """As L{IContentSink.begin}."""
-        return Native(self._sink.begin(name, peer, size))
+        return NetasciiUpload(self._sink.begin(name, peer, size))
 
 
 @implementer(ISite)
@@ -70,7 +70,7 @@ class MemorySite(Commons):
     ) -> None:
         super().__init__(network, chance, ports, limits)
         self.files, self.uploads, self.access, self.source = files, uploads, access, source
-        self._convert = Converter(maybeDeferred).convert
+        self._convert = NetasciiConverter(maybeDeferred).convert
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
         self._versions: dict[str, BytesContent] = {}

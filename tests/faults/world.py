@@ -24,7 +24,7 @@ from castd.client.urls import parseUrl
 from castd.config import yaml
 from castd.config.config import Config, build
 from castd.config.plugin import collect
-from castd.files.netascii import Converter
+from castd.files.netascii import NetasciiConverter
 from castd.net.ports import Ports
 from castd.receive import sbroadcast
 from castd.receive.options import RequestedOptions
@@ -101,7 +101,7 @@ class World:
         self.server = compose(config, COLLECTED, self.reactor, self.ports, random.Random(2))
         # Disks are waited for in this thread.
         self.site: Any = self.server.site
-        self.site._converter = Converter(maybeDeferred)
+        self.site._converter = NetasciiConverter(maybeDeferred)
         for drops in self.site.drops.values():
             for drop in drops.drops:
                 drop._thread = maybeDeferred
