@@ -30,7 +30,7 @@ class _Fixed:
     until: float = 0.0
 
 
-class Leases:
+class GroupPool:
     """
     The groups of one server, whatever port and transport they belong to: those of a pool, which are taken and given
     back, and those that the service file fixes, which casts of the same file may enter.
@@ -105,7 +105,7 @@ class Leases:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class OpenContext:
     """
     What a dialect is handed to begin a cast with, so that it stays pure.
 
@@ -116,4 +116,4 @@ class Means:
 
     now: float
     chance: Random
-    leases: Leases
+    leases: GroupPool

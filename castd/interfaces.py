@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
-    from castd.group_pool import Means
+    from castd.group_pool import OpenContext
     from castd.request import Local, Peer, Request
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
@@ -169,7 +169,7 @@ class IDialect(Interface):
     def same(request: Request, other: Request) -> bool:
         """-> bool: the same machine, asking again from a new port (Etherboot, iPXE)."""
 
-    def open(request: Request, content: IContent, means: Means) -> IWire:
+    def open(request: Request, content: IContent, means: OpenContext) -> IWire:
         """
         -> L{IWire}.  Negotiates, numbers the blocks, takes a group address.
 
@@ -305,7 +305,7 @@ class ISite(Interface):
     alarms = Attribute("castd.net.timers.Alarms: one timer for all casts.")
     layouts = Attribute("castd.server.blockcache.Layouts: the wire images that all casts share.")
     gate = Attribute("castd.server.admission.Gate: who may have how much.")
-    leases = Attribute("castd.group_pool.Leases: the group addresses in use.")
+    leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
     elder = Attribute(
         "castd.upgrade.predecessor.Elder: the process we take over from, while it still serves somebody; None."
     )

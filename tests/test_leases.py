@@ -4,14 +4,14 @@ Whose group is whose.
 
 from __future__ import annotations
 
-from castd.group_pool import REST, Leases
+from castd.group_pool import REST, GroupPool
 
 PLACE, OTHER = ("239.255.1.1", 3001), ("239.255.1.2", 3001)
 
 
 def test_pool() -> None:
     """A group of a pool is nobody else's while it is taken, nor for a while after."""
-    leases = Leases()
+    leases = GroupPool()
     assert [leases.take((PLACE, OTHER), 0.0) for _ in range(3)] == [PLACE, OTHER, None]
     leases.give(PLACE, 10.0)
     assert leases.take((PLACE, OTHER), 10.0 + REST - 0.1) is None
@@ -20,7 +20,7 @@ def test_pool() -> None:
 
 def test_fixed() -> None:
     """A fixed group is for casts of one file, and rests when the last has ended; the same file need not wait."""
-    leases = Leases()
+    leases = GroupPool()
     assert leases.free(PLACE, "a", 0.0)
     leases.enter(PLACE, "a", 5.0)
     assert leases.free(PLACE, "a", 0.0)
@@ -35,7 +35,7 @@ def test_fixed() -> None:
 
 def test_poolAndFixed() -> None:
     """After a reload a fixed group may be one of the pool's: whoever was there first has it."""
-    leases = Leases()
+    leases = GroupPool()
     leases.enter(PLACE, "a", 0.0)
     assert leases.take((PLACE, OTHER), 0.0) == OTHER
     assert not leases.free(OTHER, "b", 0.0)
@@ -45,7 +45,7 @@ def test_poolAndFixed() -> None:
 
 def test_ofAnotherProcess() -> None:
     """What another process sent to a fixed group rests here as long as it would there, at another clock's time."""
-    there, here = Leases(), Leases()
+    there, here = GroupPool(), GroupPool()
     there.enter(PLACE, "a", 35.0)
     assert there.used(7.0) == [(PLACE, "a", 35.0)]
     there.leave(PLACE, 10.0)

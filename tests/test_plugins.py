@@ -20,7 +20,7 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, collect
 from castd.errors import ConfigError, WireError
-from castd.group_pool import Leases, Means
+from castd.group_pool import GroupPool, OpenContext
 from castd.interfaces import ICastTransport, IDialect, IPaced, ITransportMaker, IWire
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
@@ -116,7 +116,7 @@ def test_interfaces(collected: Collected, module: Any) -> None:
     assert verifyObject(IDialect, dialect)
     content = BytesContent("image", b"image")
     request = Request(("10.0.0.2", 7777), Local(*SERVER), "image", detail=module.ALL)
-    assert verifyObject(IWire, dialect.open(request, content, Means(0.0, random.Random(0), Leases())))
+    assert verifyObject(IWire, dialect.open(request, content, OpenContext(0.0, random.Random(0), GroupPool())))
     assert verifyClass(IPaced, module.Spring)
     transport = collected.transports["fountain"].makeTransport("fountain", options, memorySite(Network()))
     assert isinstance(transport, Listener)

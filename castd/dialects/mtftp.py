@@ -28,7 +28,7 @@ from castd.dialects import _tftp
 from castd.dialects.mtftp_cast import PATIENCE, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import Clients, Duration, ListenOptions, Place, Port, groupEndpoint
 from castd.packets import tftp
@@ -263,7 +263,7 @@ class Dialect:
         """The cast itself knows a machine that has restarted."""
         return False
 
-    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
         if content.size > LONGEST:
             raise Declined("too-many-blocks")
         options = self.options

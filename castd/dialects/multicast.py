@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
-from castd.group_pool import Leases, Means
+from castd.group_pool import GroupPool, OpenContext
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
 from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
@@ -49,7 +49,7 @@ class Wire(_group.GroupWire):
     """One group."""
 
     def __init__(
-        self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], leases: Leases
+        self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], leases: GroupPool
     ) -> None:
         patience = _group.patience(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, patience, group)
@@ -102,7 +102,7 @@ class Dialect:
         cap = min(self.options.blksize, _tftp.unfragmented(request.local))
         return _group.agree(request, content.size, cap)
 
-    def open(self, request: Request, content: IContent, means: Means) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         terms = self._agree(request, content)
         first = int(ip_address(self.options.groups.network_address))
         places = (

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
@@ -158,7 +158,7 @@ class Wire(_group.GroupWire):
         subnet: IPv4Network,
         sbids: Sbids,
         pacer: Pacer,
-        means: Means,
+        means: OpenContext,
     ) -> None:
         patience = replace(_group.patience(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
         super().__init__(terms, size, patience, (str(subnet.broadcast_address), options.dataPort))
@@ -235,7 +235,7 @@ class Dialect:
         cap = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
         return subnet, _group.agree(request, content.size, cap)
 
-    def open(self, request: Request, content: IContent, means: Means) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)
         return Wire(terms, content.size, self.options, subnet, self._sbids, self._pacers[subnet], means)
 

@@ -24,7 +24,7 @@ from castd.cast.events import (
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.packets import slam
@@ -181,7 +181,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
         if not content.size:
             raise Declined("empty file: SLAM has no word for it")
         limit = self.options.limit

@@ -20,7 +20,7 @@ from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
@@ -130,7 +130,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: Means | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
         terms = negotiate(request, self._caps(request), content.size)
         return Wire(terms, content.size, self.patience(terms))
 

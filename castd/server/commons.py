@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
-from castd.group_pool import Leases
+from castd.group_pool import GroupPool
 from castd.net.timers import Alarms
 from castd.options import Limits
 from castd.pacing import Pacer
@@ -40,7 +40,7 @@ class Commons:
         self.alarms = Alarms(reactor, getattr(ports, "drain", None))
         self.layouts = Layouts(limits.memory)
         self.gate = Gate(limits)
-        self.leases = Leases()
+        self.leases = GroupPool()
         self.requestPorts: Counter[int] = Counter()
         self.elder: Any = None
         self.barring: Callable[[str, str, float, str], object] | None = None

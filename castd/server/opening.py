@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from twisted.internet.error import CannotListenError
 
 from castd.errors import Declined, Elsewhere, Refused
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IGroupWire, ITransferHalf
 from castd.pacing import Pacer
 from castd.request import Peer, Request
@@ -147,7 +147,7 @@ class Opening:
 
     def _begin(self, room: Room, request: Request, content: IContent) -> None:
         site = self._site
-        wire = room.dialect.open(request, content, Means(site.reactor.seconds(), site.random, site.leases))
+        wire = room.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.leases))
         try:
             if wire.group is not None:
                 self._notDeaf(request)

@@ -37,7 +37,7 @@ from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
-from castd.group_pool import Means
+from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
 from castd.options import GroupEndpoint, ListenOptions, Place, Port, Rate
 from castd.request import Local, Peer, Request
@@ -214,7 +214,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: Means) -> Wire:
+    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         if content.size > MOST_BLOCKS * self.options.blksize:
             raise Declined("too-many-blocks")
         version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
