@@ -142,27 +142,27 @@ def portRange(text: object) -> range:
     return range(first, last + 1)
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """An address and a port, as sockets take them."""
 
     host: str
     port: int
 
 
-def endpoint(text: object) -> Place:
+def endpoint(text: object) -> Endpoint:
     """Read a numeric address and a port: C{10.0.0.5:69}, C{[::1]:69}."""
     if isinstance(text, tuple) and len(text) == 2:
         text = f"[{text[0]}]:{text[1]}" if ":" in str(text[0]) else f"{text[0]}:{text[1]}"
     found = re.fullmatch(r"(?:\[([^\]]{1,60})\]|([0-9.]{1,15})):([0-9]{1,5})", str(text).strip(), re.ASCII)
     if found is None or not 1 <= int(found[3]) <= 65535:
         raise ValueError(f"{text} is not an address and a port: write it as 239.255.1.1:3001")
-    return Place(str(_ip(found[1] or found[2], "239.255.1.1:3001")), int(found[3]))
+    return Endpoint(str(_ip(found[1] or found[2], "239.255.1.1:3001")), int(found[3]))
 
 
-def groupEndpoint(text: object) -> Place:
+def groupEndpoint(text: object) -> Endpoint:
     """Read a group and a port: C{239.255.1.1:3001}."""
     found = endpoint(text)
-    return Place(group(found.host), found.port)
+    return Endpoint(group(found.host), found.port)
 
 
 def _showPlace(place: tuple[str, int]) -> str:
@@ -202,10 +202,10 @@ Clients = Annotated[
 #: Ports, both ends included in the text; a C{range} in code.
 PortRange = Annotated[range, PlainValidator(portRange), _written(_showPorts), _schema("ports", "30000-30100")]
 #: An address and a port.
-Endpoint = Annotated[Place, PlainValidator(endpoint), _written(_showPlace), _schema("address:port", "10.0.0.5:69")]
+Endpoint = Annotated[Endpoint, PlainValidator(endpoint), _written(_showPlace), _schema("address:port", "10.0.0.5:69")]
 #: A multicast address and a port.
 GroupEndpoint = Annotated[
-    Place, PlainValidator(groupEndpoint), _written(_showPlace), _schema("group:port", "239.255.1.1:3001")
+    Endpoint, PlainValidator(groupEndpoint), _written(_showPlace), _schema("group:port", "239.255.1.1:3001")
 ]
 
 
