@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from castd.net.fdstore import Store, nameOf
+from castd.net.fdstore import FdStore, nameOf
 from castd.net.ports import Ports
 from castd.observe.sdnotify import Notices
 from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
@@ -99,7 +99,7 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Notices, "barrier", lambda notices: waited.append(len(manager.waiting())))
     unit = datagram()
     number = unit.getsockname()[1]
-    ports = Ports(Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=Store(Notices(manager.address)))
+    ports = Ports(Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=FdStore(Notices(manager.address)))
     ours, other = ports.listen(0, Heard(), "127.0.0.1"), ports.listen(number, Heard(), "127.0.0.1")
     for _ in range(2):
         assert ports.settle() == []
@@ -131,7 +131,7 @@ def test_barrier(manager: Manager) -> None:
     silent = Notices()
     silent.barrier()
     assert not silent.heard
-    assert not Store(silent).keeps
+    assert not FdStore(silent).keeps
     notices.close()
 
 

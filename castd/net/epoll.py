@@ -34,7 +34,7 @@ Readable: TypeAlias = Callable[[], object]
 
 
 @implementer(IReadDescriptor)
-class PortSet:
+class EpollSet:
     """
     The set; a reader of the reactor as long as it has members.
     """

@@ -12,8 +12,8 @@ from typing import Protocol
 OURS = "castd."
 
 
-class Notices(Protocol):
-    """The way to the service manager, a L{castd.observe.sdnotify.Notices}."""
+class Notifier(Protocol):
+    """The way to the service manager, a L{castd.observe.sdnotify.Notifier}."""
 
     @property
     def heard(self) -> bool:
@@ -32,12 +32,12 @@ def nameOf(at: tuple[str, int]) -> str:
     return f"{OURS}{host.replace(':', '_') or 'any'}.{port}"
 
 
-class Store:
+class FdStore:
     """
     What is kept, and what no more.  Without a service manager, nothing.
     """
 
-    def __init__(self, notices: Notices | None = None) -> None:
+    def __init__(self, notices: Notifier | None = None) -> None:
         self._notices = notices if notices is not None and notices.heard else None
         self._closed = False
         self._kept: set[tuple[str, int]] = set()

@@ -17,7 +17,7 @@ MOST_SEGMENTS, MOST_OCTETS = 64, 65507
 UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
 
 
-class Bursts:
+class GsoSender:
     """
     Sends images of many datagrams by one call, where kernel and path allow it.
     """
@@ -72,7 +72,7 @@ class Bursts:
             self._step = 0
 
 
-def sendBurst(bursts: Bursts, send: Any, image: Any, step: int) -> int:
+def sendBurst(bursts: GsoSender, send: Any, image: Any, step: int) -> int:
     """
     Send an image, by one call if that is possible, else datagram by datagram.
 

@@ -18,9 +18,9 @@ from zope.interface import implementer
 
 from castd.interfaces import IListeningPort, IPorts
 from castd.net import sockets
-from castd.net.epoll import PortSet
-from castd.net.fdstore import Store
-from castd.net.gso import Bursts, sendBurst
+from castd.net.epoll import EpollSet
+from castd.net.fdstore import FdStore
+from castd.net.gso import GsoSender, sendBurst
 from castd.net.unicast_ports import LentPort, Pair
 from castd.request import Local, Peer
 
@@ -59,7 +59,7 @@ class OpenPort:
         self._socket = made
         self._protocol = protocol
         self._listening = listening
-        self._bursts = Bursts(made, mtu)
+        self._bursts = GsoSender(made, mtu)
         self._address: Any = None
         try:
             host, self._number, *_ = made.getsockname()
@@ -202,7 +202,7 @@ class Ports:
         chance: random.Random,
         adopted: Mapping[tuple[str, int], socket.socket] | None = None,
         inherited: Mapping[tuple[str, int], socket.socket] | None = None,
-        store: Store | None = None,
+        store: FdStore | None = None,
         shared: bool = False,
     ):
         """
@@ -212,12 +212,12 @@ class Ports:
         @param store: where the sockets of requests are kept for the process after this one.
         @param shared: that process still sends through all of these sockets.
         """
-        self.set = PortSet(reactor)
+        self.set = EpollSet(reactor)
         self.interfaces = sockets.Interfaces()
         self._chance = chance
         self._adopted = dict(adopted or {})
         self._inherited = dict(inherited or {})
-        self._store = store or Store()
+        self._store = store or FdStore()
         self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
         self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
         self._returned: set[socket.socket] = set()

@@ -15,8 +15,8 @@ from zope.interface import implementer
 
 from castd.interfaces import IDatagramPort
 from castd.net import sockets
-from castd.net.epoll import PortSet
-from castd.net.gso import Bursts, allOf, sendBurst
+from castd.net.epoll import EpollSet
+from castd.net.gso import GsoSender, allOf, sendBurst
 from castd.request import Local, Peer
 
 #: Pairs of sockets kept for the next transfers, for each of our addresses; fewer where descriptors are scarce.
@@ -45,14 +45,14 @@ class Pair:
 
     __slots__ = ("_ports", "bursts", "lent", "main", "twin")
 
-    def __init__(self, ports: PortSet, main: socket.socket) -> None:
+    def __init__(self, ports: EpollSet, main: socket.socket) -> None:
         self.main = main
         try:
             self.twin = sockets.twinOf(main)
         except BaseException:
             main.close()
             raise
-        self.bursts = Bursts(main, 0)
+        self.bursts = GsoSender(main, 0)
         self.lent: LentPort | None = None
         self._ports = ports
         try:

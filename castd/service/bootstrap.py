@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
 from castd.net.activation import adopted, told
-from castd.net.fdstore import Store
+from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
 from castd.observe.sdnotify import Notices, watchdog
 from castd.request import showAddress
@@ -87,7 +87,7 @@ def _made(file: Path | str, reactor: Any, given: Legacy | None, user: User | Non
     notices = Notices(os.environ.get("NOTIFY_SOCKET"))
     # Till it has taken over nobody is to hear of it.
     notices.mute = given is not None
-    ports = Ports(reactor, chance, sockets, stored, Store(notices), given is not None)
+    ports = Ports(reactor, chance, sockets, stored, FdStore(notices), given is not None)
     collected = collect()
     with nullcontext() if user is None else user.acting():
         config = read(file, collected)
