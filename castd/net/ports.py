@@ -21,7 +21,7 @@ from castd.net import sockets
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
 from castd.net.gso import GsoSender, sendBurst
-from castd.net.unicast_ports import LentPort, Pair
+from castd.net.unicast_ports import SocketPair, UnicastPort
 from castd.request import Local, Peer
 
 #: Datagrams read from an open port in one go.
@@ -221,7 +221,7 @@ class Ports:
         self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
         self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
         self._returned: set[socket.socket] = set()
-        self._shelves: dict[tuple[str, range | None], list[Pair]] = {}
+        self._shelves: dict[tuple[str, range | None], list[SocketPair]] = {}
 
     def listen(self, port: int, protocol: Any, interface: str = "", options: Any = None) -> OpenPort:
         at = (interface, port)
@@ -295,12 +295,12 @@ class Ports:
             if peer is None:
                 return OpenPort(self, self._fresh(local.host, ports), protocol, listening=False, mtu=local.mtu)
             shelf = self._shelves.setdefault((local.host, ports), [])
-            pair = self._taken(shelf) or Pair(self.set, self._fresh(local.host, ports, errors=False))
-            return LentPort(shelf, pair, protocol, local, peer)
+            pair = self._taken(shelf) or SocketPair(self.set, self._fresh(local.host, ports, errors=False))
+            return UnicastPort(shelf, pair, protocol, local, peer)
         except OSError as error:
             raise CannotListenError(local.host, "any", error) from error
 
-    def _taken(self, shelf: list[Pair]) -> Pair | None:
+    def _taken(self, shelf: list[SocketPair]) -> SocketPair | None:
         """A pair that was used before, any of them."""
         if not shelf:
             return None

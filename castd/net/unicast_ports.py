@@ -33,7 +33,7 @@ def kept() -> int:
     return KEPT if limit == resource.RLIM_INFINITY else max(1, min(KEPT, limit // 16))
 
 
-class Pair:
+class SocketPair:
     """
     Two sockets on one port: one for the peer, to be connected, and its twin for strangers.
 
@@ -53,7 +53,7 @@ class Pair:
             main.close()
             raise
         self.bursts = GsoSender(main, 0)
-        self.lent: LentPort | None = None
+        self.lent: UnicastPort | None = None
         self._ports = ports
         try:
             ports.add(main.fileno(), self._idle)
@@ -62,7 +62,7 @@ class Pair:
             self.close()
             raise
 
-    def lend(self, port: LentPort, peer: Peer) -> None:
+    def lend(self, port: UnicastPort, peer: Peer) -> None:
         """@raise OSError: there is no way to the peer."""
         self.main.connect(peer)
         # Now only the new peer is heard, and it does not know this port yet: what is there is for the one before.
@@ -94,7 +94,7 @@ class Pair:
 
 
 @implementer(IDatagramPort)
-class LentPort:
+class UnicastPort:
     """
     A port with one peer, for one transfer.  The twin is heard as well: who sends to a foreign transfer is told so.
     """
@@ -111,13 +111,13 @@ class LentPort:
         "_shelf",
     )
 
-    def __init__(self, shelf: list[Pair], pair: Pair, protocol: Any, local: Local, peer: Peer) -> None:
+    def __init__(self, shelf: list[SocketPair], pair: SocketPair, protocol: Any, local: Local, peer: Peer) -> None:
         """
         @param shelf: where the pair goes in the end.
         @raise OSError: there is no way to the peer; the pair is closed.
         """
         self._shelf = shelf
-        self._pair: Pair | None = pair
+        self._pair: SocketPair | None = pair
         self._peer = peer
         self._protocol = protocol
         self._largest: int = protocol.largest
