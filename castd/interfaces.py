@@ -302,7 +302,7 @@ class ISite(Interface):
     random = Attribute("random.Random: all chance comes from here.")
     pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
     limits = Attribute("castd.options.Limits.")
-    alarms = Attribute("castd.net.timers.Alarms: one timer for all casts.")
+    alarms = Attribute("castd.net.timers.Timers: one timer for all casts.")
     layouts = Attribute("castd.server.blockcache.Layouts: the wire images that all casts share.")
     gate = Attribute("castd.server.admission.Gate: who may have how much.")
     leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from castd.net.timers import Alarms
+from castd.net.timers import Timers
 
 
 class Sleeper:
@@ -28,7 +28,7 @@ def test_readingFails() -> None:
         raise OSError("no such thing")
 
     clock, sleeper = Clock(), Sleeper()
-    alarms = Alarms(clock, read)
+    alarms = Timers(clock, read)
     for instant in (1, 2):
         alarms.set(sleeper, instant)
         clock.advance(1)

@@ -21,13 +21,13 @@ _log = Logger(namespace="castd")
 NEVER = float("inf")
 
 
-class Ringable(Protocol):
+class TimerTarget(Protocol):
     """
     Who has an alarm.
 
     @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who
-        wants to be woken sooner calls L{Alarms.set}.
-    @ivar queued: belongs to L{Alarms}: how it stands in the heap, L{None}: it does not.
+        wants to be woken sooner calls L{Timers.set}.
+    @ivar queued: belongs to L{Timers}: how it stands in the heap, L{None}: it does not.
     """
 
     due: float | None
@@ -36,7 +36,7 @@ class Ringable(Protocol):
     def wake(self) -> Any: ...
 
 
-class Alarms:
+class Timers:
     """
     A lazy heap of alarms over one delayed call.
 
@@ -51,7 +51,7 @@ class Alarms:
         self._reactor: Any = reactor
         self._before = before
         self._heap: list[tuple[float, int]] = []
-        self._owners: dict[int, Ringable] = {}
+        self._owners: dict[int, TimerTarget] = {}
         self._ticket = count()
         self._call: IDelayedCall | None = None
         self._callAt = NEVER
@@ -60,7 +60,7 @@ class Alarms:
         """How many places of the heap are taken; the places of those who have left are, until their time."""
         return len(self._heap)
 
-    def set(self, owner: Ringable, instant: float | None) -> None:
+    def set(self, owner: TimerTarget, instant: float | None) -> None:
         """Wake C{owner} at this instant; L{None}: never mind."""
         owner.due = instant
         if owner.queued is not None:
@@ -120,7 +120,7 @@ class Alarms:
         now = self._reactor.seconds()
         # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
         # that reading and signals get their share.
-        rung: list[Ringable] = []
+        rung: list[TimerTarget] = []
         self._settle()
         while self._heap and self._heap[0][0] <= now:
             _, ticket = heappop(self._heap)

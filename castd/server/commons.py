@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from castd.group_pool import GroupPool
-from castd.net.timers import Alarms
+from castd.net.timers import Timers
 from castd.options import Limits
 from castd.pacing import Pacer
 from castd.server.admission import Gate
@@ -37,7 +37,7 @@ class Commons:
         self.ports = ports
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
-        self.alarms = Alarms(reactor, getattr(ports, "drain", None))
+        self.alarms = Timers(reactor, getattr(ports, "drain", None))
         self.layouts = Layouts(limits.memory)
         self.gate = Gate(limits)
         self.leases = GroupPool()

@@ -24,7 +24,7 @@ class Stepping(DatagramProtocol):
     class, not a part, so that a block costs no call more.
 
     @ivar blocks, repeats, octets: datagrams with blocks, those that were repetitions, octets of them.
-    @ivar due, queued: see L{castd.net.timers.Ringable}.
+    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
     """
 
     noisy = False

@@ -34,7 +34,7 @@ class UploadProtocol(DatagramProtocol):
     @ivar blocks, octets: what was received; C{repeats}: what had to be said again until it was stored;
         C{full}: times the socket was full.
     @ivar malformed: datagrams of the peer that said nothing.
-    @ivar due, queued: see L{castd.net.timers.Ringable}.
+    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
     @ivar over: it has ended.
     @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
     """
