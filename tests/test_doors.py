@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from castd.cli import control, main
-from castd.observe.metrics import MOST, Figures
+from castd.observe.metrics import MOST, Counters
 
 ROOT = Path(__file__).parent.parent
 BODY = bytes(1500)
@@ -182,7 +182,7 @@ def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bounded() -> None:
     """However many names events carry, the labels are bounded; what is no word of ours is `other`."""
-    figures = Figures()
+    figures = Counters()
     for number in range(MOST + 50):
         figures({"event": "refused", "transport": f"t{number}", "code": 99, "name": "secret"})
     figures({"event": "received", "transport": "t1", "outcome": "invented", "octets": 5, "group": None})

@@ -27,7 +27,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 @implementer(ILogObserver)
-class Figures:
+class Counters:
     """
     Counts events.
 
@@ -125,7 +125,7 @@ class Gauges(Collector):
     """
 
     def __init__(
-        self, figures: Figures, transports: Callable[[], Iterable[Any]], held: Callable[[], Mapping[str, int]]
+        self, figures: Counters, transports: Callable[[], Iterable[Any]], held: Callable[[], Mapping[str, int]]
     ) -> None:
         """
         @param transports: -> each L{ICastTransport<castd.interfaces.ICastTransport>} that listens.
@@ -168,7 +168,7 @@ def kindOf(cast: Any) -> tuple[str, int]:
     return ("unicast" if getattr(wire, "group", None) is None else "group"), len(receivers)
 
 
-class Web(Site):
+class MetricsSite(Site):
     """The server of the page.  That it is read every few seconds is no news, so it has no log."""
 
     noisy = False
@@ -177,10 +177,10 @@ class Web(Site):
         """Not at all."""
 
 
-class Page(Resource):
+class MetricsPage(Resource):
     """C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
 
-    def __init__(self, figures: Figures, unready: Callable[[], str | None]) -> None:
+    def __init__(self, figures: Counters, unready: Callable[[], str | None]) -> None:
         """@param unready: -> why requests are not answered now, L{None}: they are."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.putChild(b"metrics", _Answer(lambda: (200, figures.page()), CONTENT_TYPE_LATEST))

@@ -151,14 +151,14 @@ class Porch:
 
     def _page(self) -> Any:
         # An extra: who wants no metrics need not have it.
-        from castd.observe.metrics import Figures, Gauges, Page, Web
+        from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite
 
         if self._figures is None:
-            self._figures = Figures()
+            self._figures = Counters()
             Gauges(
                 self._figures,
                 lambda: [each.transport for each in self._server.addresses],
                 lambda: held(self._server.site),
             )
             globalLogPublisher.addObserver(self._figures)
-        return Web(Page(self._figures, self._server.unready))  # type: ignore[no-untyped-call]
+        return MetricsSite(MetricsPage(self._figures, self._server.unready))  # type: ignore[no-untyped-call]
