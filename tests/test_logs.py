@@ -24,7 +24,7 @@ from castd.files.access import Rule
 from castd.observe import journal
 from castd.observe.file import LineFile
 from castd.observe.journal import Journal, here
-from castd.observe.ratelimit import Limiter
+from castd.observe.ratelimit import RateLimiter
 from castd.service.logs import Logs, onStream
 
 NOON = 1_800_000_000.0
@@ -305,7 +305,7 @@ def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.
 def test_flood() -> None:
     """Whatever strangers do, a minute has so many lines and no more, and every one that was held back is counted."""
     passed: list[Any] = []
-    observer = Limiter(passed.append)
+    observer = RateLimiter(passed.append)
     for number in range(30_000):
         emit(observer, "x", event="received", transport="tftp", outcome="silent", name=f"{number}")
         emit(observer, "x", event="opened", transport="slam", name=f"{number}")
@@ -313,7 +313,7 @@ def test_flood() -> None:
             for kind in ("refused", "crowded", "declined", "malformed"):
                 emit(observer, "x", event=kind, transport="tftp", name=f"{number}", why=f"{number}")
             emit(observer, "other", port=number)
-    assert len(passed) <= Limiter.LINES + Limiter.MOST + 8
+    assert len(passed) <= RateLimiter.LINES + RateLimiter.MOST + 8
     observer.flush()
     assert len(passed) + sum(each.get("more", 0) - 1 for each in passed if "more" in each) == 30_000 * 2 + 3_000 * 5
 
@@ -321,7 +321,7 @@ def test_flood() -> None:
 def test_faultOfManyNames() -> None:
     """A bug that every request meets has its traceback in the log once, however many names are asked for."""
     passed: list[Any] = []
-    observer = Limiter(passed.append)
+    observer = RateLimiter(passed.append)
     for number in range(1000):
         emit(observer, "{name} failed", failed=True, event="fault", transport="tftp", name=f"guess{number}")
     assert len(passed) == 1

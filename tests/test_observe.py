@@ -19,7 +19,7 @@ from zope.interface.verify import verifyObject
 from castd import outcomes
 from castd.observe.file import JSONFile
 from castd.observe.format import amount, asJSON, asText, sentence
-from castd.observe.ratelimit import Limiter
+from castd.observe.ratelimit import RateLimiter
 from castd.service.logs import jsonLog, textLog
 
 NOON = 1_800_000_000.0
@@ -220,7 +220,7 @@ def test_faultOnce() -> None:
 def test_faultsApart() -> None:
     """Faults of another kind, transport, file or reason are said beside it."""
     passed: list[Any] = []
-    made = Events(Limiter(passed.append))
+    made = Events(RateLimiter(passed.append))
     for _ in range(3):
         made.refused()
         made.refused(name="y")
@@ -249,7 +249,7 @@ def test_tracebackOnce() -> None:
 def test_transfersAlways() -> None:
     """Each transfer has its line, however many end the same way; so has what is no fault."""
     passed: list[Any] = []
-    made = Events(Limiter(passed.append))
+    made = Events(RateLimiter(passed.append))
     for _ in range(50):
         made.received(outcome=outcomes.SILENT, why="too slow")
         made.other("hello")
@@ -259,21 +259,21 @@ def test_transfersAlways() -> None:
 def test_manyNames() -> None:
     """Who asks for one invented name after the other does not fill the log, nor memory, and is counted."""
     passed: list[Any] = []
-    observer = Limiter(passed.append)
+    observer = RateLimiter(passed.append)
     made = Events(observer)
     for number in range(10_000):
         made.refused(name=f"guess{number}")
-    assert len(passed) == Limiter.MOST + 1
-    assert len(observer._seen) == Limiter.MOST + 1
+    assert len(passed) == RateLimiter.MOST + 1
+    assert len(observer._seen) == RateLimiter.MOST + 1
     observer.flush()
-    assert len(passed) == Limiter.MOST + 2
-    assert passed[-1]["more"] == 10_000 - Limiter.MOST - 1
+    assert len(passed) == RateLimiter.MOST + 2
+    assert passed[-1]["more"] == 10_000 - RateLimiter.MOST - 1
 
 
 def test_heldBackIsSaid() -> None:
     """What was held back is said by the first event of the next minute, be it of another kind, or by the end."""
     passed: list[Any] = []
-    observer = Limiter(passed.append)
+    observer = RateLimiter(passed.append)
     made = Events(observer)
     for _ in range(3):
         made.refused()
@@ -288,7 +288,7 @@ def test_heldBackIsSaid() -> None:
 def test_clockSetBack() -> None:
     """A clock that is set back does not silence the log until it is there again."""
     passed: list[Any] = []
-    made = Events(Limiter(passed.append))
+    made = Events(RateLimiter(passed.append))
     made.refused()
     made.now -= 3600
     made.refused()

@@ -14,7 +14,7 @@ import pytest
 
 from castd.net.fdstore import FdStore, nameOf
 from castd.net.ports import Ports
-from castd.observe.sdnotify import Notices
+from castd.observe.sdnotify import ServiceNotifier
 from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
 
 
@@ -96,10 +96,12 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     the process ends.  That something is dropped is waited for.
     """
     waited: list[int] = []
-    monkeypatch.setattr(Notices, "barrier", lambda notices: waited.append(len(manager.waiting())))
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notices: waited.append(len(manager.waiting())))
     unit = datagram()
     number = unit.getsockname()[1]
-    ports = Ports(Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=FdStore(Notices(manager.address)))
+    ports = Ports(
+        Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=FdStore(ServiceNotifier(manager.address))
+    )
     ours, other = ports.listen(0, Heard(), "127.0.0.1"), ports.listen(number, Heard(), "127.0.0.1")
     for _ in range(2):
         assert ports.settle() == []
@@ -121,14 +123,14 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.loopback
 def test_barrier(manager: Manager) -> None:
     """A barrier is over when the manager has closed what it was handed; one that does not answer is not waited for."""
-    notices = Notices(manager.address)
+    notices = ServiceNotifier(manager.address)
     reader = os.fork()
     if not reader:
         manager.read()
         os._exit(0)
     notices.barrier()
     assert os.waitpid(reader, 0)[1] == 0
-    silent = Notices()
+    silent = ServiceNotifier()
     silent.barrier()
     assert not silent.heard
     assert not FdStore(silent).keeps

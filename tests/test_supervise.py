@@ -19,7 +19,7 @@ from castd.config.plugin import collect
 from castd.net import activation
 from castd.net.activation import adopted, told
 from castd.net.ports import PROBE, Ports
-from castd.observe.sdnotify import Notices, Watch, watchdog
+from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdog
 from castd.service.service import Server, compose, kinds
 from castd.testing import Mailbox, Network
 
@@ -77,7 +77,7 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
     text = b"castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {tftp: , b: {use: tftp, port: 70}}\n"
     host = network.host(SERVER)
     server = compose(build(yaml.parse(text, "x"), folder / "x", kinds(COLLECTED)), COLLECTED, host, host)
-    server.supervised(Notices(supervisor.address, lambda: 12.5), period)
+    server.supervised(ServiceNotifier(supervisor.address, lambda: 12.5), period)
     return server
 
 
@@ -85,7 +85,7 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
 def test_notices(tmp_path: Path, address: str) -> None:
     """Fields arrive as lines of one datagram, at a path or an abstract name; a line break in a value ends nothing."""
     supervisor = Supervisor(address.format(tmp_path if address[0] == "{" else os.getpid()))
-    notices = Notices(supervisor.address, lambda: 12.5)
+    notices = ServiceNotifier(supervisor.address, lambda: 12.5)
     notices.say("READY=1", "STATUS=one\nTWO=2")
     notices.reloading()
     assert supervisor.take() == [
@@ -101,7 +101,7 @@ def test_notices(tmp_path: Path, address: str) -> None:
 def test_nobody(tmp_path: Path, events: list[dict[str, Any]]) -> None:
     """Without a supervisor, or with one that has gone, nothing is said, and one line logged."""
     for address in (None, "", "vsock:2:1", str(tmp_path / "none")):
-        notices = Notices(address)
+        notices = ServiceNotifier(address)
         notices.say("READY=1")
         notices.close()
     assert [(each["event"], each["told"]) for each in events] == [("unsaid", "READY=1")]
@@ -168,7 +168,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
     """
     a, b, never = Port(), Port(), Port()
     ports = [("a", a), ("b", b), ("never", never)]
-    watch = Watch(network, Notices(supervisor.address), 4.0, lambda: ports, lambda: "well")
+    watch = ServiceWatch(network, ServiceNotifier(supervisor.address), 4.0, lambda: ports, lambda: "well")
 
     def fed() -> int:
         return sum("WATCHDOG" in each for each in supervisor.take())

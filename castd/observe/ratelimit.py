@@ -14,7 +14,7 @@ from castd.observe.format import LINE, Observer, sentence
 
 
 @implementer(ILogObserver)
-class Limiter:
+class RateLimiter:
     """
     Passes events on to another observer, but the same fault only once a minute, and then how often it was.
 

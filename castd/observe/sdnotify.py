@@ -27,7 +27,7 @@ FAREWELL = 5.0
 BARRIER = 1.0
 
 
-class Notices:
+class ServiceNotifier:
     """
     The way to the supervisor; without one, silence.
 
@@ -102,7 +102,7 @@ def watchdog(environ: Mapping[str, str], pid: int | None = None) -> float | None
     return int(period) / 1e6 if mine and period.isdecimal() and int(period) else None
 
 
-class Watch:
+class ServiceWatch:
     """
     Keeps the supervisor informed, from the start of a server to its end.
     """
@@ -110,7 +110,7 @@ class Watch:
     def __init__(
         self,
         reactor: Any,
-        notices: Notices,
+        notices: ServiceNotifier,
         period: float | None,
         ports: Callable[[], Iterable[tuple[str, Any]]],
         standing: Callable[[], str],

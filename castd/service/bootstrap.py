@@ -23,7 +23,7 @@ from castd.errors import ConfigError, Unavailable
 from castd.net.activation import adopted, told
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
-from castd.observe.sdnotify import Notices, watchdog
+from castd.observe.sdnotify import ServiceNotifier, watchdog
 from castd.request import showAddress
 from castd.server.random import Chance
 from castd.service.privileges import User
@@ -84,7 +84,7 @@ def _made(file: Path | str, reactor: Any, given: Legacy | None, user: User | Non
     if given is not None:
         sockets, stored = given.adopted, given.inherited
     chance = Chance()
-    notices = Notices(os.environ.get("NOTIFY_SOCKET"))
+    notices = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
     # Till it has taken over nobody is to hear of it.
     notices.mute = given is not None
     ports = Ports(reactor, chance, sockets, stored, FdStore(notices), given is not None)

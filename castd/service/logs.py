@@ -26,21 +26,21 @@ from castd.errors import Unavailable
 from castd.observe import journal
 from castd.observe.file import JSONFile, LineFile
 from castd.observe.format import Observer, asJSON, asText
-from castd.observe.ratelimit import Limiter
+from castd.observe.ratelimit import RateLimiter
 
 #: What an event becomes.
 Format: TypeAlias = Literal["text", "json", "journal"]
 _RENDER: dict[str, Callable[[LogEvent], str | None]] = {"text": asText, "json": asJSON}
 
 
-def textLog(stream: Any) -> Limiter:
+def textLog(stream: Any) -> RateLimiter:
     """The log for people: C{asText}, each fault once a minute."""
-    return Limiter(FileLogObserver(stream, asText))
+    return RateLimiter(FileLogObserver(stream, asText))
 
 
-def jsonLog(stream: Any) -> Limiter:
+def jsonLog(stream: Any) -> RateLimiter:
     """The same log as lines of JSON."""
-    return Limiter(FileLogObserver(stream, asJSON))
+    return RateLimiter(FileLogObserver(stream, asJSON))
 
 
 def onStream(stream: TextIO) -> Callable[[Format], Observer]:
@@ -61,9 +61,9 @@ class Outlets:
     @ivar events: the events alone; L{None}: not wanted.
     """
 
-    log: Limiter | None = None
+    log: RateLimiter | None = None
     level: Observer | None = None
-    events: Limiter | None = None
+    events: RateLimiter | None = None
     files: tuple[Any, ...] = ()
 
     def flush(self) -> None:
@@ -137,10 +137,10 @@ class Logs:
             return found
 
         if wanted.json_ is not None:
-            made.events = Limiter(file("json", wanted.json_, JSONFile))
+            made.events = RateLimiter(file("json", wanted.json_, JSONFile))
         if self._elsewhere is not None:
             observer = self._log(config, file, closing)
-            made.log = Limiter(observer)
+            made.log = RateLimiter(observer)
             made.level = FilteringLogObserver(made.log, [LogLevelFilterPredicate(LogLevel.levelWithName(wanted.level))])
         made.files = tuple(closing)
         return made

@@ -18,7 +18,7 @@ from castd import __version__
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
-from castd.observe.sdnotify import Notices, Watch
+from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import about, held
 from castd.server.random import Chance
 from castd.server.site import Site
@@ -66,7 +66,7 @@ class Server(MultiService):
         self._sinks = made.sinks
         self.stopping = self.ending = False
         self.succession = Succession(self)
-        self.watch = Watch(site.reactor, Notices(), None, self.ports, self.standing)
+        self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.ports, self.standing)
         answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
         self.porch = Porch(self, answers)
         for each in self.addresses:
@@ -106,9 +106,9 @@ class Server(MultiService):
         """As who it will be when root is given up."""
         return nullcontext() if self.user is None else self.user.acting()
 
-    def supervised(self, notices: Notices, period: float | None) -> None:
-        """Keep a supervisor informed, and its watchdog fed; see L{Watch}."""
-        self.watch = Watch(self.site.reactor, notices, period, self.ports, self.standing)
+    def supervised(self, notices: ServiceNotifier, period: float | None) -> None:
+        """Keep a supervisor informed, and its watchdog fed; see L{ServiceWatch}."""
+        self.watch = ServiceWatch(self.site.reactor, notices, period, self.ports, self.standing)
 
     def ports(self) -> list[tuple[str, Any]]:
         """-> address for people, and port, wherever it listens."""

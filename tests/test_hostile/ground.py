@@ -17,7 +17,7 @@ from castd.client.transfer import Transfer
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.observe.format import asText
-from castd.observe.ratelimit import Limiter
+from castd.observe.ratelimit import RateLimiter
 from castd.receive import sbroadcast as subnet
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
@@ -175,7 +175,7 @@ class Ground:
         self.kinds: Counter[str] = Counter()
         self.ends: dict[str, set[str]] = defaultdict(set)
         self.lines = 0
-        self._log = Limiter(self._written)
+        self._log = RateLimiter(self._written)
 
     def _listener(self, *spoken: tuple[Any, dict[str, Any]]) -> Listener:
         """One port, and the dialects there in their order."""
@@ -220,7 +220,7 @@ class Ground:
             assert len(allowance._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
-        assert self.lines <= told + 2 * (Limiter.MOST + 64), (where, self.lines, self.kinds)
+        assert self.lines <= told + 2 * (RateLimiter.MOST + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:
         """Everybody is silent, and nothing is left of them."""
