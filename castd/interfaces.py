@@ -304,7 +304,7 @@ class ISite(Interface):
     limits = Attribute("castd.options.Limits.")
     alarms = Attribute("castd.net.timers.Timers: one timer for all casts.")
     layouts = Attribute("castd.server.blockcache.Layouts: the wire images that all casts share.")
-    gate = Attribute("castd.server.admission.Gate: who may have how much.")
+    gate = Attribute("castd.server.admission.Admission: who may have how much.")
     leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
     elder = Attribute(
         "castd.upgrade.predecessor.Elder: the process we take over from, while it still serves somebody; None."

@@ -37,7 +37,7 @@ class Allowance:
         return allowed
 
 
-class Gate:
+class Admission:
     """
     The limits of one site, shared by all its transports.
 

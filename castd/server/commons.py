@@ -13,7 +13,7 @@ from castd.group_pool import GroupPool
 from castd.net.timers import Timers
 from castd.options import Limits
 from castd.pacing import Pacer
-from castd.server.admission import Gate
+from castd.server.admission import Admission
 from castd.server.blockcache import Layouts
 
 #: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
@@ -39,7 +39,7 @@ class Commons:
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
         self.alarms = Timers(reactor, getattr(ports, "drain", None))
         self.layouts = Layouts(limits.memory)
-        self.gate = Gate(limits)
+        self.gate = Admission(limits)
         self.leases = GroupPool()
         self.requestPorts: Counter[int] = Counter()
         self.elder: Any = None
