@@ -303,7 +303,7 @@ class ISite(Interface):
     pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
     limits = Attribute("castd.options.Limits.")
     alarms = Attribute("castd.net.timers.Timers: one timer for all casts.")
-    layouts = Attribute("castd.server.blockcache.Layouts: the wire images that all casts share.")
+    layouts = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
     gate = Attribute("castd.server.admission.Admission: who may have how much.")
     leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
     elder = Attribute(

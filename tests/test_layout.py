@@ -11,7 +11,7 @@ import pytest
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects.tftp import Wire
 from castd.packets.options import AgreedOptions
-from castd.server.blockcache import Layouts
+from castd.server.blockcache import BlockCache
 from castd.server.lane import lane
 from castd.testing import BytesContent
 
@@ -24,7 +24,7 @@ def test_memoryIsBounded(blksize: int) -> None:
     limit = 1 << 19
     content = BytesContent("f", bytes(SIZE))
     wire = Wire(AgreedOptions(blksize=blksize), SIZE, RetransmitPolicy())
-    layouts = Layouts(limit)
+    layouts = BlockCache(limit)
     tracemalloc.start()
     try:
         number = 0
@@ -40,7 +40,7 @@ def test_memoryIsBounded(blksize: int) -> None:
 def test_lanesAreBounded() -> None:
     """Every receiver finds its lane, whatever window it has and wherever it begins, but only a few are kept."""
     content = BytesContent("f", bytes(SIZE))
-    chunk = Layouts(1 << 20).chunk(Wire(AgreedOptions(blksize=512), SIZE, RetransmitPolicy()), content, 0)
+    chunk = BlockCache(1 << 20).chunk(Wire(AgreedOptions(blksize=512), SIZE, RetransmitPolicy()), content, 0)
     for windowsize in range(1, 65):
         wire = Wire(AgreedOptions(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
         for start in range(chunk.stop - windowsize + 1):

@@ -79,7 +79,7 @@ def lay(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
     return Chunk(start, stop, step, image.toreadonly())
 
 
-class Layouts:
+class BlockCache:
     """
     The chunks in use, least recently used dropped first.
 

@@ -14,7 +14,7 @@ from castd.net.timers import Timers
 from castd.options import Limits
 from castd.pacing import Pacer
 from castd.server.admission import Admission
-from castd.server.blockcache import Layouts
+from castd.server.blockcache import BlockCache
 
 #: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
 MOST_BARRED = 4096
@@ -38,7 +38,7 @@ class Commons:
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
         self.alarms = Timers(reactor, getattr(ports, "drain", None))
-        self.layouts = Layouts(limits.memory)
+        self.layouts = BlockCache(limits.memory)
         self.gate = Admission(limits)
         self.leases = GroupPool()
         self.requestPorts: Counter[int] = Counter()
