@@ -30,8 +30,8 @@ from castd.server import eventlog
 from castd.server.audience import Home, Receiver
 from castd.server.fallback import Asides
 from castd.server.fastpath import Stepping
-from castd.server.sender import Delivery
-from castd.server.sendqueue import Outbox
+from castd.server.sender import CastSender
+from castd.server.sendqueue import SendQueue
 
 _log = Logger(namespace="castd")
 
@@ -79,7 +79,7 @@ class CastProtocol(Stepping):
         @param name: of the transport, for events.
         @param pacers: the cast's own and the site's, if they have a rate.
         """
-        self._main = Delivery(self, wire.cast(wire.patience, wire.count))
+        self._main = CastSender(self, wire.cast(wire.patience, wire.count))
         turn = self._main.cast
         super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
         self.home = home
@@ -93,7 +93,7 @@ class CastProtocol(Stepping):
         self.over = False
         self._asides = Asides()
         self._asidesFirst = False
-        self._outbox = Outbox(self)
+        self._outbox = SendQueue(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(turn) else None
         self._rate: float = 0.0 if self._paced is None else self._paced.rate
@@ -308,7 +308,7 @@ class CastProtocol(Stepping):
 
     # Who leaves.
 
-    def gone(self, delivery: Delivery, action: Left, now: float) -> None:
+    def gone(self, delivery: CastSender, action: Left, now: float) -> None:
         """From a delivery: a receiver's part has ended; or it goes on by unicast."""
         receiver = self.receivers.get(action.peer)
         if receiver is None:
@@ -333,7 +333,7 @@ class CastProtocol(Stepping):
         turn = Turn(patience, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
-        self._asides.add(action.peer, Delivery(self, turn, target, greets=not action.wants), now)
+        self._asides.add(action.peer, CastSender(self, turn, target, greets=not action.wants), now)
         self.moved[action.outcome] += 1
         eventlog.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)

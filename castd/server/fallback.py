@@ -11,7 +11,7 @@ from itertools import count
 
 from castd.cast.events import Event
 from castd.request import Peer
-from castd.server.sender import Delivery
+from castd.server.sender import CastSender
 
 #: In place of an instant: it is being pumped.
 AT_WORK = -1.0
@@ -25,9 +25,9 @@ class Asides:
     __slots__ = ("_heap", "_here", "_ordinals")
 
     def __init__(self) -> None:
-        self._here: dict[Peer, Delivery] = {}
+        self._here: dict[Peer, CastSender] = {}
         # An entry whose instant is no longer its delivery's says nothing: a later one counts.
-        self._heap: list[tuple[float, int, Delivery]] = []
+        self._heap: list[tuple[float, int, CastSender]] = []
         self._ordinals = count()
 
     def __len__(self) -> int:
@@ -36,10 +36,10 @@ class Asides:
     def __contains__(self, peer: object) -> bool:
         return peer in self._here
 
-    def get(self, peer: Peer) -> Delivery | None:
+    def get(self, peer: Peer) -> CastSender | None:
         return self._here.get(peer)
 
-    def add(self, peer: Peer, delivery: Delivery, now: float) -> None:
+    def add(self, peer: Peer, delivery: CastSender, now: float) -> None:
         """From now on it is served by itself."""
         self._here[peer] = delivery
         self._due(delivery, now)
@@ -49,7 +49,7 @@ class Asides:
         if (gone := self._here.pop(peer, None)) is not None:
             gone.due = None
 
-    def hear(self, delivery: Delivery, peer: Peer, event: Event, now: float) -> None:
+    def hear(self, delivery: CastSender, peer: Peer, event: Event, now: float) -> None:
         """Something arrived from one of them."""
         delivery.cast.hear(peer, event, now)
         self._due(delivery, now)
@@ -75,6 +75,6 @@ class Asides:
             heappop(heap)
         return heap[0][0] if heap else None
 
-    def _due(self, delivery: Delivery, instant: float) -> None:
+    def _due(self, delivery: CastSender, instant: float) -> None:
         delivery.due = instant
         heappush(self._heap, (instant, next(self._ordinals), delivery))

@@ -23,7 +23,7 @@ REST, LONGEST_REST = 0.005, 0.08
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Delivery:
+class CastSender:
     """
     A cast, and what of its last burst has not gone out yet.
 

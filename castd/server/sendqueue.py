@@ -19,7 +19,7 @@ _log = Logger(namespace="castd")
 MOST_KEPT = 256
 
 
-class Sender(Protocol):
+class QueueOwner(Protocol):
     """
     Whose datagrams they are.
 
@@ -34,7 +34,7 @@ class Sender(Protocol):
         """A host says that the port is closed; C{None}: the one peer's."""
 
 
-class Outbox:
+class SendQueue:
     """
     What a full socket does not take is kept, in its order.  Any other fault is, to the network, a datagram lost on its
     way; to the operator one line for each kind.
@@ -42,7 +42,7 @@ class Outbox:
 
     __slots__ = ("_complained", "_kept", "_rest", "_sender")
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: QueueOwner) -> None:
         self._sender: Any = sender
         self._kept: deque[tuple[bytes, Peer]] = deque(maxlen=MOST_KEPT)
         self._rest = 0.0

@@ -19,7 +19,7 @@ from castd.interfaces import IDialect, ISite, ITransferHalf, IUpload
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.request import Peer, Request, show
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
-from castd.server.sendqueue import Outbox
+from castd.server.sendqueue import SendQueue
 
 _log = Logger(namespace="castd")
 
@@ -72,7 +72,7 @@ class UploadProtocol(DatagramProtocol):
         self._committedAt: float | None = None
         self._closed = 0
         self._seconds = self.site.reactor.seconds
-        self._outbox = Outbox(self)
+        self._outbox = SendQueue(self)
         self._shared = False
 
     # Life.
