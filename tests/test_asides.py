@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from castd.cast.events import RequestBlocks
-from castd.server.fallback import Asides
+from castd.server.fallback import Fallbacks
 
 A, B, C = (("10.0.0.10", port) for port in (1, 2, 3))
 
@@ -31,7 +31,7 @@ class One:
 
 
 def among(**ones: One) -> Any:
-    asides: Any = Asides()
+    asides: Any = Fallbacks()
     for peer, one in zip((A, B, C), ones.values(), strict=False):
         asides.add(peer, one, 0.0)
     return asides

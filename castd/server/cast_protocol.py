@@ -28,7 +28,7 @@ from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWir
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import Home, Receiver
-from castd.server.fallback import Asides
+from castd.server.fallback import Fallbacks
 from castd.server.fastpath import Stepping
 from castd.server.sender import CastSender
 from castd.server.sendqueue import SendQueue
@@ -91,7 +91,7 @@ class CastProtocol(Stepping):
         self.moved: Counter[str] = Counter()
         self.opened = self._seconds()
         self.over = False
-        self._asides = Asides()
+        self._asides = Fallbacks()
         self._asidesFirst = False
         self._outbox = SendQueue(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]

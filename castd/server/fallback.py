@@ -17,7 +17,7 @@ from castd.server.sender import CastSender
 AT_WORK = -1.0
 
 
-class Asides:
+class Fallbacks:
     """
     By peer; and in the order in which they are due.
     """
