@@ -12,7 +12,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.dialects.tftp import Wire
 from castd.packets.options import AgreedOptions
 from castd.server.blockcache import BlockCache
-from castd.server.lane import lane
+from castd.server.lane import preparedSteps
 from castd.testing import BytesContent
 
 SIZE = 1 << 21
@@ -30,7 +30,7 @@ def test_memoryIsBounded(blksize: int) -> None:
         number = 0
         while number < min(wire.count, 8192):
             chunk = layouts.chunk(wire, content, number)
-            lane(wire, chunk, number)
+            preparedSteps(wire, chunk, number)
             number = chunk.stop
         assert tracemalloc.get_traced_memory()[0] < 1.3 * limit
     finally:
@@ -44,7 +44,7 @@ def test_lanesAreBounded() -> None:
     for windowsize in range(1, 65):
         wire = Wire(AgreedOptions(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
         for start in range(chunk.stop - windowsize + 1):
-            found = lane(wire, chunk, start)
+            found = preparedSteps(wire, chunk, start)
             assert found is not None
             assert found.numbers(1, wire.count) == range(start, start + windowsize)
     assert len(chunk.lanes) <= 4

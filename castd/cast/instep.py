@@ -1,6 +1,6 @@
 """
 In step: a lone receiver that says what was foreseen is served without asking its cast, which is told afterwards (see
-L{castd.server.lane}).
+L{castd.server.preparedSteps}).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Chunk:
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams.
     @ivar cost: octets of memory, about.
-    @ivar lanes: what L{castd.server.lane} keeps for its readers.
+    @ivar lanes: what L{castd.server.preparedSteps} keeps for its readers.
     """
 
     __slots__ = ("cost", "image", "lanes", "start", "step", "stop")

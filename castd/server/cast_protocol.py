@@ -29,7 +29,7 @@ from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import Home, Receiver
 from castd.server.fallback import Fallbacks
-from castd.server.fastpath import Stepping
+from castd.server.fastpath import FastPath
 from castd.server.sender import CastSender
 from castd.server.sendqueue import SendQueue
 
@@ -49,7 +49,7 @@ def letGo(content: IContent, transport: str) -> None:
         _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
 
 
-class CastProtocol(Stepping):
+class CastProtocol(FastPath):
     """
     Carries one cast, and beside it the casts of those who turned out to hear no multicast.
 

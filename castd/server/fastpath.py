@@ -1,5 +1,5 @@
 """
-The fast path of a cast: a lone receiver that says what was foreseen gets what lies ready (see L{castd.server.lane}).
+The fast path of a cast: a lone receiver that says what was foreseen gets what lies ready (see L{castd.server.preparedSteps}).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from castd.errors import ContentChanged
 from castd.interfaces import IContent, ISite, IWire
 from castd.request import Peer
 from castd.server.blockcache import Chunk
-from castd.server.lane import Lane, lane
+from castd.server.lane import PreparedSteps, preparedSteps
 
 
-class Stepping(DatagramProtocol):
+class FastPath(DatagramProtocol):
     """
     The half of a L{castd.server.cast_protocol.CastProtocol} that all blocks in the lane go through.  It is a base
     class, not a part, so that a block costs no call more.
@@ -42,7 +42,7 @@ class Stepping(DatagramProtocol):
         self._seconds: Callable[[], float] = self.site.reactor.seconds
         self._turn = turn
         self._chunk: Chunk | None = None
-        self._lane: Lane | None = None
+        self._lane: PreparedSteps | None = None
         self._answer: bytes | None = None  # what a settled receiver says next
         self._begins: bytes | None = None  # how one that was greeted answers
         self._burst: Any = None
@@ -63,14 +63,14 @@ class Stepping(DatagramProtocol):
         """From the transport: somebody's datagram at this cast's port."""
         if datagram == self._answer:
             # The lane; all of Python's part in a lockstep block lies in these lines.
-            lane, steps, now = self._lane, self._steps, self._seconds()
+            preparedSteps, steps, now = self._lane, self._steps, self._seconds()
             try:
-                self._burst(lane.images[steps])  # type: ignore[union-attr]
+                self._burst(preparedSteps.images[steps])  # type: ignore[union-attr]
             except OSError:
                 self._hear(datagram, addr)
                 return
             self._steps = steps = steps + 1
-            self._answer = lane.answers[steps]  # type: ignore[union-attr]
+            self._answer = preparedSteps.answers[steps]  # type: ignore[union-attr]
             self._steppedAt = now
             self.due = now + self._interval
         elif not self._foreseen(datagram):
@@ -102,7 +102,7 @@ class Stepping(DatagramProtocol):
         """
         self._begins = None
         try:
-            first = lane(self.wire, self.chunk(0), 0)
+            first = preparedSteps(self.wire, self.chunk(0), 0)
         except ContentChanged:
             return False
         if first is None:
@@ -117,9 +117,9 @@ class Stepping(DatagramProtocol):
         self._stands(first, 1, now, turn.begun(first.numbers(1, self.wire.count), now))
         return True
 
-    def _stands(self, lane: Lane, steps: int, now: float, interval: float) -> None:
+    def _stands(self, preparedSteps: PreparedSteps, steps: int, now: float, interval: float) -> None:
         """So many steps of this lane are taken, the last one now; without an answer the alarm rings."""
-        self._lane, self._steps, self._steppedAt = lane, steps, now
+        self._lane, self._steps, self._steppedAt = preparedSteps, steps, now
         self._interval = interval * self._slack
         self.site.alarms.set(self, now + self._interval)
 
@@ -128,22 +128,22 @@ class Stepping(DatagramProtocol):
         sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
         if sentAt is None or self._chunk is None:
             return
-        self._lane = lane(self.wire, self._chunk, self._stop)
+        self._lane = preparedSteps(self.wire, self._chunk, self._stop)
         if self._lane is not None:
             self._steppedAt = sentAt
             self._burst = self._burstFor(self._lane)
 
-    def _burstFor(self, lane: Lane) -> Callable[[Any], object]:
+    def _burstFor(self, preparedSteps: PreparedSteps) -> Callable[[Any], object]:
         step = self._chunk.step  # type: ignore[union-attr]
-        return self.transport.burst(step, step * lane.stride)  # type: ignore[no-any-return,union-attr]
+        return self.transport.burst(step, step * preparedSteps.stride)  # type: ignore[no-any-return,union-attr]
 
-    def _measuredStep(self, old: Lane, datagram: bytes) -> bool:
+    def _measuredStep(self, old: PreparedSteps, datagram: bytes) -> bool:
         """
         Is this the answer foreseen, in a lane or from its last step into the next chunk's?  Then that step is taken,
         for a sixth of what it would cost to ask the cast; and the answer is measured, for all that follow in this lane
         if there is little more to learn.
         """
-        following: Lane | None = old
+        following: PreparedSteps | None = old
         steps = self._steps
         if steps < len(old.images):
             if datagram != old.answers[steps]:
@@ -167,21 +167,21 @@ class Stepping(DatagramProtocol):
         self._answer = following.answers[steps + 1] if turn.settled else None
         return True
 
-    def _nextLane(self, old: Lane) -> Lane | None:
+    def _nextLane(self, old: PreparedSteps) -> PreparedSteps | None:
         try:
-            following = lane(self.wire, self.chunk(old.stop), old.stop)
+            following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
         except ContentChanged:
             return None
         return following if following is not None and following.gap == old.gap else None
 
-    def _stepped(self, lane: Lane) -> None:
+    def _stepped(self, preparedSteps: PreparedSteps) -> None:
         """Count what went out by the steps taken."""
-        numbers, octets = self._taken(lane)
+        numbers, octets = self._taken(preparedSteps)
         self.sent(numbers.start, len(numbers), octets, False)
 
-    def _taken(self, lane: Lane) -> tuple[range, int]:
+    def _taken(self, preparedSteps: PreparedSteps) -> tuple[range, int]:
         """-> the blocks that went out by the steps taken, and their octets."""
-        numbers, blocksize = lane.numbers(self._steps, self.wire.count), self.wire.blocksize
+        numbers, blocksize = preparedSteps.numbers(self._steps, self.wire.count), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
     def sofar(self) -> tuple[int, int, int]:
@@ -194,12 +194,12 @@ class Stepping(DatagramProtocol):
     def _leaveLane(self) -> None:
         """Tell the cast how far it went."""
         self._begins = None
-        lane, steps = self._lane, self._steps
-        if lane is None or self._turn is None:
+        preparedSteps, steps = self._lane, self._steps
+        if preparedSteps is None or self._turn is None:
             return
         if steps:
-            self._stepped(lane)
-            self._turn.followed(lane.last(steps, self.wire.count), self._steppedAt)
+            self._stepped(preparedSteps)
+            self._turn.followed(preparedSteps.last(steps, self.wire.count), self._steppedAt)
         self._forgetLane()
 
     def _forgetLane(self) -> None:

@@ -18,7 +18,7 @@ from castd.server.blockcache import Chunk
 MOST_LANES = 4
 
 
-class Lane:
+class PreparedSteps:
     """
     The steps through one chunk; shared by all receivers that take the same ones.
 
@@ -56,7 +56,7 @@ class Lane:
         return range(start, min(start + self.stride, count))
 
 
-def lane(wire: IWire, chunk: Chunk, start: int) -> Lane | None:
+def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps | None:
     """
     -> the lane that begins with block C{start}; L{None} if there is no step in this chunk.
     """
@@ -65,7 +65,7 @@ def lane(wire: IWire, chunk: Chunk, start: int) -> Lane | None:
     key = (start, wire.stride)
     found = chunk.lanes.get(key)
     if found is None:
-        found = Lane(wire, chunk, start)
+        found = PreparedSteps(wire, chunk, start)
         if len(chunk.lanes) < MOST_LANES:
             chunk.lanes[key] = found
     return found if found.images else None
