@@ -23,7 +23,7 @@ from castd.request import Local, Peer, Request
 from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.opening import Opening
 from castd.server.refusals import Refusals
-from castd.server.room import Room
+from castd.server.room import PortDialect
 from castd.server.sessions import Roster, Served
 from castd.server.upload_protocol import UploadProtocol
 
@@ -46,7 +46,7 @@ class Listener(DatagramProtocol):
         self.port: int = options.port
         self._refusals = Refusals(site)
         self.counts = self._refusals.counts
-        self._rooms = [Room(name, options, dialect)]
+        self._rooms = [PortDialect(name, options, dialect)]
         self._roster = Roster(site)
         self._opening = Opening(site, self, self._roster, self._refusals)
         self._drained: Deferred[None] | None = None
@@ -186,7 +186,7 @@ class Listener(DatagramProtocol):
         self.counts["stray"] += 1
         return None
 
-    def _again(self, room: Room, request: Request, datagram: bytes) -> bool:
+    def _again(self, room: PortDialect, request: Request, datagram: bytes) -> bool:
         """
         A peer that is served already asks once more.
 
@@ -203,7 +203,7 @@ class Listener(DatagramProtocol):
         cast.replace(request.peer)
         return False
 
-    def _declinedBefore(self, cast: Served, room: Room, request: Request, datagram: bytes) -> bool:
+    def _declinedBefore(self, cast: Served, room: PortDialect, request: Request, datagram: bytes) -> bool:
         """
         Is it a repetition as that dialect reads it which serves the peer, after this one had declined?  If that were
         taken for a restart, the answer to the first request, when it was only late, would lead to a port that is dead.
@@ -239,13 +239,13 @@ class Listener(DatagramProtocol):
 
     # Answers.
 
-    def _missing(self, failure: Failure, room: Room, request: Request) -> None:
+    def _missing(self, failure: Failure, room: PortDialect, request: Request) -> None:
         self._roster.looked(request.peer)
         failure.trap(Refused)
         self._refusals.refuse(room, request, request.peer, request.local, failure.value)
         self._checkDrained()
 
-    def _fault(self, failure: Failure, room: Room, request: Request) -> None:
+    def _fault(self, failure: Failure, room: PortDialect, request: Request) -> None:
         """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
         if self._roster.looks(request.peer):
             self._roster.looked(request.peer)
@@ -259,7 +259,7 @@ class Listener(DatagramProtocol):
         self._refusals.refuse(room, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
 
-    def _found(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> None:
+    def _found(self, content: IContent, rooms: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
         self._roster.looked(request.peer)
         taken = False

@@ -19,7 +19,7 @@ from castd.server import eventlog
 from castd.server.audience import Home
 from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.refusals import Refusals
-from castd.server.room import Desk, Room
+from castd.server.room import ListeningTransport, PortDialect
 from castd.server.sessions import Roster
 from castd.server.upload_protocol import UploadProtocol
 
@@ -59,7 +59,7 @@ class Opening:
         self._roster = roster
         self._refusals = refusals
 
-    def offer(self, content: IContent, rooms: Sequence[Room], request: Request, datagram: bytes) -> bool:
+    def offer(self, content: IContent, rooms: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
         """Ask one dialect after the other.  -> whether one has taken the content."""
         peer, local = request.peer, request.local
         for room in rooms:
@@ -89,7 +89,7 @@ class Opening:
                 return False
         return False
 
-    def _join(self, room: Room, request: Request, content: IContent) -> bool:
+    def _join(self, room: PortDialect, request: Request, content: IContent) -> bool:
         dialect = room.dialect
         casts = [
             cast
@@ -109,7 +109,7 @@ class Opening:
         cast.join(request, instead)
         return True
 
-    def _silentTwin(self, room: Room, cast: CastProtocol, request: Request) -> Peer | None:
+    def _silentTwin(self, room: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
         """-> the member that is the same machine, has never spoken, and had the time for it."""
         now = self._site.reactor.seconds()
         return next(
@@ -145,7 +145,7 @@ class Opening:
             if not leases.free(wire.group, use, now):
                 raise Declined("group in use for another file")
 
-    def _begin(self, room: Room, request: Request, content: IContent) -> None:
+    def _begin(self, room: PortDialect, request: Request, content: IContent) -> None:
         site = self._site
         wire = room.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.leases))
         try:
@@ -174,7 +174,7 @@ class Opening:
         if cast.wire.group is not None and not room.dialect.ownPort:
             self._site.leases.leave(cast.wire.group, self._site.reactor.seconds())
 
-    def _housed(self, room: Room, request: Request, wire: Any, content: IContent) -> CastProtocol:
+    def _housed(self, room: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""
         options = room.options
         pacers = [] if options.rate is None else [Pacer(options.rate)]
@@ -195,15 +195,15 @@ class Opening:
                 raise
         return cast
 
-    def _port(self, room: Room, protocol: Any, request: Request, wire: Any = None) -> Any:
+    def _port(self, room: PortDialect, protocol: Any, request: Request, wire: Any = None) -> Any:
         """A port of its own, or this one."""
         if room.dialect.ownPort:
             peer = request.peer if wire is None or wire.group is None else None
             return self._site.ports.lend(protocol, request.local, peer, getattr(room.options, "ports", None))
-        protocol.makeConnection(Desk(self._home.transport, request))
+        protocol.makeConnection(ListeningTransport(self._home.transport, request))
         return self._home.transport
 
-    def receive(self, room: Room, request: Request, intake: ITransferHalf) -> None:
+    def receive(self, room: PortDialect, request: Request, intake: ITransferHalf) -> None:
         """
         Begin an upload.
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from castd.errors import Declined, WireError
 from castd.request import Local, Peer, Request, show
-from castd.server.room import Room
+from castd.server.room import PortDialect
 
 _log = Logger(namespace="castd")
 
@@ -29,7 +29,7 @@ class Refusals:
         self.counts: Counter[str] = Counter()
         self.transport: Any = None
 
-    def refuse(self, room: Room, request: Request | None, peer: Peer, local: Local, error: Any) -> None:
+    def refuse(self, room: PortDialect, request: Request | None, peer: Peer, local: Local, error: Any) -> None:
         """One ERROR, never repeated; none for what was broadcast."""
         name = request.name if request is not None else "an unreadable request"
         _log.info(
@@ -60,7 +60,7 @@ class Refusals:
             # As good as lost on the way: the client asks again.
             self.counts["unsent"] += 1
 
-    def crowded(self, room: Room, request: Request, limit: str) -> None:
+    def crowded(self, room: PortDialect, request: Request, limit: str) -> None:
         """A limit is reached: no answer, the client asks again."""
         self.counts[limit] += 1
         _log.info(
@@ -71,7 +71,7 @@ class Refusals:
             why=limit,
         )
 
-    def portless(self, room: Room, request: Request, error: Exception) -> None:
+    def portless(self, room: PortDialect, request: Request, error: Exception) -> None:
         """
         No port could be had, or none that reaches the peer.  As with any other limit it gets no answer, and asks again;
         an ERROR would make some clients give up.
@@ -85,7 +85,7 @@ class Refusals:
             why=f"no port for it: {error}",
         )
 
-    def declined(self, room: Room, request: Request, error: Declined) -> None:
+    def declined(self, room: PortDialect, request: Request, error: Declined) -> None:
         """This dialect does not serve it; the next one may."""
         self.counts[error.reason] += 1
         _log.info(

@@ -12,7 +12,7 @@ from castd.request import Peer, Request
 from castd.server.cast_protocol import CastProtocol
 
 
-class Room:
+class PortDialect:
     """
     One dialect at the port, with what belongs to it.
 
@@ -38,7 +38,7 @@ class Room:
         return ""
 
 
-class Desk:
+class ListeningTransport:
     """
     The transport of a cast that lives on the listening port: the port itself, answering from the address that was
     asked.
