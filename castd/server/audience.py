@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol
 
 
-class Home(Protocol):
+class CastOwner(Protocol):
     """What a cast asks of the listener it belongs to."""
 
     @property

@@ -27,7 +27,7 @@ from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
 from castd.request import Peer, Request
 from castd.server import eventlog
-from castd.server.audience import Home, Receiver
+from castd.server.audience import CastOwner, Receiver
 from castd.server.fallback import Fallbacks
 from castd.server.fastpath import FastPath
 from castd.server.sender import CastSender
@@ -68,7 +68,7 @@ class CastProtocol(FastPath):
     def __init__(
         self,
         site: ISite,
-        home: Home,
+        home: CastOwner,
         name: str,
         dialect: IDialect,
         wire: IWire,

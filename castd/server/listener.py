@@ -24,7 +24,7 @@ from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.opening import Opening
 from castd.server.refusals import Refusals
 from castd.server.room import PortDialect
-from castd.server.sessions import Roster, Served
+from castd.server.sessions import Served, Sessions
 from castd.server.upload_protocol import UploadProtocol
 
 _log = Logger(namespace="castd")
@@ -47,7 +47,7 @@ class Listener(DatagramProtocol):
         self._refusals = Refusals(site)
         self.counts = self._refusals.counts
         self._rooms = [PortDialect(name, options, dialect)]
-        self._roster = Roster(site)
+        self._roster = Sessions(site)
         self._opening = Opening(site, self, self._roster, self._refusals)
         self._drained: Deferred[None] | None = None
 

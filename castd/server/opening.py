@@ -16,11 +16,11 @@ from castd.interfaces import IContent, IGroupWire, ITransferHalf
 from castd.pacing import Pacer
 from castd.request import Peer, Request
 from castd.server import eventlog
-from castd.server.audience import Home
+from castd.server.audience import CastOwner
 from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.refusals import Refusals
 from castd.server.room import ListeningTransport, PortDialect
-from castd.server.sessions import Roster
+from castd.server.sessions import Sessions
 from castd.server.upload_protocol import UploadProtocol
 
 #: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
@@ -32,7 +32,7 @@ def _use(wire: Any, content: IContent) -> str:
     return blake2b(repr((wire.headers, content.version)).encode(), digest_size=16).hexdigest()
 
 
-class House(Home, Protocol):
+class SessionOwner(CastOwner, Protocol):
     """What the opening asks of the listener, beside what a cast does."""
 
     transport: Any
@@ -50,7 +50,7 @@ class Opening:
     Joins and begins casts for one request port.
     """
 
-    def __init__(self, site: Any, home: House, roster: Roster, refusals: Refusals) -> None:
+    def __init__(self, site: Any, home: SessionOwner, roster: Sessions, refusals: Refusals) -> None:
         """
         @param home: the listener that the casts answer to.
         """

@@ -18,7 +18,7 @@ MOST_DEAF = 4096
 Served = CastProtocol | UploadProtocol
 
 
-class Roster:
+class Sessions:
     """
     The casts of a port, their members, and those whose file is being looked for; each change is told to the gate, which
     counts them for the whole server.
