@@ -15,7 +15,7 @@ _BITS = 53
 _LONG = 8
 
 
-class Chance(Random):
+class BufferedSystemRandom(Random):
     """
     As unpredictable as C{random.SystemRandom}: with the client's port, a server's port is a transfer's only secret.
     """

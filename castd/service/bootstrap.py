@@ -25,7 +25,7 @@ from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdog
 from castd.request import showAddress
-from castd.server.random import Chance
+from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import User
 from castd.service.service import Server, compose, read
 from castd.upgrade.predecessor import Elder, Legacy, legacy
@@ -83,7 +83,7 @@ def _made(file: Path | str, reactor: Any, given: Legacy | None, user: User | Non
     sockets, stored, unfit = adopted(told())
     if given is not None:
         sockets, stored = given.adopted, given.inherited
-    chance = Chance()
+    chance = BufferedSystemRandom()
     notices = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
     # Till it has taken over nobody is to hear of it.
     notices.mute = given is not None

@@ -20,7 +20,7 @@ from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import about, held
-from castd.server.random import Chance
+from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import Listening
 from castd.service.admin import Porch
@@ -278,7 +278,7 @@ def compose(
     @param chance: the system's, if not given.
     @raise ConfigError: with everything that cannot be made.
     """
-    site = Site(reactor, chance or Chance(), ports, config.limits)
+    site = Site(reactor, chance or BufferedSystemRandom(), ports, config.limits)
     made = draft(config, collected, site)
     site.open(made.sources, [sink for _, sink in made.sinks], config.access)
     server = Server(made, site, collected)
