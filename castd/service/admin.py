@@ -16,13 +16,13 @@ from twisted.logger import globalLogPublisher
 from castd.config.config import Config
 from castd.errors import ConfigError
 from castd.observe.status import held
-from castd.service.doors import LONGEST, Answer, ControlFactory, Door, controlSocket, place
+from castd.service.doors import LONGEST, AdminPort, Answer, ControlFactory, controlSocket, place
 
 if TYPE_CHECKING:
     from castd.service.service import Server
 
 
-class Porch:
+class AdminPorts:
     """
     The doors of one server: opened with it, exchanged by a reload, handed on in an upgrade.
 
@@ -36,7 +36,7 @@ class Porch:
         self._server = server
         self._answers = answers
         self.runtime: str | None = None
-        self._doors: dict[str, Door] = {}
+        self._doors: dict[str, AdminPort] = {}
         self._figures: Any = None
 
     def open(self) -> None:
@@ -48,7 +48,7 @@ class Porch:
         if not self._doors:
             self.take(self.opened(self._server.config))
 
-    def opened(self, config: Config) -> dict[str, Door]:
+    def opened(self, config: Config) -> dict[str, AdminPort]:
         """
         -> the doors that this service file asks for: those there are that stay, and new ones, open.
 
@@ -74,13 +74,13 @@ class Porch:
             raise
         return doors
 
-    def drop(self, doors: dict[str, Door]) -> None:
+    def drop(self, doors: dict[str, AdminPort]) -> None:
         """Those of L{opened} that are not to be taken after all."""
         for name, door in doors.items():
             if door is not self._doors.get(name):
                 door.close()
 
-    def take(self, doors: dict[str, Door]) -> None:
+    def take(self, doors: dict[str, AdminPort]) -> None:
         """These and no others from now on."""
         for name, door in self._doors.items():
             if doors.get(name) is not door:
@@ -141,11 +141,11 @@ class Porch:
             found["control"] = str(path), controlSocket(reactor, str(path))
         return found
 
-    def _wanted(self, config: Config) -> dict[str, Door]:
+    def _wanted(self, config: Config) -> dict[str, AdminPort]:
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
         factories = {"metrics": self._page, "control": lambda: ControlFactory(self._server.site.reactor, self._answers)}
         return {
-            name: Door(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
+            name: AdminPort(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
             for name, (where, at) in self.ways(config).items()
         }
 

@@ -50,7 +50,7 @@ def place(reactor: Any, text: str) -> Any:
     return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
 
 
-class Door(Service):
+class AdminPort(Service):
     """
     One stream port.
 
@@ -97,7 +97,7 @@ class Door(Service):
         return None if port is None else port.stopListening()
 
 
-class Control(LineOnlyReceiver):
+class ControlConnection(LineOnlyReceiver):
     """One question and its answer, which may take a while; a line of JSON each."""
 
     delimiter = b"\n"
@@ -146,11 +146,11 @@ class ControlFactory(Factory):
         self._answers = answers
         self._here = 0
 
-    def buildProtocol(self, addr: Any) -> Control | None:
+    def buildProtocol(self, addr: Any) -> ControlConnection | None:
         if self._here >= MOST:
             return None
         self._here += 1
-        made = Control(self._reactor, self._answers)
+        made = ControlConnection(self._reactor, self._answers)
         made.factory = self
         return made
 

@@ -23,7 +23,7 @@ from castd.observe.status import about, held
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import Listening
-from castd.service.admin import Porch
+from castd.service.admin import AdminPorts
 from castd.service.build import SINKS, Draft, draft, kinds, read
 from castd.service.logs import Logs
 from castd.service.privileges import User
@@ -68,7 +68,7 @@ class Server(MultiService):
         self.succession = Succession(self)
         self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.ports, self.standing)
         answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
-        self.porch = Porch(self, answers)
+        self.porch = AdminPorts(self, answers)
         for each in self.addresses:
             each.setServiceParent(self)  # type: ignore[no-untyped-call]
 
