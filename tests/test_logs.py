@@ -224,7 +224,7 @@ KINDS = Kinds({}, {}, {}, Rule)
 
 def configured(folder: Path, logging: dict[str, Any]) -> Config:
     """A service file that is only about the log; what else it lacks is nobody's concern here."""
-    made = config.Logging.model_validate(logging, context={"folder": folder})
+    made = config.LoggingOptions.model_validate(logging, context={"folder": folder})
     tree = config.nodes.parse(f"castd: 1\nlogging: {json.dumps(logging)}\n".encode(), "x.yaml")
     none: Any = None
     return Config(Path("x.yaml"), (), (), (), None, none, made, none, none, tree)
@@ -286,7 +286,7 @@ def test_notThere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bothWays() -> None:
     """A file in the format of the journal is refused."""
     with pytest.raises(ValueError, match="the journal is no file"):
-        config.Logging.model_validate({"file": "x", "format": "journal"})
+        config.LoggingOptions.model_validate({"file": "x", "format": "journal"})
 
 
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.socket) -> None:

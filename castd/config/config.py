@@ -48,7 +48,7 @@ class Kinds:
     access: type[BaseModel]
 
 
-class Logging(Settings):
+class LoggingOptions(Settings):
     """What is said, and where."""
 
     level: Literal["debug", "info", "warn", "error", "critical"] = Field("info", description="least that is logged")
@@ -69,13 +69,13 @@ class Logging(Settings):
     keep: int = Field(5, ge=0, le=1000, description="old files that are kept")
 
     @model_validator(mode="after")
-    def _one(self) -> Logging:
+    def _one(self) -> LoggingOptions:
         if self.file is not None and self.format == "journal":
             raise ValueError("file: the journal is no file: leave out one of file and format")
         return self
 
 
-class Metrics(Settings):
+class MetricsOptions(Settings):
     """Counters for Prometheus."""
 
     listen: str | None = Field(
@@ -83,7 +83,7 @@ class Metrics(Settings):
     )
 
 
-class Control(Settings):
+class ControlOptions(Settings):
     """The way in for C{castd status}, C{castd reload} and C{castd upgrade}."""
 
     path: FilePath | None = Field(
@@ -134,9 +134,9 @@ class Config:
     uploads: tuple[Entry, ...]
     access: tuple[Any, ...] | None
     limits: Limits
-    logging: Logging
-    metrics: Metrics
-    control: Control
+    logging: LoggingOptions
+    metrics: MetricsOptions
+    control: ControlOptions
     tree: Tree = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
@@ -166,9 +166,9 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
         uploads=tuple(reader.listed("uploads", top.get("uploads"), kinds.uploads)),
         access=reader.rules(top.get("access"), kinds.access) if "access" in top else None,
         limits=reader.section("limits", top, Limits),
-        logging=reader.section("logging", top, Logging),
-        metrics=reader.section("metrics", top, Metrics),
-        control=reader.section("control", top, Control),
+        logging=reader.section("logging", top, LoggingOptions),
+        metrics=reader.section("metrics", top, MetricsOptions),
+        control=reader.section("control", top, ControlOptions),
         tree=tree,
     )
     _collisions(config)

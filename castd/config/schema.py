@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from castd.config.config import SCHEMA, Control, Kinds, Logging, Metrics
+from castd.config.config import SCHEMA, ControlOptions, Kinds, LoggingOptions, MetricsOptions
 from castd.config.messages import schemaOf
 from castd.options import Limits
 
@@ -28,7 +28,12 @@ class Row(NamedTuple):
 
 
 #: The sections that are one model each, in the order of the service file.
-SECTIONS: dict[str, type[BaseModel]] = {"limits": Limits, "logging": Logging, "metrics": Metrics, "control": Control}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "limits": Limits,
+    "logging": LoggingOptions,
+    "metrics": MetricsOptions,
+    "control": ControlOptions,
+}
 
 
 def rows(model: type[BaseModel]) -> Iterator[Row]:
