@@ -11,7 +11,7 @@ from typing import Any
 
 def about(addresses: Iterable[Any], now: float) -> list[dict[str, Any]]:
     """
-    @param addresses: each a L{Listening<castd.service.address.Listening>}.
+    @param addresses: each a L{ListeningAddress<castd.service.address.ListeningAddress>}.
     @return: for each what it is, and the casts under way there; times are seconds until now.
     """
     return [

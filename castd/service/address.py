@@ -28,7 +28,7 @@ _WHY = {
 }
 
 
-class Listening(Service):
+class ListeningAddress(Service):
     """
     One address that requests come to, with all transports that share it.
 
@@ -109,7 +109,7 @@ class Listening(Service):
         draining.addErrback(self._undrained)
         return draining.addBoth(self._close)
 
-    def become(self, other: Listening) -> None:
+    def become(self, other: ListeningAddress) -> None:
         """Reload: be what C{other} would be, on the port that is open, also if that was about to be closed."""
         self.retiring = False
         self.transport.become(other.transport)

@@ -21,7 +21,7 @@ from castd.files.directory import makeSink
 from castd.files.uploads import UploadDirectoryOptions
 from castd.options import ListenOptions
 from castd.server.site import Site
-from castd.service.address import Listening
+from castd.service.address import ListeningAddress
 
 #: Who asks for the size of a file before there are any clients.
 NOBODY = ("0.0.0.0", 0)
@@ -67,7 +67,7 @@ class Draft:
     config: Config
     sources: list[Any] = field(default_factory=list)
     sinks: list[tuple[Any, Any]] = field(default_factory=list)
-    addresses: dict[tuple[str, int], Listening] = field(default_factory=dict)
+    addresses: dict[tuple[str, int], ListeningAddress] = field(default_factory=dict)
 
 
 def draft(config: Config, collected: Collected, site: Site, sinks: Iterable[tuple[Any, Any]] = ()) -> Draft:
@@ -131,12 +131,12 @@ def _fitting(config: Config, content: SourceChain) -> None:
                 entry.blame(complaint)
 
 
-def _place(addresses: dict[tuple[str, int], Listening], site: Site, transport: Any, entry: Entry) -> None:
+def _place(addresses: dict[tuple[str, int], ListeningAddress], site: Site, transport: Any, entry: Entry) -> None:
     """Give a transport its address, or its part of one that others have already."""
     at = (transport.interface, transport.port)
     first = addresses.get(at)
     if first is None:
-        addresses[at] = Listening(site, transport, entry)
+        addresses[at] = ListeningAddress(site, transport, entry)
     elif not first.share(transport, entry):
         other = first.entries[0].name
         entry.blame(f"cannot share {first.address} with '{other}': give one of them another port")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from castd.errors import ConfigError
-from castd.service.address import Listening
+from castd.service.address import ListeningAddress
 from castd.service.build import Draft
 
 
@@ -16,11 +16,11 @@ class Change:
     The ports that another service file needs beside those there are: all of them, or none.
     """
 
-    def __init__(self, addresses: Iterable[Listening], made: Draft) -> None:
+    def __init__(self, addresses: Iterable[ListeningAddress], made: Draft) -> None:
         self._here = {each.at: each for each in addresses}
         self._made = made
-        self._released: list[Listening] = []
-        self._bound: list[Listening] = []
+        self._released: list[ListeningAddress] = []
+        self._bound: list[ListeningAddress] = []
 
     def bind(self) -> None:
         """
@@ -46,11 +46,11 @@ class Change:
                 each.bind()
             raise ConfigError(*faults)
 
-    def _stays(self, ours: Listening, wanted: Listening) -> None:
+    def _stays(self, ours: ListeningAddress, wanted: ListeningAddress) -> None:
         if type(ours.transport) is not type(wanted.transport):
             raise _refusal(wanted, f"what runs at {ours.address} is of another make: restart castd for that")
 
-    def _makeRoom(self, at: tuple[str, int], wanted: Listening) -> None:
+    def _makeRoom(self, at: tuple[str, int], wanted: ListeningAddress) -> None:
         """The wildcard and an address of its family cannot be open together: the one that goes must go first."""
         for there, ours in self._here.items():
             meet = there[1] == at[1] and "" in (there[0], at[0]) and ":" not in there[0] + at[0]
@@ -62,6 +62,6 @@ class Change:
             self._released.append(ours)
 
 
-def _refusal(wanted: Listening, why: str) -> ConfigError:
+def _refusal(wanted: ListeningAddress, why: str) -> ConfigError:
     entry = wanted.entries[0]
     return ConfigError(f"{entry.tree.where(entry.route)}: {why}")

@@ -22,7 +22,7 @@ from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import about, held
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
-from castd.service.address import Listening
+from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts
 from castd.service.build import SINKS, Draft, draft, kinds, read
 from castd.service.logs import Logs
@@ -254,7 +254,7 @@ class Server(MultiService):
             if not each.retiring:
                 each.retire().addCallback(self._retired, each)
 
-    def _retired(self, _: object, gone: Listening) -> None:
+    def _retired(self, _: object, gone: ListeningAddress) -> None:
         self.addresses = tuple(each for each in self.addresses if each is not gone)
         gone.disownServiceParent()  # type: ignore[no-untyped-call]
         _log.info("{address} is closed", event="closed-port", address=gone.address)
