@@ -27,7 +27,7 @@ from castd.observe.format import LINE, Observer, sentence
 from castd.observe.journal import PRIORITY
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, jsonLog, onStream, textLog
-from castd.service.privileges import User
+from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server
 
 
@@ -66,14 +66,14 @@ class Options(usage.Options):
             _complain(error)
             raise SystemExit(exitStatus(error)) from None
 
-    def _user(self) -> User | None:
+    def _user(self) -> UnprivilegedUser | None:
         """Who twistd will make of us."""
         given = self.parent or {}
         uid, gid = given.get("uid"), given.get("gid")
         if uid is None and gid is None:
             return None
         try:
-            return User.of(os.getuid() if uid is None else uid, gid)
+            return UnprivilegedUser.of(os.getuid() if uid is None else uid, gid)
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from castd.errors import Unavailable
-from castd.service.privileges import User
+from castd.service.privileges import UnprivilegedUser
 
 ALICE = SimpleNamespace(pw_name="alice", pw_uid=1000, pw_gid=100)
 
@@ -32,16 +32,20 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("known")
 def test_named() -> None:
     """A user is known by name or number, with his groups; a number that is in no list needs a group."""
-    assert User.named("alice") == User.named("1000") == User(1000, 100, (100, 300))
-    assert User.named("alice", "boot") == User.named("1000", "200") == User(1000, 200, (200, 300))
-    assert User.named("4711", "boot") == User(4711, 200, (200,))
+    assert UnprivilegedUser.named("alice") == UnprivilegedUser.named("1000") == UnprivilegedUser(1000, 100, (100, 300))
+    assert (
+        UnprivilegedUser.named("alice", "boot")
+        == UnprivilegedUser.named("1000", "200")
+        == UnprivilegedUser(1000, 200, (200, 300))
+    )
+    assert UnprivilegedUser.named("4711", "boot") == UnprivilegedUser(4711, 200, (200,))
     for names, complaint in (
         (("bob",), "there is no user bob"),
         (("alice", "x"), "there is no group x"),
         (("4711",), "user 4711 is in no list: give the group, too"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            User.named(*names)
+            UnprivilegedUser.named(*names)
 
 
 class System:
@@ -61,7 +65,7 @@ class System:
 
 def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root acts as the user for a while, groups first, and is root again whatever happens; others act as they are."""
-    system, user = System(monkeypatch, 0), User(1000, 100, (100, 300))
+    system, user = System(monkeypatch, 0), UnprivilegedUser(1000, 100, (100, 300))
     with pytest.raises(RuntimeError), user.acting():
         raise RuntimeError
     assert system.said == [
@@ -81,7 +85,7 @@ def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_become(monkeypatch: pytest.MonkeyPatch) -> None:
     """For good it is all three ids, groups before users; who is that user already has nothing to do."""
-    system, user = System(monkeypatch, 0), User(1000, 100, (100, 300))
+    system, user = System(monkeypatch, 0), UnprivilegedUser(1000, 100, (100, 300))
     user.become()
     assert system.said == [("setgroups", (100, 300)), ("setresgid", 100, 100, 100), ("setresuid", 1000, 1000, 1000)]
     system.uid = 1000
@@ -99,4 +103,4 @@ def test_notRoot(monkeypatch: pytest.MonkeyPatch) -> None:
     System(monkeypatch, 1001)
     monkeypatch.setattr(os, "setgroups", refuse)
     with pytest.raises(Unavailable, match="user 1000: only root can become another user"):
-        User(1000, 100).become()
+        UnprivilegedUser(1000, 100).become()

@@ -31,7 +31,7 @@ from castd.errors import ConfigError
 from castd.options import endpoint
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, onStream
-from castd.service.privileges import User
+from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, kinds, read
 
 _FILE = click.Path(path_type=Path)
@@ -91,13 +91,13 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
     reactor.run()
 
 
-def _whose(user: str | None, group: str | None) -> User | None:
+def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
     if user is None:
         if group is not None:
             raise click.UsageError("--group is that of --user: who is it?")
         return None
     try:
-        return User.named(user, group)
+        return UnprivilegedUser.named(user, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

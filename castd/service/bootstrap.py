@@ -26,7 +26,7 @@ from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdog
 from castd.request import showAddress
 from castd.server.random import BufferedSystemRandom
-from castd.service.privileges import User
+from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
 from castd.upgrade.predecessor import Elder, Legacy, legacy
 from castd.upgrade.spawn import spawn
@@ -35,7 +35,7 @@ from castd.upgrade.successor import Heir
 _log = Logger(namespace="castd")
 
 
-def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
+def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None) -> Server:
     """
     Read and make everything; no request port is open yet.
 
@@ -55,8 +55,8 @@ def prepare(file: Path | str, reactor: Any, user: User | None = None) -> Server:
             given.refuse(error.faults)
         raise
     server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
-    Upon(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
-    Upon(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
+    SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
+    SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
     server.succession.heirs = lambda: Heir(server, partial(spawn, reactor), reactor.stop)
     if given is not None:
         server.succession.elder = Elder(server, given, reactor.stop)
@@ -78,7 +78,7 @@ def before() -> Legacy | None:
         raise Unavailable(f"the process before this one is no more: {error}") from None
 
 
-def _made(file: Path | str, reactor: Any, given: Legacy | None, user: User | None) -> Server:
+def _made(file: Path | str, reactor: Any, given: Legacy | None, user: UnprivilegedUser | None) -> Server:
     """The server, and what it gets from others: sockets, and who is to be told."""
     sockets, stored, unfit = adopted(told())
     if given is not None:
@@ -110,7 +110,7 @@ def report(unfit: Iterable[str], ports: Ports) -> None:
         _log.warn("{address} was passed, and no transport listens there", event="unclaimed", address=where)
 
 
-class Upon(Service):
+class SignalService(Service):
     """Does something at a signal, from the start on; the signal does not kill, whatever comes of it."""
 
     def __init__(self, reactor: Any, number: int, do: Callable[[], object]) -> None:

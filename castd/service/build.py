@@ -55,7 +55,7 @@ def read(file: Path | str, collected: Collected) -> Config:
 
 
 @dataclass
-class Draft:
+class Build:
     """
     Everything that a service file names, made; no socket is open yet.
 
@@ -70,7 +70,7 @@ class Draft:
     addresses: dict[tuple[str, int], ListeningAddress] = field(default_factory=dict)
 
 
-def draft(config: Config, collected: Collected, site: Site, sinks: Iterable[tuple[Any, Any]] = ()) -> Draft:
+def build(config: Config, collected: Collected, site: Site, sinks: Iterable[tuple[Any, Any]] = ()) -> Build:
     """
     Make all that a service file names.
 
@@ -85,7 +85,7 @@ def draft(config: Config, collected: Collected, site: Site, sinks: Iterable[tupl
         ours = next((made for options, made in kept if options == entry.options), None)
         return entry.options, makeSink(entry.options) if ours is None else ours
 
-    made = Draft(config)
+    made = Build(config)
     made.sources = _made(config.content, lambda entry: makers.sources[entry.kind].makeSource(entry.options, site))
     made.sinks = _made(config.uploads, sink)
 

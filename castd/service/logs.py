@@ -53,7 +53,7 @@ def onStream(stream: TextIO) -> Callable[[Format], Observer]:
 
 
 @dataclass
-class Outlets:
+class LogOutputs:
     """
     Open files, and what writes to them.
 
@@ -97,7 +97,7 @@ class Logs:
         self.keeps = elsewhere is not None
         self._elsewhere = elsewhere
         self._file, self._usual = file, usual
-        self._outlets: Outlets | None = None
+        self._outlets: LogOutputs | None = None
 
     def __call__(self, event: LogEvent) -> None:
         outlets = self._outlets
@@ -117,13 +117,13 @@ class Logs:
         if self._outlets is None:
             self.take(self.opened(config))
 
-    def opened(self, config: Config) -> Outlets:
+    def opened(self, config: Config) -> LogOutputs:
         """
         -> what another service file wants, opened.
 
         @raise Unavailable: a file cannot be; nothing is open then.
         """
-        wanted, made, closing = config.logging, Outlets(), list[Any]()
+        wanted, made, closing = config.logging, LogOutputs(), list[Any]()
 
         def file(key: str, path: Any, kind: type[LineFile]) -> Any:
             try:
@@ -171,7 +171,7 @@ class Logs:
             return "journal"
         return "text" if wanted == "auto" or (toFile and wanted == "journal") else wanted
 
-    def take(self, outlets: Outlets) -> None:
+    def take(self, outlets: LogOutputs) -> None:
         """Write to these from now on."""
         before, self._outlets = self._outlets, outlets
         if before is not None:

@@ -15,7 +15,7 @@ from castd.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UnprivilegedUser:
     """
     A user, with all his groups.
 
@@ -27,7 +27,7 @@ class User:
     groups: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, uid: int, gid: int | None = None) -> User:
+    def of(cls, uid: int, gid: int | None = None) -> UnprivilegedUser:
         """
         @param gid: his first group if not given.
         @raise ValueError: he is in no list, and no group is given.
@@ -42,7 +42,7 @@ class User:
         return cls(uid, mine, tuple(os.getgrouplist(known.pw_name, mine)))
 
     @classmethod
-    def named(cls, user: str, group: str | None = None) -> User:
+    def named(cls, user: str, group: str | None = None) -> UnprivilegedUser:
         """
         By names or numbers.
 

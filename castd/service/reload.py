@@ -8,15 +8,15 @@ from collections.abc import Iterable
 
 from castd.errors import ConfigError
 from castd.service.address import ListeningAddress
-from castd.service.build import Draft
+from castd.service.build import Build
 
 
-class Change:
+class PortChange:
     """
     The ports that another service file needs beside those there are: all of them, or none.
     """
 
-    def __init__(self, addresses: Iterable[ListeningAddress], made: Draft) -> None:
+    def __init__(self, addresses: Iterable[ListeningAddress], made: Build) -> None:
         self._here = {each.at: each for each in addresses}
         self._made = made
         self._released: list[ListeningAddress] = []

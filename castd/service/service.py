@@ -24,10 +24,10 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts
-from castd.service.build import SINKS, Draft, draft, kinds, read
+from castd.service.build import SINKS, Build, build, kinds, read
 from castd.service.logs import Logs
-from castd.service.privileges import User
-from castd.service.reload import Change
+from castd.service.privileges import UnprivilegedUser
+from castd.service.reload import PortChange
 from castd.upgrade.handover import Succession
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
@@ -52,7 +52,7 @@ class Server(MultiService):
     @ivar watch: what a supervisor is told; nothing, until L{supervised}.
     """
 
-    def __init__(self, made: Draft, site: Site, collected: Collected) -> None:
+    def __init__(self, made: Build, site: Site, collected: Collected) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.config = made.config
         self.site = site
@@ -61,7 +61,7 @@ class Server(MultiService):
         self.file = made.config.file.absolute()
         self.since = site.reactor.seconds()
         self.logs = Logs()
-        self.user: User | None = None
+        self.user: UnprivilegedUser | None = None
         self._collected = collected
         self._sinks = made.sinks
         self.stopping = self.ending = False
@@ -221,11 +221,11 @@ class Server(MultiService):
 
         @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
         """
-        made = draft(config, self._collected, self.site, self._sinks)
+        made = build(config, self._collected, self.site, self._sinks)
         doors, outlets = self.porch.opened(config), None
         try:
             outlets = self.logs.opened(config)
-            Change(self.addresses, made).bind()
+            PortChange(self.addresses, made).bind()
         except ConfigError:
             if outlets is not None:
                 outlets.close()
@@ -239,7 +239,7 @@ class Server(MultiService):
         self._listen(made)
         self.site.ports.settle()
 
-    def _listen(self, made: Draft) -> None:
+    def _listen(self, made: Build) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""
         here = {each.at: each for each in self.addresses}
         for at, wanted in made.addresses.items():
@@ -279,7 +279,7 @@ def compose(
     @raise ConfigError: with everything that cannot be made.
     """
     site = Site(reactor, chance or BufferedSystemRandom(), ports, config.limits)
-    made = draft(config, collected, site)
+    made = build(config, collected, site)
     site.open(made.sources, [sink for _, sink in made.sinks], config.access)
     server = Server(made, site, collected)
     server.porch.ways(config)
