@@ -307,7 +307,7 @@ class ISite(Interface):
     gate = Attribute("castd.server.admission.Admission: who may have how much.")
     leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
     elder = Attribute(
-        "castd.upgrade.predecessor.Elder: the process we take over from, while it still serves somebody; None."
+        "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
     )
     requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
     ports = Attribute("IPorts.")

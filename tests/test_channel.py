@@ -10,7 +10,7 @@ import pytest
 
 from castd.request import Local
 from castd.upgrade.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
-from castd.upgrade.predecessor import ENVIRON, Legacy, legacy
+from castd.upgrade.predecessor import ENVIRON, Inheritance, legacy
 
 
 class Reactor:
@@ -181,5 +181,5 @@ def test_noLegacy() -> None:
     ours, theirs = pair()
     ours.close()
     with pytest.raises(EOFError):
-        Legacy(theirs)
+        Inheritance(theirs)
     theirs.close()

@@ -17,7 +17,7 @@ from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Mailbox, Network
 from castd.upgrade import predecessor
-from castd.upgrade.predecessor import Elder
+from castd.upgrade.predecessor import Predecessor
 from castd.upgrade.successor import READY, Heir
 from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
 
@@ -94,7 +94,7 @@ class Line:
 
 
 class Given:
-    """What the new process has been given, as L{castd.upgrade.predecessor.Legacy}."""
+    """What the new process has been given, as L{castd.upgrade.predecessor.Inheritance}."""
 
     pid, doors, end = 1234, {}, None
 
@@ -127,7 +127,7 @@ class Case:
     def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":
         self.exited, self.pid = exited, 4321
         self.new = self.made(self.text if self.after is None else self.after, self.host.heir())
-        self.new.succession.elder = Elder(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
+        self.new.succession.elder = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
         self.new.succession.elder.setServiceParent(self.new)
         return self
 

@@ -25,7 +25,7 @@ class Commons:
     The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
 
     @ivar elder: the process that this one takes over from, while it still serves somebody, a
-        L{castd.upgrade.predecessor.Elder}; L{None}: there is none.
+        L{castd.upgrade.predecessor.Predecessor}; L{None}: there is none.
     @ivar barring: told of each address that is barred; for the process that takes over.
     @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of
         them are never made to answer each other.

@@ -28,7 +28,7 @@ from castd.request import showAddress
 from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
-from castd.upgrade.predecessor import Elder, Legacy, legacy
+from castd.upgrade.predecessor import Inheritance, Predecessor, legacy
 from castd.upgrade.spawn import spawn
 from castd.upgrade.successor import Heir
 
@@ -59,14 +59,14 @@ def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None
     SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
     server.succession.heirs = lambda: Heir(server, partial(spawn, reactor), reactor.stop)
     if given is not None:
-        server.succession.elder = Elder(server, given, reactor.stop)
+        server.succession.elder = Predecessor(server, given, reactor.stop)
         server.succession.elder.setServiceParent(server)
     # What is here now stays: the collector need not look at all of it again and again.
     gc.freeze()
     return server
 
 
-def before() -> Legacy | None:
+def before() -> Inheritance | None:
     """
     -> what the process before this one hands over, if there is one.
 
@@ -78,7 +78,7 @@ def before() -> Legacy | None:
         raise Unavailable(f"the process before this one is no more: {error}") from None
 
 
-def _made(file: Path | str, reactor: Any, given: Legacy | None, user: UnprivilegedUser | None) -> Server:
+def _made(file: Path | str, reactor: Any, given: Inheritance | None, user: UnprivilegedUser | None) -> Server:
     """The server, and what it gets from others: sockets, and who is to be told."""
     sockets, stored, unfit = adopted(told())
     if given is not None:

@@ -21,7 +21,7 @@ class Succession:
     """
     What a server has to do with the processes before and after it.
 
-    @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Elder}; L{None}: there was
+    @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there was
         none.
     @ivar heir: the one that takes over from this one, a L{castd.upgrade.successor.Heir}; C{heirs} makes it;
         L{None}: none does.

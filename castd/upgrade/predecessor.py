@@ -42,7 +42,7 @@ MOST_WAITING, STALE = 4096, 30.0
 At = tuple[str, int]
 
 
-class Legacy:
+class Inheritance:
     """
     What an elder hands over at the start.
 
@@ -74,7 +74,7 @@ class Legacy:
             put(self.end, Message({"say": "refused", "faults": list(faults)}))
 
 
-def legacy(environ: MutableMapping[str, str]) -> Legacy | None:
+def legacy(environ: MutableMapping[str, str]) -> Inheritance | None:
     """
     -> what the process before this one hands over, L{None}: there is none.  The environment is cleared of it.
 
@@ -84,17 +84,17 @@ def legacy(environ: MutableMapping[str, str]) -> Legacy | None:
     if number is None:
         return None
     os.set_inheritable(int(number), False)
-    return Legacy(socket.socket(fileno=int(number)))
+    return Inheritance(socket.socket(fileno=int(number)))
 
 
-class Elder(Service):
+class Predecessor(Service):
     """
     The process before this one, from its "take over" to its end.
 
     @ivar groups: how many of its casts send to each group; such a group is not begun here.
     """
 
-    def __init__(self, server: Any, legacy: Legacy, leave: Callable[[], object], channel: Any = Channel) -> None:
+    def __init__(self, server: Any, legacy: Inheritance, leave: Callable[[], object], channel: Any = Channel) -> None:
         """
         @param server: a L{castd.service.service.Server}, not started.
         @param leave: ends this process: the elder has thought better of it.
@@ -300,12 +300,12 @@ class Elder(Service):
                 each.transport.datagramFrom(datagram, peer, local)
 
 
-_WORDS: dict[str, Callable[[Elder, dict[str, Any], bytes], None]] = {
-    "state": Elder._state,
-    "bar": Elder._barred,
-    "read": Elder._read,
-    "here": Elder._here,
-    "left": Elder._left,
-    "freed": Elder._freed,
-    "back": Elder._back,
+_WORDS: dict[str, Callable[[Predecessor, dict[str, Any], bytes], None]] = {
+    "state": Predecessor._state,
+    "bar": Predecessor._barred,
+    "read": Predecessor._read,
+    "here": Predecessor._here,
+    "left": Predecessor._left,
+    "freed": Predecessor._freed,
+    "back": Predecessor._back,
 }
