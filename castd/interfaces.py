@@ -469,7 +469,7 @@ class ICastTransport(Interface):
         """Tell the receivers, end all casts."""
 
 
-class IHeritable(Interface):
+class IUpgradable(Interface):
     """
     Provided by an L{ICastTransport} that serves on while another process reads its port (C{castd upgrade}).
 

@@ -18,7 +18,7 @@ from castd.service.service import Server, compose, read
 from castd.testing import Mailbox, Network
 from castd.upgrade import predecessor
 from castd.upgrade.predecessor import Predecessor
-from castd.upgrade.successor import READY, Heir
+from castd.upgrade.successor import READY, Successor
 from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
 
 SINGLE = "transports: {tftp: {single-port: true}}\n"
@@ -116,7 +116,7 @@ class Case:
         self.left: list[str] = []
         self.killed = 0
         self.new: Server | None = None
-        self.old.succession.heirs = lambda: Heir(self.old, self.spawn, lambda: self.left.append("old"), self.line)
+        self.old.succession.heirs = lambda: Successor(self.old, self.spawn, lambda: self.left.append("old"), self.line)
         self.old.privilegedStartService()
         self.old.startService()
 

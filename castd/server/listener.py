@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Refused, WireError
-from castd.interfaces import ICastTransport, IContent, IDialect, IHeritable, ISite
+from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
 from castd.request import Local, Peer, Request
 from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.opening import Opening
@@ -30,7 +30,7 @@ from castd.server.upload_protocol import UploadProtocol
 _log = Logger(namespace="castd")
 
 
-@implementer(ICastTransport, IHeritable)
+@implementer(ICastTransport, IUpgradable)
 class Listener(DatagramProtocol):
     """
     Serves one or several dialects at one address.

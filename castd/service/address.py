@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Entry
 from castd.errors import Unavailable
-from castd.interfaces import IHeritable
+from castd.interfaces import IUpgradable
 from castd.request import Peer, showAddress
 from castd.server.site import Site
 
@@ -127,21 +127,21 @@ class ListeningAddress(Service):
 
     def guests(self) -> list[Peer]:
         """-> the peers whose datagrams come to this very port and are for a cast of ours."""
-        return list(self.transport.guests()) if IHeritable.providedBy(self.transport) else []
+        return list(self.transport.guests()) if IUpgradable.providedBy(self.transport) else []
 
     def groups(self) -> list[Peer]:
         """-> the groups that our casts send to."""
-        return list(self.transport.groups()) if IHeritable.providedBy(self.transport) else []
+        return list(self.transport.groups()) if IUpgradable.providedBy(self.transport) else []
 
     def handOver(self, heir: Any) -> Deferred[Any]:
         """
         The heir reads the port from now on.  It stays open here, for what is sent and for L{takeBack}.
 
-        @param heir: as for L{IHeritable.handOver}.
+        @param heir: as for L{IUpgradable.handOver}.
         @return: fires when the transfers that are under way have ended.
         """
         self.port.pause(True)
-        if not IHeritable.providedBy(self.transport):
+        if not IUpgradable.providedBy(self.transport):
             return self.drain()
         self._handed()
         return maybeDeferred(self.transport.handOver, heir)

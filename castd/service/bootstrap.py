@@ -30,7 +30,7 @@ from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
 from castd.upgrade.predecessor import Inheritance, Predecessor, legacy
 from castd.upgrade.spawn import spawn
-from castd.upgrade.successor import Heir
+from castd.upgrade.successor import Successor
 
 _log = Logger(namespace="castd")
 
@@ -57,7 +57,7 @@ def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None
     server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
     SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
     SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
-    server.succession.heirs = lambda: Heir(server, partial(spawn, reactor), reactor.stop)
+    server.succession.heirs = lambda: Successor(server, partial(spawn, reactor), reactor.stop)
     if given is not None:
         server.succession.elder = Predecessor(server, given, reactor.stop)
         server.succession.elder.setServiceParent(server)

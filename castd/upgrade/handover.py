@@ -23,7 +23,7 @@ class Succession:
 
     @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there was
         none.
-    @ivar heir: the one that takes over from this one, a L{castd.upgrade.successor.Heir}; C{heirs} makes it;
+    @ivar heir: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{heirs} makes it;
         L{None}: none does.
     """
 

@@ -37,9 +37,9 @@ def _shares(what: str, found: Sequence[object], at: object = None) -> Iterator[d
         yield {"say": "state", "at": at, what: found[start : start + SHARE]}
 
 
-class HeirAt:
+class SuccessorPort:
     """
-    The heir, as the transport at one port sees it; see L{castd.interfaces.IHeritable.handOver}.
+    The heir, as the transport at one port sees it; see L{castd.interfaces.IUpgradable.handOver}.
     """
 
     def __init__(self, say: Callable[..., None], at: tuple[str, int]) -> None:
@@ -63,7 +63,7 @@ class HeirAt:
         self._say({"say": "back", "at": self._at, "peer": peer, "local": packed(local)}, datagram)
 
 
-class Heir:
+class Successor:
     """
     One attempt to be succeeded.
 
@@ -194,7 +194,7 @@ class Heir:
 
     def _handOver(self, each: Any, claimed: bool) -> Deferred[Any]:
         """What it has not claimed is gone from the service file: that port is ours to the end."""
-        drained: Deferred[Any] = each.handOver(HeirAt(self._channel.say, each.at)) if claimed else each.drain()
+        drained: Deferred[Any] = each.handOver(SuccessorPort(self._channel.say, each.at)) if claimed else each.drain()
         return drained
 
     def _go(self, _: object) -> None:
@@ -261,11 +261,11 @@ class Heir:
         self._told(("the new process ended as soon as it had taken over; this one goes on",))
 
 
-_WORDS: dict[str, Callable[[Heir, dict[str, Any], bytes], None]] = {
-    "refused": Heir._refused,
-    "ready": Heir._ready,
-    "serving": Heir._serving,
-    "give": Heir._given,
-    "unreachable": Heir._unreachable,
-    "stop": Heir._stop,
+_WORDS: dict[str, Callable[[Successor, dict[str, Any], bytes], None]] = {
+    "refused": Successor._refused,
+    "ready": Successor._ready,
+    "serving": Successor._serving,
+    "give": Successor._given,
+    "unreachable": Successor._unreachable,
+    "stop": Successor._stop,
 }
