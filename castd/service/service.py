@@ -28,7 +28,7 @@ from castd.service.build import SINKS, Build, build, kinds, read
 from castd.service.logs import Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.reload import PortChange
-from castd.upgrade.handover import Succession
+from castd.upgrade.handover import Handover
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 
@@ -65,7 +65,7 @@ class Server(MultiService):
         self._collected = collected
         self._sinks = made.sinks
         self.stopping = self.ending = False
-        self.succession = Succession(self)
+        self.succession = Handover(self)
         self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.ports, self.standing)
         answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
         self.porch = AdminPorts(self, answers)

@@ -17,7 +17,7 @@ from castd.request import showAddress
 _log = Logger(namespace="castd")
 
 
-class Succession:
+class Handover:
     """
     What a server has to do with the processes before and after it.
 

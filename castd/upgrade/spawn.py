@@ -24,7 +24,7 @@ DESCRIPTOR = 3
 OURS = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
 
-class Child(ProcessProtocol):
+class ChildProcess(ProcessProtocol):
     """
     The process.
 
@@ -56,13 +56,13 @@ def command() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def spawn(reactor: Any, end: socket.socket, exited: Callable[[str], object]) -> Child:
+def spawn(reactor: Any, end: socket.socket, exited: Callable[[str], object]) -> ChildProcess:
     """
     Start it, with our standard streams and its end of the channel.
 
     @param exited: called with what it ended with.
     """
-    child = Child(exited)
+    child = ChildProcess(exited)
     environ = {name: value for name, value in os.environ.items() if name not in OURS} | {ENVIRON: str(DESCRIPTOR)}
     argv = command()
     descriptors = {0: 0, 1: 1, 2: 2, DESCRIPTOR: end.fileno()}
