@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from castd.cli.transfer import get, put
 from castd.client.client import SCHEMES, Scheme
-from castd.client.output import Part, Stream
+from castd.client.output import OutputStream, PartialFile
 from castd.dialects.tftp import Dialect, Options
 from castd.packets.netascii import encode
 from castd.server.listener import Listener
@@ -342,7 +342,7 @@ class TestSinks:
     @pytest.mark.parametrize("inOrder", [True, False], ids=["in order", "in any order"])
     def test_part(self, tmp_path: Path, inOrder: bool) -> None:
         """A part has the checksum of what was written, in whichever order that came."""
-        part = Part(tmp_path / "f")
+        part = PartialFile(tmp_path / "f")
         if inOrder:
             part.write(b"one")
             part.write(b"two")
@@ -359,7 +359,7 @@ class TestSinks:
     def test_stream(self, tmp_path: Path, inOrder: bool) -> None:
         """A stream gets its octets in order, whichever order they came in."""
         with (tmp_path / "f").open("wb") as file:
-            stream = Stream(file)
+            stream = OutputStream(file)
             if inOrder:
                 stream.write(b"one")
                 stream.write(b"two")
@@ -373,7 +373,7 @@ class TestSinks:
 
     def test_long_name(self, tmp_path: Path) -> None:
         """The longest name there is has room for the part beside it."""
-        part = Part(tmp_path / ("n" * 255))
+        part = PartialFile(tmp_path / ("n" * 255))
         part.write(b"x")
         part.commit()
         assert (tmp_path / ("n" * 255)).read_bytes() == b"x"

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from castd.cli.display import INTERRUPTED, Result, Show
 from castd.cli.options import STATUSES, Checked, Choices, common
 from castd.client.client import fetch, scheme, send
-from castd.client.output import PIECE, Part, Stream, checksum
+from castd.client.output import PIECE, OutputStream, PartialFile, checksum
 from castd.client.report import TransferError
 from castd.client.urls import Url, UrlError
 from castd.packets.netascii import encode
@@ -84,7 +84,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
 
 async def _get(reactor: Any, text: str, url: Url, target: str, choices: Choices, show: Show) -> Result:
     result = Result(text, target)
-    sink: Part | Stream | None = None
+    sink: PartialFile | OutputStream | None = None
     try:
         with ExitStack() as opened:
             sink = _open(target, opened)
@@ -103,14 +103,14 @@ async def _get(reactor: Any, text: str, url: Url, target: str, choices: Choices,
     return result
 
 
-def _open(target: str, opened: ExitStack) -> Part | Stream:
+def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
     """A regular file is replaced when the new one is complete; into a pipe or device one can only write."""
     if target == "-":
-        return Stream(sys.stdout.buffer)
+        return OutputStream(sys.stdout.buffer)
     path = Path(target)
     if path.exists() and not path.is_file():
-        return Stream(opened.enter_context(path.open("wb")))
-    return Part(path)
+        return OutputStream(opened.enter_context(path.open("wb")))
+    return PartialFile(path)
 
 
 @click.command(cls=Checked, epilog=STATUSES)

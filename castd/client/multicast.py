@@ -37,7 +37,7 @@ def facing(port: Any, server: str) -> str:
     return ""
 
 
-class Ear(DatagramProtocol):
+class MulticastPort(DatagramProtocol):
     """
     A port that hears a group.
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 PIECE = 1 << 20
 
 
-class Part:
+class PartialFile:
     """
     A file beside the one it is to become; until L{commit} the old one stays as it was.
     """
@@ -77,7 +77,7 @@ class Part:
             self._path = None
 
 
-class Stream:
+class OutputStream:
     """
     Something that can only be written to from the start to the end: a pipe, a terminal, a device.
     """

@@ -16,7 +16,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 
 from castd import outcomes
-from castd.client.multicast import Ear, widen
+from castd.client.multicast import MulticastPort, widen
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused, UnknownTid, WireError
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
@@ -86,7 +86,7 @@ class Transfer(DatagramProtocol):
         self._unsent: list[bytes] = []
         self._closed: Deferred[None] = Deferred()
         self._over = False
-        self._ear: Ear | None = None
+        self._ear: MulticastPort | None = None
 
     # Life.
 
@@ -258,7 +258,7 @@ class Transfer(DatagramProtocol):
         if group is None:
             return True
         try:
-            self._ear = Ear(self._reactor, group, self._server[0], self.fromGroup)
+            self._ear = MulticastPort(self._reactor, group, self._server[0], self.fromGroup)
         except (OSError, CannotListenError) as error:
             # Any server may name a port that is taken here, or not ours to have.
             why = getattr(error, "socketError", error)
