@@ -70,7 +70,7 @@ class Result:
         self.error = f"sha256 is {self.sha256}, not {wanted}"
 
 
-class Show:
+class Display:
     """
     Everything that a human sees: a bar per file on a terminal, a line per file at its end.
     """

@@ -24,7 +24,7 @@ Of several files, the largest counts.
 
 
 @dataclass(frozen=True)
-class Choices:
+class TransferOptions:
     """The options that both commands have, as given."""
 
     blksize: int | None
@@ -61,7 +61,7 @@ class Choices:
         return replace(url, path=f"{url.path};mode=netascii") if self.netascii and url.mode == "octet" else url
 
 
-class Checked(click.Command):
+class ChecksumCommand(click.Command):
     """A command whose C{--sha256} may stand without a value, wherever it stands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

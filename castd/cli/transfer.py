@@ -18,8 +18,8 @@ from urllib.parse import quote
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
-from castd.cli.display import INTERRUPTED, Result, Show
-from castd.cli.options import STATUSES, Checked, Choices, common
+from castd.cli.display import INTERRUPTED, Display, Result
+from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, common
 from castd.client.client import fetch, scheme, send
 from castd.client.output import PIECE, OutputStream, PartialFile, checksum
 from castd.client.report import TransferError
@@ -30,7 +30,7 @@ from castd.packets.netascii import encode
 AT_ONCE = 8
 
 
-@click.command(cls=Checked, epilog=STATUSES)
+@click.command(cls=ChecksumCommand, epilog=STATUSES)
 @click.argument("urls", metavar="URL...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="FILE", help="What to call the copy; - for the standard output.")
 @click.option(
@@ -49,7 +49,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
     A file stands under its name when it is complete and its checksum right; until then, and if it never is, what was
     there before stays.
     """
-    choices = Choices(**given)
+    choices = TransferOptions(**given)
     jobs = [(text, choices.address(text)) for text in urls]
     if output is not None and len(jobs) > 1:
         raise click.UsageError("-o names one file, and there are several URLs (try -d)")
@@ -66,7 +66,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
         raise click.UsageError("two of these files would have the same name")
     if output not in (None, "-") and directory != Path():
         targets = [str(directory / target) for target in targets]
-    show = Show("get", choices.quiet, choices.json, choices.sha256 == "")
+    show = Display("get", choices.quiet, choices.json, choices.sha256 == "")
 
     async def work(reactor: Any) -> int:
         turns = DeferredSemaphore(AT_ONCE)
@@ -82,7 +82,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
     context.exit(status)
 
 
-async def _get(reactor: Any, text: str, url: Url, target: str, choices: Choices, show: Show) -> Result:
+async def _get(reactor: Any, text: str, url: Url, target: str, choices: TransferOptions, show: Display) -> Result:
     result = Result(text, target)
     sink: PartialFile | OutputStream | None = None
     try:
@@ -113,7 +113,7 @@ def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
     return PartialFile(path)
 
 
-@click.command(cls=Checked, epilog=STATUSES)
+@click.command(cls=ChecksumCommand, epilog=STATUSES)
 @click.argument("file", metavar="FILE")
 @click.argument("url", metavar="URL")
 @common
@@ -124,7 +124,7 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
 
     If the URL ends in a slash the file keeps its name.
     """
-    choices = Choices(**given)
+    choices = TransferOptions(**given)
     address = choices.address(url)
     try:
         if file != "-" and re.fullmatch(r"(.*/)?(;mode=\w+)?", address.path):
@@ -135,7 +135,7 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
         raise click.UsageError(f"{url}: {error}") from error
     if scheme(address).upload is None:
         raise click.UsageError(f"{address.scheme}:// has no writes")
-    show = Show("put", choices.quiet, choices.json, choices.sha256 == "")
+    show = Display("put", choices.quiet, choices.json, choices.sha256 == "")
 
     async def work(reactor: Any) -> int:
         return await _all([Deferred.fromCoroutine(_put(reactor, url, address, file, choices, show))])
@@ -145,7 +145,7 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
     context.exit(status)
 
 
-async def _put(reactor: Any, text: str, url: Url, file: str, choices: Choices, show: Show) -> Result:
+async def _put(reactor: Any, text: str, url: Url, file: str, choices: TransferOptions, show: Display) -> Result:
     result = Result(text, file)
     try:
         with ExitStack() as opened:
