@@ -42,7 +42,10 @@ class ICast(Interface):
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
-        """A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are ignored."""
+        """
+        A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are
+        ignored.
+        """
 
     def standing(peer: Peer) -> PeerState | None:
         """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""

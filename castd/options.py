@@ -201,8 +201,6 @@ Clients = Annotated[
 ]
 #: Ports, both ends included in the text; a C{range} in code.
 PortRange = Annotated[range, PlainValidator(portRange), _written(_showPorts), _schema("ports", "30000-30100")]
-#: An address and a port.
-Endpoint = Annotated[Endpoint, PlainValidator(endpoint), _written(_showPlace), _schema("address:port", "10.0.0.5:69")]
 #: A multicast address and a port.
 GroupEndpoint = Annotated[
     Endpoint, PlainValidator(groupEndpoint), _written(_showPlace), _schema("group:port", "239.255.1.1:3001")

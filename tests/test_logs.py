@@ -225,7 +225,7 @@ KINDS = Kinds({}, {}, {}, Rule)
 def configured(folder: Path, logging: dict[str, Any]) -> Config:
     """A service file that is only about the log; what else it lacks is nobody's concern here."""
     made = config.LoggingOptions.model_validate(logging, context={"folder": folder})
-    tree = config.nodes.parse(f"castd: 1\nlogging: {json.dumps(logging)}\n".encode(), "x.yaml")
+    tree = config.yaml.parse(f"castd: 1\nlogging: {json.dumps(logging)}\n".encode(), "x.yaml")
     none: Any = None
     return Config(Path("x.yaml"), (), (), (), None, none, made, none, none, tree)
 

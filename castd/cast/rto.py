@@ -14,8 +14,9 @@ class RtoEstimator:
     """
     When to repeat to one receiver.
 
-    With L{AdaptiveTimeout} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations, within
-    floor and ceiling, growing with each unanswered repetition.  With L{FixedTimeouts} it follows a table.  Seconds.
+    With L{AdaptiveTimeout} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations,
+    within floor and ceiling, growing with each unanswered repetition. With L{FixedTimeouts} it follows a table.
+    Seconds.
 
     @ivar tries: repetitions since the last progress.
     @ivar measured: the smoothed answering time, L{None} until there was one.

@@ -31,12 +31,13 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 class Collector(Protocol):
     """
-    What decides a transfer: L{castd.interfaces.ITransferHalf}, and for who is interested C{terms}, C{blocks} and C{repeats}.
+    What decides a transfer: L{castd.interfaces.ITransferHalf}, and for who is interested C{terms}, C{blocks} and
+    C{repeats}.
 
-    Its payload may be a L{OffsetBlock}.  If it has a C{group} that is not L{None}, (address, port), that is joined as soon as
-    it is seen, left when it changes, and what comes there goes to C{heard(datagram, peer, now)}, which returns what
-    C{receive} does.  An empty address: nothing is joined, broadcasts to that port are heard.  If it has a C{tid}, that
-    is set to the server's address and port with its first answer.
+    Its payload may be a L{OffsetBlock}. If it has a C{group} that is not L{None}, (address, port), that is joined as
+    soon as it is seen, left when it changes, and what comes there goes to C{heard(datagram, peer, now)}, which returns
+    what C{receive} does. An empty address: nothing is joined, broadcasts to that port are heard. If it has a C{tid},
+    that is set to the server's address and port with its first answer.
     """
 
     outcome: str | None

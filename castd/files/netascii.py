@@ -98,8 +98,8 @@ class NetasciiContent:
 
 class NetasciiConverter:
     """
-    Makes L{NetasciiContent} of contents.  Each version of a file is measured once, however many ask for it, and a large one
-    in a thread: nobody can keep the disk busy by asking for an image in netascii again and again.
+    Makes L{NetasciiContent} of contents. Each version of a file is measured once, however many ask for it, and a large
+    one in a thread: nobody can keep the disk busy by asking for an image in netascii again and again.
     """
 
     def __init__(self, thread: Thread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED) -> None:

@@ -1,9 +1,9 @@
 """
 The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
 
-They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each datagram of the peer
-and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{TftpDownload} differs from an C{UploadReceiver} in how it
-begins; from then on both receive blocks.
+They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each
+datagram of the peer and C{poll} at each C{deadline}, until there is an C{outcome}. A L{TftpDownload} differs from an
+C{UploadReceiver} in how it begins; from then on both receive blocks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The fast path of a cast: a lone receiver that says what was foreseen gets what lies ready (see L{castd.server.preparedSteps}).
+The fast path of a cast: a lone receiver that says what was foreseen gets what lies ready (see L{castd.server.lane}).
 """
 
 from __future__ import annotations

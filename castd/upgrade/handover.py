@@ -21,8 +21,8 @@ class Handover:
     """
     What a server has to do with the processes before and after it.
 
-    @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there was
-        none.
+    @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there
+        was none.
     @ivar heir: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{heirs} makes it;
         L{None}: none does.
     """

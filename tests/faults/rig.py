@@ -20,10 +20,10 @@ import pytest
 
 #: Which names of which modules are exchanged.
 SEAMS = {
-    "os": ("beneath", "content", "partial", "uploads"),
-    "socket": ("sockets", "bursts", "lent", "ports"),
-    "select": ("portset",),
-    "fcntl": ("partial",),
+    "os": ("files.root", "files.content", "files.partial", "files.uploads"),
+    "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
+    "select": ("net.epoll",),
+    "fcntl": ("files.partial",),
 }
 #: Calls that have done their work when they tell of a fault.
 DONE = frozenset({"close", "unregister"})
@@ -33,7 +33,8 @@ class Rig:
     """
     Which call fails, with what, and how often.
 
-    @ivar calls: how often each call was made, by the modules' names and theirs: C{content.os.pread}, C{socket.bind}.
+    @ivar calls: how often each call was made, by the modules' names and theirs: C{files.content.os.pread},
+        C{socket.bind}.
     @ivar hits: how often it failed.
     """
 
@@ -139,8 +140,8 @@ def install(rig: Rig, patch: pytest.MonkeyPatch) -> None:
                 instead = {"epoll": lambda: Epoll(rig)}
             patch.setattr(f"castd.{each}.{seam}", Module(rig, f"{each}.{seam}", real[seam], **instead))
     sockets = importlib.import_module("castd.net.sockets")
-    patch.setattr(sockets, "ioctl", rig.through("sockets.ioctl", fcntl.ioctl))
-    patch.setattr(sockets, "open", rig.through("sockets.open", open), raising=False)
+    patch.setattr(sockets, "ioctl", rig.through("net.sockets.ioctl", fcntl.ioctl))
+    patch.setattr(sockets, "open", rig.through("net.sockets.open", open), raising=False)
 
 
 class Socket:
