@@ -105,7 +105,7 @@ class IWire(Interface):
         @raise UnknownPeer: a stranger who is owed an ERROR 5.
         """
 
-    def greet(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """-> iterable of (datagram, address): you are in; you have (not) the turn.  C{heard}: it answered before."""
 
     def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:

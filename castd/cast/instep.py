@@ -17,7 +17,7 @@ class State(Enum):
     """Where the turn is."""
 
     EMPTY = "empty"
-    GREETED = "greeted"
+    ANNOUNCED = "greeted"
     SENDING = "sending"
     WAITING = "waiting"
 
@@ -52,12 +52,12 @@ class InStep:
         """-> the one receiver, if nothing but its answer is awaited."""
         return None if self._members.owed or len(self._members) > 1 else self._master
 
-    def greeted(self) -> bool:
+    def announced(self) -> bool:
         """Is everything still to come for the one receiver, once it answers its greeting?"""
         member = self._alone()
         return (
             member is not None
-            and self._state is State.GREETED
+            and self._state is State.ANNOUNCED
             and self.top < 0
             and self._gathering.until is None
             and not member.asked

@@ -41,14 +41,14 @@ class Member:
 
     __slots__ = (
         "alarm",
+        "announceAt",
+        "announcements",
         "asked",
         "cameAt",
         "confirmed",
         "corrected",
         "corrections",
         "failed",
-        "greetAt",
-        "greetings",
         "heard",
         "hears",
         "peer",
@@ -77,11 +77,11 @@ class Member:
         self.since = since
         self.cameAt = cameAt
         self.heard = self.hears = self.confirmed = self.suspect = False
-        self.failed = self.turns = self.corrections = self.repeats = self.greetings = 0
+        self.failed = self.turns = self.corrections = self.repeats = self.announcements = 0
         self.corrected = float("-inf")
         self.servedAt = float("inf")
         self.asked: Ranges = ()
-        self.greetAt: float | None = None
+        self.announceAt: float | None = None
 
     def misses(self, ranges: Ranges, now: float) -> bool:
         """
@@ -136,7 +136,7 @@ class Members:
         """Send it to the end of the row."""
         self._here[member.peer] = self._here.pop(member.peer)
 
-    def greet(self, member: Member, master: bool) -> None:
+    def announce(self, member: Member, master: bool) -> None:
         """It is to be told its place; what it was to be told before is out of date."""
         self._forget(member)
         self._due.append(Announce(member.peer, master, member.heard))

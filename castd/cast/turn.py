@@ -105,32 +105,32 @@ class Turn(InStep):
         if self._master is None:
             self._give(member, now)
         else:
-            self._greetListener(member, now)
+            self._announceListener(member, now)
 
     def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
         """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
         member.since, member.hears = self.top, False
         if member is not self._master:
             member.heard = False
-            self._greetListener(member, now)
+            self._announceListener(member, now)
         elif member.heard:
             member.heard = member.confirmed = False
             member.wants = wants
             self._members.last(member)
             self._elect(now)
-        elif self._state is State.GREETED and member.alarm.tries and now < self._sentAt + CROSSING:
+        elif self._state is State.ANNOUNCED and member.alarm.tries and now < self._sentAt + CROSSING:
             pass  # answered before it came: a second OACK makes atftp give up
         else:
-            self._members.greet(member, True)
-            if self._state is State.GREETED:
+            self._members.announce(member, True)
+            if self._state is State.ANNOUNCED:
                 # The answer that it asks for is the repetition.
                 self.alarmAt = now + self._interval(member)
             elif self._state is State.WAITING and self._want:
                 self._pending, self._again, self._state = list(self._want), True, State.SENDING
 
-    def _greetListener(self, member: Member, now: float) -> None:
-        self._members.greet(member, False)
-        member.greetings, member.greetAt = 0, now + POLITE if self.patience.confirm else None
+    def _announceListener(self, member: Member, now: float) -> None:
+        self._members.announce(member, False)
+        member.announcements, member.announceAt = 0, now + POLITE if self.patience.confirm else None
 
     def _hold(self, now: float) -> None:
         """Somebody has come: the first block may wait for more."""
@@ -145,7 +145,7 @@ class Turn(InStep):
             wants = self._want if member is self._master and self._state is State.WAITING else ()
             self._part(member, event.outcome, now, wants)
         elif isinstance(event, RequestBlocks):
-            member.greetAt = None
+            member.announceAt = None
             if member is self._master:
                 self._hearMaster(member, event.ranges, now)
             else:
@@ -161,7 +161,7 @@ class Turn(InStep):
         elif member.corrections < self.patience.corrections and now - member.corrected >= POLITE:
             member.corrections += 1
             member.corrected = now
-            self._members.greet(member, False)
+            self._members.announce(member, False)
             member.confirmed = True
 
     def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
@@ -171,7 +171,7 @@ class Turn(InStep):
             return
         if not member.hears and ranges[0].start > 0:
             self._hearing.shown(member)
-        if self._state is State.GREETED:
+        if self._state is State.ANNOUNCED:
             member.alarm.restart()
             self._serve(ranges, now)
         elif ranges[0].start > self._want[0].start:
@@ -180,7 +180,7 @@ class Turn(InStep):
             member.alarm.progress()
             member.failed = 0
             if self.patience.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
-                self._members.greet(member, False)
+                self._members.announce(member, False)
                 self._trying = True
                 self._give(other, now)
             else:
@@ -231,7 +231,7 @@ class Turn(InStep):
 
     def _heardNothing(self, member: Member) -> bool:
         """The master asks for the first block, though others hear the group."""
-        return self._state is not State.GREETED and self._hearing.nothing(member, self.top)
+        return self._state is not State.ANNOUNCED and self._hearing.nothing(member, self.top)
 
     def _unreached(self, member: Member) -> bool:
         """Is the master, that loses its turn, to go on by unicast?"""
@@ -280,7 +280,7 @@ class Turn(InStep):
 
     def _give(self, member: Member, now: float) -> None:
         self._master = member
-        self._state = State.GREETED
+        self._state = State.ANNOUNCED
         self._want, self._again, self._restarted = (), False, False
         self._sentAt = now
         self._term = TurnLimits(now)
@@ -288,8 +288,8 @@ class Turn(InStep):
         self._masters += not member.turns
         member.turns += 1
         member.alarm.restart()
-        member.greetAt = None
-        self._members.greet(member, True)
+        member.announceAt = None
+        self._members.announce(member, True)
         self.alarmAt = now + self._interval(member)
         if member.wants:
             self._serve(member.wants, now)
@@ -344,7 +344,7 @@ class Turn(InStep):
         member = self._master
         if member is None:
             return False
-        if self._state in (State.GREETED, State.WAITING):
+        if self._state in (State.ANNOUNCED, State.WAITING):
             if now >= self._givenUpAt(member) or self._overspent(now):
                 self._fail(member, now)
                 return True
@@ -359,8 +359,8 @@ class Turn(InStep):
             self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
         member.alarm.repeated()
-        if self._state is State.GREETED:
-            self._members.greet(member, True)
+        if self._state is State.ANNOUNCED:
+            self._members.announce(member, True)
             self._sentAt, self.alarmAt = now, now + self._interval(member)
             return
         self._pending, self._again, self._restarted = self.repetition(), True, True
@@ -379,12 +379,12 @@ class Turn(InStep):
             return None
         if self._heardNothing(member):
             return TRIED
-        if self._trying and self._state is State.GREETED:
+        if self._trying and self._state is State.ANNOUNCED:
             return self.patience.brief
         if len(self._members) == 1:
             return None
         unproved = member.waited and not member.failed and member.alarm.measured is None
-        return self.patience.brief if self._over and unproved and self._state is State.GREETED else None
+        return self.patience.brief if self._over and unproved and self._state is State.ANNOUNCED else None
 
     def _interval(self, member: Member) -> float:
         brief = self._brief(member)
@@ -412,15 +412,15 @@ class Turn(InStep):
             return
         self._elect(now)
         if self._master is not member and (member.heard or member.failed == 1):
-            self._members.greet(member, False)
+            self._members.announce(member, False)
 
     def _confirmations(self, now: float) -> bool:
         """A listener whose protocol has it confirm its greeting is greeted again, a few times."""
         for member in self._members if self.patience.confirm else ():
-            if member.greetAt is not None and now >= member.greetAt:
-                member.greetings += 1
-                member.greetAt = now + POLITE if member.greetings < self.patience.confirm else None
-                self._members.greet(member, member is self._master)
+            if member.announceAt is not None and now >= member.announceAt:
+                member.announcements += 1
+                member.announceAt = now + POLITE if member.announcements < self.patience.confirm else None
+                self._members.announce(member, member is self._master)
                 return True
         return False
 
@@ -445,5 +445,5 @@ class Turn(InStep):
         if self.patience.keep is not None and self.top >= 0:
             times.append(self._spokeAt + self.patience.keep)
         if self.patience.confirm:
-            times.extend(member.greetAt for member in self._members if member.greetAt is not None)
+            times.extend(member.announceAt for member in self._members if member.announceAt is not None)
         return max(min(times), now)

@@ -185,7 +185,7 @@ class Wire:
             return Leave(outcomes.DONE)
         return RequestBlocks((range(packet.number, packet.number + 1),))
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
         Block 1 to the master alone, which tells it that it is one; that to the group follows.  In this order: to atftp
         a copy from the group that comes first means that somebody else is served.

@@ -56,7 +56,7 @@ class Wire(_group.GroupWire):
         self.headers: Hashable = ("tftp", 0)
         self._leases = leases
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
         The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """

@@ -168,7 +168,7 @@ class Wire(_group.GroupWire):
         self._options = options
         self._sbids = sbids
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """Until it has answered, everything that was agreed; later the one option alone, in full."""
         flag = self._options.masterFlag if master else self._options.listenerFlag
         terms = _group.agree(request, self.size, self.blocksize)

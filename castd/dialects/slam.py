@@ -127,7 +127,7 @@ class Wire:
         missing = slam.parseList(datagram)
         return Leave(outcomes.DONE) if missing is None else RequestBlocks(slam.clip(missing, self.count))
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """A status request to where the list came from; never to the group, where Etherboot gives up at one."""
         if master:
             yield self.status, request.peer

@@ -86,7 +86,7 @@ class Wire:
     ) -> RequestBlocks | Leave | NewRequest | None:
         return self._reader.receive(datagram, standing)
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         if self.terms.answer:
             yield tftp.buildOack(self.terms.answer), request.peer
 

@@ -296,12 +296,12 @@ class CastProtocol(FastPath):
         """From a delivery: a burst could not be sent."""
         self._outbox.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
 
-    def greet(self, action: Announce) -> int:
+    def announce(self, action: Announce) -> int:
         """-> datagrams sent, at least one for the sake of the budget."""
         receiver = self.receivers.get(action.peer)
         sent = 1
         if receiver is not None:
-            for datagram, address in self.wire.greet(receiver.request, action.master, action.heard):
+            for datagram, address in self.wire.announce(receiver.request, action.master, action.heard):
                 self._outbox.put(datagram, address)
                 sent += 1
         return sent
@@ -333,7 +333,7 @@ class CastProtocol(FastPath):
         turn = Turn(patience, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
-        self._asides.add(action.peer, CastSender(self, turn, target, greets=not action.wants), now)
+        self._asides.add(action.peer, CastSender(self, turn, target, announces=not action.wants), now)
         self.moved[action.outcome] += 1
         eventlog.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)

@@ -91,7 +91,7 @@ class FastPath(DatagramProtocol):
         window: a socket that takes a part of that is the cast's concern.
         """
         ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and self._turn.greeted():  # type: ignore[union-attr]
+        if ahead is not None and self._turn.announced():  # type: ignore[union-attr]
             self._begins = ahead[0]
 
     def _begin(self) -> bool:

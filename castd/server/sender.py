@@ -30,7 +30,7 @@ class CastSender:
     @ivar cast: decides.
     @ivar aside: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire
         says.
-    @ivar greets: its receivers are told that they have the turn; one that goes on by unicast may know already.
+    @ivar announces: its receivers are told that they have the turn; one that goes on by unicast may know already.
     @ivar due: for L{castd.server.fallback}: the instant of its next L{pump}.
     """
 
@@ -42,18 +42,18 @@ class CastSender:
         "_restUntil",
         "_sentAt",
         "_unsent",
+        "announces",
         "aside",
         "cast",
         "due",
-        "greets",
         "owner",
     )
 
-    def __init__(self, owner: CastProtocol, cast: ICast, aside: Peer | None = None, greets: bool = True) -> None:
+    def __init__(self, owner: CastProtocol, cast: ICast, aside: Peer | None = None, announces: bool = True) -> None:
         self.owner = owner
         self.cast = cast
         self.aside = aside
-        self.greets = greets
+        self.announces = announces
         self.due: float | None = None
         self._unsent = range(0)
         self._again = self._late = False
@@ -98,7 +98,7 @@ class CastSender:
                 self._unsent, self._peer, self._again = action.numbers, action.peer, action.again
                 self._late = False
             elif isinstance(action, Announce):
-                budget -= owner.greet(action) if self.greets else 1
+                budget -= owner.announce(action) if self.announces else 1
             elif isinstance(action, Left):
                 owner.gone(self, action, now)
             elif isinstance(action, Bar):

@@ -192,13 +192,13 @@ class Hall:
             if action.outcome == outcomes.DEAF:
                 assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
         elif isinstance(action, Announce):
-            self._greeted(self.receivers[action.peer], action.master)
+            self._announced(self.receivers[action.peer], action.master)
         elif isinstance(action, SendBlocks):
             for receiver in self.receivers.values():
                 if receiver.peer == action.peer or self.group:
                     self._blocks(receiver, action.numbers)
 
-    def _greeted(self, receiver: Receiver, master: bool) -> None:
+    def _announced(self, receiver: Receiver, master: bool) -> None:
         if receiver.dead or self.chance.random() < self.loss:
             return
         receiver.master = master

@@ -70,7 +70,7 @@ def empty(patience: RetransmitPolicy = GROUP) -> Turn:
     return Turn(patience, COUNT)
 
 
-def greeted(patience: RetransmitPolicy = GROUP) -> Turn:
+def announced(patience: RetransmitPolicy = GROUP) -> Turn:
     turn = empty(patience)
     turn.join(A, 0.0)
     out(turn)
@@ -78,7 +78,7 @@ def greeted(patience: RetransmitPolicy = GROUP) -> Turn:
 
 
 def sending(patience: RetransmitPolicy = GROUP) -> Turn:
-    turn = greeted(patience)
+    turn = announced(patience)
     turn.hear(A, want(3, 7), 0.0)
     return turn
 
@@ -89,7 +89,7 @@ def waiting(patience: RetransmitPolicy = GROUP) -> Turn:
     return turn
 
 
-BUSY = [greeted, sending, waiting]
+BUSY = [announced, sending, waiting]
 
 
 def test_turnIsACast() -> None:
@@ -133,7 +133,7 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
 
 def test_aWantAfterTheGreetingIsServed() -> None:
     """Greeted: the master's want is sent; standing tells what is being served."""
-    turn = greeted()
+    turn = announced()
     turn.hear(A, want(3, 7), 0.0)
     assert out(turn) == [burst(3, 7)]
     assert turn.standing(A) == PeerState(True, range(3, 7), 6)
@@ -155,7 +155,7 @@ def test_aWantAfterAllWentOutIsServed() -> None:
 
 def test_severalRangesGoOutOneAfterTheOther() -> None:
     """A want of several runs is a burst for each of them, in order."""
-    turn = greeted()
+    turn = announced()
     turn.hear(A, RequestBlocks((range(1, 3), range(5, 6), range(8, 10))), 0.0)
     assert out(turn) == [burst(1, 3), burst(5, 6), burst(8, 10)]
 
@@ -202,7 +202,7 @@ def test_theLastLeavesAnEmptyCast() -> None:
 
 def test_aGreetingIsRepeated() -> None:
     """Greeted: at the alarm the master is greeted again."""
-    turn = greeted()
+    turn = announced()
     assert turn.deadline(0.0) == 1.0
     assert out(turn, 1.0) == [Announce(A, True, False)]
 
@@ -225,7 +225,7 @@ def test_blocksAreRepeated() -> None:
 
 def test_theApprenticeIsNotAnswered() -> None:
     """A want of one block that comes again causes nothing: only the alarm repeats a block."""
-    turn = greeted()
+    turn = announced()
     turn.hear(A, want(3), 0.0)
     out(turn)
     for _ in range(5):
@@ -273,13 +273,13 @@ def test_aWantOutOfTurnOnlyShowsLife() -> None:
     turn = waiting()
     turn.join(B, 0.0)
     out(turn)
-    greetings = []
+    announcements = []
     for tenth in range(1, 100):
         turn.hear(B, want(0), tenth / 10)
         turn.hear(A, want(7 + tenth), tenth / 10)
-        greetings += [tenth / 10 for action in out(turn, tenth / 10) if action == Announce(B, False, True)]
-    assert len(greetings) == 3
-    assert all(after - before >= 1.0 for before, after in pairwise(greetings))
+        announcements += [tenth / 10 for action in out(turn, tenth / 10) if action == Announce(B, False, True)]
+    assert len(announcements) == 3
+    assert all(after - before >= 1.0 for before, after in pairwise(announcements))
     assert turn.top == 106
 
 
@@ -297,7 +297,7 @@ def test_strangersAreNoConcernOfACast() -> None:
 
 def test_aMasterNeverHeardIsAnsweredAgain() -> None:
     """Never heard since: its repeated request is answered as before, the greeting and then what it wanted."""
-    turn = greeted()
+    turn = announced()
     turn.join(A, 0.3)
     assert out(turn, 0.3) == [Announce(A, True, False)]
     plain = empty(RetransmitPolicy())
@@ -309,7 +309,7 @@ def test_aMasterNeverHeardIsAnsweredAgain() -> None:
 
 def test_theRepeatedRequestIsTheRepetition() -> None:
     """Its request comes again when the greeting is due again: one answer, as atftp gives up at a second OACK."""
-    turn = greeted()
+    turn = announced()
     turn.join(A, 1.001)
     assert [(now, action) for now, action in until(turn, 1.001, 2.1)] == [
         (1.001, Announce(A, True, False)),
@@ -319,7 +319,7 @@ def test_theRepeatedRequestIsTheRepetition() -> None:
 
 def test_aRequestThatCrossedTheRepetition() -> None:
     """The greeting was just repeated by the timer when the request comes again: that has been answered already."""
-    turn = greeted()
+    turn = announced()
     assert out(turn, 1.0) == [Announce(A, True, False)]
     turn.join(A, 1.001)
     assert out(turn, 1.001) == []
@@ -581,7 +581,7 @@ ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
 
 def test_nobodyHears() -> None:
     """Two have asked for the first block in vain: nothing that is sent arrives, and all go on by unicast at once."""
-    turn = greeted(ALL_DEAF)
+    turn = announced(ALL_DEAF)
     for peer in (B, C):
         turn.join(peer, 0.0)
     out(turn)
@@ -599,7 +599,7 @@ def test_nobodyHears() -> None:
 
 def test_nobodyHearsAndSaysSo() -> None:
     """The same of two that repeat themselves, as iPXE does; the third was no longer asked."""
-    turn = greeted(ALL_DEAF)
+    turn = announced(ALL_DEAF)
     for peer in (B, C):
         turn.join(peer, 0.0)
     gone = []
@@ -617,7 +617,7 @@ def test_nobodyHearsAndSaysSo() -> None:
 @pytest.mark.parametrize("silent", [A, B])
 def test_somebodyHears(silent: Peer) -> None:
     """One that asks for the second block is proof enough: who is silent is a suspect, as always."""
-    turn = greeted(ALL_DEAF)
+    turn = announced(ALL_DEAF)
     for peer in (B, C):
         turn.join(peer, 0.0)
     now, gone = 0.0, []
@@ -652,7 +652,7 @@ def test_aGroupIsNeverSilentForLong() -> None:
 def test_aTurnMayCostOnlySoMuch() -> None:
     """A master that has the blocks of the file sent more than twice over loses the turn, unless nobody waits for it."""
     for others in (0, 1):
-        turn = greeted(
+        turn = announced(
             RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None)
         )
         if others:
@@ -670,7 +670,7 @@ def test_aTurnMayCostOnlySoMuch() -> None:
 
 def test_aTurnMustGetSomewhere() -> None:
     """A master that moves by less than its share of the blocks loses the turn while others wait."""
-    turn = greeted(
+    turn = announced(
         RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None)
     )
     turn.join(B, 0.0)
@@ -712,8 +712,8 @@ def test_followedIsHearAndPoll() -> None:
 
 def test_begunIsHearAndPoll() -> None:
     """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
-    slow, fast = greeted(RetransmitPolicy()), greeted(RetransmitPolicy())
-    assert fast.greeted()
+    slow, fast = announced(RetransmitPolicy()), announced(RetransmitPolicy())
+    assert fast.announced()
     slow.hear(A, want(0), 0.5)
     assert out(slow, 0.5) == [burst(0)]
     assert fast.begun(range(1), 0.5) == 1.0
@@ -726,22 +726,22 @@ def test_begunIsHearAndPoll() -> None:
 
 def test_whoIsToAnswerAGreeting() -> None:
     """A greeting is answered without asking only where it is the first, of the only one, and nothing is held back."""
-    assert not empty().greeted()
-    assert not sending().greeted()
-    assert not waiting().greeted()
-    assert not greeted(RetransmitPolicy(gather=0.2, gatherLimit=1.0)).greeted()
-    two, owing, again = greeted(RetransmitPolicy()), empty(RetransmitPolicy()), met()
+    assert not empty().announced()
+    assert not sending().announced()
+    assert not waiting().announced()
+    assert not announced(RetransmitPolicy(gather=0.2, gatherLimit=1.0)).announced()
+    two, owing, again = announced(RetransmitPolicy()), empty(RetransmitPolicy()), met()
     two.join(B, 0.0)
     out(two)
     owing.join(A, 0.0)
     again.join(A, 0.1)
     out(again, 0.1)
-    assert (two.greeted(), owing.greeted(), again.greeted()) == (False, False, False)
+    assert (two.announced(), owing.announced(), again.announced()) == (False, False, False)
 
 
 def test_nobodyIsFollowedBlindly() -> None:
     """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
-    assert greeted(RetransmitPolicy()).inStep(0) is None
+    assert announced(RetransmitPolicy()).inStep(0) is None
     unheard = empty(RetransmitPolicy())
     unheard.join(A, 0.0, (range(1),))
     out(unheard)
@@ -767,7 +767,7 @@ def test_nobodyIsFollowedBlindly() -> None:
 
 def met() -> Turn:
     """A cast whose one receiver has answered within a millisecond, and waits for block 2 of 0, 1, 2."""
-    turn = greeted(RetransmitPolicy())
+    turn = announced(RetransmitPolicy())
     for number in (0, 1):
         turn.hear(A, want(number), number / 1000)
         out(turn, number / 1000)
@@ -779,7 +779,7 @@ TRIED = replace(ALL_DEAF, brief=(3, 0.1), prove=5.0)
 
 def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:
     """At 6 s, in the middle of a pass that A leads, with others who were there at its start."""
-    turn = greeted(TRIED)
+    turn = announced(TRIED)
     for peer in peers:
         turn.join(peer, 0.0)
     for number in range(top):
@@ -834,7 +834,7 @@ def test_whoCameLateIsNotTried() -> None:
 
 def test_whoAskedAgainIsNotTried() -> None:
     """Its first answer was lost, and it asks in the middle of the pass: so it came late, too."""
-    turn = greeted(TRIED)
+    turn = announced(TRIED)
     turn.join(B, 0.0)
     for number in range(20):
         turn.hear(A, want(number), number / 10)
@@ -846,7 +846,7 @@ def test_whoAskedAgainIsNotTried() -> None:
 
 def test_partOfTheHallHearsNothing() -> None:
     """When all has been sent, four in a row who ask for the first block stand for all not known to hear."""
-    turn = greeted(TRIED)
+    turn = announced(TRIED)
     others = [("10.0.1.1", number) for number in range(1, 9)]
     for peer in others:
         turn.join(peer, 0.0)

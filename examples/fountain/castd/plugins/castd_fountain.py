@@ -147,7 +147,7 @@ class Wire:
             return RequestBlocks((range(self.blocks),))  # it knows nothing yet, or another file
         return RequestBlocks((range(heard, heard + lacking + ceil(lacking * self.redundancy)),))
 
-    def greet(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
+    def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """A question to where the report came from."""
         if master:
             yield self.question, request.peer
