@@ -47,7 +47,7 @@ class ICast(Interface):
         ignored.
         """
 
-    def standing(peer: Peer) -> PeerState | None:
+    def peerState(peer: Peer) -> PeerState | None:
         """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
 
     def poll(now: float) -> Action | None:
@@ -96,11 +96,11 @@ class IWire(Interface):
     def first(request: Request) -> Ranges:
         """-> ranges the request itself asks for; C{()} if the receiver will say."""
 
-    def receive(datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
+    def receive(datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
         -> Want, Leave, Ask (it is a request: read it as one) or L{None} (nothing worth a word).
 
-        @param standing: of this peer; L{None}: a stranger.
+        @param peerState: of this peer; L{None}: a stranger.
         @raise WireError: it cannot be read.
         @raise UnknownPeer: a stranger who is owed an ERROR 5.
         """

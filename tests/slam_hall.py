@@ -134,8 +134,8 @@ class Hall:
     def receive(self, datagram: bytes, peer: Peer) -> None:
         """A datagram has come to the server."""
         self.lists += 1
-        if self.sweep.standing(peer) is not None:
-            self.sweep.hear(peer, self.wire.receive(datagram, peer, self.sweep.standing(peer)), self.now)
+        if self.sweep.peerState(peer) is not None:
+            self.sweep.hear(peer, self.wire.receive(datagram, peer, self.sweep.peerState(peer)), self.now)
         else:
             request = self.dialect.request(datagram, peer, SERVER)
             if request is not None:

@@ -139,7 +139,7 @@ class Sweep:
         receiver = self._roll.get(peer)
         return receiver is not None and receiver.heard
 
-    def standing(self, peer: Peer) -> PeerState | None:
+    def peerState(self, peer: Peer) -> PeerState | None:
         receiver = self._roll.get(peer)
         if receiver is None:
             return None

@@ -294,7 +294,7 @@ class Turn(InStep):
         if member.wants:
             self._serve(member.wants, now)
 
-    def standing(self, peer: Peer) -> PeerState | None:
+    def peerState(self, peer: Peer) -> PeerState | None:
         member = self._members.get(peer)
         if member is None:
             return None

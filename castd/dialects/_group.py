@@ -118,14 +118,14 @@ class GroupReader(_tftp.AckReader):
         self.confirms = confirms
         self.early = early
 
-    def want(self, short: int, standing: PeerState) -> RequestBlocks | Leave | None:
+    def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         if short == self.count:
-            if standing.top >= self.count - 1:
+            if peerState.top >= self.count - 1:
                 return Leave(outcomes.DONE)
             return Leave(outcomes.EARLY) if self.early else None
-        if short > self.count or (standing.turn and short > standing.top + 1):
+        if short > self.count or (peerState.turn and short > peerState.top + 1):
             return None
-        if not (short or standing.turn) and self.confirms:
+        if not (short or peerState.turn) and self.confirms:
             return RequestBlocks()
         return RequestBlocks((self.ask(short),))
 
@@ -173,9 +173,9 @@ class GroupWire:
         return ()
 
     def receive(
-        self, datagram: bytes, peer: Peer, standing: PeerState | None
+        self, datagram: bytes, peer: Peer, peerState: PeerState | None
     ) -> RequestBlocks | Leave | NewRequest | None:
-        return self._reader.receive(datagram, standing)
+        return self._reader.receive(datagram, peerState)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
         """As everywhere; and a member that was given up is told, since it may only have been slow."""

@@ -76,7 +76,7 @@ class AckReader:
         self.windowsize = windowsize
         self.rollover = rollover
 
-    def receive(self, datagram: bytes, standing: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
+    def receive(self, datagram: bytes, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
         @return: see L{castd.interfaces.IWire.receive}.
         @raise WireError: unreadable.
@@ -86,26 +86,26 @@ class AckReader:
         if kind in (tftp.RRQ, tftp.WRQ):
             return NewRequest()
         packet = tftp.parse(datagram)
-        if standing is None:
+        if peerState is None:
             if isinstance(packet, tftp.Error):
                 return None
             raise UnknownPeer(f"opcode {kind} from a foreign transfer id")
         if isinstance(packet, tftp.Error):
-            return Leave(self.outcome(packet, standing))
+            return Leave(self.outcome(packet, peerState))
         if not isinstance(packet, tftp.Ack):
             return None
-        return self.want(packet.number, standing)
+        return self.want(packet.number, peerState)
 
-    def outcome(self, error: tftp.Error, standing: PeerState) -> str:
+    def outcome(self, error: tftp.Error, peerState: PeerState) -> str:
         """An ERROR in answer to the OACK is how a client ends that only wanted the size."""
-        probe = standing.top < 0 and standing.serving is None and error.code in (0, 8)
+        probe = peerState.top < 0 and peerState.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
 
-    def want(self, short: int, standing: PeerState) -> RequestBlocks | Leave | None:
+    def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         """What ACK C{short} asks for, beside what is being served; L{None}: it is about nothing that was sent."""
-        near = standing.serving.start if standing.serving is not None else 0
+        near = peerState.serving.start if peerState.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)
-        if number > standing.top + 1 or number < 0:
+        if number > peerState.top + 1 or number < 0:
             return None
         if number >= self.count:
             return Leave(outcomes.DONE)

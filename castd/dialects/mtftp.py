@@ -165,7 +165,7 @@ class Wire:
         return (range(1),)
 
     def receive(
-        self, datagram: bytes, peer: Peer, standing: PeerState | None
+        self, datagram: bytes, peer: Peer, peerState: PeerState | None
     ) -> RequestBlocks | Leave | NewRequest | None:
         """
         ACK k asks for what follows block k, also where it jumps: iPXE says how much it has without a gap.
@@ -175,11 +175,11 @@ class Wire:
         if tftp.opcode(datagram) in (tftp.RRQ, tftp.WRQ):
             return NewRequest()
         packet = tftp.parse(datagram)
-        if standing is None:
+        if peerState is None:
             return None
         if isinstance(packet, tftp.Error):
             return Leave(outcomes.ABORTED)
-        if not isinstance(packet, tftp.Ack) or not standing.turn or packet.number > self.count:
+        if not isinstance(packet, tftp.Ack) or not peerState.turn or packet.number > self.count:
             return None
         if packet.number == self.count:
             return Leave(outcomes.DONE)

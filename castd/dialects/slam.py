@@ -123,7 +123,7 @@ class Wire:
     def first(self, request: Request) -> Ranges:
         return slam.clip(request.detail, self.count) if isinstance(request.detail, tuple) else ()
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave:
+    def receive(self, datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave:
         missing = slam.parseList(datagram)
         return Leave(outcomes.DONE) if missing is None else RequestBlocks(slam.clip(missing, self.count))
 

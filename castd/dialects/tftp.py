@@ -82,9 +82,9 @@ class Wire:
         return _tftp.firstWindow(bool(self.terms.answer))
 
     def receive(
-        self, datagram: bytes, peer: Peer, standing: PeerState | None
+        self, datagram: bytes, peer: Peer, peerState: PeerState | None
     ) -> RequestBlocks | Leave | NewRequest | None:
-        return self._reader.receive(datagram, standing)
+        return self._reader.receive(datagram, peerState)
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         if self.terms.answer:

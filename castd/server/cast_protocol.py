@@ -194,11 +194,11 @@ class CastProtocol(FastPath):
     def _standing(self, peer: Peer) -> PeerState | None:
         aside = self._asides.get(peer)
         if aside is None:
-            return self._main.cast.standing(peer)
-        standing = aside.cast.standing(peer)
+            return self._main.cast.peerState(peer)
+        peerState = aside.cast.peerState(peer)
         # It may hear the group after all, and acknowledge what was sent there.
         top = getattr(self._main.cast, "top", -1)
-        return standing if standing is None or standing.top >= top else replace(standing, top=top)
+        return peerState if peerState is None or peerState.top >= top else replace(peerState, top=top)
 
     def _tell(self, peer: Peer, event: Event) -> None:
         """To whom decides for this peer."""

@@ -148,7 +148,7 @@ class Hall:
         else:
             raise AssertionError("two hundred actions without a pause")
         turns = [
-            peer for peer in self.receivers if (standing := self.cast.standing(peer)) is not None and standing.turn
+            peer for peer in self.receivers if (peerState := self.cast.peerState(peer)) is not None and peerState.turn
         ]
         assert len(turns) <= 1, f"several masters: {turns}"
         assert bool(turns) == bool(self.cast.members()), "members, and nobody has the turn"
@@ -162,15 +162,15 @@ class Hall:
             assert self.receivers[action.peer].here, f"{action.peer} was told farewell twice"
         elif isinstance(action, Announce):
             assert self.receivers[action.peer].here, f"{action.peer} is no member and was greeted"
-            standing = self.cast.standing(action.peer)
-            assert standing is not None
-            assert not action.master or standing.turn
+            peerState = self.cast.peerState(action.peer)
+            assert peerState is not None
+            assert not action.master or peerState.turn
         elif isinstance(action, SendBlocks):
             receiver = self.receivers[action.peer]
-            standing = self.cast.standing(action.peer)
+            peerState = self.cast.peerState(action.peer)
             assert receiver.here
-            assert standing is not None
-            assert standing.turn, "blocks for one without the turn"
+            assert peerState is not None
+            assert peerState.turn, "blocks for one without the turn"
             assert 0 <= action.numbers.start < action.numbers.stop <= self.blocks
             wanted = set(receiver.wanted)
             if not action.again:

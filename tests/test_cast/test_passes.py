@@ -69,7 +69,7 @@ class Play:
             self.here.add(peer)
         elif word[0] == "error":
             self.cast.hear(peer, Leave(outcomes.ABORTED), self.now)
-        elif (standing := self.cast.standing(peer)) is not None and standing.turn:
+        elif (peerState := self.cast.peerState(peer)) is not None and peerState.turn:
             number = word[2]
             assert isinstance(number, int)
             done = Leave(outcomes.DONE) if number == COUNT else RequestBlocks((range(number, number + 1),))
@@ -97,7 +97,7 @@ def test_anything(words: list[tuple[object, ...]]) -> None:
         play.say(word)
         assert play.cast.members() == len(play.here)
         assert len({peer[0] for peer in play.here}) == len(play.here)
-        turns = [peer for peer in play.here if (standing := play.cast.standing(peer)) and standing.turn]
+        turns = [peer for peer in play.here if (peerState := play.cast.peerState(peer)) and peerState.turn]
         assert len(turns) == bool(play.here)
     play.wait(200.0)
     assert play.cast.members() == 0

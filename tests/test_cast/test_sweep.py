@@ -370,7 +370,7 @@ def test_room() -> None:
         sweep.join(("x", number), 0.02, (range(1),))
         assert sweep.members() <= 3
     assert len(gone(drain(sweep, 0.02))) == 998
-    assert sweep.standing(A) is not None
+    assert sweep.peerState(A) is not None
 
 
 def test_paceFollowsTheLoss() -> None:
@@ -559,7 +559,7 @@ class Crowd(RuleBasedStateMachine):
             self.now += 0.25
             self.step()
             for peer in [peer for peer in self.lacks if peer not in self.deaf]:
-                if self.sweep.standing(peer) is None and self.lacks[peer]:
+                if self.sweep.peerState(peer) is None and self.lacks[peer]:
                     self.sweep.join(peer, self.now, self.list(peer, 4))
                 else:
                     self.say(peer, 4)

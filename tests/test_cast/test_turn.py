@@ -105,7 +105,7 @@ def test_theFirstBecomesMaster() -> None:
     turn = empty()
     turn.join(A, 0.0)
     assert out(turn) == [Announce(A, True, False)]
-    assert turn.standing(A) == PeerState(True, None, -1)
+    assert turn.peerState(A) == PeerState(True, None, -1)
 
 
 def test_theFirstMayAlreadyWant() -> None:
@@ -123,8 +123,8 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
     actions = out(turn)
     assert actions[0] == Announce(B, False, False)
     assert all(isinstance(action, SendBlocks) for action in actions[1:])
-    assert turn.standing(A).turn
-    assert not turn.standing(B).turn
+    assert turn.peerState(A).turn
+    assert not turn.peerState(B).turn
     assert turn.members() == 2
 
 
@@ -136,7 +136,7 @@ def test_aWantAfterTheGreetingIsServed() -> None:
     turn = announced()
     turn.hear(A, want(3, 7), 0.0)
     assert out(turn) == [burst(3, 7)]
-    assert turn.standing(A) == PeerState(True, range(3, 7), 6)
+    assert turn.peerState(A) == PeerState(True, range(3, 7), 6)
 
 
 def test_aWantWhileSendingReplacesTheRanges() -> None:
@@ -173,7 +173,7 @@ def test_whenTheMasterLeavesTheNextHasTheTurn(state: Callable[[], Turn]) -> None
         pass
     turn.hear(A, Leave(outcomes.DONE), 0.1)
     assert out(turn, 0.1) == [Left(A, outcomes.DONE), Announce(B, True, False)]
-    assert [turn.standing(peer) is not None for peer in (A, B, C)] == [False, True, True]
+    assert [turn.peerState(peer) is not None for peer in (A, B, C)] == [False, True, True]
 
 
 @pytest.mark.parametrize("state", BUSY)
@@ -185,7 +185,7 @@ def test_anybodyMayLeaveAtAnyTime(state: Callable[[], Turn]) -> None:
     actions = out(turn)
     assert actions[0] == Left(B, outcomes.DONE)
     assert Announce(B, False, False) not in actions
-    assert turn.standing(A).turn
+    assert turn.peerState(A).turn
 
 
 def test_theLastLeavesAnEmptyCast() -> None:
@@ -262,7 +262,7 @@ def test_oldWantsAreIgnored(state: Callable[[], Turn]) -> None:
     turn = state()
     turn.hear(A, want(1, 5), 0.0)
     assert [action for action in out(turn) if isinstance(action, SendBlocks)] in ([burst(3, 7)], [])
-    assert turn.standing(A).serving == range(3, 7)
+    assert turn.peerState(A).serving == range(3, 7)
 
 
 def test_aWantOutOfTurnOnlyShowsLife() -> None:
@@ -289,7 +289,7 @@ def test_strangersAreNoConcernOfACast() -> None:
     turn.hear(B, want(0), 0.0)
     turn.hear(B, Leave(outcomes.DONE), 0.0)
     assert out(turn) == []
-    assert turn.standing(B) is None
+    assert turn.peerState(B) is None
 
 
 # Asking again.
@@ -357,7 +357,7 @@ def test_theSameMachineFromAnotherPort() -> None:
     moved = ("10.0.0.11", 2)
     turn.join(moved, 0.5, instead=B)
     assert out(turn, 0.5) == [Announce(moved, False, False)]
-    assert turn.standing(B) is None
+    assert turn.peerState(B) is None
     turn.hear(A, Leave(outcomes.DONE), 0.6)
     assert out(turn, 0.6) == [Left(A, outcomes.DONE), Announce(moved, True, False)]
 
@@ -486,7 +486,7 @@ def test_aSilentMasterBecomesASuspect() -> None:
     turns, gone = [], []
     for start in (0.0, 5.0, 10.0, 15.0, 20.0, 25.0):
         log = until(turn, start, start + 4.99)
-        turns += [peer for peer in (A, B) if (standing := turn.standing(peer)) is not None and standing.turn]
+        turns += [peer for peer in (A, B) if (peerState := turn.peerState(peer)) is not None and peerState.turn]
         gone += [(now, action.peer, action.outcome) for now, action in log if isinstance(action, Left)]
     assert turns == [A, B, A, A, B, B]
     gone += [(now, action.peer, action.outcome) for now, action in until(turn, 30.0, 60.0)]
@@ -499,7 +499,7 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
     turn.join(B, 0.0)
     turn.join(C, 0.0)
     until(turn, 0.0, 5.0)
-    assert turn.standing(B).turn
+    assert turn.peerState(B).turn
     turn.hear(A, want(3), 5.5)
     turn.hear(B, Leave(outcomes.DONE), 6.0)
     assert Announce(A, True, True) in out(turn, 6.0)
@@ -529,7 +529,7 @@ def test_aMasterAloneIsGivenLonger() -> None:
     until(turn, 0.0, 5.0)
     turn.join(B, 5.5)
     assert out(turn, 5.5)[:1] == [Announce(B, False, False)]
-    assert turn.standing(B).turn
+    assert turn.peerState(B).turn
 
 
 def test_aBriefFirstTurnAfterTheEnd() -> None:
@@ -659,7 +659,7 @@ def test_aTurnMayCostOnlySoMuch() -> None:
             turn.join(B, 0.0)
         lost = 0
         for step in range(2 * COUNT + 20):
-            if not turn.standing(A).turn:
+            if not turn.peerState(A).turn:
                 lost = step
                 break
             turn.hear(A, want(1 + step // 3), step * 2.0)
@@ -678,7 +678,7 @@ def test_aTurnMustGetSomewhere() -> None:
         turn.hear(A, want(second // 4), float(second))
         out(turn, float(second))
     until(turn, 11.0, 25.0)
-    assert turn.standing(B).turn
+    assert turn.peerState(B).turn
 
 
 def test_listenersConfirmTheirGreeting() -> None:
@@ -705,7 +705,7 @@ def test_followedIsHearAndPoll() -> None:
         assert out(slow, number / 1000) == [burst(number)]
     fast.followed(range(29, 30), 0.029)
     assert fast.poll(0.029) is None
-    assert slow.standing(A) == fast.standing(A)
+    assert slow.peerState(A) == fast.peerState(A)
     assert slow.deadline(0.029) == pytest.approx(fast.deadline(0.029), abs=0.02)
     assert [action for _, action in until(fast, 0.029, 40.0)][:1] == [burst(29, again=True)]
 
@@ -718,7 +718,7 @@ def test_begunIsHearAndPoll() -> None:
     assert out(slow, 0.5) == [burst(0)]
     assert fast.begun(range(1), 0.5) == 1.0
     assert fast.poll(0.5) is None
-    assert (slow.standing(A), slow.heard(A)) == (fast.standing(A), fast.heard(A))
+    assert (slow.peerState(A), slow.heard(A)) == (fast.peerState(A), fast.heard(A))
     assert (slow.figures(), slow.deadline(0.5)) == (fast.figures(), fast.deadline(0.5))
     assert not fast.settled, "the answer to a greeting comes when the client needs the data"
     assert until(slow, 0.5, 40.0) == until(fast, 0.5, 40.0)

@@ -133,7 +133,7 @@ class Wire:
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
 
-    def receive(self, datagram: bytes, peer: Peer, standing: PeerState | None) -> RequestBlocks | Leave:
+    def receive(self, datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave:
         """
         "I lack k" asks for the k numbers after the last that this receiver has heard, and some more.
 
