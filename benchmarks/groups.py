@@ -59,7 +59,7 @@ class Work:
     kill: bool = False
     options: tuple[str, ...] = ASKED
     mark: tuple[str, float] | None = None
-    patience: float = 60.0
+    policy: float = 60.0
 
 
 MIB = 1 << 20
@@ -197,7 +197,7 @@ class Bench:
             )
             delay = time.monotonic() - dead
             transfers = [transfer for transfer in transfers if transfer is not master]
-        ended = self._ends(transfers, begin + work.patience)
+        ended = self._ends(transfers, begin + work.policy)
         octets = self.server.counters().since(before).sentOctets
         right = [transfer for transfer in transfers if self._right(transfer, name)]
         for transfer in transfers:
@@ -208,7 +208,7 @@ class Bench:
         return transfer.local.exists() and transfer.local.read_bytes() == self.shelf[name]
 
     @staticmethod
-    def _ends(transfers: list[Transfer], patience: float) -> dict[Transfer, float]:
+    def _ends(transfers: list[Transfer], policy: float) -> dict[Transfer, float]:
         """-> when each ended, by the monotonic clock; who does not is killed."""
         ended: dict[Transfer, float] = {}
         while len(ended) < len(transfers):
@@ -216,7 +216,7 @@ class Bench:
             for transfer in transfers:
                 if transfer in ended:
                     continue
-                if now > patience:
+                if now > policy:
                     transfer.job.end(signal.SIGKILL)
                 if transfer.job.process.poll() is not None:
                     ended[transfer] = now

@@ -57,14 +57,14 @@ class Bench:
         running = Running(server, self.root, self.room, self.serverCpu)
         deadline = time.monotonic() + 20
         while running.alive() and time.monotonic() < deadline:
-            sample = self.ask(running, workload, 0, 1, patience=2)
+            sample = self.ask(running, workload, 0, 1, policy=2)
             if sample and not sample["failures"]:
                 return running, sample
         running.end()
         raise click.ClickException(f"{server.name} does not serve:\n{running.log.read_text()[-2000:]}")
 
     def ask(
-        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, patience: int = 16
+        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, policy: int = 16
     ) -> Sample:
         """Let the load client do C{workload} once, while the server's memory is looked at if C{seed} is 0.
 
@@ -72,7 +72,7 @@ class Bench:
         """
         name = self.file(workload.size)
         words = ["taskset", "--cpu-list", str(self.clientCpu), str(self.load), "127.0.0.1", str(running.server.port)]
-        words += [str(self.root), name, *workload.arguments(seed, transfers), "--patience", str(patience)]
+        words += [str(self.root), name, *workload.arguments(seed, transfers), "--patience", str(policy)]
         before, memory = running.group.seconds(), 0.0
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
             while seed == 0 and client.poll() is None:  # looking costs CPU: never in a timed round

@@ -90,7 +90,7 @@ class IWire(Interface):
     headers = Attribute("Hashable; equal only for wires of one block size whose header() agrees for every number.")
     cast = Attribute("A factory of ICast, called with a Patience and the count.")
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
-    patience = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
+    policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
     stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
 
     def first(request: Request) -> Ranges:

@@ -39,7 +39,7 @@ class Serve:
 
     content: bytes
     caps: OptionLimits = field(default_factory=OptionLimits)
-    patience: RetransmitPolicy = field(default_factory=RetransmitPolicy)
+    policy: RetransmitPolicy = field(default_factory=RetransmitPolicy)
     rollover: int | None = None
     outcome: str | None = None
     sender: BlockSender | None = None
@@ -77,7 +77,7 @@ class Serve:
         if self.rollover is not None:
             terms = replace(terms, rollover=self.rollover)
         self.sender = BlockSender(terms, len(self.content), lambda start, length: self.content[start : start + length])
-        self.wait = RetransmitTimer(self.patience.heeding(terms.timeout))
+        self.wait = RetransmitTimer(self.policy.heeding(terms.timeout))
         self.wait.begin(now)
         if not terms.answer:
             return self.sender.window()
@@ -102,7 +102,7 @@ class Accept:
     """A server that takes a write: its L{UploadReceiver} is made of the first datagram."""
 
     def __init__(self, caps: OptionLimits | None = None) -> None:
-        self.caps, self.patience = caps or OptionLimits(), RetransmitPolicy()
+        self.caps, self.policy = caps or OptionLimits(), RetransmitPolicy()
         self.intake: UploadReceiver | None = None
 
     @property
@@ -119,7 +119,7 @@ class Accept:
             return self.intake.receive(datagram, now)
         if self.intake is None:
             terms = negotiate(asked(datagram), self.caps)
-            self.intake = UploadReceiver(terms, self.patience.heeding(terms.timeout))
+            self.intake = UploadReceiver(terms, self.policy.heeding(terms.timeout))
         elif self.intake.blocks:
             return None, []
         return None, self.intake.begin(now)

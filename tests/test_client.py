@@ -372,7 +372,7 @@ class Flood:
 class TestSchemes:
     def test_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, policy: Flood(5)))
         network = Network()
         host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()
         asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
@@ -395,7 +395,7 @@ class TestSchemes:
 
     def test_no_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes says so."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, patience: Flood(5)))
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, policy: Flood(5)))
         failures: list[Any] = []
         send(Network().host(CLIENT), parseUrl(f"flood://{SERVER}/f"), 0, lambda *_: b"").addErrback(failures.append)
         assert failures[0].check(UrlError)

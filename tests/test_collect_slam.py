@@ -147,7 +147,7 @@ def test_nobodyThere() -> None:
     stage = Stage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), patience=RetransmitPolicy(silence=5.0)).addErrback(failures.append)
+    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), policy=RetransmitPolicy(silence=5.0)).addErrback(failures.append)
     stage.network.run(lambda: failures, limit=10.0)
     assert failures[0].check(TransferError)
     assert failures[0].value.outcome == SILENT

@@ -18,20 +18,20 @@ class JoinDelay:
     @ivar until: the instant up to which it waits, L{None}: it does not.
     """
 
-    __slots__ = ("_limit", "_patience", "until")
+    __slots__ = ("_limit", "_policy", "until")
 
-    def __init__(self, patience: RetransmitPolicy) -> None:
-        self._patience = patience
+    def __init__(self, policy: RetransmitPolicy) -> None:
+        self._policy = policy
         self.until: float | None = None
         self._limit = 0.0
 
     def came(self, now: float) -> None:
         """Somebody has come."""
-        if not self._patience.gather:
+        if not self._policy.gather:
             return
         if self.until is None:
-            self._limit = now + self._patience.gatherLimit
-        self.until = min(now + self._patience.gather, self._limit)
+            self._limit = now + self._policy.gatherLimit
+        self.until = min(now + self._policy.gather, self._limit)
 
 
 class TurnLimits:
@@ -49,31 +49,31 @@ class TurnLimits:
         self.progressAt = now
         self._mark = (now, 0)
 
-    def givenUpAt(self, patience: RetransmitPolicy, master: Member, alone: bool) -> float:
+    def givenUpAt(self, policy: RetransmitPolicy, master: Member, alone: bool) -> float:
         """
         @param alone: nobody else is here.
         @return: the instant at which it ends if its master says nothing new.
         """
         if alone and not master.failed:
             # Nobody waits for it, and nothing speaks against it.
-            return self.progressAt + (patience.silence if patience.alone is None else patience.alone)
-        known = patience.measured is not None and master.alarm.measured is not None
-        if known and master.alarm.tries >= patience.tries:
-            return self.progressAt + (patience.measured or 0.0)
-        return self.progressAt + patience.silence
+            return self.progressAt + (policy.silence if policy.alone is None else policy.alone)
+        known = policy.measured is not None and master.alarm.measured is not None
+        if known and master.alarm.tries >= policy.tries:
+            return self.progressAt + (policy.measured or 0.0)
+        return self.progressAt + policy.silence
 
-    def overspent(self, patience: RetransmitPolicy, count: int, asked: int | None, now: float) -> bool:
+    def overspent(self, policy: RetransmitPolicy, count: int, asked: int | None, now: float) -> bool:
         """
         One turn may cost the others only so much: a hostile or very slow master loses it.
 
         @param count: the blocks of the file.
         @param asked: the block that the master wants next, L{None}: it has not asked for any.
         """
-        if patience.termBlocks is not None and self.blocks > max(patience.termBlocks * count, SHORT_TERM):
+        if policy.termBlocks is not None and self.blocks > max(policy.termBlocks * count, SHORT_TERM):
             return True
-        if patience.termShare is None or asked is None:
+        if policy.termShare is None or asked is None:
             return False
-        share, seconds = patience.termShare
+        share, seconds = policy.termShare
         since, start = self._mark
         if now - since < seconds:
             return False

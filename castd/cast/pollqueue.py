@@ -30,8 +30,8 @@ class PolledMember(Member):
 
     __slots__ = ("askedAt", "goneAt", "idle", "joinedAt", "late", "lateAt", "paused")
 
-    def __init__(self, peer: Peer, patience: RetransmitPolicy, joinedAt: int) -> None:
-        super().__init__(peer, (), patience.repeat, waited=False)
+    def __init__(self, peer: Peer, policy: RetransmitPolicy, joinedAt: int) -> None:
+        super().__init__(peer, (), policy.repeat, waited=False)
         self.askedAt: float | None = None
         self.late: Ranges = ()
         self.lateAt: float | None = None

@@ -23,15 +23,15 @@ class Reachability:
     @ivar proved: somebody hears the group.
     """
 
-    def __init__(self, patience: RetransmitPolicy) -> None:
+    def __init__(self, policy: RetransmitPolicy) -> None:
         self.proved = False
-        self._patience = patience
+        self._policy = policy
         self._inVain = 0  # how many in a row have asked for the first block in vain
         self._untried: deque[Member] = deque()  # who is here since the beginning, and may have had no turn
 
     def came(self, member: Member) -> None:
         """A member is new."""
-        if self._patience.prove is not None and member.since < 0:
+        if self._policy.prove is not None and member.since < 0:
             self._untried.append(member)
 
     def shown(self, member: Member) -> None:
@@ -45,7 +45,7 @@ class Reachability:
 
         @param top: the highest number that was sent.
         """
-        if self._patience.allDeaf is None or not self.proved:
+        if self._policy.allDeaf is None or not self.proved:
             return False
         return member.since < 0 and not member.hears and top >= MISSED
 
@@ -61,7 +61,7 @@ class Reachability:
         @return: all who have not shown that they hear are to go on by unicast; who has everything says so at once.
         """
         self._inVain += not member.failed
-        limit = self._patience.allDeaf
+        limit = self._policy.allDeaf
         if limit is None:
             return False
         return over and self._inVain >= 2 * limit if self.proved else self._inVain >= limit
@@ -72,5 +72,5 @@ class Reachability:
         # Who has asked again since then lacks the beginning, as who came late does.
         while untried and (untried[0].turns or untried[0].since >= 0 or members.get(untried[0].peer) is not untried[0]):
             untried.popleft()
-        prove = self._patience.prove or 0.0
+        prove = self._policy.prove or 0.0
         return untried[0] if untried and now >= untried[0].cameAt + prove else None

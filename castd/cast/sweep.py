@@ -63,7 +63,7 @@ class Sweep:
 
     def __init__(
         self,
-        patience: RetransmitPolicy,
+        policy: RetransmitPolicy,
         count: int | None = None,
         flight: float = FLIGHT,
         linger: float = LINGER,
@@ -72,12 +72,12 @@ class Sweep:
         """
         @param count: the blocks of the content; L{None}: a code, whose numbers never end.
         """
-        self.patience = patience
+        self.policy = policy
         self.count = count
         self.linger = linger
         self.top = -1
         self.asked = self.unanswered = 0
-        self._step = patience.repeat.steps[0] if isinstance(patience.repeat, FixedTimeouts) else patience.repeat.first
+        self._step = policy.repeat.steps[0] if isinstance(policy.repeat, FixedTimeouts) else policy.repeat.first
         self._roll = PollQueue(room)
         self._union = BlockBitmap(count)
         self._flights = InFlight(flight)
@@ -111,7 +111,7 @@ class Sweep:
         if receiver is None:
             if (oldest := self._roll.crowded()) is not None:
                 self._part(oldest, outcomes.SILENT)
-            receiver = PolledMember(peer, self.patience, self._bursts)
+            receiver = PolledMember(peer, self.policy, self._bursts)
             self._roll.add(receiver)
             self._list(receiver, wants, now)
             if not wants:
@@ -203,7 +203,7 @@ class Sweep:
         """
         if receiver.paused:
             return True
-        deaf = self.patience.deaf
+        deaf = self.policy.deaf
         if deaf is None or late or any(map(self._union.holds, receiver.asked)):
             return False  # not all of it has gone out, or it may be under way: this proves nothing
         receiver.repeats += 1
@@ -287,7 +287,7 @@ class Sweep:
         receiver.failed += 1
         if receiver is self._master:
             self._master = None
-        if receiver.failed >= self.patience.terms:
+        if receiver.failed >= self.policy.terms:
             self._roll.hush(receiver, now + self.linger)
         else:
             self._roll.place(receiver)
@@ -302,7 +302,7 @@ class Sweep:
         master = self._master
         if master is None or not self._askable(master):
             return next(filter(self._askable, self._roll.candidates()), None)
-        limit = self.patience.termBlocks
+        limit = self.policy.termBlocks
         if limit is None or not self.count or self._term <= limit * self.count:
             return master
         return next((each for each in self._roll.candidates() if each is not master and self._askable(each)), master)
@@ -343,9 +343,9 @@ class Sweep:
 
     def _speakAt(self) -> float | None:
         """-> when a block is to be sent only to show life."""
-        if self.patience.keep is None or self._question is None or self._keep is None or self._heardAt is None:
+        if self.policy.keep is None or self._question is None or self._keep is None or self._heardAt is None:
             return None
-        due = self._spokeAt + self.patience.keep
+        due = self._spokeAt + self.policy.keep
         return due if due < self._heardAt + QUIET else None
 
     def deadline(self, now: float) -> float | None:

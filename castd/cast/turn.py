@@ -44,15 +44,15 @@ class Turn(InStep):
     @ivar alarmAt: the instant at which the greeting or the blocks are repeated.
     """
 
-    def __init__(self, patience: RetransmitPolicy, count: int | None = None) -> None:
+    def __init__(self, policy: RetransmitPolicy, count: int | None = None) -> None:
         """
         @param count: the blocks of the content.
         """
-        self.patience = patience
+        self.policy = policy
         self.count = count
         self.top = -1
         self._turns = self._masters = self._passes = self._lost = 0
-        self._hearing = Reachability(patience)
+        self._hearing = Reachability(policy)
         self._trying = False  # this turn was given before its time, to one that is to show that it hears
         self._members = Members()
         self._master: Member | None = None
@@ -65,7 +65,7 @@ class Turn(InStep):
         self.alarmAt: float = NEVER
         self._term = TurnLimits(0.0)
         self._spokeAt = 0.0  # anything went to the group
-        self._gathering = JoinDelay(patience)
+        self._gathering = JoinDelay(policy)
 
     # What goes in.
 
@@ -98,7 +98,7 @@ class Turn(InStep):
             self._asksAgain(member, wants, now)
             return
         waited = self._master is not None
-        member = Member(peer, wants, self.patience.repeat, waited, since=self.top, cameAt=now)
+        member = Member(peer, wants, self.policy.repeat, waited, since=self.top, cameAt=now)
         self._members.add(member)
         self._hearing.came(member)
         self._hold(now)
@@ -130,7 +130,7 @@ class Turn(InStep):
 
     def _announceListener(self, member: Member, now: float) -> None:
         self._members.announce(member, False)
-        member.announcements, member.announceAt = 0, now + POLITE if self.patience.confirm else None
+        member.announcements, member.announceAt = 0, now + POLITE if self.policy.confirm else None
 
     def _hold(self, now: float) -> None:
         """Somebody has come: the first block may wait for more."""
@@ -158,7 +158,7 @@ class Turn(InStep):
             return
         if not member.confirmed or not ranges:
             member.confirmed = True
-        elif member.corrections < self.patience.corrections and now - member.corrected >= POLITE:
+        elif member.corrections < self.policy.corrections and now - member.corrected >= POLITE:
             member.corrections += 1
             member.corrected = now
             self._members.announce(member, False)
@@ -179,7 +179,7 @@ class Turn(InStep):
                 member.alarm.sample(now - self._sentAt)
             member.alarm.progress()
             member.failed = 0
-            if self.patience.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
+            if self.policy.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
                 self._members.announce(member, False)
                 self._trying = True
                 self._give(other, now)
@@ -210,7 +210,7 @@ class Turn(InStep):
 
     def _deaf(self, member: Member, ranges: Ranges, now: float) -> bool:
         """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
-        if self.patience.deaf is None or not member.misses(ranges, now) or member.repeats < self.patience.deaf:
+        if self.policy.deaf is None or not member.misses(ranges, now) or member.repeats < self.policy.deaf:
             return False
         if ranges[0].start == 0:
             self._missed(member)
@@ -354,7 +354,7 @@ class Turn(InStep):
         return self._confirmations(now)
 
     def _repeat(self, member: Member, now: float) -> None:
-        limit = self.patience.unheard
+        limit = self.policy.unheard
         if limit is not None and not member.heard and (member.failed or member.alarm.tries >= limit):
             self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
@@ -375,16 +375,16 @@ class Turn(InStep):
         Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
         that of one who seems to hear nothing, or is only to show whether it does.
         """
-        if self.patience.brief is None:
+        if self.policy.brief is None:
             return None
         if self._heardNothing(member):
             return TRIED
         if self._trying and self._state is State.ANNOUNCED:
-            return self.patience.brief
+            return self.policy.brief
         if len(self._members) == 1:
             return None
         unproved = member.waited and not member.failed and member.alarm.measured is None
-        return self.patience.brief if self._over and unproved and self._state is State.ANNOUNCED else None
+        return self.policy.brief if self._over and unproved and self._state is State.ANNOUNCED else None
 
     def _interval(self, member: Member) -> float:
         brief = self._brief(member)
@@ -393,12 +393,12 @@ class Turn(InStep):
     def _givenUpAt(self, member: Member) -> float:
         if brief := self._brief(member):
             return self._term.progressAt + brief[0] * brief[1]
-        return self._term.givenUpAt(self.patience, member, alone=len(self._members) == 1)
+        return self._term.givenUpAt(self.policy, member, alone=len(self._members) == 1)
 
     def _overspent(self, now: float) -> bool:
         if len(self._members) == 1 or not self.count:
             return False
-        return self._term.overspent(self.patience, self.count, self._want[0].start if self._want else None, now)
+        return self._term.overspent(self.policy, self.count, self._want[0].start if self._want else None, now)
 
     def _fail(self, member: Member, now: float) -> None:
         if self._unreached(member):
@@ -407,7 +407,7 @@ class Turn(InStep):
         member.failed += 1
         member.suspect = True
         self._lost += 1
-        if member.failed >= self.patience.terms:
+        if member.failed >= self.policy.terms:
             self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
             return
         self._elect(now)
@@ -416,17 +416,17 @@ class Turn(InStep):
 
     def _confirmations(self, now: float) -> bool:
         """A listener whose protocol has it confirm its greeting is greeted again, a few times."""
-        for member in self._members if self.patience.confirm else ():
+        for member in self._members if self.policy.confirm else ():
             if member.announceAt is not None and now >= member.announceAt:
                 member.announcements += 1
-                member.announceAt = now + POLITE if member.announcements < self.patience.confirm else None
+                member.announceAt = now + POLITE if member.announcements < self.policy.confirm else None
                 self._members.announce(member, member is self._master)
                 return True
         return False
 
     def _speak(self, now: float) -> SendBlocks | None:
         """A group with members is never silent for long: some clients start an incomplete image then."""
-        keep = self.patience.keep
+        keep = self.policy.keep
         if keep is None or self.top < 0 or self._master is None or now < self._spokeAt + keep:
             return None
         self._spokeAt = now
@@ -442,8 +442,8 @@ class Turn(InStep):
         if self._state is State.SENDING:
             return max(self._gathering.until or now, now)
         times = [self._givenUpAt(member), self.alarmAt]
-        if self.patience.keep is not None and self.top >= 0:
-            times.append(self._spokeAt + self.patience.keep)
-        if self.patience.confirm:
+        if self.policy.keep is not None and self.top >= 0:
+            times.append(self._spokeAt + self.policy.keep)
+        if self.policy.confirm:
             times.extend(member.announceAt for member in self._members if member.announceAt is not None)
         return max(min(times), now)

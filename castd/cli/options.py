@@ -41,7 +41,7 @@ class TransferOptions:
         given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
         return replace(defaultWishes(address), **given)
 
-    def patience(self) -> RetransmitPolicy:
+    def policy(self) -> RetransmitPolicy:
         """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""
         repeat = AdaptiveTimeout(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))

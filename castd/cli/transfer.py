@@ -90,7 +90,7 @@ async def _get(reactor: Any, text: str, url: Url, target: str, choices: Transfer
             sink = _open(target, opened)
             opened.callback(sink.abort)
             progress = show.progress(target if target != "-" else text)
-            result.fill(await fetch(reactor, url, sink, choices.wishes, choices.patience(), progress))
+            result.fill(await fetch(reactor, url, sink, choices.wishes, choices.policy(), progress))
             if choices.sha256 is not None:
                 result.sha256 = sink.sha256()
             if choices.sha256 and choices.sha256 != result.sha256:
@@ -163,7 +163,7 @@ async def _put(reactor: Any, text: str, url: Url, file: str, choices: TransferOp
                         size,
                         lambda offset, length: os.pread(number, length, offset),
                         choices.wishes,
-                        choices.patience(),
+                        choices.policy(),
                         show.progress(file),
                     )
                 )

@@ -23,7 +23,7 @@ from castd.receive import mtftp, multicast, slam
 from castd.receive.blocks import Read
 from castd.receive.netascii import NetasciiReceiver
 from castd.receive.options import RequestedOptions
-from castd.receive.tftp import CLIENT_PATIENCE, TftpDownload, TftpUpload
+from castd.receive.tftp import CLIENT_POLICY, TftpDownload, TftpUpload
 
 #: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.
 BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
@@ -50,29 +50,29 @@ class Scheme:
     named: bool = True
 
 
-def _download(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
+def _download(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
     text = url.mode == "netascii"
     # The size is that of another file than the one on the wire.
-    download = TftpDownload(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, patience)
+    download = TftpDownload(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, policy)
     return NetasciiReceiver(download, Decoder()) if text else download
 
 
-def _upload(url: Url, size: int, read: Read, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return TftpUpload(url.name, size, read, wishes, url.mode, patience)
+def _upload(url: Url, size: int, read: Read, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+    return TftpUpload(url.name, size, read, wishes, url.mode, policy)
 
 
-def _tftm(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
+def _tftm(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
-        return _download(url, wishes, patience)
-    return multicast.MulticastDownload(url.name, wishes, patience)
+        return _download(url, wishes, policy)
+    return multicast.MulticastDownload(url.name, wishes, policy)
 
 
-def _slam(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return slam.SlamDownload(patience, slamGroup(url))
+def _slam(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+    return slam.SlamDownload(policy, slamGroup(url))
 
 
-def _mtftp(url: Url, wishes: RequestedOptions, patience: RetransmitPolicy) -> Any:
-    return mtftp.MtftpDownload(url.name, patience, mtftpGroup(url))
+def _mtftp(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+    return mtftp.MtftpDownload(url.name, policy, mtftpGroup(url))
 
 
 def mtftpGroup(url: Url) -> tuple[str, int]:
@@ -131,7 +131,7 @@ def fetch(
     url: Url,
     sink: Sink,
     wishes: Wanted = defaultWishes,
-    patience: RetransmitPolicy = CLIENT_PATIENCE,
+    policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
@@ -143,7 +143,7 @@ def fetch(
     """
 
     def begin(server: tuple[str, int], wanted: RequestedOptions) -> Deferred[Report]:
-        collector = scheme(url).download(url, wanted, patience)
+        collector = scheme(url).download(url, wanted, policy)
         return Transfer(reactor, collector, server, sink, progress).start()
 
     return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
@@ -155,7 +155,7 @@ def send(
     size: int,
     read: Read,
     wishes: Wanted = defaultWishes,
-    patience: RetransmitPolicy = CLIENT_PATIENCE,
+    policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
@@ -170,7 +170,7 @@ def send(
         upload = scheme(url).upload
         if upload is None:
             raise UrlError(f"{url.scheme}:// has no writes")
-        return Transfer(reactor, upload(url, size, read, wanted, patience), server, None, progress).start()
+        return Transfer(reactor, upload(url, size, read, wanted, policy), server, None, progress).start()
 
     return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
 

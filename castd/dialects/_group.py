@@ -160,12 +160,12 @@ class GroupWire:
     #: How members are read, see L{GroupReader}.
     confirms = early = False
 
-    def __init__(self, terms: AgreedOptions, size: int, patience: RetransmitPolicy, group: tuple[str, int]) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy, group: tuple[str, int]) -> None:
         self.terms = terms
         self.size = size
         self.blocksize = terms.blksize
         self.count = _tftp.blockCount(size, terms.blksize)
-        self.patience = patience
+        self.policy = policy
         self.group = group
         self._reader = GroupReader(self.count, self.confirms, self.early)
 
@@ -196,6 +196,6 @@ class GroupWire:
         return None
 
 
-def patience(gather: float, limit: float, silence: float) -> RetransmitPolicy:
+def policy(gather: float, limit: float, silence: float) -> RetransmitPolicy:
     """The patience of a group with what an operator may set.  Seconds."""
     return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)

@@ -152,11 +152,11 @@ class Wire:
     rest = REST
     headers: Hashable = ("tftp", 0)
 
-    def __init__(self, content: IContent, group: tuple[str, int], patience: RetransmitPolicy, remember: float) -> None:
+    def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:
         """@raise ContentChanged: its first block cannot be read."""
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
-        self.patience = patience
+        self.policy = policy
         self.cast = partial(MtftpCast, remember=remember)
         self._first = self.header(0) + bytes(content.read(0, BLKSIZE))
 
@@ -267,10 +267,10 @@ class Dialect:
         if content.size > LONGEST:
             raise Declined("too-many-blocks")
         options = self.options
-        patience = replace(
+        policy = replace(
             PATIENCE, alone=options.silence, gather=options.gather, gatherLimit=max(options.gather, options.gatherLimit)
         )
-        return Wire(content, self._group(request), patience, options.remember)
+        return Wire(content, self._group(request), policy, options.remember)
 
     def intake(self, request: Request) -> ITransferHalf | None:
         return None

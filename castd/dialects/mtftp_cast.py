@@ -96,11 +96,11 @@ class MtftpCast(Turn):
     See the module.
     """
 
-    def __init__(self, patience: RetransmitPolicy, count: int, remember: float = 30.0) -> None:
+    def __init__(self, policy: RetransmitPolicy, count: int, remember: float = 30.0) -> None:
         """
         @param remember: seconds until a remembered request expires, while no pass makes progress.
         """
-        super().__init__(patience, count)
+        super().__init__(policy, count)
         self.count: int = count
         self._remember = remember
         self._next: deque[Action] = deque()
@@ -124,7 +124,7 @@ class MtftpCast(Turn):
         else:
             # The same machine from another port: it has restarted, and has one place, not two.
             former = next((each for each in self._members if each.peer[0] == peer[0]), None)
-            member = MtftpMember(peer, wants, self.patience.repeat, now)
+            member = MtftpMember(peer, wants, self.policy.repeat, now)
             self._members.add(member)
             self._hold(now)
         self._warn(member, 0.0)

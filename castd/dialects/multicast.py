@@ -51,8 +51,8 @@ class Wire(_group.GroupWire):
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], leases: GroupPool
     ) -> None:
-        patience = _group.patience(options.gather, options.gatherLimit, options.silence)
-        super().__init__(terms, size, patience, group)
+        policy = _group.policy(options.gather, options.gatherLimit, options.silence)
+        super().__init__(terms, size, policy, group)
         self.headers: Hashable = ("tftp", 0)
         self._leases = leases
 

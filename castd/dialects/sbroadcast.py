@@ -160,8 +160,8 @@ class Wire(_group.GroupWire):
         pacer: Pacer,
         means: OpenContext,
     ) -> None:
-        patience = replace(_group.patience(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
-        super().__init__(terms, size, patience, (str(subnet.broadcast_address), options.dataPort))
+        policy = replace(_group.policy(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
+        super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))
         self.sbid = sbids.take(means.chance, means.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)
         self.pacer = SubnetPacer(pacer, HEADER + terms.blksize)

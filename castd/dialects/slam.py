@@ -110,7 +110,7 @@ class Wire:
     """The one cast of the port."""
 
     cast = Sweep
-    patience = PATIENCE
+    policy = PATIENCE
     stride = 0
 
     def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:

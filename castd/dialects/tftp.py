@@ -68,11 +68,11 @@ class Wire:
     group = None
     cast = Turn
 
-    def __init__(self, terms: AgreedOptions, size: int, patience: RetransmitPolicy) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
         self.terms = terms
         self.blocksize = terms.blksize
         self.count = _tftp.blockCount(size, terms.blksize)
-        self.patience = patience
+        self.policy = policy
         self.headers: Hashable = ("tftp", terms.rollover)
         self._reader = _tftp.AckReader(self.count, terms.windowsize, terms.rollover)
         self.stride = terms.windowsize
@@ -132,12 +132,12 @@ class Dialect:
 
     def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
         terms = negotiate(request, self._caps(request), content.size)
-        return Wire(terms, content.size, self.patience(terms))
+        return Wire(terms, content.size, self.policy(terms))
 
     def intake(self, request: Request) -> ITransferHalf:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
-        return UploadReceiver(terms, self.patience(terms), request.mode == "octet")
+        return UploadReceiver(terms, self.policy(terms), request.mode == "octet")
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return _tftp.refuse(error)
@@ -151,6 +151,6 @@ class Dialect:
             self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize, frozenset(refused)
         )
 
-    def patience(self, terms: AgreedOptions) -> RetransmitPolicy:
+    def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
         """-> the same for nearly all: who asks for no interval."""
         return self._plain.heeding(terms.timeout)

@@ -24,16 +24,16 @@ class TransferHalf(ABC):
     @ivar repeats: how often the timer made it say something again.
     """
 
-    def __init__(self, patience: RetransmitPolicy, terms: AgreedOptions | None) -> None:
+    def __init__(self, policy: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.repeats = 0
         self.size: int | None = None
         self.error: Error | None = None
         self.terms = terms
-        self._patience = patience
+        self._policy = policy
         self._opening = b""
-        self._wait = RetransmitTimer(patience)
+        self._wait = RetransmitTimer(policy)
         self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
@@ -89,8 +89,8 @@ class TransferHalf(ABC):
 class ReceivingHalf(TransferHalf):
     """A half that receives blocks."""
 
-    def __init__(self, patience: RetransmitPolicy, terms: AgreedOptions | None) -> None:
-        super().__init__(patience, terms)
+    def __init__(self, policy: RetransmitPolicy, terms: AgreedOptions | None) -> None:
+        super().__init__(policy, terms)
         self._receiver = BlockReceiver(terms or AgreedOptions())
 
     @property

@@ -18,7 +18,7 @@ from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.piece import OffsetBlock
 from castd.receive.retransmit import RetransmitTimer
-from castd.receive.tftp import CLIENT_PATIENCE, TftpDownload
+from castd.receive.tftp import CLIENT_POLICY, TftpDownload
 
 #: A listener that hears nothing for so long asks again, and after so many times gives up.
 LISTENER_SILENCE, LISTENER_TRIES = 15.0, 3
@@ -41,7 +41,7 @@ class GroupDownload(ABC):
     option = ""
 
     def __init__(
-        self, name: str, wishes: RequestedOptions, patience: RetransmitPolicy = CLIENT_PATIENCE, value: str = ""
+        self, name: str, wishes: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY, value: str = ""
     ) -> None:
         self.group: tuple[str, int] | None = None
         self.tid: tuple[Any, ...] | None = None
@@ -52,10 +52,10 @@ class GroupDownload(ABC):
         self.terms: AgreedOptions | None = None
         self.blocks = self.repeats = 0
         self._wishes = wishes
-        self._plain = TftpDownload(name, wishes, "octet", patience)
+        self._plain = TftpDownload(name, wishes, "octet", policy)
         self._isPlain = False
         self._opening = buildRequest(TftpRequest(False, name, "octet", (*wishes.options(), (self.option, value))))
-        self._wait = RetransmitTimer(patience)
+        self._wait = RetransmitTimer(policy)
         self._heardAt = 0.0
         self._tries = 0
         self._have = bytearray(_MOST + 2)

@@ -39,8 +39,8 @@ class MtftpDownload(PassiveReceiver):
     @ivar group: (address, port) to listen to.
     """
 
-    def __init__(self, name: str, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
-        super().__init__(patience)
+    def __init__(self, name: str, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
+        super().__init__(policy)
         self.group = group
         self.terms: AgreedOptions | None = AgreedOptions(blksize=BLKSIZE)
         self._opening = buildRequest(TftpRequest(write=False, name=name, mode="octet"))

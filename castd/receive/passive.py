@@ -23,13 +23,13 @@ class PassiveReceiver(ABC):
     @ivar repeats: times that it spoke because nothing had come.
     """
 
-    def __init__(self, patience: RetransmitPolicy) -> None:
+    def __init__(self, policy: RetransmitPolicy) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.size: int | None = None
         self.error: Error | None = None
         self.blocks = self.repeats = 0
-        self._silence = patience.silence
+        self._silence = policy.silence
         self._heardAt = self._speakAt = 0.0
         self._pause = SPEAK
 

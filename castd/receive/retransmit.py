@@ -24,15 +24,15 @@ class RetransmitTimer:
         "_clean",
         "_due",
         "_everHeard",
-        "_patience",
+        "_policy",
         "_quietSince",
         "asked",
         "repeats",
     )
 
-    def __init__(self, patience: RetransmitPolicy) -> None:
-        self._patience = patience
-        self._alarm = RtoEstimator(patience.repeat)
+    def __init__(self, policy: RetransmitPolicy) -> None:
+        self._policy = policy
+        self._alarm = RtoEstimator(policy.repeat)
         self._everHeard = self._clean = False
         self._quietSince = self._due = self.asked = float("inf")
         self.repeats = 0
@@ -56,8 +56,8 @@ class RetransmitTimer:
     def heed(self, timeout: float | None, now: float) -> None:
         """An interval was agreed on: what was measured before it is forgotten."""
         if timeout is not None:
-            self._patience = self._patience.heeding(timeout)
-            self._alarm = RtoEstimator(self._patience.repeat)
+            self._policy = self._policy.heeding(timeout)
+            self._alarm = RtoEstimator(self._policy.repeat)
             self._due = now + timeout
 
     def ask(self, now: float, first: bool = True) -> None:
@@ -96,17 +96,17 @@ class RetransmitTimer:
 
     def over(self, now: float) -> bool:
         """The peer has been silent for too long."""
-        return self._alarm.tries >= self._patience.tries and now >= self._quietSince + self._patience.silence
+        return self._alarm.tries >= self._policy.tries and now >= self._quietSince + self._policy.silence
 
     def deadline(self) -> float:
         """-> the instant of the next L{due} or L{over}."""
-        end = self._quietSince + self._patience.silence
+        end = self._quietSince + self._policy.silence
         if not self._mayRepeat:
             return end
-        return self._due if self._alarm.tries < self._patience.tries else min(self._due, end)
+        return self._due if self._alarm.tries < self._policy.tries else min(self._due, end)
 
     @property
     def _mayRepeat(self) -> bool:
         """Who has sent nothing but a request may be somebody else's forgery: it gets a few repetitions only."""
-        limit = self._patience.unheard
-        return self._everHeard or limit is None or self._alarm.tries < max(limit, self._patience.tries)
+        limit = self._policy.unheard
+        return self._everHeard or limit is None or self._alarm.tries < max(limit, self._policy.tries)

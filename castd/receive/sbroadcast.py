@@ -14,7 +14,7 @@ from castd.packets.multicast import BDATA, parseBdata, parseSubnet
 from castd.packets.tftp import Data, opcode
 from castd.receive.group import GroupDownload
 from castd.receive.options import RequestedOptions
-from castd.receive.tftp import CLIENT_PATIENCE
+from castd.receive.tftp import CLIENT_POLICY
 
 #: What data comes to until the server says otherwise (IANA subntbcst_tftp).
 PORT = 247
@@ -35,7 +35,7 @@ class SbroadcastDownload(GroupDownload):
         name: str,
         mask: str,
         wishes: RequestedOptions | None = None,
-        patience: RetransmitPolicy = CLIENT_PATIENCE,
+        policy: RetransmitPolicy = CLIENT_POLICY,
         code: int = BDATA,
         flags: tuple[str, str] = ("0", "1"),
     ) -> None:
@@ -44,7 +44,7 @@ class SbroadcastDownload(GroupDownload):
         @param code: the opcode of data packets.
         @param flags: how the server tells who is not the master, and who is.
         """
-        super().__init__(name, wishes or RequestedOptions(blksize=1464), patience, mask)
+        super().__init__(name, wishes or RequestedOptions(blksize=1464), policy, mask)
         self.group = ("", PORT)
         self._sbid: int | None = None
         self._code = code

@@ -32,8 +32,8 @@ class SlamDownload(PassiveReceiver):
     @ivar group: (address, port) to listen to.
     """
 
-    def __init__(self, patience: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
-        super().__init__(patience)
+    def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
+        super().__init__(policy)
         self.group = group
         self.terms: AgreedOptions | None = None
         self._header: slam.Header | None = None

@@ -21,7 +21,7 @@ from castd.receive.blocks import BlockSender, Read
 from castd.receive.options import RequestedOptions
 
 #: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
-CLIENT_PATIENCE = RetransmitPolicy(unheard=None)
+CLIENT_POLICY = RetransmitPolicy(unheard=None)
 
 
 @implementer(ITransferHalf)
@@ -38,9 +38,9 @@ class TftpDownload(ReceivingHalf):
         name: str,
         wishes: RequestedOptions,
         mode: str = "octet",
-        patience: RetransmitPolicy = CLIENT_PATIENCE,
+        policy: RetransmitPolicy = CLIENT_POLICY,
     ) -> None:
-        super().__init__(patience, None)
+        super().__init__(policy, None)
         self._wishes = wishes
         self._opening = buildRequest(TftpRequest(write=False, name=name, mode=mode, options=wishes.options()))
         self._confirming = False
@@ -99,7 +99,7 @@ class TftpDownload(ReceivingHalf):
 
     def _dally(self) -> float:
         # The measured interval: somebody is waiting for this client to end.
-        repeat = self._patience.repeat
+        repeat = self._policy.repeat
         longest = repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0]
         return DALLY_INTERVALS * min(self._wait.interval, longest)
 
@@ -120,9 +120,9 @@ class TftpUpload(TransferHalf):
         read: Read,
         wishes: RequestedOptions,
         mode: str = "octet",
-        patience: RetransmitPolicy = CLIENT_PATIENCE,
+        policy: RetransmitPolicy = CLIENT_POLICY,
     ) -> None:
-        super().__init__(patience, None)
+        super().__init__(policy, None)
         self.size: int | None = size
         self._octets = size
         self._read = read

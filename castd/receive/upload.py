@@ -33,11 +33,11 @@ class UploadReceiver(ReceivingHalf):
     @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the patience already.
     """
 
-    def __init__(self, terms: AgreedOptions, patience: RetransmitPolicy, exact: bool = True) -> None:
+    def __init__(self, terms: AgreedOptions, policy: RetransmitPolicy, exact: bool = True) -> None:
         """
         @param exact: the size that was announced is that of what comes, as in mode octet.
         """
-        super().__init__(patience, terms)
+        super().__init__(policy, terms)
         self.terms: AgreedOptions = terms
         self.size = terms.tsize
         # Never said once the first block is there: past a wrap ACK 0 acknowledges a block, and one well-known server
@@ -128,5 +128,5 @@ class UploadReceiver(ReceivingHalf):
 
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
-        repeat = self._patience.repeat
+        repeat = self._policy.repeat
         return DALLY_INTERVALS * (repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0])

@@ -79,7 +79,7 @@ class CastProtocol(FastPath):
         @param name: of the transport, for events.
         @param pacers: the cast's own and the site's, if they have a rate.
         """
-        self._main = CastSender(self, wire.cast(wire.patience, wire.count))
+        self._main = CastSender(self, wire.cast(wire.policy, wire.count))
         turn = self._main.cast
         super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
         self.home = home
@@ -326,11 +326,11 @@ class CastProtocol(FastPath):
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
     def _moveAside(self, receiver: Receiver, action: Left, now: float) -> None:
-        known = self.wire.patience
+        known = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
-        patience = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
+        policy = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
         target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
-        turn = Turn(patience, self.wire.count)
+        turn = Turn(policy, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
         self._asides.add(action.peer, CastSender(self, turn, target, announces=not action.wants), now)

@@ -84,10 +84,8 @@ class Receiver:
 class Hall:
     """Receivers, the way to them, and the cast under test."""
 
-    def __init__(
-        self, cast: ICast, patience: RetransmitPolicy, blocks: int, group: bool, chance: random.Random
-    ) -> None:
-        self.cast, self.patience, self.blocks, self.group, self.chance = cast, patience, blocks, group, chance
+    def __init__(self, cast: ICast, policy: RetransmitPolicy, blocks: int, group: bool, chance: random.Random) -> None:
+        self.cast, self.policy, self.blocks, self.group, self.chance = cast, policy, blocks, group, chance
         self.now = 0.0
         self.loss = self.duplicate = 0.0
         self.everLossy = False
@@ -176,7 +174,7 @@ class Hall:
             if not action.again:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers}"
                 assert action.numbers.start >= receiver.wanted.start
-            elif self.patience.keep is None:
+            elif self.policy.keep is None:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers} again"
             else:
                 assert action.numbers.stop - 1 <= max(self.top, action.numbers.start)
@@ -236,14 +234,14 @@ class Hall:
                 due.append(self._under[0][0])
             if (deadline := self.cast.deadline(self.now)) is not None:
                 due.append(deadline)
-            due.extend(self._patience(receiver) for receiver in self._waiting())
+            due.extend(self._policy(receiver) for receiver in self._waiting())
             self.now = max(self.now, min(due))
             while self._under and self._under[0][0] <= self.now:
                 _, _, peer, event = heappop(self._under)
                 self._arrives(peer, event)
                 self.drain()
             for receiver in self._waiting():
-                if self._patience(receiver) <= self.now:
+                if self._policy(receiver) <= self.now:
                     self._asksAgain(receiver)
             if self.now >= end:
                 self.drain()
@@ -253,7 +251,7 @@ class Hall:
     def _waiting(self) -> list[Receiver]:
         return [receiver for receiver in self.receivers.values() if not receiver.dead and receiver.ended is None]
 
-    def _patience(self, receiver: Receiver) -> float:
+    def _policy(self, receiver: Receiver) -> float:
         return receiver.spoke + receiver.habits.repeats
 
     def _asksAgain(self, receiver: Receiver) -> None:

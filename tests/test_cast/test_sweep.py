@@ -33,8 +33,8 @@ PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), terms=3, keep=0.5, dea
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
-def cast(count: int = 100, patience: RetransmitPolicy = PATIENCE, **more: float) -> Sweep:
-    return Sweep(patience, count, **more)  # type: ignore[arg-type]
+def cast(count: int = 100, policy: RetransmitPolicy = PATIENCE, **more: float) -> Sweep:
+    return Sweep(policy, count, **more)  # type: ignore[arg-type]
 
 
 def drain(sweep: Sweep, now: float) -> list[Action]:

@@ -66,25 +66,25 @@ def burst(start: int, stop: int | None = None, peer: Peer = A, again: bool = Fal
 # The states, each reached by the shortest way.
 
 
-def empty(patience: RetransmitPolicy = GROUP) -> Turn:
-    return Turn(patience, COUNT)
+def empty(policy: RetransmitPolicy = GROUP) -> Turn:
+    return Turn(policy, COUNT)
 
 
-def announced(patience: RetransmitPolicy = GROUP) -> Turn:
-    turn = empty(patience)
+def announced(policy: RetransmitPolicy = GROUP) -> Turn:
+    turn = empty(policy)
     turn.join(A, 0.0)
     out(turn)
     return turn
 
 
-def sending(patience: RetransmitPolicy = GROUP) -> Turn:
-    turn = announced(patience)
+def sending(policy: RetransmitPolicy = GROUP) -> Turn:
+    turn = announced(policy)
     turn.hear(A, want(3, 7), 0.0)
     return turn
 
 
-def waiting(patience: RetransmitPolicy = GROUP) -> Turn:
-    turn = sending(patience)
+def waiting(policy: RetransmitPolicy = GROUP) -> Turn:
+    turn = sending(policy)
     out(turn)
     return turn
 
@@ -507,10 +507,10 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
 
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
     """While others wait, a master whose answering time is known is given a second, and at least its tries."""
-    patience = RetransmitPolicy(
+    policy = RetransmitPolicy(
         repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3
     )
-    turn = empty(patience)
+    turn = empty(policy)
     turn.join(A, 0.0)
     out(turn)
     for number in range(10):
@@ -523,9 +523,9 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
 
 def test_aMasterAloneIsGivenLonger() -> None:
     """Nobody waits for a master that is alone, so its own limit holds; who joins meanwhile ends that."""
-    patience = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=3.0, alone=10.0)
-    assert until(waiting(patience), 0.0, 60.0)[-1][0] == 10.0
-    turn = waiting(patience)
+    policy = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=3.0, alone=10.0)
+    assert until(waiting(policy), 0.0, 60.0)[-1][0] == 10.0
+    turn = waiting(policy)
     until(turn, 0.0, 5.0)
     turn.join(B, 5.5)
     assert out(turn, 5.5)[:1] == [Announce(B, False, False)]
@@ -683,8 +683,8 @@ def test_aTurnMustGetSomewhere() -> None:
 
 def test_listenersConfirmTheirGreeting() -> None:
     """Where the protocol has listeners confirm, a greeting is repeated, once a second, until they have."""
-    patience = RetransmitPolicy(repeat=FixedTimeouts((10.0,)), silence=100.0, confirm=3, unheard=None)
-    turn = waiting(patience)
+    policy = RetransmitPolicy(repeat=FixedTimeouts((10.0,)), silence=100.0, confirm=3, unheard=None)
+    turn = waiting(policy)
     turn.join(B, 0.0)
     turn.join(C, 0.0)
     out(turn)
@@ -748,7 +748,7 @@ def test_nobodyIsFollowedBlindly() -> None:
     assert unheard.inStep(1) is None
     never = waiting()
     assert never.inStep(never.top + 1) is not None
-    assert never.measured(0.1) == never.patience.repeat.steps[0]
+    assert never.measured(0.1) == never.policy.repeat.steps[0]
     owing, repeated, unknown = met(), met(), empty(RetransmitPolicy())
     unknown.join(A, 0.0)
     out(unknown)

@@ -31,13 +31,13 @@ habits = st.builds(
 class TurnMachine(RuleBasedStateMachine):
     """What all patiences have in common; the subclasses say which one."""
 
-    patience = RetransmitPolicy()
+    policy = RetransmitPolicy()
     group = True
     most = 12
 
     @initialize(seed=st.integers(0, 1 << 32), blocks=st.sampled_from([1, 2, 9, 40]))
     def begin(self, seed: int, blocks: int) -> None:
-        self.hall = Hall(Turn(self.patience, blocks), self.patience, blocks, self.group, random.Random(seed))
+        self.hall = Hall(Turn(self.policy, blocks), self.policy, blocks, self.group, random.Random(seed))
 
     def some(self, pick: int) -> Receiver:
         receivers = list(self.hall.receivers.values())
@@ -124,7 +124,7 @@ class PlainUnicastMachine(UnicastMachine):
 class MulticastMachine(TurnMachine):
     """RFC 2090 and IBM's subnet broadcast."""
 
-    patience = RetransmitPolicy(
+    policy = RetransmitPolicy(
         repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
         silence=3.0,
         measured=1.0,
@@ -146,7 +146,7 @@ class MulticastMachine(TurnMachine):
 class MtftpMachine(TurnMachine):
     """PXE MTFTP: short steps, one term, a group that is never silent; nobody is taken aside."""
 
-    patience = RetransmitPolicy(
+    policy = RetransmitPolicy(
         repeat=FixedTimeouts((0.08, 0.08, 0.2)),
         silence=2.0,
         alone=10.0,
@@ -162,7 +162,7 @@ class MtftpMachine(TurnMachine):
 class BareMachine(TurnMachine):
     """TFTP's patience with a group: every rule that can be off is off."""
 
-    patience = RetransmitPolicy(unheard=None, corrections=0)
+    policy = RetransmitPolicy(unheard=None, corrections=0)
 
 
 few = settings(settings.default, stateful_step_count=30, report_multiple_bugs=False)

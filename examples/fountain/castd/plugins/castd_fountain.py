@@ -113,7 +113,7 @@ class Wire:
 
     cast = Spring
     count = None
-    patience = PATIENCE
+    policy = PATIENCE
     stride = 0
 
     def __init__(self, content: IContent, transaction: int, options: Options) -> None:
