@@ -180,7 +180,7 @@ class IDialect(Interface):
         @raise Declined: not here after all; the next dialect is asked.
         """
 
-    def intake(request: Request) -> ITransferHalf | None:
+    def uploadReceiver(request: Request) -> ITransferHalf | None:
         """
         -> L{ITransferHalf} for a write request; L{None}: this dialect has no writes.
         """

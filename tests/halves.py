@@ -103,36 +103,36 @@ class Accept:
 
     def __init__(self, caps: OptionLimits | None = None) -> None:
         self.caps, self.policy = caps or OptionLimits(), RetransmitPolicy()
-        self.intake: UploadReceiver | None = None
+        self.uploadReceiver: UploadReceiver | None = None
 
     @property
     def outcome(self) -> str | None:
-        return self.intake.outcome if self.intake else None
+        return self.uploadReceiver.outcome if self.uploadReceiver else None
 
     @property
     def complete(self) -> bool:
-        return self.intake is not None and self.intake.complete
+        return self.uploadReceiver is not None and self.uploadReceiver.complete
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
         if parseRequest(datagram) is None:
-            assert self.intake is not None
-            return self.intake.receive(datagram, now)
-        if self.intake is None:
+            assert self.uploadReceiver is not None
+            return self.uploadReceiver.receive(datagram, now)
+        if self.uploadReceiver is None:
             terms = negotiate(asked(datagram), self.caps)
-            self.intake = UploadReceiver(terms, self.policy.heeding(terms.timeout))
-        elif self.intake.blocks:
+            self.uploadReceiver = UploadReceiver(terms, self.policy.heeding(terms.timeout))
+        elif self.uploadReceiver.blocks:
             return None, []
-        return None, self.intake.begin(now)
+        return None, self.uploadReceiver.begin(now)
 
     def stored(self, now: float) -> list[bytes]:
-        assert self.intake is not None
-        return self.intake.stored(now)
+        assert self.uploadReceiver is not None
+        return self.uploadReceiver.stored(now)
 
     def poll(self, now: float) -> list[bytes]:
-        return self.intake.poll(now) if self.intake else []
+        return self.uploadReceiver.poll(now) if self.uploadReceiver else []
 
     def deadline(self, now: float) -> float | None:
-        return self.intake.deadline(now) if self.intake else None
+        return self.uploadReceiver.deadline(now) if self.uploadReceiver else None
 
 
 class Link:

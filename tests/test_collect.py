@@ -290,7 +290,7 @@ class TestUpload:
         server = Accept()
         link = Link(upload(pattern(600), RequestedOptions()), server).run()
         assert parseRequest(link.sent[0][1]).options == (("tsize", "600"),)
-        assert server.intake.size == 600
+        assert server.uploadReceiver.size == 600
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
@@ -350,51 +350,51 @@ class TestUpload:
 
 class TestIntake:
     def begun(self, **agreed: Any) -> UploadReceiver:
-        intake = UploadReceiver(AgreedOptions(**agreed), RetransmitPolicy())
-        intake.begin(0.0)
-        return intake
+        uploadReceiver = UploadReceiver(AgreedOptions(**agreed), RetransmitPolicy())
+        uploadReceiver.begin(0.0)
+        return uploadReceiver
 
     def test_repetition(self) -> None:
         """
         One block at a time, the last block is acknowledged each time it comes, unless it can only have crossed our ACK;
         another one is ignored.
         """
-        intake = self.begun()
-        assert words(intake.receive(buildData(1, bytes(512)), 0.1)[1]) == ["ACK 1"]
-        assert intake.receive(buildData(1, bytes(512)), 0.15) == (None, [])
+        uploadReceiver = self.begun()
+        assert words(uploadReceiver.receive(buildData(1, bytes(512)), 0.1)[1]) == ["ACK 1"]
+        assert uploadReceiver.receive(buildData(1, bytes(512)), 0.15) == (None, [])
         for now in (0.35, 0.6, 0.85):
-            assert words(intake.receive(buildData(1, bytes(512)), now)[1]) == ["ACK 1"]
-        assert intake.receive(buildData(5, bytes(512)), 0.9) == (None, [])
+            assert words(uploadReceiver.receive(buildData(1, bytes(512)), now)[1]) == ["ACK 1"]
+        assert uploadReceiver.receive(buildData(5, bytes(512)), 0.9) == (None, [])
 
     def test_gap(self) -> None:
         """In windows a gap is told once, until a new block comes."""
-        intake = self.begun(blksize=8, windowsize=4)
-        assert intake.receive(buildData(1, bytes(8)), 0.1)[1] == []
-        assert words(intake.receive(buildData(3, bytes(8)), 0.1)[1]) == ["ACK 1"]
-        assert intake.receive(buildData(4, bytes(8)), 0.1) == (None, [])
-        assert intake.receive(buildData(1, bytes(8)), 0.1) == (None, [])
+        uploadReceiver = self.begun(blksize=8, windowsize=4)
+        assert uploadReceiver.receive(buildData(1, bytes(8)), 0.1)[1] == []
+        assert words(uploadReceiver.receive(buildData(3, bytes(8)), 0.1)[1]) == ["ACK 1"]
+        assert uploadReceiver.receive(buildData(4, bytes(8)), 0.1) == (None, [])
+        assert uploadReceiver.receive(buildData(1, bytes(8)), 0.1) == (None, [])
         for block in (2, 3, 4):
-            assert intake.receive(buildData(block, bytes(8)), 0.2)[1] == []
-        assert words(intake.receive(buildData(5, bytes(8)), 0.2)[1]) == ["ACK 5"]
+            assert uploadReceiver.receive(buildData(block, bytes(8)), 0.2)[1] == []
+        assert words(uploadReceiver.receive(buildData(5, bytes(8)), 0.2)[1]) == ["ACK 5"]
 
     def test_opening_again(self) -> None:
         """ACK 0 is repeated by the timer and for a repeated request; with a block stored it is that one's."""
-        intake = self.begun()
-        assert words(intake.begin(0.5)) == words(intake.poll(1.0)) == ["ACK 0"]
-        intake.receive(buildData(1, bytes(512)), 1.5)
-        assert words(intake.poll(1.5 + 8)) == ["ACK 1"]
+        uploadReceiver = self.begun()
+        assert words(uploadReceiver.begin(0.5)) == words(uploadReceiver.poll(1.0)) == ["ACK 0"]
+        uploadReceiver.receive(buildData(1, bytes(512)), 1.5)
+        assert words(uploadReceiver.poll(1.5 + 8)) == ["ACK 1"]
 
     def test_oneOack(self) -> None:
         """
         An OACK is said again for a repeated request only, never by the timer: at a second one curl sends its next
         octets as block 1.  Where the first block would not show on which terms it is sent, the timer says nothing.
         """
-        intake = self.begun(blksize=8, answer=(("blksize", "8"),))
-        assert intake.poll(1.0) == []
-        assert words(intake.begin(1.5)) == ["OACK"]
-        assert intake.repeats == 0
-        intake.receive(buildData(1, bytes(8)), 2.0)
-        assert words(intake.poll(2.0 + 8)) == ["ACK 1"]
+        uploadReceiver = self.begun(blksize=8, answer=(("blksize", "8"),))
+        assert uploadReceiver.poll(1.0) == []
+        assert words(uploadReceiver.begin(1.5)) == ["OACK"]
+        assert uploadReceiver.repeats == 0
+        uploadReceiver.receive(buildData(1, bytes(8)), 2.0)
+        assert words(uploadReceiver.poll(2.0 + 8)) == ["ACK 1"]
         silent = self.begun(blksize=8, answer=(("blksize", "8"),))
         now = 0.0
         while (due := silent.deadline(now)) is not None:
@@ -404,55 +404,59 @@ class TestIntake:
 
     def offered(self, exact: bool = True, **agreed: Any) -> UploadReceiver:
         """An intake that has said its OACK, and has withdrawn it if it does."""
-        intake = UploadReceiver(AgreedOptions(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
-        assert words(intake.begin(0.0)) == ["OACK"]
-        assert intake.poll(1.0) == []
-        self.said = words(intake.poll(3.0))
-        return intake
+        uploadReceiver = UploadReceiver(AgreedOptions(**agreed, answer=(("tsize", "1"),)), RetransmitPolicy(), exact)
+        assert words(uploadReceiver.begin(0.0)) == ["OACK"]
+        assert uploadReceiver.poll(1.0) == []
+        self.said = words(uploadReceiver.poll(3.0))
+        return uploadReceiver
 
     def test_withdrawn(self) -> None:
         """After two silences ACK 0 is said in its place, and from then on: to the timer and to a repeated request."""
-        intake = self.offered(blksize=1428, windowsize=4, tsize=5000)
+        uploadReceiver = self.offered(blksize=1428, windowsize=4, tsize=5000)
         assert self.said == ["ACK 0"]
-        assert words(intake.begin(3.5)) == ["ACK 0"]
-        assert words(intake.poll(intake.deadline(3.5))) == ["ACK 0"]
+        assert words(uploadReceiver.begin(3.5)) == ["ACK 0"]
+        assert words(uploadReceiver.poll(uploadReceiver.deadline(3.5))) == ["ACK 0"]
 
     def test_askedInBetween(self) -> None:
         """A client that asks again gets the OACK again, and a silence for itself."""
-        intake = UploadReceiver(
+        uploadReceiver = UploadReceiver(
             AgreedOptions(blksize=1428, tsize=5000, answer=(("blksize", "1428"),)), RetransmitPolicy()
         )
-        intake.begin(0.0)
-        assert intake.poll(1.0) == []
-        assert words(intake.begin(2.0)) == ["OACK"]
-        assert intake.poll(3.0) == []
-        assert words(intake.poll(7.0)) == ["ACK 0"]
+        uploadReceiver.begin(0.0)
+        assert uploadReceiver.poll(1.0) == []
+        assert words(uploadReceiver.begin(2.0)) == ["OACK"]
+        assert uploadReceiver.poll(3.0) == []
+        assert words(uploadReceiver.poll(7.0)) == ["ACK 0"]
 
     def test_firstBlockWasLost(self) -> None:
         """Who had the OACK goes on with what was agreed on."""
-        intake = self.offered(blksize=1428, windowsize=2, tsize=2000)
-        assert intake.receive(buildData(1, bytes(1428)), 4.0)[1] == []
-        assert intake.receive(buildData(2, bytes(572)), 4.0)[0] == bytes(572)
-        assert (intake.complete, intake.terms.blksize) == (True, 1428)
+        uploadReceiver = self.offered(blksize=1428, windowsize=2, tsize=2000)
+        assert uploadReceiver.receive(buildData(1, bytes(1428)), 4.0)[1] == []
+        assert uploadReceiver.receive(buildData(2, bytes(572)), 4.0)[0] == bytes(572)
+        assert (uploadReceiver.complete, uploadReceiver.terms.blksize) == (True, 1428)
 
     def test_anotherBlock(self) -> None:
         """Who sends the second block had its OACK, so ACK 0 tells it only that the first is missing; as atftp needs."""
-        intake = self.offered(blksize=1428)
+        uploadReceiver = self.offered(blksize=1428)
         assert self.said == []
-        assert intake.receive(buildData(2, bytes(1428)), 5.0) == (None, [])
-        assert words(intake.poll(7.0)) == words(intake.poll(15.0)) == ["ACK 0"]
-        assert intake.receive(buildData(1, bytes(1428)), 15.1)[0] == bytes(1428)
-        assert intake.terms.blksize == 1428
+        assert uploadReceiver.receive(buildData(2, bytes(1428)), 5.0) == (None, [])
+        assert words(uploadReceiver.poll(7.0)) == words(uploadReceiver.poll(15.0)) == ["ACK 0"]
+        assert uploadReceiver.receive(buildData(1, bytes(1428)), 15.1)[0] == bytes(1428)
+        assert uploadReceiver.terms.blksize == 1428
 
     @pytest.mark.parametrize("blksize", [8, 1428])
     def test_oackWasLost(self, blksize: int) -> None:
         """Who has never seen it takes ACK 0 for a no to all options: 512 octets a block, one at a time."""
-        intake = self.offered(blksize=blksize, windowsize=2, rollover=1, tsize=700)
-        payload, answers = intake.receive(buildData(1, bytes(512)), 4.0)
+        uploadReceiver = self.offered(blksize=blksize, windowsize=2, rollover=1, tsize=700)
+        payload, answers = uploadReceiver.receive(buildData(1, bytes(512)), 4.0)
         assert (payload, words(answers)) == (bytes(512), ["ACK 1"])
-        assert (intake.terms.blksize, intake.terms.windowsize, intake.terms.rollover) == (512, 1, 0)
-        assert intake.receive(buildData(2, bytes(188)), 4.0)[0] == bytes(188)
-        assert intake.complete
+        assert (uploadReceiver.terms.blksize, uploadReceiver.terms.windowsize, uploadReceiver.terms.rollover) == (
+            512,
+            1,
+            0,
+        )
+        assert uploadReceiver.receive(buildData(2, bytes(188)), 4.0)[0] == bytes(188)
+        assert uploadReceiver.complete
 
     @pytest.mark.parametrize(
         ("said", "agreed"),
@@ -479,7 +483,7 @@ class TestIntake:
     @given(st.integers(8, 2000), st.integers(1, 4), st.integers(1, 5000), st.booleans())
     def test_eitherWay(self, blksize: int, windowsize: int, size: int, seen: bool) -> None:
         """Whatever was agreed on, and whether the OACK was lost or DATA 1: every octet arrives, and then it ends."""
-        intake = self.offered(blksize=blksize, windowsize=windowsize, tsize=size)
+        uploadReceiver = self.offered(blksize=blksize, windowsize=windowsize, tsize=size)
         if not self.said:
             return
         whole = pattern(size)
@@ -490,65 +494,65 @@ class TestIntake:
             assert due
             answers = []
             for datagram in due:
-                payload, more = intake.receive(datagram, now)
+                payload, more = uploadReceiver.receive(datagram, now)
                 kept += payload or b""
                 answers += more
-                if intake.complete and not intake.outcome and payload is not None:
-                    answers += intake.stored(now)
+                if uploadReceiver.complete and not uploadReceiver.outcome and payload is not None:
+                    answers += uploadReceiver.stored(now)
             due = [again for answer in answers for again in sender.hear(parse(answer).number)[1]]
             now += 0.01
         assert kept == whole
 
     def test_unheard(self) -> None:
         """Who has sent nothing but a request, maybe another's forgery, gets three repetitions, then silence to 31 s."""
-        intake = self.begun()
+        uploadReceiver = self.begun()
         instants, now = [], 0.0
-        while intake.outcome is None:
-            now = intake.deadline(now)
-            instants += [now] * len(intake.poll(now))
-        assert (instants, now, intake.outcome) == ([1.0, 3.0, 7.0], 31.0, SILENT)
+        while uploadReceiver.outcome is None:
+            now = uploadReceiver.deadline(now)
+            instants += [now] * len(uploadReceiver.poll(now))
+        assert (instants, now, uploadReceiver.outcome) == ([1.0, 3.0, 7.0], 31.0, SILENT)
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        intake = UploadReceiver(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
-        intake.begin(0.0)
+        uploadReceiver = UploadReceiver(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
+        uploadReceiver.begin(0.0)
         instants, now = [], 0.0
-        while intake.outcome is None:
-            now = intake.deadline(now)
-            instants += [now] * len(intake.poll(now))
+        while uploadReceiver.outcome is None:
+            now = uploadReceiver.deadline(now)
+            instants += [now] * len(uploadReceiver.poll(now))
         assert (instants, now) == ([3.0, 6.0, 9.0, 12.0, 15.0], 18.0)
 
     def test_dally(self) -> None:
         """After the last ACK it stays for three intervals and answers the last block again."""
-        intake = self.begun()
-        intake.receive(buildData(1, b"all"), 0.1)
-        assert words(intake.stored(0.2)) == ["ACK 1"]
-        assert words(intake.receive(buildData(1, b"all"), 1.2)[1]) == ["ACK 1"]
-        assert intake.outcome is None
-        assert intake.poll(3.19) != []
-        assert words(intake.poll(3.2)) == []
-        assert intake.outcome == DONE
+        uploadReceiver = self.begun()
+        uploadReceiver.receive(buildData(1, b"all"), 0.1)
+        assert words(uploadReceiver.stored(0.2)) == ["ACK 1"]
+        assert words(uploadReceiver.receive(buildData(1, b"all"), 1.2)[1]) == ["ACK 1"]
+        assert uploadReceiver.outcome is None
+        assert uploadReceiver.poll(3.19) != []
+        assert words(uploadReceiver.poll(3.2)) == []
+        assert uploadReceiver.outcome == DONE
 
     def test_farewells(self) -> None:
         """The last ACK is said again unasked, as curl would not ask for 73 s; it counts as no repetition."""
-        intake = self.begun()
-        intake.receive(buildData(1, b"all"), 0.1)
-        intake.stored(0.5)
+        uploadReceiver = self.begun()
+        uploadReceiver.receive(buildData(1, b"all"), 0.1)
+        uploadReceiver.stored(0.5)
         instants, now = [], 0.5
-        while intake.outcome is None:
-            now = intake.deadline(now)
-            for said in intake.poll(now):
+        while uploadReceiver.outcome is None:
+            now = uploadReceiver.deadline(now)
+            for said in uploadReceiver.poll(now):
                 assert words([said]) == ["ACK 1"]
                 instants.append(now - 0.5)
-        assert (instants, intake.repeats, now) == (pytest.approx(FAREWELLS), 0, 3.5)
+        assert (instants, uploadReceiver.repeats, now) == (pytest.approx(FAREWELLS), 0, 3.5)
 
     def test_error_while_dallying(self) -> None:
         """Once all is stored the client's ERROR takes nothing away."""
-        intake = self.begun()
-        intake.receive(buildData(1, b"all"), 0.1)
-        intake.stored(0.2)
-        intake.receive(buildError(0, "closed"), 0.3)
-        assert intake.outcome == DONE
+        uploadReceiver = self.begun()
+        uploadReceiver.receive(buildData(1, b"all"), 0.1)
+        uploadReceiver.stored(0.2)
+        uploadReceiver.receive(buildError(0, "closed"), 0.3)
+        assert uploadReceiver.outcome == DONE
 
     @pytest.mark.parametrize(
         "datagram", [buildAck(1), buildOack((("blksize", "8"),)), b"\0\2f\0octet\0", buildData(0, b"")]

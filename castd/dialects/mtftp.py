@@ -272,7 +272,7 @@ class Dialect:
         )
         return Wire(content, self._group(request), policy, options.remember)
 
-    def intake(self, request: Request) -> ITransferHalf | None:
+    def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:

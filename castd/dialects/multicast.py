@@ -113,7 +113,7 @@ class Dialect:
             raise Declined("pool-empty")
         return Wire(terms, content.size, self.options, group, means.leases)
 
-    def intake(self, request: Request) -> None:
+    def uploadReceiver(self, request: Request) -> None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:

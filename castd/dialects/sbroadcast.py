@@ -239,7 +239,7 @@ class Dialect:
         subnet, terms = self._agree(request, content)
         return Wire(terms, content.size, self.options, subnet, self._sbids, self._pacers[subnet], means)
 
-    def intake(self, request: Request) -> None:
+    def uploadReceiver(self, request: Request) -> None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:

@@ -191,7 +191,7 @@ class Dialect:
         block = blockSize(content.size, request.local.mtu, self.options.blksize)
         return Wire(slam.Header(transaction(content), content.size, block), self.options.group)
 
-    def intake(self, request: Request) -> ITransferHalf | None:
+    def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:

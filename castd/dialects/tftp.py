@@ -134,7 +134,7 @@ class Dialect:
         terms = negotiate(request, self._caps(request), content.size)
         return Wire(terms, content.size, self.policy(terms))
 
-    def intake(self, request: Request) -> ITransferHalf:
+    def uploadReceiver(self, request: Request) -> ITransferHalf:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
         return UploadReceiver(terms, self.policy(terms), request.mode == "octet")

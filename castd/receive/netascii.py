@@ -25,8 +25,8 @@ class NetasciiReceiver:
     Another intake whose payloads go through a decoder; all else is the other's.
     """
 
-    def __init__(self, intake: Any, decoder: Decoding) -> None:
-        self._intake = intake
+    def __init__(self, uploadReceiver: Any, decoder: Decoding) -> None:
+        self._intake = uploadReceiver
         self._decoder = decoder
 
     def __getattr__(self, name: str) -> Any:

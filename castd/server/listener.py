@@ -273,15 +273,15 @@ class Listener(DatagramProtocol):
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:
         """A write request."""
         room = self._rooms[index]
-        intake = room.dialect.intake(request)
-        if intake is None:
+        uploadReceiver = room.dialect.uploadReceiver(request)
+        if uploadReceiver is None:
             self._ask(datagram, request.peer, request.local, index + 1)
             return
         if self._roster.heir is not None:
             self._roster.heir.back(datagram, request.peer, request.local)
             return
         try:
-            self._opening.receive(room, request, intake)
+            self._opening.receive(room, request, uploadReceiver)
         except Refused as error:
             self._refusals.refuse(room, request, request.peer, request.local, error)
         except (CannotListenError, OSError) as error:

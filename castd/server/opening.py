@@ -203,15 +203,15 @@ class Opening:
         protocol.makeConnection(ListeningTransport(self._home.transport, request))
         return self._home.transport
 
-    def receive(self, room: PortDialect, request: Request, intake: ITransferHalf) -> None:
+    def receive(self, room: PortDialect, request: Request, uploadReceiver: ITransferHalf) -> None:
         """
         Begin an upload.
 
         @raise Refused: the place for it says no.
         @raise CannotListenError, OSError: no port could be had.
         """
-        upload = self._site.sink(request).begin(request.name, request.peer, intake.size)
-        protocol = UploadProtocol(self._site, room.name, request, intake, upload, self._home.uploaded)
+        upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
+        protocol = UploadProtocol(self._site, room.name, request, uploadReceiver, upload, self._home.uploaded)
         try:
             self._port(room, protocol, request)
         except BaseException:

@@ -49,7 +49,7 @@ class UploadProtocol(DatagramProtocol):
         site: ISite,
         name: str,
         request: Request,
-        intake: ITransferHalf,
+        uploadReceiver: ITransferHalf,
         upload: IUpload,
         done: Callable[[UploadProtocol], object],
     ) -> None:
@@ -65,7 +65,7 @@ class UploadProtocol(DatagramProtocol):
         self.due: float | None = None
         self.queued: tuple[float, int] | None = None
         self.over = False
-        self._intake: Any = intake
+        self._receiver: Any = uploadReceiver
         self._upload: Any = upload
         self._done = done
         self._committing = self._committed = False
@@ -86,7 +86,7 @@ class UploadProtocol(DatagramProtocol):
 
     def _open(self) -> None:
         try:
-            self._say(self._intake.begin(self._seconds()))
+            self._say(self._receiver.begin(self._seconds()))
         except Exception:
             self._fail()
         self._pump()
@@ -126,7 +126,7 @@ class UploadProtocol(DatagramProtocol):
         try:
             if self._shared and self._isRequest(datagram):
                 return
-            payload, answers = self._intake.receive(datagram, self._seconds())
+            payload, answers = self._receiver.receive(datagram, self._seconds())
             if payload:
                 self._upload.write(payload)
             self._received(payload, answers)
@@ -143,7 +143,7 @@ class UploadProtocol(DatagramProtocol):
             self.blocks += 1
             self.octets += len(payload)
         self._say(answers)
-        if payload is not None and self._intake.complete:
+        if payload is not None and self._receiver.complete:
             self._whole()
             self._committing = True
             maybeDeferred(self._upload.commit).addCallbacks(self._stored, self._unstored)
@@ -161,7 +161,7 @@ class UploadProtocol(DatagramProtocol):
 
     def _announced(self) -> int | None:
         """-> octets that are to come, if it is known: in netascii the size may be that before the conversion."""
-        size: int | None = self._intake.size
+        size: int | None = self._receiver.size
         return size if self.request.mode == "octet" else None
 
     def strangerReceived(self, datagram: bytes, addr: Any) -> None:
@@ -227,12 +227,12 @@ class UploadProtocol(DatagramProtocol):
             return
         now = self._seconds()
         try:
-            due = self._intake.poll(now)
+            due = self._receiver.poll(now)
             if not self._committed:
                 self.repeats += len(due)
             self._say(due)
-            if self._intake.outcome is not None:
-                self._finish(self._intake.outcome)
+            if self._receiver.outcome is not None:
+                self._finish(self._receiver.outcome)
             else:
                 self.site.alarms.set(self, self._next(now))
         except Exception:
@@ -240,7 +240,7 @@ class UploadProtocol(DatagramProtocol):
 
     def _next(self, now: float) -> float | None:
         """-> the instant to wake up at; a little late, so that a crowd does not fall into step."""
-        instant: float | None = self._intake.deadline(now)
+        instant: float | None = self._receiver.deadline(now)
         if instant is not None:
             instant = now + (instant - now) * (1 + JITTER * self.site.random.random())
         if (rest := self._outbox.rest) is not None:
@@ -259,7 +259,7 @@ class UploadProtocol(DatagramProtocol):
         self._committedAt = self._seconds()
         if not self.over:
             try:
-                self._say(self._intake.stored(self._seconds()))
+                self._say(self._receiver.stored(self._seconds()))
             except Exception:
                 self._fail()
             self._pump()

@@ -220,7 +220,7 @@ class Dialect:
         version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
         return Wire(content, int.from_bytes(blake2s(version, digest_size=4).digest(), "big"), self.options)
 
-    def intake(self, request: Request) -> ITransferHalf | None:
+    def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:
