@@ -153,12 +153,12 @@ class Crowd:
             return Transfer(machine, collector, (server, 69), copy, None).start()
         scheme = {"multicast": "tftm", "mtftp": "mtftp", "slam": "slam"}.get(kind, "tftp")
         url = parseUrl(f"{scheme}://{server}/{name}" if scheme != "slam" else f"slam://{server}{name}")
-        wishes = RequestedOptions(chance.choice((None, 1024, 1428)))
+        requested = RequestedOptions(chance.choice((None, 1024, 1428)))
         if kind == "window":
-            wishes = RequestedOptions(chance.choice((512, 1428)), chance.choice((2, 8, 16)))
+            requested = RequestedOptions(chance.choice((512, 1428)), chance.choice((2, 8, 16)))
         if kind == "upload":
-            return send(machine, url, len(mine), lambda offset, length: mine[offset : offset + length], wishes)
-        return fetch(machine, url, copy, wishes)
+            return send(machine, url, len(mine), lambda offset, length: mine[offset : offset + length], requested)
+        return fetch(machine, url, copy, requested)
 
     # Who means no good.
 

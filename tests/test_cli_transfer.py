@@ -334,7 +334,7 @@ class TestPut:
 
     def test_no_writes(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes is wrong usage."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, policy: Flood(5)))
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         assert world.put("local", f"flood://{SERVER}/up").exit_code == 2
 
 

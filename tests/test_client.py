@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from castd.client.client import SCHEMES, Scheme, defaultWishes, fetch, resolve, send
+from castd.client.client import SCHEMES, Scheme, defaultOptions, fetch, resolve, send
 from castd.client.report import Report, TransferError
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast
@@ -138,7 +138,7 @@ class TestFetch:
     def test_wishes(self) -> None:
         """What is wished for is asked for, and the report says what was agreed on."""
         site = Site({"f": pattern(5000)})
-        report = site.get(wishes=RequestedOptions(blksize=1000, windowsize=3, rollover=0))
+        report = site.get(requested=RequestedOptions(blksize=1000, windowsize=3, rollover=0))
         assert (report.blksize, report.windowsize, report.blocks) == (1000, 3, 6)
 
     def test_progress(self) -> None:
@@ -372,7 +372,7 @@ class Flood:
 class TestSchemes:
     def test_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, policy: Flood(5)))
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         network = Network()
         host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()
         asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
@@ -395,7 +395,7 @@ class TestSchemes:
 
     def test_no_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes says so."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, wishes, policy: Flood(5)))
+        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         failures: list[Any] = []
         send(Network().host(CLIENT), parseUrl(f"flood://{SERVER}/f"), 0, lambda *_: b"").addErrback(failures.append)
         assert failures[0].check(UrlError)
@@ -458,7 +458,7 @@ class TestAnything:
     def test_any_answers(self, answers: list[bytes]) -> None:
         """Whatever a server sends, the client ends with a report or a TransferError, and closes its port."""
         server = Scripted()
-        server.get(wishes=RequestedOptions(blksize=8, windowsize=2))
+        server.get(requested=RequestedOptions(blksize=8, windowsize=2))
         for answer in answers:
             server.transfer.send(answer, server.client)
         server.network.run(lambda: server.results, limit=600)
@@ -486,15 +486,15 @@ class TestLoopback:
 
     @pytest.mark.parametrize(
         "wishes",
-        [defaultWishes, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
+        [defaultOptions, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
         ids=["default", "plain", "big"],
     )
     @pytest_twisted.ensureDeferred
-    async def test_fetch(self, served: Any, wishes: Any) -> None:
+    async def test_fetch(self, served: Any, requested: Any) -> None:
         """A file comes through real sockets whole."""
         sink = Copy()
         url = parseUrl(f"tftp://127.0.0.1:{served[0]}/f")
-        report = await fetch(reactor, url, sink, wishes).addTimeout(30, reactor)
+        report = await fetch(reactor, url, sink, requested).addTimeout(30, reactor)
         await report.closed
         assert sink.data == pattern(3_000_000)
 

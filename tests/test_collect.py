@@ -38,12 +38,12 @@ PLAIN = RequestedOptions(tsize=False)
 WINDOWS = RequestedOptions(blksize=64, windowsize=8)
 
 
-def download(wishes: RequestedOptions = PLAIN, **more: Any) -> TftpDownload:
-    return TftpDownload("f", wishes, **more)
+def download(requested: RequestedOptions = PLAIN, **more: Any) -> TftpDownload:
+    return TftpDownload("f", requested, **more)
 
 
-def upload(content: bytes, wishes: RequestedOptions = PLAIN, **more: Any) -> TftpUpload:
-    return TftpUpload("up", len(content), lambda start, length: content[start : start + length], wishes, **more)
+def upload(content: bytes, requested: RequestedOptions = PLAIN, **more: Any) -> TftpUpload:
+    return TftpUpload("up", len(content), lambda start, length: content[start : start + length], requested, **more)
 
 
 def words(datagrams: list[bytes]) -> list[str]:
@@ -81,9 +81,9 @@ class TestDownload:
 
     @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024])
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_sizes(self, size: int, wishes: RequestedOptions) -> None:
+    def test_sizes(self, size: int, requested: RequestedOptions) -> None:
         """Every size arrives, multiples of the block size and nothing at all included."""
-        link = Link(download(wishes), Serve(pattern(size))).run()
+        link = Link(download(requested), Serve(pattern(size))).run()
         assert link.kept[0] == pattern(size)
         assert link.ends[0].outcome == DONE
 
@@ -104,10 +104,10 @@ class TestDownload:
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_bad_line(self, wishes: RequestedOptions, seed: int) -> None:
+    def test_bad_line(self, requested: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
         server = Serve(pattern(20_000))
-        link = Link(download(wishes), server, loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(600, 4000)
+        link = Link(download(requested), server, loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(600, 4000)
         assert link.kept[0] == pattern(20_000)
         assert link.ends[0].outcome == DONE
 
@@ -274,9 +274,9 @@ class TestUpload:
     @pytest.mark.parametrize(
         "wishes", [PLAIN, RequestedOptions(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"]
     )
-    def test_sizes(self, size: int, wishes: RequestedOptions) -> None:
+    def test_sizes(self, size: int, requested: RequestedOptions) -> None:
         """Every size arrives, and both sides know it."""
-        link = Link(upload(pattern(size), wishes), Accept()).run()
+        link = Link(upload(pattern(size), requested), Accept()).run()
         assert link.kept[1] == pattern(size)
         assert link.ends[0].outcome == link.ends[1].outcome == DONE
 
@@ -294,9 +294,9 @@ class TestUpload:
 
     @pytest.mark.parametrize("seed", range(4))
     @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
-    def test_bad_line(self, wishes: RequestedOptions, seed: int) -> None:
+    def test_bad_line(self, requested: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
-        link = Link(upload(pattern(20_000), wishes), Accept(), loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(
+        link = Link(upload(pattern(20_000), requested), Accept(), loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(
             600, 4000
         )
         assert link.kept[1] == pattern(20_000)
@@ -611,10 +611,10 @@ steps = st.lists(st.tuples(st.floats(0, 3), datagrams), max_size=40)
 
 
 def half(kind: str) -> Any:
-    wishes = RequestedOptions(blksize=8, windowsize=2, timeout=2)
+    requested = RequestedOptions(blksize=8, windowsize=2, timeout=2)
     if kind == "intake":
         return UploadReceiver(AgreedOptions(blksize=8, windowsize=2), RetransmitPolicy())
-    return download(wishes) if kind == "download" else upload(pattern(50), wishes)
+    return download(requested) if kind == "download" else upload(pattern(50), requested)
 
 
 class TestAnything:

@@ -127,10 +127,10 @@ class Stage:
         self._clients += 1
         return self.network.host(f"10.0.0.{10 + self._clients % 80}")
 
-    def _fetch(self, scheme: str, path: str, wishes: RequestedOptions, port: int = 69, host: str = "") -> list[Any]:
+    def _fetch(self, scheme: str, path: str, requested: RequestedOptions, port: int = 69, host: str = "") -> list[Any]:
         sink = Copy()
         machine = self.network.host(host) if host else self._host()
-        begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, wishes)
+        begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, requested)
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
     def _subnet(self, host: Any) -> list[Any]:

@@ -67,16 +67,16 @@ caps = st.builds(
 
 
 @given(options, caps, st.none() | st.integers(0, 1 << 45), st.sampled_from(["octet", "netascii"]))
-def test_whateverIsAsked(wishes: list[tuple[str, str]], caps: OptionLimits, size: int | None, mode: str) -> None:
+def test_whateverIsAsked(requested: list[tuple[str, str]], caps: OptionLimits, size: int | None, mode: str) -> None:
     """Nothing is granted that was not asked or is above wish or cap, and what stands in the OACK is in effect."""
-    request = Request(CLIENT, SERVER, "f", mode, size is None, tuple(wishes))
+    request = Request(CLIENT, SERVER, "f", mode, size is None, tuple(requested))
     terms = negotiate(request, caps, size)
     answer = {name.lower(): value for name, value in terms.answer}
     assert len(answer) == len(terms.answer)
-    assert {name for name, _ in terms.answer} <= {name for name, _ in wishes}
+    assert {name for name, _ in terms.answer} <= {name for name, _ in requested}
     assert not answer.keys() & set(caps.refuse)
     assert len(buildOack(terms.answer)) <= 512
-    wish = {name.lower(): value for name, value in wishes}
+    wish = {name.lower(): value for name, value in requested}
     for name, least, cap in (
         ("blksize", 8, caps.blksize),
         ("blksize2", 8, caps.blksize),

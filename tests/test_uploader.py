@@ -44,12 +44,12 @@ class Site:
         self.site.ports.listen(69, self.listener)
         self.client = Mailbox(self.network.host(CLIENT))
 
-    def write(self, data: bytes = FILE, **wishes: Any) -> Any:
+    def write(self, data: bytes = FILE, **requested: Any) -> Any:
         """Send a file with the client's half.  -> its report, or the failure."""
         host = self.network.host("10.0.0.8")
         results: list[Any] = []
         sent = send(
-            host, URL, len(data), lambda start, length: data[start : start + length], RequestedOptions(**wishes)
+            host, URL, len(data), lambda start, length: data[start : start + length], RequestedOptions(**requested)
         )
         sent.addBoth(results.append)
         self.network.run(lambda: results, limit=600)
@@ -85,11 +85,11 @@ def ends(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class TestWhole:
     @pytest.mark.parametrize("single", [False, True], ids=["own port", "single port"])
     @pytest.mark.parametrize("wishes", [{}, {"blksize": 100, "windowsize": 4}], ids=["plain", "windows"])
-    def test_delivered(self, wishes: dict[str, int], single: bool) -> None:
+    def test_delivered(self, requested: dict[str, int], single: bool) -> None:
         """A written file is there under its name when the client is told so, and nothing else is left."""
         site = Site(single=single)
         with logged() as events:
-            report = site.write(**wishes)
+            report = site.write(**requested)
             assert (site.files, report.octets) == ({"up": FILE}, 3000)
             site.network.run(limit=10)
         (event,) = ends(events)

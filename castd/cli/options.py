@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
-from castd.client.client import defaultWishes, scheme
+from castd.client.client import defaultOptions, scheme
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.receive.options import RequestedOptions
 
@@ -36,10 +36,10 @@ class TransferOptions:
     quiet: bool
     json: bool
 
-    def wishes(self, address: str) -> RequestedOptions:
+    def requested(self, address: str) -> RequestedOptions:
         """-> what is asked of the server."""
         given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
-        return replace(defaultWishes(address), **given)
+        return replace(defaultOptions(address), **given)
 
     def policy(self) -> RetransmitPolicy:
         """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""

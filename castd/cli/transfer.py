@@ -90,7 +90,7 @@ async def _get(reactor: Any, text: str, url: Url, target: str, choices: Transfer
             sink = _open(target, opened)
             opened.callback(sink.abort)
             progress = show.progress(target if target != "-" else text)
-            result.fill(await fetch(reactor, url, sink, choices.wishes, choices.policy(), progress))
+            result.fill(await fetch(reactor, url, sink, choices.requested, choices.policy(), progress))
             if choices.sha256 is not None:
                 result.sha256 = sink.sha256()
             if choices.sha256 and choices.sha256 != result.sha256:
@@ -162,7 +162,7 @@ async def _put(reactor: Any, text: str, url: Url, file: str, choices: TransferOp
                         url,
                         size,
                         lambda offset, length: os.pread(number, length, offset),
-                        choices.wishes,
+                        choices.requested,
                         choices.policy(),
                         show.progress(file),
                     )

@@ -50,28 +50,28 @@ class Scheme:
     named: bool = True
 
 
-def _download(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+def _download(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
     text = url.mode == "netascii"
     # The size is that of another file than the one on the wire.
-    download = TftpDownload(url.name, replace(wishes, tsize=False) if text else wishes, url.mode, policy)
+    download = TftpDownload(url.name, replace(requested, tsize=False) if text else requested, url.mode, policy)
     return NetasciiReceiver(download, Decoder()) if text else download
 
 
-def _upload(url: Url, size: int, read: Read, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
-    return TftpUpload(url.name, size, read, wishes, url.mode, policy)
+def _upload(url: Url, size: int, read: Read, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
+    return TftpUpload(url.name, size, read, requested, url.mode, policy)
 
 
-def _tftm(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+def _tftm(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
-        return _download(url, wishes, policy)
-    return multicast.MulticastDownload(url.name, wishes, policy)
+        return _download(url, requested, policy)
+    return multicast.MulticastDownload(url.name, requested, policy)
 
 
-def _slam(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+def _slam(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
     return slam.SlamDownload(policy, slamGroup(url))
 
 
-def _mtftp(url: Url, wishes: RequestedOptions, policy: RetransmitPolicy) -> Any:
+def _mtftp(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
     return mtftp.MtftpDownload(url.name, policy, mtftpGroup(url))
 
 
@@ -121,7 +121,7 @@ def scheme(url: Url) -> Scheme:
     return found
 
 
-def defaultWishes(address: str) -> RequestedOptions:
+def defaultOptions(address: str) -> RequestedOptions:
     """What is asked of a server at this address if nobody wants anything else."""
     return RequestedOptions(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
 
@@ -130,14 +130,14 @@ def fetch(
     reactor: Any,
     url: Url,
     sink: Sink,
-    wishes: Wanted = defaultWishes,
+    requested: Wanted = defaultOptions,
     policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
     Get a file.
 
-    @param wishes: the options to ask for; or what tells them for the server's address, which is resolved first.
+    @param requested: the options to ask for; or what tells them for the server's address, which is resolved first.
     @param progress: called with (octets, size or L{None}) as blocks come.
     @return: fails with L{TransferError}, L{UrlError}; cancelling it tells the server.
     """
@@ -146,7 +146,7 @@ def fetch(
         collector = scheme(url).download(url, wanted, policy)
         return Transfer(reactor, collector, server, sink, progress).start()
 
-    return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
+    return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
 
 
 def send(
@@ -154,7 +154,7 @@ def send(
     url: Url,
     size: int,
     read: Read,
-    wishes: Wanted = defaultWishes,
+    requested: Wanted = defaultOptions,
     policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
 ) -> Deferred[Report]:
@@ -172,19 +172,19 @@ def send(
             raise UrlError(f"{url.scheme}:// has no writes")
         return Transfer(reactor, upload(url, size, read, wanted, policy), server, None, progress).start()
 
-    return Deferred.fromCoroutine(_attempt(reactor, url, wishes, begin))
+    return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
 
 
 async def _attempt(
     reactor: Any,
     url: Url,
-    wishes: Wanted,
+    requested: Wanted,
     begin: Callable[[tuple[str, int], RequestedOptions], Deferred[Report]],
 ) -> Report:
     """Once with options; if these are refused, once without."""
     port = url.port or scheme(url).port
     server = (await resolve(reactor, url.host), port)
-    wanted = wishes if isinstance(wishes, RequestedOptions) else wishes(server[0])
+    wanted = requested if isinstance(requested, RequestedOptions) else requested(server[0])
     try:
         return await begin(server, wanted)
     except TransferError as error:

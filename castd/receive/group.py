@@ -41,7 +41,7 @@ class GroupDownload(ABC):
     option = ""
 
     def __init__(
-        self, name: str, wishes: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY, value: str = ""
+        self, name: str, requested: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY, value: str = ""
     ) -> None:
         self.group: tuple[str, int] | None = None
         self.tid: tuple[Any, ...] | None = None
@@ -51,10 +51,10 @@ class GroupDownload(ABC):
         self.error: Error | None = None
         self.terms: AgreedOptions | None = None
         self.blocks = self.repeats = 0
-        self._wishes = wishes
-        self._plain = TftpDownload(name, wishes, "octet", policy)
+        self._wishes = requested
+        self._plain = TftpDownload(name, requested, "octet", policy)
         self._isPlain = False
-        self._opening = buildRequest(TftpRequest(False, name, "octet", (*wishes.options(), (self.option, value))))
+        self._opening = buildRequest(TftpRequest(False, name, "octet", (*requested.options(), (self.option, value))))
         self._wait = RetransmitTimer(policy)
         self._heardAt = 0.0
         self._tries = 0

@@ -73,9 +73,9 @@ class RequestedOptions:
 
 
 _GRANTABLE: dict[str, Callable[[RequestedOptions, int], bool]] = {
-    "blksize": lambda wishes, value: 8 <= value <= min(wishes.blksize or 0, LARGEST_BLKSIZE),
-    "windowsize": lambda wishes, value: 1 <= value <= (wishes.windowsize or 0),
-    "timeout": lambda wishes, value: value == wishes.timeout,
-    "rollover": lambda wishes, value: value == wishes.rollover,
-    "tsize": lambda wishes, value: True,
+    "blksize": lambda requested, value: 8 <= value <= min(requested.blksize or 0, LARGEST_BLKSIZE),
+    "windowsize": lambda requested, value: 1 <= value <= (requested.windowsize or 0),
+    "timeout": lambda requested, value: value == requested.timeout,
+    "rollover": lambda requested, value: value == requested.rollover,
+    "tsize": lambda requested, value: True,
 }

@@ -34,7 +34,7 @@ class SbroadcastDownload(GroupDownload):
         self,
         name: str,
         mask: str,
-        wishes: RequestedOptions | None = None,
+        requested: RequestedOptions | None = None,
         policy: RetransmitPolicy = CLIENT_POLICY,
         code: int = BDATA,
         flags: tuple[str, str] = ("0", "1"),
@@ -44,7 +44,7 @@ class SbroadcastDownload(GroupDownload):
         @param code: the opcode of data packets.
         @param flags: how the server tells who is not the master, and who is.
         """
-        super().__init__(name, wishes or RequestedOptions(blksize=1464), policy, mask)
+        super().__init__(name, requested or RequestedOptions(blksize=1464), policy, mask)
         self.group = ("", PORT)
         self._sbid: int | None = None
         self._code = code

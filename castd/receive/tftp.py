@@ -36,13 +36,13 @@ class TftpDownload(ReceivingHalf):
     def __init__(
         self,
         name: str,
-        wishes: RequestedOptions,
+        requested: RequestedOptions,
         mode: str = "octet",
         policy: RetransmitPolicy = CLIENT_POLICY,
     ) -> None:
         super().__init__(policy, None)
-        self._wishes = wishes
-        self._opening = buildRequest(TftpRequest(write=False, name=name, mode=mode, options=wishes.options()))
+        self._wishes = requested
+        self._opening = buildRequest(TftpRequest(write=False, name=name, mode=mode, options=requested.options()))
         self._confirming = False
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
@@ -118,7 +118,7 @@ class TftpUpload(TransferHalf):
         name: str,
         size: int,
         read: Read,
-        wishes: RequestedOptions,
+        requested: RequestedOptions,
         mode: str = "octet",
         policy: RetransmitPolicy = CLIENT_POLICY,
     ) -> None:
@@ -126,8 +126,8 @@ class TftpUpload(TransferHalf):
         self.size: int | None = size
         self._octets = size
         self._read = read
-        self._wishes = wishes
-        self._opening = buildRequest(TftpRequest(write=True, name=name, mode=mode, options=wishes.options(size)))
+        self._wishes = requested
+        self._opening = buildRequest(TftpRequest(write=True, name=name, mode=mode, options=requested.options(size)))
         self._sender: BlockSender | None = None
 
     @property

@@ -146,9 +146,9 @@ class World:
             *self._uploads(request, single),
         ]
 
-    def _fetch(self, name: str, url: str, wishes: RequestedOptions) -> Job:
+    def _fetch(self, name: str, url: str, requested: RequestedOptions) -> Job:
         sink = Copy()
-        begun = fetch(self.reactor, parseUrl(url), sink, wishes)
+        begun = fetch(self.reactor, parseUrl(url), sink, requested)
         return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
 
     def _subnet(self, port: int) -> Job:
