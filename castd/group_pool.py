@@ -111,9 +111,9 @@ class OpenContext:
 
     @ivar now: the instant.
     @ivar chance: where all chance comes from.
-    @ivar leases: the group addresses in use.
+    @ivar groupPool: the group addresses in use.
     """
 
     now: float
     chance: Random
-    leases: GroupPool
+    groupPool: GroupPool

@@ -305,10 +305,10 @@ class ISite(Interface):
     random = Attribute("random.Random: all chance comes from here.")
     pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
     limits = Attribute("castd.options.Limits.")
-    alarms = Attribute("castd.net.timers.Timers: one timer for all casts.")
-    layouts = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
-    gate = Attribute("castd.server.admission.Admission: who may have how much.")
-    leases = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
+    timers = Attribute("castd.net.timers.Timers: one timer for all casts.")
+    blockCache = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
+    admission = Attribute("castd.server.admission.Admission: who may have how much.")
+    groupPool = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
     elder = Attribute(
         "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
     )

@@ -28,8 +28,8 @@ def test_readingFails() -> None:
         raise OSError("no such thing")
 
     clock, sleeper = Clock(), Sleeper()
-    alarms = Timers(clock, read)
+    timers = Timers(clock, read)
     for instant in (1, 2):
-        alarms.set(sleeper, instant)
+        timers.set(sleeper, instant)
         clock.advance(1)
     assert sleeper.woken == 2

@@ -175,14 +175,14 @@ class Stage:
 
     def left(self) -> dict[str, int]:
         """-> what is held though nobody is served."""
-        gate = self.site.gate
+        admission = self.site.admission
         found = {
-            "casts": gate.casts,
-            "looking": gate.looking,
-            "receivers": gate.receivers.total(),
+            "casts": admission.casts,
+            "looking": admission.looking,
+            "receivers": admission.receivers.total(),
             "living": sum(len(list(each.casts())) for each in self.listeners),
-            "alarms": len(self.site.alarms._owners),
-            "groups": len(self.site.leases._taken),
+            "alarms": len(self.site.timers._owners),
+            "groups": len(self.site.groupPool._taken),
             "ports": len(self.site.ports.openPorts()) - self.ports,
             "uploads": len(self.site.uploads.open),
             "contents": sum(each.closes != 1 for each in self.source.opened),

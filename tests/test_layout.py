@@ -24,12 +24,12 @@ def test_memoryIsBounded(blksize: int) -> None:
     limit = 1 << 19
     content = BytesContent("f", bytes(SIZE))
     wire = Wire(AgreedOptions(blksize=blksize), SIZE, RetransmitPolicy())
-    layouts = BlockCache(limit)
+    blockCache = BlockCache(limit)
     tracemalloc.start()
     try:
         number = 0
         while number < min(wire.count, 8192):
-            chunk = layouts.chunk(wire, content, number)
+            chunk = blockCache.chunk(wire, content, number)
             preparedSteps(wire, chunk, number)
             number = chunk.stop
         assert tracemalloc.get_traced_memory()[0] < 1.3 * limit

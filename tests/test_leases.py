@@ -11,36 +11,36 @@ PLACE, OTHER = ("239.255.1.1", 3001), ("239.255.1.2", 3001)
 
 def test_pool() -> None:
     """A group of a pool is nobody else's while it is taken, nor for a while after."""
-    leases = GroupPool()
-    assert [leases.take((PLACE, OTHER), 0.0) for _ in range(3)] == [PLACE, OTHER, None]
-    leases.give(PLACE, 10.0)
-    assert leases.take((PLACE, OTHER), 10.0 + REST - 0.1) is None
-    assert leases.take((PLACE, OTHER), 10.0 + REST) == PLACE
+    groupPool = GroupPool()
+    assert [groupPool.take((PLACE, OTHER), 0.0) for _ in range(3)] == [PLACE, OTHER, None]
+    groupPool.give(PLACE, 10.0)
+    assert groupPool.take((PLACE, OTHER), 10.0 + REST - 0.1) is None
+    assert groupPool.take((PLACE, OTHER), 10.0 + REST) == PLACE
 
 
 def test_fixed() -> None:
     """A fixed group is for casts of one file, and rests when the last has ended; the same file need not wait."""
-    leases = GroupPool()
-    assert leases.free(PLACE, "a", 0.0)
-    leases.enter(PLACE, "a", 5.0)
-    assert leases.free(PLACE, "a", 0.0)
-    leases.enter(PLACE, "a", 5.0)
-    assert leases.free(OTHER, "b", 0.0)
-    leases.leave(PLACE, 1.0)
-    assert not leases.free(PLACE, "b", 100.0)
-    leases.leave(PLACE, 100.0)
-    assert [leases.free(PLACE, use, 104.9) for use in "ab"] == [True, False]
-    assert leases.free(PLACE, "b", 105.0)
+    groupPool = GroupPool()
+    assert groupPool.free(PLACE, "a", 0.0)
+    groupPool.enter(PLACE, "a", 5.0)
+    assert groupPool.free(PLACE, "a", 0.0)
+    groupPool.enter(PLACE, "a", 5.0)
+    assert groupPool.free(OTHER, "b", 0.0)
+    groupPool.leave(PLACE, 1.0)
+    assert not groupPool.free(PLACE, "b", 100.0)
+    groupPool.leave(PLACE, 100.0)
+    assert [groupPool.free(PLACE, use, 104.9) for use in "ab"] == [True, False]
+    assert groupPool.free(PLACE, "b", 105.0)
 
 
 def test_poolAndFixed() -> None:
     """After a reload a fixed group may be one of the pool's: whoever was there first has it."""
-    leases = GroupPool()
-    leases.enter(PLACE, "a", 0.0)
-    assert leases.take((PLACE, OTHER), 0.0) == OTHER
-    assert not leases.free(OTHER, "b", 0.0)
-    leases.leave(PLACE, 1.0)
-    assert leases.take((PLACE,), 1.0) == PLACE
+    groupPool = GroupPool()
+    groupPool.enter(PLACE, "a", 0.0)
+    assert groupPool.take((PLACE, OTHER), 0.0) == OTHER
+    assert not groupPool.free(OTHER, "b", 0.0)
+    groupPool.leave(PLACE, 1.0)
+    assert groupPool.take((PLACE,), 1.0) == PLACE
 
 
 def test_ofAnotherProcess() -> None:

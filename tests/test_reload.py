@@ -123,7 +123,7 @@ def test_limits(folder: Path, network: Network) -> None:
     network.advance(0.5)
     assert box.inbox == []
     site = case.server.site
-    assert (site.pacer.rate, site.layouts.limit, site.gate.casts) == (5000, 1 << 20, 1)
+    assert (site.pacer.rate, site.blockCache.limit, site.admission.casts) == (5000, 1 << 20, 1)
     assert early.finish() == BODY
     assert case.reload(START + TFTP) == ()
     assert site.pacer is None
@@ -230,11 +230,11 @@ def test_fixedGroup(folder: Path, network: Network) -> None:
     box.send(everything, (SERVER, 10000))
     network.advance(0.01)
     site = case.server.site
-    assert site.gate.casts == 1
+    assert site.admission.casts == 1
     assert case.reload(START + "transports: {slam: {file: file, interface: 10.0.0.1, blksize: 512}}\n") == ()
     late.send(everything, (SERVER, 10000))
     network.advance(0.05)
-    assert site.gate.casts == 1
+    assert site.admission.casts == 1
     box.send(b"\0", (SERVER, 10000))
     network.advance(0.05)
     late.send(everything, (SERVER, 10000))
@@ -255,18 +255,18 @@ def test_fixedGroupMoves(folder: Path, network: Network) -> None:
     assert case.reload(slams.replace("PORT", "10001").replace("NAME", "second")) == ()
     boxes[1].send(everything, (SERVER, 10001))
     network.advance(0.05)
-    assert site.gate.casts == 1
+    assert site.admission.casts == 1
     assert case.reload(slams.replace("PORT", "10002").replace("NAME", "file")) == ()
     boxes[2].send(everything, (SERVER, 10002))
     network.advance(0.05)
-    assert site.gate.casts == 2
+    assert site.admission.casts == 2
     assert case.reload(slams.replace("PORT", "10001").replace("NAME", "second")) == ()
     for box, port in zip(boxes, (10000, 10001, 10002), strict=False):
         box.send(b"\0", (SERVER, port))
-    network.run(lambda: not site.gate.casts, limit=60)
+    network.run(lambda: not site.admission.casts, limit=60)
     boxes[3].send(everything, (SERVER, 10001))
     network.advance(0.05)
-    assert site.gate.casts == 1
+    assert site.admission.casts == 1
 
 
 def test_newVersionRests(folder: Path, network: Network) -> None:
@@ -286,9 +286,9 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
     box = ask(CLIENT)
     assert box.inbox[0].datagram[4:] == BODY[:512]
     box.send(b"\0\4\0\5", (SERVER, 1759))
-    network.run(lambda: not case.server.site.gate.casts, limit=60)
+    network.run(lambda: not case.server.site.admission.casts, limit=60)
     assert ask("10.0.0.8").inbox[0].datagram[4:] == BODY[:512]
-    network.run(lambda: not case.server.site.gate.casts, limit=100)
+    network.run(lambda: not case.server.site.admission.casts, limit=100)
     assert case.reload(text.replace("boot", "other")) == ()
     assert ask("10.0.0.7").inbox == []
     network.advance(REST)
@@ -440,7 +440,7 @@ def test_often(folder: Path, network: Network) -> None:
     gc.collect()
     after = (case.ports(), descriptors(), len(network.getDelayedCalls()), len(list(case.server)))
     assert after == before
-    assert case.server.site.gate.casts == 0
+    assert case.server.site.admission.casts == 0
 
 
 def test_compose(folder: Path, network: Network) -> None:

@@ -160,7 +160,7 @@ class Case:
     def casts(self) -> tuple[int, int]:
         """-> how many the old one has, and the new one."""
         assert self.new is not None
-        return self.old.site.gate.casts, self.new.site.gate.casts
+        return self.old.site.admission.casts, self.new.site.admission.casts
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_newVersionRests(case: Callable[..., Case], network: Network, ends: str)
 
     def end() -> None:
         box.send(b"\0\4\0\5", (SERVER, 1759))
-        network.run(lambda: not one.old.site.gate.casts, limit=60)
+        network.run(lambda: not one.old.site.admission.casts, limit=60)
 
     box = ask("10.0.0.20")
     assert box.inbox[0].datagram[4:] == BODY[:512]

@@ -67,7 +67,7 @@ class Site:
     def left(self) -> int:
         """-> what is still open at the server: casts, lent ports, uploads, limits taken."""
         ports = len(self.network.host(SERVER).openPorts()) - 1
-        return len(list(self.listener.casts())) + ports + len(self.sink.open) + self.site.gate.casts
+        return len(list(self.listener.casts())) + ports + len(self.sink.open) + self.site.admission.casts
 
 
 @contextmanager

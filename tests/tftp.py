@@ -78,7 +78,7 @@ class Stage:
         self.network.advance(0.01)
         assert list(self.listener.casts()) == []
         assert self.site.ports.openPorts() == (self.port,)
-        assert self.site.gate.casts == 0
+        assert self.site.admission.casts == 0
         assert all(getattr(content, "closes", 1) == 1 for content in self.site.contents)
         self.sane()
 

@@ -49,12 +49,12 @@ class Wire(_group.GroupWire):
     """One group."""
 
     def __init__(
-        self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], leases: GroupPool
+        self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
     ) -> None:
         policy = _group.policy(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, policy, group)
         self.headers: Hashable = ("tftp", 0)
-        self._leases = leases
+        self._groupPool = groupPool
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
@@ -68,7 +68,7 @@ class Wire(_group.GroupWire):
         return tftp.dataHeader(number + 1)
 
     def close(self, now: float) -> None:
-        self._leases.give(self.group, now)
+        self._groupPool.give(self.group, now)
 
 
 @implementer(IDialect)
@@ -108,10 +108,10 @@ class Dialect:
         places = (
             (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
         )
-        group = means.leases.take(places, means.now)
+        group = means.groupPool.take(places, means.now)
         if group is None:
             raise Declined("pool-empty")
-        return Wire(terms, content.size, self.options, group, means.leases)
+        return Wire(terms, content.size, self.options, group, means.groupPool)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

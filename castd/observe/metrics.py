@@ -153,10 +153,10 @@ class Gauges(Collector):
         for name, number in members.items():
             receivers.add_metric([name], number)
         kept = self._held()
-        alarms = GaugeMetricFamily("castd_alarms", "Alarms of casts, set or not yet forgotten.", kept["alarms"])
+        timers = GaugeMetricFamily("castd_alarms", "Alarms of casts, set or not yet forgotten.", kept["alarms"])
         calls = GaugeMetricFamily("castd_delayed_calls", "What the reactor was asked to do later.", kept["calls"])
         ports = GaugeMetricFamily("castd_kept_ports", "Ports that wait for the next transfer.", kept["ports"])
-        return iter((casts, receivers, alarms, calls, ports))
+        return iter((casts, receivers, timers, calls, ports))
 
 
 def kindOf(cast: Any) -> tuple[str, int]:

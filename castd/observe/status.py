@@ -30,15 +30,15 @@ def held(site: Any) -> dict[str, int]:
     -> what the server keeps, and what must be the same whenever as much is under way: C{calls} are those that the
     reactor has been asked for, C{ports} wait for the next transfer with two descriptors each.
     """
-    gate = site.gate
+    admission = site.admission
     return {
         "descriptors": _descriptors(),
         "ports": getattr(site.ports, "kept", 0),
-        "alarms": len(site.alarms),
+        "alarms": len(site.timers),
         "calls": len(site.reactor.getDelayedCalls()),
-        "casts": gate.casts,
-        "looking": gate.looking,
-        "receivers": gate.receivers.total(),
+        "casts": admission.casts,
+        "looking": admission.looking,
+        "receivers": admission.receivers.total(),
     }
 
 

@@ -225,7 +225,7 @@ class CastProtocol(FastPath):
             receiver.closed += 1
             if receiver.closed >= CLOSED_PORTS:
                 # Not from here: the pump may be at work below us.
-                self.site.alarms.set(self, self._seconds())
+                self.site.timers.set(self, self._seconds())
 
     def _leaveClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
@@ -269,7 +269,7 @@ class CastProtocol(FastPath):
             # So that a crowd does not fall into step.
             self._slack = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._slack
-        self.site.alarms.set(self, due)
+        self.site.timers.set(self, due)
         if self._turn is not None and self._main.idle:
             if self.blocks:
                 self._enterLane()
@@ -337,7 +337,7 @@ class CastProtocol(FastPath):
         self.moved[action.outcome] += 1
         eventlog.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)
-        self.site.alarms.set(self, now)
+        self.site.timers.set(self, now)
 
     def _outcome(self, action: Left) -> str:
         """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
@@ -403,7 +403,7 @@ class CastProtocol(FastPath):
             eventlog.closed(self)
         self._forgetLane()
         self._chunk = None
-        self.site.alarms.set(self, None)
+        self.site.timers.set(self, None)
         try:
             self.wire.close(self._seconds())
         except Exception:

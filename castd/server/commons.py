@@ -37,10 +37,10 @@ class Commons:
         self.ports = ports
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
-        self.alarms = Timers(reactor, getattr(ports, "drain", None))
-        self.layouts = BlockCache(limits.memory)
-        self.gate = Admission(limits)
-        self.leases = GroupPool()
+        self.timers = Timers(reactor, getattr(ports, "drain", None))
+        self.blockCache = BlockCache(limits.memory)
+        self.admission = Admission(limits)
+        self.groupPool = GroupPool()
         self.requestPorts: Counter[int] = Counter()
         self.elder: Any = None
         self.barring: Callable[[str, str, float, str], object] | None = None
@@ -55,8 +55,8 @@ class Commons:
             self.pacer = Pacer(limits.rate)
         else:
             self.pacer.adjust(limits.rate)
-        self.layouts.limit = limits.memory
-        self.gate.adjust(limits)
+        self.blockCache.limit = limits.memory
+        self.admission.adjust(limits)
 
     def bar(self, host: str, name: str, seconds: float, why: str) -> None:
         """Refuse this name to this address for so long; see L{castd.interfaces.ISite.bar}."""

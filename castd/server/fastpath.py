@@ -121,7 +121,7 @@ class FastPath(DatagramProtocol):
         """So many steps of this lane are taken, the last one now; without an answer the alarm rings."""
         self._lane, self._steps, self._steppedAt = preparedSteps, steps, now
         self._interval = interval * self._slack
-        self.site.alarms.set(self, now + self._interval)
+        self.site.timers.set(self, now + self._interval)
 
     def _enterLane(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
@@ -214,7 +214,7 @@ class FastPath(DatagramProtocol):
         """
         chunk = self._chunk
         if chunk is None or not chunk.start <= number < chunk.stop:
-            chunk = self._chunk = self.site.layouts.chunk(self.wire, self.content, number)
+            chunk = self._chunk = self.site.blockCache.chunk(self.wire, self.content, number)
         return chunk
 
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:

@@ -195,7 +195,7 @@ class Listener(DatagramProtocol):
         cast = self._roster.serving(request.peer)
         if cast is None:
             return self._roster.looks(request.peer)
-        if not self.site.gate.mayRepeat(request.peer[0], self.site.reactor.seconds()):
+        if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.counts["repetitions"] += 1
             return True
         if cast.repeated(request, room.dialect) or self._declinedBefore(cast, room, request, datagram):
@@ -219,7 +219,7 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         room, host = self._rooms[index], request.peer[0]
-        limit = self.site.gate.crowded(host, self.site.reactor.seconds())
+        limit = self.site.admission.crowded(host, self.site.reactor.seconds())
         if limit is not None:
             self._refusals.crowded(room, request, limit)
             return
@@ -325,7 +325,7 @@ class Listener(DatagramProtocol):
         self._checkDrained()
 
     def mayAnswerStranger(self, peer: Peer) -> bool:
-        return self.site.gate.mayAnswerStranger(peer[0], self.site.reactor.seconds())  # type: ignore[no-any-return]
+        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())  # type: ignore[no-any-return]
 
     def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
         self._refusals.malformed(datagram, peer, error)

@@ -137,17 +137,17 @@ class Opening:
         """
         if self._site.elder is not None and wire.group in self._site.elder.groups:
             raise Elsewhere(wire.group)
-        leases, use, now = self._site.leases, _use(wire, content), self._site.reactor.seconds()
-        if not leases.free(wire.group, use, now):
+        groupPool, use, now = self._site.groupPool, _use(wire, content), self._site.reactor.seconds()
+        if not groupPool.free(wire.group, use, now):
             for cast in [cast for cast in self._roster.living if isinstance(cast, CastProtocol)]:
                 if cast.wire.group == wire.group:
                     cast.settle()
-            if not leases.free(wire.group, use, now):
+            if not groupPool.free(wire.group, use, now):
                 raise Declined("group in use for another file")
 
     def _begin(self, room: PortDialect, request: Request, content: IContent) -> None:
         site = self._site
-        wire = room.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.leases))
+        wire = room.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.groupPool))
         try:
             if wire.group is not None:
                 self._notDeaf(request)
@@ -158,7 +158,7 @@ class Opening:
             wire.close(site.reactor.seconds())
             raise
         if wire.group is not None and not room.dialect.ownPort:
-            site.leases.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
+            site.groupPool.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
         eventlog.opened(cast, room.beside(cast))
         room.shared.setdefault(cast.key, []).append(cast)
         self._roster.begin(cast)
@@ -172,7 +172,7 @@ class Opening:
         if not room.shared[cast.key]:
             del room.shared[cast.key]
         if cast.wire.group is not None and not room.dialect.ownPort:
-            self._site.leases.leave(cast.wire.group, self._site.reactor.seconds())
+            self._site.groupPool.leave(cast.wire.group, self._site.reactor.seconds())
 
     def _housed(self, room: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""

@@ -48,7 +48,7 @@ class Refusals:
             return
         if answer is None or local.broadcast:
             return
-        if self._site.gate.mayError(peer[0], self._site.reactor.seconds()):
+        if self._site.admission.mayError(peer[0], self._site.reactor.seconds()):
             self._say(answer, peer, local)
         else:
             self.counts["errors"] += 1

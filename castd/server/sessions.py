@@ -45,12 +45,12 @@ class Sessions:
     def begin(self, cast: Served) -> None:
         """A cast is there."""
         self.living[cast] = None
-        self._site.gate.casts += 1
+        self._site.admission.casts += 1
 
     def end(self, cast: Served) -> None:
         """A cast is over."""
         self.living.pop(cast, None)
-        self._site.gate.casts -= 1
+        self._site.admission.casts -= 1
 
     def enter(self, cast: Served, peer: Peer, here: bool) -> None:
         """This peer is a member from now on; C{here}: on the request port itself."""
@@ -59,7 +59,7 @@ class Sessions:
             self.here[peer] = cast
             if self.heir is not None:
                 self.heir.here(peer)
-        self._site.gate.enter(peer[0])
+        self._site.admission.enter(peer[0])
 
     def leave(self, cast: Served, peer: Peer) -> None:
         """A member's part has ended; it may be another cast's by now."""
@@ -67,12 +67,12 @@ class Sessions:
             del self._members[peer]
             if self.here.pop(peer, None) is not None and self.heir is not None:
                 self.heir.left(peer)
-        self._site.gate.leave(peer[0])
+        self._site.admission.leave(peer[0])
 
     def look(self, peer: Peer) -> None:
         """Its file is being looked for."""
         self._looking.add(peer)
-        self._site.gate.looking += 1
+        self._site.admission.looking += 1
 
     def looks(self, peer: Peer) -> bool:
         """Is its file being looked for?"""
@@ -86,7 +86,7 @@ class Sessions:
     def looked(self, peer: Peer) -> None:
         """The look-up has ended."""
         self._looking.discard(peer)
-        self._site.gate.looking -= 1
+        self._site.admission.looking -= 1
 
     def deafen(self, host: str) -> None:
         """This machine hears no multicast."""

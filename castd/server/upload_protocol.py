@@ -170,7 +170,7 @@ class UploadProtocol(DatagramProtocol):
             known = opcode(datagram) in (DATA, ACK, OACK)
         except WireError:
             return
-        if known and self.site.gate.mayAnswerStranger(addr[0], self._seconds()):
+        if known and self.site.admission.mayAnswerStranger(addr[0], self._seconds()):
             self._outbox.write(buildError(UnknownTid.code, UnknownTid.text), addr)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -178,7 +178,7 @@ class UploadProtocol(DatagramProtocol):
         self._closed += 1
         if self._closed >= CLOSED_PORTS:
             # Not from here: we may be in the middle of sending.
-            self.site.alarms.set(self, self._seconds())
+            self.site.timers.set(self, self._seconds())
 
     def _isRequest(self, datagram: bytes) -> bool:
         """
@@ -234,7 +234,7 @@ class UploadProtocol(DatagramProtocol):
             if self._receiver.outcome is not None:
                 self._finish(self._receiver.outcome)
             else:
-                self.site.alarms.set(self, self._next(now))
+                self.site.timers.set(self, self._next(now))
         except Exception:
             self._fail()
 
@@ -289,7 +289,7 @@ class UploadProtocol(DatagramProtocol):
         if self.over:
             return
         self.over = True
-        self.site.alarms.set(self, None)
+        self.site.timers.set(self, None)
         if self._committed:
             # All is in its place, whatever became of the last acknowledgement.
             outcome = outcomes.DONE

@@ -116,9 +116,9 @@ class Server(MultiService):
 
     def standing(self) -> str:
         """-> how things stand, in a few words."""
-        gate = self.site.gate
+        admission = self.site.admission
         state = "draining" if self.stopping else "serving"
-        return f"{state}: {gate.casts} transfers, {gate.receivers.total()} receivers"
+        return f"{state}: {admission.casts} transfers, {admission.receivers.total()} receivers"
 
     def startService(self) -> None:
         """And clear away what uploads a crash has left unfinished."""

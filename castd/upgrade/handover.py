@@ -72,9 +72,9 @@ class Handover:
 
     def answer(self) -> Deferred[dict[str, Any]]:
         """L{upgrade} for the control socket."""
-        gate = self._server.site.gate
+        admission = self._server.site.admission
         return self.upgrade().addCallback(
-            lambda faults: {"ok": not faults, "faults": faults, "pid": os.getpid(), "rest": gate.casts}
+            lambda faults: {"ok": not faults, "faults": faults, "pid": os.getpid(), "rest": admission.casts}
         )
 
     def handOver(self) -> Deferred[Any]:

@@ -190,12 +190,12 @@ class Predecessor(Service):
 
     def _give(self, group: Place, now: float) -> None:
         """None of its casts sends there any more."""
-        self._site.leases.give(group, now)
+        self._site.groupPool.give(group, now)
         self._rest(group, now)
 
     def _rest(self, group: Place, now: float) -> None:
         if group in self._used:
-            self._site.leases.rest(group, *self._used[group], now)
+            self._site.groupPool.rest(group, *self._used[group], now)
 
     # What it says.
 
@@ -210,7 +210,7 @@ class Predecessor(Service):
         groups = [(host, port) for host, port in told.get("groups", ())]
         self.groups.update(groups)
         resting = [((host, port), seconds) for (host, port), seconds in told.get("resting", ())]
-        self._site.leases.heed(groups, resting, now)
+        self._site.groupPool.heed(groups, resting, now)
         for (host, port), use, seconds in told.get("used", ()):
             self._used[host, port] = use, seconds
             self._rest((host, port), now)

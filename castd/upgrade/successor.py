@@ -208,12 +208,12 @@ class Successor:
         self._channel.say({"say": "read"})
 
     def _state(self) -> Iterator[dict[str, Any]]:
-        leases, now = self._site.leases, self._site.reactor.seconds()
+        groupPool, now = self._site.groupPool, self._site.reactor.seconds()
         for each in self._server.addresses:
             for what, found in (("guests", each.guests()), ("groups", each.groups())):
                 yield from _shares(what, found, each.at)
-        yield from _shares("resting", leases.told(now))
-        yield from _shares("used", leases.used(now))
+        yield from _shares("resting", groupPool.told(now))
+        yield from _shares("used", groupPool.used(now))
 
     def _serving(self, told: dict[str, Any], _: bytes) -> None:
         _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)

@@ -186,7 +186,7 @@ class World:
 
     def quiet(self) -> None:
         """Let the last of the server's patience be over."""
-        self.reactor.run(lambda: not self.site.gate.casts and not self.site.gate.looking, 120)
+        self.reactor.run(lambda: not self.site.admission.casts and not self.site.admission.looking, 120)
         self.reactor.rest(31)
 
     def close(self) -> None:
@@ -199,17 +199,17 @@ class World:
 
     def leaked(self) -> list[str]:
         """-> what the server still holds while it serves nobody, and should not."""
-        gate, alarms = self.site.gate, self.site.alarms
+        admission, timers = self.site.admission, self.site.timers
         lent = 2 * sum(map(len, self.ports._shelves.values()))
         held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
         listeners = [each.transport for each in self.server.addresses]
         found = {
-            "casts": gate.casts,
-            "looking": gate.looking,
-            "receivers": gate.receivers.total(),
-            "alarms": len(alarms._owners),
+            "casts": admission.casts,
+            "looking": admission.looking,
+            "receivers": admission.receivers.total(),
+            "alarms": len(timers._owners),
             "living": sum(len(list(each.casts())) for each in listeners),
-            "groups": len(self.site.leases._taken),
+            "groups": len(self.site.groupPool._taken),
             "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.drops),
             "descriptors": held,
         }

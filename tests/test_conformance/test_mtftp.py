@@ -325,7 +325,7 @@ def test_MT34_manyTransfers() -> None:
             client.port.stopListening()
         assert stage.idle()
         assert len(stage.site.ports.openPorts()) == 1
-        assert (stage.site.gate.casts, sum(stage.site.gate.receivers.values())) == (0, 0)
+        assert (stage.site.admission.casts, sum(stage.site.admission.receivers.values())) == (0, 0)
 
 
 def play(stage: Stage, *clients: Any, apart: float = 0.0, limit: float = 60.0) -> None:

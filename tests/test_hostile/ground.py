@@ -209,14 +209,14 @@ class Ground:
     def bounded(self) -> None:
         """Nothing that a stranger can make grow is above its limit, and nothing went wrong."""
         site, where = self.site, f"seed {self.seed}"
-        limits, gate = site.limits, site.gate
+        limits, admission = site.limits, site.admission
         assert not self.faults, (where, self.faults[0])
-        assert gate.casts + gate.looking <= limits.casts, where
-        assert sum(gate.receivers.values()) <= limits.receivers, where
-        assert max(gate.receivers.values(), default=0) <= limits.perPeer, where
-        assert site.layouts.octets <= limits.memory, where
+        assert admission.casts + admission.looking <= limits.casts, where
+        assert sum(admission.receivers.values()) <= limits.receivers, where
+        assert max(admission.receivers.values(), default=0) <= limits.perPeer, where
+        assert site.blockCache.octets <= limits.memory, where
         assert len(site._barred) <= MOST_BARRED, where
-        for allowance in (gate._new, gate._again, gate._errors, gate._errorsPerPeer):
+        for allowance in (admission._new, admission._again, admission._errors, admission._errorsPerPeer):
             assert len(allowance._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
@@ -229,8 +229,8 @@ class Ground:
         where = f"seed {self.seed}"
         assert [cast for each in self.listeners for cast in each.casts()] == [], where
         assert self.site.ports.openPorts() == tuple(self.ports), where
-        assert (self.site.gate.casts, self.site.gate.looking) == (0, 0), where
-        assert not self.site.gate.receivers, where
+        assert (self.site.admission.casts, self.site.admission.looking) == (0, 0), where
+        assert not self.site.admission.receivers, where
         assert not self.uploads.open, where
         assert all(getattr(content, "closes", 1) == 1 for content in self.site.contents), where
         assert not [room.shared for each in self.listeners for room in each._rooms if room.shared], where
