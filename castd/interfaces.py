@@ -309,7 +309,7 @@ class ISite(Interface):
     blockCache = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
     admission = Attribute("castd.server.admission.Admission: who may have how much.")
     groupPool = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
-    elder = Attribute(
+    predecessor = Attribute(
         "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
     )
     requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
@@ -485,12 +485,12 @@ class IUpgradable(Interface):
     def groups() -> Iterable[Peer]:
         """-> the groups that our casts send to, one that two have twice."""
 
-    def handOver(heir: Any) -> Deferred[None]:
+    def handOver(successor: Any) -> Deferred[None]:
         """
         The port is read by another process.  Nothing begins here any more: who asks may join a group that is under
         way; what else comes is C{heir.back(datagram, peer, local)}.
 
-        @param heir: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast of a
+        @param successor: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast of a
             group has ended.
             C{become(self)} ends all that: the other process is no more.
         @return: fires when the last cast has ended.

@@ -116,7 +116,9 @@ class Case:
         self.left: list[str] = []
         self.killed = 0
         self.new: Server | None = None
-        self.old.succession.heirs = lambda: Successor(self.old, self.spawn, lambda: self.left.append("old"), self.line)
+        self.old.succession.successors = lambda: Successor(
+            self.old, self.spawn, lambda: self.left.append("old"), self.line
+        )
         self.old.privilegedStartService()
         self.old.startService()
 
@@ -126,9 +128,9 @@ class Case:
 
     def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":
         self.exited, self.pid = exited, 4321
-        self.new = self.made(self.text if self.after is None else self.after, self.host.heir())
-        self.new.succession.elder = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
-        self.new.succession.elder.setServiceParent(self.new)
+        self.new = self.made(self.text if self.after is None else self.after, self.host.successor())
+        self.new.succession.predecessor = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
+        self.new.succession.predecessor.setServiceParent(self.new)
         return self
 
     def start(self) -> None:
@@ -310,7 +312,7 @@ def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: py
     assert one.casts() == (0, 1)
     (new,) = one.new.addresses[0].transport.casts()
     assert [peer[0] for peer in new.receivers] == ["10.0.0.22"]
-    assert one.new.site.elder is None or not one.new.site.elder.groups
+    assert one.new.site.predecessor is None or not one.new.site.predecessor.groups
 
 
 @pytest.mark.parametrize("ends", ["before", "after", "dead"])
@@ -405,7 +407,7 @@ def test_goneWrong(case: Callable[..., Case], network: Network) -> None:
     one.exited("ended with status 1")
     one.line.ends.clear()
     one.old.succession.upgrade().addCallback(told.append)
-    one.old.succession.heir._heard({"say": "refused", "faults": ["x.yaml:3: no"]}, b"")
+    one.old.succession.successor._heard({"say": "refused", "faults": ["x.yaml:3: no"]}, b"")
     one.exited("ended with status 1")
     one.line.ends.clear()
     one.old.succession.upgrade().addCallback(told.append)
@@ -485,7 +487,7 @@ def test_cannot(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "getpid", lambda: 1)
     (why,) = one.old.succession.upgrade().result
     assert why.startswith("castd is process 1 here")
-    one.old.succession.heirs = None
+    one.old.succession.successors = None
     assert one.old.succession.upgrade().result == ("this castd cannot start another",)
 
 

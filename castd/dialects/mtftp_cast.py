@@ -104,7 +104,7 @@ class MtftpCast(Turn):
         self.count: int = count
         self._remember = remember
         self._next: deque[Action] = deque()
-        self._heir: Member | None = None
+        self._successor: Member | None = None
         self._lifeAt = 0.0  # the master said anything, or got the turn
         self._heardAt = 0.0  # a master said anything
         self._passedAt = NEVER_YET  # the last block went out
@@ -160,16 +160,16 @@ class MtftpCast(Turn):
     def _crown(self, member: Member, outcome: str, now: float) -> None:
         """It has the turn now, in front of all who are remembered: it is there."""
         member.waited = False
-        self._heir = member
+        self._successor = member
         if self._master is None:
             self._elect(now)
         else:
             self._part(self._master, outcome, now, self._want)
-        self._heir = None
+        self._successor = None
 
     def successor(self, now: float) -> Member | None:
         """Who takes over, else the one that has been remembered for longest."""
-        return self._heir or next(iter(self._members), None)
+        return self._successor or next(iter(self._members), None)
 
     def _forget(self, now: float) -> None:
         """

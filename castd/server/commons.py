@@ -24,7 +24,7 @@ class Commons:
     """
     The part of L{ISite<castd.interfaces.ISite>} that is the same for the server and for a test.
 
-    @ivar elder: the process that this one takes over from, while it still serves somebody, a
+    @ivar predecessor: the process that this one takes over from, while it still serves somebody, a
         L{castd.upgrade.predecessor.Predecessor}; L{None}: there is none.
     @ivar barring: told of each address that is barred; for the process that takes over.
     @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of
@@ -42,7 +42,7 @@ class Commons:
         self.admission = Admission(limits)
         self.groupPool = GroupPool()
         self.requestPorts: Counter[int] = Counter()
-        self.elder: Any = None
+        self.predecessor: Any = None
         self.barring: Callable[[str, str, float, str], object] | None = None
         self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 

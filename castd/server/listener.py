@@ -76,7 +76,7 @@ class Listener(DatagramProtocol):
             next((ours for ours in self._rooms if (ours.name, ours.options) == (room.name, room.options)), room)
             for room in other._rooms
         ]
-        self._roster.heir = self._drained = None
+        self._roster.successor = self._drained = None
 
     def drain(self) -> Deferred[None]:
         """No new requests; -> fires when the last cast has ended."""
@@ -96,7 +96,7 @@ class Listener(DatagramProtocol):
         if self._drained is None or self._roster.living or self._drained.called:
             return
         # What was read before the heir took over is answered, be it by the heir.
-        if self._roster.heir is None or not self._roster.looking:
+        if self._roster.successor is None or not self._roster.looking:
             self._drained.callback(None)
 
     # Another process takes over.
@@ -113,8 +113,8 @@ class Listener(DatagramProtocol):
         casts = (cast for cast in self._roster.living if isinstance(cast, CastProtocol))
         return [cast.wire.group for cast in casts if cast.wire.group is not None]
 
-    def handOver(self, heir: Any) -> Deferred[None]:
-        self._roster.heir = heir
+    def handOver(self, successor: Any) -> Deferred[None]:
+        self._roster.successor = successor
         return self.drain()
 
     # Datagrams.
@@ -127,8 +127,8 @@ class Listener(DatagramProtocol):
         try:
             if member is not None:
                 member.datagramReceived(datagram, peer)
-            elif self.site.elder is not None and self.site.elder.serves(self.at, peer):
-                self.site.elder.give(self.at, datagram, peer, local)
+            elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
+                self.site.predecessor.give(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
                 self._ask(datagram, peer, local)
         except Exception:
@@ -140,8 +140,8 @@ class Listener(DatagramProtocol):
         """From the transport: a host says that the port is closed that we answered to."""
         if peer is not None and (member := self._roster.here.get(peer)) is not None:
             member.peerUnreachable(peer)
-        elif peer is not None and self.site.elder is not None and self.site.elder.serves(self.at, peer):
-            self.site.elder.unreachable(self.at, peer)
+        elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
+            self.site.predecessor.unreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
@@ -154,7 +154,7 @@ class Listener(DatagramProtocol):
 
     def _closing(self) -> bool:
         """Nobody new is looked at; counted.  An heir has what may not join a group of ours handed back to it."""
-        closing = self.draining and self._roster.heir is None
+        closing = self.draining and self._roster.successor is None
         if closing:
             self.counts["draining"] += 1
         return closing
@@ -277,8 +277,8 @@ class Listener(DatagramProtocol):
         if uploadReceiver is None:
             self._ask(datagram, request.peer, request.local, index + 1)
             return
-        if self._roster.heir is not None:
-            self._roster.heir.back(datagram, request.peer, request.local)
+        if self._roster.successor is not None:
+            self._roster.successor.back(datagram, request.peer, request.local)
             return
         try:
             self._opening.receive(room, request, uploadReceiver)
@@ -310,8 +310,8 @@ class Listener(DatagramProtocol):
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
         self._opening.close(cast)
-        if self._roster.heir is not None and cast.wire.group is not None:
-            self._roster.heir.freed(cast.wire.group)
+        if self._roster.successor is not None and cast.wire.group is not None:
+            self._roster.successor.freed(cast.wire.group)
         self._ended(cast)
 
     def uploaded(self, upload: UploadProtocol) -> None:

@@ -70,14 +70,14 @@ class Opening:
                     continue
                 if self._join(room, asked, content):
                     return True
-                if self._roster.heir is not None:
+                if self._roster.successor is not None:
                     # Nothing begins here any more.
-                    self._roster.heir.back(datagram, peer, local)
+                    self._roster.successor.back(datagram, peer, local)
                     return False
                 self._begin(room, asked, content)
                 return True
             except Elsewhere as error:
-                self._site.elder.ask(self._home.at, error.group, datagram, peer, local)
+                self._site.predecessor.ask(self._home.at, error.group, datagram, peer, local)
                 return False
             except Declined as error:
                 self._refusals.declined(room, request, error)
@@ -135,7 +135,7 @@ class Opening:
 
         @raise Elsewhere: the process that we take over from is on it.
         """
-        if self._site.elder is not None and wire.group in self._site.elder.groups:
+        if self._site.predecessor is not None and wire.group in self._site.predecessor.groups:
             raise Elsewhere(wire.group)
         groupPool, use, now = self._site.groupPool, _use(wire, content), self._site.reactor.seconds()
         if not groupPool.free(wire.group, use, now):

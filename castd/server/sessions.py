@@ -25,7 +25,7 @@ class Sessions:
 
     @ivar living: the casts under way, in the order in which they began.
     @ivar here: of the members, those whose datagrams come to the request port itself.
-    @ivar heir: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know who
+    @ivar successor: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know who
         is here.
     """
 
@@ -33,7 +33,7 @@ class Sessions:
         self._site: Any = site
         self.living: dict[Served, None] = {}
         self.here: dict[Peer, Served] = {}
-        self.heir: Any = None
+        self.successor: Any = None
         self._members: dict[Peer, Served] = {}
         self._looking: set[Peer] = set()
         self._deaf: dict[str, float] = {}
@@ -57,16 +57,16 @@ class Sessions:
         self._members[peer] = cast
         if here:
             self.here[peer] = cast
-            if self.heir is not None:
-                self.heir.here(peer)
+            if self.successor is not None:
+                self.successor.here(peer)
         self._site.admission.enter(peer[0])
 
     def leave(self, cast: Served, peer: Peer) -> None:
         """A member's part has ended; it may be another cast's by now."""
         if self._members.get(peer) is cast:
             del self._members[peer]
-            if self.here.pop(peer, None) is not None and self.heir is not None:
-                self.heir.left(peer)
+            if self.here.pop(peer, None) is not None and self.successor is not None:
+                self.successor.left(peer)
         self._site.admission.leave(peer[0])
 
     def look(self, peer: Peer) -> None:

@@ -100,8 +100,8 @@ class ListeningAddress(Service):
         if self.port is None:
             return None
         draining: Deferred[None] = maybeDeferred(self.transport.drain)
-        if self.site.elder is not None:
-            draining.addCallback(lambda _: self.site.elder and self.site.elder.gone())
+        if self.site.predecessor is not None:
+            draining.addCallback(lambda _: self.site.predecessor and self.site.predecessor.gone())
         elif self.site.ports.keeps and not self.guests():
             # Nothing more is to be heard here: what comes waits in the socket for the process after this one.
             self.port.pause(False)
@@ -133,18 +133,18 @@ class ListeningAddress(Service):
         """-> the groups that our casts send to."""
         return list(self.transport.groups()) if IUpgradable.providedBy(self.transport) else []
 
-    def handOver(self, heir: Any) -> Deferred[Any]:
+    def handOver(self, successor: Any) -> Deferred[Any]:
         """
         The heir reads the port from now on.  It stays open here, for what is sent and for L{takeBack}.
 
-        @param heir: as for L{IUpgradable.handOver}.
+        @param successor: as for L{IUpgradable.handOver}.
         @return: fires when the transfers that are under way have ended.
         """
         self.port.pause(True)
         if not IUpgradable.providedBy(self.transport):
             return self.drain()
         self._handed()
-        return maybeDeferred(self.transport.handOver, heir)
+        return maybeDeferred(self.transport.handOver, successor)
 
     def drain(self) -> Deferred[Any]:
         """The heir does not serve here: this port is ours to the end.  -> as L{handOver}."""

@@ -56,9 +56,9 @@ class AdminPorts:
         """
         doors = {}
         # What the process has that we take over from cannot be had before it has let go.
-        elders = {} if self._server.succession.serving else self._server.succession.elder.doors
+        predecessors = {} if self._server.succession.serving else self._server.succession.predecessor.doors
         for name, door in self._wanted(config).items():
-            if elders.get(name) == door.where:
+            if predecessors.get(name) == door.where:
                 continue
             ours = self._doors.get(name)
             doors[name] = ours if ours is not None and ours.where == door.where else door

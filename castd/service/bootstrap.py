@@ -57,10 +57,10 @@ def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None
     server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
     SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
     SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
-    server.succession.heirs = lambda: Successor(server, partial(spawn, reactor), reactor.stop)
+    server.succession.successors = lambda: Successor(server, partial(spawn, reactor), reactor.stop)
     if given is not None:
-        server.succession.elder = Predecessor(server, given, reactor.stop)
-        server.succession.elder.setServiceParent(server)
+        server.succession.predecessor = Predecessor(server, given, reactor.stop)
+        server.succession.predecessor.setServiceParent(server)
     # What is here now stays: the collector need not look at all of it again and again.
     gc.freeze()
     return server

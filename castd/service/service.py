@@ -90,8 +90,8 @@ class Server(MultiService):
             except ConfigError as error:
                 faults += error.faults
         if faults:
-            if self.succession.elder is not None:
-                self.succession.elder.refuse(faults)
+            if self.succession.predecessor is not None:
+                self.succession.predecessor.refuse(faults)
             self.porch.abandon()
             self.stopService()
             raise Unavailable(*faults)
@@ -129,7 +129,7 @@ class Server(MultiService):
         except ConfigError:
             self.porch.abandon()
             raise
-        if self.succession.elder is None:
+        if self.succession.predecessor is None:
             self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:
             for drop in drops.drops:
@@ -138,8 +138,8 @@ class Server(MultiService):
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
         self.stopping = self.ending = True
-        if self.succession.heir is not None:
-            self.succession.heir.abandon()
+        if self.succession.successor is not None:
+            self.succession.successor.abandon()
         self.site.ports.retain(True)
         self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
@@ -175,7 +175,7 @@ class Server(MultiService):
             "file": str(self.file),
             "state": "draining" if self.stopping else "serving",
             "unready": self.unready(),
-            "before": None if self.site.elder is None else self.site.elder.pid,
+            "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.since, 3),
             "addresses": about(self.addresses, now),
             "held": held(self.site),

@@ -62,10 +62,10 @@ class Host:
         return ()
 
     def legacy(self) -> tuple[()]:
-        """As L{castd.net.ports.Ports.legacy}: the ports are found by L{heir}."""
+        """As L{castd.net.ports.Ports.legacy}: the ports are found by L{successor}."""
         return ()
 
-    def heir(self) -> Host:
+    def successor(self) -> Host:
         """
         -> this machine as another process sees it: a port that listens here listens there too, and is read by one of
         the two.

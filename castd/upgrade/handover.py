@@ -21,28 +21,28 @@ class Handover:
     """
     What a server has to do with the processes before and after it.
 
-    @ivar elder: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there
+    @ivar predecessor: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there
         was none.
-    @ivar heir: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{heirs} makes it;
+    @ivar successor: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{successors} makes it;
         L{None}: none does.
     """
 
     def __init__(self, server: Any) -> None:
         """@param server: a L{castd.service.service.Server}."""
-        self.elder: Any = None
-        self.heir: Any = None
-        self.heirs: Callable[[], Any] | None = None
+        self.predecessor: Any = None
+        self.successor: Any = None
+        self.successors: Callable[[], Any] | None = None
         self._server = server
 
     @property
     def serving(self) -> bool:
         """Has this process taken over already, or was there nobody before it?"""
-        return self.elder is None or bool(self.elder.reading)
+        return self.predecessor is None or bool(self.predecessor.reading)
 
     @property
     def busy(self) -> bool:
         """Is one of the two processes in the middle of it, so that nothing else may change?"""
-        return self.heir is not None or not self.serving
+        return self.successor is not None or not self.serving
 
     def upgrade(self) -> Deferred[tuple[str, ...]]:
         """
@@ -53,19 +53,19 @@ class Handover:
         why = self._hindrance()
         if why is not None:
             return succeed((why,))
-        self.heir = self.heirs()  # type: ignore[misc]
-        begun: Deferred[tuple[str, ...]] = self.heir.begin()
+        self.successor = self.successors()  # type: ignore[misc]
+        begun: Deferred[tuple[str, ...]] = self.successor.begin()
         return begun
 
     def _hindrance(self) -> str | None:
         if self._server.stopping:
             return "castd is stopping"
-        if self.heirs is None:
+        if self.successors is None:
             return "this castd cannot start another"
-        if self.heir is not None:
+        if self.successor is not None:
             return "an upgrade is under way"
-        if self._server.site.elder is not None:
-            return f"the process before this one ({self.elder.pid}) has not ended its transfers yet"
+        if self._server.site.predecessor is not None:
+            return f"the process before this one ({self.predecessor.pid}) has not ended its transfers yet"
         if os.getpid() == 1:
             return "castd is process 1 here, and what is in a container ends with that: replace the container"
         return None

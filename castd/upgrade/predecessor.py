@@ -138,7 +138,7 @@ class Predecessor(Service):
         """As soon as the reactor runs, the elder is told that it may stop reading."""
         super().startService()  # type: ignore[no-untyped-call]
         self._pause()
-        self._site.elder = self
+        self._site.predecessor = self
         self._channel = self._makeChannel(self._site.reactor, self._legacy.end, self._heard, self._lost)
         self._site.reactor.callLater(0, self._ready)
 
@@ -148,7 +148,7 @@ class Predecessor(Service):
     def stopService(self) -> Deferred[None] | None:
         """Its transfers are given the same time to end.  -> fires when it is gone."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._site.elder is not self or not self.reading:
+        if self._site.predecessor is not self or not self.reading:
             self._close()
             return None
         self._channel.say({"say": "stop"})
@@ -164,8 +164,8 @@ class Predecessor(Service):
         return gone
 
     def _close(self) -> None:
-        if self._site.elder is self:
-            self._site.elder = None
+        if self._site.predecessor is self:
+            self._site.predecessor = None
         if self._channel is not None:
             self._channel.close()
 

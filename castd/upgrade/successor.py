@@ -153,7 +153,7 @@ class Successor:
             self._rest(LAST, self._child.kill)
 
     def _fail(self, faults: tuple[str, ...]) -> None:
-        self._server.succession.heir = None
+        self._server.succession.successor = None
         self._rest()
         for nth, fault in enumerate(faults, 1):
             told = {"fault": fault, "nth": nth, "count": len(faults)}
@@ -251,7 +251,7 @@ class Successor:
         """It has died; we have the sockets still."""
         self.reads = False
         self._rest()
-        self._server.succession.heir = None
+        self._server.succession.successor = None
         self._site.barring = None
         if not self._server.ending:
             _log.error(
