@@ -342,12 +342,12 @@ class IPorts(Interface):
     def listen(port: int, protocol: Any, interface: str = "", options: Any = None) -> IListeningPort:
         """
         -> L{IListeningPort}, its protocol connected and told of each datagram by
-        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{lend}.
+        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{openPort}.
 
         @raise CannotListenError: as Twisted's.
         """
 
-    def lend(protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> IDatagramPort:
+    def openPort(protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> IDatagramPort:
         """
         A port of its own for one cast or upload, bound to C{local.host}, its number chosen at random.
 

@@ -71,7 +71,7 @@ def test_peerAndStranger(ports: Ports, peers: tuple[socket.socket, socket.socket
     """What the peer sends is heard as its own; what anybody else sends, as a stranger's."""
     one, other = peers
     heard = Heard()
-    port = ports.lend(heard, HERE, one.getsockname())
+    port = ports.openPort(heard, HERE, one.getsockname())
     one.sendto(b"mine", ("127.0.0.1", port.getHost().port))
     other.sendto(b"strange", ("127.0.0.1", port.getHost().port))
     ports.drain()
@@ -83,14 +83,14 @@ def test_nothingIsLeftOfTheLastPeer(ports: Ports, peers: tuple[socket.socket, so
     """A port that is used again has forgotten what its last peer still sent, before and after it was given back."""
     one, other = peers
     first, second = Heard(), Heard()
-    port = ports.lend(first, HERE, one.getsockname())
+    port = ports.openPort(first, HERE, one.getsockname())
     there = ("127.0.0.1", port.getHost().port)
     one.sendto(b"unread", there)
     port.stopListening()
     one.sendto(b"late", there)
     ports.drain()
     one.sendto(b"later", there)
-    port = ports.lend(second, HERE, other.getsockname())
+    port = ports.openPort(second, HERE, other.getsockname())
     assert port.getHost().port == there[1]
     other.sendto(b"new", there)
     one.sendto(b"old", there)
@@ -105,7 +105,7 @@ def test_aClosedPeerIsToldOnce(ports: Ports, peers: tuple[socket.socket, socket.
     gone = peers[0].getsockname()
     peers[0].close()
     heard = Heard()
-    port = ports.lend(heard, HERE, gone)
+    port = ports.openPort(heard, HERE, gone)
     port.write(b"anybody?")
     ports.drain()
     assert heard.closed == 1
@@ -115,7 +115,7 @@ def test_aClosedPeerIsToldOnce(ports: Ports, peers: tuple[socket.socket, socket.
 
 def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """What comes for a port that nobody has is thrown away by one drain."""
-    port = ports.lend(Heard(), HERE, peers[0].getsockname())
+    port = ports.openPort(Heard(), HERE, peers[0].getsockname())
     there = ("127.0.0.1", port.getHost().port)
     port.stopListening()
     for each in peers:
@@ -128,7 +128,7 @@ def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket])
     """What is kept is counted and can be let go of, range by range; who has a port keeps it, and gives it back."""
     here = len(ports.set)
     lent = [
-        ports.lend(Heard(), HERE, peer.getsockname(), numbers)
+        ports.openPort(Heard(), HERE, peer.getsockname(), numbers)
         for peer in peers
         for numbers in (None, range(20000, 30000))
     ]

@@ -27,10 +27,10 @@ from tests.tftp import F, Stage, ackedTo, data, isError, rrq, say, staged, uploa
 def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no port to be had, or no way to the peer."""
 
-    def lend(protocol: Any, local: Any, peer: Any = None, ports: Any = None) -> Any:
+    def openPort(protocol: Any, local: Any, peer: Any = None, ports: Any = None) -> Any:
         raise CannotListenError(local.host, "any", OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)))
 
-    monkeypatch.setattr(stage.site.ports, "lend", lend)
+    monkeypatch.setattr(stage.site.ports, "openPort", openPort)
 
 
 def test_noPortForARead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def settled(ports: Ports) -> bool:
 def test_closedPortOfThePeer(ports: Ports, nobody: Peer) -> None:
     """A peer whose port is closed is reported once for each datagram, and the reactor sleeps again."""
     hearer = Hearer()
-    port = ports.lend(hearer, LOCAL, nobody)
+    port = ports.openPort(hearer, LOCAL, nobody)
     port.write(b"block")
     assert settled(ports)
     assert hearer.unreachable == [nobody]
@@ -108,7 +108,7 @@ def test_closedPortOfThePeer(ports: Ports, nobody: Peer) -> None:
 
 def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
     """An error that a send was told of wakes the reactor no more than once."""
-    port = ports.lend(Hearer(), LOCAL, nobody)
+    port = ports.openPort(Hearer(), LOCAL, nobody)
     port.write(b"block")
     with pytest.raises(ConnectionRefusedError):
         port.write(b"block")
@@ -119,7 +119,7 @@ def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
 def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
     """A stranger that is gone when it gets its answer wakes the reactor no more than once."""
     hearer = Hearer()
-    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    port = ports.openPort(hearer, LOCAL, peer.getsockname())
     port.write(b"who are you", nobody)
     assert settled(ports)
     assert hearer.unreachable == []
@@ -128,11 +128,11 @@ def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) 
 
 def test_errorsOfTheLastTransfer(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
     """A port that is used again knows nothing of what became of its last peer."""
-    first = ports.lend(Hearer(), LOCAL, nobody)
+    first = ports.openPort(Hearer(), LOCAL, nobody)
     first.write(b"block")
     first.stopListening()
     hearer = Hearer()
-    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    port = ports.openPort(hearer, LOCAL, peer.getsockname())
     assert not wakes(ports, 0)
     port.write(b"block")
     assert peer.recv(100) == b"block"
@@ -144,12 +144,12 @@ def test_lastPeerGoesOnTalking(ports: Ports, peer: socket.socket) -> None:
     """What the last peer of a port said to it after its transfer is never taken for the next peer's."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
         last.bind(("127.0.0.1", 0))
-        first = ports.lend(Hearer(), LOCAL, last.getsockname())
+        first = ports.openPort(Hearer(), LOCAL, last.getsockname())
         at = ("127.0.0.1", first.getHost().port)
         first.stopListening()
         last.sendto(b"once more", at)
         hearer = Hearer()
-        port = ports.lend(hearer, LOCAL, peer.getsockname())
+        port = ports.openPort(hearer, LOCAL, peer.getsockname())
         assert port.getHost().port == at[1]
         assert not wakes(ports, 0)
         last.sendto(b"and again", at)
@@ -181,7 +181,7 @@ def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:
 
         def fill() -> None:
             while True:
-                lent.append(ports.lend(Hearer(), LOCAL, peer.getsockname(), pool))
+                lent.append(ports.openPort(Hearer(), LOCAL, peer.getsockname(), pool))
 
         with pytest.raises(CannotListenError, match="no free port"):
             fill()
@@ -197,7 +197,7 @@ def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> N
     monkeypatch.delattr(select, "epoll")
     ports = Ports(Reactor(), random.Random(1))
     hearer = Hearer()
-    port = ports.lend(hearer, LOCAL, peer.getsockname())
+    port = ports.openPort(hearer, LOCAL, peer.getsockname())
     peer.sendto(b"ack", ("127.0.0.1", port.getHost().port))
     ports.drain()
     assert hearer.heard == [b"ack"]

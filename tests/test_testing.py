@@ -84,7 +84,7 @@ def test_aLentPortTellsItsPeerFromStrangers() -> None:
     network = Network()
     heard = Heard()
     client, other = Mailbox(network.host("10.0.0.9")), Mailbox(network.host("10.0.0.9"))
-    port = network.host("10.0.0.1").lend(heard, Local("10.0.0.1", 69), client.address)
+    port = network.host("10.0.0.1").openPort(heard, Local("10.0.0.1", 69), client.address)
     for box in (client, other):
         box.send(b"x", port.address)
     network.run()
@@ -98,7 +98,7 @@ def test_portsAreChosenByChanceAndNeverTwice() -> None:
     chosen = []
     for seed in (1, 2):
         host = Network(seed=seed).host("10.0.0.1")
-        ports = [host.lend(Heard(), Local("10.0.0.1", 69)).getHost().port for _ in range(200)]
+        ports = [host.openPort(Heard(), Local("10.0.0.1", 69)).getHost().port for _ in range(200)]
         assert len(set(ports)) == 200
         assert min(ports) >= 49152
         chosen.append(ports)
@@ -108,12 +108,12 @@ def test_portsAreChosenByChanceAndNeverTwice() -> None:
 def test_portsOfARange() -> None:
     """A port lent from a range lies in it; when all are taken it is said."""
     host = Network().host("10.0.0.1")
-    ports = [host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)) for _ in range(3)]
+    ports = [host.openPort(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)) for _ in range(3)]
     assert sorted(port.getHost().port for port in ports) == [30000, 30001, 30002]
     with pytest.raises(CannotListenError):
-        host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003))
+        host.openPort(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003))
     ports[1].stopListening()
-    assert host.lend(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)).getHost() == ports[1].getHost()
+    assert host.openPort(Heard(), Local("10.0.0.1", 69), None, range(30000, 30003)).getHost() == ports[1].getHost()
 
 
 def test_aTakenPortCannotBeListenedAt() -> None:
@@ -251,7 +251,7 @@ def test_socketsCanBeFullOrBroken() -> None:
     network = Network()
     host = network.host("10.0.0.1")
     client = Mailbox(network.host("10.0.0.9"))
-    port = host.lend(Heard(), Local("10.0.0.1", 69), client.address)
+    port = host.openPort(Heard(), Local("10.0.0.1", 69), client.address)
     host.room = 2
     assert port.writeBurst(b"aabbccd", 2) == 4
     with pytest.raises(BlockingIOError):

@@ -290,7 +290,7 @@ class Ports:
         given = [(at, made, False) for at, made in self._adopted.items()]
         return given + [(at, made, ours) for at, (made, ours) in self._listening.items()]
 
-    def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> Any:
+    def openPort(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> Any:
         try:
             if peer is None:
                 return OpenPort(self, self._fresh(local.host, ports), protocol, listening=False, mtu=local.mtu)

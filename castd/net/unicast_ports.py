@@ -62,7 +62,7 @@ class SocketPair:
             self.close()
             raise
 
-    def lend(self, port: UnicastPort, peer: Peer) -> None:
+    def openPort(self, port: UnicastPort, peer: Peer) -> None:
         """@raise OSError: there is no way to the peer."""
         self.main.connect(peer)
         # Now only the new peer is heard, and it does not know this port yet: what is there is for the one before.
@@ -126,7 +126,7 @@ class UnicastPort:
         self._sendOne = pair.main.send
         self._bursts = pair.bursts
         try:
-            pair.lend(self, peer)
+            pair.openPort(self, peer)
         except OSError:
             pair.close()
             raise

@@ -199,7 +199,7 @@ class Opening:
         """A port of its own, or this one."""
         if room.dialect.ownPort:
             peer = request.peer if wire is None or wire.group is None else None
-            return self._site.ports.lend(protocol, request.local, peer, getattr(room.options, "ports", None))
+            return self._site.ports.openPort(protocol, request.local, peer, getattr(room.options, "ports", None))
         protocol.makeConnection(ListeningTransport(self._home.transport, request))
         return self._home.transport
 

@@ -78,8 +78,10 @@ class Host:
         """As L{IPorts.listen}."""
         return self._bind(port, protocol, interface, listener=True)
 
-    def lend(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> VirtualPort:
-        """As L{IPorts.lend}."""
+    def openPort(
+        self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None
+    ) -> VirtualPort:
+        """As L{IPorts.openPort}."""
         return self._bind(0, protocol, local.host, peer, pool=ports or _DYNAMIC)
 
     # A reactor, as it looks from this machine
