@@ -57,12 +57,12 @@ class CastProtocol(FastPath):
     @ivar full: full sockets; C{joined}: how many receivers came in all.
     @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
     @ivar over: nobody is left; it is closed.
-    @ivar room, key: where the listener keeps it.
+    @ivar entry, key: where the listener keeps it.
     @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
 
     largest = 2048
-    room: Any = None
+    entry: Any = None
     key: Any = None
 
     def __init__(
@@ -91,9 +91,9 @@ class CastProtocol(FastPath):
         self.moved: Counter[str] = Counter()
         self.opened = self._seconds()
         self.over = False
-        self._asides = Fallbacks()
-        self._asidesFirst = False
-        self._outbox = SendQueue(self)
+        self._fallbacks = Fallbacks()
+        self._fallbacksFirst = False
+        self._queue = SendQueue(self)
         own = [pacer for pacer in pacers if pacer is not site.pacer]
         self._paced = own[0] if own and IPaced.providedBy(turn) else None
         self._rate: float = 0.0 if self._paced is None else self._paced.rate
@@ -121,7 +121,7 @@ class CastProtocol(FastPath):
     def join(self, request: Request, instead: Peer | None = None) -> None:
         """This request belongs here; C{instead} is the member whose place it takes."""
         now = self._seconds()
-        self._asides.drop(request.peer)
+        self._fallbacks.drop(request.peer)
         receiver = self.receivers.get(request.peer)
         if receiver is None and instead is not None:
             receiver = self.receivers.pop(instead, None)
@@ -147,14 +147,14 @@ class CastProtocol(FastPath):
         receiver = self.receivers.get(request.peer)
         if receiver is None or dialect is not self.dialect or not request.repeats(receiver.request):
             return False
-        if request.peer in self._asides or (self.wire.group is None and self.heard(request.peer)):
+        if request.peer in self._fallbacks or (self.wire.group is None and self.heard(request.peer)):
             return False
         self.join(request)
         return True
 
     def heard(self, peer: Peer) -> bool:
         """Has this member acknowledged anything?"""
-        return self._steps > 0 or peer in self._asides or bool(self._main.cast.heard(peer))
+        return self._steps > 0 or peer in self._fallbacks or bool(self._main.cast.heard(peer))
 
     # What is heard.
 
@@ -179,7 +179,7 @@ class CastProtocol(FastPath):
             return
         except UnknownPeer:
             if self.home.mayAnswerStranger(peer) and (answer := self.dialect.refuse(None, UnknownTid())) is not None:
-                self._outbox.put(answer, peer)
+                self._queue.put(answer, peer)
             return
         if event is None:
             return
@@ -192,20 +192,20 @@ class CastProtocol(FastPath):
         self.pump()
 
     def _standing(self, peer: Peer) -> PeerState | None:
-        aside = self._asides.get(peer)
-        if aside is None:
+        fallback = self._fallbacks.get(peer)
+        if fallback is None:
             return self._main.cast.peerState(peer)
-        peerState = aside.cast.peerState(peer)
+        peerState = fallback.cast.peerState(peer)
         # It may hear the group after all, and acknowledge what was sent there.
         top = getattr(self._main.cast, "top", -1)
         return peerState if peerState is None or peerState.top >= top else replace(peerState, top=top)
 
     def _tell(self, peer: Peer, event: Event) -> None:
         """To whom decides for this peer."""
-        if (aside := self._asides.get(peer)) is None:
+        if (fallback := self._fallbacks.get(peer)) is None:
             self._main.cast.hear(peer, event, self._seconds())
         else:
-            self._asides.hear(aside, peer, event, self._seconds())
+            self._fallbacks.hear(fallback, peer, event, self._seconds())
 
     def _fail(self) -> None:
         """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
@@ -258,11 +258,11 @@ class CastProtocol(FastPath):
         if self._paced is not None:
             # Who loses much is sent less.
             self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
-        due = self._sendDue(now) if self._outbox.flush() is None else None
+        due = self._sendDue(now) if self._queue.flush() is None else None
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        if (rest := self._outbox.rest) is not None:
+        if (rest := self._queue.rest) is not None:
             # A greeting that the socket did not take: the cast waits for its answer, and knows nothing of it.
             due = now + rest if due is None else min(due, now + rest)
         elif self._main.idle and due is not None:
@@ -273,28 +273,28 @@ class CastProtocol(FastPath):
         if self._turn is not None and self._main.idle:
             if self.blocks:
                 self._enterLane()
-            elif self._outbox.rest is None:
+            elif self._queue.rest is None:
                 self._awaitFirst()
 
     def _sendDue(self, now: float) -> float | None:
         """-> the instant of what is due next."""
         beside = self.beside
-        if self._asidesFirst:
-            self._asides.pump(now)
+        if self._fallbacksFirst:
+            self._fallbacks.pump(now)
         sent = self.blocks
         due = self._main.pump(now)
         if self.pacers:
             # The group has one half of the rate, those beside it the other.
-            self._asidesFirst = self.blocks > sent or (self._asidesFirst and self.beside == beside)
-        if not self._asides:
+            self._fallbacksFirst = self.blocks > sent or (self._fallbacksFirst and self.beside == beside)
+        if not self._fallbacks:
             return due
         # Also if they were first: the main cast may just have moved somebody aside.
-        aside = self._asides.pump(now)
-        return aside if due is None or (aside is not None and aside < due) else due
+        fallback = self._fallbacks.pump(now)
+        return fallback if due is None or (fallback is not None and fallback < due) else due
 
     def unsendable(self, error: OSError) -> None:
         """From a delivery: a burst could not be sent."""
-        self._outbox.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
+        self._queue.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
 
     def announce(self, action: Announce) -> int:
         """-> datagrams sent, at least one for the sake of the budget."""
@@ -302,7 +302,7 @@ class CastProtocol(FastPath):
         sent = 1
         if receiver is not None:
             for datagram, address in self.wire.announce(receiver.request, action.master, action.heard):
-                self._outbox.put(datagram, address)
+                self._queue.put(datagram, address)
                 sent += 1
         return sent
 
@@ -317,7 +317,7 @@ class CastProtocol(FastPath):
             self._moveAside(receiver, action, now)
             return
         self.receivers.pop(action.peer)
-        self._asides.drop(action.peer)
+        self._fallbacks.drop(action.peer)
         self._told(receiver, self._outcome(action), now, action.heard)
 
     def warned(self, action: Bar) -> None:
@@ -333,7 +333,7 @@ class CastProtocol(FastPath):
         turn = Turn(policy, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
-        self._asides.add(action.peer, CastSender(self, turn, target, announces=not action.wants), now)
+        self._fallbacks.add(action.peer, CastSender(self, turn, target, announces=not action.wants), now)
         self.moved[action.outcome] += 1
         eventlog.moved(self, receiver.request)
         self.home.castLeft(self, receiver.request, outcomes.DEAF)
@@ -353,7 +353,7 @@ class CastProtocol(FastPath):
         request = receiver.request
         if heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
-                self._outbox.put(datagram, address)
+                self._queue.put(datagram, address)
         eventlog.left(self, receiver, outcome, now)
         self.home.castLeft(self, request, outcome)
 
@@ -370,9 +370,9 @@ class CastProtocol(FastPath):
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
-        self._asides.drop(peer)
+        self._fallbacks.drop(peer)
         # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
-        self._outbox.forget(peer)
+        self._queue.forget(peer)
         try:
             self._leaveLane()
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
@@ -411,4 +411,4 @@ class CastProtocol(FastPath):
         letGo(self.content, self.name)
         self.home.castClosed(self)
         self._main.release()
-        self._outbox.release()
+        self._queue.release()

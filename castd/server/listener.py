@@ -21,9 +21,9 @@ from castd.errors import Busy, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
 from castd.request import Local, Peer, Request
 from castd.server.cast_protocol import CastProtocol, letGo
+from castd.server.room import PortDialect
 from castd.server.opening import Opening
 from castd.server.refusals import Refusals
-from castd.server.room import PortDialect
 from castd.server.sessions import Served, Sessions
 from castd.server.upload_protocol import UploadProtocol
 
@@ -46,9 +46,9 @@ class Listener(DatagramProtocol):
         self.port: int = options.port
         self._refusals = Refusals(site)
         self.counts = self._refusals.counts
-        self._rooms = [PortDialect(name, options, dialect)]
-        self._roster = Sessions(site)
-        self._opening = Opening(site, self, self._roster, self._refusals)
+        self._entries = [PortDialect(name, options, dialect)]
+        self._sessions = Sessions(site)
+        self._opening = Opening(site, self, self._sessions, self._refusals)
         self._drained: Deferred[None] | None = None
 
     # Life.
@@ -64,39 +64,39 @@ class Listener(DatagramProtocol):
         """Take over the dialects of another listener that is configured at this address, behind our own."""
         if not isinstance(other, Listener) or (other.interface, other.port) != (self.interface, self.port):
             return False
-        self._rooms += other._rooms
+        self._entries += other._entries
         return True
 
     def casts(self) -> Iterator[Served]:
-        return iter(self._roster.living)
+        return iter(self._sessions.living)
 
     def become(self, other: Any) -> None:
         """Serve what C{other} would; dialects with equal options keep their groups, and casts under way go on."""
-        self._rooms = [
-            next((ours for ours in self._rooms if (ours.name, ours.options) == (room.name, room.options)), room)
-            for room in other._rooms
+        self._entries = [
+            next((ours for ours in self._entries if (ours.name, ours.options) == (entry.name, entry.options)), entry)
+            for entry in other._entries
         ]
-        self._roster.successor = self._drained = None
+        self._sessions.successor = self._drained = None
 
     def drain(self) -> Deferred[None]:
         """No new requests; -> fires when the last cast has ended."""
         if self._drained is None:
             self._drained = Deferred()
-            for cast in list(self._roster.living):
+            for cast in list(self._sessions.living):
                 cast.settle()
             self._checkDrained()
         return self._drained
 
     def stop(self) -> None:
         """Tell the receivers, end all casts."""
-        for cast in list(self._roster.living):
+        for cast in list(self._sessions.living):
             cast.end(outcomes.STOPPED)
 
     def _checkDrained(self) -> None:
-        if self._drained is None or self._roster.living or self._drained.called:
+        if self._drained is None or self._sessions.living or self._drained.called:
             return
         # What was read before the heir took over is answered, be it by the heir.
-        if self._roster.successor is None or not self._roster.looking:
+        if self._sessions.successor is None or not self._sessions.looking:
             self._drained.callback(None)
 
     # Another process takes over.
@@ -107,14 +107,14 @@ class Listener(DatagramProtocol):
         return self.interface, self.port
 
     def guests(self) -> Iterable[Peer]:
-        return tuple(self._roster.here)
+        return tuple(self._sessions.here)
 
     def groups(self) -> Iterable[Peer]:
-        casts = (cast for cast in self._roster.living if isinstance(cast, CastProtocol))
+        casts = (cast for cast in self._sessions.living if isinstance(cast, CastProtocol))
         return [cast.wire.group for cast in casts if cast.wire.group is not None]
 
     def handOver(self, successor: Any) -> Deferred[None]:
-        self._roster.successor = successor
+        self._sessions.successor = successor
         return self.drain()
 
     # Datagrams.
@@ -123,7 +123,7 @@ class Listener(DatagramProtocol):
         """
         From the transport: a datagram at the request port, with the address it was sent to.
         """
-        member = self._roster.here.get(peer)
+        member = self._sessions.here.get(peer)
         try:
             if member is not None:
                 member.datagramReceived(datagram, peer)
@@ -134,11 +134,11 @@ class Listener(DatagramProtocol):
         except Exception:
             # A fault of a dialect's reading must not close the port for the others.
             self.counts["fault"] += 1
-            _log.failure("{transport}: a datagram failed", event="fault", transport=self._rooms[0].name)
+            _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """From the transport: a host says that the port is closed that we answered to."""
-        if peer is not None and (member := self._roster.here.get(peer)) is not None:
+        if peer is not None and (member := self._sessions.here.get(peer)) is not None:
             member.peerUnreachable(peer)
         elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
             self.site.predecessor.unreachable(self.at, peer)
@@ -154,7 +154,7 @@ class Listener(DatagramProtocol):
 
     def _closing(self) -> bool:
         """Nobody new is looked at; counted.  An heir has what may not join a group of ours handed back to it."""
-        closing = self.draining and self._roster.successor is None
+        closing = self.draining and self._sessions.successor is None
         if closing:
             self.counts["draining"] += 1
         return closing
@@ -165,50 +165,50 @@ class Listener(DatagramProtocol):
         if found is None:
             return None
         index, request = found
-        if local.broadcast and not getattr(self._rooms[index].options, "broadcast", False):
+        if local.broadcast and not getattr(self._entries[index].options, "broadcast", False):
             self.counts["broadcast"] += 1
-        elif not self._again(self._rooms[index], request, datagram):
+        elif not self._again(self._entries[index], request, datagram):
             self._admit(index, request, datagram)
         return found
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
-        for index, room in enumerate(self._rooms[first:], first):
+        for index, entry in enumerate(self._entries[first:], first):
             try:
-                request = room.dialect.request(datagram, peer, local)
+                request = entry.dialect.request(datagram, peer, local)
             except WireError as error:
                 self.malformed(datagram, peer, error)
                 return None
             except Refused as error:
-                self._refusals.refuse(room, None, peer, local, error)
+                self._refusals.refuse(entry, None, peer, local, error)
                 return None
             if request is not None:
                 return index, request
         self.counts["stray"] += 1
         return None
 
-    def _again(self, room: PortDialect, request: Request, datagram: bytes) -> bool:
+    def _again(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
         A peer that is served already asks once more.
 
         @return: True if that was a repetition.  False: it is new to us, or the machine behind it has restarted.
         """
-        cast = self._roster.serving(request.peer)
+        cast = self._sessions.serving(request.peer)
         if cast is None:
-            return self._roster.looks(request.peer)
+            return self._sessions.looks(request.peer)
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.counts["repetitions"] += 1
             return True
-        if cast.repeated(request, room.dialect) or self._declinedBefore(cast, room, request, datagram):
+        if cast.repeated(request, entry.dialect) or self._declinedBefore(cast, entry, request, datagram):
             return True
         cast.replace(request.peer)
         return False
 
-    def _declinedBefore(self, cast: Served, room: PortDialect, request: Request, datagram: bytes) -> bool:
+    def _declinedBefore(self, cast: Served, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
         Is it a repetition as that dialect reads it which serves the peer, after this one had declined?  If that were
         taken for a restart, the answer to the first request, when it was only late, would lead to a port that is dead.
         """
-        if not isinstance(cast, CastProtocol) or cast.dialect is room.dialect:
+        if not isinstance(cast, CastProtocol) or cast.dialect is entry.dialect:
             return False
         with suppress(WireError, Refused):
             asked = cast.dialect.request(datagram, request.peer, request.local)
@@ -218,74 +218,74 @@ class Listener(DatagramProtocol):
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
         if self._closing():
             return
-        room, host = self._rooms[index], request.peer[0]
+        entry, host = self._entries[index], request.peer[0]
         limit = self.site.admission.crowded(host, self.site.reactor.seconds())
         if limit is not None:
-            self._refusals.crowded(room, request, limit)
+            self._refusals.crowded(entry, request, limit)
             return
         # The protocols that warn have no options: what comes with some is their client, falling back.
         why = self.site.barred(host, request.name) if request.options else None
         if why is not None:
-            self._refusals.refuse(room, request, request.peer, request.local, Busy(why=why))
+            self._refusals.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
             self._receive(index, request, datagram)
         else:
-            self._roster.look(request.peer)
+            self._sessions.look(request.peer)
             looked: Deferred[IContent] = self.site.lookup(request)
             # The dialects as they are now: a reload may exchange them before the file is found.
-            rooms = self._rooms[index:]
-            looked.addCallbacks(self._found, self._missing, (rooms, request, datagram), {}, (room, request))
-            looked.addErrback(self._fault, room, request)
+            entries = self._entries[index:]
+            looked.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
+            looked.addErrback(self._fault, entry, request)
 
     # Answers.
 
-    def _missing(self, failure: Failure, room: PortDialect, request: Request) -> None:
-        self._roster.looked(request.peer)
+    def _missing(self, failure: Failure, entry: PortDialect, request: Request) -> None:
+        self._sessions.looked(request.peer)
         failure.trap(Refused)
-        self._refusals.refuse(room, request, request.peer, request.local, failure.value)
+        self._refusals.refuse(entry, request, request.peer, request.local, failure.value)
         self._checkDrained()
 
-    def _fault(self, failure: Failure, room: PortDialect, request: Request) -> None:
+    def _fault(self, failure: Failure, entry: PortDialect, request: Request) -> None:
         """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
-        if self._roster.looks(request.peer):
-            self._roster.looked(request.peer)
+        if self._sessions.looks(request.peer):
+            self._sessions.looked(request.peer)
         _log.failure(
             "{transport}: a request for {name} failed",
             failure,
             event="fault",
-            transport=room.name,
+            transport=entry.name,
             name=request.name,
         )
-        self._refusals.refuse(room, request, request.peer, request.local, Refused("Internal error"))
+        self._refusals.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
 
-    def _found(self, content: IContent, rooms: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
+    def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
         """The file is there: join who is under way with it, or begin."""
-        self._roster.looked(request.peer)
+        self._sessions.looked(request.peer)
         taken = False
         try:
-            taken = not self._closing() and self._opening.offer(content, rooms, request, datagram)
+            taken = not self._closing() and self._opening.offer(content, entries, request, datagram)
         finally:
             if not taken:
-                letGo(content, rooms[0].name)
+                letGo(content, entries[0].name)
         self._checkDrained()
 
     def _receive(self, index: int, request: Request, datagram: bytes) -> None:
         """A write request."""
-        room = self._rooms[index]
-        uploadReceiver = room.dialect.uploadReceiver(request)
+        entry = self._entries[index]
+        uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:
             self._ask(datagram, request.peer, request.local, index + 1)
             return
-        if self._roster.successor is not None:
-            self._roster.successor.back(datagram, request.peer, request.local)
+        if self._sessions.successor is not None:
+            self._sessions.successor.back(datagram, request.peer, request.local)
             return
         try:
-            self._opening.receive(room, request, uploadReceiver)
+            self._opening.receive(entry, request, uploadReceiver)
         except Refused as error:
-            self._refusals.refuse(room, request, request.peer, request.local, error)
+            self._refusals.refuse(entry, request, request.peer, request.local, error)
         except (CannotListenError, OSError) as error:
-            self._refusals.portless(room, request, error)
+            self._refusals.portless(entry, request, error)
 
     # Who is here.
 
@@ -296,31 +296,31 @@ class Listener(DatagramProtocol):
 
     def castAsked(self, datagram: bytes, peer: Peer) -> None:
         """A member sent a request, to its cast's port or to ours."""
-        cast = self._roster.serving(peer)
+        cast = self._sessions.serving(peer)
         if isinstance(cast, CastProtocol) and peer in cast.receivers:
             self._ask(datagram, peer, cast.receivers[peer].request.local)
 
     def castLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
         """A receiver's part has ended; a deaf one goes on, and its machine is remembered."""
         if outcome == outcomes.DEAF:
-            self._roster.deafen(request.peer[0])
+            self._sessions.deafen(request.peer[0])
         else:
-            self._roster.leave(cast, request.peer)
+            self._sessions.leave(cast, request.peer)
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Nobody is left."""
         self._opening.close(cast)
-        if self._roster.successor is not None and cast.wire.group is not None:
-            self._roster.successor.freed(cast.wire.group)
+        if self._sessions.successor is not None and cast.wire.group is not None:
+            self._sessions.successor.freed(cast.wire.group)
         self._ended(cast)
 
     def uploaded(self, upload: UploadProtocol) -> None:
         """An upload is over."""
-        self._roster.leave(upload, upload.request.peer)
+        self._sessions.leave(upload, upload.request.peer)
         self._ended(upload)
 
     def _ended(self, cast: Served) -> None:
-        self._roster.end(cast)
+        self._sessions.end(cast)
         cast.transport.stopListening()  # type: ignore[union-attr]
         self._checkDrained()
 
@@ -332,4 +332,4 @@ class Listener(DatagramProtocol):
 
     def served(self) -> Iterable[str]:
         """-> the names of the transports at this port."""
-        return [room.name for room in self._rooms]
+        return [entry.name for entry in self._entries]

@@ -18,8 +18,8 @@ from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import CastOwner
 from castd.server.cast_protocol import CastProtocol, letGo
-from castd.server.refusals import Refusals
 from castd.server.room import ListeningTransport, PortDialect
+from castd.server.refusals import Refusals
 from castd.server.sessions import Sessions
 from castd.server.upload_protocol import UploadProtocol
 
@@ -50,50 +50,50 @@ class Opening:
     Joins and begins casts for one request port.
     """
 
-    def __init__(self, site: Any, home: SessionOwner, roster: Sessions, refusals: Refusals) -> None:
+    def __init__(self, site: Any, home: SessionOwner, sessions: Sessions, refusals: Refusals) -> None:
         """
         @param home: the listener that the casts answer to.
         """
         self._site = site
         self._home = home
-        self._roster = roster
+        self._sessions = sessions
         self._refusals = refusals
 
-    def offer(self, content: IContent, rooms: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
+    def offer(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
         """Ask one dialect after the other.  -> whether one has taken the content."""
         peer, local = request.peer, request.local
-        for room in rooms:
+        for entry in entries:
             try:
                 # The same datagram as another dialect understands it.
-                asked = request if room is rooms[0] else room.dialect.request(datagram, peer, local)
-                if asked is None or (local.broadcast and not getattr(room.options, "broadcast", False)):
+                asked = request if entry is entries[0] else entry.dialect.request(datagram, peer, local)
+                if asked is None or (local.broadcast and not getattr(entry.options, "broadcast", False)):
                     continue
-                if self._join(room, asked, content):
+                if self._join(entry, asked, content):
                     return True
-                if self._roster.successor is not None:
+                if self._sessions.successor is not None:
                     # Nothing begins here any more.
-                    self._roster.successor.back(datagram, peer, local)
+                    self._sessions.successor.back(datagram, peer, local)
                     return False
-                self._begin(room, asked, content)
+                self._begin(entry, asked, content)
                 return True
             except Elsewhere as error:
                 self._site.predecessor.ask(self._home.at, error.group, datagram, peer, local)
                 return False
             except Declined as error:
-                self._refusals.declined(room, request, error)
+                self._refusals.declined(entry, request, error)
             except Refused as error:
-                self._refusals.refuse(room, request, peer, local, error)
+                self._refusals.refuse(entry, request, peer, local, error)
                 return False
             except (CannotListenError, OSError) as error:
-                self._refusals.portless(room, request, error)
+                self._refusals.portless(entry, request, error)
                 return False
         return False
 
-    def _join(self, room: PortDialect, request: Request, content: IContent) -> bool:
-        dialect = room.dialect
+    def _join(self, entry: PortDialect, request: Request, content: IContent) -> bool:
+        dialect = entry.dialect
         casts = [
             cast
-            for cast in room.shared.get(dialect.key(request, content), ())
+            for cast in entry.shared.get(dialect.key(request, content), ())
             if cast.joinable and dialect.fits(request, cast.wire)
         ]
         if not casts:
@@ -101,22 +101,22 @@ class Opening:
         # Where several fit, the one with the largest blocks.
         cast = max(casts, key=lambda cast: cast.wire.blocksize)
         self._notDeaf(request)
-        instead = self._silentTwin(room, cast, request)
+        instead = self._silentTwin(entry, cast, request)
         if instead is not None:
-            self._roster.leave(cast, instead)
-        self._roster.enter(cast, request.peer, not dialect.ownPort)
-        letGo(content, room.name)
+            self._sessions.leave(cast, instead)
+        self._sessions.enter(cast, request.peer, not dialect.ownPort)
+        letGo(content, entry.name)
         cast.join(request, instead)
         return True
 
-    def _silentTwin(self, room: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
+    def _silentTwin(self, entry: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
         """-> the member that is the same machine, has never spoken, and had the time for it."""
         now = self._site.reactor.seconds()
         return next(
             (
                 peer
                 for peer, receiver in cast.receivers.items()
-                if room.dialect.same(request, receiver.request)
+                if entry.dialect.same(request, receiver.request)
                 and not cast.heard(peer)
                 and now - receiver.since >= STALE
             ),
@@ -124,7 +124,7 @@ class Opening:
         )
 
     def _notDeaf(self, request: Request) -> None:
-        if self._roster.deaf(request.peer[0]):
+        if self._sessions.deaf(request.peer[0]):
             raise Declined("deaf")
 
     def _notTaken(self, wire: Any, content: IContent) -> None:
@@ -139,52 +139,52 @@ class Opening:
             raise Elsewhere(wire.group)
         groupPool, use, now = self._site.groupPool, _use(wire, content), self._site.reactor.seconds()
         if not groupPool.free(wire.group, use, now):
-            for cast in [cast for cast in self._roster.living if isinstance(cast, CastProtocol)]:
+            for cast in [cast for cast in self._sessions.living if isinstance(cast, CastProtocol)]:
                 if cast.wire.group == wire.group:
                     cast.settle()
             if not groupPool.free(wire.group, use, now):
                 raise Declined("group in use for another file")
 
-    def _begin(self, room: PortDialect, request: Request, content: IContent) -> None:
+    def _begin(self, entry: PortDialect, request: Request, content: IContent) -> None:
         site = self._site
-        wire = room.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.groupPool))
+        wire = entry.dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.groupPool))
         try:
             if wire.group is not None:
                 self._notDeaf(request)
-                if not room.dialect.ownPort:
+                if not entry.dialect.ownPort:
                     self._notTaken(wire, content)
-            cast = self._housed(room, request, wire, content)
+            cast = self._housed(entry, request, wire, content)
         except BaseException:
             wire.close(site.reactor.seconds())
             raise
-        if wire.group is not None and not room.dialect.ownPort:
+        if wire.group is not None and not entry.dialect.ownPort:
             site.groupPool.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
-        eventlog.opened(cast, room.beside(cast))
-        room.shared.setdefault(cast.key, []).append(cast)
-        self._roster.begin(cast)
-        self._roster.enter(cast, request.peer, not room.dialect.ownPort)
+        eventlog.opened(cast, entry.beside(cast))
+        entry.shared.setdefault(cast.key, []).append(cast)
+        self._sessions.begin(cast)
+        self._sessions.enter(cast, request.peer, not entry.dialect.ownPort)
         cast.join(request)
 
     def close(self, cast: CastProtocol) -> None:
         """Nobody is left; it cannot be joined any more."""
-        room = cast.room
-        room.shared[cast.key].remove(cast)
-        if not room.shared[cast.key]:
-            del room.shared[cast.key]
-        if cast.wire.group is not None and not room.dialect.ownPort:
+        entry = cast.entry
+        entry.shared[cast.key].remove(cast)
+        if not entry.shared[cast.key]:
+            del entry.shared[cast.key]
+        if cast.wire.group is not None and not entry.dialect.ownPort:
             self._site.groupPool.leave(cast.wire.group, self._site.reactor.seconds())
 
-    def _housed(self, room: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
+    def _housed(self, entry: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""
-        options = room.options
+        options = entry.options
         pacers = [] if options.rate is None else [Pacer(options.rate)]
         if IGroupWire.providedBy(wire) and wire.pacer is not None:
             pacers.append(wire.pacer)
         if self._site.pacer is not None:
             pacers.append(self._site.pacer)
-        cast = CastProtocol(self._site, self._home, room.name, room.dialect, wire, content, tuple(pacers))
-        cast.room, cast.key = room, room.dialect.key(request, content)
-        port = self._port(room, cast, request, wire)
+        cast = CastProtocol(self._site, self._home, entry.name, entry.dialect, wire, content, tuple(pacers))
+        cast.entry, cast.key = entry, entry.dialect.key(request, content)
+        port = self._port(entry, cast, request, wire)
         if wire.group is not None:
             loopback = getattr(options, "loopback", True)
             broadcast = IGroupWire.providedBy(wire) and wire.broadcast
@@ -195,15 +195,15 @@ class Opening:
                 raise
         return cast
 
-    def _port(self, room: PortDialect, protocol: Any, request: Request, wire: Any = None) -> Any:
+    def _port(self, entry: PortDialect, protocol: Any, request: Request, wire: Any = None) -> Any:
         """A port of its own, or this one."""
-        if room.dialect.ownPort:
+        if entry.dialect.ownPort:
             peer = request.peer if wire is None or wire.group is None else None
-            return self._site.ports.openPort(protocol, request.local, peer, getattr(room.options, "ports", None))
+            return self._site.ports.openPort(protocol, request.local, peer, getattr(entry.options, "ports", None))
         protocol.makeConnection(ListeningTransport(self._home.transport, request))
         return self._home.transport
 
-    def receive(self, room: PortDialect, request: Request, uploadReceiver: ITransferHalf) -> None:
+    def receive(self, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf) -> None:
         """
         Begin an upload.
 
@@ -211,12 +211,12 @@ class Opening:
         @raise CannotListenError, OSError: no port could be had.
         """
         upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
-        protocol = UploadProtocol(self._site, room.name, request, uploadReceiver, upload, self._home.uploaded)
+        protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, self._home.uploaded)
         try:
-            self._port(room, protocol, request)
+            self._port(entry, protocol, request)
         except BaseException:
             upload.abort()
             raise
-        self._roster.begin(protocol)
-        self._roster.enter(protocol, request.peer, not room.dialect.ownPort)
+        self._sessions.begin(protocol)
+        self._sessions.enter(protocol, request.peer, not entry.dialect.ownPort)
         protocol.begin()

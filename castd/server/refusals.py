@@ -29,22 +29,22 @@ class Refusals:
         self.counts: Counter[str] = Counter()
         self.transport: Any = None
 
-    def refuse(self, room: PortDialect, request: Request | None, peer: Peer, local: Local, error: Any) -> None:
+    def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Any) -> None:
         """One ERROR, never repeated; none for what was broadcast."""
         name = request.name if request is not None else "an unreadable request"
         _log.info(
             "{transport}: {peer} is refused {name}: {why}",
             event="refused",
-            transport=room.name,
+            transport=entry.name,
             peer=show(peer),
             name=name,
             code=error.code,
             why=str(error),
         )
         try:
-            answer = room.dialect.refuse(request, error)
+            answer = entry.dialect.refuse(request, error)
         except Exception:
-            _log.failure("{transport}: a refusal failed", event="fault", transport=room.name)
+            _log.failure("{transport}: a refusal failed", event="fault", transport=entry.name)
             return
         if answer is None or local.broadcast:
             return
@@ -60,18 +60,18 @@ class Refusals:
             # As good as lost on the way: the client asks again.
             self.counts["unsent"] += 1
 
-    def crowded(self, room: PortDialect, request: Request, limit: str) -> None:
+    def crowded(self, entry: PortDialect, request: Request, limit: str) -> None:
         """A limit is reached: no answer, the client asks again."""
         self.counts[limit] += 1
         _log.info(
             "{transport}: {peer} is not answered: {why} is reached",
             event="crowded",
-            transport=room.name,
+            transport=entry.name,
             peer=show(request.peer),
             why=limit,
         )
 
-    def portless(self, room: PortDialect, request: Request, error: Exception) -> None:
+    def portless(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
         No port could be had, or none that reaches the peer.  As with any other limit it gets no answer, and asks again;
         an ERROR would make some clients give up.
@@ -80,18 +80,18 @@ class Refusals:
         _log.warn(
             "{transport}: {peer} is not answered: {why}",
             event="crowded",
-            transport=room.name,
+            transport=entry.name,
             peer=show(request.peer),
             why=f"no port for it: {error}",
         )
 
-    def declined(self, room: PortDialect, request: Request, error: Declined) -> None:
+    def declined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """This dialect does not serve it; the next one may."""
         self.counts[error.reason] += 1
         _log.info(
             "{transport}: {peer} is not served here: {why}: {name}",
             event="declined",
-            transport=room.name,
+            transport=entry.name,
             peer=show(request.peer),
             name=request.name,
             why=error.reason,

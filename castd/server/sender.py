@@ -28,7 +28,7 @@ class CastSender:
     A cast, and what of its last burst has not gone out yet.
 
     @ivar cast: decides.
-    @ivar aside: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire
+    @ivar fallback: the one peer that everything goes to, for a receiver that hears no multicast; L{None}: as the wire
         says.
     @ivar announces: its receivers are told that they have the turn; one that goes on by unicast may know already.
     @ivar due: for L{castd.server.fallback}: the instant of its next L{pump}.
@@ -43,16 +43,16 @@ class CastSender:
         "_sentAt",
         "_unsent",
         "announces",
-        "aside",
         "cast",
         "due",
+        "fallback",
         "owner",
     )
 
-    def __init__(self, owner: CastProtocol, cast: ICast, aside: Peer | None = None, announces: bool = True) -> None:
+    def __init__(self, owner: CastProtocol, cast: ICast, fallback: Peer | None = None, announces: bool = True) -> None:
         self.owner = owner
         self.cast = cast
-        self.aside = aside
+        self.fallback = fallback
         self.announces = announces
         self.due: float | None = None
         self._unsent = range(0)
@@ -124,7 +124,7 @@ class CastSender:
         owner = self.owner
         start = self._unsent.start
         assert self._peer is not None
-        address: Any = self.aside or owner.wire.address(self._peer)
+        address: Any = self.fallback or owner.wire.address(self._peer)
         payload = owner.wire.payload(start)
         try:
             if payload is not None:
@@ -150,7 +150,7 @@ class CastSender:
             if self._late and not self._unsent:
                 self.cast.late(now)
             owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
-            if self.aside is not None:
+            if self.fallback is not None:
                 owner.beside += count
             for pacer in owner.pacers:
                 pacer.spend(sent, now)

@@ -72,7 +72,7 @@ class UploadProtocol(DatagramProtocol):
         self._committedAt: float | None = None
         self._closed = 0
         self._seconds = self.site.reactor.seconds
-        self._outbox = SendQueue(self)
+        self._queue = SendQueue(self)
         self._shared = False
 
     # Life.
@@ -171,7 +171,7 @@ class UploadProtocol(DatagramProtocol):
         except WireError:
             return
         if known and self.site.admission.mayAnswerStranger(addr[0], self._seconds()):
-            self._outbox.write(buildError(UnknownTid.code, UnknownTid.text), addr)
+            self._queue.write(buildError(UnknownTid.code, UnknownTid.text), addr)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """From the transport: the client's host says that its port is closed.  Believed when said twice in a row."""
@@ -218,7 +218,7 @@ class UploadProtocol(DatagramProtocol):
         if self._closed >= CLOSED_PORTS:
             self._finish(outcomes.CLOSED)
         else:
-            self._outbox.flush()
+            self._queue.flush()
             self._pump()
 
     def _pump(self) -> None:
@@ -243,14 +243,14 @@ class UploadProtocol(DatagramProtocol):
         instant: float | None = self._receiver.deadline(now)
         if instant is not None:
             instant = now + (instant - now) * (1 + JITTER * self.site.random.random())
-        if (rest := self._outbox.rest) is not None:
+        if (rest := self._queue.rest) is not None:
             return now + rest if instant is None else min(instant, now + rest)
         return instant
 
     def _say(self, datagrams: Sequence[bytes]) -> None:
         """What an acknowledgement says includes all that was to be said before it, so nothing ever piles up."""
         if datagrams:
-            self._outbox.instead(datagrams, self.request.peer)
+            self._queue.instead(datagrams, self.request.peer)
 
     # How it ends.
 
