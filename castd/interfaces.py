@@ -145,7 +145,7 @@ class IGroupWire(IWire):
         "and share, as castd.pacing.Pacer."
     )
 
-    def aside(peer: Peer) -> Peer:
+    def unicastAddress(peer: Peer) -> Peer:
         """-> where data goes for a member that turned out to hear no group data."""
 
 

@@ -189,7 +189,7 @@ class GroupWire:
     def address(self, peer: Peer) -> Peer:
         return self.group
 
-    def aside(self, peer: Peer) -> Peer:
+    def unicastAddress(self, peer: Peer) -> Peer:
         return peer
 
     def ahead(self, stop: int) -> None:

@@ -180,7 +180,7 @@ class Wire(_group.GroupWire):
     def header(self, number: int) -> bytes:
         return bdataHeader(number + 1, self.sbid, self._options.opcode)
 
-    def aside(self, peer: Peer) -> Peer:
+    def unicastAddress(self, peer: Peer) -> Peer:
         """Blocks are listened for at the one port, whichever way they come."""
         return peer[0], self._options.dataPort
 

@@ -329,7 +329,7 @@ class CastProtocol(FastPath):
         known = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
         policy = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
-        target = self.wire.aside(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
+        target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(policy, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)

@@ -21,9 +21,9 @@ from castd.errors import Busy, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
 from castd.request import Local, Peer, Request
 from castd.server.cast_protocol import CastProtocol, letGo
-from castd.server.room import PortDialect
 from castd.server.opening import Opening
 from castd.server.refusals import Refusals
+from castd.server.room import PortDialect
 from castd.server.sessions import Served, Sessions
 from castd.server.upload_protocol import UploadProtocol
 

@@ -18,8 +18,8 @@ from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import CastOwner
 from castd.server.cast_protocol import CastProtocol, letGo
-from castd.server.room import ListeningTransport, PortDialect
 from castd.server.refusals import Refusals
+from castd.server.room import ListeningTransport, PortDialect
 from castd.server.sessions import Sessions
 from castd.server.upload_protocol import UploadProtocol
 
