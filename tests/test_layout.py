@@ -47,4 +47,4 @@ def test_lanesAreBounded() -> None:
             found = preparedSteps(wire, chunk, start)
             assert found is not None
             assert found.numbers(1, wire.count) == range(start, start + windowsize)
-    assert len(chunk.lanes) <= 4
+    assert len(chunk.prepared) <= 4

@@ -40,10 +40,10 @@ class Chunk:
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams.
     @ivar cost: octets of memory, about.
-    @ivar lanes: what L{castd.server.preparedSteps} keeps for its readers.
+    @ivar prepared: what L{castd.server.preparedSteps} keeps for its readers.
     """
 
-    __slots__ = ("cost", "image", "lanes", "start", "step", "stop")
+    __slots__ = ("cost", "image", "prepared", "start", "step", "stop")
 
     def __init__(self, start: int, stop: int, step: int, image: memoryview) -> None:
         self.start = start
@@ -51,7 +51,7 @@ class Chunk:
         self.step = step
         self.image = image
         self.cost = len(image) + BLOCK_COST * (stop - start)
-        self.lanes: dict[Any, Any] = {}
+        self.prepared: dict[Any, Any] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
         """-> the datagrams of blocks C{start} to C{stop} - 1, all of them in this chunk."""

@@ -131,7 +131,7 @@ class CastProtocol(FastPath):
         receiver.request = request
         self.receivers[request.peer] = receiver
         try:
-            self._leaveLane()
+            self._leaveFastPath()
             self._main.cast.join(request.peer, now, self.wire.first(request), instead)
         except Exception:
             self._fail()
@@ -171,7 +171,7 @@ class CastProtocol(FastPath):
             self._fail()
 
     def _take(self, datagram: bytes, peer: Peer) -> None:
-        self._leaveLane()
+        self._leaveFastPath()
         try:
             event = self.wire.receive(datagram, peer, self._standing(peer))
         except WireError as error:
@@ -210,7 +210,7 @@ class CastProtocol(FastPath):
     def _fail(self) -> None:
         """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
-        self._forgetLane()
+        self._dropFastPath()
         self.end(outcomes.FAILED)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -237,7 +237,7 @@ class CastProtocol(FastPath):
     def wake(self) -> None:
         """The alarm rings."""
         try:
-            self._leaveLane()
+            self._leaveFastPath()
             self._leaveClosed()
         except Exception:
             self._fail()
@@ -272,7 +272,7 @@ class CastProtocol(FastPath):
         self.site.timers.set(self, due)
         if self._turn is not None and self._main.idle:
             if self.blocks:
-                self._enterLane()
+                self._enterFastPath()
             elif self._queue.rest is None:
                 self._awaitFirst()
 
@@ -374,7 +374,7 @@ class CastProtocol(FastPath):
         # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
         self._queue.forget(peer)
         try:
-            self._leaveLane()
+            self._leaveFastPath()
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         except Exception:
             self._fail()
@@ -388,7 +388,7 @@ class CastProtocol(FastPath):
 
     def end(self, outcome: str) -> None:
         """Tell everybody and close."""
-        self._leaveLane()
+        self._leaveFastPath()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
         for receiver in receivers.values():
@@ -401,7 +401,7 @@ class CastProtocol(FastPath):
         self.over = True
         if self.wire.group is not None:
             eventlog.closed(self)
-        self._forgetLane()
+        self._dropFastPath()
         self._chunk = None
         self.site.timers.set(self, None)
         try:

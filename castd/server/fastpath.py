@@ -42,7 +42,7 @@ class FastPath(DatagramProtocol):
         self._seconds: Callable[[], float] = self.site.reactor.seconds
         self._turn = turn
         self._chunk: Chunk | None = None
-        self._lane: PreparedSteps | None = None
+        self._prepared: PreparedSteps | None = None
         self._answer: bytes | None = None  # what a settled receiver says next
         self._begins: bytes | None = None  # how one that was greeted answers
         self._burst: Any = None
@@ -63,7 +63,7 @@ class FastPath(DatagramProtocol):
         """From the transport: somebody's datagram at this cast's port."""
         if datagram == self._answer:
             # The lane; all of Python's part in a lockstep block lies in these lines.
-            preparedSteps, steps, now = self._lane, self._steps, self._seconds()
+            preparedSteps, steps, now = self._prepared, self._steps, self._seconds()
             try:
                 self._burst(preparedSteps.images[steps])  # type: ignore[union-attr]
             except OSError:
@@ -78,8 +78,8 @@ class FastPath(DatagramProtocol):
 
     def _foreseen(self, datagram: bytes) -> bool:
         try:
-            if self._lane is not None:
-                return self._measuredStep(self._lane, datagram)
+            if self._prepared is not None:
+                return self._measuredStep(self._prepared, datagram)
             return datagram == self._begins and self._begin()
         except Exception:
             self._fail()
@@ -119,19 +119,19 @@ class FastPath(DatagramProtocol):
 
     def _stands(self, preparedSteps: PreparedSteps, steps: int, now: float, interval: float) -> None:
         """So many steps of this lane are taken, the last one now; without an answer the alarm rings."""
-        self._lane, self._steps, self._steppedAt = preparedSteps, steps, now
+        self._prepared, self._steps, self._steppedAt = preparedSteps, steps, now
         self._interval = interval * self._slack
         self.site.timers.set(self, now + self._interval)
 
-    def _enterLane(self) -> None:
+    def _enterFastPath(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
         sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
         if sentAt is None or self._chunk is None:
             return
-        self._lane = preparedSteps(self.wire, self._chunk, self._stop)
-        if self._lane is not None:
+        self._prepared = preparedSteps(self.wire, self._chunk, self._stop)
+        if self._prepared is not None:
             self._steppedAt = sentAt
-            self._burst = self._burstFor(self._lane)
+            self._burst = self._burstFor(self._prepared)
 
     def _burstFor(self, preparedSteps: PreparedSteps) -> Callable[[Any], object]:
         step = self._chunk.step  # type: ignore[union-attr]
@@ -186,24 +186,24 @@ class FastPath(DatagramProtocol):
 
     def sofar(self) -> tuple[int, int, int]:
         """-> C{blocks}, C{repeats} and C{octets} with the steps that nobody was told of yet; no lane is left for it."""
-        if self._lane is None or not self._steps:
+        if self._prepared is None or not self._steps:
             return self.blocks, self.repeats, self.octets
-        numbers, octets = self._taken(self._lane)
+        numbers, octets = self._taken(self._prepared)
         return self.blocks + len(numbers), self.repeats, self.octets + octets
 
-    def _leaveLane(self) -> None:
+    def _leaveFastPath(self) -> None:
         """Tell the cast how far it went."""
         self._begins = None
-        preparedSteps, steps = self._lane, self._steps
+        preparedSteps, steps = self._prepared, self._steps
         if preparedSteps is None or self._turn is None:
             return
         if steps:
             self._stepped(preparedSteps)
             self._turn.followed(preparedSteps.last(steps, self.wire.count), self._steppedAt)
-        self._forgetLane()
+        self._dropFastPath()
 
-    def _forgetLane(self) -> None:
-        self._lane = self._answer = self._begins = self._burst = None
+    def _dropFastPath(self) -> None:
+        self._prepared = self._answer = self._begins = self._burst = None
         self._steps = 0
 
     def chunk(self, number: int) -> Chunk:

@@ -63,9 +63,9 @@ def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps | None
     if not chunk.start <= start < chunk.stop:
         return None
     key = (start, wire.stride)
-    found = chunk.lanes.get(key)
+    found = chunk.prepared.get(key)
     if found is None:
         found = PreparedSteps(wire, chunk, start)
-        if len(chunk.lanes) < MOST_LANES:
-            chunk.lanes[key] = found
+        if len(chunk.prepared) < MOST_LANES:
+            chunk.prepared[key] = found
     return found if found.images else None
