@@ -88,7 +88,7 @@ class IWire(Interface):
     blocksize = Attribute("Octets of content in a full block; what a block costs the pacer.")
     count = Attribute("How many blocks the content has; None for a code, which never ends.")
     headers = Attribute("Hashable; equal only for wires of one block size whose header() agrees for every number.")
-    cast = Attribute("A factory of ICast, called with a Patience and the count.")
+    cast = Attribute("A factory of ICast, called with a RetransmitPolicy and the count.")
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
     policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
     stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
@@ -98,7 +98,7 @@ class IWire(Interface):
 
     def receive(datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
-        -> Want, Leave, Ask (it is a request: read it as one) or L{None} (nothing worth a word).
+        -> RequestBlocks, Leave, NewRequest (it is a request: read it as one) or L{None} (nothing worth a word).
 
         @param peerState: of this peer; L{None}: a stranger.
         @raise WireError: it cannot be read.
@@ -490,9 +490,8 @@ class IUpgradable(Interface):
         The port is read by another process.  Nothing begins here any more: who asks may join a group that is under
         way; what else comes is C{heir.back(datagram, peer, local)}.
 
-        @param successor: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast of a
-            group has ended.
-            C{become(self)} ends all that: the other process is no more.
+        @param successor: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast
+            of a group has ended. C{become(self)} ends all that: the other process is no more.
         @return: fires when the last cast has ended.
         """
 

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from castd import units
+from castd.request import hostPort
 
 
 def _schema(kind: str, *examples: object, types: str | list[str] = "string") -> WithJsonSchema:
@@ -142,32 +143,27 @@ def portRange(text: object) -> range:
     return range(first, last + 1)
 
 
-class Endpoint(NamedTuple):
+class HostPort(NamedTuple):
     """An address and a port, as sockets take them."""
 
     host: str
     port: int
 
 
-def endpoint(text: object) -> Endpoint:
+def endpoint(text: object) -> HostPort:
     """Read a numeric address and a port: C{10.0.0.5:69}, C{[::1]:69}."""
     if isinstance(text, tuple) and len(text) == 2:
-        text = f"[{text[0]}]:{text[1]}" if ":" in str(text[0]) else f"{text[0]}:{text[1]}"
+        text = hostPort((str(text[0]), text[1]))
     found = re.fullmatch(r"(?:\[([^\]]{1,60})\]|([0-9.]{1,15})):([0-9]{1,5})", str(text).strip(), re.ASCII)
     if found is None or not 1 <= int(found[3]) <= 65535:
         raise ValueError(f"{text} is not an address and a port: write it as 239.255.1.1:3001")
-    return Endpoint(str(_ip(found[1] or found[2], "239.255.1.1:3001")), int(found[3]))
+    return HostPort(str(_ip(found[1] or found[2], "239.255.1.1:3001")), int(found[3]))
 
 
-def groupEndpoint(text: object) -> Endpoint:
+def groupEndpoint(text: object) -> HostPort:
     """Read a group and a port: C{239.255.1.1:3001}."""
     found = endpoint(text)
-    return Endpoint(group(found.host), found.port)
-
-
-def _showPlace(place: tuple[str, int]) -> str:
-    host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return HostPort(group(found.host), found.port)
 
 
 def _showPorts(ports: range) -> str:
@@ -201,9 +197,11 @@ Clients = Annotated[
 ]
 #: Ports, both ends included in the text; a C{range} in code.
 PortRange = Annotated[range, PlainValidator(portRange), _written(_showPorts), _schema("ports", "30000-30100")]
+#: An address and a port.
+Endpoint = Annotated[HostPort, PlainValidator(endpoint), _written(hostPort), _schema("address:port", "10.0.0.5:69")]
 #: A multicast address and a port.
 GroupEndpoint = Annotated[
-    Endpoint, PlainValidator(groupEndpoint), _written(_showPlace), _schema("group:port", "239.255.1.1:3001")
+    HostPort, PlainValidator(groupEndpoint), _written(hostPort), _schema("group:port", "239.255.1.1:3001")
 ]
 
 

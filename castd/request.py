@@ -71,12 +71,7 @@ class Request:
         return next((value for known, value in self.options if known.lower() == name), None)
 
 
-def show(peer: tuple[str, int] | Peer) -> str:
-    """-> C{host:port}, C{[host]:port} for IPv6."""
-    host, port = peer[0], peer[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def showAddress(interface: str, port: int) -> str:
-    """C{10.0.0.5:69}, C{[::1]:69}, C{*:69} for the IPv4 wildcard."""
-    return f"[{interface}]:{port}" if ":" in interface else f"{interface or '*'}:{port}"
+def hostPort(address: tuple[str, int] | Peer) -> str:
+    """Write an address as text: C{10.0.0.5:69}, C{[::1]:69}, and C{*:69} where the host is the IPv4 wildcard C{""}."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"

@@ -22,7 +22,7 @@ from castd.config.config import build
 from castd.config.plugin import collect
 from castd.dialects import slam
 from castd.errors import ConfigError, Declined
-from castd.options import Endpoint
+from castd.options import HostPort
 from castd.packets.slam import LARGEST, pack
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
@@ -393,13 +393,13 @@ def test_SL30_oneFileOneGroup() -> None:
     """SL-30: two files on one group, and two groups on one port, are refused when they are configured."""
     one = slam.Options(file="a")
     group = slam.Options(file="b", port=10001)
-    port = slam.Options(file="b", group=Endpoint("239.255.1.1", 10001))
-    right = slam.Options(file="b", port=10001, group=Endpoint("239.255.1.1", 10001))
+    port = slam.Options(file="b", group=HostPort("239.255.1.1", 10001))
+    right = slam.Options(file="b", port=10001, group=HostPort("239.255.1.1", 10001))
     assert [name for name, why in slam.check([("one", one), ("two", group)]) if "group" in why] == ["two"]
     assert [name for name, why in slam.check([("one", one), ("two", port)]) if "port" in why] == ["two"]
     assert list(slam.check([("one", one), ("two", right)])) == []
     here, there = (
-        slam.Options(file=each, interface=f"10.0.0.{each}", group=Endpoint(f"239.1.1.{each}", 1)) for each in "12"
+        slam.Options(file=each, interface=f"10.0.0.{each}", group=HostPort(f"239.1.1.{each}", 1)) for each in "12"
     )
     assert list(slam.check([("one", here), ("two", there)])) == []
 

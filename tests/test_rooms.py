@@ -55,8 +55,8 @@ PURE = "What decides has no clock, no chance, no socket, no file and no thread"
     [
         ("cast/turn.py", "from castd.server.site import Site", ROOMS),
         ("cast/turn.py", "import castd.packets.tftp", ROOMS),
-        ("net/sockets.py", "def late():\n    from castd.cast.events import Want", ROOMS),
-        ("pacing.py", "from castd.options import Limits\nfrom castd.request import Peer", ROOMS),
+        ("net/sockets.py", "def late():\n    from castd.cast.events import RequestBlocks", ROOMS),
+        ("request.py", "from castd.options import Limits", ROOMS),
         ("helpers.py", "", ROOMS),
         ("packets/tftp.py", "import random", PURE),
         ("dialects/slam.py", "def now():\n    import time", PURE),

@@ -410,8 +410,8 @@ def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 CRASH = """
 import os, sys
 from twisted.internet.defer import maybeDeferred
-from castd.files.uploads import Drop, DropOptions
-upload = Drop(DropOptions(path=sys.argv[1], keepFree=0), maybeDeferred).begin("d/a", ("10.0.0.1", 1), None)
+from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+upload = UploadDirectory(UploadDirectoryOptions(path=sys.argv[1], keepFree=0), maybeDeferred).begin("d/a", ("10.0.0.1", 1), None)
 upload.write(b"half")
 os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())
 """

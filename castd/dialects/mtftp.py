@@ -30,7 +30,7 @@ from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import Clients, Duration, Endpoint, ListenOptions, Port, groupEndpoint
+from castd.options import Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
@@ -44,9 +44,9 @@ LONGEST = MOST_BLOCKS * BLKSIZE - 1
 #: tell it that what it gets is of another file.  Seconds.
 REST = 35.0
 #: The only group and port that iPXE listens to, whatever DHCP says.
-IPXE = Endpoint("239.255.1.1", 3001)
+IPXE = HostPort("239.255.1.1", 3001)
 
-Files: TypeAlias = tuple[tuple[str, Endpoint], ...]
+Files: TypeAlias = tuple[tuple[str, HostPort], ...]
 
 
 def readFiles(value: object) -> Files:
@@ -58,7 +58,7 @@ def readFiles(value: object) -> Files:
     """
     if not isinstance(value, Mapping) or not value:
         raise ValueError("name each file with its group and port, such as vmlinuz: 239.255.1.1:3001")
-    found: dict[str, Endpoint] = {}
+    found: dict[str, HostPort] = {}
     for name, place in value.items():
         try:
             known = names.text(names.parts(str(name)))
@@ -121,7 +121,7 @@ class Options(ListenOptions):
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
         """One group and port, one file."""
-        taken: dict[Endpoint, tuple[str, str]] = {}
+        taken: dict[HostPort, tuple[str, str]] = {}
         for name, options in named:
             for file, place in options.files:
                 other, otherFile = taken.setdefault(place, (name, file))
@@ -249,7 +249,7 @@ class Dialect:
             raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
         return Request(peer, local, request.name)
 
-    def _group(self, request: Request) -> Endpoint:
+    def _group(self, request: Request) -> HostPort:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:

@@ -26,7 +26,7 @@ from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import Endpoint, GroupEndpoint, ListenOptions, Port, Rate
+from castd.options import GroupEndpoint, HostPort, ListenOptions, Port, Rate
 from castd.packets import slam
 from castd.request import Local, Peer, Request
 
@@ -50,7 +50,7 @@ class Options(ListenOptions):
     port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
     group: GroupEndpoint = Field(
-        Endpoint("239.255.1.1", 10000),
+        HostPort("239.255.1.1", 10000),
         description="group and port that blocks go to; today's iPXE knows 239.255.1.1 only",
     )
     rate: Rate | None = Field(

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from castd.request import hostPort
+
 
 def about(addresses: Iterable[Any], now: float) -> list[dict[str, Any]]:
     """
@@ -59,7 +61,7 @@ def _cast(cast: Any, now: float) -> dict[str, Any]:
         "transport": getattr(cast, "name", "?"),
         "kind": "upload" if request is not None else "unicast" if group is None else "group",
         "name": getattr(content, "name", None) or getattr(request, "name", None),
-        "group": group and _show(group),
+        "group": group and hostPort(group),
         "size": getattr(content, "size", None),
         "octets": octets,
         "blocks": blocks,
@@ -80,7 +82,7 @@ def _sofar(cast: Any) -> tuple[int | None, int | None, int | None]:
 def _receivers(cast: Any, blocks: int | None, needed: int | None, now: float) -> Iterable[dict[str, Any]]:
     for peer, receiver in getattr(cast, "receivers", {}).items():
         yield {
-            "peer": _show(peer),
+            "peer": hostPort(peer),
             "name": receiver.request.name,
             "sent": (blocks or 0) - receiver.before[0],
             "needed": needed,
@@ -89,12 +91,8 @@ def _receivers(cast: Any, blocks: int | None, needed: int | None, now: float) ->
     request = getattr(cast, "request", None)
     if request is not None:
         told = {"sent": blocks, "needed": None, "seconds": _ago(now, cast.opened)}
-        yield {"peer": _show(request.peer), "name": request.name, **told}
+        yield {"peer": hostPort(request.peer), "name": request.name, **told}
 
 
 def _ago(now: float, instant: float | None) -> float | None:
     return None if instant is None else round(now - instant, 3)
-
-
-def _show(peer: Any) -> str:
-    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from castd import outcomes
-from castd.request import Request, show
+from castd.request import Request, hostPort
 from castd.server.audience import Receiver
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def opened(cast: CastProtocol, beside: str = "") -> None:
             event="opened",
             transport=cast.name,
             name=cast.content.name,
-            group=show(cast.wire.group),
+            group=hostPort(cast.wire.group),
             count=cast.wire.count,
             blksize=cast.wire.blocksize,
             beside=beside,
@@ -59,7 +59,7 @@ def moved(cast: CastProtocol, request: Request) -> None:
         "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
         event="moved",
         transport=cast.name,
-        peer=show(request.peer),
+        peer=hostPort(request.peer),
         name=request.name,
         why=outcomes.DEAF,
     )
@@ -75,7 +75,7 @@ def left(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> No
         event="received",
         transport=cast.name,
         dialect=cast.dialect.name,
-        peer=show(request.peer),
+        peer=hostPort(request.peer),
         name=request.name,
         outcome=outcome,
         meaning=outcomes.MEANING[outcome],
@@ -86,7 +86,7 @@ def left(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> No
         repeats=cast.repeats - repeats,
         full=cast.full,
         blksize=cast.wire.blocksize,
-        group=cast.wire.group and show(cast.wire.group),
+        group=cast.wire.group and hostPort(cast.wire.group),
     )
 
 
@@ -101,7 +101,7 @@ def closed(cast: CastProtocol) -> None:
         event="closed",
         transport=cast.name,
         name=cast.content.name,
-        group=show(cast.wire.group),
+        group=hostPort(cast.wire.group),
         members=cast.joined,
         count=count,
         blocks=blocks,

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from castd.errors import Declined, WireError
-from castd.request import Local, Peer, Request, show
+from castd.request import Local, Peer, Request, hostPort
 from castd.server.room import PortDialect
 
 _log = Logger(namespace="castd")
@@ -36,7 +36,7 @@ class Refusals:
             "{transport}: {peer} is refused {name}: {why}",
             event="refused",
             transport=entry.name,
-            peer=show(peer),
+            peer=hostPort(peer),
             name=name,
             code=error.code,
             why=str(error),
@@ -67,7 +67,7 @@ class Refusals:
             "{transport}: {peer} is not answered: {why} is reached",
             event="crowded",
             transport=entry.name,
-            peer=show(request.peer),
+            peer=hostPort(request.peer),
             why=limit,
         )
 
@@ -81,7 +81,7 @@ class Refusals:
             "{transport}: {peer} is not answered: {why}",
             event="crowded",
             transport=entry.name,
-            peer=show(request.peer),
+            peer=hostPort(request.peer),
             why=f"no port for it: {error}",
         )
 
@@ -92,7 +92,7 @@ class Refusals:
             "{transport}: {peer} is not served here: {why}: {name}",
             event="declined",
             transport=entry.name,
-            peer=show(request.peer),
+            peer=hostPort(request.peer),
             name=request.name,
             why=error.reason,
         )
@@ -103,7 +103,7 @@ class Refusals:
         _log.debug(
             "{peer} sent {octets} octets that say nothing: {why}",
             event="malformed",
-            peer=show(peer),
+            peer=hostPort(peer),
             octets=len(datagram),
             why=str(error),
         )

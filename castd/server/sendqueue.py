@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
-from castd.request import Peer, show
+from castd.request import Peer, hostPort
 from castd.server.sender import FULL, LONGEST_REST, REST
 
 _log = Logger(namespace="castd")
@@ -109,6 +109,6 @@ class SendQueue:
                 "{transport}: cannot send to {peer}: {why}",
                 event="unsendable",
                 transport=self._sender.name,
-                peer=show(address),
+                peer=hostPort(address),
                 why=str(error),
             )

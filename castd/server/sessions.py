@@ -25,8 +25,8 @@ class Sessions:
 
     @ivar living: the casts under way, in the order in which they began.
     @ivar here: of the members, those whose datagrams come to the request port itself.
-    @ivar successor: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know who
-        is here.
+    @ivar successor: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know
+        who is here.
     """
 
     def __init__(self, site: Any) -> None:

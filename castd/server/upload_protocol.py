@@ -17,7 +17,7 @@ from castd import outcomes
 from castd.errors import Refused, UnknownTid, WireError
 from castd.interfaces import IDialect, ISite, ITransferHalf, IUpload
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
-from castd.request import Peer, Request, show
+from castd.request import Peer, Request, hostPort
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
 from castd.server.sendqueue import SendQueue
 
@@ -206,7 +206,7 @@ class UploadProtocol(DatagramProtocol):
         _log.debug(
             "{peer} sent {octets} octets that say nothing: {why}",
             event="malformed",
-            peer=show(self.request.peer),
+            peer=hostPort(self.request.peer),
             octets=len(datagram),
             why=str(error),
         )
@@ -308,7 +308,7 @@ class UploadProtocol(DatagramProtocol):
         """The one event."""
         told: dict[str, Any] = {
             "transport": self.name,
-            "peer": show(self.request.peer),
+            "peer": hostPort(self.request.peer),
             "name": self.request.name,
             "write": True,
             "seconds": (self._committedAt or self._seconds()) - self.opened,

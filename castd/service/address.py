@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from castd.config.config import Entry
 from castd.errors import Unavailable
 from castd.interfaces import IUpgradable
-from castd.request import Peer, showAddress
+from castd.request import Peer, hostPort
 from castd.server.site import Site
 
 _log = Logger(namespace="castd")
@@ -48,7 +48,7 @@ class ListeningAddress(Service):
     @property
     def address(self) -> str:
         """Where it listens, for people."""
-        return showAddress(self.transport.interface, self.transport.port)
+        return hostPort((self.transport.interface, self.transport.port))
 
     def share(self, transport: Any, entry: Entry) -> bool:
         """-> whether another transport could be given its part of this address."""

@@ -24,7 +24,7 @@ from castd.net.activation import adopted, told
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdog
-from castd.request import showAddress
+from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
@@ -106,7 +106,7 @@ def report(unfit: Iterable[str], ports: Ports) -> None:
     for fault in unfit:
         _log.warn("{why}", event="unfit", why=fault)
     for host, port in ports.unclaimed():
-        where = showAddress(host, port)
+        where = hostPort((host, port))
         _log.warn("{address} was passed, and no transport listens there", event="unclaimed", address=where)
 
 

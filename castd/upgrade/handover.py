@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from castd.errors import ConfigError
-from castd.request import showAddress
+from castd.request import hostPort
 
 _log = Logger(namespace="castd")
 
@@ -21,10 +21,10 @@ class Handover:
     """
     What a server has to do with the processes before and after it.
 
-    @ivar predecessor: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}: there
-        was none.
-    @ivar successor: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{successors} makes it;
-        L{None}: none does.
+    @ivar predecessor: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}:
+        there was none.
+    @ivar successor: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{successors} makes
+        it; L{None}: none does.
     """
 
     def __init__(self, server: Any) -> None:
@@ -105,4 +105,4 @@ class Handover:
         """This is the process that serves: say so, and let go of what one before has left that nobody wants."""
         self._server.watch.begin()
         for host, port in self._server.site.ports.settle():
-            _log.info("{address} is not served any more", event="closed-port", address=showAddress(host, port))
+            _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from castd.group_pool import Place
 from castd.net.activation import Adopted
 from castd.observe.sdnotify import FAREWELL
-from castd.request import Local, Peer, show
+from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import Channel, Message, packed, peerOf, put, take, unpacked
 
 _log = Logger(namespace="castd")
@@ -281,7 +281,7 @@ class Predecessor(Service):
                 guests.add(peer)
             self.give(at, datagram, peer, local)
             return
-        _log.info("{peer} waits for the end of a group of {pid}", event="waits", peer=show(peer), pid=self.pid)
+        _log.info("{peer} waits for the end of a group of {pid}", event="waits", peer=hostPort(peer), pid=self.pid)
         if len(self._waiting) < MOST_WAITING or (at, peer) in self._waiting:
             self._waiting[at, peer] = (now + STALE, group, datagram, local)
 

@@ -39,7 +39,7 @@ from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import Endpoint, GroupEndpoint, ListenOptions, Port, Rate
+from castd.options import GroupEndpoint, HostPort, ListenOptions, Port, Rate
 from castd.request import Local, Peer, Request
 
 fountain = TransportMaker("fountain", __name__, "Random linear fountain: multicast with repair by count")
@@ -87,7 +87,7 @@ class Options(ListenOptions):
 
     port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
-    group: GroupEndpoint = Field(Endpoint("239.255.9.9", 7777), description="group and port that numbers go to")
+    group: GroupEndpoint = Field(HostPort("239.255.9.9", 7777), description="group and port that numbers go to")
     rate: Rate | None = Field(12e6, gt=0, description="most octets a second; null: no limit")
     blksize: int = Field(1400, ge=8, le=65000, description="octets of a block")
     redundancy: float = Field(0.1, ge=0, le=4, description="numbers sent in vain, perhaps, for each one asked for")
