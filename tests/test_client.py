@@ -485,7 +485,7 @@ class TestLoopback:
         site.ports.close()
 
     @pytest.mark.parametrize(
-        "wishes",
+        "requested",
         [defaultOptions, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
         ids=["default", "plain", "big"],
     )

@@ -80,7 +80,7 @@ class TestDownload:
         assert (client.size, client.terms.blksize, client.blocks) == (1300, 1000, 2)
 
     @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024])
-    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    @pytest.mark.parametrize("requested", [PLAIN, WINDOWS], ids=["plain", "windows"])
     def test_sizes(self, size: int, requested: RequestedOptions) -> None:
         """Every size arrives, multiples of the block size and nothing at all included."""
         link = Link(download(requested), Serve(pattern(size))).run()
@@ -103,7 +103,7 @@ class TestDownload:
         assert link.kept[0] == pattern(80)
 
     @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    @pytest.mark.parametrize("requested", [PLAIN, WINDOWS], ids=["plain", "windows"])
     def test_bad_line(self, requested: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
         server = Serve(pattern(20_000))
@@ -272,7 +272,7 @@ class TestDownload:
 class TestUpload:
     @pytest.mark.parametrize("size", [0, 511, 512, 1300])
     @pytest.mark.parametrize(
-        "wishes", [PLAIN, RequestedOptions(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"]
+        "requested", [PLAIN, RequestedOptions(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"]
     )
     def test_sizes(self, size: int, requested: RequestedOptions) -> None:
         """Every size arrives, and both sides know it."""
@@ -293,7 +293,7 @@ class TestUpload:
         assert server.uploadReceiver.size == 600
 
     @pytest.mark.parametrize("seed", range(4))
-    @pytest.mark.parametrize("wishes", [PLAIN, WINDOWS], ids=["plain", "windows"])
+    @pytest.mark.parametrize("requested", [PLAIN, WINDOWS], ids=["plain", "windows"])
     def test_bad_line(self, requested: RequestedOptions, seed: int) -> None:
         """A line that loses, doubles and reorders delivers the file unharmed, and nobody chatters."""
         link = Link(upload(pattern(20_000), requested), Accept(), loss=0.1, doubles=0.1, spread=0.01, seed=seed).run(

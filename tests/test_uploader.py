@@ -84,7 +84,7 @@ def ends(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 class TestWhole:
     @pytest.mark.parametrize("single", [False, True], ids=["own port", "single port"])
-    @pytest.mark.parametrize("wishes", [{}, {"blksize": 100, "windowsize": 4}], ids=["plain", "windows"])
+    @pytest.mark.parametrize("requested", [{}, {"blksize": 100, "windowsize": 4}], ids=["plain", "windows"])
     def test_delivered(self, requested: dict[str, int], single: bool) -> None:
         """A written file is there under its name when the client is told so, and nothing else is left."""
         site = Site(single=single)
