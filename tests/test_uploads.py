@@ -411,7 +411,8 @@ CRASH = """
 import os, sys
 from twisted.internet.defer import maybeDeferred
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-upload = UploadDirectory(UploadDirectoryOptions(path=sys.argv[1], keepFree=0), maybeDeferred).begin("d/a", ("10.0.0.1", 1), None)
+directory = UploadDirectory(UploadDirectoryOptions(path=sys.argv[1], keepFree=0), maybeDeferred)
+upload = directory.begin("d/a", ("10.0.0.1", 1), None)
 upload.write(b"half")
 os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())
 """
