@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from castd.client.client import fetch, send
 from castd.client.transfer import Transfer, TransferError
 from castd.client.urls import parseUrl
-from castd.receive import sbroadcast
+from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.testing import Copy
 
@@ -149,7 +149,7 @@ class Crowd:
     def _transfer(self, kind: str, name: str, machine: Machine, copy: Copy, mine: bytes) -> Deferred[Any]:
         server, chance = self.shop.server, self.chance
         if kind == "sbroadcast":
-            collector = sbroadcast.SbroadcastDownload(name, "255.255.0.0")
+            collector = SbroadcastDownload(name, "255.255.0.0")
             return Transfer(machine, collector, (server, 69), copy, None).start()
         scheme = {"multicast": "tftm", "mtftp": "mtftp", "slam": "slam"}.get(kind, "tftp")
         url = parseUrl(f"{scheme}://{server}/{name}" if scheme != "slam" else f"slam://{server}{name}")

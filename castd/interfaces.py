@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
     from castd.group_pool import OpenContext
+    from castd.packets.options import AgreedOptions
+    from castd.packets.tftp import Error
+    from castd.receive.base import OffsetBlock
     from castd.request import Local, Peer, Request
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
@@ -191,32 +194,69 @@ class IDialect(Interface):
 
 class ITransferHalf(Interface):
     """
-    The receiving half of one transfer, pure: an upload here, a download in the client.
+    One side of one transfer: an upload here, a download or an upload in the client.  Pure.
+
+    L{castd.server.transfer_protocol.TransferProtocol} drives it: C{begin}, then C{receive} for each datagram of the
+    peer and C{poll} at each C{deadline}, until there is an C{outcome}.
     """
 
-    outcome = Attribute("None while it runs, then a word of castd.outcomes.")
-    complete = Attribute("True once every octet has been handed out and what remains is to keep them: call stored().")
-    size = Attribute("Octets announced by the sender, or None.")
+    outcome: str | None = Attribute("None while it runs, then a word of castd.outcomes.")
+    complete: bool = Attribute(
+        "True once every octet has been handed out and what remains is to store them: call stored()."
+    )
+    size: int | None = Attribute("Octets of the file; None: not known.")
 
     def begin(now: float) -> list[bytes]:
-        """-> datagrams that open it: OACK or ACK 0 of an upload, the request of a download."""
+        """-> datagrams that open it: OACK or ACK 0 of an upload here, the request of a client."""
 
-    def receive(datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
+    def receive(datagram: bytes, now: float) -> tuple[bytes | OffsetBlock | None, list[bytes]]:
         """
-        -> (payload to keep or L{None}, datagrams to send).
+        Receive a datagram of the peer.
 
-        @raise WireError: unreadable; counted, survived.
+        @return: (payload to store or L{None}, datagrams to send).  The payloads are C{bytes} that follow each other; in
+            a client each may be an L{OffsetBlock<castd.receive.base.OffsetBlock>} instead, in any order.
+        @raise WireError: it cannot be read; it is counted, and the transfer goes on.
         @raise Refused: the peer is told so, and the transfer is over.
         """
 
     def stored(now: float) -> list[bytes]:
-        """Everything is kept safely.  -> datagrams to send: the last ACK."""
+        """Note that everything is stored, once it is C{complete}.  -> datagrams to send: the last ACK."""
 
     def poll(now: float) -> list[bytes]:
-        """-> datagrams to repeat.  Sets C{outcome} when patience is over."""
+        """-> datagrams to repeat now.  Sets C{outcome} when the peer was silent for too long."""
 
     def deadline(now: float) -> float | None:
-        """-> the instant to poll again at, or L{None}."""
+        """-> the instant to poll again at, or L{None}: nothing is waited for."""
+
+
+class IClientTransferHalf(ITransferHalf):
+    """The client's side of a transfer: what it reports, beside what it decides."""
+
+    error: Error | None = Attribute("The server's ERROR (castd.packets.tftp.Error), if that was the end; or None.")
+    terms: AgreedOptions | None = Attribute(
+        "The block and window size in use, as castd.packets.options.AgreedOptions; None: not known, or there are none."
+    )
+    blocks: int = Attribute("Different blocks received, or blocks acknowledged by the server.")
+    repeats: int = Attribute("How often a timer made it send something again.")
+
+
+class IGroupTransferHalf(IClientTransferHalf):
+    """The client's side of a read whose blocks may come from a group."""
+
+    group: tuple[str, int] | None = Attribute(
+        "Address and port of the group, or None.  It is joined as soon as it is set, and left when it changes.  With "
+        "an empty address nothing is joined, and broadcasts to that port are received."
+    )
+    tid: Peer | None = Attribute("Address and port of the server.  Set from outside, with its first answer.")
+
+    def receiveFromGroup(datagram: bytes, peer: Peer, now: float) -> tuple[bytes | OffsetBlock | None, list[bytes]]:
+        """
+        Receive a datagram that was sent to the group.
+
+        @param peer: who sent it: anybody can.
+        @return: as L{receive}.
+        @raise WireError, Refused: as L{receive}.
+        """
 
 
 class IContent(Interface):

@@ -60,14 +60,14 @@ class Serve:
             if packet.number != 0:
                 return None, []
             self.opening = b""
-            self.wait.heard(now)
-            self.wait.ask(now)
+            self.wait.progressed(now)
+            self.wait.sent(now)
             return None, self.sender.window()
-        progress, datagrams = self.sender.hear(packet.number)
+        progress, datagrams = self.sender.acknowledged(packet.number)
         if progress:
-            self.wait.heard(now)
+            self.wait.progressed(now)
         if datagrams:
-            self.wait.ask(now, first=self.sender.fresh)
+            self.wait.sent(now, first=self.sender.fresh)
         if self.sender.done:
             self.outcome = DONE
         return None, datagrams
@@ -78,7 +78,7 @@ class Serve:
             terms = replace(terms, rollover=self.rollover)
         self.sender = BlockSender(terms, len(self.content), lambda start, length: self.content[start : start + length])
         self.wait = RetransmitTimer(self.policy.heeding(terms.timeout))
-        self.wait.begin(now)
+        self.wait.start(now)
         if not terms.answer:
             return self.sender.window()
         self.opening = buildOack(terms.answer)
@@ -87,11 +87,11 @@ class Serve:
     def poll(self, now: float) -> list[bytes]:
         if self.sender is None or self.outcome is not None:
             return []
-        if self.wait.over(now):
+        if self.wait.exhausted(now):
             self.outcome = SILENT
         elif self.wait.due(now):
-            self.wait.again(now)
-            return [self.opening] if self.opening else self.sender.again()
+            self.wait.repeated(now)
+            return [self.opening] if self.opening else self.sender.resend()
         return []
 
     def deadline(self, now: float) -> float | None:

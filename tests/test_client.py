@@ -25,8 +25,8 @@ from castd.dialects.tftp import Dialect, Options
 from castd.net.ports import Ports
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
+from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
-from castd.receive.piece import OffsetBlock
 from castd.server.commons import Commons
 from castd.server.listener import Listener
 from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
@@ -350,7 +350,7 @@ class Flood:
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
         return None, []
 
-    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
+    def receiveFromGroup(self, datagram: bytes, peer: Any, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         number = datagram[0]
         if number not in self.missing:
             return None, []

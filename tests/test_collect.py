@@ -31,7 +31,7 @@ from castd.receive.blocks import BlockReceiver, BlockSender
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import TftpDownload, TftpUpload
-from castd.receive.upload import FAREWELLS, UploadReceiver
+from castd.receive.upload import LAST_ACK_REPEATS, UploadReceiver
 from tests.halves import Accept, Link, Serve, pattern, summary
 
 PLAIN = RequestedOptions(tsize=False)
@@ -499,7 +499,7 @@ class TestIntake:
                 answers += more
                 if uploadReceiver.complete and not uploadReceiver.outcome and payload is not None:
                     answers += uploadReceiver.stored(now)
-            due = [again for answer in answers for again in sender.hear(parse(answer).number)[1]]
+            due = [again for answer in answers for again in sender.acknowledged(parse(answer).number)[1]]
             now += 0.01
         assert kept == whole
 
@@ -544,7 +544,7 @@ class TestIntake:
             for said in uploadReceiver.poll(now):
                 assert words([said]) == ["ACK 1"]
                 instants.append(now - 0.5)
-        assert (instants, uploadReceiver.repeats, now) == (pytest.approx(FAREWELLS), 0, 3.5)
+        assert (instants, uploadReceiver.repeats, now) == (pytest.approx(LAST_ACK_REPEATS), 0, 3.5)
 
     def test_error_while_dallying(self) -> None:
         """Once all is stored the client's ERROR takes nothing away."""
@@ -582,11 +582,11 @@ class TestWait:
     def test_tries(self) -> None:
         """Patience may ask for so many repetitions, however long that takes."""
         wait = RetransmitTimer(RetransmitPolicy(repeat=FixedTimeouts((2.0,)), silence=1.0, tries=2, unheard=None))
-        wait.begin(0.0)
-        assert not wait.over(1.5)
-        wait.again(2.0)
-        wait.again(4.0)
-        assert wait.over(4.0)
+        wait.start(0.0)
+        assert not wait.exhausted(1.5)
+        wait.repeated(2.0)
+        wait.repeated(4.0)
+        assert wait.exhausted(4.0)
 
     def test_heeding_a_table(self) -> None:
         """A fixed table gives way to the interval that was agreed on."""
@@ -648,7 +648,7 @@ class TestAnything:
         receiver, taken = BlockReceiver(AgreedOptions(blksize=8, windowsize=windowsize)), 0
         for number, length in blocks:
             try:
-                payload, _ = receiver.take(Data(number, bytes(length)))
+                payload, _ = receiver.receive(Data(number, bytes(length)))
             except WireError:
                 assert number == 0
                 continue
@@ -666,7 +666,7 @@ class TestAnything:
         assert 1 <= len(sender.window()) <= windowsize
         for ack in acks:
             before = sender.base
-            _, sent = sender.hear(ack)
+            _, sent = sender.acknowledged(ack)
             assert len(sent) <= windowsize
             assert sender.base >= before
             for offset, datagram in enumerate(sent):

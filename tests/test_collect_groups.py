@@ -27,9 +27,9 @@ from castd.packets.multicast import (
     parseSubnet,
 )
 from castd.packets.tftp import buildAck, buildError
-from castd.receive import multicast, sbroadcast
+from castd.receive.base import OffsetBlock
+from castd.receive.group import MulticastDownload, SbroadcastDownload
 from castd.receive.options import BadOffer, RequestedOptions
-from castd.receive.piece import OffsetBlock
 from castd.testing import Copy, Network, pattern
 from tests.groups import GroupStage, grouped
 from tests.vectors import vectors
@@ -108,7 +108,7 @@ def test_sbroadcast() -> None:
         sinks, results = [], []
         for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
             sinks.append(Copy())
-            collector = sbroadcast.SbroadcastDownload("f", "255.255.255.0")
+            collector = SbroadcastDownload("f", "255.255.255.0")
             machine: Any = network.host(host)
             Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
         network.run(lambda: len(results) == 4, limit=120)
@@ -121,8 +121,8 @@ def test_sbroadcast() -> None:
 OACK = b"\0\6blksize\0008\0tsize\00020\0multicast\000239.255.0.1,1758,%d\0"
 
 
-def member(master: bool) -> multicast.MulticastDownload:
-    made = multicast.MulticastDownload("f", RequestedOptions(blksize=8))
+def member(master: bool) -> MulticastDownload:
+    made = MulticastDownload("f", RequestedOptions(blksize=8))
     made.begin(0.0)
     made.receive(OACK % master, 0.0)
     made.tid = ("10.0.0.1", 4000)
@@ -136,10 +136,10 @@ def block(number: int, size: int = 8) -> bytes:
 def test_theMasterJumps() -> None:
     """A master acknowledges what precedes its first gap: over what it heard before, never down."""
     one = member(False)
-    assert one.heard(block(2), one.tid, 0.1) == (OffsetBlock(8, b"\2" * 8), [])
+    assert one.receiveFromGroup(block(2), one.tid, 0.1) == (OffsetBlock(8, b"\2" * 8), [])
     assert one.receive(OACK % 1, 0.2) == (None, [buildAck(0)])
-    assert one.heard(block(1), one.tid, 0.3) == (OffsetBlock(0, b"\1" * 8), [buildAck(2)])
-    assert one.heard(block(3, 4), one.tid, 0.4) == (OffsetBlock(16, b"\3" * 4), [])
+    assert one.receiveFromGroup(block(1), one.tid, 0.3) == (OffsetBlock(0, b"\1" * 8), [buildAck(2)])
+    assert one.receiveFromGroup(block(3, 4), one.tid, 0.4) == (OffsetBlock(16, b"\3" * 4), [])
     assert one.complete
     assert one.receive(OACK % 1, 0.45) == (None, [])
     assert one.stored(0.5) == [buildAck(3)]
@@ -149,18 +149,18 @@ def test_theMasterJumps() -> None:
 def test_onlyTheServerIsHeard() -> None:
     """A block from another address or port than that of the OACK is not the group's; nor is a wrong number."""
     one = member(True)
-    assert one.heard(block(1), ("10.0.0.1", 4001), 0.1) == (None, [])
-    assert one.heard(block(1), ("10.0.0.2", 4000), 0.1) == (None, [])
+    assert one.receiveFromGroup(block(1), ("10.0.0.1", 4001), 0.1) == (None, [])
+    assert one.receiveFromGroup(block(1), ("10.0.0.2", 4000), 0.1) == (None, [])
     for datagram in (block(0), block(4), block(1, 4), block(3, 8)):
         with pytest.raises(WireError):
-            one.heard(datagram, one.tid, 0.1)
+            one.receiveFromGroup(datagram, one.tid, 0.1)
 
 
 def test_demotion() -> None:
     """Who is told that it is not the master any more confirms that, and acknowledges no more blocks."""
     one = member(True)
     assert one.receive(OACK % 0, 0.1) == (None, [buildAck(0)])
-    assert one.heard(block(1), one.tid, 0.2)[1] == []
+    assert one.receiveFromGroup(block(1), one.tid, 0.2)[1] == []
     assert one.deadline(0.2) == 15.2
 
 
@@ -174,7 +174,7 @@ def test_theServersError() -> None:
 @pytest.mark.parametrize("value", ["x", "10.0.0.1,1758,1", "239.255.0.1,1758", "239.255.0.1,1758,2"])
 def test_anOfferThatIsNone(value: str) -> None:
     """A value that cannot be read ends it with ERROR 8."""
-    one = multicast.MulticastDownload("f", RequestedOptions(blksize=8))
+    one = MulticastDownload("f", RequestedOptions(blksize=8))
     one.begin(0.0)
     with pytest.raises(BadOffer):
         one.receive(b"\0\6multicast\0" + value.encode() + b"\0", 0.0)
@@ -248,7 +248,7 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
     for index, (unicast, datagram) in enumerate(talk):
         now = index * 0.01
         try:
-            said = one.receive(datagram, now)[1] if unicast else one.heard(datagram, one.tid, now)[1]
+            said = one.receive(datagram, now)[1] if unicast else one.receiveFromGroup(datagram, one.tid, now)[1]
         except (WireError, Refused):
             continue
         assert said == [] or unicast
@@ -256,7 +256,7 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
 
 def test_patienceOfTheRequest() -> None:
     """A request that nobody answers is repeated, and given up in the end."""
-    one = multicast.MulticastDownload("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
+    one = MulticastDownload("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
     first = one.begin(0.0)
     now, said = 0.0, 0
     while one.outcome is None:

@@ -32,9 +32,9 @@ def test_master() -> None:
     """A block to it alone makes it the master: from then on it acknowledges what it has without a gap."""
     download = begun()
     assert download.receive(block(1), 0.1) == ((0, LINUX[:512]), [ack(1)])
-    assert download.heard(block(1), SOURCE, 0.1) == (None, [])
-    assert download.heard(block(2), SOURCE, 0.2) == ((512, LINUX[512:1024]), [ack(2)])
-    assert download.heard(block(3), SOURCE, 0.3) == ((1024, LINUX[1024:]), [])
+    assert download.receiveFromGroup(block(1), SOURCE, 0.1) == (None, [])
+    assert download.receiveFromGroup(block(2), SOURCE, 0.2) == ((512, LINUX[512:1024]), [ack(2)])
+    assert download.receiveFromGroup(block(3), SOURCE, 0.3) == ((1024, LINUX[1024:]), [])
     assert (download.complete, download.size) == (True, 1300)
     assert download.stored(0.3) == [ack(3)]
     assert (download.outcome, download.deadline(0.3)) == (DONE, None)
@@ -44,16 +44,16 @@ def test_listener() -> None:
     """Without one it keeps what it hears, in any order, and leaves without a word."""
     download = begun()
     for number in (3, 2):
-        assert download.heard(block(number), SOURCE, 0.1)[1] == []
+        assert download.receiveFromGroup(block(number), SOURCE, 0.1)[1] == []
     assert not download.complete
-    assert download.heard(block(1), SOURCE, 0.2) == ((0, LINUX[:512]), [])
+    assert download.receiveFromGroup(block(1), SOURCE, 0.2) == ((0, LINUX[:512]), [])
     assert (download.complete, download.stored(0.2), download.blocks) == (True, [], 3)
 
 
 def test_jump() -> None:
     """What was heard as a listener is not asked for again."""
     download = begun()
-    download.heard(block(2), SOURCE, 0.1)
+    download.receiveFromGroup(block(2), SOURCE, 0.1)
     assert download.receive(block(1), 0.2)[1] == [ack(2)]
 
 
@@ -61,7 +61,7 @@ def test_lostAck() -> None:
     """A block that comes again, and not right behind the acknowledgement, is acknowledged again."""
     download = begun()
     download.receive(block(1), 0.1)
-    assert download.heard(block(1), SOURCE, 0.18) == (None, [ack(1)])
+    assert download.receiveFromGroup(block(1), SOURCE, 0.18) == (None, [ack(1)])
 
 
 def test_silence() -> None:
@@ -83,12 +83,12 @@ def test_silence() -> None:
 def test_strangers() -> None:
     """Only the first sender of the group is heard; what is no block of MTFTP is none."""
     download = begun()
-    download.heard(block(2), SOURCE, 0.1)
+    download.receiveFromGroup(block(2), SOURCE, 0.1)
     with pytest.raises(WireError):
-        download.heard(block(1), ("10.0.0.66", 1759), 0.1)
+        download.receiveFromGroup(block(1), ("10.0.0.66", 1759), 0.1)
     for wrong in (buildAck(1), buildError(1, ""), b"\0\3\0\0" + bytes(512), b"\0\3\0\1" + bytes(513), b"\0"):
         with pytest.raises(WireError):
-            download.heard(wrong, SOURCE, 0.1)
+            download.receiveFromGroup(wrong, SOURCE, 0.1)
     assert download.blocks == 1
 
 
@@ -96,9 +96,9 @@ def test_anotherFile() -> None:
     """Blocks that cannot be of one file end it."""
     for wrong in (b"\0\3\0\4" + bytes(512), b"\0\3\0\2abc", b"\0\3\0\3" + bytes(512)):
         download = begun()
-        download.heard(block(3), SOURCE, 0.1)
+        download.receiveFromGroup(block(3), SOURCE, 0.1)
         with pytest.raises(ContentChanged):
-            download.heard(wrong, SOURCE, 0.2)
+            download.receiveFromGroup(wrong, SOURCE, 0.2)
 
 
 def test_refused() -> None:

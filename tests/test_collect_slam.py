@@ -36,12 +36,12 @@ def begun(silence: float = 31.0) -> SlamDownload:
 def test_blocksInAnyOrder() -> None:
     """Blocks are kept as they come, each once, and the last one missing ends it with a farewell."""
     download = begun()
-    assert download.heard(data(2), None, 0.1) == ((8, b"ij"), [])
+    assert download.receiveFromGroup(data(2), None, 0.1) == ((8, b"ij"), [])
     assert download.size == 10
-    assert download.heard(data(2), None, 0.1) == (None, [])
-    assert download.heard(data(0), None, 0.1) == ((0, b"abcd"), [])
+    assert download.receiveFromGroup(data(2), None, 0.1) == (None, [])
+    assert download.receiveFromGroup(data(0), None, 0.1) == ((0, b"abcd"), [])
     assert not download.complete
-    assert download.heard(data(1), None, 0.1) == ((4, b"efgh"), [])
+    assert download.receiveFromGroup(data(1), None, 0.1) == ((4, b"efgh"), [])
     assert download.complete
     assert download.stored(0.1) == [b"\0"]
     assert download.outcome == DONE
@@ -53,7 +53,7 @@ def test_answersQuestions() -> None:
     """A question gets the list of what is missing, at once; one with something behind it is none."""
     download = begun()
     assert download.receive(HEADER.build(), 0.1) == (None, [bytes.fromhex("202300")])
-    download.heard(data(1), None, 0.2)
+    download.receiveFromGroup(data(1), None, 0.2)
     assert download.receive(HEADER.build(), 0.3) == (None, [bytes.fromhex("2021212100")])
     with pytest.raises(WireError):
         download.receive(HEADER.build() + b"\0", 0.4)
@@ -73,7 +73,7 @@ def test_speaksAfterSilence() -> None:
     assert said == [*((at, slam.FIRST_LIST) for at in (1.0, 3.0, 7.0, 11.0)), (12.0, b"\0")]
     assert download.outcome == SILENT
     busy = begun()
-    busy.heard(data(0), None, 0.9)
+    busy.receiveFromGroup(data(0), None, 0.9)
     assert busy.poll(1.5) == []
     assert busy.poll(1.9) == [bytes.fromhex("212200")]
 
@@ -81,9 +81,9 @@ def test_speaksAfterSilence() -> None:
 def test_anotherFile() -> None:
     """A header that changes ends it: two files must not become one."""
     download = begun()
-    download.heard(data(0), None, 0.1)
+    download.receiveFromGroup(data(0), None, 0.1)
     with pytest.raises(ContentChanged):
-        download.heard(data(1, slam.Header(8, 10, 4)), None, 0.2)
+        download.receiveFromGroup(data(1, slam.Header(8, 10, 4)), None, 0.2)
     with pytest.raises(ContentChanged):
         download.receive(slam.Header(7, 11, 4).build(), 0.2)
 
@@ -93,7 +93,7 @@ def test_longList() -> None:
     header = slam.Header(1, 10_000, 1)
     download = begun()
     for number in range(0, 10_000, 2):
-        download.heard(slam.SlamData(header, number, b"x").build(), None, 0.1)
+        download.receiveFromGroup(slam.SlamData(header, number, b"x").build(), None, 0.1)
     listed = download.receive(header.build(), 0.2)[1][0]
     assert len(listed) <= slam.LARGEST_DATAGRAM
     assert slam.parseList(listed) == tuple(range(number, number + 1) for number in range(1, 1471, 2))

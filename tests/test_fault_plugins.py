@@ -20,8 +20,8 @@ from castd.client.transfer import Transfer, TransferError
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
+from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
-from castd.receive.sbroadcast import SbroadcastDownload
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog

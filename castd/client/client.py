@@ -5,7 +5,7 @@ The client: files fetched and sent.  Other schemes than C{tftp} come by L{SCHEME
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -18,10 +18,10 @@ from castd.client.report import Progress, Report, Sink, TransferError
 from castd.client.transfer import Transfer
 from castd.client.urls import Url, UrlError
 from castd.options import groupEndpoint
-from castd.packets.netascii import Decoder
-from castd.receive import mtftp, multicast, slam
+from castd.receive import mtftp, slam
 from castd.receive.blocks import Read
-from castd.receive.netascii import NetasciiReceiver
+from castd.receive.group import MulticastDownload
+from castd.receive.netascii import NetasciiDownload
 from castd.receive.options import RequestedOptions
 from castd.receive.tftp import CLIENT_POLICY, TftpDownload, TftpUpload
 
@@ -51,10 +51,9 @@ class Scheme:
 
 
 def _download(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
-    text = url.mode == "netascii"
-    # The size is that of another file than the one on the wire.
-    download = TftpDownload(url.name, replace(requested, tsize=False) if text else requested, url.mode, policy)
-    return NetasciiReceiver(download, Decoder()) if text else download
+    if url.mode == "netascii":
+        return NetasciiDownload(url.name, requested, policy)
+    return TftpDownload(url.name, requested, url.mode, policy)
 
 
 def _upload(url: Url, size: int, read: Read, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
@@ -64,7 +63,7 @@ def _upload(url: Url, size: int, read: Read, requested: RequestedOptions, policy
 def _tftm(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:
     if url.mode == "netascii":
         return _download(url, requested, policy)
-    return multicast.MulticastDownload(url.name, requested, policy)
+    return MulticastDownload(url.name, requested, policy)
 
 
 def _slam(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Any:

@@ -20,7 +20,7 @@ from castd.client.multicast import MulticastPort, widen
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused, UnknownTid, WireError
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
-from castd.receive.piece import OffsetBlock
+from castd.receive.base import OffsetBlock
 from castd.server.sender import FULL, REST
 
 #: Datagrams of strangers that are answered; a transfer is no place for more.
@@ -128,7 +128,7 @@ class Transfer(DatagramProtocol):
     def fromGroup(self, datagram: bytes, peer: Any) -> None:
         """From the group's port."""
         if not self._over:
-            self._take(lambda content, now: self._collector.heard(content, peer, now), datagram)
+            self._take(lambda content, now: self._collector.receiveFromGroup(content, peer, now), datagram)
 
     def _take(
         self, receive: Callable[[bytes, float], Any], datagram: bytes, peer: tuple[str, int] | None = None

@@ -1,6 +1,7 @@
 """
-The other half of each conversation: which blocks have I, what do I say next.  Pure, like the casts.
+The receiving halves: which blocks have come, and which datagram goes out next.  Pure, like the casts.
 
-L{TftpDownload<castd.receive.tftp.TftpDownload>} and L{TftpUpload<castd.receive.tftp.TftpUpload>} are what a client
-does, L{UploadReceiver<castd.receive.upload.UploadReceiver>} is what a server does with a write request.
+L{TftpDownload<castd.receive.tftp.TftpDownload>} and L{TftpUpload<castd.receive.tftp.TftpUpload>} are a client's halves
+of a read and a write, L{UploadReceiver<castd.receive.upload.UploadReceiver>} is the server's half of a write.  Each
+provides L{ITransferHalf<castd.interfaces.ITransferHalf>}.
 """

@@ -1,10 +1,11 @@
 """
-What the halves of a TFTP transfer have in common: how they repeat, receive and end.
+What the halves of a TFTP transfer have in common: when they repeat a datagram, how they receive blocks, how they end.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import ABORTED, DONE, SILENT
@@ -17,11 +18,19 @@ from castd.receive.retransmit import RetransmitTimer
 DALLY_INTERVALS = 3
 
 
+class OffsetBlock(NamedTuple):
+    """A block and its place in the file: the payload of a half whose blocks come in any order."""
+
+    offset: int
+    payload: bytes
+
+
 class TransferHalf(ABC):
     """
-    What the three have in common: the opening that is repeated until it is answered, and how it ends.
+    One side of a TFTP transfer: repeats its opening datagram until that is answered, and knows when it has ended.
 
-    @ivar repeats: how often the timer made it say something again.
+    @ivar outcome, complete, size: as L{ITransferHalf<castd.interfaces.ITransferHalf>}.
+    @ivar error, terms, repeats: as L{IClientTransferHalf<castd.interfaces.IClientTransferHalf>}.
     """
 
     def __init__(self, policy: RetransmitPolicy, terms: AgreedOptions | None) -> None:
@@ -33,27 +42,27 @@ class TransferHalf(ABC):
         self.terms = terms
         self._policy = policy
         self._opening = b""
-        self._wait = RetransmitTimer(policy)
+        self._timer = RetransmitTimer(policy)
         self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
-        """-> what opens it; asked again, the same once more (the peer repeated its request)."""
-        self._wait.begin(now)
+        """-> the opening datagram; called again, the same one: the peer has repeated its request."""
+        self._timer.start(now)
         return [self._opening]
 
     def poll(self, now: float) -> list[bytes]:
-        """-> what to repeat now; sets C{outcome} when patience is over."""
+        """-> datagrams to repeat now.  Sets C{outcome} when the peer was silent for too long."""
         if self.outcome is not None or (self.complete and self._dallyUntil is None):
             return []
         if self._dallyUntil is not None:
             self.outcome = DONE if now >= self._dallyUntil else None
-        elif self._wait.over(now):
+        elif self._timer.exhausted(now):
             self.outcome = SILENT
-        elif self._wait.due(now):
-            self._wait.again(now)
-            said = self._repetition()
-            self.repeats += bool(said)
-            return said
+        elif self._timer.due(now):
+            self._timer.repeated(now)
+            datagrams = self._retransmission()
+            self.repeats += bool(datagrams)
+            return datagrams
         return []
 
     def deadline(self, now: float) -> float | None:
@@ -62,17 +71,17 @@ class TransferHalf(ABC):
             return None
         if self._dallyUntil is not None:
             return self._dallyUntil
-        return None if self.complete else self._wait.deadline()
+        return None if self.complete else self._timer.deadline()
 
     @abstractmethod
-    def _repetition(self) -> list[bytes]:
-        """-> the last thing said, or nothing, if the peer is to say something first."""
+    def _retransmission(self) -> list[bytes]:
+        """-> the last datagrams once more, or none if the peer is to speak first."""
 
-    def _readPacket(self, datagram: bytes) -> Data | Ack | Oack | None:
+    def _parse(self, datagram: bytes) -> Data | Ack | Oack | None:
         """
-        Read what the peer says; L{None}: there is nothing more to do about it.
+        Read a datagram of the peer; L{None}: nothing more is to be done about it.
 
-        Its ERROR is the end, and is never answered; once all is stored it takes nothing away.
+        An ERROR ends the transfer and is never answered.  Once everything is stored it changes nothing.
 
         @raise WireError: it cannot be read.
         """
@@ -87,7 +96,7 @@ class TransferHalf(ABC):
 
 
 class ReceivingHalf(TransferHalf):
-    """A half that receives blocks."""
+    """A half that receives blocks in their order."""
 
     def __init__(self, policy: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         super().__init__(policy, terms)
@@ -95,52 +104,57 @@ class ReceivingHalf(TransferHalf):
 
     @property
     def blocks(self) -> int:
-        """How many blocks are stored."""
+        """How many blocks have come."""
         return self._receiver.stored
 
     def stored(self, now: float) -> list[bytes]:
-        """Everything is kept safely.  -> the last ACK; from now on a repetition of the last block gets it again."""
-        self._dallyUntil = now + self._dally()
+        """Begin to dally: everything is stored.  -> the last ACK, repeated whenever the last block comes again."""
+        self._dallyUntil = now + self._dallySeconds()
         return [self._ack()]
 
-    def _on(self, terms: AgreedOptions) -> None:
-        """From now on these terms."""
+    def _setTerms(self, terms: AgreedOptions) -> None:
+        """Receive the blocks on these terms, from the first one on."""
         self.terms, self._receiver = terms, BlockReceiver(terms)
 
     @abstractmethod
-    def _dally(self) -> float:
+    def _dallySeconds(self) -> float:
         """-> seconds to stay after the last ACK."""
 
-    def _take(self, data: Data, now: float) -> tuple[bytes | None, list[bytes]]:
-        """One DATA, in whichever state."""
-        payload, due = self._receiver.take(data)
+    def _receiveData(self, data: Data, now: float) -> tuple[bytes | None, list[bytes]]:
+        """-> (the payload of the next block or L{None}, the ACK if one is due)."""
+        payload, ackDue = self._receiver.receive(data)
         if payload is not None:
-            self._wait.heard(now)
+            self._timer.progressed(now)
             self.complete = self._receiver.final
         if self._dallyUntil is not None:
-            return None, [self._ack()] if due else []
-        # While the last block is being kept safely its repetitions get no answer: it would be taken for our consent.
-        if not due or self.complete or (payload is None and not self._worthAnswering(now)):
+            return None, [self._ack()] if ackDue else []
+        # While the last block is being stored its repetitions get no answer: the sender would take it for our consent.
+        if not ackDue or self.complete or (payload is None and not self._mayAckAgain(now)):
             return payload, []
-        self._wait.ask(now, first=payload is not None)
+        self._timer.sent(now, first=payload is not None)
         return payload, [self._ack()]
 
-    def _worthAnswering(self, now: float) -> bool:
+    def _mayAckAgain(self, now: float) -> bool:
         """
-        A repetition that comes right behind our ACK has crossed it.  Answering it as well would double every later
-        block with a sender that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in
-        uploads, and some servers in reads.
+        -> whether a block that comes again is to be acknowledged again.
+
+        One that comes right behind our ACK has crossed it.  To answer it would double every later block with a sender
+        that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in uploads, and some
+        servers in reads.
         """
         return (
-            self._dallyUntil is not None or self._windows or now - self._wait.asked >= 2 * (self._wait.measured or 0.0)
+            self._dallyUntil is not None
+            or self._hasWindows
+            or now - self._timer.sentAt >= 2 * (self._timer.roundTrip or 0.0)
         )
 
     @property
-    def _windows(self) -> bool:
+    def _hasWindows(self) -> bool:
+        """More than one block is sent for each ACK."""
         return self.terms is not None and self.terms.windowsize > 1
 
     def _ack(self) -> bytes:
         return buildAck(self._receiver.acknowledge())
 
-    def _repetition(self) -> list[bytes]:
+    def _retransmission(self) -> list[bytes]:
         return [self._ack()] if self.blocks else [self._opening]

@@ -1,5 +1,5 @@
 """
-The two ends of a row of numbered blocks, without requests and timers: RFC 1350, windows as in RFC 7440 section 4.
+The two ends of a sequence of numbered blocks, without requests and timers: RFC 1350, windows as in RFC 7440 section 4.
 
 Blocks are counted 1, 2, ... here, as on the wire but without end; the 16 bits of the wire stand for the number nearest
 to what is expected.
@@ -20,30 +20,30 @@ Read: TypeAlias = Callable[[int, int], bytes]
 
 class BlockReceiver:
     """
-    Takes blocks in order and knows when to acknowledge: at the end of a window, at the end of the file, at a gap.
+    Receives blocks in order and knows when an ACK is due: at the end of a window, at the end of the file, at a gap.
 
     It keeps no block, so that nothing a peer sends costs memory.
 
-    @ivar stored: the last block taken; all before it were.
-    @ivar final: that was the last one of the file.
+    @ivar stored: the number of the last block received; all before it were received.
+    @ivar final: that was the last block of the file.
     @ivar rollover: the number after 65535.
     """
 
-    __slots__ = ("_begun", "_terms", "_told", "final", "rollover", "stored")
+    __slots__ = ("_acked", "_gapAcked", "_terms", "final", "rollover", "stored")
 
     def __init__(self, terms: AgreedOptions) -> None:
         self._terms = terms
-        self._begun = 0
-        self._told = False
+        self._acked = 0
+        self._gapAcked = False
         self.stored = 0
         self.final = False
         self.rollover = terms.rollover
 
-    def take(self, data: Data) -> tuple[bytes | None, bool]:
+    def receive(self, data: Data) -> tuple[bytes | None, bool]:
         """
-        A block came.
+        Receive a block.
 
-        @return: (its payload if it is the next one, whether an acknowledgement is due now).
+        @return: (its payload if it is the next one, whether an ACK is due now).
         @raise WireError: a number that no block has.
         @raise Unsupported: more octets than were agreed on.
         """
@@ -53,39 +53,41 @@ class BlockReceiver:
         if len(data.payload) > self._terms.blksize:
             raise Unsupported(why=f"a block of {len(data.payload)} octets where {self._terms.blksize} were agreed on")
         if number != self.stored + 1 or self.final:
-            return None, self._repeat(number)
+            return None, self._ackDueAgain(number)
         self.stored = number
-        self._told = False
+        self._gapAcked = False
         self.final = len(data.payload) < self._terms.blksize
         return (
             data.payload,
-            not self.final and number - self._begun >= self._terms.windowsize,
+            not self.final and number - self._acked >= self._terms.windowsize,
         )
 
-    def _repeat(self, number: int) -> bool:
+    def _ackDueAgain(self, number: int) -> bool:
         """
-        Not the next block.  One at a time, only the last one is acknowledged again, each time it comes.  In windows,
-        any other block tells of a gap or of a lost ACK and is answered once: the rest of that window says the same.
+        -> whether the last ACK is due again for a block that is not the next one.
+
+        One block at a time, only the last one is acknowledged again, each time it comes.  In windows, any other block
+        tells of a gap or of a lost ACK and is answered once: the rest of that window tells the same.
         """
         if self._terms.windowsize == 1 or self.final:
             return number == self.stored
-        told, self._told = self._told, True
-        return not told
+        acked, self._gapAcked = self._gapAcked, True
+        return not acked
 
     def acknowledge(self) -> int:
         """
-        -> the 16 bits of the ACK for all that is stored.  The sender's next window begins behind it.
+        -> the 16 bits of the ACK for all blocks received.  The sender's next window begins behind it.
         """
-        self._begun = self.stored
+        self._acked = self.stored
         return wire(self.stored, self.rollover)
 
 
 class BlockSender:
     """
-    Sends a row of blocks, a window at a time.
+    Sends a sequence of blocks, a window at a time.
 
     A duplicate ACK never causes a block (RFC 1123 section 4.2.3.1), but for one case: a receiver of windows that misses
-    the first block of one has no other word for it than its last ACK, and is heard once.
+    the first block of one can say so only by its last ACK, and is answered once.
 
     @ivar done: the last block is acknowledged.
     @ivar base: the first block without an acknowledgement.
@@ -93,13 +95,13 @@ class BlockSender:
     """
 
     __slots__ = (
+        "_highest",
         "_last",
         "_next",
         "_read",
-        "_restarted",
+        "_resent",
         "_size",
         "_terms",
-        "_top",
         "base",
         "done",
         "fresh",
@@ -111,9 +113,9 @@ class BlockSender:
         self._read = read
         # A last block is short, if need be empty: that is how the receiver knows.
         self._last = size // terms.blksize + 1
-        self._restarted = False
+        self._resent = False
         self.base = self._next = 1
-        self._top = 0
+        self._highest = 0
         self.done = False
         self.fresh = True
 
@@ -124,8 +126,8 @@ class BlockSender:
         @raise ContentChanged: there are not as many octets as there were.
         """
         self._next = min(self.base + self._terms.windowsize, self._last + 1)
-        self.fresh = self.base > self._top
-        self._top = max(self._top, self._next - 1)
+        self.fresh = self.base > self._highest
+        self._highest = max(self._highest, self._next - 1)
         return [self._data(number) for number in range(self.base, self._next)]
 
     def _data(self, number: int) -> bytes:
@@ -136,23 +138,24 @@ class BlockSender:
             raise ContentChanged
         return buildData(wire(number, self._terms.rollover), payload)
 
-    def again(self) -> list[bytes]:
-        """The timer: -> the window once more."""
-        self._restarted = True
+    def resend(self) -> list[bytes]:
+        """-> the DATA of the window once more: it was not acknowledged in time."""
+        self._resent = True
         return self.window()
 
-    def hear(self, short: int) -> tuple[bool, list[bytes]]:
+    def acknowledged(self, short: int) -> tuple[bool, list[bytes]]:
         """
-        An ACK came.
+        Receive an ACK.
 
-        @return: (whether it is progress, what to send now).
+        @param short: its 16 bits.
+        @return: (whether it is progress, the DATA to send now).
         """
         number = unwrap(short, self.base, self._terms.rollover)
         if self.base <= number < self._next:
             self.base = number + 1
-            self._restarted = False
+            self._resent = False
             self.done = number == self._last
             return True, [] if self.done else self.window()
-        if number == self.base - 1 and self._terms.windowsize > 1 and not self._restarted:
-            return False, self.again()
+        if number == self.base - 1 and self._terms.windowsize > 1 and not self._resent:
+            return False, self.resend()
         return False, []

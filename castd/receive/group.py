@@ -1,106 +1,116 @@
 """
-A member of a group: what the receiving halves of RFC 2090's C{multicast} and IBM's C{sbroadcast} have in common.
+The receiving halves of a member of a group: RFC 2090's C{multicast} (C{tftm://host[:port]/file}, as iPXE spells it),
+and IBM's C{sbroadcast}, which has no URL and is for programs.
 
-It hears blocks in any order, speaks as the master when it is told that it is one, and is an ordinary reader where the
-server grants no group.
+A member receives blocks in any order, acknowledges them when it is told that it is the master client, and is an
+ordinary reader where the server grants no group.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+
+from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import Unsupported, WireError
+from castd.interfaces import IGroupTransferHalf
 from castd.outcomes import ABORTED, DONE, SILENT
+from castd.packets.multicast import BDATA, parseBdata, parseMulticast, parseSubnet
 from castd.packets.options import AgreedOptions
-from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, parse
+from castd.packets.tftp import DATA as _DATA
+from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, opcode, parse
+from castd.receive.base import OffsetBlock
 from castd.receive.options import BadOffer, RequestedOptions
-from castd.receive.piece import OffsetBlock
 from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import CLIENT_POLICY, TftpDownload
+from castd.request import Peer
 
-#: A listener that hears nothing for so long asks again, and after so many times gives up.
+#: A listener that hears nothing for so long sends its request again, and after so many times gives up.
 LISTENER_SILENCE, LISTENER_TRIES = 15.0, 3
 #: After its last ACK a member stays for so long, since it may yet be asked what it lacks.  Seconds.
 DALLY = 2.0
+#: The port that C{sbroadcast} data comes to until the server says otherwise (IANA subntbcst_tftp).
+SBROADCAST_PORT = 247
 _MOST = 65535
 
 
 class GroupDownload(ABC):
     """
-    One file, by a group or by unicast.
+    The client's half of a read by a group, or by unicast where the server grants no group.
 
-    @ivar group: (address, port) to listen to, the address empty for broadcasts; L{None} as long as there is none.
-    @ivar tid: the server's address and port, as the shell learns it with the first answer.
-    @ivar master: it has the mastership.
-    @ivar blocks: how many different ones have come; C{repeats}: times that a timer made it say something again.
+    @cvar option: the option that asks for a group.
+    @ivar master: this client is the master: it acknowledges blocks.
+    @ivar group, tid: as L{IGroupTransferHalf}.
+    @ivar blocks: how many different ones have come.
+    @ivar repeats: how often a timer repeated a datagram.
     """
 
-    #: The option that is asked for.
     option = ""
 
     def __init__(
         self, name: str, requested: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY, value: str = ""
     ) -> None:
+        """
+        @param value: of the option that asks for a group.
+        """
         self.group: tuple[str, int] | None = None
-        self.tid: tuple[Any, ...] | None = None
+        self.tid: Peer | None = None
         self.outcome: str | None = None
         self.complete = self.master = False
         self.size: int | None = None
         self.error: Error | None = None
         self.terms: AgreedOptions | None = None
         self.blocks = self.repeats = 0
-        self._wishes = requested
-        self._plain = TftpDownload(name, requested, "octet", policy)
-        self._isPlain = False
+        self._requested = requested
+        self._unicast = TftpDownload(name, requested, "octet", policy)
+        self._isUnicast = False
         self._opening = buildRequest(TftpRequest(False, name, "octet", (*requested.options(), (self.option, value))))
-        self._wait = RetransmitTimer(policy)
+        self._timer = RetransmitTimer(policy)
         self._heardAt = 0.0
         self._tries = 0
         self._have = bytearray(_MOST + 2)
-        self._first = 1  # the first block that is lacking
+        self._firstMissing = 1
         self._count: int | None = None
         self._dallyUntil: float | None = None
 
     @abstractmethod
-    def _offer(self, value: str) -> bool:
+    def _readGroup(self, value: str) -> bool:
         """
         Read the option's value and keep what it says of the group.
 
         @return: this client is the master.
-        @raise WireError: unreadable.
+        @raise WireError: it cannot be read.
         """
 
     @abstractmethod
-    def _block(self, datagram: bytes, peer: Any) -> Data | None:
+    def _parseBlock(self, datagram: bytes, peer: Peer | None) -> Data | None:
         """
-        -> a block of this group, L{None}: it is not.
+        Read a block of this group; L{None}: it is no such block.
 
-        @raise WireError: unreadable.
+        @param peer: who sent it.
+        @raise WireError: it cannot be read.
         """
-
-    # The intake.
 
     def begin(self, now: float) -> list[bytes]:
         """-> the request."""
         self._heardAt = now
-        self._wait.begin(now)
-        self._plain.begin(now)
+        self._timer.start(now)
+        self._unicast.begin(now)
         return [self._opening]
 
-    def receive(self, datagram: bytes, now: float) -> tuple[Any, list[bytes]]:
+    def receive(self, datagram: bytes, now: float) -> tuple[bytes | OffsetBlock | None, list[bytes]]:
         """
-        From the server to this client alone: an answer, or a block for one who hears no group.
+        Receive a datagram sent to this client alone: an answer, or a block for one that hears no group.
 
-        @return: (piece to keep or L{None}, datagrams to send).
-        @raise WireError: unreadable.
+        @return: (payload to store or L{None}, datagrams to send).
+        @raise WireError: it cannot be read.
         @raise BadOffer: an OACK that grants what was not asked for.
         """
-        if self._isPlain:
-            return self._asPlain(datagram, now)
-        if self.terms is not None and (found := self._block(datagram, self.tid)) is not None:
-            return self._took(found, now)
+        if self._isUnicast:
+            return self._receiveUnicast(datagram, now)
+        if self.terms is not None and (block := self._parseBlock(datagram, self.tid)) is not None:
+            return self._receiveBlock(block, self.terms, now)
         packet = parse(datagram)
         if self.outcome is not None:
             return None, []
@@ -110,39 +120,39 @@ class GroupDownload(ABC):
         if isinstance(packet, Oack):
             value = next((text for name, text in packet.options if name.lower() == self.option), None)
             if value is not None:
-                return None, self._granted(packet.options, value, now)
+                return None, self._oackReceived(packet.options, value, now)
         if self.terms is not None:
             raise WireError("no part of a group's talk")
-        self._isPlain = True
-        return self._asPlain(datagram, now)
+        self._isUnicast = True
+        return self._receiveUnicast(datagram, now)
 
-    def heard(self, datagram: bytes, peer: Any, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
+    def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
-        From the group, or whoever sends to it.
+        Receive a datagram sent to the group.
 
-        @return: as C{receive}.
-        @raise WireError: unreadable.
+        @return: as L{receive}.
+        @raise WireError: it cannot be read.
         """
         if self.outcome is not None or self.terms is None:
             return None, []
-        found = self._block(datagram, peer)
-        return (None, []) if found is None else self._took(found, now)
+        block = self._parseBlock(datagram, peer)
+        return (None, []) if block is None else self._receiveBlock(block, self.terms, now)
 
     def stored(self, now: float) -> list[bytes]:
-        """-> the last block's ACK; it is said again if the server asks."""
-        if self._isPlain:
-            said = self._plain.stored(now)
-            self._mirror()
-            return said
+        """Begin to dally: everything is stored.  -> the last ACK, which goes out again if the server asks for it."""
+        if self._isUnicast:
+            datagrams = self._unicast.stored(now)
+            self._copyUnicast()
+            return datagrams
         self._dallyUntil = now + DALLY
         return [self._ack()]
 
     def poll(self, now: float) -> list[bytes]:
-        """-> what to repeat.  Sets C{outcome} when patience is over."""
-        if self._isPlain:
-            said = self._plain.poll(now)
-            self._mirror()
-            return said
+        """-> datagrams to repeat now.  Sets C{outcome} when the server was silent for too long."""
+        if self._isUnicast:
+            datagrams = self._unicast.poll(now)
+            self._copyUnicast()
+            return datagrams
         if self._dallyUntil is not None:
             self.outcome = DONE if now >= self._dallyUntil else self.outcome
             return []
@@ -151,51 +161,49 @@ class GroupDownload(ABC):
         return self._pollListener(now) if self.terms is not None and not self.master else self._pollMaster(now)
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at."""
-        if self._isPlain:
-            return self._plain.deadline(now)
+        """-> the instant to poll again at; L{None}: nothing is waited for."""
+        if self._isUnicast:
+            return self._unicast.deadline(now)
         if self.outcome is not None:
             return None
         if self._dallyUntil is not None or self.complete:
             return self._dallyUntil
         if self.terms is not None and not self.master:
             return self._heardAt + LISTENER_SILENCE
-        return self._wait.deadline()
+        return self._timer.deadline()
 
-    # What it does.
+    def _receiveUnicast(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
+        received = self._unicast.receive(datagram, now)
+        self._copyUnicast()
+        return received
 
-    def _asPlain(self, datagram: bytes, now: float) -> tuple[Any, list[bytes]]:
-        answer = self._plain.receive(datagram, now)
-        self._mirror()
-        return answer
+    def _copyUnicast(self) -> None:
+        """Make this half look as the unicast one, which has taken over."""
+        half = self._unicast
+        self.outcome, self.complete, self.size = half.outcome, half.complete, half.size
+        self.error, self.terms, self.blocks, self.repeats = half.error, half.terms, half.blocks, half.repeats
 
-    def _mirror(self) -> None:
-        plain = self._plain
-        self.outcome, self.complete, self.size = plain.outcome, plain.complete, plain.size
-        self.error, self.terms, self.blocks, self.repeats = plain.error, plain.terms, plain.blocks, plain.repeats
-
-    def _granted(self, options: Options, value: str, now: float) -> list[bytes]:
-        """The first OACK says everything; a later one is about the mastership alone."""
-        rest = tuple((name, text) for name, text in options if name.lower() != self.option)
-        agreed = self._wishes.agree(rest)
+    def _oackReceived(self, options: Options, value: str, now: float) -> list[bytes]:
+        """-> the ACK of an OACK: the first one opens the transfer, a later one is about the mastership alone."""
+        others = tuple((name, text) for name, text in options if name.lower() != self.option)
+        agreed = self._requested.agree(others)
         try:
-            self.master = self._offer(value)
+            self.master = self._readGroup(value)
         except WireError as error:
             raise BadOffer(why=str(error)) from None
         if self.terms is None:
             self.terms, self.size = agreed, agreed.tsize
             self._count = None if self.size is None else self.size // agreed.blksize + 1
         self._heardAt, self._tries = now, 0
-        self._wait.heard(now)
-        self._wait.ask(now)
+        self._timer.progressed(now)
+        self._timer.sent(now)
         if self.complete:
-            # Once it is kept safely: before, the ACK would be taken for our consent.
+            # Once it is stored: before that, the server would take the ACK for our consent.
             return [self._ack()] if self._dallyUntil is not None else []
         return [self._ack() if self.master else buildAck(0)]
 
-    def _took(self, block: Data, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
-        terms = self.terms
-        assert terms is not None
+    def _receiveBlock(self, block: Data, terms: AgreedOptions, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
+        """-> (the block if it is new or L{None}, a master's ACK of a new one)."""
         if len(block.payload) > terms.blksize:
             raise Unsupported(why=f"a block of {len(block.payload)} octets where {terms.blksize} were agreed on")
         number, last = block.number, len(block.payload) < terms.blksize
@@ -212,31 +220,31 @@ class GroupDownload(ABC):
         self.blocks += 1
         if last:
             self._count = number
-        self._first = self._have.find(0, self._first)
+        self._firstMissing = self._have.find(0, self._firstMissing)
         self.complete = self._count is not None and self.blocks == self._count
-        self._wait.heard(now)
-        said = []
+        self._timer.progressed(now)
+        replies = []
         if self.master and not self.complete:
-            self._wait.ask(now)
-            said = [self._ack()]
-        return OffsetBlock((number - 1) * terms.blksize, block.payload), said
+            self._timer.sent(now)
+            replies = [self._ack()]
+        return OffsetBlock((number - 1) * terms.blksize, block.payload), replies
 
     def _ack(self) -> bytes:
-        """All before the first one that is lacking."""
-        return buildAck(self._first - 1)
+        """-> the ACK of all blocks before the first missing one."""
+        return buildAck(self._firstMissing - 1)
 
     def _pollMaster(self, now: float) -> list[bytes]:
-        """The request, or the last ACK, again; a master that gives up says so."""
-        if self._wait.over(now):
+        """-> the request or the last ACK again, when it is time."""
+        if self._timer.exhausted(now):
             self.outcome = SILENT
-        elif self._wait.due(now):
-            self._wait.again(now)
+        elif self._timer.due(now):
+            self._timer.repeated(now)
             self.repeats += 1
             return [self._ack() if self.terms is not None else self._opening]
         return []
 
     def _pollListener(self, now: float) -> list[bytes]:
-        """Nothing was heard for long: the request again."""
+        """-> the request again, after a long silence."""
         if now < self._heardAt + LISTENER_SILENCE:
             return []
         self._heardAt = now
@@ -246,3 +254,64 @@ class GroupDownload(ABC):
             return []
         self.repeats += 1
         return [self._opening]
+
+
+@implementer(IGroupTransferHalf)
+class MulticastDownload(GroupDownload):
+    """The client's half of RFC 2090: takes the blocks that come from the address and port of the server's answer."""
+
+    option = "multicast"
+
+    def _readGroup(self, value: str) -> bool:
+        offer = parseMulticast(value)
+        self.group = offer.group or self.group
+        return offer.master
+
+    def _parseBlock(self, datagram: bytes, peer: Peer | None) -> Data | None:
+        if opcode(datagram) != _DATA or (self.tid is not None and (peer is None or peer[:2] != self.tid[:2])):
+            return None
+        packet = parse(datagram)
+        return packet if isinstance(packet, Data) else None
+
+
+@implementer(IGroupTransferHalf)
+class SbroadcastDownload(GroupDownload):
+    """
+    The client's half of IBM's subnet broadcast.  It must be allowed to bind port 247.
+
+    A block is known by its identifier and source port alone: a server with several addresses may use any of them.
+    """
+
+    option = "sbroadcast"
+
+    def __init__(
+        self,
+        name: str,
+        mask: str,
+        requested: RequestedOptions | None = None,
+        policy: RetransmitPolicy = CLIENT_POLICY,
+        code: int = BDATA,
+        flags: tuple[str, str] = ("0", "1"),
+    ) -> None:
+        """
+        @param mask: of this client's subnet, a dotted quad.
+        @param code: the opcode of data packets.
+        @param flags: how the server tells who is not the master, and who is.
+        """
+        super().__init__(name, requested or RequestedOptions(blksize=1464), policy, mask)
+        self.group = ("", SBROADCAST_PORT)
+        self._sbid: int | None = None
+        self._code = code
+        self._flags = flags
+
+    def _readGroup(self, value: str) -> bool:
+        offer = parseSubnet(value, *self._flags)
+        self.group = ("", offer.port or SBROADCAST_PORT)
+        self._sbid = self._sbid if offer.sbid is None else offer.sbid
+        return offer.master
+
+    def _parseBlock(self, datagram: bytes, peer: Peer | None) -> Data | None:
+        if opcode(datagram) != self._code or (self.tid is not None and (peer is None or peer[1] != self.tid[1])):
+            return None
+        block = parseBdata(datagram, self._code)
+        return Data(block.number, block.payload) if block.sbid == self._sbid else None

@@ -1,45 +1,31 @@
 """
-Netascii on its way in: the same intake, its payloads converted.
+A TFTP read in mode netascii: the payloads are converted to the octets of a file.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import replace
 
-from zope.interface import implementer
-
-from castd.interfaces import ITransferHalf
-
-
-class Decoding(Protocol):
-    """What turns the octets of the wire into those of a file, piece by piece: L{castd.packets.netascii.Decoder}."""
-
-    def feed(self, data: bytes, /) -> bytes: ...
-
-    def finish(self) -> bytes: ...
+from castd.cast.policy import RetransmitPolicy
+from castd.packets.netascii import Decoder
+from castd.receive.options import RequestedOptions
+from castd.receive.tftp import CLIENT_POLICY, TftpDownload
 
 
-@implementer(ITransferHalf)
-class NetasciiReceiver:
-    """
-    Another intake whose payloads go through a decoder; all else is the other's.
-    """
+class NetasciiDownload(TftpDownload):
+    """The client's half of a read in mode netascii."""
 
-    def __init__(self, uploadReceiver: Any, decoder: Decoding) -> None:
-        self._intake = uploadReceiver
-        self._decoder = decoder
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._intake, name)
+    def __init__(self, name: str, requested: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY) -> None:
+        # A size would be that of the file on the wire, not of the one that is stored.
+        super().__init__(name, replace(requested, tsize=False), "netascii", policy)
+        self._decoder = Decoder()
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
-        """See L{castd.interfaces.ITransferHalf.receive}."""
-        payload, answers = self._intake.receive(datagram, now)
-        if payload is None:
-            return None, answers
-        payload = self._decoder.feed(payload)
-        # A CR that ends the file has no partner to wait for.
-        return (
-            payload + self._decoder.finish() if self._intake.complete else payload,
-            answers,
-        )
+        """As L{TftpDownload.receive}, with the octets of the file in place of those on the wire."""
+        payload, replies = super().receive(datagram, now)
+        if payload is not None:
+            payload = self._decoder.feed(payload)
+            if self.complete:
+                # A CR that ends the file has no partner to wait for.
+                payload += self._decoder.finish()
+        return payload, replies

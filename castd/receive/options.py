@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 from castd.errors import Refused
 from castd.packets.options import AgreedOptions, number
@@ -14,7 +14,7 @@ from castd.packets.tftp import LARGEST_BLKSIZE, Options
 
 
 class BadOffer(Refused):
-    """An OACK that grants what was not asked for, or more than that: ERROR 8 ends the transfer (RFC 2347)."""
+    """An OACK grants what was not asked for, or more than that: ERROR 8 ends the transfer (RFC 2347)."""
 
     code = 8
     text = "Option negotiation failed"
@@ -23,11 +23,11 @@ class BadOffer(Refused):
 @dataclass(frozen=True, slots=True)
 class RequestedOptions:
     """
-    The options of a request; what is L{None} is not asked for.
+    The options that a client asks for; one that is L{None} is not asked for.
 
     @ivar blksize: octets, 8 to 65464 (RFC 2348).
     @ivar windowsize: blocks, 1 to 65535 (RFC 7440).
-    @ivar tsize: ask for the size, or tell it in a write (RFC 2349).
+    @ivar tsize: ask for the size in a read, announce it in a write (RFC 2349).
     @ivar timeout: seconds, 1 to 255 (RFC 2349).  A server then repeats at that interval, so it is better not asked for.
     @ivar rollover: the number after block 65535, 0 or 1.
     """
@@ -40,7 +40,7 @@ class RequestedOptions:
 
     def options(self, size: int = 0) -> Options:
         """
-        -> the options as they go into a request.
+        -> the options as they are written in a request.
 
         @param size: octets of the file in a write; 0 in a read.
         """
@@ -55,7 +55,7 @@ class RequestedOptions:
 
     def agree(self, answer: Options) -> AgreedOptions:
         """
-        -> what is agreed on by this OACK.
+        -> the terms of a transfer that is opened by an OACK with these options.
 
         @raise BadOffer: it grants an option that was not asked for, or another value than may be granted.
         """
@@ -65,17 +65,38 @@ class RequestedOptions:
             kind, value = name.lower(), number(text)
             if kind not in asked:
                 raise BadOffer(why=f"the server grants {kind!r}, which was not asked for")
-            if value is None or not _GRANTABLE[kind](self, value):
+            grantable, adopt = _RULES[kind]
+            if value is None or not grantable(self, value):
                 raise BadOffer(why=f"the server grants {kind} {text!r}, which is not what was asked for")
-            agreed: dict[str, Any] = {kind: float(value) if kind == "timeout" else value}
-            terms = replace(terms, **agreed)
+            terms = adopt(terms, value)
         return terms
 
 
-_GRANTABLE: dict[str, Callable[[RequestedOptions, int], bool]] = {
-    "blksize": lambda requested, value: 8 <= value <= min(requested.blksize or 0, LARGEST_BLKSIZE),
-    "windowsize": lambda requested, value: 1 <= value <= (requested.windowsize or 0),
-    "timeout": lambda requested, value: value == requested.timeout,
-    "rollover": lambda requested, value: value == requested.rollover,
-    "tsize": lambda requested, value: True,
+#: Whether a value may be granted, and the terms with that value.
+_Rule: TypeAlias = tuple[
+    Callable[[RequestedOptions, int], bool],
+    Callable[[AgreedOptions, int], AgreedOptions],
+]
+
+_RULES: dict[str, _Rule] = {
+    "blksize": (
+        lambda requested, value: 8 <= value <= min(requested.blksize or 0, LARGEST_BLKSIZE),
+        lambda terms, value: replace(terms, blksize=value),
+    ),
+    "windowsize": (
+        lambda requested, value: 1 <= value <= (requested.windowsize or 0),
+        lambda terms, value: replace(terms, windowsize=value),
+    ),
+    "timeout": (
+        lambda requested, value: value == requested.timeout,
+        lambda terms, value: replace(terms, timeout=float(value)),
+    ),
+    "rollover": (
+        lambda requested, value: value == requested.rollover,
+        lambda terms, value: replace(terms, rollover=value),
+    ),
+    "tsize": (
+        lambda requested, value: True,
+        lambda terms, value: replace(terms, tsize=value),
+    ),
 }

@@ -1,5 +1,5 @@
 """
-What the receivers of MTFTP and SLAM have in common: as long as blocks come, they need not say a word.
+What the receivers of MTFTP and SLAM have in common: as long as blocks come, they need not send anything.
 """
 
 from __future__ import annotations
@@ -8,63 +8,70 @@ from abc import ABC, abstractmethod
 
 from castd.cast.policy import RetransmitPolicy
 from castd.outcomes import SILENT
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Error
+from castd.request import Peer
 
-#: Seconds without a block until one speaks of its own accord, twice as long each time up to the second.
-SPEAK, LONGEST_SPEAK = 1.0, 4.0
+#: Seconds without a block until a reminder is sent; each time twice as long, up to the second value.
+REMINDER, LONGEST_REMINDER = 1.0, 4.0
 
 
 class PassiveReceiver(ABC):
     """
-    A half that speaks when nothing has come for a while, and gives up in the end.
+    A half that sends a reminder when nothing has come for a while, and gives up in the end.
 
-    @ivar outcome, complete, size, error: as L{castd.interfaces.ITransferHalf}.
+    @ivar outcome, complete, size: as L{ITransferHalf<castd.interfaces.ITransferHalf>}.
+    @ivar error, terms: as L{IClientTransferHalf<castd.interfaces.IClientTransferHalf>}.
+    @ivar group, tid: as L{IGroupTransferHalf<castd.interfaces.IGroupTransferHalf>}.
     @ivar blocks: how many different ones have come.
-    @ivar repeats: times that it spoke because nothing had come.
+    @ivar repeats: how many reminders were sent.
     """
 
-    def __init__(self, policy: RetransmitPolicy) -> None:
+    def __init__(self, policy: RetransmitPolicy, group: tuple[str, int]) -> None:
         self.outcome: str | None = None
         self.complete = False
         self.size: int | None = None
         self.error: Error | None = None
+        self.terms: AgreedOptions | None = None
+        self.group: tuple[str, int] | None = group
+        self.tid: Peer | None = None
         self.blocks = self.repeats = 0
         self._silence = policy.silence
-        self._heardAt = self._speakAt = 0.0
-        self._pause = SPEAK
+        self._heardAt = self._reminderAt = 0.0
+        self._pause = REMINDER
 
     def poll(self, now: float) -> list[bytes]:
-        """-> what is to be said after a silence; sets C{outcome} when patience is over."""
+        """-> the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long."""
         if self.outcome is not None or self.complete:
             return []
         if now >= self._heardAt + self._silence:
             self.outcome = SILENT
             return self._farewell()
-        if now < self._speakAt:
+        if now < self._reminderAt:
             return []
         self.repeats += 1
-        self._wait(now, min(self._pause * 2, LONGEST_SPEAK))
+        self._scheduleReminder(now, min(self._pause * 2, LONGEST_REMINDER))
         return self._reminder(now)
 
     def deadline(self, now: float) -> float | None:
         """-> the instant to poll again at; L{None}: nothing is waited for."""
         if self.outcome is not None or self.complete:
             return None
-        return min(self._speakAt, self._heardAt + self._silence)
+        return min(self._reminderAt, self._heardAt + self._silence)
 
     @abstractmethod
     def _reminder(self, now: float) -> list[bytes]:
-        """-> what to say, so that the server goes on."""
+        """-> datagrams that make the server go on."""
 
     def _farewell(self) -> list[bytes]:
-        """-> what to say when it gives up."""
+        """-> datagrams to send when the server is given up."""
         return []
 
-    def _hear(self, now: float) -> None:
-        """The server is there."""
+    def _serverHeard(self, now: float) -> None:
+        """Start the silence anew: the server has spoken."""
         self._heardAt = now
-        self._wait(now, SPEAK)
+        self._scheduleReminder(now, REMINDER)
 
-    def _wait(self, now: float, pause: float) -> None:
+    def _scheduleReminder(self, now: float, pause: float) -> None:
         self._pause = pause
-        self._speakAt = now + pause
+        self._reminderAt = now + pause

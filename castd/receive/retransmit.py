@@ -1,5 +1,5 @@
 """
-When to repeat what the one peer of a transfer has not answered, and when to give it up.
+When to repeat what the one peer of a transfer has not answered, and when to give the peer up.
 """
 
 from __future__ import annotations
@@ -10,103 +10,104 @@ from castd.cast.rto import RtoEstimator
 
 class RetransmitTimer:
     """
-    One peer is to answer.  Nothing is due before the first L{begin}; the jitter is the shell's.
+    The retransmission timer of a transfer with one peer.  Nothing is due before the first L{start}; jitter is added by
+    whoever drives the half.
 
-    Only what is new counts: L{heard} is for progress, never for a datagram that was ignored, or a peer that says the
-    wrong thing often enough would keep us from repeating the right one.
+    Only progress counts: call L{progressed} for what is new, never for a datagram that was ignored.  Otherwise a peer
+    that sends the wrong datagram often enough would keep us from repeating the right one.
 
     @ivar repeats: repetitions in all.
-    @ivar asked: the instant at which the last question, or its repetition, went out.
+    @ivar sentAt: the instant at which the last datagram that wants an answer, or its repetition, was sent.
     """
 
     __slots__ = (
-        "_alarm",
-        "_clean",
-        "_due",
+        "_dueAt",
+        "_estimator",
         "_everHeard",
         "_policy",
-        "_quietSince",
-        "asked",
+        "_progressAt",
+        "_sample",
         "repeats",
+        "sentAt",
     )
 
     def __init__(self, policy: RetransmitPolicy) -> None:
         self._policy = policy
-        self._alarm = RtoEstimator(policy.repeat)
-        self._everHeard = self._clean = False
-        self._quietSince = self._due = self.asked = float("inf")
+        self._estimator = RtoEstimator(policy.repeat)
+        self._everHeard = self._sample = False
+        self._progressAt = self._dueAt = self.sentAt = float("inf")
         self.repeats = 0
 
-    def begin(self, now: float) -> None:
-        """The opening goes out; the peer's own repetition of what led to it changes nothing any more."""
-        if self._quietSince > now:
-            self._quietSince = now
-            self.ask(now)
+    def start(self, now: float) -> None:
+        """Start the timer, as the opening datagram is sent; when that is sent again, do nothing."""
+        if self._progressAt > now:
+            self._progressAt = now
+            self.sent(now)
 
     @property
-    def measured(self) -> float | None:
-        """The smoothed answering time in seconds, if there is one."""
-        return self._alarm.measured
+    def roundTrip(self) -> float | None:
+        """The smoothed answering time in seconds, L{None} if nothing was measured."""
+        return self._estimator.measured
 
     @property
     def interval(self) -> float:
-        """Seconds between the last question and its repetition."""
-        return self._alarm.interval()
+        """Seconds between a datagram and its repetition."""
+        return self._estimator.interval()
 
-    def heed(self, timeout: float | None, now: float) -> None:
-        """An interval was agreed on: what was measured before it is forgotten."""
+    def setTimeout(self, timeout: float | None, now: float) -> None:
+        """Use the interval that was agreed on (RFC 2349), and forget what was measured; L{None}: none was."""
         if timeout is not None:
             self._policy = self._policy.heeding(timeout)
-            self._alarm = RtoEstimator(self._policy.repeat)
-            self._due = now + timeout
+            self._estimator = RtoEstimator(self._policy.repeat)
+            self._dueAt = now + timeout
 
-    def ask(self, now: float, first: bool = True) -> None:
+    def sent(self, now: float, first: bool = True) -> None:
         """
-        Something went out that wants an answer.
+        Note that a datagram was sent which wants an answer.
 
-        @param first: it never went out before, so that the answer tells the answering time (Karn).
+        @param first: it was never sent before, so that the answer tells the answering time (Karn).
         """
-        self.asked = now
-        self._clean = first
-        self._due = now + self._alarm.interval()
+        self.sentAt = now
+        self._sample = first
+        self._dueAt = now + self._estimator.interval()
 
-    def heard(self, now: float) -> None:
-        """The peer has made progress."""
-        if self._clean:
-            self._alarm.sample(now - self.asked)
-        self._clean = False
+    def progressed(self, now: float) -> None:
+        """Note that the peer has made progress."""
+        if self._sample:
+            self._estimator.sample(now - self.sentAt)
+        self._sample = False
         self._everHeard = True
-        self._alarm.progress()
-        self._quietSince = now
-        self._due = now + self._alarm.interval()
+        self._estimator.progress()
+        self._progressAt = now
+        self._dueAt = now + self._estimator.interval()
 
-    def met(self) -> None:
-        """The peer is there, if without progress: it is no forgery, and worth all repetitions."""
+    def heardPeer(self) -> None:
+        """Note that the peer has spoken, without progress: its address is not forged, so it gets all repetitions."""
         self._everHeard = True
 
-    def again(self, now: float) -> None:
-        """The question is repeated now."""
-        self._alarm.repeated()
+    def repeated(self, now: float) -> None:
+        """Note that the last datagram is sent again."""
+        self._estimator.repeated()
         self.repeats += 1
-        self.ask(now, first=False)
+        self.sent(now, first=False)
 
     def due(self, now: float) -> bool:
-        """It is time to repeat the question."""
-        return self._mayRepeat and now >= self._due
+        """-> whether it is time to repeat."""
+        return self._mayRepeat and now >= self._dueAt
 
-    def over(self, now: float) -> bool:
-        """The peer has been silent for too long."""
-        return self._alarm.tries >= self._policy.tries and now >= self._quietSince + self._policy.silence
+    def exhausted(self, now: float) -> bool:
+        """-> whether the peer is to be given up."""
+        return self._estimator.tries >= self._policy.tries and now >= self._progressAt + self._policy.silence
 
     def deadline(self) -> float:
-        """-> the instant of the next L{due} or L{over}."""
-        end = self._quietSince + self._policy.silence
+        """-> the instant at which L{due} or L{exhausted} becomes true."""
+        end = self._progressAt + self._policy.silence
         if not self._mayRepeat:
             return end
-        return self._due if self._alarm.tries < self._policy.tries else min(self._due, end)
+        return self._dueAt if self._estimator.tries < self._policy.tries else min(self._dueAt, end)
 
     @property
     def _mayRepeat(self) -> bool:
-        """Who has sent nothing but a request may be somebody else's forgery: it gets a few repetitions only."""
+        """A peer that has sent nothing but a request may have a forged address: it gets a few repetitions only."""
         limit = self._policy.unheard
-        return self._everHeard or limit is None or self._alarm.tries < max(limit, self._policy.tries)
+        return self._everHeard or limit is None or self._estimator.tries < max(limit, self._policy.tries)

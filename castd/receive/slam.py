@@ -1,8 +1,8 @@
 """
 The receiving half of SLAM: C{slam://host[:port][/[group][:port]]}.
 
-It says what Etherboot's client says, a full list of what is missing, and is as quiet as iPXE's: while blocks arrive it
-speaks only when it is asked.
+The client sends a full list of the missing blocks, as Etherboot's does, and is as quiet as iPXE's: while blocks arrive
+it sends a list only when it is asked for one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
-from castd.interfaces import ITransferHalf
+from castd.interfaces import IGroupTransferHalf
 from castd.outcomes import DONE
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
+from castd.receive.base import OffsetBlock
 from castd.receive.passive import PassiveReceiver
-from castd.receive.piece import OffsetBlock
+from castd.request import Peer
 
 #: Where blocks go if the URL does not say: the only group that every client knows.
 GROUP = ("239.255.1.1", 10000)
@@ -24,54 +25,48 @@ GROUP = ("239.255.1.1", 10000)
 MOST_BLOCKS = 1 << 24
 
 
-@implementer(ITransferHalf)
+@implementer(IGroupTransferHalf)
 class SlamDownload(PassiveReceiver):
-    """
-    One file, from whatever group brings it.
-
-    @ivar group: (address, port) to listen to.
-    """
+    """The client's half of a SLAM read: takes the one file of a port."""
 
     def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
-        super().__init__(policy)
-        self.group = group
-        self.terms: AgreedOptions | None = None
+        super().__init__(policy, group)
         self._header: slam.Header | None = None
         self._have = bytearray()
 
     def begin(self, now: float) -> list[bytes]:
-        """-> what is said by who knows nothing yet."""
-        self._hear(now)
+        """-> the list of a client that knows nothing of the file yet."""
+        self._serverHeard(now)
         return [slam.FIRST_LIST]
 
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
         """
-        From the server to this client alone: a question.
+        Receive a datagram sent to this client alone: a status request.
 
-        @return: nothing to keep, and the answer.
+        @return: (L{None}, the list of missing blocks).
         @raise WireError: not a header and nothing else, or of a file that is too long.
         @raise ContentChanged: it speaks of another file than before.
         """
         header, end = slam.parseHeader(datagram)
         if end != len(datagram):
             raise WireError("something follows the header of a status request")
-        self._begun(header)
+        self._checkFile(header)
         if self.complete:
             return None, []
-        self._hear(now)
+        self._serverHeard(now)
         return None, [self._list()]
 
-    def heard(self, datagram: bytes, peer: object, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
+    def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
-        From the group: a block, asked for or not.
+        Receive a datagram sent to the group: a block, asked for or not.
 
-        @return: (the block if it is new, nothing to send).
+        @return: (the block if it is new or L{None}, nothing to send).
         @raise WireError: not a block of its own header.
         @raise ContentChanged: of another file than before.
         """
         data = slam.parseData(datagram)
-        self._begun(data.header)
-        self._hear(now)
+        self._checkFile(data.header)
+        self._serverHeard(now)
         if self._have[data.number]:
             return None, []
         self._have[data.number] = 1
@@ -80,23 +75,29 @@ class SlamDownload(PassiveReceiver):
         return OffsetBlock(data.number * data.header.blocksize, data.payload), []
 
     def stored(self, now: float) -> list[bytes]:
-        """-> the farewell; nobody acknowledges it, and one that is lost costs the server a few questions."""
+        """
+        End the transfer.  -> the disconnect; nobody acknowledges it, and one that is lost costs the server a few
+        questions.
+        """
         self.outcome = DONE
         return [slam.DISCONNECT]
 
     def _reminder(self, now: float) -> list[bytes]:
-        """-> the list that nobody has asked for."""
+        """-> a list that the server has not asked for."""
         return [self._list()]
 
     def _farewell(self) -> list[bytes]:
-        """-> what a client owes that gives up."""
+        """-> the disconnect of a client that gives up."""
         return [slam.DISCONNECT]
 
-    def _begun(self, header: slam.Header) -> None:
+    def _checkFile(self, header: slam.Header) -> None:
         """
+        Begin the file of the first header, and see that every later header is the same.
+
         Real clients start over when the header changes; here a file that was begun must not end as another.
 
         @raise WireError: more blocks than anybody would send.
+        @raise ContentChanged: it is the header of another file.
         """
         if header.count > MOST_BLOCKS:
             raise WireError(f"a file of {header.count} blocks")

@@ -2,7 +2,7 @@
 The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
 
 They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each
-datagram of the peer and C{poll} at each C{deadline}, until there is an C{outcome}. A L{TftpDownload} differs from an
+datagram of the peer and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{TftpDownload} differs from an
 C{UploadReceiver} in how it begins; from then on both receive blocks.
 """
 
@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import ITransferHalf
+from castd.interfaces import IClientTransferHalf
 from castd.outcomes import DONE
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Ack, Data, Oack, TftpRequest, buildRequest
@@ -20,14 +20,14 @@ from castd.receive.base import DALLY_INTERVALS, ReceivingHalf, TransferHalf
 from castd.receive.blocks import BlockSender, Read
 from castd.receive.options import RequestedOptions
 
-#: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
+#: How patient a client is.  It repeats its request without limit: no forged address is at the other end.
 CLIENT_POLICY = RetransmitPolicy(unheard=None)
 
 
-@implementer(ITransferHalf)
+@implementer(IClientTransferHalf)
 class TftpDownload(ReceivingHalf):
     """
-    The client's half of a read.  Once a first answer was taken, the shell hands it the datagrams of that port only.
+    The client's half of a read.  After the first answer that can be read it is given the datagrams of that port only.
 
     @ivar terms: what was agreed on, L{None} before the first answer.
     @ivar error: the server's ERROR, if that was the end.
@@ -41,73 +41,74 @@ class TftpDownload(ReceivingHalf):
         policy: RetransmitPolicy = CLIENT_POLICY,
     ) -> None:
         super().__init__(policy, None)
-        self._wishes = requested
+        self._requested = requested
         self._opening = buildRequest(TftpRequest(write=False, name=name, mode=mode, options=requested.options()))
         self._confirming = False
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
         """
-        A datagram of the server.
+        Receive a datagram of the server.
 
-        @return: (payload to keep or L{None}, datagrams to send).
-        @raise WireError: not a thing a server says to a reader, or not at this point.
+        @return: (payload to store or L{None}, datagrams to send).
+        @raise WireError: no packet that a server sends to a reader, or not at this point.
         @raise BadOffer: an OACK that grants what was not asked for.
         @raise Unsupported: a block that is larger than agreed on.
         """
-        packet = self._readPacket(datagram)
+        packet = self._parse(datagram)
         if packet is None:
             return None, []
         if isinstance(packet, Ack):
             raise WireError("ACK in a read")
         if isinstance(packet, Oack):
-            return None, self._granted(packet, now)
+            return None, self._oackReceived(packet, now)
         if self.terms is None:
             if packet.number != 1:
                 raise WireError(f"DATA {packet.number} as the first answer")
-            self._agreed(AgreedOptions(), now)
-        self._rolls(packet)
-        payload, answer = self._take(packet, now)
+            self._agree(AgreedOptions(), now)
+        self._detectRollover(packet)
+        payload, replies = self._receiveData(packet, now)
         self._confirming = self._confirming and not self.blocks
-        return payload, answer
+        return payload, replies
 
-    def _granted(self, oack: Oack, now: float) -> list[bytes]:
-        """The first OACK opens the transfer; another one, before any block, says that our ACK 0 was lost."""
+    def _oackReceived(self, oack: Oack, now: float) -> list[bytes]:
+        """-> ACK 0: the first OACK opens the transfer; another one, before any block, tells that our ACK 0 was lost."""
         if self.terms is None:
-            self._agreed(self._wishes.agree(oack.options), now)
+            self._agree(self._requested.agree(oack.options), now)
             self._confirming = True
-            self._wait.heard(now)
-        elif not self._confirming or not self._worthAnswering(now):
+            self._timer.progressed(now)
+        elif not self._confirming or not self._mayAckAgain(now):
             return []
-        self._wait.ask(now)
+        self._timer.sent(now)
         return [self._ack()]
 
-    def _agreed(self, terms: AgreedOptions, now: float) -> None:
-        """From now on these terms."""
+    def _agree(self, terms: AgreedOptions, now: float) -> None:
+        """Receive the file on these terms."""
         self.size = terms.tsize
-        self._on(terms)
-        self._wait.heed(terms.timeout, now)
+        self._setTerms(terms)
+        self._timer.setTimeout(terms.timeout, now)
 
-    def _rolls(self, data: Data) -> None:
+    def _detectRollover(self, data: Data) -> None:
         """
-        Some servers count 65535, 1 without being asked.  One block at a time, no other meaning is left for that 1.
+        Follow a server that counts 65535, 1 without being asked, as some do.  Where one block is sent at a time, no
+        other meaning is left for that 1.
         """
-        if self.blocks == 0xFFFF and data.number == 1 and not self._windows and self._wishes.rollover is None:
+        if self.blocks == 0xFFFF and data.number == 1 and not self._hasWindows and self._requested.rollover is None:
             self._receiver.rollover = 1
 
-    def _repetition(self) -> list[bytes]:
+    def _retransmission(self) -> list[bytes]:
         return [self._ack()] if self.terms else [self._opening]
 
-    def _dally(self) -> float:
+    def _dallySeconds(self) -> float:
         # The measured interval: somebody is waiting for this client to end.
         repeat = self._policy.repeat
         longest = repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0]
-        return DALLY_INTERVALS * min(self._wait.interval, longest)
+        return DALLY_INTERVALS * min(self._timer.interval, longest)
 
 
-@implementer(ITransferHalf)
+@implementer(IClientTransferHalf)
 class TftpUpload(TransferHalf):
     """
-    The client's half of a write, driven like the others; there is never anything to keep.
+    The client's half of a write.  There is never a payload to store.
 
     @ivar terms: what was agreed on, L{None} before the first answer.
     @ivar error: the server's ERROR, if that was the end.
@@ -126,7 +127,7 @@ class TftpUpload(TransferHalf):
         self.size: int | None = size
         self._octets = size
         self._read = read
-        self._wishes = requested
+        self._requested = requested
         self._opening = buildRequest(TftpRequest(write=True, name=name, mode=mode, options=requested.options(size)))
         self._sender: BlockSender | None = None
 
@@ -137,50 +138,50 @@ class TftpUpload(TransferHalf):
 
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
         """
-        A datagram of the server.
+        Receive a datagram of the server.
 
         @return: (L{None}, datagrams to send).
-        @raise WireError: not a thing a server says to a writer, or not at this point.
+        @raise WireError: no packet that a server sends to a writer, or not at this point.
         @raise BadOffer: an OACK that grants what was not asked for.
         """
-        packet = self._readPacket(datagram)
+        packet = self._parse(datagram)
         if packet is None:
             return None, []
         if isinstance(packet, Data):
             raise WireError("DATA in a write")
         if self._sender is None:
-            return None, self._granted(packet, now)
+            return None, self._opened(packet, now)
         # Another OACK: DATA 1 was lost, or they have crossed; the timer decides.
-        return None, self._heard(self._sender, packet.number, now) if isinstance(packet, Ack) else []
+        return None, self._ackReceived(self._sender, packet.number, now) if isinstance(packet, Ack) else []
 
     def stored(self, now: float) -> list[bytes]:
-        """Nothing is ever kept here."""
+        """-> nothing to send; never called, since there is never a payload to store."""
         return []
 
-    def _granted(self, packet: Oack | Ack, now: float) -> list[bytes]:
-        """The first answer."""
+    def _opened(self, packet: Oack | Ack, now: float) -> list[bytes]:
+        """-> the first window, in answer to the OACK or ACK 0 that opens the transfer."""
         if isinstance(packet, Ack):
             if packet.number != 0:
                 raise WireError(f"ACK {packet.number} as the first answer")
             self.terms = AgreedOptions()
         else:
-            self.terms = self._wishes.agree(packet.options)
-        self._wait.heard(now)
-        self._wait.heed(self.terms.timeout, now)
-        self._wait.ask(now)
+            self.terms = self._requested.agree(packet.options)
+        self._timer.progressed(now)
+        self._timer.setTimeout(self.terms.timeout, now)
+        self._timer.sent(now)
         self._sender = BlockSender(self.terms, self._octets, self._read)
         return self._sender.window()
 
-    def _heard(self, sender: BlockSender, number: int, now: float) -> list[bytes]:
-        """An ACK in mid-transfer."""
-        progress, datagrams = sender.hear(number)
+    def _ackReceived(self, sender: BlockSender, number: int, now: float) -> list[bytes]:
+        """-> the blocks to send after an ACK, once the transfer is open."""
+        progress, datagrams = sender.acknowledged(number)
         if progress:
-            self._wait.heard(now)
+            self._timer.progressed(now)
         if sender.done:
             self.outcome = DONE
         elif datagrams:
-            self._wait.ask(now, first=sender.fresh)
+            self._timer.sent(now, first=sender.fresh)
         return datagrams
 
-    def _repetition(self) -> list[bytes]:
-        return self._sender.again() if self._sender else [self._opening]
+    def _retransmission(self) -> list[bytes]:
+        return self._sender.resend() if self._sender else [self._opening]

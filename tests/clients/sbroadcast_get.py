@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from castd.client.transfer import Transfer
-from castd.receive.sbroadcast import SbroadcastDownload
+from castd.receive.group import SbroadcastDownload
 from castd.testing import Copy
 
 

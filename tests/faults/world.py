@@ -26,7 +26,7 @@ from castd.config.config import Config, build
 from castd.config.plugin import collect
 from castd.files.netascii import NetasciiConverter
 from castd.net.ports import Ports
-from castd.receive import sbroadcast
+from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
@@ -153,7 +153,7 @@ class World:
 
     def _subnet(self, port: int) -> Job:
         sink = Copy()
-        collector = sbroadcast.SbroadcastDownload("subnet", "255.255.0.0")
+        collector = SbroadcastDownload("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
         transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
         return Job("subnet", transfer.start(), lambda: bytes(sink.data) == pattern(SIZE))

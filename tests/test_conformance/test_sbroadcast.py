@@ -11,7 +11,7 @@ from castd.dialects import sbroadcast
 from castd.dialects.sbroadcast import Options, Sbids, subnetOf
 from castd.packets.multicast import parseBdata
 from castd.packets.tftp import buildAck
-from castd.receive.sbroadcast import SbroadcastDownload
+from castd.receive.group import SbroadcastDownload
 from castd.testing import Mailbox, Network, pattern
 from tests.groups import GroupStage, Member, grouped, value
 from tests.tftp import Data, Oack, hear, rrq
@@ -370,8 +370,8 @@ def test_BC29_theAddressIsNotCompared() -> None:
     member.begin(0.0)
     member.receive(b"\0\6blksize\x008\0tsize\x0024\0sbroadcast\x00247,7,1\0", 0.0)
     member.tid = ("10.0.0.1", 4000)
-    assert member.heard(b"\0\7\0\1\0\0\0\7" + KERNEL[:8], ("192.0.2.1", 4000), 0.1)[0] is not None
-    assert member.heard(b"\0\7\0\2\0\0\0\7" + KERNEL[8:16], ("10.0.0.1", 4001), 0.2)[0] is None
+    assert member.receiveFromGroup(b"\0\7\0\1\0\0\0\7" + KERNEL[:8], ("192.0.2.1", 4000), 0.1)[0] is not None
+    assert member.receiveFromGroup(b"\0\7\0\2\0\0\0\7" + KERNEL[8:16], ("10.0.0.1", 4001), 0.2)[0] is None
 
 
 @pytest.mark.parametrize("stage", [{"opcode": 10, "masterFlag": "M", "listenerFlag": "L"}], indirect=True)

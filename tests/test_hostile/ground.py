@@ -18,7 +18,7 @@ from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.observe.format import asText
 from castd.observe.ratelimit import RateLimiter
-from castd.receive import sbroadcast as subnet
+from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
@@ -134,7 +134,7 @@ class Honest:
 
     def _begin(self, kind: str) -> Deferred[Any]:
         if kind == "sbroadcast":
-            half = subnet.SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
+            half = SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
             return Transfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
         scheme = {"multicast": "tftm", "single-port": "tftp"}.get(kind, kind)
         name = "" if kind == "slam" else "large"

@@ -19,8 +19,8 @@ from castd.client.urls import parseUrl
 from castd.errors import CastdError, WireError
 from castd.packets.slam import LARGEST, Header
 from castd.packets.tftp import buildOack
-from castd.receive import sbroadcast as subnet
 from castd.receive import slam
+from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.testing import Copy, Mailbox, Network
@@ -52,7 +52,7 @@ def begun(network: Network, kind: str, sink: Any) -> Deferred[Report]:
     """A client that has asked."""
     host = network.host(CLIENT)
     if kind == "sbroadcast":
-        half = subnet.SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
+        half = SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
         return Transfer(host, half, (SERVER, 69), sink, None).start()
     scheme = {"multicast": "tftm", "put": "tftp"}.get(kind, kind)
     url = parseUrl(f"{scheme}://{SERVER}:{PORTS.get(kind, 69)}/{'' if kind == 'slam' else 'large'}")
