@@ -9,14 +9,14 @@ sent without a code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import count as counter
 
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.blockset import BlockBitmap, common, without
-from castd.cast.credit import Credit
+from castd.cast.blockset import BlockBitmap, common, first, without
 from castd.cast.events import (
     Action,
     Announce,
@@ -31,6 +31,7 @@ from castd.cast.inflight import InFlight, LossEstimator
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.pollqueue import PolledMember, PollQueue
 from castd.interfaces import IPaced
+from castd.pacing import TokenBucket
 from castd.request import Peer
 
 #: A list and a block that pass each other on the way do so within this time.  Seconds.
@@ -48,6 +49,9 @@ PAUSE = 0.25
 PAUSES, MUTED = 8, 60.0
 #: Nobody has said anything for so long: whoever still lacks something may as well think that nothing is going on.
 QUIET = 2.0
+#: Blocks a second for all receivers together that have never answered a question, whose addresses may be forged, and
+#: how many at once after a pause: more than fit any client's list of single blocks.
+UNVALIDATED_RATE, UNVALIDATED_DEPTH = 64.0, 1024.0
 #: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
 CROWD, SHORTEST_STEP = 16, 0.01
 
@@ -57,7 +61,7 @@ class Sweep:
     """
     The cast of protocols in which receivers list what they lack.
 
-    @ivar top: the highest number ever sent, -1 before the first.
+    @ivar highestSent: the highest number ever sent, -1 before the first.
     @ivar asked, unanswered: questions, and those that nobody answered in time, for the counters.
     """
 
@@ -75,14 +79,14 @@ class Sweep:
         self.policy = policy
         self.count = count
         self.linger = linger
-        self.top = -1
+        self.highestSent = -1
         self.asked = self.unanswered = 0
         self._step = policy.repeat.steps[0] if isinstance(policy.repeat, FixedTimeouts) else policy.repeat.first
         self._roll = PollQueue(room)
         self._union = BlockBitmap(count)
         self._flights = InFlight(flight)
         self._gauge = LossEstimator()
-        self._credit = Credit()
+        self._unvalidated = TokenBucket(UNVALIDATED_RATE, UNVALIDATED_DEPTH)
         self._late: list[tuple[float, int, PolledMember]] = []
         self._ticket = counter()
         self._bursts = 0
@@ -98,6 +102,9 @@ class Sweep:
     @property
     def pace(self) -> float:
         return self._gauge.pace
+
+    def statistics(self) -> Mapping[str, int]:
+        return {}
 
     # What goes in.
 
@@ -144,7 +151,7 @@ class Sweep:
         if receiver is None:
             return None
         turn = receiver is self._master or receiver is self._question
-        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.top)
+        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.highestSent)
 
     def _list(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """It lacks these, and nothing else that it has ever named."""
@@ -167,8 +174,16 @@ class Sweep:
         self._behalf = receiver.peer
 
     def _add(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
-        """These are to go out; for receivers that have never answered only so many."""
-        for run in ranges if receiver.heard else self._credit.grant(ranges, now):
+        """
+        Add what a receiver lacks to what is sent.
+
+        Six octets can ask for a whole file, in anybody's name.  Who is real hears some blocks, is asked, answers, and
+        then gets all that it lacks; whoever is forged never hears the question.
+        """
+        if not receiver.heard:
+            ranges = first(ranges, int(self._unvalidated.available(now)))
+            self._unvalidated.spend(sum(map(len, ranges)), now)
+        for run in ranges:
             self._union.add(run)
 
     def _enrol(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:
@@ -274,7 +289,7 @@ class Sweep:
         self._bursts += 1
         self._spokeAt = now
         self._keep = run[-1:]
-        self.top = max(self.top, run[-1])
+        self.highestSent = max(self.highestSent, run[-1])
         self._flights.sent(run, now)
 
     def _give(self, now: float) -> None:
