@@ -15,7 +15,7 @@ from machines import Machine
 from twisted.internet.defer import Deferred
 
 from castd.client.client import fetch, send
-from castd.client.transfer import Transfer, TransferError
+from castd.client.transfer import ClientTransfer, TransferError
 from castd.client.urls import parseUrl
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
@@ -150,7 +150,7 @@ class Crowd:
         server, chance = self.shop.server, self.chance
         if kind == "sbroadcast":
             collector = SbroadcastDownload(name, "255.255.0.0")
-            return Transfer(machine, collector, (server, 69), copy, None).start()
+            return ClientTransfer(machine, collector, (server, 69), copy, None).start()
         scheme = {"multicast": "tftm", "mtftp": "mtftp", "slam": "slam"}.get(kind, "tftp")
         url = parseUrl(f"{scheme}://{server}/{name}" if scheme != "slam" else f"slam://{server}{name}")
         requested = RequestedOptions(chance.choice((None, 1024, 1428)))

@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
 from castd.client.client import SCHEMES, Scheme, defaultOptions, fetch, resolve, send
 from castd.client.report import Report, TransferError
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast
 from castd.dialects.tftp import Dialect, Options
+from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
@@ -327,11 +329,12 @@ class TestSocket:
         assert not site.host.openPorts()
 
 
+@implementer(IGroupTransferHalf)
 class Flood:
-    """A collector of a scheme whose server sends blocks of eight octets to a group, in any order."""
+    """The half of a scheme whose server sends blocks of eight octets to a group, in any order."""
 
     group = ("239.255.7.7", 7007)
-    error = None
+    tid = error = terms = None
     repeats = 0
 
     def __init__(self, count: int) -> None:
@@ -371,7 +374,7 @@ class Flood:
 
 class TestSchemes:
     def test_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
+        """Another scheme's half joins a group, hands out blocks in any order, and leaves the group at the end."""
         monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         network = Network()
         host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch
 from castd.client.report import Report
-from castd.client.transfer import Transfer
+from castd.client.transfer import ClientTransfer
 from castd.client.urls import parseUrl
 from castd.dialects import sbroadcast as subnets
 from castd.errors import Refused, WireError
@@ -110,7 +110,7 @@ def test_sbroadcast() -> None:
             sinks.append(Copy())
             collector = SbroadcastDownload("f", "255.255.255.0")
             machine: Any = network.host(host)
-            Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
+            ClientTransfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)
         network.run(lambda: len(results) == 4, limit=120)
         assert [bytes(sink.data) == FILE for sink in sinks] == [True] * 4
         assert stage.told("moved") == []

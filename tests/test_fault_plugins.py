@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
 from castd.client.client import fetch, send
-from castd.client.transfer import Transfer, TransferError
+from castd.client.transfer import ClientTransfer, TransferError
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
@@ -135,7 +135,7 @@ class Stage:
 
     def _subnet(self, host: Any) -> list[Any]:
         sink = Copy()
-        begun = Transfer(host, SbroadcastDownload("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
+        begun = ClientTransfer(host, SbroadcastDownload("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
     def _send(self, name: str, seconds: float | None = None) -> list[Any]:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress
 from castd import outcomes
 from castd.cast.policy import RetransmitPolicy
 from castd.client.report import Progress, Report, Sink, TransferError
-from castd.client.transfer import Transfer
+from castd.client.transfer import ClientTransfer
 from castd.client.urls import Url, UrlError
 from castd.options import groupEndpoint
 from castd.receive import mtftp, slam
@@ -143,7 +143,7 @@ def fetch(
 
     def begin(server: tuple[str, int], wanted: RequestedOptions) -> Deferred[Report]:
         collector = scheme(url).download(url, wanted, policy)
-        return Transfer(reactor, collector, server, sink, progress).start()
+        return ClientTransfer(reactor, collector, server, sink, progress).start()
 
     return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
 
@@ -169,7 +169,7 @@ def send(
         upload = scheme(url).upload
         if upload is None:
             raise UrlError(f"{url.scheme}:// has no writes")
-        return Transfer(reactor, upload(url, size, read, wanted, policy), server, None, progress).start()
+        return ClientTransfer(reactor, upload(url, size, read, wanted, policy), server, None, progress).start()
 
     return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
 

@@ -1,5 +1,5 @@
 """
-How the client hears: much at once, and what is sent to a group.
+How the client receives: datagrams that are sent to a group, and many at once.
 """
 
 from __future__ import annotations
@@ -7,72 +7,79 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IMulticastTransport, IReactorMulticast
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.udp import Port
 
-#: What the kernel is asked to hold for us while Python is busy.  Octets.
+from castd.request import Peer
+
+#: Octets that the kernel is asked to keep for us while Python is busy.
 RECEIVE_BUFFER = 4 << 20
+#: Octets of the longest datagram.
+LARGEST = 65535
 
 
-def widen(port: Any) -> None:
-    """The kernel gives as much as it allows; a test's port has no socket."""
-    held = getattr(port, "socket", None)
-    if held is not None:
+def enlargeBuffer(port: object) -> None:
+    """Enlarge the receive buffer of a port as far as the kernel allows; a port in memory has none."""
+    if isinstance(port, Port):
         with suppress(OSError):
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
-def facing(port: Any, server: str) -> str:
+def _addressTowards(port: object, server: str) -> str:
     """
-    -> the address of ours that this server sees: its groups are heard there, and a machine may have several networks.
-    C{""}: the system is to choose; a test's port has no socket.
+    -> the address of ours that this server sees: its groups are joined there, since a machine may have several
+    networks. C{""}: the system is to choose; a port in memory has no socket.
     """
-    if getattr(port, "socket", None) is not None:
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
-            # Nothing is sent for that.
-            towards.connect((server, 9))
-            return str(towards.getsockname()[0])
+    if isinstance(port, Port):
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # Nothing is sent by that.
+            probe.connect((server, 9))
+            return str(probe.getsockname()[0])
     return ""
 
 
 class MulticastPort(DatagramProtocol):
     """
-    A port that hears a group.
+    A port that receives what is sent to a group, or broadcasts.
 
-    @ivar joined: fires when it is in; fails if the system does not let it.
+    @ivar group: its address and port; the address is empty for broadcasts.
+    @ivar joined: fires when the group is joined; fails if the system does not allow it.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorMulticast,
         group: tuple[str, int],
         server: str,
-        heard: Callable[[bytes, Any], object],
+        received: Callable[[bytes, Peer], object],
     ) -> None:
         """
         @param server: the address of who sends to the group.
-        @raise CannotListenError: the port is not to be had.
+        @param received: called with each datagram and its sender.
+        @raise CannotListenError: the port cannot be bound.
         """
         self.group = group
-        self._heard = heard
-        self._port = reactor.listenMulticast(group[1], self, maxPacketSize=65535, listenMultiple=True)
-        widen(self._port)
-        self.joined: Deferred[Any] = succeed(None)
+        self._received = received
+        port: IMulticastTransport = reactor.listenMulticast(group[1], self, maxPacketSize=LARGEST, listenMultiple=True)
+        self._port = port
+        self._socketPort: Port | None = port if isinstance(port, Port) else None
+        enlargeBuffer(port)
+        self.joined: Deferred[None] = succeed(None)
         if group[0]:
-            self.joined = self._port.joinGroup(group[0], facing(self._port, server))
+            self.joined = port.joinGroup(group[0], _addressTowards(port, server))
 
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport."""
-        self._heard(datagram, addr)
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Receive a datagram from anybody."""
+        self._received(datagram, addr)
 
-    def listen(self) -> None:
-        """Read now what has come; a test's port has nothing waiting."""
-        read = getattr(self._port, "doRead", None)
-        if read is not None:
-            read()
+    def readWaiting(self) -> None:
+        """Read now what has arrived; at a port in memory nothing ever waits."""
+        if self._socketPort is not None:
+            self._socketPort.doRead()
 
     def close(self) -> None:
-        """Leave the group; the kernel does so with the port."""
+        """Close the port; with that the kernel leaves the group."""
         self._port.stopListening()

@@ -13,14 +13,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from castd.client.transfer import Transfer
+from castd.client.transfer import ClientTransfer
 from castd.receive.group import SbroadcastDownload
 from castd.testing import Copy
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:
     collector, copy = SbroadcastDownload(name, mask), Copy()
-    report = await Transfer(reactor, collector, (server, 69), copy, None).start()
+    report = await ClientTransfer(reactor, collector, (server, 69), copy, None).start()
     Path(local).write_bytes(copy.data)
     await report.closed
     sys.stdout.write(f"{report.octets} octets, {report.blocks} blocks of {report.blksize}\n")

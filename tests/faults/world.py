@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import LogEvent
 
 from castd.client.client import fetch, send
-from castd.client.transfer import Transfer, TransferError
+from castd.client.transfer import ClientTransfer, TransferError
 from castd.client.urls import parseUrl
 from castd.config import yaml
 from castd.config.config import Config, build
@@ -155,7 +155,7 @@ class World:
         sink = Copy()
         collector = SbroadcastDownload("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
-        transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
+        transfer = ClientTransfer(self.reactor, collector, (LOOPBACK, port), sink, None)
         return Job("subnet", transfer.start(), lambda: bytes(sink.data) == pattern(SIZE))
 
     def _uploads(self, request: int, single: int) -> Iterator[Job]:

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from castd.client.client import fetch
-from castd.client.transfer import Transfer
+from castd.client.transfer import ClientTransfer
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.observe.format import asText
@@ -135,7 +135,7 @@ class Honest:
     def _begin(self, kind: str) -> Deferred[Any]:
         if kind == "sbroadcast":
             half = SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
-            return Transfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
+            return ClientTransfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
         scheme = {"multicast": "tftm", "single-port": "tftp"}.get(kind, kind)
         name = "" if kind == "slam" else "large"
         return fetch(self.machine, parseUrl(f"{scheme}://{SERVER}:{PORTS[kind]}/{name}"), self.sink)

@@ -14,7 +14,7 @@ from twisted.internet.error import MulticastJoinError
 
 from castd.cast.policy import RetransmitPolicy
 from castd.client.client import fetch, send
-from castd.client.transfer import Report, Transfer, TransferError
+from castd.client.transfer import ClientTransfer, Report, TransferError
 from castd.client.urls import parseUrl
 from castd.errors import CastdError, WireError
 from castd.packets.slam import LARGEST, Header
@@ -53,7 +53,7 @@ def begun(network: Network, kind: str, sink: Any) -> Deferred[Report]:
     host = network.host(CLIENT)
     if kind == "sbroadcast":
         half = SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
-        return Transfer(host, half, (SERVER, 69), sink, None).start()
+        return ClientTransfer(host, half, (SERVER, 69), sink, None).start()
     scheme = {"multicast": "tftm", "put": "tftp"}.get(kind, kind)
     url = parseUrl(f"{scheme}://{SERVER}:{PORTS.get(kind, 69)}/{'' if kind == 'slam' else 'large'}")
     if kind == "put":

@@ -1,0 +1,185 @@
+"""
+TransferProtocol: the DatagramProtocol that drives one transfer half, the same for an upload here and for the client.
+
+What is said is decided in L{castd.receive}; here it meets a clock, a socket that may be full, a disk that may be full,
+and strangers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import DatagramProtocol
+
+from castd.errors import Refused, UnknownTid, WireError
+from castd.interfaces import ITransferHalf
+from castd.packets.tftp import ACK, DATA, OACK, buildError, opcode
+from castd.receive.base import OffsetBlock
+from castd.request import Peer
+from castd.server.sendqueue import SendQueue
+
+Payload: TypeAlias = bytes | OffsetBlock | None
+#: A method of a half that reads a datagram, such as L{ITransferHalf.receive}.
+Receive: TypeAlias = Callable[[bytes, float], tuple[Payload, list[bytes]]]
+
+
+class TransferProtocol(DatagramProtocol, ABC):
+    """
+    Drives a transfer half: gives it the datagrams of its peer, stores its payloads, sends its replies, and polls it
+    whenever its deadline has come.
+
+    What the half sends includes whatever it wanted to send before, so nothing ever piles up behind a full socket.
+
+    @ivar half: decides what is sent.
+    @ivar name: of the transport, for events.
+    @ivar peer: where the replies go.
+    @ivar full: how often the socket was full.
+    @ivar over: the transfer has ended.
+    @cvar queueClass: what keeps the replies that the socket does not take.
+    """
+
+    noisy = False
+    queueClass: type[SendQueue] = SendQueue
+
+    def __init__(self, name: str, half: ITransferHalf, peer: Peer, clock: IReactorTime) -> None:
+        self.name = name
+        self.half = half
+        self.peer = peer
+        self.full = 0
+        self.over = False
+        self._seconds = clock.seconds
+        self._queue = self.queueClass(self)
+
+    # What a subclass provides.
+
+    @abstractmethod
+    def setTimer(self, instant: float | None) -> None:
+        """Call L{wake} at this instant, and not at the one that was set before; L{None}: never."""
+
+    @abstractmethod
+    def store(self, payload: Payload) -> None:
+        """
+        Store the payload of a datagram; L{None}: it had none.
+
+        @raise Refused: it cannot be stored.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """
+        Put the file into its place: all of it has been stored.  Call L{committed} then.
+
+        @raise Refused: that cannot be done.
+        """
+
+    @abstractmethod
+    def finished(self, outcome: str) -> None:
+        """End the transfer, since the half has ended with this word of L{castd.outcomes}."""
+
+    @abstractmethod
+    def refuse(self, error: Refused) -> None:
+        """Tell the peer, and end the transfer."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """End the transfer for an error of ours.  Called while the exception is being handled."""
+
+    @abstractmethod
+    def mayAnswerStranger(self, address: Peer) -> bool:
+        """-> whether one more stranger, at this address, is told so."""
+
+    def malformed(self, datagram: bytes, error: Exception) -> None:
+        """Ignore a datagram of the peer that cannot be read."""
+
+    def deadline(self, now: float) -> float | None:
+        """-> the instant to poll the half again at, or L{None}."""
+        return self.half.deadline(now)
+
+    # What is received.
+
+    def process(self, receive: Receive, datagram: bytes) -> None:
+        """
+        Have the half read a datagram of the peer; store the payload, then send the replies.
+
+        @param receive: the method of the half that reads it.
+        """
+        try:
+            payload, replies = receive(datagram, self._seconds())
+            self.store(payload)
+            self.reply(replies)
+            if payload is not None and self.half.complete and not self.over:
+                self.commit()
+            self.pump()
+        except WireError as error:
+            self.malformed(datagram, error)
+        except Refused as error:
+            self.refuse(error)
+        except Exception as error:
+            self.fail(error)
+
+    def strangerReceived(self, datagram: bytes, address: Peer) -> None:
+        """
+        Answer a datagram that is not the peer's with ERROR 5 (RFC 1350 section 4); an ERROR or noise is never answered.
+        """
+        try:
+            isTransfer = opcode(datagram) in (DATA, ACK, OACK)
+        except WireError:
+            return
+        if isTransfer and self.mayAnswerStranger(address):
+            self._queue.write(buildError(UnknownTid.code, UnknownTid.text), address)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """Ignore that a host has reported a port closed."""
+
+    # What is sent.
+
+    def reply(self, datagrams: Sequence[bytes]) -> None:
+        """Send these to the peer, in place of what the socket has not taken yet."""
+        if datagrams:
+            self._queue.instead(datagrams, self.peer)
+
+    def replyError(self, code: int, text: str) -> None:
+        """Send an ERROR to the peer, in place of what the socket has not taken yet."""
+        self._queue.instead([buildError(code, text)], self.peer)
+
+    def repeat(self, datagrams: Sequence[bytes]) -> None:
+        """Send these to the peer: the half repeats them, since they were not answered."""
+        self.reply(datagrams)
+
+    def committed(self) -> None:
+        """Send the last acknowledgement: the file is in its place."""
+        self.reply(self.half.stored(self._seconds()))
+
+    def wake(self) -> None:
+        """Go on, since the timer has run out."""
+        self._queue.flush()
+        self.pump()
+
+    def pump(self) -> None:
+        """Poll the half and set the timer: after every stimulus, always the same way."""
+        if not self.over:
+            self._poll(self._seconds())
+
+    def _poll(self, now: float) -> None:
+        try:
+            self.repeat(self.half.poll(now))
+            if self.over:
+                return
+            if self.half.outcome is not None:
+                self.finished(self.half.outcome)
+            else:
+                self.setTimer(self._wakeAt(now))
+        except Refused as error:
+            self.refuse(error)
+        except Exception as error:
+            self.fail(error)
+
+    def _wakeAt(self, now: float) -> float | None:
+        """-> the instant to go on at: the half's deadline, or sooner, when a full socket is to be tried again."""
+        instant, rest = self.deadline(now), self._queue.rest
+        if rest is None:
+            return instant
+        return now + rest if instant is None else min(instant, now + rest)
