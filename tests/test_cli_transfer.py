@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from castd.cli.transfer import get, put
-from castd.client.client import SCHEMES, Scheme
+from castd.client import schemes
 from castd.client.output import OutputStream, PartialFile
+from castd.client.schemes import Scheme
 from castd.dialects.tftp import Dialect, Options
 from castd.packets.netascii import encode
 from castd.server.listener import Listener
@@ -334,7 +335,7 @@ class TestPut:
 
     def test_no_writes(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes is wrong usage."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
+        monkeypatch.setitem(schemes._SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         assert world.put("local", f"flood://{SERVER}/up").exit_code == 2
 
 

@@ -18,8 +18,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from castd.client.client import SCHEMES, Scheme, defaultOptions, fetch, resolve, send
+from castd.client import schemes
+from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.report import Report, TransferError
+from castd.client.schemes import Scheme
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast
 from castd.dialects.tftp import Dialect, Options
@@ -375,7 +377,7 @@ class Flood:
 class TestSchemes:
     def test_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another scheme's half joins a group, hands out blocks in any order, and leaves the group at the end."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
+        monkeypatch.setitem(schemes._SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         network = Network()
         host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()
         asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
@@ -398,7 +400,7 @@ class TestSchemes:
 
     def test_no_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes says so."""
-        monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
+        monkeypatch.setitem(schemes._SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         failures: list[Any] = []
         send(Network().host(CLIENT), parseUrl(f"flood://{SERVER}/f"), 0, lambda *_: b"").addErrback(failures.append)
         assert failures[0].check(UrlError)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from castd.cast.policy import RetransmitPolicy
-from castd.client.client import fetch, mtftpGroup
+from castd.client.client import fetch
 from castd.client.report import Report
+from castd.client.schemes import mtftpGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from castd.cast.policy import RetransmitPolicy
-from castd.client.client import fetch, slamGroup
+from castd.client.client import fetch
 from castd.client.report import TransferError
+from castd.client.schemes import slamGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT

@@ -5,18 +5,18 @@ What C{castd get} and C{castd put} show: a bar for each file on a terminal, a li
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
 from twisted.internet.defer import Deferred
 
 from castd import outcomes
-from castd.client.report import Report, TransferError
+from castd.client.report import Progress, Report, TransferError
 
 #: Exit statuses.  Of several files, the largest counts.
 OK, FAILED, USAGE, REFUSED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -25,10 +25,12 @@ OK, FAILED, USAGE, REFUSED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130
 @dataclass
 class Result:
     """
-    What became of one file; what C{--json} shows.
+    The result of one file, which C{--json} shows.
 
+    @ivar file: the local name.
     @ivar outcome: a word of L{castd.outcomes}.
     @ivar code: of the server's ERROR.
+    @ivar closed: as L{Report.closed<castd.client.report.Report>}; not shown.
     """
 
     url: str
@@ -45,13 +47,14 @@ class Result:
     error: str | None = None
     closed: Deferred[None] | None = field(default=None, repr=False)
 
-    def fill(self, report: Report) -> None:
-        """It is complete."""
-        for name in ("octets", "seconds", "blksize", "windowsize", "repeats", "closed"):
-            setattr(self, name, getattr(report, name))
+    def succeeded(self, report: Report) -> None:
+        """Take over the report of a transfer that is complete."""
+        self.octets, self.seconds, self.repeats = report.octets, report.seconds, report.repeats
+        self.blksize, self.windowsize = report.blksize, report.windowsize
+        self.closed = report.closed
 
     def failed(self, error: Exception) -> None:
-        """It is not."""
+        """Take over the reason why there is no file, and the exit status that it has."""
         self.outcome = outcomes.FAILED
         self.error = str(error)
         self.status = FAILED
@@ -64,28 +67,28 @@ class Result:
         elif isinstance(error, OSError):
             self.error = error.strerror or str(error)
 
-    def mismatch(self, wanted: str) -> None:
-        """The checksum is another one."""
+    def mismatched(self, wanted: str) -> None:
+        """Note that the checksum is not the one that was given."""
         self.status, self.outcome = MISMATCH, outcomes.FAILED
         self.error = f"sha256 is {self.sha256}, not {wanted}"
 
 
 class Display:
     """
-    Everything that a human sees: a bar per file on a terminal, a line per file at its end.
+    Shows what a human sees: a bar for each file on a terminal, a line for each file at its end.
     """
 
     def __init__(self, command: str, quiet: bool, json: bool, checksum: bool) -> None:
         self._command = command
         self._quiet, self._json, self._checksum = quiet, json, checksum
         console = Console(stderr=True)
-        bars = console.is_terminal and not quiet and not json
-        self._bars = _bars(console) if bars else None
+        hasBars = console.is_terminal and not quiet and not json
+        self._bars = _bars(console) if hasBars else None
         self._held: list[tuple[str, bool]] = []
 
     @contextmanager
-    def alive(self) -> Iterator[None]:
-        """The bars move while this is entered; what is said meanwhile is shown below them at the end."""
+    def live(self) -> Iterator[None]:
+        """Move the bars while this is entered; lines that are shown meanwhile appear below them at the end."""
         if self._bars is None:
             yield
             return
@@ -97,36 +100,40 @@ class Display:
             for text, err in self._held:
                 click.echo(text, err=err)
 
-    def _say(self, text: str, err: bool) -> None:
+    def _print(self, text: str, err: bool) -> None:
         if self._bars is None:
             click.echo(text, err=err)
         else:
             self._held.append((text, err))
 
-    def progress(self, name: str) -> Callable[[int, int | None], object] | None:
-        """-> what a transfer tells its progress."""
+    def progress(self, name: str) -> Progress | None:
+        """-> the function that a transfer tells its progress; L{None}: there are no bars."""
         bars = self._bars
         if bars is None:
             return None
         task = bars.add_task(name, total=None)
         return lambda octets, size: bars.update(task, completed=octets, total=size)
 
-    def result(self, result: Result, toStdout: bool = False) -> None:
-        """One line at the end of a file; errors always, the rest if it is wanted."""
+    def showResult(self, result: Result, toStdout: bool = False) -> None:
+        """
+        Show the result of a file: an error always, the rest if it is wanted.
+
+        @param toStdout: the file itself goes to standard output.
+        """
         if self._json:
             shown = {name: value for name, value in _plain(result).items() if value is not None}
-            self._say(json.dumps(shown), err=toStdout)
+            self._print(json.dumps(shown), err=toStdout)
             return
         if result.error is not None:
-            self._say(f"castd {self._command}: {result.url}: {result.error}", err=True)
+            self._print(f"castd {self._command}: {result.url}: {result.error}", err=True)
         elif not self._quiet:
-            self._say(_line(result), err=True)
+            self._print(_line(result), err=True)
         if result.sha256 is not None and self._checksum and result.error is None:
-            self._say(f"{result.sha256}  {result.file}", err=toStdout)
+            self._print(f"{result.sha256}  {result.file}", err=toStdout)
 
 
-def _bars(console: Console) -> Progress:
-    return Progress(
+def _bars(console: Console) -> Bars:
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
@@ -140,7 +147,7 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def _plain(result: Result) -> dict[str, object]:
     return asdict(replace(result, closed=None))
 
 

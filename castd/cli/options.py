@@ -7,13 +7,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import click
 
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
-from castd.client.client import defaultOptions, scheme
+from castd.client.client import defaultOptions
+from castd.client.schemes import Scheme, findScheme
 from castd.client.urls import Url, UrlError, parseUrl
+from castd.config.plugin import collect
 from castd.receive.options import RequestedOptions
 
 STATUSES = """
@@ -23,9 +25,12 @@ Of several files, the largest counts.
 """
 
 
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
 @dataclass(frozen=True)
 class TransferOptions:
-    """The options that both commands have, as given."""
+    """The options that both commands have, as the user gave them."""
 
     blksize: int | None
     windowsize: int | None
@@ -37,35 +42,56 @@ class TransferOptions:
     json: bool
 
     def requested(self, address: str) -> RequestedOptions:
-        """-> what is asked of the server."""
-        given = {name: getattr(self, name) for name in ("blksize", "windowsize") if getattr(self, name) is not None}
-        return replace(defaultOptions(address), **given)
+        """-> the TFTP options to ask a server at this address for."""
+        default = defaultOptions(address)
+        return replace(
+            default,
+            blksize=default.blksize if self.blksize is None else self.blksize,
+            windowsize=default.windowsize if self.windowsize is None else self.windowsize,
+        )
 
     def policy(self) -> RetransmitPolicy:
-        """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""
+        """
+        -> a policy of C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; their sum is the longest
+        silence of a server.
+        """
         repeat = AdaptiveTimeout(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
         return RetransmitPolicy(repeat=repeat, silence=silence, unheard=None)
 
-    def address(self, text: str) -> Url:
+    def url(self, text: str) -> Url:
         """
-        -> this URL, in the mode that was chosen.
+        Take a URL apart, and put the chosen mode into it.
 
-        @raise click.UsageError: it is none.
+        @raise click.UsageError: it is none, or its scheme is not known.
         """
         try:
             url = parseUrl(text)
-            scheme(url)
+            knownScheme(url)
         except UrlError as error:
             raise click.UsageError(f"{text}: {error}") from error
         return replace(url, path=f"{url.path};mode=netascii") if self.netascii and url.mode == "octet" else url
 
 
+def knownScheme(url: Url) -> Scheme:
+    """
+    -> the scheme of a URL; if it is none of castd's own, the transports from outside are imported first.
+
+    @raise UrlError: it is not known.
+    """
+    try:
+        return findScheme(url)
+    except UrlError:
+        for fault in collect().faults:
+            click.echo(f"warning: {fault}", err=True)
+    return findScheme(url)
+
+
 class ChecksumCommand(click.Command):
-    """A command whose C{--sha256} may stand without a value, wherever it stands."""
+    """A command whose C{--sha256} may have no value, wherever it stands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """C{--sha256} before anything but a checksum has no value."""
+        """Give C{--sha256} an empty value before anything that is no checksum."""
         pairs = zip(args, [*args[1:], ""], strict=False)
         args = ["--sha256=" if word == "--sha256" and not _isSha256(after) else word for word, after in pairs]
         return super().parse_args(ctx, args)
@@ -81,8 +107,8 @@ def _sha256(context: click.Context, parameter: click.Parameter, value: str | Non
     return value.lower() if value else value
 
 
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of both commands."""
+def common(command: _Command) -> _Command:
+    """Add the options of both commands to one of them."""
     for option in reversed(
         (
             click.option("--blksize", type=click.IntRange(8, 65464), help="Largest block size to ask for, octets."),

@@ -4,30 +4,38 @@ C{castd get} and C{castd put}: files fetched and sent from the command line.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.interfaces import IReactorCore
+from twisted.python.failure import Failure
 
 from castd.cli.display import INTERRUPTED, Display, Result
-from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, common
-from castd.client.client import fetch, scheme, send
+from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, common, knownScheme
+from castd.client.client import fetch, send
 from castd.client.output import PIECE, OutputStream, PartialFile, checksum
 from castd.client.report import TransferError
+from castd.client.transfer import IClientReactor
 from castd.client.urls import Url, UrlError
 from castd.packets.netascii import encode
 
 #: How many files are under way at the same time.
 AT_ONCE = 8
+
+
+class ICommandReactor(IClientReactor, IReactorCore):
+    """What a command asks of the reactor that it runs."""
 
 
 @click.command(cls=ChecksumCommand, epilog=STATUSES)
@@ -49,13 +57,13 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
     A file stands under its name when it is complete and its checksum right; until then, and if it never is, what was
     there before stays.
     """
-    choices = TransferOptions(**given)
-    jobs = [(text, choices.address(text)) for text in urls]
+    options = TransferOptions(**given)
+    jobs = [(text, options.url(text)) for text in urls]
     if output is not None and len(jobs) > 1:
         raise click.UsageError("-o names one file, and there are several URLs (try -d)")
     try:
         for _, url in jobs:
-            if scheme(url).named:
+            if knownScheme(url).named:
                 _ = url.name
             elif output is None:
                 raise UrlError(f"{url.scheme}:// names no file; say what to call the copy (-o)")
@@ -66,45 +74,47 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
         raise click.UsageError("two of these files would have the same name")
     if output not in (None, "-") and directory != Path():
         targets = [str(directory / target) for target in targets]
-    show = Display("get", choices.quiet, choices.json, choices.sha256 == "")
+    display = Display("get", options.quiet, options.json, options.sha256 == "")
+    reactor = _reactor(context)
+    limit = DeferredSemaphore(AT_ONCE)
 
-    async def work(reactor: Any) -> int:
-        turns = DeferredSemaphore(AT_ONCE)
+    def getOne(text: str, url: Url, target: str) -> Deferred[Result]:
+        return Deferred.fromCoroutine(_get(reactor, text, url, target, options, display))
 
-        def one(text: str, url: Url, target: str) -> Deferred[Result]:
-            return Deferred.fromCoroutine(_get(reactor, text, url, target, choices, show))
-
+    async def getAll() -> int:
         files = zip(jobs, targets, strict=True)
-        return await _all([turns.run(one, text, url, target) for (text, url), target in files])
+        return await _status([limit.run(getOne, text, url, target) for (text, url), target in files])
 
-    with show.alive():
-        status = drive(_reactor(context), work)
+    with display.live():
+        status = runUntil(reactor, lambda: Deferred.fromCoroutine(getAll()))
     context.exit(status)
 
 
-async def _get(reactor: Any, text: str, url: Url, target: str, choices: TransferOptions, show: Display) -> Result:
+async def _get(
+    reactor: IClientReactor, text: str, url: Url, target: str, options: TransferOptions, display: Display
+) -> Result:
     result = Result(text, target)
     sink: PartialFile | OutputStream | None = None
     try:
         with ExitStack() as opened:
             sink = _open(target, opened)
             opened.callback(sink.abort)
-            progress = show.progress(target if target != "-" else text)
-            result.fill(await fetch(reactor, url, sink, choices.requested, choices.policy(), progress))
-            if choices.sha256 is not None:
+            progress = display.progress(target if target != "-" else text)
+            result.succeeded(await fetch(reactor, url, sink, options.requested, options.policy(), progress))
+            if options.sha256 is not None:
                 result.sha256 = sink.sha256()
-            if choices.sha256 and choices.sha256 != result.sha256:
-                result.mismatch(choices.sha256)
+            if options.sha256 and options.sha256 != result.sha256:
+                result.mismatched(options.sha256)
             else:
                 sink.commit()
     except (TransferError, UrlError, OSError) as error:
         result.failed(error)
-    show.result(result, toStdout=target == "-")
+    display.showResult(result, toStdout=target == "-")
     return result
 
 
 def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
-    """A regular file is replaced when the new one is complete; into a pipe or device one can only write."""
+    """-> the sink of a fetched file: a regular file is replaced at the end, a pipe or device is written to at once."""
     if target == "-":
         return OutputStream(sys.stdout.buffer)
     path = Path(target)
@@ -124,64 +134,67 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
 
     If the URL ends in a slash the file keeps its name.
     """
-    choices = TransferOptions(**given)
-    address = choices.address(url)
+    options = TransferOptions(**given)
+    target = options.url(url)
     try:
-        if file != "-" and re.fullmatch(r"(.*/)?(;mode=\w+)?", address.path):
-            head, mode, tail = address.path.partition(";mode=")
-            address = replace(address, path=head + quote(Path(file).name) + mode + tail)
-        _ = address.name
+        if file != "-" and re.fullmatch(r"(.*/)?(;mode=\w+)?", target.path):
+            head, mode, tail = target.path.partition(";mode=")
+            target = replace(target, path=head + quote(Path(file).name) + mode + tail)
+        _ = target.name
     except UrlError as error:
         raise click.UsageError(f"{url}: {error}") from error
-    if scheme(address).upload is None:
-        raise click.UsageError(f"{address.scheme}:// has no writes")
-    show = Display("put", choices.quiet, choices.json, choices.sha256 == "")
+    if knownScheme(target).upload is None:
+        raise click.UsageError(f"{target.scheme}:// has no writes")
+    display = Display("put", options.quiet, options.json, options.sha256 == "")
+    reactor = _reactor(context)
 
-    async def work(reactor: Any) -> int:
-        return await _all([Deferred.fromCoroutine(_put(reactor, url, address, file, choices, show))])
+    async def putOne() -> int:
+        return await _status([Deferred.fromCoroutine(_put(reactor, url, target, file, options, display))])
 
-    with show.alive():
-        status = drive(_reactor(context), work)
+    with display.live():
+        status = runUntil(reactor, lambda: Deferred.fromCoroutine(putOne()))
     context.exit(status)
 
 
-async def _put(reactor: Any, text: str, url: Url, file: str, choices: TransferOptions, show: Display) -> Result:
+async def _put(
+    reactor: IClientReactor, text: str, url: Url, file: str, options: TransferOptions, display: Display
+) -> Result:
     result = Result(text, file)
     try:
         with ExitStack() as opened:
             source = _source(file, opened)
-            if choices.sha256 is not None:
+            if options.sha256 is not None:
                 result.sha256 = checksum(source)
-            if choices.sha256 and choices.sha256 != result.sha256:
-                result.mismatch(choices.sha256)
+            if options.sha256 and options.sha256 != result.sha256:
+                result.mismatched(options.sha256)
             else:
-                number, size = _wired(source, url.mode, opened)
-                result.fill(
+                number, size = _wireOctets(source, url.mode, opened)
+                result.succeeded(
                     await send(
                         reactor,
                         url,
                         size,
                         lambda offset, length: os.pread(number, length, offset),
-                        choices.requested,
-                        choices.policy(),
-                        show.progress(file),
+                        options.requested,
+                        options.policy(),
+                        display.progress(file),
                     )
                 )
     except (TransferError, UrlError, OSError) as error:
         result.failed(error)
-    show.result(result)
+    display.showResult(result)
     return result
 
 
-def _source(file: str, opened: ExitStack) -> Any:
-    """-> a file that can be read at any place; what cannot is copied."""
-    given = sys.stdin.buffer if file == "-" else opened.enter_context(Path(file).open("rb"))  # noqa: SIM115
-    if given.seekable() and file != "-":
-        return given
-    return _copied(given, bytes, opened)
+def _source(file: str, opened: ExitStack) -> io.BufferedIOBase:
+    """-> an open file that can be read at any place; what cannot is copied."""
+    if file == "-":
+        return _copied(sys.stdin.buffer, bytes, opened)
+    source = opened.enter_context(Path(file).open("rb"))  # noqa: SIM115
+    return source if source.seekable() else _copied(source, bytes, opened)
 
 
-def _wired(source: Any, mode: str, opened: ExitStack) -> tuple[int, int]:
+def _wireOctets(source: io.BufferedIOBase, mode: str, opened: ExitStack) -> tuple[int, int]:
     """-> (a descriptor of the octets that go on the wire, how many they are)."""
     source.seek(0)
     if mode == "netascii":
@@ -189,62 +202,64 @@ def _wired(source: Any, mode: str, opened: ExitStack) -> tuple[int, int]:
     return source.fileno(), os.fstat(source.fileno()).st_size
 
 
-def _copied(source: Any, change: Callable[[bytes], bytes], opened: ExitStack) -> Any:
-    kept = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+def _copied(
+    source: BinaryIO | io.BufferedIOBase, convert: Callable[[bytes], bytes], opened: ExitStack
+) -> io.BufferedIOBase:
+    """-> a temporary copy of an open file, converted piece by piece."""
+    copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     while data := source.read(PIECE):
-        kept.write(change(data))
-    kept.flush()
-    kept.seek(0)
-    return kept
+        copy.write(convert(data))
+    copy.flush()
+    copy.seek(0)
+    return copy
 
 
-async def _all(running: Sequence[Deferred[Result]]) -> int:
-    """-> the status of all of them, when the last port is closed."""
-    results: list[Result] = await gatherResults(running, consumeErrors=True)
+async def _status(transfers: Sequence[Deferred[Result]]) -> int:
+    """-> the exit status of all of them, when the last port is closed."""
+    results = await gatherResults(transfers, consumeErrors=True)
     for result in results:
         if result.closed is not None:
             await result.closed
     return max(result.status for result in results)
 
 
-def _reactor(context: click.Context) -> Any:
-    """The reactor, imported as late as can be; a test gives its own as the context's object."""
+def _reactor(context: click.Context) -> ICommandReactor:
+    """-> the reactor, imported as late as can be; a test gives its own as the context's object."""
     if isinstance(context.obj, dict) and "reactor" in context.obj:
-        return context.obj["reactor"]
+        return cast(ICommandReactor, context.obj["reactor"])
     from twisted.internet import reactor
 
-    return reactor
+    return cast(ICommandReactor, reactor)
 
 
-def drive(reactor: Any, main: Callable[[Any], Coroutine[Any, Any, int]]) -> int:
+def runUntil(reactor: IReactorCore, begin: Callable[[], Deferred[int]]) -> int:
     """
-    Run the reactor until this is done.
+    Run the reactor until the work that this begins is done.
 
-    @return: its result; 130 if the reactor was stopped before, by a signal: it is cancelled then.
+    @return: its result; 130 if the reactor was stopped before, by a signal: the work is cancelled then.
     """
-    ended: list[Any] = []
-    running: list[Deferred[Any]] = []
+    ended: list[int | Failure] = []
+    running: list[Deferred[int]] = []
 
-    def end(result: Any) -> None:
+    def end(result: int | Failure) -> None:
         ended.append(result)
         if running:
             reactor.stop()
 
-    def begin() -> None:
-        task = Deferred.fromCoroutine(main(reactor))
-        running.append(task)
-        task.addBoth(end)
+    def start() -> None:
+        work = begin()
+        running.append(work)
+        work.addBoth(end)
 
     def interrupted() -> None:
         if not ended:
-            task = running.pop()
-            task.cancel()
+            running.pop().cancel()
             ended[:] = [INTERRUPTED]
 
-    reactor.callWhenRunning(begin)
+    reactor.callWhenRunning(start)
     reactor.addSystemEventTrigger("before", "shutdown", interrupted)
     reactor.run()
     (result,) = ended
-    if isinstance(result, int):
-        return result
-    return result.raiseException()  # type: ignore[no-any-return]
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result

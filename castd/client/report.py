@@ -1,5 +1,5 @@
 """
-What a transfer of the client takes and gives: where the octets go, who is told of them, and how it ended.
+What a transfer of the client is given and gives: where the octets go, who is told of them, and how it ended.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from twisted.internet.defer import Deferred
 
 from castd.errors import CastdError
 
+#: Called with the octets so far, and the size or L{None}.
 Progress: TypeAlias = Callable[[int, "int | None"], object]
 
 
 class Sink(Protocol):
-    """Where a file goes."""
+    """What a fetched file is written to."""
 
     def write(self, data: bytes, /) -> object:
-        """The next octets."""
+        """Write the octets that come next."""
 
     def writeAt(self, offset: int, data: bytes, /) -> object:
-        """These octets, there.  Called only for schemes whose blocks come in any order."""
+        """Write octets at their offset.  Called only for schemes whose blocks come in any order."""
 
 
 class TransferError(CastdError):
     """
-    A transfer that did not come to its end.
+    A transfer has failed.
 
     @ivar outcome: a word of L{castd.outcomes}.
     @ivar code: of the server's ERROR, L{None} if it sent none.

@@ -211,7 +211,7 @@ class ClientTransfer(TransferProtocol):
         try:
             port = MulticastPort(self._reactor, half.group, self._server[0], partial(self._receiveFromGroup, half))
         except (OSError, CannotListenError) as error:
-            # Any server may name a port that is taken here, or not ours to have.
+            # A server may name a port that is taken here, or not ours to have.
             why = error.socketError if isinstance(error, CannotListenError) else error
             self._abort(f"cannot listen to {address or 'broadcasts'}, port {number}: {why}")
             return False

@@ -1,5 +1,5 @@
 """
-Where a file is: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes;
+URLs of files: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes;
 C{mtftp://host[:port]/file[;group=address:port]} says where its file is sent.
 """
 
@@ -21,7 +21,7 @@ _GROUP = re.compile(r";group=([^;/]*)$", re.IGNORECASE)
 
 
 class UrlError(ValueError):
-    """Not a URL of a file that could be fetched or sent; the text says why."""
+    """A URL does not name a file that could be fetched or sent; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Url:
 
     @property
     def group(self) -> str | None:
-        """Of C{mtftp}: what follows C{;group=} at the end, a group and a port."""
+        """The group and port of an C{mtftp} URL: what follows C{;group=} at its end."""
         found = _GROUP.search(self.path)
         return found[1] if found else None
 
     @property
     def name(self) -> str:
         """
-        The file's name, each octet as it goes on the wire (UTF-8 with surrogate escapes).
+        The name of the file, each octet as it goes on the wire (UTF-8 with surrogate escapes).
 
         @raise UrlError: there is none, or one that no request can carry.
         """
@@ -70,7 +70,7 @@ class Url:
     @property
     def base(self) -> str:
         """
-        The last part of the name: what a copy of the file is called.
+        The last part of the name, which a copy of the file gets as its own.
 
         @raise UrlError: it ends in a slash, or in what is no name of a file.
         """

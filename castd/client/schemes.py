@@ -1,0 +1,131 @@
+"""
+The schemes of URLs: which half fetches C{tftp://host/file}, and which one sends it.
+
+A transport from outside adds its own with L{registerScheme}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from twisted.internet.abstract import isIPAddress
+
+from castd.cast.policy import RetransmitPolicy
+from castd.client.urls import Url, UrlError
+from castd.interfaces import IClientTransferHalf
+from castd.options import groupEndpoint
+from castd.receive import mtftp, slam
+from castd.receive.blocks import Read
+from castd.receive.group import MulticastDownload
+from castd.receive.netascii import NetasciiDownload
+from castd.receive.options import RequestedOptions
+from castd.receive.tftp import TftpDownload, TftpUpload
+
+#: Makes the half of a read: C{download(url, requested, policy)}.
+Download: TypeAlias = Callable[[Url, RequestedOptions, RetransmitPolicy], IClientTransferHalf]
+#: Makes the half of a write: C{upload(url, size, read, requested, policy)}.
+Upload: TypeAlias = Callable[[Url, int, Read, RequestedOptions, RetransmitPolicy], IClientTransferHalf]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """
+    How files of one URL scheme are fetched and sent.
+
+    @ivar port: where requests go if the URL does not say.
+    @ivar download: makes the half of a read.  It raises L{UrlError} if the URL cannot be used.
+    @ivar upload: makes the half of a write; L{None}: there are no writes.
+    @ivar named: its URLs name a file.
+    """
+
+    port: int
+    download: Download
+    upload: Upload | None = None
+    named: bool = True
+
+
+def _tftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
+    if url.mode == "netascii":
+        return NetasciiDownload(url.name, requested, policy)
+    return TftpDownload(url.name, requested, url.mode, policy)
+
+
+def _tftpUpload(
+    url: Url, size: int, read: Read, requested: RequestedOptions, policy: RetransmitPolicy
+) -> IClientTransferHalf:
+    return TftpUpload(url.name, size, read, requested, url.mode, policy)
+
+
+def _multicastDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
+    if url.mode == "netascii":
+        return _tftpDownload(url, requested, policy)
+    return MulticastDownload(url.name, requested, policy)
+
+
+def _slamDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
+    return slam.SlamDownload(policy, slamGroup(url))
+
+
+def _mtftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
+    return mtftp.MtftpDownload(url.name, policy, mtftpGroup(url))
+
+
+def mtftpGroup(url: Url) -> tuple[str, int]:
+    """
+    -> the group that an C{mtftp} URL names at its end, or the only one that iPXE knows.
+
+    @raise UrlError: it is none.
+    """
+    if url.group is None:
+        return mtftp.GROUP
+    try:
+        return groupEndpoint(url.group)
+    except ValueError as error:
+        raise UrlError(str(error)) from error
+
+
+def slamGroup(url: Url) -> tuple[str, int]:
+    """
+    -> the group that follows the slash of a C{slam} URL: C{group:port}, either of them, or nothing.
+
+    @raise UrlError: something else follows it.
+    """
+    address, _, number = url.path.partition(":")
+    port = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0 if number else slam.GROUP[1]
+    if (address and not (isIPAddress(address) and 224 <= int(address.partition(".")[0]) < 240)) or not 0 < port < 65536:
+        raise UrlError(f"{url.path} is not a group and a port, such as 239.255.1.1:10000")
+    return address or slam.GROUP[0], port
+
+
+_SCHEMES: dict[str, Scheme] = {
+    "tftp": Scheme(69, _tftpDownload, _tftpUpload),
+    "tftm": Scheme(69, _multicastDownload),
+    "slam": Scheme(10000, _slamDownload, named=False),
+    "mtftp": Scheme(1759, _mtftpDownload),
+}
+
+
+def registerScheme(name: str, scheme: Scheme) -> None:
+    """
+    Make URLs that begin with C{name://} known to L{fetch<castd.client.client.fetch>} and
+    L{send<castd.client.client.send>}, and so to C{castd get} and C{castd put}.
+
+    @param name: lower case.
+    @raise ValueError: the name stands for another scheme already.
+    """
+    if _SCHEMES.setdefault(name, scheme) != scheme:
+        raise ValueError(f"{name}:// is registered already")
+
+
+def findScheme(url: Url) -> Scheme:
+    """
+    -> the scheme of a URL.
+
+    @raise UrlError: it is not known.
+    """
+    scheme = _SCHEMES.get(url.scheme)
+    if scheme is None:
+        raise UrlError(f"{url.scheme}:// is not known here; known are {', '.join(sorted(_SCHEMES))}")
+    return scheme
