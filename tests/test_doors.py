@@ -175,9 +175,9 @@ def test_nobodyThere(tmp_path: Path) -> None:
 def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     """The socket is looked for where systemd's RuntimeDirectory is."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/a:/run/b")
-    assert control._where() == "/run/a/control"
+    assert control._defaultPath() == "/run/a/control"
     monkeypatch.delenv("RUNTIME_DIRECTORY")
-    assert control._where() == "/run/castd/control"
+    assert control._defaultPath() == "/run/castd/control"
 
 
 def test_bounded() -> None:

@@ -1,5 +1,5 @@
 """
-C{castd status}, C{castd reload} and C{castd upgrade}: a question to a running server over its control socket.
+C{castd status}, C{castd reload} and C{castd upgrade}: commands to a running server over its control socket.
 """
 
 from __future__ import annotations
@@ -9,32 +9,93 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-#: Where systemd's RuntimeDirectory=castd puts it.
-USUAL = "/run/castd/control"
+#: Where systemd's RuntimeDirectory=castd puts the control socket.
+DEFAULT_PATH = "/run/castd/control"
 #: Seconds to wait for the answer; a reload reads and checks everything first.
-PATIENCE = 60.0
+TIMEOUT = 60.0
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 
-def _where() -> str:
+class ReceiverStatus(TypedDict):
+    """One receiver of a cast, or the client of an upload, in the answer to C{status}."""
+
+    peer: str
+    sent: int
+    needed: int | None
+    seconds: float | None
+
+
+class CastStatus(TypedDict):
+    """A cast or an upload in the answer to C{status}."""
+
+    transport: str
+    kind: str
+    name: str | None
+    group: str | None
+    receivers: list[ReceiverStatus]
+
+
+class AddressStatus(TypedDict):
+    """An address in the answer to C{status}, with what is under way there."""
+
+    address: str
+    transports: list[str]
+    retiring: bool
+    casts: list[CastStatus]
+
+
+class ServerStatus(TypedDict):
+    """The answer to C{status}, as far as it is shown; C{--json} shows all of it."""
+
+    version: str
+    state: str
+    unready: str | None
+    seconds: float
+    file: str
+    addresses: list[AddressStatus]
+
+
+class ReloadAnswer(TypedDict):
+    """The answer to C{reload}."""
+
+    ok: bool
+    faults: list[str]
+
+
+class UpgradeAnswer(ReloadAnswer):
+    """The answer to C{upgrade}."""
+
+    pid: int
+    rest: int
+
+
+def _defaultPath() -> str:
+    """-> the control socket of a server in the same unit of systemd, or where it usually is."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return str(Path(folder) / "control") if folder else USUAL
+    return str(Path(folder) / "control") if folder else DEFAULT_PATH
 
 
-def ask(path: str, what: str) -> dict[str, Any]:
-    """@raise click.ClickException: nobody answers there."""
+def ask(path: str, command: str) -> Any:
+    """
+    Send a command to the server with this control socket.
+
+    @return: its answer, read from JSON.
+    @raise click.ClickException: nobody answers there.
+    """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
-            asker.settimeout(PATIENCE)
-            asker.connect(path)
-            asker.sendall(json.dumps({"do": what}).encode() + b"\n")
-            with asker.makefile("rb") as answer:
-                found: dict[str, Any] = json.loads(answer.readline())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(TIMEOUT)
+            control.connect(path)
+            control.sendall(json.dumps({"do": command}).encode() + b"\n")
+            with control.makefile("rb") as answer:
+                found = json.loads(answer.readline())
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{path}: no answer: {error}") from None
     if "error" in found:
@@ -42,9 +103,14 @@ def ask(path: str, what: str) -> dict[str, Any]:
     return found
 
 
-def _control(command: Callable[..., Any]) -> Callable[..., Any]:
+def _control(command: _Command) -> _Command:
+    """Add the option that names the control socket."""
     return click.option(
-        "--control", "path", metavar="PATH", default=_where, help=f"The server's control socket; {USUAL} if not given."
+        "--control",
+        "path",
+        metavar="PATH",
+        default=_defaultPath,
+        help=f"The server's control socket; {DEFAULT_PATH} if not given.",
     )(command)
 
 
@@ -53,7 +119,7 @@ def _control(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "plain", is_flag=True, help="As JSON.")
 def status(path: str, plain: bool) -> None:
     """Show what a running server is doing.  Exit status 1: it does not answer requests."""
-    found = ask(path, "status")
+    found: ServerStatus = ask(path, "status")
     if plain:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -63,8 +129,8 @@ def status(path: str, plain: bool) -> None:
     raise SystemExit(found["unready"] is not None)
 
 
-def table(found: dict[str, Any]) -> Table:
-    """A line for each receiver; one for a cast or an address that has none."""
+def table(found: ServerStatus) -> Table:
+    """-> a table with a line for each receiver, and one for a cast or an address that has none."""
     made = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "name", "receiver", "blocks", "since"):
         made.add_column(name, overflow="fold", justify="right" if name in ("blocks", "since") else "left")
@@ -84,6 +150,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def _span(seconds: float | None) -> str:
+    """-> a duration as C{4:05} or C{3:04:05}."""
     if seconds is None:
         return ""
     minutes, rest = divmod(int(seconds), 60)
@@ -99,13 +166,15 @@ def reload(path: str) -> None:
 
     Exit status 1: the file has faults, which are shown, and the server goes on as it was.
     """
-    _answer(ask(path, "reload"))
+    answer: ReloadAnswer = ask(path, "reload")
+    _exit(answer)
 
 
-def _answer(found: dict[str, Any]) -> None:
-    for fault in found["faults"]:
+def _exit(answer: ReloadAnswer) -> None:
+    """Show the faults, and exit with status 1 if the command has failed."""
+    for fault in answer["faults"]:
         click.echo(fault, err=True)
-    raise SystemExit(not found["ok"])
+    raise SystemExit(not answer["ok"])
 
 
 @click.command()
@@ -117,7 +186,7 @@ def upgrade(path: str) -> None:
     No request is refused or lost; the old process ends its transfers and leaves.  Exit status 1: the new one could not
     start, for the reasons shown, and the server goes on as it was.
     """
-    found = ask(path, "upgrade")
-    if found["ok"]:
-        click.echo(f"Taken over from {found['pid']}, which still serves {found['rest']} transfers.")
-    _answer(found)
+    answer: UpgradeAnswer = ask(path, "upgrade")
+    if answer["ok"]:
+        click.echo(f"Taken over from {answer['pid']}, which still serves {answer['rest']} transfers.")
+    _exit(answer)

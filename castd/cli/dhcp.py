@@ -1,5 +1,5 @@
 """
-C{castd dhcp43}: what a DHCP server has to say so that a boot ROM uses MTFTP.
+C{castd dhcp43}: print the DHCP option that makes a boot ROM use MTFTP.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The command C{castd}.
+The command C{castd}: serve, check, plugins and schema; the other commands have modules of their own.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import click
 from rich.console import Console
@@ -22,7 +22,7 @@ from twisted.logger import globalLogBeginner
 from castd import __version__
 from castd.cli.control import reload, status, upgrade
 from castd.cli.dhcp import dhcp43
-from castd.cli.transfer import get, put
+from castd.cli.transfer import ICommandReactor, get, put
 from castd.config.config import Config
 from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, wholeSchema
@@ -43,14 +43,14 @@ def main() -> None:
     """Deliver boot files over datagrams, to one machine or a whole hall."""
 
 
-def complain(lines: Any) -> None:
-    """To standard error, as they are: a fault may hold brackets, which are no markup."""
+def complain(lines: Iterable[str]) -> None:
+    """Show lines on standard error as they are: a fault may hold brackets, which are no markup."""
     for line in lines:
         click.echo(line, err=True)
 
 
 def fail(error: ConfigError) -> SystemExit:
-    """A line for each fault, and status 1."""
+    """Show a line for each fault.  -> the exit with status 1."""
     complain(error.faults)
     return SystemExit(1)
 
@@ -70,19 +70,19 @@ main.add_command(dhcp43)
 def serve(config: Path, user: str | None, group: str | None) -> None:
     """Serve in the foreground, until interrupted."""
     # Not before: whoever only looks at a service file needs no reactor.
-    from twisted.internet import reactor as running
+    from twisted.internet import reactor as installed
 
-    reactor: Any = running
-    whose = _whose(user, group)
+    reactor = cast(ICommandReactor, installed)
+    unprivileged = _unprivilegedUser(user, group)
     try:
-        server = prepare(config, reactor, whose)
+        server = prepare(config, reactor, unprivileged)
         server.logs = Logs(onStream(sys.stderr))
         with server.acting():
             server.logs.open(server.config)
         globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
         server.privilegedStartService()
-        if whose is not None:
-            whose.become()
+        if unprivileged is not None:
+            unprivileged.become()
     except ConfigError as error:
         complain(error.faults)
         raise SystemExit(exitStatus(error)) from None
@@ -91,7 +91,8 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
     reactor.run()
 
 
-def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
+def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser | None:
+    """-> who to be once the ports are bound; L{None}: nothing was said."""
     if user is None:
         if group is not None:
             raise click.UsageError("--group is that of --user: who is it?")
@@ -117,15 +118,15 @@ def check(file: Path) -> None:
 
 
 def summary(server: Server) -> Table:
-    """What would listen, in the order in which it would be asked."""
+    """-> a table of what would listen, in the order in which it would be asked."""
     table = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "options"):
         table.add_column(name, overflow="fold")
     for address in server.addresses:
         for entry in address.entries:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
-            said = ", ".join(f"{key}: {value}" for key, value in options.items())
-            table.add_row(address.address, entry.name, entry.kind, said)
+            shown = ", ".join(f"{key}: {value}" for key, value in options.items())
+            table.add_row(address.address, entry.name, entry.kind, shown)
     for name, (where, _) in server.porch.ways(server.config).items():
         table.add_row(where, "", name)
     return table
@@ -136,7 +137,7 @@ _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """What may be right elsewhere, or for somebody else."""
+    """-> warnings of what may be right on another machine, or for another user."""
     if config.access is None and config.uploads:
         yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
     if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
@@ -150,13 +151,14 @@ def warnings(config: Config) -> Iterator[str]:
 
 
 def _unwritable(folder: Path) -> str | None:
+    """-> why no file can be made in a folder; L{None}: one can."""
     if not folder.is_dir():
         return "no such folder"
     return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
 
 
 def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
-    """All that would be bound: where the service file says so, and as what."""
+    """-> each port that would be bound: where the service file says so, its number and kind."""
     for entry in config.transports:
         if (port := getattr(entry.options, "port", None)) is not None:
             yield entry.route, port, socket.SOCK_DGRAM
@@ -166,7 +168,7 @@ def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
 
 
 def _permitted(port: int, kind: socket.SocketKind) -> bool:
-    """Whether this process would be let have a low port; a port that is taken would have been permitted."""
+    """-> whether this process may bind a low port; a port that is taken would have been permitted."""
     with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -183,10 +185,11 @@ def plugins(name: str | None) -> None:
     """List what can be named in a service file; with NAME, its options."""
     collected = collect()
     complain(f"warning: {fault}" for fault in collected.faults)
-    Console().print(_options(collected, name) if name else _list(collected))
+    Console().print(_optionsOf(collected, name) if name else _makers(collected))
 
 
-def _list(collected: Collected) -> Table:
+def _makers(collected: Collected) -> Table:
+    """-> a table of all transports and sources."""
     table = Table(box=None, pad_edge=False)
     for column in ("name", "is a", "description"):
         table.add_column(column)
@@ -196,8 +199,9 @@ def _list(collected: Collected) -> Table:
     return table
 
 
-def _options(collected: Collected, name: str) -> Table:
-    maker: Any = collected.transports.get(name) or collected.sources.get(name)
+def _optionsOf(collected: Collected, name: str) -> Table:
+    """-> a table of the options of one transport or source."""
+    maker = collected.transports.get(name) or collected.sources.get(name)
     if maker is None:
         known = ", ".join([*collected.transports, *collected.sources])
         raise click.ClickException(f"nothing here is called {name}; known are {known}")
