@@ -398,6 +398,16 @@ class TestSchemes:
         assert failures[0].check(UrlError)
         assert "tftp" in str(failures[0].value)
 
+    def test_registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A scheme is registered under a name that nobody has; the same one may be registered again."""
+        monkeypatch.setattr(schemes, "_SCHEMES", dict(schemes._SCHEMES))
+        flood = Scheme(700, lambda url, requested, policy: Flood(5))
+        schemes.registerScheme("flood", flood)
+        schemes.registerScheme("flood", flood)
+        assert schemes.findScheme(parseUrl("flood://h/f")) is flood
+        with pytest.raises(ValueError, match="tftp:// is registered already"):
+            schemes.registerScheme("tftp", flood)
+
     def test_no_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A scheme without writes says so."""
         monkeypatch.setitem(schemes._SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))

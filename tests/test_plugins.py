@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -16,16 +17,21 @@ from twisted.internet.protocol import DatagramProtocol
 from zope.interface.verify import verifyClass, verifyObject
 
 from castd import plugins
+from castd.cli.options import knownScheme
+from castd.client import schemes
+from castd.client.client import fetch
+from castd.client.report import Report, TransferError
+from castd.client.urls import UrlError, parseUrl
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, collect
 from castd.errors import ConfigError, WireError
 from castd.group_pool import GroupPool, OpenContext
-from castd.interfaces import ICastTransport, IDialect, IPaced, ITransportMaker, IWire
+from castd.interfaces import ICastTransport, IDialect, IGroupTransferHalf, IPaced, ITransportMaker, IWire
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
-from castd.testing import BytesContent, Host, Network, Steady, memorySite, pattern
+from castd.testing import BytesContent, Copy, Host, Network, Steady, memorySite, pattern
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
 SERVER: Peer = ("10.0.0.1", 7777)
@@ -34,7 +40,8 @@ GROUP: Peer = ("239.255.9.9", 7777)
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
-    """What is found when the folder of the example is on the path; it is forgotten afterwards."""
+    """What is found when the folder of the example is on the path; it is forgotten afterwards, its URL scheme too."""
+    monkeypatch.setattr(schemes, "_SCHEMES", dict(schemes._SCHEMES))
     monkeypatch.setattr(plugins, "__path__", [*plugins.__path__, str(EXAMPLE / "castd" / "plugins")])
     yield collect()
     sys.modules.pop("castd.plugins.castd_fountain", None)
@@ -118,6 +125,7 @@ def test_interfaces(collected: Collected, module: Any) -> None:
     request = Request(("10.0.0.2", 7777), Local(*SERVER), "image", detail=module.ALL)
     assert verifyObject(IWire, dialect.open(request, content, OpenContext(0.0, random.Random(0), GroupPool())))
     assert verifyClass(IPaced, module.Spring)
+    assert verifyObject(IGroupTransferHalf, module.Download(GROUP, 1.0))
     transport = collected.transports["fountain"].makeTransport("fountain", options, memorySite(Network()))
     assert isinstance(transport, Listener)
     assert verifyObject(ICastTransport, transport)
@@ -135,6 +143,45 @@ def test_delivers(collected: Collected, module: Any, loss: float) -> None:
     assert blocks <= numbers(network) <= blocks / (1 - loss) * 1.25
     network.run(lambda: not list(made.casts()), limit=60.0)
     assert list(made.casts()) == []
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_fetched(collected: Collected, module: Any, loss: float) -> None:
+    """C{castd get} fetches the file by a URL of the scheme that the example registers."""
+    network, data = Network(seed=6, loss=loss), pattern(100_001)
+    serve(collected, network, data, blksize=500)
+    url = parseUrl(f"fountain://{SERVER[0]}")
+    assert knownScheme(url).download is module.download
+    sink, results = Copy(), []
+    machine: Any = network.host("10.0.0.2")
+    fetch(machine, url, sink).addBoth(results.append)
+    network.run(lambda: bool(results), limit=60.0)
+    (report,) = results
+    assert isinstance(report, Report)
+    assert (sink.data, report.octets, report.size, report.blocks) == (data, 100_001, 100_001, 201)
+    network.run(lambda: not machine.openPorts(), limit=60.0)
+
+
+def test_fetchedFromNobody(collected: Collected) -> None:
+    """A server that never answers is given up; a URL that names no group is refused."""
+    network, results = Network(), []
+    machine: Any = network.host("10.0.0.2")
+    fetch(machine, parseUrl("fountain://10.0.0.77/239.255.9.8:9000"), Copy()).addErrback(results.append)
+    network.run(lambda: bool(results), limit=60.0)
+    assert results[0].check(TransferError)
+    assert results[0].value.outcome == "silent"
+    fetch(machine, parseUrl("fountain://10.0.0.77/10.0.0.5:9000"), Copy()).addErrback(results.append)
+    assert results[1].check(UrlError)
+
+
+def test_schemeOfAnOutsider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheme that castd does not know is looked for among the transports from outside; unknown, it is a fault."""
+    monkeypatch.setattr(schemes, "_SCHEMES", dict(schemes._SCHEMES))
+    with pytest.raises(UrlError, match="known are mtftp, slam, tftm, tftp"):
+        knownScheme(parseUrl("fountain://10.0.0.1"))
+    monkeypatch.setattr(plugins, "__path__", [*plugins.__path__, str(EXAMPLE / "castd" / "plugins")])
+    assert knownScheme(parseUrl("fountain://10.0.0.1")).port == 7777
+    sys.modules.pop("castd.plugins.castd_fountain", None)
 
 
 def test_onceForAll(collected: Collected, module: Any) -> None:
@@ -269,5 +316,6 @@ def _module() -> Any:
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
+        with patch.dict(schemes._SCHEMES):
+            spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]

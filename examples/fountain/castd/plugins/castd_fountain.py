@@ -13,6 +13,8 @@ On the wire, big-endian, all from and to UDP:
   - question, server to one receiver: C{F S}, transaction (4), octets of the file (8), octets of a block (2).
   - data, server to group: as the question, but C{F D}; then the number (4) and a block.  The last block is filled up
     with zeros.
+
+C{castd get fountain://host[:port]/[group:port] -o FILE} fetches the one file of a port.
 """
 
 from __future__ import annotations
@@ -35,17 +37,22 @@ from castd.cast.events import (
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
+from castd.client.schemes import Scheme, registerScheme
+from castd.client.urls import Url, UrlError
 from castd.config.plugin import TransportMaker
 from castd.errors import Declined, Refused, WireError
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import GroupEndpoint, HostPort, ListenOptions, Port, Rate
+from castd.interfaces import IContent, IDialect, IGroupTransferHalf, ITransferHalf, IWire
+from castd.options import GroupEndpoint, HostPort, ListenOptions, Port, Rate, groupEndpoint
+from castd.receive.options import RequestedOptions
 from castd.request import Local, Peer, Request
 
 fountain = TransportMaker("fountain", __name__, "Random linear fountain: multicast with repair by count")
 
 #: "I do not know how many there are: all of them."
 ALL = 0xFFFFFFFF
+#: Where numbers go if nobody says otherwise.
+GROUP = HostPort("239.255.9.9", 7777)
 #: Every mixture is made of half the blocks, and undoing them takes the square of their number: more would be slow.
 MOST_BLOCKS = 4096
 
@@ -87,7 +94,7 @@ class Options(ListenOptions):
 
     port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
-    group: GroupEndpoint = Field(HostPort("239.255.9.9", 7777), description="group and port that numbers go to")
+    group: GroupEndpoint = Field(GROUP, description="group and port that numbers go to")
     rate: Rate | None = Field(12e6, gt=0, description="most octets a second; null: no limit")
     blksize: int = Field(1400, ge=8, le=65000, description="octets of a block")
     redundancy: float = Field(0.1, ge=0, le=4, description="numbers sent in vain, perhaps, for each one asked for")
@@ -319,3 +326,103 @@ class Receiver:
         if blocksize > 0 and size <= MOST_BLOCKS * blocksize:
             self._head, self.decoder = datagram[2 : _HEAD.size], Decoder(size, blocksize)
             self.heard, self.data = 0, None
+
+
+#: A client that has heard nothing for so long sends its report again.  Seconds.
+REMINDER = 1.0
+
+
+@implementer(IGroupTransferHalf)
+class Download:
+    """
+    A L{Receiver} with a clock: what C{castd get} drives.
+
+    The file is handed out in one piece, once nothing is lacking.
+
+    @ivar blocks: numbers that told something new.
+    @ivar repeats: reports that nobody had asked for.
+    """
+
+    error = terms = None
+
+    def __init__(self, group: tuple[str, int], silence: float) -> None:
+        """
+        @param silence: seconds without a datagram until the server is given up.
+        """
+        self.group: tuple[str, int] | None = group
+        self.tid: Peer | None = None
+        self.outcome: str | None = None
+        self.complete = False
+        self.size: int | None = None
+        self.blocks = self.repeats = 0
+        self._receiver = Receiver()
+        self._silence = silence
+        self._heardAt = self._reminderAt = 0.0
+
+    def begin(self, now: float) -> list[bytes]:
+        """-> the report of a receiver that knows nothing yet."""
+        self._serverHeard(now)
+        return [self._receiver.say()]
+
+    def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
+        """
+        Receive a question, or a number.
+
+        @return: (the file if that was the last number it took, a report if one was asked for).
+        @raise WireError: it is something else.
+        """
+        if len(datagram) < _HEAD.size or datagram[:2] not in (b"FS", b"FD"):
+            raise WireError("no question and no number of a fountain")
+        answer = self._receiver.receive(datagram)
+        self._serverHeard(now)
+        decoder, data = self._receiver.decoder, self._receiver.data
+        if decoder is not None:
+            self.size, self.blocks = decoder.size, decoder.count - decoder.lacking
+        if data is None or self.complete:
+            return None, [] if answer is None else [answer]
+        # The answer, that nothing is lacking, has to wait until the file is stored.
+        self.complete = True
+        return data, []
+
+    def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[bytes | None, list[bytes]]:
+        """As L{receive}: a number is the same to whomever it was sent."""
+        return self.receive(datagram, now)
+
+    def stored(self, now: float) -> list[bytes]:
+        """End the transfer.  -> the report that nothing is lacking; if it is lost the server asks three times."""
+        self.outcome = outcomes.DONE
+        return [self._receiver.say()]
+
+    def poll(self, now: float) -> list[bytes]:
+        """-> the report again, if the server was silent.  Sets C{outcome} when it was silent for too long."""
+        if self.outcome is not None or self.complete or now < self._reminderAt:
+            return []
+        if now >= self._heardAt + self._silence:
+            self.outcome = outcomes.SILENT
+            return []
+        self.repeats += 1
+        self._reminderAt = now + REMINDER
+        return [self._receiver.say()]
+
+    def deadline(self, now: float) -> float | None:
+        """-> the instant to poll again at."""
+        return None if self.outcome is not None or self.complete else self._reminderAt
+
+    def _serverHeard(self, now: float) -> None:
+        self._heardAt, self._reminderAt = now, now + REMINDER
+
+
+def download(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Download:
+    """
+    -> the half that fetches a URL; there are no options to request.
+
+    @raise UrlError: something else than a group and a port follows the slash.
+    """
+    try:
+        group = groupEndpoint(url.path) if url.path else GROUP
+    except ValueError as error:
+        raise UrlError(str(error)) from error
+    return Download(group, policy.silence)
+
+
+registerScheme("fountain", Scheme(7777, download, named=False))
