@@ -230,7 +230,7 @@ class ClientTransfer(TransferProtocol):
 
     # How it ends.
 
-    def finished(self, outcome: str) -> None:
+    def finish(self, outcome: str) -> None:
         """End the transfer as the half has ended."""
         error = self.half.error
         if outcome == outcomes.DONE:
@@ -248,10 +248,11 @@ class ClientTransfer(TransferProtocol):
         """End the transfer: the server does not keep its word, or the file has changed."""
         self._abort(str(error), error.code)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, failure: Failure) -> None:
         """End the transfer if our own files fail; anything else is a bug, and is raised."""
+        error = failure.value
         if not isinstance(error, OSError):
-            raise error
+            failure.raiseException()
         self._abort(error.strerror or str(error), Full.code if error.errno in FULL_DISK else 0)
 
     def _succeed(self) -> None:

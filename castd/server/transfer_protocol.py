@@ -1,8 +1,8 @@
 """
 TransferProtocol: the DatagramProtocol that drives one transfer half, the same for an upload here and for the client.
 
-What is said is decided in L{castd.receive}; here it meets a clock, a socket that may be full, a disk that may be full,
-and strangers.
+The half, one of L{castd.receive}, decides what is sent; here it meets a clock, a socket that may be full, a disk that
+may be full, and strangers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
+from twisted.python.failure import Failure
 
 from castd.errors import Refused, UnknownTid, WireError
 from castd.interfaces import ITransferHalf
@@ -21,6 +22,7 @@ from castd.receive.base import OffsetBlock
 from castd.request import Peer
 from castd.server.sendqueue import SendQueue
 
+#: What a half hands out to be stored; L{None}: nothing.
 Payload: TypeAlias = bytes | OffsetBlock | None
 #: A method of a half that reads a datagram, such as L{ITransferHalf.receive}.
 Receive: TypeAlias = Callable[[bytes, float], tuple[Payload, list[bytes]]]
@@ -76,7 +78,7 @@ class TransferProtocol(DatagramProtocol, ABC):
         """
 
     @abstractmethod
-    def finished(self, outcome: str) -> None:
+    def finish(self, outcome: str) -> None:
         """End the transfer, since the half has ended with this word of L{castd.outcomes}."""
 
     @abstractmethod
@@ -84,8 +86,8 @@ class TransferProtocol(DatagramProtocol, ABC):
         """Tell the peer, and end the transfer."""
 
     @abstractmethod
-    def fail(self, error: Exception) -> None:
-        """End the transfer for an error of ours.  Called while the exception is being handled."""
+    def fail(self, failure: Failure) -> None:
+        """End the transfer for an error of ours."""
 
     @abstractmethod
     def mayAnswerStranger(self, address: Peer) -> bool:
@@ -117,8 +119,8 @@ class TransferProtocol(DatagramProtocol, ABC):
             self.malformed(datagram, error)
         except Refused as error:
             self.refuse(error)
-        except Exception as error:
-            self.fail(error)
+        except Exception:
+            self.fail(Failure())
 
     def strangerReceived(self, datagram: bytes, address: Peer) -> None:
         """
@@ -169,13 +171,13 @@ class TransferProtocol(DatagramProtocol, ABC):
             if self.over:
                 return
             if self.half.outcome is not None:
-                self.finished(self.half.outcome)
+                self.finish(self.half.outcome)
             else:
                 self.setTimer(self._wakeAt(now))
         except Refused as error:
             self.refuse(error)
-        except Exception as error:
-            self.fail(error)
+        except Exception:
+            self.fail(Failure())
 
     def _wakeAt(self, now: float) -> float | None:
         """-> the instant to go on at: the half's deadline, or sooner, when a full socket is to be tried again."""

@@ -101,8 +101,8 @@ class UploadProtocol(TransferProtocol):
         """Send the OACK or ACK 0, or send it again."""
         try:
             self.reply(self.half.begin(self._seconds()))
-        except Exception as error:
-            self.fail(error)
+        except Exception:
+            self.fail(Failure())
         self.pump()
 
     def repeated(self, request: Request, dialect: IDialect) -> bool:
@@ -143,7 +143,7 @@ class UploadProtocol(TransferProtocol):
         if request is None:
             return False
         if self.blocks or not self._repeats(request.name, self.request.mode, request.write, request.options):
-            self.finished(outcomes.REPLACED)
+            self.finish(outcomes.REPLACED)
         else:
             self._open()
         return True
@@ -178,7 +178,7 @@ class UploadProtocol(TransferProtocol):
     def wake(self) -> None:
         """Go on, or end if the client's port is closed."""
         if self._closedReports >= CLOSED_PORTS:
-            self.finished(outcomes.CLOSED)
+            self.finish(outcomes.CLOSED)
         else:
             super().wake()
 
@@ -228,15 +228,15 @@ class UploadProtocol(TransferProtocol):
         if not self.over:
             try:
                 self.committed()
-            except Exception as error:
-                self.fail(error)
+            except Exception:
+                self.fail(Failure())
             self.pump()
 
     def _commitFailed(self, failure: Failure) -> None:
         self._committing = False
         error = failure.value
         if not isinstance(error, Refused):
-            self._fault(failure)
+            self.fail(failure)
         elif not self.over:
             self.refuse(error)
 
@@ -244,33 +244,30 @@ class UploadProtocol(TransferProtocol):
 
     def replace(self, peer: Peer) -> None:
         """End the upload, since the machine behind the peer has restarted."""
-        self.finished(outcomes.REPLACED)
+        self.finish(outcomes.REPLACED)
 
     def settle(self) -> None:
         """End an upload whose file is in its place: a lost last ACK does not hold up the stop of the server."""
         if self._committedAt is not None:
-            self.finished(outcomes.DONE)
+            self.finish(outcomes.DONE)
 
     def end(self, outcome: str) -> None:
         """End the upload from our side; the client is told."""
         if not self.over and self._committedAt is None:
             self.replyError(0, outcomes.MEANING[outcome])
-        self.finished(outcome)
+        self.finish(outcome)
 
     def refuse(self, error: Refused) -> None:
         """Tell the client no, once, and end the upload."""
         self.replyError(error.code, error.text)
         self._close(None, error)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, failure: Failure) -> None:
         """Log the traceback of a fault of ours, and end this upload; the server goes on."""
-        self._fault()
-
-    def _fault(self, failure: Failure | None = None) -> None:
         _log.failure("{transport}: an upload failed", failure, event="fault", transport=self.name)
         self.end(outcomes.FAILED)
 
-    def finished(self, outcome: str) -> None:
+    def finish(self, outcome: str) -> None:
         """End the upload, with this outcome unless its file is in its place."""
         self._close(outcome, None)
 
