@@ -18,13 +18,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from collections import Counter
+    from random import Random
+
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
 
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
-    from castd.group_pool import OpenContext
+    from castd.group_pool import GroupPool, OpenContext
+    from castd.net.timers import Timers
+    from castd.options import Limits
+    from castd.pacing import Pacer
     from castd.request import Local, Peer, Request
+    from castd.server.admission import Admission
+    from castd.server.blockcache import BlockCache
+    from castd.upgrade.predecessor import Predecessor
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
@@ -309,19 +319,19 @@ class IContentSink(Interface):
 class ISite(Interface):
     """What all transports share."""
 
-    reactor = Attribute("IReactorTime; also what ports are made on.")
-    random = Attribute("random.Random: all chance comes from here.")
-    pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
-    limits = Attribute("castd.options.Limits.")
-    timers = Attribute("castd.net.timers.Timers: one timer for all casts.")
-    blockCache = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
-    admission = Attribute("castd.server.admission.Admission: who may have how much.")
-    groupPool = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
-    predecessor = Attribute(
-        "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
+    reactor: IReactorTime = Attribute("The reactor.")
+    random: Random = Attribute("Where all chance comes from.")
+    pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
+    limits: Limits = Attribute("The limits of the service file.")
+    timers: Timers = Attribute("One timer of the reactor for all casts.")
+    blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
+    admission: Admission = Attribute("Who may have how much.")
+    groupPool: GroupPool = Attribute("The group addresses in use.")
+    predecessor: Predecessor | None = Attribute(
+        "The process that this one takes over from, while it still serves somebody; None: there is none."
     )
-    requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
-    ports = Attribute("IPorts.")
+    requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
+    ports: IPorts = Attribute("Where ports come from.")
 
     def lookup(request: Request) -> Deferred[IContent]:
         """Access rules, then sources in order.  -> Deferred of L{IContent}; fails with Refused."""
