@@ -13,21 +13,32 @@ C{range} with step 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from collections import Counter
+    from random import Random
+
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
 
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
+    from castd.cast.policy import RetransmitPolicy
     from castd.errors import Refused
-    from castd.group_pool import OpenContext
+    from castd.group_pool import GroupPool, OpenContext
+    from castd.net.timers import Timers
+    from castd.options import Limits
+    from castd.pacing import Pacer
     from castd.packets.options import AgreedOptions
     from castd.packets.tftp import Error
     from castd.receive.base import OffsetBlock
     from castd.request import Local, Peer, Request
+    from castd.server.admission import Admission
+    from castd.server.blockcache import BlockCache
+    from castd.upgrade.predecessor import Predecessor
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
@@ -88,18 +99,32 @@ class IPaced(ICast):
     pace: float = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
 
 
+class BurstPacer(Protocol):
+    """What a cast asks before it sends a burst: a L{Pacer<castd.pacing.Pacer>}, or a group's part in one."""
+
+    @property
+    def share(self) -> float:
+        """Octets that one of those who wait may send before it is the next one's turn."""
+
+    def next(self, now: float) -> float:
+        """-> the instant the next burst may go: C{now}, or at least a millisecond later."""
+
+    def spend(self, octets: int, now: float) -> None:
+        """Charge a burst that went out."""
+
+
 class IWire(Interface):
     """
     The bytes of one cast: datagrams to events, actions to datagrams.  Pure, and without memory of peers.
     """
 
-    blocksize = Attribute("Octets of content in a full block; what a block costs the pacer.")
-    count = Attribute("How many blocks the content has; None for a code, which never ends.")
-    headers = Attribute("Hashable; equal only for wires of one block size whose header() agrees for every number.")
-    cast = Attribute("A factory of ICast, called with a RetransmitPolicy and the count.")
-    group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
-    policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
-    stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    blocksize: int = Attribute("Octets of content in a full block; what a block costs the pacer.")
+    count: int | None = Attribute("How many blocks the content has; None for a code, which never ends.")
+    headers: Hashable = Attribute("Equal only for wires of one block size whose header() agrees for every number.")
+    cast: Callable[[RetransmitPolicy, int | None], ICast] = Attribute("Makes the cast, from the policy and the count.")
+    group: tuple[str, int] | None = Attribute("Address and port that all data goes to; None: to the receiver itself.")
+    policy: RetransmitPolicy = Attribute("When this cast repeats what was not answered, and when it gives up.")
+    stride: int = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
     reuseDelay: float = Attribute(
         "Seconds after the last cast of a group of the service file before another file may be sent to that group."
     )
@@ -150,10 +175,9 @@ class IWire(Interface):
 class IGroupWire(IWire):
     """The bytes of a group that a receiver may belong to without hearing it."""
 
-    broadcast = Attribute("The group is a subnet's broadcast address.")
-    pacer = Attribute(
-        "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
-        "and share, as castd.pacing.Pacer."
+    broadcast: bool = Attribute("The group is a subnet's broadcast address.")
+    pacer: BurstPacer | None = Attribute(
+        "Bounds all groups that share a way, such as those of one subnet; None: there is no such bound."
     )
 
     def unicastAddress(peer: Peer) -> Peer:
@@ -163,8 +187,8 @@ class IGroupWire(IWire):
 class IDialect(Interface):
     """One configured protocol: reads requests, says who may share a cast, begins one.  Pure."""
 
-    name = Attribute("The kind, as the service file calls it: 'tftp'.")
-    ownPort = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
+    name: str = Attribute("The kind, as the service file calls it: 'tftp'.")
+    ownPort: bool = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
 
     def request(datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
@@ -349,19 +373,19 @@ class IContentSink(Interface):
 class ISite(Interface):
     """What all transports share."""
 
-    reactor = Attribute("IReactorTime; also what ports are made on.")
-    random = Attribute("random.Random: all chance comes from here.")
-    pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
-    limits = Attribute("castd.options.Limits.")
-    timers = Attribute("castd.net.timers.Timers: one timer for all casts.")
-    blockCache = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
-    admission = Attribute("castd.server.admission.Admission: who may have how much.")
-    groupPool = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
-    predecessor = Attribute(
-        "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
+    reactor: IReactorTime = Attribute("The reactor.")
+    random: Random = Attribute("Where all chance comes from.")
+    pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
+    limits: Limits = Attribute("The limits of the service file.")
+    timers: Timers = Attribute("One timer of the reactor for all casts.")
+    blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
+    admission: Admission = Attribute("Who may have how much.")
+    groupPool: GroupPool = Attribute("The group addresses in use.")
+    predecessor: Predecessor | None = Attribute(
+        "The process that this one takes over from, while it still serves somebody; None: there is none."
     )
-    requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
-    ports = Attribute("IPorts.")
+    requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
+    ports: IPorts = Attribute("Where ports come from.")
 
     def lookup(request: Request) -> Deferred[IContent]:
         """Access rules, then sources in order.  -> Deferred of L{IContent}; fails with Refused."""

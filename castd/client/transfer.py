@@ -29,7 +29,7 @@ from castd.errors import Full, Refused
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
 from castd.receive.base import OffsetBlock
 from castd.request import Peer
-from castd.server.sendqueue import SendQueue
+from castd.server.sender import DatagramSender, SendQueue
 from castd.server.transfer_protocol import Payload, TransferProtocol
 
 #: Datagrams of strangers that are answered; a transfer is no place for more.
@@ -45,14 +45,14 @@ class IClientReactor(IReactorTime, IReactorUDP, IReactorMulticast, IReactorPlugg
 class _ReplyQueue(SendQueue):
     """The queue of a client: what cannot be sent is lost without a word, and the silence that follows will tell."""
 
-    def write(self, datagram: bytes, address: Peer) -> bool:
-        """-> False: the socket is full."""
+    def write(self, sender: DatagramSender, datagram: bytes, address: Peer) -> bool:
+        """Send this now or never.  -> False: the socket is full."""
         try:
-            return super().write(datagram, address)
+            return super().write(sender, datagram, address)
         except MessageLengthError:
             return True
 
-    def unsendable(self, error: OSError, address: Peer) -> None:
+    def unsendable(self, sender: DatagramSender, error: OSError, address: Peer) -> None:
         """Ignore a datagram that could not be sent."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import DatagramProtocol
@@ -20,7 +20,7 @@ from castd.interfaces import ITransferHalf
 from castd.packets.tftp import ACK, DATA, OACK, buildError, opcode
 from castd.receive.base import OffsetBlock
 from castd.request import Peer
-from castd.server.sendqueue import SendQueue
+from castd.server.sender import SendQueue
 
 #: What a half hands out to be stored; L{None}: nothing.
 Payload: TypeAlias = bytes | OffsetBlock | None
@@ -45,6 +45,8 @@ class TransferProtocol(DatagramProtocol, ABC):
 
     noisy = False
     queueClass: type[SendQueue] = SendQueue
+    #: The transport while it is connected: an L{IDatagramPort<castd.interfaces.IDatagramPort>}, or one of Twisted's.
+    transport: Any = None
 
     def __init__(self, name: str, half: ITransferHalf, peer: Peer, clock: IReactorTime) -> None:
         self.name = name
@@ -53,7 +55,7 @@ class TransferProtocol(DatagramProtocol, ABC):
         self.full = 0
         self.over = False
         self._seconds = clock.seconds
-        self._queue = self.queueClass(self)
+        self._queue = self.queueClass()
 
     # What a subclass provides.
 
@@ -131,7 +133,7 @@ class TransferProtocol(DatagramProtocol, ABC):
         except WireError:
             return
         if isTransfer and self.mayAnswerStranger(address):
-            self._queue.write(buildError(UnknownTid.code, UnknownTid.text), address)
+            self._queue.write(self, buildError(UnknownTid.code, UnknownTid.text), address)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Ignore that a host has reported a port closed."""
@@ -141,11 +143,11 @@ class TransferProtocol(DatagramProtocol, ABC):
     def reply(self, datagrams: Sequence[bytes]) -> None:
         """Send these to the peer, in place of what the socket has not taken yet."""
         if datagrams:
-            self._queue.instead(datagrams, self.peer)
+            self._queue.putInstead(self, datagrams, self.peer)
 
     def replyError(self, code: int, text: str) -> None:
         """Send an ERROR to the peer, in place of what the socket has not taken yet."""
-        self._queue.instead([buildError(code, text)], self.peer)
+        self._queue.putInstead(self, [buildError(code, text)], self.peer)
 
     def repeat(self, datagrams: Sequence[bytes]) -> None:
         """Send these to the peer: the half repeats them, since they were not answered."""
@@ -157,7 +159,7 @@ class TransferProtocol(DatagramProtocol, ABC):
 
     def wake(self) -> None:
         """Go on, since the timer has run out."""
-        self._queue.flush()
+        self._queue.flush(self)
         self.pump()
 
     def pump(self) -> None:
@@ -181,7 +183,8 @@ class TransferProtocol(DatagramProtocol, ABC):
 
     def _wakeAt(self, now: float) -> float | None:
         """-> the instant to go on at: the half's deadline, or sooner, when a full socket is to be tried again."""
-        instant, rest = self.deadline(now), self._queue.rest
-        if rest is None:
+        instant = self.deadline(now)
+        if not self._queue.kept:
             return instant
-        return now + rest if instant is None else min(instant, now + rest)
+        again = now + self._queue.rest
+        return again if instant is None else min(instant, again)

@@ -92,9 +92,7 @@ class UploadProtocol(TransferProtocol):
         """Open the transfer: the port is there."""
         # On the request port we hear the client's requests, too; on one of our own they would be somebody's noise.
         with suppress(OSError):
-            self._onRequestPort = (
-                self.transport is not None and self.transport.getHost().port == self.request.local.port
-            )
+            self._onRequestPort = self.transport.getHost().port == self.request.local.port
         self._open()
 
     def _open(self) -> None:
@@ -105,7 +103,7 @@ class UploadProtocol(TransferProtocol):
             self.fail(Failure())
         self.pump()
 
-    def repeated(self, request: Request, dialect: IDialect) -> bool:
+    def answerAgain(self, request: Request, dialect: IDialect) -> bool:
         """
         Answer a request that the peer sends while this is under way.
 
@@ -160,7 +158,7 @@ class UploadProtocol(TransferProtocol):
 
     def mayAnswerStranger(self, address: Peer) -> bool:
         """-> whether the limits of the site allow it."""
-        return bool(self.site.admission.mayAnswerStranger(address[0], self._seconds()))
+        return self.site.admission.mayAnswerStranger(address[0], self._seconds())
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Count that the client's host reports its port closed.  That is believed when reported twice in a row."""
@@ -246,7 +244,7 @@ class UploadProtocol(TransferProtocol):
         """End the upload, since the machine behind the peer has restarted."""
         self.finish(outcomes.REPLACED)
 
-    def settle(self) -> None:
+    def endIfIdle(self) -> None:
         """End an upload whose file is in its place: a lost last ACK does not hold up the stop of the server."""
         if self._committedAt is not None:
             self.finish(outcomes.DONE)

@@ -16,7 +16,7 @@ from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite
 from castd.options import Limits
 from castd.request import Peer, Request
-from castd.server.commons import Commons
+from castd.server.site import Site
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
 from castd.testing.network import Network
@@ -45,7 +45,7 @@ class NativeSink:
 
 
 @implementer(ISite)
-class MemorySite(Commons):
+class MemorySite(Site):
     """
     What L{memorySite} makes.
 
