@@ -1,7 +1,8 @@
 """
-Writes what is said of the service file: its reference, its JSON schema, and the file with every key and its default.
+Writes what the code says of itself into the documentation: the reference of the service file, its JSON schema, the file
+with every key and its default, and the table of metrics.
 
-    python scripts/reference.py            writes all three
+    python scripts/reference.py            writes all of them
     python scripts/reference.py --check    says which of them are out of date, with exit status 1
 """
 
@@ -11,7 +12,8 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,6 +22,7 @@ from castd.config.config import Kinds  # noqa: E402
 from castd.config.plugin import ContentSourceMaker, TransportMaker  # noqa: E402
 from castd.config.schema import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
 from castd.files.access import Rule  # noqa: E402
+from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
 from castd.service.service import SINKS  # noqa: E402
 
@@ -38,16 +41,16 @@ NOTES = {"logging": ("Under `twist` the log itself is kept by `twist`, and only 
 
 def stock() -> Kinds:
     """What comes with castd, whatever else is installed here."""
-    made = [each for each in vars(castd_stock).values() if isinstance(each, TransportMaker | ContentSourceMaker)]
-    transports: Any = {each.name: each for each in made if isinstance(each, TransportMaker)}
-    sources: Any = {each.name: each for each in made if isinstance(each, ContentSourceMaker)}
+    announced = vars(castd_stock).values()
+    transports = {each.name: each for each in announced if isinstance(each, TransportMaker)}
+    sources = {each.name: each for each in announced if isinstance(each, ContentSourceMaker)}
     return Kinds(transports, sources, SINKS, Rule)
 
 
 # The reference.
 
 
-def table(model: Any) -> Iterator[str]:
+def table(model: type[BaseModel]) -> Iterator[str]:
     """The options of a model, as Markdown."""
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
@@ -61,10 +64,10 @@ def reference(kinds: Kinds) -> str:
     """The page: what is written by hand, then a table for each kind and section."""
     lines = [*(ROOT / "docs" / "service-file.in.md").read_text().splitlines(), ""]
     for kind, maker in kinds.transports.items():
-        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]
     lines += ["## content", "", "A list; the first source that has a name answers.", ""]
-    for kind, maker in kinds.content.items():
-        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+    for kind, source in kinds.content.items():
+        lines += [f"### `{kind}`", "", f"{source.description}.", "", *table(source.options)]
     lines += ["## uploads", "", "A list; an upload goes to the first that has a place for its name.", ""]
     for kind, sink in kinds.uploads.items():
         lines += [f"### `{kind}`", "", *table(sink.options)]
@@ -85,7 +88,7 @@ def option(row: Row, indent: str, hidden: str) -> str:
     return f"{f'{hidden}{indent}{row.key}: {row.default}':<40}# {row.description}".rstrip()
 
 
-def options(section: str, model: Any, indent: str, hidden: bool) -> Iterator[str]:
+def options(section: str, model: type[BaseModel], indent: str, hidden: bool) -> Iterator[str]:
     """Each option of a model itself; what is required is set, unless it is hidden like the rest."""
     properties = model.model_json_schema(by_alias=True)["properties"]
     required = model.model_json_schema(by_alias=True).get("required", ())
@@ -109,8 +112,8 @@ def everything(kinds: Kinds) -> str:
         "# Asked in order; the first that has the name answers.  Paths are relative to the folder of this file.",
         "content:",
     ]
-    for kind, maker in kinds.content.items():
-        lines += [f"  - {kind}:", *options("content", maker.options, "      ", hidden=False)]
+    for kind, source in kinds.content.items():
+        lines += [f"  - {kind}:", *options("content", source.options, "      ", hidden=False)]
     lines += [
         "",
         "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused.",
@@ -134,13 +137,32 @@ def everything(kinds: Kinds) -> str:
     return "\n".join(lines) + "\n"
 
 
+# The table of metrics.
+
+#: What encloses the table in docs/metrics.md.
+BEGIN, END = "<!-- scripts/reference.py writes this table -->\n", "<!-- end of the table -->\n"
+
+
+def metrics(page: str) -> str:
+    """The page with a current table."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in (*EVENT_METRICS, *GAUGES):
+        name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
+        rows.append(f"| `{name}` | {metric.kind} | {', '.join(metric.labels) or '–'} | {metric.help} |")
+    return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in rows), "\n", END, tail))
+
+
 def files() -> dict[Path, str]:
     """What should stand in each file."""
     kinds = stock()
+    metricsPage = ROOT / "docs" / "metrics.md"
     return {
         ROOT / "docs" / "service-file.md": reference(kinds),
         ROOT / "docs" / "castd.schema.json": json.dumps(wholeSchema(kinds), indent=2) + "\n",
         ROOT / "etc" / "castd.yaml": everything(kinds),
+        metricsPage: metrics(metricsPage.read_text()),
     }
 
 

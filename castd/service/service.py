@@ -19,7 +19,7 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.status import about, held
+from castd.observe.status import addressStatus, resources
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
@@ -177,8 +177,8 @@ class Server(MultiService):
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.since, 3),
-            "addresses": about(self.addresses, now),
-            "held": held(self.site),
+            "addresses": [addressStatus(each, now) for each in self.addresses],
+            "held": resources(self.site),
         }
 
     def _answerReload(self) -> dict[str, Any]:
