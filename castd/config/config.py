@@ -18,6 +18,7 @@ from castd.config import yaml
 from castd.config.messages import complaints, meant, shown
 from castd.config.yaml import Route, Tree
 from castd.errors import ConfigError
+from castd.interfaces import IContentSourceMaker, ITransportMaker
 from castd.options import FilePath, Limits, ListenOptions, Settings, Size
 
 #: The only schema of the service file there is so far.
@@ -42,8 +43,8 @@ class Kinds:
     @ivar access: the model of one access rule.
     """
 
-    transports: Mapping[str, Kind]
-    content: Mapping[str, Kind]
+    transports: Mapping[str, ITransportMaker]
+    content: Mapping[str, IContentSourceMaker]
     uploads: Mapping[str, Kind]
     access: type[BaseModel]
 
