@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from castd.config.config import Kinds  # noqa: E402
 from castd.config.plugin import ContentSourceMaker, TransportMaker  # noqa: E402
-from castd.config.schema import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
+from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefault  # noqa: E402
 from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
@@ -95,7 +95,7 @@ def options(section: str, model: type[BaseModel], indent: str, hidden: bool) -> 
     shown = [row for row in rows(model) if row.key in properties]
     for row in sorted(shown, key=lambda row: row.key not in required):
         if row.key in required:
-            value = EXAMPLES.get((section, row.key)) or written(properties[row.key].get("examples", ["example"])[0])
+            value = EXAMPLES.get((section, row.key)) or showDefault(properties[row.key].get("examples", ["example"])[0])
             yield option(row._replace(default=value), indent, "#" if hidden else "")
         else:
             yield option(row, indent, "#")
@@ -160,7 +160,7 @@ def files() -> dict[Path, str]:
     metricsPage = ROOT / "docs" / "metrics.md"
     return {
         ROOT / "docs" / "service-file.md": reference(kinds),
-        ROOT / "docs" / "castd.schema.json": json.dumps(wholeSchema(kinds), indent=2) + "\n",
+        ROOT / "docs" / "castd.schema.json": json.dumps(serviceFileSchema(kinds), indent=2) + "\n",
         ROOT / "etc" / "castd.yaml": everything(kinds),
         metricsPage: metrics(metricsPage.read_text()),
     }
