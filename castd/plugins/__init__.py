@@ -1,7 +1,7 @@
 """
 Holds announcements of transports and content sources, from here and from every directory C{castd/plugins} on the path.
 
-A directory elsewhere has no C{__init__.py}; only this one has it, and nothing in it.
+A directory elsewhere has no C{__init__.py}: this is the only one.
 """
 
 from twisted.plugin import pluginPackagePaths
