@@ -368,6 +368,7 @@ class IPorts(Interface):
         @raise CannotListenError: no number of the range is free.
         """
 
+    idle: int = Attribute("How many ports wait for the next transfer, with two descriptors each.")
     keeps = Attribute("What comes to a request port is kept for the process after this one, if it is not read here.")
 
     def retain(retained: bool) -> None:

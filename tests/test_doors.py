@@ -113,6 +113,7 @@ def test_metrics(tmp_path: Path) -> None:
         until = time.monotonic() + 20
         while wanted not in (shown := server.get("metrics")[1]):
             assert time.monotonic() < until, shown
+        assert "castd_kept_ports 1.0" in shown
         assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
         assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in shown
         assert 'castd_receivers{transport="tftp"}' not in shown

@@ -37,7 +37,7 @@ class ServiceNotifier:
 
     def __init__(self, address: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """
-        @param address: C{NOTIFY_SOCKET}: a path, or C{@name} for an abstract one.  Any other kind (C{vsock:}) counts
+        @param address: C{NOTIFY_SOCKET}: a path, or C{@name} for an abstract one.  Another kind (C{vsock:}) counts
             as no service manager.
         @param clock: C{CLOCK_MONOTONIC} in seconds, by which the service manager dates a reload.
         """

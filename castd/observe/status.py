@@ -134,7 +134,7 @@ def resources(site: ISite) -> dict[str, int]:
     admission = site.admission
     return {
         "descriptors": _openDescriptors(),
-        "ports": getattr(site.ports, "kept", 0),
+        "ports": site.ports.idle,
         "alarms": len(site.timers),
         "calls": len(site.reactor.getDelayedCalls()),
         "casts": admission.casts,
