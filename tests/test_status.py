@@ -14,7 +14,7 @@ from tests.test_reload import START, TFTP, Case
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 
-def test_inTheLane(tmp_path: Path) -> None:
+def test_onTheFastPath(tmp_path: Path) -> None:
     """A receiver in step, of whose blocks no cast is told, is shown as far as it is; and looking changes nothing."""
     (tmp_path / "boot").mkdir()
     body = bytes(range(256)) * 200
@@ -35,7 +35,7 @@ def test_inTheLane(tmp_path: Path) -> None:
     assert found == body
 
 
-def test_held(tmp_path: Path) -> None:
+def test_resources(tmp_path: Path) -> None:
     """What the server holds is told, and goes back to what it was."""
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot" / "file").write_bytes(b"")

@@ -119,7 +119,7 @@ class Entry:
 
     def addFault(self, text: str) -> None:
         """
-        Record a fault that shows only when the thing is made.
+        Record a fault that shows only when the transport, source or sink is made.
 
         @param text: may begin with one of its keys and a colon; the fault is then in that key's line.
         """
@@ -280,7 +280,7 @@ class _Reader:
         self, name: str, kind: str, kinds: Mapping[str, Kind], routes: tuple[Route, Route], value: Value
     ) -> Entry | None:
         """
-        Read the options of one thing.
+        Read the options of a transport, a source or a sink.
 
         @param routes: to the name of its kind, and to its options.
         @return: L{None} if there is a fault.

@@ -103,8 +103,9 @@ _Maker = TypeVar("_Maker", ITransportMaker, IContentSourceMaker)
 @dataclass(slots=True)
 class Collected:
     """
-    What can be named in a service file, by name.
+    The plugins that were found, and those that cannot be used.
 
+    @ivar transports: by the name that a service file calls them; so C{sources}.
     @ivar origins: where each was announced, for messages; by interface and name.
     @ivar faults: announcements that cannot be used, and why.
     """

@@ -63,6 +63,7 @@ class GaugeMetric:
     """
     A gauge that is read when a scrape asks for it.
 
+    @ivar name, help, labels: as of L{EventMetric}.
     @ivar read: -> the value for each combination of label values, in the order of C{labels}.
     """
 
@@ -169,6 +170,27 @@ GAUGES = (
 )
 
 
+#: Adds a number to the metric with these label values.
+_Add: TypeAlias = Callable[[Sequence[str], float], None]
+
+
+class _EventCount(NamedTuple):
+    """What one event does to one metric."""
+
+    labels: tuple[str, ...]
+    amount: Amount
+    add: _Add
+
+
+def _register(metric: EventMetric, registry: CollectorRegistry) -> _Add:
+    """Register a metric with C{prometheus_client}."""
+    if metric.buckets:
+        histogram = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
+        return lambda values, number: histogram.labels(*values).observe(number)
+    counter = Counter(metric.name, metric.help, metric.labels, registry=registry)
+    return lambda values, number: (counter.labels(*values) if values else counter).inc(number)
+
+
 @implementer(ILogObserver)
 class Counters:
     """
@@ -182,7 +204,7 @@ class Counters:
         self._transports: set[str] = set()
         self._counting: dict[str, list[_EventCount]] = {}
         for metric in EVENT_METRICS:
-            add = _collector(metric, self.registry)
+            add = _register(metric, self.registry)
             for event, amount in metric.events.items():
                 self._counting.setdefault(event, []).append(_EventCount(metric.labels, amount, add))
         ProcessCollector(registry=self.registry)
@@ -209,37 +231,18 @@ class Counters:
         return bytes(generate_latest(self.registry))
 
 
-#: Adds a number to the metric with these label values.
-_Add: TypeAlias = Callable[[Sequence[str], float], None]
-
-
-class _EventCount(NamedTuple):
-    """What one event does to one metric."""
-
-    labels: tuple[str, ...]
-    amount: Amount
-    add: _Add
-
-
-def _collector(metric: EventMetric, registry: CollectorRegistry) -> _Add:
-    """Register a metric with C{prometheus_client}."""
-    if metric.buckets:
-        histogram = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
-        return lambda values, number: histogram.labels(*values).observe(number)
-    counter = Counter(metric.name, metric.help, metric.labels, registry=registry)
-    return lambda values, number: (counter.labels(*values) if values else counter).inc(number)
-
-
 @dataclass(frozen=True, slots=True)
 class Readings:
     """
     What gauges are read from, at one instant.
 
+    @ivar site: for whatever is read of it alone.
     @ivar transfers: how many are under way, by transport and kind.
     @ivar receivers: how many there are, by transport.
     @ivar resources: what L{castd.observe.status.resources} counts.
     """
 
+    site: ISite
     transfers: Mapping[tuple[str, ...], int]
     receivers: Mapping[tuple[str, ...], int]
     resources: Mapping[str, int]
@@ -252,7 +255,7 @@ class Gauges(Collector):
 
     def __init__(self, counters: Counters, transports: Callable[[], Iterable[ICastTransport]], site: ISite) -> None:
         """
-        @param counters: whose registry shows them, too, and whose labels of transports hold here.
+        @param counters: their registry shows the gauges, too, and their labels of transports hold for both.
         @param transports: -> each that listens.
         """
         self._counters = counters
@@ -280,7 +283,7 @@ class Gauges(Collector):
                 label = self._counters.transportLabel(name)
                 transfers[label, kind if kind in KINDS else OTHER] += 1
                 receivers[label,] += here
-        return Readings(transfers, receivers, resources(self._site))
+        return Readings(self._site, transfers, receivers, resources(self._site))
 
 
 class MetricsSite(Site):

@@ -1,5 +1,5 @@
 """
-Notifies the service manager (C{sd_notify(3)}): castd is ready, reloads, stops, is alive, and serves so many.
+Tells the service manager (C{sd_notify(3)}) that castd is ready, reloads, stops or is alive, and how many it serves.
 
 Alive means that every port which requests come to is still read.  A datagram is sent through the kernel to each of
 them, and only when all were read is the watchdog fed.  So the watchdog bites when the reactor hangs, and also when one
