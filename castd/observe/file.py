@@ -28,6 +28,7 @@ class LineFile:
         """
         self.path, self.lost = os.path.abspath(path), 0
         self._maxSize, self._keep = size, keep
+        # Whether the last line was written in part.
         self._torn = False
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
