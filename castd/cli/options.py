@@ -107,7 +107,7 @@ def _sha256(context: click.Context, parameter: click.Parameter, value: str | Non
     return value.lower() if value else value
 
 
-def common(command: _Command) -> _Command:
+def transferOptions(command: _Command) -> _Command:
     """Add the options of both commands to one of them."""
     for option in reversed(
         (

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 
 from castd.cli.display import INTERRUPTED, Display, Result
-from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, common, knownScheme
+from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, knownScheme, transferOptions
 from castd.client.client import fetch, send
 from castd.client.output import PIECE, OutputStream, PartialFile, checksum
 from castd.client.report import TransferError
@@ -48,7 +48,7 @@ class ICommandReactor(IClientReactor, IReactorCore):
     default=Path(),
     help="Where the copies go.",
 )
-@common
+@transferOptions
 @click.pass_context
 def get(context: click.Context, /, urls: Sequence[str], output: str | None, directory: Path, **given: Any) -> None:
     """
@@ -126,7 +126,7 @@ def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
 @click.command(cls=ChecksumCommand, epilog=STATUSES)
 @click.argument("file", metavar="FILE")
 @click.argument("url", metavar="URL")
-@common
+@transferOptions
 @click.pass_context
 def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
     """
