@@ -3,6 +3,8 @@ TransferProtocol: the DatagramProtocol that drives one transfer half, the same f
 
 The half, one of L{castd.receive}, decides what is sent; here it meets a clock, a socket that may be full, a disk that
 may be full, and strangers.
+
+It stands here, and the client imports it: C{castd.net} knows no packets, and C{castd.receive} no reactor.
 """
 
 from __future__ import annotations
