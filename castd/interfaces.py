@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from random import Random
 
+    from pydantic import BaseModel
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorTime
@@ -318,14 +319,22 @@ class IContentSource(Interface):
 
 
 class IContentSourceMaker(Interface):
-    """A plugin that makes sources."""
+    """
+    A plugin that makes content sources: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line.")
-    options = Attribute("A frozen pydantic model.")
+    name: str = Attribute("The kind of source, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.Settings.")
 
     def makeSource(options: Any, site: ISite) -> IContentSource:
-        """-> L{IContentSource}."""
+        """
+        Open a source.
+
+        @param options: an instance of C{options}.
+        @raise ConfigError: with these options it cannot be had.
+        """
 
 
 class IUpload(Interface):
@@ -420,6 +429,7 @@ class IPorts(Interface):
         @raise CannotListenError: no number of the range is free.
         """
 
+    idle: int = Attribute("How many ports wait for the next transfer, with two descriptors each.")
     keeps = Attribute("What comes to a request port is kept for the process after this one, if it is not read here.")
 
     def retain(retained: bool) -> None:
@@ -600,16 +610,20 @@ class IUpgradable(Interface):
 
 
 class ITransportMaker(Interface):
-    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.config.plugin.collect}."""
+    """
+    A plugin that makes transports: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line for 'castd plugins'.")
-    options = Attribute("A frozen pydantic model, usually a subclass of castd.options.ListenOptions.")
+    name: str = Attribute("The kind of transport, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.ListenOptions.")
 
-    def makeTransport(name: str, options: Any, site: ISite) -> Any:
+    def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport:
         """
-        -> L{ICastTransport}.
+        Make a transport; no socket is opened yet.
 
-        @param name: the instance's, for logs and counters.
+        @param name: of this transport in the service file, for logs and metrics.
+        @param options: an instance of C{options}.
         @raise ConfigError: these options cannot work together.
         """

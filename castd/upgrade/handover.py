@@ -103,6 +103,6 @@ class Handover:
 
     def begin(self) -> None:
         """This is the process that serves: say so, and let go of what one before has left that nobody wants."""
-        self._server.watch.begin()
+        self._server.watch.start()
         for host, port in self._server.site.ports.settle():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))

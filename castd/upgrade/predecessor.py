@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from castd.group_pool import Place
 from castd.net.activation import Adopted
-from castd.observe.sdnotify import FAREWELL
+from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import Channel, Message, packed, peerOf, put, take, unpacked
 
@@ -153,7 +153,7 @@ class Predecessor(Service):
             return None
         self._channel.say({"say": "stop"})
         gone: Deferred[None] = self.gone()
-        gone.addTimeout(self._site.limits.drain + FAREWELL, self._site.reactor)
+        gone.addTimeout(self._site.limits.drain + STOP_MARGIN, self._site.reactor)
         gone.addErrback(lambda _: self._close())
         return gone
 
