@@ -15,7 +15,7 @@ import pytest
 from castd.net.fdstore import FdStore, nameOf
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier
-from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
+from tests.test_sdnotify import LAUNCH, ROOT, Heard, Reactor, datagram
 
 
 class Manager:
