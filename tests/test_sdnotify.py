@@ -21,7 +21,7 @@ from castd.net.activation import adopted, told
 from castd.net.ports import PROBE, Ports
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
-from castd.testing import Mailbox, Network
+from castd.testing import Network, RecordingClient
 
 ROOT = Path(__file__).parent.parent
 SERVER = "10.0.0.1"
@@ -115,7 +115,7 @@ def test_life(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     assert supervisor.take() == []
     network.advance(0)
     assert supervisor.take() == [{"READY": "1", "STATUS": "serving: 0 transfers, 0 receivers"}]
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     client.send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     block = client.expect()
     server.stopService()
@@ -135,7 +135,7 @@ def test_fed(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     network.advance(35.1)
     fed = [each for each in supervisor.take() if "WATCHDOG" in each]
     assert fed == [{"WATCHDOG": "1", "STATUS": "serving: 0 transfers, 0 receivers"}] * 8
-    Mailbox(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
+    RecordingClient(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     network.advance(0.5)
     server.stopService()
     network.advance(11)

@@ -59,7 +59,7 @@ class BytesContent:
         self.closes += 1
 
 
-class Copy:
+class ReceivedFile:
     """
     What a client has fetched, as L{castd.client.client.fetch} writes it.
 

@@ -19,10 +19,10 @@ from castd.testing.ports import VirtualPort
 from castd.testing.timeline import Timeline
 
 #: Whether a datagram is lost: C{(source, destination, datagram)}; see L{Network.losing}.
-Loses = Callable[[Peer, Peer, bytes], bool]
+LossPredicate = Callable[[Peer, Peer, bytes], bool]
 
 
-class Sighting(NamedTuple):
+class SentDatagram(NamedTuple):
     """One datagram as it left its sender, whatever became of it then; time in virtual seconds."""
 
     time: float
@@ -48,7 +48,7 @@ class Link:
     latency: float = 0.001
 
 
-class Crowd:
+class GroupDelivery:
     """Ports that a datagram reaches at the same time."""
 
     __slots__ = ("_network", "_ports")
@@ -92,11 +92,11 @@ class Network(Timeline):
         self._draw = self.random.random
         self._default = Link(loss, duplicate, reorder, latency)
         self._links: dict[tuple[str | None, str | None], Link] = {}
-        self._loses: list[Loses] = []
+        self._loses: list[LossPredicate] = []
         self._hosts: dict[str, Host] = {}
         self.bound: dict[tuple[str, int], VirtualPort] = {}
         self.groups: dict[tuple[str, int], dict[VirtualPort, None]] = {}
-        self.capture: list[Sighting] | None = [] if capture else None
+        self.capture: list[SentDatagram] | None = [] if capture else None
         self.lost = self.strayed = 0
 
     # What stands in it
@@ -139,7 +139,7 @@ class Network(Timeline):
         else:
             self._links[source, destination] = replace(before, **changes)
 
-    def losing(self, predicate: Loses) -> Callable[[], None]:
+    def losing(self, predicate: LossPredicate) -> Callable[[], None]:
         """
         Lose every datagram for which C{predicate(source, destination, datagram)} is true.
 
@@ -165,7 +165,7 @@ class Network(Timeline):
         """Take one datagram from a port; called by L{VirtualPort}."""
         self.sent += 1
         if self.capture is not None:
-            self.capture.append(Sighting(self.rightNow, source, destination, datagram))
+            self.capture.append(SentDatagram(self.rightNow, source, destination, datagram))
         where = (destination[0], destination[1])
         receiver = self.bound.get(where)
         if receiver is not None:
@@ -190,7 +190,7 @@ class Network(Timeline):
             ports = [port for port in ports if draw() >= loss]
             self.lost += asked - len(ports)
         if ports:
-            self.post(self.rightNow + link.latency, Crowd(self, ports), datagram, source, None)
+            self.post(self.rightNow + link.latency, GroupDelivery(self, ports), datagram, source, None)
 
     def _forward(self, receiver: VirtualPort, datagram: bytes, source: Peer, local: Local | None) -> None:
         link = self._way(source[0], receiver.address[0])

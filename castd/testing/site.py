@@ -22,7 +22,7 @@ from castd.testing.hosts import Host
 from castd.testing.network import Network
 
 
-class Steady(random.Random):
+class NoJitterRandom(random.Random):
     """Chance without jitter: C{random} and C{uniform} give their lowest value; choices are drawn as ever."""
 
     getrandbits = random.Random.getrandbits
@@ -33,7 +33,7 @@ class Steady(random.Random):
 
 
 @implementer(IContentSink)
-class NativeSink:
+class NetasciiSink:
     """A sink as a client sees it that writes in netascii."""
 
     def __init__(self, sink: Any) -> None:
@@ -110,7 +110,7 @@ class MemorySite(Commons):
             self.access(request)
         if self.uploads is None:
             raise Forbidden("Writes are not allowed")
-        return NativeSink(self.uploads) if request.mode == "netascii" else self.uploads
+        return NetasciiSink(self.uploads) if request.mode == "netascii" else self.uploads
 
 
 def normal(name: str) -> str:
@@ -149,5 +149,5 @@ def memorySite(
     """
     held: dict[str, Any] = dict(files or {})
     sink = (MemorySink(held) if uploads else None) if isinstance(uploads, bool) else uploads
-    chance = random.Random(seed) if jitter else Steady(seed)
+    chance = random.Random(seed) if jitter else NoJitterRandom(seed)
     return MemorySite(network, network.host(host), held, sink, access, limits or Limits(), chance, source)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _MANY = 1000
 
 
-class Chatter(AssertionError):
+class LimitExceeded(AssertionError):
     """A run went over its limit of virtual time or of datagrams."""
 
 
@@ -92,16 +92,16 @@ class Timeline(Clock):
 
         @param limit: virtual seconds, and C{datagrams} sent, after which it has failed.
         @return: the virtual seconds it took.
-        @raise Chatter: it went over a limit, or everything fell silent before C{until} came true.
+        @raise LimitExceeded: it went over a limit, or everything fell silent before C{until} came true.
         """
         start = self.rightNow
         if self._go(start + limit, until, datagrams):
             return self.rightNow - start
         if self._line or self._heap:
             self.rightNow = start + limit
-            raise Chatter(f"no end within {limit} virtual seconds ({self.sent} datagrams sent in all)")
+            raise LimitExceeded(f"no end within {limit} virtual seconds ({self.sent} datagrams sent in all)")
         if until is not None:
-            raise Chatter(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
+            raise LimitExceeded(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
         return self.rightNow - start
 
     def result(self, deferred: Deferred[T], limit: float = 120.0, datagrams: int = 1_000_000) -> T:
@@ -143,7 +143,7 @@ class Timeline(Clock):
             self.delivered += 1
             receiver.receive(datagram, source, local)
             if self.sent > most:
-                raise Chatter(f"more than {budget} datagrams within {self.rightNow:.3f} virtual seconds")
+                raise LimitExceeded(f"more than {budget} datagrams within {self.rightNow:.3f} virtual seconds")
         return True
 
     def _ring(self, when: float, call: DelayedCall) -> None:

@@ -30,7 +30,7 @@ from castd.receive import sbroadcast
 from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
-from castd.testing import Copy, pattern
+from castd.testing import ReceivedFile, pattern
 from tests.faults.hand import LOOPBACK, Hand
 from tests.observed import observed
 
@@ -147,12 +147,12 @@ class World:
         ]
 
     def _fetch(self, name: str, url: str, requested: RequestedOptions) -> Job:
-        sink = Copy()
+        sink = ReceivedFile()
         begun = fetch(self.reactor, parseUrl(url), sink, requested)
         return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
 
     def _subnet(self, port: int) -> Job:
-        sink = Copy()
+        sink = ReceivedFile()
         collector = sbroadcast.SbroadcastDownload("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
         transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)

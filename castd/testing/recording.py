@@ -12,7 +12,7 @@ from castd.request import Peer
 from castd.testing.hosts import Host
 
 
-class Letter(NamedTuple):
+class ReceivedDatagram(NamedTuple):
     """What came, from whom, and when."""
 
     datagram: bytes
@@ -20,7 +20,7 @@ class Letter(NamedTuple):
     time: float
 
 
-class Mailbox(DatagramProtocol):
+class RecordingClient(DatagramProtocol):
     """
     A port of a host, driven by hand.
 
@@ -31,7 +31,7 @@ class Mailbox(DatagramProtocol):
 
     def __init__(self, host: Host, port: int = 0) -> None:
         self.host = host
-        self.inbox: list[Letter] = []
+        self.inbox: list[ReceivedDatagram] = []
         self.port = host.listenUDP(port, self)
 
     @property
@@ -41,22 +41,22 @@ class Mailbox(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """As L{DatagramProtocol.datagramReceived}."""
-        self.inbox.append(Letter(datagram, addr, self.host.seconds()))
+        self.inbox.append(ReceivedDatagram(datagram, addr, self.host.seconds()))
 
     def send(self, datagram: bytes, address: Peer) -> None:
         """Send one datagram."""
         self.port.write(datagram, address)
 
-    def take(self) -> list[Letter]:
+    def take(self) -> list[ReceivedDatagram]:
         """Everything that has come; the inbox is empty then."""
         letters, self.inbox = self.inbox, []
         return letters
 
-    def expect(self, seconds: float = 1.0) -> Letter:
+    def expect(self, seconds: float = 1.0) -> ReceivedDatagram:
         """
         Let time pass until something comes, and take the first.
 
-        @raise Chatter: nothing came within C{seconds}.
+        @raise LimitExceeded: nothing came within C{seconds}.
         """
         if not self.inbox:
             self.host.network.run(lambda: self.inbox, limit=seconds)
