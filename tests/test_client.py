@@ -482,7 +482,7 @@ class TestLoopback:
         yield port.getHost().port, site.files
         listener.stop()
         port.stopListening()
-        site.ports.close()
+        site.ports.closeIdle()
 
     @pytest.mark.parametrize(
         "requested",
@@ -514,7 +514,7 @@ class TestLoopback:
             await report.closed
         listener.stop()
         port.stopListening()
-        site.ports.close()
+        site.ports.closeIdle()
         assert sink.data == pattern(300_000)
         assert [event["event"] for event in events if event.get("event") in ("opened", "moved")] == ["opened"]
 

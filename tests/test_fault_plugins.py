@@ -181,7 +181,7 @@ class Stage:
             "looking": admission.looking,
             "receivers": admission.receivers.total(),
             "living": sum(len(list(each.casts())) for each in self.listeners),
-            "alarms": len(self.site.timers._owners),
+            "alarms": len(self.site.timers._targets),
             "groups": len(self.site.groupPool._taken),
             "ports": len(self.site.ports.openPorts()) - self.ports,
             "uploads": len(self.site.uploads.open),

@@ -64,7 +64,7 @@ class Hearer:
 def ports() -> Iterator[Ports]:
     made = Ports(Reactor(), random.Random(1))
     yield made
-    made.close()
+    made.closeIdle()
 
 
 @pytest.fixture
@@ -86,13 +86,13 @@ def nobody() -> Peer:
 
 def wakes(ports: Ports, seconds: float) -> bool:
     """Does the set wake the reactor, within so much time?"""
-    return bool(select.select([ports.set.fileno()], [], [], seconds)[0])
+    return bool(select.select([ports.epoll.fileno()], [], [], seconds)[0])
 
 
 def settled(ports: Ports) -> bool:
     """After what there is to read has been read, if anything, nothing wakes the reactor any more."""
     if wakes(ports, 0.2):
-        ports.drain()
+        ports.readArrived()
     return not wakes(ports, 0)
 
 
@@ -199,10 +199,10 @@ def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> N
     hearer = Hearer()
     port = ports.openPort(hearer, LOCAL, peer.getsockname())
     peer.sendto(b"ack", ("127.0.0.1", port.getHost().port))
-    ports.drain()
+    ports.readArrived()
     assert hearer.heard == [b"ack"]
     port.stopListening()
-    ports.close()
+    ports.closeIdle()
 
 
 class Scripted:
@@ -222,9 +222,9 @@ def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], 
     """Where one or two ports are busy more is waited for, but not when alarms are due."""
     monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 100.0)
     read, drained = Scripted(*busy), Scripted(*busy)
-    monkeypatch.setattr(ports.set, "_epoll", read)
-    ports.set.doRead()
+    monkeypatch.setattr(ports.epoll, "_epoll", read)
+    ports.epoll.doRead()
     assert read.waits == waits
-    monkeypatch.setattr(ports.set, "_epoll", drained)
-    ports.set.read()
+    monkeypatch.setattr(ports.epoll, "_epoll", drained)
+    ports.epoll.read()
     assert drained.waits == [0] * len(waits)

@@ -298,7 +298,7 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
 def test_keptPorts(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports kept for the next transfers are let go of by a reload, not by a file that is refused."""
     case, closed = Case(folder, network, START + TFTP), []
-    monkeypatch.setattr(case.server.site.ports, "settle", lambda: closed.append(1))
+    monkeypatch.setattr(case.server.site.ports, "reconcileStore", lambda: closed.append(1))
     assert len(case.reload(START)) == 1
     assert closed == []
     assert case.reload(START + TFTP) == ()

@@ -192,7 +192,7 @@ def test_noEventFile(boot: Path, network: Network) -> None:
 class Taken:
     """Ports that cannot be had."""
 
-    keeps = False
+    storing = False
     idle = 0
 
     def __init__(self, host: Host, refused: dict[int, int]) -> None:
@@ -205,7 +205,7 @@ class Taken:
             raise CannotListenError(interface, port, OSError(self.refused[port], "refused"))
         return self.host.listen(port, protocol, interface)
 
-    def retain(self, retained: bool) -> None:
+    def freezeStore(self, frozen: bool) -> None:
         """As IPorts."""
 
 

@@ -155,7 +155,7 @@ def test_nobodyThereIsSaidOnlyByAMachineThatIsThere() -> None:
     network = Network()
     network.host("10.0.0.9")
     heard = Heard()
-    port = network.host("10.0.0.1").listenUDP(69, heard)
+    port = network.host("10.0.0.1").listen(69, heard)
     port.write(b"x", ("10.0.0.9", 7))
     port.write(b"x", ("10.0.0.10", 7))
     network.run()

@@ -14,10 +14,10 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self.woken = 0
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         self.woken += 1
 
 

@@ -140,7 +140,7 @@ class Server(MultiService):
         self.stopping = self.ending = True
         if self.succession.successor is not None:
             self.succession.successor.abandon()
-        self.site.ports.retain(True)
+        self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
@@ -237,7 +237,7 @@ class Server(MultiService):
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
         self._listen(made)
-        self.site.ports.settle()
+        self.site.ports.reconcileStore()
 
     def _listen(self, made: Build) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

@@ -1,5 +1,5 @@
 """
-The simplest client there is: it keeps what comes, and says what it is told to.
+The simplest client there is: it keeps what comes, and sends what it is told to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from castd.testing.hosts import Host
 
 
 class ReceivedDatagram(NamedTuple):
-    """What came, from whom, and when."""
+    """One datagram as it was received: what came, from whom, and when; time in virtual seconds."""
 
     datagram: bytes
     source: Peer
@@ -30,6 +30,9 @@ class RecordingClient(DatagramProtocol):
     noisy = False
 
     def __init__(self, host: Host, port: int = 0) -> None:
+        """
+        @param port: the number to bind to; 0: any that is free.
+        """
         self.host = host
         self.inbox: list[ReceivedDatagram] = []
         self.port = host.listenUDP(port, self)
@@ -48,13 +51,13 @@ class RecordingClient(DatagramProtocol):
         self.port.write(datagram, address)
 
     def take(self) -> list[ReceivedDatagram]:
-        """Everything that has come; the inbox is empty then."""
-        letters, self.inbox = self.inbox, []
-        return letters
+        """Return all that has come, and empty the inbox."""
+        received, self.inbox = self.inbox, []
+        return received
 
     def expect(self, seconds: float = 1.0) -> ReceivedDatagram:
         """
-        Let time pass until something comes, and take the first.
+        Let time pass until a datagram comes, and take the first.
 
         @raise LimitExceeded: nothing came within C{seconds}.
         """

@@ -194,20 +194,20 @@ class World:
         over: list[object] = []
         self.server.stopService().addBoth(over.append)
         self.reactor.run(lambda: over, 60)
-        self.ports.close()
+        self.ports.closeIdle()
         self._life.close()
 
     def leaked(self) -> list[str]:
         """-> what the server still holds while it serves nobody, and should not."""
         admission, timers = self.site.admission, self.site.timers
-        lent = 2 * sum(map(len, self.ports._shelves.values()))
+        lent = 2 * sum(map(len, self.ports._idle.values()))
         held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
         listeners = [each.transport for each in self.server.addresses]
         found = {
             "casts": admission.casts,
             "looking": admission.looking,
             "receivers": admission.receivers.total(),
-            "alarms": len(timers._owners),
+            "alarms": len(timers._targets),
             "living": sum(len(list(each.casts())) for each in listeners),
             "groups": len(self.site.groupPool._taken),
             "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.drops),
