@@ -132,8 +132,8 @@ class Server(MultiService):
         if self.succession.predecessor is None:
             self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:
-            for drop in drops.drops:
-                drop.sweep().addErrback(_unswept)
+            for directory in drops.directories:
+                directory.removeAbandoned().addErrback(_unswept)
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""

@@ -103,7 +103,7 @@ class World:
         self.site: Any = self.server.site
         self.site._converter = NetasciiConverter(maybeDeferred)
         for drops in self.site.drops.values():
-            for drop in drops.drops:
+            for drop in drops.directories:
                 drop._thread = maybeDeferred
         self.before = self.descriptors()
         self.server.privilegedStartService()
@@ -210,7 +210,7 @@ class World:
             "alarms": len(timers._targets),
             "living": sum(len(list(each.casts())) for each in listeners),
             "groups": len(self.site.groupPool._taken),
-            "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.drops),
+            "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.directories),
             "descriptors": held,
         }
         return [f"{many} {what}" for what, many in found.items() if many]
