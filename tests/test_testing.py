@@ -440,4 +440,4 @@ def test_theExampleOfTheKitRuns() -> None:
     example = "\n".join(line[4:] for line in kit.__doc__.splitlines() if line.startswith("    "))
     names = {**vars(kit), "Listener": Listener, "Options": Options, "Dialect": Dialect}
     exec(example, names)
-    assert names["letter"].datagram == b"\0\3\0\1" + pattern(512)
+    assert names["received"].datagram == b"\0\3\0\1" + pattern(512)

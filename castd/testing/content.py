@@ -4,8 +4,9 @@ Files in memory: what a site of a test serves, and what it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -107,6 +108,14 @@ class MemoryUpload:
         self._sink.open.pop(self._name, None)
 
 
+class UploadedFiles(Protocol):
+    """A mapping of names to files that uploads are put into."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+    def __getitem__(self, name: str, /) -> object: ...
+    def __setitem__(self, name: str, data: bytes, /) -> None: ...
+
+
 @implementer(IContentSink)
 class MemorySink:
     """
@@ -118,7 +127,7 @@ class MemorySink:
     @ivar open: uploads that are under way.
     """
 
-    def __init__(self, files: MutableMapping[str, bytes], policy: str = "create", largest: int | None = None) -> None:
+    def __init__(self, files: UploadedFiles, policy: str = "create", largest: int | None = None) -> None:
         self.files = files
         self.policy = policy
         self.largest = largest
