@@ -1,5 +1,5 @@
 """
-Alarms: whatever fails, they go on ringing.
+Timers: whatever fails, they go on expiring.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Sleeper:
 
 
 def test_readingFails() -> None:
-    """A fault while arrived datagrams are read first keeps nobody's alarm from ringing."""
+    """A fault while arrived datagrams are read first keeps no timer from expiring."""
 
     def read() -> None:
         raise OSError("no such thing")

@@ -1,5 +1,5 @@
 """
-Lent ports through real sockets: who is heard, and what is left when a port is used again.
+Unicast ports through real sockets: who is heard, and what is left when a port is used again.
 """
 
 from __future__ import annotations
@@ -127,16 +127,16 @@ def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.sock
 def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """What is kept is counted and can be let go of, range by range; who has a port keeps it, and gives it back."""
     here = len(ports.epoll)
-    lent = [
+    opened = [
         ports.openPort(Heard(), HERE, peer.getsockname(), numbers)
         for peer in peers
         for numbers in (None, range(20000, 30000))
     ]
-    for port in lent[:3]:
+    for port in opened[:3]:
         port.stopListening()
     assert (ports.idle, len(ports.epoll)) == (3, here + 8)
     ports.reconcileStore()
     assert (ports.idle, len(ports.epoll)) == (0, here + 2)
-    lent[3].write(b"still here")
-    lent[3].stopListening()
+    opened[3].write(b"still here")
+    opened[3].stopListening()
     assert ports.idle == 1
