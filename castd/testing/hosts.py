@@ -126,7 +126,7 @@ class Host:
 
     # What the network asks
 
-    def source(self, target: Peer, otherwise: Peer) -> Peer:
+    def sourceFor(self, target: Peer, otherwise: Peer) -> Peer:
         """-> the address that an unbound port sends to this target from: that of the same subnet, if there is one."""
         if len(self.addresses) == 1:
             return otherwise
@@ -145,7 +145,7 @@ class Host:
         if address.is_multicast:
             return ()
         everybody = target[0] == _EVERYBODY
-        hosts = [host for host in self.network.hosts() if everybody or host.inSubnetOf(address)]
+        hosts = [host for host in self.network.hosts() if everybody or host.hasBroadcast(address)]
         if not hosts and not everybody:
             return None
         if not sender.broadcast:
@@ -157,7 +157,7 @@ class Host:
         subnet = self.subnets.get(address)
         return (subnet,) if isinstance(subnet, ipaddress.IPv4Network) else ()
 
-    def inSubnetOf(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    def hasBroadcast(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         """-> whether this is the broadcast address of one of the host's subnets."""
         return any(subnet.version == 4 and subnet.broadcast_address == address for subnet in self.subnets.values())
 

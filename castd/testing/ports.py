@@ -32,7 +32,7 @@ def peerAt(host: str, port: int) -> Peer:
 
 class UdpProtocol(Protocol):
     """
-    Any Twisted C{DatagramProtocol}.
+    A Twisted C{DatagramProtocol}, of any kind.
 
     Twisted declares its transport as C{IUDPTransport} and its addresses as pairs, which they are not in IPv6.
     """
@@ -117,7 +117,7 @@ class VirtualPort:
         target = address or self.peer
         if target is None:
             raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
-        self._send(datagram, target, self.address if not self.wildcard else self.host.source(target, self.address))
+        self._send(datagram, target, self.address if not self.wildcard else self.host.sourceFor(target, self.address))
 
     def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
         """As L{IDatagramPort.writeFrom}."""
@@ -191,7 +191,7 @@ class VirtualPort:
             if source == self.address and not datagram:
                 return
             if local is None:
-                near = self.host.source(source, self.address)[0]
+                near = self.host.sourceFor(source, self.address)[0]
                 local = replace(self.locals[near], broadcast=True)
             self._listening.datagramFrom(datagram, source, local)
         elif self._client is not None:
