@@ -40,8 +40,10 @@ from castd.interfaces import (
     ILiveTransfer,
     IPaced,
     ISite,
+    ITransferProtocol,
     IWire,
     LiveReceiver,
+    Octets,
 )
 from castd.pacing import Pacer
 from castd.request import Local, Peer, Request
@@ -89,7 +91,7 @@ class Receiver:
         self.closedReports = 0
 
 
-@implementer(ILiveTransfer)
+@implementer(ILiveTransfer, ITransferProtocol)
 class CastProtocol(FastPath):
     """
     Carries one cast, and beside it the casts of those receivers that turned out to hear no multicast.
@@ -295,7 +297,7 @@ class CastProtocol(FastPath):
 
     # Datagrams go out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """Go on, since the timer has rung."""
         try:
             self._leaveFastPath()
@@ -548,19 +550,17 @@ class ListeningTransport:
         self._local = request.local
         self._peer = request.peer
 
-    def write(self, datagram: bytes, address: Peer | None = None) -> None:
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
         self._port.writeFrom(datagram, address or self._peer, self._local)
 
-    def writeFrom(self, datagram: bytes, address: Peer, local: Local) -> None:
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
         self._port.writeFrom(datagram, address, local)
 
-    def writeBurst(
-        self, image: bytes | memoryview, step: int, address: Peer | None = None, local: Local | None = None
-    ) -> int:
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         return self._port.writeBurst(image, step, address or self._peer, local or self._local)
 
-    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
-        def send(image: memoryview) -> None:
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+        def send(image: Octets) -> None:
             if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
                 raise BlockingIOError
 
