@@ -31,7 +31,7 @@ from castd.interfaces import ICastTransport, IDialect, IGroupTransferHalf, IPace
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
-from castd.testing import BytesContent, Copy, Host, Network, Steady, memorySite, pattern
+from castd.testing import BytesContent, Host, Network, NoJitterRandom, ReceivedFile, memorySite, pattern
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
 SERVER: Peer = ("10.0.0.1", 7777)
@@ -152,7 +152,7 @@ def test_fetched(collected: Collected, module: Any, loss: float) -> None:
     serve(collected, network, data, blksize=500)
     url = parseUrl(f"fountain://{SERVER[0]}")
     assert knownScheme(url).download is module.download
-    sink, results = Copy(), []
+    sink, results = ReceivedFile(), []
     machine: Any = network.host("10.0.0.2")
     fetch(machine, url, sink).addBoth(results.append)
     network.run(lambda: bool(results), limit=60.0)
@@ -166,11 +166,11 @@ def test_fetchedFromNobody(collected: Collected) -> None:
     """A server that never answers is given up; a URL that names no group is refused."""
     network, results = Network(), []
     machine: Any = network.host("10.0.0.2")
-    fetch(machine, parseUrl("fountain://10.0.0.77/239.255.9.8:9000"), Copy()).addErrback(results.append)
+    fetch(machine, parseUrl("fountain://10.0.0.77/239.255.9.8:9000"), ReceivedFile()).addErrback(results.append)
     network.run(lambda: bool(results), limit=60.0)
     assert results[0].check(TransferError)
     assert results[0].value.outcome == "silent"
-    fetch(machine, parseUrl("fountain://10.0.0.77/10.0.0.5:9000"), Copy()).addErrback(results.append)
+    fetch(machine, parseUrl("fountain://10.0.0.77/10.0.0.5:9000"), ReceivedFile()).addErrback(results.append)
     assert results[1].check(UrlError)
 
 
@@ -256,7 +256,7 @@ def made(folder: Path, collected: Collected, network: Network, text: str) -> Ser
     (folder / "boot" / "rootfs.img").write_bytes(pattern(30_000))
     config = build(yaml.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(collected))
     host = network.host(SERVER[0])
-    return compose(config, collected, host, host, Steady(0))
+    return compose(config, collected, host, host, NoJitterRandom(0))
 
 
 def test_fromServiceFile(collected: Collected, module: Any, tmp_path: Path) -> None:

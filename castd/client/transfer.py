@@ -29,8 +29,8 @@ from castd.errors import Full, Refused
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
 from castd.receive.base import OffsetBlock
 from castd.request import Peer
+from castd.server.half_protocol import HalfProtocol, Payload
 from castd.server.sender import DatagramSender, SendQueue
-from castd.server.transfer_protocol import Payload, TransferProtocol
 
 #: Datagrams of strangers that are answered; a transfer is no place for more.
 STRANGERS = 20
@@ -56,7 +56,7 @@ class _ReplyQueue(SendQueue):
         """Ignore a datagram that could not be sent."""
 
 
-class ClientTransfer(TransferProtocol):
+class ClientTransfer(HalfProtocol):
     """
     Drives the client's half of one transfer on a port of its own.
 
@@ -193,11 +193,11 @@ class ClientTransfer(TransferProtocol):
         if self._timer is not None:
             self._timer.cancel()
         delay = None if instant is None else max(0.0, instant - self._seconds())
-        self._timer = None if delay is None else self._reactor.callLater(delay, self._wake)
+        self._timer = None if delay is None else self._reactor.callLater(delay, self._timerExpired)
 
-    def _wake(self) -> None:
+    def _timerExpired(self) -> None:
         self._timer = None
-        self.wake()
+        self.timerExpired()
 
     def _joinGroup(self) -> bool:
         """Be in the group of the half, and in no other.  -> False: that cannot be, and the transfer is over."""

@@ -40,8 +40,10 @@ from castd.interfaces import (
     ILiveTransfer,
     IPaced,
     ISite,
+    ITransferProtocol,
     IWire,
     LiveReceiver,
+    Octets,
 )
 from castd.pacing import Pacer
 from castd.request import Local, Peer, Request
@@ -73,31 +75,33 @@ def closeContent(content: IContent, transport: str) -> None:
 
 class Receiver:
     """
-    One receiver of a cast, with what its closing event needs.
+    One receiver of a cast, with what the event of its end needs.
 
     @ivar since: the instant it asked.
-    @ivar before: blocks, repeats and octets of the cast at that instant.
-    @ivar closed: times that its port was reported closed since it was heard last.
+    @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
+    @ivar closedReports: times that its port was reported closed since it was heard last.
     """
 
-    __slots__ = ("before", "closed", "request", "since")
+    __slots__ = ("closedReports", "progressBefore", "request", "since")
 
-    def __init__(self, request: Request, since: float, before: tuple[int, int, int]) -> None:
+    def __init__(self, request: Request, since: float, progressBefore: tuple[int, int, int]) -> None:
         self.request = request
         self.since = since
-        self.before = before
-        self.closed = 0
+        self.progressBefore = progressBefore
+        self.closedReports = 0
 
 
-@implementer(ILiveTransfer)
+@implementer(ILiveTransfer, ITransferProtocol)
 class CastProtocol(FastPath):
     """
     Carries one cast, and beside it the casts of those receivers that turned out to hear no multicast.
 
     @ivar name, fileName, size, group, opened: see L{ILiveTransfer}.
-    @ivar entry: the dialect at the listener that it belongs to; C{key}: what a request must match to join.
+    @ivar entry: the dialect at the listener that it belongs to.
+    @ivar key: what a request must match to join.
     @ivar pacers: the cast's own, its group's and the site's, if they have a rate.
-    @ivar receivers: who receives it now, also by unicast; C{joined}: how many there were in all.
+    @ivar receivers: who receives it now, also by unicast.
+    @ivar joined: how many receivers there were in all.
     @ivar full: times that the socket was full.
     @ivar fallbackBlocks: of C{blocks}, those that went out by unicast beside the group.
     @ivar fallbackReasons: receivers that went on by unicast, by reason.
@@ -117,8 +121,9 @@ class CastProtocol(FastPath):
         content: IContent,
         pacers: tuple[BurstPacer, ...] = (),
     ) -> None:
-        turn = wire.cast(wire.policy, wire.count)
-        super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
+        cast = wire.cast(wire.policy, wire.count)
+        turn = cast if isinstance(cast, Turn) and wire.stride and not pacers else None
+        super().__init__(site, wire, content, turn)
         self.listener = listener
         self.entry = entry
         self.key = key
@@ -132,13 +137,13 @@ class CastProtocol(FastPath):
         self.full = self.joined = self.fallbackBlocks = 0
         self.fallbackReasons: Counter[str] = Counter()
         self.ended = False
-        self._main = CastSender(turn)
+        self._main = CastSender(cast)
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
         self._queue = SendQueue()
         # Its own rate, and what judges how much of it the receivers can take.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
-        self._paced = (own, own.rate, turn) if own is not None and IPaced.providedBy(turn) else None
+        self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
 
     @property
     def kind(self) -> str:
@@ -149,7 +154,7 @@ class CastProtocol(FastPath):
         """As L{ILiveTransfer.liveReceivers}."""
         sent, count = self.progress()[0], self.wire.count
         return [
-            LiveReceiver(peer, receiver.request.name, sent - receiver.before[0], count, receiver.since)
+            LiveReceiver(peer, receiver.request.name, sent - receiver.progressBefore[0], count, receiver.since)
             for peer, receiver in self.receivers.items()
         ]
 
@@ -244,7 +249,7 @@ class CastProtocol(FastPath):
             self.listener.requestFromMember(datagram, peer)
             return
         if (receiver := self.receivers.get(peer)) is not None:
-            receiver.closed = 0
+            receiver.closedReports = 0
         self._hear(peer, event)
         self.pump()
 
@@ -280,19 +285,19 @@ class CastProtocol(FastPath):
         if peer is None and self.receivers:
             peer = next(iter(self.receivers))
         if peer is not None and (receiver := self.receivers.get(peer)) is not None:
-            receiver.closed += 1
-            if receiver.closed >= CLOSED_PORTS:
+            receiver.closedReports += 1
+            if receiver.closedReports >= CLOSED_PORTS:
                 # Not from here: the pump may be at work below us.
                 self.site.timers.set(self, self._seconds())
 
     def _removeClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
-            if receiver.closed >= CLOSED_PORTS:
+            if receiver.closedReports >= CLOSED_PORTS:
                 self._hear(peer, Leave(outcomes.CLOSED))
 
     # Datagrams go out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """Go on, since the timer has rung."""
         try:
             self._leaveFastPath()
@@ -545,19 +550,17 @@ class ListeningTransport:
         self._local = request.local
         self._peer = request.peer
 
-    def write(self, datagram: bytes, address: Peer | None = None) -> None:
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
         self._port.writeFrom(datagram, address or self._peer, self._local)
 
-    def writeFrom(self, datagram: bytes, address: Peer, local: Local) -> None:
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
         self._port.writeFrom(datagram, address, local)
 
-    def writeBurst(
-        self, image: bytes | memoryview, step: int, address: Peer | None = None, local: Local | None = None
-    ) -> int:
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         return self._port.writeBurst(image, step, address or self._peer, local or self._local)
 
-    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
-        def send(image: memoryview) -> None:
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+        def send(image: Octets) -> None:
             if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
                 raise BlockingIOError
 

@@ -71,7 +71,7 @@ def movedToUnicast(cast: CastProtocol, request: Request) -> None:
 def receiverLeft(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> None:
     """Log the end of a receiver: who, what, how long, how much, and how it ended in plain words."""
     request = receiver.request
-    blocks, repeats, octets = receiver.before
+    blocks, repeats, octets = receiver.progressBefore
     _log.info(
         "{transport}: {peer} {meaning}: {name}, "
         "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",

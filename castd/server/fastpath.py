@@ -123,7 +123,7 @@ class FastPath(DatagramProtocol):
     @ivar blocks: datagrams with blocks that went out.
     @ivar repeats: how many of C{blocks} were repetitions.
     @ivar octets: octets of file content in C{blocks}.
-    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
     # A cast has more attributes than the 30 that CPython 3.11 keeps without a dictionary; with these in slots a block
@@ -145,8 +145,8 @@ class FastPath(DatagramProtocol):
         "blocks",
         "content",
         "due",
+        "heapEntry",
         "octets",
-        "queued",
         "repeats",
         "site",
         "wire",
@@ -165,7 +165,7 @@ class FastPath(DatagramProtocol):
         self.content = content
         self.blocks = self.repeats = self.octets = 0
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self._seconds: Callable[[], float] = site.reactor.seconds
         self._turn = turn
         self._end = wire.count or 0  # blocks of the file; a code has no fast path
@@ -184,7 +184,7 @@ class FastPath(DatagramProtocol):
         """Parse a datagram that was not foreseen, and let the cast decide."""
 
     @abstractmethod
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """Go on, since the timer has rung; see L{castd.net.timers.TimerTarget}."""
 
     @abstractmethod
@@ -269,10 +269,10 @@ class FastPath(DatagramProtocol):
             self._sendStep = self._stepSender(self._prepared)
 
     def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
-        """-> what sends the datagrams of a step; see L{IDatagramPort.burst}."""
+        """-> what sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
         transport: IDatagramPort = self.transport
         step = prepared.gap + self.wire.blocksize
-        return transport.burst(step, step * prepared.stride)
+        return transport.burstWriter(step, step * prepared.stride)
 
     def _measuredStep(self, turn: Turn, old: PreparedSteps, datagram: bytes) -> bool:
         """

@@ -6,13 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import CannotListenError
 
 from castd.errors import Declined, Elsewhere, Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import BurstPacer, IContent, IDatagramPort, IGroupWire, ISite, ITransferHalf, IWire
+from castd.interfaces import (
+    BurstPacer,
+    IContent,
+    IDatagramPort,
+    IGroupWire,
+    ISite,
+    ITransferHalf,
+    ITransferProtocol,
+    IWire,
+)
 from castd.pacing import Pacer
 from castd.request import Peer, Request
 from castd.server import eventlog
@@ -276,7 +285,9 @@ class Opener:
                 raise
         return cast
 
-    def _openPort(self, entry: PortDialect, protocol: Session, request: Request, peer: Peer | None) -> IDatagramPort:
+    def _openPort(
+        self, entry: PortDialect, protocol: ITransferProtocol, request: Request, peer: Peer | None
+    ) -> IDatagramPort:
         """
         Connect a protocol to a port of its own, or to the listener's.
 
@@ -284,8 +295,7 @@ class Opener:
         """
         if entry.dialect.ownPort:
             return self._site.ports.openPort(protocol, request.local, peer, entry.ports)
-        transport: Any = ListeningTransport(self._listener.transport, request)
-        protocol.makeConnection(transport)
+        protocol.makeConnection(ListeningTransport(self._listener.transport, request))
         port: IDatagramPort = self._listener.transport
         return port
 

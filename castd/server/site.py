@@ -18,6 +18,7 @@ from castd.files.access import Rule, Rules
 from castd.files.content import SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
+from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
 from castd.interfaces import IContent, IContentSink, IContentSource, IPorts, ISite
 from castd.net.timers import Timers
@@ -53,7 +54,7 @@ class Site:
         self.ports = ports
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
-        self.timers = Timers(reactor, getattr(ports, "drain", None))
+        self.timers = Timers(reactor, ports.readArrived)
         self.blockCache = BlockCache(limits.memory)
         self.admission = Admission(limits)
         self.groupPool = GroupPool()
@@ -81,7 +82,7 @@ class Site:
     # Files.
 
     def open(
-        self, sources: Iterable[IContentSource], sinks: Iterable[IContentSink], rules: Sequence[Rule] | None
+        self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Sequence[Rule] | None
     ) -> None:
         """
         Serve from these sources and into these sinks, by these rules.  What was looked up before is served to its end.

@@ -14,18 +14,18 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Refused, WireError
-from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, IUpload, LiveReceiver
+from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, ITransferProtocol, IUpload, LiveReceiver
 from castd.packets.tftp import LARGEST_BLKSIZE, parseRequest
 from castd.receive.base import OffsetBlock
 from castd.request import Peer, Request, hostPort
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
-from castd.server.transfer_protocol import Payload, TransferProtocol
+from castd.server.half_protocol import HalfProtocol, Payload
 
 _log = Logger(namespace="castd")
 
 
-@implementer(ILiveTransfer)
-class UploadProtocol(TransferProtocol):
+@implementer(ILiveTransfer, ITransferProtocol)
+class UploadProtocol(HalfProtocol):
     """
     Receives one upload on a port: payloads go to the upload, the last ACK goes out when that is committed.
 
@@ -35,7 +35,7 @@ class UploadProtocol(TransferProtocol):
     @ivar request: who writes what.
     @ivar blocks, octets: what was received.
     @ivar repeats: datagrams that were sent again until the file was stored.
-    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
     """
 
@@ -63,7 +63,7 @@ class UploadProtocol(TransferProtocol):
         self.blocks = self.octets = self.repeats = 0
         self.opened = self._seconds()
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self._upload = upload
         self._done = done
         self._committing = False
@@ -173,12 +173,12 @@ class UploadProtocol(TransferProtocol):
         """Be woken at this instant."""
         self.site.timers.set(self, instant)
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """Go on, or end if the client's port is closed."""
         if self._closedReports >= CLOSED_PORTS:
             self.finish(outcomes.CLOSED)
         else:
-            super().wake()
+            super().timerExpired()
 
     def deadline(self, now: float) -> float | None:
         """-> the deadline of the half, a little late, so that many uploads do not fall into step."""

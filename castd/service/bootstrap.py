@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
-from castd.net.activation import adopted, told
+from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
@@ -80,7 +80,7 @@ def before() -> Inheritance | None:
 
 def _made(file: Path | str, reactor: Any, given: Inheritance | None, user: UnprivilegedUser | None) -> Server:
     """The server, and what it gets from others: sockets, and who is to be told."""
-    sockets, stored, unfit = adopted(told())
+    sockets, stored, unfit = passedSockets(takeVariables())
     if given is not None:
         sockets, stored = given.adopted, given.inherited
     chance = BufferedSystemRandom()

@@ -132,15 +132,15 @@ class Server(MultiService):
         if self.succession.predecessor is None:
             self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:
-            for drop in drops.drops:
-                drop.sweep().addErrback(_unswept)
+            for directory in drops.directories:
+                directory.removeAbandoned().addErrback(_unswept)
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
         self.stopping = self.ending = True
         if self.succession.successor is not None:
             self.succession.successor.abandon()
-        self.site.ports.retain(True)
+        self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
@@ -237,7 +237,7 @@ class Server(MultiService):
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
         self._listen(made)
-        self.site.ports.settle()
+        self.site.ports.reconcileStore()
 
     def _listen(self, made: Build) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

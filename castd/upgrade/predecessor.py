@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from castd.group_pool import Place
-from castd.net.activation import Adopted
+from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import Channel, Message, packed, peerOf, put, take, unpacked
@@ -57,8 +57,8 @@ class Inheritance:
         @raise OSError, EOFError: nothing comes.
         """
         self.end = end
-        self.adopted: Adopted = {}
-        self.inherited: Adopted = {}
+        self.adopted: SocketsByAddress = {}
+        self.inherited: SocketsByAddress = {}
         end.settimeout(PATIENCE)
         while (message := take(end)).told["say"] == "sockets":
             for (host, port, ours), descriptor in zip(message.told["at"], message.descriptors, strict=True):

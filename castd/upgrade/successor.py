@@ -103,7 +103,7 @@ class Successor:
         except OSError as error:
             self._fail((f"no process can be started: {error.strerror}",))
             return answer
-        self._give(self._site.ports.legacy())
+        self._give(self._site.ports.boundSockets())
         self._channel.say({"say": "begin", "pid": os.getpid(), "doors": self._server.porch.places()})
         self._rest(READY, self._late)
         return answer

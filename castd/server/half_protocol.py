@@ -1,5 +1,5 @@
 """
-TransferProtocol: the DatagramProtocol that drives one transfer half, the same for an upload here and for the client.
+HalfProtocol: the DatagramProtocol that drives one transfer half, the same for an upload here and for the client.
 
 The half, one of L{castd.receive}, decides what is sent; here it meets a clock, a socket that may be full, a disk that
 may be full, and strangers.
@@ -30,7 +30,7 @@ Payload: TypeAlias = bytes | OffsetBlock | None
 Receive: TypeAlias = Callable[[bytes, float], tuple[Payload, list[bytes]]]
 
 
-class TransferProtocol(DatagramProtocol, ABC):
+class HalfProtocol(DatagramProtocol, ABC):
     """
     Drives a transfer half: gives it the datagrams of its peer, stores its payloads, sends its replies, and polls it
     whenever its deadline has come.
@@ -63,7 +63,7 @@ class TransferProtocol(DatagramProtocol, ABC):
 
     @abstractmethod
     def setTimer(self, instant: float | None) -> None:
-        """Call L{wake} at this instant, and not at the one that was set before; L{None}: never."""
+        """Call L{timerExpired} at this instant, and not at the one that was set before; L{None}: never."""
 
     @abstractmethod
     def store(self, payload: Payload) -> None:
@@ -126,7 +126,7 @@ class TransferProtocol(DatagramProtocol, ABC):
         except Exception:
             self.fail(Failure())
 
-    def strangerReceived(self, datagram: bytes, address: Peer) -> None:
+    def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
         """
         Answer a datagram that is not the peer's with ERROR 5 (RFC 1350 section 4); an ERROR or noise is never answered.
         """
@@ -134,8 +134,8 @@ class TransferProtocol(DatagramProtocol, ABC):
             isTransfer = opcode(datagram) in (DATA, ACK, OACK)
         except WireError:
             return
-        if isTransfer and self.mayAnswerStranger(address):
-            self._queue.write(self, buildError(UnknownTid.code, UnknownTid.text), address)
+        if isTransfer and self.mayAnswerStranger(addr):
+            self._queue.write(self, buildError(UnknownTid.code, UnknownTid.text), addr)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Ignore that a host has reported a port closed."""
@@ -159,7 +159,7 @@ class TransferProtocol(DatagramProtocol, ABC):
         """Send the last acknowledgement: the file is in its place."""
         self.reply(self.half.stored(self._seconds()))
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """Go on, since the timer has run out."""
         self._queue.flush(self)
         self.pump()
