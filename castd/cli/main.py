@@ -16,7 +16,7 @@ from typing import cast
 import click
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
@@ -28,7 +28,9 @@ from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, serviceFileSchema
 from castd.config.yaml import Route
 from castd.errors import ConfigError
+from castd.net.ports import Ports
 from castd.options import endpoint
+from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, onStream
 from castd.service.privileges import UnprivilegedUser
@@ -107,10 +109,11 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
 @click.argument("file", type=_FILE)
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
-    collected = collect()
+    # Nothing is opened: the ports need a reactor all the same.
+    collected, reactor = collect(), MemoryReactorClock()
     try:
         config = read(file, collected)
-        server = compose(config, collected, Clock(), None)
+        server = compose(config, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(error) from None
     complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))
