@@ -15,40 +15,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from castd.observe.status import AddressStatus
+
 #: Where systemd's RuntimeDirectory=castd puts the control socket.
 DEFAULT_PATH = "/run/castd/control"
 #: Seconds to wait for the answer; a reload reads and checks everything first.
 TIMEOUT = 60.0
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
-
-
-class ReceiverStatus(TypedDict):
-    """One receiver of a cast, or the client of an upload, in the answer to C{status}."""
-
-    peer: str
-    sent: int
-    needed: int | None
-    seconds: float | None
-
-
-class CastStatus(TypedDict):
-    """A cast or an upload in the answer to C{status}."""
-
-    transport: str
-    kind: str
-    name: str | None
-    group: str | None
-    receivers: list[ReceiverStatus]
-
-
-class AddressStatus(TypedDict):
-    """An address in the answer to C{status}, with what is under way there."""
-
-    address: str
-    transports: list[str]
-    retiring: bool
-    casts: list[CastStatus]
 
 
 class ServerStatus(TypedDict):
@@ -62,14 +36,14 @@ class ServerStatus(TypedDict):
     addresses: list[AddressStatus]
 
 
-class ReloadAnswer(TypedDict):
-    """The answer to C{reload}."""
+class CommandAnswer(TypedDict):
+    """The answer to C{reload}: whether it was done, and if not, why."""
 
     ok: bool
     faults: list[str]
 
 
-class UpgradeAnswer(ReloadAnswer):
+class UpgradeAnswer(CommandAnswer):
     """The answer to C{upgrade}."""
 
     pid: int
@@ -166,11 +140,11 @@ def reload(path: str) -> None:
 
     Exit status 1: the file has faults, which are shown, and the server goes on as it was.
     """
-    answer: ReloadAnswer = ask(path, "reload")
+    answer: CommandAnswer = ask(path, "reload")
     _exit(answer)
 
 
-def _exit(answer: ReloadAnswer) -> None:
+def _exit(answer: CommandAnswer) -> None:
     """Show the faults, and exit with status 1 if the command has failed."""
     for fault in answer["faults"]:
         click.echo(fault, err=True)
