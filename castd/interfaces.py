@@ -12,7 +12,7 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zope.interface import Attribute, Interface
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 class ICast(Interface):
     """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
+
+    highestSent: int = Attribute("The highest block number that was ever sent; -1 before the first.")
 
     def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
@@ -73,11 +75,14 @@ class ICast(Interface):
     def members() -> int:
         """-> how many receivers there are."""
 
+    def statistics() -> Mapping[str, int]:
+        """-> counters of this cast by name, for the event of its end; names of its own choice, or none at all."""
+
 
 class IPaced(ICast):
     """A cast that judges from what its receivers say how fast they can be sent to."""
 
-    pace = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
+    pace: float = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
 
 
 class IWire(Interface):
@@ -92,6 +97,9 @@ class IWire(Interface):
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
     policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
     stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    reuseDelay: float = Attribute(
+        "Seconds after the last cast of a group of the service file before another file may be sent to that group."
+    )
 
     def first(request: Request) -> Ranges:
         """-> ranges the request itself asks for; C{()} if the receiver will say."""

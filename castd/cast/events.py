@@ -108,9 +108,9 @@ class PeerState:
 
     @ivar turn: it has the turn.
     @ivar serving: the range that is being served, or L{None} before the first want.
-    @ivar top: the highest number ever sent in this cast, -1 before the first.
+    @ivar highestSent: the highest block number ever sent in this cast, -1 before the first.
     """
 
     turn: bool
     serving: range | None
-    top: int
+    highestSent: int

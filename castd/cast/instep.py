@@ -28,7 +28,7 @@ class InStep:
     both halves keep.
     """
 
-    top: int
+    highestSent: int
     alarmAt: float
     _state: State
     _master: Member | None
@@ -58,7 +58,7 @@ class InStep:
         return (
             member is not None
             and self._state is State.ANNOUNCED
-            and self.top < 0
+            and self.highestSent < 0
             and self._gathering.until is None
             and not member.asked
         )
@@ -89,7 +89,7 @@ class InStep:
         member = self._alone()
         if self._state is not State.WAITING or member is None or not member.heard or self._again:
             return None
-        return self._sentAt if stop == self.top + 1 else None
+        return self._sentAt if stop == self.highestSent + 1 else None
 
     @property
     def settled(self) -> bool:
@@ -117,4 +117,4 @@ class InStep:
         self._restarted = False
         self._sentAt = self._term.progressAt = now
         self.alarmAt = now + self._master.alarm.interval()
-        self.top = numbers.stop - 1
+        self.highestSent = numbers.stop - 1

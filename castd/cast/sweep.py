@@ -9,6 +9,7 @@ sent without a code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import count as counter
 
@@ -57,7 +58,7 @@ class Sweep:
     """
     The cast of protocols in which receivers list what they lack.
 
-    @ivar top: the highest number ever sent, -1 before the first.
+    @ivar highestSent: the highest number ever sent, -1 before the first.
     @ivar asked, unanswered: questions, and those that nobody answered in time, for the counters.
     """
 
@@ -75,7 +76,7 @@ class Sweep:
         self.policy = policy
         self.count = count
         self.linger = linger
-        self.top = -1
+        self.highestSent = -1
         self.asked = self.unanswered = 0
         self._step = policy.repeat.steps[0] if isinstance(policy.repeat, FixedTimeouts) else policy.repeat.first
         self._roll = PollQueue(room)
@@ -98,6 +99,9 @@ class Sweep:
     @property
     def pace(self) -> float:
         return self._gauge.pace
+
+    def statistics(self) -> Mapping[str, int]:
+        return {}
 
     # What goes in.
 
@@ -144,7 +148,7 @@ class Sweep:
         if receiver is None:
             return None
         turn = receiver is self._master or receiver is self._question
-        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.top)
+        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.highestSent)
 
     def _list(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """It lacks these, and nothing else that it has ever named."""
@@ -274,7 +278,7 @@ class Sweep:
         self._bursts += 1
         self._spokeAt = now
         self._keep = run[-1:]
-        self.top = max(self.top, run[-1])
+        self.highestSent = max(self.highestSent, run[-1])
         self._flights.sent(run, now)
 
     def _give(self, now: float) -> None:

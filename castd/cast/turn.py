@@ -8,6 +8,8 @@ answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from zope.interface import implementer
 
 from castd import outcomes
@@ -40,7 +42,7 @@ class Turn(InStep):
     """
     The cast of the TFTP family.
 
-    @ivar top: the highest number ever sent, -1 before the first.
+    @ivar highestSent: the highest number ever sent, -1 before the first.
     @ivar alarmAt: the instant at which the greeting or the blocks are repeated.
     """
 
@@ -50,7 +52,7 @@ class Turn(InStep):
         """
         self.policy = policy
         self.count = count
-        self.top = -1
+        self.highestSent = -1
         self._turns = self._masters = self._passes = self._lost = 0
         self._hearing = Reachability(policy)
         self._trying = False  # this turn was given before its time, to one that is to show that it hears
@@ -77,10 +79,10 @@ class Turn(InStep):
         member = self._members.get(peer)
         return member is not None and member.heard
 
-    def figures(self) -> dict[str, int]:
+    def statistics(self) -> Mapping[str, int]:
         """
-        For the closing event: C{lost}, turns that a silent master lost; C{masters}, how many had one; C{changes}, how
-        often it passed on; C{passes}, turns in which blocks were asked for.
+        Count for the closing event: C{lost}, turns that a silent master lost; C{masters}, members that had a turn;
+        C{changes}, how often the turn passed on; C{passes}, turns in which blocks were asked for.
         """
         return {
             "lost": self._lost,
@@ -98,7 +100,7 @@ class Turn(InStep):
             self._asksAgain(member, wants, now)
             return
         waited = self._master is not None
-        member = Member(peer, wants, self.policy.repeat, waited, since=self.top, cameAt=now)
+        member = Member(peer, wants, self.policy.repeat, waited, since=self.highestSent, cameAt=now)
         self._members.add(member)
         self._hearing.came(member)
         self._hold(now)
@@ -109,7 +111,7 @@ class Turn(InStep):
 
     def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
         """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
-        member.since, member.hears = self.top, False
+        member.since, member.hears = self.highestSent, False
         if member is not self._master:
             member.heard = False
             self._announceListener(member, now)
@@ -134,7 +136,7 @@ class Turn(InStep):
 
     def _hold(self, now: float) -> None:
         """Somebody has come: the first block may wait for more."""
-        if self.top < 0:
+        if self.highestSent < 0:
             self._gathering.came(now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
@@ -231,7 +233,7 @@ class Turn(InStep):
 
     def _heardNothing(self, member: Member) -> bool:
         """The master asks for the first block, though others hear the group."""
-        return self._state is not State.ANNOUNCED and self._hearing.nothing(member, self.top)
+        return self._state is not State.ANNOUNCED and self._hearing.nothing(member, self.highestSent)
 
     def _unreached(self, member: Member) -> bool:
         """Is the master, that loses its turn, to go on by unicast?"""
@@ -245,7 +247,7 @@ class Turn(InStep):
     @property
     def _over(self) -> bool:
         """Everything has been sent."""
-        return self.count is not None and self.top >= self.count - 1
+        return self.count is not None and self.highestSent >= self.count - 1
 
     def late(self, now: float) -> None:
         """
@@ -300,7 +302,7 @@ class Turn(InStep):
             return None
         turn = member is self._master
         serving = range(self._want[0].start, self._want[-1].stop) if turn and self._want else None
-        return PeerState(turn, serving, self.top)
+        return PeerState(turn, serving, self.highestSent)
 
     # What comes out.
 
@@ -336,7 +338,7 @@ class Turn(InStep):
         self._passes += not self._term.blocks
         self._term.blocks += len(numbers)
         again = self._again
-        self.top = max(self.top, numbers[-1])
+        self.highestSent = max(self.highestSent, numbers[-1])
         return SendBlocks(numbers, self._master.peer, again)
 
     def _ring(self, now: float) -> bool:
@@ -427,10 +429,10 @@ class Turn(InStep):
     def _speak(self, now: float) -> SendBlocks | None:
         """A group with members is never silent for long: some clients start an incomplete image then."""
         keep = self.policy.keep
-        if keep is None or self.top < 0 or self._master is None or now < self._spokeAt + keep:
+        if keep is None or self.highestSent < 0 or self._master is None or now < self._spokeAt + keep:
             return None
         self._spokeAt = now
-        numbers = self._want[-1] if self._want else range(self.top, self.top + 1)
+        numbers = self._want[-1] if self._want else range(self.highestSent, self.highestSent + 1)
         return SendBlocks(numbers[-1:], self._master.peer, again=True)
 
     def deadline(self, now: float) -> float | None:
@@ -442,7 +444,7 @@ class Turn(InStep):
         if self._state is State.SENDING:
             return max(self._gathering.until or now, now)
         times = [self._givenUpAt(member), self.alarmAt]
-        if self.policy.keep is not None and self.top >= 0:
+        if self.policy.keep is not None and self.highestSent >= 0:
             times.append(self._spokeAt + self.policy.keep)
         if self.policy.confirm:
             times.extend(member.announceAt for member in self._members if member.announceAt is not None)

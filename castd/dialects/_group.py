@@ -120,10 +120,10 @@ class GroupReader(_tftp.AckReader):
 
     def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         if short == self.count:
-            if peerState.top >= self.count - 1:
+            if peerState.highestSent >= self.count - 1:
                 return Leave(outcomes.DONE)
             return Leave(outcomes.EARLY) if self.early else None
-        if short > self.count or (peerState.turn and short > peerState.top + 1):
+        if short > self.count or (peerState.turn and short > peerState.highestSent + 1):
             return None
         if not (short or peerState.turn) and self.confirms:
             return RequestBlocks()
@@ -155,6 +155,7 @@ class GroupWire:
 
     cast = GroupTurn
     stride = 0
+    reuseDelay = 0.0
     broadcast = False
     pacer: Any = None
     #: How members are read, see L{GroupReader}.

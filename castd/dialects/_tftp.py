@@ -98,14 +98,14 @@ class AckReader:
 
     def outcome(self, error: tftp.Error, peerState: PeerState) -> str:
         """An ERROR in answer to the OACK is how a client ends that only wanted the size."""
-        probe = peerState.top < 0 and peerState.serving is None and error.code in (0, 8)
+        probe = peerState.highestSent < 0 and peerState.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
 
     def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         """What ACK C{short} asks for, beside what is being served; L{None}: it is about nothing that was sent."""
         near = peerState.serving.start if peerState.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)
-        if number > peerState.top + 1 or number < 0:
+        if number > peerState.highestSent + 1 or number < 0:
             return None
         if number >= self.count:
             return Leave(outcomes.DONE)

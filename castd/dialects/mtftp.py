@@ -42,7 +42,7 @@ LONGEST = MOST_BLOCKS * BLKSIZE - 1
 #: A newer version of a file is not sent before so long a silence.  Whoever has a part of the old one and asks for more
 #: has given up by then (castd's own client after 31 s, and none is known that takes longer); nothing in a block would
 #: tell it that what it gets is of another file.  Seconds.
-REST = 35.0
+REUSE_DELAY = 35.0
 #: The only group and port that iPXE listens to, whatever DHCP says.
 IPXE = HostPort("239.255.1.1", 3001)
 
@@ -149,7 +149,7 @@ class Wire:
 
     blocksize = BLKSIZE
     stride = 0
-    rest = REST
+    reuseDelay = REUSE_DELAY
     headers: Hashable = ("tftp", 0)
 
     def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:

@@ -112,6 +112,7 @@ class Wire:
     cast = Sweep
     policy = PATIENCE
     stride = 0
+    reuseDelay = 0.0
 
     def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:
         self.blocksize = header.blocksize

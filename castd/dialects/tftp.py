@@ -67,6 +67,7 @@ class Wire:
 
     group = None
     cast = Turn
+    reuseDelay = 0.0
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
         self.terms = terms

@@ -6,6 +6,7 @@ it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -196,9 +197,10 @@ class CastProtocol(FastPath):
         if fallback is None:
             return self._main.cast.peerState(peer)
         peerState = fallback.cast.peerState(peer)
+        if peerState is None:
+            return None
         # It may hear the group after all, and acknowledge what was sent there.
-        top = getattr(self._main.cast, "top", -1)
-        return peerState if peerState is None or peerState.top >= top else replace(peerState, top=top)
+        return replace(peerState, highestSent=max(peerState.highestSent, self._main.cast.highestSent))
 
     def _tell(self, peer: Peer, event: Event) -> None:
         """To whom decides for this peer."""
@@ -365,6 +367,14 @@ class CastProtocol(FastPath):
             _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
             return []
 
+    def _statistics(self) -> Mapping[str, int]:
+        try:
+            return self._main.cast.statistics()
+        except Exception:
+            # A cast without its counters closes all the same.
+            _log.failure("{transport}: the statistics of a cast failed", event="fault", transport=self.name)
+            return {}
+
     def replace(self, peer: Peer) -> None:
         """The machine behind this peer has restarted: its part here is over."""
         if (receiver := self.receivers.pop(peer, None)) is None:
@@ -400,7 +410,7 @@ class CastProtocol(FastPath):
             return
         self.over = True
         if self.wire.group is not None:
-            eventlog.closed(self)
+            eventlog.closed(self, self._statistics())
         self._dropFastPath()
         self._chunk = None
         self.site.timers.set(self, None)

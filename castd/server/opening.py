@@ -158,7 +158,7 @@ class Opening:
             wire.close(site.reactor.seconds())
             raise
         if wire.group is not None and not entry.dialect.ownPort:
-            site.groupPool.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
+            site.groupPool.enter(wire.group, _use(wire, content), wire.reuseDelay)
         eventlog.opened(cast, entry.beside(cast))
         entry.shared.setdefault(cast.key, []).append(cast)
         self._sessions.begin(cast)

@@ -280,7 +280,7 @@ def test_aWantOutOfTurnOnlyShowsLife() -> None:
         announcements += [tenth / 10 for action in out(turn, tenth / 10) if action == Announce(B, False, True)]
     assert len(announcements) == 3
     assert all(after - before >= 1.0 for before, after in pairwise(announcements))
-    assert turn.top == 106
+    assert turn.highestSent == 106
 
 
 def test_strangersAreNoConcernOfACast() -> None:
@@ -719,7 +719,7 @@ def test_begunIsHearAndPoll() -> None:
     assert fast.begun(range(1), 0.5) == 1.0
     assert fast.poll(0.5) is None
     assert (slow.peerState(A), slow.heard(A)) == (fast.peerState(A), fast.heard(A))
-    assert (slow.figures(), slow.deadline(0.5)) == (fast.figures(), fast.deadline(0.5))
+    assert (slow.statistics(), slow.deadline(0.5)) == (fast.statistics(), fast.deadline(0.5))
     assert not fast.settled, "the answer to a greeting comes when the client needs the data"
     assert until(slow, 0.5, 40.0) == until(fast, 0.5, 40.0)
 
@@ -747,7 +747,7 @@ def test_nobodyIsFollowedBlindly() -> None:
     out(unheard)
     assert unheard.inStep(1) is None
     never = waiting()
-    assert never.inStep(never.top + 1) is not None
+    assert never.inStep(never.highestSent + 1) is not None
     assert never.measured(0.1) == never.policy.repeat.steps[0]
     owing, repeated, unknown = met(), met(), empty(RetransmitPolicy())
     unknown.join(A, 0.0)

@@ -115,6 +115,7 @@ class Wire:
     count = None
     policy = PATIENCE
     stride = 0
+    reuseDelay = 0.0
 
     def __init__(self, content: IContent, transaction: int, options: Options) -> None:
         self.content = content
