@@ -16,8 +16,7 @@ from itertools import count as counter
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.blockset import BlockBitmap, common, without
-from castd.cast.credit import Credit
+from castd.cast.blockset import BlockBitmap, common, first, without
 from castd.cast.events import (
     Action,
     Announce,
@@ -32,6 +31,7 @@ from castd.cast.inflight import InFlight, LossEstimator
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.pollqueue import PolledMember, PollQueue
 from castd.interfaces import IPaced
+from castd.pacing import TokenBucket
 from castd.request import Peer
 
 #: A list and a block that pass each other on the way do so within this time.  Seconds.
@@ -49,6 +49,9 @@ PAUSE = 0.25
 PAUSES, MUTED = 8, 60.0
 #: Nobody has said anything for so long: whoever still lacks something may as well think that nothing is going on.
 QUIET = 2.0
+#: Blocks a second for all receivers together that have never answered a question, whose addresses may be forged, and
+#: how many at once after a pause: more than fit any client's list of single blocks.
+UNVALIDATED_RATE, UNVALIDATED_DEPTH = 64.0, 1024.0
 #: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
 CROWD, SHORTEST_STEP = 16, 0.01
 
@@ -83,7 +86,7 @@ class Sweep:
         self._union = BlockBitmap(count)
         self._flights = InFlight(flight)
         self._gauge = LossEstimator()
-        self._credit = Credit()
+        self._unvalidated = TokenBucket(UNVALIDATED_RATE, UNVALIDATED_DEPTH)
         self._late: list[tuple[float, int, PolledMember]] = []
         self._ticket = counter()
         self._bursts = 0
@@ -171,8 +174,16 @@ class Sweep:
         self._behalf = receiver.peer
 
     def _add(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
-        """These are to go out; for receivers that have never answered only so many."""
-        for run in ranges if receiver.heard else self._credit.grant(ranges, now):
+        """
+        Add what a receiver lacks to what is sent.
+
+        Six octets can ask for a whole file, in anybody's name.  Who is real hears some blocks, is asked, answers, and
+        then gets all that it lacks; whoever is forged never hears the question.
+        """
+        if not receiver.heard:
+            ranges = first(ranges, int(self._unvalidated.available(now)))
+            self._unvalidated.spend(sum(map(len, ranges)), now)
+        for run in ranges:
             self._union.add(run)
 
     def _enrol(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:

@@ -1,11 +1,10 @@
 """
-What goes out for receivers that have proved nothing.
+What goes out for receivers whose addresses have not been validated.
 """
 
 from castd.cast.blockset import first
-from castd.cast.credit import DEPTH, RATE, Credit
 from castd.cast.events import RequestBlocks, SendBlocks
-from castd.cast.sweep import Sweep
+from castd.cast.sweep import UNVALIDATED_DEPTH, Sweep
 from castd.dialects.slam import PATIENCE
 
 COUNT = 100_000
@@ -26,19 +25,10 @@ def test_first() -> None:
     assert first((range(3, 5),), 0) == ()
 
 
-def test_aBucket() -> None:
-    """So many blocks at once, then so many a second, and no more than at first after a pause."""
-    credit, whole = Credit(), (range(COUNT),)
-    assert credit.grant(whole, 0.0) == (range(int(DEPTH)),)
-    assert credit.grant(whole, 0.0) == ()
-    assert credit.grant(whole, 0.5) == (range(int(RATE / 2)),)
-    assert credit.grant(whole, 1e6) == (range(int(DEPTH)),)
-
-
 def test_whoAnswersGetsAll() -> None:
     """A list draws so many blocks until its sender has answered a question, and the whole of the file afterwards."""
     sweep, peer = Sweep(PATIENCE, COUNT), ("a", 1)
     sweep.join(peer, 0.0, (range(COUNT),))
-    assert sent(sweep, 0.0) == DEPTH
-    sweep.hear(peer, RequestBlocks((range(int(DEPTH), COUNT),)), 0.01)
-    assert sent(sweep, 0.05) == COUNT - DEPTH
+    assert sent(sweep, 0.0) == UNVALIDATED_DEPTH
+    sweep.hear(peer, RequestBlocks((range(int(UNVALIDATED_DEPTH), COUNT),)), 0.01)
+    assert sent(sweep, 0.05) == COUNT - UNVALIDATED_DEPTH
