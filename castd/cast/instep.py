@@ -74,7 +74,7 @@ class InStep:
         member = self._master
         member.heard = member.confirmed = True
         member.suspect = False
-        member.alarm.restart()
+        member.alarm.reset()
         self._serve((numbers,), now)
         self._send(now)
         return member.alarm.interval()
@@ -95,7 +95,7 @@ class InStep:
     def settled(self) -> bool:
         """Is so much known of the answering time of the one in step that its next answers need not be measured?"""
         assert self._master is not None
-        return self._master.alarm.settled
+        return self._master.alarm.converged
 
     def measured(self, seconds: float) -> float:
         """
@@ -106,7 +106,7 @@ class InStep:
         assert self._master is not None
         alarm = self._master.alarm
         alarm.sample(seconds)
-        alarm.progress()
+        alarm.answered()
         self._master.failed = 0
         return alarm.interval()
 

@@ -27,11 +27,11 @@ class JoinDelay:
 
     def came(self, now: float) -> None:
         """Somebody has come."""
-        if not self._policy.gather:
+        if not self._policy.joinDelay:
             return
         if self.until is None:
-            self._limit = now + self._policy.gatherLimit
-        self.until = min(now + self._policy.gather, self._limit)
+            self._limit = now + self._policy.maxJoinDelay
+        self.until = min(now + self._policy.joinDelay, self._limit)
 
 
 class TurnLimits:
@@ -56,11 +56,13 @@ class TurnLimits:
         """
         if alone and not master.failed:
             # Nobody waits for it, and nothing speaks against it.
-            return self.progressAt + (policy.silence if policy.alone is None else policy.alone)
-        known = policy.measured is not None and master.alarm.measured is not None
-        if known and master.alarm.tries >= policy.tries:
-            return self.progressAt + (policy.measured or 0.0)
-        return self.progressAt + policy.silence
+            return self.progressAt + (
+                policy.progressTimeout if policy.loneProgressTimeout is None else policy.loneProgressTimeout
+            )
+        known = policy.measuredProgressTimeout is not None and master.alarm.smoothedRtt is not None
+        if known and master.alarm.repeats >= policy.minRepeats:
+            return self.progressAt + (policy.measuredProgressTimeout or 0.0)
+        return self.progressAt + policy.progressTimeout
 
     def overspent(self, policy: RetransmitPolicy, count: int, asked: int | None, now: float) -> bool:
         """
@@ -69,11 +71,11 @@ class TurnLimits:
         @param count: the blocks of the file.
         @param asked: the block that the master wants next, L{None}: it has not asked for any.
         """
-        if policy.termBlocks is not None and self.blocks > max(policy.termBlocks * count, SHORT_TERM):
+        if policy.turnBudget is not None and self.blocks > max(policy.turnBudget * count, SHORT_TERM):
             return True
-        if policy.termShare is None or asked is None:
+        if policy.minTurnProgress is None or asked is None:
             return False
-        share, seconds = policy.termShare
+        share, seconds = policy.minTurnProgress
         since, start = self._mark
         if now - since < seconds:
             return False

@@ -93,7 +93,7 @@ class Member:
         if ranges != self.asked:
             self.repeats = 0
             return False
-        answering = self.alarm.measured or UNMEASURED
+        answering = self.alarm.smoothedRtt or UNMEASURED
         if now - self.servedAt < answering:
             return False
         self.servedAt = float("inf")

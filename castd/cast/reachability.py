@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections import deque
 
 from castd.cast.members import Member, Members
-from castd.cast.policy import RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy, ShortTurn
 
 #: Who was here for so many blocks and asks for the first has heard none, or not even its greeting.
 MISSED = 16
 #: How often that one is sent the first block until it is taken for deaf, and the seconds between.  It may have lost
 #: just that: with 5 % lost each way one in a million is taken for deaf by mistake.
-TRIED = (6, 0.05)
+TRIED = ShortTurn(6, 0.05)
 
 
 class Reachability:
@@ -31,7 +31,7 @@ class Reachability:
 
     def came(self, member: Member) -> None:
         """A member is new."""
-        if self._policy.prove is not None and member.since < 0:
+        if self._policy.reachabilityCheckAfter is not None and member.since < 0:
             self._untried.append(member)
 
     def shown(self, member: Member) -> None:
@@ -45,7 +45,7 @@ class Reachability:
 
         @param top: the highest number that was sent.
         """
-        if self._policy.allDeaf is None or not self.proved:
+        if self._policy.allDeafAfterMembers is None or not self.proved:
             return False
         return member.since < 0 and not member.hears and top >= MISSED
 
@@ -61,7 +61,7 @@ class Reachability:
         @return: all who have not shown that they hear are to go on by unicast; who has everything says so at once.
         """
         self._inVain += not member.failed
-        limit = self._policy.allDeaf
+        limit = self._policy.allDeafAfterMembers
         if limit is None:
             return False
         return over and self._inVain >= 2 * limit if self.proved else self._inVain >= limit
@@ -72,5 +72,5 @@ class Reachability:
         # Who has asked again since then lacks the beginning, as who came late does.
         while untried and (untried[0].turns or untried[0].since >= 0 or members.get(untried[0].peer) is not untried[0]):
             untried.popleft()
-        prove = self._policy.prove or 0.0
+        prove = self._policy.reachabilityCheckAfter or 0.0
         return untried[0] if untried and now >= untried[0].cameAt + prove else None

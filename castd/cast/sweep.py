@@ -28,7 +28,7 @@ from castd.cast.events import (
     SendBlocks,
 )
 from castd.cast.inflight import InFlight, LossEstimator
-from castd.cast.policy import FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy
 from castd.cast.pollqueue import PolledMember, PollQueue
 from castd.interfaces import IPaced
 from castd.pacing import TokenBucket
@@ -81,7 +81,7 @@ class Sweep:
         self.linger = linger
         self.highestSent = -1
         self.asked = self.unanswered = 0
-        self._step = policy.repeat.steps[0] if isinstance(policy.repeat, FixedTimeouts) else policy.repeat.first
+        self._step = policy.repeat.first
         self._roll = PollQueue(room)
         self._union = BlockBitmap(count)
         self._flights = InFlight(flight)
@@ -218,7 +218,7 @@ class Sweep:
         """
         if receiver.paused:
             return True
-        deaf = self.policy.deaf
+        deaf = self.policy.deafAfterRepeats
         if deaf is None or late or any(map(self._union.holds, receiver.asked)):
             return False  # not all of it has gone out, or it may be under way: this proves nothing
         receiver.repeats += 1
@@ -302,7 +302,7 @@ class Sweep:
         receiver.failed += 1
         if receiver is self._master:
             self._master = None
-        if receiver.failed >= self.policy.terms:
+        if receiver.failed >= self.policy.maxFailedTurns:
             self._roll.hush(receiver, now + self.linger)
         else:
             self._roll.place(receiver)
@@ -317,7 +317,7 @@ class Sweep:
         master = self._master
         if master is None or not self._askable(master):
             return next(filter(self._askable, self._roll.candidates()), None)
-        limit = self.policy.termBlocks
+        limit = self.policy.turnBudget
         if limit is None or not self.count or self._term <= limit * self.count:
             return master
         return next((each for each in self._roll.candidates() if each is not master and self._askable(each)), master)
@@ -358,9 +358,14 @@ class Sweep:
 
     def _speakAt(self) -> float | None:
         """-> when a block is to be sent only to show life."""
-        if self.policy.keep is None or self._question is None or self._keep is None or self._heardAt is None:
+        if (
+            self.policy.keepAliveInterval is None
+            or self._question is None
+            or self._keep is None
+            or self._heardAt is None
+        ):
             return None
-        due = self._spokeAt + self.policy.keep
+        due = self._spokeAt + self.policy.keepAliveInterval
         return due if due < self._heardAt + QUIET else None
 
     def deadline(self, now: float) -> float | None:

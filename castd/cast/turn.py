@@ -25,7 +25,7 @@ from castd.cast.events import (
 from castd.cast.instep import InStep, State
 from castd.cast.limits import JoinDelay, TurnLimits
 from castd.cast.members import Member, Members
-from castd.cast.policy import RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy, ShortTurn
 from castd.cast.reachability import TRIED, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -120,7 +120,7 @@ class Turn(InStep):
             member.wants = wants
             self._members.last(member)
             self._elect(now)
-        elif self._state is State.ANNOUNCED and member.alarm.tries and now < self._sentAt + CROSSING:
+        elif self._state is State.ANNOUNCED and member.alarm.repeats and now < self._sentAt + CROSSING:
             pass  # answered before it came: a second OACK makes atftp give up
         else:
             self._members.announce(member, True)
@@ -132,7 +132,7 @@ class Turn(InStep):
 
     def _announceListener(self, member: Member, now: float) -> None:
         self._members.announce(member, False)
-        member.announcements, member.announceAt = 0, now + POLITE if self.policy.confirm else None
+        member.announcements, member.announceAt = 0, now + POLITE if self.policy.maxListenerRepeats else None
 
     def _hold(self, now: float) -> None:
         """Somebody has come: the first block may wait for more."""
@@ -160,7 +160,7 @@ class Turn(InStep):
             return
         if not member.confirmed or not ranges:
             member.confirmed = True
-        elif member.corrections < self.policy.corrections and now - member.corrected >= POLITE:
+        elif member.corrections < self.policy.maxCorrections and now - member.corrected >= POLITE:
             member.corrections += 1
             member.corrected = now
             self._members.announce(member, False)
@@ -174,14 +174,17 @@ class Turn(InStep):
         if not member.hears and ranges[0].start > 0:
             self._hearing.shown(member)
         if self._state is State.ANNOUNCED:
-            member.alarm.restart()
+            member.alarm.reset()
             self._serve(ranges, now)
         elif ranges[0].start > self._want[0].start:
             if self._state is State.WAITING and not self._again:
                 member.alarm.sample(now - self._sentAt)
-            member.alarm.progress()
+            member.alarm.answered()
             member.failed = 0
-            if self.policy.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
+            if (
+                self.policy.reachabilityCheckAfter is not None
+                and (other := self._hearing.overdue(self._members, now)) is not None
+            ):
                 self._members.announce(member, False)
                 self._trying = True
                 self._give(other, now)
@@ -212,7 +215,11 @@ class Turn(InStep):
 
     def _deaf(self, member: Member, ranges: Ranges, now: float) -> bool:
         """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
-        if self.policy.deaf is None or not member.misses(ranges, now) or member.repeats < self.policy.deaf:
+        if (
+            self.policy.deafAfterRepeats is None
+            or not member.misses(ranges, now)
+            or member.repeats < self.policy.deafAfterRepeats
+        ):
             return False
         if ranges[0].start == 0:
             self._missed(member)
@@ -289,7 +296,7 @@ class Turn(InStep):
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
-        member.alarm.restart()
+        member.alarm.reset()
         member.announceAt = None
         self._members.announce(member, True)
         self.alarmAt = now + self._interval(member)
@@ -356,11 +363,11 @@ class Turn(InStep):
         return self._confirmations(now)
 
     def _repeat(self, member: Member, now: float) -> None:
-        limit = self.policy.unheard
-        if limit is not None and not member.heard and (member.failed or member.alarm.tries >= limit):
+        limit = self.policy.maxRepeatsUnheard
+        if limit is not None and not member.heard and (member.failed or member.alarm.repeats >= limit):
             self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
-        member.alarm.repeated()
+        member.alarm.backOff()
         if self._state is State.ANNOUNCED:
             self._members.announce(member, True)
             self._sentAt, self.alarmAt = now, now + self._interval(member)
@@ -372,29 +379,29 @@ class Turn(InStep):
         """Hook: what is sent when the master does not answer."""
         return list(self._want)
 
-    def _brief(self, member: Member) -> tuple[int, float] | None:
+    def _brief(self, member: Member) -> ShortTurn | None:
         """
         Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
         that of one who seems to hear nothing, or is only to show whether it does.
         """
-        if self.policy.brief is None:
+        if self.policy.shortTurn is None:
             return None
         if self._heardNothing(member):
             return TRIED
         if self._trying and self._state is State.ANNOUNCED:
-            return self.policy.brief
+            return self.policy.shortTurn
         if len(self._members) == 1:
             return None
-        unproved = member.waited and not member.failed and member.alarm.measured is None
-        return self.policy.brief if self._over and unproved and self._state is State.ANNOUNCED else None
+        unproved = member.waited and not member.failed and member.alarm.smoothedRtt is None
+        return self.policy.shortTurn if self._over and unproved and self._state is State.ANNOUNCED else None
 
     def _interval(self, member: Member) -> float:
         brief = self._brief(member)
-        return brief[1] if brief else member.alarm.interval()
+        return brief.interval if brief else member.alarm.interval()
 
     def _givenUpAt(self, member: Member) -> float:
         if brief := self._brief(member):
-            return self._term.progressAt + brief[0] * brief[1]
+            return self._term.progressAt + brief.repeats * brief.interval
         return self._term.givenUpAt(self.policy, member, alone=len(self._members) == 1)
 
     def _overspent(self, now: float) -> bool:
@@ -409,7 +416,7 @@ class Turn(InStep):
         member.failed += 1
         member.suspect = True
         self._lost += 1
-        if member.failed >= self.policy.terms:
+        if member.failed >= self.policy.maxFailedTurns:
             self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
             return
         self._elect(now)
@@ -418,17 +425,17 @@ class Turn(InStep):
 
     def _confirmations(self, now: float) -> bool:
         """A listener whose protocol has it confirm its greeting is greeted again, a few times."""
-        for member in self._members if self.policy.confirm else ():
+        for member in self._members if self.policy.maxListenerRepeats else ():
             if member.announceAt is not None and now >= member.announceAt:
                 member.announcements += 1
-                member.announceAt = now + POLITE if member.announcements < self.policy.confirm else None
+                member.announceAt = now + POLITE if member.announcements < self.policy.maxListenerRepeats else None
                 self._members.announce(member, member is self._master)
                 return True
         return False
 
     def _speak(self, now: float) -> SendBlocks | None:
         """A group with members is never silent for long: some clients start an incomplete image then."""
-        keep = self.policy.keep
+        keep = self.policy.keepAliveInterval
         if keep is None or self.highestSent < 0 or self._master is None or now < self._spokeAt + keep:
             return None
         self._spokeAt = now
@@ -444,8 +451,8 @@ class Turn(InStep):
         if self._state is State.SENDING:
             return max(self._gathering.until or now, now)
         times = [self._givenUpAt(member), self.alarmAt]
-        if self.policy.keep is not None and self.highestSent >= 0:
-            times.append(self._spokeAt + self.policy.keep)
-        if self.policy.confirm:
+        if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
+            times.append(self._spokeAt + self.policy.keepAliveInterval)
+        if self.policy.maxListenerRepeats:
             times.extend(member.announceAt for member in self._members if member.announceAt is not None)
         return max(min(times), now)

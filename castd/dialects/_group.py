@@ -19,7 +19,7 @@ from castd.cast.events import (
     Ranges,
     RequestBlocks,
 )
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Declined
@@ -37,24 +37,24 @@ REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"
 AHEAD = 4
 
 #: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
-PATIENCE = RetransmitPolicy(
-    repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
-    silence=3.0,
-    measured=1.0,
-    tries=6,
-    alone=10.0,
-    unheard=4,
-    brief=(3, 0.1),
-    terms=3,
-    keep=5.0,
-    gather=0.2,
-    gatherLimit=3.0,
-    deaf=2,
-    allDeaf=2,
-    prove=5.0,
-    corrections=3,
-    termBlocks=2.0,
-    termShare=(0.01, 10.0),
+POLICY = RetransmitPolicy(
+    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
+    progressTimeout=3.0,
+    measuredProgressTimeout=1.0,
+    minRepeats=6,
+    loneProgressTimeout=10.0,
+    maxRepeatsUnheard=4,
+    shortTurn=ShortTurn(3, 0.1),
+    maxFailedTurns=3,
+    keepAliveInterval=5.0,
+    joinDelay=0.2,
+    maxJoinDelay=3.0,
+    deafAfterRepeats=2,
+    allDeafAfterMembers=2,
+    reachabilityCheckAfter=5.0,
+    maxCorrections=3,
+    turnBudget=2.0,
+    minTurnProgress=MinProgress(0.01, 10.0),
 )
 
 
@@ -143,7 +143,7 @@ class GroupTurn(Turn):
         again = super().repetition()
         master, count = self._master, self.count
         assert master is not None
-        if master.alarm.measured is None or master.alarm.tries < AHEAD or count is None:
+        if master.alarm.smoothedRtt is None or master.alarm.repeats < AHEAD or count is None:
             return again
         return [range(again[0].start, min(again[0].start + 2, count))]
 
@@ -199,4 +199,4 @@ class GroupWire:
 
 def policy(gather: float, limit: float, silence: float) -> RetransmitPolicy:
     """The patience of a group with what an operator may set.  Seconds."""
-    return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)
+    return replace(POLICY, joinDelay=gather, maxJoinDelay=limit, progressTimeout=silence)

@@ -25,7 +25,7 @@ from castd.cast.events import (
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import _tftp
-from castd.dialects.mtftp_cast import PATIENCE, MtftpCast
+from castd.dialects.mtftp_cast import POLICY, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
@@ -268,7 +268,10 @@ class Dialect:
             raise Declined("too-many-blocks")
         options = self.options
         policy = replace(
-            PATIENCE, alone=options.silence, gather=options.gather, gatherLimit=max(options.gather, options.gatherLimit)
+            POLICY,
+            loneProgressTimeout=options.silence,
+            joinDelay=options.gather,
+            maxJoinDelay=max(options.gather, options.gatherLimit),
         )
         return Wire(content, self._group(request), policy, options.remember)
 

@@ -28,7 +28,7 @@ from castd.cast.events import (
 )
 from castd.cast.instep import State
 from castd.cast.members import Member
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
 from castd.cast.turn import NEVER, Turn
 from castd.request import Peer
 
@@ -56,8 +56,13 @@ BARRED_BECAUSE = (
 
 #: Every packet restarts iPXE's timer of 0.25 s, so no step may be longer than 0.2 s and its jitter.  2 s without
 #: progress cost the turn while others wait, 10 s if nobody does.
-PATIENCE = RetransmitPolicy(
-    repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=2.0, alone=10.0, unheard=None, terms=1, termShare=(0.01, 10.0)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.08, 0.08, 0.2)),
+    progressTimeout=2.0,
+    loneProgressTimeout=10.0,
+    maxRepeatsUnheard=None,
+    maxFailedTurns=1,
+    minTurnProgress=MinProgress(0.01, 10.0),
 )
 
 
@@ -154,7 +159,7 @@ class MtftpCast(Turn):
     def _absent(self, master: Member, now: float) -> bool:
         """May whoever asks take its place?  Of the last block one acknowledgement is all that some clients send."""
         if master.heard and self._closing:
-            return master.alarm.tries > 0
+            return master.alarm.repeats > 0
         return now >= self._lifeAt + ALIVE
 
     def _crown(self, member: Member, outcome: str, now: float) -> None:
@@ -230,7 +235,7 @@ class MtftpCast(Turn):
         tries = self._tries(member)
         if tries is None:
             return super()._givenUpAt(member)
-        return self.alarmAt if member.alarm.tries >= tries else NEVER
+        return self.alarmAt if member.alarm.repeats >= tries else NEVER
 
     def repetition(self) -> list[range]:
         """
@@ -241,7 +246,7 @@ class MtftpCast(Turn):
         """
         assert self._master is not None
         number, master = self._want[0].start, self._master
-        silent = self.alarmAt >= self._term.progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
+        silent = self.alarmAt >= self._term.progressAt + AHEAD if master.heard else master.alarm.repeats >= UNHEARD - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self._want)
 
     # What comes out.

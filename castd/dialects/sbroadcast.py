@@ -160,7 +160,11 @@ class Wire(_group.GroupWire):
         pacer: Pacer,
         means: OpenContext,
     ) -> None:
-        policy = replace(_group.policy(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
+        policy = replace(
+            _group.policy(options.gather, options.gatherLimit, options.silence),
+            keepAliveInterval=3.0,
+            maxListenerRepeats=3,
+        )
         super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))
         self.sbid = sbids.take(means.chance, means.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)

@@ -41,7 +41,14 @@ TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: tr
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes all
 #: clients of iPXE speak at once, so it does not come to one.  One turn costs the others at most twice the file.
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)),
+    progressTimeout=0.1,
+    maxFailedTurns=3,
+    keepAliveInterval=0.5,
+    deafAfterRepeats=3,
+    turnBudget=2.0,
+)
 
 
 class Options(ListenOptions):
@@ -110,7 +117,7 @@ class Wire:
     """The one cast of the port."""
 
     cast = Sweep
-    policy = PATIENCE
+    policy = POLICY
     stride = 0
     reuseDelay = 0.0
 

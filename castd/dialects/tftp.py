@@ -117,7 +117,7 @@ class Dialect:
         self.options = options
         self.ownPort = not options.singlePort
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
-        self._plain = RetransmitPolicy(repeat=repeat, silence=options.silence)
+        self._plain = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _tftp.readRequest(datagram, peer, local)
@@ -154,4 +154,4 @@ class Dialect:
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
         """-> the same for nearly all: who asks for no interval."""
-        return self._plain.heeding(terms.timeout)
+        return self._plain.withTimeout(terms.timeout)

@@ -330,7 +330,9 @@ class CastProtocol(FastPath):
     def _moveAside(self, receiver: Receiver, action: Left, now: float) -> None:
         known = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
-        policy = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
+        policy = RetransmitPolicy(
+            repeat=known.repeat, maxRepeatsUnheard=None if action.heard else known.maxRepeatsUnheard
+        )
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(policy, self.wire.count)
         # A listener that never had the turn is told that it has it.

@@ -174,7 +174,7 @@ class Hall:
             if not action.again:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers}"
                 assert action.numbers.start >= receiver.wanted.start
-            elif self.policy.keep is None:
+            elif self.policy.keepAliveInterval is None:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers} again"
             else:
                 assert action.numbers.stop - 1 <= max(self.top, action.numbers.start)

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from castd import outcomes
 from castd.cast.events import Action, Announce, Bar, Leave, Left, RequestBlocks, SendBlocks
-from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, MtftpCast
+from castd.dialects.mtftp_cast import MOST_REMEMBERED, POLICY, MtftpCast
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -35,7 +35,7 @@ class Play:
     """
 
     def __init__(self, remember: float = 30.0) -> None:
-        self.cast = MtftpCast(PATIENCE, COUNT, remember)
+        self.cast = MtftpCast(POLICY, COUNT, remember)
         self.now = 0.0
         self.log: list[tuple[float, Action]] = []
         self.here: set[Peer] = set()
@@ -79,7 +79,7 @@ class Play:
 
 def test_passesIsACast() -> None:
     """Passes provides ICast."""
-    assert verifyObject(ICast, MtftpCast(PATIENCE, COUNT))
+    assert verifyObject(ICast, MtftpCast(POLICY, COUNT))
 
 
 @settings(deadline=None)

@@ -29,11 +29,13 @@ from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES
 from castd.interfaces import ICast, IPaced
 from castd.request import Peer
 
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)), maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3, turnBudget=2.0
+)
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
-def cast(count: int = 100, policy: RetransmitPolicy = PATIENCE, **more: float) -> Sweep:
+def cast(count: int = 100, policy: RetransmitPolicy = POLICY, **more: float) -> Sweep:
     return Sweep(policy, count, **more)  # type: ignore[arg-type]
 
 
@@ -441,7 +443,7 @@ def test_neverBeyondTheEnd() -> None:
 
 def test_codeWithoutEnd() -> None:
     """Without a count there is no highest number: needs that begin at the same one are served by the greatest."""
-    sweep = Sweep(PATIENCE, None)
+    sweep = Sweep(POLICY, None)
     sweep.join(A, 0.0, (range(5),))
     sweep.join(B, 0.0, (range(9),))
     assert blocks(drain(sweep, 0.0)) == list(range(9))

@@ -19,7 +19,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -28,7 +28,7 @@ A, B, C = ("10.0.0.10", 1), ("10.0.0.11", 1), ("10.0.0.12", 1)
 COUNT = 100
 
 #: A cast of a group, without the rules that a single test switches on.
-GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, unheard=None, terms=3)
+GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=5.0, maxRepeatsUnheard=None, maxFailedTurns=3)
 
 
 def want(start: int, stop: int | None = None) -> RequestBlocks:
@@ -381,7 +381,7 @@ def test_anUnansweredFirstBlock() -> None:
 
 def test_whatWasNeverAcknowledgedIsTold() -> None:
     """Who falls silent is gone with what it had asked for, which tells a lost last answer from a broken transfer."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=5.0))
     turn.hear(A, want(COUNT - 1), 1.0)
     polled(turn, 1.0)
     assert polled(turn, 6.0) == [Left(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
@@ -464,14 +464,14 @@ def test_theAnswerToAGreetingIsNotMeasured() -> None:
 
 def test_aNegotiatedTimeoutIsFirstAndCeiling() -> None:
     """With a negotiated timeout the interval is that very one until something was measured, and never more then."""
-    turn = empty(RetransmitPolicy(repeat=AdaptiveTimeout(first=3.0, ceiling=3.0), silence=18.0))
+    turn = empty(RetransmitPolicy(repeat=AdaptiveTimeout(first=3.0, ceiling=3.0), progressTimeout=18.0))
     turn.join(A, 0.0)
     assert [now for now, _ in until(turn, 0.0, 100.0)] == [0.0, 3.0, 6.0, 9.0, 18.0]
 
 
 def test_theRepetitionsOfATable() -> None:
     """Steps repeat by their table, its last step for ever."""
-    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=1.0))
+    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((0.08, 0.08, 0.2)), progressTimeout=1.0))
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
@@ -508,7 +508,12 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
     """While others wait, a master whose answering time is known is given a second, and at least its tries."""
     policy = RetransmitPolicy(
-        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3
+        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0),
+        progressTimeout=3.0,
+        measuredProgressTimeout=1.0,
+        minRepeats=3,
+        loneProgressTimeout=10.0,
+        maxFailedTurns=3,
     )
     turn = empty(policy)
     turn.join(A, 0.0)
@@ -523,7 +528,7 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
 
 def test_aMasterAloneIsGivenLonger() -> None:
     """Nobody waits for a master that is alone, so its own limit holds; who joins meanwhile ends that."""
-    policy = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=3.0, alone=10.0)
+    policy = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=3.0, loneProgressTimeout=10.0)
     assert until(waiting(policy), 0.0, 60.0)[-1][0] == 10.0
     turn = waiting(policy)
     until(turn, 0.0, 5.0)
@@ -534,7 +539,15 @@ def test_aMasterAloneIsGivenLonger() -> None:
 
 def test_aBriefFirstTurnAfterTheEnd() -> None:
     """Listeners often leave without a word: the first turn of one that has waited is short after the last block."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, terms=3, unheard=None, brief=(3, 0.1)))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=5.0,
+            maxFailedTurns=3,
+            maxRepeatsUnheard=None,
+            shortTurn=ShortTurn(3, 0.1),
+        )
+    )
     turn.join(B, 0.0)
     turn.join(C, 0.0)
     out(turn)
@@ -549,7 +562,9 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
 
 def test_gathering() -> None:
     """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
-    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
+    turn = empty(
+        RetransmitPolicy(repeat=FixedTimeouts((1.0,)), joinDelay=0.2, maxJoinDelay=0.5, maxRepeatsUnheard=None)
+    )
     turn.join(A, 0.0)
     assert out(turn) == [Announce(A, True, False)]
     turn.hear(A, want(0), 0.01)
@@ -566,7 +581,15 @@ def test_gathering() -> None:
 
 def test_aDeafReceiverLeaves() -> None:
     """Who asks again and again for what went out meanwhile hears no multicast: it is gone, with what it lacks."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=30.0,
+            maxFailedTurns=3,
+            deafAfterRepeats=2,
+            maxRepeatsUnheard=None,
+        )
+    )
     turn.join(B, 0.0)
     out(turn)
     turn.hear(A, want(3, 7), 0.5)
@@ -576,7 +599,7 @@ def test_aDeafReceiverLeaves() -> None:
     assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Announce(B, True, False)]
 
 
-ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
+ALL_DEAF = replace(GROUP, deafAfterRepeats=2, allDeafAfterMembers=2)
 
 
 def test_nobodyHears() -> None:
@@ -635,7 +658,15 @@ def test_somebodyHears(silent: Peer) -> None:
 
 def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
     """Two copies of one want, or one that crossed the blocks on its way, prove nothing."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=30.0,
+            maxFailedTurns=3,
+            deafAfterRepeats=2,
+            maxRepeatsUnheard=None,
+        )
+    )
     for step in range(10):
         turn.hear(A, want(3, 7), 0.001 * step)
     assert not any(isinstance(action, Left) for action in out(turn, 0.01))
@@ -643,7 +674,11 @@ def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
 
 def test_aGroupIsNeverSilentForLong() -> None:
     """While there are members something is said every so often, without being asked: some clients give up otherwise."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((3.0,)), silence=30.0, keep=0.5, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((3.0,)), progressTimeout=30.0, keepAliveInterval=0.5, maxRepeatsUnheard=None
+        )
+    )
     log = until(turn, 0.0, 2.9)
     assert [now for now, _ in log] == [0.5, 1.0, 1.5, 2.0, 2.5]
     assert {action for _, action in log} == {burst(6, again=True)}
@@ -653,7 +688,13 @@ def test_aTurnMayCostOnlySoMuch() -> None:
     """A master that has the blocks of the file sent more than twice over loses the turn, unless nobody waits for it."""
     for others in (0, 1):
         turn = announced(
-            RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None)
+            RetransmitPolicy(
+                repeat=FixedTimeouts((1.0,)),
+                progressTimeout=1e6,
+                turnBudget=2.0,
+                maxFailedTurns=3,
+                maxRepeatsUnheard=None,
+            )
         )
         if others:
             turn.join(B, 0.0)
@@ -671,7 +712,13 @@ def test_aTurnMayCostOnlySoMuch() -> None:
 def test_aTurnMustGetSomewhere() -> None:
     """A master that moves by less than its share of the blocks loses the turn while others wait."""
     turn = announced(
-        RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None)
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=1e6,
+            minTurnProgress=MinProgress(0.05, 10.0),
+            maxFailedTurns=3,
+            maxRepeatsUnheard=None,
+        )
     )
     turn.join(B, 0.0)
     for second in range(1, 12):
@@ -683,7 +730,9 @@ def test_aTurnMustGetSomewhere() -> None:
 
 def test_listenersConfirmTheirGreeting() -> None:
     """Where the protocol has listeners confirm, a greeting is repeated, once a second, until they have."""
-    policy = RetransmitPolicy(repeat=FixedTimeouts((10.0,)), silence=100.0, confirm=3, unheard=None)
+    policy = RetransmitPolicy(
+        repeat=FixedTimeouts((10.0,)), progressTimeout=100.0, maxListenerRepeats=3, maxRepeatsUnheard=None
+    )
     turn = waiting(policy)
     turn.join(B, 0.0)
     turn.join(C, 0.0)
@@ -729,7 +778,7 @@ def test_whoIsToAnswerAGreeting() -> None:
     assert not empty().announced()
     assert not sending().announced()
     assert not waiting().announced()
-    assert not announced(RetransmitPolicy(gather=0.2, gatherLimit=1.0)).announced()
+    assert not announced(RetransmitPolicy(joinDelay=0.2, maxJoinDelay=1.0)).announced()
     two, owing, again = announced(RetransmitPolicy()), empty(RetransmitPolicy()), met()
     two.join(B, 0.0)
     out(two)
@@ -774,7 +823,7 @@ def met() -> Turn:
     return turn
 
 
-TRIED = replace(ALL_DEAF, brief=(3, 0.1), prove=5.0)
+TRIED = replace(ALL_DEAF, shortTurn=ShortTurn(3, 0.1), reachabilityCheckAfter=5.0)
 
 
 def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:

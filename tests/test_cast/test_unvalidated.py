@@ -5,7 +5,7 @@ What goes out for receivers whose addresses have not been validated.
 from castd.cast.blockset import first
 from castd.cast.events import RequestBlocks, SendBlocks
 from castd.cast.sweep import UNVALIDATED_DEPTH, Sweep
-from castd.dialects.slam import PATIENCE
+from castd.dialects.slam import POLICY
 
 COUNT = 100_000
 
@@ -27,7 +27,7 @@ def test_first() -> None:
 
 def test_whoAnswersGetsAll() -> None:
     """A list draws so many blocks until its sender has answered a question, and the whole of the file afterwards."""
-    sweep, peer = Sweep(PATIENCE, COUNT), ("a", 1)
+    sweep, peer = Sweep(POLICY, COUNT), ("a", 1)
     sweep.join(peer, 0.0, (range(COUNT),))
     assert sent(sweep, 0.0) == UNVALIDATED_DEPTH
     sweep.hear(peer, RequestBlocks((range(int(UNVALIDATED_DEPTH), COUNT),)), 0.01)

@@ -54,7 +54,9 @@ _HEAD = struct.Struct("!2sIQH")
 _NUMBER = struct.Struct("!I")
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)), progressTimeout=0.1, maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3
+)
 
 
 def mixture(number: int, count: int) -> int:
@@ -113,7 +115,7 @@ class Wire:
 
     cast = Spring
     count = None
-    policy = PATIENCE
+    policy = POLICY
     stride = 0
     reuseDelay = 0.0
 
