@@ -66,13 +66,13 @@ class ICast(Interface):
         A cast without members that still has a deadline lingers: it may be joined until then.
         """
 
-    def late(now: float) -> None:
-        """The last burst has left only now: it waited for the pacer or for a full socket."""
+    def burstDelayed(now: float) -> None:
+        """Take note that the last burst has left only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
         """-> whether this member has said anything since it asked."""
 
-    def members() -> int:
+    def memberCount() -> int:
         """-> how many receivers there are."""
 
     def statistics() -> Mapping[str, int]:

@@ -141,9 +141,9 @@ class GroupTurn(Turn):
     def repetition(self) -> list[range]:
         """After a few repetitions that a known master did not answer, the next block behind the one it asked for."""
         again = super().repetition()
-        master, count = self._master, self.count
+        master, count = self.master, self.count
         assert master is not None
-        if master.alarm.smoothedRtt is None or master.alarm.repeats < AHEAD or count is None:
+        if master.rto.smoothedRtt is None or master.rto.repeats < AHEAD or count is None:
             return again
         return [range(again[0].start, min(again[0].start + 2, count))]
 

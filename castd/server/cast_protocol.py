@@ -108,7 +108,7 @@ class CastProtocol(FastPath):
     def joinable(self) -> bool:
         """Is the group itself still alive, apart from those who go on by unicast?"""
         try:
-            return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+            return not self.over and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
         except Exception:
             self._fail()
             return False

@@ -148,7 +148,7 @@ class CastSender:
             self._sentAt = now
             self._unsent = self._unsent[count:]
             if self._late and not self._unsent:
-                self.cast.late(now)
+                self.cast.burstDelayed(now)
             owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
             if self.fallback is not None:
                 owner.beside += count

@@ -95,12 +95,12 @@ def test_anything(words: list[tuple[object, ...]]) -> None:
     play = Play()
     for word in words:
         play.say(word)
-        assert play.cast.members() == len(play.here)
+        assert play.cast.memberCount() == len(play.here)
         assert len({peer[0] for peer in play.here}) == len(play.here)
         turns = [peer for peer in play.here if (peerState := play.cast.peerState(peer)) and peerState.turn]
         assert len(turns) == bool(play.here)
     play.wait(200.0)
-    assert play.cast.members() == 0
+    assert play.cast.memberCount() == 0
     assert play.cast.deadline(play.now) is None
     served = [(at, action) for at, action in play.log if isinstance(action, Announce | SendBlocks)]
     for (_, first), (_, then) in pairwise([*served, (0.0, None)]):

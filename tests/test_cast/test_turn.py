@@ -125,7 +125,7 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
     assert all(isinstance(action, SendBlocks) for action in actions[1:])
     assert turn.peerState(A).turn
     assert not turn.peerState(B).turn
-    assert turn.members() == 2
+    assert turn.memberCount() == 2
 
 
 # The table: a want of the master.
@@ -194,7 +194,7 @@ def test_theLastLeavesAnEmptyCast() -> None:
     turn.hear(A, Leave(outcomes.DONE), 0.1)
     assert out(turn, 0.1) == [Left(A, outcomes.DONE)]
     assert turn.deadline(0.1) is None
-    assert turn.members() == 0
+    assert turn.memberCount() == 0
 
 
 # The table: the alarm.
@@ -345,7 +345,7 @@ def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
     out(turn)
     turn.join(B, 0.5)
     assert out(turn, 0.5) == [Announce(B, False, False)]
-    assert turn.members() == 2
+    assert turn.memberCount() == 2
 
 
 def test_theSameMachineFromAnotherPort() -> None:
@@ -431,12 +431,12 @@ def test_aLateAnswerIsForgottenSoon() -> None:
     turn.hear(A, want(0), 0.0)
     out(turn, 0.0)
     for number in range(1, 12):
-        assert turn.settled == (number > 5)
+        assert turn.rttConverged == (number > 5)
         turn.hear(A, want(number), 0.999 + number / 1000)
         out(turn, 0.999 + number / 1000)
     assert turn.deadline(1.01) == pytest.approx(1.03)
-    assert turn.settled
-    assert turn.inStep(12) is not None
+    assert turn.rttConverged
+    assert turn.mayEnterFastPath(12) is not None
 
 
 def test_repeatedBlocksAreNotMeasured() -> None:
@@ -617,7 +617,7 @@ def test_nobodyHears() -> None:
         Left(C, outcomes.DEAF, (), False),
         Left(B, outcomes.DEAF, (range(1),), True),
     ]
-    assert (turn.members(), turn.deadline(10.0)) == (0, None)
+    assert (turn.memberCount(), turn.deadline(10.0)) == (0, None)
 
 
 def test_nobodyHearsAndSaysSo() -> None:
@@ -653,7 +653,7 @@ def test_somebodyHears(silent: Peer) -> None:
             gone += [action for action in polled(turn, now) if isinstance(action, Left)]
             now += 0.5
     assert [action.outcome for action in gone if action.outcome == outcomes.DEAF] == []
-    assert turn.members() == 3
+    assert turn.memberCount() == 3
 
 
 def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
@@ -748,11 +748,11 @@ def test_listenersConfirmTheirGreeting() -> None:
 def test_followedIsHearAndPoll() -> None:
     """A receiver that was followed leaves the cast as hear and poll would have, but for what was measured."""
     slow, fast = met(), met()
-    assert fast.inStep(2) is not None
+    assert fast.mayEnterFastPath(2) is not None
     for number in range(2, 30):
         slow.hear(A, want(number), number / 1000)
         assert out(slow, number / 1000) == [burst(number)]
-    fast.followed(range(29, 30), 0.029)
+    fast.fastPathLeft(range(29, 30), 0.029)
     assert fast.poll(0.029) is None
     assert slow.peerState(A) == fast.peerState(A)
     assert slow.deadline(0.029) == pytest.approx(fast.deadline(0.029), abs=0.02)
@@ -762,56 +762,56 @@ def test_followedIsHearAndPoll() -> None:
 def test_begunIsHearAndPoll() -> None:
     """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
     slow, fast = announced(RetransmitPolicy()), announced(RetransmitPolicy())
-    assert fast.announced()
+    assert fast.mayBeginFastPath()
     slow.hear(A, want(0), 0.5)
     assert out(slow, 0.5) == [burst(0)]
-    assert fast.begun(range(1), 0.5) == 1.0
+    assert fast.fastPathBegun(range(1), 0.5) == 1.0
     assert fast.poll(0.5) is None
     assert (slow.peerState(A), slow.heard(A)) == (fast.peerState(A), fast.heard(A))
     assert (slow.statistics(), slow.deadline(0.5)) == (fast.statistics(), fast.deadline(0.5))
-    assert not fast.settled, "the answer to a greeting comes when the client needs the data"
+    assert not fast.rttConverged, "the answer to a greeting comes when the client needs the data"
     assert until(slow, 0.5, 40.0) == until(fast, 0.5, 40.0)
 
 
 def test_whoIsToAnswerAGreeting() -> None:
     """A greeting is answered without asking only where it is the first, of the only one, and nothing is held back."""
-    assert not empty().announced()
-    assert not sending().announced()
-    assert not waiting().announced()
-    assert not announced(RetransmitPolicy(joinDelay=0.2, maxJoinDelay=1.0)).announced()
+    assert not empty().mayBeginFastPath()
+    assert not sending().mayBeginFastPath()
+    assert not waiting().mayBeginFastPath()
+    assert not announced(RetransmitPolicy(joinDelay=0.2, maxJoinDelay=1.0)).mayBeginFastPath()
     two, owing, again = announced(RetransmitPolicy()), empty(RetransmitPolicy()), met()
     two.join(B, 0.0)
     out(two)
     owing.join(A, 0.0)
     again.join(A, 0.1)
     out(again, 0.1)
-    assert (two.announced(), owing.announced(), again.announced()) == (False, False, False)
+    assert (two.mayBeginFastPath(), owing.mayBeginFastPath(), again.mayBeginFastPath()) == (False, False, False)
 
 
 def test_nobodyIsFollowedBlindly() -> None:
     """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
-    assert announced(RetransmitPolicy()).inStep(0) is None
+    assert announced(RetransmitPolicy()).mayEnterFastPath(0) is None
     unheard = empty(RetransmitPolicy())
     unheard.join(A, 0.0, (range(1),))
     out(unheard)
-    assert unheard.inStep(1) is None
+    assert unheard.mayEnterFastPath(1) is None
     never = waiting()
-    assert never.inStep(never.highestSent + 1) is not None
-    assert never.measured(0.1) == never.policy.repeat.steps[0]
+    assert never.mayEnterFastPath(never.highestSent + 1) is not None
+    assert never.answerMeasured(0.1) == never.policy.repeat.steps[0]
     owing, repeated, unknown = met(), met(), empty(RetransmitPolicy())
     unknown.join(A, 0.0)
     out(unknown)
     unknown.hear(A, want(0), 0.0)
     out(unknown)
-    assert (unknown.inStep(1), unknown.settled) == (0.0, False)
-    assert owing.inStep(2) is not None
-    assert owing.inStep(1) is None
+    assert (unknown.mayEnterFastPath(1), unknown.rttConverged) == (0.0, False)
+    assert owing.mayEnterFastPath(2) is not None
+    assert owing.mayEnterFastPath(1) is None
     owing.join(B, 0.1)
-    assert owing.inStep(2) is None
+    assert owing.mayEnterFastPath(2) is None
     out(repeated, 1.0)
-    assert repeated.inStep(2) is None
-    assert sending().inStep(0) is None
-    assert empty().inStep(0) is None
+    assert repeated.mayEnterFastPath(2) is None
+    assert sending().mayEnterFastPath(0) is None
+    assert empty().mayEnterFastPath(0) is None
 
 
 def met() -> Turn:

@@ -2,7 +2,7 @@
 What goes out for receivers whose addresses have not been validated.
 """
 
-from castd.cast.blockset import first
+from castd.cast.blockset import firstNumbers
 from castd.cast.events import RequestBlocks, SendBlocks
 from castd.cast.sweep import UNVALIDATED_DEPTH, Sweep
 from castd.dialects.slam import POLICY
@@ -20,9 +20,9 @@ def sent(sweep: Sweep, now: float) -> int:
 
 def test_first() -> None:
     """The first numbers of runs are taken in order, and no run is left empty."""
-    assert first((range(3, 5), range(7, 20)), 4) == (range(3, 5), range(7, 9))
-    assert first((range(3, 5), range(7, 20)), 2) == (range(3, 5),)
-    assert first((range(3, 5),), 0) == ()
+    assert firstNumbers((range(3, 5), range(7, 20)), 4) == (range(3, 5), range(7, 9))
+    assert firstNumbers((range(3, 5), range(7, 20)), 2) == (range(3, 5),)
+    assert firstNumbers((range(3, 5),), 0) == ()
 
 
 def test_whoAnswersGetsAll() -> None:
