@@ -68,7 +68,7 @@ class Wire(_group.GroupWire):
         return tftp.dataHeader(number + 1)
 
     def close(self, now: float) -> None:
-        self._groupPool.give(self.group, now)
+        self._groupPool.release(self.group, now)
 
 
 @implementer(IDialect)
@@ -105,10 +105,10 @@ class Dialect:
     def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         terms = self._agree(request, content)
         first = int(ip_address(self.options.groups.network_address))
-        places = (
+        groups = (
             (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
         )
-        group = means.groupPool.take(places, means.now)
+        group = means.groupPool.allocate(groups, means.now)
         if group is None:
             raise Declined("pool-empty")
         return Wire(terms, content.size, self.options, group, means.groupPool)
