@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
     from castd.group_pool import OpenContext
+    from castd.pacing import RateLimit
     from castd.request import Local, Peer, Request
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
@@ -148,9 +149,8 @@ class IGroupWire(IWire):
     """The bytes of a group that a receiver may belong to without hearing it."""
 
     broadcast = Attribute("The group is a subnet's broadcast address.")
-    pacer = Attribute(
-        "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
-        "and share, as castd.pacing.Pacer."
+    pacer: RateLimit | None = Attribute(
+        "Bounds all groups that share a link, such as those of one subnet; None: nothing does."
     )
 
     def unicastAddress(peer: Peer) -> Peer:

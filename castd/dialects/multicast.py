@@ -51,7 +51,7 @@ class Wire(_group.GroupWire):
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
     ) -> None:
-        policy = _group.policy(options.gather, options.gatherLimit, options.silence)
+        policy = _group.groupPolicy(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, policy, group)
         self.headers: Hashable = ("tftp", 0)
         self._groupPool = groupPool
@@ -60,9 +60,9 @@ class Wire(_group.GroupWire):
         """
         The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """
-        terms = _group.agree(request, self.size, self.blocksize)
+        terms = _group.agreeOptions(request, self.size, self.blocksize)
         value = f"{self.group[0]},{self.group[1]},{int(master)}"
-        yield tftp.buildOack(_group.answer(request, terms, OPTION, value)), request.peer
+        yield tftp.buildOack(_group.oackOptions(request, terms, OPTION, value)), request.peer
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(number + 1)
@@ -93,14 +93,14 @@ class Dialect:
         return True
 
     def same(self, request: Request, other: Request) -> bool:
-        return _group.same(request, other)
+        return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:
         allowed = request.local.networks if self.options.clients is None else self.options.clients
         if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")
         cap = min(self.options.blksize, _tftp.unfragmented(request.local))
-        return _group.agree(request, content.size, cap)
+        return _group.agreeOptions(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         terms = self._agree(request, content)

@@ -13,7 +13,7 @@ from twisted.internet.error import CannotListenError
 from castd.errors import Declined, Elsewhere, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IGroupWire, ITransferHalf
-from castd.pacing import Pacer
+from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import CastOwner
@@ -177,7 +177,7 @@ class Opening:
     def _housed(self, entry: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""
         options = entry.options
-        pacers = [] if options.rate is None else [Pacer(options.rate)]
+        pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
         if IGroupWire.providedBy(wire) and wire.pacer is not None:
             pacers.append(wire.pacer)
         if self._site.pacer is not None:
