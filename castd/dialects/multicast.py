@@ -46,7 +46,7 @@ class Options(ListenOptions):
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """One group."""
+    """The bytes of one group."""
 
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
@@ -58,7 +58,7 @@ class Wire(_group.GroupWire):
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
+        Send the whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """
         terms = _group.agreeOptions(request, self.size, self.blocksize)
         value = f"{self.group[0]},{self.group[1]},{int(master)}"
@@ -85,7 +85,7 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Of one file version, one block size, one of our interfaces."""
+        """-> what a group is made for: a version of a file, a block size, one of our interfaces."""
         terms = self._agree(request, content)
         return content.version, content.size, terms.blksize, request.local.host, request.local.interface
 

@@ -87,7 +87,7 @@ class Options(ListenOptions):
 
 def subnetOf(client: str, mask: str) -> IPv4Network:
     """
-    The subnet of a client, as it says itself.
+    Find the subnet of a client, as it says itself.
 
     @param mask: a dotted quad.
     @raise ValueError: not a contiguous mask of 16 to 30 bits, or the client is the network or its broadcast address.
@@ -150,7 +150,7 @@ class SubnetPacer:
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """One group: of one subnet, with an identifier of its own."""
+    """The bytes of one group, which has one subnet and an identifier of its own."""
 
     broadcast = True
     listenersConfirm = earlyFarewell = True
@@ -178,7 +178,7 @@ class Wire(_group.GroupWire):
         self._identifiers = identifiers
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """Until it has answered, everything that was agreed; later the one option alone, in full."""
+        """Send everything that was agreed until the member has answered, later the one option alone, in full."""
         flag = self._options.masterFlag if master else self._options.listenerFlag
         terms = _group.agreeOptions(request, self.size, self.blocksize)
         options = _group.oackOptions(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
@@ -190,7 +190,7 @@ class Wire(_group.GroupWire):
         return bdataHeader(number + 1, self.sbid, self._options.opcode)
 
     def unicastAddress(self, peer: Peer) -> Peer:
-        """Blocks are listened for at the one port, whichever way they come."""
+        """-> the data port of the member, which is where it expects blocks, whichever way they come."""
         return peer[0], self._options.dataPort
 
     def close(self, now: float) -> None:
@@ -215,12 +215,12 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Of one file version, one subnet, one of our interfaces; the block size is for C{fits}."""
+        """-> what a group is made for: a version of a file, a subnet, one of our interfaces."""
         subnet, _ = self._agree(request, content)
         return content.version, content.size, subnet, request.local.host, request.local.interface
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        """A wish for larger blocks than the group's fits; without one, blocks are of 512."""
+        """-> whether it asks for blocks at least as large as those of the group; without a size, for 512 octets."""
         asked = request.option("blksize")
         wish = None if asked is None else number(asked)
         if wish is None or wish < 8:
@@ -232,6 +232,8 @@ class Dialect:
 
     def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, AgreedOptions]:
         """
+        Agree on a subnet, and on the options of its group.
+
         @raise Declined: with the reason.
         """
         if ":" in request.peer[0]:

@@ -63,7 +63,7 @@ class Options(ListenOptions):
 
 @implementer(IWire)
 class Wire:
-    """One unicast transfer."""
+    """The bytes of one unicast transfer."""
 
     group = None
     cast = Turn
@@ -104,7 +104,7 @@ class Wire:
         return peer
 
     def close(self, now: float) -> None:
-        """Nothing was taken."""
+        """Do nothing: no group was allocated."""
 
 
 @implementer(IDialect)
@@ -153,5 +153,5 @@ class Dialect:
         )
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
-        """-> the same for nearly all: who asks for no interval."""
+        """-> the policy of a transfer: one and the same for all that negotiate no interval."""
         return self._plain.withTimeout(terms.timeout)
