@@ -12,8 +12,8 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zope.interface import Attribute, Interface
 
@@ -454,17 +454,52 @@ class IListeningPort(IDatagramPort):
         """
 
 
+class LiveReceiver(NamedTuple):
+    """
+    How far one receiver of a cast has come, or the one sender of an upload.
+
+    @ivar peer: its address.
+    @ivar name: the file name as it asked for it.
+    @ivar sent: blocks that were sent since it asked, repetitions included; for an upload, blocks received.
+    @ivar needed: blocks that it needs in all; L{None}: not known.
+    @ivar since: the instant it asked.
+    """
+
+    peer: Peer
+    name: str
+    sent: int
+    needed: int | None
+    since: float
+
+
+class ILiveTransfer(Interface):
+    """One cast or upload that is under way, as C{castd status} and the metrics show it."""
+
+    name: str = Attribute("Name of the transport, as the service file has it.")
+    kind: str = Attribute("'group', 'unicast' or 'upload'.")
+    fileName: str = Attribute("Name of the file that is sent or received.")
+    group: Peer | None = Attribute("Address and port of the group; None: there is no group.")
+    size: int | None = Attribute("Octets of the file that is sent; None: not known, such as for an upload.")
+    opened: float = Attribute("The instant it began.")
+
+    def progress() -> tuple[int, int, int]:
+        """-> blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
+
+    def liveReceivers() -> Sequence[LiveReceiver]:
+        """-> the receivers of a cast, or the one sender of an upload."""
+
+
 class ICastTransport(Interface):
     """Provided by a C{DatagramProtocol}; stock: L{castd.server.listener.Listener}."""
 
-    interface = Attribute("Address bound to.")
-    port = Attribute("Port bound to.")
+    interface: str = Attribute("Address bound to.")
+    port: int = Attribute("Port bound to.")
 
     def share(other: Any) -> bool:
         """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
 
-    def casts() -> Iterator[Any]:
-        """-> iterable of what is under way, for gauges."""
+    def casts() -> Iterable[ILiveTransfer]:
+        """-> the casts and uploads that are under way, for C{castd status} and the metrics."""
 
     def become(other: Any) -> None:
         """

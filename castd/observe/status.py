@@ -73,7 +73,7 @@ def _cast(cast: Any, now: float) -> dict[str, Any]:
 
 def _sofar(cast: Any) -> tuple[int | None, int | None, int | None]:
     """-> blocks, repeats and octets."""
-    counted = getattr(cast, "sofar", None)
+    counted = getattr(cast, "progress", None)
     if counted is None:
         return getattr(cast, "blocks", None), getattr(cast, "repeats", None), getattr(cast, "octets", None)
     return counted()  # type: ignore[no-any-return]
