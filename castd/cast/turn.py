@@ -11,7 +11,8 @@ turn passes on.  Unicast is the same thing with one member.
 Only the master is served.  A request out of turn shows that its sender is there, and no more: answering it with blocks
 would let two receivers ping-pong.  A listener that goes on asking is told again that it has not the turn.
 
-A master gets what it asks for once.  What follows a request is decided by where it begins:
+A master gets what it asks for once.  The first request of its turn may ask for any blocks; what becomes of another one
+is decided by where it begins:
 
  - later than the one being served: progress; it is served instead;
  - the very same: a duplicate, which never causes a block (Sorcerer's Apprentice, RFC 1123, section 4.2.3.1), with one
