@@ -37,7 +37,7 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """What a wire has read is no event of its cast, but a request, which the listener is to read."""
+    """No event of the cast: a wire has met a new request, which the listener is to read."""
 
 
 @dataclass(frozen=True, slots=True)

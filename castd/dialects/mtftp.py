@@ -91,7 +91,7 @@ _FILES_SCHEMA = {
 
 
 class Options(ListenOptions):
-    """What the service file may say of an C{mtftp} transport."""
+    """The options of a transport of kind mtftp."""
 
     elsewhere: ClassVar[tuple[str, int] | None] = ("tftp", 69)
 

@@ -24,7 +24,7 @@ OPTION = "multicast"
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{multicast} transport."""
+    """The options of a transport of kind multicast."""
 
     # What does not ask for a group, or cannot hear it, is for a plain transport behind this one.
     fallback: ClassVar[str | None] = "tftp"

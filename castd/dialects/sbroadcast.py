@@ -53,7 +53,7 @@ Flag = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 
 
 class Options(ListenOptions):
-    """What the service file may say of an C{sbroadcast} transport."""
+    """The options of a transport of kind sbroadcast."""
 
     # What does not ask for it, or may not have it, is for a plain transport behind this one.
     fallback: ClassVar[str | None] = "tftp"

@@ -53,7 +53,7 @@ POLICY = RetransmitPolicy(
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{slam} transport."""
+    """The options of a transport of kind slam."""
 
     port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")

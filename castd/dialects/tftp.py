@@ -37,7 +37,7 @@ class Without(Settings):
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{tftp} transport."""
+    """The options of a transport of kind tftp."""
 
     port: Port = Field(69, description="UDP port that requests come to")
     blksize: int | None = Field(

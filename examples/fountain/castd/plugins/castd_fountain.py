@@ -85,7 +85,7 @@ def parseReport(datagram: bytes) -> tuple[int, int, int]:
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{fountain} transport."""
+    """The options of a transport of kind fountain."""
 
     port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
