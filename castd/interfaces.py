@@ -12,7 +12,7 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zope.interface import Attribute, Interface
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.errors import Refused
     from castd.group_pool import OpenContext
+    from castd.pacing import RateLimit
     from castd.request import Local, Peer, Request
 
 #: What can be sent, or read from a content, without being copied first.
@@ -39,51 +40,60 @@ Octets: TypeAlias = bytes | bytearray | memoryview
 class ICast(Interface):
     """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
 
+    highestSent: int = Attribute("The highest block number that was ever sent; -1 before the first.")
+
     def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
-        A receiver came, or asked again.
+        Add a receiver that has sent a request, or answer a member that has sent it again.
 
-        @param wants: what its request already asks for; C{()} if the receiver will say.
+        @param wants: the blocks that its request already asks for; C{()} if the receiver will say.
         @param instead: the member it takes the place of: the same machine, asking from a new port.
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
         """
-        A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are
-        ignored.
+        Take what a receiver has said; ignore it if the receiver is no member.
+
+        @param event: L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>}.
         """
 
     def peerState(peer: Peer) -> PeerState | None:
-        """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
+        """-> the L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
 
     def poll(now: float) -> Action | None:
         """
-        -> the next L{Announce}, L{SendBlocks}, L{Left} or L{Bar} that is due, or L{None}.
+        Give out the next action that is due; announcements and farewells come before blocks.
 
-        Greetings and farewells go before blocks.
+        @return: L{Announce<castd.cast.events.Announce>}, L{SendBlocks<castd.cast.events.SendBlocks>},
+            L{Left<castd.cast.events.Left>}, L{Bar<castd.cast.events.Bar>}, or L{None} if nothing is due.
         """
 
     def deadline(now: float) -> float | None:
         """
-        -> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives.
+        Find out when to poll again, if nothing is heard before.
 
         A cast without members that still has a deadline lingers: it may be joined until then.
+
+        @return: an instant; L{None}: only when something arrives.
         """
 
-    def late(now: float) -> None:
-        """The last burst has left only now: it waited for the pacer or for a full socket."""
+    def burstDelayed(now: float) -> None:
+        """Take note that the last burst has left only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
-        """-> whether this member has said anything since it asked."""
+        """-> whether this member has said anything since its request."""
 
-    def members() -> int:
+    def memberCount() -> int:
         """-> how many receivers there are."""
+
+    def statistics() -> Mapping[str, int]:
+        """-> counters of this cast by name, for the event of its end; names of its own choice, or none at all."""
 
 
 class IPaced(ICast):
     """A cast that judges from what its receivers say how fast they can be sent to."""
 
-    pace = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
+    pace: float = Attribute("The part of the configured rate at which it is to send, above 0, at most 1.")
 
 
 class IWire(Interface):
@@ -98,6 +108,9 @@ class IWire(Interface):
     group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
     policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
     stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    reuseDelay: float = Attribute(
+        "Seconds after the last cast of a group of the service file before another file may be sent to that group."
+    )
 
     def first(request: Request) -> Ranges:
         """-> ranges the request itself asks for; C{()} if the receiver will say."""
@@ -146,9 +159,8 @@ class IGroupWire(IWire):
     """The bytes of a group that a receiver may belong to without hearing it."""
 
     broadcast = Attribute("The group is a subnet's broadcast address.")
-    pacer = Attribute(
-        "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
-        "and share, as castd.pacing.Pacer."
+    pacer: RateLimit | None = Attribute(
+        "Bounds all groups that share a link, such as those of one subnet; None: nothing does."
     )
 
     def unicastAddress(peer: Peer) -> Peer:

@@ -6,7 +6,7 @@ it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +127,7 @@ class CastProtocol(FastPath):
     def joinable(self) -> bool:
         """Is the group itself still alive, apart from those who go on by unicast?"""
         try:
-            return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+            return not self.over and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
         except Exception:
             self._fail()
             return False
@@ -216,9 +216,10 @@ class CastProtocol(FastPath):
         if fallback is None:
             return self._main.cast.peerState(peer)
         peerState = fallback.cast.peerState(peer)
+        if peerState is None:
+            return None
         # It may hear the group after all, and acknowledge what was sent there.
-        top = getattr(self._main.cast, "top", -1)
-        return peerState if peerState is None or peerState.top >= top else replace(peerState, top=top)
+        return replace(peerState, highestSent=max(peerState.highestSent, self._main.cast.highestSent))
 
     def _tell(self, peer: Peer, event: Event) -> None:
         """To whom decides for this peer."""
@@ -348,7 +349,9 @@ class CastProtocol(FastPath):
     def _moveAside(self, receiver: Receiver, action: Left, now: float) -> None:
         known = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
-        policy = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
+        policy = RetransmitPolicy(
+            repeat=known.repeat, maxRepeatsUnheard=None if action.heard else known.maxRepeatsUnheard
+        )
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(policy, self.wire.count)
         # A listener that never had the turn is told that it has it.
@@ -385,6 +388,14 @@ class CastProtocol(FastPath):
             _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
             return []
 
+    def _statistics(self) -> Mapping[str, int]:
+        try:
+            return self._main.cast.statistics()
+        except Exception:
+            # A cast without its counters closes all the same.
+            _log.failure("{transport}: the statistics of a cast failed", event="fault", transport=self.name)
+            return {}
+
     def replace(self, peer: Peer) -> None:
         """The machine behind this peer has restarted: its part here is over."""
         if (receiver := self.receivers.pop(peer, None)) is None:
@@ -420,7 +431,7 @@ class CastProtocol(FastPath):
             return
         self.over = True
         if self.wire.group is not None:
-            eventlog.closed(self)
+            eventlog.closed(self, self._statistics())
         self._dropFastPath()
         self._chunk = None
         self.site.timers.set(self, None)

@@ -6,6 +6,7 @@ Structured and formatted late; the log, the counters and the JSON file are obser
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -90,11 +91,15 @@ def left(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> No
     )
 
 
-def closed(cast: CastProtocol) -> None:
-    """The event of a group's end: what it has cost, beside what it would cost at the least."""
+def closed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:
+    """
+    The event of a group's end: what it has cost, beside what it would cost at the least.
+
+    @param statistics: what its cast has counted, see L{castd.interfaces.ICast.statistics}.
+    """
     count = cast.wire.count
     blocks = cast.blocks - cast.beside
-    once = getattr(cast.main, "top", -1) + 1
+    once = cast.main.highestSent + 1
     _log.info(
         "{transport}: group {group} closed: {name}, {members} receivers, {blocks} blocks sent of {count}, "
         "{repairs} of them again, in {seconds:.3g} s",
@@ -112,5 +117,5 @@ def closed(cast: CastProtocol) -> None:
         beside=cast.beside,
         moved=", ".join(f"{number} {why}" for why, number in cast.moved.items()),
         seconds=cast.site.reactor.seconds() - cast.opened,
-        **getattr(cast.main, "figures", dict)(),
+        **statistics,
     )

@@ -91,7 +91,7 @@ class FastPath(DatagramProtocol):
         window: a socket that takes a part of that is the cast's concern.
         """
         ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and self._turn.announced():  # type: ignore[union-attr]
+        if ahead is not None and self._turn.mayBeginFastPath():  # type: ignore[union-attr]
             self._begins = ahead[0]
 
     def _begin(self) -> bool:
@@ -114,7 +114,7 @@ class FastPath(DatagramProtocol):
             return False  # the cast will meet the same, and decide
         now = self._seconds()
         turn: Any = self._turn
-        self._stands(first, 1, now, turn.begun(first.numbers(1, self.wire.count), now))
+        self._stands(first, 1, now, turn.fastPathBegun(first.numbers(1, self.wire.count), now))
         return True
 
     def _stands(self, preparedSteps: PreparedSteps, steps: int, now: float, interval: float) -> None:
@@ -125,7 +125,7 @@ class FastPath(DatagramProtocol):
 
     def _enterFastPath(self) -> None:
         """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
-        sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
+        sentAt = self._turn.mayEnterFastPath(self._stop)  # type: ignore[union-attr]
         if sentAt is None or self._chunk is None:
             return
         self._prepared = preparedSteps(self.wire, self._chunk, self._stop)
@@ -163,8 +163,8 @@ class FastPath(DatagramProtocol):
         if following is not old:
             self._stepped(old)
         turn: Any = self._turn
-        self._stands(following, steps + 1, now, turn.measured(now - self._steppedAt))
-        self._answer = following.answers[steps + 1] if turn.settled else None
+        self._stands(following, steps + 1, now, turn.answerMeasured(now - self._steppedAt))
+        self._answer = following.answers[steps + 1] if turn.rttConverged else None
         return True
 
     def _nextLane(self, old: PreparedSteps) -> PreparedSteps | None:
@@ -199,7 +199,7 @@ class FastPath(DatagramProtocol):
             return
         if steps:
             self._stepped(preparedSteps)
-            self._turn.followed(preparedSteps.last(steps, self.wire.count), self._steppedAt)
+            self._turn.fastPathLeft(preparedSteps.last(steps, self.wire.count), self._steppedAt)
         self._dropFastPath()
 
     def _dropFastPath(self) -> None:

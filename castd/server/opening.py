@@ -13,7 +13,7 @@ from twisted.internet.error import CannotListenError
 from castd.errors import Declined, Elsewhere, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IGroupWire, ITransferHalf
-from castd.pacing import Pacer
+from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import CastOwner
@@ -138,11 +138,11 @@ class Opening:
         if self._site.predecessor is not None and wire.group in self._site.predecessor.groups:
             raise Elsewhere(wire.group)
         groupPool, use, now = self._site.groupPool, _use(wire, content), self._site.reactor.seconds()
-        if not groupPool.free(wire.group, use, now):
+        if not groupPool.isFree(wire.group, use, now):
             for cast in [cast for cast in self._sessions.living if isinstance(cast, CastProtocol)]:
                 if cast.wire.group == wire.group:
                     cast.settle()
-            if not groupPool.free(wire.group, use, now):
+            if not groupPool.isFree(wire.group, use, now):
                 raise Declined("group in use for another file")
 
     def _begin(self, entry: PortDialect, request: Request, content: IContent) -> None:
@@ -158,7 +158,7 @@ class Opening:
             wire.close(site.reactor.seconds())
             raise
         if wire.group is not None and not entry.dialect.ownPort:
-            site.groupPool.enter(wire.group, _use(wire, content), getattr(wire, "rest", 0.0))
+            site.groupPool.reserve(wire.group, _use(wire, content), wire.reuseDelay)
         eventlog.opened(cast, entry.beside(cast))
         entry.shared.setdefault(cast.key, []).append(cast)
         self._sessions.begin(cast)
@@ -172,12 +172,12 @@ class Opening:
         if not entry.shared[cast.key]:
             del entry.shared[cast.key]
         if cast.wire.group is not None and not entry.dialect.ownPort:
-            self._site.groupPool.leave(cast.wire.group, self._site.reactor.seconds())
+            self._site.groupPool.unreserve(cast.wire.group, self._site.reactor.seconds())
 
     def _housed(self, entry: PortDialect, request: Request, wire: Any, content: IContent) -> CastProtocol:
         """-> a cast with a port that is ready for it."""
         options = entry.options
-        pacers = [] if options.rate is None else [Pacer(options.rate)]
+        pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
         if IGroupWire.providedBy(wire) and wire.pacer is not None:
             pacers.append(wire.pacer)
         if self._site.pacer is not None:

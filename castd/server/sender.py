@@ -4,11 +4,11 @@ One cast on its way: actions become datagrams, as fast as pace and socket allow.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
 from castd.cast.events import Announce, Bar, Left, SendBlocks
 from castd.interfaces import ICast
+from castd.net.backoff import FULL, Backoff
 from castd.pacing import TICK
 from castd.request import Peer
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 #: The most datagrams sent in one go, before reading, other casts and signals get their share of the reactor.
 SLICE = 64
-#: How long a full socket is left alone, doubled up to the second.  Seconds.
-REST, LONGEST_REST = 0.005, 0.08
-#: A full socket or a full queue: the datagram was not sent and is kept.  Everything else counts as lost on the way.
-FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 
 
 class CastSender:
@@ -36,9 +32,9 @@ class CastSender:
 
     __slots__ = (
         "_again",
+        "_backoff",
         "_late",
         "_peer",
-        "_rest",
         "_restUntil",
         "_sentAt",
         "_unsent",
@@ -58,7 +54,7 @@ class CastSender:
         self._unsent = range(0)
         self._again = self._late = False
         self._peer: Peer | None = None
-        self._rest = 0.0
+        self._backoff: Backoff | None = None
         self._restUntil = 0.0
         self._sentAt = float("-inf")
 
@@ -144,11 +140,11 @@ class CastSender:
         except BlockingIOError:
             count = sent = 0
         if count:
-            self._rest = 0.0
+            self._backoff = None
             self._sentAt = now
             self._unsent = self._unsent[count:]
             if self._late and not self._unsent:
-                self.cast.late(now)
+                self.cast.burstDelayed(now)
             owner.sent(start, count, sent - count * (step - owner.wire.blocksize), self._again)
             if self.fallback is not None:
                 owner.beside += count
@@ -156,8 +152,8 @@ class CastSender:
                 pacer.spend(sent, now)
             return count
         self._late = True
-        self._rest = min(self._rest * 2 or REST, LONGEST_REST)
-        self._restUntil = now + self._rest
+        self._backoff = self._backoff or Backoff()
+        self._restUntil = now + self._backoff.refused()
         owner.full += 1
         return 0
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from twisted.logger import Logger
 
+from castd.net.backoff import Backoff, isFull
 from castd.request import Peer, hostPort
-from castd.server.sender import FULL, LONGEST_REST, REST
 
 _log = Logger(namespace="castd")
 
@@ -40,12 +40,12 @@ class SendQueue:
     way; to the operator one line for each kind.
     """
 
-    __slots__ = ("_complained", "_kept", "_rest", "_sender")
+    __slots__ = ("_backoff", "_complained", "_kept", "_sender")
 
     def __init__(self, sender: QueueOwner) -> None:
         self._sender: Any = sender
         self._kept: deque[tuple[bytes, Peer]] = deque(maxlen=MOST_KEPT)
-        self._rest = 0.0
+        self._backoff: Backoff | None = None
         self._complained: set[int | None] = set()
 
     def release(self) -> None:
@@ -78,23 +78,23 @@ class SendQueue:
         while self._kept:
             if not self.write(*self._kept[0]):
                 self._sender.full += 1
-                self._rest = min(self._rest * 2 or REST, LONGEST_REST)
-                return self._rest
-            self._rest = 0.0
+                self._backoff = self._backoff or Backoff()
+                return self._backoff.refused()
+            self._backoff = None
             self._kept.popleft()
         return None
 
     @property
     def rest(self) -> float | None:
         """Seconds to leave the socket alone for, since the last try; L{None}: nothing is kept."""
-        return self._rest if self._kept else None
+        return self._backoff.seconds if self._kept and self._backoff is not None else None
 
     def write(self, datagram: bytes, address: Peer) -> bool:
         """Now or never.  -> False: the socket is full."""
         try:
             self._sender.transport.write(datagram, address)
         except OSError as error:
-            if error.errno in FULL or isinstance(error, BlockingIOError):
+            if isFull(error):
                 return False
             self.unsendable(error, address)
         return True

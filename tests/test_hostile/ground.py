@@ -216,8 +216,8 @@ class Ground:
         assert max(admission.receivers.values(), default=0) <= limits.perPeer, where
         assert site.blockCache.octets <= limits.memory, where
         assert len(site._barred) <= MOST_BARRED, where
-        for allowance in (admission._new, admission._again, admission._errors, admission._errorsPerPeer):
-            assert len(allowance._buckets) <= REMEMBERED, where
+        for limit in (admission._new, admission._again, admission._errorsPerPeer):
+            assert len(limit._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
         assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
