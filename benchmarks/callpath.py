@@ -17,13 +17,14 @@ from types import FrameType
 from typing import Any
 
 import click
+from twisted.internet.protocol import DatagramProtocol
 
 import castd
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import collect
 from castd.service.service import Server, compose, kinds
-from castd.testing import Mailbox, Network
+from castd.testing import Network
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 SERVICE = """\
@@ -101,8 +102,7 @@ def untilOack(network: Network, request: bytes) -> CallPath:
         return False
 
     stop: Callable[[], None] = network.losing(watch)
-    client = Mailbox(network.host(CLIENT))
-    client.send(request, (SERVER, 69))
+    network.host(CLIENT).listenUDP(2000, DatagramProtocol()).write(request, (SERVER, 69))
     sys.setprofile(path)
     network.run(lambda: bool(answered), limit=5)
     sys.setprofile(None)

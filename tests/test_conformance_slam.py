@@ -438,7 +438,7 @@ def test_SL31_forgedSources(stage: Stage) -> None:
     stage.network.advance(120.0)
     assert len(asked(stage, forgers)) <= 3 * len(forgers)
     assert stage.lives() == []
-    assert not stage.listener._sessions.here
+    assert not stage.listener._sessions.onPort
 
 
 def asked(stage: Stage, among: list[tuple[str, int]]) -> list[SentDatagram]:

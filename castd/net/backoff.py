@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import errno
 
-#: Errors of a full socket or a full queue of the interface: the datagram was not sent and can be sent later.  Any other
-#: error of a send counts as a datagram lost on its way.
+#: Errors of a full socket or a full queue of the interface: the datagram was not sent and can be sent later.  With
+#: every other error of a send it counts as lost on its way.
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 
 #: Seconds between the first refusal and the next try, and the most that doubling makes of them.

@@ -22,8 +22,8 @@ from castd.receive import sbroadcast as subnet
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
-from castd.server.commons import MOST_BARRED
 from castd.server.listener import Listener
+from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.observed import observed
 
