@@ -13,7 +13,7 @@ C{range} with step 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zope.interface import Attribute, Interface
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from castd.group_pool import GroupPool, OpenContext
     from castd.net.timers import Timers
     from castd.options import Limits
-    from castd.pacing import Pacer
+    from castd.pacing import Pacer, RateLimit
     from castd.packets.options import AgreedOptions
     from castd.packets.tftp import Error
     from castd.receive.base import OffsetBlock
@@ -56,42 +56,46 @@ class ICast(Interface):
 
     def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
-        A receiver came, or asked again.
+        Add a receiver that has sent a request, or answer a member that has sent it again.
 
-        @param wants: what its request already asks for; C{()} if the receiver will say.
+        @param wants: the blocks that its request already asks for; C{()} if the receiver will say.
         @param instead: the member it takes the place of: the same machine, asking from a new port.
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
         """
-        A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are
-        ignored.
+        Take what a receiver has said; ignore it if the receiver is no member.
+
+        @param event: L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>}.
         """
 
     def peerState(peer: Peer) -> PeerState | None:
-        """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
+        """-> the L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
 
     def poll(now: float) -> Action | None:
         """
-        -> the next L{Announce}, L{SendBlocks}, L{Left} or L{Bar} that is due, or L{None}.
+        Give out the next action that is due; announcements and farewells come before blocks.
 
-        Greetings and farewells go before blocks.
+        @return: L{Announce<castd.cast.events.Announce>}, L{SendBlocks<castd.cast.events.SendBlocks>},
+            L{Left<castd.cast.events.Left>}, L{Bar<castd.cast.events.Bar>}, or L{None} if nothing is due.
         """
 
     def deadline(now: float) -> float | None:
         """
-        -> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives.
+        Find out when to poll again, if nothing is heard before.
 
         A cast without members that still has a deadline lingers: it may be joined until then.
+
+        @return: an instant; L{None}: only when something arrives.
         """
 
-    def late(now: float) -> None:
-        """The last burst has left only now: it waited for the pacer or for a full socket."""
+    def burstDelayed(now: float) -> None:
+        """Take note that the last burst has left only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
-        """-> whether this member has said anything since it asked."""
+        """-> whether this member has said anything since its request."""
 
-    def members() -> int:
+    def memberCount() -> int:
         """-> how many receivers there are."""
 
     def statistics() -> Mapping[str, int]:
@@ -101,21 +105,7 @@ class ICast(Interface):
 class IPaced(ICast):
     """A cast that judges from what its receivers say how fast they can be sent to."""
 
-    pace: float = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
-
-
-class BurstPacer(Protocol):
-    """What a cast asks before it sends a burst: a L{Pacer<castd.pacing.Pacer>}, or a group's part in one."""
-
-    @property
-    def share(self) -> float:
-        """Octets that one of those who wait may send before it is the next one's turn."""
-
-    def next(self, now: float) -> float:
-        """-> the instant the next burst may go: C{now}, or at least a millisecond later."""
-
-    def spend(self, octets: int, now: float) -> None:
-        """Charge a burst that went out."""
+    pace: float = Attribute("The part of the configured rate at which it is to send, above 0, at most 1.")
 
 
 class IWire(Interface):
@@ -196,7 +186,7 @@ class IGroupWire(IWire):
     """The wire of a group whose members may turn out not to hear it."""
 
     broadcast: bool = Attribute("The group is a subnet's broadcast address.")
-    pacer: BurstPacer | None = Attribute(
+    pacer: RateLimit | None = Attribute(
         "Bounds all groups that share a way, such as those of one subnet; None: there is no such bound."
     )
 

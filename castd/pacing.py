@@ -4,6 +4,8 @@ How much may go out, and when: token buckets that are told the instant, and neve
 
 from __future__ import annotations
 
+from typing import Protocol
+
 #: The largest burst that a kernel takes in one call (a UDP datagram's worth of segments).
 BURST = 65_536
 #: A finer wake is noise to a reactor and, with floats, a way to spin.
@@ -12,6 +14,22 @@ TICK = 0.001
 SHARE = 0.005
 #: As much as is due after a wake that came this late is made up for; what was missed beyond is lost.
 LATE = 0.01
+
+
+class RateLimit(Protocol):
+    """
+    What bounds how fast a cast sends: a L{Pacer}, or a part in one that several groups share.
+    """
+
+    @property
+    def share(self) -> float:
+        """Octets that one of those who wait may send before it is the next one's turn; less than a block is one."""
+
+    def next(self, now: float) -> float:
+        """-> the instant the next burst may go: C{now}, or at least a millisecond later."""
+
+    def spend(self, octets: float, now: float) -> None:
+        """Charge a burst that went out."""
 
 
 class TokenBucket:

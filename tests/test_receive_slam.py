@@ -29,7 +29,7 @@ def data(number: int, header: slam.Header = HEADER) -> bytes:
 
 
 def begun(silence: float = 31.0) -> SlamDownload:
-    download = SlamDownload(RetransmitPolicy(silence=silence))
+    download = SlamDownload(RetransmitPolicy(progressTimeout=silence))
     assert download.begin(0.0) == [slam.FIRST_LIST]
     return download
 
@@ -148,7 +148,7 @@ def test_nobodyThere() -> None:
     stage = Stage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(silence=5.0)).addErrback(
+    fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(progressTimeout=5.0)).addErrback(
         failures.append
     )
     stage.network.run(lambda: failures, limit=10.0)

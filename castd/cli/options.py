@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import click
 
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import MIN_RTO, AdaptiveTimeout, RetransmitPolicy
 from castd.client.client import defaultOptions
 from castd.client.schemes import Scheme, findScheme
 from castd.client.urls import Url, UrlError, parseUrl
@@ -55,9 +55,9 @@ class TransferOptions:
         -> a policy of C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; their sum is the longest
         silence of a server.
         """
-        repeat = AdaptiveTimeout(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
+        repeat = AdaptiveTimeout(first=self.timeout, floor=min(MIN_RTO, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
-        return RetransmitPolicy(repeat=repeat, silence=silence, unheard=None)
+        return RetransmitPolicy(repeat=repeat, progressTimeout=silence, maxRepeatsUnheard=None)
 
     def url(self, text: str) -> Url:
         """

@@ -36,7 +36,7 @@ class PassiveReceiver(ABC):
         self.group: tuple[str, int] | None = group
         self.tid: Peer | None = None
         self.blocks = self.repeats = 0
-        self._silence = policy.silence
+        self._silence = policy.progressTimeout
         self._heardAt = self._reminderAt = 0.0
         self._pause = REMINDER
 

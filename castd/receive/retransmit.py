@@ -47,7 +47,7 @@ class RetransmitTimer:
     @property
     def roundTrip(self) -> float | None:
         """The smoothed answering time in seconds, L{None} if nothing was measured."""
-        return self._estimator.measured
+        return self._estimator.smoothedRtt
 
     @property
     def interval(self) -> float:
@@ -57,7 +57,7 @@ class RetransmitTimer:
     def setTimeout(self, timeout: float | None, now: float) -> None:
         """Use the interval that was agreed on (RFC 2349), and forget what was measured; L{None}: none was."""
         if timeout is not None:
-            self._policy = self._policy.heeding(timeout)
+            self._policy = self._policy.withTimeout(timeout)
             self._estimator = RtoEstimator(self._policy.repeat)
             self._dueAt = now + timeout
 
@@ -77,7 +77,7 @@ class RetransmitTimer:
             self._estimator.sample(now - self.sentAt)
         self._sample = False
         self._everHeard = True
-        self._estimator.progress()
+        self._estimator.answered()
         self._progressAt = now
         self._dueAt = now + self._estimator.interval()
 
@@ -87,7 +87,7 @@ class RetransmitTimer:
 
     def repeated(self, now: float) -> None:
         """Note that the last datagram is sent again."""
-        self._estimator.repeated()
+        self._estimator.backOff()
         self.repeats += 1
         self.sent(now, first=False)
 
@@ -97,17 +97,20 @@ class RetransmitTimer:
 
     def exhausted(self, now: float) -> bool:
         """-> whether the peer is to be given up."""
-        return self._estimator.tries >= self._policy.tries and now >= self._progressAt + self._policy.silence
+        return (
+            self._estimator.repeats >= self._policy.minRepeats
+            and now >= self._progressAt + self._policy.progressTimeout
+        )
 
     def deadline(self) -> float:
         """-> the instant at which L{due} or L{exhausted} becomes true."""
-        end = self._progressAt + self._policy.silence
+        end = self._progressAt + self._policy.progressTimeout
         if not self._mayRepeat:
             return end
-        return self._dueAt if self._estimator.tries < self._policy.tries else min(self._dueAt, end)
+        return self._dueAt if self._estimator.repeats < self._policy.minRepeats else min(self._dueAt, end)
 
     @property
     def _mayRepeat(self) -> bool:
         """A peer that has sent nothing but a request may have a forged address: it gets a few repetitions only."""
-        limit = self._policy.unheard
-        return self._everHeard or limit is None or self._estimator.tries < max(limit, self._policy.tries)
+        limit = self._policy.maxRepeatsUnheard
+        return self._everHeard or limit is None or self._estimator.repeats < max(limit, self._policy.minRepeats)

@@ -30,7 +30,6 @@ from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import (
-    BurstPacer,
     ICast,
     IContent,
     IDatagramPort,
@@ -45,7 +44,7 @@ from castd.interfaces import (
     LiveReceiver,
     Octets,
 )
-from castd.pacing import Pacer
+from castd.pacing import Pacer, RateLimit
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
 from castd.server.fallback import Fallbacks
@@ -119,7 +118,7 @@ class CastProtocol(FastPath):
         key: Hashable,
         wire: IWire,
         content: IContent,
-        pacers: tuple[BurstPacer, ...] = (),
+        pacers: tuple[RateLimit, ...] = (),
     ) -> None:
         cast = wire.cast(wire.policy, wire.count)
         turn = cast if isinstance(cast, Turn) and wire.stride and not pacers else None
@@ -167,7 +166,7 @@ class CastProtocol(FastPath):
     def joinable(self) -> bool:
         """Whether the group itself is still alive, apart from those who go on by unicast."""
         try:
-            return not self.ended and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+            return not self.ended and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
         except Exception:
             self._fail()
             return False
@@ -427,7 +426,8 @@ class CastProtocol(FastPath):
     def _moveToUnicast(self, receiver: Receiver, action: Left, now: float) -> None:
         policy = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
-        plain = RetransmitPolicy(repeat=policy.repeat, unheard=None if action.heard else policy.unheard)
+        unheard = None if action.heard else policy.maxRepeatsUnheard
+        plain = RetransmitPolicy(repeat=policy.repeat, maxRepeatsUnheard=unheard)
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
         turn = Turn(plain, self.wire.count)
         # A listener that never had the turn is told that it has it.

@@ -25,8 +25,8 @@ While it is there:
  - At the end of a chunk the steps through the next one follow, if the answer is the one that was expected.
 
 What leaves the fast path (C{_leaveFastPath}): any other datagram, the timer, a full socket, a new request, the end of
-the file, the end of the cast.  The cast is told which blocks went out last and when (C{Turn.followed}), and is then in
-the state in which it would be if it had sent them all itself.
+the file, the end of the cast. The cast is told which blocks went out last and when (C{Turn.fastPathLeft}), and is then
+in the state in which it would be if it had sent them all itself.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class FastPath(DatagramProtocol):
         for a window: a socket that takes a part of that is the cast's concern.
         """
         ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and turn.announced():
+        if ahead is not None and turn.mayBeginFastPath():
             self._firstAnswer = ahead[0]
 
     def _firstStep(self, turn: Turn) -> bool:
@@ -249,7 +249,7 @@ class FastPath(DatagramProtocol):
         except OSError:
             return False  # the cast will meet the same, and decide
         now = self._seconds()
-        self._stepTaken(first, 1, now, turn.begun(first.numbers(1, self._end), now))
+        self._stepTaken(first, 1, now, turn.fastPathBegun(first.numbers(1, self._end), now))
         return True
 
     def _stepTaken(self, prepared: PreparedSteps, steps: int, now: float, interval: float) -> None:
@@ -260,7 +260,7 @@ class FastPath(DatagramProtocol):
 
     def _enterFastPath(self, turn: Turn) -> None:
         """Prepare what follows, if it can be foreseen: everything is out and waits for an answer."""
-        sentAt = turn.inStep(self._nextBlock)
+        sentAt = turn.mayEnterFastPath(self._nextBlock)
         if sentAt is None or self._chunk is None:
             return
         self._prepared = preparedSteps(self.wire, self._chunk, self._nextBlock)
@@ -301,8 +301,8 @@ class FastPath(DatagramProtocol):
         now = self._seconds()
         if following is not old:
             self._countSteps(old)
-        self._stepTaken(following, steps + 1, now, turn.measured(now - self._steppedAt))
-        self._expected = following.answers[steps + 1] if turn.settled else None
+        self._stepTaken(following, steps + 1, now, turn.answerMeasured(now - self._steppedAt))
+        self._expected = following.answers[steps + 1] if turn.rttConverged else None
         return True
 
     def _stepsAfter(self, old: PreparedSteps) -> PreparedSteps:
@@ -338,7 +338,7 @@ class FastPath(DatagramProtocol):
             return
         if steps:
             self._countSteps(prepared)
-            self._turn.followed(prepared.last(steps, self._end), self._steppedAt)
+            self._turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
         self._dropFastPath()
 
     def _dropFastPath(self) -> None:

@@ -14,9 +14,9 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from castd.cast.events import SendBlocks
-from castd.interfaces import BurstPacer, ICast, IDatagramPort, IWire
+from castd.interfaces import ICast, IDatagramPort, IWire
 from castd.net.backoff import FULL, Backoff, isFull
-from castd.pacing import TICK
+from castd.pacing import TICK, RateLimit
 from castd.request import Peer, hostPort
 from castd.server.blockcache import Chunk
 
@@ -35,7 +35,7 @@ class BlockOutput(Protocol):
 
     transport: IDatagramPort
     wire: IWire
-    pacers: tuple[BurstPacer, ...]
+    pacers: tuple[RateLimit, ...]
 
     def chunk(self, number: int) -> Chunk:
         """
@@ -95,7 +95,7 @@ class CastSender:
         self.unsent, self._peer, self._again = action.numbers, action.peer, action.again
         self._late = False
 
-    def blockedUntil(self, pacers: Iterable[BurstPacer], now: float) -> float | None:
+    def blockedUntil(self, pacers: Iterable[RateLimit], now: float) -> float | None:
         """
         -> the instant at which the pacers and a full socket allow the next block, L{None}: now.
 
@@ -143,7 +143,7 @@ class CastSender:
             self._sentAt = now
             self.unsent = self.unsent[count:]
             if self._late and not self.unsent:
-                self.cast.late(now)
+                self.cast.burstDelayed(now)
             output.sent(start, count, sent - count * (step - wire.blocksize), self._again)
             for pacer in output.pacers:
                 pacer.spend(sent, now)

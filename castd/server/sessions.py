@@ -13,7 +13,6 @@ from twisted.internet.error import CannotListenError
 from castd.errors import Declined, Elsewhere, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import (
-    BurstPacer,
     IContent,
     IDatagramPort,
     IGroupWire,
@@ -22,7 +21,7 @@ from castd.interfaces import (
     ITransferProtocol,
     IWire,
 )
-from castd.pacing import Pacer
+from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, ListeningTransport, closeContent
@@ -216,11 +215,11 @@ class Opener:
         if self._site.predecessor is not None and group in self._site.predecessor.groups:
             raise Elsewhere(group)
         groupPool, now = self._site.groupPool, self._site.reactor.seconds()
-        if not groupPool.free(group, use, now):
+        if not groupPool.isFree(group, use, now):
             for cast in [cast for cast in self._sessions.underWay if isinstance(cast, CastProtocol)]:
                 if cast.group == group:
                     cast.endIfIdle()
-            if not groupPool.free(group, use, now):
+            if not groupPool.isFree(group, use, now):
                 raise Declined("group in use for another file")
 
     def _begin(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> None:
@@ -245,7 +244,7 @@ class Opener:
             raise
         if group is not None:
             if not dialect.ownPort:
-                site.groupPool.enter(group, use, wire.reuseDelay)
+                site.groupPool.reserve(group, use, wire.reuseDelay)
             eventlog.groupOpened(cast, entry.differenceFrom(cast))
         elif wire.count is not None and wire.count > eventlog.MOST_COUNTED:
             eventlog.rollover(cast)
@@ -261,7 +260,7 @@ class Opener:
         if not shared[cast.key]:
             del shared[cast.key]
         if cast.wire.group is not None and not cast.entry.dialect.ownPort:
-            self._site.groupPool.leave(cast.wire.group, self._site.reactor.seconds())
+            self._site.groupPool.unreserve(cast.wire.group, self._site.reactor.seconds())
 
     def _castWithPort(
         self, entry: PortDialect, key: Hashable, request: Request, wire: IWire, content: IContent
@@ -269,7 +268,7 @@ class Opener:
         """-> a cast with a port that is ready for it."""
         options = entry.options
         grouped = wire if IGroupWire.providedBy(wire) else None
-        pacers: list[BurstPacer] = [] if options.rate is None else [Pacer(options.rate)]
+        pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
         if grouped is not None and grouped.pacer is not None:
             pacers.append(grouped.pacer)
         if self._site.pacer is not None:

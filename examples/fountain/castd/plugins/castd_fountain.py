@@ -61,7 +61,9 @@ _HEAD = struct.Struct("!2sIQH")
 _NUMBER = struct.Struct("!I")
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)), progressTimeout=0.1, maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3
+)
 
 
 def mixture(number: int, count: int) -> int:
@@ -90,7 +92,7 @@ def parseReport(datagram: bytes) -> tuple[int, int, int]:
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{fountain} transport."""
+    """The options of a transport of kind fountain."""
 
     port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
@@ -120,7 +122,7 @@ class Wire:
 
     cast = Spring
     count = None
-    policy = PATIENCE
+    policy = POLICY
     stride = 0
     reuseDelay = 0.0
 
@@ -422,7 +424,7 @@ def download(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) ->
         group = groupEndpoint(url.path) if url.path else GROUP
     except ValueError as error:
         raise UrlError(str(error)) from error
-    return Download(group, policy.silence)
+    return Download(group, policy.progressTimeout)
 
 
 registerScheme("fountain", Scheme(7777, download, named=False))
