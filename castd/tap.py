@@ -104,15 +104,15 @@ class Guest(MultiService):
     """A server in an application of Twisted's."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.server = server
-        server.setServiceParent(self)  # type: ignore[no-untyped-call]
+        server.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         """And keep the application's log, if that is castd's to keep; C{twistd --logger} is heard first."""
         if self.server.logs.keeps and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self.server.logs)
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)
 
 
 def _logs(parent: Any) -> Logs:

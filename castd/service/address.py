@@ -68,7 +68,7 @@ class ListeningAddress(Service):
 
         @raise Unavailable: it cannot be had; where the service file asks for it, and why.
         """
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        super().privilegedStartService()
         if self.port is None:
             self.bind()
         for entry in self.entries:
@@ -86,7 +86,7 @@ class ListeningAddress(Service):
 
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         if self.port is None:
             self.privilegedStartService()
 
@@ -96,7 +96,7 @@ class ListeningAddress(Service):
 
         -> a Deferred that fires when that is done.
         """
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         if self.port is None:
             return None
         draining: Deferred[None] = maybeDeferred(self.transport.drain)

@@ -85,10 +85,10 @@ class AdminPorts:
         for name, door in self._doors.items():
             if doors.get(name) is not door:
                 door.close()
-                door.disownServiceParent()  # type: ignore[no-untyped-call]
+                door.disownServiceParent()
         for name, door in doors.items():
             if self._doors.get(name) is not door:
-                door.setServiceParent(self._server)  # type: ignore[no-untyped-call]
+                door.setServiceParent(self._server)
         self._doors = doors
 
     def places(self) -> dict[str, str]:

@@ -55,8 +55,8 @@ def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None
             given.refuse(error.faults)
         raise
     server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
-    SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
-    SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
+    SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)
+    SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)
     server.succession.successors = lambda: Successor(server, partial(spawn, reactor), reactor.stop)
     if given is not None:
         server.succession.predecessor = Predecessor(server, given, reactor.stop)
@@ -119,7 +119,7 @@ class SignalService(Service):
         self._do = do
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         # From the reactor's own loop: a signal comes in the middle of anything.
         signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._do))
 

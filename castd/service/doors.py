@@ -82,12 +82,12 @@ class AdminPort(Service):
         self._port = result
 
     def privilegedStartService(self) -> None:
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        super().privilegedStartService()
         if self._port is None:
             self.bind()
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         if self._port is None:
             self.bind()
 

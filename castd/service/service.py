@@ -53,7 +53,7 @@ class Server(MultiService):
     """
 
     def __init__(self, made: Build, site: Site, collected: Collected) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.config = made.config
         self.site = site
         self.addresses = tuple(made.addresses.values())
@@ -70,7 +70,7 @@ class Server(MultiService):
         answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
         self.porch = AdminPorts(self, answers)
         for each in self.addresses:
-            each.setServiceParent(self)  # type: ignore[no-untyped-call]
+            each.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """
@@ -125,7 +125,7 @@ class Server(MultiService):
         self._openLogs()
         self.porch.open()
         try:
-            super().startService()  # type: ignore[no-untyped-call]
+            super().startService()
         except ConfigError:
             self.porch.abandon()
             raise
@@ -142,7 +142,7 @@ class Server(MultiService):
             self.succession.successor.abandon()
         self.site.ports.retain(True)
         self.watch.stopping(self.site.limits.drain)
-        stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
+        stopping: Deferred[Any] = super().stopService()
         return stopping.addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Deferred[Any]:
@@ -246,7 +246,7 @@ class Server(MultiService):
             if at in here:
                 here[at].become(wanted)
             else:
-                wanted.setServiceParent(self)  # type: ignore[no-untyped-call]
+                wanted.setServiceParent(self)
         gone = [each for at, each in here.items() if at not in made.addresses]
         serving = [here.get(at, wanted) for at, wanted in made.addresses.items()]
         self.addresses = (*serving, *gone)
@@ -256,7 +256,7 @@ class Server(MultiService):
 
     def _retired(self, _: object, gone: ListeningAddress) -> None:
         self.addresses = tuple(each for each in self.addresses if each is not gone)
-        gone.disownServiceParent()  # type: ignore[no-untyped-call]
+        gone.disownServiceParent()
         _log.info("{address} is closed", event="closed-port", address=gone.address)
 
 

@@ -125,7 +125,7 @@ class Predecessor(Service):
 
     def privilegedStartService(self) -> None:
         """The ports are open.  As long as the elder reads them, we do not."""
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        super().privilegedStartService()
         self._pause()
 
     def _pause(self) -> None:
@@ -136,7 +136,7 @@ class Predecessor(Service):
 
     def startService(self) -> None:
         """As soon as the reactor runs, the elder is told that it may stop reading."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         self._pause()
         self._site.predecessor = self
         self._channel = self._makeChannel(self._site.reactor, self._legacy.end, self._heard, self._lost)
@@ -147,7 +147,7 @@ class Predecessor(Service):
 
     def stopService(self) -> Deferred[None] | None:
         """Its transfers are given the same time to end.  -> fires when it is gone."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         if self._site.predecessor is not self or not self.reading:
             self._close()
             return None
