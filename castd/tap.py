@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     ILogObserver,
     LegacyLogObserverWrapper,
@@ -26,7 +27,7 @@ from castd.errors import ConfigError
 from castd.observe.format import LINE, Observer, sentence
 from castd.observe.journal import PRIORITY
 from castd.service.bootstrap import exitStatus, prepare
-from castd.service.logs import Logs, jsonLog, onStream, textLog
+from castd.service.logs import Logs, jsonLog, logTo, textLog
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server
 
@@ -73,7 +74,7 @@ class Options(usage.Options):
         if uid is None and gid is None:
             return None
         try:
-            return UnprivilegedUser.of(os.getuid() if uid is None else uid, gid)
+            return UnprivilegedUser.byId(os.getuid() if uid is None else uid, gid)
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
 
@@ -90,9 +91,10 @@ def makeService(options: Options) -> IService:
     sys.excepthook = _oneLineEach
     server.logs = _logs(options.parent)
     # As twistd does by itself for its own log.
-    signal.signal(signal.SIGUSR1, lambda *_: server.site.reactor.callFromThread(server.logs.rotate))
+    threads = IReactorFromThreads(server.site.reactor)
+    signal.signal(signal.SIGUSR1, lambda *_: threads.callFromThread(server.logs.rotate))
     try:
-        with server.acting():
+        with server.asEffectiveUser():
             server.logs.open(server.config)
     except ConfigError as error:
         _complain(error)
@@ -110,7 +112,7 @@ class Guest(MultiService):
 
     def setServiceParent(self, parent: Any) -> None:
         """And keep the application's log, if that is castd's to keep; C{twistd --logger} is heard first."""
-        if self.server.logs.keeps and isinstance(parent, Componentized):
+        if self.server.logs.keepsLog and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self.server.logs)
         super().setServiceParent(parent)
 
@@ -137,10 +139,10 @@ def _twistd(parent: Any) -> Logs:
     if parent["logfile"] == "-":
         if daemon:
             raise usage.UsageError("a daemon has no standard output to log to")
-        return Logs(onStream(sys.stdout))
+        return Logs(logTo(sys.stdout))
     # twistd will be in another folder when the first reload opens it anew.
     file = os.path.abspath(parent["logfile"]) if parent["logfile"] else None
-    return Logs(onStream(sys.stdout), file, os.path.abspath("twistd.log") if daemon else None)
+    return Logs(logTo(sys.stdout), file, os.path.abspath("twistd.log") if daemon else None)
 
 
 def _syslog(prefix: str) -> Observer:

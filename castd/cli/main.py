@@ -30,7 +30,7 @@ from castd.config.yaml import Route
 from castd.errors import ConfigError
 from castd.options import endpoint
 from castd.service.bootstrap import exitStatus, prepare
-from castd.service.logs import Logs, onStream
+from castd.service.logs import Logs, logTo
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, kinds, read
 
@@ -76,13 +76,13 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
     whose = _whose(user, group)
     try:
         server = prepare(config, reactor, whose)
-        server.logs = Logs(onStream(sys.stderr))
-        with server.acting():
+        server.logs = Logs(logTo(sys.stderr))
+        with server.asEffectiveUser():
             server.logs.open(server.config)
         globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
         server.privilegedStartService()
         if whose is not None:
-            whose.become()
+            whose.dropPrivileges()
     except ConfigError as error:
         complain(error.faults)
         raise SystemExit(exitStatus(error)) from None
@@ -97,7 +97,7 @@ def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
             raise click.UsageError("--group is that of --user: who is it?")
         return None
     try:
-        return UnprivilegedUser.named(user, group)
+        return UnprivilegedUser.byName(user, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -126,7 +126,7 @@ def summary(server: Server) -> Table:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             said = ", ".join(f"{key}: {value}" for key, value in options.items())
             table.add_row(address.address, entry.name, entry.kind, said)
-    for name, (where, _) in server.porch.ways(server.config).items():
+    for name, (where, _) in server.admin.endpoints(server.config).items():
         table.add_row(where, "", name)
     return table
 

@@ -18,7 +18,8 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Refused, WireError
-from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
+from castd.group_pool import Place
+from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.request import Local, Peer, Request
 from castd.server.cast_protocol import CastProtocol, letGo
 from castd.server.opening import Opening
@@ -106,14 +107,14 @@ class Listener(DatagramProtocol):
         """Interface and port."""
         return self.interface, self.port
 
-    def guests(self) -> Iterable[Peer]:
+    def requestPortPeers(self) -> Iterable[Peer]:
         return tuple(self._sessions.here)
 
-    def groups(self) -> Iterable[Peer]:
+    def groups(self) -> Iterable[Place]:
         casts = (cast for cast in self._sessions.living if isinstance(cast, CastProtocol))
         return [cast.wire.group for cast in casts if cast.wire.group is not None]
 
-    def handOver(self, successor: Any) -> Deferred[None]:
+    def handOver(self, successor: ISuccessor) -> Deferred[None]:
         self._sessions.successor = successor
         return self.drain()
 
@@ -128,7 +129,7 @@ class Listener(DatagramProtocol):
             if member is not None:
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
-                self.site.predecessor.give(self.at, datagram, peer, local)
+                self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
                 self._ask(datagram, peer, local)
         except Exception:
@@ -141,7 +142,7 @@ class Listener(DatagramProtocol):
         if peer is not None and (member := self._sessions.here.get(peer)) is not None:
             member.peerUnreachable(peer)
         elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
-            self.site.predecessor.unreachable(self.at, peer)
+            self.site.predecessor.forwardUnreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
@@ -278,7 +279,7 @@ class Listener(DatagramProtocol):
             self._ask(datagram, request.peer, request.local, index + 1)
             return
         if self._sessions.successor is not None:
-            self._sessions.successor.back(datagram, request.peer, request.local)
+            self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
         try:
             self._opening.receive(entry, request, uploadReceiver)
@@ -311,7 +312,7 @@ class Listener(DatagramProtocol):
         """Nobody is left."""
         self._opening.close(cast)
         if self._sessions.successor is not None and cast.wire.group is not None:
-            self._sessions.successor.freed(cast.wire.group)
+            self._sessions.successor.groupEnded(cast.wire.group)
         self._ended(cast)
 
     def uploaded(self, upload: UploadProtocol) -> None:

@@ -72,12 +72,12 @@ class Opening:
                     return True
                 if self._sessions.successor is not None:
                     # Nothing begins here any more.
-                    self._sessions.successor.back(datagram, peer, local)
+                    self._sessions.successor.returnRequest(datagram, peer, local)
                     return False
                 self._begin(entry, asked, content)
                 return True
             except Elsewhere as error:
-                self._site.predecessor.ask(self._home.at, error.group, datagram, peer, local)
+                self._site.predecessor.joinGroup(self._home.at, error.group, datagram, peer, local)
                 return False
             except Declined as error:
                 self._refusals.declined(entry, request, error)

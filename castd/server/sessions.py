@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from castd.interfaces import ISuccessor
 from castd.request import Peer
 from castd.server.cast_protocol import CastProtocol
 from castd.server.upload_protocol import UploadProtocol
@@ -25,15 +26,14 @@ class Sessions:
 
     @ivar living: the casts under way, in the order in which they began.
     @ivar here: of the members, those whose datagrams come to the request port itself.
-    @ivar successor: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know
-        who is here.
+    @ivar successor: the process that reads the port by now; L{None}: this one does.
     """
 
     def __init__(self, site: Any) -> None:
         self._site: Any = site
         self.living: dict[Served, None] = {}
         self.here: dict[Peer, Served] = {}
-        self.successor: Any = None
+        self.successor: ISuccessor | None = None
         self._members: dict[Peer, Served] = {}
         self._looking: set[Peer] = set()
         self._deaf: dict[str, float] = {}
@@ -58,7 +58,7 @@ class Sessions:
         if here:
             self.here[peer] = cast
             if self.successor is not None:
-                self.successor.here(peer)
+                self.successor.peerJoined(peer)
         self._site.admission.enter(peer[0])
 
     def leave(self, cast: Served, peer: Peer) -> None:
@@ -66,7 +66,7 @@ class Sessions:
         if self._members.get(peer) is cast:
             del self._members[peer]
             if self.here.pop(peer, None) is not None and self.successor is not None:
-                self.successor.left(peer)
+                self.successor.peerLeft(peer)
         self._site.admission.leave(peer[0])
 
     def look(self, peer: Peer) -> None:
