@@ -472,17 +472,17 @@ class ICastTransport(Interface):
         """Tell the receivers, end all casts."""
 
     def datagramFrom(datagram: bytes, peer: Peer, local: Local) -> None:
-        """A datagram has come to the request port; C{local} is where it was sent to."""
+        """Take a datagram that has come to the request port; C{local} is the address that it was sent to."""
 
     def peerUnreachable(peer: Peer) -> None:
-        """The host of this peer says that its port is closed."""
+        """Take note that the host of this peer says that its port is closed."""
 
 
 class IUpgradable(Interface):
     """
     Provided by an L{ICastTransport} whose transfers on the request port outlive a C{castd upgrade}.
 
-    After L{handOver} another process, the successor, reads the request port.  The datagrams of the peers that are
+    After C{handOver} another process, the successor, reads the request port.  The datagrams of the peers that are
     served on the request port still come by L{ICastTransport.datagramFrom}.  A transport that does not provide this
     interface is drained; what its peers send to the request port goes to the successor.
     """
@@ -511,7 +511,7 @@ class ISuccessor(Interface):
         """Report that datagrams of this peer to the request port are for a cast here."""
 
     def peerLeft(peer: Peer) -> None:
-        """Report that they are not any more."""
+        """Report that datagrams of this peer to the request port are for no cast here any more."""
 
     def groupEnded(group: Place) -> None:
         """Report that a cast to this group has ended."""

@@ -13,23 +13,18 @@ Each class is one process as the other one sees it: L{Successor<castd.upgrade.su
 predecessor, L{Predecessor<castd.upgrade.predecessor.Predecessor>} runs in the successor.  A
 L{Handover<castd.upgrade.handover.Handover>} holds both for one server.
 
-Both processes have the sockets that requests come to, and exactly one of them reads::
+Both processes have the sockets that requests come to, and at most one of them reads::
 
-    predecessor                                        successor
-                      sockets (with descriptors), begin
-    reads             ------------------------------->  reads the service file, opens what else it needs
-                      ready                             (or: refused, and exits)
-    reads             <-------------------------------
-    stops reading; closes its admin ports
-                      state, bar, read
-                      ------------------------------->  reads; opens the admin ports
-                      serving
-    ends its          <-------------------------------
-    transfers         here, left, freed, back, bar
-                      ------------------------------->
-                      give, unreachable, stop
-                      <-------------------------------
-    exits: the channel is closed                        reads alone
+    predecessor                                         successor
+
+    reads          ---- sockets, begin ------------->   reads the service file, opens what else it needs
+                   <------------- ready or refused --   (after refused it exits)
+    stops reading, closes its admin ports
+                   ---- state, bar, read ----------->   reads, opens its admin ports
+                   <---------------------- serving --
+    ends its       ---- here, left, freed, back, bar ->
+    transfers      <------ give, unreachable, stop ----
+    exits                                               reads alone
 
 While nobody reads, requests wait in the sockets' buffers.  After C{read} the predecessor begins nothing new.  A
 transfer may live on the request port itself (single-port TFTP, MTFTP, SLAM).  The successor reads its datagrams and
@@ -43,18 +38,18 @@ predecessor, where it may join, for C{limits.drain}; later ones wait in the succ
 If a process dies
 =================
 
-=========================  =============================================  ==========================================
-moment                     the successor dies                             the predecessor dies
-=========================  =============================================  ==========================================
-before C{ready}            The predecessor has never stopped reading.     The successor has taken over nothing, and
-                           C{castd upgrade} says how the other ended.     exits.  The supervisor starts castd anew.
-C{ready} to C{read}        As below.                                      As above.
-C{read} to the end         The predecessor waits for the exit of its      Its transfers are lost with it.  The
-                           child, then reads again and opens its admin    successor reads on; groups of the other
-                           ports.  Transfers of the successor are lost.   process are free, and who waits is served.
-=========================  =============================================  ==========================================
+  - I{The successor, before} C{ready}.  The predecessor has never stopped reading.  C{castd upgrade} says how the
+    successor ended.
+  - I{The successor, after} C{ready}.  The predecessor waits until its child has exited.  Then it reads again, what has
+    waited in the sockets first, and opens its admin ports.  Transfers of the successor are lost.
+  - I{The predecessor, before} C{read}.  The successor has taken over nothing, and exits.  A supervisor starts castd
+    anew.
+  - I{The predecessor, after} C{read}.  Its transfers are lost.  The successor reads on.  Groups of the predecessor are
+    free, and requests that wait for one are served.
 
 A successor that is not ready in 25 seconds is killed, and so is one that closes the channel and stays: never shall two
-processes read.  A predecessor that is told to stop before C{ready} kills its child; a successor that is told to stop
-after C{read} tells the predecessor to C{stop}, and waits for it.
+processes read.
+
+A predecessor that is told to stop before C{ready} kills its child; afterwards only the predecessor ends.  A successor
+that is told to stop after C{read} tells the predecessor to C{stop}, and waits for it.
 """

@@ -41,9 +41,10 @@ class ChildProcess(ProcessProtocol):
         self.pid = self.transport.pid
 
     def processExited(self, reason: Failure) -> None:
-        error = reason.value
-        signalled, status = (error.signal, error.exitCode) if isinstance(error, ProcessTerminated) else (None, 0)
-        self._exited(f"was ended by signal {signalled}" if signalled else f"ended with status {status}")
+        error, how = reason.value, "ended with status 0"
+        if isinstance(error, ProcessTerminated):
+            how = f"was ended by signal {error.signal}" if error.signal else f"ended with status {error.exitCode}"
+        self._exited(how)
 
     def kill(self) -> None:
         """End it, if it has not ended."""
