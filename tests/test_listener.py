@@ -84,7 +84,7 @@ def test_aDialectThatCannotOpen(monkeypatch: pytest.MonkeyPatch, error: Callable
         stage.over()
 
 
-@pytest.mark.parametrize("method", ["first", "greet"])
+@pytest.mark.parametrize("method", ["first", "announce"])
 def test_aWireThatFails(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A wire that fails when its transfer begins ends that one: no port and no file stays open."""
     with staged() as stage:
