@@ -10,7 +10,7 @@ import pytest
 
 from castd.request import Local
 from castd.upgrade.channel import MOST_WAITING, Channel, Packet, receivePacket, sendPacket, socketPair
-from castd.upgrade.messages import asLocal, asPeer, localFields
+from castd.upgrade.messages import asAddress, asLocal, asPeer, localFields
 from castd.upgrade.predecessor import ENVIRON, Inheritance, receiveInheritance
 
 
@@ -142,8 +142,16 @@ def test_local(local: Local) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("array", [["10.0.0.9"], ["10.0.0.9", "69"], [69, "10.0.0.9"], ["::1", 7, 0], []])
+def test_noAddress(array: list[Any]) -> None:
+    """What is no address is refused, whatever another version may have sent."""
+    for read in (asAddress, asPeer):
+        with pytest.raises(ValueError, match="is no address and port"):
+            read(array)
+
+
 @pytest.mark.loopback
-def test_legacy() -> None:
+def test_inheritance() -> None:
     """A new process takes sockets by their addresses, those of a supervisor apart; the environment is clean then."""
     ours, theirs = socketPair()
     bound = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
@@ -176,11 +184,21 @@ def test_legacy() -> None:
         made.close()
 
 
-def test_noLegacy() -> None:
-    """Most processes have none; one whose elder died as it began says so."""
+def test_noInheritance() -> None:
+    """Most processes have none; one whose predecessor died as it began says so."""
     assert receiveInheritance({"PATH": "/bin"}) is None
     ours, theirs = socketPair()
     ours.close()
     with pytest.raises(EOFError):
         Inheritance(theirs)
     theirs.close()
+
+
+def test_disorder() -> None:
+    """A predecessor that says something else before it has passed its sockets on is not taken over from."""
+    ours, theirs = socketPair()
+    sendPacket(ours, Packet({"say": "read"}))
+    with pytest.raises(EOFError, match="'read'"):
+        Inheritance(theirs)
+    for end in (ours, theirs):
+        end.close()

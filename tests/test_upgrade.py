@@ -470,7 +470,7 @@ def test_stopsMeanwhile(case: Callable[..., Case], network: Network) -> None:
 
 
 def test_disowned(case: Callable[..., Case], network: Network) -> None:
-    """A new process whose elder dies before the word leaves: it was never in charge."""
+    """A new process whose predecessor dies before the word leaves: it was never in charge."""
     one = case(START + TFTP)
     one.old.handover.upgrade()
     one.start()
