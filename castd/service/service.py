@@ -322,12 +322,12 @@ def _unswept(failure: Failure) -> None:
 
 
 def compose(
-    config: Config, collected: Collected, reactor: IReactorTime, ports: IPorts | None, random: Random | None = None
+    config: Config, collected: Collected, reactor: IReactorTime, ports: IPorts, random: Random | None = None
 ) -> Server:
     """
     Make all that a service file names, without opening a socket.
 
-    @param ports: where its ports come from; L{None}: it will not be started.
+    @param ports: where its ports come from, once it is started.
     @param random: where all chance comes from; L{None}: from the system.
     @raise ConfigError: with everything that cannot be made.
     """
