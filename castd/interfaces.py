@@ -12,12 +12,13 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
 
@@ -261,14 +262,22 @@ class IContentSource(Interface):
 
 
 class IContentSourceMaker(Interface):
-    """A plugin that makes sources."""
+    """
+    A plugin that makes content sources: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line.")
-    options = Attribute("A frozen pydantic model.")
+    name: str = Attribute("The kind of source, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.Settings.")
 
     def makeSource(options: Any, site: ISite) -> IContentSource:
-        """-> L{IContentSource}."""
+        """
+        Open a source.
+
+        @param options: an instance of C{options}.
+        @raise ConfigError: with these options it cannot be had.
+        """
 
 
 class IUpload(Interface):
@@ -359,6 +368,7 @@ class IPorts(Interface):
         @raise CannotListenError: no number of the range is free.
         """
 
+    idle: int = Attribute("How many ports wait for the next transfer, with two descriptors each.")
     keeps = Attribute("What comes to a request port is kept for the process after this one, if it is not read here.")
 
     def retain(retained: bool) -> None:
@@ -446,17 +456,52 @@ class IListeningPort(IDatagramPort):
         """
 
 
+class LiveReceiver(NamedTuple):
+    """
+    How far one receiver of a cast has come, or the one sender of an upload.
+
+    @ivar peer: its address.
+    @ivar name: the file name as it asked for it.
+    @ivar sent: blocks that were sent since it asked, repetitions included; for an upload, blocks received.
+    @ivar needed: blocks that it needs in all; L{None}: not known.
+    @ivar since: the instant it asked.
+    """
+
+    peer: Peer
+    name: str
+    sent: int
+    needed: int | None
+    since: float
+
+
+class ILiveTransfer(Interface):
+    """One cast or upload that is under way, as C{castd status} and the metrics show it."""
+
+    name: str = Attribute("Name of the transport, as the service file has it.")
+    kind: str = Attribute("'group', 'unicast' or 'upload'.")
+    fileName: str = Attribute("Name of the file that is sent or received.")
+    group: Peer | None = Attribute("Address and port of the group; None: there is no group.")
+    size: int | None = Attribute("Octets of the file that is sent; None: not known, such as for an upload.")
+    opened: float = Attribute("The instant it began.")
+
+    def progress() -> tuple[int, int, int]:
+        """-> blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
+
+    def liveReceivers() -> Sequence[LiveReceiver]:
+        """-> the receivers of a cast, or the one sender of an upload."""
+
+
 class ICastTransport(Interface):
     """Provided by a C{DatagramProtocol}; stock: L{castd.server.listener.Listener}."""
 
-    interface = Attribute("Address bound to.")
-    port = Attribute("Port bound to.")
+    interface: str = Attribute("Address bound to.")
+    port: int = Attribute("Port bound to.")
 
     def share(other: Any) -> bool:
         """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
 
-    def casts() -> Iterator[Any]:
-        """-> iterable of what is under way, for gauges."""
+    def casts() -> Iterable[ILiveTransfer]:
+        """-> the casts and uploads that are under way, for C{castd status} and the metrics."""
 
     def become(other: Any) -> None:
         """
@@ -521,16 +566,20 @@ class ISuccessor(Interface):
 
 
 class ITransportMaker(Interface):
-    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.config.plugin.collect}."""
+    """
+    A plugin that makes transports: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line for 'castd plugins'.")
-    options = Attribute("A frozen pydantic model, usually a subclass of castd.options.ListenOptions.")
+    name: str = Attribute("The kind of transport, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.ListenOptions.")
 
-    def makeTransport(name: str, options: Any, site: ISite) -> Any:
+    def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport:
         """
-        -> L{ICastTransport}.
+        Make a transport; no socket is opened yet.
 
-        @param name: the instance's, for logs and counters.
+        @param name: of this transport in the service file, for logs and metrics.
+        @param options: an instance of C{options}.
         @raise ConfigError: these options cannot work together.
         """

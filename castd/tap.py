@@ -24,7 +24,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
-from castd.observe.format import LINE, Observer, sentence
+from castd.observe.format import MESSAGE_KEY, Observer, asMessage
 from castd.observe.journal import PRIORITY
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, jsonLog, logTo, textLog
@@ -156,7 +156,7 @@ def _syslog(prefix: str) -> Observer:
     def observe(event: LogEvent) -> None:
         level, system = event.get("log_level", LogLevel.info), event.get("log_namespace", "-")
         legacy = {"syslogPriority": PRIORITY.get(level, 6), "log_system": system}
-        line = {} if "log_failure" in event else {"log_format": f"{{{LINE}}}", LINE: sentence(event)}
+        line = {} if "log_failure" in event else {"log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: asMessage(event)}
         observer({**event, **legacy, **line})
 
     return observe

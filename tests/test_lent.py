@@ -134,9 +134,9 @@ def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket])
     ]
     for port in lent[:3]:
         port.stopListening()
-    assert (ports.kept, len(ports.set)) == (3, here + 8)
+    assert (ports.idle, len(ports.set)) == (3, here + 8)
     ports.settle()
-    assert (ports.kept, len(ports.set)) == (0, here + 2)
+    assert (ports.idle, len(ports.set)) == (0, here + 2)
     lent[3].write(b"still here")
     lent[3].stopListening()
-    assert ports.kept == 1
+    assert ports.idle == 1

@@ -193,6 +193,7 @@ class Taken:
     """Ports that cannot be had."""
 
     keeps = False
+    idle = 0
 
     def __init__(self, host: Host, refused: dict[int, int]) -> None:
         self.host = host

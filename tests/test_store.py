@@ -96,7 +96,7 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     the process ends.  That something is dropped is waited for.
     """
     waited: list[int] = []
-    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notices: waited.append(len(manager.waiting())))
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notifier: waited.append(len(manager.waiting())))
     unit = datagram()
     number = unit.getsockname()[1]
     ports = Ports(
@@ -123,18 +123,18 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.loopback
 def test_barrier(manager: Manager) -> None:
     """A barrier is over when the manager has closed what it was handed; one that does not answer is not waited for."""
-    notices = ServiceNotifier(manager.address)
+    notifier = ServiceNotifier(manager.address)
     reader = os.fork()
     if not reader:
         manager.read()
         os._exit(0)
-    notices.barrier()
+    notifier.barrier()
     assert os.waitpid(reader, 0)[1] == 0
     silent = ServiceNotifier()
     silent.barrier()
-    assert not silent.heard
+    assert not silent.connected
     assert not FdStore(silent).keeps
-    notices.close()
+    notifier.close()
 
 
 def launched(tmp_path: Path, manager: Manager, descriptors: dict[str, int]) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ from castd.config.plugin import collect
 from castd.net import activation
 from castd.net.activation import adopted, told
 from castd.net.ports import PROBE, Ports
-from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdog
+from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
 from castd.testing import Mailbox, Network
 
@@ -77,7 +77,7 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
     text = b"castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {tftp: , b: {use: tftp, port: 70}}\n"
     host = network.host(SERVER)
     server = compose(build(yaml.parse(text, "x"), folder / "x", kinds(COLLECTED)), COLLECTED, host, host)
-    server.setSupervisor(ServiceNotifier(supervisor.address, lambda: 12.5), period)
+    server.setServiceManager(ServiceNotifier(supervisor.address, lambda: 12.5), period)
     return server
 
 
@@ -85,15 +85,15 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
 def test_notices(tmp_path: Path, address: str) -> None:
     """Fields arrive as lines of one datagram, at a path or an abstract name; a line break in a value ends nothing."""
     supervisor = Supervisor(address.format(tmp_path if address[0] == "{" else os.getpid()))
-    notices = ServiceNotifier(supervisor.address, lambda: 12.5)
-    notices.say("READY=1", "STATUS=one\nTWO=2")
-    notices.reloading()
+    notifier = ServiceNotifier(supervisor.address, lambda: 12.5)
+    notifier.notify("READY=1", "STATUS=one\nTWO=2")
+    notifier.reloading()
     assert supervisor.take() == [
         {"READY": "1", "STATUS": "one TWO=2"},
         {"RELOADING": "1", "MONOTONIC_USEC": "12500000", "STATUS": "reloading"},
     ]
-    notices.close()
-    notices.say("READY=1")
+    notifier.close()
+    notifier.notify("READY=1")
     assert supervisor.take() == []
     supervisor.socket.close()
 
@@ -101,9 +101,9 @@ def test_notices(tmp_path: Path, address: str) -> None:
 def test_nobody(tmp_path: Path, events: list[dict[str, Any]]) -> None:
     """Without a supervisor, or with one that has gone, nothing is said, and one line logged."""
     for address in (None, "", "vsock:2:1", str(tmp_path / "none")):
-        notices = ServiceNotifier(address)
-        notices.say("READY=1")
-        notices.close()
+        notifier = ServiceNotifier(address)
+        notifier.notify("READY=1")
+        notifier.close()
     assert [(each["event"], each["told"]) for each in events] == [("unsaid", "READY=1")]
 
 
@@ -173,7 +173,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
     def fed() -> int:
         return sum("WATCHDOG" in each for each in supervisor.take())
 
-    watch.begin()
+    watch.start()
     network.advance(0.5)
     assert fed() == 1
     a.asked[0].callback(None)
@@ -197,7 +197,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
     a.asked[4].callback(None)
     assert fed() == 1
     ports.remove(("b", b))
-    watch.end()
+    watch.stop()
     network.advance(60)
     assert fed() == 0
 
@@ -215,7 +215,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
 )
 def test_watchdog(environ: dict[str, str], seconds: float | None) -> None:
     """The watchdog is ours if it is meant for this process, and for nobody if that is unreadable."""
-    assert watchdog(environ, 7) == seconds
+    assert watchdogPeriod(environ, 7) == seconds
 
 
 class Reactor:
@@ -389,8 +389,8 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_activated(tmp_path: Path, supervisor: Supervisor, command: str) -> None:
     """
-    Under a parent that binds, feeds on notices and passes sockets, castd serves from the socket that fits its service
-    file, answers the request that was there before it, names the socket that nobody wants, and says how it goes.
+    Under a parent that binds, takes notifications and passes sockets, castd serves from the socket that fits its
+    service file, answers the request that came before it, names the socket that nobody wants, and says how it goes.
     """
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot" / "hello.txt").write_bytes(b"hello\n")

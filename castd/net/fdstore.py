@@ -16,10 +16,10 @@ class Notifier(Protocol):
     """The way to the service manager, a L{castd.observe.sdnotify.Notifier}."""
 
     @property
-    def heard(self) -> bool:
+    def connected(self) -> bool:
         """Is there one?"""
 
-    def say(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
+    def notify(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
         """Say it, with descriptors."""
 
     def barrier(self) -> None:
@@ -38,7 +38,7 @@ class FdStore:
     """
 
     def __init__(self, notices: Notifier | None = None) -> None:
-        self._notices = notices if notices is not None and notices.heard else None
+        self._notices = notices if notices is not None and notices.connected else None
         self._closed = False
         self._kept: set[tuple[str, int]] = set()
 
@@ -54,7 +54,7 @@ class FdStore:
         """From now on.  The manager sees by itself if it has this one already, from a process before."""
         if self._notices is not None and not self._closed and at not in self._kept:
             self._kept.add(at)
-            self._notices.say("FDSTORE=1", f"FDNAME={nameOf(at)}", descriptors=(made.fileno(),))
+            self._notices.notify("FDSTORE=1", f"FDNAME={nameOf(at)}", descriptors=(made.fileno(),))
 
     def drop(self, at: tuple[str, int]) -> None:
         """
@@ -65,7 +65,7 @@ class FdStore:
         """
         if self._notices is not None and not self._closed:
             self._kept.discard(at)
-            self._notices.say("FDSTOREREMOVE=1", f"FDNAME={nameOf(at)}")
+            self._notices.notify("FDSTOREREMOVE=1", f"FDNAME={nameOf(at)}")
             self._notices.barrier()
 
     def close(self) -> None:

@@ -327,8 +327,8 @@ class Ports:
         yield from self._chance.sample(ports, len(ports))
 
     @property
-    def kept(self) -> int:
-        """How many ports wait for the next transfer, with two descriptors each."""
+    def idle(self) -> int:
+        """-> how many ports wait for the next transfer, with two descriptors each."""
         return sum(map(len, self._shelves.values()))
 
     def drain(self) -> None:

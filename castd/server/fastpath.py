@@ -184,8 +184,8 @@ class FastPath(DatagramProtocol):
         numbers, blocksize = preparedSteps.numbers(self._steps, self.wire.count), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
-    def sofar(self) -> tuple[int, int, int]:
-        """-> C{blocks}, C{repeats} and C{octets} with the steps that nobody was told of yet; no lane is left for it."""
+    def progress(self) -> tuple[int, int, int]:
+        """-> C{blocks}, C{repeats} and C{octets}, with the steps on the fast path that the cast was not told of yet."""
         if self._prepared is None or not self._steps:
             return self.blocks, self.repeats, self.octets
         numbers, octets = self._taken(self._prepared)

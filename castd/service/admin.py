@@ -31,7 +31,6 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
-from castd.observe.status import held
 from castd.options import endpoint
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ class AdminPorts:
             Gauges(
                 self._counters,
                 lambda: [each.transport for each in self._server.addresses],
-                lambda: held(self._server.site),
+                self._server.site,
             )
             globalLogPublisher.addObserver(self._counters)
         return MetricsSite(MetricsPage(self._counters, self._server.unready))  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ from castd.errors import ConfigError, Unavailable
 from castd.net.activation import adopted, told
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
-from castd.observe.sdnotify import ServiceNotifier, watchdog
+from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
@@ -97,8 +97,8 @@ def _compose(
         sockets, stored = inheritance.adopted, inheritance.inherited
     random = BufferedSystemRandom()
     notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
-    # The predecessor is the one that speaks to the supervisor until this process has taken over.
-    notifier.mute = inheritance is not None
+    # The predecessor is the one that speaks to the service manager until this process has taken over.
+    notifier.muted = inheritance is not None
     ports = Ports(reactor, random, sockets, stored, FdStore(notifier), inheritance is not None)
     collected = collect()
     with nullcontext() if user is None else user.asEffectiveUser():
@@ -108,7 +108,7 @@ def _compose(
         except ConfigError as error:
             raise Unavailable(*error.faults) from None
     server.user = user
-    server.setSupervisor(notifier, watchdog(os.environ))
+    server.setServiceManager(notifier, watchdogPeriod(os.environ))
     reactor.callWhenRunning(reportUnused, (*collected.faults, *unfit), ports)
     return server, ports
 

@@ -119,7 +119,7 @@ def build(config: Config, collected: Collected, site: Site, sinks: Iterable[Conf
     components.sinks = _makeEach(config.uploads, sink)
     _makeEach(config.transports, transport)
     _checkFileSizes(config, SourceChain(components.sources))
-    config.tree.complain()
+    config.tree.raiseFaults()
     return components
 
 
@@ -131,7 +131,7 @@ def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[
             made.append(make(entry))
         except ConfigError as error:
             for fault in error.faults:
-                entry.blame(fault)
+                entry.addFault(fault)
     return made
 
 
@@ -145,7 +145,7 @@ def _addTransport(
         addresses[bindAddress] = ListeningAddress(site, transport, entry)
     elif not first.share(transport, entry):
         other = first.entries[0].name
-        entry.blame(f"cannot share {first.address} with '{other}': give one of them another port")
+        entry.addFault(f"cannot share {first.address} with '{other}': give one of them another port")
 
 
 def _checkFileSizes(config: Config, content: SourceChain) -> None:
@@ -167,4 +167,4 @@ def _checkFileSizes(config: Config, content: SourceChain) -> None:
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             for complaint in entry.options.unfit(size):
-                entry.blame(complaint)
+                entry.addFault(complaint)

@@ -57,7 +57,7 @@ def logTo(stream: TextIO) -> MakeObserver:
 
     def make(form: Format) -> Observer:
         if form == "journal":
-            return journal.Journal()
+            return journal.JournalObserver()
         return FileLogObserver(stream, lambda event: _render(form, event))
 
     return make
@@ -77,7 +77,7 @@ class LogOutputs:
     log: RateLimiter | None = None
     filtered: Observer | None = None
     events: RateLimiter | None = None
-    files: list[LineFile | journal.Journal] = field(default_factory=list)
+    files: list[LineFile | journal.JournalObserver] = field(default_factory=list)
 
     def flush(self) -> None:
         """Write the summaries of the faults that were held back."""
@@ -175,7 +175,7 @@ class Logs:
         except OSError as error:
             where = config.tree.where(("logging", "format"))
             raise Unavailable(f"{where}: the journal is not there: {error.strerror}") from None
-        if isinstance(observer, journal.Journal):
+        if isinstance(observer, journal.JournalObserver):
             outputs.files.append(observer)
         return observer
 
@@ -206,6 +206,6 @@ class Logs:
 def chooseFormat(wanted: Literal["auto"] | Format, toFile: bool) -> Format:
     """-> the format of a log; C{auto} depends on the environment, and the journal is no file."""
     if wanted == "auto":
-        toJournal = not toFile and journal.here(os.environ) and os.path.exists(journal.SOCKET)
+        toJournal = not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET)
         return "journal" if toJournal else "text"
     return "text" if toFile and wanted == "journal" else wanted

@@ -22,7 +22,7 @@ from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.status import about, held
+from castd.observe.status import addressStatus, resources
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
@@ -61,7 +61,7 @@ class Server(MultiService):
     @ivar stopping: it was told to stop.
     @ivar handover: the processes before and after this one.
     @ivar admin: the metrics page and the control socket.
-    @ivar watch: what a supervisor is told; nothing, until L{setSupervisor}.
+    @ivar watch: what a service manager is told; nothing, until L{setServiceManager}.
     """
 
     def __init__(self, components: Components, site: Site, collected: Collected) -> None:
@@ -84,8 +84,8 @@ class Server(MultiService):
         for each in self.addresses:
             each.setServiceParent(self)
 
-    def setSupervisor(self, notifier: ServiceNotifier, period: float | None) -> None:
-        """Keep a supervisor informed, and its watchdog fed; see L{ServiceWatch}."""
+    def setServiceManager(self, notifier: ServiceNotifier, period: float | None) -> None:
+        """Keep a service manager informed, and its watchdog fed; see L{ServiceWatch}."""
         self.watch = ServiceWatch(self.site.reactor, notifier, period, self.listeningPorts, self.statusLine)
 
     def asEffectiveUser(self) -> AbstractContextManager[None]:
@@ -136,8 +136,8 @@ class Server(MultiService):
                 drop.sweep().addErrback(_unswept)
 
     def _announceServing(self) -> None:
-        """Tell the supervisor that this process serves, and close what a process before it has left unused."""
-        self.watch.begin()
+        """Tell the service manager that this process serves, and close what a process before it has left unused."""
+        self.watch.start()
         for host, port in self.site.ports.settle():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
 
@@ -151,7 +151,7 @@ class Server(MultiService):
         return super().stopService().addBoth(self._stopped)
 
     def _stopped(self, result: object) -> Deferred[object]:
-        self.watch.end()
+        self.watch.stop()
         self.logs.flush()
         if not self.logs.keepsLog:
             globalLogPublisher.removeObserver(self.logs)
@@ -166,7 +166,7 @@ class Server(MultiService):
         return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
 
     def statusLine(self) -> str:
-        """-> a summary in one line, for the supervisor."""
+        """-> a summary in one line, for the service manager."""
         admission = self.site.admission
         return f"{self._state()}: {admission.casts} transfers, {admission.receivers.total()} receivers"
 
@@ -196,8 +196,8 @@ class Server(MultiService):
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.created, 3),
-            "addresses": about(self.addresses, now),
-            "held": held(self.site),
+            "addresses": [addressStatus(each, now) for each in self.addresses],
+            "held": resources(self.site),
         }
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
@@ -213,7 +213,7 @@ class Server(MultiService):
         return self.admin.close()
 
     def startServing(self) -> None:
-        """Be the process that serves: open the admin ports, and tell the supervisor."""
+        """Be the process that serves: open the admin ports, and tell the service manager."""
         try:
             self.admin.open()
         except ConfigError as error:
@@ -230,9 +230,9 @@ class Server(MultiService):
         self.startServing()
 
     def leaveWatch(self, pid: int) -> None:
-        """Tell the supervisor that the process to watch is another one."""
-        self.watch.notices.say(f"MAINPID={pid}")
-        self.watch.rest()
+        """Tell the service manager that the process to watch is another one."""
+        self.watch.notifier.notify(f"MAINPID={pid}")
+        self.watch.pause()
 
     # Reload.
 
@@ -250,7 +250,7 @@ class Server(MultiService):
             return ("castd is stopping",)
         if self.handover.busy:
             return ("an upgrade is under way",)
-        self.watch.notices.reloading()
+        self.watch.notifier.reloading()
         try:
             self.reload(read(self.file, self._collected))
         except ConfigError as error:

@@ -53,6 +53,7 @@ class Host:
     # IPorts
 
     keeps = False
+    idle = 0
 
     def retain(self, retained: bool) -> None:
         """As L{IPorts.retain}: nobody keeps anything."""

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from castd.group_pool import Place
 from castd.net.activation import Adopted
-from castd.observe.sdnotify import FAREWELL
+from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import ChannelToPredecessor, MakeChannel, Packet, receivePacket, sendPacket
 from castd.upgrade.messages import (
@@ -184,7 +184,7 @@ class Predecessor(Service):
             return None
         self._send({"say": "stop"})
         ended = self.ended()
-        ended.addTimeout(self._site.limits.drain + FAREWELL, self._site.reactor)
+        ended.addTimeout(self._site.limits.drain + STOP_MARGIN, self._site.reactor)
         ended.addErrback(lambda _: self._close())
         return ended
 

@@ -248,7 +248,7 @@ class Successor:
         return each.handOver(SuccessorPort(self._channel, each.bindAddress)) if claimed else each.drain()
 
     def _letRead(self, _: object) -> None:
-        """Tell the successor the state and the supervisor whom to watch, and let the successor read."""
+        """Tell the successor the state and the service manager whom to watch, and let the successor read."""
         for state in self._state():
             self._channel.send(state)
         for bar in self._site.bars():

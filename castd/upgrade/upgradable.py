@@ -73,10 +73,10 @@ class UpgradableServer(Protocol):
         """Leave new requests to another process.  -> fires when that can open the admin ports."""
 
     def startServing(self) -> None:
-        """Be the process that serves: open the admin ports, and tell the supervisor."""
+        """Be the process that serves: open the admin ports, and tell the service manager."""
 
     def resumeServing(self) -> None:
         """Serve as before L{stopServing}: the other process has died."""
 
     def leaveWatch(self, pid: int) -> None:
-        """Tell the supervisor that the process to watch is another one."""
+        """Tell the service manager that the process to watch is another one."""

@@ -14,7 +14,7 @@ from castd.files.access import Rule
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-from castd.observe.format import sentence
+from castd.observe.format import asMessage
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError, parse
 from castd.server.site import Site
@@ -139,7 +139,7 @@ def test_otherThanAnnounced(stage: Stage, place: Path, mode: str, size: int, kep
     assert left(place) == (["up"] if kept else [])
     stage.network.advance(60)
     stage.over()
-    lines = [sentence(event) for event in stage.told("received")]
+    lines = [asMessage(event) for event in stage.told("received")]
     assert [line.endswith("; 1299 octets were announced, 1300 came") for line in lines] == [size == 1299] * kept
 
 

@@ -220,7 +220,7 @@ class Ground:
             assert len(allowance._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
-        assert self.lines <= told + 2 * (RateLimiter.MOST + 64), (where, self.lines, self.kinds)
+        assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:
         """Everybody is silent, and nothing is left of them."""
