@@ -12,8 +12,8 @@ from castd.dialects import multicast, tftp
 from castd.packets.tftp import buildAck, buildError, parse
 from castd.request import Peer
 from castd.server.listener import Listener
-from castd.testing import Mailbox, Network, memorySite, pattern
-from castd.testing.mailbox import Letter
+from castd.testing import Network, RecordingClient, memorySite, pattern
+from castd.testing.recording import ReceivedDatagram
 from tests.observed import observed
 from tests.tftp import Oack, Stage, rrq
 
@@ -54,7 +54,9 @@ class GroupStage(Stage):
         self.events: list[dict[str, Any]] = []
         self._seen = 0
 
-    def ask(self, request: bytes, client: Mailbox | None = None, seconds: float = 1.0) -> tuple[Mailbox, Any, Peer]:
+    def ask(
+        self, request: bytes, client: RecordingClient | None = None, seconds: float = 1.0
+    ) -> tuple[RecordingClient, Any, Peer]:
         """As L{Stage.ask}, at this stage's port."""
         client = client or self.client()
         client.send(request, self.server)
@@ -66,7 +68,7 @@ class GroupStage(Stage):
         client, packet, tid = self.ask(request or rrq("afile", **ASKED), self.client(port, f"10.0.0.{10 + number}"))
         return Member(self, client, packet, tid)
 
-    def heard(self, seconds: float = 0.01) -> list[Letter]:
+    def heard(self, seconds: float = 0.01) -> list[ReceivedDatagram]:
         """Let time pass.  -> what went to groups since the last call, in order."""
         self.network.advance(seconds)
         assert self.network.capture is not None
@@ -74,7 +76,7 @@ class GroupStage(Stage):
         groups = [
             each for each in new if each.destination[0].startswith("239.") or each.destination[0].endswith(".255")
         ]
-        return [Letter(each.datagram, each.destination, each.time) for each in groups]
+        return [ReceivedDatagram(each.datagram, each.destination, each.time) for each in groups]
 
     def blocks(self, seconds: float = 0.01) -> list[int]:
         """-> the numbers of the blocks that went to groups since the last call."""
@@ -94,7 +96,7 @@ class Member:
     @ivar oack: the first answer; C{tid} is who gave it.
     """
 
-    def __init__(self, stage: GroupStage, client: Mailbox, oack: Any, tid: Peer) -> None:
+    def __init__(self, stage: GroupStage, client: RecordingClient, oack: Any, tid: Peer) -> None:
         self.stage, self.client, self.oack, self.tid = stage, client, oack, tid
 
     @property

@@ -16,7 +16,7 @@ from castd.dialects import mtftp, tftp
 from castd.packets.tftp import Ack, Data, Error, TftpRequest, buildAck, buildRequest, parse, parseRequest
 from castd.request import Local, Peer
 from castd.server.listener import Listener
-from castd.testing import Host, Mailbox, Network, memorySite, pattern
+from castd.testing import Host, Network, RecordingClient, memorySite, pattern
 from tests.observed import observed
 
 SERVER = ("10.0.0.1", 1759)
@@ -68,8 +68,8 @@ class Stage:
         self.events: list[dict[str, Any]] = []
         self.seen = 0
 
-    def client(self, number: int = 2, port: int = 2000) -> Mailbox:
-        return Mailbox(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
+    def client(self, number: int = 2, port: int = 2000) -> RecordingClient:
+        return RecordingClient(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
 
     def sent(self) -> list[tuple[Peer, bytes]]:
         """-> (destination, datagram) of what the MTFTP port has sent since this was last asked."""
@@ -77,7 +77,7 @@ class Stage:
         new, self.seen = capture[self.seen :], len(capture)
         return [(each.destination, each.datagram) for each in new if each.source == SERVER]
 
-    def say(self, client: Mailbox, *datagrams: bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
+    def say(self, client: RecordingClient, *datagrams: bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
         """Let a client say this.  -> what the server sends within C{seconds}."""
         self.sent()
         for datagram in datagrams:
@@ -118,7 +118,7 @@ def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
         assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"
 
 
-def opened(stage: Stage, number: int = 2, *acks: int) -> Mailbox:
+def opened(stage: Stage, number: int = 2, *acks: int) -> RecordingClient:
     """A client that has asked and acknowledged these blocks one after the other."""
     client = stage.client(number)
     stage.say(client, R)
@@ -237,7 +237,7 @@ class Ipxe(Client):
     def leave(self) -> None:
         self.hazard = self.last is not None
         self.end("tftp")
-        box = Mailbox(self.host)
+        box = RecordingClient(self.host)
         answers = self.fallback
 
         def answer(datagram: bytes, addr: Peer) -> None:

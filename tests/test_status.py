@@ -8,7 +8,7 @@ from pathlib import Path
 
 from castd.observe.metrics import Counters, Gauges
 from castd.observe.status import transferStatus
-from castd.testing import Mailbox, Network, memorySite
+from castd.testing import Network, RecordingClient, memorySite
 from tests.test_reload import START, TFTP, Case
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -21,7 +21,7 @@ def test_onTheFastPath(tmp_path: Path) -> None:
     (tmp_path / "boot" / "file").write_bytes(body)
     network = Network()
     case = Case(tmp_path, network, START + TFTP)
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     found = b""
     for number in range(1, len(body) // 512 + 1):
@@ -43,7 +43,7 @@ def test_resources(tmp_path: Path) -> None:
     case = Case(tmp_path, network, START + TFTP)
     network.advance(1)
     before = case.server.status()["held"]
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     letter = box.expect()
     held = case.server.status()["held"]

@@ -10,7 +10,7 @@ from castd.dialects.tftp import Dialect, Options
 from castd.packets.tftp import Ack, Data, Error, Oack, TftpRequest, buildAck, buildData, buildRequest, parse
 from castd.request import Peer
 from castd.server.listener import Listener
-from castd.testing import Mailbox, Network, memorySite, pattern
+from castd.testing import Network, RecordingClient, memorySite, pattern
 from tests.observed import observed
 
 SERVER = ("10.0.0.1", 69)
@@ -56,18 +56,20 @@ class Stage:
         self.port = self.site.ports.listen(69, self.listener)
         self.events: list[dict[str, Any]] = []
 
-    def client(self, port: int = 2000, host: str = "10.0.0.9") -> Mailbox:
+    def client(self, port: int = 2000, host: str = "10.0.0.9") -> RecordingClient:
         """A machine, or another port of it."""
-        return Mailbox(self.network.host(host), port)
+        return RecordingClient(self.network.host(host), port)
 
-    def ask(self, request: bytes, client: Mailbox | None = None, seconds: float = 1.0) -> tuple[Mailbox, Any, Peer]:
+    def ask(
+        self, request: bytes, client: RecordingClient | None = None, seconds: float = 1.0
+    ) -> tuple[RecordingClient, Any, Peer]:
         """Send a request from a client (a new one if none is given).  -> it, the first answer read, and who gave it."""
         client = client or self.client()
         client.send(request, SERVER)
         letter = client.expect(seconds)
         return client, parse(letter.datagram), letter.source
 
-    def quiet(self, client: Mailbox, seconds: float = 0.015) -> None:
+    def quiet(self, client: RecordingClient, seconds: float = 0.015) -> None:
         """Nothing comes for so long."""
         assert client.inbox == []
         self.network.advance(seconds)
@@ -100,17 +102,17 @@ def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
         stage.sane()
 
 
-def say(client: Mailbox, number: int, tid: Peer) -> None:
+def say(client: RecordingClient, number: int, tid: Peer) -> None:
     """Send an ACK."""
     client.send(buildAck(number), tid)
 
 
-def hear(client: Mailbox, seconds: float = 1.0) -> Any:
+def hear(client: RecordingClient, seconds: float = 1.0) -> Any:
     """The next packet that comes, read."""
     return parse(client.expect(seconds).datagram)
 
 
-def ackedTo(client: Mailbox, number: int, tid: Peer) -> Any:
+def ackedTo(client: RecordingClient, number: int, tid: Peer) -> Any:
     """Send an ACK, and read the next packet."""
     say(client, number, tid)
     return hear(client)
@@ -121,7 +123,7 @@ def data(number: int, content: bytes = F, blksize: int = 512) -> Data:
     return Data(number & 0xFFFF, content[(number - 1) * blksize : number * blksize])
 
 
-def download(stage: Stage, client: Mailbox, request: bytes) -> tuple[bytes, list[int]]:
+def download(stage: Stage, client: RecordingClient, request: bytes) -> tuple[bytes, list[int]]:
     """Read a file as a faultless client does.  -> its octets, and the block numbers as they stood on the wire."""
     first = stage.ask(request, client)
     packet, tid = first[1], first[2]
@@ -143,7 +145,7 @@ def download(stage: Stage, client: Mailbox, request: bytes) -> tuple[bytes, list
         packet = hear(client)
 
 
-def upload(client: Mailbox, tid: Peer, content: bytes, blksize: int = 512, window: int = 1) -> list[Any]:
+def upload(client: RecordingClient, tid: Peer, content: bytes, blksize: int = 512, window: int = 1) -> list[Any]:
     """Write a file as a faultless client does, once the request is answered.  -> the answers."""
     answers = []
     count = len(content) // blksize + 1

@@ -16,7 +16,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.task import Clock
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
@@ -108,10 +107,13 @@ def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
 @click.argument("file", type=_FILE)
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
-    collected, clock = collect(), Clock()
+    # A reactor that does nothing.  Not before: its import takes a while.
+    from twisted.internet.testing import MemoryReactorClock
+
+    collected, reactor = collect(), MemoryReactorClock()
     try:
         config = read(file, collected)
-        server = compose(config, collected, clock, Ports(clock, BufferedSystemRandom()))
+        server = compose(config, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(error) from None
     complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))

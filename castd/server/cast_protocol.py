@@ -254,7 +254,7 @@ class CastProtocol(FastPath):
 
     # What goes out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """The alarm rings."""
         try:
             self._leaveFastPath()

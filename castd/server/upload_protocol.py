@@ -36,7 +36,7 @@ class UploadProtocol(DatagramProtocol):
     @ivar blocks, octets: what was received; C{repeats}: what had to be said again until it was stored;
         C{full}: times the socket was full.
     @ivar malformed: datagrams of the peer that said nothing.
-    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     @ivar over: it has ended.
     @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
     """
@@ -68,7 +68,7 @@ class UploadProtocol(DatagramProtocol):
         self.blocks = self.octets = self.repeats = self.full = self.malformed = 0
         self.opened: float = self.site.reactor.seconds()
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self.over = False
         self._receiver: Any = uploadReceiver
         self._upload: Any = upload
@@ -233,7 +233,7 @@ class UploadProtocol(DatagramProtocol):
 
     # What goes out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """The alarm rings."""
         if self._closed >= CLOSED_PORTS:
             self._finish(outcomes.CLOSED)

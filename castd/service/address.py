@@ -118,7 +118,7 @@ class ListeningAddress(Service):
         draining = self._drainTransport()
         if self.site.predecessor is not None:
             draining.addCallback(self._predecessorEnded)
-        elif self.site.ports.keeps and not self.requestPortPeers():
+        elif self.site.ports.storing and not self.requestPortPeers():
             # Nobody here is served on this port: what comes waits in the socket for the process after this one.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
-from castd.net.activation import adopted, told
+from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
@@ -66,7 +66,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
-    server.handover.makeSuccessor = lambda: Successor(server, ports.legacy, start, reactor.stop, toSuccessor)
+    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, reactor.stop, toSuccessor)
     if inheritance is not None:
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
         server.handover.predecessor = Predecessor(server, inheritance, reactor.stop, toPredecessor)
@@ -92,14 +92,14 @@ def _compose(
     file: Path | str, reactor: IReactorCore, inheritance: Inheritance | None, user: UnprivilegedUser | None
 ) -> tuple[Server, Ports]:
     """-> the server, with the sockets that it gets from a supervisor or a predecessor, and who makes its ports."""
-    sockets, stored, unfit = adopted(told())
+    sockets, stored, unfit = passedSockets(takeVariables())
     if inheritance is not None:
         sockets, stored = inheritance.adopted, inheritance.inherited
     random = BufferedSystemRandom()
     notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
     # The predecessor is the one that speaks to the service manager until this process has taken over.
     notifier.muted = inheritance is not None
-    ports = Ports(reactor, random, sockets, stored, FdStore(notifier), inheritance is not None)
+    ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), inheritance is not None)
     collected = collect()
     with nullcontext() if user is None else user.asEffectiveUser():
         config = read(file, collected)

@@ -132,13 +132,13 @@ class Server(MultiService):
         if self.handover.predecessor is None:
             self._announceServing()
         for drops in list(self.site.drops.values())[:1]:
-            for drop in drops.drops:
-                drop.sweep().addErrback(_unswept)
+            for directory in drops.directories:
+                directory.removeAbandoned().addErrback(_unswept)
 
     def _announceServing(self) -> None:
         """Tell the service manager that this process serves, and close what a process before it has left unused."""
         self.watch.start()
-        for host, port in self.site.ports.settle():
+        for host, port in self.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
 
     def stopService(self) -> Deferred[object]:
@@ -146,7 +146,7 @@ class Server(MultiService):
         self.draining = self.stopping = True
         if self.handover.successor is not None:
             self.handover.successor.abandon()
-        self.site.ports.retain(True)
+        self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
         return super().stopService().addBoth(self._stopped)
 
@@ -209,7 +209,7 @@ class Server(MultiService):
     def stopServing(self) -> Deferred[None]:
         """Leave new requests to another process.  -> fires when that can open the admin ports."""
         self.draining = True
-        self.site.ports.retain(True)
+        self.site.ports.freezeStore(True)
         return self.admin.close()
 
     def startServing(self) -> None:
@@ -224,7 +224,7 @@ class Server(MultiService):
     def resumeServing(self) -> None:
         """Serve as before L{stopServing}: the other process has died."""
         self.draining = False
-        self.site.ports.retain(False)
+        self.site.ports.freezeStore(False)
         for each in self.addresses:
             each.resume()
         self.startServing()
@@ -291,7 +291,7 @@ class Server(MultiService):
         self.site.adjust(config.limits)
         components.openSite(self.site)
         self._changeAddresses(components)
-        self.site.ports.settle()
+        self.site.ports.reconcileStore()
 
     def _changeAddresses(self, components: Components) -> None:
         """Listen at these addresses, whose ports are open; others serve only the peers that they serve already."""

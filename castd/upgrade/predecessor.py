@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from castd.group_pool import Place
-from castd.net.activation import Adopted
+from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import ChannelToPredecessor, MakeChannel, Packet, receivePacket, sendPacket
@@ -68,8 +68,8 @@ class Inheritance:
         @raise OSError, EOFError: nothing comes.
         """
         self.end = end
-        self.adopted: Adopted = {}
-        self.inherited: Adopted = {}
+        self.adopted: SocketsByAddress = {}
+        self.inherited: SocketsByAddress = {}
         end.settimeout(SOCKETS_TIMEOUT)
         packet: Packet[FromPredecessor] = receivePacket(end)
         while packet.message["say"] == "sockets":

@@ -23,7 +23,7 @@ from castd.options import Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
-from castd.testing import BytesContent, Mailbox, pattern
+from castd.testing import BytesContent, RecordingClient, pattern
 from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
 from tests.vectors import vectors
 
@@ -451,7 +451,7 @@ def test_MT46_listener(stage: Stage) -> None:
     assert (late.done, late.octets, late.asked) == (True, LINUX, 1)
 
 
-def remembered(stage: Stage) -> Mailbox:
+def remembered(stage: Stage) -> RecordingClient:
     """B has asked while A was served; A is done.  -> B."""
     one = opened(stage)
     two = stage.client(3)
@@ -612,7 +612,7 @@ def test_fullSocket(ten: Stage) -> None:
 # Falling back with a hole.
 
 
-def fallen(stage: Stage, repeats: int = 1) -> Mailbox:
+def fallen(stage: Stage, repeats: int = 1) -> RecordingClient:
     """B has asked so many times while A was served, everything has gone out, and B answers nothing.  -> B."""
     one = opened(stage)
     two = stage.client(3)

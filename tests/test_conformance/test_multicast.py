@@ -9,7 +9,7 @@ import pytest
 
 from castd.packets.tftp import buildAck
 from castd.request import Peer
-from castd.testing import Mailbox, pattern
+from castd.testing import RecordingClient, pattern
 from tests.groups import AFILE, ASKED, SERVER, GroupStage, Member, grouped, value
 from tests.tftp import Data, Error, Oack, download, hear, isError, rrq, wrq
 from tests.vectors import vectors
@@ -632,11 +632,11 @@ class Exchange:
 
     def __init__(self, stage: GroupStage) -> None:
         self.stage = stage
-        self.clients: dict[str, Mailbox] = {}
+        self.clients: dict[str, RecordingClient] = {}
         self.tid: Peer = ("", 0)
         self._next = 0
 
-    def client(self, name: str) -> Mailbox:
+    def client(self, name: str) -> RecordingClient:
         if name not in self.clients:
             machine, _, port = name.partition(":")
             self.clients[name] = self.stage.client(int(port or 2000), f"10.0.0.{10 + int(machine[1:])}")

@@ -12,7 +12,7 @@ from castd.dialects.sbroadcast import Options, Sbids, subnetOf
 from castd.packets.multicast import parseBdata
 from castd.packets.tftp import buildAck
 from castd.receive.sbroadcast import SbroadcastDownload
-from castd.testing import Mailbox, Network, pattern
+from castd.testing import Network, RecordingClient, pattern
 from tests.groups import GroupStage, Member, grouped, value
 from tests.tftp import Data, Oack, hear, rrq
 from tests.vectors import vectors
@@ -80,7 +80,7 @@ def test_BC02_theFirstBlock(stage: Stage) -> None:
 
 def test_BC02_everybodyOfTheSubnetHears(stage: Stage) -> None:
     """Whoever listens at port 247 in the subnet hears it, and nobody in another one."""
-    ears = [Mailbox(stage.network.host(Stage.HOSTS[number]), 247) for number in (1, 2, 3)]
+    ears = [RecordingClient(stage.network.host(Stage.HOSTS[number]), 247) for number in (1, 2, 3)]
     first = stage.member(1)
     first.ack(0)
     assert [len(ear.take()) for ear in ears] == [1, 1, 0]
@@ -406,7 +406,7 @@ def test_sequences(vector: dict[str, Any], stage: Stage) -> None:
     sbids = iter((305419896, 305419897))
     stage.site.random.getrandbits = lambda bits: next(sbids)
     stage.site.files["kernel"] = bytes(range(24))
-    clients: dict[str, Mailbox] = {}
+    clients: dict[str, RecordingClient] = {}
     tid, seen = stage.server, 0
     for step in vector["steps"]:
         if "event" in step:
@@ -453,7 +453,7 @@ def test_unconfirmedOacksAreRepeated(stage: Stage) -> None:
 def test_oneWhoHearsNoBroadcast(stage: Stage) -> None:
     """A master that repeats itself hears no broadcasts: its blocks go to its own address, at the data port."""
     first = stage.member(1)
-    ear = Mailbox(stage.network.host(Stage.HOSTS[1]), 247)
+    ear = RecordingClient(stage.network.host(Stage.HOSTS[1]), 247)
     stage.network.losing(lambda source, to, datagram: to[1] == 247 and not stage.told("moved"))
     for wait in (0.25, 0.5, 0.3):
         first.client.send(buildAck(0), first.tid)

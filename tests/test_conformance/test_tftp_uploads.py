@@ -18,7 +18,7 @@ from castd.observe.format import asMessage
 from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError, parse
 from castd.server.site import Site
-from castd.testing import Network, Steady, pattern
+from castd.testing import Network, NoJitterRandom, pattern
 from tests.tftp import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
 from tests.vectors import vectors
 
@@ -222,7 +222,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
     """With the site of the real server, too, netascii is converted exactly once, either way."""
 
     def made(network: Network) -> Site:
-        site = Site(network, Steady(1), network.host("10.0.0.1"), Limits())
+        site = Site(network, NoJitterRandom(1), network.host("10.0.0.1"), Limits())
         drop = UploadDirectory(UploadDirectoryOptions(path=str(place), keepFree=0), thread=maybeDeferred)
         rules = [Rule(allow="any")]
         site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)

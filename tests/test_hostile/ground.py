@@ -24,7 +24,7 @@ from castd.request import Peer
 from castd.server.admission import REMEMBERED
 from castd.server.commons import MOST_BARRED
 from castd.server.listener import Listener
-from castd.testing import Copy, MemorySink, Network, memorySite, pattern
+from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.observed import observed
 
 SERVER = "10.0.0.1"
@@ -102,7 +102,7 @@ class Wilds(Network):
             self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
-class Bounded(Copy):
+class Bounded(ReceivedFile):
     """The file of an honest client; what is written beyond its end has no room."""
 
     def __init__(self, room: int) -> None:

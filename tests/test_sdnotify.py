@@ -17,11 +17,11 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import collect
 from castd.net import activation
-from castd.net.activation import adopted, told
+from castd.net.activation import passedSockets, takeVariables
 from castd.net.ports import PROBE, Ports
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
-from castd.testing import Mailbox, Network
+from castd.testing import Network, RecordingClient
 
 ROOT = Path(__file__).parent.parent
 SERVER = "10.0.0.1"
@@ -115,7 +115,7 @@ def test_life(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     assert supervisor.take() == []
     network.advance(0)
     assert supervisor.take() == [{"READY": "1", "STATUS": "serving: 0 transfers, 0 receivers"}]
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     client.send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     block = client.expect()
     server.stopService()
@@ -135,7 +135,7 @@ def test_fed(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     network.advance(35.1)
     fed = [each for each in supervisor.take() if "WATCHDOG" in each]
     assert fed == [{"WATCHDOG": "1", "STATUS": "serving: 0 transfers, 0 receivers"}] * 8
-    Mailbox(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
+    RecordingClient(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     network.advance(0.5)
     server.stopService()
     network.advance(11)
@@ -281,7 +281,7 @@ def datagram(host: str = "127.0.0.1", family: socket.AddressFamily = socket.AF_I
 
 
 @pytest.mark.loopback
-def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Datagram sockets are found by the address they are bound to; everything else is named and left alone."""
     any4, one, stream = datagram("0.0.0.0"), datagram(), socket.socket()
     numbers = [any4.getsockname()[1], one.getsockname()[1]]
@@ -290,9 +290,9 @@ def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     for at, each in enumerate(made):
         os.dup2(each.fileno(), first + at)
         each.close()
-    monkeypatch.setattr(activation, "FIRST", first)
+    monkeypatch.setattr(activation, "LISTEN_FDS_START", first)
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "5", "LISTEN_FDNAMES": "a:b:c:d:e", "PATH": "/bin"}
-    found, stored, faults = adopted(environ, 7)
+    found, stored, faults = passedSockets(environ, 7)
     assert stored == {}
     assert list(found) == [("", numbers[0]), ("127.0.0.1", numbers[1])]
     assert faults == [
@@ -315,16 +315,16 @@ def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_FDNAMES", "c:d")
     for name in ("LISTEN_PID", "LISTEN_FDS"):
         monkeypatch.delenv(name, raising=False)
-    assert told(began) == {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "c:d"}
+    assert takeVariables(began) == {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "c:d"}
     assert "LISTEN_FDNAMES" not in os.environ
-    assert told(tmp_path / "none") == {"LISTEN_PID": "", "LISTEN_FDS": "", "LISTEN_FDNAMES": ""}
+    assert takeVariables(tmp_path / "none") == {"LISTEN_PID": "", "LISTEN_FDS": "", "LISTEN_FDNAMES": ""}
 
 
 def test_notPassed() -> None:
     """What was passed to another process, or not at all, is nobody's business."""
-    assert adopted({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
-    assert adopted({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
-    assert adopted({}) == ({}, {}, [])
+    assert passedSockets({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
+    assert passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
+    assert passedSockets({}) == ({}, {}, [])
 
 
 @pytest.mark.loopback
@@ -333,8 +333,8 @@ def test_bothFamilies(monkeypatch: pytest.MonkeyPatch) -> None:
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.bind(("::", 0))
-    monkeypatch.setattr(activation, "FIRST", made.fileno())
-    found, _, (fault,) = adopted({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
+    monkeypatch.setattr(activation, "LISTEN_FDS_START", made.fileno())
+    found, _, (fault,) = passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
     assert found == {}
     assert fault.endswith(
         "(unknown) was passed and is of no use: takes IPv4 as well: set BindIPv6Only=ipv6-only in the socket unit"

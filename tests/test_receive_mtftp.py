@@ -16,7 +16,7 @@ from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
-from castd.testing import Copy, Network, pattern
+from castd.testing import Network, ReceivedFile, pattern
 from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 
 SOURCE = ("10.0.0.1", 1759)
@@ -129,8 +129,8 @@ def test_badGroup(group: str) -> None:
         mtftpGroup(parseUrl(f"mtftp://host/linux;group={group}"))
 
 
-def get(stage: Stage, number: int) -> tuple[Copy, Any]:
-    kept = Copy()
+def get(stage: Stage, number: int) -> tuple[ReceivedFile, Any]:
+    kept = ReceivedFile()
     host: Any = stage.network.host(f"10.0.0.{number}/16")
     return kept, fetch(host, parseUrl(f"mtftp://{SERVER[0]}/linux"), kept)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from castd.net.fdstore import FdStore, nameOf
+from castd.net.fdstore import FdStore, fdName
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier
-from tests.test_supervise import LAUNCH, ROOT, Heard, Reactor, datagram
+from tests.test_sdnotify import LAUNCH, ROOT, Heard, Reactor, datagram
 
 
 class Manager:
@@ -86,7 +86,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 )
 def test_nameOf(at: tuple[str, int], name: str) -> None:
     """Each address has a name of its own, in which no colon is: the manager's lists are divided by these."""
-    assert nameOf(at) == name
+    assert fdName(at) == name
 
 
 @pytest.mark.loopback
@@ -104,16 +104,16 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     ours, other = ports.listen(0, Heard(), "127.0.0.1"), ports.listen(number, Heard(), "127.0.0.1")
     for _ in range(2):
-        assert ports.settle() == []
+        assert ports.reconcileStore() == []
     (said,) = manager.waiting()
-    assert (said, ports.keeps) == ({"FDSTORE": "1", "FDNAME": "castd.127.0.0.1.0"}, True)
+    assert (said, ports.storing) == ({"FDSTORE": "1", "FDNAME": "castd.127.0.0.1.0"}, True)
     other.stopListening()
     assert manager.waiting() == []
     ours.stopListening()
     assert (waited, manager.kept) == ([1], {})
     again = ports.listen(0, Heard(), "127.0.0.1")
-    ports.settle()
-    ports.retain(True)
+    ports.reconcileStore()
+    ports.freezeStore(True)
     again.stopListening()
     manager.waiting()
     assert list(manager.kept) == ["castd.127.0.0.1.0"]
@@ -133,7 +133,7 @@ def test_barrier(manager: Manager) -> None:
     silent = ServiceNotifier()
     silent.barrier()
     assert not silent.connected
-    assert not FdStore(silent).keeps
+    assert not FdStore(silent).available
     notifier.close()
 
 
