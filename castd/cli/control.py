@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from castd.observe.status import AddressStatus
+from castd.service.service import ReloadAnswer
+from castd.upgrade.handover import UpgradeAnswer
 
 #: Where systemd's RuntimeDirectory=castd puts the control socket.
 DEFAULT_PATH = "/run/castd/control"
@@ -34,20 +36,6 @@ class ServerStatus(TypedDict):
     seconds: float
     file: str
     addresses: list[AddressStatus]
-
-
-class CommandAnswer(TypedDict):
-    """The answer to C{reload}: whether it was done, and if not, why."""
-
-    ok: bool
-    faults: list[str]
-
-
-class UpgradeAnswer(CommandAnswer):
-    """The answer to C{upgrade}."""
-
-    pid: int
-    rest: int
 
 
 def _defaultPath() -> str:
@@ -140,11 +128,11 @@ def reload(path: str) -> None:
 
     Exit status 1: the file has faults, which are shown, and the server goes on as it was.
     """
-    answer: CommandAnswer = ask(path, "reload")
+    answer: ReloadAnswer = ask(path, "reload")
     _exit(answer)
 
 
-def _exit(answer: CommandAnswer) -> None:
+def _exit(answer: ReloadAnswer | UpgradeAnswer) -> None:
     """Show the faults, and exit with status 1 if the command has failed."""
     for fault in answer["faults"]:
         click.echo(fault, err=True)

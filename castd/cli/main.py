@@ -16,7 +16,6 @@ from typing import cast
 import click
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
@@ -32,7 +31,7 @@ from castd.net.ports import Ports
 from castd.options import endpoint
 from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
-from castd.service.logs import Logs, onStream
+from castd.service.logs import Logs, logTo
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, kinds, read
 
@@ -78,13 +77,13 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
     unprivileged = _unprivilegedUser(user, group)
     try:
         server = prepare(config, reactor, unprivileged)
-        server.logs = Logs(onStream(sys.stderr))
-        with server.acting():
+        server.logs = Logs(logTo(sys.stderr))
+        with server.asEffectiveUser():
             server.logs.open(server.config)
         globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
         server.privilegedStartService()
         if unprivileged is not None:
-            unprivileged.become()
+            unprivileged.dropPrivileges()
     except ConfigError as error:
         complain(error.faults)
         raise SystemExit(exitStatus(error)) from None
@@ -100,7 +99,7 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
             raise click.UsageError("--group is that of --user: who is it?")
         return None
     try:
-        return UnprivilegedUser.named(user, group)
+        return UnprivilegedUser.byName(user, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -109,7 +108,9 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
 @click.argument("file", type=_FILE)
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
-    # Nothing is opened: the ports need a reactor all the same.
+    # A reactor that does nothing.  Not before: its import takes a while.
+    from twisted.internet.testing import MemoryReactorClock
+
     collected, reactor = collect(), MemoryReactorClock()
     try:
         config = read(file, collected)
@@ -130,7 +131,7 @@ def summary(server: Server) -> Table:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             shown = ", ".join(f"{key}: {value}" for key, value in options.items())
             table.add_row(address.address, entry.name, entry.kind, shown)
-    for name, (where, _) in server.porch.ways(server.config).items():
+    for name, (where, _) in server.admin.endpoints(server.config).items():
         table.add_row(where, "", name)
     return table
 
