@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.needs import needRoot
-from tests.observed import observed
+from tests.support.log import observed
+from tests.support.needs import needRoot
 
 # No deadline anywhere: a busy machine is no reason to fail.  CI tries the same examples every time, so that a red build
 # is about the change; at home each run looks somewhere else, and what it finds is kept in .hypothesis.

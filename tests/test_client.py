@@ -30,8 +30,8 @@ from castd.receive.piece import OffsetBlock
 from castd.server.commons import Commons
 from castd.server.listener import Listener
 from castd.testing import Copy, Mailbox, MemorySite, Network, memorySite, pattern
-from tests.halves import summary
-from tests.observed import observed
+from tests.support.link import summary
+from tests.support.log import observed
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 

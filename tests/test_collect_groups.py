@@ -31,8 +31,8 @@ from castd.receive import multicast, sbroadcast
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.piece import OffsetBlock
 from castd.testing import Copy, Network, pattern
-from tests.groups import GroupStage, grouped
-from tests.vectors import vectors
+from tests.support.groups import GroupStage, grouped
+from tests.support.vectors import vectors
 
 FILE = pattern(30_000)
 

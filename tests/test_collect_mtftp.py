@@ -17,7 +17,7 @@ from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
 from castd.testing import Copy, Network, pattern
-from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
+from tests.support.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
 
 SOURCE = ("10.0.0.1", 1759)
 

@@ -17,8 +17,8 @@ from castd.outcomes import DONE, SILENT
 from castd.packets import slam
 from castd.receive.slam import GROUP, SlamDownload
 from castd.testing import Copy, pattern
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_players import Stage
+from tests.support.clients.slam import Stage
+from tests.support.clients.slam_client import Etherboot, Ipxe
 
 HEADER = slam.Header(7, 10, 4)
 

@@ -28,8 +28,8 @@ from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import kinds
 from castd.testing import BytesContent, Mailbox, Sighting, pattern
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_players import SERVER, Stage
+from tests.support.clients.slam import SERVER, Stage
+from tests.support.clients.slam_client import Etherboot, Ipxe
 
 FILE = pattern(5925)
 HEADER = bytes.fromhex("a06553f100572545ab")

@@ -26,8 +26,8 @@ from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
 from castd.testing import BytesContent, Copy, MemorySink, Network, memorySite, pattern
-from tests.faults.plugins import Breaker, Plugin, broken
-from tests.observed import observed
+from tests.support.log import observed
+from tests.support.plugins import Breaker, Plugin, broken
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)

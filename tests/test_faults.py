@@ -1,8 +1,8 @@
 """
 Every system call of the data path, made to fail in turn: everybody is served or told, and the server serves on.
 
-A whole castd with real sockets on loopback, its clients in the same process, virtual time (see tests/faults).  By
-default each call fails in two ways; with C{CASTD_FAULTS=all} in all that the table has.
+A whole castd with real sockets on loopback, its clients in the same process, virtual time (see
+tests/support/world.py).  By default each call fails in two ways; with C{CASTD_FAULTS=all} in all that the table has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Rig, install
-from tests.faults.table import DATA_PATH, EXEMPT, ROWS, called, cases
-from tests.faults.world import OLD, SIZE, World
+from tests.support.faults import Rig, install
+from tests.support.table import DATA_PATH, EXEMPT, ROWS, called, cases
+from tests.support.world import OLD, SIZE, World
 
 pytestmark = pytest.mark.loopback
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from castd.testing import Network, pattern
-from tests.group_habits import ATFTP, HABITS, Habit, Machine
-from tests.groups import GroupStage, grouped
-from tests.matrix import WEATHERS, Weather, compare
+from tests.support.clients.multicast import ATFTP, HABITS, Habit, Machine
+from tests.support.groups import GroupStage, grouped
+from tests.support.matrix import WEATHERS, Weather, compare
 
 CONTENT = pattern(100_000)
 #: Etherboot takes blocks of 1024 only, and asks at this port only, so all share a group of that.

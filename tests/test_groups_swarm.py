@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from castd.testing import Network, pattern
-from tests.group_habits import ATFTP, EDK2, HEARING, UBOOT, Machine
-from tests.groups import grouped
+from tests.support.clients.multicast import ATFTP, EDK2, HEARING, UBOOT, Machine
+from tests.support.groups import grouped
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from castd.errors import Unsupported
 from castd.packets.tftp import Ack
 from castd.server.listener import Listener
 from castd.testing import BytesContent, Mailbox, Network, memorySite, pattern
-from tests.tftp import F, Stage, ackedTo, data, isError, rrq, say, staged, upload, wrq
+from tests.support.stage import F, Stage, ackedTo, data, isError, rrq, say, staged, upload, wrq
 
 
 def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ How long the clients of the field take to read a file by unicast TFTP, in all we
 import pytest
 
 from castd.testing import Network, pattern
-from tests.habits import HABITS, HPA, PLAIN, Habit, Simulated
-from tests.matrix import WEATHERS, Weather, compare
-from tests.tftp import SERVER, Stage, staged
+from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated
+from tests.support.matrix import WEATHERS, Weather, compare
+from tests.support.stage import SERVER, Stage, staged
 
 CONTENT = pattern(200_000)
 

@@ -12,8 +12,8 @@ import pytest
 
 from castd.packets.tftp import Data, Error, parse
 from castd.testing import Network, pattern
-from tests.matrix import WEATHERS, Weather, compare
-from tests.mtftp import GROUP, SERVER, Atftp, Client, Efi, Ipxe, Stage, staged
+from tests.support.matrix import WEATHERS, Weather, compare
+from tests.support.mtftp import GROUP, SERVER, Atftp, Client, Efi, Ipxe, Stage, staged
 
 CONTENT = pattern(100_000)
 COUNT = len(CONTENT) // 512 + 1

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests import needs
+from tests.support import needs
 
 ABSENT = "no-such-program-anywhere"
 

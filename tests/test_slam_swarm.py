@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_hall import Hall, floor, image
+from tests.support.clients.slam_client import Etherboot, Ipxe
+from tests.support.slam_hall import Hall, floor, image
 
 pytestmark = pytest.mark.slow
 

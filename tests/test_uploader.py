@@ -22,8 +22,8 @@ from castd.receive.options import RequestedOptions
 from castd.server.listener import Listener
 from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
 from castd.testing.content import MemoryUpload
-from tests.halves import summary
-from tests.observed import observed
+from tests.support.link import summary
+from tests.support.log import observed
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 FILE = pattern(3000)

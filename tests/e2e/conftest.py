@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients import SERVER
-from tests.e2e.hall import Hall, sweep
-from tests.e2e.server import Server
-from tests.e2e.shelf import Shelf
-from tests.needs import need, needNamespaces
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import Hall, sweep
+from tests.support.lab.server import Server
+from tests.support.lab.shelf import Shelf
+from tests.support.needs import need, needNamespaces
 
 DRAIN = "2 s"
 """How long castd waits at its end for those who may ask for their last answer once more."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from castd.testing import pattern
-from tests.e2e.alone import Alone, Peer, fetched, served
-from tests.e2e.jobs import eventually
+from tests.support.jobs import eventually
+from tests.support.lab.alone import Alone, Peer, fetched, served
 
 pytestmark = pytest.mark.e2e
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import TREE
-from tests.needs import need, needNamespaces
+from tests.support.lab.server import TREE
+from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemons import BODY, place
-from tests.e2e.server import command
-from tests.needs import need
+from tests.support.lab.daemons import BODY, place
+from tests.support.lab.server import command
+from tests.support.needs import need
 
 pytestmark = pytest.mark.e2e
 

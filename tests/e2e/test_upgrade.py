@@ -26,13 +26,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.jobs import eventually
-from tests.e2e.server import TREE, command
+from tests.support.jobs import eventually
+from tests.support.lab.server import TREE, command
 
 pytestmark = pytest.mark.e2e
 
 ADDRESS, ANOTHER = "127.0.0.1", "127.0.0.2"
-CLIENT = Path(__file__).parents[1] / "clients" / "slam_client.py"
+CLIENT = Path(__file__).parents[1] / "support" / "clients" / "slam_client.py"
 SMALL = bytes(range(256)) * 10
 LARGE = os.urandom(1000 * 512 + 100)
 IMAGE = os.urandom(2 << 20)

@@ -16,7 +16,7 @@ from castd.cast.events import (
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.turn import Turn
-from tests.test_cast.machine import Habits, Hall, Receiver
+from tests.support.cast_hall import Habits, Hall, Receiver
 
 habits = st.builds(
     Habits,

@@ -24,8 +24,8 @@ from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
 from castd.testing import BytesContent, Mailbox, pattern
-from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
-from tests.vectors import vectors
+from tests.support.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
+from tests.support.vectors import vectors
 
 TEN = pattern(9 * 512 + 100)
 

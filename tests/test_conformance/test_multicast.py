@@ -10,9 +10,9 @@ import pytest
 from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import Mailbox, pattern
-from tests.groups import AFILE, ASKED, SERVER, GroupStage, Member, grouped, value
-from tests.tftp import Data, Error, Oack, download, hear, isError, rrq, wrq
-from tests.vectors import vectors
+from tests.support.groups import AFILE, ASKED, SERVER, GroupStage, Member, grouped, value
+from tests.support.stage import Data, Error, Oack, download, hear, isError, rrq, wrq
+from tests.support.vectors import vectors
 
 GROUP = ("239.255.0.0", 1758)
 

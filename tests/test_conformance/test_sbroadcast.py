@@ -13,9 +13,9 @@ from castd.packets.multicast import parseBdata
 from castd.packets.tftp import buildAck
 from castd.receive.sbroadcast import SbroadcastDownload
 from castd.testing import Mailbox, Network, pattern
-from tests.groups import GroupStage, Member, grouped, value
-from tests.tftp import Data, Oack, hear, rrq
-from tests.vectors import vectors
+from tests.support.groups import GroupStage, Member, grouped, value
+from tests.support.stage import Data, Oack, hear, rrq
+from tests.support.vectors import vectors
 
 KERNEL = pattern(24)
 MASK = "255.255.255.0"

@@ -13,8 +13,8 @@ import pytest
 from castd.errors import Forbidden
 from castd.files.content import Directory, DirectoryOptions
 from castd.testing import pattern
-from tests.tftp import SERVER, Data, Stage, ackedTo, data, download, hear, isError, rrq, say, staged
-from tests.vectors import vectors
+from tests.support.stage import SERVER, Data, Stage, ackedTo, data, download, hear, isError, rrq, say, staged
+from tests.support.vectors import vectors
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from castd.packets.tftp import buildAck, buildError, parse
 from castd.server.listener import Listener
 from castd.server.site import Site
 from castd.testing import BytesContent
-from tests.tftp import Data, F, data, isError, rrq
+from tests.support.stage import Data, F, data, isError, rrq
 
 pytestmark = pytest.mark.loopback
 reactor: Any = _reactor

@@ -9,7 +9,7 @@ import pytest
 from castd.packets.tftp import buildAck, buildError
 from castd.request import Local
 from castd.testing import Mailbox, Network, pattern
-from tests.tftp import SERVER, Data, Error, Oack, ackedTo, data, download, hear, isError, rrq, say, staged, wrq
+from tests.support.stage import SERVER, Data, Error, Oack, ackedTo, data, download, hear, isError, rrq, say, staged, wrq
 
 
 def test_TC30_anAckFromAnotherPort() -> None:

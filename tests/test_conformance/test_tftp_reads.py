@@ -11,7 +11,7 @@ from zope.interface import implementer
 from castd.interfaces import IContent
 from castd.packets.tftp import buildAck
 from castd.testing import pattern
-from tests.tftp import SERVER, Data, Oack, Stage, ackedTo, data, download, hear, rrq, say, staged
+from tests.support.stage import SERVER, Data, Oack, Stage, ackedTo, data, download, hear, rrq, say, staged
 
 EIGHTY = pattern(80)
 

@@ -14,8 +14,8 @@ from castd.options import Limits
 from castd.pacing import BURST
 from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
-from tests.habits import PLAIN, Simulated
-from tests.tftp import SERVER, Data, Oack, ackedTo, data, download, rrq, say, staged, wrq
+from tests.support.clients.tftp import PLAIN, Simulated
+from tests.support.stage import SERVER, Data, Oack, ackedTo, data, download, rrq, say, staged, wrq
 
 
 @pytest.mark.parametrize(("address", "blksize"), [("10.0.0.1", 1468), ("fd00::1", 1448)])

@@ -19,8 +19,8 @@ from castd.options import Limits
 from castd.packets.tftp import buildAck, buildData, buildError, parse
 from castd.server.site import Site
 from castd.testing import Network, Steady, pattern
-from tests.tftp import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
-from tests.vectors import vectors
+from tests.support.stage import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
+from tests.support.vectors import vectors
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.testing import Copy, Mailbox, Network
 from castd.testing.ports import VirtualPort
-from tests.test_hostile.ground import LARGE, PORTS, SERVER, standing
-from tests.test_hostile.hunts import DATAGRAMS, SEED, rounds
-from tests.test_hostile.words import SEEDS, noise
+from tests.support.ground import LARGE, PORTS, SERVER, standing
+from tests.support.hunts import DATAGRAMS, SEED, rounds
+from tests.support.noise import SEEDS, noise
 
 pytestmark = pytest.mark.fuzz
 

@@ -11,9 +11,9 @@ import pytest
 from castd.files.access import Rule, Rules
 from castd.packets.tftp import Error, parse
 from castd.request import Request
-from tests.test_hostile.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.test_hostile.hunts import DATAGRAMS, SEED
-from tests.test_hostile.words import noise
+from tests.support.ground import PORTS, SERVER, Honest, Tally, standing
+from tests.support.hunts import DATAGRAMS, SEED
+from tests.support.noise import noise
 
 pytestmark = pytest.mark.fuzz
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from castd.request import Peer
-from tests.test_hostile.ground import PORTS, SERVER, Ground, Honest, Tally, standing
-from tests.test_hostile.hunts import SEED, STRANGERS
+from tests.support.ground import PORTS, SERVER, Ground, Honest, Tally, standing
+from tests.support.hunts import SEED, STRANGERS
 
 pytestmark = pytest.mark.fuzz
 

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.e2e.hall import Hall
-from tests.e2e.jobs import eventually
+from tests.support.jobs import eventually
+from tests.support.lab.hall import Hall
 
 NEEDS = ("dumpcap", "tshark")
 

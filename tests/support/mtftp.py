@@ -17,7 +17,7 @@ from castd.packets.tftp import Ack, Data, Error, TftpRequest, buildAck, buildReq
 from castd.request import Local, Peer
 from castd.server.listener import Listener
 from castd.testing import Host, Mailbox, Network, memorySite, pattern
-from tests.observed import observed
+from tests.support.log import observed
 
 SERVER = ("10.0.0.1", 1759)
 GROUP = ("239.255.1.1", 3001)

@@ -25,7 +25,7 @@ from castd.server.admission import REMEMBERED
 from castd.server.commons import MOST_BARRED
 from castd.server.listener import Listener
 from castd.testing import Copy, MemorySink, Network, memorySite, pattern
-from tests.observed import observed
+from tests.support.log import observed
 
 SERVER = "10.0.0.1"
 #: Where each transport is asked.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.e2e.clients import SERVER
-from tests.e2e.hall import Host
-from tests.e2e.jobs import Job
-from tests.e2e.machines import UBOOT_LOAD, Machine
+from tests.support.jobs import Job
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import Host
+from tests.support.lab.machines import UBOOT_LOAD, Machine
 
 END = "castd-end"
 """What a script says last."""

@@ -14,8 +14,8 @@ from castd.request import Peer
 from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
 from castd.testing.mailbox import Letter
-from tests.observed import observed
-from tests.tftp import Oack, Stage, rrq
+from tests.support.log import observed
+from tests.support.stage import Oack, Stage, rrq
 
 SERVER = ("10.0.0.1", 69)
 #: The file of the conformance cases: blocks 1 to 6 of 8 octets, the last empty.

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.jobs import eventually
-from tests.e2e.server import TREE, command, listening
-from tests.faults.world import free
-from tests.needs import need
+from tests.support.jobs import eventually
+from tests.support.lab.server import TREE, command, listening
+from tests.support.needs import need
+from tests.support.world import free
 
 SECONDS = 30.0
 

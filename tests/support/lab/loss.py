@@ -10,7 +10,7 @@ import random
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 
-from tests.e2e.hall import Hall
+from tests.support.lab.hall import Hall
 
 #: Other losses, by hand.
 SEED = os.environ.get("CASTD_SEED", "1")

@@ -1,5 +1,5 @@
 """
-SLAM receivers on a virtual network: the pure clients of C{tests/clients} with ports and timers, and a server to face
+SLAM receivers on a virtual network: the pure clients of C{slam_client} with ports and timers, and a server to face
 them.
 """
 
@@ -13,7 +13,7 @@ from castd.dialects.slam import Dialect, Options
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.testing import Host, MemorySite, Network, memorySite
-from tests.clients.slam_client import Client, Etherboot, Ipxe
+from tests.support.clients.slam_client import Client, Etherboot, Ipxe
 
 SERVER = "10.0.0.1"
 

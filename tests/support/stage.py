@@ -11,7 +11,7 @@ from castd.packets.tftp import Ack, Data, Error, Oack, TftpRequest, buildAck, bu
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.testing import Mailbox, Network, memorySite, pattern
-from tests.observed import observed
+from tests.support.log import observed
 
 SERVER = ("10.0.0.1", 69)
 #: The file that most tests ask for.

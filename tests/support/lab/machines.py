@@ -11,8 +11,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from tests.e2e.hall import Counters, Hall
-from tests.e2e.jobs import Job
+from tests.support.jobs import Job
+from tests.support.lab.hall import Counters, Hall
 
 MEMORY = 128
 """Megabytes of a machine."""

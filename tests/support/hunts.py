@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import _lru_cache_wrapper
 
 from castd.request import Peer
-from tests.test_hostile.ground import PORTS, SERVER, Ground, Honest
-from tests.test_hostile.words import answer, noise
+from tests.support.ground import PORTS, SERVER, Ground, Honest
+from tests.support.noise import answer, noise
 
 DATAGRAMS = int(os.environ.get("CASTD_FUZZ", "4000"))
 SEED = int(os.environ.get("CASTD_SEED", "1"))

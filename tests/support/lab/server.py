@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.hall import Host
-from tests.e2e.jobs import Job, Late, eventually
+from tests.support.jobs import Job, Late, eventually
+from tests.support.lab.hall import Host
 
-TREE = Path(__file__).parents[2]
+TREE = Path(__file__).parents[3]
 STARTING, STOPPING = 15.0, 10.0
 """Seconds castd has to listen, and to end when no transfer runs."""
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from tests.e2e.jobs import Done, Job, eventually
+from tests.support.jobs import Done, Job, eventually
 
 PREFIX = "castd-e2e-"
 BRIDGE = "br0"
