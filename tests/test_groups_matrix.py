@@ -10,8 +10,8 @@ import pytest
 
 from castd.testing import Network, pattern
 from tests.support.clients.multicast import ATFTP, HABITS, Habit, Machine
-from tests.support.groups import GroupStage, grouped
 from tests.support.matrix import WEATHERS, Weather, compare
+from tests.support.stage import GroupStage
 
 CONTENT = pattern(100_000)
 #: Etherboot takes blocks of 1024 only, and asks at this port only, so all share a group of that.
@@ -22,7 +22,7 @@ PORT = 1758
 def load(habits: list[Habit], weather: Weather, seed: int = 3) -> tuple[GroupStage, list[Machine]]:
     """Let these machines load the file, 20 ms apart, and everything end."""
     network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0003, capture=False)
-    with grouped({"f": CONTENT}, network=network, options=OPTIONS, port=PORT, seed=seed, jitter=True) as stage:
+    with GroupStage({"f": CONTENT}, network=network, options=OPTIONS, port=PORT, seed=seed, jitter=True) as stage:
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, CONTENT)
             for index, habit in enumerate(habits)
@@ -69,7 +69,7 @@ def test_aMastersDeathCostsTheOthersASecond() -> None:
     ends = []
     for kill in (False, True):
         network = Network(3, latency=0.0003, capture=False)
-        with grouped({"f": CONTENT}, network=network, options=OPTIONS, port=PORT) as stage:
+        with GroupStage({"f": CONTENT}, network=network, options=OPTIONS, port=PORT) as stage:
             machines = [
                 Machine(network.host(f"10.0.0.{10 + index}"), HABITS[0], "f", stage.server, CONTENT)
                 for index in range(5)
@@ -91,7 +91,7 @@ def test_theGroupSharesItsRate() -> None:
     """Those who hear nothing go on by unicast while a group with a rate has half a minute to go: all get the file."""
     network = Network(3, latency=0.0003, capture=False)
     content = pattern(2_000_000)
-    with grouped({"f": content}, network=network, options={"gather": 0.2, "rate": 60_000}) as stage:
+    with GroupStage({"f": content}, network=network, options={"gather": 0.2, "rate": 60_000}) as stage:
         habits = [ATFTP, ATFTP, replace(ATFTP, deaf=True), replace(ATFTP, deaf=True)]
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, content)

@@ -12,8 +12,9 @@ import pytest
 
 from castd.packets.tftp import Data, Error, parse
 from castd.testing import Network, pattern
+from tests.support.clients.mtftp import GROUP, SERVER, Atftp, Client, Efi, Ipxe
 from tests.support.matrix import WEATHERS, Weather, compare
-from tests.support.mtftp import GROUP, SERVER, Atftp, Client, Efi, Ipxe, Stage, staged
+from tests.support.stage import MtftpStage
 
 CONTENT = pattern(100_000)
 COUNT = len(CONTENT) // 512 + 1
@@ -30,16 +31,16 @@ CROWDS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def play(crowd: tuple[Any, ...], weather: Weather, seed: int = 3, apart: float = 0.05) -> tuple[Stage, list[Any]]:
+def play(crowd: tuple[Any, ...], weather: Weather, seed: int = 3, apart: float = 0.05) -> tuple[MtftpStage, list[Any]]:
     """Let them begin one after the other, and everything end."""
     network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0005)
     gather = {"gather": 0.1, "gatherLimit": 0.15}
-    with staged({"linux": CONTENT}, network=network, jitter=True, plain=True, **gather) as stage:
+    with MtftpStage({"linux": CONTENT}, network=network, jitter=True, plain=True, **gather) as stage:
         clients = [kind(network.host(f"10.0.0.{10 + index}"), "linux") for index, kind in enumerate(crowd)]
         for index, client in enumerate(clients):
             network.callLater(index * apart, client.begin)
         network.run(lambda: all(client.over for client in clients), limit=900, datagrams=200_000)
-        network.run(stage.idle, limit=900)
+        network.run(lambda: not stage.casts(), limit=900)
     return stage, clients
 
 
@@ -80,7 +81,7 @@ def test_neverWrong(name: str, weather: Weather, seed: int) -> None:
     stage, clients = play(CROWDS[name], weather, seed, apart=0.02 * seed)
     wrong = [client.kind for client in clients if client.done and client.octets != CONTENT]
     assert [kind for kind in wrong if kind != "atftp" or weather.loss <= 0.05] == []
-    known = {event["peer"].partition(":")[0] for event in stage.named("received") if event["transport"] == "mtftp"}
+    known = {event["peer"].partition(":")[0] for event in stage.told("received") if event["transport"] == "mtftp"}
     for client in clients:
         heard = client.host.addresses[0] in known
         if isinstance(client, Ipxe) and client.hazard and client.asked == 1 and heard:

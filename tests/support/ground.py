@@ -233,7 +233,7 @@ class Ground:
         assert not self.site.admission.receivers, where
         assert not self.uploads.open, where
         assert all(getattr(content, "closes", 1) == 1 for content in self.site.contents), where
-        assert not [room.shared for each in self.listeners for room in each._rooms if room.shared], where
+        assert not [entry.shared for each in self.listeners for entry in each._entries if entry.shared], where
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from castd.packets.slam import DISCONNECT, FIRST_LIST, Header, SlamData, buildList
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack
-from tests.support.stage import rrq, wrq
+from tests.support.clients.tftp import rrq, wrq
 from tests.support.vectors import FOLDER
 
 MASK = "255.255.255.0"

@@ -11,10 +11,10 @@ import pytest
 
 from castd.packets.tftp import buildAck
 from castd.testing import Mailbox
+from tests.support.clients.tftp import rrq
 from tests.support.ground import LARGE, PORTS, SERVER, TRANSPORTS, standing
 from tests.support.hunts import DATAGRAMS, ROUND, SEED, Hunt, emptied, rounds
 from tests.support.noise import noise
-from tests.support.stage import rrq
 
 pytestmark = pytest.mark.fuzz
 

@@ -14,10 +14,10 @@ from castd.packets.slam import buildList
 from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import pattern
+from tests.support.clients.tftp import rrq
 from tests.support.ground import PORTS, SERVER, Honest, Tally, standing
 from tests.support.hunts import SEED, rounds
 from tests.support.noise import REQUESTS, SEEDS, mutated
-from tests.support.stage import rrq
 
 pytestmark = pytest.mark.fuzz
 

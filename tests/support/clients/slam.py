@@ -1,36 +1,15 @@
 """
-SLAM receivers on a virtual network: the pure clients of C{slam_client} with ports and timers, and a server to face
-them.
+SLAM receivers on a virtual network: the pure clients of L{slam_client} with ports and timers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.protocol import DatagramProtocol
-
-from castd.dialects.slam import Dialect, Options
 from castd.request import Peer
-from castd.server.listener import Listener
-from castd.testing import Host, MemorySite, Network, memorySite
-from tests.support.clients.slam_client import Client, Etherboot, Ipxe
-
-SERVER = "10.0.0.1"
-
-
-class Ear(DatagramProtocol):
-    """A port that hands on what it hears."""
-
-    noisy = False
-
-    def __init__(self, hear: Any) -> None:
-        self.hear = hear
-
-    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
-        self.hear(datagram)
-
-    def peerUnreachable(self, peer: Peer) -> None:
-        """iPXE is not disturbed by it, nor is Etherboot."""
+from castd.testing import Host
+from tests.support.clients.ear import Ear
+from tests.support.clients.slam_client import Etherboot, Ipxe
 
 
 class Player:
@@ -54,13 +33,13 @@ class Player:
         client.start(host.seconds())
         self.arm()
 
-    def group(self, datagram: bytes) -> None:
+    def group(self, datagram: bytes, addr: Peer, many: bool) -> None:
         """On a port of both kinds, only a block is longer than a header."""
         own = self.own is self.many and len(datagram) <= 21
         hear = self.client.unicast if own else self.client.group
         self.say(hear(datagram, self.host.seconds()))
 
-    def unicast(self, datagram: bytes) -> None:
+    def unicast(self, datagram: bytes, addr: Peer, many: bool) -> None:
         self.say(self.client.unicast(datagram, self.host.seconds()))
 
     def tick(self) -> None:
@@ -82,56 +61,3 @@ class Player:
         self.timer = None
         if due is not None:
             self.timer = self.host.callLater(max(0.0, due - self.host.seconds()), self.tick)
-
-
-class Stage:
-    """
-    A server with one SLAM port, and whoever faces it.
-
-    @ivar files: what it serves; C{image} is at the port.
-    """
-
-    def __init__(
-        self,
-        data: bytes | None,
-        *,
-        latency: float = 0.0005,
-        loss: float = 0.0,
-        seed: int = 0,
-        capture: bool = True,
-        **set: Any,
-    ) -> None:
-        self.network = Network(seed=seed, latency=latency, loss=loss, capture=capture)
-        self.options = Options(file="image", **set)
-        self.site: MemorySite = memorySite(self.network, {} if data is None else {"image": data}, host=SERVER)
-        self.files = self.site.files
-        self.listener = Listener(self.site, "slam", self.options, Dialect(self.options))
-        self.host = self.network.host(SERVER)
-        self.port = self.site.ports.listen(self.options.port, self.listener, SERVER)
-        self.address = (SERVER, self.options.port)
-        self.group = tuple(self.options.group)
-        self.players: list[Player] = []
-        self.seen = 0
-
-    def play(self, client: Etherboot | Ipxe, host: str | None = None) -> Player:
-        """A client begins now."""
-        number = len(self.players) + 2
-        address = host or f"10.0.{number >> 8}.{number & 255}/16"
-        player = Player(client, self.network.host(address), self.address, self.group)  # type: ignore[arg-type]
-        self.players.append(player)
-        return player
-
-    def playing(self) -> list[Client]:
-        return [player.client for player in self.players]
-
-    def over(self) -> bool:
-        return all(player.client.over for player in self.players)
-
-    def sent(self) -> list[tuple[Peer, bytes]]:
-        """-> (destination, datagram) of what the server has sent since this was last asked."""
-        capture = self.network.capture or []
-        new, self.seen = capture[self.seen :], len(capture)
-        return [(each.destination, each.datagram) for each in new if each.source[0] == SERVER]
-
-    def lives(self) -> list[Any]:
-        return list(self.listener.casts())
