@@ -11,12 +11,12 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults import Rig, install
-from tests.support.table import DATA_PATH, EXEMPT, ROWS, called, cases
+from tests.support.faults import DATA_PATH, EXEMPT, ROWS, Breaker, called, cases, install
 from tests.support.world import OLD, SIZE, World
 
 pytestmark = pytest.mark.loopback
@@ -30,8 +30,8 @@ LINES = 60
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    made = Rig()
+def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    made = Breaker()
     install(made, monkeypatch)
     # A set that waits in earnest would cost the fault's whole time.
     monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 0.0)
@@ -39,7 +39,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 @pytest.fixture
-def world(rig: Rig, tmp_path: Path) -> Iterator[World]:
+def world(breaker: Breaker, tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.close()
@@ -74,14 +74,14 @@ def said(value: str | int) -> str:
 
 
 @pytest.mark.parametrize(("name", "number", "long"), cases(WHOLE), ids=said)
-def test_aCallFails(world: World, rig: Rig, name: str, number: int, long: bool) -> None:
+def test_aCallFails(world: World, breaker: Breaker, name: str, number: int, long: bool) -> None:
     """While it fails all are served whole or told why not; then all are served, nothing leaks, the log is short."""
-    rig.fail(name, number, float("inf") if long else 1)
+    breaker.fail(name, partial(OSError, number, os.strerror(number)), float("inf") if long else 1)
     if long:
-        world.reactor.callLater(LONG, rig.lift)
+        world.reactor.callLater(LONG, breaker.lift)
     jobs = world.clients()
     world.settle(jobs)
-    assert rig.hits > 0, f"{name} was not called"
+    assert breaker.hits > 0, f"{name} was not called"
     assert [(job.name, job.outcome) for job in jobs if "all is well" in str(job.outcome)] == []
     if long:
         world.reactor.rest(LONG)
@@ -91,10 +91,10 @@ def test_aCallFails(world: World, rig: Rig, name: str, number: int, long: bool) 
     serves(world)
 
 
-def test_everythingIsServed(world: World, rig: Rig) -> None:
+def test_everythingIsServed(world: World, breaker: Breaker) -> None:
     """Without a fault all are served, and every call that has a row is made."""
     serves(world)
-    assert sorted(ROWS.keys() - rig.calls.keys()) == []
+    assert sorted(ROWS.keys() - breaker.calls.keys()) == []
 
 
 @pytest.mark.parametrize("module", DATA_PATH)
