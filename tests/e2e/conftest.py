@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.lab.castd import Server, Shelf
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import Hall, sweep
-from tests.support.lab.server import Server
-from tests.support.lab.shelf import Shelf
 from tests.support.needs import need, needNamespaces
 
 DRAIN = "2 s"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.conftest import Serve
+from tests.support.lab.castd import ROLLOVER, SIZES, Shelf
 from tests.support.lab.clients import SERVER, atftp
 from tests.support.lab.hall import Hall, Host
-from tests.support.lab.shelf import ROLLOVER, SIZES, Shelf
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -11,7 +11,7 @@ import pytest
 from tests.support.jobs import Job
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import PREFIX, Hall, Host, ip, sweep
-from tests.support.lab.loss import lossy
+from tests.support.lab.wires import lossy
 from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

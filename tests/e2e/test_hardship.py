@@ -12,7 +12,7 @@ import pytest
 
 from castd.testing import pattern
 from tests.support.jobs import eventually
-from tests.support.lab.alone import Alone, Peer, fetched, served
+from tests.support.lab.castd import Alone, Peer, fetched, served
 
 pytestmark = pytest.mark.e2e
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.conftest import Serve
+from tests.support.lab.castd import Shelf
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import Hall
-from tests.support.lab.machines import ipxe, mac
-from tests.support.lab.netboot import dhcp, ended, ipxeScript
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.machines import dhcp, ended, ipxe, ipxeScript, mac
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -21,8 +21,7 @@ import pytest
 
 from castd.testing import pattern
 from tests.support.jobs import eventually
-from tests.support.lab.litter import Mother
-from tests.support.lab.server import TREE
+from tests.support.lab.castd import TREE, Mother
 from tests.support.world import free
 
 pytestmark = pytest.mark.e2e

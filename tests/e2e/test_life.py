@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.jobs import eventually
+from tests.support.lab.castd import command
 from tests.support.lab.daemons import BODY, USER, Place, environment, place, script, status
-from tests.support.lab.server import command
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

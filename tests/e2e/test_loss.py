@@ -7,10 +7,10 @@ import contextlib
 import pytest
 
 from tests.e2e.conftest import Serve
+from tests.support.lab.castd import Shelf
 from tests.support.lab.clients import SERVER, Client, atftp, busybox, curl, hasty, hpa
 from tests.support.lab.hall import Hall
-from tests.support.lab.loss import losing, lossy
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.wires import losing, lossy
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -12,13 +12,11 @@ import pytest
 
 from tests.e2e.conftest import Serve
 from tests.support.jobs import Late
+from tests.support.lab.castd import TREE, Shelf, command
 from tests.support.lab.clients import SERVER, Result, Transfer, atftp, mget
 from tests.support.lab.hall import Hall, Host
-from tests.support.lab.loss import lossy
-from tests.support.lab.machines import Machine, ipxe, mac
-from tests.support.lab.netboot import END, dhcp, ended, ipxeScript
-from tests.support.lab.server import TREE, command
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.machines import END, Machine, dhcp, ended, ipxe, ipxeScript, mac
+from tests.support.lab.wires import lossy
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -9,13 +9,11 @@ import pytest
 
 from tests.e2e.conftest import Serve
 from tests.support.jobs import eventually
+from tests.support.lab.castd import TREE, Shelf, command
 from tests.support.lab.clients import SERVER, Transfer, atftp
 from tests.support.lab.hall import Counters, Hall, Host
-from tests.support.lab.loss import lossy
-from tests.support.lab.machines import ipxe, mac
-from tests.support.lab.netboot import dhcp, ended, ipxeScript
-from tests.support.lab.server import TREE, command
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.machines import dhcp, ended, ipxe, ipxeScript, mac
+from tests.support.lab.wires import lossy
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

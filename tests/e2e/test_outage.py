@@ -10,10 +10,9 @@ import pytest
 
 from tests.e2e.conftest import Serve
 from tests.support.jobs import Job, eventually
+from tests.support.lab.castd import TREE, Server, Shelf
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import Hall, Host, ip
-from tests.support.lab.server import TREE, Server
-from tests.support.lab.shelf import Shelf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -21,9 +21,9 @@ import yaml
 from tests.e2e.conftest import DRAIN
 from tests.e2e.test_slam import CLIENT
 from tests.support.jobs import Job, eventually
+from tests.support.lab.castd import Server
 from tests.support.lab.clients import SERVER, Result, Transfer, atftp, curl, mget
 from tests.support.lab.hall import Hall, Host
-from tests.support.lab.server import Server
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

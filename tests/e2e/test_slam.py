@@ -13,11 +13,10 @@ import pytest
 
 from tests.e2e.conftest import Serve
 from tests.support.jobs import Job
+from tests.support.lab.castd import TREE, Shelf, command
 from tests.support.lab.clients import SERVER, atftp
 from tests.support.lab.hall import Hall, Host
-from tests.support.lab.loss import lossy
-from tests.support.lab.server import TREE, command
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.wires import lossy
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import Serve
+from tests.support.lab.castd import Shelf
 from tests.support.lab.clients import SERVER, atftp
 from tests.support.lab.hall import Hall
-from tests.support.lab.shelf import Shelf
 from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lab.server import TREE
+from tests.support.lab.castd import TREE
 from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lab.castd import command
 from tests.support.lab.daemons import BODY, place
-from tests.support.lab.server import command
 from tests.support.needs import need
 
 pytestmark = pytest.mark.e2e

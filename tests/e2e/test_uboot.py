@@ -7,11 +7,10 @@ import zlib
 import pytest
 
 from tests.e2e.conftest import Serve
+from tests.support.lab.castd import Shelf
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import Hall
-from tests.support.lab.machines import UBOOT, UBOOT_LOAD, uboot
-from tests.support.lab.netboot import ubootFetch, ubootRun
-from tests.support.lab.shelf import Shelf
+from tests.support.lab.machines import UBOOT, UBOOT_LOAD, uboot, ubootFetch, ubootRun
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]

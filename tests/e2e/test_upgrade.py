@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from tests.support.jobs import eventually
-from tests.support.lab.server import TREE, command
+from tests.support.lab.castd import TREE, command
 
 pytestmark = pytest.mark.e2e
 

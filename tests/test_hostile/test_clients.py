@@ -25,8 +25,7 @@ from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.testing import Copy, Mailbox, Network
 from castd.testing.ports import VirtualPort
-from tests.support.ground import LARGE, PORTS, SERVER, standing
-from tests.support.hunts import DATAGRAMS, SEED, rounds
+from tests.support.hostile import DATAGRAMS, LARGE, PORTS, SEED, SERVER, rounds, standing
 from tests.support.noise import SEEDS, noise
 
 pytestmark = pytest.mark.fuzz

@@ -11,8 +11,7 @@ import pytest
 from castd.files.access import Rule, Rules
 from castd.packets.tftp import Error, parse
 from castd.request import Request
-from tests.support.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.support.hunts import DATAGRAMS, SEED
+from tests.support.hostile import DATAGRAMS, PORTS, SEED, SERVER, Honest, Tally, standing
 from tests.support.noise import noise
 
 pytestmark = pytest.mark.fuzz

@@ -12,8 +12,19 @@ import pytest
 from castd.packets.tftp import buildAck
 from castd.testing import Mailbox
 from tests.support.clients.tftp import rrq
-from tests.support.ground import LARGE, PORTS, SERVER, TRANSPORTS, standing
-from tests.support.hunts import DATAGRAMS, ROUND, SEED, Hunt, emptied, rounds
+from tests.support.hostile import (
+    DATAGRAMS,
+    LARGE,
+    PORTS,
+    ROUND,
+    SEED,
+    SERVER,
+    TRANSPORTS,
+    Hunt,
+    emptied,
+    rounds,
+    standing,
+)
 from tests.support.noise import noise
 
 pytestmark = pytest.mark.fuzz

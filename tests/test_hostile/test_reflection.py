@@ -15,8 +15,7 @@ from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import pattern
 from tests.support.clients.tftp import rrq
-from tests.support.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.support.hunts import SEED, rounds
+from tests.support.hostile import PORTS, SEED, SERVER, Honest, Tally, rounds, standing
 from tests.support.noise import REQUESTS, SEEDS, mutated
 
 pytestmark = pytest.mark.fuzz

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tests.support.jobs import Job, Late, eventually
-from tests.support.lab.server import TREE, command
+from tests.support.lab.castd import TREE, command
 from tests.support.needs import lack
 
 USER = "nobody"
