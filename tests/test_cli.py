@@ -23,7 +23,7 @@ from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
-from tests.support.processes import ROOT, running, until
+from tests.support.jobs import ROOT, running, until
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
 

@@ -19,7 +19,7 @@ from castd.errors import ConfigError
 from castd.packets import slam
 from castd.service.service import Server, compose, kinds, read
 from castd.testing import Mailbox, Network
-from tests.support.processes import running, until
+from tests.support.jobs import running, until
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 COLLECTED = collect()

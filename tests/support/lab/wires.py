@@ -8,13 +8,13 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.jobs import eventually
 from tests.support.lab.hall import Hall
+from tests.support.needs import needed, run
 
 #: Other losses, by hand.
 SEED = os.environ.get("CASTD_SEED", "1")
@@ -28,8 +28,7 @@ HOOKS = {"from": "ingress", "to": "egress"}
 
 
 def nft(hall: Hall, *words: str, rules: str = "") -> str:
-    argv = ["ip", "netns", "exec", hall.netns, "nft", *words]
-    done = subprocess.run(argv, check=False, input=rules, text=True, capture_output=True, timeout=20)
+    done = run("ip", "netns", "exec", hall.netns, *needed(["nft", *words]), seconds=20, input=rules)
     if done.returncode:
         raise RuntimeError(f"nft: {done.stderr}\n{rules}")
     return done.stdout
@@ -154,7 +153,7 @@ class Capture:
             "occurrence=f",
         ]
         words += [word for field in fields for word in ("-e", field)]
-        shown = subprocess.run(words, check=True, text=True, capture_output=True, timeout=60).stdout
+        shown = run(*words, check=True).stdout
         return [tuple(line.split("\t")) for line in shown.splitlines()]
 
 
