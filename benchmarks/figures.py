@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servers import SERVERS
+from servers import BESIDE, SERVERS
 from workloads import WORKLOADS, Workload
 
 Sample = dict[str, Any]
@@ -22,7 +22,7 @@ Results = dict[str, dict[str, list[Sample]]]
 """Workload, then server, then its samples: the untimed one first."""
 
 BY_NAME: dict[str, Workload] = {workload.name: workload for workload in WORKLOADS}
-KINDS = {server.name: server.kind for server in SERVERS}
+KINDS = {server.name: server.kind for server in SERVERS} | {BESIDE: "castd"}
 HEAD = (
     "work",
     "server",

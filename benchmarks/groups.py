@@ -62,7 +62,7 @@ class Work:
     kill: bool = False
     options: tuple[str, ...] = ASKED
     mark: tuple[str, float] | None = None
-    policy: float = 60.0
+    patience: float = 60.0
 
 
 MIB = 1 << 20
@@ -132,7 +132,7 @@ class Bench:
         self.server = hall.host("server", SERVER)
 
     @contextlib.contextmanager
-    def castd(self) -> Iterator[None]:
+    def castd(self, tree: Path = HERE.parent) -> Iterator[None]:
         group = {"port": 69, "interface": SERVER, "groups": "239.255.32.0/24"}
         plain = {"port": 69, "interface": SERVER}
         service = {
@@ -142,7 +142,7 @@ class Bench:
             "limits": {"per-peer": 4096, "new-per-peer": "10000/s", "drain": "1 s"},
             "transports": {"multicast": group, "tftp": plain},
         }
-        running = Server(self.server, service)
+        running = Server(self.server, service, tree=tree)
         try:
             yield
         finally:
@@ -200,7 +200,7 @@ class Bench:
             )
             delay = time.monotonic() - dead
             transfers = [transfer for transfer in transfers if transfer is not master]
-        ended = self._ends(transfers, begin + work.policy)
+        ended = self._ends(transfers, begin + work.patience)
         octets = self.server.counters().since(before).sentOctets
         right = [transfer for transfer in transfers if self._right(transfer, name)]
         for transfer in transfers:
@@ -211,7 +211,7 @@ class Bench:
         return transfer.local.exists() and transfer.local.read_bytes() == self.shelf[name]
 
     @staticmethod
-    def _ends(transfers: list[Transfer], policy: float) -> dict[Transfer, float]:
+    def _ends(transfers: list[Transfer], patience: float) -> dict[Transfer, float]:
         """-> when each ended, by the monotonic clock; who does not is killed."""
         ended: dict[Transfer, float] = {}
         while len(ended) < len(transfers):
@@ -219,7 +219,7 @@ class Bench:
             for transfer in transfers:
                 if transfer in ended:
                     continue
-                if now > policy:
+                if now > patience:
                     transfer.job.end(signal.SIGKILL)
                 if transfer.job.process.poll() is not None:
                     ended[transfer] = now
@@ -269,9 +269,21 @@ def told(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
 @click.option("--runs", default=3, show_default=True, help="of each work with each server")
 @click.option("--only", multiple=True, type=click.Choice(sorted(WORK)), help="work to do; all without it")
 @click.option("--server", "servers", multiple=True, type=click.Choice(["castd", "atftpd"]), help="both without it")
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="another checkout, whose castd is measured beside this one's",
+)
 @click.option("--spare-nothing", is_flag=True, help="lose requests and first answers, too")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="where to write every run")
-def main(runs: int, only: tuple[str, ...], servers: tuple[str, ...], spare_nothing: bool, out: Path | None) -> None:
+def main(
+    runs: int,
+    only: tuple[str, ...],
+    servers: tuple[str, ...],
+    beside: Path | None,
+    spare_nothing: bool,
+    out: Path | None,
+) -> None:
     """castd's groups beside atftpd's."""
     console = Console(width=130 if not sys.stdout.isatty() else None)
     folder = Path(tempfile.mkdtemp(prefix="castd-groups-"))
@@ -282,11 +294,21 @@ def main(runs: int, only: tuple[str, ...], servers: tuple[str, ...], spare_nothi
         sweep()
         with Hall(folder) as hall:
             bench = Bench(hall, Shelf(folder / "shelf"), not spare_nothing)
+            known: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+                "castd": bench.castd,
+                "atftpd": bench.atftpd,
+            }
+            peers = {server: known[server] for server in servers or known}
+            if beside is not None:
+                peers["castd-beside"] = lambda: bench.castd(beside.resolve())
             for name in only or WORK:
-                for server in servers or ("castd", "atftpd"):
-                    with getattr(bench, server)():
-                        samples.setdefault(name, {})[server] = [bench.run(WORK[name]) for _ in range(runs)]
-                    console.print(f"{name}, {server}: " + ", ".join(map(str, samples[name][server])), soft_wrap=True)
+                # In turn, so that a machine that grows slower does so for all.
+                for _ in range(runs):
+                    for server, started in peers.items():
+                        with started():
+                            sample = bench.run(WORK[name])
+                        samples.setdefault(name, {}).setdefault(server, []).append(sample)
+                        console.print(f"{name}, {server}: {sample}", soft_wrap=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     told(samples, console)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from figures import Machine, Results, Sample, chart, markdown
 from rich.console import Console
-from servers import SERVERS, Running, Server
+from servers import BESIDE, SERVERS, Running, Server, castd
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).resolve().parent
@@ -57,14 +57,14 @@ class Bench:
         running = Running(server, self.root, self.room, self.serverCpu)
         deadline = time.monotonic() + 20
         while running.alive() and time.monotonic() < deadline:
-            sample = self.ask(running, workload, 0, 1, policy=2)
+            sample = self.ask(running, workload, 0, 1, patience=2)
             if sample and not sample["failures"]:
                 return running, sample
         running.end()
         raise click.ClickException(f"{server.name} does not serve:\n{running.log.read_text()[-2000:]}")
 
     def ask(
-        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, policy: int = 16
+        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, patience: int = 16
     ) -> Sample:
         """Let the load client do C{workload} once, while the server's memory is looked at if C{seed} is 0.
 
@@ -72,7 +72,7 @@ class Bench:
         """
         name = self.file(workload.size)
         words = ["taskset", "--cpu-list", str(self.clientCpu), str(self.load), "127.0.0.1", str(running.server.port)]
-        words += [str(self.root), name, *workload.arguments(seed, transfers), "--patience", str(policy)]
+        words += [str(self.root), name, *workload.arguments(seed, transfers), "--patience", str(patience)]
         before, memory = running.group.seconds(), 0.0
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
             while seed == 0 and client.poll() is None:  # looking costs CPU: never in a timed round
@@ -117,8 +117,11 @@ class Bench:
         return {server.name: samples[server.name] for server in servers}
 
 
-def choose(wanted: str | None) -> list[Server]:
-    """@return: the servers named, or all that are installed."""
+def choose(wanted: str | None, beside: Path | None) -> list[Server]:
+    """@return: the servers named, or all that are installed; C{beside} alone is compared with this castd alone."""
+    if beside is not None:
+        other = castd(BESIDE, 7073, str(beside.resolve()))
+        return [*choose(wanted or "castd", None), other]
     if wanted is None:
         for server in SERVERS:
             if not server.present():
@@ -135,12 +138,24 @@ def choose(wanted: str | None) -> list[Server]:
 @click.option("--quick", is_flag=True, help="Three rounds and a quarter of the transfers: a look, not a measurement.")
 @click.option("--only", help="Workloads by name, separated by commas.")
 @click.option("--servers", help="Servers by name, separated by commas; the first is compared with the others.")
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Another checkout, such as that of the commit before a change: its castd takes part as castd-beside.",
+)
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Timed rounds for each workload.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there (JSON).")
 @click.option("--docs", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg.")
 def main(
-    quick: bool, only: str | None, servers: str | None, rounds: int, cpus: str, save: Path | None, docs: bool
+    quick: bool,
+    only: str | None,
+    servers: str | None,
+    beside: Path | None,
+    rounds: int,
+    cpus: str,
+    save: Path | None,
+    docs: bool,
 ) -> None:
     """Measure castd beside its peers, interleaved, and print the ratios.
 
@@ -149,7 +164,7 @@ def main(
     chosen = [w for w in WORKLOADS if only is None or w.name in only.split(",")]
     if not chosen:
         raise click.BadParameter(f"no workload of that name; there are {', '.join(w.name for w in WORKLOADS)}")
-    peers = choose(servers)
+    peers = choose(servers, beside)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     server, _, client = cpus.partition(",")
     kept: Results = json.loads(save.read_text()) if save and save.exists() else {}

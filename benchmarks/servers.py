@@ -18,11 +18,8 @@ from pathlib import Path
 CHECKOUT = str(Path(__file__).resolve().parent.parent)
 """The castd that is measured is the one these benchmarks came with."""
 
-CASTD_SAYS = (
-    sys.executable,
-    "-c",
-    f"import sys; sys.path.insert(0, {CHECKOUT!r}); import castd; print(castd.__version__)",
-)
+BESIDE = "castd-beside"
+"""The castd of another checkout (C{--beside})."""
 
 SERVICE = """\
 castd: 1
@@ -47,6 +44,7 @@ class Server:
     @ivar command: from the served directory and one for its own files, the words that start it.
     @ivar present: whether it is installed.
     @ivar asks: the words that make it tell its version.
+    @ivar checkout: the folder whose castd is run.
     """
 
     name: str
@@ -55,6 +53,7 @@ class Server:
     command: Callable[[Path, Path], list[str]]
     present: Callable[[], bool]
     asks: tuple[str, ...]
+    checkout: str = CHECKOUT
 
     def version(self) -> str:
         """@return: what it says of itself, shortened to the first number with a dot."""
@@ -120,7 +119,7 @@ class Running:
                 stdout=log,
                 stderr=log,
                 cwd=room,
-                env=os.environ | {"PYTHONPATH": CHECKOUT},
+                env=os.environ | {"PYTHONPATH": server.checkout},
             )
         self.group.add(self._process.pid)
 
@@ -145,10 +144,16 @@ class Running:
         self.group.path.rmdir()
 
 
-def _castd(root: Path, room: Path) -> list[str]:
-    file = room / "castd.yaml"
-    file.write_text(SERVICE.format(root=root, port=7069))
-    return [sys.executable, "-m", "castd", "serve", "-c", str(file)]
+def castd(name: str, port: int, checkout: str = CHECKOUT) -> Server:
+    """@return: the castd of this checkout, or of another one beside it."""
+
+    def command(root: Path, room: Path) -> list[str]:
+        file = room / f"{name}.yaml"
+        file.write_text(SERVICE.format(root=root, port=port))
+        return [sys.executable, "-m", "castd", "serve", "-c", str(file)]
+
+    says = f"import sys; sys.path.insert(0, {checkout!r}); import castd; print(castd.__version__)"
+    return Server(name, "castd", port, command, lambda: True, (sys.executable, "-c", says), checkout)
 
 
 def _hpa(root: Path, room: Path) -> list[str]:
@@ -183,7 +188,7 @@ def _says(package: str) -> tuple[str, ...]:
 
 
 SERVERS = (
-    Server("castd", "castd", 7069, _castd, lambda: True, CASTD_SAYS),
+    castd("castd", 7069),
     Server("dnsmasq", "c", 69, _dnsmasq, _program("dnsmasq"), ("dnsmasq", "--version")),
     Server("atftpd", "c", 7071, _atftpd, _program("atftpd"), ("atftpd", "--version")),
     Server("tftpd-hpa", "c", 7070, _hpa, _program("in.tftpd"), ("in.tftpd", "-V")),

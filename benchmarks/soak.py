@@ -144,7 +144,7 @@ class Soak:
             held = status["held"]
             if not (self.crowd.busy or held["casts"] or held["looking"] or held["receivers"] or held["alarms"]):
                 break
-            if time.monotonic() - began > self.options.policy:
+            if time.monotonic() - began > self.options.patience:
                 self.bad.append(f"lap {len(self.laps) + 1}: not quiet: {self.crowd.busy} clients, {json.dumps(status)}")
                 break
         held["memory"] = self.server.memory()

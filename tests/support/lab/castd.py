@@ -61,16 +61,18 @@ class Server:
     @ivar host: the machine it runs on.
     """
 
-    def __init__(self, host: Host, service: Mapping[str, Any], seconds: float = STARTING) -> None:
+    def __init__(self, host: Host, service: Mapping[str, Any], seconds: float = STARTING, tree: Path = TREE) -> None:
         """
         Start it, and wait until it listens wherever its service file says.
+
+        @param tree: the checkout whose castd it is, unless C{CASTD_COMMAND} names another.
 
         @raise Late: if it ends, or does not listen in time; the text has its log.
         """
         self.host = host
         conf = host.folder / "castd.yaml"
         conf.write_text(yaml.safe_dump(dict(service), sort_keys=False))
-        cwd = host.folder if "CASTD_COMMAND" in os.environ else TREE
+        cwd = host.folder if "CASTD_COMMAND" in os.environ else tree
         self.job: Job = host.start([*command(), "serve", "-c", str(conf)], cwd=cwd)
         wanted = addresses(service)
 
