@@ -364,6 +364,7 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_taken(folder: Path) -> None:
     """A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE)."""

@@ -486,7 +486,11 @@ class TestLoopback:
 
     @pytest.mark.parametrize(
         "requested",
-        [defaultOptions, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
+        [
+            defaultOptions,
+            pytest.param(RequestedOptions(), marks=pytest.mark.slow),
+            RequestedOptions(blksize=8192, windowsize=32),
+        ],
         ids=["default", "plain", "big"],
     )
     @pytest_twisted.ensureDeferred
@@ -498,6 +502,7 @@ class TestLoopback:
         await report.closed
         assert sink.data == pattern(3_000_000)
 
+    @pytest.mark.slow
     @pytest_twisted.ensureDeferred
     async def test_fetchFromAGroup(self) -> None:
         """A group is joined where the server is, which need not be where the machine's default route leads."""

@@ -123,6 +123,7 @@ def test_metrics(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_control(tmp_path: Path) -> None:
     """`castd status` shows who receives what, `castd reload` puts a file in force or says what is wrong with it."""

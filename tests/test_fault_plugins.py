@@ -29,9 +29,12 @@ from castd.service.logs import textLog
 from castd.testing import BytesContent, Copy, MemorySink, Network, memorySite, pattern
 from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
+from tests.support.quick import slowBut
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)
+#: The methods of which the quick tests have a case.
+QUICK = ("IContent.read", "ICast.poll", "IWire.receive", "IUpload.write")
 #: Tracebacks that one bug may be worth in a minute: seven transports may have it, in two places each.
 TRACEBACKS = 14
 
@@ -218,8 +221,8 @@ def test_everythingIsCalled(stage: Stage) -> None:
     assert set(everyMethod()) - stage.breaker.calls.keys() == set()
 
 
-@pytest.mark.parametrize("times", [1, None], ids=["once", "ever"])
-@pytest.mark.parametrize("name", everyMethod())
+@pytest.mark.parametrize("times", slowBut(lambda times: times is not None, [1, None]), ids=["once", "ever"])
+@pytest.mark.parametrize("name", slowBut(lambda name: name.endswith(QUICK), everyMethod()))
 def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
     """Each transfer ends whole or with a word, one traceback says why, and once it is mended all are served again."""
     stage.breaker.fail(name, partial(Bug, f"a bug in {name}"), float("inf") if times is None else times)

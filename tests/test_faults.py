@@ -17,12 +17,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults import DATA_PATH, EXEMPT, ROWS, Breaker, called, cases, install
+from tests.support.quick import slowBut
 from tests.support.world import OLD, SIZE, World
 
 pytestmark = pytest.mark.loopback
 
 #: Every number of every call, both ways; it takes minutes.
 WHOLE = os.environ.get("CASTD_FAULTS") == "all"
+#: Of which the quick tests have a case.
+QUICK = ("socket.sendto", "files.content.os.pread", "files.uploads.os.write")
 #: How long a call fails that always fails.  Seconds; clients ask once a second and wait for half a minute.
 LONG = 2.5
 #: Lines of the log that one fault may be worth, whatever it did to so many clients and their transports.
@@ -73,7 +76,9 @@ def said(value: str | int) -> str:
     return value if isinstance(value, str) else errno.errorcode[value]
 
 
-@pytest.mark.parametrize(("name", "number", "long"), cases(WHOLE), ids=said)
+@pytest.mark.parametrize(
+    ("name", "number", "long"), slowBut(lambda name, number, long: name in QUICK and not long, cases(WHOLE)), ids=said
+)
 def test_aCallFails(world: World, breaker: Breaker, name: str, number: int, long: bool) -> None:
     """While it fails all are served whole or told why not; then all are served, nothing leaks, the log is short."""
     breaker.fail(name, partial(OSError, number, os.strerror(number)), float("inf") if long else 1)

@@ -105,6 +105,7 @@ def near(cell: str) -> bool:
     return ratio <= 1.08 * least + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_swarm(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Everybody is done, as fast as the table says and with as many blocks; late joiners cost what they missed once."""

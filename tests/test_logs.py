@@ -302,6 +302,7 @@ def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.
 # How much.
 
 
+@pytest.mark.slow
 def test_flood() -> None:
     """Whatever strangers do, a minute has so many lines and no more, and every one that was held back is counted."""
     passed: list[Any] = []

@@ -150,6 +150,7 @@ def launched(tmp_path: Path, manager: Manager, descriptors: dict[str, int]) -> s
     return subprocess.Popen(command, cwd=ROOT, env=environ, pass_fds=high)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_restart(tmp_path: Path, manager: Manager) -> None:
     """
@@ -206,6 +207,7 @@ def test_restart(tmp_path: Path, manager: Manager) -> None:
         each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_mainPid(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     """

@@ -22,6 +22,7 @@ from castd.net.ports import PROBE, Ports
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdog
 from castd.service.service import Server, compose, kinds
 from castd.testing import Mailbox, Network
+from tests.support.quick import slowBut
 
 ROOT = Path(__file__).parent.parent
 SERVER = "10.0.0.1"
@@ -386,7 +387,7 @@ COMMANDS = {
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_activated(tmp_path: Path, supervisor: Supervisor, command: str) -> None:
     """
     Under a parent that binds, feeds on notices and passes sockets, castd serves from the socket that fits its service

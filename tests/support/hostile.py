@@ -35,6 +35,8 @@ from tests.support.noise import answer, noise
 SERVER = "10.0.0.1"
 #: Where each transport is asked.
 PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+#: Those of which the quick tests have a case.
+QUICK = ("tftp",)
 #: Which of them the events name, where that differs.
 TRANSPORTS = {"single-port": "tftp"}
 LARGE = pattern(40_000)

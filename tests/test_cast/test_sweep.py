@@ -8,6 +8,7 @@ import itertools
 import tracemalloc
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -569,6 +570,6 @@ class Crowd(RuleBasedStateMachine):
         raise AssertionError(f"not done: {self.lacks}")
 
 
-TestRuns = Runs.TestCase
+TestRuns = pytest.mark.slow(Runs.TestCase)
 TestCrowd = Crowd.TestCase
 TestCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

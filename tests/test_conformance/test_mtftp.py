@@ -311,6 +311,7 @@ def test_MT33_ttl(ttl: int) -> None:
         assert stage.port.group == (ttl, "10.0.0.1", True, False)
 
 
+@pytest.mark.slow
 def test_MT34_manyTransfers() -> None:
     """MT-34: two thousand transfers leave no port behind and nothing in memory."""
     with MtftpStage(limits=Limits(newPerPeer=1e6)) as stage:

@@ -333,6 +333,7 @@ def test_MC26_tooManyBlocks() -> None:
         assert stage.listener.counts["too-many-blocks"] == 1
 
 
+@pytest.mark.slow
 def test_MC27_asManyBlocksAsThereMayBe() -> None:
     """A file of exactly 65535 blocks has a group; block 65535 arrives under its own number."""
     with GroupStage({"big": pattern(65535 * 8 - 1)}) as stage:

@@ -292,6 +292,7 @@ def long() -> bytes:
     return pattern(65540 * 8 + 3)
 
 
+@pytest.mark.slow
 def test_TC25_rollingOverToOne(long: bytes) -> None:
     """rollover 1, more than 65535 blocks: the block after 65535 is number 1."""
     with TftpStage({"f": long}) as stage:
@@ -301,6 +302,7 @@ def test_TC25_rollingOverToOne(long: bytes) -> None:
         stage.over()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 64])
 def test_TC26_rollingOverToZero(long: bytes, size: int) -> None:
     """No rollover option: the block after 65535 is number 0, ACK 0 is its ACK, and no OACK comes again."""
@@ -383,6 +385,7 @@ def test_TC64_anAckWithAFifthOctet() -> None:
         assert hear(client) == data(2)
 
 
+@pytest.mark.slow
 def test_lockstepOverTheWrapIsNeverAnOack(long: bytes) -> None:
     """Past the wrap a lost block 65536, number 0, is repeated as the block that it is."""
     with TftpStage({"f": long}) as stage:

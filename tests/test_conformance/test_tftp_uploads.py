@@ -187,6 +187,7 @@ def test_TC52_aBlockThatIsTooLong(stage: TftpStage, place: Path) -> None:
     stage.over()
 
 
+@pytest.mark.slow
 def test_TC53_overTheWrap(place: Path) -> None:
     """More than 65535 blocks with options: block 0 after 65535 is acknowledged with ACK 0, not with the OACK."""
     content = pattern(65541 * 8 + 3)

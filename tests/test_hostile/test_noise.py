@@ -16,6 +16,7 @@ from tests.support.hostile import (
     DATAGRAMS,
     LARGE,
     PORTS,
+    QUICK,
     ROUND,
     SEED,
     SERVER,
@@ -26,6 +27,7 @@ from tests.support.hostile import (
     standing,
 )
 from tests.support.noise import noise
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -41,7 +43,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_noise(kind: str) -> None:
     """
     No traceback, no table above its limit, nothing that is left from round to round, and every honest client of every
@@ -67,6 +69,7 @@ def hunted(kind: str, seed: int, datagrams: int) -> set[str]:
         return set(ground.ends[TRANSPORTS.get(kind, kind)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PORTS)
 def test_memory(kind: str) -> None:
     """The memory that is in use after a round is that after the one before it, to the octet almost."""

@@ -15,8 +15,9 @@ from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import pattern
 from tests.support.clients.tftp import rrq
-from tests.support.hostile import PORTS, SEED, SERVER, Honest, Tally, rounds, standing
+from tests.support.hostile import PORTS, QUICK, SEED, SERVER, Honest, Tally, rounds, standing
 from tests.support.noise import REQUESTS, SEEDS, mutated
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -77,7 +78,7 @@ def test_theTable() -> None:
     assert [row(kind, bound) for kind, bound in BOUNDS.items() if row(kind, bound) not in text] == []
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_forgedAddresses(kind: str) -> None:
     """
     Addresses in whose names everything is said, and that never answer, are sent no more datagrams than were forged for
@@ -112,7 +113,9 @@ def test_forgedAddresses(kind: str) -> None:
                 assert all(late - early > 1 for early, late in zip(errors, errors[most:], strict=False)), where
 
 
-@pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast", "single-port"])
+@pytest.mark.parametrize(
+    "kind", slowBut(lambda kind: kind in QUICK, ["tftp", "multicast", "sbroadcast", "single-port"])
+)
 def test_errorStorm(kind: str) -> None:
     """However many bad requests come, an address gets twenty ERRORs a second and all together two hundred."""
     with standing(SEED, faults=0.0) as ground:
@@ -130,7 +133,7 @@ def test_errorStorm(kind: str) -> None:
         ground.over()
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_requestStorm(kind: str) -> None:
     """
     A thousand requests a second in the name of one address draw what 64 transfers do, or fifty answers a second.
@@ -176,6 +179,7 @@ def test_blindAnswers(kind: str) -> None:
         assert network.grouped == {}
 
 
+@pytest.mark.slow
 def test_groupsWithoutProof() -> None:
     """
     However often lists of a long file are forged in the names of many who never answer a question, SLAM's group gets a
@@ -197,6 +201,7 @@ def test_groupsWithoutProof() -> None:
         ground.over()
 
 
+@pytest.mark.slow
 def test_forgedListsBesideAClient() -> None:
     """A SLAM client that answers is served in full and in time while lists are forged in the names of others."""
     with standing(SEED, faults=0.0) as ground:
