@@ -11,26 +11,7 @@ import pytest
 from castd.request import Local
 from castd.upgrade.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
 from castd.upgrade.predecessor import ENVIRON, Inheritance, legacy
-
-
-class Reactor:
-    """Enough of one: who wants to read and write."""
-
-    def __init__(self) -> None:
-        self.readers: set[Any] = set()
-        self.writers: set[Any] = set()
-
-    def addReader(self, reader: object) -> None:
-        self.readers.add(reader)
-
-    def addWriter(self, writer: object) -> None:
-        self.writers.add(writer)
-
-    def removeReader(self, reader: object) -> None:
-        self.readers.discard(reader)
-
-    def removeWriter(self, writer: object) -> None:
-        self.writers.discard(writer)
+from tests.support.fakes import Reactor
 
 
 class Ends:

@@ -27,10 +27,10 @@ from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
 from castd.server.commons import MOST_BARRED
-from castd.server.listener import Listener
 from castd.testing import Copy, MemorySink, Network, memorySite, pattern
 from tests.support.log import observed
 from tests.support.noise import answer, noise
+from tests.support.stage import listener
 
 SERVER = "10.0.0.1"
 #: Where each transport is asked.
@@ -172,10 +172,10 @@ class Ground:
         given: dict[str, Any] = {"files": dict(FILES), "uploads": self.uploads, "seed": seed, "jitter": True, **site}
         self.site = memorySite(self.network, host=f"{SERVER}/24", **given)
         self.listeners = [
-            self._listener((sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
-            self._listener((tftp, {"singlePort": True, "port": 6969})),
-            self._listener((mtftp, {"port": 1759, "files": {"large": "239.255.1.1:3001"}})),
-            self._listener((slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
+            listener(self.site, (sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
+            listener(self.site, (tftp, {"singlePort": True, "port": 6969})),
+            listener(self.site, (mtftp, {"port": 1759, "files": {"large": "239.255.1.1:3001"}})),
+            listener(self.site, (slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
         ]
         self.ports = [self.site.ports.listen(each.port, each) for each in self.listeners]
         self.faults: list[Any] = []
@@ -183,19 +183,6 @@ class Ground:
         self.ends: dict[str, set[str]] = defaultdict(set)
         self.lines = 0
         self._log = RateLimiter(self._written)
-
-    def _listener(self, *spoken: tuple[Any, dict[str, Any]]) -> Listener:
-        """One port, and the dialects there in their order."""
-        made: Listener | None = None
-        for module, given in spoken:
-            options = module.Options(**{"port": 69, **given})
-            each = Listener(self.site, module.__name__.rpartition(".")[2], options, module.Dialect(options))
-            if made is None:
-                made = each
-            else:
-                assert made.share(each)
-        assert made is not None
-        return made
 
     def event(self, event: dict[str, Any]) -> None:
         """An observer of the log."""
