@@ -19,7 +19,7 @@ from castd.client.transfer import Transfer, TransferError
 from castd.client.urls import parseUrl
 from castd.receive import sbroadcast
 from castd.receive.options import RequestedOptions
-from castd.testing import Copy
+from castd.testing import ReceivedFile
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Crowd:
         self.tally.why[f"{kind}: {failure.getTraceback()}"] += 1
 
     async def _one(self, kind: str, name: str, machine: Machine, first: bool) -> None:
-        copy = Copy()
+        copy = ReceivedFile()
         mine = b""
         if kind == "upload":
             self._number += 1
@@ -146,7 +146,7 @@ class Crowd:
             machine.die(frozen=self.chance.random() < 0.5)
             transfer.cancel()
 
-    def _transfer(self, kind: str, name: str, machine: Machine, copy: Copy, mine: bytes) -> Deferred[Any]:
+    def _transfer(self, kind: str, name: str, machine: Machine, copy: ReceivedFile, mine: bytes) -> Deferred[Any]:
         server, chance = self.shop.server, self.chance
         if kind == "sbroadcast":
             collector = sbroadcast.SbroadcastDownload(name, "255.255.0.0")

@@ -1,5 +1,5 @@
 """
-What can go wrong, and whose fault it is.
+The exceptions of castd, by whose fault they are.
 
 L{ConfigError} is the operator's, L{WireError} the peer's, L{Refused} our answer to a readable request.  Anything else
 that is raised while a datagram is served is a bug: it is logged with its traceback and ends one cast, never the server.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class CastdError(Exception):
-    """The root of all of castd's own errors."""
+    """The base class of all of castd's own exceptions."""
 
 
 class ConfigError(CastdError):
@@ -26,21 +26,21 @@ class ConfigError(CastdError):
 
 class Unavailable(ConfigError):
     """
-    What the service file asks for cannot be had on this machine, or not now: an address, a permission, a file.
+    The service file asks for what this machine does not have, or not now: an address, a permission, a file.
     """
 
 
 class WireError(CastdError):
-    """A datagram that says nothing readable: counted, shown at debug level, survived."""
+    """A datagram cannot be read.  It is counted, logged at debug level and not answered."""
 
 
 class UnknownPeer(CastdError):
-    """A readable datagram at a transfer's own port from a peer that has no part in it (TFTP answers ERROR 5)."""
+    """A readable datagram at a transfer's own port is from a peer that has no part in it (TFTP answers ERROR 5)."""
 
 
 class Declined(CastdError):
     """
-    This dialect would rather not serve the request; the next one at the port is asked.  Never seen by a peer.
+    This dialect leaves the request to the next one at the port.  The peer is not told.
 
     @ivar reason: a short word for logs and counters, such as C{"pool-empty"}.
     """
@@ -52,7 +52,7 @@ class Declined(CastdError):
 
 class Elsewhere(Declined):
     """
-    The group that the request belongs to lives in the process that this one is taking over from.
+    The request belongs to a group of the process that this one is taking over from.
 
     @ivar group: its address and port.
     """
@@ -63,70 +63,76 @@ class Elsewhere(Declined):
 
 
 class Crowded(CastdError):
-    """A limit is reached: no answer goes out, the client asks again by itself (RFC 1350 clients all do).  Counted."""
+    """A limit is reached.  This is counted, and not answered: the client repeats its request (RFC 1350 clients do)."""
 
 
 class Refused(CastdError):
     """
-    Our answer to a readable request; the dialect puts it on the wire, or is silent where its protocol has no word for
-    it.
+    A readable request is denied, or an upload is.
+
+    The dialect tells the peer so, or is silent where its protocol has no word for it.
 
     @cvar code: the TFTP error code (RFC 1350 section 5, RFC 2347).
-    @ivar text: what the peer is told: printable ASCII, never a path of the server.
+    @ivar text: what the peer is told: printable ASCII, never a path of the server.  What the log says, C{str(error)},
+        may say more.
     """
 
     code = 0
     text = "refused"
 
     def __init__(self, text: str = "", why: str = "") -> None:
+        """
+        @param text: what the peer is told; C{""}: the text of the class.
+        @param why: what the log says; C{""}: the same.
+        """
         super().__init__(why or text or self.text)
         self.text = text or self.text
 
 
 class NotFound(Refused):
-    """No such file."""
+    """The file does not exist."""
 
     code = 1
     text = "File not found"
 
 
 class Forbidden(Refused):
-    """Outside the root, not a regular file, not allowed for this client, or writes are off."""
+    """The name leads out of the root or to no regular file, or the client may not have it, or uploads are off."""
 
     code = 2
     text = "Access violation"
 
 
 class Full(Refused):
-    """No space, or an upload above its limit."""
+    """No space is left, or an upload is larger than it may be."""
 
     code = 3
     text = "Disk full or allocation exceeded"
 
 
 class Unsupported(Refused):
-    """A request that is malformed or asks for a mode that is not served."""
+    """The request is malformed, or asks for a mode that is not served."""
 
     code = 4
     text = "Illegal TFTP operation"
 
 
 class UnknownTid(Refused):
-    """A packet of a foreign transfer id (RFC 1350 section 4)."""
+    """A packet has a foreign transfer id (RFC 1350 section 4)."""
 
     code = 5
     text = "Unknown transfer ID"
 
 
 class Exists(Refused):
-    """An upload to a name that exists, under a policy that creates only."""
+    """An upload has the name of an existing file, and may not replace it."""
 
     code = 6
     text = "File already exists"
 
 
 class Busy(Refused):
-    """Not now."""
+    """The request cannot be served now, but may be later."""
 
     text = "Busy, try again later"
 

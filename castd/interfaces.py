@@ -12,12 +12,15 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    import socket
+
+    from pydantic import BaseModel
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from castd.errors import Refused
     from castd.group_pool import OpenContext
     from castd.request import Local, Peer, Request
+
+#: What can be sent, or read from a content, without being copied first.
+Octets: TypeAlias = bytes | bytearray | memoryview
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
@@ -220,79 +226,106 @@ class ITransferHalf(Interface):
 
 
 class IContent(Interface):
-    """An opened file."""
+    """
+    An opened file.
+    """
 
-    name = Attribute("What it was asked for as.")
-    size = Attribute("Octets.")
-    version = Attribute(
-        "Hashable; equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
+    name: str = Attribute("The name that it was asked for by.")
+    size: int = Attribute("Its length in octets.")
+    version: Hashable = Attribute(
+        "Equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
     )
 
     def read(offset: int, length: int) -> bytes | memoryview:
         """
-        -> bytes-like of exactly C{length} octets (fewer only at the end of the file).
+        Read a part of the file.
 
+        @return: exactly C{length} octets from C{offset}; fewer only at the end of the file.
         @raise ContentChanged: the file shrank or cannot be read any more.
         """
 
-    def readInto(buffers: Any, offset: int) -> None:
+    def readInto(buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """
-        Scatter: fill these writable buffers one after the other from C{offset}, by one preadv.
+        Fill these buffers one after the other with what the file has from C{offset} on, by one C{preadv}.
 
-        @raise ContentChanged: not as many octets are there as the buffers hold.
+        @raise ContentChanged: fewer octets are there than the buffers hold.
         """
 
     def close() -> None:
-        """Called once by each who was given it."""
+        """Close the file.  Whoever was given it calls this once."""
 
 
 class IContentSource(Interface):
-    """Where files come from."""
+    """
+    Opens files by the names that clients ask for.
+    """
 
     def lookup(name: str, peer: Peer) -> IContent | Deferred[IContent]:
         """
-        -> L{IContent}, or a Deferred of one.
+        Open the file of this name.
 
         @param name: as asked for (see L{Request<castd.request.Request>}).
-        @param peer: who asks.
-        @raise NotFound: this source has it not; the next one is asked.
-        @raise Forbidden: nobody shall have it.
+        @param peer: the client that asks.
+        @return: L{IContent}, or a Deferred of one.
+        @raise NotFound: this source does not have the file; the next source is asked.
+        @raise Forbidden: no source shall be asked for it any more.
         """
 
 
 class IContentSourceMaker(Interface):
-    """A plugin that makes sources."""
+    """
+    A plugin that makes content sources: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line.")
-    options = Attribute("A frozen pydantic model.")
+    name: str = Attribute("The kind of source, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.Settings.")
 
     def makeSource(options: Any, site: ISite) -> IContentSource:
-        """-> L{IContentSource}."""
+        """
+        Open a source.
+
+        @param options: an instance of C{options}.
+        @raise ConfigError: with these options it cannot be had.
+        """
 
 
 class IUpload(Interface):
-    """A file that is being received.  Nothing of it is seen under its name until commit."""
+    """
+    A file that is being received.  Nothing of it can be seen under its name until it is committed.
+    """
 
     def write(data: bytes) -> None:
-        """@raise Full: no space left, or above the limit."""
+        """
+        Append octets to the file.
+
+        @raise Full: no space is left, or the file is larger than an upload may be.
+        """
 
     def commit() -> Deferred[None]:
         """
-        -> Deferred that fires when the file is complete, synced and in its place.  @raise Exists, Full: as failures.
+        Make the file visible under its name.
+
+        @return: fires when the file is complete, on the disk and in its place; fails with Exists, Full or another
+            Refused.
         """
 
     def abort() -> None:
-        """Leave nothing behind.  May be called at any time before commit, more than once."""
+        """Remove what has been written.  This may be called at any time before C{commit}, more than once."""
 
 
 class IContentSink(Interface):
-    """Where uploads go; absent: writes are refused."""
+    """
+    Takes uploads.
+    """
 
     def begin(name: str, peer: Peer, size: int | None) -> IUpload:
         """
-        -> L{IUpload}.
+        Begin an upload.
 
+        @param name: as asked for (see L{Request<castd.request.Request>}).
+        @param peer: the client that writes.
         @param size: octets announced, or L{None}.
         @raise Refused: Forbidden, Exists, Full, NotFound (no such directory), Busy (another upload of that name).
         """
@@ -336,127 +369,239 @@ class ISite(Interface):
         """-> why, or L{None}."""
 
 
-class IPorts(Interface):
-    """Where ports come from: the real ones, or a test's."""
+class IPortProtocol(Interface):
+    """
+    What a protocol at a port of castd provides.  A Twisted C{DatagramProtocol} has all of it but C{peerUnreachable}.
+    """
 
-    def listen(port: int, protocol: Any, interface: str = "", options: Any = None) -> IListeningPort:
+    def makeConnection(transport: Any) -> None:
         """
-        -> L{IListeningPort}, its protocol connected and told of each datagram by
-        C{protocol.datagramFrom(datagram, peer, local)} (L{castd.request.Local}), of closed ports as for C{openPort}.
+        Begin to use this port, an L{IDatagramPort}.
 
+        Twisted's own classes declare C{IUDPTransport} here, of which a port of castd has not all.
+        """
+
+    def doStop() -> None:
+        """The port has been closed."""
+
+    def peerUnreachable(peer: Peer) -> None:
+        """The host of this peer reports that no socket is open there (ICMP port unreachable)."""
+
+
+class IListeningProtocol(IPortProtocol):
+    """
+    A protocol at a port that requests come to.
+    """
+
+    def datagramFrom(datagram: bytes, peer: Peer, local: Local) -> None:
+        """
+        A datagram has arrived.
+
+        @param local: the address that it was sent to, and the interface that it came in by.
+        """
+
+
+class ITransferProtocol(IPortProtocol):
+    """
+    A protocol at a port of its own: a cast or an upload.
+    """
+
+    largest: int = Attribute(
+        "Octets of the longest datagram that is to be received whole; a longer one is cut to this."
+    )
+
+    def datagramReceived(datagram: bytes, addr: Peer) -> None:
+        """A datagram has arrived: from the port's one peer, or from anybody if the port has none."""
+
+    def strangerReceived(datagram: bytes, addr: Peer) -> None:
+        """A datagram has arrived at a port with one peer, but from another address."""
+
+
+class IPorts(Interface):
+    """
+    Opens ports: on the real network, or on a network of a test.
+    """
+
+    def listen(port: int, protocol: IListeningProtocol, interface: str = "") -> IListeningPort:
+        """
+        Open a port that requests come to, and connect the protocol to it.
+
+        @param interface: the numeric address to bind to; C{""}: all of them (IPv4).
         @raise CannotListenError: as Twisted's.
         """
 
-    def openPort(protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> IDatagramPort:
+    def openPort(
+        protocol: ITransferProtocol, local: Local, peer: Peer | None = None, ports: range | None = None
+    ) -> IDatagramPort:
         """
-        A port of its own for one cast or upload, bound to C{local.host}, its number chosen at random.
+        Open a port for one cast or one upload, and connect the protocol to it.  Its number is drawn at random.
 
-        @param ports: a C{range} that the number is to be taken from.
-        @param peer: the one receiver: the port hears only it; others come as C{protocol.strangerReceived(datagram,
-            peer)}. L{None}: a group's port, hears everybody.
-        @return: L{IDatagramPort}, its protocol connected; a host's word that a port there is closed comes as
-            C{protocol.peerUnreachable(peer)}.
-        @raise CannotListenError: no number of the range is free.
+        @param local: C{local.host} is the address to bind to.
+        @param peer: the one receiver.  L{None}: the port sends to a group, and hears everybody.
+        @param ports: the numbers to choose from; L{None}: those that the system has for this.
+        @raise CannotListenError: no number is free.
         """
 
-    keeps = Attribute("What comes to a request port is kept for the process after this one, if it is not read here.")
+    idle: int = Attribute("How many ports wait for the next transfer, with two descriptors each.")
 
-    def retain(retained: bool) -> None:
-        """This process is to close its ports, or goes on after all: what is kept for the next one stays kept."""
+    def readArrived() -> None:
+        """Read what has arrived at the ports, within the bounds of one visit."""
 
-    def settle() -> Iterable[tuple[str, int]]:
+    def boundSockets() -> Sequence[tuple[tuple[str, int], socket.socket, bool]]:
         """
-        This process is the one that serves, with these request ports: they are kept for the next one, and nothing that
-        may be of an address or a range of ports that is no more.
+        List the sockets of request ports for a process that is to take over.
 
-        -> the addresses that a process before this one had, and that are not wanted any more.
+        @return: interface and port, the socket, and whether castd has bound it itself, not a supervisor.
+        """
+
+    storing: bool = Attribute(
+        "Sockets of request ports are kept by the service manager for the process after this one."
+    )
+
+    def reconcileStore() -> Iterable[tuple[str, int]]:
+        """
+        Let the service manager's store hold the sockets of the present request ports, and no others.
+
+        The process that serves calls this once its ports are open, and after each reload.  It also closes what the
+        process before has left and nobody has asked for, and the ports that wait for the next transfer.
+
+        @return: interface and port of the sockets that the process before had and that nobody has asked for.
+        """
+
+    def freezeStore(frozen: bool) -> None:
+        """
+        Leave the service manager's store as it is from now on, whatever port is closed; or maintain it again.
+
+        @param frozen: C{True} before this process closes its ports and another one is to have their sockets.
         """
 
 
 class IDatagramPort(Interface):
     """
-    What castd asks of a transport; Twisted's C{IUDPTransport} with packet info and bursts.
+    The transport of a protocol: as Twisted's C{IUDPTransport}, with a source address and with bursts.
     """
 
-    def write(datagram: bytes, address: Peer | None = None) -> None:
+    def write(datagram: Octets, address: Peer | None = None) -> None:
         """
-        Send one datagram; to the port's own peer if no address is given.
+        Send one datagram.
 
+        @param address: L{None}: the port's one peer.
         @raise BlockingIOError: the socket is full; nothing was sent.  Also OSError with ENOBUFS.
         """
 
-    def writeFrom(datagram: bytes, address: Peer, local: Local) -> None:
-        """The same from one of our addresses: a listener on the wildcard answers from the address that was asked."""
+    def writeFrom(datagram: Octets, address: Peer, local: Local) -> None:
+        """Send one datagram from C{local.host}, where the port is bound to all addresses of the machine."""
 
-    def writeBurst(image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+    def writeBurst(image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         """
         Send datagrams that lie one behind the other in one buffer, all of C{step} octets but the last.
 
-        @param local: the address of ours to send from, where the port has several.
+        @param local: as for C{writeFrom}.
         @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
         """
 
-    def burst(step: int, most: int) -> Callable[[Any], object]:
+    def burstWriter(step: int, most: int) -> Callable[[Octets], object]:
         """
-        -> a function that sends an image as C{writeBurst(image, step)} would, to the port's own peer, all of it.
+        Make a function that sends an image to the port's one peer, as C{writeBurst(image, step)} would, or fails.
 
-        Whatever keeps it from that is an OSError; some of it may be out then.
+        The function raises OSError if not all of the image was sent; a part of it may be on its way then.
 
-        @param most: octets of the largest image it will be given.
+        @param most: octets of the largest image that it will be given.
         """
 
-    def stopListening() -> Any:
-        """Close, or give a lent port back."""
+    def stopListening() -> Deferred[None] | None:
+        """Close the port."""
 
     def getHost() -> IPv4Address | IPv6Address:
-        """-> L{twisted.internet.address.IPv4Address} or IPv6Address."""
+        """-> the address that the port is bound to."""
 
     def setGroup(ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        """Prepare it for group data: TTL, address of the outgoing interface ('' for the system's choice), flags."""
+        """
+        Prepare the port for sending to a group.
+
+        @param ttl: hops that its datagrams may go.
+        @param interface: address of the interface to send by; C{""}: the system chooses.
+        @param loopback: receivers on this machine hear the group, too.
+        @param broadcast: the group is a broadcast address.
+        """
 
 
 class IListeningPort(IDatagramPort):
     """
-    A port that requests come to.
+    A port that requests come to.  Two processes may have its socket during an upgrade; one of them reads it.
     """
 
-    paused = Attribute("It is not read: another process has the socket, too, and reads it.")
+    paused: bool = Attribute("This process does not read the port: another process has its socket, too, and reads it.")
 
     def pause(shared: bool) -> None:
         """
-        Read no more.  What comes waits for who reads next; what is sent goes out as before.
+        Stop reading.  What arrives waits in the socket for whoever reads next; sending goes on as before.
 
         @param shared: another process is going to send through this socket, too.
         """
 
     def resume(alone: bool) -> None:
         """
-        Read, what waited first.
+        Read again, first of all what has been waiting.
 
         @param alone: no other process has the socket any more.
         """
 
     def probe() -> Deferred[None]:
         """
-        Is a port that listens still read?  A datagram goes from it to itself, which its protocol never sees.
+        Send a datagram from the port to itself, to see whether the port is still read.  The protocol never sees it.
 
-        -> fires when that, or anything else that was sent to it, is read; also when it is closed.
-
-        @raise OSError: it cannot be sent there now, such as while the interface is down: that says nothing of the port.
+        @return: fires when anything that was sent to the port is read, and when the port is closed or paused.
+        @raise OSError: the datagram cannot be sent now, as while the interface is down: nothing is known of the port.
         """
 
 
-class ICastTransport(Interface):
+class LiveReceiver(NamedTuple):
+    """
+    How far one receiver of a cast has come, or the one sender of an upload.
+
+    @ivar peer: its address.
+    @ivar name: the file name as it asked for it.
+    @ivar sent: blocks that were sent since it asked, repetitions included; for an upload, blocks received.
+    @ivar needed: blocks that it needs in all; L{None}: not known.
+    @ivar since: the instant it asked.
+    """
+
+    peer: Peer
+    name: str
+    sent: int
+    needed: int | None
+    since: float
+
+
+class ILiveTransfer(Interface):
+    """One cast or upload that is under way, as C{castd status} and the metrics show it."""
+
+    name: str = Attribute("Name of the transport, as the service file has it.")
+    kind: str = Attribute("'group', 'unicast' or 'upload'.")
+    fileName: str = Attribute("Name of the file that is sent or received.")
+    group: Peer | None = Attribute("Address and port of the group; None: there is no group.")
+    size: int | None = Attribute("Octets of the file that is sent; None: not known, such as for an upload.")
+    opened: float = Attribute("The instant it began.")
+
+    def progress() -> tuple[int, int, int]:
+        """-> blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
+
+    def liveReceivers() -> Sequence[LiveReceiver]:
+        """-> the receivers of a cast, or the one sender of an upload."""
+
+
+class ICastTransport(IListeningProtocol):
     """Provided by a C{DatagramProtocol}; stock: L{castd.server.listener.Listener}."""
 
-    interface = Attribute("Address bound to.")
-    port = Attribute("Port bound to.")
+    interface: str = Attribute("Address bound to.")
+    port: int = Attribute("Port bound to.")
 
     def share(other: Any) -> bool:
         """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
 
-    def casts() -> Iterator[Any]:
-        """-> iterable of what is under way, for gauges."""
+    def casts() -> Iterable[ILiveTransfer]:
+        """-> the casts and uploads that are under way, for C{castd status} and the metrics."""
 
     def become(other: Any) -> None:
         """
@@ -497,16 +642,20 @@ class IUpgradable(Interface):
 
 
 class ITransportMaker(Interface):
-    """A plugin: announced in C{castd/plugins/} or by an entry point, found by L{castd.config.plugin.collect}."""
+    """
+    A plugin that makes transports: announced in C{castd/plugins/} or by an entry point, found by
+    L{castd.config.plugin.collect}.
+    """
 
-    name = Attribute("What the service file says.")
-    description = Attribute("One line for 'castd plugins'.")
-    options = Attribute("A frozen pydantic model, usually a subclass of castd.options.ListenOptions.")
+    name: str = Attribute("The kind of transport, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.ListenOptions.")
 
-    def makeTransport(name: str, options: Any, site: ISite) -> Any:
+    def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport:
         """
-        -> L{ICastTransport}.
+        Make a transport; no socket is opened yet.
 
-        @param name: the instance's, for logs and counters.
+        @param name: of this transport in the service file, for logs and metrics.
+        @param options: an instance of C{options}.
         @raise ConfigError: these options cannot work together.
         """

@@ -1,5 +1,5 @@
 """
-Which clients are meant: a set of networks that is asked for every request.
+Sets of IP networks, to which a client belongs or not.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from ipaddress import IPv6Address, ip_address
 
 from castd.options import AnyNetwork
 
-#: Addresses whose numbers are remembered; a hall of machines asks for many files each.
+#: How many addresses are kept as numbers: a machine that boots asks for many files.
 _REMEMBERED = 8192
 
 
 class Networks:
     """
-    Networks of both families; a client's numeric address is C{in} them or not.
+    A set of IPv4 and IPv6 networks; a client's numeric address is C{in} it or not.
 
     An IPv4 client that comes through an IPv6 socket (C{::ffff:10.0.0.5}) counts as the IPv4 client it is.
     """

@@ -1,5 +1,5 @@
 """
-What may be set: the types of fields, and the options that all transports share.
+Settings: the types of their fields, and the options that all transports share.
 
 An author of a transport writes a subclass of L{ListenOptions}.  Its fields are camelCase in code, C{kebab-case} in the
 service file (C{dataPort} is C{data-port}); their types and C{Field(description=...)} are all that C{castd plugins}, the
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias
+from typing import Annotated, ClassVar, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -25,17 +25,21 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+from pydantic_core.core_schema import SerializerFunction
 
 from castd import units
 from castd.request import hostPort
 
 
 def _schema(kind: str, *examples: object, types: str | list[str] = "string") -> WithJsonSchema:
+    """-> what the JSON schema says of a field; C{castd plugins} and the reference are made of that."""
     return WithJsonSchema({"type": types, "format": kind, "examples": list(examples)})
 
 
-def _written(write: Any) -> PlainSerializer:
+def _written(write: SerializerFunction) -> PlainSerializer:
+    """Write a value as it would stand in a service file."""
     return PlainSerializer(write, when_used="json")
 
 
@@ -84,7 +88,7 @@ def group(text: object) -> str:
     @raise ValueError: also for C{224.0.0.0/24}, which is kept for routing protocols and floods every switch (RFC 5771).
     """
     value = _ip(text, "239.255.1.1")
-    if value.version != 4 or not value.is_multicast:
+    if not isinstance(value, IPv4Address) or not value.is_multicast:
         raise ValueError(f"{text} is not an IPv4 multicast address: they lie in 224.0.1.0 to 239.255.255.255")
     if value in _LINK_LOCAL:
         raise ValueError(f"{text} is reserved for routing protocols (224.0.0.0/24)")
@@ -95,7 +99,8 @@ _LINK_LOCAL = IPv4Network("224.0.0.0/24")
 _MULTICAST = IPv4Network("224.0.0.0/4")
 
 
-def _ip(text: object, right: str) -> Any:
+def _ip(text: object, right: str) -> IPv4Address | IPv6Address:
+    """@param right: examples of what would be right, for the error's text."""
     try:
         return ip_address(text if isinstance(text, str) else "")
     except ValueError:
@@ -126,7 +131,7 @@ def groups(text: object) -> IPv4Network:
 
 
 def clients(text: object) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Read who is meant: C{any}, one network, or several."""
+    """Read the networks of some clients: C{any}, one network, or several."""
     if text == "any":
         return (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     return tuple(network(each) for each in text) if isinstance(text, list | tuple) else (network(text),)
@@ -218,12 +223,12 @@ FilePath = Annotated[Path, PlainValidator(resolve), _written(str), _schema("path
 
 
 def kebab(name: str) -> str:
-    """C{dataPort} is C{data-port} in the service file."""
+    """-> the name of a field as it is in the service file: C{data-port} for C{dataPort}."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"-{found[1]}", name).lower()
 
 
 class Settings(BaseModel):
-    """What all models of the service file are: frozen, without unknown keys, kebab-case outside, camelCase inside."""
+    """The base of all models of the service file: frozen, no unknown keys, kebab-case outside, camelCase inside."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -236,8 +241,8 @@ class Settings(BaseModel):
     )
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The usual one, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """-> the usual schema, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
         schema = handler(core)
         inside = handler.resolve_ref_schema(schema)
         defaults = cls.model_construct().model_dump(mode="json", by_alias=True)
@@ -249,10 +254,11 @@ class Settings(BaseModel):
 
 class ListenOptions(Settings):
     """
-    What every transport that listens at a port has.
+    The options of every transport that listens at a port.
 
-    @cvar fallback: the kind that should come after it at the same address, to serve what it declines; L{None}: none.
-    @cvar elsewhere: the kind and port that its clients ask when they give up here; L{None}: none.
+    @cvar fallback: the kind of transport that should come after this one at the same address, to serve what it
+        declines; L{None}: none.
+    @cvar elsewhere: the kind and port that its clients turn to when they give up here; L{None}: none.
     """
 
     fallback: ClassVar[str | None] = None
@@ -268,7 +274,7 @@ class ListenOptions(Settings):
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
         """
-        What is wrong with several transports of this kind together; nothing, unless a kind knows better.
+        Find what is wrong with several transports of this kind together.  A kind overrides this if it knows anything.
 
         @param named: name in the service file, and options, in its order.
         @return: (name, complaint); a complaint may begin with the key it is about and a colon.
@@ -277,19 +283,19 @@ class ListenOptions(Settings):
 
     def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
         """
-        -> what is wrong with the files that these options name; asked when their sources are open.
+        Find what is wrong with the files that these options name.  Called when the sources of content are open.
 
         @param size: octets of a file by its name; L{None}: it is not there (yet).
         """
         return ()
 
     def warnings(self) -> Iterable[str]:
-        """-> what is allowed and yet hardly meant, or worth knowing; C{castd check} shows it."""
+        """-> what is allowed and yet hardly meant, or worth knowing, for C{castd check} to show."""
         return ()
 
 
 class Limits(Settings):
-    """What bounds the whole server.  A peer is an address, whatever its port."""
+    """The limits of the whole server.  A peer is an address here, whatever its port."""
 
     casts: int = Field(
         default=4096, ge=1, description="casts (transfers) at once; requests beyond are not answered, clients repeat"

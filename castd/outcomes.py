@@ -1,5 +1,5 @@
 """
-How a receiver's part ended: no exceptions but words, the same in the log, in events and in counters.
+The outcomes of a receiver's transfer: words, the same in the log, in events and in counters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHANGED: Final = "changed"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 
-#: Each word in plain words, as the log says it.
+#: What the log says of each outcome.
 MEANING: Final[dict[str, str]] = {
     DONE: "complete",
     PROBE: "asked for the size only",

@@ -1,5 +1,5 @@
 """
-Who asks for what: the values a dialect makes of the first datagram of a peer.
+Requests: the values that a dialect makes of the first datagram of a peer.
 """
 
 from __future__ import annotations
@@ -8,25 +8,24 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TypeAlias
 
-#: A peer as the socket names it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  Hashable, otherwise opaque
-#: to the casts.
+#: The address of a peer as the socket gives it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  To a cast
+#: it is a key and nothing else.
 Peer: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
-#: What a protocol without options assumes of the way to its clients: Ethernet.
+#: The MTU that is assumed where the interface is not known: Ethernet's.  Octets.
 ETHERNET_MTU = 1500
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
     """
-    Where a datagram was sent to: the answer leaves from there.
+    The address of ours that a datagram was sent to, and the interface that it came in by.  The answer leaves from it.
 
-    @ivar host: the address asked, numeric; the wildcard's name where the system cannot tell.
-    @ivar port: the port asked.
-    @ivar interface: index of the interface it came in by; 0 if unknown.
-    @ivar broadcast: it was sent to a broadcast or multicast address.
+    @ivar host: numeric; the wildcard's name where the system cannot tell.
+    @ivar interface: index of the interface; 0 if unknown.
+    @ivar broadcast: it is a broadcast or multicast address.
     @ivar mtu: octets in the largest IP packet of that interface.
-    @ivar networks: what that interface reaches without a router; empty if unknown.
+    @ivar networks: the networks that the interface reaches without a router; empty if unknown.
     """
 
     host: str
@@ -40,15 +39,15 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    One request, read.
+    One request of a client.
 
-    @ivar peer: who asks.
-    @ivar local: which of our addresses was asked.
+    @ivar peer: the client.
+    @ivar local: the address of ours that it was sent to.
     @ivar name: the file's name as it was asked for, UTF-8 with surrogate escapes, so that no octet is lost.
     @ivar mode: C{"octet"} or C{"netascii"}.
     @ivar write: it is an upload.
     @ivar options: name and value of each option, ISO 8859-1, in the order of the request, doubles dropped.
-    @ivar detail: what a dialect wants to keep of its own (SLAM: the list of missing blocks).
+    @ivar detail: for the dialect's own use (SLAM: the list of missing blocks).
     """
 
     peer: Peer
@@ -60,13 +59,16 @@ class Request:
     detail: object = field(default=None, compare=False)
 
     def repeats(self, other: Request) -> bool:
-        """-> whether it is the other one once more, whatever has become of our own address or its network since."""
-        mine = (self.peer, self.name, self.mode, self.write, self.options)
-        return mine == (other.peer, other.name, other.mode, other.write, other.options)
+        """-> whether the client has sent the other request once more; our own address may have changed since."""
+        asked = (self.peer, self.name, self.mode, self.write, self.options)
+        return asked == (other.peer, other.name, other.mode, other.write, other.options)
 
     def option(self, name: str) -> str | None:
         """
-        The value of the option of this name in lower case, or L{None} if it was not asked for.
+        Find the value of an option.
+
+        @param name: in lower case.
+        @return: L{None} if the request does not have it.
         """
         return next((value for known, value in self.options if known.lower() == name), None)
 

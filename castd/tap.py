@@ -23,7 +23,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
-from castd.observe.format import LINE, Observer, sentence
+from castd.observe.format import MESSAGE_KEY, Observer, asMessage
 from castd.observe.journal import PRIORITY
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, jsonLog, onStream, textLog
@@ -151,7 +151,7 @@ def _syslog(prefix: str) -> Observer:
     def told(event: LogEvent) -> None:
         level, whose = event.get("log_level", LogLevel.info), event.get("log_namespace", "-")
         known = {"syslogPriority": PRIORITY.get(level, 6), "log_system": whose}
-        line = {} if "log_failure" in event else {"log_format": f"{{{LINE}}}", LINE: sentence(event)}
+        line = {} if "log_failure" in event else {"log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: asMessage(event)}
         observer({**event, **known, **line})
 
     return told

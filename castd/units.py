@@ -1,7 +1,8 @@
 """
-Durations, sizes and rates as people write them: text to number, and back again.
+Reads durations, sizes and rates as people write them, and writes them so.
 
-Every reader raises C{ValueError} with a sentence that says what would be right; what a writer gives, its reader takes.
+Every function that reads raises C{ValueError} with a sentence that says what would be right.  L{duration} reads what
+L{showDuration} writes, and so do the others.
 """
 
 from __future__ import annotations
@@ -82,18 +83,21 @@ def _positive(text: str | float, scale: _Scale, plain: str, kind: str, right: st
 
 def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fraction:
     """
+    Read an amount exactly.
+
+    @param scale: what each unit is worth.
     @param plain: the unit of a plain number; C{""}: it must name one.
-    @param kind: what it should be, for the complaint; C{right}: examples that would be.
+    @param kind: what the text should be, for the error's text; C{right}: examples that would be.
     """
     number = _digits(text) if isinstance(text, int | float) and not isinstance(text, bool) else str(text)
     found = _AMOUNT.fullmatch(number.strip())
     if found is None or (found[2] or plain) not in scale:
-        raise ValueError(f"{text} is not {kind}: write it as {right}" + _meant(found, scale))
+        raise ValueError(f"{text} is not {kind}: write it as {right}" + _unitHint(found, scale))
     return Fraction(found[1]) * scale[found[2] or plain]
 
 
-def _meant(found: re.Match[str] | None, scale: _Scale) -> str:
-    """The units that differ from what was written only by case or by an C{i}."""
+def _unitHint(found: re.Match[str] | None, scale: _Scale) -> str:
+    """-> a hint at the units that differ from what was written only by case or by an C{i}; C{""}: there are none."""
     if found is None:
         return ""
     wrong = found[2].lower().replace("i", "")
@@ -102,7 +106,7 @@ def _meant(found: re.Match[str] | None, scale: _Scale) -> str:
 
 
 def _digits(number: float) -> str:
-    """A number without an exponent, exactly as C{repr} has it."""
+    """-> a number without an exponent, exactly as C{repr} has it."""
     return format(Decimal(repr(number)), "f")
 
 
@@ -117,8 +121,8 @@ def showSize(octets: int) -> str:
 
 
 def showRate(octets: float) -> str:
-    """Write octets a second so that L{rate} reads the same."""
-    return _show(octets, {unit: worth for unit, worth in _OCTETS_A_SECOND.items() if unit in _SHOWN}, "B/s")
+    """Write octets a second so that L{rate} reads the same: in octets, since the files they carry are."""
+    return _show(octets, {f"{unit}/s": worth for unit, worth in _OCTETS.items()}, "B/s")
 
 
 def showFrequency(times: float) -> str:
@@ -126,12 +130,8 @@ def showFrequency(times: float) -> str:
     return _show(times, _A_SECOND, "/s").replace(" ", "")
 
 
-#: Rates are shown in octets, since the files they carry are.
-_SHOWN = frozenset(f"{unit}/s" for unit in _OCTETS)
-
-
 def _show(value: float, scale: _Scale, plain: str) -> str:
-    """In the largest unit that leaves a whole number; else as it is, in the plain one."""
+    """Write a value in the largest unit that leaves a whole number; if none does, in the plain unit."""
     exact = Fraction(Decimal(repr(value)))
     whole = [unit for unit, worth in scale.items() if exact and (exact / worth).denominator == 1]
     unit = max(whole, key=lambda unit: scale[unit], default=plain)

@@ -1,8 +1,9 @@
 """
-Writes what is said of the service file: its reference, its JSON schema, and the file with every key and its default.
+Generates from the code what the documentation says of it: the reference of the service file, its JSON schema, the
+service file with every key and its default, and the table of metrics.
 
-    python scripts/reference.py            writes all three
-    python scripts/reference.py --check    says which of them are out of date, with exit status 1
+    python scripts/reference.py            writes all of them
+    python scripts/reference.py --check    names those that are out of date, with exit status 1
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from castd.config.config import Kinds  # noqa: E402
 from castd.config.plugin import ContentSourceMaker, TransportMaker  # noqa: E402
-from castd.config.schema import SECTIONS, Row, rows, wholeSchema, written  # noqa: E402
+from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefault  # noqa: E402
 from castd.files.access import Rule  # noqa: E402
+from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
 from castd.service.service import SINKS  # noqa: E402
 
-#: Values for what is required, where another than the example of its type is wanted.
+#: Values of required options, by section and key, where the example of the option's type does not do.
 EXAMPLES = {
     ("transports", "file"): "vmlinuz",
     ("transports", "subnets"): "[10.1.2.0/24]",
@@ -31,24 +34,23 @@ EXAMPLES = {
     ("uploads", "path"): "/srv/uploads",
 }
 
-
-#: What is to be said of a section before its table.
+#: Lines between the title of a section and its table.
 NOTES = {"logging": ("Under `twist` the log itself is kept by `twist`, and only `json` holds.", "")}
 
 
 def stock() -> Kinds:
-    """What comes with castd, whatever else is installed here."""
-    made = [each for each in vars(castd_stock).values() if isinstance(each, TransportMaker | ContentSourceMaker)]
-    transports: Any = {each.name: each for each in made if isinstance(each, TransportMaker)}
-    sources: Any = {each.name: each for each in made if isinstance(each, ContentSourceMaker)}
+    """-> what comes with castd, whatever else is installed here."""
+    announced = vars(castd_stock).values()
+    transports = {each.name: each for each in announced if isinstance(each, TransportMaker)}
+    sources = {each.name: each for each in announced if isinstance(each, ContentSourceMaker)}
     return Kinds(transports, sources, SINKS, Rule)
 
 
 # The reference.
 
 
-def table(model: Any) -> Iterator[str]:
-    """The options of a model, as Markdown."""
+def optionTable(model: type[BaseModel]) -> Iterator[str]:
+    """Write the options of a model as a table in Markdown."""
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for row in rows(model):
@@ -58,48 +60,49 @@ def table(model: Any) -> Iterator[str]:
 
 
 def reference(kinds: Kinds) -> str:
-    """The page: what is written by hand, then a table for each kind and section."""
+    """-> docs/service-file.md: what is written by hand, then a table for each kind and section."""
     lines = [*(ROOT / "docs" / "service-file.in.md").read_text().splitlines(), ""]
     for kind, maker in kinds.transports.items():
-        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *optionTable(maker.options)]
     lines += ["## content", "", "A list; the first source that has a name answers.", ""]
-    for kind, maker in kinds.content.items():
-        lines += [f"### `{kind}`", "", f"{maker.description}.", "", *table(maker.options)]  # type: ignore[attr-defined]
+    for kind, source in kinds.content.items():
+        lines += [f"### `{kind}`", "", f"{source.description}.", "", *optionTable(source.options)]
     lines += ["## uploads", "", "A list; an upload goes to the first that has a place for its name.", ""]
     for kind, sink in kinds.uploads.items():
-        lines += [f"### `{kind}`", "", *table(sink.options)]
+        lines += [f"### `{kind}`", "", *optionTable(sink.options)]
     rules = (
         "A list of rules; the first that matches decides, and without a match the answer is no. Without this section"
     )
-    lines += ["## access", "", f"{rules} everybody may read, and nobody may write.", "", *table(kinds.access)]
+    lines += ["## access", "", f"{rules} everybody may read, and nobody may write.", "", *optionTable(kinds.access)]
     for name, model in SECTIONS.items():
-        lines += [f"## {name}", "", *NOTES.get(name, ()), *table(model)]
+        lines += [f"## {name}", "", *NOTES.get(name, ()), *optionTable(model)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 # The file with every key.
 
 
-def option(row: Row, indent: str, hidden: str) -> str:
-    """One line; C{hidden} is what makes a comment of it, or nothing."""
-    return f"{f'{hidden}{indent}{row.key}: {row.default}':<40}# {row.description}".rstrip()
+def optionLine(row: Row, indent: str, commented: bool) -> str:
+    """Write an option with its default; the meaning stands behind it."""
+    option = f"{'#' if commented else ''}{indent}{row.key}: {row.default}"
+    return f"{option:<40}# {row.description}".rstrip()
 
 
-def options(section: str, model: Any, indent: str, hidden: bool) -> Iterator[str]:
-    """Each option of a model itself; what is required is set, unless it is hidden like the rest."""
-    properties = model.model_json_schema(by_alias=True)["properties"]
-    required = model.model_json_schema(by_alias=True).get("required", ())
+def optionLines(section: str, model: type[BaseModel], indent: str, commented: bool) -> Iterator[str]:
+    """Write each option of a model: what is required is set unless C{commented}, the rest stands in comments."""
+    schema = model.model_json_schema(by_alias=True)
+    properties, required = schema["properties"], schema.get("required", ())
     shown = [row for row in rows(model) if row.key in properties]
     for row in sorted(shown, key=lambda row: row.key not in required):
         if row.key in required:
-            value = EXAMPLES.get((section, row.key)) or written(properties[row.key].get("examples", ["example"])[0])
-            yield option(row._replace(default=value), indent, "#" if hidden else "")
+            value = EXAMPLES.get((section, row.key)) or showDefault(properties[row.key].get("examples", ["example"])[0])
+            yield optionLine(row._replace(default=value), indent, commented)
         else:
-            yield option(row, indent, "#")
+            yield optionLine(row, indent, commented=True)
 
 
-def everything(kinds: Kinds) -> str:
-    """The file with every key."""
+def exampleFile(kinds: Kinds) -> str:
+    """-> etc/castd.yaml: a service file with every key."""
     lines = [
         "# The service file of castd, with every key and its default.  What is set here has no default; to set more,",
         "# take away the '#' at the start of a line and of those above that it belongs to.  See docs/service-file.md",
@@ -109,15 +112,15 @@ def everything(kinds: Kinds) -> str:
         "# Asked in order; the first that has the name answers.  Paths are relative to the folder of this file.",
         "content:",
     ]
-    for kind, maker in kinds.content.items():
-        lines += [f"  - {kind}:", *options("content", maker.options, "      ", hidden=False)]
+    for kind, source in kinds.content.items():
+        lines += [f"  - {kind}:", *optionLines("content", source.options, "      ", commented=False)]
     lines += [
         "",
         "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused.",
     ]
     lines += ["#uploads:"]
     for kind, sink in kinds.uploads.items():
-        lines += [f"#  - {kind}:", *options("uploads", sink.options, "      ", hidden=True)]
+        lines += [f"#  - {kind}:", *optionLines("uploads", sink.options, "      ", commented=True)]
     lines += [
         "",
         "# The first rule that matches decides; without a match the answer is no.  Without this section all may read.",
@@ -125,27 +128,46 @@ def everything(kinds: Kinds) -> str:
         '  - {allow: any, for: read}             # or: {allow: 10.0.0.0/8, names: ["*.efi", "images/**"]}',
     ]
     for name, model in SECTIONS.items():
-        lines += ["", f"#{name}:", *options(name, model, "  ", hidden=True)]
+        lines += ["", f"#{name}:", *optionLines(name, model, "  ", commented=True)]
     lines += ["", "# Name: options.  The kind is what 'use' says, or else the name."]
     lines += ["# Those at one address and port are asked in this order, so the plain tftp comes last.", "transports:"]
     for kind, maker in sorted(kinds.transports.items(), key=lambda each: each[0] == "tftp"):
-        hidden = kind != "tftp"
-        lines += [f"{'#' if hidden else ''}  {kind}:", *options("transports", maker.options, "    ", hidden)]
+        commented = kind != "tftp"
+        lines += [f"{'#' if commented else ''}  {kind}:", *optionLines("transports", maker.options, "    ", commented)]
     return "\n".join(lines) + "\n"
 
 
+# The table of metrics.
+
+#: What encloses the table in docs/metrics.md.
+BEGIN, END = "<!-- scripts/reference.py writes this table -->\n", "<!-- end of the table -->\n"
+
+
+def metricsPage(page: str) -> str:
+    """-> docs/metrics.md, with its table as it has to be."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in (*EVENT_METRICS, *GAUGES):
+        name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
+        rows.append(f"| `{name}` | {metric.kind} | {', '.join(metric.labels) or '–'} | {metric.help} |")
+    return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in rows), "\n", END, tail))
+
+
 def files() -> dict[Path, str]:
-    """What should stand in each file."""
+    """-> what has to stand in each file."""
     kinds = stock()
+    metrics = ROOT / "docs" / "metrics.md"
     return {
         ROOT / "docs" / "service-file.md": reference(kinds),
-        ROOT / "docs" / "castd.schema.json": json.dumps(wholeSchema(kinds), indent=2) + "\n",
-        ROOT / "etc" / "castd.yaml": everything(kinds),
+        ROOT / "docs" / "castd.schema.json": json.dumps(serviceFileSchema(kinds), indent=2) + "\n",
+        ROOT / "etc" / "castd.yaml": exampleFile(kinds),
+        metrics: metricsPage(metrics.read_text()),
     }
 
 
 def main() -> None:
-    """Write, or check."""
+    """Write the files that are out of date, or name them."""
     stale = [file for file, text in files().items() if not file.exists() or file.read_text() != text]
     if "--check" in sys.argv[1:]:
         sys.stderr.writelines(f"{file.relative_to(ROOT)} is out of date: run scripts/reference.py\n" for file in stale)

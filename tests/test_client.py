@@ -27,7 +27,7 @@ from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
 from castd.receive.options import RequestedOptions
 from castd.receive.piece import OffsetBlock
 from castd.server.commons import Commons
-from castd.testing import Copy, Mailbox, Network, memorySite, pattern
+from castd.testing import Network, ReceivedFile, RecordingClient, memorySite, pattern
 from tests.support.link import summary
 from tests.support.log import observed
 from tests.support.stage import listener
@@ -35,7 +35,7 @@ from tests.support.stage import listener
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 
-class Faulty(Copy):
+class Faulty(ReceivedFile):
     """A sink on a disk that has this fault."""
 
     def __init__(self, fault: OSError) -> None:
@@ -56,7 +56,7 @@ class Site:
         self.memory = memorySite(self.network, files=files, uploads=True, host=self.server)
         self.listener = listener(self.memory, (tftp, {"port": 69}))
         self.memory.ports.listen(69, self.listener)
-        self.sink = Copy()
+        self.sink = ReceivedFile()
 
     def url(self, rest: str) -> Url:
         return parseUrl(f"tftp://[{self.server}]/{rest}" if ":" in self.server else f"tftp://{self.server}/{rest}")
@@ -87,10 +87,10 @@ class Scripted:
 
     def __init__(self, **answers: bytes) -> None:
         self.network = Network()
-        self.listening = Mailbox(self.network.host(SERVER), 69)
-        self.transfer = Mailbox(self.network.host(SERVER))
+        self.listening = RecordingClient(self.network.host(SERVER), 69)
+        self.transfer = RecordingClient(self.network.host(SERVER))
         self.host = self.network.host(CLIENT)
-        self.sink = Copy()
+        self.sink = ReceivedFile()
         self.results: list[Any] = []
 
     def get(self, **more: Any) -> Any:
@@ -101,7 +101,7 @@ class Scripted:
         self.client = letter.source
         return parseRequest(letter.datagram)
 
-    def say(self, datagram: bytes, who: Mailbox | None = None) -> list[str]:
+    def say(self, datagram: bytes, who: RecordingClient | None = None) -> list[str]:
         """-> what the client said to that before any timer of its own rang."""
         (who or self.transfer).send(datagram, self.client)
         self.network.advance(0.01)
@@ -230,7 +230,7 @@ class TestPeers:
         server = Scripted()
         server.get()
         server.say(buildData(1, bytes(512)))
-        other = Mailbox(server.network.host(SERVER))
+        other = RecordingClient(server.network.host(SERVER))
         assert server.say(buildData(2, b"forged"), other) == ["ERROR 5"]
         assert server.say(buildError(0, "forged"), other) == []
         assert server.say(buildData(2, b"end"))[-1] == "ACK 2"
@@ -240,7 +240,7 @@ class TestPeers:
         """Before the first answer, too, only the host that was asked may give it."""
         server = Scripted()
         server.get()
-        stranger = Mailbox(server.network.host("10.0.0.66"))
+        stranger = RecordingClient(server.network.host("10.0.0.66"))
         assert server.say(buildData(1, b"forged"), stranger) == ["ERROR 5"]
         assert server.say(buildData(1, b"true")) == ["ACK 1"]
         assert server.sink.data == b"true"
@@ -249,7 +249,7 @@ class TestPeers:
         """Strangers get a few answers, not one each for ever."""
         server = Scripted()
         server.get()
-        stranger = Mailbox(server.network.host("10.0.0.66"))
+        stranger = RecordingClient(server.network.host("10.0.0.66"))
         for _ in range(100):
             stranger.send(buildData(1, b""), server.client)
         server.network.advance(0.1)
@@ -259,7 +259,7 @@ class TestPeers:
         """Noise from the server's host does not fix its transfer id."""
         server = Scripted()
         server.get()
-        assert server.say(b"\0\7", Mailbox(server.network.host(SERVER))) == []
+        assert server.say(b"\0\7", RecordingClient(server.network.host(SERVER))) == []
         assert server.say(buildData(1, b"all")) == ["ACK 1"]
 
 
@@ -367,7 +367,7 @@ class TestSchemes:
         """Another scheme's collector joins a group, hands out blocks in any order, and leaves the group at the end."""
         monkeypatch.setitem(SCHEMES, "flood", Scheme(700, lambda url, requested, policy: Flood(5)))
         network = Network()
-        host, server, sink = network.host(CLIENT), Mailbox(network.host(SERVER), 700), Copy()
+        host, server, sink = network.host(CLIENT), RecordingClient(network.host(SERVER), 700), ReceivedFile()
         asked = fetch(host, parseUrl(f"flood://{SERVER}/f"), sink)
         assert server.expect().datagram == b"please"
         assert len(host.openPorts()) == 2
@@ -380,7 +380,7 @@ class TestSchemes:
 
     def test_unknown(self) -> None:
         """A scheme that nobody knows is a fault of the URL, and the message tells what is known."""
-        asked = fetch(Network().host(CLIENT), parseUrl("gopher://h/f"), Copy())
+        asked = fetch(Network().host(CLIENT), parseUrl("gopher://h/f"), ReceivedFile())
         failures: list[Any] = []
         asked.addErrback(failures.append)
         assert failures[0].check(UrlError)
@@ -474,7 +474,7 @@ class TestLoopback:
         yield port.getHost().port, site.files
         made.stop()
         port.stopListening()
-        site.ports.close()
+        site.ports.closeIdle()
 
     @pytest.mark.parametrize(
         "requested",
@@ -488,7 +488,7 @@ class TestLoopback:
     @pytest_twisted.ensureDeferred
     async def test_fetch(self, served: Any, requested: Any) -> None:
         """A file comes through real sockets whole."""
-        sink = Copy()
+        sink = ReceivedFile()
         url = parseUrl(f"tftp://127.0.0.1:{served[0]}/f")
         report = await fetch(reactor, url, sink, requested).addTimeout(30, reactor)
         await report.closed
@@ -504,14 +504,14 @@ class TestLoopback:
         made = listener(site, (multicast, options))
         port = site.ports.listen(0, made, "127.0.0.1")
         events: list[dict[str, Any]] = []
-        sink = Copy()
+        sink = ReceivedFile()
         with observed(events.append):
             url = parseUrl(f"tftm://127.0.0.1:{port.getHost().port}/f")
             report = await fetch(reactor, url, sink).addTimeout(30, reactor)
             await report.closed
         made.stop()
         port.stopListening()
-        site.ports.close()
+        site.ports.closeIdle()
         assert sink.data == pattern(300_000)
         assert [event["event"] for event in events if event.get("event") in ("opened", "moved")] == ["opened"]
 

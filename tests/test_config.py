@@ -362,7 +362,7 @@ def test_aliases() -> None:
 def test_large() -> None:
     """A file above a mebibyte is refused unread."""
     with pytest.raises(ConfigError, match=r"x.yaml: larger than 1 MiB"):
-        yaml.parse(b"#" * (yaml.LARGEST + 1), "x.yaml")
+        yaml.parse(b"#" * (yaml.MAX_OCTETS + 1), "x.yaml")
 
 
 def test_oneLine() -> None:
@@ -385,15 +385,15 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("x.yaml", KINDS).content[0].options.path == tmp_path / "boot"
 
 
-def test_blame() -> None:
+def test_addFault() -> None:
     """What shows only when a thing is made is told at its key's line, or else at the thing's."""
     config = read(transport("port: 5\nword: x"))
     (entry,) = config.transports
-    entry.blame("word: no such word")
-    entry.blame("nothing works")
-    entry.blame("elsewhere: neither")
+    entry.addFault("word: no such word")
+    entry.addFault("nothing works")
+    entry.addFault("elsewhere: neither")
     with pytest.raises(ConfigError) as raised:
-        config.tree.complain()
+        config.tree.raiseFaults()
     assert raised.value.faults == (
         "x.yaml:5: transports.tftp: elsewhere: neither",
         "x.yaml:5: transports.tftp: nothing works",

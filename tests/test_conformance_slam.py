@@ -27,7 +27,7 @@ from castd.packets.slam import LARGEST, pack
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import kinds
-from castd.testing import BytesContent, Mailbox, Sighting, pattern
+from castd.testing import BytesContent, RecordingClient, SentDatagram, pattern
 from tests.support.clients.slam_client import Etherboot, Ipxe
 from tests.support.stage import HOST, SlamStage
 
@@ -61,15 +61,15 @@ def data(*numbers: int, header: bytes = HEADER, file: bytes = FILE, block: int =
     return [(GROUP, header + pack(number) + file[number * block : (number + 1) * block]) for number in numbers]
 
 
-def ping(client: Mailbox, header: bytes = HEADER) -> tuple[Peer, bytes]:
+def ping(client: RecordingClient, header: bytes = HEADER) -> tuple[Peer, bytes]:
     return (client.address, header)
 
 
-def client(stage: SlamStage, number: int = 2, port: int = 0) -> Mailbox:
-    return Mailbox(stage.network.host(f"10.0.0.{number}"), port)
+def client(stage: SlamStage, number: int = 2, port: int = 0) -> RecordingClient:
+    return RecordingClient(stage.network.host(f"10.0.0.{number}"), port)
 
 
-def say(stage: SlamStage, who: Mailbox, wire: str | bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
+def say(stage: SlamStage, who: RecordingClient, wire: str | bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
     """Send a list and -> what the server says to it."""
     stage.sent()
     who.send(bytes.fromhex(wire) if isinstance(wire, str) else wire, stage.server)
@@ -441,7 +441,7 @@ def test_SL31_forgedSources(stage: SlamStage) -> None:
     assert not stage.listener._sessions.here
 
 
-def asked(stage: SlamStage, among: list[tuple[str, int]]) -> list[Sighting]:
+def asked(stage: SlamStage, among: list[tuple[str, int]]) -> list[SentDatagram]:
     """-> the questions that went to these."""
     known = set(among)
     return [each for each in stage.network.capture or [] if each.datagram == HEADER and each.destination in known]

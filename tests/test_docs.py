@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from castd.observe.metrics import EVENT_METRICS, Counters, Gauges
+from castd.outcomes import MEANING
+from castd.testing import Network, memorySite
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -33,3 +39,55 @@ def test_conformanceList() -> None:
     named = set(re.findall(r"^\| TC\d\d \|.*\| `(\w+)` in `(\w+\.py)` \|$", page, re.MULTILINE))
     assert named == {(name, file) for file, name in conformance()}
     assert {name[5:9] for name, _ in named} == {f"TC{number:02}" for number in range(1, 65)}
+
+
+def exposed(registry: CollectorRegistry) -> Iterator[Metric]:
+    """-> every metric of castd's own, without those of the process."""
+    return (metric for metric in registry.collect() if metric.name.startswith("castd_"))
+
+
+def test_metricsPage() -> None:
+    """docs/metrics.md names every metric that a scrape gives, with its type and labels, and no other."""
+    counters = Counters()
+    for event in {event for metric in EVENT_METRICS for event in metric.events}:
+        counters({"event": event, "transport": "tftp", "outcome": "done"})
+    network = Network()
+    site = memorySite(network, {})
+    Gauges(counters, lambda: [Elsewhere()], site)
+    found = {}
+    for metric in exposed(counters.registry):
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
+        found[name] = (metric.type, labels)
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(castd_\w+)` \| (\w+) \| ([\w, –]+) \| .+ \|$", page, re.MULTILINE)
+    assert {name: (kind, set(labels.split(", ")) - {"–"}) for name, kind, labels in rows} == found
+    assert set(re.findall(r"`(castd_\w+)`", page)) == set(found)
+
+
+class Elsewhere:
+    """A transport from elsewhere, with something under way that tells nothing of itself."""
+
+    def casts(self) -> list[object]:
+        return [object()]
+
+
+def column(page: str, title: str) -> set[str]:
+    """-> the words in the first column of a table."""
+    (table,) = re.findall(rf"^\| {title} \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    return {word for row in table.splitlines() for word in re.findall(r"`([\w-]+)`", row.split("|")[1])}
+
+
+def emitted() -> Iterator[str]:
+    """-> the name of every event that castd logs."""
+    for file in (ROOT / "castd").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "event" and isinstance(node.value, ast.Constant):
+                yield node.value.value
+
+
+def test_events() -> None:
+    """docs/operations.md names every event and every outcome, and none that castd does not log."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert column(page, "event") == set(emitted())
+    assert column(page, "outcome") == set(MEANING)

@@ -26,7 +26,7 @@ from castd.receive.sbroadcast import SbroadcastDownload
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
-from castd.testing import BytesContent, Copy, MemorySink, Network, memorySite, pattern
+from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
 from tests.support.quick import slowBut
@@ -136,13 +136,13 @@ class Stage:
         return self.network.host(f"10.0.0.{10 + self._clients % 80}")
 
     def _fetch(self, scheme: str, path: str, requested: RequestedOptions, port: int = 69, host: str = "") -> list[Any]:
-        sink = Copy()
+        sink = ReceivedFile()
         machine = self.network.host(host) if host else self._host()
         begun = fetch(machine, parseUrl(f"{scheme}://{SERVER}:{port}/{path}"), sink, requested)
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
     def _subnet(self, host: Any) -> list[Any]:
-        sink = Copy()
+        sink = ReceivedFile()
         begun = Transfer(host, SbroadcastDownload("file", "255.255.255.0"), (SERVER, 71), sink, None).start()
         return self._told(begun, lambda: bytes(sink.data) == DATA)
 
@@ -189,7 +189,7 @@ class Stage:
             "looking": admission.looking,
             "receivers": admission.receivers.total(),
             "living": sum(len(list(each.casts())) for each in self.listeners),
-            "alarms": len(self.site.timers._owners),
+            "alarms": len(self.site.timers._targets),
             "groups": len(self.site.groupPool._taken),
             "ports": len(self.site.ports.openPorts()) - self.ports,
             "uploads": len(self.site.uploads.open),

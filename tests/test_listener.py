@@ -20,7 +20,7 @@ from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
 from castd.packets.tftp import Ack
 from castd.server.listener import Listener
-from castd.testing import BytesContent, Mailbox, Network, memorySite, pattern
+from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
 from tests.support.stage import TftpStage
 
@@ -190,7 +190,7 @@ def test_declinedAsksAgain() -> None:
     """Who is served by the second dialect and asks again is answered from the port that has answered it before."""
     network = Network()
     bothAtOnePort(network)
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     client.send(ASKS, ("10.0.0.1", 69))
     client.send(ASKS, ("10.0.0.1", 69))
     network.advance(0.5)
@@ -204,7 +204,7 @@ def test_fullSocketGreets() -> None:
     network = Network()
     site = bothAtOnePort(network)
     site.ports.room = 0
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     client.send(ASKS, ("10.0.0.1", 69))
     network.advance(0.1)
     assert client.take() == []

@@ -23,7 +23,7 @@ from castd.errors import ConfigError, Unavailable
 from castd.files.access import Rule
 from castd.observe import journal
 from castd.observe.file import LineFile
-from castd.observe.journal import Journal, here
+from castd.observe.journal import JournalObserver, isJournal
 from castd.observe.ratelimit import RateLimiter
 from castd.service.logs import Logs, onStream
 
@@ -128,7 +128,7 @@ def read(datagram: bytes) -> dict[str, str]:
 
 def test_journal(journald: socket.socket) -> None:
     """An event arrives with its message, its priority, and all its fields under their names."""
-    observer = Journal(journald.getsockname())
+    observer = JournalObserver(journald.getsockname())
     assert verifyObject(ILogObserver, observer)
     emit(
         observer,
@@ -162,7 +162,7 @@ def test_journal(journald: socket.socket) -> None:
 
 def test_journalTraceback(journald: socket.socket) -> None:
     """A traceback is part of the message, on lines of its own; what others say has no fields."""
-    observer = Journal(journald.getsockname())
+    observer = JournalObserver(journald.getsockname())
     emit(observer, "a cast failed", failed=True, event="fault")
     told = read(journald.recv(99_999))
     first, *lines = told["MESSAGE"].splitlines()
@@ -179,7 +179,7 @@ def test_anyFields(fields: dict[str, Any]) -> None:
     """Whatever an event carries, the journal reads as many fields as were told, with names that it takes."""
     event: LogEvent = {"log_format": "x", "event": "x", **fields}
     told = list(journal.fields(event))
-    parsed = read(b"".join(journal._field(*each) for each in told))
+    parsed = read(b"".join(journal._encode(*each) for each in told))
     assert set(parsed) == {name for name, _ in told}
     assert all(name.replace("_", "A").isalnum() and name.isascii() and name.isupper() for name in parsed)
     assert all(len(name) <= 64 and not name.startswith("_") for name in parsed)
@@ -188,7 +188,7 @@ def test_anyFields(fields: dict[str, Any]) -> None:
 def test_journalGone(journald: socket.socket, tmp_path: Path) -> None:
     """A journal that does not keep up, or is restarted, costs events; the next one that it takes says how many."""
     where = Path(journald.getsockname())
-    observer = Journal(str(where))
+    observer = JournalObserver(str(where))
     before = time.monotonic()
     for _ in range(10_000):
         emit(observer, "x" * 1000, event="x")
@@ -206,15 +206,15 @@ def test_journalGone(journald: socket.socket, tmp_path: Path) -> None:
     observer.close()
 
 
-def test_here(tmp_path: Path) -> None:
+def test_isJournal(tmp_path: Path) -> None:
     """Standard error is the journal's if the supervisor says so of that very file."""
     file = tmp_path / "stream"
     with file.open("w") as stream:
         found = os.fstat(stream.fileno())
-        assert here({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, stream.fileno())
-        assert not here({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"}, stream.fileno())
-        assert not here({}, stream.fileno())
-    assert not here({"JOURNAL_STREAM": "1:2"}, 9999)
+        assert isJournal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, stream.fileno())
+        assert not isJournal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"}, stream.fileno())
+        assert not isJournal({}, stream.fileno())
+    assert not isJournal({"JOURNAL_STREAM": "1:2"}, 9999)
 
 
 # All of it, by a service file.
@@ -277,7 +277,7 @@ def test_notThere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.file: .*/none/log: No such file or directory"):
         logs.open(configured(tmp_path, {"json": "events", "file": "none/log"}))
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "none"))
-    monkeypatch.setattr(journal.Journal.__init__, "__defaults__", (str(tmp_path / "none"),))
+    monkeypatch.setattr(journal.JournalObserver.__init__, "__defaults__", (str(tmp_path / "none"),))
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.format: the journal is not there: No such file"):
         logs.open(configured(tmp_path, {"json": "events", "format": "journal"}))
     assert len(os.listdir("/proc/self/fd")) == before
@@ -292,10 +292,10 @@ def test_bothWays() -> None:
 def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.socket) -> None:
     """By itself the log goes to the journal where standard error does, and to nobody else's."""
     monkeypatch.setattr(journal, "SOCKET", journald.getsockname())
-    monkeypatch.setattr(journal, "here", lambda environ: True)
+    monkeypatch.setattr(journal, "isJournal", lambda environ: True)
     assert [Logs.form("auto", False), Logs.form("auto", True), Logs.form("text", False)] == ["journal", "text", "text"]
     assert [Logs.form("journal", True), Logs.form("json", True)] == ["text", "json"]
-    monkeypatch.setattr(journal, "here", lambda environ: False)
+    monkeypatch.setattr(journal, "isJournal", lambda environ: False)
     assert Logs.form("auto", False) == "text"
 
 
@@ -314,7 +314,7 @@ def test_flood() -> None:
             for kind in ("refused", "crowded", "declined", "malformed"):
                 emit(observer, "x", event=kind, transport="tftp", name=f"{number}", why=f"{number}")
             emit(observer, "other", port=number)
-    assert len(passed) <= RateLimiter.LINES + RateLimiter.MOST + 8
+    assert len(passed) <= RateLimiter.MAX_LINES + RateLimiter.MAX_FAULTS + 8
     observer.flush()
     assert len(passed) + sum(each.get("more", 0) - 1 for each in passed if "more" in each) == 30_000 * 2 + 3_000 * 5
 

@@ -25,7 +25,7 @@ from castd.interfaces import ICastTransport, IDialect, IPaced, ITransportMaker, 
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
-from castd.testing import BytesContent, Host, Network, Steady, memorySite, pattern
+from castd.testing import BytesContent, Host, Network, NoJitterRandom, memorySite, pattern
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
 SERVER: Peer = ("10.0.0.1", 7777)
@@ -209,7 +209,7 @@ def made(folder: Path, collected: Collected, network: Network, text: str) -> Ser
     (folder / "boot" / "rootfs.img").write_bytes(pattern(30_000))
     config = build(yaml.parse(text.encode(), "x.yaml"), folder / "x.yaml", kinds(collected))
     host = network.host(SERVER[0])
-    return compose(config, collected, host, host, Steady(0))
+    return compose(config, collected, host, host, NoJitterRandom(0))
 
 
 def test_fromServiceFile(collected: Collected, module: Any, tmp_path: Path) -> None:

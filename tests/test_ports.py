@@ -26,7 +26,7 @@ LOCAL = Local("127.0.0.1", 69)
 def ports() -> Iterator[Ports]:
     made = Ports(Reactor(), random.Random(1))
     yield made
-    made.close()
+    made.closeIdle()
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def nobody() -> Peer:
 
 def wakes(ports: Ports, seconds: float) -> bool:
     """Does the set wake the reactor, within so much time?"""
-    return bool(select.select([ports.set.fileno()], [], [], seconds)[0])
+    return bool(select.select([ports.epoll.fileno()], [], [], seconds)[0])
 
 
 def settled(ports: Ports) -> bool:
     """After what there is to read has been read, if anything, nothing wakes the reactor any more."""
     if wakes(ports, 0.2):
-        ports.drain()
+        ports.readArrived()
     return not wakes(ports, 0)
 
 
@@ -139,32 +139,32 @@ def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:
         found.bind(("127.0.0.1", 0))
         first = found.getsockname()[1]
         pool = range(first, min(first + 20, 65536))
-        lent: list[Any] = []
+        opened: list[Any] = []
 
         def fill() -> None:
             while True:
-                lent.append(ports.openPort(Hearer(), LOCAL, peer.getsockname(), pool))
+                opened.append(ports.openPort(Hearer(), LOCAL, peer.getsockname(), pool))
 
         with pytest.raises(CannotListenError, match="no free port"):
             fill()
-        numbers = [port.getHost().port for port in lent]
+        numbers = [port.getHost().port for port in opened]
         assert len(set(numbers)) == len(numbers) < len(pool)
         assert set(numbers) <= set(pool) - {first}
-        for port in lent:
+        for port in opened:
             port.stopListening()
 
 
 def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> None:
-    """Where there is no epoll all ports can be read before the alarms ring, too."""
+    """Where there is no epoll all ports can be read before timers expire, too."""
     monkeypatch.delattr(select, "epoll")
     ports = Ports(Reactor(), random.Random(1))
     hearer = Hearer()
     port = ports.openPort(hearer, LOCAL, peer.getsockname())
     peer.sendto(b"ack", ("127.0.0.1", port.getHost().port))
-    ports.drain()
+    ports.readArrived()
     assert hearer.heard == [b"ack"]
     port.stopListening()
-    ports.close()
+    ports.closeIdle()
 
 
 class Scripted:
@@ -181,12 +181,12 @@ class Scripted:
 
 @pytest.mark.parametrize(("busy", "waits"), [([1], [0, 0.001]), ([3, 2], [0, 0, 0.001]), ([], [0])])
 def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], waits: list[float]) -> None:
-    """Where one or two ports are busy more is waited for, but not when alarms are due."""
+    """Where one or two ports are busy more is waited for, but not when timers are due."""
     monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 100.0)
     read, drained = Scripted(*busy), Scripted(*busy)
-    monkeypatch.setattr(ports.set, "_epoll", read)
-    ports.set.doRead()
+    monkeypatch.setattr(ports.epoll, "_epoll", read)
+    ports.epoll.doRead()
     assert read.waits == waits
-    monkeypatch.setattr(ports.set, "_epoll", drained)
-    ports.set.read()
+    monkeypatch.setattr(ports.epoll, "_epoll", drained)
+    ports.epoll.read()
     assert drained.waits == [0] * len(waits)

@@ -10,7 +10,7 @@ import pytest
 
 from castd.config import yaml
 from castd.config.config import Config, build
-from castd.config.schema import SECTIONS, rows, wholeSchema, written
+from castd.config.schema import SECTIONS, rows, serviceFileSchema, showDefault
 from castd.files.uploads import UploadDirectoryOptions
 from castd.options import Limits
 
@@ -107,7 +107,7 @@ def test_rows() -> None:
 )
 def test_written(value: object, text: str) -> None:
     """A default is shown as it would stand in the file."""
-    assert written(value) == text
+    assert showDefault(value) == text
 
 
 def refs(schema: Any) -> list[str]:
@@ -122,7 +122,7 @@ def refs(schema: Any) -> list[str]:
 
 def test_schema() -> None:
     """The JSON schema is whole: what it points to is there, and each kind may be named with and without `use`."""
-    schema = json.loads(json.dumps(wholeSchema(KINDS)))
+    schema = json.loads(json.dumps(serviceFileSchema(KINDS)))
     assert {ref.removeprefix("#/$defs/") for ref in refs(schema)} == set(schema["$defs"])
     assert schema["$defs"]["transports.tftp"]["properties"]["use"] == {"const": "tftp"}
     assert schema["$defs"]["limits"]["properties"]["drain"]["default"] == "20 s"

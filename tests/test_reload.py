@@ -18,7 +18,7 @@ from castd.dialects.mtftp import REST
 from castd.errors import ConfigError
 from castd.packets import slam
 from castd.service.service import Server, compose, kinds, read
-from castd.testing import Mailbox, Network
+from castd.testing import Network, RecordingClient
 from tests.support.jobs import running, until
 from tests.support.quick import slowBut
 
@@ -70,7 +70,7 @@ class Client:
     """Fetches the file block by block, as fast as the test lets it."""
 
     def __init__(self, network: Network, port: int = 69, host: str = CLIENT, name: str = "file") -> None:
-        self.box = Mailbox(network.host(host))
+        self.box = RecordingClient(network.host(host))
         self.body = b""
         self.box.send(b"\0\1" + name.encode() + b"\0octet\0", (SERVER, port))
         self.code: int | None = None
@@ -119,7 +119,7 @@ def test_limits(folder: Path, network: Network) -> None:
     case = Case(folder, network, START + "limits: {rate: 1 MB/s}\n" + TFTP)
     early = Client(network)
     assert case.reload(START + "limits: {casts: 1, memory: 1 MiB, rate: 5 kB/s}\n" + TFTP) == ()
-    box = Mailbox(network.host("10.0.0.8"))
+    box = RecordingClient(network.host("10.0.0.8"))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     network.advance(0.5)
     assert box.inbox == []
@@ -136,7 +136,7 @@ def test_uploads(folder: Path, network: Network) -> None:
     allowed = "access: [{allow: any}]\n"
     first = START + "uploads: [{directory: {path: other}}]\n" + allowed + TFTP
     case = Case(folder, network, first)
-    box, second = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    box, second = RecordingClient(network.host(CLIENT)), RecordingClient(network.host("10.0.0.8"))
     box.send(b"\0\2new\0octet\0", (SERVER, 69))
     ack = box.expect()
     assert case.reload(first) == ()
@@ -153,7 +153,7 @@ def test_options(folder: Path, network: Network) -> None:
     port = network.bound[SERVER, 69]
     early = Client(network)
     assert case.reload(START + "transports: {tftp: {blksize: 600}}\n") == ()
-    box = Mailbox(network.host("10.0.0.8"))
+    box = RecordingClient(network.host("10.0.0.8"))
     box.send(b"\0\1file\0octet\0blksize\0001400\0", (SERVER, 69))
     assert box.expect().datagram == b"\0\6blksize\x00600\0"
     assert network.bound[SERVER, 69] is port
@@ -168,7 +168,7 @@ def test_addresses(folder: Path, network: Network, events: list[dict[str, Any]])
     assert case.ports() == [69, 70]
     early = Client(network, 70)
     assert case.reload(START + "limits: {drain: 1 s}\n" + TFTP) == ()
-    late = Mailbox(network.host("10.0.0.8"))
+    late = RecordingClient(network.host("10.0.0.8"))
     late.send(b"\0\1file\0octet\0", (SERVER, 70))
     network.advance(20)
     assert (late.inbox, case.ports()) == ([], [69, 70])
@@ -211,7 +211,7 @@ def test_stayingGroups(folder: Path, network: Network) -> None:
     case = Case(folder, network, text)
 
     def ask(host: str) -> bytes:
-        box = Mailbox(network.host(host))
+        box = RecordingClient(network.host(host))
         box.send(b"\0\1file\0octet\0multicast\0\0", (SERVER, 69))
         return box.expect().datagram
 
@@ -226,7 +226,7 @@ def test_stayingGroups(folder: Path, network: Network) -> None:
 def test_fixedGroup(folder: Path, network: Network) -> None:
     """A fixed group is nobody else's while a cast cut off by a reload has receivers; then nobody need wait."""
     case = Case(folder, network, START + "transports: {slam: {file: file, interface: 10.0.0.1}}\n")
-    box, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    box, late = RecordingClient(network.host(CLIENT)), RecordingClient(network.host("10.0.0.8"))
     everything = slam.buildList([range(2)])
     box.send(everything, (SERVER, 10000))
     network.advance(0.01)
@@ -250,7 +250,7 @@ def test_fixedGroupMoves(folder: Path, network: Network) -> None:
     (folder / "boot" / "second").write_bytes(BODY[::-1])
     case = Case(folder, network, slams.replace("PORT", "10000").replace("NAME", "file"))
     everything, site = slam.buildList([range(2)]), case.server.site
-    boxes = [Mailbox(network.host(f"10.0.0.{number}")) for number in range(20, 24)]
+    boxes = [RecordingClient(network.host(f"10.0.0.{number}")) for number in range(20, 24)]
     boxes[0].send(everything, (SERVER, 10000))
     network.advance(0.01)
     assert case.reload(slams.replace("PORT", "10001").replace("NAME", "second")) == ()
@@ -278,8 +278,8 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
     text = START + "transports: {mtftp: {interface: 10.0.0.1, clients: any, files: {file: '239.255.1.1:3001'}}}\n"
     case = Case(folder, network, text)
 
-    def ask(host: str) -> Mailbox:
-        box = Mailbox(network.host(host))
+    def ask(host: str) -> RecordingClient:
+        box = RecordingClient(network.host(host))
         box.send(b"\0\1file\0octet\0", (SERVER, 1759))
         network.advance(0.3)
         return box
@@ -299,7 +299,7 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
 def test_keptPorts(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports kept for the next transfers are let go of by a reload, not by a file that is refused."""
     case, closed = Case(folder, network, START + TFTP), []
-    monkeypatch.setattr(case.server.site.ports, "settle", lambda: closed.append(1))
+    monkeypatch.setattr(case.server.site.ports, "reconcileStore", lambda: closed.append(1))
     assert len(case.reload(START)) == 1
     assert closed == []
     assert case.reload(START + TFTP) == ()
@@ -338,7 +338,7 @@ def test_missing(folder: Path, network: Network) -> None:
 def test_taken(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that cannot be had refuses the whole file; those that could are closed again."""
     case = Case(folder, network, START + TFTP)
-    Mailbox(case.host, 71)
+    RecordingClient(case.host, 71)
     before = dict(network.bound)
     (fault,) = case.reload(START + "transports:\n  a: {use: tftp, port: 70}\n  b: {use: tftp, port: 71}\n")
     assert fault == f"{folder}/x.yaml:5: transports.b: *:71 is taken: another program listens there already"
@@ -366,7 +366,7 @@ def test_wider(folder: Path, network: Network) -> None:
 def test_makesRoomInVain(folder: Path, network: Network) -> None:
     """What has made room for a file that is refused after all is open again."""
     case = Case(folder, network, START + "transports:\n  tftp: {interface: 10.0.0.1}\n")
-    Mailbox(case.host, 71)
+    RecordingClient(case.host, 71)
     assert len(case.reload(START + "transports: {tftp: , b: {use: tftp, port: 71}}\n")) == 1
     assert Client(network).finish() == BODY
 

@@ -19,7 +19,7 @@ from castd.interfaces import IContentSink, ISite
 from castd.request import Local, Request
 from castd.service import service
 from castd.service.service import Server, compose, kinds
-from castd.testing import Host, Mailbox, Network
+from castd.testing import Host, Network, RecordingClient
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -76,7 +76,7 @@ def asked(name: str, host: str = CLIENT, mode: str = "octet", write: bool = Fals
 def test_serves(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
     """A file that is named reaches the client that asks for it; the address is logged once it is bound."""
     start(made(boot, network, START + ANY + TFTP))
-    client = Mailbox(network.host(CLIENT))
+    client = RecordingClient(network.host(CLIENT))
     client.send(read("hello.txt"), (SERVER, 69))
     assert client.expect().datagram == b"\0\3\0\1hello\n"
     said = [(each["transport"], each["address"]) for each in events if each.get("event") == "listening"]
@@ -169,7 +169,7 @@ def test_eventFile(boot: Path, network: Network) -> None:
     server = made(boot, network, text)
     assert not (boot / "events.json").exists()
     start(server)
-    client = Mailbox(network.host(CLIENT))
+    client = RecordingClient(network.host(CLIENT))
     client.send(read("hello.txt"), (SERVER, 69))
     client.send(b"\0\4\0\1", client.expect().source)
     network.advance(0.1)
@@ -192,7 +192,8 @@ def test_noEventFile(boot: Path, network: Network) -> None:
 class Taken:
     """Ports that cannot be had."""
 
-    keeps = False
+    storing = False
+    idle = 0
 
     def __init__(self, host: Host, refused: dict[int, int]) -> None:
         self.host = host
@@ -204,7 +205,7 @@ class Taken:
             raise CannotListenError(interface, port, OSError(self.refused[port], "refused"))
         return self.host.listen(port, protocol, interface)
 
-    def retain(self, retained: bool) -> None:
+    def freezeStore(self, frozen: bool) -> None:
         """As IPorts."""
 
 
@@ -312,7 +313,7 @@ def test_stopIdle(boot: Path, network: Network) -> None:
 def test_drain(boot: Path, network: Network) -> None:
     """A stop takes no more requests, lets a transfer end, and then closes everything."""
     server = start(made(boot, network, START + ANY + TFTP))
-    client, late = Mailbox(network.host(CLIENT)), Mailbox(network.host("10.0.0.8"))
+    client, late = RecordingClient(network.host(CLIENT)), RecordingClient(network.host("10.0.0.8"))
     client.send(read("hello.txt"), (SERVER, 69))
     block = client.expect()
     done = stopped(server)
@@ -328,7 +329,7 @@ def test_drain(boot: Path, network: Network) -> None:
 def test_drainLimit(boot: Path, network: Network) -> None:
     """A transfer that does not end within limits.drain is told so, and ended."""
     server = start(made(boot, network, START + ANY + "limits: {drain: 2 s}\n" + TFTP))
-    client = Mailbox(network.host(CLIENT))
+    client = RecordingClient(network.host(CLIENT))
     client.send(read("hello.txt"), (SERVER, 69))
     client.expect()
     begun = network.rightNow

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from castd.testing import Mailbox, Network
+from castd.observe.metrics import Counters, Gauges
+from castd.observe.status import transferStatus
+from castd.testing import Network, RecordingClient, memorySite
 from tests.test_reload import START, TFTP, Case
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 
-def test_inTheLane(tmp_path: Path) -> None:
+def test_onTheFastPath(tmp_path: Path) -> None:
     """A receiver in step, of whose blocks no cast is told, is shown as far as it is; and looking changes nothing."""
     (tmp_path / "boot").mkdir()
     body = bytes(range(256)) * 200
     (tmp_path / "boot" / "file").write_bytes(body)
     network = Network()
     case = Case(tmp_path, network, START + TFTP)
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     found = b""
     for number in range(1, len(body) // 512 + 1):
@@ -33,7 +35,7 @@ def test_inTheLane(tmp_path: Path) -> None:
     assert found == body
 
 
-def test_held(tmp_path: Path) -> None:
+def test_resources(tmp_path: Path) -> None:
     """What the server holds is told, and goes back to what it was."""
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot" / "file").write_bytes(b"")
@@ -41,7 +43,7 @@ def test_held(tmp_path: Path) -> None:
     case = Case(tmp_path, network, START + TFTP)
     network.advance(1)
     before = case.server.status()["held"]
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     letter = box.expect()
     held = case.server.status()["held"]
@@ -51,3 +53,19 @@ def test_held(tmp_path: Path) -> None:
     box.send(b"\0\4\0\1", letter.source)
     network.advance(60)
     assert case.server.status()["held"] == before
+
+
+def test_elsewhere() -> None:
+    """What a transport from elsewhere has under way is shown and counted, even if it tells nothing of itself."""
+
+    class Transport:
+        def casts(self) -> list[object]:
+            return [object(), object()]
+
+    shown = transferStatus(object(), 5.0)
+    assert (shown["kind"], shown["name"], shown["receivers"]) == ("other", None, [])
+    counters = Counters()
+    Gauges(counters, lambda: [Transport()], memorySite(Network(), {}))
+    page = counters.page().decode()
+    assert 'castd_casts{kind="other",transport="other"} 2.0' in page
+    assert 'castd_receivers{transport="other"} 2.0' in page

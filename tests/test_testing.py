@@ -16,7 +16,16 @@ from castd.errors import Busy, ContentChanged, Exists, Forbidden, Full, NotFound
 from castd.interfaces import IContent, IContentSink, IDatagramPort, IPorts, ISite, IUpload
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
-from castd.testing import BytesContent, Chatter, Mailbox, MemorySink, Network, Steady, memorySite, pattern
+from castd.testing import (
+    BytesContent,
+    LimitExceeded,
+    MemorySink,
+    Network,
+    NoJitterRandom,
+    RecordingClient,
+    memorySite,
+    pattern,
+)
 
 
 class Heard(DatagramProtocol):
@@ -61,7 +70,7 @@ def test_aListenerIsToldWhereItWasAsked() -> None:
     network = Network(latency=0.25)
     server, heard = network.host("10.0.0.1", "10.1.0.1"), Heard()
     port = server.listen(69, heard)
-    client = Mailbox(network.host("10.0.0.9"), 2000)
+    client = RecordingClient(network.host("10.0.0.9"), 2000)
     client.send(b"hello", ("10.1.0.1", 69))
     assert network.run() == 0.25
     assert heard.log == [("from", b"hello", ("10.0.0.9", 2000), "10.1.0.1", False)]
@@ -74,7 +83,7 @@ def test_anUnboundPortSpeaksFromTheNearAddress() -> None:
     network = Network()
     port = network.host("10.0.0.1", "10.1.0.1").listenUDP(69, Heard())
     for address in ("10.0.0.9", "10.1.0.9"):
-        client = Mailbox(network.host(address))
+        client = RecordingClient(network.host(address))
         port.write(b"x", client.address)
         assert client.expect().source == (address[:-1] + "1", 69)
 
@@ -83,7 +92,7 @@ def test_aLentPortTellsItsPeerFromStrangers() -> None:
     """A port lent for one peer hears others as strangers: another port of the same machine is one."""
     network = Network()
     heard = Heard()
-    client, other = Mailbox(network.host("10.0.0.9")), Mailbox(network.host("10.0.0.9"))
+    client, other = RecordingClient(network.host("10.0.0.9")), RecordingClient(network.host("10.0.0.9"))
     port = network.host("10.0.0.1").openPort(heard, Local("10.0.0.1", 69), client.address)
     for box in (client, other):
         box.send(b"x", port.address)
@@ -132,7 +141,7 @@ def test_aClosedPortHearsAndSaysNothing() -> None:
     network = Network()
     heard = Heard()
     port = network.host("10.0.0.1").listenUDP(69, heard)
-    Mailbox(network.host("10.0.0.9")).send(b"x", port.address)
+    RecordingClient(network.host("10.0.0.9")).send(b"x", port.address)
     port.stopListening()
     port.stopListening()
     network.run()
@@ -146,7 +155,7 @@ def test_nobodyThereIsSaidOnlyByAMachineThatIsThere() -> None:
     network = Network()
     network.host("10.0.0.9")
     heard = Heard()
-    port = network.host("10.0.0.1").listenUDP(69, heard)
+    port = network.host("10.0.0.1").listen(69, heard)
     port.write(b"x", ("10.0.0.9", 7))
     port.write(b"x", ("10.0.0.10", 7))
     network.run()
@@ -158,8 +167,8 @@ def test_groupsAreHeardByThoseWhoJoined() -> None:
     """A group datagram reaches all who joined at that port number, the sender's own machine only if it says so."""
     network = Network()
     server = network.host("10.0.0.1").listenUDP(69, Heard())
-    boxes = [Mailbox(network.host(f"10.0.0.{number}"), 1758) for number in (1, 8, 9)]
-    stranger = Mailbox(network.host("10.0.0.10"), 1758)
+    boxes = [RecordingClient(network.host(f"10.0.0.{number}"), 1758) for number in (1, 8, 9)]
+    stranger = RecordingClient(network.host("10.0.0.10"), 1758)
     for box in boxes:
         box.port.joinGroup("239.1.1.1")
     server.setGroup(1, "", False, False)
@@ -179,8 +188,8 @@ def test_broadcastsStayInTheirSubnet() -> None:
     network = Network()
     heard = Heard()
     network.host("10.0.0.1").listen(69, heard)
-    near, far = Mailbox(network.host("10.0.0.8"), 69), Mailbox(network.host("10.0.1.8"), 69)
-    caller = Mailbox(network.host("10.0.0.9"), 2000)
+    near, far = RecordingClient(network.host("10.0.0.8"), 69), RecordingClient(network.host("10.0.1.8"), 69)
+    caller = RecordingClient(network.host("10.0.0.9"), 2000)
     with pytest.raises(PermissionError):
         caller.send(b"x", ("255.255.255.255", 69))
     caller.port.setBroadcastAllowed(True)
@@ -198,7 +207,7 @@ def test_lossIsWhatWasAskedForAndRepeatable() -> None:
 
     def run(seed: int) -> list[bytes]:
         network = Network(seed=seed, loss=0.2)
-        client = Mailbox(network.host("10.0.0.9"))
+        client = RecordingClient(network.host("10.0.0.9"))
         port = network.host("10.0.0.1").listenUDP(69, Heard())
         for number in range(5000):
             port.write(b"%d" % number, client.address)
@@ -213,7 +222,7 @@ def test_lossIsWhatWasAskedForAndRepeatable() -> None:
 def test_duplicatesAndDisorder() -> None:
     """Datagrams can come twice, and out of their order, but never altered."""
     network = Network(seed=4, duplicate=0.1, reorder=0.2)
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     port = network.host("10.0.0.1").listenUDP(69, Heard())
     for number in range(1000):
         port.write(b"%d" % number, client.address)
@@ -230,7 +239,7 @@ def test_oneDirectionCanBeWorseThanTheOther() -> None:
     """A link's faults hold for its direction; a predicate sees each datagram, and can be taken away."""
     network = Network()
     network.link("10.0.0.1", "10.0.0.9", loss=1.0)
-    one, two = Mailbox(network.host("10.0.0.1")), Mailbox(network.host("10.0.0.9"))
+    one, two = RecordingClient(network.host("10.0.0.1")), RecordingClient(network.host("10.0.0.9"))
     one.send(b"gone", two.address)
     two.send(b"there", one.address)
     network.run()
@@ -250,7 +259,7 @@ def test_socketsCanBeFullOrBroken() -> None:
     """A full socket raises BlockingIOError, a burst says how much it took; an errno fails every write."""
     network = Network()
     host = network.host("10.0.0.1")
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     port = host.openPort(Heard(), Local("10.0.0.1", 69), client.address)
     host.room = 2
     assert port.writeBurst(b"aabbccd", 2) == 4
@@ -306,11 +315,11 @@ def test_chatterFails() -> None:
     one = network.host("10.0.0.1").listenUDP(1, Echo())
     network.host("10.0.0.2").listenUDP(2, Echo())
     one.write(b"x", ("10.0.0.2", 2))
-    with pytest.raises(Chatter, match="more than 1000 datagrams"):
+    with pytest.raises(LimitExceeded, match="more than 1000 datagrams"):
         network.run(datagrams=1000)
-    with pytest.raises(Chatter, match="no end within 3"):
+    with pytest.raises(LimitExceeded, match="no end within 3"):
         network.run(limit=3)
-    with pytest.raises(Chatter, match="silent"):
+    with pytest.raises(LimitExceeded, match="silent"):
         Network().run(lambda: False)
 
 
@@ -323,14 +332,14 @@ def test_resultsOfDeferreds() -> None:
     assert network.seconds() == 3
     with pytest.raises(NotFound):
         network.result(fail(NotFound()))
-    with pytest.raises(Chatter):
+    with pytest.raises(LimitExceeded):
         network.result(Deferred())
 
 
 def test_captureHoldsWhatWasSent() -> None:
     """The capture has every datagram as it was sent, the lost ones too, unless it was switched off."""
     network = Network(loss=1.0)
-    box = Mailbox(network.host("10.0.0.9"), 2000)
+    box = RecordingClient(network.host("10.0.0.9"), 2000)
     box.send(b"x", ("10.0.0.1", 69))
     assert network.capture == [(0.0, ("10.0.0.9", 2000), ("10.0.0.1", 69), b"x")]
     assert Network(capture=False).capture is None
@@ -338,7 +347,7 @@ def test_captureHoldsWhatWasSent() -> None:
 
 def test_steadyChance() -> None:
     """Chance without jitter still chooses: numbers are drawn, shares of an interval are not."""
-    chance = Steady(3)
+    chance = NoJitterRandom(3)
     assert (chance.random(), chance.uniform(2, 5)) == (0.0, 2.0)
     assert len({chance.randrange(1000) for _ in range(100)}) > 80
 
@@ -431,4 +440,4 @@ def test_theExampleOfTheKitRuns() -> None:
     example = "\n".join(line[4:] for line in kit.__doc__.splitlines() if line.startswith("    "))
     names = {**vars(kit), "Listener": Listener, "Options": Options, "Dialect": Dialect}
     exec(example, names)
-    assert names["letter"].datagram == b"\0\3\0\1" + pattern(512)
+    assert names["received"].datagram == b"\0\3\0\1" + pattern(512)

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from castd.dialects.mtftp import REST
 from castd.packets import slam
 from castd.service.service import Server, compose, read
-from castd.testing import Mailbox, Network
+from castd.testing import Network, RecordingClient
 from castd.upgrade import predecessor
 from castd.upgrade.predecessor import Predecessor
 from castd.upgrade.successor import READY, Successor
@@ -193,7 +193,7 @@ def test_inBetween(case: Callable[..., Case], network: Network) -> None:
     one.old.succession.upgrade().addCallback(told.append)
     one.start()
     network.run(lambda: one.old.addresses[0].port.paused, limit=1)
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     assert box.expect().datagram[:4] == b"\0\3\0\1"
     network.run(lambda: told, limit=1)
@@ -235,7 +235,7 @@ def test_upload(case: Callable[..., Case], network: Network, folder: Path) -> No
     (folder / "drop").mkdir()
     rules = "uploads: [{directory: {path: drop, policy: overwrite}}]\naccess: [{allow: any}]\n"
     one = case(START + rules + SINGLE)
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\2up\0octet\0", (SERVER, 69))
     assert box.expect().datagram == b"\0\4\0\0"
     assert one.upgrade() == ()
@@ -265,7 +265,7 @@ def test_looking(case: Callable[..., Case], network: Network) -> None:
 
     one = case(START + TFTP)
     slow = one.old.site.content = Slow(one.old.site.content)
-    box = Mailbox(network.host(CLIENT))
+    box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     network.advance(0.1)
     assert one.upgrade() == ()
@@ -287,7 +287,7 @@ def test_fixedGroup(case: Callable[..., Case], network: Network, monkeypatch: py
     monkeypatch.setattr(predecessor, "MOST_GUESTS", most)
     one = case(START + SLAM)
     one.old.site.bar("10.0.0.77", "file", 1000, "for some reason")
-    boxes = [Mailbox(network.host(f"10.0.0.{20 + each}")) for each in range(3)]
+    boxes = [RecordingClient(network.host(f"10.0.0.{20 + each}")) for each in range(3)]
     boxes[0].send(EVERYTHING, (SERVER, 10000))
     network.advance(0.01)
     assert one.upgrade() == ()
@@ -324,8 +324,8 @@ def test_newVersionRests(case: Callable[..., Case], network: Network, ends: str)
     text = START + "transports: {mtftp: {interface: 10.0.0.1, clients: any, files: {file: '239.255.1.1:3001'}}}\n"
     one = case(text, text.replace("boot", "other"))
 
-    def ask(host: str) -> Mailbox:
-        box = Mailbox(network.host(host))
+    def ask(host: str) -> RecordingClient:
+        box = RecordingClient(network.host(host))
         box.send(b"\0\1file\0octet\0", (SERVER, 1759))
         network.advance(0.3)
         return box
@@ -357,7 +357,7 @@ def test_pool(case: Callable[..., Case], network: Network) -> None:
     one = case(text.replace("tftp: ", "tftp: {interface: 10.0.0.1}"))
 
     def ask(host: str) -> bytes:
-        box = Mailbox(network.host(host))
+        box = RecordingClient(network.host(host))
         box.send(b"\0\1file\0octet\0multicast\0\0", (SERVER, 69))
         return box.expect().datagram
 
@@ -387,7 +387,7 @@ def test_unclaimed(case: Callable[..., Case], network: Network) -> None:
     early = Client(network, port=70)
     assert one.upgrade() == ()
     assert not early.step()
-    stranger = Mailbox(network.host("10.0.0.7"))
+    stranger = RecordingClient(network.host("10.0.0.7"))
     stranger.send(b"\0\1file\0octet\0", (SERVER, 70))
     network.advance(0.5)
     assert stranger.inbox == []

@@ -155,7 +155,7 @@ def test_realThread(tmp_path: Path) -> Any:
     for each in [each.commit() for each in begun]:
         yield each
     assert everything(tmp_path) == {f"f{number}": b"%d" % number for number in range(20)}
-    removed = yield sink.sweep()
+    removed = yield sink.removeAbandoned()
     assert removed == 0
 
 
@@ -445,7 +445,7 @@ def test_sweep(tmp_path: Path) -> None:
         sink = drop(tmp_path)
         mine = sink.begin("mine", ONE, None)
         removed: list[int] = []
-        sink.sweep().addCallback(removed.append)
+        sink.removeAbandoned().addCallback(removed.append)
         assert removed == [1]
         assert not left[0].exists()
         assert len(list((tmp_path / "d").iterdir())) == 1
@@ -453,7 +453,7 @@ def test_sweep(tmp_path: Path) -> None:
     mine.write(b"all")
     mine.commit()
     assert (tmp_path / "mine").read_bytes() == b"all"
-    sink.sweep().addCallback(removed.append)
+    sink.removeAbandoned().addCallback(removed.append)
     assert removed == [1, 1]
     assert everything(tmp_path) == {"mine": b"all", ".castd-notes.part": b"somebody's own"}
 
@@ -467,7 +467,7 @@ def test_sweepOnlyFiles(tmp_path: Path) -> None:
     os.mkfifo(root / ".castd-1-2.part")
     (root / ".castd-1-3.part").mkdir()
     (root / "link").symlink_to("..")
-    assert partial.sweep(str(root)) == 0
+    assert partial.removeAbandoned(str(root)) == 0
     assert len(list(root.iterdir())) == 4
     assert (tmp_path / ".castd-1-1.part").exists()
 
@@ -480,7 +480,7 @@ def test_sweptWhileBegun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         fd = create(path, flags, *args, **keys)
         if flags & os.O_CREAT and rivals:
             rivals.pop()
-            assert partial.sweep(str(tmp_path)) == 1
+            assert partial.removeAbandoned(str(tmp_path)) == 1
         return fd
 
     sink = drop(tmp_path)

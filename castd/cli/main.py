@@ -25,7 +25,7 @@ from castd.cli.dhcp import dhcp43
 from castd.cli.transfer import get, put
 from castd.config.config import Config
 from castd.config.plugin import Collected, collect
-from castd.config.schema import rows, wholeSchema
+from castd.config.schema import rows, serviceFileSchema
 from castd.config.yaml import Route
 from castd.errors import ConfigError
 from castd.options import endpoint
@@ -217,6 +217,6 @@ def _options(collected: Collected, name: str) -> Table:
 def schema() -> None:
     """Print the JSON schema of the service file, for editors."""
     try:
-        click.echo(json.dumps(wholeSchema(kinds(collect())), indent=2))
+        click.echo(json.dumps(serviceFileSchema(kinds(collect())), indent=2))
     except ConfigError as error:
         raise fail(error) from None

@@ -1,3 +1,3 @@
 """
-The service file: read, checked against the options of each plugin, and described.
+Reads the service file, checks it against the options of each plugin, and describes what can be in it.
 """

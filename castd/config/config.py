@@ -1,23 +1,25 @@
 """
-The service file: from text to frozen options, or to every complaint at once, each with file, line and path.
+Turns the service file into frozen options, or into all of its faults at once, each with file, line and path.
 
-What may be named in it (kinds of transports, sources, sinks) is given; this module knows none of them.
+What may be named in the file (kinds of transports, sources and sinks) is given; this module knows none of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from castd.config import yaml
-from castd.config.messages import complaints, meant, shown
-from castd.config.yaml import Route, Tree
+from castd.config.messages import faultsOf, showValue, suggestion
+from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
+from castd.files.access import Rule
+from castd.interfaces import IContentSourceMaker, ITransportMaker
 from castd.options import FilePath, Limits, ListenOptions, Settings, Size
 
 #: The only schema of the service file there is so far.
@@ -31,25 +33,31 @@ class Kind(Protocol):
 
     @property
     def options(self) -> type[BaseModel]:
-        """@raise ConfigError: the module that has them cannot be imported."""
+        """
+        The model of its options.
+
+        @raise ConfigError: the module that has the model cannot be imported.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
     """
-    What may be named, by name.
+    What may be named in a service file, by name.
 
+    @ivar transports: beneath C{transports:}, by C{use} or by the name of the transport.
+    @ivar content: sources; C{uploads}: sinks.
     @ivar access: the model of one access rule.
     """
 
-    transports: Mapping[str, Kind]
-    content: Mapping[str, Kind]
+    transports: Mapping[str, ITransportMaker]
+    content: Mapping[str, IContentSourceMaker]
     uploads: Mapping[str, Kind]
-    access: type[BaseModel]
+    access: type[Rule]
 
 
 class LoggingOptions(Settings):
-    """What is said, and where."""
+    """What is logged, and where."""
 
     level: Literal["debug", "info", "warn", "error", "critical"] = Field("info", description="least that is logged")
     format: Literal["auto", "text", "json", "journal"] = Field(
@@ -69,14 +77,14 @@ class LoggingOptions(Settings):
     keep: int = Field(5, ge=0, le=1000, description="old files that are kept")
 
     @model_validator(mode="after")
-    def _one(self) -> LoggingOptions:
+    def _journalIsNoFile(self) -> LoggingOptions:
         if self.file is not None and self.format == "journal":
             raise ValueError("file: the journal is no file: leave out one of file and format")
         return self
 
 
 class MetricsOptions(Settings):
-    """Counters for Prometheus."""
+    """Where Prometheus reads the metrics."""
 
     listen: str | None = Field(
         None, description="where they are served, such as 127.0.0.1:9147 or a Twisted endpoint; null: nowhere"
@@ -84,7 +92,7 @@ class MetricsOptions(Settings):
 
 
 class ControlOptions(Settings):
-    """The way in for C{castd status}, C{castd reload} and C{castd upgrade}."""
+    """The socket that the commands status, reload and upgrade ask at."""
 
     path: FilePath | None = Field(
         None, description="a local socket; null: control in systemd's RuntimeDirectory, or none without that"
@@ -94,29 +102,32 @@ class ControlOptions(Settings):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    Something named in the service file, with its options.
+    A transport, a source or a sink in the service file, with its options.
 
-    @ivar name: the instance's: a transport's name, C{content[0]} of a source.
+    @ivar name: of a transport as the file has it; C{content[0]} of a source.
     @ivar kind: which maker makes it.
     @ivar options: an instance of the maker's model.
-    @ivar tree: where it was read; C{route}: the keys that lead to its options.
+    @ivar tree: the file that it was read from.
+    @ivar route: the keys in there that lead to its options.
     """
 
     name: str
     kind: str
-    options: Any
+    options: BaseModel
     tree: Tree = field(repr=False, compare=False)
     route: Route = field(repr=False, compare=False)
 
-    def blame(self, complaint: str) -> None:
+    def addFault(self, text: str) -> None:
         """
-        Something is wrong with it that shows only when it is made.
+        Record a fault that shows only when the transport, source or sink is made.
 
-        @param complaint: may begin with one of its keys and a colon, and is then put to that key's line.
+        @param text: may begin with one of its keys and a colon; the fault is then in that key's line.
         """
-        key, colon, rest = complaint.partition(": ")
-        named = bool(colon) and (*self.route, key) in self.tree.lines
-        self.tree.blame((*self.route, key) if named else self.route, rest if named else complaint)
+        key, colon, rest = text.partition(": ")
+        if colon and (*self.route, key) in self.tree.lines:
+            self.tree.addFault((*self.route, key), rest)
+        else:
+            self.tree.addFault(self.route, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,9 @@ class Config:
     """
     A service file that is right as far as it can be known without making anything.
 
+    @ivar file: its path.
     @ivar access: the rules in order; L{None} if there is no such section.
+    @ivar tree: the file as it was read, for its lines.
     @ivar warnings: what is allowed and yet hardly meant, each as C{file:line: path: what}.
     """
 
@@ -132,7 +145,7 @@ class Config:
     transports: tuple[Entry, ...]
     content: tuple[Entry, ...]
     uploads: tuple[Entry, ...]
-    access: tuple[Any, ...] | None
+    access: tuple[Rule, ...] | None
     limits: Limits
     logging: LoggingOptions
     metrics: MetricsOptions
@@ -143,7 +156,7 @@ class Config:
 
 def load(file: Path | str, kinds: Kinds) -> Config:
     """
-    Read a service file whole.
+    Read a service file.
 
     @raise ConfigError: with every fault that was found.
     """
@@ -153,17 +166,18 @@ def load(file: Path | str, kinds: Kinds) -> Config:
 
 def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     """
-    The same for a tree that was read; relative paths in it are relative to the folder of C{file}.
+    Turn a service file that was read into options.
 
+    @param file: where it was read from; paths in it are relative to that folder.
     @raise ConfigError: with every fault that was found.
     """
     reader = _Reader(tree, file.absolute().parent)
-    top = reader.top()
+    top = reader.sections()
     config = Config(
         file=file,
         transports=tuple(reader.transports(top.get("transports"), kinds.transports)),
-        content=tuple(reader.listed("content", top.get("content"), kinds.content)),
-        uploads=tuple(reader.listed("uploads", top.get("uploads"), kinds.uploads)),
+        content=tuple(reader.entries("content", top.get("content"), kinds.content)),
+        uploads=tuple(reader.entries("uploads", top.get("uploads"), kinds.uploads)),
         access=reader.rules(top.get("access"), kinds.access) if "access" in top else None,
         limits=reader.section("limits", top, Limits),
         logging=reader.section("logging", top, LoggingOptions),
@@ -171,10 +185,10 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
         control=reader.section("control", top, ControlOptions),
         tree=tree,
     )
-    _collisions(config)
-    _clashes(config)
-    tree.complain()
-    return replace(config, warnings=(*_unserved(config), *_forlorn(config), *_doubtful(config)))
+    _checkAddresses(config)
+    _checkTogether(config)
+    tree.raiseFaults()
+    return replace(config, warnings=(*_missingFallbacks(config), *_missingElsewhere(config), *_ownWarnings(config)))
 
 
 _SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "control", "transports")
@@ -183,161 +197,174 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 @dataclass(slots=True)
 class _Reader:
-    """One reading: faults go into the tree, and reading goes on."""
+    """
+    Reads the sections of one service file.  A fault goes into the tree, and reading goes on.
+
+    @ivar folder: what paths in the file are relative to.
+    """
 
     tree: Tree
     folder: Path
 
-    def top(self) -> dict[str, Any]:
+    def sections(self) -> dict[str, Value]:
+        """-> the sections by name, of which some may be unknown or missing."""
         value = self.tree.value
         if not isinstance(value, dict):
-            what = "is empty" if value is None else f"is {shown(value)}"
-            self.tree.blame((), f"the file {what}; it should begin with 'castd: {SCHEMA}'")
-            self.tree.complain()
+            what = "is empty" if value is None else f"is {showValue(value)}"
+            self.tree.addFault((), f"the file {what}; it should begin with 'castd: {SCHEMA}'")
+            self.tree.raiseFaults()
             return {}
         for key in value.keys() - set(_SECTIONS):
-            self.tree.blame((key,), "unknown key" + meant(key, _SECTIONS))
+            self.tree.addFault((key,), "unknown key" + suggestion(key, _SECTIONS))
         if "castd" not in value:
-            self.tree.blame((), f"castd is missing: the file should begin with 'castd: {SCHEMA}'")
+            self.tree.addFault((), f"castd is missing: the file should begin with 'castd: {SCHEMA}'")
         elif value["castd"] != SCHEMA:
-            self.tree.blame(("castd",), f"schema {shown(value['castd'])} is not known here: it should be {SCHEMA}")
+            text = f"schema {showValue(value['castd'])} is not known here: it should be {SCHEMA}"
+            self.tree.addFault(("castd",), text)
         if not value.get("transports"):
-            self.tree.blame(("transports",), "nothing is listening: name at least one transport, such as 'tftp:'")
+            self.tree.addFault(("transports",), "nothing is listening: name at least one transport, such as 'tftp:'")
         if not value.get("content") and not value.get("uploads"):
-            self.tree.blame(("content",), "nothing to serve: name a source, such as '- directory: {path: /srv/boot}'")
+            text = "nothing to serve: name a source, such as '- directory: {path: /srv/boot}'"
+            self.tree.addFault(("content",), text)
         return value
 
-    def section(self, name: str, top: Mapping[str, Any], model: type[_Model]) -> _Model:
-        """A section that is one model; its defaults where it is absent, empty or wrong."""
+    def section(self, name: str, top: Mapping[str, Value], model: type[_Model]) -> _Model:
+        """-> a section that is one model; its defaults where it is absent, empty or wrong."""
         return self.options(model, top.get(name), (name,)) or model()
 
-    def options(self, model: type[_Model], value: Any, route: Route) -> _Model | None:
-        """A model, or L{None} after complaints."""
+    def options(self, model: type[_Model], value: Value, route: Route) -> _Model | None:
+        """-> an instance of the model; L{None} if the value has faults."""
+        given = {} if value is None else value
         try:
-            context = {"folder": self.folder}
-            given = {} if value is None else value
-            return model.model_validate(given, by_alias=True, by_name=False, context=context)
+            return model.model_validate(given, by_alias=True, by_name=False, context={"folder": self.folder})
         except ValidationError as error:
-            for inside, text in complaints(error, model, given):
-                self.tree.blame((*route, *inside), text)
+            for inside, text in faultsOf(error, model, given):
+                self.tree.addFault((*route, *inside), text)
         return None
 
-    def transports(self, value: Any, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
+    def transports(self, value: Value, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
+        """Read a mapping of names to options; C{use} among the options is the kind, or else the name is."""
         if value is not None and not isinstance(value, dict):
-            self.tree.blame(("transports",), f"{shown(value)} is not a mapping of names to options")
-        for name, given in yaml.items(value if isinstance(value, dict) else {}):
-            route = ("transports", str(name))
-            if not _NAME.fullmatch(str(name)):
-                self.tree.blame(route, "a name is letters, digits, '.', '_' and '-', at most 64")
-            kind: object = name
+            self.tree.addFault(("transports",), f"{showValue(value)} is not a mapping of names to options")
+        for name, given in (value if isinstance(value, dict) else {}).items():
+            route = ("transports", name)
+            if not _NAME.fullmatch(name):
+                self.tree.addFault(route, "a name is letters, digits, '.', '_' and '-', at most 64")
+            kind: Value = name
             where: Route = route
             options = given
             if isinstance(given, dict) and "use" in given:
                 kind, where = given["use"], (*route, "use")
                 options = {key: each for key, each in given.items() if key != "use"}
             if not isinstance(kind, str):
-                self.tree.blame(where, f"{shown(kind)} is not the name of a transport")
-            elif found := self.entry(str(name), kind, kinds, (where, route), options):
+                self.tree.addFault(where, f"{showValue(kind)} is not the name of a transport")
+            elif found := self.entry(name, kind, kinds, (where, route), options):
                 yield found
 
-    def listed(self, section: str, value: Any, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
-        """A list of mappings with one key each, the kind."""
+    def entries(self, section: str, value: Value, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
+        """Read a list of mappings, each with one key: its kind."""
         if value is not None and not isinstance(value, list):
-            self.tree.blame((section,), f"{shown(value)} is not a list: begin each with '- directory:'")
+            self.tree.addFault((section,), f"{showValue(value)} is not a list: begin each with '- directory:'")
         for index, each in enumerate(value if isinstance(value, list) else ()):
             route: Route = (section, index)
             if not isinstance(each, dict) or len(each) != 1:
-                self.tree.blame(
-                    route, f"{shown(each)} is not one kind with its options, such as directory: {{path: …}}"
-                )
+                text = f"{showValue(each)} is not one kind with its options, such as directory: {{path: …}}"
+                self.tree.addFault(route, text)
                 continue
             ((kind, options),) = each.items()
             below: Route = (*route, kind)
-            if found := self.entry(yaml.show(route), kind, kinds, (below, below), options):
+            if found := self.entry(showRoute(route), kind, kinds, (below, below), options):
                 yield found
 
     def entry(
-        self, name: str, kind: str, kinds: Mapping[str, Kind], routes: tuple[Route, Route], value: Any
+        self, name: str, kind: str, kinds: Mapping[str, Kind], routes: tuple[Route, Route], value: Value
     ) -> Entry | None:
         """
-        @param routes: the keys to the kind's name, and those to the options.
+        Read the options of a transport, a source or a sink.
+
+        @param routes: to the name of its kind, and to its options.
+        @return: L{None} if there is a fault.
         """
         maker = kinds.get(kind)
         if maker is None:
-            self.tree.blame(routes[0], f"nothing here is called {shown(kind)}" + meant(kind, kinds))
+            self.tree.addFault(routes[0], f"nothing here is called {showValue(kind)}" + suggestion(kind, kinds))
             return None
         try:
             model = maker.options
         except ConfigError as error:
-            self.tree.blame(routes[0], str(error))
+            self.tree.addFault(routes[0], str(error))
             return None
         options = self.options(model, value, routes[1])
         return None if options is None else Entry(name, kind, options, self.tree, routes[1])
 
-    def rules(self, value: Any, model: type[BaseModel]) -> tuple[BaseModel, ...]:
+    def rules(self, value: Value, model: type[Rule]) -> tuple[Rule, ...]:
+        """Read the list of access rules."""
         if not isinstance(value, list):
-            self.tree.blame(("access",), f"{shown(value)} is not a list: begin each rule with '- {{allow: …}}'")
+            self.tree.addFault(("access",), f"{showValue(value)} is not a list: begin each rule with '- {{allow: …}}'")
             return ()
         rules = [self.options(model, each, ("access", index)) for index, each in enumerate(value)]
         return tuple(rule for rule in rules if rule is not None)
 
 
-def addresses(entries: Sequence[Entry]) -> dict[tuple[str, int], list[Entry]]:
-    """The transports by the address and port they are to have, in the order of the file."""
-    found: dict[tuple[str, int], list[Entry]] = {}
-    for entry in entries:
+def _listening(config: Config) -> Iterator[tuple[Entry, ListenOptions]]:
+    """-> the transports whose options are those of a listener, with these, in the order of the file."""
+    for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
-            found.setdefault((entry.options.interface, entry.options.port), []).append(entry)
+            yield entry, entry.options
+
+
+def _byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, ListenOptions]]]:
+    """-> the listening transports by the interface and port they are to have, in the order of the file."""
+    found: dict[tuple[str, int], list[tuple[Entry, ListenOptions]]] = {}
+    for entry, options in _listening(config):
+        found.setdefault((options.interface, options.port), []).append((entry, options))
     return found
 
 
-def _collisions(config: Config) -> None:
+def _checkAddresses(config: Config) -> None:
     """The wildcard and one address of its family cannot both have a port: the system gives it to the first only."""
-    listening = addresses(config.transports)
-    for (interface, port), entries in listening.items():
+    listening = _byAddress(config)
+    for (interface, port), transports in listening.items():
         whole = "::" if ":" in interface else ""
         if interface != whole and (whole, port) in listening:
-            other = listening[whole, port][0]
+            other, _ = listening[whole, port][0]
             text = f"port {port} of {interface} is also part of '{other.name}', which listens at all addresses"
-            for entry in entries:
-                entry.blame(f"{text}: give both the same interface, or two ports")
+            for entry, _ in transports:
+                entry.addFault(f"{text}: give both the same interface, or two ports")
 
 
-def _clashes(config: Config) -> None:
-    """What only a kind itself can know: SLAM's two files on one group."""
-    alike: dict[type[ListenOptions], dict[str, Entry]] = {}
-    for entry in config.transports:
-        if isinstance(entry.options, ListenOptions):
-            alike.setdefault(type(entry.options), {})[entry.name] = entry
-    for model, entries in alike.items():
-        for name, complaint in model.clashes([(name, entry.options) for name, entry in entries.items()]):
-            entries[name].blame(complaint)
+def _checkTogether(config: Config) -> None:
+    """Ask each kind what is wrong with its transports together: two files of SLAM in one group."""
+    alike: dict[type[ListenOptions], dict[str, tuple[Entry, ListenOptions]]] = {}
+    for entry, options in _listening(config):
+        alike.setdefault(type(options), {})[entry.name] = entry, options
+    for model, transports in alike.items():
+        for name, text in model.clashes([(name, options) for name, (_, options) in transports.items()]):
+            transports[name][0].addFault(text)
 
 
-def _unserved(config: Config) -> Iterator[str]:
-    """What a group transport declines has to be served by a plain one after it at the same address."""
-    for entries in addresses(config.transports).values():
-        for place, entry in enumerate(entries):
-            wanted = entry.options.fallback
-            if wanted and wanted not in (other.kind for other in entries[place + 1 :]):
+def _missingFallbacks(config: Config) -> Iterator[str]:
+    """Warn where nothing serves what a group transport declines: a plain one after it at the same address."""
+    for transports in _byAddress(config).values():
+        for place, (entry, options) in enumerate(transports):
+            wanted = options.fallback
+            if wanted and wanted not in (other.kind for other, _ in transports[place + 1 :]):
                 text = f"no {wanted} follows at its address, so clients it declines get no answer"
                 yield f"{config.tree.where(entry.route)}: {text}"
 
 
-def _forlorn(config: Config) -> Iterator[str]:
-    """Clients that give up one transport ask another, which should be there."""
-    listening = [entry for entry in config.transports if isinstance(entry.options, ListenOptions)]
-    there = {(entry.kind, entry.options.port) for entry in listening}
-    for entry in listening:
-        wanted = entry.options.elsewhere
+def _missingElsewhere(config: Config) -> Iterator[str]:
+    """Warn where nothing listens at the port that clients ask when they give up a transport."""
+    there = {(entry.kind, options.port) for entry, options in _listening(config)}
+    for entry, options in _listening(config):
+        wanted = options.elsewhere
         if wanted and wanted not in there:
             text = f"no {wanted[0]} at port {wanted[1]}: clients that give up here ask there"
             yield f"{config.tree.where(entry.route)}: {text}"
 
 
-def _doubtful(config: Config) -> Iterator[str]:
-    """What a transport says of its own options."""
-    for entry in config.transports:
-        if isinstance(entry.options, ListenOptions):
-            for text in entry.options.warnings():
-                yield f"{config.tree.where(entry.route)}: {text}"
+def _ownWarnings(config: Config) -> Iterator[str]:
+    """Pass on what the options of a transport warn of."""
+    for entry, options in _listening(config):
+        for text in options.warnings():
+            yield f"{config.tree.where(entry.route)}: {text}"

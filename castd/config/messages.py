@@ -1,13 +1,13 @@
 """
-What pydantic finds wrong, said as an operator would say it.
+Puts what pydantic finds wrong into words for an operator.
 
-Bounds, known keys and examples come from the JSON schema of the model, so that the models of plugins from elsewhere are
-spoken of like our own.
+Bounds, known keys and examples come from the JSON schema of the model, so that the models of plugins from elsewhere get
+the same messages as our own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -15,8 +15,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
-_Schema: TypeAlias = Mapping[str, Any]
-_Route: TypeAlias = tuple[str | int, ...]
+from castd.config.yaml import Route, Value
+
+#: A JSON schema, or a part of one.
+Schema: TypeAlias = dict[str, Any]
 
 #: What a value of each JSON type is called.
 _WORDS = {
@@ -29,79 +31,83 @@ _WORDS = {
 }
 #: What pydantic calls a bound, and what the JSON schema does.
 _CONSTRAINTS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-#: Keys that are listed where none is near to the one that was written.
-_FEW = 12
-#: Characters of a wrong value that are repeated.
-_LONGEST = 60
+#: The most known keys that are listed where none is near to the one that was written.
+_MAX_LISTED = 12
+#: The most characters of a wrong value that are repeated.
+_MAX_SHOWN = 60
 
 
-def complaints(error: ValidationError, model: type[BaseModel], value: Any) -> Iterator[tuple[_Route, str]]:
+def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> Iterator[tuple[Route, str]]:
     """
-    -> the keys that lead to each fault, and what is wrong there.
+    -> the route to each fault, and what is wrong there.
 
-    @param value: what was validated: text, mappings and lists.
+    @param value: what was validated.
     """
     schema = schemaOf(model)
     for fault in error.errors(include_url=False):
-        route = _inside(fault["loc"], value, fault["type"])
-        yield route, _sentence(fault, _at(schema, route, schema), _at(schema, route[:-1], schema))
+        route = _routeInFile(fault["loc"], value, fault["type"])
+        yield route, _message(fault, _schemaAt(schema, route, schema), _schemaAt(schema, route[:-1], schema))
 
 
-def schemaOf(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model as it is written in a service file; empty where a field's type has none."""
+def schemaOf(model: type[BaseModel]) -> Schema:
+    """-> the JSON schema of a model as it is written in a service file; empty where a field's type has none."""
     try:
         return model.model_json_schema(by_alias=True)
     except PydanticUserError:
         return {}
 
 
-def meant(written: str, known: Iterable[str]) -> str:
-    """C{: did you mean 'x'?}, or what is known, if that is not too much; else nothing."""
+def suggestion(written: str, known: Iterable[str]) -> str:
+    """-> C{: did you mean 'x'?}, or what is known, if that is not too much; else nothing."""
     names = sorted(known)
     near = get_close_matches(written.lower().replace("_", "-"), names, n=1, cutoff=0.6)
     if near:
         return f": did you mean {near[0]}?"
-    return f": known are {', '.join(names)}" if 0 < len(names) <= _FEW else ""
+    return f": known are {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
 
 
-def shown(value: Any) -> str:
-    """A wrong value, short."""
+def showValue(value: object) -> str:
+    """Write a wrong value, cut short if it is long."""
     if value is None:
         return "nothing"
     kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""
     text = kind or (f"{value:g}" if isinstance(value, float) else str(value))
-    return repr(text) if not text.strip() else text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return repr(text) if not text.strip() else text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
-def _inside(location: _Route, value: Any, kind: str) -> _Route:
-    """The part of pydantic's location that is in the file: not the names of a union's branches."""
+def _routeInFile(location: Route, value: Value, kind: str) -> Route:
+    """-> the part of pydantic's location that is in the file: not the names of a union's branches."""
     route: list[str | int] = []
     for key in location:
-        present = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
-        if present:
-            value = value[key]
-        if present or (kind == "missing" and key == location[-1]):
+        inside: dict[str | int, Value] = {}
+        if isinstance(value, dict):
+            inside = dict(value.items())
+        elif isinstance(value, list):
+            inside = dict(enumerate(value))
+        if key in inside:
+            value = inside[key]
+        if key in inside or (kind == "missing" and key == location[-1]):
             route.append(key)
     return tuple(route)
 
 
-def _at(schema: _Schema, route: _Route, root: _Schema) -> _Schema:
-    """What the schema says of this place, as far as it says anything."""
-    for step in _branches(schema, root):
+def _schemaAt(schema: Schema, route: Route, root: Schema) -> Schema:
+    """-> what the schema says of the value at this route; empty where it says nothing."""
+    for branch in _branches(schema, root):
         if not route:
-            if step.get("type") != "null":
-                return step
+            if branch.get("type") != "null":
+                return branch
             continue
         key, rest = route[0], route[1:]
-        within = step.get("items") if isinstance(key, int) else step.get("properties", {}).get(key)
-        within = within if isinstance(within, dict) else step.get("additionalProperties")
+        within = branch.get("items") if isinstance(key, int) else branch.get("properties", {}).get(key)
+        within = within if isinstance(within, dict) else branch.get("additionalProperties")
         if isinstance(within, dict):
-            return _at(within, rest, root)
+            return _schemaAt(within, rest, root)
     return {}
 
 
-def _branches(schema: _Schema, root: _Schema) -> Iterator[_Schema]:
-    """The schema itself or, where it only points elsewhere or offers a choice, what that leads to."""
+def _branches(schema: Schema, root: Schema) -> Iterator[Schema]:
+    """-> the schema itself or, where it only points elsewhere or offers a choice, what that leads to."""
     if "$ref" in schema:
         yield from _branches(root.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {}), root)
     elif "anyOf" in schema or "oneOf" in schema:
@@ -111,34 +117,40 @@ def _branches(schema: _Schema, root: _Schema) -> Iterator[_Schema]:
         yield schema
 
 
-def _sentence(fault: ErrorDetails, here: _Schema, above: _Schema) -> str:
+def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
+    """
+    Say what is wrong.
+
+    @param here: the schema of the value; C{above}: of the mapping or list that it is in.
+    """
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return "unknown key" + meant(str(fault["loc"][-1]), above.get("properties", {}))
+        return "unknown key" + suggestion(str(fault["loc"][-1]), above.get("properties", {}))
     if kind == "missing":
-        about = here.get("description") or _wanted(here)
+        about = here.get("description") or _expected(here)
         return f"is missing ({about})" if about else "is missing"
     if "expected" in context:
-        return f"{shown(value)} is not {context['expected']}"
-    if kind in ("value_error", "assertion_error") and not _misplaced(value, here):
+        return f"{showValue(value)} is not {context['expected']}"
+    if kind in ("value_error", "assertion_error") and not _isContainerForScalar(value, here):
         return str(context.get("error", fault["msg"]))
     if broken := context.keys() & _CONSTRAINTS.keys():
-        told = _bounds(here) or _bounds({_CONSTRAINTS[each]: context[each] for each in broken})
-        return f"{shown(value)} is not {told}"
-    wanted = _wanted(here)
-    if value is None and wanted:
-        return f"has no value: it should be {wanted}"
-    mistyped = kind.endswith(("_type", "_parsing")) or _misplaced(value, here) or not context
-    return f"{shown(value)} is not {wanted}" if wanted and mistyped else _plain(fault)
+        bounds = _showBounds(here) or _showBounds({_CONSTRAINTS[each]: context[each] for each in broken})
+        return f"{showValue(value)} is not {bounds}"
+    expected = _expected(here)
+    if value is None and expected:
+        return f"has no value: it should be {expected}"
+    mistyped = kind.endswith(("_type", "_parsing")) or _isContainerForScalar(value, here) or not context
+    return f"{showValue(value)} is not {expected}" if expected and mistyped else _ownMessage(fault)
 
 
-def _plain(fault: ErrorDetails) -> str:
+def _ownMessage(fault: ErrorDetails) -> str:
+    """-> the message of pydantic itself, with the value in it."""
     text = fault["msg"].removeprefix("Input ")
-    return f"{shown(fault['input'])} {text}" if text != fault["msg"] else text
+    return f"{showValue(fault['input'])} {text}" if text != fault["msg"] else text
 
 
-def _misplaced(value: Any, here: _Schema) -> bool:
-    """A mapping or a list stands where the type is a scalar."""
+def _isContainerForScalar(value: object, here: Schema) -> bool:
+    """-> whether a mapping or a list stands where the type is a scalar."""
     types = here.get("type", [])
     types = [types] if isinstance(types, str) else types
     return (
@@ -148,7 +160,8 @@ def _misplaced(value: Any, here: _Schema) -> bool:
     )
 
 
-def _bounds(schema: _Schema) -> str:
+def _showBounds(schema: Schema) -> str:
+    """Write the bounds of a number."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
         return f"between {least:g} and {most:g}"
@@ -161,8 +174,8 @@ def _bounds(schema: _Schema) -> str:
     return " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
 
 
-def _wanted(schema: _Schema) -> str:
-    """What should stand there."""
+def _expected(schema: Schema) -> str:
+    """Write what should stand there."""
     if "enum" in schema or "const" in schema:
         return f"one of {', '.join(map(str, schema.get('enum', [schema.get('const')])))}"
     examples = f", such as {schema['examples'][0]}" if schema.get("examples") else ""

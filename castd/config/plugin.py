@@ -1,11 +1,11 @@
 """
-Announcements, and where they are found.
+Finds the plugins that are announced.
 
 An announcement is a few strings, and what it names is imported only when a service file asks for it.  It stands in a
 file C{castd/plugins/anything.py} in a directory on the path, or is an entry point of an installed distribution, in the
 group C{castd.transports} or C{castd.sources}.
 
-The folders are read here and not by C{twisted.plugin.getPlugins}: that logs a module which fails to import and goes on,
+The folders are read here and not by C{twisted.plugin.getPlugins}, which logs a module that fails to import and goes on,
 hides one of two modules with the same name, and keeps a cache on disk (C{docs/decisions/finding-plugins.md}).
 """
 
@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from zope.interface import Interface, implementer
@@ -32,9 +32,9 @@ from castd.server.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
-class _Announced:
+class _Announcement:
     """
-    The strings of an announcement.
+    Announces a plugin by three strings.
 
     @ivar name: what the service file says.
     @ivar module: dotted name of the module that has the rest.
@@ -47,24 +47,29 @@ class _Announced:
 
     @property
     def options(self) -> type[BaseModel]:
-        """@raise ConfigError: the module cannot be imported, or does not keep its promises."""
-        model = self._promised("Options")
+        """
+        The model of its options.
+
+        @raise ConfigError: the module cannot be imported, or has no such model.
+        """
+        model = self._load("Options")
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise ConfigError(f"{self.module}.Options is no pydantic model")
         return model
 
-    def _promised(self, name: str) -> Any:
+    def _load(self, name: str) -> Any:
+        """Import the module, and take what it has to have by this name."""
         try:
             return getattr(import_module(self.module), name)
         except AttributeError:
             raise ConfigError(f"{self.module} has no {name}") from None
         except Exception as error:
-            # Whatever the author's module raises: the operator is told whose it is, beside the other complaints.
-            raise ConfigError(f"{self.module} cannot be imported: {_told(error)}") from error
+            # Whatever the author's module raises: the operator is told whose it is, beside the other faults.
+            raise ConfigError(f"{self.module} cannot be imported: {_showException(error)}") from error
 
 
 @implementer(ITransportMaker)
-class TransportMaker(_Announced):
+class TransportMaker(_Announcement):
     """
     Announces a transport whose module promises two names: C{Options}, a model (mostly a
     L{ListenOptions<castd.options.ListenOptions>}), and C{Dialect(options)}, an L{IDialect<castd.interfaces.IDialect>}.
@@ -73,12 +78,12 @@ class TransportMaker(_Announced):
     __slots__ = ()
 
     def makeTransport(self, name: str, options: Any, site: ISite) -> ICastTransport:
-        """A listener with this dialect."""
-        return Listener(site, name, options, self._promised("Dialect")(options))
+        """Make a listener with this dialect."""
+        return Listener(site, name, options, self._load("Dialect")(options))
 
 
 @implementer(IContentSourceMaker)
-class ContentSourceMaker(_Announced):
+class ContentSourceMaker(_Announcement):
     """
     Announces a content source whose module promises two names: C{Options}, a model, and C{makeSource(options, site)},
     which gives an L{IContentSource} or raises L{ConfigError}.
@@ -87,17 +92,21 @@ class ContentSourceMaker(_Announced):
     __slots__ = ()
 
     def makeSource(self, options: Any, site: ISite) -> IContentSource:
-        """What the module makes of these options."""
-        source: IContentSource = self._promised("makeSource")(options, site)
+        """Have the module open a source with these options."""
+        source: IContentSource = self._load("makeSource")(options, site)
         return source
+
+
+_Maker = TypeVar("_Maker", ITransportMaker, IContentSourceMaker)
 
 
 @dataclass(slots=True)
 class Collected:
     """
-    What can be named in a service file, by name.
+    The plugins that were found, and those that cannot be used.
 
-    @ivar origins: where each was announced, for complaints.
+    @ivar transports: by the name that a service file calls them; so C{sources}.
+    @ivar origins: where each was announced, for messages; by interface and name.
     @ivar faults: announcements that cannot be used, and why.
     """
 
@@ -106,25 +115,35 @@ class Collected:
     origins: dict[tuple[type[Interface], str], str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
-    def add(self, found: Any, seam: type[Interface], origin: str) -> None:
-        """Take an announcement, unless it cannot be used: then it is a fault, as is the second one of a name."""
+    def add(self, found: object, interface: type[Interface], origin: str) -> None:
+        """
+        Add an announcement; one that cannot be used, or the second one of a name, becomes a fault instead.
+
+        @param interface: what it was announced as: L{ITransportMaker} or L{IContentSourceMaker}.
+        @param origin: where it was announced, for messages.
+        """
         try:
-            _verify(found, seam)
+            _verify(found, interface)
         except Invalid as error:
             self.faults.append(f"{origin}: {' '.join(str(error).split())}")
             return
-        named: dict[str, Any] = self.transports if seam is ITransportMaker else self.sources
-        first = named.setdefault(found.name, found)
-        known = self.origins.setdefault((seam, found.name), origin)
+        if interface is ITransportMaker and ITransportMaker.providedBy(found):
+            self._addNamed(found, self.transports, interface, origin)
+        elif IContentSourceMaker.providedBy(found):
+            self._addNamed(found, self.sources, interface, origin)
+
+    def _addNamed(self, maker: _Maker, named: dict[str, _Maker], interface: type[Interface], origin: str) -> None:
+        first = named.setdefault(maker.name, maker)
+        known = self.origins.setdefault((interface, maker.name), origin)
         # A wheel may announce the same thing both ways.
-        if first != found:
+        if first != maker:
             self.faults.append(
-                f"{origin}: '{found.name}' is announced by {known} already, which is the one that is used"
+                f"{origin}: '{maker.name}' is announced by {known} already, which is the one that is used"
             )
 
 
-#: The seams of announcements, and the groups of entry points that hold them.
-_SEAMS: dict[type[Interface], str] = {ITransportMaker: "castd.transports", IContentSourceMaker: "castd.sources"}
+#: By what a plugin is announced as, the group of entry points that holds it.
+_GROUPS: dict[type[Interface], str] = {ITransportMaker: "castd.transports", IContentSourceMaker: "castd.sources"}
 
 
 def collect(package: ModuleType = plugins) -> Collected:
@@ -134,25 +153,25 @@ def collect(package: ModuleType = plugins) -> Collected:
     @param package: whose folders are looked into.
     """
     collected = Collected()
-    for module in _modules(package, collected.faults):
+    for module in _imported(package, collected.faults):
         for name in dir(module):
             each = getattr(module, name)
-            for seam in _SEAMS:
-                # A class that was imported to be instantiated implements a seam, but does not provide it.
-                if seam.providedBy(each):
-                    collected.add(each, seam, module.__file__ or module.__name__)
-    for seam, group in _SEAMS.items():
+            for interface in _GROUPS:
+                # A class that was imported to be instantiated implements an interface, but does not provide it.
+                if interface.providedBy(each):
+                    collected.add(each, interface, module.__file__ or module.__name__)
+    for interface, group in _GROUPS.items():
         for point in entry_points(group=group):
             origin = f"{point.dist.name if point.dist else 'an entry point'} ({point.name} = {point.value})"
             try:
-                collected.add(point.load(), seam, origin)
+                collected.add(point.load(), interface, origin)
             except Exception as error:
-                collected.faults.append(f"{origin}: cannot be imported: {_told(error)}")
+                collected.faults.append(f"{origin}: cannot be imported: {_showException(error)}")
     return collected
 
 
-def _modules(package: ModuleType, faults: list[str]) -> Iterator[ModuleType]:
-    """Import what lies in the folders of a package; what fails or is hidden becomes a fault."""
+def _imported(package: ModuleType, faults: list[str]) -> Iterator[ModuleType]:
+    """Import each module in the folders of a package; one that fails or is hidden becomes a fault."""
     seen: dict[str, str] = {}
     for folder in package.__path__:
         for found in sorted(iter_modules([folder]), key=lambda each: each.name):
@@ -164,20 +183,25 @@ def _modules(package: ModuleType, faults: list[str]) -> Iterator[ModuleType]:
             try:
                 yield import_module(f"{package.__name__}.{found.name}")
             except Exception as error:
-                faults.append(f"{file}: cannot be imported: {_told(error)}")
+                faults.append(f"{file}: cannot be imported: {_showException(error)}")
 
 
-def _verify(found: Any, seam: type[Interface]) -> None:
-    """@raise Invalid: it does not keep to its interface."""
-    # Ours do, as tests show; to look at their options would import what nobody has asked for.
-    if not isinstance(found, _Announced):
-        verifyObject(seam, found)
-    if not (isinstance(found.name, str) and found.name):
+def _verify(found: object, interface: type[Interface]) -> None:
+    """
+    Check an announcement against its interface.
+
+    @raise Invalid: it does not keep to the interface.
+    """
+    # Ours keep to theirs, as tests show; to look at their options would import what nobody has asked for.
+    if not (isinstance(found, _Announcement) and interface.providedBy(found)):
+        verifyObject(interface, found)
+    name = getattr(found, "name", None)
+    if not (isinstance(name, str) and name):
         raise Invalid("a maker needs a name")
 
 
-def _told(error: BaseException) -> str:
-    """Kind, text and place of an exception, on one line."""
+def _showException(error: BaseException) -> str:
+    """Write kind, text and place of an exception on one line."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

@@ -1,23 +1,25 @@
 """
-What can be set, from the models themselves: for C{castd plugins}, the reference in C{docs/} and editors.
+Describes what can be set, from the models themselves: for C{castd plugins}, the reference in C{docs/} and editors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from castd.config.config import SCHEMA, ControlOptions, Kinds, LoggingOptions, MetricsOptions
-from castd.config.messages import schemaOf
+from castd.config.config import SCHEMA, ControlOptions, Kind, Kinds, LoggingOptions, MetricsOptions
+from castd.config.messages import Schema, schemaOf
 from castd.options import Limits
 
 
 class Row(NamedTuple):
     """
-    One option.
+    One option in a table of options.
 
+    @ivar key: as the service file has it; of an option within another C{rewrite[].from}.
+    @ivar kind: what may stand there, in few words.
     @ivar default: as it would be written; C{required} if there is none.
     """
 
@@ -37,22 +39,22 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def rows(model: type[BaseModel]) -> Iterator[Row]:
-    """The options of a model, those of models within it behind their key: C{rewrite[].from}."""
+    """-> a row for each option of a model, and for those of models within it."""
     schema = schemaOf(model)
     yield from _rows(schema, schema, "")
 
 
-def _rows(schema: Mapping[str, Any], root: Mapping[str, Any], prefix: str) -> Iterator[Row]:
+def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[Row]:
     required = schema.get("required", ())
     for key, each in schema.get("properties", {}).items():
-        default = "required" if key in required else written(each.get("default"))
+        default = "required" if key in required else showDefault(each.get("default"))
         yield Row(prefix + key, _kind(each, root), default, each.get("description", ""))
         within, brackets = _within(each, root)
         yield from _rows(within, root, f"{prefix}{key}{brackets}.")
 
 
-def _within(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The model that the values of a field are made of, and how its key goes on."""
+def _within(schema: Schema, root: Schema) -> tuple[Schema, str]:
+    """-> the model that the values of a field are made of, and how its key goes on."""
     if "$ref" in schema:
         return root["$defs"][schema["$ref"].rpartition("/")[2]], ""
     if isinstance(schema.get("items"), dict):
@@ -62,20 +64,20 @@ def _within(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Mapping
     return {}, ""
 
 
-def written(value: Any) -> str:
-    """A default as it would stand in the service file."""
+def showDefault(value: object) -> str:
+    """Write a default as it would stand in the service file."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {written(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {showDefault(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
-    words: dict[Any, str] = {None: "null", "": '""'}
+        return "[" + ", ".join(map(showDefault, value)) + "]"
+    words: dict[object, str] = {None: "null", "": '""'}
     if isinstance(value, bool) or value in words:
         return str(value).lower() if isinstance(value, bool) else words[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _kind(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    """What may stand there, in few words."""
+def _kind(schema: Schema, root: Schema) -> str:
+    """Write what may stand there, in few words."""
     choices = schema.get("anyOf") or schema.get("oneOf")
     if choices:
         return " or ".join(kind for kind in (_kind(each, root) for each in choices) if kind != "null")
@@ -98,22 +100,23 @@ def _plural(word: str) -> str:
     return word if word.endswith(("s", "text")) or " " in word else f"{word}s"
 
 
-def _bounds(schema: Mapping[str, Any]) -> str:
+def _bounds(schema: Schema) -> str:
+    """Write the bounds of a number, to follow its type."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
         return f", {least:g} to {most:g}"
     return f", from {least:g}" if least is not None else f", up to {most:g}" if most is not None else ""
 
 
-def wholeSchema(kinds: Kinds) -> dict[str, Any]:
+def serviceFileSchema(kinds: Kinds) -> Schema:
     """
-    The JSON schema of the service file, for editors that complete and check while one types.
+    Make the JSON schema of the service file, for editors that complete and check while one types.
 
     Some of what castd checks no schema can say: unique addresses, networks without host bits, files that are there.
     """
-    definitions: dict[str, Any] = {}
+    definitions: Schema = {}
 
-    def define(name: str, model: type[BaseModel], **more: Any) -> dict[str, Any]:
+    def define(name: str, model: type[BaseModel], **more: object) -> Schema:
         schema = model.model_json_schema(by_alias=True, ref_template=f"#/$defs/{name}.{{model}}")
         inner = schema.pop("$defs", {})
         definitions.update({f"{name}.{key}": each for key, each in inner.items()})
@@ -121,7 +124,7 @@ def wholeSchema(kinds: Kinds) -> dict[str, Any]:
         definitions[name] = schema
         return {"$ref": f"#/$defs/{name}"}
 
-    def oneOf(section: str, makers: Mapping[str, Any]) -> dict[str, Any]:
+    def oneOf(section: str, makers: Mapping[str, Kind]) -> Schema:
         each = [
             {"type": "object", "properties": {kind: define(f"{section}.{kind}", maker.options)}, "required": [kind]}
             | {"additionalProperties": False}

@@ -1,3 +1,3 @@
 """
-What is on the disk: names, directories that nothing leaves, uploads, access rules, netascii.
+The disk: names of files, directories that nothing leaves, uploads, access rules, netascii.
 """

@@ -1,5 +1,5 @@
 """
-Who may have what: ordered rules, of which the first that matches decides.  Where none matches, the answer is no.
+Access rules.  The first one that matches decides; where none matches, the answer is no.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from castd.files.names import Patterns
 from castd.networks import Networks
 from castd.options import Clients, Settings
 
-#: Clients whose rules are remembered.
+#: How many clients' rules are remembered.
 _REMEMBERED = 8192
 
 
@@ -48,7 +48,7 @@ class Rule(Settings):
 
 class Rules:
     """
-    L{Rule}s, ready to be asked for every request.
+    Decides by L{Rule}s for each request.
 
     Names are matched as they are asked for, slashes put right and case ignored, before a directory strips or rewrites
     them.  A file that is known by several names (by a prefix that is stripped, by a rule, by a link) is guarded by
@@ -57,17 +57,17 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         # Not a method: it would refer to what refers to it, and outlive a reload with all that it remembers.
-        self._about = lru_cache(_REMEMBERED)(partial(_aboutClient, tuple(map(_Ready, rules))))
+        self._rulesFor = lru_cache(_REMEMBERED)(partial(_rulesFor, tuple(map(_CompiledRule, rules))))
 
     def check(self, host: str, name: str, write: bool = False) -> None:
         """
-        May this client read (or write) the file of this name?
+        Check that this client may read (or write) the file of this name.
 
-        @param host: its numeric address.
-        @raise Forbidden: no.  A name that cannot be read at all is refused as L{castd.files.names.parts} does.
+        @param host: the client's numeric address.
+        @raise Forbidden: it may not.  A name that cannot be read at all is refused as L{castd.files.names.parts} does.
         """
         plain = ""
-        for rule in self._about(host, write):
+        for rule in self._rulesFor(host, write):
             if rule.names is not None:
                 plain = plain or names.text(names.parts(name))
                 if plain not in rule.names:
@@ -78,9 +78,9 @@ class Rules:
         raise Forbidden(why="allowed by no access rule")
 
 
-def _aboutClient(rules: tuple[_Ready, ...], host: str, write: bool) -> tuple[_Ready, ...]:
-    """The rules that can matter to a client: those for its network, up to the first that is about all names."""
-    found: list[_Ready] = []
+def _rulesFor(rules: tuple[_CompiledRule, ...], host: str, write: bool) -> tuple[_CompiledRule, ...]:
+    """-> the rules that can matter to a client: those for its network, up to the first that is about all names."""
+    found: list[_CompiledRule] = []
     for rule in rules:
         if host in rule.networks and rule.write in (None, write):
             found.append(rule)
@@ -89,8 +89,14 @@ def _aboutClient(rules: tuple[_Ready, ...], host: str, write: bool) -> tuple[_Re
     return tuple(found)
 
 
-class _Ready:
-    """One rule, compiled.  C{names} is L{None}: all of them; C{write} is L{None}: reading, too."""
+class _CompiledRule:
+    """
+    One rule, compiled.
+
+    @ivar allows: it allows what it is about; C{False}: it denies that.
+    @ivar names: the names that it is about; L{None}: all.
+    @ivar write: it is about uploads; C{False}: about downloads; L{None}: about both.
+    """
 
     __slots__ = ("allows", "names", "networks", "write")
 

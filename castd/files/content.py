@@ -1,5 +1,5 @@
 """
-Where files come from: directories, one after the other.
+Contents: files that are opened in directories.
 
 A file is looked up for every request and read through the descriptor that was opened then, so a replaced file is seen
 by the next request and never mixed into one under way.  All readers of one file share one descriptor.
@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from pydantic import Field, field_validator, model_validator
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused
 from castd.files import names, partial
-from castd.files.root import Links, Root, refusal, shut
+from castd.files.root import Links, Root, closeFd, readRefusal
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
@@ -42,7 +42,11 @@ class RewriteOptions(Settings):
         return self
 
     def rule(self) -> names.Rewrite:
-        """@raise ValueError: it is no regular expression, or names a group that it has not."""
+        """
+        -> the compiled rule.
+
+        @raise ValueError: C{from} is no regular expression, or C{to} names a group that it has not.
+        """
         return names.Rewrite.compile(self.pattern, self.to, self.every)
 
 
@@ -78,18 +82,22 @@ class DirectoryOptions(Settings):
 @implementer(IContentSource)
 class Directory:
     """
-    The files of one directory, by L{DirectoryOptions}.
+    Serves the files of one directory.
     """
 
     def __init__(self, options: DirectoryOptions) -> None:
-        """@raise OSError: the directory is not there or cannot be searched."""
+        """
+        Open the directory.
+
+        @raise OSError: it is not there or cannot be searched.
+        """
         self.options = options
         self._root = Root(str(options.path), options.links, options.ignoreCase)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
         self._rules = tuple(each.rule() for each in options.rewrite)
         self._networks = Networks(options.networks) if options.networks != clients("any") else None
-        self._open: dict[Version, _Shared] = {}
+        self._open: dict[Version, _OpenFile] = {}
 
     def lookup(self, name: str, peer: Peer) -> File:
         """
@@ -97,11 +105,11 @@ class Directory:
 
         @raise NotFound: it is not here, or not for this client.
         @raise Forbidden: it is no regular file, cannot be read, or the way to it leads out of the directory.
-        @raise Busy: it could not be found out.
+        @raise Busy: the system cannot say now.
         """
         if self._networks is not None and peer[0] not in self._networks:
             raise NotFound(why="not for this client")
-        fd = self._root.file(self.parts(name))
+        fd = self._root.openFile(self.parts(name))
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -109,21 +117,25 @@ class Directory:
             if self.options.worldReadable and not status.st_mode & stat.S_IROTH:
                 raise Forbidden(why="not readable for everybody")
         except OSError as error:
-            shut(fd)
-            raise refusal(error) from error
+            closeFd(fd)
+            raise readRefusal(error) from error
         except Refused:
-            shut(fd)
+            closeFd(fd)
             raise
         version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         shared = self._open.get(version)
         if shared is None:
-            shared = self._open[version] = _Shared(fd, version, self._open)
+            shared = self._open[version] = _OpenFile(fd, version, self._open)
         else:
-            shut(fd)
+            closeFd(fd)
         return File(name, shared)
 
     def parts(self, name: str) -> names.Parts:
-        """Where a name points to, from the directory downwards.  Raises as L{names.parts<castd.files.names.parts>}."""
+        """
+        -> the parts of the file's path, from the directory downwards, after all rules.
+
+        @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also for names that are not of here.
+        """
         found = names.parts(name)
         if self._strip:
             found = names.strip(found, self._strip)
@@ -136,38 +148,43 @@ class Directory:
         return found
 
 
-class _Shared:
-    """One open file and how many read it; forgotten and closed when nobody does."""
+class _OpenFile:
+    """
+    One open file, and how many contents read it.  It is closed when none does.
+    """
 
-    __slots__ = ("_all", "fd", "readers", "version")
+    __slots__ = ("_openFiles", "fd", "readers", "version")
 
-    def __init__(self, fd: int, version: Version, everyone: dict[Version, _Shared]) -> None:
-        self.fd, self.version, self.readers, self._all = fd, version, 0, everyone
+    def __init__(self, fd: int, version: Version, openFiles: dict[Version, _OpenFile]) -> None:
+        self.fd, self.version, self.readers, self._openFiles = fd, version, 0, openFiles
 
-    def leave(self) -> None:
+    def removeReader(self) -> None:
+        """One content less reads the file."""
         self.readers -= 1
         if not self.readers:
             # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
-            del self._all[self.version]
-            shut(self.fd)
+            del self._openFiles[self.version]
+            closeFd(self.fd)
 
 
 @implementer(IContent)
 class File:
     """
-    A file, open.  Its size is the one it had when it was opened: a file that grows is sent as it was, one that shrinks
-    or that the disk refuses to read is L{ContentChanged}.
+    A file as content.
+
+    Its size is the one it had when it was opened: a file that grows is sent as it was, one that shrinks or that the
+    disk refuses to read raises L{ContentChanged}.
     """
 
-    __slots__ = ("_fd", "_shared", "name", "size", "version")
+    __slots__ = ("_fd", "_file", "name", "size", "version")
 
-    def __init__(self, name: str, shared: _Shared) -> None:
+    def __init__(self, name: str, shared: _OpenFile) -> None:
         shared.readers += 1
         self.name, self.version, self.size = name, shared.version, shared.version[2]
-        self._fd, self._shared = shared.fd, shared
+        self._fd, self._file = shared.fd, shared
 
     def read(self, offset: int, length: int) -> bytes:
-        """C{length} octets from C{offset}; fewer only at the end of the file."""
+        """As L{IContent.read}."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
@@ -183,7 +200,7 @@ class File:
         return data
 
     def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
-        """Fill the buffers one after the other; at most 1024 of them, which is as many as the kernel takes."""
+        """As L{IContent.readInto}; at most 1024 buffers, which is as many as the kernel takes."""
         wanted = sum(map(len, buffers))
         if offset + wanted > self.size:
             raise ContentChanged(why="more was asked for than the file has")
@@ -195,7 +212,7 @@ class File:
             self._fill(buffers, offset, found)
 
     def _fill(self, buffers: Sequence[bytearray | memoryview], offset: int, found: int) -> None:
-        """The rest of a read that network file systems cut short; nobody else does, unless the file shrank."""
+        """Read what is missing: network file systems cut a read short; nobody else does, unless the file shrank."""
         for buffer in buffers:
             if found < len(buffer):
                 memoryview(buffer)[found:] = self.read(offset + found, len(buffer) - found)
@@ -203,33 +220,36 @@ class File:
             found = max(0, found - len(buffer))
 
     def close(self) -> None:
-        self._shared.leave()
+        """As L{IContent.close}."""
+        self._file.removeReader()
 
 
 @implementer(IContentSource)
 class SourceChain:
     """
-    Several sources, asked in order: the first that has a name answers.  Where one forbids it, no other is asked.
+    Several sources that are asked in order: the first that has a file opens it.  Where one forbids it, no other is
+    asked.
     """
 
-    def __init__(self, sources: Iterable[Any]) -> None:
-        """@param sources: each an L{IContentSource}."""
+    def __init__(self, sources: Iterable[IContentSource]) -> None:
         self.sources = tuple(sources)
 
-    def lookup(self, name: str, peer: Peer) -> Any:
-        """-> L{IContent}, or a Deferred of one where a source answers later.  Raises (or fails) as the sources do."""
-        return self._ask(0, name, peer)
+    def lookup(self, name: str, peer: Peer) -> IContent | Deferred[IContent]:
+        """As L{IContentSource.lookup}; a Deferred only where a source answers later."""
+        return self._lookupFrom(0, name, peer)
 
-    def _ask(self, first: int, name: str, peer: Peer) -> Any:
+    def _lookupFrom(self, first: int, name: str, peer: Peer) -> IContent | Deferred[IContent]:
         for number, source in enumerate(self.sources[first:], first):
             try:
                 found = source.lookup(name, peer)
             except NotFound:
                 continue
             if isinstance(found, Deferred):
-                return found.addErrback(self._next, number + 1, name, peer)
+                return found.addErrback(self._lookupNext, number + 1, name, peer)
             return found
         raise NotFound()
 
-    def _next(self, failure: Failure, first: int, name: str, peer: Peer) -> Any:
-        return self._ask(first, name, peer) if isinstance(failure.value, NotFound) else failure
+    def _lookupNext(self, failure: Failure, first: int, name: str, peer: Peer) -> Deferred[IContent]:
+        failure.trap(NotFound)
+        found = self._lookupFrom(first, name, peer)
+        return found if isinstance(found, Deferred) else succeed(found)

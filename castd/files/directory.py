@@ -1,11 +1,10 @@
 """
-What C{directory} means in a service file: beneath C{content:} a source, beneath C{uploads:} a sink.
+Makes what C{directory} stands for in a service file: beneath C{content:} a source, beneath C{uploads:} a sink.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from zope.interface import implementer
 
@@ -20,7 +19,11 @@ Options = DirectoryOptions
 
 
 def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
-    """@raise ConfigError: the directory is not there or cannot be searched."""
+    """
+    Make a source of content.
+
+    @raise ConfigError: the directory is not there or cannot be searched.
+    """
     try:
         return Directory(options)
     except OSError as error:
@@ -28,7 +31,11 @@ def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
 
 
 def makeSink(options: UploadDirectoryOptions) -> UploadDirectory:
-    """@raise ConfigError: the directory is not there or cannot be written to."""
+    """
+    Make a place for uploads.
+
+    @raise ConfigError: the directory is not there or cannot be written to.
+    """
     try:
         return UploadDirectory(options)
     except OSError as error:
@@ -42,15 +49,14 @@ def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError
 @implementer(IContentSink)
 class SinkChain:
     """
-    Several sinks: an upload goes to the first that has a place for its name.
+    Several upload directories: an upload goes to the first that is meant for its name.
     """
 
-    def __init__(self, drops: Iterable[Any], mode: str = "octet") -> None:
+    def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
         """
-        @param drops: each an L{IContentSink}.
         @param mode: C{"netascii"}: what arrives is turned into native text.
         """
-        self.drops = tuple(drops)
+        self.directories = tuple(directories)
         self.mode = mode
 
     def begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
@@ -61,11 +67,11 @@ class SinkChain:
         @raise NotFound: one is, but a directory is missing.
         """
         missing: NotFound | None = None
-        for drop in self.drops:
-            if not drop.covers(name):
+        for directory in self.directories:
+            if not directory.covers(name):
                 continue
             try:
-                upload: IUpload = drop.begin(name, peer, size)
+                upload = directory.begin(name, peer, size)
             except NotFound as error:
                 missing = error
                 continue

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from castd.errors import Forbidden, NotFound, Refused, Unsupported
 
-#: From the root downwards.
+#: The parts of a name, from the root downwards.
 Parts: TypeAlias = tuple[bytes, ...]
 
 #: The longest part (what Linux file systems take) and the longest name.
@@ -32,8 +32,8 @@ def parts(name: str) -> Parts:
     Read a name.  C{\\} is C{/}, for the clients of Windows; doubled and leading slashes and C{.} mean nothing.
 
     @raise Unsupported: there is no name at all.
-    @raise Forbidden: control octets, C{..}, or nothing but slashes.
-    @raise NotFound: longer than any file's name can be.
+    @raise Forbidden: the name has control octets or C{..}, or is nothing but slashes.
+    @raise NotFound: the name is longer than any file's name can be.
     """
     octets = _octets(name).partition(b"\0")[0]
     if not octets:
@@ -59,7 +59,7 @@ def prefix(name: str) -> Parts:
     """
     Read a leading directory as an operator writes it; C{()} for the empty text and for C{/}.
 
-    @raise ValueError: it could never be part of a name.
+    @raise ValueError: it could never be the beginning of a name.
     """
     if not name.strip("/"):
         return ()
@@ -70,16 +70,16 @@ def prefix(name: str) -> Parts:
 
 
 def text(found: Parts) -> str:
-    """The name that reads as these parts: the inverse of L{parts}."""
+    """-> the name that L{parts} reads as these."""
     return b"/".join(found).decode("utf-8", "surrogateescape")
 
 
 def printable(name: str) -> str:
     """
-    A name (or any text of a client) fit for a log: what no terminal should be sent is shown as C{\\xNN}, octet by
+    Make a name (or any text of a client) fit for a log: what no terminal should be sent is shown as C{\\xNN}, octet by
     octet.
 
-    That is control octets, but also what is not UTF-8, and what only pretends to be blank or turns the line around.
+    That is control octets, but also what is not UTF-8, what only looks blank, and what turns the line around.
     """
     return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
 
@@ -107,7 +107,11 @@ class Rewrite:
 
     @classmethod
     def compile(cls, pattern: str, to: str, every: bool = False) -> Rewrite:
-        """@raise ValueError: either text is wrong, with the reason."""
+        """
+        Make a rule of the two texts.
+
+        @raise ValueError: either text is wrong, with the reason.
+        """
         try:
             rule = cls(re.compile(pattern), to, every)
             # An alternative that always matches makes the replacement be read now, not at the first client's request.
@@ -117,6 +121,7 @@ class Rewrite:
         return rule
 
     def __call__(self, name: str) -> str:
+        """-> the name after this rule."""
         return self.pattern.sub(self.to, name, count=0 if self.every else 1)
 
 
@@ -145,9 +150,9 @@ def strip(found: Parts, prefixes: Sequence[Parts]) -> Parts:
 
 def beneath(found: Parts, prefix: Parts) -> Parts:
     """
-    What is left of the name below a prefix.
+    -> the rest of the name below a prefix.
 
-    @raise NotFound: it does not begin with that.
+    @raise NotFound: the name does not begin with the prefix.
     """
     if len(found) > len(prefix) and found[: len(prefix)] == prefix:
         return found[len(prefix) :]
@@ -166,15 +171,14 @@ class Patterns:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = tuple(patterns)
-        self._match = re.compile(
-            "|".join(map(_translated, self.patterns)) or r"(?!)", re.IGNORECASE | re.DOTALL
-        ).fullmatch
+        self._match = re.compile("|".join(map(_toRegex, self.patterns)) or r"(?!)", re.IGNORECASE | re.DOTALL).fullmatch
 
     def __contains__(self, name: str) -> bool:
         return self._match(name) is not None
 
 
-def _translated(pattern: str) -> str:
+def _toRegex(pattern: str) -> str:
+    """@raise ValueError: it is no pattern of a name."""
     steps = pattern.removeprefix("/").split("/")
     if "" in steps:
         hint = f", did you mean {pattern}**?" if pattern.strip("/") and pattern.endswith("/") else ""
@@ -191,21 +195,21 @@ _GLOB = re.compile(r"\*+|\?|\[(!?)(\]?[^\]]*)\]|.", re.DOTALL)
 
 
 def _glob(part: str) -> str:
-    return "".join(map(_piece, _GLOB.finditer(part)))
+    return "".join(map(_globToken, _GLOB.finditer(part)))
 
 
-def _piece(token: re.Match[str]) -> str:
+def _globToken(token: re.Match[str]) -> str:
     if token[0].startswith("*"):
         return "[^/]*"
     if token[0] == "?":
         return "[^/]"
     if token[2] is not None:
-        return _choice(bool(token[1]), token[2])
+        return _characterClass(bool(token[1]), token[2])
     return re.escape(token[0])
 
 
-def _choice(without: bool, members: str) -> str:
-    """One character out of (or not out of) C{a-fx}; a choice may never be a slash."""
+def _characterClass(without: bool, members: str) -> str:
+    """Match one character out of (or not out of) C{a-fx}, but never a slash."""
     # Two hyphens in a row are no range, and mean something else to a later Python.
     body = re.sub(r"([\\\[\]^&~|]|-(?=-)|(?<=-)-)", r"\\\1", members)
     choice = f"(?!/)[{'^' if without else ''}{body}]"

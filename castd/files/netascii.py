@@ -1,5 +1,5 @@
 """
-Content and uploads seen through netascii.
+Contents and uploads in netascii (RFC 764).
 
 L{NetasciiContent} is content whose octets are those on the wire: its size is known and any part of it can be read, as
 lockstep transfers need.  L{NetasciiUpload} is an upload that keeps the native text of what arrives.
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.threads import deferToThread
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Refused
+from castd.files.threads import RunInThread
 from castd.interfaces import IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
 
@@ -31,13 +33,11 @@ REMEMBERED = 64
 
 #: Where each piece of the file begins on the wire, and where the last one ends.
 Index: TypeAlias = Sequence[int]
-#: Runs a function elsewhere: C{twisted.internet.threads.deferToThread} or a test's.
-Thread: TypeAlias = Callable[..., "Deferred[Any]"]
 
 
-def measure(content: Any) -> Index:
+def measure(content: IContent) -> Index:
     """
-    Read an L{IContent} whole.
+    Read a content whole, to see where each of its pieces begins on the wire.
 
     @raise ContentChanged: as reading it does.
     """
@@ -48,17 +48,17 @@ def measure(content: Any) -> Index:
 @implementer(IContent)
 class NetasciiContent:
     """
-    An L{IContent} as it is in netascii.
+    A content converted to netascii.
     """
 
-    def __init__(self, content: Any, index: Index) -> None:
+    def __init__(self, content: IContent, index: Index) -> None:
         """
         @param content: becomes this one's own: it is closed with it.
         @param index: its L{measure}.
         """
         self._content, self._index = content, index
-        self.name: str = content.name
-        self.size: int = index[-1]
+        self.name = content.name
+        self.size = index[-1]
         self.version: Hashable = ("netascii", content.version)
         self._number, self._piece = -1, b""
 
@@ -75,7 +75,7 @@ class NetasciiContent:
         return found[0] if len(found) == 1 else b"".join(found)
 
     def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
-        """As L{IContent.readInto}; here it saves nothing but the caller's trouble."""
+        """As L{IContent.readInto}; the octets are copied."""
         data = memoryview(self.read(offset, sum(map(len, buffers))))
         for buffer in buffers:
             # Slices of unequal length would change the size of a bytearray instead of failing.
@@ -84,7 +84,7 @@ class NetasciiContent:
             buffer[:], data = data[: len(buffer)], data[len(buffer) :]
 
     def _converted(self, number: int) -> bytes:
-        """One piece; the last one is kept, since its blocks are asked for one after the other."""
+        """Convert one piece; the last one is kept, since its blocks are asked for one after the other."""
         if number != self._number:
             piece = encode(bytes(self._content.read(number * PIECE, PIECE)))
             if len(piece) != self._index[number + 1] - self._index[number]:
@@ -93,31 +93,42 @@ class NetasciiContent:
         return self._piece
 
     def close(self) -> None:
+        """As L{IContent.close}."""
         self._content.close()
 
 
 class NetasciiConverter:
     """
-    Makes L{NetasciiContent} of contents. Each version of a file is measured once, however many ask for it, and a large
-    one in a thread: nobody can keep the disk busy by asking for an image in netascii again and again.
+    Makes a L{NetasciiContent} of each content.
+
+    Each version of a file is measured once, however many ask for it, and a large one in a thread: nobody can keep the
+    disk busy by asking for an image in netascii again and again.
     """
 
-    def __init__(self, thread: Thread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED) -> None:
+    def __init__(
+        self, thread: RunInThread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED
+    ) -> None:
+        """
+        @param thread: where large files are measured.
+        @param atOnce: octets of the largest file that is measured here and now.
+        @param remembered: how many files' measures are kept.
+        """
         self._thread, self._atOnce, self._most = thread, atOnce, remembered
         self._known: OrderedDict[Hashable, Index] = OrderedDict()
         self._waiting: dict[Hashable, list[Deferred[Index]]] = {}
 
-    def convert(self, content: Any) -> Deferred[NetasciiContent]:
+    def convert(self, content: IContent) -> Deferred[IContent]:
         """
-        -> a Deferred of the content in netascii.
+        Convert a content to netascii.
 
-        @param content: becomes the result's own; if this fails it is closed.  It fails with L{ContentChanged}.
+        @param content: becomes the result's own; if this fails it is closed.
+        @return: a Deferred of a L{NetasciiContent}; fails with L{ContentChanged}.
         """
-        asked: Deferred[NetasciiContent] = Deferred()
+        asked: Deferred[IContent] = Deferred()
         self._index(content).addBoth(_answer, content, asked)
         return asked
 
-    def _index(self, content: Any) -> Deferred[Index]:
+    def _index(self, content: IContent) -> Deferred[Index]:
         version = content.version
         if version in self._known:
             self._known.move_to_end(version)
@@ -127,7 +138,9 @@ class NetasciiConverter:
             self._waiting[version].append(waiting)
             return waiting
         self._waiting[version] = [waiting]
-        measuring = self._thread(measure, content) if content.size > self._atOnce else maybeDeferred(measure, content)
+        measuring = (
+            self._thread(partial(measure, content)) if content.size > self._atOnce else maybeDeferred(measure, content)
+        )
         measuring.addBoth(self._measured, version)
         return waiting
 
@@ -140,7 +153,7 @@ class NetasciiConverter:
             waiting.callback(result)
 
 
-def _answer(result: Index | Failure, content: Any, asked: Deferred[NetasciiContent]) -> None:
+def _answer(result: Index | Failure, content: IContent, asked: Deferred[IContent]) -> None:
     """Only now may the content be closed: the thread reads it even when nobody waits any more."""
     if isinstance(result, Failure) or asked.called:
         content.close()
@@ -150,22 +163,28 @@ def _answer(result: Index | Failure, content: Any, asked: Deferred[NetasciiConte
 
 @implementer(IUpload)
 class NetasciiUpload:
-    """An L{IUpload} that is given netascii and keeps native text."""
+    """
+    An upload that is written to in netascii, and keeps native text.
+    """
 
-    def __init__(self, upload: Any) -> None:
+    def __init__(self, upload: IUpload) -> None:
+        """
+        @param upload: takes the native text; it becomes this one's own.
+        """
         self._upload, self._decoder = upload, Decoder()
 
     def write(self, data: bytes) -> None:
+        """As L{IUpload.write}, in octets of the wire."""
         self._upload.write(self._decoder.feed(data))
 
     def commit(self) -> Deferred[None]:
-        """-> as the upload's own, after what the converter still held."""
+        """As L{IUpload.commit}; first of all the octet is written that may still wait for the one behind it."""
         try:
             self._upload.write(self._decoder.finish())
         except Refused:
             return fail()
-        committed: Deferred[None] = self._upload.commit()
-        return committed
+        return self._upload.commit()
 
     def abort(self) -> None:
+        """As L{IUpload.abort}."""
         self._upload.abort()

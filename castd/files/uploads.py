@@ -1,5 +1,5 @@
 """
-Where uploads go: a directory in which a file is complete, or not there at all.
+Uploads into a directory, in which a file is complete or not there at all.
 
 Each upload is written to a file of its own beside the one it will be, and takes that one's name only when it is whole
 and on the disk.  Until then nobody sees it, and if it breaks off nothing is left.
@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from functools import partial as bind
+from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator
 from twisted.internet.defer import Deferred, fail
@@ -21,18 +21,19 @@ from zope.interface import implementer
 
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused
 from castd.files import names, partial
-from castd.files.root import Links, Root, shut
+from castd.files.root import Links, Root, closeFd
+from castd.files.threads import RunInThread
 from castd.interfaces import IContentSink, IUpload
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, Size, clients
 from castd.request import Peer
 
-#: Runs a function elsewhere: C{twisted.internet.threads.deferToThread} or a test's.
-Thread: TypeAlias = Callable[..., "Deferred[Any]"]
+T = TypeVar("T")
+
 Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 
 #: The space left on the disk is looked at again after so many octets.
-_LOOK = 1 << 20
+_CHECK_EVERY = 1 << 20
 
 
 class UploadDirectoryOptions(Settings):
@@ -57,10 +58,10 @@ class UploadDirectoryOptions(Settings):
 @implementer(IContentSink)
 class UploadDirectory:
     """
-    A directory that takes uploads, by L{UploadDirectoryOptions}.
+    Takes uploads into one directory.
     """
 
-    def __init__(self, options: UploadDirectoryOptions, thread: Thread = deferToThread) -> None:
+    def __init__(self, options: UploadDirectoryOptions, thread: RunInThread = deferToThread) -> None:
         """
         @param thread: where disks are waited for.
         @raise OSError: the directory is not there, or cannot be searched or written to.
@@ -84,6 +85,8 @@ class UploadDirectory:
 
     def begin(self, name: str, peer: Peer, size: int | None) -> FileUpload:
         """
+        Begin an upload.
+
         @param size: octets announced, or L{None}.
         @raise Exists: the policy creates only, and there is one.
         @raise NotFound: its directory is not there, or the policy replaces only and there is nothing to replace.
@@ -95,48 +98,53 @@ class UploadDirectory:
         *above, last = names.beneath(names.parts(name), self._under)
         if partial.NAME.fullmatch(last):
             raise Forbidden(why="this name is for unfinished uploads")
-        place = self._root.directory(tuple(above))
+        directory = self._root.openDirectory(tuple(above))
         try:
-            status = os.fstat(place)
+            status = os.fstat(directory)
             key = (status.st_dev, status.st_ino, last)
-            self._vacate(key, peer)
-            self._permits(place, last)
-            upload = FileUpload(self, key, peer, place, size)
+            self._endFormer(key, peer)
+            self._checkPolicy(directory, last)
+            upload = FileUpload(self, key, peer, directory, size)
         except OSError as error:
-            shut(place)
-            raise refusal(error) from error
+            closeFd(directory)
+            raise writeRefusal(error) from error
         except Refused:
-            shut(place)
+            closeFd(directory)
             raise
         self._open[key] = upload
         return upload
 
-    def sweep(self) -> Deferred[int]:
+    def removeAbandoned(self) -> Deferred[int]:
         """
         Remove what a server that crashed has left unfinished, in this directory and all beneath.
 
-        -> a Deferred of how many files that were.  To be called at the start; what is still being written to, by this
-        process or another, is not touched.
+        To be called at the start; what is still being written to, by this process or another, is not touched.
+
+        @return: a Deferred of how many files were removed.
         """
         # By its descriptor: in another root (twistd --chroot) there is no way to its path any more.
         try:
-            place = self._root.directory(())
+            directory = self._root.openDirectory(())
         except Refused:
             return fail()
 
-        def swept(result: Any) -> Any:
-            shut(place)
+        def closed(result: T) -> T:
+            closeFd(directory)
             return result
 
-        return self._thread(partial.sweep, ".", place).addBoth(swept)
+        return self._thread(bind(partial.removeAbandoned, ".", directory)).addBoth(closed)
 
-    def left(self, upload: FileUpload) -> None:
-        """An upload is over, one way or the other."""
+    def forget(self, upload: FileUpload) -> None:
+        """Forget an upload that is over, one way or the other."""
         if self._open.get(upload.key) is upload:
             del self._open[upload.key]
 
-    def _vacate(self, key: tuple[int, int, bytes], peer: Peer) -> None:
-        """One upload of a name at a time; only a client that begins anew may end its own former one."""
+    def _endFormer(self, key: tuple[int, int, bytes], peer: Peer) -> None:
+        """
+        End the former upload of this name if it is the same client's, which begins anew.
+
+        @raise Forbidden: another client is uploading it: one upload of a name at a time.
+        """
         busy = self._open.get(key)
         if busy is not None and busy.peer == peer:
             busy.abort()
@@ -144,15 +152,16 @@ class UploadDirectory:
         if busy is not None:
             raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
 
-    def _permits(self, place: int, last: bytes) -> None:
+    def _checkPolicy(self, directory: int, last: bytes) -> None:
+        """@raise Refused: the policy has it otherwise, or something is there that is no regular file."""
         try:
-            mode = os.lstat(last, dir_fd=place).st_mode
+            mode = os.lstat(last, dir_fd=directory).st_mode
         except FileNotFoundError:
             if self.options.policy == "existing":
                 raise NotFound(why="only files that exist may be replaced") from None
             return
         except OSError as error:
-            raise refusal(error) from error
+            raise writeRefusal(error) from error
         if self.options.policy == "create":
             raise Exists()
         if not stat.S_ISREG(mode):
@@ -170,20 +179,20 @@ class FileUpload:
     """
 
     def __init__(
-        self, drop: UploadDirectory, key: tuple[int, int, bytes], peer: Peer, place: int, size: int | None
+        self, sink: UploadDirectory, key: tuple[int, int, bytes], peer: Peer, directory: int, size: int | None
     ) -> None:
         """
-        @param place: descriptor of the directory; becomes this upload's own.
+        @param directory: descriptor of the directory; becomes this upload's own.
         @raise Refused: it will not fit, or no file can be created.
         """
         self.key, self.peer, self.octets = key, peer, 0
-        self._drop, self._place, self._options = drop, place, drop.options
-        self._looked = 0
-        self._check(size or 0)
+        self._sink, self._directory, self._options = sink, directory, sink.options
+        self._checkedAt = 0
+        self._checkSize(size or 0)
         try:
-            self._part, self._fd = partial.create(place)
+            self._part, self._fd = partial.create(directory)
         except OSError as error:
-            raise refusal(error) from error
+            raise writeRefusal(error) from error
         self._state = "open"
 
     def write(self, data: bytes) -> None:
@@ -198,70 +207,74 @@ class FileUpload:
         try:
             if self._options.maxSize is not None and self.octets + len(data) > self._options.maxSize:
                 raise Full(why="larger than an upload may be")
-            if self.octets + len(data) - self._looked >= _LOOK:
-                self._check(len(data))
-                self._looked = self.octets
+            if self.octets + len(data) - self._checkedAt >= _CHECK_EVERY:
+                self._checkSize(len(data))
+                self._checkedAt = self.octets
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             self.abort()
-            raise refusal(error) from error
+            raise writeRefusal(error) from error
         except Refused:
             self.abort()
             raise
         self.octets += len(data)
 
     def commit(self) -> Deferred[None]:
-        """-> a Deferred that fires when the file is on the disk and in its place.  Fails with L{Refused}."""
+        """As L{IUpload.commit}."""
         if self._state != "open":
             return fail(Refused("Upload is over"))
         self._state = "storing"
         # Asking for the mask means setting it, which a thread must not do.
         mask = os.umask(0o077)
         os.umask(mask)
-        return self._drop._thread(self._store, 0o644 & ~mask).addBoth(self._stored)
+        return self._sink._thread(bind(self._store, 0o644 & ~mask)).addBoth(self._stored)
 
     def abort(self) -> None:
-        """Leave nothing behind.  May be called more than once; does nothing any more once L{commit} was called."""
+        """As L{IUpload.abort}; does nothing any more once L{commit} was called."""
         if self._state == "open":
             self._state = "over"
-            partial.remove(self._place, self._part)
+            partial.remove(self._directory, self._part)
             self._close()
 
-    def _check(self, size: int) -> None:
-        """@raise Full: so much more would be too much."""
+    def _checkSize(self, size: int) -> None:
+        """
+        Check that so many octets more may be written.
+
+        @raise Full: an upload may not be so large, or too little space is left.
+        """
         if self._options.maxSize is not None and size > self._options.maxSize:
             raise Full(why="larger than an upload may be")
-        space = os.fstatvfs(self._place)
+        space = os.fstatvfs(self._directory)
         if space.f_bavail * space.f_frsize < size + self._options.keepFree:
             raise Full(why="too little space left")
 
     def _store(self, mode: int) -> None:
-        """In a thread: make it last, then let it be seen."""
+        """Sync the file to the disk, then publish it.  Runs in a thread."""
         try:
             os.fchmod(self._fd, mode)
             os.fsync(self._fd)
-            partial.place(self._place, self._part, self.key[2], self._options.policy)
-            partial.settle(self._place)
+            partial.publish(self._directory, self._part, self.key[2], self._options.policy)
+            partial.syncDirectory(self._directory)
         except OSError as error:
-            raise refusal(error) from error
+            raise writeRefusal(error) from error
 
     def _stored(self, result: Failure | None) -> Failure | None:
         self._state = "over"
         if isinstance(result, Failure):
-            partial.remove(self._place, self._part)
+            partial.remove(self._directory, self._part)
         self._close()
         return result
 
     def _close(self) -> None:
-        shut(self._fd)
-        shut(self._place)
-        self._drop.left(self)
+        closeFd(self._fd)
+        closeFd(self._directory)
+        self._sink.forget(self)
 
 
-def refusal(error: OSError) -> Refused:
-    """What a client is told when the system would not write."""
+def writeRefusal(error: OSError) -> Refused:
+    """-> what a client is told when the system would not write."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Full(why=why)

@@ -1,3 +1,3 @@
 """
-What is on the wire: sockets, ports, the epoll set they are read by, timers.
+The network: sockets, ports, the epoll set that reads them, and timers.
 """

@@ -1,6 +1,7 @@
 """
-Store: the sockets of requests in the hands of the service manager (C{FDSTORE=1}, C{sd_pid_notify_with_fds(3)}), so that
-they outlive the process: a restart gets them back, with what has come to them meanwhile.
+The service manager's file descriptor store (C{FDSTORE=1}, C{sd_pid_notify_with_fds(3)}) for the sockets of requests.
+
+Stored sockets outlive the process: a restart gets them back, with what has come to them meanwhile.
 """
 
 from __future__ import annotations
@@ -8,70 +9,69 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
-#: What the names of ours begin with.  The manager hands them back with the sockets of a socket unit, which have others.
-OURS = "castd."
+#: What the names of stored sockets begin with.  The manager hands them back together with the sockets of a socket unit,
+#: which have other names.
+FDNAME_PREFIX = "castd."
 
 
 class Notifier(Protocol):
-    """The way to the service manager, a L{castd.observe.sdnotify.Notifier}."""
+    """The way to the service manager, a L{castd.observe.sdnotify.ServiceNotifier}."""
 
     @property
-    def heard(self) -> bool:
+    def connected(self) -> bool:
         """Is there one?"""
 
-    def say(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
-        """Say it, with descriptors."""
+    def notify(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
+        """Send these fields, with descriptors."""
 
     def barrier(self) -> None:
-        """Wait until what was said is done."""
+        """Wait until the manager has done all that it was told."""
 
 
-def nameOf(at: tuple[str, int]) -> str:
+def fdName(at: tuple[str, int]) -> str:
     """-> the name of the socket at this interface and port: printable, without colons, as the manager wants it."""
     host, port = at
-    return f"{OURS}{host.replace(':', '_') or 'any'}.{port}"
+    return f"{FDNAME_PREFIX}{host.replace(':', '_') or 'any'}.{port}"
 
 
 class FdStore:
     """
-    What is kept, and what no more.  Without a service manager, nothing.
+    Adds sockets to the service manager's store, and removes them.  Without a service manager it does nothing.
+
+    @ivar frozen: sockets are neither added nor removed: this process ends, or another one has taken over, and what is
+        stored is for that one.
     """
 
-    def __init__(self, notices: Notifier | None = None) -> None:
-        self._notices = notices if notices is not None and notices.heard else None
-        self._closed = False
-        self._kept: set[tuple[str, int]] = set()
+    def __init__(self, notifier: Notifier | None = None) -> None:
+        self._notifier = notifier if notifier is not None and notifier.connected else None
+        self._stored: set[tuple[str, int]] = set()
+        self.frozen = False
 
     @property
-    def keeps(self) -> bool:
+    def available(self) -> bool:
         """
-        Is there somebody to keep them?  A manager does not say whether it really does
-        (C{FileDescriptorStoreMax=}).
+        Is there a service manager?  It does not say whether it really stores anything (C{FileDescriptorStoreMax=}).
         """
-        return self._notices is not None
+        return self._notifier is not None
 
-    def keep(self, at: tuple[str, int], made: socket.socket) -> None:
-        """From now on.  The manager sees by itself if it has this one already, from a process before."""
-        if self._notices is not None and not self._closed and at not in self._kept:
-            self._kept.add(at)
-            self._notices.say("FDSTORE=1", f"FDNAME={nameOf(at)}", descriptors=(made.fileno(),))
-
-    def drop(self, at: tuple[str, int]) -> None:
+    def add(self, at: tuple[str, int], sock: socket.socket) -> None:
         """
-        This address is served no more.
+        Store the socket of this interface and port.
+
+        The manager sees by itself if it has this one already, from a process before.
+        """
+        if self._notifier is not None and not self.frozen and at not in self._stored:
+            self._stored.add(at)
+            self._notifier.notify("FDSTORE=1", f"FDNAME={fdName(at)}", descriptors=(sock.fileno(),))
+
+    def remove(self, at: tuple[str, int]) -> None:
+        """
+        Remove the socket of this interface and port, which is served no more.
 
         Waits until the manager has let go, for else the address could not be bound: it is a matter of a millisecond,
         and of reloads only.
         """
-        if self._notices is not None and not self._closed:
-            self._kept.discard(at)
-            self._notices.say("FDSTOREREMOVE=1", f"FDNAME={nameOf(at)}")
-            self._notices.barrier()
-
-    def close(self) -> None:
-        """This process ends, or another has taken over: the sockets stay where they are."""
-        self._closed = True
-
-    def reopen(self) -> None:
-        """It goes on after all."""
-        self._closed = False
+        if self._notifier is not None and not self.frozen:
+            self._stored.discard(at)
+            self._notifier.notify("FDSTOREREMOVE=1", f"FDNAME={fdName(at)}")
+            self._notifier.barrier()

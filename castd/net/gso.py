@@ -1,14 +1,16 @@
 """
-Bursts: many datagrams by one call, where kernel and path allow it.
+Many datagrams by one call, where kernel and path allow it: UDP generic segmentation offload (C{UDP_SEGMENT}, udp(7)).
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from castd.net.sockets import attempt
+from castd.interfaces import Octets
+from castd.net.sockets import setOptional
 
 _UDP_SEGMENT: Final = 103
 #: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
@@ -17,78 +19,82 @@ MOST_SEGMENTS, MOST_OCTETS = 64, 65507
 UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
 
 
-class GsoSender:
+class SegmentOption:
     """
-    Sends images of many datagrams by one call, where kernel and path allow it.
+    Sets C{UDP_SEGMENT} of one socket: the octets that the kernel cuts what it is given into.
+
+    @ivar usable: the kernel has not refused it yet, and no other process sends through this socket.
     """
 
-    def __init__(self, made: socket.socket, mtu: int) -> None:
-        self._socket = made
+    def __init__(self, sock: socket.socket, mtu: int) -> None:
+        self._socket = sock
         self._step = 0
-        self.possible = True
+        self.usable = True
         # A segment and its headers must fit the MTU: the kernel does not fragment segments.
-        self._largest = mtu - (28 if made.family == socket.AF_INET else 48)
+        self._largest = mtu - (28 if sock.family == socket.AF_INET else 48)
 
-    def mtu(self, mtu: int) -> None:
-        """The socket is used on another path now."""
+    def setMtu(self, mtu: int) -> None:
+        """Use the socket on another path from now on, with this MTU."""
         self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
-        self.off()
-        self.possible = True
+        self.disable()
+        self.usable = True
 
-    def whole(self, octets: int) -> None:
-        """A datagram of this size is to leave in one piece, whatever was sent before it."""
+    def keepWhole(self, octets: int) -> None:
+        """Let a datagram of this size leave in one piece, whatever was sent before it."""
         if self._step and octets > self._step:
-            attempt(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+            setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
             self._step = 0
 
     def fits(self, octets: int, step: int) -> bool:
-        """-> whether this image may go by one call."""
-        return self.possible and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
+        """-> whether an image of so many octets may go by one call."""
+        return self.usable and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
 
-    def prepare(self, step: int) -> bool:
+    def enable(self, step: int) -> bool:
         """-> whether the socket cuts what it is given into C{step} octets now."""
         if self._step != step:
-            if not attempt(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, step):
-                self.possible = False
+            if not setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, step):
+                self.usable = False
                 return False
             self._step = step
         return True
 
-    def reset(self, possible: bool) -> None:
+    def reset(self, usable: bool) -> None:
         """
-        What the socket cuts into is unknown: somebody else had it, or has it still.
+        Forget what the socket cuts into: another process has set it, or may set it.
 
-        @param possible: it is ours alone.  If not it must not cut: that holds for all who have the socket.
+        @param usable: the socket is ours alone.  If not it must not cut: that holds for all who have the socket.
         """
-        attempt(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+        setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
         self._step = 0
-        self.possible = possible
+        self.usable = usable
 
-    def off(self) -> None:
-        """The kernel has refused; from now on datagram by datagram."""
-        self.possible = False
+    def disable(self) -> None:
+        """Send datagram by datagram from now on: the kernel has refused."""
+        self.usable = False
         if self._step:
-            attempt(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+            setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
             self._step = 0
 
 
-def sendBurst(bursts: GsoSender, send: Any, image: Any, step: int) -> int:
+def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: Octets, step: int) -> int:
     """
     Send an image, by one call if that is possible, else datagram by datagram.
 
+    @param segments: of the socket that C{send} sends by.
     @param send: takes a buffer; raises OSError.
+    @param step: octets of a datagram; the last one may have fewer.
     @return: octets taken.
     @raise OSError: for reasons other than a full socket, if nothing was taken.
     """
     octets = len(image)
     if octets <= step:
-        bursts.whole(octets)
+        segments.keepWhole(octets)
         try:
             send(image)
         except BlockingIOError:
             return 0
         return octets
-    if bursts.fits(octets, step) and bursts.prepare(step):
+    if segments.fits(octets, step) and segments.enable(step):
         try:
             send(image)
             return octets
@@ -97,8 +103,8 @@ def sendBurst(bursts: GsoSender, send: Any, image: Any, step: int) -> int:
         except OSError as error:
             if error.errno not in UNSEGMENTED:
                 raise
-            bursts.off()
-    bursts.whole(step)
+            segments.disable()
+    segments.keepWhole(step)
     for start in range(0, octets, step):
         try:
             send(image[start : start + step])
@@ -109,7 +115,7 @@ def sendBurst(bursts: GsoSender, send: Any, image: Any, step: int) -> int:
     return octets
 
 
-def allOf(taken: int, image: Any) -> None:
-    """@raise BlockingIOError: fewer octets were taken than there are."""
+def requireAll(taken: int, image: Octets) -> None:
+    """@raise BlockingIOError: fewer octets were taken than the image has."""
     if taken < len(image):
         raise BlockingIOError(errno.EAGAIN, "full")

@@ -1,5 +1,5 @@
 """
-Ports: the real network behind L{IPorts<castd.interfaces.IPorts>}.
+Ports of the real network: what L{IPorts<castd.interfaces.IPorts>} promises, with sockets.
 """
 
 from __future__ import annotations
@@ -7,198 +7,261 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Generic, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet
 from zope.interface import implementer
 
-from castd.interfaces import IListeningPort, IPorts
+from castd.interfaces import (
+    IDatagramPort,
+    IListeningPort,
+    IListeningProtocol,
+    IPortProtocol,
+    IPorts,
+    ITransferProtocol,
+    Octets,
+)
 from castd.net import sockets
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
-from castd.net.gso import GsoSender, sendBurst
+from castd.net.gso import SegmentOption, sendBurst
 from castd.net.unicast_ports import SocketPair, UnicastPort
 from castd.request import Local, Peer
 
-#: Datagrams read from an open port in one go.
+#: Datagrams read from one port in one visit.
 READ_SLICE = 128
-#: What a listening port sends to itself to see whether it is still read; nobody is told of it.
+#: What a listening port sends to itself to see whether it is still read; the protocol is not told of it.
 PROBE = b"castd: is anybody there?"
-#: Numbers drawn from a range before it is gone through.
+#: Numbers drawn from a range before all of it is gone through.
 DRAWS = 16
 
+P = TypeVar("P", bound=IPortProtocol)
 
-@implementer(IListeningPort)
-class OpenPort:
+
+@implementer(IDatagramPort)
+class UnconnectedPort(Generic[P]):
     """
-    A port that hears everybody: a request port, or a group's.
+    A port whose socket is not connected, so that it hears everybody.
     """
 
     def __init__(
         self,
         ports: Ports,
-        made: socket.socket,
-        protocol: Any,
-        listening: bool,
+        sock: socket.socket,
+        protocol: P,
         mtu: int,
-        release: Callable[[socket.socket], object] = socket.socket.close,
+        closeSocket: Callable[[socket.socket], object] = socket.socket.close,
     ) -> None:
         """
-        @param release: what becomes of the socket in the end.
-        @raise OSError: it cannot be watched; the socket is released.
+        @param closeSocket: called with the socket when the port is closed.
+        @raise OSError: the socket cannot be watched; C{closeSocket} was called.
         """
         self._ports = ports
-        self._release = release
-        self._probes: list[Deferred[None]] = []
+        self._closeSocket = closeSocket
         self._closed = False
-        self.paused = False
-        self._socket = made
+        self._socket = sock
         self._protocol = protocol
-        self._listening = listening
-        self._bursts = GsoSender(made, mtu)
-        self._address: Any = None
+        self._segments = SegmentOption(sock, mtu)
         try:
-            host, self._number, *_ = made.getsockname()
-            ports.set.add(made.fileno(), self.readable)
+            host, self._number, *_ = sock.getsockname()
+            ports.epoll.add(sock.fileno(), self.readable)
         except OSError:
-            release(made)
+            closeSocket(sock)
             raise
-        self._wild = host in ("0.0.0.0", "::")
+        self._wildcard = host in ("0.0.0.0", "::")
         protocol.makeConnection(self)
 
     def fileno(self) -> int:
+        """-> the descriptor of the socket."""
         return self._socket.fileno()
 
+    @abstractmethod
     def readable(self) -> None:
-        """Read until it is empty, within a slice."""
-        made, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
-        for visit in range(READ_SLICE):
-            try:
-                if self._listening:
-                    datagram, peer, local = sockets.receiveFrom(made, interfaces, self._number)
-                else:
-                    datagram, peer = made.recvfrom(65535)
-            except BlockingIOError:
-                if not visit:
-                    # Woken, and nothing to read: an error whose number a send was told already.  As long as it lies
-                    # in the queue the kernel wakes us again.
-                    self._readErrors()
-                return
-            except OSError:
-                self._readErrors()
-                continue
-            if not self._listening:
-                protocol.datagramReceived(datagram, peer)
-            elif datagram != PROBE:
-                protocol.datagramFrom(datagram, peer, local)
-            if self._probes:
-                self._alive()
-            if self._closed or self.paused:
-                return
-
-    def pause(self, shared: bool) -> None:
-        if shared:
-            self._bursts.reset(False)
-        if not self.paused:
-            self.paused = True
-            self._ports.set.remove(self._socket.fileno())
-            self._alive()
-
-    def resume(self, alone: bool) -> None:
-        self._bursts.reset(alone)
-        if self.paused:
-            self.paused = False
-            self._ports.set.add(self._socket.fileno(), self.readable)
-
-    def probe(self) -> Deferred[None]:
-        name = self._socket.getsockname()
-        if self._wild:
-            name = ("::1" if self._socket.family == socket.AF_INET6 else "127.0.0.1", self._number)
-        else:
-            sockets.bound(sockets.zoned(self._socket), 0).close()  # else it would go to whoever has the address now
-        self.write(PROBE, name)
-        answer: Deferred[None] = Deferred()
-        self._probes.append(answer)
-        return answer
-
-    def _alive(self) -> None:
-        probes, self._probes = self._probes, []
-        for answer in probes:
-            answer.callback(None)
+        """Read until the socket is empty, at most L{READ_SLICE} datagrams."""
 
     def _readErrors(self) -> bool:
-        """-> whether there were any."""
-        found = sockets.errors(self._socket)
+        """
+        Take the errors of former datagrams from the socket, and tell the protocol of closed ports.
+
+        Where the socket was readable and has nothing to read, a send has been told the number of the error already; but
+        as long as the error lies in the queue, the kernel wakes us again.
+
+        @return: whether there were any.
+        """
+        found = sockets.readErrors(self._socket)
         for number, peer in found:
             if number == errno.ECONNREFUSED:
                 self._protocol.peerUnreachable(peer)
         return bool(found)
 
-    def write(self, datagram: Any, address: Peer | None = None) -> None:
-        self._bursts.whole(len(datagram))
-        self._hand(datagram, address)
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
+        self._segments.keepWhole(len(datagram))
+        self._sendTo(datagram, address)
 
-    def _hand(self, datagram: Any, address: Peer | None, host: str | None = None) -> None:
-        """@param host: the address of ours to send from, where the port has several."""
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
+        self._segments.keepWhole(len(datagram))
+        self._sendTo(datagram, address, local.host if self._wildcard else None)
+
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+        host = local.host if local is not None and self._wildcard else None
+        return sendBurst(self._segments, lambda part: self._sendTo(part, address, host), image, step)
+
+    def _sendTo(self, datagram: Octets, address: Peer | None, host: str | None = None) -> None:
+        """
+        Send one datagram, or what the kernel cuts into several.
+
+        @param host: the address of ours to send from, where the port has several.
+        """
         try:
-            self._send(datagram, address, host)
+            self._trySendTo(datagram, address, host)
         except BlockingIOError:
             raise
         except OSError:
-            # Another peer's error, perhaps, reported to whoever speaks next; then this datagram was not sent yet.
+            # Another peer's error, perhaps, reported to whoever sends next; then this datagram was not sent yet.
             if not self._readErrors():
                 raise
-            self._send(datagram, address, host)
+            self._trySendTo(datagram, address, host)
 
-    def _send(self, datagram: Any, address: Peer | None, host: str | None) -> None:
+    def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
+        if address is None:
+            raise OSError(errno.EDESTADDRREQ, "no peer")
         if host is None:
-            self._socket.sendto(datagram, address)  # type: ignore[arg-type]
+            self._socket.sendto(datagram, address)
         else:
-            sockets.sendFrom(self._socket, datagram, address, host)  # type: ignore[arg-type]
+            sockets.sendFrom(self._socket, datagram, address, host)
 
-    def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
-        self._bursts.whole(len(datagram))
-        self._hand(datagram, address, local.host if self._wild else None)
-
-    def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        host = local.host if local is not None and self._wild else None
-        return sendBurst(self._bursts, lambda part: self._hand(part, address, host), image, step)
-
-    def burst(self, step: int, most: int) -> Callable[[Any], object]:
-        """It has no peer of its own, so there is nothing to send without an address."""
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
+        """The port has no peer of its own, so there is nothing to send without an address."""
         raise OSError(errno.EDESTADDRREQ, "no peer")
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        sockets.group(self._socket, ttl, interface, loopback, broadcast)
+        sockets.setGroupOptions(self._socket, ttl, interface, loopback, broadcast)
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        return sockets.hostOf(self._socket)
+        return sockets.twistedAddress(self._socket)
 
     def stopListening(self) -> None:
         if not self._closed:
             self._closed = True
-            if not self.paused:
-                self._ports.set.remove(self._socket.fileno())
-            self._release(self._socket)
+            self._ports.epoll.remove(self._socket.fileno())
+            self._closeSocket(self._socket)
             self._protocol.doStop()
-            self._alive()
+
+
+class GroupPort(UnconnectedPort[ITransferProtocol]):
+    """
+    A port that a cast sends to a group from; its members answer to it.
+    """
+
+    def readable(self) -> None:
+        sock, protocol = self._socket, self._protocol
+        for visit in range(READ_SLICE):
+            try:
+                datagram, peer = sock.recvfrom(65535)
+            except BlockingIOError:
+                if not visit:
+                    self._readErrors()
+                return
+            except OSError:
+                self._readErrors()
+                continue
+            protocol.datagramReceived(datagram, peer)
+            if self._closed:
+                return
+
+
+@implementer(IListeningPort)
+class ListeningPort(UnconnectedPort[IListeningProtocol]):
+    """
+    A port that requests come to.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        sock: socket.socket,
+        protocol: IListeningProtocol,
+        mtu: int,
+        closeSocket: Callable[[socket.socket], object],
+    ) -> None:
+        """As L{UnconnectedPort.__init__}."""
+        self.paused = False
+        self._probes: list[Deferred[None]] = []
+        super().__init__(ports, sock, protocol, mtu, closeSocket)
+
+    def readable(self) -> None:
+        sock, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
+        for visit in range(READ_SLICE):
+            try:
+                datagram, peer, local = sockets.receiveFrom(sock, interfaces, self._number)
+            except BlockingIOError:
+                if not visit:
+                    self._readErrors()
+                return
+            except OSError:
+                self._readErrors()
+                continue
+            if datagram != PROBE:
+                protocol.datagramFrom(datagram, peer, local)
+            if self._probes:
+                self._answerProbes()
+            if self._closed or self.paused:
+                return
+
+    def pause(self, shared: bool) -> None:
+        if shared:
+            self._segments.reset(False)
+        if not self.paused:
+            self.paused = True
+            self._ports.epoll.remove(self._socket.fileno())
+            self._answerProbes()
+
+    def resume(self, alone: bool) -> None:
+        self._segments.reset(alone)
+        if self.paused:
+            self.paused = False
+            self._ports.epoll.add(self._socket.fileno(), self.readable)
+
+    def probe(self) -> Deferred[None]:
+        name = self._socket.getsockname()
+        if self._wildcard:
+            name = ("::1" if self._socket.family == socket.AF_INET6 else "127.0.0.1", self._number)
+        else:
+            # Else the probe would go to whoever has the address now.
+            sockets.bindSocket(sockets.boundHost(self._socket), 0).close()
+        self.write(PROBE, name)
+        answer: Deferred[None] = Deferred()
+        self._probes.append(answer)
+        return answer
+
+    def _answerProbes(self) -> None:
+        probes, self._probes = self._probes, []
+        for answer in probes:
+            answer.callback(None)
+
+    def stopListening(self) -> None:
+        super().stopListening()
+        self._answerProbes()
 
 
 @implementer(IPorts)
 class Ports:
     """
-    Makes ports of the real network.
+    Opens ports on the real network.
 
-    @ivar set: the reader that all ports are members of.
+    @ivar epoll: reads all ports.
+    @ivar interfaces: knows the network interfaces of this machine.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorFDSet,
         chance: random.Random,
         adopted: Mapping[tuple[str, int], socket.socket] | None = None,
         inherited: Mapping[tuple[str, int], socket.socket] | None = None,
@@ -207,114 +270,117 @@ class Ports:
     ):
         """
         @param chance: draws the ports of transfers.
-        @param adopted: sockets that a supervisor has bound for us, by address and port.
+        @param adopted: sockets that a supervisor has bound for us, by interface and port.
         @param inherited: those that castd itself has bound, in a process before this one.
         @param store: where the sockets of requests are kept for the process after this one.
-        @param shared: that process still sends through all of these sockets.
+        @param shared: the process before this one still sends through all of these sockets.
         """
-        self.set = EpollSet(reactor)
+        self.epoll = EpollSet(reactor)
         self.interfaces = sockets.Interfaces()
         self._chance = chance
         self._adopted = dict(adopted or {})
         self._inherited = dict(inherited or {})
         self._store = store or FdStore()
         self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
+        #: The sockets of request ports, and whether castd has bound them itself, not a supervisor.
         self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
-        self._returned: set[socket.socket] = set()
-        self._shelves: dict[tuple[str, range | None], list[SocketPair]] = {}
+        #: Sockets of a supervisor that a port has used and left: what has come since is for nobody.
+        self._left: set[socket.socket] = set()
+        #: Pairs of sockets for the next transfers, by the address and the range of ports that they are bound in.
+        self._idle: dict[tuple[str, range | None], list[SocketPair]] = {}
 
-    def listen(self, port: int, protocol: Any, interface: str = "", options: Any = None) -> OpenPort:
+    def listen(self, port: int, protocol: IListeningProtocol, interface: str = "") -> ListeningPort:
         at = (interface, port)
         ours = at not in self._adopted
-        made = self._adopted.pop(at, None) or self._inherited.pop(at, None)
-        fresh = made is None
+        sock = self._adopted.pop(at, None) or self._inherited.pop(at, None)
+        fresh = sock is None
         try:
-            if made is None:
-                made = sockets.bound(interface, port)
+            if sock is None:
+                sock = sockets.bindSocket(interface, port)
             else:
-                made.setblocking(False)
-                sockets.dress(made)
-                if made in self._returned:
-                    sockets.empty(made)
-            release = partial(self._release, at, ours)
+                sock.setblocking(False)
+                sockets.setCommonOptions(sock)
+                if sock in self._left:
+                    sockets.discardQueued(sock)
+            closeSocket = partial(self._closeListening, at, ours)
             try:
-                sockets.forRequests(made)
+                sockets.setRequestOptions(sock)
             except OSError:
-                release(made)
+                closeSocket(sock)
                 raise
-            opened = OpenPort(self, made, protocol, True, self.interfaces.mtu(0), release)
+            opened = ListeningPort(self, sock, protocol, self.interfaces.mtu(0), closeSocket)
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
-        self._listening[at] = (made, ours)
-        if not fresh and made not in self._shared:
+        self._listening[at] = (sock, ours)
+        if not fresh and sock not in self._shared:
             opened.resume(True)
-        self._shared.discard(made)
+        self._shared.discard(sock)
         return opened
 
-    def _release(self, at: tuple[str, int], ours: bool, made: socket.socket) -> None:
+    def _closeListening(self, at: tuple[str, int], ours: bool, sock: socket.socket) -> None:
         self._listening.pop(at, None)
         if ours:
-            made.close()
-            self._store.drop(at)
+            sock.close()
+            self._store.remove(at)
         else:
             # The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it.
-            self._adopted[at] = made
-            self._returned.add(made)
+            self._adopted[at] = sock
+            self._left.add(sock)
 
     def unclaimed(self) -> list[tuple[str, int]]:
-        """-> the addresses that were passed by the supervisor and that nobody has asked for."""
+        """-> interface and port of the sockets that the supervisor has passed and that nobody has asked for."""
         return list(self._adopted)
 
-    def settle(self) -> list[tuple[str, int]]:
-        self.close()
-        for at, (made, ours) in self._listening.items():
+    def reconcileStore(self) -> list[tuple[str, int]]:
+        self.closeIdle()
+        for at, (sock, ours) in self._listening.items():
             if ours:
-                self._store.keep(at, made)
-        left, self._inherited = self._inherited, {}
-        for at, made in left.items():
-            made.close()
-            self._store.drop(at)
-        return list(left)
+                self._store.add(at, sock)
+        unwanted, self._inherited = self._inherited, {}
+        for at, sock in unwanted.items():
+            sock.close()
+            self._store.remove(at)
+        return list(unwanted)
 
     @property
-    def keeps(self) -> bool:
-        """Is what comes to a port kept for the process after this one, if it is not read here?"""
-        return self._store.keeps
+    def storing(self) -> bool:
+        """Does the service manager keep the sockets of request ports for the process after this one?"""
+        return self._store.available
 
-    def retain(self, retained: bool) -> None:
-        """This process closes its ports, or goes on after all: what is kept stays kept."""
-        (self._store.close if retained else self._store.reopen)()
+    def freezeStore(self, frozen: bool) -> None:
+        self._store.frozen = frozen
 
-    def legacy(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
-        """-> for the process after this one: address, socket, and whether castd has bound it, not a supervisor."""
-        given = [(at, made, False) for at, made in self._adopted.items()]
-        return given + [(at, made, ours) for at, (made, ours) in self._listening.items()]
+    def boundSockets(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
+        unused = [(at, sock, False) for at, sock in self._adopted.items()]
+        return unused + [(at, sock, ours) for at, (sock, ours) in self._listening.items()]
 
-    def openPort(self, protocol: Any, local: Local, peer: Peer | None = None, ports: range | None = None) -> Any:
+    def openPort(
+        self, protocol: ITransferProtocol, local: Local, peer: Peer | None = None, ports: range | None = None
+    ) -> IDatagramPort:
         try:
             if peer is None:
-                return OpenPort(self, self._fresh(local.host, ports), protocol, listening=False, mtu=local.mtu)
-            shelf = self._shelves.setdefault((local.host, ports), [])
-            pair = self._taken(shelf) or SocketPair(self.set, self._fresh(local.host, ports, errors=False))
-            return UnicastPort(shelf, pair, protocol, local, peer)
+                return GroupPort(self, self._bindRandom(local.host, ports), protocol, local.mtu)
+            idle = self._idle.setdefault((local.host, ports), [])
+            pair = self._popIdle(idle) or SocketPair(self.epoll, self._bindRandom(local.host, ports, errors=False))
+            return UnicastPort(idle, pair, protocol, local, peer)
         except OSError as error:
             raise CannotListenError(local.host, "any", error) from error
 
-    def _taken(self, shelf: list[SocketPair]) -> SocketPair | None:
-        """A pair that was used before, any of them."""
-        if not shelf:
+    def _popIdle(self, idle: list[SocketPair]) -> SocketPair | None:
+        """-> a pair that was used before, any of them; L{None}: there is none."""
+        if not idle:
             return None
-        index = self._chance.randrange(len(shelf))
-        shelf[index], shelf[-1] = shelf[-1], shelf[index]
-        return shelf.pop()
+        index = self._chance.randrange(len(idle))
+        idle[index], idle[-1] = idle[-1], idle[index]
+        return idle.pop()
 
-    def _fresh(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
-        """A socket on a number drawn at random: with the client's, it is a transfer's only secret."""
+    def _bindRandom(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
+        """Bind a socket to a number drawn at random: with the client's, it is a transfer's only secret."""
         if ports is None:
-            return sockets.bound(host, 0, errors)
+            return sockets.bindSocket(host, 0, errors)
         for number in self._numbers(ports):
             try:
-                return sockets.bound(host, number, errors)
+                return sockets.bindSocket(host, number, errors)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -327,17 +393,16 @@ class Ports:
         yield from self._chance.sample(ports, len(ports))
 
     @property
-    def kept(self) -> int:
-        """How many ports wait for the next transfer, with two descriptors each."""
-        return sum(map(len, self._shelves.values()))
+    def idle(self) -> int:
+        """-> how many ports wait for the next transfer, with two descriptors each."""
+        return sum(map(len, self._idle.values()))
 
-    def drain(self) -> None:
-        """Read what has arrived, within the bounds of one visit."""
-        if len(self.set):
-            self.set.read()
+    def readArrived(self) -> None:
+        if len(self.epoll):
+            self.epoll.read()
 
-    def close(self) -> None:
-        """Close what is kept for later."""
-        for shelf in self._shelves.values():
-            while shelf:
-                shelf.pop().close()
+    def closeIdle(self) -> None:
+        """Close the ports that wait for the next transfer."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()

@@ -1,5 +1,5 @@
 """
-UDP sockets as castd wants them: the one place that knows socket options.
+Opens UDP sockets and sets their options; receives and sends with the address of ours that a datagram is for or from.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from fcntl import ioctl
 from ipaddress import IPv4Network
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
+from castd.interfaces import Octets
 from castd.request import ETHERNET_MTU, Local, Peer
 
 # Linux's numbers, where Python has no names for them.
@@ -39,85 +40,87 @@ _MOST_ERRORS: Final = 64
 REQUEST_BUFFER: Final = 4 << 20
 
 
-def hostOf(made: socket.socket) -> IPv4Address | IPv6Address:
+def twistedAddress(sock: socket.socket) -> IPv4Address | IPv6Address:
     """-> the address of a bound socket as Twisted names it."""
-    name = made.getsockname()
-    kind = IPv6Address if made.family == socket.AF_INET6 else IPv4Address
+    name = sock.getsockname()
+    kind = IPv6Address if sock.family == socket.AF_INET6 else IPv4Address
     return kind("UDP", name[0], name[1])
 
 
-def family(host: str) -> socket.AddressFamily:
+def familyOf(host: str) -> socket.AddressFamily:
     """-> AF_INET6 for an address with colons, else AF_INET."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def bound(host: str, port: int, errors: bool = True) -> socket.socket:
+def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
     """
-    A non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
+    Open a non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
 
-    @param errors: see L{dress}.
-
+    @param errors: see L{setCommonOptions}.
     @raise OSError: as C{bind}.
     """
-    made = socket.socket(family(host), socket.SOCK_DGRAM)
+    sock = socket.socket(familyOf(host), socket.SOCK_DGRAM)
     try:
-        made.setblocking(False)
-        if made.family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(socket.getaddrinfo(host or "0.0.0.0", port, made.family, socket.SOCK_DGRAM)[0][4])
-        dress(made, errors)
+        sock.setblocking(False)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(socket.getaddrinfo(host or "0.0.0.0", port, sock.family, socket.SOCK_DGRAM)[0][4])
+        setCommonOptions(sock, errors)
     except BaseException:
-        made.close()
+        sock.close()
         raise
-    return made
+    return sock
 
 
-def zoned(made: socket.socket) -> str:
+def boundHost(sock: socket.socket) -> str:
     """-> the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}."""
-    host, _, *rest = made.getsockname()
+    host, _, *rest = sock.getsockname()
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
 
-def dress(made: socket.socket, errors: bool = True) -> None:
+def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
     """
-    What every socket of ours has: no datagrams of groups that others on this host have joined (a server bound to the
-    wildcard would read its own data as requests).
+    Set the options that every socket of ours has.
 
-    @param errors: keep ICMP errors with the address they are about, until L{errors} reads them; till then the socket
-        counts as readable.  A connected socket needs none of that.
+    It gets no datagrams of groups that others on this host have joined: a server bound to the wildcard would read its
+    own data as requests.
+
+    @param errors: keep ICMP errors with the address they are about, until L{readErrors} reads them; till then the
+        socket counts as readable.  A connected socket needs none of that.
     """
-    if made.family == socket.AF_INET:
-        attempt(made, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    if sock.family == socket.AF_INET:
+        setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         if errors:
-            attempt(made, socket.IPPROTO_IP, _IP_RECVERR, 1)
+            setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
     elif errors:
-        attempt(made, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
-def attempt(made: socket.socket, level: int, option: int, value: int) -> bool:
-    """An option that we can live without; -> whether it was taken."""
+def setOptional(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    """Set an option that we can live without.  -> whether the kernel has accepted it."""
     try:
-        made.setsockopt(level, option, value)
+        sock.setsockopt(level, option, value)
     except OSError:
         return False
     return True
 
 
-def forRequests(made: socket.socket) -> None:
-    """A request port: told which address was asked, and room for a hall's requests."""
-    if made.family == socket.AF_INET:
-        made.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+def setRequestOptions(sock: socket.socket) -> None:
+    """Let the kernel tell which address a datagram was sent to, and give the socket room for a hall's requests."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
-        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    if not attempt(made, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
-        attempt(made, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if not setOptional(sock, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
+        setOptional(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
 
 
-def twinOf(first: socket.socket) -> socket.socket:
+def bindTwin(first: socket.socket) -> socket.socket:
     """
-    A second socket on the same address and port.  Once the first is connected the kernel gives it what its peer sends,
-    and the twin hears everybody else.
+    Open a second socket on the same address and port.
+
+    Once the first is connected the kernel gives it what its peer sends, and the twin hears everybody else.
     """
     # Not before it was bound: with SO_REUSEPORT the kernel would give away a number that another pair has.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -128,50 +131,54 @@ def twinOf(first: socket.socket) -> socket.socket:
             twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         twin.bind(first.getsockname())
-        dress(twin, errors=False)
+        setCommonOptions(twin, errors=False)
     except BaseException:
         twin.close()
         raise
     return twin
 
 
-def empty(made: socket.socket, most: int = 4096) -> None:
-    """Throw away what a former peer still sent, errors included; bounded, since it may be sending still."""
+def discardQueued(sock: socket.socket, most: int = 4096) -> None:
+    """
+    Throw away what a former peer has sent, errors included.
+
+    @param most: datagrams, and reads of errors, at the most: the peer may be sending still.
+    """
     for _ in range(most):
         try:
-            made.recv(1)
+            sock.recv(1)
         except BlockingIOError:
             break
         except OSError:
             continue
     for _ in range(most):
-        if not errors(made):
+        if not readErrors(sock):
             return
 
 
-def group(made: socket.socket, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-    """Prepare for group data; see L{castd.interfaces.IDatagramPort.setGroup}."""
+def setGroupOptions(sock: socket.socket, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+    """Prepare a socket for sending to a group; see L{castd.interfaces.IDatagramPort.setGroup}."""
     if broadcast:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    if made.family == socket.AF_INET:
-        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
-        made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loopback))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loopback))
         if interface not in ("", "0.0.0.0"):
-            made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
     else:
-        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_HOPS, ttl)
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_HOPS, ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
 
 
 class Interfaces:
     """
-    What interfaces are like, by index: MTU, and the networks that they reach without a router.
+    Knows of each network interface its MTU, and the networks that it reaches without a router.
 
-    Asked again after a while: an address may be added to a running server.
+    The system is asked again after a while: an address may be added to a running server.
     """
 
     _SIOCGIFMTU: Final = 0x8921
-    #: Seconds that an answer holds.
+    #: Seconds for which the system's answer is used.
     _FRESH: Final = 10.0
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
@@ -179,21 +186,24 @@ class Interfaces:
         self._routes = routes
         self._known: dict[int, tuple[float, int, tuple[IPv4Network, ...]]] = {}
 
-    def about(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
-        """-> (octets of the largest IP packet, networks on the link); Ethernet's MTU where nothing is known."""
+    def lookup(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
+        """
+        @param index: of an interface; 0 if unknown.
+        @return: octets of the largest IP packet, and networks on the link; Ethernet's MTU where nothing is known.
+        """
         if not index:
             return ETHERNET_MTU, ()
         now = self._clock()
         found = self._known.get(index)
         if found is None or now - found[0] > self._FRESH:
-            found = self._known[index] = (now, *self._ask(index))
+            found = self._known[index] = (now, *self._query(index))
         return found[1], found[2]
 
     def mtu(self, index: int) -> int:
         """-> octets of the largest IP packet."""
-        return self.about(index)[0]
+        return self.lookup(index)[0]
 
-    def _ask(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
+    def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         try:
             name = socket.if_indextoname(index)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
@@ -204,7 +214,7 @@ class Interfaces:
 
     def _onLink(self, name: str) -> tuple[IPv4Network, ...]:
         """
-        The routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order.
+        Read the routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order.
         """
         found = []
         with open(self._routes) as lines:
@@ -216,13 +226,16 @@ class Interfaces:
         return tuple(found)
 
 
-def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
+def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
     """
-    One datagram, who sent it, and which address of ours it was sent to.
+    Read one datagram.
 
+    @param port: the number that the socket is bound to.
+    @param size: octets of the longest datagram to receive whole.
+    @return: the datagram, who sent it, and which address of ours it was sent to.
     @raise BlockingIOError: nothing is there.
     """
-    datagram, ancillary, _, peer = made.recvmsg(size, _ANCILLARY)
+    datagram, ancillary, _, peer = sock.recvmsg(size, _ANCILLARY)
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             index, ours, asked = _INFO4.unpack_from(value)
@@ -230,32 +243,41 @@ def receiveFrom(made: socket.socket, interfaces: Interfaces, port: int, size: in
                 # It came before we asked for this: a supervisor had bound the socket.  The address is in its header.
                 ours = asked
             host = socket.inet_ntoa(ours)
-            return datagram, peer, Local(host, port, index, ours != asked, *interfaces.about(index))
+            return datagram, peer, Local(host, port, index, ours != asked, *interfaces.lookup(index))
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
             asked, index = _INFO6.unpack_from(value)
             host = socket.inet_ntop(socket.AF_INET6, asked)
             scoped = f"{host}%{socket.if_indextoname(index)}" if host.startswith("fe80:") else host
             return datagram, peer, Local(scoped, port, index, asked[0] == 0xFF, interfaces.mtu(index))
-    return datagram, peer, Local(made.getsockname()[0], port)
+    return datagram, peer, Local(sock.getsockname()[0], port)
 
 
-def sendFrom(made: socket.socket, datagram: Any, address: Peer, host: str) -> None:
-    """Send from one of our addresses.  @raise OSError: as C{sendmsg}."""
-    if made.family == socket.AF_INET:
+def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) -> None:
+    """
+    Send one datagram from one of our addresses.
+
+    @param host: the address to send from.
+    @raise OSError: as C{sendmsg}.
+    """
+    if sock.family == socket.AF_INET:
         info = _INFO4.pack(0, socket.inet_aton(host), b"\0" * 4)
-        made.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, address)
+        sock.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, address)
     else:
         plain = host.partition("%")[0]
         info = _INFO6.pack(socket.inet_pton(socket.AF_INET6, plain), 0)
-        made.sendmsg([datagram], [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, info)], 0, address)
+        sock.sendmsg([datagram], [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, info)], 0, address)
 
 
-def errors(made: socket.socket) -> list[tuple[int, Peer]]:
-    """-> (errno, the peer it is about) of each ICMP error that waits; a datagram of ours that found no way."""
+def readErrors(sock: socket.socket) -> list[tuple[int, Peer]]:
+    """
+    Take the ICMP errors that wait in the socket's error queue: each is about a datagram of ours that found no way.
+
+    @return: errno and the peer of each.
+    """
     found: list[tuple[int, Peer]] = []
     while len(found) < _MOST_ERRORS:
         try:
-            _, ancillary, _, peer = made.recvmsg(0, _ANCILLARY, _MSG_ERRQUEUE)
+            _, ancillary, _, peer = sock.recvmsg(0, _ANCILLARY, _MSG_ERRQUEUE)
         except OSError:
             break
         for level, kind, value in ancillary:

@@ -1,8 +1,8 @@
 """
-One timer of the reactor for all casts.
+One timer of the reactor for all casts and uploads.
 
 Setting a C{DelayedCall} anew costs a microsecond, as much as all of Python's part in a lockstep block; and nearly every
-alarm is put off before it rings.  So an owner that puts its alarm off only writes the instant into itself; the heap
+timer is put off before it expires.  So a target that puts its timer off only writes the instant into itself; the heap
 learns of it when the old instant comes.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -23,61 +23,63 @@ NEVER = float("inf")
 
 class TimerTarget(Protocol):
     """
-    Who has an alarm.
+    Whoever has a timer.
 
-    @ivar due: the instant to be woken at, L{None}: not.  It may be written freely to a later instant or to None; who
-        wants to be woken sooner calls L{Timers.set}.
-    @ivar queued: belongs to L{Timers}: how it stands in the heap, L{None}: it does not.
+    @ivar due: the instant at which the timer expires; L{None}: it is not set.  It may be written freely to a later
+        instant or to None; for an earlier one call L{Timers.set}.
+    @ivar heapEntry: written by L{Timers} only: the entry in its heap; L{None}: there is none.
     """
 
     due: float | None
-    queued: tuple[float, int] | None
+    heapEntry: tuple[float, int] | None
 
-    def wake(self) -> Any: ...
+    def timerExpired(self) -> object:
+        """The instant has come.  C{due} is L{None} now."""
 
 
 class Timers:
     """
-    A lazy heap of alarms over one delayed call.
+    Timers of many targets, in a lazy heap over one delayed call.
 
-    The heap knows numbers only: who has left is forgotten at once, though its place in the heap stays until its time.
+    The heap knows numbers only: a target that has left is forgotten at once, though its entry stays until its time.
     """
 
     def __init__(self, reactor: IReactorTime, before: Callable[[], object] | None = None) -> None:
         """
-        @param before: called before anybody is woken: reads what has arrived.  The reactor runs timers first, so after
-            a busy moment an answer may lie in its socket while the alarm rings that waits for it.
+        @param before: called before any timer expires: reads what has arrived.  The reactor runs timers first, so after
+            a busy moment an answer may lie in its socket while the timer expires that waits for it.
         """
-        self._reactor: Any = reactor
+        self._reactor = reactor
         self._before = before
         self._heap: list[tuple[float, int]] = []
-        self._owners: dict[int, TimerTarget] = {}
-        self._ticket = count()
+        self._targets: dict[int, TimerTarget] = {}
+        self._numbers = count()
         self._call: IDelayedCall | None = None
         self._callAt = NEVER
 
     def __len__(self) -> int:
-        """How many places of the heap are taken; the places of those who have left are, until their time."""
+        """-> how many entries the heap has; those of targets that have left stay until their time."""
         return len(self._heap)
 
-    def set(self, owner: TimerTarget, instant: float | None) -> None:
-        """Wake C{owner} at this instant; L{None}: never mind."""
-        owner.due = instant
-        if owner.queued is not None:
-            if instant is not None and owner.queued[0] <= instant:
+    def set(self, target: TimerTarget, instant: float | None) -> None:
+        """Let the timer of this target expire at this instant; L{None}: never."""
+        target.due = instant
+        if target.heapEntry is not None:
+            if instant is not None and target.heapEntry[0] <= instant:
                 return
-            del self._owners[owner.queued[1]]
-            owner.queued = None
+            del self._targets[target.heapEntry[1]]
+            target.heapEntry = None
         if instant is None:
             return
-        owner.queued = (instant, next(self._ticket))
-        self._owners[owner.queued[1]] = owner
-        heappush(self._heap, owner.queued)
+        target.heapEntry = (instant, next(self._numbers))
+        self._targets[target.heapEntry[1]] = target
+        heappush(self._heap, target.heapEntry)
         if instant < self._callAt:
-            self._arm()
+            self._schedule()
 
-    def _arm(self) -> None:
-        self._settle()
+    def _schedule(self) -> None:
+        """Set the reactor's timer for the top of the heap, unless it is set for that or for an earlier instant."""
+        self._refreshTop()
         if not self._heap:
             return
         instant = self._heap[0][0]
@@ -86,52 +88,52 @@ class Timers:
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._callAt = instant
-        self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._ring)
+        self._call = self._reactor.callLater(max(0.0, instant - self._reactor.seconds()), self._expire)
 
-    def _settle(self) -> None:
+    def _refreshTop(self) -> None:
         """
-        Bring the top of the heap up to date, so that the timer is set for somebody who still waits: in a storm of small
-        files every one that has ended would wake the reactor once more.
+        Bring the top of the heap up to date, so that the reactor's timer is set for a target that still waits: in a
+        storm of small files every one that has ended would wake the reactor once more.
         """
-        heap, owners = self._heap, self._owners
+        heap, targets = self._heap, self._targets
         while heap:
-            instant, ticket = heap[0]
-            owner = owners.get(ticket)
-            if owner is None:
+            instant, number = heap[0]
+            target = targets.get(number)
+            if target is None:
                 heappop(heap)
-            elif owner.due is None:
+            elif target.due is None:
                 heappop(heap)
-                del owners[ticket]
-                owner.queued = None
-            elif owner.due > instant:
-                owner.queued = (owner.due, ticket)
-                heapreplace(heap, owner.queued)
+                del targets[number]
+                target.heapEntry = None
+            elif target.due > instant:
+                target.heapEntry = (target.due, number)
+                heapreplace(heap, target.heapEntry)
             else:
                 return
 
-    def _ring(self) -> None:
+    def _expire(self) -> None:
         if self._before is not None:
             try:
                 self._before()
             except Exception:
                 _log.failure("reading before the alarms failed", event="fault")
-        # Not before: what was set meanwhile needs no timer of its own.
+        # Not before: what was set meanwhile needs no call of its own.
         self._callAt = NEVER
         now = self._reactor.seconds()
-        # Only what stands there now: an owner that is woken and wants to be woken at once waits for the next round, so
-        # that reading and signals get their share.
-        rung: list[TimerTarget] = []
-        self._settle()
+        # Only what stands there now: a target whose timer expires and is set to expire at once waits for the next
+        # round, so that reading and signals get their share.
+        expired: list[TimerTarget] = []
+        self._refreshTop()
         while self._heap and self._heap[0][0] <= now:
-            _, ticket = heappop(self._heap)
-            owner = self._owners.pop(ticket)
-            owner.queued = owner.due = None
-            rung.append(owner)
-            self._settle()
-        for owner in rung:
+            _, number = heappop(self._heap)
+            target = self._targets.pop(number)
+            target.heapEntry = target.due = None
+            expired.append(target)
+            self._refreshTop()
+        for target in expired:
             try:
-                owner.wake()
+                target.timerExpired()
             except Exception:
-                # Whoever it was, the others' alarms go on.
+                # Whoever it was, the others' timers go on.
                 _log.failure("an alarm failed", event="fault")
-        self._arm()
+        self._schedule()

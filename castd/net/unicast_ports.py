@@ -1,5 +1,5 @@
 """
-Lent ports: one for each transfer by unicast, connected to its receiver, used again and again.
+Ports for transfers by unicast: each is connected to its one receiver, and its sockets are used again and again.
 """
 
 from __future__ import annotations
@@ -8,89 +8,98 @@ import resource
 import socket
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
 
-from castd.interfaces import IDatagramPort
+from castd.interfaces import IDatagramPort, ITransferProtocol, Octets
 from castd.net import sockets
 from castd.net.epoll import EpollSet
-from castd.net.gso import GsoSender, allOf, sendBurst
+from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.request import Local, Peer
 
-#: Pairs of sockets kept for the next transfers, for each of our addresses; fewer where descriptors are scarce.
-KEPT = 512
+#: Pairs of sockets that are kept for the next transfers, for each of our addresses; fewer where descriptors are scarce.
+MOST_IDLE = 512
 
 
 @lru_cache(1)
-def kept() -> int:
+def mostIdle() -> int:
     """
     -> how many pairs are kept: with an eighth of the descriptors at the most.  What is kept for ports cannot be had for
     files any more.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return KEPT if limit == resource.RLIM_INFINITY else max(1, min(KEPT, limit // 16))
+    return MOST_IDLE if limit == resource.RLIM_INFINITY else max(1, min(MOST_IDLE, limit // 16))
 
 
 class SocketPair:
     """
     Two sockets on one port: one for the peer, to be connected, and its twin for strangers.
 
-    Both stay in the set while nobody has them, and what comes then is thrown away: to take them in and out for each
-    transfer was a twentieth of what a small file costs.
+    Both stay in the epoll set while no transfer has them, and what comes then is thrown away: to take them in and out
+    for each transfer was a twentieth of what a small file costs.
 
-    @ivar lent: who has it.
+    @ivar port: the port that uses them; L{None}: they are idle.
     """
 
-    __slots__ = ("_ports", "bursts", "lent", "main", "twin")
+    __slots__ = ("_epoll", "main", "port", "segments", "twin")
 
-    def __init__(self, ports: EpollSet, main: socket.socket) -> None:
+    def __init__(self, epoll: EpollSet, main: socket.socket) -> None:
+        """
+        @param main: a bound socket; it is closed if this fails.
+        @raise OSError: there can be no second socket, or they cannot be watched.
+        """
         self.main = main
         try:
-            self.twin = sockets.twinOf(main)
+            self.twin = sockets.bindTwin(main)
         except BaseException:
             main.close()
             raise
-        self.bursts = GsoSender(main, 0)
-        self.lent: UnicastPort | None = None
-        self._ports = ports
+        self.segments = SegmentOption(main, 0)
+        self.port: UnicastPort | None = None
+        self._epoll = epoll
         try:
-            ports.add(main.fileno(), self._idle)
-            ports.add(self.twin.fileno(), self._strayed)
+            epoll.add(main.fileno(), self._discard)
+            epoll.add(self.twin.fileno(), self._readTwin)
         except BaseException:
             self.close()
             raise
 
-    def openPort(self, port: UnicastPort, peer: Peer) -> None:
-        """@raise OSError: there is no way to the peer."""
+    def connect(self, port: UnicastPort, peer: Peer) -> None:
+        """
+        Let this port use the sockets, with this peer.
+
+        @raise OSError: there is no way to the peer.
+        """
         self.main.connect(peer)
         # Now only the new peer is heard, and it does not know this port yet: what is there is for the one before.
-        sockets.empty(self.main)
-        self.lent = port
-        self._ports.add(self.main.fileno(), port.readable)
+        sockets.discardQueued(self.main)
+        self.port = port
+        self._epoll.add(self.main.fileno(), port.readable)
 
-    def giveBack(self) -> None:
-        self.lent = None
-        self._ports.add(self.main.fileno(), self._idle)
+    def detach(self) -> None:
+        """Take the sockets from their port."""
+        self.port = None
+        self._epoll.add(self.main.fileno(), self._discard)
 
-    def _idle(self) -> None:
-        """Its last peer still speaks."""
-        sockets.empty(self.main, 1)
+    def _discard(self) -> None:
+        """The last peer is still sending."""
+        sockets.discardQueued(self.main, 1)
 
-    def _strayed(self) -> None:
+    def _readTwin(self) -> None:
         try:
             datagram, peer = self.twin.recvfrom(65535)
         except OSError:
-            sockets.errors(self.twin)
+            sockets.readErrors(self.twin)
             return
-        if self.lent is not None:
-            self.lent.strayed(datagram, peer)
+        if self.port is not None:
+            self.port.twinReceived(datagram, peer)
 
     def close(self) -> None:
-        for made in (self.main, self.twin):
-            self._ports.remove(made.fileno())
-            made.close()
+        """Close both sockets."""
+        for sock in (self.main, self.twin):
+            self._epoll.remove(sock.fileno())
+            sock.close()
 
 
 @implementer(IDatagramPort)
@@ -100,103 +109,105 @@ class UnicastPort:
     """
 
     __slots__ = (
-        "_bursts",
+        "_datagramReceived",
+        "_idle",
         "_largest",
         "_pair",
         "_peer",
         "_protocol",
         "_receive",
-        "_received",
-        "_sendOne",
-        "_shelf",
+        "_segments",
+        "_send",
     )
 
-    def __init__(self, shelf: list[SocketPair], pair: SocketPair, protocol: Any, local: Local, peer: Peer) -> None:
+    def __init__(
+        self, idle: list[SocketPair], pair: SocketPair, protocol: ITransferProtocol, local: Local, peer: Peer
+    ) -> None:
         """
-        @param shelf: where the pair goes in the end.
+        @param idle: where the pair goes in the end, if there is room.
         @raise OSError: there is no way to the peer; the pair is closed.
         """
-        self._shelf = shelf
+        self._idle = idle
         self._pair: SocketPair | None = pair
         self._peer = peer
         self._protocol = protocol
-        self._largest: int = protocol.largest
+        self._largest = protocol.largest
         self._receive = pair.main.recv
-        self._received = protocol.datagramReceived
-        self._sendOne = pair.main.send
-        self._bursts = pair.bursts
+        self._datagramReceived = protocol.datagramReceived
+        self._send: Callable[[Octets], int] = pair.main.send
+        self._segments = pair.segments
         try:
-            pair.openPort(self, peer)
+            pair.connect(self, peer)
         except OSError:
             pair.close()
             raise
-        pair.bursts.mtu(local.mtu)
+        pair.segments.setMtu(local.mtu)
         protocol.makeConnection(self)
 
     def readable(self) -> None:
-        """One datagram a visit: what is left makes the set readable again, and others get their turn."""
+        """Read one datagram a visit: what is left makes the set readable again, and other ports get their turn."""
         try:
             datagram = self._receive(self._largest)
         except OSError as error:
             # It stays in the queue of errors, and would wake us for ever, even if a send was told of it already.
             if self._pair is not None:
-                sockets.errors(self._pair.main)
+                sockets.readErrors(self._pair.main)
             if isinstance(error, ConnectionRefusedError):
                 self._protocol.peerUnreachable(self._peer)
             return
-        self._received(datagram, self._peer)
+        self._datagramReceived(datagram, self._peer)
 
-    def strayed(self, datagram: bytes, peer: Peer) -> None:
-        """The twin heard something; what came from the peer came before the port was connected."""
+    def twinReceived(self, datagram: bytes, peer: Peer) -> None:
+        """The twin has received a datagram: a stranger's, or the peer's from before the port was connected."""
         if peer == self._peer:
             self._protocol.datagramReceived(datagram, peer)
         else:
             self._protocol.strangerReceived(datagram, peer)
 
-    def write(self, datagram: Any, address: Peer | None = None) -> None:
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
         if self._pair is None:
             return
         if address is None or address == self._peer:
-            self._bursts.whole(len(datagram))
-            self._sendOne(datagram)
+            self._segments.keepWhole(len(datagram))
+            self._send(datagram)
         else:
             self._pair.twin.sendto(datagram, address)
 
-    def writeFrom(self, datagram: Any, address: Peer, local: Local) -> None:
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
         self.write(datagram, address)
 
-    def writeBurst(self, image: Any, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         if len(image) <= step:
-            self._bursts.whole(len(image))
+            self._segments.keepWhole(len(image))
             # A full socket raises, as write does.
-            self._sendOne(image)
+            self._send(image)
             return len(image)
-        return sendBurst(self._bursts, self._sendOne, image, step)
+        return sendBurst(self._segments, self._send, image, step)
 
-    def burst(self, step: int, most: int) -> Callable[[Any], object]:
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
         if most <= step:
-            self._bursts.whole(step)
-            return self._sendOne
-        if self._bursts.fits(step, step) and self._bursts.prepare(step):
+            self._segments.keepWhole(step)
+            return self._send
+        if self._segments.fits(step, step) and self._segments.enable(step):
             # The kernel cuts it; what it will not do is an error, and found out by writeBurst.
-            return self._sendOne
-        return lambda image: allOf(self.writeBurst(image, step), image)
+            return self._send
+        return lambda image: requireAll(self.writeBurst(image, step), image)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        """It has a peer, and never serves a group."""
+        """It has a peer, and never sends to a group."""
 
     def getHost(self) -> IPv4Address | IPv6Address:
         assert self._pair is not None
-        return sockets.hostOf(self._pair.main)
+        return sockets.twistedAddress(self._pair.main)
 
     def stopListening(self) -> None:
-        """Give it back."""
+        """Give the sockets back, or close them if enough are idle."""
         if self._pair is None:
             return
         pair, self._pair = self._pair, None
-        pair.giveBack()
-        if len(self._shelf) < kept():
-            self._shelf.append(pair)
+        pair.detach()
+        if len(self._idle) < mostIdle():
+            self._idle.append(pair)
         else:
             pair.close()
         self._protocol.doStop()

@@ -1,3 +1,3 @@
 """
-What is told to others: log lines, files, the journal, metrics, status, the service manager.
+Reports what castd does: in log lines, files, the journal, metrics and status, and to the service manager.
 """

@@ -1,5 +1,5 @@
 """
-systemd's journal, spoken to in its own protocol, so that an event arrives with its fields: C{journalctl
+Sends log events to systemd's journal in its own protocol, so that they arrive with their fields: C{journalctl
 CASTD_OUTCOME=silent}.
 
 An event is one datagram: C{NAME=value} lines; a value of several lines has its length, 64 bits little-endian, before
@@ -12,25 +12,24 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.files.names import printable
-from castd.observe.format import sentence
+from castd.observe.format import asMessage
 
-#: Where it listens.
+#: Where journald listens.
 SOCKET = "/run/systemd/journal/socket"
-#: As syslog counts: the smaller the worse.
+#: The priority of each level, as syslog counts: the smaller the worse.
 PRIORITY = {LogLevel.debug: 7, LogLevel.info: 6, LogLevel.warn: 4, LogLevel.error: 3, LogLevel.critical: 2}
-#: Octets of one value: an event has to fit into a datagram.
-MOST = 16384
+#: The most octets of one value: an event has to fit into a datagram.
+MAX_VALUE = 16384
 
 
-def here(environ: Mapping[str, str], descriptor: int = 2) -> bool:
-    """-> whether what is written to this descriptor goes to the journal anyway (C{JOURNAL_STREAM}, systemd.exec(5))."""
+def isJournal(environ: Mapping[str, str], descriptor: int = 2) -> bool:
+    """-> whether the journal has this descriptor at its other end (C{JOURNAL_STREAM}, systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -39,16 +38,19 @@ def here(environ: Mapping[str, str], descriptor: int = 2) -> bool:
 
 
 @implementer(ILogObserver)
-class Journal:
+class JournalObserver:
     """
-    Passes events on to the journal.
+    Sends events to the journal.
 
-    @ivar lost: events that it did not take since the last one that it took: it is restarted, or does not keep up.
-        The next one that it takes says so.
+    @ivar lost: how many events journald has not taken since the last one that it took: it is restarting, or does not
+        keep up.  The next event that it takes has this number in C{CASTD_LOST}.
     """
 
     def __init__(self, address: str = SOCKET) -> None:
-        """@raise OSError: there is none."""
+        """
+        @param address: the socket of journald.
+        @raise OSError: it is not there.
+        """
         self._address = address
         self.lost = 0
         os.stat(address)
@@ -56,11 +58,11 @@ class Journal:
         self._socket.setblocking(False)
 
     def __call__(self, event: LogEvent) -> None:
-        told = b"".join(_field(name, value) for name, value in fields(event))
+        message = b"".join(_encode(name, value) for name, value in fields(event))
         if self.lost:
-            told += _field("CASTD_LOST", str(self.lost))
+            message += _encode("CASTD_LOST", str(self.lost))
         try:
-            self._socket.sendto(told, self._address)
+            self._socket.sendto(message, self._address)
         except OSError:
             # A server does not wait for its log.
             self.lost += 1
@@ -68,12 +70,12 @@ class Journal:
             self.lost = 0
 
     def close(self) -> None:
-        """Nothing is said any more."""
+        """Send nothing any more."""
         self._socket.close()
 
 
 def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
-    """What the journal is told: its own fields, and those of the event by their names, C{CASTD_PEER}."""
+    """-> the fields of a journal entry: those that journald knows, and those of the event by name, C{CASTD_PEER}."""
     yield "MESSAGE", _message(event)
     yield "PRIORITY", str(PRIORITY.get(event.get("log_level", LogLevel.info), 6))
     yield "SYSLOG_IDENTIFIER", "castd"
@@ -81,27 +83,28 @@ def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
     if "event" in event:
         for name, value in event.items():
             if value is not None and not name.startswith("log_"):
-                yield f"CASTD_{_name(name)}", _plain(value)
+                yield f"CASTD_{_fieldName(name)}", _showValue(value)
 
 
 def _message(event: LogEvent) -> str:
     if not isinstance(event.get("log_failure"), Failure):
-        return sentence(event)
+        return asMessage(event)
     text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     return "\n    ".join(printable(line.expandtabs(4)) for line in text.rstrip().split("\n"))
 
 
-def _plain(value: Any) -> str:
+def _showValue(value: object) -> str:
     return printable(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
-def _name(name: str) -> str:
-    """Capitals, digits and underscores, 64 at most: all that a field's name may have."""
+def _fieldName(name: str) -> str:
+    """-> a name of capitals, digits and underscores, with C{CASTD_} at most 64: all that journald takes."""
     return re.sub("[^A-Z0-9]", "_", name.upper())[:58]
 
 
-def _field(name: str, value: str) -> bytes:
-    data = value.encode("utf-8", "backslashreplace")[:MOST]
+def _encode(name: str, value: str) -> bytes:
+    """-> one field as the protocol has it."""
+    data = value.encode("utf-8", "backslashreplace")[:MAX_VALUE]
     if b"\n" in data:
         return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)
     return b"%s=%s\n" % (name.encode(), data)

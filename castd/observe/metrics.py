@@ -1,208 +1,330 @@
 """
-Counters for Prometheus, fed by the events that all transports log, and gauges that are read when they are asked for.
+Metrics for Prometheus: counters that log events feed, and gauges that are read when a scrape asks for them.
+
+L{EVENT_METRICS} and L{GAUGES} are the one place where a metric is declared; the page C{/metrics} and the table of
+C{docs/metrics.md} are made of them.
 
 Labels are bounded: the names of transports, words of our own, TFTP's error codes; never a file name or an address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.logger import ILogObserver, LogEvent
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from castd.outcomes import MEANING
+from castd.interfaces import ICastTransport, ILiveTransfer, ISite
+from castd.observe.status import KINDS, OTHER, resources
+from castd.outcomes import DONE, MEANING
 
-#: Names of transports told apart, over all reloads; beyond, all others are one.
-MOST = 256
-OTHER = "other"
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+#: The most transports that have a label of their own, over all reloads; those beyond are L{OTHER}.
+MAX_TRANSPORTS = 256
+
+#: What an event adds to a metric; L{None}: it is no event of this metric.
+Amount: TypeAlias = Callable[[LogEvent], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class EventMetric:
+    """
+    A counter, or a histogram, that log events feed.
+
+    @ivar name: for a counter without C{_total}, which Prometheus appends.
+    @ivar help: one sentence, for the page and for C{docs/metrics.md}.
+    @ivar labels: C{transport}, or names of L{LABELS}.
+    @ivar events: by the name of an event, what it adds.
+    @ivar buckets: the upper bounds of a histogram; C{()}: it is a counter.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    events: Mapping[str, Amount]
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The type, as Prometheus calls it."""
+        return "histogram" if self.buckets else "counter"
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeMetric:
+    """
+    A gauge that is read when a scrape asks for it.
+
+    @ivar name, help, labels: as of L{EventMetric}.
+    @ivar read: -> the value for each combination of label values, in the order of C{labels}.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    read: Callable[[Readings], Mapping[tuple[str, ...], float]]
+    kind = "gauge"
+
+
+def _one(event: LogEvent) -> float:
+    return 1
+
+
+def _field(name: str) -> Amount:
+    """-> what reads a number from a field of the event; an absent or negative one is 0."""
+    return lambda event: max(0, event.get(name) or 0)
+
+
+def _sent(name: str) -> dict[str, Amount]:
+    """-> the events that tell what was sent.  A group tells it when it closes: its receivers hear the same blocks."""
+    field = _field(name)
+    return {"received": lambda event: None if event.get("group") else field(event), "closed": field}
+
+
+#: How the value of each label is read from an event; C{transport} is bounded by L{Counters} itself.
+LABELS: dict[str, Callable[[LogEvent], str]] = {
+    "outcome": lambda event: outcome if (outcome := event.get("outcome", OTHER)) in MEANING else OTHER,
+    "write": lambda event: "true" if event.get("write") else "false",
+    "code": lambda event: str(code) if isinstance(code := event.get("code"), int) and 0 <= code <= 8 else OTHER,
+    "ok": lambda event: "true" if event["event"] == "reloaded" else "false",
+}
+
+#: Every metric that events feed, in the order of the page.
+EVENT_METRICS = (
+    EventMetric("castd_received", "Transfers that have ended.", ("transport", "outcome", "write"), {"received": _one}),
+    EventMetric(
+        "castd_octets", "Octets of files sent or received, repetitions included.", ("transport",), _sent("octets")
+    ),
+    EventMetric("castd_blocks", "Blocks sent or received, repetitions included.", ("transport",), _sent("blocks")),
+    EventMetric("castd_repeats", "Blocks that were sent again.", ("transport",), _sent("repeats")),
+    EventMetric("castd_full_sockets", "Times that a socket took no more.", ("transport",), _sent("full")),
+    EventMetric(
+        "castd_refused", "Requests refused, by the code of TFTP's ERROR.", ("transport", "code"), {"refused": _one}
+    ),
+    EventMetric("castd_crowded", "Requests not answered since a limit was reached.", ("transport",), {"crowded": _one}),
+    EventMetric(
+        "castd_declined", "Requests that a transport left to the next one.", ("transport",), {"declined": _one}
+    ),
+    EventMetric("castd_groups", "Groups opened.", ("transport",), {"opened": _one}),
+    EventMetric(
+        "castd_masters_lost",
+        "Turns that a master lost by falling silent.",
+        ("transport",),
+        {"closed": _field("lost")},
+    ),
+    EventMetric(
+        "castd_moved_to_unicast", "Receivers of groups that hear no multicast.", ("transport",), {"moved": _one}
+    ),
+    EventMetric("castd_malformed", "Datagrams that say nothing.", (), {"malformed": _one}),
+    EventMetric("castd_faults", "Faults of castd or of a plugin; each is in the log.", (), {"fault": _one}),
+    EventMetric(
+        "castd_reloads",
+        "Reloads of the service file.",
+        ("ok",),
+        # A reload that is refused has a line for each reason: the first one counts.
+        {"reloaded": _one, "refused-reload": lambda event: event.get("nth") == 1},
+    ),
+    EventMetric(
+        "castd_seconds",
+        "Duration of complete transfers.",
+        ("transport",),
+        {"received": lambda event: event.get("seconds", 0.0) if event.get("outcome") == DONE else None},
+        buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+    ),
+)
+
+#: Every metric that is read on demand, in the order of the page.
+GAUGES = (
+    GaugeMetric(
+        "castd_casts", "Transfers and groups under way.", ("transport", "kind"), lambda readings: readings.transfers
+    ),
+    GaugeMetric(
+        "castd_receivers", "Receivers, and senders of uploads.", ("transport",), lambda readings: readings.receivers
+    ),
+    GaugeMetric(
+        "castd_alarms",
+        "Alarms of casts, set or not yet forgotten.",
+        (),
+        lambda readings: {(): readings.resources["alarms"]},
+    ),
+    GaugeMetric(
+        "castd_delayed_calls",
+        "What the reactor was asked to do later.",
+        (),
+        lambda readings: {(): readings.resources["calls"]},
+    ),
+    GaugeMetric(
+        "castd_kept_ports",
+        "Ports that wait for the next transfer.",
+        (),
+        lambda readings: {(): readings.resources["ports"]},
+    ),
+)
+
+
+#: Adds a number to the metric with these label values.
+_Add: TypeAlias = Callable[[Sequence[str], float], None]
+
+
+class _EventCount(NamedTuple):
+    """What one event does to one metric."""
+
+    labels: tuple[str, ...]
+    amount: Amount
+    add: _Add
+
+
+def _register(metric: EventMetric, registry: CollectorRegistry) -> _Add:
+    """Register a metric with C{prometheus_client}."""
+    if metric.buckets:
+        histogram = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
+        return lambda values, number: histogram.labels(*values).observe(number)
+    counter = Counter(metric.name, metric.help, metric.labels, registry=registry)
+    return lambda values, number: (counter.labels(*values) if values else counter).inc(number)
 
 
 @implementer(ILogObserver)
 class Counters:
     """
-    Counts events.
+    Counts log events in the metrics of L{EVENT_METRICS}.
 
     @ivar registry: what is shown.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._names: set[str] = set()
-
-        def counter(name: str, about: str, *labels: str) -> Counter:
-            return Counter(f"castd_{name}", about, labels, registry=self.registry)
-
-        self._received = counter("received", "Transfers that have ended.", "transport", "outcome", "write")
-        self._octets = counter("octets", "Octets of files sent or received, repetitions included.", "transport")
-        self._blocks = counter("blocks", "Blocks sent or received, repetitions included.", "transport")
-        self._repeats = counter("repeats", "Blocks that were sent again.", "transport")
-        self._full = counter("full_sockets", "Times that a socket took no more.", "transport")
-        self._refused = counter("refused", "Requests refused, by the code of TFTP's ERROR.", "transport", "code")
-        self._crowded = counter("crowded", "Requests not answered since a limit was reached.", "transport")
-        self._declined = counter("declined", "Requests that a transport left to the next one.", "transport")
-        self._groups = counter("groups", "Groups opened.", "transport")
-        self._lost = counter("masters_lost", "Turns that a master lost by falling silent.", "transport")
-        self._moved = counter("moved_to_unicast", "Receivers of groups that hear no multicast.", "transport")
-        self._malformed = counter("malformed", "Datagrams that say nothing.")
-        self._faults = counter("faults", "Faults of castd or of a plugin; each is in the log.")
-        self._reloads = counter("reloads", "Reloads of the service file.", "ok")
-        self._seconds = Histogram(
-            "castd_seconds", "Duration of complete transfers.", ("transport",), registry=self.registry, buckets=SECONDS
-        )
+        self._transports: set[str] = set()
+        self._counting: dict[str, list[_EventCount]] = {}
+        for metric in EVENT_METRICS:
+            add = _register(metric, self.registry)
+            for event, amount in metric.events.items():
+                self._counting.setdefault(event, []).append(_EventCount(metric.labels, amount, add))
         ProcessCollector(registry=self.registry)
-        self._counting: dict[str, Callable[[LogEvent, str], object]] = {
-            "received": self._countReceived,
-            "closed": self._countClosed,
-            "refused": self._countRefused,
-            "crowded": lambda event, name: self._crowded.labels(name).inc(),
-            "declined": lambda event, name: self._declined.labels(name).inc(),
-            "opened": lambda event, name: self._groups.labels(name).inc(),
-            "moved": lambda event, name: self._moved.labels(name).inc(),
-            "malformed": lambda event, name: self._malformed.inc(),
-            "fault": lambda event, name: self._faults.inc(),
-            "reloaded": lambda event, name: self._reloads.labels("true").inc(),
-            # One of several lines of the same refusal.
-            "refused-reload": lambda event, name: self._reloads.labels("false").inc(event.get("nth") == 1),
-        }
 
     def __call__(self, event: LogEvent) -> None:
-        count = self._counting.get(event.get("event", ""))
-        if count is not None:
-            count(event, self.name(event.get("transport", OTHER)))
+        counting = self._counting.get(event.get("event", ""))
+        if counting is None:
+            return
+        transport = self.transportLabel(event.get("transport", OTHER))
+        for labels, amount, add in counting:
+            if (number := amount(event)) is not None:
+                add([transport if label == "transport" else LABELS[label](event) for label in labels], number)
 
-    def name(self, transport: object) -> str:
-        """-> the label of a transport."""
-        if transport not in self._names:
-            if not isinstance(transport, str) or len(self._names) >= MOST:
+    def transportLabel(self, name: object) -> str:
+        """-> the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
+        if name not in self._transports:
+            if not isinstance(name, str) or len(self._transports) >= MAX_TRANSPORTS:
                 return OTHER
-            self._names.add(transport)
-        return str(transport)
-
-    def _countReceived(self, event: LogEvent, name: str) -> None:
-        outcome = event.get("outcome", OTHER)
-        wrote = "true" if event.get("write") else "false"
-        self._received.labels(name, outcome if outcome in MEANING else OTHER, wrote).inc()
-        if outcome == "done":
-            self._seconds.labels(name).observe(event.get("seconds", 0.0))
-        if not event.get("group"):
-            # What a group has sent is counted when it closes: its receivers hear the same blocks.
-            self._countSent(event, name)
-
-    def _countClosed(self, event: LogEvent, name: str) -> None:
-        self._countSent(event, name)
-        self._lost.labels(name).inc(event.get("lost", 0))
-
-    def _countSent(self, event: LogEvent, name: str) -> None:
-        for counter, key in (
-            (self._octets, "octets"),
-            (self._blocks, "blocks"),
-            (self._repeats, "repeats"),
-            (self._full, "full"),
-        ):
-            counter.labels(name).inc(max(0, event.get(key) or 0))
-
-    def _countRefused(self, event: LogEvent, name: str) -> None:
-        code = event.get("code")
-        self._refused.labels(name, str(code) if isinstance(code, int) and 0 <= code <= 8 else OTHER).inc()
+            self._transports.add(name)
+        return str(name)
 
     def page(self) -> bytes:
         """-> what a scrape is answered with."""
         return bytes(generate_latest(self.registry))
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """
+    What gauges are read from, at one instant.
+
+    @ivar site: for whatever is read of it alone.
+    @ivar transfers: how many are under way, by transport and kind.
+    @ivar receivers: how many there are, by transport.
+    @ivar resources: what L{castd.observe.status.resources} counts.
+    """
+
+    site: ISite
+    transfers: Mapping[tuple[str, ...], int]
+    receivers: Mapping[tuple[str, ...], int]
+    resources: Mapping[str, int]
+
+
 class Gauges(Collector):
     """
-    What is read when it is asked for.
+    Reads the metrics of L{GAUGES} when a scrape asks for them.
     """
 
-    def __init__(
-        self, figures: Counters, transports: Callable[[], Iterable[Any]], held: Callable[[], Mapping[str, int]]
-    ) -> None:
+    def __init__(self, counters: Counters, transports: Callable[[], Iterable[ICastTransport]], site: ISite) -> None:
         """
-        @param transports: -> each L{ICastTransport<castd.interfaces.ICastTransport>} that listens.
-        @param held: -> what the server keeps, L{castd.observe.status.held}.
+        @param counters: their registry shows the gauges, too, and their labels of transports hold for both.
+        @param transports: -> each that listens.
         """
-        self._figures = figures
+        self._counters = counters
         self._transports = transports
-        self._held = held
-        figures.registry.register(self)
+        self._site = site
+        counters.registry.register(self)
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """As C{prometheus_client} asks for it."""
-        casts = GaugeMetricFamily("castd_casts", "Transfers and groups under way.", labels=["transport", "kind"])
-        receivers = GaugeMetricFamily("castd_receivers", "Receivers, and senders of uploads.", labels=["transport"])
-        members: dict[str, int] = {}
-        found: dict[tuple[str, str], int] = {}
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read every gauge, as C{prometheus_client} asks for it."""
+        readings = self._readings()
+        for gauge in GAUGES:
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+            for values, number in gauge.read(readings).items():
+                family.add_metric(values, number)
+            yield family
+
+    def _readings(self) -> Readings:
+        transfers, receivers = collections.Counter[tuple[str, ...]](), collections.Counter[tuple[str, ...]]()
         for transport in self._transports():
-            for cast in transport.casts():
-                name = self._figures.name(getattr(cast, "name", OTHER))
-                kind, here = kindOf(cast)
-                found[name, kind] = found.get((name, kind), 0) + 1
-                members[name] = members.get(name, 0) + here
-        for labels, number in found.items():
-            casts.add_metric(list(labels), number)
-        for name, number in members.items():
-            receivers.add_metric([name], number)
-        kept = self._held()
-        timers = GaugeMetricFamily("castd_alarms", "Alarms of casts, set or not yet forgotten.", kept["alarms"])
-        calls = GaugeMetricFamily("castd_delayed_calls", "What the reactor was asked to do later.", kept["calls"])
-        ports = GaugeMetricFamily("castd_kept_ports", "Ports that wait for the next transfer.", kept["ports"])
-        return iter((casts, receivers, timers, calls, ports))
-
-
-def kindOf(cast: Any) -> tuple[str, int]:
-    """-> C{group}, C{unicast} or C{upload}, and how many receivers it has."""
-    receivers = getattr(cast, "receivers", None)
-    if receivers is None:
-        return "upload", 1
-    wire = getattr(cast, "wire", None)
-    return ("unicast" if getattr(wire, "group", None) is None else "group"), len(receivers)
+            for each in transport.casts():
+                name, kind, here = OTHER, OTHER, 1
+                # What a transport from elsewhere has under way may tell less of itself.
+                if ILiveTransfer.providedBy(each):
+                    name, kind, here = each.name, each.kind, len(each.liveReceivers())
+                label = self._counters.transportLabel(name)
+                transfers[label, kind if kind in KINDS else OTHER] += 1
+                receivers[label,] += here
+        return Readings(self._site, transfers, receivers, resources(self._site))
 
 
 class MetricsSite(Site):
-    """The server of the page.  That it is read every few seconds is no news, so it has no log."""
+    """Serves L{MetricsPage} without a log: that it is read every few seconds is no news."""
 
     noisy = False
 
     def log(self, request: object) -> None:
-        """Not at all."""
+        """Write nothing down."""
 
 
 class MetricsPage(Resource):
-    """C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
+    """Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
 
-    def __init__(self, figures: Counters, unready: Callable[[], str | None]) -> None:
+    def __init__(self, counters: Counters, unready: Callable[[], str | None]) -> None:
         """@param unready: -> why requests are not answered now, L{None}: they are."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.putChild(b"metrics", _Answer(lambda: (200, figures.page()), CONTENT_TYPE_LATEST))
-        self.putChild(b"healthz", _Answer(lambda: (200, b"alive\n")))
-        self.putChild(b"readyz", _Answer(lambda: _ready(unready())))
+        Resource.__init__(self)
+        self.putChild(b"metrics", _TextPage(lambda: (200, counters.page()), CONTENT_TYPE_LATEST))
+        self.putChild(b"healthz", _TextPage(lambda: (200, b"alive\n")))
+        self.putChild(b"readyz", _TextPage(lambda: _readiness(unready())))
 
 
-def _ready(why: str | None) -> tuple[int, bytes]:
+def _readiness(why: str | None) -> tuple[int, bytes]:
     return (200, b"ready\n") if why is None else (503, f"{why}\n".encode())
 
 
-class _Answer(Resource):
+class _TextPage(Resource):
     """One page of text."""
 
     isLeaf = True
 
     def __init__(self, answer: Callable[[], tuple[int, bytes]], kind: str = "text/plain; charset=utf-8") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        """
+        @param answer: -> status and body.
+        @param kind: its content type.
+        """
+        Resource.__init__(self)
         self._answer = answer
         self._kind = kind
 
-    def render_GET(self, request: Any) -> bytes:
+    def render_GET(self, request: Request) -> bytes:
         status, body = self._answer()
         request.setResponseCode(status)
         request.setHeader("content-type", self._kind)

@@ -1,9 +1,9 @@
 """
-What a supervisor is told (C{sd_notify(3)}): ready, reloading, stopping, how things stand, and that we are alive.
+Tells the service manager (C{sd_notify(3)}) that castd is ready, reloads, stops or is alive, and how many it serves.
 
-Alive means that every port which requests come to still hears: each is sent a datagram of our own through the kernel,
-and only when all have read it is the watchdog fed.  So it bites when the reactor hangs, and when a listener is dead
-while the reactor runs.
+Alive means that every port which requests come to is still read.  A datagram is sent through the kernel to each of
+them, and only when all were read is the watchdog fed.  So the watchdog bites when the reactor hangs, and also when one
+listener is dead while the reactor runs.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ import socket
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+
+from castd.interfaces import IListeningPort
 
 _log = Logger(namespace="castd")
 
-#: The most that is asked of a supervisor beyond the time for draining, for farewells and closing.  Seconds.
-FAREWELL = 5.0
-#: The longest that a supervisor is waited for, where it has to be.  Seconds.
-BARRIER = 1.0
+#: Seconds that a stop may take beyond the time for draining: for farewells, and for closing.
+STOP_MARGIN = 5.0
+#: The most seconds that L{ServiceNotifier.barrier} waits.
+BARRIER_TIMEOUT = 1.0
 
 
 class ServiceNotifier:
     """
-    The way to the supervisor; without one, silence.
+    Sends notifications to the service manager; without one it does nothing.
 
-    @ivar mute: nothing is said: another process is the one that speaks.
+    @ivar muted: nothing is sent: another process is the one that notifies.
     """
 
     def __init__(self, address: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """
-        @param address: C{NOTIFY_SOCKET}: a path, or C{@name}.  Others than those of this machine are not spoken to.
-        @param clock: C{CLOCK_MONOTONIC}, by which the supervisor dates a reload.  Seconds.
+        @param address: C{NOTIFY_SOCKET}: a path, or C{@name} for an abstract one.  Another kind (C{vsock:}) counts
+            as no service manager.
+        @param clock: C{CLOCK_MONOTONIC} in seconds, by which the service manager dates a reload.
         """
         self._clock = clock
-        self.mute = False
+        self.muted = False
         self._address: str | None = None
         self._socket: socket.socket | None = None
         if address and address[0] in "/@":
@@ -49,147 +51,156 @@ class ServiceNotifier:
             self._socket.setblocking(False)
 
     @property
-    def heard(self) -> bool:
-        """Is there a supervisor?"""
+    def connected(self) -> bool:
+        """There is a service manager."""
         return self._socket is not None
 
-    def say(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
+    def notify(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
         """
-        Fields as C{READY=1}, in one datagram.  A supervisor that does not listen is no reason to end.
+        Send fields such as C{READY=1} in one datagram.  A service manager that does not take it is no reason to end.
 
-        @param descriptors: what goes with it.
+        @param descriptors: sent along with them.
         """
-        if self._socket is None or self._address is None or self.mute:
+        if self._socket is None or self._address is None or self.muted:
             return
-        told = "\n".join(field.replace("\n", " ") for field in fields).encode()
+        message = "\n".join(field.replace("\n", " ") for field in fields).encode()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
         try:
-            self._socket.sendmsg([told], ancillary, 0, self._address)
+            self._socket.sendmsg([message], ancillary, 0, self._address)
         except OSError as error:
             _log.warn("the supervisor cannot be told {told}: {why}", event="unsaid", told=fields[0], why=str(error))
 
     def reloading(self) -> None:
-        """A reload has begun; READY ends it."""
-        self.say("RELOADING=1", f"MONOTONIC_USEC={int(self._clock() * 1e6)}", "STATUS=reloading")
+        """Notify that a reload has begun; READY ends it."""
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={int(self._clock() * 1e6)}", "STATUS=reloading")
 
     def barrier(self) -> None:
         """
-        Wait until the supervisor has done what it was told, at most L{BARRIER} seconds: it closes what it is handed
-        here (C{sd_notify_barrier(3)}).
+        Wait until the service manager has handled all notifications so far, at most L{BARRIER_TIMEOUT} seconds: it then
+        closes the descriptor that it gets here (C{sd_notify_barrier(3)}).
         """
-        ours, theirs = os.pipe()
+        reading, writing = os.pipe()
         try:
-            self.say("BARRIER=1", descriptors=(theirs,))
-            os.close(theirs)
-            if self.heard and not self.mute:
-                done = select.poll()
-                done.register(ours, select.POLLIN)
-                done.poll(BARRIER * 1000)
+            self.notify("BARRIER=1", descriptors=(writing,))
+            os.close(writing)
+            if self.connected and not self.muted:
+                closed = select.poll()
+                closed.register(reading, select.POLLIN)
+                closed.poll(BARRIER_TIMEOUT * 1000)
         finally:
-            os.close(ours)
+            os.close(reading)
 
     def close(self) -> None:
-        """Nothing more will be said."""
+        """Send nothing any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-def watchdog(environ: Mapping[str, str], pid: int | None = None) -> float | None:
-    """-> seconds within which the supervisor wants to hear from us, L{None}: it does not."""
-    period, whose = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
-    mine = not whose or whose == str(os.getpid() if pid is None else pid)
-    return int(period) / 1e6 if mine and period.isdecimal() and int(period) else None
+def watchdogPeriod(environ: Mapping[str, str], pid: int | None = None) -> float | None:
+    """
+    -> the seconds within which the watchdog has to be fed (C{sd_watchdog_enabled(3)}); L{None}: there is none.
+
+    @param pid: of this process, unless given.
+    """
+    period, watched = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    isUs = not watched or watched == str(os.getpid() if pid is None else pid)
+    return int(period) / 1e6 if isUs and period.isdecimal() and int(period) else None
 
 
 class ServiceWatch:
     """
-    Keeps the supervisor informed, from the start of a server to its end.
+    Keeps the service manager informed, from the start of a server to its end.
+
+    @ivar notifier: what notifications are sent by.
     """
 
     def __init__(
         self,
-        reactor: Any,
-        notices: ServiceNotifier,
+        reactor: IReactorTime,
+        notifier: ServiceNotifier,
         period: float | None,
-        ports: Callable[[], Iterable[tuple[str, Any]]],
-        standing: Callable[[], str],
+        ports: Callable[[], Iterable[tuple[str, IListeningPort]]],
+        status: Callable[[], str],
     ) -> None:
         """
-        @param period: seconds that the watchdog waits; it is fed twice in that time.
-        @param ports: -> (address for people, L{IListeningPort<castd.interfaces.IListeningPort>}) of each listener.
-        @param standing: -> how things stand, in a few words.
+        @param period: seconds within which the watchdog has to be fed, which is done twice in that time; L{None}: there
+            is no watchdog.
+        @param ports: -> (address for people, port) of each listener.
+        @param status: -> the state of the server in a few words.
         """
-        self.notices = notices
+        self.notifier = notifier
         self._reactor = reactor
         self._period = period
         self._ports = ports
-        self._standing = standing
+        self._status = status
         self._call: IDelayedCall | None = None
-        self._waiting: dict[Any, None] = {}
-        self._proved: set[Any] = set()
+        # Ports that have answered a probe before, and those of them that the watchdog waits for now.
+        self._answering: set[IListeningPort] = set()
+        self._unanswered: set[IListeningPort] = set()
 
-    def begin(self) -> None:
-        """The server has started; as soon as the reactor runs, it is ready."""
-        self.notices.mute = False
-        self._call = self._reactor.callLater(0, self._ready)
+    def start(self) -> None:
+        """The server has started: notify that it is ready as soon as the reactor runs, and feed the watchdog."""
+        self.notifier.muted = False
+        self._call = self._reactor.callLater(0, self._started)
 
-    def _ready(self) -> None:
+    def _started(self) -> None:
         self.ready()
-        self._beat()
+        self._probePorts()
 
     def ready(self) -> None:
-        """It serves, for the first time or after a reload."""
-        self.notices.say("READY=1", f"STATUS={self._standing()}")
+        """Notify that castd serves, for the first time or after a reload."""
+        self.notifier.notify("READY=1", f"STATUS={self._status()}")
 
     def stopping(self, drain: float) -> None:
         """
-        No more requests are taken.  The watchdog is fed on: transfers are under way.
+        Notify that no more requests are taken.  The watchdog is still fed: transfers are under way.
 
-        @param drain: seconds that this may take, which the supervisor is asked to wait.
+        @param drain: seconds that this may take, which the service manager is asked to wait.
         """
-        allowed = int((drain + FAREWELL) * 1e6)
-        self.notices.say("STOPPING=1", f"STATUS={self._standing()}", f"EXTEND_TIMEOUT_USEC={allowed}")
+        allowed = int((drain + STOP_MARGIN) * 1e6)
+        self.notifier.notify("STOPPING=1", f"STATUS={self._status()}", f"EXTEND_TIMEOUT_USEC={allowed}")
 
-    def rest(self) -> None:
-        """Another process is the one that is watched; L{begin} ends that."""
+    def pause(self) -> None:
+        """Send nothing until L{start}: another process is the one that is watched."""
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
-        self._waiting.clear()
-        self.notices.mute = True
+        self._unanswered.clear()
+        self.notifier.muted = True
 
-    def end(self) -> None:
-        """All is over."""
-        self.rest()
-        self.notices.close()
+    def stop(self) -> None:
+        """The server has ended: send nothing any more."""
+        self.pause()
+        self.notifier.close()
 
-    def _beat(self) -> None:
-        """Ask every listener; whoever has not answered since the last time is named."""
+    def _probePorts(self) -> None:
+        """Probe every port, and log which have not answered since the last time."""
         if self._period is None:
             self._call = None
             return
-        self._call = self._reactor.callLater(self._period / 2, self._beat)
-        ports = {port: address for address, port in self._ports() if port is not None}
-        for port in self._waiting.keys() & ports.keys():
+        self._call = self._reactor.callLater(self._period / 2, self._probePorts)
+        ports = {port: address for address, port in self._ports()}
+        for port in self._unanswered & ports.keys():
             _log.error("{address} does not hear: the watchdog is not fed", event="deaf", address=ports[port])
-        self._proved &= ports.keys()
+        self._answering &= ports.keys()
         # A firewall between this machine and itself is no reason to be killed: who never answered is not waited for.
-        self._waiting = {port: None for port in ports if port in self._proved}
+        self._unanswered = set(self._answering)
         for port in ports:
             try:
                 port.probe().addCallback(self._answered, port)
             except OSError:
                 # No address, no route: the machine's trouble, and nothing that a restart would mend.
-                self._waiting.pop(port, None)
-        self._feed()
+                self._unanswered.discard(port)
+        self._feedWatchdog()
 
-    def _answered(self, _: object, port: Any) -> None:
-        self._proved.add(port)
-        if port in self._waiting:
-            del self._waiting[port]
-            self._feed()
+    def _answered(self, _: object, port: IListeningPort) -> None:
+        self._answering.add(port)
+        if port in self._unanswered:
+            self._unanswered.remove(port)
+            self._feedWatchdog()
 
-    def _feed(self) -> None:
-        if not self._waiting and self._call is not None:
-            self.notices.say("WATCHDOG=1", f"STATUS={self._standing()}")
+    def _feedWatchdog(self) -> None:
+        """Feed it, unless a port has not answered yet."""
+        if not self._unanswered and self._call is not None:
+            self.notifier.notify("WATCHDOG=1", f"STATUS={self._status()}")

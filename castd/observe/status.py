@@ -1,41 +1,140 @@
 """
-What is under way, as plain data: for C{castd status}.
+What is under way, as plain data: for C{castd status} and for the gauges of the metrics.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
 
+from castd.interfaces import ICastTransport, ILiveTransfer, ISite, LiveReceiver
 from castd.request import hostPort
 
+#: The kinds of L{ILiveTransfer}; whatever else is under way is L{OTHER}.
+KINDS = ("unicast", "group", "upload")
+OTHER = "other"
 
-def about(addresses: Iterable[Any], now: float) -> list[dict[str, Any]]:
+
+class ReceiverStatus(TypedDict):
+    """A L{LiveReceiver}; C{seconds}: since it asked."""
+
+    peer: str
+    name: str
+    sent: int
+    needed: int | None
+    seconds: float
+
+
+class TransferStatus(TypedDict):
+    """An L{ILiveTransfer}; C{seconds}: since it began.  Whatever is not known is L{None}."""
+
+    transport: str
+    kind: str
+    name: str | None
+    group: str | None
+    size: int | None
+    octets: int | None
+    blocks: int | None
+    repeats: int | None
+    seconds: float | None
+    receivers: list[ReceiverStatus]
+
+
+class AddressStatus(TypedDict):
+    """An address that requests come to, and the transfers under way there."""
+
+    address: str
+    transports: list[str]
+    retiring: bool
+    casts: list[TransferStatus]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _Address(Protocol):
+    """What is read of a L{ListeningAddress<castd.service.address.ListeningAddress>}."""
+
+    retiring: bool
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def entries(self) -> Sequence[_Named]: ...
+    @property
+    def transport(self) -> ICastTransport: ...
+
+
+def addressStatus(address: _Address, now: float) -> AddressStatus:
+    """Describe an address that requests come to, with the transfers that are under way there at this instant."""
+    return {
+        "address": address.address,
+        "transports": [entry.name for entry in address.entries],
+        "retiring": address.retiring,
+        "casts": [transferStatus(transfer, now) for transfer in address.transport.casts()],
+    }
+
+
+def transferStatus(transfer: object, now: float) -> TransferStatus:
     """
-    @param addresses: each a L{ListeningAddress<castd.service.address.ListeningAddress>}.
-    @return: for each what it is, and the casts under way there; times are seconds until now.
+    Describe a cast or an upload.
+
+    @param transfer: mostly an L{ILiveTransfer}.  A transport from elsewhere may have something else under way, of which
+        is told only that it is there.
     """
-    return [
-        {
-            "address": each.address,
-            "transports": [entry.name for entry in each.entries],
-            "retiring": each.retiring,
-            "casts": [_cast(cast, now) for cast in each.transport.casts()],
+    if not ILiveTransfer.providedBy(transfer):
+        return {
+            "transport": "?",
+            "kind": OTHER,
+            "name": None,
+            "group": None,
+            "size": None,
+            "octets": None,
+            "blocks": None,
+            "repeats": None,
+            "seconds": None,
+            "receivers": [],
         }
-        for each in addresses
-    ]
+    blocks, repeats, octets = transfer.progress()
+    return {
+        "transport": transfer.name,
+        "kind": transfer.kind,
+        "name": transfer.fileName,
+        "group": None if transfer.group is None else hostPort(transfer.group),
+        "size": transfer.size,
+        "octets": octets,
+        "blocks": blocks,
+        "repeats": repeats,
+        "seconds": round(now - transfer.opened, 3),
+        "receivers": [_receiverStatus(each, now) for each in transfer.liveReceivers()],
+    }
 
 
-def held(site: Any) -> dict[str, int]:
+def _receiverStatus(receiver: LiveReceiver, now: float) -> ReceiverStatus:
+    return {
+        "peer": hostPort(receiver.peer),
+        "name": receiver.name,
+        "sent": receiver.sent,
+        "needed": receiver.needed,
+        "seconds": round(now - receiver.since, 3),
+    }
+
+
+def resources(site: ISite) -> dict[str, int]:
     """
-    -> what the server keeps, and what must be the same whenever as much is under way: C{calls} are those that the
-    reactor has been asked for, C{ports} wait for the next transfer with two descriptors each.
+    Count what the server holds: the numbers are the same again whenever as much is under way.
+
+    @return: C{descriptors} that are open; C{ports} that wait for the next transfer, with two descriptors each;
+        C{alarms} of casts; delayed C{calls} of the reactor; C{casts} and C{receivers} under way; C{looking}: requests
+        whose file is being looked for.
     """
     admission = site.admission
     return {
-        "descriptors": _descriptors(),
-        "ports": getattr(site.ports, "kept", 0),
+        "descriptors": _openDescriptors(),
+        "ports": site.ports.idle,
         "alarms": len(site.timers),
         "calls": len(site.reactor.getDelayedCalls()),
         "casts": admission.casts,
@@ -44,55 +143,9 @@ def held(site: Any) -> dict[str, int]:
     }
 
 
-def _descriptors() -> int:
-    """Open ones; 0 where nobody says: in another root (twistd --chroot)."""
+def _openDescriptors() -> int:
+    """-> how many descriptors are open; 0 where C{/dev/fd} is not there: in another root (C{twistd --chroot})."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError:
         return 0
-
-
-def _cast(cast: Any, now: float) -> dict[str, Any]:
-    """Of an outsider's transport as much as it has in common with ours."""
-    wire, request = getattr(cast, "wire", None), getattr(cast, "request", None)
-    content, group = getattr(cast, "content", None), getattr(wire, "group", None)
-    blocks, repeats, octets = _sofar(cast)
-    return {
-        "transport": getattr(cast, "name", "?"),
-        "kind": "upload" if request is not None else "unicast" if group is None else "group",
-        "name": getattr(content, "name", None) or getattr(request, "name", None),
-        "group": group and hostPort(group),
-        "size": getattr(content, "size", None),
-        "octets": octets,
-        "blocks": blocks,
-        "repeats": repeats,
-        "seconds": _ago(now, getattr(cast, "opened", None)),
-        "receivers": list(_receivers(cast, blocks, getattr(wire, "count", None), now)),
-    }
-
-
-def _sofar(cast: Any) -> tuple[int | None, int | None, int | None]:
-    """-> blocks, repeats and octets."""
-    counted = getattr(cast, "sofar", None)
-    if counted is None:
-        return getattr(cast, "blocks", None), getattr(cast, "repeats", None), getattr(cast, "octets", None)
-    return counted()  # type: ignore[no-any-return]
-
-
-def _receivers(cast: Any, blocks: int | None, needed: int | None, now: float) -> Iterable[dict[str, Any]]:
-    for peer, receiver in getattr(cast, "receivers", {}).items():
-        yield {
-            "peer": hostPort(peer),
-            "name": receiver.request.name,
-            "sent": (blocks or 0) - receiver.before[0],
-            "needed": needed,
-            "seconds": _ago(now, receiver.since),
-        }
-    request = getattr(cast, "request", None)
-    if request is not None:
-        told = {"sent": blocks, "needed": None, "seconds": _ago(now, cast.opened)}
-        yield {"peer": hostPort(request.peer), "name": request.name, **told}
-
-
-def _ago(now: float, instant: float | None) -> float | None:
-    return None if instant is None else round(now - instant, 3)

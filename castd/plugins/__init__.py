@@ -1,7 +1,7 @@
 """
-Announcements of transports and content sources, from here and from every directory C{castd/plugins} on the path.
+Holds announcements of transports and content sources, from here and from every directory C{castd/plugins} on the path.
 
-A directory elsewhere has no C{__init__.py}; this one is the only one, and it holds nothing.
+A directory elsewhere has no C{__init__.py}: this is the only one.
 """
 
 from twisted.plugin import pluginPackagePaths

@@ -1,5 +1,5 @@
 """
-What comes with castd.  Nothing is imported until a service file names it.
+Announces what comes with castd.  Nothing of it is imported until a service file names it.
 """
 
 from castd.config.plugin import ContentSourceMaker, TransportMaker

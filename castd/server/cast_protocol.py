@@ -6,10 +6,12 @@ it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import (
@@ -24,7 +26,7 @@ from castd.cast.events import (
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
-from castd.interfaces import IContent, IDialect, IGroupWire, IPaced, ISite, IWire
+from castd.interfaces import IContent, IDialect, IGroupWire, ILiveTransfer, IPaced, ISite, IWire, LiveReceiver
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.audience import CastOwner, Receiver
@@ -49,10 +51,12 @@ def letGo(content: IContent, transport: str) -> None:
         _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
 
 
+@implementer(ILiveTransfer)
 class CastProtocol(FastPath):
     """
     Carries one cast, and beside it the casts of those who turned out to hear no multicast.
 
+    @ivar name, fileName, size, group, opened: see L{ILiveTransfer}.
     @ivar receivers: who is here.
     @ivar full: full sockets; C{joined}: how many receivers came in all.
     @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
@@ -84,6 +88,9 @@ class CastProtocol(FastPath):
         super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
         self.home = home
         self.name = name
+        self.fileName: str = content.name
+        self.size: int | None = content.size
+        self.group: Peer | None = wire.group
         self.dialect: Any = dialect
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}
@@ -102,6 +109,19 @@ class CastProtocol(FastPath):
     def main(self) -> Any:
         """The cast of the group, or of the one receiver."""
         return self._main.cast
+
+    @property
+    def kind(self) -> str:
+        """As L{ILiveTransfer.kind}."""
+        return "unicast" if self.group is None else "group"
+
+    def liveReceivers(self) -> Sequence[LiveReceiver]:
+        """As L{ILiveTransfer.liveReceivers}."""
+        sent, count = self.progress()[0], self.wire.count
+        return [
+            LiveReceiver(peer, receiver.request.name, sent - receiver.before[0], count, receiver.since)
+            for peer, receiver in self.receivers.items()
+        ]
 
     @property
     def joinable(self) -> bool:
@@ -234,7 +254,7 @@ class CastProtocol(FastPath):
 
     # What goes out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """The alarm rings."""
         try:
             self._leaveFastPath()

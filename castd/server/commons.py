@@ -37,7 +37,7 @@ class Commons:
         self.ports = ports
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
-        self.timers = Timers(reactor, getattr(ports, "drain", None))
+        self.timers = Timers(reactor, ports.readArrived)
         self.blockCache = BlockCache(limits.memory)
         self.admission = Admission(limits)
         self.groupPool = GroupPool()

@@ -24,7 +24,7 @@ class FastPath(DatagramProtocol):
     class, not a part, so that a block costs no call more.
 
     @ivar blocks, repeats, octets: datagrams with blocks, those that were repetitions, octets of them.
-    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
     noisy = False
@@ -38,7 +38,7 @@ class FastPath(DatagramProtocol):
         self.content: Any = content
         self.blocks = self.repeats = self.octets = 0
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self._seconds: Callable[[], float] = self.site.reactor.seconds
         self._turn = turn
         self._chunk: Chunk | None = None
@@ -135,7 +135,7 @@ class FastPath(DatagramProtocol):
 
     def _burstFor(self, preparedSteps: PreparedSteps) -> Callable[[Any], object]:
         step = self._chunk.step  # type: ignore[union-attr]
-        return self.transport.burst(step, step * preparedSteps.stride)  # type: ignore[no-any-return,union-attr]
+        return self.transport.burstWriter(step, step * preparedSteps.stride)  # type: ignore[no-any-return,union-attr]
 
     def _measuredStep(self, old: PreparedSteps, datagram: bytes) -> bool:
         """
@@ -184,8 +184,8 @@ class FastPath(DatagramProtocol):
         numbers, blocksize = preparedSteps.numbers(self._steps, self.wire.count), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
-    def sofar(self) -> tuple[int, int, int]:
-        """-> C{blocks}, C{repeats} and C{octets} with the steps that nobody was told of yet; no lane is left for it."""
+    def progress(self) -> tuple[int, int, int]:
+        """-> C{blocks}, C{repeats} and C{octets}, with the steps on the fast path that the cast was not told of yet."""
         if self._prepared is None or not self._steps:
             return self.blocks, self.repeats, self.octets
         numbers, octets = self._taken(self._prepared)

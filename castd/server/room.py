@@ -55,7 +55,7 @@ class ListeningTransport:
     def writeBurst(self, image: memoryview, step: int, address: Peer) -> int:
         return self._port.writeBurst(image, step, address, self._local)  # type: ignore[no-any-return]
 
-    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
+    def burstWriter(self, step: int, most: int) -> Callable[[memoryview], None]:
         def send(image: memoryview) -> None:
             if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
                 raise BlockingIOError

@@ -12,10 +12,11 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Refused, UnknownTid, WireError
-from castd.interfaces import IDialect, ISite, ITransferHalf, IUpload
+from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, IUpload, LiveReceiver
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.request import Peer, Request, hostPort
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
@@ -24,6 +25,7 @@ from castd.server.sendqueue import SendQueue
 _log = Logger(namespace="castd")
 
 
+@implementer(ILiveTransfer)
 class UploadProtocol(DatagramProtocol):
     """
     Runs an intake on a port: payloads go to the upload, its last acknowledgement goes out when the upload is committed.
@@ -34,13 +36,16 @@ class UploadProtocol(DatagramProtocol):
     @ivar blocks, octets: what was received; C{repeats}: what had to be said again until it was stored;
         C{full}: times the socket was full.
     @ivar malformed: datagrams of the peer that said nothing.
-    @ivar due, queued: see L{castd.net.timers.TimerTarget}.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     @ivar over: it has ended.
     @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
     """
 
     largest = LARGEST_BLKSIZE + 5
     transport: Any = None
+    kind = "upload"
+    group: Peer | None = None
+    size: int | None = None
 
     noisy = False
 
@@ -63,7 +68,7 @@ class UploadProtocol(DatagramProtocol):
         self.blocks = self.octets = self.repeats = self.full = self.malformed = 0
         self.opened: float = self.site.reactor.seconds()
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self.over = False
         self._receiver: Any = uploadReceiver
         self._upload: Any = upload
@@ -74,6 +79,21 @@ class UploadProtocol(DatagramProtocol):
         self._seconds = self.site.reactor.seconds
         self._queue = SendQueue(self)
         self._shared = False
+
+    # What is shown of it.
+
+    @property
+    def fileName(self) -> str:
+        """Name of the file, as the client writes it."""
+        return self.request.name
+
+    def progress(self) -> tuple[int, int, int]:
+        """As L{ILiveTransfer.progress}."""
+        return self.blocks, self.repeats, self.octets
+
+    def liveReceivers(self) -> Sequence[LiveReceiver]:
+        """-> the one client that writes."""
+        return [LiveReceiver(self.request.peer, self.request.name, self.blocks, None, self.opened)]
 
     # Life.
 
@@ -213,7 +233,7 @@ class UploadProtocol(DatagramProtocol):
 
     # What goes out.
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         """The alarm rings."""
         if self._closed >= CLOSED_PORTS:
             self._finish(outcomes.CLOSED)

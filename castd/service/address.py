@@ -102,7 +102,7 @@ class ListeningAddress(Service):
         draining: Deferred[None] = maybeDeferred(self.transport.drain)
         if self.site.predecessor is not None:
             draining.addCallback(lambda _: self.site.predecessor and self.site.predecessor.gone())
-        elif self.site.ports.keeps and not self.guests():
+        elif self.site.ports.storing and not self.guests():
             # Nothing more is to be heard here: what comes waits in the socket for the process after this one.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)

@@ -15,7 +15,6 @@ from twisted.logger import globalLogPublisher
 
 from castd.config.config import Config
 from castd.errors import ConfigError
-from castd.observe.status import held
 from castd.service.doors import LONGEST, AdminPort, Answer, ControlFactory, controlSocket, place
 
 if TYPE_CHECKING:
@@ -155,10 +154,6 @@ class AdminPorts:
 
         if self._figures is None:
             self._figures = Counters()
-            Gauges(
-                self._figures,
-                lambda: [each.transport for each in self._server.addresses],
-                lambda: held(self._server.site),
-            )
+            Gauges(self._figures, lambda: [each.transport for each in self._server.addresses], self._server.site)
             globalLogPublisher.addObserver(self._figures)
         return MetricsSite(MetricsPage(self._figures, self._server.unready))  # type: ignore[no-untyped-call]

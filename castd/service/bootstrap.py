@@ -20,10 +20,10 @@ from twisted.logger import Logger
 
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
-from castd.net.activation import adopted, told
+from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
 from castd.net.ports import Ports
-from castd.observe.sdnotify import ServiceNotifier, watchdog
+from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
@@ -80,14 +80,14 @@ def before() -> Inheritance | None:
 
 def _made(file: Path | str, reactor: Any, given: Inheritance | None, user: UnprivilegedUser | None) -> Server:
     """The server, and what it gets from others: sockets, and who is to be told."""
-    sockets, stored, unfit = adopted(told())
+    sockets, stored, unfit = passedSockets(takeVariables())
     if given is not None:
         sockets, stored = given.adopted, given.inherited
     chance = BufferedSystemRandom()
-    notices = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
+    notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
     # Till it has taken over nobody is to hear of it.
-    notices.mute = given is not None
-    ports = Ports(reactor, chance, sockets, stored, FdStore(notices), given is not None)
+    notifier.muted = given is not None
+    ports = Ports(reactor, chance, sockets, stored, FdStore(notifier), given is not None)
     collected = collect()
     with nullcontext() if user is None else user.acting():
         config = read(file, collected)
@@ -96,7 +96,7 @@ def _made(file: Path | str, reactor: Any, given: Inheritance | None, user: Unpri
         except ConfigError as error:
             raise Unavailable(*error.faults) from None
     server.user = user
-    server.supervised(notices, watchdog(os.environ))
+    server.supervised(notifier, watchdogPeriod(os.environ))
     reactor.callWhenRunning(report, (*collected.faults, *unfit), ports)
     return server
 

@@ -19,6 +19,7 @@ from castd.files.access import Rule
 from castd.files.content import SourceChain
 from castd.files.directory import makeSink
 from castd.files.uploads import UploadDirectoryOptions
+from castd.interfaces import IContentSink
 from castd.options import ListenOptions
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
@@ -29,12 +30,17 @@ NOBODY = ("0.0.0.0", 0)
 
 @dataclass(frozen=True)
 class _Sink:
-    """What can be named beneath C{uploads:}."""
+    """
+    What can be named beneath C{uploads:}.
+
+    @ivar make: called with an instance of C{options}.
+    """
 
     options: type[BaseModel]
+    make: Callable[[Any], IContentSink]
 
 
-SINKS = {"directory": _Sink(UploadDirectoryOptions)}
+SINKS = {"directory": _Sink(UploadDirectoryOptions, makeSink)}
 
 
 def kinds(collected: Collected) -> Kinds:
@@ -83,7 +89,7 @@ def build(config: Config, collected: Collected, site: Site, sinks: Iterable[tupl
 
     def sink(entry: Entry) -> tuple[Any, Any]:
         ours = next((made for options, made in kept if options == entry.options), None)
-        return entry.options, makeSink(entry.options) if ours is None else ours
+        return entry.options, SINKS[entry.kind].make(entry.options) if ours is None else ours
 
     made = Build(config)
     made.sources = _made(config.content, lambda entry: makers.sources[entry.kind].makeSource(entry.options, site))
@@ -95,7 +101,7 @@ def build(config: Config, collected: Collected, site: Site, sinks: Iterable[tupl
 
     _made(config.transports, transport)
     _fitting(config, SourceChain(made.sources))
-    config.tree.complain()
+    config.tree.raiseFaults()
     return made
 
 
@@ -107,7 +113,7 @@ def _made(entries: Iterable[Entry], make: Callable[[Entry], Any]) -> list[Any]:
             made.append(make(entry))
         except ConfigError as error:
             for fault in error.faults:
-                entry.blame(fault)
+                entry.addFault(fault)
     return made
 
 
@@ -128,7 +134,7 @@ def _fitting(config: Config, content: SourceChain) -> None:
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             for complaint in entry.options.unfit(size):
-                entry.blame(complaint)
+                entry.addFault(complaint)
 
 
 def _place(addresses: dict[tuple[str, int], ListeningAddress], site: Site, transport: Any, entry: Entry) -> None:
@@ -139,4 +145,4 @@ def _place(addresses: dict[tuple[str, int], ListeningAddress], site: Site, trans
         addresses[at] = ListeningAddress(site, transport, entry)
     elif not first.share(transport, entry):
         other = first.entries[0].name
-        entry.blame(f"cannot share {first.address} with '{other}': give one of them another port")
+        entry.addFault(f"cannot share {first.address} with '{other}': give one of them another port")

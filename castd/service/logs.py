@@ -47,7 +47,7 @@ def onStream(stream: TextIO) -> Callable[[Format], Observer]:
     """-> what makes a log of the format that is wanted, onto a stream."""
 
     def made(form: Format) -> Observer:
-        return journal.Journal() if form == "journal" else FileLogObserver(stream, _RENDER[form])
+        return journal.JournalObserver() if form == "journal" else FileLogObserver(stream, _RENDER[form])
 
     return made
 
@@ -160,14 +160,14 @@ class Logs:
                 each.close()
             where = config.tree.where(("logging", "format"))
             raise Unavailable(f"{where}: the journal is not there: {error.strerror}") from None
-        if isinstance(observer, journal.Journal):
+        if isinstance(observer, journal.JournalObserver):
             closing.append(observer)
         return observer
 
     @staticmethod
     def form(wanted: str, toFile: bool) -> Any:
         """-> what C{auto} means here; the journal is no file."""
-        if wanted == "auto" and not toFile and journal.here(os.environ) and os.path.exists(journal.SOCKET):
+        if wanted == "auto" and not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET):
             return "journal"
         return "text" if wanted == "auto" or (toFile and wanted == "journal") else wanted
 

@@ -19,7 +19,7 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.status import about, held
+from castd.observe.status import addressStatus, resources
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
@@ -106,9 +106,9 @@ class Server(MultiService):
         """As who it will be when root is given up."""
         return nullcontext() if self.user is None else self.user.acting()
 
-    def supervised(self, notices: ServiceNotifier, period: float | None) -> None:
+    def supervised(self, notifier: ServiceNotifier, period: float | None) -> None:
         """Keep a supervisor informed, and its watchdog fed; see L{ServiceWatch}."""
-        self.watch = ServiceWatch(self.site.reactor, notices, period, self.ports, self.standing)
+        self.watch = ServiceWatch(self.site.reactor, notifier, period, self.ports, self.standing)
 
     def ports(self) -> list[tuple[str, Any]]:
         """-> address for people, and port, wherever it listens."""
@@ -132,21 +132,21 @@ class Server(MultiService):
         if self.succession.predecessor is None:
             self.succession.begin()
         for drops in list(self.site.drops.values())[:1]:
-            for drop in drops.drops:
-                drop.sweep().addErrback(_unswept)
+            for directory in drops.directories:
+                directory.removeAbandoned().addErrback(_unswept)
 
     def stopService(self) -> Deferred[Any]:
         """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
         self.stopping = self.ending = True
         if self.succession.successor is not None:
             self.succession.successor.abandon()
-        self.site.ports.retain(True)
+        self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
         stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
         return stopping.addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Deferred[Any]:
-        self.watch.end()
+        self.watch.stop()
         self.logs.flush()
         if not self.logs.keeps:
             globalLogPublisher.removeObserver(self.logs)
@@ -177,8 +177,8 @@ class Server(MultiService):
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.since, 3),
-            "addresses": about(self.addresses, now),
-            "held": held(self.site),
+            "addresses": [addressStatus(each, now) for each in self.addresses],
+            "held": resources(self.site),
         }
 
     def _answerReload(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class Server(MultiService):
             return ("castd is stopping",)
         if self.succession.busy:
             return ("an upgrade is under way",)
-        self.watch.notices.reloading()
+        self.watch.notifier.reloading()
         try:
             self.reload(read(self.file, self._collected))
         except ConfigError as error:
@@ -237,7 +237,7 @@ class Server(MultiService):
         self.site.adjust(config.limits)
         self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
         self._listen(made)
-        self.site.ports.settle()
+        self.site.ports.reconcileStore()
 
     def _listen(self, made: Build) -> None:
         """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""

@@ -1,11 +1,12 @@
 """
-Files that are nowhere but in memory: what a site of a test serves and what it is sent.
+Files in memory: what a site of a test serves, and what it is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -16,7 +17,9 @@ from castd.request import Peer
 
 
 def pattern(size: int) -> bytes:
-    """C{size} octets of which no two neighbouring blocks are alike, whatever the block size: a mixed-up block shows."""
+    """
+    -> C{size} octets of which no two neighbouring blocks are alike, whatever the block size: a mixed-up block shows.
+    """
     unit = bytes((3 + 7 * index + index // 251) & 255 for index in range(64_251))
     return (unit * (size // len(unit) + 1))[:size]
 
@@ -24,11 +27,11 @@ def pattern(size: int) -> bytes:
 @implementer(IContent)
 class BytesContent:
     """
-    An opened file made of these octets.
+    A content that is made of octets in memory.
 
     @ivar data: all of it.
     @ivar closes: how often it was closed; once is right.
-    @ivar cut: octets that are left of it, to play a file that was truncated after it was opened.
+    @ivar cut: octets that can still be read, to play a file that was truncated after it was opened.
     """
 
     def __init__(self, name: str, data: bytes, version: Hashable = None) -> None:
@@ -46,7 +49,7 @@ class BytesContent:
             raise ContentChanged
         return self._view[offset : offset + length]
 
-    def readInto(self, buffers: Sequence[memoryview], offset: int) -> None:
+    def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """As L{IContent.readInto}."""
         for buffer in buffers:
             if offset + len(buffer) > self.cut:
@@ -59,9 +62,9 @@ class BytesContent:
         self.closes += 1
 
 
-class Copy:
+class ReceivedFile:
     """
-    What a client has fetched, as L{castd.client.client.fetch} writes it.
+    A file in memory that L{castd.client.client.fetch} writes to.
 
     @ivar data: all that has come; where nothing has come yet there are zeros.
     """
@@ -70,11 +73,11 @@ class Copy:
         self.data = bytearray()
 
     def write(self, data: bytes) -> None:
-        """These octets come next."""
+        """Append octets."""
         self.data += data
 
     def writeAt(self, offset: int, data: bytes) -> None:
-        """These octets belong there."""
+        """Put octets at this offset."""
         end = offset + len(data)
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = data
@@ -82,7 +85,7 @@ class Copy:
 
 @implementer(IUpload)
 class MemoryUpload:
-    """A file that is being received; see L{MemorySink}."""
+    """An upload into a L{MemorySink}."""
 
     def __init__(self, sink: MemorySink, name: str) -> None:
         self._sink = sink
@@ -92,7 +95,7 @@ class MemoryUpload:
     def write(self, data: bytes) -> None:
         """As L{IUpload.write}."""
         self._data += data
-        self._sink.fits(len(self._data))
+        self._sink.checkSize(len(self._data))
 
     def commit(self) -> Deferred[None]:
         """As L{IUpload.commit}."""
@@ -105,18 +108,26 @@ class MemoryUpload:
         self._sink.open.pop(self._name, None)
 
 
+class UploadedFiles(Protocol):
+    """A mapping of names to files that uploads are put into."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+    def __getitem__(self, name: str, /) -> object: ...
+    def __setitem__(self, name: str, data: bytes, /) -> None: ...
+
+
 @implementer(IContentSink)
 class MemorySink:
     """
-    Takes uploads into a mapping.
+    A content sink that puts uploads into a mapping.
 
-    @ivar files: what there is, by name; a finished upload stands here.
+    @ivar files: all files by name; an upload that is complete is one of them.
     @ivar policy: C{"create"}: a name that exists is refused; C{"overwrite"}; C{"existing"}: only names that exist.
     @ivar largest: octets of one upload at the most.
     @ivar open: uploads that are under way.
     """
 
-    def __init__(self, files: MutableMapping[str, bytes], policy: str = "create", largest: int | None = None) -> None:
+    def __init__(self, files: UploadedFiles, policy: str = "create", largest: int | None = None) -> None:
         self.files = files
         self.policy = policy
         self.largest = largest
@@ -133,11 +144,15 @@ class MemorySink:
             refusal = NotFound()
         if refusal is not None:
             raise refusal
-        self.fits(size or 0)
+        self.checkSize(size or 0)
         self.open[name] = peer
         return MemoryUpload(self, name)
 
-    def fits(self, size: int) -> None:
-        """@raise Full: so many octets are too many."""
+    def checkSize(self, size: int) -> None:
+        """
+        Check the size of an upload.
+
+        @raise Full: so many octets are too many.
+        """
         if self.largest is not None and size > self.largest:
             raise Full

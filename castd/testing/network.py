@@ -1,8 +1,8 @@
 """
-A network one can hold: virtual hosts, virtual time, seeded faults.
+A network in memory: virtual hosts, virtual time, seeded faults.
 
 Time jumps from event to event, so an hour of waiting costs nothing; every fault is drawn from a seeded generator, so a
-run can be repeated to the last datagram; every run has a limit, so two sides that chatter for ever fail instead of
+run can be repeated to the last datagram; every run has a limit, so two sides that talk for ever fail instead of
 hanging.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from castd.request import Local, Peer
 from castd.testing.hosts import Host
@@ -19,10 +19,10 @@ from castd.testing.ports import VirtualPort
 from castd.testing.timeline import Timeline
 
 #: Whether a datagram is lost: C{(source, destination, datagram)}; see L{Network.losing}.
-Loses = Callable[[Peer, Peer, bytes], bool]
+LossPredicate: TypeAlias = Callable[[Peer, Peer, bytes], bool]
 
 
-class Sighting(NamedTuple):
+class SentDatagram(NamedTuple):
     """One datagram as it left its sender, whatever became of it then; time in virtual seconds."""
 
     time: float
@@ -48,8 +48,10 @@ class Link:
     latency: float = 0.001
 
 
-class Crowd:
-    """Ports that a datagram reaches at the same time."""
+class GroupDelivery:
+    """
+    Delivers one datagram to several ports at the same time.
+    """
 
     __slots__ = ("_network", "_ports")
 
@@ -69,7 +71,7 @@ class Network(Timeline):
     A L{Clock<twisted.internet.task.Clock>} that carries datagrams.
 
     It is the C{reactor} of a site under test; L{host} gives its C{ports}.  What a protocol raises comes out of L{run}
-    or L{advance}, since in a test nothing shall be survived in silence.
+    or L{advance}, since in a test no fault may pass unseen.
 
     @ivar capture: every datagram sent, in order; L{None} switches it off for long runs.
     @ivar sent: datagrams given to the network.  A group datagram counts once.
@@ -92,19 +94,20 @@ class Network(Timeline):
         self._draw = self.random.random
         self._default = Link(loss, duplicate, reorder, latency)
         self._links: dict[tuple[str | None, str | None], Link] = {}
-        self._loses: list[Loses] = []
+        self._loses: list[LossPredicate] = []
         self._hosts: dict[str, Host] = {}
         self.bound: dict[tuple[str, int], VirtualPort] = {}
         self.groups: dict[tuple[str, int], dict[VirtualPort, None]] = {}
-        self.capture: list[Sighting] | None = [] if capture else None
+        self.capture: list[SentDatagram] | None = [] if capture else None
         self.lost = self.strayed = 0
 
-    # What stands in it
+    # Hosts and links
 
     def host(self, *addresses: str) -> Host:
         """
-        The host that has these addresses, made on first use.  IPv4 or IPv6; C{"10.0.0.1/16"} names the subnet as well,
-        which is /24 (IPv6: /64) otherwise.
+        Find the host that has these addresses, or make one.
+
+        @param addresses: IPv4 or IPv6; C{"10.0.0.1/16"} names the subnet as well, which is /24 (IPv6: /64) otherwise.
         """
         names = [address.partition("/")[0] for address in addresses]
         if names[0] not in self._hosts:
@@ -113,7 +116,7 @@ class Network(Timeline):
         return self._hosts[names[0]]
 
     def hosts(self) -> Iterator[Host]:
-        """Every host once."""
+        """-> every host once."""
         return iter(dict.fromkeys(self._hosts.values()))
 
     def link(
@@ -129,17 +132,20 @@ class Network(Timeline):
         """
         Make one direction between two addresses better or worse than the rest; what is not given stays as it is.
 
-        @param source: L{None}: from everywhere.  The narrower rule wins, and C{destination} is narrower than C{source}.
+        A rule with both addresses wins over one with a destination only, and that over one with a source only.
+
+        @param source: address of the sender; L{None}: any.
+        @param destination: address of the receiver; L{None}: any.
         """
         given = {"loss": loss, "duplicate": duplicate, "reorder": reorder, "latency": latency}
         changes = {name: value for name, value in given.items() if value is not None}
-        before = self._way(source, destination)
+        before = self._linkOf(source, destination)
         if source is None and destination is None:
             self._default = replace(before, **changes)
         else:
             self._links[source, destination] = replace(before, **changes)
 
-    def losing(self, predicate: Loses) -> Callable[[], None]:
+    def losing(self, predicate: LossPredicate) -> Callable[[], None]:
         """
         Lose every datagram for which C{predicate(source, destination, datagram)} is true.
 
@@ -148,7 +154,7 @@ class Network(Timeline):
         self._loses.append(predicate)
         return lambda: self._loses.remove(predicate)
 
-    def _way(self, source: str | None, destination: str | None) -> Link:
+    def _linkOf(self, source: str | None, destination: str | None) -> Link:
         links = self._links
         if not links:
             return self._default
@@ -165,7 +171,7 @@ class Network(Timeline):
         """Take one datagram from a port; called by L{VirtualPort}."""
         self.sent += 1
         if self.capture is not None:
-            self.capture.append(Sighting(self.rightNow, source, destination, datagram))
+            self.capture.append(SentDatagram(self.rightNow, source, destination, datagram))
         where = (destination[0], destination[1])
         receiver = self.bound.get(where)
         if receiver is not None:
@@ -179,7 +185,7 @@ class Network(Timeline):
         self._spread([port for port in heard if port.hears(sender)], datagram, source)
 
     def _spread(self, ports: list[VirtualPort], datagram: bytes, source: Peer) -> None:
-        """To many at once: where all links are alike one event does, and most of a large simulation is this."""
+        """Send to many at once: where all links are alike one event does, and most of a large simulation is this."""
         link = self._default
         if self._links or self._loses or link.duplicate or link.reorder:
             for port in ports:
@@ -190,10 +196,10 @@ class Network(Timeline):
             ports = [port for port in ports if draw() >= loss]
             self.lost += asked - len(ports)
         if ports:
-            self.post(self.rightNow + link.latency, Crowd(self, ports), datagram, source, None)
+            self.post(self.rightNow + link.latency, GroupDelivery(self, ports), datagram, source, None)
 
     def _forward(self, receiver: VirtualPort, datagram: bytes, source: Peer, local: Local | None) -> None:
-        link = self._way(source[0], receiver.address[0])
+        link = self._linkOf(source[0], receiver.address[0])
         draw = self._draw
         if (link.loss and draw() < link.loss) or (
             self._loses and any(loses(source, receiver.address, datagram) for loses in self._loses)
@@ -207,7 +213,7 @@ class Network(Timeline):
             self.post(when + link.latency * draw(), receiver, datagram, source, local)
 
     def _bounce(self, sender: VirtualPort, destination: Peer) -> None:
-        """A host that is there, and nobody listening: port unreachable.  A host that is not there: nothing at all."""
-        if destination[0] in self._hosts and not self._way(destination[0], sender.address[0]).loss:
-            latency = self._way(sender.address[0], destination[0]).latency
+        """Report a closed port of a host that exists; an address without a host answers nothing at all."""
+        if destination[0] in self._hosts and not self._linkOf(destination[0], sender.address[0]).loss:
+            latency = self._linkOf(sender.address[0], destination[0]).latency
             self.callLater(2 * latency, sender.unreachable, destination)

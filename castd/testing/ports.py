@@ -8,13 +8,13 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
 
-from castd.interfaces import IListeningPort
+from castd.interfaces import IListeningPort, IListeningProtocol, ITransferProtocol, Octets
 from castd.request import Local, Peer
 
 if TYPE_CHECKING:
@@ -25,9 +25,21 @@ ANY = ("", "0.0.0.0", "::")
 _LARGEST = 65507
 
 
-def at(host: str, port: int) -> Peer:
-    """A peer as sockets of its family name it."""
+def peerAt(host: str, port: int) -> Peer:
+    """-> a peer as sockets of its family name it."""
     return (host, port, 0, 0) if ":" in host else (host, port)
+
+
+class UdpProtocol(Protocol):
+    """
+    A Twisted C{DatagramProtocol}, of any kind.
+
+    Twisted declares its transport as C{IUDPTransport} and its addresses as pairs, which they are not in IPv6.
+    """
+
+    def makeConnection(self, transport: Any, /) -> None: ...
+    def doStop(self) -> None: ...
+    def datagramReceived(self, datagram: bytes, addr: Any, /) -> None: ...
 
 
 @implementer(IListeningPort)
@@ -35,19 +47,24 @@ class VirtualPort:
     """
     One port of one host; made by L{Host}.
 
-    @ivar host: whose it is.
-    @ivar protocol: who hears it.
+    Its protocol is one of three: C{listening} of a request port, C{transfer} of a port of one cast or upload, or
+    C{client}, of a port that was opened as Twisted's reactor opens one.
+
+    @ivar host: the machine that it is a port of.
     @ivar address: what others see as the source of its datagrams.
-    @ivar peer: the only one that it hears as its own; others are strangers.
+    @ivar peer: the one peer that it has; other senders are strangers.  L{None}: it hears everybody.
     @ivar locals: for each address of its host that it is bound to, what a listener is told about a datagram to it.
+    @ivar wildcard: it is bound to all addresses of its host.
     @ivar group: what L{setGroup} was last told.
     @ivar paused: as L{IListeningPort.paused}.
     @ivar waiting: what came while nobody read; shared with the port of another process that has the same socket.
     """
 
     __slots__ = (
-        "_listener",
+        "_client",
+        "_listening",
         "_probes",
+        "_transfer",
         "address",
         "broadcast",
         "closed",
@@ -57,48 +74,57 @@ class VirtualPort:
         "loopback",
         "paused",
         "peer",
-        "protocol",
         "waiting",
-        "wild",
+        "wildcard",
     )
 
     def __init__(
-        self, host: Host, number: int, protocol: Any, interface: str, peer: Peer | None = None, listener: bool = False
+        self,
+        host: Host,
+        number: int,
+        interface: str,
+        peer: Peer | None = None,
+        listening: IListeningProtocol | None = None,
+        transfer: ITransferProtocol | None = None,
+        client: UdpProtocol | None = None,
     ) -> None:
         self.host = host
-        self.protocol = protocol
         self.peer = peer
-        self.wild = interface in ANY
-        addresses = host.addresses if self.wild else (interface,)
+        self.wildcard = interface in ANY
+        addresses = host.addresses if self.wildcard else (interface,)
         self.locals = {
             address: Local(address, number, index + 1, networks=host.onLink(address))
             for index, address in enumerate(addresses)
         }
-        self.address = at(addresses[0], number)
+        self.address = peerAt(addresses[0], number)
         self.closed = self.broadcast = self.paused = False
         self.waiting: list[tuple[bytes, Peer, Local | None]] = []
         self.loopback = True
         self.group: tuple[int, str, bool, bool] | None = None
-        self._listener = listener
+        self._listening, self._transfer, self._client = listening, transfer, client
         self._probes: list[defer.Deferred[None]] = []
+
+    def connect(self) -> None:
+        """Connect the protocol to this port."""
+        for protocol in (self._listening, self._transfer, self._client):
+            if protocol is not None:
+                protocol.makeConnection(self)
 
     # Sending
 
-    def write(self, datagram: bytes, address: Peer | None = None) -> None:
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
         """As L{IDatagramPort.write}."""
         target = address or self.peer
         if target is None:
             raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
-        self._send(datagram, target, self.address if not self.wild else self.host.source(target, self.address))
+        self._send(datagram, target, self.address if not self.wildcard else self.host.sourceFor(target, self.address))
 
-    def writeFrom(self, datagram: bytes, address: Peer, local: Local) -> None:
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
         """As L{IDatagramPort.writeFrom}."""
         known = local.host in self.host.addresses
-        self._send(datagram, address, at(local.host, self.address[1]) if known else self.address)
+        self._send(datagram, address, peerAt(local.host, self.address[1]) if known else self.address)
 
-    def writeBurst(
-        self, image: bytes | bytearray | memoryview, step: int, address: Peer | None = None, local: Local | None = None
-    ) -> int:
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         """As L{IDatagramPort.writeBurst}."""
         view = memoryview(image)
         for start in range(0, len(view), step):
@@ -114,16 +140,16 @@ class VirtualPort:
                 raise
         return len(view)
 
-    def burst(self, step: int, most: int) -> Callable[[memoryview], None]:
-        """As L{IDatagramPort.burst}."""
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+        """As L{IDatagramPort.burstWriter}."""
 
-        def send(image: memoryview) -> None:
+        def send(image: Octets) -> None:
             if self.writeBurst(image, step) < len(image):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
         return send
 
-    def _send(self, datagram: bytes, target: Peer, source: Peer) -> None:
+    def _send(self, datagram: Octets, target: Peer, source: Peer) -> None:
         host = self.host
         problem = host.errno
         if self.closed:
@@ -142,12 +168,12 @@ class VirtualPort:
     # Receiving
 
     def hears(self, sender: VirtualPort) -> bool:
-        """Does group data of this sender reach it?  Never itself, and its own machine only as the sender has it."""
+        """-> whether group data of this sender reaches the port: never its own; its machine's only with loopback."""
         return self.host is not sender.host or (sender.loopback and self is not sender)
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
         """
-        A datagram has arrived; called by the network.
+        Deliver a datagram that has arrived; called by the network.
 
         @param local: what a listener is told; L{None}: it was sent to many; the answer leaves from the near address.
         """
@@ -158,22 +184,25 @@ class VirtualPort:
             else:
                 reader.receive(datagram, source, local)
             return
-        self._alive()
+        self._answerProbes()
         if self.closed:
             self.host.network.strayed += 1
-        elif self._listener and source == self.address and not datagram:
-            return
-        elif self._listener:
+        elif self._listening is not None:
+            if source == self.address and not datagram:
+                return
             if local is None:
-                near = self.host.source(source, self.address)[0]
+                near = self.host.sourceFor(source, self.address)[0]
                 local = replace(self.locals[near], broadcast=True)
-            self.protocol.datagramFrom(datagram, source, local)
-        elif self.peer is None or self.peer[:2] == source[:2]:
-            self.protocol.datagramReceived(datagram, source)
-        else:
-            self.protocol.strangerReceived(datagram, source)
+            self._listening.datagramFrom(datagram, source, local)
+        elif self._client is not None:
+            self._client.datagramReceived(datagram, source)
+        elif self._transfer is not None:
+            if self.peer is None or self.peer[:2] == source[:2]:
+                self._transfer.datagramReceived(datagram, source)
+            else:
+                self._transfer.strangerReceived(datagram, source)
 
-    def _alive(self) -> None:
+    def _answerProbes(self) -> None:
         probes, self._probes = self._probes, []
         for answer in probes:
             answer.callback(None)
@@ -181,7 +210,7 @@ class VirtualPort:
     def pause(self, shared: bool) -> None:
         """As L{IListeningPort.pause}."""
         self.paused = True
-        self._alive()
+        self._answerProbes()
 
     def resume(self, alone: bool) -> None:
         """As L{IListeningPort.resume}."""
@@ -191,10 +220,10 @@ class VirtualPort:
             self.receive(*self.waiting.pop(0))
 
     def unreachable(self, peer: Peer) -> None:
-        """Nobody listens there, says the peer's machine; who wants to know has a method C{peerUnreachable(peer)}."""
-        tell = getattr(self.protocol, "peerUnreachable", None)
-        if tell is not None and not self.closed:
-            tell(peer)
+        """Tell the protocol that nobody listens there; a port that was opened as Twisted's reactor does is not told."""
+        for protocol in (self._listening, self._transfer):
+            if protocol is not None and not self.closed:
+                protocol.peerUnreachable(peer)
 
     def probe(self) -> defer.Deferred[None]:
         """As L{IListeningPort.probe}."""
@@ -229,7 +258,7 @@ class VirtualPort:
     def getHost(self) -> IPv4Address | IPv6Address:
         """As L{IDatagramPort.getHost}."""
         six = ":" in self.address[0]
-        name = ("::" if six else "0.0.0.0") if self.wild else self.address[0]
+        name = ("::" if six else "0.0.0.0") if self.wildcard else self.address[0]
         return IPv6Address("UDP", name, self.address[1]) if six else IPv4Address("UDP", name, self.address[1])
 
     def stopListening(self) -> defer.Deferred[None]:
@@ -237,5 +266,7 @@ class VirtualPort:
         if not self.closed:
             self.closed = True
             self.host.unbind(self)
-            self.protocol.doStop()
+            for protocol in (self._listening, self._transfer, self._client):
+                if protocol is not None:
+                    protocol.doStop()
         return defer.succeed(None)

@@ -1,14 +1,13 @@
 """
-A site made for tests: everything a transport shares with others, in memory and on a virtual network.
+A site for tests: everything that a transport shares with others, in memory and on a virtual network.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
@@ -22,8 +21,8 @@ from castd.testing.hosts import Host
 from castd.testing.network import Network
 
 
-class Steady(random.Random):
-    """Chance without jitter: C{random} and C{uniform} give their lowest value; choices are drawn as ever."""
+class NoJitterRandom(random.Random):
+    """A random generator for timers without jitter: C{random} is always 0; choices are drawn as ever."""
 
     getrandbits = random.Random.getrandbits
 
@@ -33,10 +32,10 @@ class Steady(random.Random):
 
 
 @implementer(IContentSink)
-class NativeSink:
-    """A sink as a client sees it that writes in netascii."""
+class NetasciiSink:
+    """A sink for a client that writes in netascii: the native text goes to another sink."""
 
-    def __init__(self, sink: Any) -> None:
+    def __init__(self, sink: IContentSink) -> None:
         self._sink = sink
 
     def begin(self, name: str, peer: Peer, size: int | None) -> NetasciiUpload:
@@ -47,11 +46,11 @@ class NativeSink:
 @implementer(ISite)
 class MemorySite(Commons):
     """
-    What L{memorySite} makes.
+    A site in memory, made by L{memorySite}.
 
     @ivar source: where files come from; L{None}: from C{files}.
     @ivar files: the files by name, without a leading slash; change it, and the next request sees it.
-    @ivar access: asked with each request before anything is looked up; raises a Refused.
+    @ivar access: called with each request before anything is looked up; raises a Refused.
     @ivar uploads: where uploads go; L{None}: writes are off.
     @ivar lookups: every request that was looked up.
     @ivar contents: every content that was handed out: each must have been closed once when all is over.
@@ -78,26 +77,26 @@ class MemorySite(Commons):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        found: Deferred[IContent] = maybeDeferred(self._open, request)
-        return found.addCallback(self._given, request.mode)
+        found: Deferred[IContent] = succeed(request).addCallback(self._open)
+        return found.addCallback(self._handOut, request.mode)
 
-    def _given(self, content: IContent, mode: str) -> Any:
+    def _handOut(self, content: IContent, mode: str) -> IContent | Deferred[IContent]:
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _open(self, request: Request) -> Any:
+    def _open(self, request: Request) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
         if self.source is not None:
             return self.source.lookup(request.name, request.peer)
-        name = normal(request.name)
+        name = normalName(request.name)
         found = self.files.get(name)
         if found is None:
             raise NotFound
-        return self._opened(name, found) if isinstance(found, bytes) else found
+        return self._openBytes(name, found) if isinstance(found, bytes) else found
 
-    def _opened(self, name: str, data: bytes) -> BytesContent:
-        """Opened anew; the version, which costs reading it all, only if it is another file than the last time."""
+    def _openBytes(self, name: str, data: bytes) -> BytesContent:
+        """Open a file anew; its version, which costs reading it all, is made only if the file is another one now."""
         last = self._versions.get(name)
         same = last is not None and last.data is data
         made = BytesContent(name, data, last.version if last is not None and same else None)
@@ -110,14 +109,14 @@ class MemorySite(Commons):
             self.access(request)
         if self.uploads is None:
             raise Forbidden("Writes are not allowed")
-        return NativeSink(self.uploads) if request.mode == "netascii" else self.uploads
+        return NetasciiSink(self.uploads) if request.mode == "netascii" else self.uploads
 
 
-def normal(name: str) -> str:
+def normalName(name: str) -> str:
     """
-    A name as it was asked for, without empty parts and dots.
+    Drop empty parts and dots from a name as it was asked for.
 
-    @raise Forbidden: it goes upwards, or nothing is left of it.
+    @raise Forbidden: the name goes upwards, or nothing is left of it.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
@@ -138,16 +137,16 @@ def memorySite(
     source: IContentSource | None = None,
 ) -> MemorySite:
     """
-    A site on this network.
+    Make a site on this network.
 
-    @param files: what it serves, by name; octets, or anything that provides IContent.
+    @param files: the files that it serves, by name; octets, or anything that provides IContent.
     @param uploads: where uploads go; L{True}: into the files, new names only; L{False}: writes are off.
     @param access: raises a Refused for requests that shall not be served.
     @param host: the server's address.
     @param source: where files come from instead, such as a Directory.
-    @param jitter: with it, timers are spread as in earnest; without, they ring to the millisecond.
+    @param jitter: with it, timers are spread as on a real server; without it, they expire to the millisecond.
     """
-    held: dict[str, Any] = dict(files or {})
-    sink = (MemorySink(held) if uploads else None) if isinstance(uploads, bool) else uploads
-    chance = random.Random(seed) if jitter else Steady(seed)
-    return MemorySite(network, network.host(host), held, sink, access, limits or Limits(), chance, source)
+    served: dict[str, bytes | IContent] = dict(files or {})
+    sink = (MemorySink(served) if uploads else None) if isinstance(uploads, bool) else uploads
+    chance = random.Random(seed) if jitter else NoJitterRandom(seed)
+    return MemorySite(network, network.host(host), served, sink, access, limits or Limits(), chance, source)

@@ -8,21 +8,35 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from castd.request import Local, Peer
+
 T = TypeVar("T")
 
-#: Cancelled timers are swept out when there are so many, and more than half of all.
+#: Cancelled timers are removed when there are so many, and more than half of all.
 _MANY = 1000
 
 
-class Chatter(AssertionError):
+class LimitExceeded(AssertionError):
     """A run went over its limit of virtual time or of datagrams."""
+
+
+class Receiver(Protocol):
+    """Whoever datagrams arrive at."""
+
+    def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
+        """As L{castd.testing.ports.VirtualPort.receive}."""
+
+
+#: When, a serial number, and what happens then: a datagram arrives, or a timer expires.
+_Arrival: TypeAlias = tuple[float, int, Receiver, bytes, Peer, Local | None]
+_Timer: TypeAlias = tuple[float, int, DelayedCall]
 
 
 class Timeline(Clock):
@@ -38,18 +52,18 @@ class Timeline(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._line: deque[tuple[Any, ...]] = deque()
-        self._heap: list[tuple[Any, ...]] = []
+        self._arrivals: deque[_Arrival] = deque()
+        self._heap: list[_Arrival | _Timer] = []
         self._dead = 0
         self._serial = count()
         self.sent = self.delivered = 0
 
-    def post(self, when: float, receiver: Any, *args: Any) -> None:
-        """Call C{receiver.receive(*args)}, three arguments, at that instant."""
-        event = (when, next(self._serial), receiver, *args)
-        line = self._line
-        if not line or when >= line[-1][0]:
-            line.append(event)
+    def post(self, when: float, receiver: Receiver, datagram: bytes, source: Peer, local: Local | None) -> None:
+        """Call C{receiver.receive(datagram, source, local)} at that instant."""
+        event = (when, next(self._serial), receiver, datagram, source, local)
+        arrivals = self._arrivals
+        if not arrivals or when >= arrivals[-1][0]:
+            arrivals.append(event)
         else:
             heappush(self._heap, event)
 
@@ -68,7 +82,7 @@ class Timeline(Clock):
         self._dead += 1
         if self._dead > _MANY and self._dead * 2 > len(self._heap):
             self._heap = [
-                event for event in self._heap if len(event) > 3 or (not event[2].cancelled and event[2] is not call)
+                event for event in self._heap if len(event) != 3 or (not event[2].cancelled and event[2] is not call)
             ]
             heapify(self._heap)
             self._dead = 0
@@ -83,7 +97,7 @@ class Timeline(Clock):
     def advance(self, amount: float) -> None:
         """Let so many seconds pass; whatever is due meanwhile happens at its own time, not at the end."""
         end = self.rightNow + amount
-        self._go(end, None, 1_000_000)
+        self._runUntil(end, None, 1_000_000)
         self.rightNow = end
 
     def run(self, until: Callable[[], object] | None = None, limit: float = 120.0, datagrams: int = 1_000_000) -> float:
@@ -92,21 +106,21 @@ class Timeline(Clock):
 
         @param limit: virtual seconds, and C{datagrams} sent, after which it has failed.
         @return: the virtual seconds it took.
-        @raise Chatter: it went over a limit, or everything fell silent before C{until} came true.
+        @raise LimitExceeded: it went over a limit, or everything fell silent before C{until} came true.
         """
         start = self.rightNow
-        if self._go(start + limit, until, datagrams):
+        if self._runUntil(start + limit, until, datagrams):
             return self.rightNow - start
-        if self._line or self._heap:
+        if self._arrivals or self._heap:
             self.rightNow = start + limit
-            raise Chatter(f"no end within {limit} virtual seconds ({self.sent} datagrams sent in all)")
+            raise LimitExceeded(f"no end within {limit} virtual seconds ({self.sent} datagrams sent in all)")
         if until is not None:
-            raise Chatter(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
+            raise LimitExceeded(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
         return self.rightNow - start
 
     def result(self, deferred: Deferred[T], limit: float = 120.0, datagrams: int = 1_000_000) -> T:
         """
-        L{run} until C{deferred} has fired.
+        Let time pass until C{deferred} has fired; the limits are those of L{run}.
 
         @return: its result.  Its failure is raised.
         """
@@ -119,22 +133,23 @@ class Timeline(Clock):
             value.raiseException()
         return value
 
-    def _go(self, end: float, until: Callable[[], object] | None, budget: int) -> bool:
+    def _runUntil(self, end: float, until: Callable[[], object] | None, budget: int) -> bool:
         """Do what is due up to C{end}.  -> True if C{until} came true; without it, if nothing is left to do."""
-        line = self._line
+        arrivals = self._arrivals
         most = self.sent + budget
         while not (until and until()):
             heap = self._heap
-            if line and not (heap and heap[0] < line[0]):
-                if line[0][0] > end:
+            # No two have the same number, so nothing behind it is ever compared.
+            if arrivals and not (heap and heap[0] < arrivals[0]):  # type: ignore[operator]
+                if arrivals[0][0] > end:
                     return False
-                when, _, receiver, datagram, source, local = line.popleft()
+                when, _, receiver, datagram, source, local = arrivals.popleft()
             elif heap:
                 if heap[0][0] > end:
                     return False
                 event = heappop(heap)
                 if len(event) == 3:
-                    self._ring(event[0], event[2])
+                    self._expire(event[0], event[2])
                     continue
                 when, _, receiver, datagram, source, local = event
             else:
@@ -143,11 +158,11 @@ class Timeline(Clock):
             self.delivered += 1
             receiver.receive(datagram, source, local)
             if self.sent > most:
-                raise Chatter(f"more than {budget} datagrams within {self.rightNow:.3f} virtual seconds")
+                raise LimitExceeded(f"more than {budget} datagrams within {self.rightNow:.3f} virtual seconds")
         return True
 
-    def _ring(self, when: float, call: DelayedCall) -> None:
-        """A timer's time has come, unless it was cancelled, called, or moved meanwhile."""
+    def _expire(self, when: float, call: DelayedCall) -> None:
+        """Call a timer whose time has come, unless it was cancelled, called, or moved meanwhile."""
         if call.cancelled:
             self._dead = max(0, self._dead - 1)
         elif call.called or call.time != when:

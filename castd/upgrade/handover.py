@@ -80,14 +80,14 @@ class Handover:
     def handOver(self) -> Deferred[Any]:
         """Another process serves from now on.  -> fires when it can have the operator's ways in."""
         self._server.stopping = True
-        self._server.site.ports.retain(True)
+        self._server.site.ports.freezeStore(True)
         shut: Deferred[Any] = self._server.porch.shut()
         return shut
 
     def takeBack(self) -> None:
         """The other process is no more."""
         self._server.stopping = False
-        self._server.site.ports.retain(False)
+        self._server.site.ports.freezeStore(False)
         for each in self._server.addresses:
             each.takeBack()
         self.take()
@@ -103,6 +103,6 @@ class Handover:
 
     def begin(self) -> None:
         """This is the process that serves: say so, and let go of what one before has left that nobody wants."""
-        self._server.watch.begin()
-        for host, port in self._server.site.ports.settle():
+        self._server.watch.start()
+        for host, port in self._server.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))

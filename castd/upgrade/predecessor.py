@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from castd.group_pool import Place
-from castd.net.activation import Adopted
-from castd.observe.sdnotify import FAREWELL
+from castd.net.activation import SocketsByAddress
+from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.upgrade.channel import Channel, Message, packed, peerOf, put, take, unpacked
 
@@ -57,8 +57,8 @@ class Inheritance:
         @raise OSError, EOFError: nothing comes.
         """
         self.end = end
-        self.adopted: Adopted = {}
-        self.inherited: Adopted = {}
+        self.adopted: SocketsByAddress = {}
+        self.inherited: SocketsByAddress = {}
         end.settimeout(PATIENCE)
         while (message := take(end)).told["say"] == "sockets":
             for (host, port, ours), descriptor in zip(message.told["at"], message.descriptors, strict=True):
@@ -153,7 +153,7 @@ class Predecessor(Service):
             return None
         self._channel.say({"say": "stop"})
         gone: Deferred[None] = self.gone()
-        gone.addTimeout(self._site.limits.drain + FAREWELL, self._site.reactor)
+        gone.addTimeout(self._site.limits.drain + STOP_MARGIN, self._site.reactor)
         gone.addErrback(lambda _: self._close())
         return gone
 

@@ -103,7 +103,7 @@ class Successor:
         except OSError as error:
             self._fail((f"no process can be started: {error.strerror}",))
             return answer
-        self._give(self._site.ports.legacy())
+        self._give(self._site.ports.boundSockets())
         self._channel.say({"say": "begin", "pid": os.getpid(), "doors": self._server.porch.places()})
         self._rest(READY, self._late)
         return answer
@@ -203,8 +203,8 @@ class Successor:
             self._channel.say(told)
         for bar in self._site.bars():
             self._channel.say({"say": "bar", "bar": bar})
-        self._server.watch.notices.say(f"MAINPID={self._child.pid}")
-        self._server.watch.rest()
+        self._server.watch.notifier.notify(f"MAINPID={self._child.pid}")
+        self._server.watch.pause()
         self._channel.say({"say": "read"})
 
     def _state(self) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
 from castd.server.commons import MOST_BARRED
-from castd.testing import Copy, MemorySink, Network, memorySite, pattern
+from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.log import observed
 from tests.support.noise import answer, noise
 from tests.support.stage import listener
@@ -109,7 +109,7 @@ class Wilds(Network):
             self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
-class Bounded(Copy):
+class Bounded(ReceivedFile):
     """The file of an honest client; what is written beyond its end has no room."""
 
     def __init__(self, room: int) -> None:
@@ -214,7 +214,7 @@ class Ground:
             assert len(allowance._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
-        assert self.lines <= told + 2 * (RateLimiter.MOST + 64), (where, self.lines, self.kinds)
+        assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:
         """Everybody is silent, and nothing is left of them."""

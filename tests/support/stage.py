@@ -18,8 +18,8 @@ from castd.dialects import mtftp, multicast, slam, tftp
 from castd.packets.tftp import parse
 from castd.request import Peer
 from castd.server.listener import Listener
-from castd.testing import Mailbox, MemorySite, Network, Sighting, memorySite, pattern
-from castd.testing.mailbox import Letter
+from castd.testing import MemorySite, Network, RecordingClient, SentDatagram, memorySite, pattern
+from castd.testing.recording import ReceivedDatagram
 from tests.support.clients.mtftp import LINUX
 from tests.support.clients.multicast import Member, number
 from tests.support.clients.slam import Player
@@ -97,7 +97,7 @@ class Stage:
         """Those that live."""
         return list(self.listener.casts())
 
-    def sightings(self) -> list[Sighting]:
+    def sightings(self) -> list[SentDatagram]:
         """Everything on the network since this was last asked."""
         capture = self.network.capture or []
         new, self._seen = capture[self._seen :], len(capture)
@@ -132,18 +132,20 @@ class TftpStage(Stage):
             (tftp, {"port": 69, "blksize": 1468, **(options or {})}),
         )
 
-    def client(self, port: int = 2000, host: str = "10.0.0.9") -> Mailbox:
+    def client(self, port: int = 2000, host: str = "10.0.0.9") -> RecordingClient:
         """A machine, or another port of it."""
-        return Mailbox(self.network.host(host), port)
+        return RecordingClient(self.network.host(host), port)
 
-    def ask(self, request: bytes, client: Mailbox | None = None, seconds: float = 1.0) -> tuple[Mailbox, Any, Peer]:
+    def ask(
+        self, request: bytes, client: RecordingClient | None = None, seconds: float = 1.0
+    ) -> tuple[RecordingClient, Any, Peer]:
         """Send a request from a client (a new one if none is given).  -> it, the first answer read, and who gave it."""
         client = client or self.client()
         client.send(request, self.server)
         letter = client.expect(seconds)
         return client, parse(letter.datagram), letter.source
 
-    def quiet(self, client: Mailbox, seconds: float = 0.015) -> None:
+    def quiet(self, client: RecordingClient, seconds: float = 0.015) -> None:
         """Nothing comes for so long."""
         assert client.inbox == []
         self.network.advance(seconds)
@@ -187,11 +189,11 @@ class GroupStage(TftpStage):
         client, packet, tid = self.ask(request or rrq("afile", **ASKED), self.client(port, f"10.0.0.{10 + number}"))
         return Member(self, client, packet, tid)
 
-    def heard(self, seconds: float = 0.01) -> list[Letter]:
+    def heard(self, seconds: float = 0.01) -> list[ReceivedDatagram]:
         """Let time pass.  -> what went to groups since the last call, in order."""
         self.network.advance(seconds)
         return [
-            Letter(each.datagram, each.destination, each.time)
+            ReceivedDatagram(each.datagram, each.destination, each.time)
             for each in self.sightings()
             if each.destination[0].startswith("239.") or each.destination[0].endswith(".255")
         ]
@@ -223,11 +225,11 @@ class MtftpStage(Stage):
         self.options = mtftp.Options(**given)
         self.plain = Stage(network, site, (tftp, {})) if plain else None
 
-    def client(self, number: int = 2, port: int = 2000) -> Mailbox:
+    def client(self, number: int = 2, port: int = 2000) -> RecordingClient:
         """The machine of this number."""
-        return Mailbox(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
+        return RecordingClient(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
 
-    def say(self, client: Mailbox, *datagrams: bytes, seconds: float = 0.005) -> list[tuple[Peer, bytes]]:
+    def say(self, client: RecordingClient, *datagrams: bytes, seconds: float = 0.005) -> list[tuple[Peer, bytes]]:
         """Let a client say this.  -> what the server sends within C{seconds}."""
         self.sent()
         for datagram in datagrams:

@@ -30,7 +30,7 @@ from castd.receive import sbroadcast
 from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
-from castd.testing import Copy, pattern
+from castd.testing import ReceivedFile, pattern
 from tests.support.fakes import LOOPBACK, Hand
 from tests.support.log import observed
 
@@ -103,7 +103,7 @@ class World:
         self.site: Any = self.server.site
         self.site._converter = NetasciiConverter(maybeDeferred)
         for drops in self.site.drops.values():
-            for drop in drops.drops:
+            for drop in drops.directories:
                 drop._thread = maybeDeferred
         self.before = self.descriptors()
         self.server.privilegedStartService()
@@ -147,12 +147,12 @@ class World:
         ]
 
     def _fetch(self, name: str, url: str, requested: RequestedOptions) -> Job:
-        sink = Copy()
+        sink = ReceivedFile()
         begun = fetch(self.reactor, parseUrl(url), sink, requested)
         return Job(name, begun, lambda: bytes(sink.data) == pattern(SIZE))
 
     def _subnet(self, port: int) -> Job:
-        sink = Copy()
+        sink = ReceivedFile()
         collector = sbroadcast.SbroadcastDownload("subnet", "255.255.0.0")
         collector.group = ("", self.numbers[4])
         transfer = Transfer(self.reactor, collector, (LOOPBACK, port), sink, None)
@@ -194,23 +194,23 @@ class World:
         over: list[object] = []
         self.server.stopService().addBoth(over.append)
         self.reactor.run(lambda: over, 60)
-        self.ports.close()
+        self.ports.closeIdle()
         self._life.close()
 
     def leaked(self) -> list[str]:
         """-> what the server still holds while it serves nobody, and should not."""
         admission, timers = self.site.admission, self.site.timers
-        lent = 2 * sum(map(len, self.ports._shelves.values()))
+        lent = 2 * sum(map(len, self.ports._idle.values()))
         held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
         listeners = [each.transport for each in self.server.addresses]
         found = {
             "casts": admission.casts,
             "looking": admission.looking,
             "receivers": admission.receivers.total(),
-            "alarms": len(timers._owners),
+            "alarms": len(timers._targets),
             "living": sum(len(list(each.casts())) for each in listeners),
             "groups": len(self.site.groupPool._taken),
-            "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.drops),
+            "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.directories),
             "descriptors": held,
         }
         return [f"{many} {what}" for what, many in found.items() if many]

@@ -23,7 +23,7 @@ from castd.options import Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
-from castd.testing import BytesContent, Mailbox, pattern
+from castd.testing import BytesContent, RecordingClient, pattern
 from tests.support.clients.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, ack, block, opened, summary
 from tests.support.stage import MtftpStage
 from tests.support.vectors import vectors
@@ -453,7 +453,7 @@ def test_MT46_listener(stage: MtftpStage) -> None:
     assert (late.done, late.octets, late.asked) == (True, LINUX, 1)
 
 
-def remembered(stage: MtftpStage) -> Mailbox:
+def remembered(stage: MtftpStage) -> RecordingClient:
     """B has asked while A was served; A is done.  -> B."""
     one = opened(stage)
     two = stage.client(3)
@@ -614,7 +614,7 @@ def test_fullSocket(ten: MtftpStage) -> None:
 # Falling back with a hole.
 
 
-def fallen(stage: MtftpStage, repeats: int = 1) -> Mailbox:
+def fallen(stage: MtftpStage, repeats: int = 1) -> RecordingClient:
     """B has asked so many times while A was served, everything has gone out, and B answers nothing.  -> B."""
     one = opened(stage)
     two = stage.client(3)

@@ -9,7 +9,7 @@ import pytest
 
 from castd.packets.tftp import Data, Error, Oack, buildAck
 from castd.request import Peer
-from castd.testing import Mailbox, pattern
+from castd.testing import RecordingClient, pattern
 from tests.support.clients.multicast import Member, value
 from tests.support.clients.tftp import download, hear, isError, rrq, wrq
 from tests.support.stage import AFILE, ASKED, SERVER, GroupStage
@@ -634,11 +634,11 @@ class Exchange:
 
     def __init__(self, stage: GroupStage) -> None:
         self.stage = stage
-        self.clients: dict[str, Mailbox] = {}
+        self.clients: dict[str, RecordingClient] = {}
         self.tid: Peer = ("", 0)
         self._next = 0
 
-    def client(self, name: str) -> Mailbox:
+    def client(self, name: str) -> RecordingClient:
         if name not in self.clients:
             machine, _, port = name.partition(":")
             self.clients[name] = self.stage.client(int(port or 2000), f"10.0.0.{10 + int(machine[1:])}")

@@ -12,7 +12,7 @@ from castd.dialects.sbroadcast import Options, Sbids, subnetOf
 from castd.packets.multicast import parseBdata
 from castd.packets.tftp import Data, Oack, buildAck
 from castd.receive.sbroadcast import SbroadcastDownload
-from castd.testing import Mailbox, Network, pattern
+from castd.testing import Network, RecordingClient, pattern
 from tests.support.clients.multicast import Member, value
 from tests.support.clients.tftp import hear, rrq
 from tests.support.stage import GroupStage
@@ -81,7 +81,7 @@ def test_BC02_theFirstBlock(stage: Subnets) -> None:
 
 def test_BC02_everybodyOfTheSubnetHears(stage: Subnets) -> None:
     """Whoever listens at port 247 in the subnet hears it, and nobody in another one."""
-    ears = [Mailbox(stage.network.host(Subnets.HOSTS[number]), 247) for number in (1, 2, 3)]
+    ears = [RecordingClient(stage.network.host(Subnets.HOSTS[number]), 247) for number in (1, 2, 3)]
     first = stage.member(1)
     first.ack(0)
     assert [len(ear.take()) for ear in ears] == [1, 1, 0]
@@ -407,7 +407,7 @@ def test_sequences(vector: dict[str, Any], stage: Subnets) -> None:
     sbids = iter((305419896, 305419897))
     stage.site.random.getrandbits = lambda bits: next(sbids)
     stage.site.files["kernel"] = bytes(range(24))
-    clients: dict[str, Mailbox] = {}
+    clients: dict[str, RecordingClient] = {}
     tid, seen = stage.server, 0
     for step in vector["steps"]:
         if "event" in step:
@@ -454,7 +454,7 @@ def test_unconfirmedOacksAreRepeated(stage: Subnets) -> None:
 def test_oneWhoHearsNoBroadcast(stage: Subnets) -> None:
     """A master that repeats itself hears no broadcasts: its blocks go to its own address, at the data port."""
     first = stage.member(1)
-    ear = Mailbox(stage.network.host(Subnets.HOSTS[1]), 247)
+    ear = RecordingClient(stage.network.host(Subnets.HOSTS[1]), 247)
     stage.network.losing(lambda source, to, datagram: to[1] == 247 and not stage.told("moved"))
     for wait in (0.25, 0.5, 0.3):
         first.client.send(buildAck(0), first.tid)

@@ -79,7 +79,7 @@ def served() -> Iterator[int]:
     yield number
     listener.stop()
     port.stopListening()
-    ports.close()
+    ports.closeIdle()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from castd.packets.tftp import Data, Error, Oack, buildAck, buildError
 from castd.request import Local
-from castd.testing import Mailbox, Network, pattern
+from castd.testing import Network, RecordingClient, pattern
 from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say, wrq
 from tests.support.stage import SERVER, TftpStage
 
@@ -224,7 +224,7 @@ def test_TC60_aCrowd() -> None:
         assert stage.network.seconds() < 3
 
 
-class Reader(Mailbox):
+class Reader(RecordingClient):
     """Reads the file as soon as blocks come, and says how long it had to wait."""
 
     def __init__(self, network: Network, address: str) -> None:

@@ -14,7 +14,7 @@ from castd.options import Limits
 from castd.pacing import BURST
 from castd.packets.tftp import Data, Oack
 from castd.server.listener import Listener
-from castd.testing import Mailbox, Network, memorySite, pattern
+from castd.testing import Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import PLAIN, Simulated, ackedTo, data, download, rrq, say, wrq
 from tests.support.stage import SERVER, TftpStage
 
@@ -26,7 +26,7 @@ def test_whatFitsTheInterface(address: str, blksize: int) -> None:
     site = memorySite(network, {"f": pattern(5000)}, host=address)
     options = Options(port=69)
     site.ports.listen(69, Listener(site, "tftp", options, Dialect(options)))
-    client = Mailbox(network.host("fd00::9" if ":" in address else "10.0.0.9"))
+    client = RecordingClient(network.host("fd00::9" if ":" in address else "10.0.0.9"))
     client.send(rrq(blksize=65464), (address, 69))
     letter = client.expect()
     assert letter.datagram == b"\0\6blksize\0%d\0" % blksize

@@ -14,11 +14,11 @@ from castd.files.access import Rule
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-from castd.observe.format import sentence
+from castd.observe.format import asMessage
 from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildData, buildError, parse
 from castd.server.site import Site
-from castd.testing import Network, Steady, pattern
+from castd.testing import Network, NoJitterRandom, pattern
 from tests.support.clients.tftp import F, download, hear, isError, rrq, upload, wrq
 from tests.support.stage import TftpStage
 from tests.support.vectors import vectors
@@ -140,7 +140,7 @@ def test_otherThanAnnounced(stage: TftpStage, place: Path, mode: str, size: int,
     assert left(place) == (["up"] if kept else [])
     stage.network.advance(60)
     stage.over()
-    lines = [sentence(event) for event in stage.told("received")]
+    lines = [asMessage(event) for event in stage.told("received")]
     assert [line.endswith("; 1299 octets were announced, 1300 came") for line in lines] == [size == 1299] * kept
 
 
@@ -224,7 +224,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
     """With the site of the real server, too, netascii is converted exactly once, either way."""
 
     def made(network: Network) -> Site:
-        site = Site(network, Steady(1), network.host("10.0.0.1"), Limits())
+        site = Site(network, NoJitterRandom(1), network.host("10.0.0.1"), Limits())
         drop = UploadDirectory(UploadDirectoryOptions(path=str(place), keepFree=0), thread=maybeDeferred)
         rules = [Rule(allow="any")]
         site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)

@@ -23,7 +23,7 @@ from castd.receive import sbroadcast as subnet
 from castd.receive import slam
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
-from castd.testing import Copy, Mailbox, Network
+from castd.testing import Network, ReceivedFile, RecordingClient
 from castd.testing.ports import VirtualPort
 from tests.support.hostile import DATAGRAMS, LARGE, PORTS, QUICK, SEED, SERVER, rounds, standing
 from tests.support.noise import SEEDS, noise
@@ -150,7 +150,7 @@ class Offered:
 
     def __init__(self) -> None:
         self.network = Network(1, latency=0.0002)
-        self.server = Mailbox(self.network.host(SERVER), 69)
+        self.server = RecordingClient(self.network.host(SERVER), 69)
         self.results: list[Any] = []
         begun(self.network, "multicast", Nowhere()).addBoth(self.results.append)
         self.client = self.server.expect().source
@@ -165,7 +165,7 @@ class Offered:
 def test_aPortThatIsTaken() -> None:
     """A group whose port is not to be had here ends the transfer with the reason, and the server is told."""
     offered = Offered()
-    Mailbox(offered.network.host(CLIENT), 1758)
+    RecordingClient(offered.network.host(CLIENT), 1758)
     assert "cannot listen to 239.255.0.1, port 1758" in offered.grant("239.255.0.1,1758,1")
     assert offered.server.expect().datagram[:4] == b"\0\5\0\0"
 
@@ -191,7 +191,7 @@ def test_moreBlocksThanAnybodyHas(size: int) -> None:
 def test_strangersBesideTheServer(kind: str) -> None:
     """What others than the server say to a client's port does not spoil its transfer, and few of them are answered."""
     with standing(SEED, faults=0.0) as ground:
-        network, chance, copy = ground.network, ground.chance, Copy()
+        network, chance, copy = ground.network, ground.chance, ReceivedFile()
         network.honest.add(CLIENT)
         results: list[Any] = []
         begun(network, kind, copy).addBoth(results.append)

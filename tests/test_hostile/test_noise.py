@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from castd.packets.tftp import buildAck
-from castd.testing import Mailbox
+from castd.testing import RecordingClient
 from tests.support.clients.tftp import rrq
 from tests.support.hostile import (
     DATAGRAMS,
@@ -91,7 +91,7 @@ def test_inStep(kind: str) -> None:
     with standing(SEED, faults=0.0) as ground:
         network, chance = ground.network, ground.chance
         hunt = Hunt(ground, kind)
-        client, octets, number = Mailbox(network.host("10.0.0.200"), 4000), b"", 0
+        client, octets, number = RecordingClient(network.host("10.0.0.200"), 4000), b"", 0
         client.send(rrq("large", blksize=512), (SERVER, PORTS[kind]))
         letter = client.expect()
         tid = letter.source

@@ -10,7 +10,7 @@ from typing import Any
 
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse, parseRequest
 from castd.request import Peer
-from castd.testing import Host, Mailbox, pattern
+from castd.testing import Host, RecordingClient, pattern
 from tests.support.clients.ear import Ear
 
 SERVER = ("10.0.0.1", 1759)
@@ -30,7 +30,7 @@ def block(number: int, data: bytes = LINUX) -> bytes:
     return b"\0\3" + number.to_bytes(2, "big") + data[(number - 1) * 512 : number * 512]
 
 
-def opened(stage: Any, number: int = 2, *acks: int) -> Mailbox:
+def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
     """A client that has asked and acknowledged these blocks one after the other."""
     client = stage.client(number)
     stage.say(client, R)
@@ -146,7 +146,7 @@ class Ipxe(Client):
     def leave(self) -> None:
         self.hazard = self.last is not None
         self.end("tftp")
-        box = Mailbox(self.host)
+        box = RecordingClient(self.host)
         answers = self.fallback
 
         def answer(datagram: bytes, addr: Peer) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.protocol import DatagramProtocol
 from castd.packets.multicast import parseMulticast
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildError, buildRequest, parse
 from castd.request import Peer
-from castd.testing import Host, Mailbox
+from castd.testing import Host, RecordingClient
 from tests.support.clients.ear import Ear
 
 # By hand.
@@ -34,7 +34,7 @@ class Member:
     @ivar oack: the first answer; C{tid} is who gave it.
     """
 
-    def __init__(self, stage: Any, client: Mailbox, oack: Any, tid: Peer) -> None:
+    def __init__(self, stage: Any, client: RecordingClient, oack: Any, tid: Peer) -> None:
         self.stage, self.client, self.oack, self.tid = stage, client, oack, tid
 
     @property

@@ -15,11 +15,11 @@ from twisted.internet.task import react
 
 from castd.client.transfer import Transfer
 from castd.receive.sbroadcast import SbroadcastDownload
-from castd.testing import Copy
+from castd.testing import ReceivedFile
 
 
 async def get(reactor: Any, server: str, mask: str, name: str, local: str) -> None:
-    collector, copy = SbroadcastDownload(name, mask), Copy()
+    collector, copy = SbroadcastDownload(name, mask), ReceivedFile()
     report = await Transfer(reactor, collector, (server, 69), copy, None).start()
     Path(local).write_bytes(copy.data)
     await report.closed

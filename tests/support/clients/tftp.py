@@ -25,7 +25,7 @@ from castd.packets.tftp import (
     parse,
 )
 from castd.request import Peer
-from castd.testing import Host, Mailbox, pattern
+from castd.testing import Host, RecordingClient, pattern
 
 #: The file that most tests ask for.
 F = pattern(1300)
@@ -43,17 +43,17 @@ def wrq(name: str = "up", mode: str = "octet", **options: object) -> bytes:
     return buildRequest(TftpRequest(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
-def say(client: Mailbox, number: int, tid: Peer) -> None:
+def say(client: RecordingClient, number: int, tid: Peer) -> None:
     """Send an ACK."""
     client.send(buildAck(number), tid)
 
 
-def hear(client: Mailbox, seconds: float = 1.0) -> Any:
+def hear(client: RecordingClient, seconds: float = 1.0) -> Any:
     """The next packet that comes, read."""
     return parse(client.expect(seconds).datagram)
 
 
-def ackedTo(client: Mailbox, number: int, tid: Peer) -> Any:
+def ackedTo(client: RecordingClient, number: int, tid: Peer) -> Any:
     """Send an ACK, and read the next packet."""
     say(client, number, tid)
     return hear(client)
@@ -64,7 +64,7 @@ def data(number: int, content: bytes = F, blksize: int = 512) -> Data:
     return Data(number & 0xFFFF, content[(number - 1) * blksize : number * blksize])
 
 
-def download(stage: Any, client: Mailbox, request: bytes) -> tuple[bytes, list[int]]:
+def download(stage: Any, client: RecordingClient, request: bytes) -> tuple[bytes, list[int]]:
     """Read a file as a faultless client does.  -> its octets, and the block numbers as they stood on the wire."""
     first = stage.ask(request, client)
     packet, tid = first[1], first[2]
@@ -86,7 +86,7 @@ def download(stage: Any, client: Mailbox, request: bytes) -> tuple[bytes, list[i
         packet = hear(client)
 
 
-def upload(client: Mailbox, tid: Peer, content: bytes, blksize: int = 512, window: int = 1) -> list[Any]:
+def upload(client: RecordingClient, tid: Peer, content: bytes, blksize: int = 512, window: int = 1) -> list[Any]:
     """Write a file as a faultless client does, once the request is answered.  -> the answers."""
     answers = []
     count = len(content) // blksize + 1

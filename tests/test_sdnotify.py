@@ -17,11 +17,11 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import collect
 from castd.net import activation
-from castd.net.activation import adopted, told
+from castd.net.activation import passedSockets, takeVariables
 from castd.net.ports import PROBE, Ports
-from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdog
+from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
-from castd.testing import Mailbox, Network
+from castd.testing import Network, RecordingClient
 from tests.support.fakes import Hearer, Reactor
 from tests.support.quick import slowBut
 
@@ -87,15 +87,15 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
 def test_notices(tmp_path: Path, address: str) -> None:
     """Fields arrive as lines of one datagram, at a path or an abstract name; a line break in a value ends nothing."""
     supervisor = Supervisor(address.format(tmp_path if address[0] == "{" else os.getpid()))
-    notices = ServiceNotifier(supervisor.address, lambda: 12.5)
-    notices.say("READY=1", "STATUS=one\nTWO=2")
-    notices.reloading()
+    notifier = ServiceNotifier(supervisor.address, lambda: 12.5)
+    notifier.notify("READY=1", "STATUS=one\nTWO=2")
+    notifier.reloading()
     assert supervisor.take() == [
         {"READY": "1", "STATUS": "one TWO=2"},
         {"RELOADING": "1", "MONOTONIC_USEC": "12500000", "STATUS": "reloading"},
     ]
-    notices.close()
-    notices.say("READY=1")
+    notifier.close()
+    notifier.notify("READY=1")
     assert supervisor.take() == []
     supervisor.socket.close()
 
@@ -103,9 +103,9 @@ def test_notices(tmp_path: Path, address: str) -> None:
 def test_nobody(tmp_path: Path, events: list[dict[str, Any]]) -> None:
     """Without a supervisor, or with one that has gone, nothing is said, and one line logged."""
     for address in (None, "", "vsock:2:1", str(tmp_path / "none")):
-        notices = ServiceNotifier(address)
-        notices.say("READY=1")
-        notices.close()
+        notifier = ServiceNotifier(address)
+        notifier.notify("READY=1")
+        notifier.close()
     assert [(each["event"], each["told"]) for each in events] == [("unsaid", "READY=1")]
 
 
@@ -117,7 +117,7 @@ def test_life(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     assert supervisor.take() == []
     network.advance(0)
     assert supervisor.take() == [{"READY": "1", "STATUS": "serving: 0 transfers, 0 receivers"}]
-    client = Mailbox(network.host("10.0.0.9"))
+    client = RecordingClient(network.host("10.0.0.9"))
     client.send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     block = client.expect()
     server.stopService()
@@ -137,7 +137,7 @@ def test_fed(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     network.advance(35.1)
     fed = [each for each in supervisor.take() if "WATCHDOG" in each]
     assert fed == [{"WATCHDOG": "1", "STATUS": "serving: 0 transfers, 0 receivers"}] * 8
-    Mailbox(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
+    RecordingClient(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
     network.advance(0.5)
     server.stopService()
     network.advance(11)
@@ -175,7 +175,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
     def fed() -> int:
         return sum("WATCHDOG" in each for each in supervisor.take())
 
-    watch.begin()
+    watch.start()
     network.advance(0.5)
     assert fed() == 1
     a.asked[0].callback(None)
@@ -199,7 +199,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
     a.asked[4].callback(None)
     assert fed() == 1
     ports.remove(("b", b))
-    watch.end()
+    watch.stop()
     network.advance(60)
     assert fed() == 0
 
@@ -217,7 +217,7 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
 )
 def test_watchdog(environ: dict[str, str], seconds: float | None) -> None:
     """The watchdog is ours if it is meant for this process, and for nobody if that is unreadable."""
-    assert watchdog(environ, 7) == seconds
+    assert watchdogPeriod(environ, 7) == seconds
 
 
 @pytest.mark.loopback
@@ -254,7 +254,7 @@ def datagram(host: str = "127.0.0.1", family: socket.AddressFamily = socket.AF_I
 
 
 @pytest.mark.loopback
-def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Datagram sockets are found by the address they are bound to; everything else is named and left alone."""
     any4, one, stream = datagram("0.0.0.0"), datagram(), socket.socket()
     numbers = [any4.getsockname()[1], one.getsockname()[1]]
@@ -263,9 +263,9 @@ def test_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     for at, each in enumerate(made):
         os.dup2(each.fileno(), first + at)
         each.close()
-    monkeypatch.setattr(activation, "FIRST", first)
+    monkeypatch.setattr(activation, "LISTEN_FDS_START", first)
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "5", "LISTEN_FDNAMES": "a:b:c:d:e", "PATH": "/bin"}
-    found, stored, faults = adopted(environ, 7)
+    found, stored, faults = passedSockets(environ, 7)
     assert stored == {}
     assert list(found) == [("", numbers[0]), ("127.0.0.1", numbers[1])]
     assert faults == [
@@ -288,16 +288,16 @@ def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_FDNAMES", "c:d")
     for name in ("LISTEN_PID", "LISTEN_FDS"):
         monkeypatch.delenv(name, raising=False)
-    assert told(began) == {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "c:d"}
+    assert takeVariables(began) == {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "c:d"}
     assert "LISTEN_FDNAMES" not in os.environ
-    assert told(tmp_path / "none") == {"LISTEN_PID": "", "LISTEN_FDS": "", "LISTEN_FDNAMES": ""}
+    assert takeVariables(tmp_path / "none") == {"LISTEN_PID": "", "LISTEN_FDS": "", "LISTEN_FDNAMES": ""}
 
 
 def test_notPassed() -> None:
     """What was passed to another process, or not at all, is nobody's business."""
-    assert adopted({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
-    assert adopted({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
-    assert adopted({}) == ({}, {}, [])
+    assert passedSockets({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
+    assert passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
+    assert passedSockets({}) == ({}, {}, [])
 
 
 @pytest.mark.loopback
@@ -306,8 +306,8 @@ def test_bothFamilies(monkeypatch: pytest.MonkeyPatch) -> None:
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     made.bind(("::", 0))
-    monkeypatch.setattr(activation, "FIRST", made.fileno())
-    found, _, (fault,) = adopted({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
+    monkeypatch.setattr(activation, "LISTEN_FDS_START", made.fileno())
+    found, _, (fault,) = passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
     assert found == {}
     assert fault.endswith(
         "(unknown) was passed and is of no use: takes IPv4 as well: set BindIPv6Only=ipv6-only in the socket unit"
@@ -362,8 +362,8 @@ COMMANDS = {
 @pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_activated(tmp_path: Path, supervisor: Supervisor, command: str) -> None:
     """
-    Under a parent that binds, feeds on notices and passes sockets, castd serves from the socket that fits its service
-    file, answers the request that was there before it, names the socket that nobody wants, and says how it goes.
+    Under a parent that binds, takes notifications and passes sockets, castd serves from the socket that fits its
+    service file, answers the request that came before it, names the socket that nobody wants, and says how it goes.
     """
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot" / "hello.txt").write_bytes(b"hello\n")

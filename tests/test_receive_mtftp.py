@@ -16,7 +16,7 @@ from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
-from castd.testing import Copy, Network, pattern
+from castd.testing import Network, ReceivedFile, pattern
 from tests.support.clients.mtftp import LINUX, SERVER, Atftp, Ipxe, R, ack, block, opened
 from tests.support.stage import MtftpStage
 
@@ -130,8 +130,8 @@ def test_badGroup(group: str) -> None:
         mtftpGroup(parseUrl(f"mtftp://host/linux;group={group}"))
 
 
-def get(stage: MtftpStage, number: int) -> tuple[Copy, Any]:
-    kept = Copy()
+def get(stage: MtftpStage, number: int) -> tuple[ReceivedFile, Any]:
+    kept = ReceivedFile()
     host: Any = stage.network.host(f"10.0.0.{number}/16")
     return kept, fetch(host, parseUrl(f"mtftp://{SERVER[0]}/linux"), kept)
 

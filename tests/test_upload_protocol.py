@@ -19,7 +19,7 @@ from castd.dialects import tftp
 from castd.errors import Exists, Full
 from castd.packets.tftp import TftpRequest, buildAck, buildData, buildError, buildRequest
 from castd.receive.options import RequestedOptions
-from castd.testing import Mailbox, MemorySink, Network, memorySite, pattern
+from castd.testing import MemorySink, Network, RecordingClient, memorySite, pattern
 from castd.testing.content import MemoryUpload
 from tests.support.link import summary
 from tests.support.log import observed
@@ -41,7 +41,7 @@ class Site:
         self.site = memorySite(self.network, uploads=self.sink)
         self.listener = listener(self.site, (tftp, {"port": 69, "singlePort": single}))
         self.site.ports.listen(69, self.listener)
-        self.client = Mailbox(self.network.host(CLIENT))
+        self.client = RecordingClient(self.network.host(CLIENT))
 
     def write(self, data: bytes = FILE, **requested: Any) -> Any:
         """Send a file with the client's half.  -> its report, or the failure."""
@@ -315,7 +315,7 @@ class TestStrangers:
         """Another's packet at the port is answered with ERROR 5, and the upload goes on."""
         site = Site()
         source = site.ask()
-        stranger = Mailbox(site.network.host("10.0.0.66"))
+        stranger = RecordingClient(site.network.host("10.0.0.66"))
         stranger.send(buildData(1, b"evil"), source)
         assert summary(stranger.expect().datagram) == "ERROR 5"
         site.client.send(buildData(1, b"good"), source)
@@ -327,7 +327,7 @@ class TestStrangers:
         """An ERROR is never answered, nor is noise."""
         site = Site()
         source = site.ask()
-        stranger = Mailbox(site.network.host("10.0.0.66"))
+        stranger = RecordingClient(site.network.host("10.0.0.66"))
         stranger.send(datagram, source)
         site.network.advance(1.0)
         assert stranger.take() == []

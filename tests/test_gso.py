@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from castd.net.gso import GsoSender, sendBurst
+from castd.net.gso import SegmentOption, sendBurst
 
 pytestmark = pytest.mark.loopback
 
@@ -34,7 +34,7 @@ def lengths(there: socket.socket, count: int) -> list[int]:
 def test_longerThanTheSegmentsBefore(ways: tuple[socket.socket, socket.socket]) -> None:
     """A single datagram that is longer than the segments of the burst before it is not cut to their length."""
     here, there = ways
-    bursts = GsoSender(here, 1500)
+    bursts = SegmentOption(here, 1500)
     assert sendBurst(bursts, here.send, b"a" * 250, 100) == 250
     assert sendBurst(bursts, here.send, b"b" * 101, 101) == 101
     assert sendBurst(bursts, here.send, b"c" * 303, 101) == 303
@@ -44,7 +44,7 @@ def test_longerThanTheSegmentsBefore(ways: tuple[socket.socket, socket.socket]) 
 def test_oneByOneAfterABurst(ways: tuple[socket.socket, socket.socket]) -> None:
     """An image that no single call can take goes out datagram by datagram, each of them whole."""
     here, there = ways
-    bursts = GsoSender(here, 1500)
+    bursts = SegmentOption(here, 1500)
     sendBurst(bursts, here.send, b"a" * 20, 10)
     assert sendBurst(bursts, here.send, b"b" * 4000, 2000) == 4000
     assert lengths(there, 4) == [10, 10, 2000, 2000]
@@ -53,8 +53,8 @@ def test_oneByOneAfterABurst(ways: tuple[socket.socket, socket.socket]) -> None:
 def test_anotherPath(ways: tuple[socket.socket, socket.socket]) -> None:
     """A socket that is used again for another peer has forgotten the segments of the one before."""
     here, there = ways
-    bursts = GsoSender(here, 1500)
+    bursts = SegmentOption(here, 1500)
     sendBurst(bursts, here.send, b"a" * 20, 10)
-    bursts.mtu(1500)
+    bursts.setMtu(1500)
     here.send(b"b" * 30)
     assert lengths(there, 3) == [10, 10, 30]

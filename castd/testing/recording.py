@@ -1,5 +1,5 @@
 """
-The simplest client there is: it keeps what comes, and says what it is told to.
+The simplest client there is: it keeps what comes, and sends what it is told to.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from castd.request import Peer
 from castd.testing.hosts import Host
 
 
-class Letter(NamedTuple):
-    """What came, from whom, and when."""
+class ReceivedDatagram(NamedTuple):
+    """One datagram as it was received: what came, from whom, and when; time in virtual seconds."""
 
     datagram: bytes
     source: Peer
     time: float
 
 
-class Mailbox(DatagramProtocol):
+class RecordingClient(DatagramProtocol):
     """
     A port of a host, driven by hand.
 
@@ -30,8 +30,11 @@ class Mailbox(DatagramProtocol):
     noisy = False
 
     def __init__(self, host: Host, port: int = 0) -> None:
+        """
+        @param port: the number to bind to; 0: any that is free.
+        """
         self.host = host
-        self.inbox: list[Letter] = []
+        self.inbox: list[ReceivedDatagram] = []
         self.port = host.listenUDP(port, self)
 
     @property
@@ -41,22 +44,22 @@ class Mailbox(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """As L{DatagramProtocol.datagramReceived}."""
-        self.inbox.append(Letter(datagram, addr, self.host.seconds()))
+        self.inbox.append(ReceivedDatagram(datagram, addr, self.host.seconds()))
 
     def send(self, datagram: bytes, address: Peer) -> None:
         """Send one datagram."""
         self.port.write(datagram, address)
 
-    def take(self) -> list[Letter]:
-        """Everything that has come; the inbox is empty then."""
-        letters, self.inbox = self.inbox, []
-        return letters
+    def take(self) -> list[ReceivedDatagram]:
+        """Return all that has come, and empty the inbox."""
+        received, self.inbox = self.inbox, []
+        return received
 
-    def expect(self, seconds: float = 1.0) -> Letter:
+    def expect(self, seconds: float = 1.0) -> ReceivedDatagram:
         """
-        Let time pass until something comes, and take the first.
+        Let time pass until a datagram comes, and take the first.
 
-        @raise Chatter: nothing came within C{seconds}.
+        @raise LimitExceeded: nothing came within C{seconds}.
         """
         if not self.inbox:
             self.host.network.run(lambda: self.inbox, limit=seconds)

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from castd.cli import control, main
-from castd.observe.metrics import MOST, Counters
+from castd.observe.metrics import MAX_TRANSPORTS, Counters
 
 ROOT = Path(__file__).parent.parent
 BODY = bytes(1500)
@@ -113,6 +113,7 @@ def test_metrics(tmp_path: Path) -> None:
         until = time.monotonic() + 20
         while wanted not in (shown := server.get("metrics")[1]):
             assert time.monotonic() < until, shown
+        assert "castd_kept_ports 1.0" in shown
         assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
         assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in shown
         assert 'castd_receivers{transport="tftp"}' not in shown
@@ -183,15 +184,15 @@ def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bounded() -> None:
     """However many names events carry, the labels are bounded; what is no word of ours is `other`."""
-    figures = Counters()
-    for number in range(MOST + 50):
-        figures({"event": "refused", "transport": f"t{number}", "code": 99, "name": "secret"})
-    figures({"event": "received", "transport": "t1", "outcome": "invented", "octets": 5, "group": None})
-    figures({"event": "closed", "transport": "t1", "octets": 70, "lost": 2, "repeats": 3})
-    figures({"event": "unheard-of"})
-    figures({"log_format": "not ours"})
-    page = figures.page().decode()
-    assert page.count("castd_refused_total{") == MOST + 1
+    counters = Counters()
+    for number in range(MAX_TRANSPORTS + 50):
+        counters({"event": "refused", "transport": f"t{number}", "code": 99, "name": "secret"})
+    counters({"event": "received", "transport": "t1", "outcome": "invented", "octets": 5, "group": None})
+    counters({"event": "closed", "transport": "t1", "octets": 70, "lost": 2, "repeats": 3})
+    counters({"event": "unheard-of"})
+    counters({"log_format": "not ours"})
+    page = counters.page().decode()
+    assert page.count("castd_refused_total{") == MAX_TRANSPORTS + 1
     assert 'castd_refused_total{code="other",transport="other"} 50.0' in page
     assert 'castd_received_total{outcome="other",transport="t1",write="false"} 1.0' in page
     assert 'castd_octets_total{transport="t1"} 75.0' in page

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from castd.net.fdstore import FdStore, nameOf
+from castd.net.fdstore import FdStore, fdName
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier
 from tests.support.fakes import Hearer, Reactor
-from tests.test_supervise import LAUNCH, ROOT, datagram
+from tests.test_sdnotify import LAUNCH, ROOT, datagram
 
 
 class Manager:
@@ -87,7 +87,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 )
 def test_nameOf(at: tuple[str, int], name: str) -> None:
     """Each address has a name of its own, in which no colon is: the manager's lists are divided by these."""
-    assert nameOf(at) == name
+    assert fdName(at) == name
 
 
 @pytest.mark.loopback
@@ -97,7 +97,7 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     the process ends.  That something is dropped is waited for.
     """
     waited: list[int] = []
-    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notices: waited.append(len(manager.waiting())))
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notifier: waited.append(len(manager.waiting())))
     unit = datagram()
     number = unit.getsockname()[1]
     ports = Ports(
@@ -105,16 +105,16 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     ours, other = ports.listen(0, Hearer(), "127.0.0.1"), ports.listen(number, Hearer(), "127.0.0.1")
     for _ in range(2):
-        assert ports.settle() == []
+        assert ports.reconcileStore() == []
     (said,) = manager.waiting()
-    assert (said, ports.keeps) == ({"FDSTORE": "1", "FDNAME": "castd.127.0.0.1.0"}, True)
+    assert (said, ports.storing) == ({"FDSTORE": "1", "FDNAME": "castd.127.0.0.1.0"}, True)
     other.stopListening()
     assert manager.waiting() == []
     ours.stopListening()
     assert (waited, manager.kept) == ([1], {})
     again = ports.listen(0, Hearer(), "127.0.0.1")
-    ports.settle()
-    ports.retain(True)
+    ports.reconcileStore()
+    ports.freezeStore(True)
     again.stopListening()
     manager.waiting()
     assert list(manager.kept) == ["castd.127.0.0.1.0"]
@@ -124,18 +124,18 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.loopback
 def test_barrier(manager: Manager) -> None:
     """A barrier is over when the manager has closed what it was handed; one that does not answer is not waited for."""
-    notices = ServiceNotifier(manager.address)
+    notifier = ServiceNotifier(manager.address)
     reader = os.fork()
     if not reader:
         manager.read()
         os._exit(0)
-    notices.barrier()
+    notifier.barrier()
     assert os.waitpid(reader, 0)[1] == 0
     silent = ServiceNotifier()
     silent.barrier()
-    assert not silent.heard
-    assert not FdStore(silent).keeps
-    notices.close()
+    assert not silent.connected
+    assert not FdStore(silent).available
+    notifier.close()
 
 
 def launched(tmp_path: Path, manager: Manager, descriptors: dict[str, int]) -> subprocess.Popen[bytes]:

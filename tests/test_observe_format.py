@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from castd import outcomes
 from castd.observe.file import JSONFile
-from castd.observe.format import amount, asJSON, asText, sentence
+from castd.observe.format import asJSON, asMessage, asText, showOctets
 from castd.observe.ratelimit import RateLimiter
 from castd.service.logs import jsonLog, textLog
 
@@ -74,7 +74,7 @@ def said() -> list[str]:
 
 def events(said: list[str]) -> Events:
     """Events whose sentences are collected."""
-    return Events(lambda event: said.append(sentence(event)))
+    return Events(lambda event: said.append(asMessage(event)))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_outcomes(said: list[str], outcome: str) -> None:
     ("octets", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 KiB"), (102_400, "100 KiB"), (5 << 20, "5.0 MiB"), (7 << 40, "7168 GiB")],
 )
-def test_amount(octets: int, text: str) -> None:
+def test_showOctets(octets: int, text: str) -> None:
     """Octets are told in the unit that people would take."""
-    assert amount(octets) == text
+    assert showOctets(octets) == text
 
 
 def test_textOfOthers() -> None:
@@ -263,11 +263,11 @@ def test_manyNames() -> None:
     made = Events(observer)
     for number in range(10_000):
         made.refused(name=f"guess{number}")
-    assert len(passed) == RateLimiter.MOST + 1
-    assert len(observer._seen) == RateLimiter.MOST + 1
+    assert len(passed) == RateLimiter.MAX_FAULTS + 1
+    assert len(observer._seen) == RateLimiter.MAX_FAULTS + 1
     observer.flush()
-    assert len(passed) == RateLimiter.MOST + 2
-    assert passed[-1]["more"] == 10_000 - RateLimiter.MOST - 1
+    assert len(passed) == RateLimiter.MAX_FAULTS + 2
+    assert passed[-1]["more"] == 10_000 - RateLimiter.MAX_FAULTS - 1
 
 
 def test_heldBackIsSaid() -> None:

@@ -30,16 +30,16 @@ from castd.packets.tftp import buildAck, buildError
 from castd.receive import multicast, sbroadcast
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.piece import OffsetBlock
-from castd.testing import Copy, Network, pattern
+from castd.testing import Network, ReceivedFile, pattern
 from tests.support.stage import GroupStage
 from tests.support.vectors import vectors
 
 FILE = pattern(30_000)
 
 
-def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Copy], list[Any]]:
+def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[ReceivedFile], list[Any]]:
     """So many machines fetch C{f} by C{tftm}."""
-    sinks, results = [Copy() for _ in range(count)], []
+    sinks, results = [ReceivedFile() for _ in range(count)], []
     for index, sink in enumerate(sinks):
         host = stage.network.host(f"10.0.0.{start + index}")
         url = parseUrl("tftm://10.0.0.1/f")
@@ -107,7 +107,7 @@ def test_sbroadcast() -> None:
     with GroupStage({"f": FILE}, network=network, kind=subnets, options=options) as stage:
         sinks, results = [], []
         for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
-            sinks.append(Copy())
+            sinks.append(ReceivedFile())
             collector = sbroadcast.SbroadcastDownload("f", "255.255.255.0")
             machine: Any = network.host(host)
             Transfer(machine, collector, ("10.0.0.1", 69), sinks[-1], None).start().addBoth(results.append)

@@ -132,17 +132,24 @@ def test_incomplete(folder: Path) -> None:
 
 
 def test_entryPoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point announces like a file; one that cannot be loaded is reported; the same one twice is no fault."""
+    """
+    An entry point announces like a file; one that cannot be loaded, or is in the wrong group, is reported; the same one
+    twice is no fault.
+    """
     points = [
         EntryPoint("again", "castd.plugins.castd_stock:tftp", "castd.transports"),
         EntryPoint("gone", "castd.nowhere:gone", "castd.transports"),
+        EntryPoint("wrong", "castd.plugins.castd_stock:directory", "castd.transports"),
         EntryPoint("shelf", "castd.plugins.castd_stock:directory", "castd.sources"),
     ]
     monkeypatch.setattr(
         plugin, "entry_points", lambda group: EntryPoints(each for each in points if each.group == group)
     )
-    (fault,) = collect().faults
-    assert fault.startswith("an entry point (gone = castd.nowhere:gone): cannot be imported: ModuleNotFoundError")
+    found = collect()
+    gone, wrong = found.faults
+    assert gone.startswith("an entry point (gone = castd.nowhere:gone): cannot be imported: ModuleNotFoundError")
+    assert wrong.startswith("an entry point (wrong = castd.plugins.castd_stock:directory): The object ")
+    assert "directory" not in found.transports
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT
 from castd.packets import slam
 from castd.receive.slam import GROUP, SlamDownload
-from castd.testing import Copy, pattern
+from castd.testing import ReceivedFile, pattern
 from tests.support.clients.slam_client import Etherboot, Ipxe
 from tests.support.stage import SlamStage
 
@@ -126,10 +126,10 @@ def test_fetch(loss: float) -> None:
     """The client fetches a file among clients of other kinds, with and without loss."""
     file = pattern(300_000)
     stage = SlamStage(file, loss=loss, seed=5)
-    sinks: list[Copy] = []
+    sinks: list[ReceivedFile] = []
     reports: list[Any] = []
     for number in range(3):
-        sinks.append(Copy())
+        sinks.append(ReceivedFile())
         host = stage.network.host(f"10.0.7.{number + 1}/16")
         fetch(host, parseUrl("slam://10.0.0.1"), sinks[-1]).addBoth(reports.append)
     stage.play(Ipxe(1))
@@ -147,7 +147,9 @@ def test_nobodyThere() -> None:
     stage = SlamStage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), Copy(), policy=RetransmitPolicy(silence=5.0)).addErrback(failures.append)
+    fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(silence=5.0)).addErrback(
+        failures.append
+    )
     stage.network.run(lambda: failures, limit=10.0)
     assert failures[0].check(TransferError)
     assert failures[0].value.outcome == SILENT

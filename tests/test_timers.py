@@ -1,5 +1,5 @@
 """
-Alarms: whatever fails, they go on ringing.
+Timers: whatever fails, they go on expiring.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.due: float | None = None
-        self.queued: tuple[float, int] | None = None
+        self.heapEntry: tuple[float, int] | None = None
         self.woken = 0
 
-    def wake(self) -> None:
+    def timerExpired(self) -> None:
         self.woken += 1
 
 
 def test_readingFails() -> None:
-    """A fault while arrived datagrams are read first keeps nobody's alarm from ringing."""
+    """A fault while arrived datagrams are read first keeps no timer from expiring."""
 
     def read() -> None:
         raise OSError("no such thing")

@@ -1,5 +1,5 @@
 """
-Lent ports through real sockets: who is heard, and what is left when a port is used again.
+Unicast ports through real sockets: who is heard, and what is left when a port is used again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HERE = Local("127.0.0.1", 69)
 def ports() -> Iterator[Ports]:
     made = Ports(Reactor(), random.Random(1))
     yield made
-    made.close()
+    made.closeIdle()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_peerAndStranger(ports: Ports, peers: tuple[socket.socket, socket.socket
     port = ports.openPort(heard, HERE, one.getsockname())
     one.sendto(b"mine", ("127.0.0.1", port.getHost().port))
     other.sendto(b"strange", ("127.0.0.1", port.getHost().port))
-    ports.drain()
+    ports.readArrived()
     assert (heard.heard, heard.strangers) == ([b"mine"], [b"strange"])
     port.stopListening()
 
@@ -58,13 +58,13 @@ def test_nothingIsLeftOfTheLastPeer(ports: Ports, peers: tuple[socket.socket, so
     one.sendto(b"unread", there)
     port.stopListening()
     one.sendto(b"late", there)
-    ports.drain()
+    ports.readArrived()
     one.sendto(b"later", there)
     port = ports.openPort(second, HERE, other.getsockname())
     assert port.getHost().port == there[1]
     other.sendto(b"new", there)
     one.sendto(b"old", there)
-    ports.drain()
+    ports.readArrived()
     assert first.heard == first.strangers == []
     assert (second.heard, second.strangers) == ([b"new"], [b"old"])
     port.stopListening()
@@ -77,9 +77,9 @@ def test_aClosedPeerIsToldOnce(ports: Ports, peers: tuple[socket.socket, socket.
     heard = Hearer()
     port = ports.openPort(heard, HERE, gone)
     port.write(b"anybody?")
-    ports.drain()
+    ports.readArrived()
     assert len(heard.unreachable) == 1
-    assert ports.set._epoll is None or ports.set._epoll.poll(0) == []
+    assert ports.epoll._epoll is None or ports.epoll._epoll.poll(0) == []
     port.stopListening()
 
 
@@ -90,23 +90,23 @@ def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.sock
     port.stopListening()
     for each in peers:
         each.sendto(b"nobody here", there)
-    ports.drain()
-    assert ports.set._epoll is None or ports.set._epoll.poll(0) == []
+    ports.readArrived()
+    assert ports.epoll._epoll is None or ports.epoll._epoll.poll(0) == []
 
 
 def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """What is kept is counted and can be let go of, range by range; who has a port keeps it, and gives it back."""
-    here = len(ports.set)
-    lent = [
+    here = len(ports.epoll)
+    opened = [
         ports.openPort(Hearer(), HERE, peer.getsockname(), numbers)
         for peer in peers
         for numbers in (None, range(20000, 30000))
     ]
-    for port in lent[:3]:
+    for port in opened[:3]:
         port.stopListening()
-    assert (ports.kept, len(ports.set)) == (3, here + 8)
-    ports.settle()
-    assert (ports.kept, len(ports.set)) == (0, here + 2)
-    lent[3].write(b"still here")
-    lent[3].stopListening()
-    assert ports.kept == 1
+    assert (ports.idle, len(ports.epoll)) == (3, here + 8)
+    ports.reconcileStore()
+    assert (ports.idle, len(ports.epoll)) == (0, here + 2)
+    opened[3].write(b"still here")
+    opened[3].stopListening()
+    assert ports.idle == 1
