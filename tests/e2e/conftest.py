@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,15 @@ DRAIN = "2 s"
 """How long castd waits at its end for those who may ask for their last answer once more."""
 
 Serve = Callable[..., Server]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies here is of the kind C{e2e}, and slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("e2e")
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
