@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.jobs import eventually
+from tests.support.jobs import eventually, free
 from tests.support.lab.castd import TREE, command
 
 pytestmark = pytest.mark.e2e
@@ -40,17 +40,6 @@ PATIENCE = 30.0
 """Seconds that anything may take; a limit for what hangs, and nothing that is measured."""
 CROWD, PERIOD = 16, 0.1
 """Clients at once, and seconds that each waits before it is the next: more than a hundred requests a second."""
-
-
-def free(*kinds: socket.SocketKind) -> list[int]:
-    """-> numbers of ports that nobody has."""
-    probes = [socket.socket(socket.AF_INET, kind) for kind in kinds]
-    for probe in probes:
-        probe.bind((ADDRESS, 0))
-    numbers = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return numbers
 
 
 def rrq(name: str, *options: str) -> bytes:

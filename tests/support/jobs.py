@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -147,7 +148,7 @@ class Job:
 
 
 @contextmanager
-def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """castd in a process of its own, from the sources that the tests belong to; it is ended in any case."""
     with subprocess.Popen(
         [sys.executable, "-u", *command],
@@ -155,7 +156,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
     ) as process:
         try:
             yield process
@@ -172,3 +173,12 @@ def until(process: subprocess.Popen[str], words: str) -> str:
         if words in line:
             return line
     raise AssertionError("".join(said))
+
+
+def free(*kinds: socket.SocketKind) -> list[int]:
+    """-> numbers of ports of the loopback interface that nobody has, one of each kind."""
+    with ExitStack() as probes:
+        found = [probes.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
+        for probe in found:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in found]
