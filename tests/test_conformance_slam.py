@@ -423,6 +423,7 @@ transports:
     assert found.value.faults == (f"x.yaml:10: transports.other.group: {why}",)
 
 
+@pytest.mark.slow
 def test_SL31_forgedSources(stage: SlamStage) -> None:
     """SL-31: a thousand forged sources are remembered and asked within bounds, and the real client is served."""
     forgers = [(f"10.9.{number >> 8}.{number & 255}", 4000) for number in range(1000)]

@@ -420,6 +420,7 @@ def test_turnsEnd() -> None:
     assert B in order
 
 
+@pytest.mark.slow
 def test_memory() -> None:
     """Half a gigabyte in blocks of 1451 and 200 receivers that list 735 runs each take little room and little time."""
     tracemalloc.start()
@@ -571,5 +572,5 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestRuns = pytest.mark.slow(Runs.TestCase)
-TestCrowd = Crowd.TestCase
+TestCrowd = pytest.mark.slow(Crowd.TestCase)
 TestCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

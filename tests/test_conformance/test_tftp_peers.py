@@ -209,6 +209,7 @@ def test_TC45_theSecondAddress() -> None:
             assert client.expect().source[0] == "10.1.0.1"
 
 
+@pytest.mark.slow
 def test_TC60_aCrowd() -> None:
     """1000 clients ask for one file within one second: all are served, and no first answer takes 15 s."""
     content = pattern(1300)

@@ -154,6 +154,7 @@ def test_requestStorm(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast"])
+@pytest.mark.slow
 def test_blindAnswers(kind: str) -> None:
     """
     Whoever cannot see the answers cannot acknowledge them: with each transfer at a port of its own, drawn at random,
