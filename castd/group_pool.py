@@ -1,5 +1,6 @@
 """
-Which group addresses are in use, and which may not be used again yet: never two groups on one address and port.
+Allocate group addresses: never two groups on one address and port, nor a new one there while datagrams of an old one
+may still be on their way.
 """
 
 from __future__ import annotations
@@ -12,102 +13,124 @@ if TYPE_CHECKING:
     from random import Random
 
 #: A group's address and port.
-Place: TypeAlias = tuple[str, int]
+Group: TypeAlias = tuple[str, int]
 
-#: How long an address is left alone after its group has ended: late datagrams must not reach the next.  Seconds.
-REST = 30.0
+#: How long an address of a pool is not allocated again after its group has ended: late datagrams must not reach the
+#: next.  Seconds.
+REUSE_DELAY = 30.0
 
 
 @dataclass(slots=True)
-class _Fixed:
+class _Reservation:
     """
-    What is sent to a fixed group, by how many casts, how long nothing else may be once there are none, and until when.
+    The use of a group that the service file fixes.
+
+    @ivar use: what is sent there.
+    @ivar reuseDelay: how long nothing else may be sent there after the last cast.  Seconds.
+    @ivar casts: how many casts send there now.
+    @ivar until: the instant up to which nothing else may be sent there, once there are none.
     """
 
     use: str
-    rest: float
+    reuseDelay: float
     casts: int = 0
     until: float = 0.0
 
 
 class GroupPool:
     """
-    The groups of one server, whatever port and transport they belong to: those of a pool, which are taken and given
-    back, and those that the service file fixes, which casts of the same file may enter.
+    Knows the groups of one server, whatever port and transport they belong to.
+
+    Groups of a pool are allocated and released.  Groups that the service file fixes are reserved for a use, which means
+    one file in blocks of one size, by each of the casts that send it there.  A group that was released, or whose last
+    reservation has ended, is quarantined for a while.
     """
 
     def __init__(self) -> None:
-        self._taken: set[Place] = set()
-        self._restUntil: dict[Place, float] = {}
-        self._fixed: dict[Place, _Fixed] = {}
+        self._allocated: set[Group] = set()
+        self._quarantinedUntil: dict[Group, float] = {}
+        self._reserved: dict[Group, _Reservation] = {}
 
-    def free(self, place: Place, use: str | None, now: float) -> bool:
+    def isFree(self, group: Group, use: str | None, now: float) -> bool:
         """
-        May this be sent to a fixed group now?
+        Find out whether a group may be reserved for a use now.
 
         @param use: what tells one file and its blocks from another, also to another process; L{None}: unlike any.
         """
-        here = self._fixed.get(place)
-        if here is not None and not here.casts and here.until <= now:
-            del self._fixed[place]
-            here = None
-        return place not in self._taken and (here is None or here.use == use)
+        reserved = self._reserved.get(group)
+        if reserved is not None and not reserved.casts and reserved.until <= now:
+            del self._reserved[group]
+            reserved = None
+        return group not in self._allocated and (reserved is None or reserved.use == use)
 
-    def enter(self, place: Place, use: str, rest: float) -> None:
+    def reserve(self, group: Group, use: str, reuseDelay: float) -> None:
         """
-        A cast sends this to a fixed group that is L{free} for it.
+        Reserve a group for a cast; it L{isFree} for that use.
 
-        @param rest: how long nothing else may be sent there after the last such cast.  Seconds.
+        @param reuseDelay: how long nothing else may be sent there after the last such cast.  Seconds.
         """
-        self._fixed.setdefault(place, _Fixed(use, rest)).casts += 1
+        self._reserved.setdefault(group, _Reservation(use, reuseDelay)).casts += 1
 
-    def leave(self, place: Place, now: float) -> None:
-        """It has ended."""
-        here = self._fixed[place]
-        here.casts -= 1
-        here.until = now + here.rest
+    def unreserve(self, group: Group, now: float) -> None:
+        """End the reservation of one cast."""
+        reserved = self._reserved[group]
+        reserved.casts -= 1
+        reserved.until = now + reserved.reuseDelay
 
-    def used(self, now: float) -> list[tuple[Place, str, float]]:
-        """-> the fixed groups, what was sent there, and the seconds that it rests, or will; for L{rest} elsewhere."""
+    def reservations(self, now: float) -> list[tuple[Group, str, float]]:
+        """
+        List the groups that are reserved or quarantined, for L{quarantine} in another process.
+
+        @return: the group, its use, and for how many seconds it would be quarantined if its casts ended now.
+        """
         return [
-            (place, here.use, here.rest if here.casts else here.until - now)
-            for place, here in self._fixed.items()
-            if here.casts or here.until > now
+            (group, reserved.use, reserved.reuseDelay if reserved.casts else reserved.until - now)
+            for group, reserved in self._reserved.items()
+            if reserved.casts or reserved.until > now
         ]
 
-    def rest(self, place: Place, use: str, seconds: float, now: float) -> None:
-        """Another process has sent this to a fixed group, and is no more."""
-        self._fixed[place] = _Fixed(use, seconds, until=now + seconds)
+    def quarantine(self, group: Group, use: str, seconds: float, now: float) -> None:
+        """Let nothing but this use have a group for so long: another process, which is no more, has sent it there."""
+        self._reserved[group] = _Reservation(use, seconds, until=now + seconds)
 
-    def take(self, places: Iterable[Place], now: float) -> Place | None:
-        """-> the first of these that is free, taken from now on; L{None}: none is."""
-        for place in places:
-            if self.free(place, None, now) and self._restUntil.get(place, now) <= now:
-                self._restUntil.pop(place, None)
-                self._taken.add(place)
-                return place
+    def allocate(self, groups: Iterable[Group], now: float) -> Group | None:
+        """
+        Allocate the first of these groups that is free.
+
+        @return: it, or L{None} if none is.
+        """
+        for group in groups:
+            if self.isFree(group, None, now) and self._quarantinedUntil.get(group, now) <= now:
+                self._quarantinedUntil.pop(group, None)
+                self._allocated.add(group)
+                return group
         return None
 
-    def give(self, place: Place, now: float) -> None:
-        """The group has ended; the address rests."""
-        self._taken.discard(place)
-        self._restUntil = {other: until for other, until in self._restUntil.items() if until > now}
-        self._restUntil[place] = now + REST
+    def release(self, group: Group, now: float) -> None:
+        """Take an allocated group back, and quarantine it for L{REUSE_DELAY}."""
+        self._allocated.discard(group)
+        self._quarantinedUntil = {other: until for other, until in self._quarantinedUntil.items() if until > now}
+        self._quarantinedUntil[group] = now + REUSE_DELAY
 
-    def told(self, now: float) -> list[tuple[Place, float]]:
-        """-> the addresses that rest, each with the seconds that are left; for L{heed} of another process."""
-        return [(place, until - now) for place, until in self._restUntil.items() if until > now]
+    def quarantined(self, now: float) -> list[tuple[Group, float]]:
+        """-> the released groups that are quarantined, each with the seconds that are left; for L{adopt} elsewhere."""
+        return [(group, until - now) for group, until in self._quarantinedUntil.items() if until > now]
 
-    def heed(self, taken: Iterable[Place], resting: Iterable[tuple[Place, float]], now: float) -> None:
-        """Another process still has these groups, or had; a group of it that ends is given back here with L{give}."""
-        self._taken.update(taken)
-        self._restUntil.update({place: now + seconds for place, seconds in resting})
+    def adopt(self, allocated: Iterable[Group], quarantined: Iterable[tuple[Group, float]], now: float) -> None:
+        """
+        Take over what another process has allocated and quarantined.
+
+        @param allocated: groups that it still uses; each is given back with L{release} when it ends.
+        @param quarantined: what its L{quarantined} has told.
+        """
+        self._allocated.update(allocated)
+        self._quarantinedUntil.update({group: now + seconds for group, seconds in quarantined})
 
 
 @dataclass(frozen=True, slots=True)
 class OpenContext:
     """
-    What a dialect is handed to begin a cast with, so that it stays pure.
+    What a dialect is given to begin a cast with, so that it stays pure.
 
     @ivar now: the instant.
     @ivar chance: where all chance comes from.

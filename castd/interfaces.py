@@ -12,22 +12,32 @@ C{range} with step 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     import socket
+    from collections import Counter
+    from random import Random
 
     from pydantic import BaseModel
     from twisted.internet.address import IPv4Address, IPv6Address
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
 
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
+    from castd.cast.policy import RetransmitPolicy
     from castd.errors import Refused
-    from castd.group_pool import OpenContext
+    from castd.group_pool import GroupPool, OpenContext
+    from castd.net.timers import Timers
+    from castd.options import Limits
+    from castd.pacing import Pacer, RateLimit
     from castd.request import Local, Peer, Request
+    from castd.server.admission import Admission
+    from castd.server.blockcache import BlockCache
+    from castd.upgrade.predecessor import Predecessor
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
@@ -39,86 +49,112 @@ Octets: TypeAlias = bytes | bytearray | memoryview
 class ICast(Interface):
     """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
 
+    highestSent: int = Attribute("The highest block number that was ever sent; -1 before the first.")
+
     def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
-        A receiver came, or asked again.
+        Add a receiver that has sent a request, or answer a member that has sent it again.
 
-        @param wants: what its request already asks for; C{()} if the receiver will say.
+        @param wants: the blocks that its request already asks for; C{()} if the receiver will say.
         @param instead: the member it takes the place of: the same machine, asking from a new port.
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
         """
-        A L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>} of a member; others are
-        ignored.
+        Take what a receiver has said; ignore it if the receiver is no member.
+
+        @param event: L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>}.
         """
 
     def peerState(peer: Peer) -> PeerState | None:
-        """-> L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
+        """-> the L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
 
     def poll(now: float) -> Action | None:
         """
-        -> the next L{Announce}, L{SendBlocks}, L{Left} or L{Bar} that is due, or L{None}.
+        Give out the next action that is due; announcements and farewells come before blocks.
 
-        Greetings and farewells go before blocks.
+        @return: L{Announce<castd.cast.events.Announce>}, L{SendBlocks<castd.cast.events.SendBlocks>},
+            L{Left<castd.cast.events.Left>}, L{Bar<castd.cast.events.Bar>}, or L{None} if nothing is due.
         """
 
     def deadline(now: float) -> float | None:
         """
-        -> the instant to poll again at, if nothing is heard before; L{None}: only when something arrives.
+        Find out when to poll again, if nothing is heard before.
 
         A cast without members that still has a deadline lingers: it may be joined until then.
+
+        @return: an instant; L{None}: only when something arrives.
         """
 
-    def late(now: float) -> None:
-        """The last burst has left only now: it waited for the pacer or for a full socket."""
+    def burstDelayed(now: float) -> None:
+        """Take note that the last burst has left only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
-        """-> whether this member has said anything since it asked."""
+        """-> whether this member has said anything since its request."""
 
-    def members() -> int:
+    def memberCount() -> int:
         """-> how many receivers there are."""
+
+    def statistics() -> Mapping[str, int]:
+        """-> counters of this cast by name, for the event of its end; names of its own choice, or none at all."""
 
 
 class IPaced(ICast):
     """A cast that judges from what its receivers say how fast they can be sent to."""
 
-    pace = Attribute("The part of the configured rate that is to be used, above 0, at most 1.")
+    pace: float = Attribute("The part of the configured rate at which it is to send, above 0, at most 1.")
 
 
 class IWire(Interface):
     """
-    The bytes of one cast: datagrams to events, actions to datagrams.  Pure, and without memory of peers.
+    Translates between one cast and the network: datagrams to events, actions to datagrams.
+
+    It is pure, and remembers nothing of peers.
     """
 
-    blocksize = Attribute("Octets of content in a full block; what a block costs the pacer.")
-    count = Attribute("How many blocks the content has; None for a code, which never ends.")
-    headers = Attribute("Hashable; equal only for wires of one block size whose header() agrees for every number.")
-    cast = Attribute("A factory of ICast, called with a RetransmitPolicy and the count.")
-    group = Attribute("(address, port) that all data goes to, or None: to the receiver itself.")
-    policy = Attribute("castd.cast.policy.RetransmitPolicy of this cast.")
-    stride = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    blocksize: int = Attribute("Octets of content in a full block; what a block costs the pacer.")
+    count: int | None = Attribute("How many blocks the content has; None for a code, which never ends.")
+    headers: Hashable = Attribute("Equal only for wires of one block size whose header() agrees for every number.")
+    cast: Callable[[RetransmitPolicy, int | None], ICast] = Attribute("Makes the cast, from the policy and the count.")
+    group: tuple[str, int] | None = Attribute("Address and port that all data goes to; None: to the receiver itself.")
+    policy: RetransmitPolicy = Attribute("When this cast repeats what was not answered, and when it gives up.")
+    stride: int = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    reuseDelay: float = Attribute(
+        "Seconds after the last cast of a group of the service file before another file may be sent to that group."
+    )
 
     def first(request: Request) -> Ranges:
-        """-> ranges the request itself asks for; C{()} if the receiver will say."""
+        """-> the ranges that the request itself asks for; C{()} if the receiver will say."""
 
     def receive(datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
-        -> RequestBlocks, Leave, NewRequest (it is a request: read it as one) or L{None} (nothing worth a word).
+        Parse a datagram that arrived at the cast's port.
 
-        @param peerState: of this peer; L{None}: a stranger.
+        @param peerState: of the peer that sent it; L{None}: it is no member of the cast.
+        @return: RequestBlocks, Leave or NewRequest (it is a request: read it as one); L{None}: it is to be ignored.
         @raise WireError: it cannot be read.
-        @raise UnknownPeer: a stranger who is owed an ERROR 5.
+        @raise UnknownPeer: no member sent it, and is to be told so with an ERROR 5 (RFC 1350 section 4).
         """
 
     def announce(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """-> iterable of (datagram, address): you are in; you have (not) the turn.  C{heard}: it answered before."""
+        """
+        Tell a receiver that it is in, such as by an OACK.
+
+        @param master: it has the turn.
+        @param heard: it has answered before.
+        @return: datagrams, each with its address.
+        """
 
     def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """-> iterable of (datagram, address): ERROR 0 for changed and stopped; mostly nothing."""
+        """
+        Tell a receiver that its part has ended: mostly nothing; an ERROR 0 if the file changed or the server stops.
+
+        @param outcome: one of L{castd.outcomes}.
+        @return: datagrams, each with its address.
+        """
 
     def header(number: int) -> bytes:
-        """-> bytes before the payload of this block."""
+        """-> the bytes before the payload of this block."""
 
     def payload(number: int) -> bytes | None:
         """
@@ -126,61 +162,66 @@ class IWire(Interface):
         """
 
     def address(peer: Peer) -> Peer:
-        """-> where a burst for this peer goes: the group, or the peer itself."""
+        """-> the address that blocks for this peer go to: the group, or the peer itself."""
 
     def ahead(stop: int) -> tuple[bytes, int] | None:
         """
-        What a receiver in step answers to all blocks before C{stop}, to its greeting if that is 0, known before it says
-        so.
+        Foresee what a receiver in step will answer, so that its datagram need not be read (L{castd.server.fastpath}).
 
-        -> (the exact datagram, where the range ends that it asks for: C{stride} blocks, fewer at the end of the file),
-        or L{None}: it must be read.  Depends on nothing but C{headers}, C{stride} and C{count}.  Only for wires with
-        one receiver, where it spares reading the datagram.
+        It depends on nothing but C{headers}, C{stride} and C{count}.  Only wires with one receiver can tell.
+
+        @param stop: the receiver has all blocks before this number; 0: it has been sent an OACK.
+        @return: the exact datagram, and the number after the blocks that it asks for: C{stride} of them, fewer at the
+            end of the file.  L{None}: its answer must be read.
         """
 
     def close(now: float) -> None:
-        """The cast is over: give the group address back."""
+        """Give the group address back, since the cast has ended."""
 
 
 class IGroupWire(IWire):
-    """The bytes of a group that a receiver may belong to without hearing it."""
+    """The wire of a group whose members may turn out not to hear it."""
 
-    broadcast = Attribute("The group is a subnet's broadcast address.")
-    pacer = Attribute(
-        "What bounds all groups that share a way, such as those of one subnet; None: nothing does.  It has next, spend "
-        "and share, as castd.pacing.Pacer."
+    broadcast: bool = Attribute("The group is a subnet's broadcast address.")
+    pacer: RateLimit | None = Attribute(
+        "Bounds all groups that share a way, such as those of one subnet; None: there is no such bound."
     )
 
     def unicastAddress(peer: Peer) -> Peer:
-        """-> where data goes for a member that turned out to hear no group data."""
+        """-> the address that data goes to for a member that turned out to hear no group data."""
 
 
 class IDialect(Interface):
-    """One configured protocol: reads requests, says who may share a cast, begins one.  Pure."""
+    """
+    Speaks one protocol as it is configured: reads requests, decides who may share a cast, and begins casts.
 
-    name = Attribute("The kind, as the service file calls it: 'tftp'.")
-    ownPort = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
+    It is pure.
+    """
+
+    name: str = Attribute("The kind, as the service file calls it: 'tftp'.")
+    ownPort: bool = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
 
     def request(datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
-        -> L{Request<castd.request.Request>}, or L{None}: not mine.
+        Read a datagram at the request port.
 
-        @raise WireError: nobody could read it; no answer.
-        @raise Refused: readable, and our answer is no.
+        @return: the request; L{None}: it is none of this protocol, the next dialect is asked.
+        @raise WireError: it is malformed; there is no answer.
+        @raise Refused: it is readable, and refused.
         """
 
     def key(request: Request, content: IContent) -> Hashable:
-        """-> hashable.  Only requests with equal keys can share a cast."""
+        """-> what must be equal for two requests to share a cast."""
 
     def fits(request: Request, wire: IWire) -> bool:
-        """-> bool: may it join that very cast?"""
+        """-> whether a request with an equal key may join the cast of this wire."""
 
     def same(request: Request, other: Request) -> bool:
-        """-> bool: the same machine, asking again from a new port (Etherboot, iPXE)."""
+        """-> whether it is the same machine, asking again from a new port (Etherboot, iPXE)."""
 
     def open(request: Request, content: IContent, means: OpenContext) -> IWire:
         """
-        -> L{IWire}.  Negotiates, numbers the blocks, takes a group address.
+        Begin a cast: negotiate options, number the blocks, take a group address.
 
         @param means: the instant, chance, and the group addresses in use.
         @raise Declined: not here after all; the next dialect is asked.
@@ -188,11 +229,16 @@ class IDialect(Interface):
 
     def uploadReceiver(request: Request) -> ITransferHalf | None:
         """
-        -> L{ITransferHalf} for a write request; L{None}: this dialect has no writes.
+        -> what receives the upload of a write request; L{None}: this dialect has no writes.
         """
 
     def refuse(request: Request | None, error: Refused) -> bytes | None:
-        """-> datagram or L{None}: silence.  C{request} is L{None} if it could not be read; error is a Refused."""
+        """
+        Build the answer to a request that is refused.
+
+        @param request: L{None}: it could not be read.
+        @return: the datagram; L{None}: there is no answer.
+        """
 
 
 class ITransferHalf(Interface):
@@ -332,41 +378,45 @@ class IContentSink(Interface):
 
 
 class ISite(Interface):
-    """What all transports share."""
+    """Holds what all transports of a server share."""
 
-    reactor = Attribute("IReactorTime; also what ports are made on.")
-    random = Attribute("random.Random: all chance comes from here.")
-    pacer = Attribute("The shared castd.pacing.Pacer, or None: no rate set.")
-    limits = Attribute("castd.options.Limits.")
-    timers = Attribute("castd.net.timers.Timers: one timer for all casts.")
-    blockCache = Attribute("castd.server.blockcache.BlockCache: the wire images that all casts share.")
-    admission = Attribute("castd.server.admission.Admission: who may have how much.")
-    groupPool = Attribute("castd.group_pool.GroupPool: the group addresses in use.")
-    predecessor = Attribute(
-        "castd.upgrade.predecessor.Predecessor: the process we take over from, while it still serves somebody; None."
+    reactor: IReactorTime = Attribute("The reactor.")
+    random: Random = Attribute("Where all chance comes from.")
+    pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
+    limits: Limits = Attribute("The limits of the service file.")
+    timers: Timers = Attribute("One timer of the reactor for all casts.")
+    blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
+    admission: Admission = Attribute("Who may have how much.")
+    groupPool: GroupPool = Attribute("The group addresses in use.")
+    predecessor: Predecessor | None = Attribute(
+        "The process that this one takes over from, while it still serves somebody; None: there is none."
     )
-    requestPorts = Attribute("collections.Counter of the port numbers that requests come to.")
-    ports = Attribute("IPorts.")
+    requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
+    ports: IPorts = Attribute("Where ports come from.")
 
     def lookup(request: Request) -> Deferred[IContent]:
-        """Access rules, then sources in order.  -> Deferred of L{IContent}; fails with Refused."""
+        """
+        Apply the access rules, then ask the sources in order.
+
+        @return: fires with the content; fails with Refused.
+        """
 
     def sink(request: Request) -> IContentSink:
         """
-        Access rules, then where this upload goes.  -> L{IContentSink}.
+        Apply the access rules, then choose where this upload goes.
 
         @raise Refused: writes are off, here or for this peer.
         """
 
     def bar(host: str, name: str, seconds: float, why: str) -> None:
         """
-        One transport warns the others: refuse this name to this address for so long; 0 takes it back.
+        Let all transports refuse this name to this address for so long; 0 ends that.
 
         Only requests with options are refused: they are of a client that has given up the protocol that warned.
         """
 
     def barred(host: str, name: str) -> str | None:
-        """-> why, or L{None}."""
+        """-> why this name is refused to this address; L{None}: it is not."""
 
 
 class IPortProtocol(Interface):
@@ -592,29 +642,36 @@ class ILiveTransfer(Interface):
 
 
 class ICastTransport(IListeningProtocol):
-    """Provided by a C{DatagramProtocol}; stock: L{castd.server.listener.Listener}."""
+    """
+    Serves the requests of one port.  castd's own is L{Listener<castd.server.listener.Listener>}; an object of another
+    class must be a C{DatagramProtocol}, too.
+    """
 
     interface: str = Attribute("Address bound to.")
     port: int = Attribute("Port bound to.")
 
-    def share(other: Any) -> bool:
-        """Another is configured at this address: take its dialects too.  -> bool: False, it cannot be."""
+    def share(other: object) -> bool:
+        """
+        Take over the dialects of another transport that is configured at this address.
+
+        @return: False: it cannot be shared with that one.
+        """
 
     def casts() -> Iterable[ILiveTransfer]:
         """-> the casts and uploads that are under way, for C{castd status} and the metrics."""
 
     def become(other: Any) -> None:
         """
-        Reload: serve from now on what the freshly made C{other} would, from this very socket; also while draining.
+        Serve from now on what the freshly made C{other} would, from this very socket; also while draining.
 
         @param other: of the same class, for the same address.
         """
 
     def drain() -> Deferred[None]:
-        """No new requests; -> Deferred that fires when the last cast has ended."""
+        """Take no new requests.  -> fires when the last cast has ended."""
 
     def stop() -> None:
-        """Tell the receivers, end all casts."""
+        """Tell the receivers, and end all casts."""
 
 
 class IUpgradable(Interface):

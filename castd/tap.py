@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     ILogObserver,
     LegacyLogObserverWrapper,
@@ -90,7 +91,8 @@ def makeService(options: Options) -> IService:
     sys.excepthook = _oneLineEach
     server.logs = _logs(options.parent)
     # As twistd does by itself for its own log.
-    signal.signal(signal.SIGUSR1, lambda *_: server.site.reactor.callFromThread(server.logs.rotate))
+    threads = IReactorFromThreads(server.site.reactor)
+    signal.signal(signal.SIGUSR1, lambda *_: threads.callFromThread(server.logs.rotate))
     try:
         with server.acting():
             server.logs.open(server.config)

@@ -12,7 +12,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.dialects.tftp import Wire
 from castd.packets.options import AgreedOptions
 from castd.server.blockcache import BlockCache
-from castd.server.lane import preparedSteps
+from castd.server.fastpath import NO_STEPS, preparedSteps
 from castd.testing import BytesContent
 from tests.support.quick import slowBut
 
@@ -46,6 +46,6 @@ def test_lanesAreBounded() -> None:
         wire = Wire(AgreedOptions(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
         for start in range(chunk.stop - windowsize + 1):
             found = preparedSteps(wire, chunk, start)
-            assert found is not None
+            assert found is not NO_STEPS
             assert found.numbers(1, wire.count) == range(start, start + windowsize)
     assert len(chunk.prepared) <= 4

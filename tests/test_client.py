@@ -26,7 +26,7 @@ from castd.packets.netascii import encode
 from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
 from castd.receive.options import RequestedOptions
 from castd.receive.piece import OffsetBlock
-from castd.server.commons import Commons
+from castd.server.site import Site as ServerSite
 from castd.testing import Network, ReceivedFile, RecordingClient, memorySite, pattern
 from tests.support.link import summary
 from tests.support.log import observed
@@ -467,7 +467,7 @@ class TestLoopback:
         """The real server half on a real socket.  -> (its port, its files)."""
         network = Network()
         site = memorySite(network, files={"f": pattern(3_000_000)}, uploads=True)
-        real = Commons(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)
+        real = ServerSite(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)
         vars(site).update(vars(real))
         made = listener(site, (tftp, {"interface": "127.0.0.1"}))
         port = site.ports.listen(0, made, "127.0.0.1")
@@ -499,7 +499,7 @@ class TestLoopback:
     async def test_fetchFromAGroup(self) -> None:
         """A group is joined where the server is, which need not be where the machine's default route leads."""
         site = memorySite(Network(), files={"f": pattern(300_000)})
-        vars(site).update(vars(Commons(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)))
+        vars(site).update(vars(ServerSite(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)))
         options = {"interface": "127.0.0.1", "clients": "any", "gather": 0, "groups": "239.255.99.0/24"}
         made = listener(site, (multicast, options))
         port = site.ports.listen(0, made, "127.0.0.1")

@@ -439,7 +439,7 @@ def test_SL31_forgedSources(stage: SlamStage) -> None:
     stage.network.advance(120.0)
     assert len(asked(stage, forgers)) <= 3 * len(forgers)
     assert stage.casts() == []
-    assert not stage.listener._sessions.here
+    assert not stage.listener._sessions.onPort
 
 
 def asked(stage: SlamStage, among: list[tuple[str, int]]) -> list[SentDatagram]:

@@ -190,7 +190,7 @@ class Stage:
             "receivers": admission.receivers.total(),
             "living": sum(len(list(each.casts())) for each in self.listeners),
             "alarms": len(self.site.timers._targets),
-            "groups": len(self.site.groupPool._taken),
+            "groups": len(self.site.groupPool._allocated),
             "ports": len(self.site.ports.openPorts()) - self.ports,
             "uploads": len(self.site.uploads.open),
             "contents": sum(each.closes != 1 for each in self.source.opened),

@@ -1,5 +1,5 @@
 """
-The pacer: when may the next burst go.
+The token bucket: how much may go, and the pacer: when the next burst may.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castd.pacing import BURST, LATE, TICK, Pacer
+from castd.pacing import BURST, LATE, TICK, Pacer, TokenBucket
 from tests.support.quick import slowBut
 
 
@@ -110,6 +110,29 @@ def test_clockSetBack() -> None:
     assert pacer.next(3600.0) == 3600.0
     pacer.spend(100, 3600.0)
     assert pacer.next(3600.0) > 3600.0
+
+
+def test_aBucket() -> None:
+    """So many tokens at once, then so many a second, and no more than at first after a pause."""
+    bucket = TokenBucket(64.0, 1024.0)
+    assert bucket.available(0.0) == 1024.0
+    bucket.spend(1024.0, 0.0)
+    assert bucket.available(0.0) == 0.0
+    assert bucket.available(0.5) == 32.0
+    assert bucket.available(1e6) == 1024.0
+
+
+@given(st.floats(0.1, 1e4), st.floats(1, 1e4), st.lists(st.tuples(st.floats(0, 10), st.floats(0, 100)), max_size=30))
+def test_aBucketIsNeverBelowEmpty(rate: float, depth: float, history: list[tuple[float, float]]) -> None:
+    """Who asks for tokens gets them if they are all there, to the last bit of the arithmetic of old, else none."""
+    bucket, level, since, now = TokenBucket(rate, depth), depth, 0.0, 0.0
+    for pause, tokens in history:
+        now += pause
+        level, since = min(depth, level + (now - since) * rate), now
+        allowed = level >= tokens
+        level -= tokens if allowed else 0.0
+        assert bucket.allow(tokens, now) == allowed
+        assert bucket.available(now) == level >= 0.0
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan")])

@@ -173,8 +173,8 @@ def test_outcomes(collected: Collected, module: Any) -> None:
     seen: list[tuple[str, str]] = []
     network = Network(seed=3, loss=0.1)
     made = serve(collected, network, pattern(20_000), blksize=500, redundancy=4.0)
-    left = made.castLeft
-    made.castLeft = lambda cast, request, outcome: (
+    left = made.receiverLeft
+    made.receiverLeft = lambda cast, request, outcome: (
         seen.append((request.peer[0], outcome)),
         left(cast, request, outcome),
     )

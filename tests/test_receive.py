@@ -514,7 +514,9 @@ class TestIntake:
 
     def test_negotiated_interval(self) -> None:
         """With a negotiated timeout that very interval is kept, until something was measured."""
-        uploadReceiver = UploadReceiver(AgreedOptions(timeout=3.0), RetransmitPolicy(unheard=None).heeding(3.0))
+        uploadReceiver = UploadReceiver(
+            AgreedOptions(timeout=3.0), RetransmitPolicy(maxRepeatsUnheard=None).withTimeout(3.0)
+        )
         uploadReceiver.begin(0.0)
         instants, now = [], 0.0
         while uploadReceiver.outcome is None:
@@ -581,7 +583,9 @@ class TestWait:
 
     def test_tries(self) -> None:
         """Patience may ask for so many repetitions, however long that takes."""
-        wait = RetransmitTimer(RetransmitPolicy(repeat=FixedTimeouts((2.0,)), silence=1.0, tries=2, unheard=None))
+        wait = RetransmitTimer(
+            RetransmitPolicy(repeat=FixedTimeouts((2.0,)), progressTimeout=1.0, minRepeats=2, maxRepeatsUnheard=None)
+        )
         wait.begin(0.0)
         assert not wait.over(1.5)
         wait.again(2.0)
@@ -590,7 +594,7 @@ class TestWait:
 
     def test_heeding_a_table(self) -> None:
         """A fixed table gives way to the interval that was agreed on."""
-        assert RetransmitPolicy(repeat=FixedTimeouts((9.0,))).heeding(0.5).repeat == AdaptiveTimeout(
+        assert RetransmitPolicy(repeat=FixedTimeouts((9.0,))).withTimeout(0.5).repeat == AdaptiveTimeout(
             first=0.5, ceiling=0.5
         )
 

@@ -256,7 +256,9 @@ def test_aMemberSurvivesAnything(talk: list[tuple[bool, bytes]]) -> None:
 
 def test_patienceOfTheRequest() -> None:
     """A request that nobody answers is repeated, and given up in the end."""
-    one = multicast.MulticastDownload("f", RequestedOptions(), RetransmitPolicy(unheard=None, silence=5.0))
+    one = multicast.MulticastDownload(
+        "f", RequestedOptions(), RetransmitPolicy(maxRepeatsUnheard=None, progressTimeout=5.0)
+    )
     first = one.begin(0.0)
     now, said = 0.0, 0
     while one.outcome is None:

@@ -24,7 +24,7 @@ SOURCE = ("10.0.0.1", 1759)
 
 
 def begun(silence: float = 31.0) -> MtftpDownload:
-    download = MtftpDownload("linux", RetransmitPolicy(silence=silence))
+    download = MtftpDownload("linux", RetransmitPolicy(progressTimeout=silence))
     assert download.begin(0.0) == [R]
     return download
 

@@ -28,7 +28,7 @@ def data(number: int, header: slam.Header = HEADER) -> bytes:
 
 
 def begun(silence: float = 31.0) -> SlamDownload:
-    download = SlamDownload(RetransmitPolicy(silence=silence))
+    download = SlamDownload(RetransmitPolicy(progressTimeout=silence))
     assert download.begin(0.0) == [slam.FIRST_LIST]
     return download
 
@@ -147,7 +147,7 @@ def test_nobodyThere() -> None:
     stage = SlamStage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
-    fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(silence=5.0)).addErrback(
+    fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(progressTimeout=5.0)).addErrback(
         failures.append
     )
     stage.network.run(lambda: failures, limit=10.0)

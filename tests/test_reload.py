@@ -14,7 +14,7 @@ import pytest
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import collect
-from castd.dialects.mtftp import REST
+from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
 from castd.packets import slam
 from castd.service.service import Server, compose, kinds, read
@@ -292,7 +292,7 @@ def test_newVersionRests(folder: Path, network: Network) -> None:
     network.run(lambda: not case.server.site.admission.casts, limit=100)
     assert case.reload(text.replace("boot", "other")) == ()
     assert ask("10.0.0.7").inbox == []
-    network.advance(REST)
+    network.advance(REUSE_DELAY)
     assert ask("10.0.0.6").inbox[0].datagram[4:] == BODY[::-1][:512]
 
 

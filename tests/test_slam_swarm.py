@@ -49,7 +49,8 @@ def swarm(crowd: str, loss: float, over: float, capsys: pytest.CaptureFixture[st
     with capsys.disabled():
         sys.stdout.write(
             f"\n{crowd}, {SIZE} octets, loss {loss:.0%}, joining over {over:.0%} of the pass: "
-            f"{hall.ratio:.3f} sent, floor {floor(RECEIVERS, loss):.3f}, {hall.now:.1f} s, {hall.sweep.asked} questions"
+            f"{hall.ratio:.3f} sent, floor {floor(RECEIVERS, loss):.3f}, {hall.now:.1f} s, "
+            f"{hall.sweep.questions} questions"
         )
     return hall
 

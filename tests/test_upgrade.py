@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from castd.dialects.mtftp import REST
+from castd.dialects.mtftp import REUSE_DELAY
 from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
@@ -345,7 +345,7 @@ def test_newVersionRests(case: Callable[..., Case], network: Network, ends: str)
         one.line.ends[0].close()
         network.advance(0.01)
     assert ask("10.0.0.21").inbox == []
-    network.advance(REST - 1)
+    network.advance(REUSE_DELAY - 1)
     assert ask("10.0.0.22").inbox == []
     network.advance(1)
     assert ask("10.0.0.23").inbox[0].datagram[4:] == BODY[::-1][:512]

@@ -1,4 +1,4 @@
 """
-The casts: whose turn it is, which blocks go out, and when.  Numbers and peers only: no bytes, no clock, no chance, no
-I/O.
+Casts decide whose turn it is, which blocks go out, and when.  They know numbers and peers only: no bytes, no clock, no
+chance, no I/O.
 """

@@ -1,5 +1,5 @@
 """
-Sets of block numbers: as runs, and as an octet a block where they are many.
+Hold sets of block numbers: as runs, and as an octet for each block where they are many.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from castd.cast.events import Ranges
 
 
-def joined(runs: Iterable[range]) -> Ranges:
-    """-> the same numbers as ascending runs that do not touch; empty ones left out."""
+def merged(runs: Iterable[range]) -> Ranges:
+    """-> the same numbers as ascending runs that do not touch; empty runs are left out."""
     found: list[range] = []
     for run in sorted(runs, key=lambda run: run.start):
         if found and run.start <= found[-1].stop:
@@ -21,8 +21,8 @@ def joined(runs: Iterable[range]) -> Ranges:
     return tuple(found)
 
 
-def common(one: Sequence[range], other: Sequence[range]) -> Ranges:
-    """-> the numbers in both; each ascending and without overlaps."""
+def intersection(one: Sequence[range], other: Sequence[range]) -> Ranges:
+    """-> the numbers in both; the runs of each are ascending and do not overlap."""
     found: list[range] = []
     left = right = 0
     while left < len(one) and right < len(other):
@@ -36,8 +36,8 @@ def common(one: Sequence[range], other: Sequence[range]) -> Ranges:
     return tuple(found)
 
 
-def without(one: Sequence[range], other: Sequence[range]) -> Ranges:
-    """-> the numbers of the first that are not in the second; each ascending and without overlaps."""
+def difference(one: Sequence[range], other: Sequence[range]) -> Ranges:
+    """-> the numbers of the first that are not in the second; the runs of each are ascending and do not overlap."""
     found: list[range] = []
     at = 0
     for run in one:
@@ -55,8 +55,8 @@ def without(one: Sequence[range], other: Sequence[range]) -> Ranges:
     return tuple(found)
 
 
-def first(runs: Sequence[range], most: int) -> Ranges:
-    """-> the first so many numbers of ascending runs."""
+def firstNumbers(runs: Sequence[range], most: int) -> Ranges:
+    """-> the lowest C{most} numbers of ascending runs."""
     found: list[range] = []
     for run in runs:
         if most <= 0:
@@ -70,13 +70,13 @@ class BlockBitmap:
     """
     The numbers that anybody lacks, given out in ascending order and from the beginning again.
 
-    An octet a number: marking a run, and finding the next one, are then single operations over memory, which is what
-    makes long lists of many receivers cheap; a file of half a gigabyte costs 370 kB twice.
+    An octet for each number: to mark a run, and to find the next one, are then single operations over memory, which is
+    what makes long lists of many receivers cheap; a file of half a gigabyte costs 370 kB twice.
 
-    @ivar cursor: the sweep goes on here.
+    @ivar cursor: the number from which the next run is looked for.
     """
 
-    __slots__ = ("_ends", "_left", "_sent", "_wanted", "cursor")
+    __slots__ = ("_bounded", "_remaining", "_sent", "_wanted", "cursor")
 
     def __init__(self, count: int | None = None) -> None:
         """
@@ -84,33 +84,33 @@ class BlockBitmap:
         """
         self._wanted = bytearray(count or 0)
         self._sent = bytearray(count or 0)
-        self._ends = count is not None
-        self._left = 0
+        self._bounded = count is not None
+        self._remaining = 0
         self.cursor = 0
 
     def __len__(self) -> int:
-        return self._left
+        return self._remaining
 
     def add(self, run: range) -> None:
-        """Somebody lacks these; of numbers that have an end, none beyond it."""
+        """Mark a run as lacking; where there is a last number, what lies beyond it is ignored."""
         if run.stop > len(self._wanted):
-            if self._ends:
+            if self._bounded:
                 run = range(run.start, len(self._wanted))
             more = bytes(max(run.stop - len(self._wanted), 0))
             self._wanted += more
             self._sent += more
-        self._left += len(run) - self._wanted.count(1, run.start, run.stop)
+        self._remaining += len(run) - self._wanted.count(1, run.start, run.stop)
         self._wanted[run.start : run.stop] = b"\1" * len(run)
 
-    def holds(self, run: range) -> bool:
-        """Are any of these still to be given out?"""
+    def intersects(self, run: range) -> bool:
+        """-> whether any number of this run is still to be given out."""
         return self._wanted.find(1, run.start, run.stop) >= 0
 
-    def take(self, most: int) -> tuple[range, bool]:
+    def nextRun(self, most: int) -> tuple[range, bool]:
         """
-        The next run of the sweep.  Not to be called when there is none.
+        Give out the next run from the cursor on.  Not to be called when there is none.
 
-        @param most: not longer than this.
+        @param most: numbers of the longest run.
         @return: the run, and whether its blocks were given out before: either all of them or none.
         """
         start = self._wanted.find(1, self.cursor)
@@ -123,11 +123,11 @@ class BlockBitmap:
         run = range(start, change if change >= 0 else stop)
         self._wanted[run.start : run.stop] = bytes(len(run))
         self._sent[run.start : run.stop] = b"\1" * len(run)
-        self._left -= len(run)
+        self._remaining -= len(run)
         self.cursor = run.stop
         return run, bool(before)
 
     def clear(self) -> None:
-        """Nobody lacks anything any more."""
+        """Forget all that is lacking."""
         self._wanted = bytearray(len(self._wanted))
-        self._left = 0
+        self._remaining = 0

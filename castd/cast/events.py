@@ -1,5 +1,5 @@
 """
-What goes into a cast, what comes out, and how patient it is: plain frozen values.
+What goes into a cast, what comes out, and what a wire is told of its members: plain frozen values.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ Ranges: TypeAlias = tuple[range, ...]
 @dataclass(frozen=True, slots=True)
 class RequestBlocks:
     """
-    A receiver says what it lacks.
+    Event: a receiver says which blocks it lacks.
 
     @ivar ranges: the blocks asked for; empty where it only confirms that it is there.
-    @ivar answers: it answers a question of the server (SLAM: a status request) asked after the last block it is about.
     """
 
     ranges: Ranges = ()
-    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """A receiver's part is over; C{outcome} is one of the words of L{castd.outcomes}."""
+    """
+    Event: the part of a receiver is over.
+
+    @ivar outcome: one of the words of L{castd.outcomes}.
+    """
 
     outcome: str
 
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """Not an event of the cast at all: a request, to be read as one by the listener."""
+    """No event of the cast: a wire has met a new request, which the listener is to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
     """
-    Tell this peer that it is in.
+    Action: tell a receiver that it is a member, and whether it has the turn.
 
     @ivar master: it has the turn.
     @ivar heard: it has answered before.
@@ -55,11 +57,11 @@ class Announce:
 @dataclass(frozen=True, slots=True)
 class SendBlocks:
     """
-    Send these blocks now.
+    Action: send these blocks now.
 
     @ivar numbers: a C{range} with step 1.
-    @ivar peer: on whose behalf; where it goes (the group, or the peer) is the wire's business.
-    @ivar again: they were sent before for the same want: a repetition, for the counters.
+    @ivar peer: on whose behalf they are sent; where they go (the group, or the peer) is the wire's business.
+    @ivar again: they were sent before for the same request: a repetition, for the counters.
     """
 
     numbers: range
@@ -70,7 +72,7 @@ class SendBlocks:
 @dataclass(frozen=True, slots=True)
 class Left:
     """
-    A receiver's part has ended.
+    Action: tell that the part of a receiver has ended, and forget the receiver.
 
     @ivar outcome: one of the words of L{castd.outcomes}.
     @ivar wants: what it still lacked, as far as it had said so (a deaf one goes on by unicast from there).
@@ -86,9 +88,9 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Bar:
     """
-    Tell the other transports that this receiver may be left with a hole, and is not to be served what it is getting.
+    Action: tell the other transports not to serve a receiver the content of this cast, as it may lack blocks of it.
 
-    @ivar seconds: for how long; 0: it is well again.
+    @ivar seconds: for how long; 0: it may be served again.
     @ivar why: in plain words.
     """
 
@@ -107,10 +109,10 @@ class PeerState:
     What a wire needs to know of a member to read its datagrams.
 
     @ivar turn: it has the turn.
-    @ivar serving: the range that is being served, or L{None} before the first want.
-    @ivar top: the highest number ever sent in this cast, -1 before the first.
+    @ivar serving: the range that is being served, or L{None} before its first request for blocks.
+    @ivar highestSent: the highest block number ever sent in this cast, -1 before the first.
     """
 
     turn: bool
     serving: range | None
-    top: int
+    highestSent: int

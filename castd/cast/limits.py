@@ -1,5 +1,5 @@
 """
-The time of a turn: the gathering before the first, and what each one has cost so far.
+Bound the time of a turn: the delay before the first block, and what each turn may cost.
 """
 
 from __future__ import annotations
@@ -8,74 +8,77 @@ from castd.cast.members import Member
 from castd.cast.policy import RetransmitPolicy
 
 #: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
-SHORT_TERM = 64
+MIN_TURN_BUDGET = 64
 
 
 class JoinDelay:
     """
-    As long as machines keep coming, the first block waits for them.
+    Delays the first block as long as machines keep coming.
 
-    @ivar until: the instant up to which it waits, L{None}: it does not.
+    @ivar until: the instant up to which the first block waits; L{None}: it does not wait.
     """
 
-    __slots__ = ("_limit", "_policy", "until")
+    __slots__ = ("_latest", "_policy", "until")
 
     def __init__(self, policy: RetransmitPolicy) -> None:
         self._policy = policy
         self.until: float | None = None
-        self._limit = 0.0
+        self._latest = 0.0
 
-    def came(self, now: float) -> None:
-        """Somebody has come."""
-        if not self._policy.gather:
+    def extend(self, now: float) -> None:
+        """Delay the first block, or delay it further, as a member has come."""
+        if not self._policy.joinDelay:
             return
         if self.until is None:
-            self._limit = now + self._policy.gatherLimit
-        self.until = min(now + self._policy.gather, self._limit)
+            self._latest = now + self._policy.maxJoinDelay
+        self.until = min(now + self._policy.joinDelay, self._latest)
 
 
 class TurnLimits:
     """
-    One turn of one master.
+    Tells when one turn of one master is to end.
 
-    @ivar blocks: what it has cost.
-    @ivar progressAt: the instant when it began, or its master asked for something new.
+    @ivar blocks: the blocks that were sent in this turn, repetitions among them.
+    @ivar progressAt: the instant when the turn began, or when its master last asked for something new.
     """
 
-    __slots__ = ("_mark", "blocks", "progressAt")
+    __slots__ = ("_checkpoint", "blocks", "progressAt")
 
     def __init__(self, now: float) -> None:
         self.blocks = 0
         self.progressAt = now
-        self._mark = (now, 0)
+        self._checkpoint = (now, 0)  # an instant, and the block that the master wanted then
 
-    def givenUpAt(self, policy: RetransmitPolicy, master: Member, alone: bool) -> float:
+    def endsAt(self, policy: RetransmitPolicy, master: Member, alone: bool) -> float:
         """
-        @param alone: nobody else is here.
-        @return: the instant at which it ends if its master says nothing new.
+        Find out when the turn ends if its master asks for nothing new.
+
+        @param alone: the master is the only member.
+        @return: an instant.
         """
-        if alone and not master.failed:
+        if alone and not master.failedTurns:
             # Nobody waits for it, and nothing speaks against it.
-            return self.progressAt + (policy.silence if policy.alone is None else policy.alone)
-        known = policy.measured is not None and master.alarm.measured is not None
-        if known and master.alarm.tries >= policy.tries:
-            return self.progressAt + (policy.measured or 0.0)
-        return self.progressAt + policy.silence
+            lone = policy.loneProgressTimeout
+            return self.progressAt + (policy.progressTimeout if lone is None else lone)
+        measured = policy.measuredProgressTimeout
+        if measured is not None and master.rto.smoothedRtt is not None and master.rto.repeats >= policy.minRepeats:
+            return self.progressAt + measured
+        return self.progressAt + policy.progressTimeout
 
-    def overspent(self, policy: RetransmitPolicy, count: int, asked: int | None, now: float) -> bool:
+    def overspent(self, policy: RetransmitPolicy, count: int, wanted: int | None, now: float) -> bool:
         """
-        One turn may cost the others only so much: a hostile or very slow master loses it.
+        Find out whether the turn has cost the others too much: a hostile or very slow master loses it.
 
         @param count: the blocks of the file.
-        @param asked: the block that the master wants next, L{None}: it has not asked for any.
+        @param wanted: the block that the master wants next; L{None}: it has not asked for any.
         """
-        if policy.termBlocks is not None and self.blocks > max(policy.termBlocks * count, SHORT_TERM):
+        if policy.turnBudget is not None and self.blocks > max(policy.turnBudget * count, MIN_TURN_BUDGET):
             return True
-        if policy.termShare is None or asked is None:
+        if policy.minTurnProgress is None or wanted is None:
             return False
-        share, seconds = policy.termShare
-        since, start = self._mark
+        share, seconds = policy.minTurnProgress
+        since, start = self._checkpoint
         if now - since < seconds:
             return False
-        self._mark = (now, asked)
-        return asked - start < share * count
+        self._checkpoint = (now, wanted)
+        return wanted - start < share * count

@@ -1,163 +1,168 @@
 """
-What both casts are made of: who is here and what they are owed, and when to repeat.
+Keep what both casts know of their receivers: who is a member, in which order, and which announcements and farewells
+are to be sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
-from castd.cast.events import (
-    Announce,
-    Left,
-    Ranges,
-)
+from castd.cast.events import Announce, Left, Ranges
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 from castd.cast.rto import RtoEstimator
 from castd.request import Peer
 
 #: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
-UNMEASURED = 0.02
+ASSUMED_RTT = 0.02
 
 
 class Member:
     """
     One receiver.
 
+    @ivar peer: its address.
+    @ivar requested: the blocks that its request itself asked for; empty where it says so later.
+    @ivar rto: when to repeat to it.
+    @ivar joinedAt: the instant when it came.
+    @ivar highestSentAtJoin: the highest number that had been sent when it asked; -1: it should have heard everything.
     @ivar heard: it has said something since it asked.
-    @ivar hears: it has asked for something behind the first block, so it hears what is sent to the group.
-    @ivar cameAt: the instant when it came.
-    @ivar since: the last number that had been sent when it asked, -1: it should have heard everything.
+    @ivar hearsGroup: it has asked for something behind the first block, so it hears what is sent to the group.
     @ivar waited: it was here before it got its first turn.
-    @ivar confirmed: it has answered its last greeting.
-    @ivar failed: turns it has lost; more than none makes it a suspect until it is heard again.
     @ivar turns: how often it had the turn.
+    @ivar failedTurns: turns that it has lost since it last made progress.
     @ivar suspect: it lost its last turn and was not heard since.
-    @ivar wants: what its request asked for.
-    @ivar asked: what it wanted last.
-    @ivar repeats: wants it repeated although the blocks went out.
-    @ivar servedAt: the instant when blocks first went out for that want, or for the last repetition that counted.
+    @ivar confirmed: it has answered its last announcement.
+    @ivar announceAt: the instant at which its announcement as a listener is repeated, or L{None}.
+    @ivar announcements: how often that was repeated.
+    @ivar correctedAt: the instant when it was last told that it has not the turn.
+    @ivar corrections: how often it was told that.
+    @ivar wanted: the blocks that it asked for last.
+    @ivar servedAt: the instant when blocks first went out for that, or for the last repetition that counted.
+    @ivar unchangedRequests: how often it asked for the same blocks again although they had gone out.
     """
 
     __slots__ = (
-        "alarm",
         "announceAt",
         "announcements",
-        "asked",
-        "cameAt",
         "confirmed",
-        "corrected",
+        "correctedAt",
         "corrections",
-        "failed",
+        "failedTurns",
         "heard",
-        "hears",
+        "hearsGroup",
+        "highestSentAtJoin",
+        "joinedAt",
         "peer",
-        "repeats",
+        "requested",
+        "rto",
         "servedAt",
-        "since",
         "suspect",
         "turns",
+        "unchangedRequests",
         "waited",
-        "wants",
+        "wanted",
     )
 
     def __init__(
         self,
         peer: Peer,
-        wants: Ranges,
+        requested: Ranges,
         repeat: AdaptiveTimeout | FixedTimeouts,
         waited: bool,
-        since: int = -1,
-        cameAt: float = 0.0,
+        highestSentAtJoin: int = -1,
+        joinedAt: float = 0.0,
     ) -> None:
         self.peer = peer
-        self.wants = wants
-        self.alarm = RtoEstimator(repeat)
+        self.requested = requested
+        self.rto = RtoEstimator(repeat)
         self.waited = waited
-        self.since = since
-        self.cameAt = cameAt
-        self.heard = self.hears = self.confirmed = self.suspect = False
-        self.failed = self.turns = self.corrections = self.repeats = self.announcements = 0
-        self.corrected = float("-inf")
+        self.highestSentAtJoin = highestSentAtJoin
+        self.joinedAt = joinedAt
+        self.heard = self.hearsGroup = self.confirmed = self.suspect = False
+        self.failedTurns = self.turns = self.corrections = self.unchangedRequests = self.announcements = 0
+        self.correctedAt = float("-inf")
         self.servedAt = float("inf")
-        self.asked: Ranges = ()
+        self.wanted: Ranges = ()
         self.announceAt: float | None = None
 
-    def misses(self, ranges: Ranges, now: float) -> bool:
+    def asksInVain(self, ranges: Ranges, now: float) -> bool:
         """
-        It wants these: does it repeat a want although the blocks went out?  Such repetitions are counted.
+        Find out whether a request repeats the one before although its blocks went out, and count it if so.
 
-        One counts only if the blocks went out since the one before, at least an answering time ago.  Counted across
-        turns: a slow client repeats when its turn is over.
+        One counts only if the blocks went out since the one before, at least an answering time ago.  They are counted
+        across turns: a slow client repeats when its turn is over.
         """
-        if ranges != self.asked:
-            self.repeats = 0
+        if ranges != self.wanted:
+            self.unchangedRequests = 0
             return False
-        answering = self.alarm.measured or UNMEASURED
+        answering = self.rto.smoothedRtt or ASSUMED_RTT
         if now - self.servedAt < answering:
             return False
         self.servedAt = float("inf")
-        self.repeats += 1
+        self.unchangedRequests += 1
         return True
 
 
-class Members:
+M = TypeVar("M", bound=Member)
+
+
+class Members(Generic[M]):
     """
-    Who is here, in the order in which they came, and what they are owed: greetings and farewells.
+    The members of a cast in the order in which they came, and the notices (announcements and farewells) still to send.
     """
 
-    __slots__ = ("_due", "_here")
+    __slots__ = ("_byPeer", "_notices")
 
     def __init__(self) -> None:
-        self._here: dict[Peer, Member] = {}
-        self._due: deque[Announce | Left] = deque()
+        self._byPeer: dict[Peer, M] = {}
+        self._notices: deque[Announce | Left] = deque()
 
     def __len__(self) -> int:
-        return len(self._here)
+        return len(self._byPeer)
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._here.values())
+    def __iter__(self) -> Iterator[M]:
+        return iter(self._byPeer.values())
 
-    def __contains__(self, peer: object) -> bool:
-        return peer in self._here
+    def get(self, peer: Peer) -> M | None:
+        """-> the member at this address, if there is one."""
+        return self._byPeer.get(peer)
 
-    def get(self, peer: Peer) -> Member | None:
-        return self._here.get(peer)
+    def add(self, member: M) -> None:
+        """Add a member behind all others."""
+        self._byPeer[member.peer] = member
 
-    def add(self, member: Member) -> None:
-        self._here[member.peer] = member
-
-    def rename(self, member: Member, peer: Peer) -> None:
-        """The same machine speaks from another port now; it keeps its place."""
-        self._here = {peer if here is member else known: here for known, here in self._here.items()}
+    def changePeer(self, member: M, peer: Peer) -> None:
+        """Give a member another address, as its machine speaks from another port now; it keeps its place."""
+        self._byPeer = {peer if here is member else known: here for known, here in self._byPeer.items()}
         member.peer = peer
 
-    def last(self, member: Member) -> None:
-        """Send it to the end of the row."""
-        self._here[member.peer] = self._here.pop(member.peer)
+    def moveToEnd(self, member: M) -> None:
+        """Put a member behind all others."""
+        self._byPeer[member.peer] = self._byPeer.pop(member.peer)
 
-    def announce(self, member: Member, master: bool) -> None:
-        """It is to be told its place; what it was to be told before is out of date."""
-        self._forget(member)
-        self._due.append(Announce(member.peer, master, member.heard))
+    def announce(self, member: M, master: bool) -> None:
+        """Queue an announcement of its place to a member, instead of an earlier one that has not gone out."""
+        self._dropAnnouncement(member)
+        self._notices.append(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
-    def part(self, member: Member, outcome: str, wants: Ranges = ()) -> None:
-        """It is gone, and everybody who counts is to be told."""
-        del self._here[member.peer]
-        self._forget(member)
-        self._due.append(Left(member.peer, outcome, wants, member.heard))
+    def remove(self, member: M, outcome: str, wants: Ranges = ()) -> None:
+        """Remove a member, and queue its farewell; C{wants} is what it still lacks."""
+        del self._byPeer[member.peer]
+        self._dropAnnouncement(member)
+        self._notices.append(Left(member.peer, outcome, wants, member.heard))
 
-    def _forget(self, member: Member) -> None:
-        """Greetings that it was not told yet."""
-        if self._due:
-            self._due = deque(due for due in self._due if isinstance(due, Left) or due.peer != member.peer)
+    def _dropAnnouncement(self, member: M) -> None:
+        if self._notices:
+            self._notices = deque(each for each in self._notices if isinstance(each, Left) or each.peer != member.peer)
 
     @property
-    def owed(self) -> bool:
-        """Greetings or farewells are due."""
-        return bool(self._due)
+    def hasNotices(self) -> bool:
+        """Is any announcement or farewell to be sent?"""
+        return bool(self._notices)
 
-    def pay(self) -> Announce | Left | None:
-        """-> the next greeting or farewell that is due."""
-        return self._due.popleft() if self._due else None
+    def nextNotice(self) -> Announce | Left | None:
+        """-> the next announcement or farewell, which is not to be sent again."""
+        return self._notices.popleft() if self._notices else None

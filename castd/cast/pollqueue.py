@@ -1,5 +1,5 @@
 """
-Who is asked next: what L{Sweep<castd.cast.sweep.Sweep>} keeps of its receivers.
+Keep who is asked next: the receivers of a L{Sweep<castd.cast.sweep.Sweep>}.
 """
 
 from __future__ import annotations
@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from castd.cast.events import (
-    Left,
-    Ranges,
-)
+from castd.cast.events import Left, Ranges
 from castd.cast.members import Member, Members
 from castd.cast.policy import RetransmitPolicy
 from castd.request import Peer
@@ -18,109 +15,121 @@ from castd.request import Peer
 
 class PolledMember(Member):
     """
-    One that lists what it lacks.
+    A receiver that lists what it lacks.
 
+    @ivar burstsAtJoin: how many bursts had gone out when it came: it is asked only after one that it could hear.
     @ivar askedAt: the instant of the question it has not answered yet, or L{None}.
-    @ivar late: what its last list names that is put off, until C{lateAt}; a newer list takes its place.
-    @ivar joinedAt: how many bursts had gone out when it came: it is asked only after one that it could hear.
-    @ivar idle: lists that asked for nothing, one after the other.
-    @ivar paused: it is neither served nor asked before C{lateAt}, unless it says something new.
-    @ivar goneAt: when it is over, if it stays silent.
+    @ivar emptyLists: lists that asked for nothing, one after the other.
+    @ivar deferred: the blocks of its last list that are put off until C{deferredUntil}.
+    @ivar deferredUntil: the instant at which they, or the member itself, are looked at again; L{None}: nothing is.
+    @ivar paused: it is neither served nor asked before C{deferredUntil}, unless it lists something new.
+    @ivar removeAt: the instant at which it is removed, if it is silent and stays so.
     """
 
-    __slots__ = ("askedAt", "goneAt", "idle", "joinedAt", "late", "lateAt", "paused")
+    __slots__ = ("askedAt", "burstsAtJoin", "deferred", "deferredUntil", "emptyLists", "paused", "removeAt")
 
-    def __init__(self, peer: Peer, policy: RetransmitPolicy, joinedAt: int) -> None:
+    def __init__(self, peer: Peer, policy: RetransmitPolicy, burstsAtJoin: int) -> None:
         super().__init__(peer, (), policy.repeat, waited=False)
+        self.burstsAtJoin = burstsAtJoin
         self.askedAt: float | None = None
-        self.late: Ranges = ()
-        self.lateAt: float | None = None
-        self.joinedAt = joinedAt
-        self.idle = 0
+        self.emptyLists = 0
+        self.deferred: Ranges = ()
+        self.deferredUntil: float | None = None
         self.paused = False
-        self.goneAt = 0.0
+        self.removeAt = 0.0
 
-    def putOff(self, late: Ranges, until: float | None) -> None:
-        """What it lacks waits for that instant; what waited before is out of date."""
-        self.late = late
-        self.lateAt = until
+    def defer(self, blocks: Ranges, until: float | None) -> None:
+        """Put off blocks that it lacks until that instant, instead of those that were put off before."""
+        self.deferred = blocks
+        self.deferredUntil = until
 
 
 class PollQueue:
     """
-    The receivers in three rows, each in the order in which they will be asked.
+    The receivers in three queues, each in the order in which they will be asked.
 
-    I{Proved} have answered a question, and so are no forged addresses: they come first.  I{Fresh} never have.  I{Quiet}
-    have left too many questions unanswered; they are asked no more, but a word of theirs brings them back.  Who is in
-    no row is being made to wait.  The number of all is bounded: quiet ones make room first, then fresh ones.
+    I{Validated} receivers have answered a question, so their addresses are not forged (address validation in the sense
+    of RFC 9000, section 8): they come first.  I{Unvalidated} ones never have.  I{Silent} ones have left too many
+    questions unanswered, or lack nothing; they are asked no more, but a list of theirs brings them back.  Who is in no
+    queue is paused.  The number of all is bounded: silent ones make room first, then unvalidated ones.
     """
 
-    __slots__ = ("_members", "_room", "fresh", "proved", "quiet")
+    __slots__ = ("_limit", "_members", "silent", "unvalidated", "validated")
 
-    def __init__(self, room: int) -> None:
-        self._members = Members()
-        self._room = room
-        self.proved: OrderedDict[Peer, PolledMember] = OrderedDict()
-        self.fresh: OrderedDict[Peer, PolledMember] = OrderedDict()
-        self.quiet: OrderedDict[Peer, PolledMember] = OrderedDict()
+    def __init__(self, limit: int) -> None:
+        """
+        @param limit: receivers that are kept at the most.
+        """
+        self._members: Members[PolledMember] = Members()
+        self._limit = limit
+        self.validated: OrderedDict[Peer, PolledMember] = OrderedDict()
+        self.unvalidated: OrderedDict[Peer, PolledMember] = OrderedDict()
+        self.silent: OrderedDict[Peer, PolledMember] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._members)
 
     def get(self, peer: Peer) -> PolledMember | None:
-        member = self._members.get(peer)
-        return member if isinstance(member, PolledMember) else None
+        """-> the receiver at this address, if there is one."""
+        return self._members.get(peer)
 
     def add(self, receiver: PolledMember) -> None:
-        """It is new, and asked after all others that are."""
+        """Add a new receiver, which is asked after all others that are new."""
         self._members.add(receiver)
-        self.fresh[receiver.peer] = receiver
+        self.unvalidated[receiver.peer] = receiver
 
-    def crowded(self) -> PolledMember | None:
-        """-> who must make room before another one comes, or L{None}."""
-        if len(self._members) < self._room:
+    def toEvict(self) -> PolledMember | None:
+        """-> the receiver that must make room before another one is added; L{None}: there is room."""
+        if len(self._members) < self._limit:
             return None
-        row = self.quiet or self.fresh or self.proved
-        oldest = next(iter(row.values()) if row else iter(self._members))
-        return self.get(oldest.peer)
+        queue = self.silent or self.unvalidated or self.validated
+        return next(iter(queue.values()) if queue else iter(self._members))
 
-    def place(self, receiver: PolledMember) -> None:
-        """It may be asked again: at the end of its row."""
-        self.remove(receiver)
-        (self.proved if receiver.heard else self.fresh)[receiver.peer] = receiver
+    def enqueue(self, receiver: PolledMember) -> None:
+        """Put a receiver at the end of its queue: it may be asked."""
+        self.dequeue(receiver)
+        (self.validated if receiver.heard else self.unvalidated)[receiver.peer] = receiver
 
-    def hush(self, receiver: PolledMember, goneAt: float) -> None:
-        """It is asked no more."""
-        self.remove(receiver)
-        receiver.goneAt = goneAt
-        self.quiet[receiver.peer] = receiver
+    def enqueueFirst(self, receiver: PolledMember) -> None:
+        """Put a receiver that is not validated before all others that are not."""
+        self.unvalidated.move_to_end(receiver.peer, last=False)
 
-    def remove(self, receiver: PolledMember) -> None:
-        """It is in no row."""
-        for row in (self.proved, self.fresh, self.quiet):
-            row.pop(receiver.peer, None)
+    def setSilent(self, receiver: PolledMember, removeAt: float) -> None:
+        """Ask a receiver no more, and remove it at that instant."""
+        self.dequeue(receiver)
+        receiver.removeAt = removeAt
+        self.silent[receiver.peer] = receiver
+
+    def dequeue(self, receiver: PolledMember) -> None:
+        """Take a receiver out of its queue."""
+        for queue in (self.validated, self.unvalidated, self.silent):
+            queue.pop(receiver.peer, None)
 
     @property
-    def quietest(self) -> PolledMember | None:
-        """Who has been quiet for longest."""
-        return next(iter(self.quiet.values()), None)
+    def longestSilent(self) -> PolledMember | None:
+        """The receiver that is removed next."""
+        return next(iter(self.silent.values()), None)
 
     def candidates(self) -> Iterator[PolledMember]:
-        """-> who may be asked, the next one first."""
-        yield from self.proved.values()
-        yield from self.fresh.values()
+        """-> the receivers that may be asked, the next one first."""
+        yield from self.validated.values()
+        yield from self.unvalidated.values()
 
-    def part(self, receiver: PolledMember, outcome: str) -> None:
-        """It is gone.  What it asked for last counts as sent to it, unless it has shown that it does not hear."""
-        self.remove(receiver)
-        self._members.part(receiver, outcome, () if receiver.repeats else receiver.asked)
+    def remove(self, receiver: PolledMember, outcome: str) -> None:
+        """
+        Remove a receiver, and queue its farewell.
+
+        What it asked for last counts as sent to it, unless it has shown that it does not hear.
+        """
+        self.dequeue(receiver)
+        self._members.remove(receiver, outcome, () if receiver.unchangedRequests else receiver.wanted)
 
     @property
-    def owed(self) -> bool:
-        """Farewells are due."""
-        return self._members.owed
+    def hasNotices(self) -> bool:
+        """Is any farewell to be sent?"""
+        return self._members.hasNotices
 
-    def pay(self) -> Left | None:
-        """-> the next farewell."""
-        due = self._members.pay()
-        return due if isinstance(due, Left) else None
+    def nextNotice(self) -> Left | None:
+        """-> the next farewell, which is not to be sent again."""
+        notice = self._members.nextNotice()
+        return notice if isinstance(notice, Left) else None

@@ -1,55 +1,94 @@
 """
 Sweep: the server asks, and each answer is a list of what is lacking.
 
+Theory of operation
+===================
+
 All lists are one: what anybody lacks goes out in ascending order, each block once a sweep, and everybody hears it.
-When nothing is left to send, one receiver is asked, and what it lacks is the next sweep.  Each block is thus repeated
+When nothing is left to send, one member is asked, and what it lacks is the next sweep.  Each block is thus repeated
 until the one that is asked has it, and never once more for a list that was out of date: that is as little as can be
 sent without a code.
+
+A I{list} replaces all that its sender has listed before.  Blocks that went out so shortly before a list that it may not
+know of them are I{deferred}, not dropped: they go out if no newer list says that they have come.
+
+A I{question} is an L{Announce} with C{master} set.  The I{master} is the member that answered last; it is asked again
+before others until its turn has cost enough (C{turnBudget}).  Only an answer proves that an address is not forged, so
+for members that never gave one little is sent (L{UNVALIDATED_RATE}), and they are asked after those that did.
+
+States
+======
+
+They follow from what is still to do, and are not stored:
+
+ - I{sending}: blocks that anybody lacks are still to go out;
+ - I{asking}: all of them are out, and a member has been asked;
+ - I{idle}: all of them are out, and there is nobody to ask.
+
+What happens in each::
+
+             list                       answer                    Leave                       time is over
+    sending  its blocks are added       its blocks are added      the member is removed       -
+    asking   lacks some: sending        sending, or the next      of the one asked:           the next member
+                                        member is asked           the next member is asked    is asked
+    idle     sending, or asking         -                         the member is removed       -
+
+A question stays open while its blocks, or others, are sent; the time for its answer ends only in I{asking}.  Where
+nobody is a member any more nothing is lacking, and the cast lingers.
+
+Instants
+========
+
+Everything that happens by itself happens at one of these; C{deadline} gives the next one:
+
+ - C{_answerDueAt}: the question is over without an answer.
+ - C{_keepAliveAt()}: while a member is being asked, a block goes out once more, so that the others do not think that
+   nothing is going on, and all speak at once.
+ - C{PolledMember.deferredUntil}: deferred blocks are added to what is sent; a paused member is served again; a member
+   that never became fit to be asked is removed.
+ - C{PolledMember.removeAt}: a silent member is removed.
+ - C{_heardAt + linger}: a cast without members is over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import count as counter
 
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.blockset import BlockBitmap, common, without
-from castd.cast.credit import Credit
-from castd.cast.events import (
-    Action,
-    Announce,
-    Event,
-    Leave,
-    PeerState,
-    Ranges,
-    RequestBlocks,
-    SendBlocks,
-)
+from castd.cast.blockset import BlockBitmap, difference, firstNumbers, intersection
+from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.inflight import InFlight, LossEstimator
-from castd.cast.policy import FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy
 from castd.cast.pollqueue import PolledMember, PollQueue
 from castd.interfaces import IPaced
+from castd.pacing import TokenBucket
 from castd.request import Peer
 
 #: A list and a block that pass each other on the way do so within this time.  Seconds.
-FLIGHT = 0.03
+FLIGHT_TIME = 0.03
 #: Who has left all questions unanswered, and a group that has just emptied, are kept for so long: a receiver that
 #: speaks again by its own timer finds the same file.  Seconds.
 LINGER = 20.0
 #: Receivers that are remembered at the most.
-ROOM = 4096
+MAX_MEMBERS = 4096
 #: The longest burst.  A receiver's network card holds some 32 to 64 frames.
 LONGEST_BURST = 16
-#: Who asks for the same blocks again and again waits so long, twice as long each time ...
-PAUSE = 0.25
+#: Who asks for the same blocks again and again waits so long, twice as long each time (seconds) ...
+FIRST_PAUSE = 0.25
 #: ... and after so many pauses is left alone for a minute.
-PAUSES, MUTED = 8, 60.0
+MAX_PAUSES, MUTE_TIME = 8, 60.0
 #: Nobody has said anything for so long: whoever still lacks something may as well think that nothing is going on.
-QUIET = 2.0
-#: While more than this have never answered, they are asked at shorter intervals, down to the second: most are forged.
-CROWD, SHORTEST_STEP = 16, 0.01
+#: Seconds.
+KEEP_ALIVE_LIMIT = 2.0
+#: Blocks a second for all receivers together that have never answered a question, whose addresses may be forged, and
+#: how many at once after a pause: more than fit any client's list of single blocks.
+UNVALIDATED_RATE, UNVALIDATED_DEPTH = 64.0, 1024.0
+#: While more than this have never answered, they have less time to answer, down to the second: most are forged.
+CROWD, MIN_ANSWER_TIME = 16, 0.01
 
 
 @implementer(IPaced)
@@ -57,311 +96,338 @@ class Sweep:
     """
     The cast of protocols in which receivers list what they lack.
 
-    @ivar top: the highest number ever sent, -1 before the first.
-    @ivar asked, unanswered: questions, and those that nobody answered in time, for the counters.
+    @ivar highestSent: the highest number ever sent, -1 before the first.
+    @ivar questions, unanswered: how many questions were asked, and how many of them nobody answered in time.
     """
 
     def __init__(
         self,
         policy: RetransmitPolicy,
         count: int | None = None,
-        flight: float = FLIGHT,
+        flightTime: float = FLIGHT_TIME,
         linger: float = LINGER,
-        room: int = ROOM,
+        maxMembers: int = MAX_MEMBERS,
     ) -> None:
         """
         @param count: the blocks of the content; L{None}: a code, whose numbers never end.
+        @param flightTime: see L{FLIGHT_TIME}; C{linger}: see L{LINGER}; C{maxMembers}: see L{MAX_MEMBERS}.
         """
         self.policy = policy
         self.count = count
         self.linger = linger
-        self.top = -1
-        self.asked = self.unanswered = 0
-        self._step = policy.repeat.steps[0] if isinstance(policy.repeat, FixedTimeouts) else policy.repeat.first
-        self._roll = PollQueue(room)
-        self._union = BlockBitmap(count)
-        self._flights = InFlight(flight)
-        self._gauge = LossEstimator()
-        self._credit = Credit()
-        self._late: list[tuple[float, int, PolledMember]] = []
-        self._ticket = counter()
+        self.highestSent = -1
+        self.questions = self.unanswered = 0
+        self._answerTime = policy.repeat.first
+        self._queue = PollQueue(maxMembers)
+        self._lacking = BlockBitmap(count)
+        self._inFlight = InFlight(flightTime)
+        self._loss = LossEstimator()
+        self._unvalidated = TokenBucket(UNVALIDATED_RATE, UNVALIDATED_DEPTH)
+        # An entry whose instant is no longer that of its member says nothing: a later one counts.
+        self._deferred: list[tuple[float, int, PolledMember]] = []
+        self._ordinals = counter()
         self._bursts = 0
-        self._behalf: Peer | None = None
+        self._lastLister: Peer | None = None  # blocks are sent on its behalf
         self._master: PolledMember | None = None  # the last one that answered
-        self._term = 0  # blocks of its turn
-        self._question: PolledMember | None = None  # the one that is being waited for
-        self._questionUntil = 0.0
-        self._spokeAt = 0.0
-        self._keep: range | None = None
-        self._heardAt: float | None = None
+        self._masterBlocks = 0  # blocks of its turn
+        self._asked: PolledMember | None = None  # its answer is awaited
+        self._answerDueAt = 0.0
+        self._sentAt = 0.0  # the last burst
+        self._lastBlock: range | None = None
+        self._heardAt: float | None = None  # anybody said anything
 
     @property
     def pace(self) -> float:
-        return self._gauge.pace
+        """The part of the configured rate that the receivers seem to bear."""
+        return self._loss.pace
+
+    def statistics(self) -> Mapping[str, int]:
+        """-> nothing: a sweep counts nothing that the event of its end does not tell already."""
+        return {}
 
     # What goes in.
 
-    def members(self) -> int:
-        return len(self._roll)
+    def memberCount(self) -> int:
+        return len(self._queue)
 
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
-        if instead is not None and (old := self._roll.get(instead)) is not None:
-            self._part(old, outcomes.REPLACED)
-        receiver = self._roll.get(peer)
+        if instead is not None and (old := self._queue.get(instead)) is not None:
+            self._remove(old, outcomes.REPLACED)
+        receiver = self._queue.get(peer)
         if receiver is None:
-            if (oldest := self._roll.crowded()) is not None:
-                self._part(oldest, outcomes.SILENT)
+            if (oldest := self._queue.toEvict()) is not None:
+                self._remove(oldest, outcomes.SILENT)
             receiver = PolledMember(peer, self.policy, self._bursts)
-            self._roll.add(receiver)
-            self._list(receiver, wants, now)
+            self._queue.add(receiver)
+            self._listReceived(receiver, wants, now)
             if not wants:
                 # No block need go out any more, and then it is never asked: it is looked at again in a while.
-                receiver.putOff((), now + self.linger)
-                self._remember(receiver)
+                receiver.defer((), now + self.linger)
+                self._schedule(receiver)
         else:
-            self._list(receiver, wants, now)
+            self._listReceived(receiver, wants, now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
-        receiver = self._roll.get(peer)
+        receiver = self._queue.get(peer)
         if receiver is None:
             return
         if isinstance(event, RequestBlocks):
-            self._list(receiver, event.ranges, now)
+            self._listReceived(receiver, event.ranges, now)
         elif isinstance(event, Leave):
             self._heardAt = now
-            early = event.outcome == outcomes.DONE and any(map(self._union.holds, receiver.asked))
-            self._part(receiver, outcomes.EARLY if early else event.outcome)
+            early = event.outcome == outcomes.DONE and any(map(self._lacking.intersects, receiver.wanted))
+            self._remove(receiver, outcomes.EARLY if early else event.outcome)
 
-    def late(self, now: float) -> None:
-        """It asks when everything has gone out, and counts from there."""
+    def burstDelayed(self, now: float) -> None:
+        """Do nothing: a question goes out when all blocks have, and its time counts from there."""
 
     def heard(self, peer: Peer) -> bool:
-        receiver = self._roll.get(peer)
+        receiver = self._queue.get(peer)
         return receiver is not None and receiver.heard
 
     def peerState(self, peer: Peer) -> PeerState | None:
-        receiver = self._roll.get(peer)
+        receiver = self._queue.get(peer)
         if receiver is None:
             return None
-        turn = receiver is self._master or receiver is self._question
-        return PeerState(turn, receiver.asked[0] if receiver.asked else None, self.top)
+        turn = receiver is self._master or receiver is self._asked
+        return PeerState(turn, receiver.wanted[0] if receiver.wanted else None, self.highestSent)
 
-    def _list(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
-        """It lacks these, and nothing else that it has ever named."""
+    def _listReceived(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
+        """Take a list: its sender lacks these blocks, and nothing else that it has listed before."""
         self._heardAt = now
-        asked = receiver.askedAt
-        if asked is not None:
-            self._answered(receiver, ranges)
-        late = common(ranges, self._flights.crossed(asked, now))
-        if ranges and ranges == receiver.asked:
-            if self._repeated(receiver, bool(late), now):
+        askedAt = receiver.askedAt
+        if askedAt is not None:
+            self._questionAnswered(receiver, ranges)
+        crossing = intersection(ranges, self._inFlight.crossing(askedAt, now))
+        if ranges and ranges == receiver.wanted:
+            if self._mustPause(receiver, bool(crossing), now):
                 return
-        elif receiver.paused or receiver.repeats:
-            receiver.paused, receiver.repeats = False, 0
-            self._roll.place(receiver)
-        self._enrol(receiver, bool(ranges), asked is not None, now)
-        receiver.asked = ranges
-        receiver.putOff(late, now + self._flights.flight if late else None)
-        self._remember(receiver)
-        self._add(receiver, without(ranges, late), now)
-        self._behalf = receiver.peer
+        elif receiver.paused or receiver.unchangedRequests:
+            receiver.paused, receiver.unchangedRequests = False, 0
+            self._queue.enqueue(receiver)
+        self._requeue(receiver, bool(ranges), askedAt is not None, now)
+        receiver.wanted = ranges
+        receiver.defer(crossing, now + self._inFlight.flightTime if crossing else None)
+        self._schedule(receiver)
+        self._addLacking(receiver, difference(ranges, crossing), now)
+        self._lastLister = receiver.peer
 
-    def _add(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
-        """These are to go out; for receivers that have never answered only so many."""
-        for run in ranges if receiver.heard else self._credit.grant(ranges, now):
-            self._union.add(run)
+    def _addLacking(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
+        """
+        Add what a receiver lacks to what is sent.
 
-    def _enrol(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:
-        """It is asked again, unless it has just said that it lacks nothing: it would say so for ever."""
-        receiver.idle = 0 if lacks else receiver.idle + 1
+        Six octets can ask for a whole file, in anybody's name.  Who is real hears some blocks, is asked, answers, and
+        then gets all that it lacks; whoever is forged never hears the question.
+        """
+        if not receiver.heard:
+            ranges = firstNumbers(ranges, int(self._unvalidated.available(now)))
+            self._unvalidated.spend(sum(map(len, ranges)), now)
+        for run in ranges:
+            self._lacking.add(run)
+
+    def _requeue(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:
+        """
+        Put the sender of a list where it will be asked again, unless it has just answered that it lacks nothing: it
+        would say so for ever.
+        """
+        receiver.emptyLists = 0 if lacks else receiver.emptyLists + 1
         if answers and not lacks:
-            self._roll.hush(receiver, now + self.linger)
-        elif receiver.peer in self._roll.quiet and (lacks or receiver.idle > 1):
-            self._roll.place(receiver)
-        elif receiver.peer in self._roll.fresh and receiver.asked and not answers:
-            self._roll.fresh.move_to_end(receiver.peer, last=False)  # it repeats itself: forgers seldom do
+            self._queue.setSilent(receiver, now + self.linger)
+        elif receiver.peer in self._queue.silent and (lacks or receiver.emptyLists > 1):
+            self._queue.enqueue(receiver)
+        elif receiver.peer in self._queue.unvalidated and receiver.wanted and not answers:
+            self._queue.enqueueFirst(receiver)  # it repeats itself: forgers seldom do
 
-    def _answered(self, receiver: PolledMember, ranges: Ranges) -> None:
-        """The answer to a question: its sender is no forged address, and is asked before others."""
-        if receiver is self._question:
-            self._question = None
-            self._gauge.answered(ranges)
+    def _questionAnswered(self, receiver: PolledMember, ranges: Ranges) -> None:
+        """Take an answer to a question: its sender is no forged address, and is asked before others."""
+        if receiver is self._asked:
+            self._asked = None
+            self._loss.answered(ranges)
         receiver.askedAt = None
-        receiver.failed = 0
+        receiver.failedTurns = 0
         if not receiver.heard:
             receiver.heard = True
-            self._roll.place(receiver)
+            self._queue.enqueue(receiver)
         if self._master is not receiver:
-            self._master, self._term = receiver, 0
+            self._master, self._masterBlocks = receiver, 0
 
-    def _repeated(self, receiver: PolledMember, late: bool, now: float) -> bool:
+    def _mustPause(self, receiver: PolledMember, crossing: bool, now: float) -> bool:
         """
-        The very same list once more.  -> must it wait?
+        Pause a receiver that sends the very same list again and again.
 
-        A receiver that names the same blocks although they went out hears no multicast, and would make the server send
+        A receiver that lists the same blocks although they went out hears no multicast, and would make the server send
         for ever.  It waits longer each time, and in the end is left alone for a while; nobody else is held up by it.
+
+        @param crossing: some of these blocks went out so shortly before that the list may not know of them.
+        @return: whether it is paused.
         """
         if receiver.paused:
             return True
-        deaf = self.policy.deaf
-        if deaf is None or late or any(map(self._union.holds, receiver.asked)):
+        deaf = self.policy.deafAfterRepeats
+        if deaf is None or crossing or any(map(self._lacking.intersects, receiver.wanted)):
             return False  # not all of it has gone out, or it may be under way: this proves nothing
-        receiver.repeats += 1
-        times = receiver.repeats - deaf
+        receiver.unchangedRequests += 1
+        times = receiver.unchangedRequests - deaf
         if times < 0:
             return False
         receiver.paused = True
-        self._roll.remove(receiver)
-        if times < PAUSES:
-            receiver.putOff(receiver.asked, now + PAUSE * 2**times)
+        self._queue.dequeue(receiver)
+        if times < MAX_PAUSES:
+            receiver.defer(receiver.wanted, now + FIRST_PAUSE * 2**times)
         else:
-            receiver.putOff((), now + MUTED)
-        self._remember(receiver)
+            receiver.defer((), now + MUTE_TIME)
+        self._schedule(receiver)
         return True
 
-    def _remember(self, receiver: PolledMember) -> None:
-        if receiver.lateAt is not None:
-            heappush(self._late, (receiver.lateAt, next(self._ticket), receiver))
+    def _schedule(self, receiver: PolledMember) -> None:
+        """Look at a receiver again at its C{deferredUntil}."""
+        if receiver.deferredUntil is not None:
+            heappush(self._deferred, (receiver.deferredUntil, next(self._ordinals), receiver))
 
-    def _part(self, receiver: PolledMember, outcome: str) -> None:
-        if receiver is self._question:
-            self._question = None
+    def _remove(self, receiver: PolledMember, outcome: str) -> None:
+        if receiver is self._asked:
+            self._asked = None
         if receiver is self._master:
             self._master = None
-        self._roll.part(receiver, outcome)
-        if not self._roll:
-            self._union.clear()
+        self._queue.remove(receiver, outcome)
+        if not self._queue:
+            self._lacking.clear()
 
     # What comes out.
 
     def poll(self, now: float) -> Action | None:
-        self._mature(now)
-        if not self._union:
-            self._give(now)
-            self._expire(now)
-        return self._roll.pay() or self._send(now) or self._ask(now) or self._speak(now)
+        self._resume(now)
+        if not self._lacking:
+            self._endQuestion(now)
+            self._removeSilent(now)
+        return self._queue.nextNotice() or self._send(now) or self._ask(now) or self._keepAlive(now)
 
-    def _mature(self, now: float) -> None:
-        """What was put off is due."""
-        while self._late and self._late[0][0] <= now:
-            due, _, receiver = heappop(self._late)
-            if receiver.lateAt != due or self._roll.get(receiver.peer) is not receiver:
+    def _resume(self, now: float) -> None:
+        """Go on with what was deferred up to now."""
+        while self._deferred and self._deferred[0][0] <= now:
+            due, _, receiver = heappop(self._deferred)
+            if receiver.deferredUntil != due or self._queue.get(receiver.peer) is not receiver:
                 continue
-            late = receiver.late
-            receiver.putOff((), None)
-            self._add(receiver, late, now)
+            deferred = receiver.deferred
+            receiver.defer((), None)
+            self._addLacking(receiver, deferred, now)
             if receiver.paused:
                 receiver.paused = False
-                if late:
-                    self._roll.place(receiver)
+                if deferred:
+                    self._queue.enqueue(receiver)
                 else:  # a minute has passed: it begins anew, if it is still there
-                    receiver.asked = ()
-                    self._roll.hush(receiver, now + self.linger)
-            elif not late and receiver.peer in self._roll.fresh and not self._askable(receiver):
-                self._part(receiver, outcomes.SILENT)
+                    receiver.wanted = ()
+                    self._queue.setSilent(receiver, now + self.linger)
+            elif not deferred and receiver.peer in self._queue.unvalidated and not self._mayAsk(receiver):
+                self._remove(receiver, outcomes.SILENT)
 
     def _send(self, now: float) -> SendBlocks | None:
-        if not self._union:
+        if not self._lacking:
             return None
-        run, again = self._union.take(LONGEST_BURST)
-        self._sent(run, now)
-        self._gauge.sent(run)
-        self._term += len(run)
-        assert self._behalf is not None
-        return SendBlocks(run, self._behalf, again)
+        run, again = self._lacking.nextRun(LONGEST_BURST)
+        self._noteSent(run, now)
+        self._loss.sent(run)
+        self._masterBlocks += len(run)
+        assert self._lastLister is not None
+        return SendBlocks(run, self._lastLister, again)
 
-    def _sent(self, run: range, now: float) -> None:
+    def _noteSent(self, run: range, now: float) -> None:
         self._bursts += 1
-        self._spokeAt = now
-        self._keep = run[-1:]
-        self.top = max(self.top, run[-1])
-        self._flights.sent(run, now)
+        self._sentAt = now
+        self._lastBlock = run[-1:]
+        self.highestSent = max(self.highestSent, run[-1])
+        self._inFlight.sent(run, now)
 
-    def _give(self, now: float) -> None:
-        """A question that was not answered in time is over."""
-        receiver = self._question
-        if receiver is None or now < self._questionUntil:
+    def _endQuestion(self, now: float) -> None:
+        """Give up a question that was not answered in time."""
+        receiver = self._asked
+        if receiver is None or now < self._answerDueAt:
             return
-        self._question = None
+        self._asked = None
         self.unanswered += 1
-        receiver.failed += 1
+        receiver.failedTurns += 1
         if receiver is self._master:
             self._master = None
-        if receiver.failed >= self.policy.terms:
-            self._roll.hush(receiver, now + self.linger)
+        if receiver.failedTurns >= self.policy.maxFailedTurns:
+            self._queue.setSilent(receiver, now + self.linger)
         else:
-            self._roll.place(receiver)
+            self._queue.enqueue(receiver)
 
-    def _expire(self, now: float) -> None:
-        """Who was quiet for long is gone."""
-        while (receiver := self._roll.quietest) is not None and receiver.goneAt <= now:
-            self._part(receiver, outcomes.SILENT)
+    def _removeSilent(self, now: float) -> None:
+        """Remove members that were silent for long."""
+        while (receiver := self._queue.longestSilent) is not None and receiver.removeAt <= now:
+            self._remove(receiver, outcomes.SILENT)
 
-    def _next(self) -> PolledMember | None:
-        """-> who is to be asked: the one that answered last, while its turn lasts, then round."""
+    def _nextToAsk(self) -> PolledMember | None:
+        """-> the member that is to be asked: the one that answered last, while its turn lasts, then round."""
         master = self._master
-        if master is None or not self._askable(master):
-            return next(filter(self._askable, self._roll.candidates()), None)
-        limit = self.policy.termBlocks
-        if limit is None or not self.count or self._term <= limit * self.count:
+        if master is None or not self._mayAsk(master):
+            return next(filter(self._mayAsk, self._queue.candidates()), None)
+        limit = self.policy.turnBudget
+        if limit is None or not self.count or self._masterBlocks <= limit * self.count:
             return master
-        return next((each for each in self._roll.candidates() if each is not master and self._askable(each)), master)
+        return next((each for each in self._queue.candidates() if each is not master and self._mayAsk(each)), master)
 
-    def _askable(self, receiver: PolledMember) -> bool:
+    def _mayAsk(self, receiver: PolledMember) -> bool:
         """
-        It is not made to wait, and since it came a block went out that it could hear.
+        Find out whether a member may be asked: it is not paused, and since it came a block went out that it could hear.
 
         Etherboot may give up if it is asked in words that no block has taught it before.  Who asks for nothing twice
         believes in another file, and only the question can tell it so.
         """
-        if receiver.paused or receiver.peer in self._roll.quiet:
+        if receiver.paused or receiver.peer in self._queue.silent:
             return False
-        return self._bursts > receiver.joinedAt or receiver.idle > 1
+        return self._bursts > receiver.burstsAtJoin or receiver.emptyLists > 1
 
     def _ask(self, now: float) -> Announce | None:
-        if self._union or self._question is not None or (receiver := self._next()) is None:
+        if self._lacking or self._asked is not None or (receiver := self._nextToAsk()) is None:
             return None
         if receiver is not self._master:
-            self._term = 0
-        self._question = receiver
+            self._masterBlocks = 0
+        self._asked = receiver
         receiver.askedAt = now
-        step = self._step
+        seconds = self._answerTime
         if not receiver.heard:
-            step = max(step / (1 + len(self._roll.fresh) // CROWD), min(step, SHORTEST_STEP))
-        self._questionUntil = now + step
-        self._gauge.asked()
-        self.asked += 1
+            seconds = max(seconds / (1 + len(self._queue.unvalidated) // CROWD), min(seconds, MIN_ANSWER_TIME))
+        self._answerDueAt = now + seconds
+        self._loss.asked()
+        self.questions += 1
         return Announce(receiver.peer, True, receiver.heard)
 
-    def _speak(self, now: float) -> SendBlocks | None:
-        """While somebody is being asked the others must not think that nothing is going on, and all speak at once."""
-        due = self._speakAt()
-        if due is None or now < due or self._keep is None or self._question is None:
+    def _keepAlive(self, now: float) -> SendBlocks | None:
+        """Send a block once more while a member is being asked, if none has gone out for long."""
+        due = self._keepAliveAt()
+        if due is None or now < due or self._lastBlock is None or self._asked is None:
             return None
-        self._sent(self._keep, now)
-        return SendBlocks(self._keep, self._question.peer, again=True)
+        self._noteSent(self._lastBlock, now)
+        return SendBlocks(self._lastBlock, self._asked.peer, again=True)
 
-    def _speakAt(self) -> float | None:
-        """-> when a block is to be sent only to show life."""
-        if self.policy.keep is None or self._question is None or self._keep is None or self._heardAt is None:
+    def _keepAliveAt(self) -> float | None:
+        """-> the instant at which a block is sent only to show life, or L{None}."""
+        if (
+            self.policy.keepAliveInterval is None
+            or self._asked is None
+            or self._lastBlock is None
+            or self._heardAt is None
+        ):
             return None
-        due = self._spokeAt + self.policy.keep
-        return due if due < self._heardAt + QUIET else None
+        due = self._sentAt + self.policy.keepAliveInterval
+        return due if due < self._heardAt + KEEP_ALIVE_LIMIT else None
 
     def deadline(self, now: float) -> float | None:
-        if self._roll.owed or self._union:
+        if self._queue.hasNotices or self._lacking:
             return now
         times: list[float] = []
-        if self._question is not None:
-            times.append(self._questionUntil)
-            if (due := self._speakAt()) is not None:
+        if self._asked is not None:
+            times.append(self._answerDueAt)
+            if (due := self._keepAliveAt()) is not None:
                 times.append(due)
-        elif self._next() is not None:
+        elif self._nextToAsk() is not None:
             return now
-        if self._late:
-            times.append(self._late[0][0])
-        if (receiver := self._roll.quietest) is not None:
-            times.append(receiver.goneAt)
-        if not self._roll and self._heardAt is not None and self._heardAt + self.linger > now:
+        if self._deferred:
+            times.append(self._deferred[0][0])
+        if (receiver := self._queue.longestSilent) is not None:
+            times.append(receiver.removeAt)
+        if not self._queue and self._heardAt is not None and self._heardAt + self.linger > now:
             times.append(self._heardAt + self.linger)
         return max(min(times), now) if times else None

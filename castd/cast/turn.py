@@ -1,47 +1,127 @@
 """
 Turn: the receivers speak by themselves, and one at a time has the say.
 
-Four states over few variables.  I{Empty}: nobody is here.  I{Greeted}: the master was told that it has the turn and has
-not yet said what it lacks.  I{Sending}: blocks it asked for are still to go out.  I{Waiting}: all are out, and it is to
-answer.
+Theory of operation
+===================
+
+One member, the I{master}, has the turn; all others are I{listeners}.  The master asks for blocks (L{RequestBlocks}),
+and what it asks for is sent where everyone can hear it.  When the master leaves, or makes no progress for too long, the
+turn passes on.  Unicast is the same thing with one member.
+
+Only the master is served.  A request out of turn shows that its sender is there, and no more: answering it with blocks
+would let two receivers ping-pong.  A listener that goes on asking is told again that it has not the turn.
+
+A master gets what it asks for once.  The first request of its turn may ask for any blocks; what becomes of another one
+is decided by where it begins:
+
+ - later than the one being served: progress; it is served instead;
+ - the very same: a duplicate, which never causes a block (Sorcerer's Apprentice, RFC 1123, section 4.2.3.1), with one
+   exception: once all blocks of a window are out the window is sent again, once, as its first block may be lost;
+ - earlier, or at the same block with another end: ignored.  So within its turn a receiver cannot go back, nor ask for
+   more or less of what it has just asked for.
+
+States
+======
+
+ - L{EMPTY<TurnState.EMPTY>}: there is no member.
+ - L{ANNOUNCED<TurnState.ANNOUNCED>}: the master was told that it has the turn, and has not yet asked for blocks.
+ - L{SENDING<TurnState.SENDING>}: blocks that the master asked for are still to go out.
+ - L{WAITING<TurnState.WAITING>}: all of them are out, and the master is to answer.
+
+What happens in each::
+
+               join                  RequestBlocks of           Leave of        repeatAt
+                                     the master                 the master
+    EMPTY      the master:           -                          -               not set
+               ANNOUNCED (1)
+    ANNOUNCED  a listener            SENDING                    next turn (2)   announced again
+    SENDING    a listener            a later one: is served     next turn       not looked at
+                                     instead
+    WAITING    a listener            a later one: SENDING;      next turn       SENDING what repetition() says
+                                     the same window: SENDING
+                                     again, once
+
+ 1. SENDING at once, if the request itself asks for blocks (C{wants}).  The master is announced in both cases.
+ 2. ANNOUNCED (or SENDING) with the next master; EMPTY if nobody is left.
+
+In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when it has cost too much (L{TurnLimits}): the master is
+removed after C{maxFailedTurns}, and else has another turn after all who are not suspect.  Announcements and farewells
+always go out before blocks.  A listener is announced as such when it joins.
+
+A member that joins again has repeated its request.  A master that was heard since its first one has restarted, and goes
+to the end of the row.  A master that was not is answered again: announced, and in WAITING sent its blocks again.  A
+listener is announced again.
+
+Instants
+========
+
+Everything that happens by itself happens at one of these; C{deadline} gives the next one:
+
+ - C{repeatAt}: the announcement (ANNOUNCED) or the blocks (WAITING) are repeated; infinite when enough was repeated to
+   a member that was never heard.
+ - C{turnEndsAt(master)}: the master, silent or without progress, loses its turn.
+ - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may go out, as nobody has joined for a while.
+ - C{Member.announceAt}: the announcement of a listener, which has not confirmed it, is repeated.
+ - C{_blocksSentAt + keepAliveInterval}: a block goes out only to show life, as some clients start an incomplete image
+   when their group is silent.
+
+Two more are looked at when something else happens: C{minTurnProgress} at the end of each of its intervals, and
+C{reachabilityCheckAfter} when the master makes progress.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import Enum
+from typing import Generic
+
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.events import (
-    Action,
-    Event,
-    Leave,
-    PeerState,
-    Ranges,
-    RequestBlocks,
-    SendBlocks,
-)
-from castd.cast.instep import InStep, State
+from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.limits import JoinDelay, TurnLimits
-from castd.cast.members import Member, Members
-from castd.cast.policy import RetransmitPolicy
-from castd.cast.reachability import TRIED, Reachability
+from castd.cast.members import M, Member, Members
+from castd.cast.policy import RetransmitPolicy, ShortTurn
+from castd.cast.reachability import DEAF_TURN, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
 
-#: A request that comes so soon after our own repetition of the greeting has crossed it.  Seconds.
+#: A request that comes so soon after our own repetition of the announcement has crossed it.  Seconds.
 CROSSING = 0.05
-#: The shortest time between two corrections, or two greetings, of one listener.  Seconds.
-POLITE = 1.0
+#: The shortest time between two corrections, or two announcements, of one listener.  Seconds.
+MIN_NOTICE_INTERVAL = 1.0
 NEVER = float("inf")
 
 
-@implementer(ICast)
-class Turn(InStep):
-    """
-    The cast of the TFTP family.
+class TurnState(Enum):
+    """The four states, see the module."""
 
-    @ivar top: the highest number ever sent, -1 before the first.
-    @ivar alarmAt: the instant at which the greeting or the blocks are repeated.
+    EMPTY = "empty"
+    ANNOUNCED = "announced"
+    SENDING = "sending"
+    WAITING = "waiting"
+
+
+@implementer(ICast)
+class GenericTurn(ABC, Generic[M]):
+    """
+    A cast whose members take turns, and are of a class that the subclass chooses.
+
+    A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
+    L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all attributes below, and call
+    L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else is promised.
+
+    @ivar policy: how patient the cast is.
+    @ivar count: the blocks of the content.
+    @ivar highestSent: the highest number ever sent, -1 before the first.
+    @ivar members: who is here, in the order of their turns.
+    @ivar master: the member that has the turn.
+    @ivar state: see the module.
+    @ivar serving: the blocks that the master asked for last; empty before it has asked for any.
+    @ivar sentAt: the instant when the last of these, or the announcement of the master, went out.
+    @ivar repeatAt: the instant at which that is repeated.
+    @ivar limits: what the turn has cost, and when its master last made progress.
     """
 
     def __init__(self, policy: RetransmitPolicy, count: int | None = None) -> None:
@@ -50,400 +130,544 @@ class Turn(InStep):
         """
         self.policy = policy
         self.count = count
-        self.top = -1
-        self._turns = self._masters = self._passes = self._lost = 0
-        self._hearing = Reachability(policy)
-        self._trying = False  # this turn was given before its time, to one that is to show that it hears
-        self._members = Members()
-        self._master: Member | None = None
-        self._state = State.EMPTY
-        self._want: Ranges = ()
+        self.highestSent = -1
+        self.members: Members[M] = Members()
+        self.master: M | None = None
+        self.state = TurnState.EMPTY
+        self.serving: Ranges = ()
+        self.sentAt = 0.0
+        self.repeatAt: float = NEVER
+        self.limits = TurnLimits(0.0)
+        self._turns = self._masters = self._passes = self._lostTurns = 0
+        self._reachability: Reachability[M] = Reachability(policy)
+        self._checking = False  # the master got its turn before its time, to show that it hears the group
         self._pending: list[range] = []
-        self._again = False  # what is going out, or was the last to go out, is a repetition
-        self._restarted = False  # the window was already sent again for a want that came twice
-        self._sentAt = 0.0  # the last burst of this want, or the greeting
-        self.alarmAt: float = NEVER
-        self._term = TurnLimits(0.0)
-        self._spokeAt = 0.0  # anything went to the group
-        self._gathering = JoinDelay(policy)
+        self._repeating = False  # what is going out, or was the last to go out, is a repetition
+        self._windowRepeated = False  # the window was already sent again for a request that came twice
+        self._blocksSentAt = 0.0  # the last burst, whoever it was for
+        self._joinDelay = JoinDelay(policy)
+
+    # Hooks.
+
+    @abstractmethod
+    def newMember(self, peer: Peer, wants: Ranges, now: float) -> M:
+        """
+        Hook: make a member for a receiver that has come.
+
+        @param wants: the blocks that its request itself asks for.
+        """
+
+    def successor(self, now: float) -> M | None:
+        """
+        Hook: choose who gets the turn next, when a turn has ended.
+
+        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest.
+        """
+        return next((member for member in self.members if not member.suspect), None) or next(iter(self.members), None)
+
+    def turnGiven(self, member: M, now: float) -> None:
+        """Hook: take note that a member gets the turn; called before it is announced.  By default nothing is done."""
+
+    def repetition(self) -> list[range]:
+        """
+        Hook: choose what is sent when the master does not answer, in L{WAITING<TurnState.WAITING>}.
+
+        @return: runs of numbers, at least one.  By default all that the master asked for last.
+        """
+        return list(self.serving)
+
+    def interval(self, member: M) -> float:
+        """
+        Hook: choose how long the master has to answer what goes out now, until it is repeated.
+
+        @return: seconds.  By default that of its L{RtoEstimator<castd.cast.rto.RtoEstimator>}, or of a short turn.
+        """
+        short = self._shortTurn(member)
+        return short.interval if short else member.rto.interval()
+
+    def turnEndsAt(self, member: M) -> float:
+        """
+        Hook: choose when the master loses its turn, if it asks for nothing new; asked again whenever that matters.
+
+        @return: an instant.  By default what the policy says (C{progressTimeout} and its kin, C{shortTurn}).
+        """
+        if short := self._shortTurn(member):
+            return self.limits.progressAt + short.repeats * short.interval
+        return self.limits.endsAt(self.policy, member, alone=len(self.members) == 1)
+
+    def leaving(self, member: M, outcome: str, now: float) -> str:
+        """
+        Hook: take note that the part of a member ends; called while it is still one.
+
+        @param outcome: one of the words of L{castd.outcomes}.
+        @return: the outcome to be told.  By default the same.
+        """
+        return outcome
 
     # What goes in.
 
-    def members(self) -> int:
-        return len(self._members)
+    def memberCount(self) -> int:
+        return len(self.members)
 
     def heard(self, peer: Peer) -> bool:
-        """Has this member said anything since it asked?"""
-        member = self._members.get(peer)
+        member = self.members.get(peer)
         return member is not None and member.heard
 
-    def figures(self) -> dict[str, int]:
+    def statistics(self) -> Mapping[str, int]:
         """
-        For the closing event: C{lost}, turns that a silent master lost; C{masters}, how many had one; C{changes}, how
-        often it passed on; C{passes}, turns in which blocks were asked for.
+        Count for the closing event: C{lost}, turns that a silent master lost; C{masters}, members that had a turn;
+        C{changes}, how often the turn passed on; C{passes}, turns in which blocks were asked for.
         """
         return {
-            "lost": self._lost,
+            "lost": self._lostTurns,
             "masters": self._masters,
             "changes": max(0, self._turns - 1),
             "passes": self._passes,
         }
 
+    def peerState(self, peer: Peer) -> PeerState | None:
+        member = self.members.get(peer)
+        if member is None:
+            return None
+        turn = member is self.master
+        serving = range(self.serving[0].start, self.serving[-1].stop) if turn and self.serving else None
+        return PeerState(turn, serving, self.highestSent)
+
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
-        member = self._members.get(peer)
-        if member is None and instead is not None and (member := self._members.get(instead)) is not None:
-            self._members.rename(member, peer)
-            member.wants = wants
+        member = self.members.get(peer)
+        if member is None and instead is not None and (member := self.members.get(instead)) is not None:
+            self.members.changePeer(member, peer)
+            member.requested = wants
         if member is not None:
-            self._asksAgain(member, wants, now)
+            self._joinedAgain(member, wants, now)
             return
-        waited = self._master is not None
-        member = Member(peer, wants, self.policy.repeat, waited, since=self.top, cameAt=now)
-        self._members.add(member)
-        self._hearing.came(member)
-        self._hold(now)
-        if self._master is None:
-            self._give(member, now)
+        member = self.newMember(peer, wants, now)
+        self.members.add(member)
+        self._reachability.joined(member)
+        self.delayFirstBlock(now)
+        if self.master is None:
+            self.giveTurn(member, now)
         else:
             self._announceListener(member, now)
 
-    def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
-        """Never heard, or a listener: the first answer again, as it stands.  A master that was heard has restarted."""
-        member.since, member.hears = self.top, False
-        if member is not self._master:
+    def _joinedAgain(self, member: M, wants: Ranges, now: float) -> None:
+        """Answer a repeated request as the first, as things stand; a master that was heard has restarted."""
+        member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
+        if member is not self.master:
             member.heard = False
             self._announceListener(member, now)
         elif member.heard:
             member.heard = member.confirmed = False
-            member.wants = wants
-            self._members.last(member)
-            self._elect(now)
-        elif self._state is State.ANNOUNCED and member.alarm.tries and now < self._sentAt + CROSSING:
+            member.requested = wants
+            self.members.moveToEnd(member)
+            self.passTurn(now)
+        elif self.state is TurnState.ANNOUNCED and member.rto.repeats and now < self.sentAt + CROSSING:
             pass  # answered before it came: a second OACK makes atftp give up
         else:
-            self._members.announce(member, True)
-            if self._state is State.ANNOUNCED:
+            self.members.announce(member, True)
+            if self.state is TurnState.ANNOUNCED:
                 # The answer that it asks for is the repetition.
-                self.alarmAt = now + self._interval(member)
-            elif self._state is State.WAITING and self._want:
-                self._pending, self._again, self._state = list(self._want), True, State.SENDING
+                self.repeatAt = now + self.interval(member)
+            elif self.state is TurnState.WAITING and self.serving:
+                self.sendAgain()
 
-    def _announceListener(self, member: Member, now: float) -> None:
-        self._members.announce(member, False)
-        member.announcements, member.announceAt = 0, now + POLITE if self.policy.confirm else None
+    def _announceListener(self, member: M, now: float) -> None:
+        self.members.announce(member, False)
+        member.announcements = 0
+        member.announceAt = now + MIN_NOTICE_INTERVAL if self.policy.maxListenerRepeats else None
 
-    def _hold(self, now: float) -> None:
-        """Somebody has come: the first block may wait for more."""
-        if self.top < 0:
-            self._gathering.came(now)
+    def delayFirstBlock(self, now: float) -> None:
+        """Let the first block, if it has not gone out, wait for more members, as one has come."""
+        if self.highestSent < 0:
+            self._joinDelay.extend(now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
-        member = self._members.get(peer)
+        member = self.members.get(peer)
         if member is None:
             return
         if isinstance(event, Leave):
-            wants = self._want if member is self._master and self._state is State.WAITING else ()
-            self._part(member, event.outcome, now, wants)
+            wants = self.serving if member is self.master and self.state is TurnState.WAITING else ()
+            self.remove(member, event.outcome, now, wants)
         elif isinstance(event, RequestBlocks):
             member.announceAt = None
-            if member is self._master:
-                self._hearMaster(member, event.ranges, now)
+            if member is self.master:
+                self._masterRequests(member, event.ranges, now)
             else:
-                self._hearListener(member, event.ranges, now)
+                self._listenerRequests(member, event.ranges, now)
 
-    def _hearListener(self, member: Member, ranges: Ranges, now: float) -> None:
-        """A want out of turn shows life; answering it with blocks would let two receivers ping-pong."""
+    def _listenerRequests(self, member: M, ranges: Ranges, now: float) -> None:
+        """Take a request out of turn for a sign of life, and tell its sender now and then that it has not the turn."""
         member.heard, member.suspect = True, False
-        if ranges and self._deaf(member, ranges, now):
+        if ranges and self._leavesDeaf(member, ranges, now):
             return
         if not member.confirmed or not ranges:
             member.confirmed = True
-        elif member.corrections < self.policy.corrections and now - member.corrected >= POLITE:
+        elif member.corrections < self.policy.maxCorrections and now - member.correctedAt >= MIN_NOTICE_INTERVAL:
             member.corrections += 1
-            member.corrected = now
-            self._members.announce(member, False)
+            member.correctedAt = now
+            self.members.announce(member, False)
             member.confirmed = True
 
-    def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
+    def _masterRequests(self, member: M, ranges: Ranges, now: float) -> None:
+        """Serve a request of the master, if it is new (see the module); an empty one only confirms the announcement."""
         member.heard = member.confirmed = True
         member.suspect = False
-        if not ranges or self._deaf(member, ranges, now):
+        if not ranges or self._leavesDeaf(member, ranges, now):
             return
-        if not member.hears and ranges[0].start > 0:
-            self._hearing.shown(member)
-        if self._state is State.ANNOUNCED:
-            member.alarm.restart()
-            self._serve(ranges, now)
-        elif ranges[0].start > self._want[0].start:
-            if self._state is State.WAITING and not self._again:
-                member.alarm.sample(now - self._sentAt)
-            member.alarm.progress()
-            member.failed = 0
-            if self.policy.prove is not None and (other := self._hearing.overdue(self._members, now)) is not None:
-                self._members.announce(member, False)
-                self._trying = True
-                self._give(other, now)
+        if not member.hearsGroup and ranges[0].start > 0:
+            self._reachability.hearsGroup(member)
+        if self.state is TurnState.ANNOUNCED:
+            member.rto.reset()
+            self._serve(member, ranges, now)
+        elif ranges[0].start > self.serving[0].start:
+            if self.state is TurnState.WAITING and not self._repeating:
+                member.rto.sample(now - self.sentAt)
+            member.rto.answered()
+            member.failedTurns = 0
+            checks = self.policy.reachabilityCheckAfter is not None
+            if checks and (other := self._reachability.nextToCheck(self.members, now)) is not None:
+                self.members.announce(member, False)
+                self._checking = True
+                self.giveTurn(other, now)
             else:
-                self._serve(ranges, now)
-        elif ranges == self._want and self._state is State.WAITING:
-            self._hearTwice()
+                self._serve(member, ranges, now)
+        elif ranges == self.serving and self.state is TurnState.WAITING:
+            self._sameRequestAgain()
 
-    def _serve(self, ranges: Ranges, now: float) -> None:
-        assert self._master is not None
-        self._want, self._pending = ranges, list(ranges)
-        self._state = State.SENDING
-        self._again = self._restarted = False
-        self._term.progressAt = now
-        if ranges != self._master.asked:
-            self._master.asked, self._master.servedAt = ranges, NEVER
+    def _serve(self, master: M, ranges: Ranges, now: float) -> None:
+        """Begin to send what the master has asked for."""
+        self.serving, self._pending = ranges, list(ranges)
+        self.state = TurnState.SENDING
+        self._repeating = self._windowRepeated = False
+        self.limits.progressAt = now
+        if ranges != master.wanted:
+            master.wanted, master.servedAt = ranges, NEVER
 
-    def _hearTwice(self) -> None:
+    def _sameRequestAgain(self) -> None:
+        """Send a window again, once, for a request that comes twice: its first block may be the lost one."""
+        if not self._windowRepeated and sum(map(len, self.serving)) > 1:
+            self._windowRepeated = True
+            self.sendAgain()
+
+    def sendAgain(self) -> None:
+        """Send what is being served once more, as a repetition."""
+        self._pending, self._repeating, self.state = list(self.serving), True, TurnState.SENDING
+
+    def burstDelayed(self, now: float) -> None:
+        """Count from now on the time to answer a burst that has waited for the pacer or the socket."""
+        if self.state is TurnState.WAITING and self.master is not None:
+            self.sentAt = self._blocksSentAt = self.master.servedAt = now
+            self.repeatAt = now + self.interval(self.master)
+            if not self._repeating:
+                self.limits.progressAt = now
+
+    # Who hears nothing of the group.
+
+    def _leavesDeaf(self, member: M, ranges: Ranges, now: float) -> bool:
         """
-        The very want that was served comes again.
+        Remove a receiver that asks again and again for what went out after it asked: it hears no multicast.
 
-        Blocks are never sent for that (Sorcerer's Apprentice, RFC 1123 4.2.3.1), but a window is, once: its first block
-        may be the lost one.
+        @return: whether it was removed.
         """
-        if not self._restarted and sum(map(len, self._want)) > 1:
-            self._restarted = self._again = True
-            self._pending, self._state = list(self._want), State.SENDING
-
-    def _deaf(self, member: Member, ranges: Ranges, now: float) -> bool:
-        """A receiver that asks again and again for what went out after it asked hears no multicast: it leaves."""
-        if self.policy.deaf is None or not member.misses(ranges, now) or member.repeats < self.policy.deaf:
+        limit = self.policy.deafAfterRepeats
+        if limit is None or not member.asksInVain(ranges, now) or member.unchangedRequests < limit:
             return False
         if ranges[0].start == 0:
-            self._missed(member)
-        self._part(member, outcomes.DEAF, now, ranges)
+            self._firstBlockMissed(member, now)
+        self.remove(member, outcomes.DEAF, now, ranges)
         return True
 
-    def _missed(self, member: Member) -> bool:
+    def _firstBlockMissed(self, member: M, now: float) -> bool:
         """
-        It has asked for the first block in vain.
+        Take note that a member has asked for the first block in vain, and remove all others, too, that are not known
+        to hear the group, if it does not reach them.
 
-        @return: the group does not reach those who are not known to hear it: they go on by unicast, as should this one.
+        @return: whether it does not reach them: the member should go on by unicast as well.
         """
-        if not self._hearing.missed(member, self._over):
+        if not self._reachability.firstBlockMissed(member, self._allSent):
             return False
-        for other in [other for other in self._members if other is not member and not other.hears]:
-            self._members.part(other, outcomes.DEAF)
+        for other in [other for other in self.members if other is not member and not other.hearsGroup]:
+            self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
         return True
 
-    def _heardNothing(self, member: Member) -> bool:
-        """The master asks for the first block, though others hear the group."""
-        return self._state is not State.ANNOUNCED and self._hearing.nothing(member, self.top)
+    def _seemsDeaf(self, member: M) -> bool:
+        """Does the master ask for the first block, though others hear the group?"""
+        return self.state is not TurnState.ANNOUNCED and self._reachability.seemsDeaf(member, self.highestSent)
 
-    def _unreached(self, member: Member) -> bool:
-        """Is the master, that loses its turn, to go on by unicast?"""
-        if self._state is not State.WAITING:
+    def _lostUnreached(self, member: M, now: float) -> bool:
+        """Is the master, which loses its turn, to go on by unicast?"""
+        if self.state is not TurnState.WAITING:
             return False
-        if self._heardNothing(member):
-            self._missed(member)
+        if self._seemsDeaf(member):
+            self._firstBlockMissed(member, now)
             return True
-        return not self._hearing.proved and self._missed(member)
+        return not self._reachability.groupHeard and self._firstBlockMissed(member, now)
 
     @property
-    def _over(self) -> bool:
-        """Everything has been sent."""
-        return self.count is not None and self.top >= self.count - 1
-
-    def late(self, now: float) -> None:
-        """
-        What was let go has left only now: it waited for the pacer or for the socket, and its answer is to be waited for
-        from here.
-        """
-        if self._state is State.WAITING and self._master is not None:
-            self._sentAt = self._spokeAt = self._master.servedAt = now
-            self.alarmAt = now + self._interval(self._master)
-            if not self._again:
-                self._term.progressAt = now
+    def _allSent(self) -> bool:
+        """Has every block been sent?"""
+        return self.count is not None and self.highestSent >= self.count - 1
 
     # Whose turn it is.
 
-    def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
-        self._members.part(member, outcome, wants)
-        if member is self._master:
-            self._elect(now)
+    def remove(self, member: M, outcome: str, now: float, wants: Ranges = ()) -> None:
+        """
+        Remove a member, and let its farewell be told; the turn of a master passes on.
 
-    def _elect(self, now: float) -> None:
-        self._master, self._state, self.alarmAt, self._pending = None, State.EMPTY, NEVER, []
-        self._trying = False
+        @param wants: what it still lacks, as far as it has said so.
+        """
+        self.members.remove(member, self.leaving(member, outcome, now), wants)
+        if member is self.master:
+            self.passTurn(now)
+
+    def passTurn(self, now: float) -> None:
+        """End the turn, and give it to the L{successor}."""
+        self.master, self.state, self.repeatAt, self._pending = None, TurnState.EMPTY, NEVER, []
+        self._checking = False
         chosen = self.successor(now)
         if chosen is not None:
-            self._give(chosen, now)
+            self.giveTurn(chosen, now)
 
-    def successor(self, now: float) -> Member | None:
-        """
-        Hook: who gets the turn next.  The oldest that is not suspect, else the oldest suspect, for its next term.
-        """
-        return next((member for member in self._members if not member.suspect), None) or next(iter(self._members), None)
-
-    def _give(self, member: Member, now: float) -> None:
-        self._master = member
-        self._state = State.ANNOUNCED
-        self._want, self._again, self._restarted = (), False, False
-        self._sentAt = now
-        self._term = TurnLimits(now)
+    def giveTurn(self, member: M, now: float) -> None:
+        """Make a member the master, also in place of another, and let that be announced to it."""
+        self.turnGiven(member, now)
+        self.master = member
+        self.state = TurnState.ANNOUNCED
+        self.serving, self._repeating, self._windowRepeated = (), False, False
+        self.sentAt = now
+        self.limits = TurnLimits(now)
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
-        member.alarm.restart()
+        member.rto.reset()
         member.announceAt = None
-        self._members.announce(member, True)
-        self.alarmAt = now + self._interval(member)
-        if member.wants:
-            self._serve(member.wants, now)
+        self.members.announce(member, True)
+        self.repeatAt = now + self.interval(member)
+        if member.requested:
+            self._serve(member, member.requested, now)
 
-    def peerState(self, peer: Peer) -> PeerState | None:
-        member = self._members.get(peer)
-        if member is None:
+    def _failTurn(self, member: M, now: float) -> None:
+        """End the turn of a master that was silent for too long, or has cost too much."""
+        if self._lostUnreached(member, now):
+            self.remove(member, outcomes.DEAF, now, self.serving)
+            return
+        member.failedTurns += 1
+        member.suspect = True
+        self._lostTurns += 1
+        if member.failedTurns >= self.policy.maxFailedTurns:
+            self.remove(member, outcomes.SILENT, now, self.serving if self.state is TurnState.WAITING else ())
+            return
+        self.passTurn(now)
+        if self.master is not member and (member.heard or member.failedTurns == 1):
+            self.members.announce(member, False)
+
+    def _overspent(self, now: float) -> bool:
+        if len(self.members) == 1 or not self.count:
+            return False
+        return self.limits.overspent(self.policy, self.count, self.serving[0].start if self.serving else None, now)
+
+    def _shortTurn(self, member: M) -> ShortTurn | None:
+        """
+        Find out whether little is to be tried in this turn.
+
+        Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
+        that of one who seems to hear nothing, or is only to show whether it does.
+        """
+        if self.policy.shortTurn is None:
             return None
-        turn = member is self._master
-        serving = range(self._want[0].start, self._want[-1].stop) if turn and self._want else None
-        return PeerState(turn, serving, self.top)
+        if self._seemsDeaf(member):
+            return DEAF_TURN
+        if self._checking and self.state is TurnState.ANNOUNCED:
+            return self.policy.shortTurn
+        if len(self.members) == 1:
+            return None
+        unproved = member.waited and not member.failedTurns and member.rto.smoothedRtt is None
+        return self.policy.shortTurn if self._allSent and unproved and self.state is TurnState.ANNOUNCED else None
 
     # What comes out.
 
     def poll(self, now: float) -> Action | None:
         while True:
-            if (due := self._members.pay()) is not None:
-                return due
-            held = self._held(now)
-            if self._state is State.SENDING and not held:
+            if (notice := self.members.nextNotice()) is not None:
+                return notice
+            delayed = self._firstBlockDelayed(now)
+            if self.state is TurnState.SENDING and not delayed:
                 return self._send(now)
-            if not self._ring(now):
-                return self._speak(now)
+            if not self._elapsed(now):
+                return self._keepAlive(now)
 
-    def _held(self, now: float) -> bool:
-        gathering = self._gathering
-        if gathering.until is None:
+    def _firstBlockDelayed(self, now: float) -> bool:
+        delay = self._joinDelay
+        if delay.until is None:
             return False
-        if now < gathering.until:
+        if now < delay.until:
             return True
-        gathering.until = None
-        if self._state is State.SENDING:
-            self._term.progressAt = now  # the time of gathering is nobody's fault
+        delay.until = None
+        if self.state is TurnState.SENDING:
+            self.limits.progressAt = now  # the time of the delay is nobody's fault
         return False
 
     def _send(self, now: float) -> SendBlocks:
         numbers = self._pending.pop(0)
         if not self._pending:
-            self._state = State.WAITING
-        assert self._master is not None
-        self._sentAt = self._spokeAt = now
-        self._master.servedAt = min(self._master.servedAt, now)
-        self.alarmAt = now + self._interval(self._master)
-        self._passes += not self._term.blocks
-        self._term.blocks += len(numbers)
-        again = self._again
-        self.top = max(self.top, numbers[-1])
-        return SendBlocks(numbers, self._master.peer, again)
+            self.state = TurnState.WAITING
+        assert self.master is not None
+        self.sentAt = self._blocksSentAt = now
+        self.master.servedAt = min(self.master.servedAt, now)
+        self.repeatAt = now + self.interval(self.master)
+        self._passes += not self.limits.blocks
+        self.limits.blocks += len(numbers)
+        self.highestSent = max(self.highestSent, numbers[-1])
+        return SendBlocks(numbers, self.master.peer, self._repeating)
 
-    def _ring(self, now: float) -> bool:
-        """-> True if something became due that C{poll} is to look at."""
-        member = self._master
+    def _elapsed(self, now: float) -> bool:
+        """
+        Do what is due at one of the instants of the module.
+
+        @return: whether anything was: C{poll} is to look again.
+        """
+        member = self.master
         if member is None:
             return False
-        if self._state in (State.ANNOUNCED, State.WAITING):
-            if now >= self._givenUpAt(member) or self._overspent(now):
-                self._fail(member, now)
+        if self.state in (TurnState.ANNOUNCED, TurnState.WAITING):
+            if now >= self.turnEndsAt(member) or self._overspent(now):
+                self._failTurn(member, now)
                 return True
-            if now >= self.alarmAt:
+            if now >= self.repeatAt:
                 self._repeat(member, now)
                 return True
-        return self._confirmations(now)
+        return self._announceUnconfirmed(now)
 
-    def _repeat(self, member: Member, now: float) -> None:
-        limit = self.policy.unheard
-        if limit is not None and not member.heard and (member.failed or member.alarm.tries >= limit):
-            self.alarmAt = NEVER  # enough for an address that never answered: its time runs on in silence
+    def _repeat(self, member: M, now: float) -> None:
+        limit = self.policy.maxRepeatsUnheard
+        if limit is not None and not member.heard and (member.failedTurns or member.rto.repeats >= limit):
+            self.repeatAt = NEVER  # enough for an address that never answered: its time runs on in silence
             return
-        member.alarm.repeated()
-        if self._state is State.ANNOUNCED:
-            self._members.announce(member, True)
-            self._sentAt, self.alarmAt = now, now + self._interval(member)
+        member.rto.backOff()
+        if self.state is TurnState.ANNOUNCED:
+            self.members.announce(member, True)
+            self.sentAt, self.repeatAt = now, now + self.interval(member)
             return
-        self._pending, self._again, self._restarted = self.repetition(), True, True
-        self._state = State.SENDING
+        self._pending, self._repeating, self._windowRepeated = self.repetition(), True, True
+        self.state = TurnState.SENDING
 
-    def repetition(self) -> list[range]:
-        """Hook: what is sent when the master does not answer."""
-        return list(self._want)
-
-    def _brief(self, member: Member) -> tuple[int, float] | None:
+    def _announceUnconfirmed(self, now: float) -> bool:
         """
-        Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
-        that of one who seems to hear nothing, or is only to show whether it does.
+        Announce a listener again that has not confirmed its announcement, where its protocol has it do so.
+
+        @return: whether one was announced.
         """
-        if self.policy.brief is None:
-            return None
-        if self._heardNothing(member):
-            return TRIED
-        if self._trying and self._state is State.ANNOUNCED:
-            return self.policy.brief
-        if len(self._members) == 1:
-            return None
-        unproved = member.waited and not member.failed and member.alarm.measured is None
-        return self.policy.brief if self._over and unproved and self._state is State.ANNOUNCED else None
-
-    def _interval(self, member: Member) -> float:
-        brief = self._brief(member)
-        return brief[1] if brief else member.alarm.interval()
-
-    def _givenUpAt(self, member: Member) -> float:
-        if brief := self._brief(member):
-            return self._term.progressAt + brief[0] * brief[1]
-        return self._term.givenUpAt(self.policy, member, alone=len(self._members) == 1)
-
-    def _overspent(self, now: float) -> bool:
-        if len(self._members) == 1 or not self.count:
-            return False
-        return self._term.overspent(self.policy, self.count, self._want[0].start if self._want else None, now)
-
-    def _fail(self, member: Member, now: float) -> None:
-        if self._unreached(member):
-            self._part(member, outcomes.DEAF, now, self._want)
-            return
-        member.failed += 1
-        member.suspect = True
-        self._lost += 1
-        if member.failed >= self.policy.terms:
-            self._part(member, outcomes.SILENT, now, self._want if self._state is State.WAITING else ())
-            return
-        self._elect(now)
-        if self._master is not member and (member.heard or member.failed == 1):
-            self._members.announce(member, False)
-
-    def _confirmations(self, now: float) -> bool:
-        """A listener whose protocol has it confirm its greeting is greeted again, a few times."""
-        for member in self._members if self.policy.confirm else ():
+        limit = self.policy.maxListenerRepeats
+        for member in self.members if limit else ():
             if member.announceAt is not None and now >= member.announceAt:
                 member.announcements += 1
-                member.announceAt = now + POLITE if member.announcements < self.policy.confirm else None
-                self._members.announce(member, member is self._master)
+                member.announceAt = now + MIN_NOTICE_INTERVAL if member.announcements < limit else None
+                self.members.announce(member, member is self.master)
                 return True
         return False
 
-    def _speak(self, now: float) -> SendBlocks | None:
-        """A group with members is never silent for long: some clients start an incomplete image then."""
-        keep = self.policy.keep
-        if keep is None or self.top < 0 or self._master is None or now < self._spokeAt + keep:
+    def _keepAlive(self, now: float) -> SendBlocks | None:
+        """Send a block once more to a group that has been silent for long."""
+        seconds = self.policy.keepAliveInterval
+        if seconds is None or self.highestSent < 0 or self.master is None or now < self._blocksSentAt + seconds:
             return None
-        self._spokeAt = now
-        numbers = self._want[-1] if self._want else range(self.top, self.top + 1)
-        return SendBlocks(numbers[-1:], self._master.peer, again=True)
+        self._blocksSentAt = now
+        numbers = self.serving[-1] if self.serving else range(self.highestSent, self.highestSent + 1)
+        return SendBlocks(numbers[-1:], self.master.peer, again=True)
 
     def deadline(self, now: float) -> float | None:
-        if self._members.owed:
+        if self.members.hasNotices:
             return now
-        member = self._master
+        member = self.master
         if member is None:
             return None
-        if self._state is State.SENDING:
-            return max(self._gathering.until or now, now)
-        times = [self._givenUpAt(member), self.alarmAt]
-        if self.policy.keep is not None and self.top >= 0:
-            times.append(self._spokeAt + self.policy.keep)
-        if self.policy.confirm:
-            times.extend(member.announceAt for member in self._members if member.announceAt is not None)
+        if self.state is TurnState.SENDING:
+            return max(self._joinDelay.until or now, now)
+        times = [self.turnEndsAt(member), self.repeatAt]
+        if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
+            times.append(self._blocksSentAt + self.policy.keepAliveInterval)
+        if self.policy.maxListenerRepeats:
+            times.extend(member.announceAt for member in self.members if member.announceAt is not None)
         return max(min(times), now)
+
+    # The fast path (castd.server.fastpath): as long as a lone receiver answers as foreseen it is served without asking
+    # its cast, which is told afterwards.
+
+    def _lone(self) -> M | None:
+        """-> the one member, if nothing but its answer is awaited."""
+        return None if self.members.hasNotices or len(self.members) > 1 else self.master
+
+    def mayBeginFastPath(self) -> bool:
+        """Is everything still to come for the one member, once it answers its announcement?"""
+        member = self._lone()
+        return (
+            member is not None
+            and self.state is TurnState.ANNOUNCED
+            and self.highestSent < 0
+            and self._joinDelay.until is None
+            and not member.wanted
+        )
+
+    def fastPathBegun(self, numbers: range, now: float) -> float:
+        """
+        Take note that the one member has answered its announcement, and that these blocks went out for it.  That answer
+        is not measured: it comes when the client needs the data.
+
+        @return: seconds after which they are to be repeated if no answer comes.
+        """
+        assert self.master is not None
+        member = self.master
+        member.heard = member.confirmed = True
+        member.suspect = False
+        member.rto.reset()
+        self._serve(member, (numbers,), now)
+        self._send(now)
+        return member.rto.interval()
+
+    def mayEnterFastPath(self, stop: int) -> float | None:
+        """
+        Find out whether the one member may be served without asking, as long as it answers as foreseen.
+
+        @param stop: the number after the last that was sent.
+        @return: the instant when that went out; L{None}: no.
+        """
+        member = self._lone()
+        if self.state is not TurnState.WAITING or member is None or not member.heard or self._repeating:
+            return None
+        return self.sentAt if stop == self.highestSent + 1 else None
+
+    @property
+    def rttConverged(self) -> bool:
+        """Is so much known of the answering time of the one member that its next answers need not be measured?"""
+        assert self.master is not None
+        return self.master.rto.converged
+
+    def answerMeasured(self, seconds: float) -> float:
+        """
+        Take note of the time that the one member has taken to answer a step of the fast path.
+
+        @return: seconds after which a step is to be repeated if no answer comes.
+        """
+        assert self.master is not None
+        rto = self.master.rto
+        rto.sample(seconds)
+        rto.answered()
+        self.master.failedTurns = 0
+        return rto.interval()
+
+    def fastPathLeft(self, numbers: range, now: float) -> None:
+        """Take note that the one member was served by the fast path up to these blocks, which went out at C{now}."""
+        assert self.master is not None
+        self.serving = self.master.wanted = (numbers,)
+        self._windowRepeated = False
+        self.sentAt = self.limits.progressAt = now
+        self.repeatAt = now + self.master.rto.interval()
+        self.highestSent = numbers.stop - 1
+
+
+class Turn(GenericTurn[Member]):
+    """The cast of the TFTP family."""
+
+    def newMember(self, peer: Peer, wants: Ranges, now: float) -> Member:
+        waited = self.master is not None
+        return Member(peer, wants, self.policy.repeat, waited, highestSentAtJoin=self.highestSent, joinedAt=now)

@@ -28,7 +28,9 @@ from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, serviceFileSchema
 from castd.config.yaml import Route
 from castd.errors import ConfigError
+from castd.net.ports import Ports
 from castd.options import endpoint
+from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, onStream
 from castd.service.privileges import UnprivilegedUser
@@ -107,9 +109,10 @@ def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
     collected = collect()
+    clock: Any = Clock()  # a reactor would only be asked for the time
     try:
         config = read(file, collected)
-        server = compose(config, collected, Clock(), None)
+        server = compose(config, collected, clock, Ports(clock, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(error) from None
     complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))

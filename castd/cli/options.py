@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import MIN_RTO, AdaptiveTimeout, RetransmitPolicy
 from castd.client.client import defaultOptions, scheme
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.receive.options import RequestedOptions
@@ -43,9 +43,9 @@ class TransferOptions:
 
     def policy(self) -> RetransmitPolicy:
         """-> C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; so long may a server be silent."""
-        repeat = AdaptiveTimeout(first=self.timeout, floor=min(0.02, self.timeout), ceiling=max(8.0, self.timeout))
+        repeat = AdaptiveTimeout(first=self.timeout, floor=min(MIN_RTO, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
-        return RetransmitPolicy(repeat=repeat, silence=silence, unheard=None)
+        return RetransmitPolicy(repeat=repeat, progressTimeout=silence, maxRepeatsUnheard=None)
 
     def address(self, text: str) -> Url:
         """

@@ -19,9 +19,9 @@ from castd import outcomes
 from castd.client.multicast import MulticastPort, widen
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused, UnknownTid, WireError
+from castd.net.backoff import Backoff, isFull
 from castd.packets.tftp import ACK, DATA, OACK, Error, buildError, opcode
 from castd.receive.piece import OffsetBlock
-from castd.server.sender import FULL, REST
 
 #: Datagrams of strangers that are answered; a transfer is no place for more.
 STRANGERS = 20
@@ -85,6 +85,7 @@ class Transfer(DatagramProtocol):
         self._began = 0.0
         self._call: Any = None
         self._unsent: list[bytes] = []
+        self._backoff = Backoff()
         self._closed: Deferred[None] = Deferred()
         self._over = False
         self._ear: MulticastPort | None = None
@@ -218,7 +219,7 @@ class Transfer(DatagramProtocol):
         if outcome is not None:
             self._ended(outcome)
             return
-        instants = [self._collector.deadline(now), now + REST if self._unsent else None]
+        instants = [self._collector.deadline(now), now + self._backoff.seconds if self._unsent else None]
         self._alarm(
             min((instant for instant in instants if instant is not None), default=None),
             now,
@@ -244,10 +245,12 @@ class Transfer(DatagramProtocol):
                 # As good as lost: the silence that follows will tell.
                 continue
             except OSError as error:
-                if isinstance(error, BlockingIOError) or error.errno in FULL:
+                if isFull(error):
                     self._unsent = self._unsent[sent:]
+                    self._backoff.refused()
                     return
         self._unsent = []
+        self._backoff = Backoff()
 
     def _listen(self, group: tuple[str, int] | None) -> bool:
         """Be in this group, and in no other.  -> False: that cannot be, and it is over."""

@@ -1,3 +1,3 @@
 """
-The dialects: each module promises two names, C{Options} and C{Dialect}.
+Dialects speak one protocol each.  The module of a dialect promises two names, C{Options} and C{Dialect}.
 """

@@ -1,5 +1,6 @@
 """
-What the two group dialects of the TFTP family share: who is granted a group, what is agreed, and how the turn is told.
+Share what the two group dialects of the TFTP family have in common: who is granted a group, what is agreed, and how the
+turn is told.
 
 RFC 2090's C{multicast} and IBM's C{sbroadcast} are options of an RRQ at TFTP's own port.  An option that cannot be
 granted is left out, and the client is served by unicast: never an error.
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from castd import outcomes
 from castd.cast.events import (
@@ -19,10 +19,11 @@ from castd.cast.events import (
     Ranges,
     RequestBlocks,
 )
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Declined
+from castd.pacing import RateLimit
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.request import Local, Peer, Request
@@ -34,48 +35,49 @@ MOST_BLOCKS = 65535
 REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
 
 #: Repetitions without an answer after which the next block goes out, too.
-AHEAD = 4
+NEXT_BLOCK_AFTER = 4
 
 #: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
-PATIENCE = RetransmitPolicy(
-    repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
-    silence=3.0,
-    measured=1.0,
-    tries=6,
-    alone=10.0,
-    unheard=4,
-    brief=(3, 0.1),
-    terms=3,
-    keep=5.0,
-    gather=0.2,
-    gatherLimit=3.0,
-    deaf=2,
-    allDeaf=2,
-    prove=5.0,
-    corrections=3,
-    termBlocks=2.0,
-    termShare=(0.01, 10.0),
+POLICY = RetransmitPolicy(
+    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
+    progressTimeout=3.0,
+    measuredProgressTimeout=1.0,
+    minRepeats=6,
+    loneProgressTimeout=10.0,
+    maxRepeatsUnheard=4,
+    shortTurn=ShortTurn(3, 0.1),
+    maxFailedTurns=3,
+    keepAliveInterval=5.0,
+    joinDelay=0.2,
+    maxJoinDelay=3.0,
+    deafAfterRepeats=2,
+    allDeafAfterMembers=2,
+    reachabilityCheckAfter=5.0,
+    maxCorrections=3,
+    turnBudget=2.0,
+    minTurnProgress=MinProgress(0.01, 10.0),
 )
 
 
 def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Request | None:
     """
-    An RRQ that asks for this option; L{None} for all else, which is another dialect's.
+    Read an RRQ that asks for this option.
 
+    @return: L{None} for all else, which is another dialect's.
     @raise WireError: shorter than an opcode.
     @raise Unsupported: malformed.
     """
     request = _tftp.readRequest(datagram, peer, local)
     if request is None or request.write or request.option(option) is None:
         return None
-    ours, _, rest = request.name.partition("/")
+    host, _, name = request.name.partition("/")
     # Etherboot's x-tftm://server/10.0.0.1/file leaves the address in the name that it asks for.
-    return replace(request, name=rest) if rest and ours == local.host else request
+    return replace(request, name=name) if name and host == local.host else request
 
 
-def agree(request: Request, size: int, cap: int) -> AgreedOptions:
+def agreeOptions(request: Request, size: int, cap: int) -> AgreedOptions:
     """
-    The terms of a group, apart from the option that asks for it.
+    Agree on the options of a request for a group, apart from the one that asks for it.
 
     @param cap: octets of the largest block.
     @raise Declined: a group cannot be right for this request.
@@ -90,9 +92,11 @@ def agree(request: Request, size: int, cap: int) -> AgreedOptions:
     return terms
 
 
-def answer(request: Request, terms: AgreedOptions, option: str, value: str) -> tftp.Options:
+def oackOptions(request: Request, terms: AgreedOptions, option: str, value: str) -> tftp.Options:
     """
-    The options of an OACK with this one among them, in the order of the request, the block size first.
+    Put together the options of an OACK with this one among them, in the order of the request, the block size first.
+
+    @param option: the name of the one that asks for a group, in lower case; C{value}: its value.
     """
     granted = {name.lower(): (name, text) for name, text in terms.answer}
     granted[option] = (next(name for name, _ in request.options if name.lower() == option), value)
@@ -100,65 +104,73 @@ def answer(request: Request, terms: AgreedOptions, option: str, value: str) -> t
     return tuple(sorted(ordered, key=lambda pair: pair[0].lower() != "blksize"))
 
 
-def same(request: Request, other: Request) -> bool:
-    """The same machine from another port: Etherboot takes the next one with every repetition."""
+def sameMachine(request: Request, other: Request) -> bool:
+    """
+    Find out whether two requests are of one machine that asks again from another port: Etherboot takes the next one
+    with every repetition.
+    """
     return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
 
 
 class GroupReader(_tftp.AckReader):
     """
-    Reads what members of a group say.  Numbers do not wrap: there are no more blocks than numbers.
+    Reads what the members of a group send.  Numbers do not wrap: there are no more blocks than numbers.
 
-    @ivar confirms: ACK 0 of one without the turn is never more than a confirmation.
-    @ivar early: the last block's ACK before that was ever sent is a farewell.
+    @ivar listenersConfirm: ACK 0 of a member without the turn only confirms that it is one.
+    @ivar earlyFarewell: the ACK of the last block, before that was ever sent, is a farewell.
     """
 
-    def __init__(self, count: int, confirms: bool, early: bool) -> None:
+    def __init__(self, count: int, listenersConfirm: bool, earlyFarewell: bool) -> None:
         super().__init__(count)
-        self.confirms = confirms
-        self.early = early
+        self.listenersConfirm = listenersConfirm
+        self.earlyFarewell = earlyFarewell
 
-    def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
+    def acknowledged(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         if short == self.count:
-            if peerState.top >= self.count - 1:
+            if peerState.highestSent >= self.count - 1:
                 return Leave(outcomes.DONE)
-            return Leave(outcomes.EARLY) if self.early else None
-        if short > self.count or (peerState.turn and short > peerState.top + 1):
+            return Leave(outcomes.EARLY) if self.earlyFarewell else None
+        if short > self.count or (peerState.turn and short > peerState.highestSent + 1):
             return None
-        if not (short or peerState.turn) and self.confirms:
+        if not (short or peerState.turn) and self.listenersConfirm:
             return RequestBlocks()
-        return RequestBlocks((self.ask(short),))
+        return RequestBlocks((self.window(short),))
 
 
 class GroupTurn(Turn):
     """
-    Turn, for masters that do not repeat a lost acknowledgement.
+    A turn for masters that do not repeat a lost acknowledgement.
 
     atftp acknowledges one duplicate of a block, and no more until its own five seconds have passed; if that
     acknowledgement is lost, too, it can only be stirred by a block that it does not have.
     """
 
     def repetition(self) -> list[range]:
-        """After a few repetitions that a known master did not answer, the next block behind the one it asked for."""
+        """
+        Add the next block behind the one that was asked for, after a few repetitions that a measured master did not
+        answer.
+        """
         again = super().repetition()
-        master, count = self._master, self.count
+        master, count = self.master, self.count
         assert master is not None
-        if master.alarm.measured is None or master.alarm.tries < AHEAD or count is None:
+        if master.rto.smoothedRtt is None or master.rto.repeats < NEXT_BLOCK_AFTER or count is None:
             return again
         return [range(again[0].start, min(again[0].start + 2, count))]
 
 
 class GroupWire:
     """
-    The bytes of one group; a subclass adds the OACK's option, the header, and where data goes.
+    The bytes of one group; a subclass adds the announcement, the header, and what is to be closed.
+
+    @cvar listenersConfirm, earlyFarewell: how members are read, see L{GroupReader}.
     """
 
     cast = GroupTurn
     stride = 0
+    reuseDelay = 0.0
     broadcast = False
-    pacer: Any = None
-    #: How members are read, see L{GroupReader}.
-    confirms = early = False
+    pacer: RateLimit | None = None
+    listenersConfirm = earlyFarewell = False
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy, group: tuple[str, int]) -> None:
         self.terms = terms
@@ -167,7 +179,7 @@ class GroupWire:
         self.count = _tftp.blockCount(size, terms.blksize)
         self.policy = policy
         self.group = group
-        self._reader = GroupReader(self.count, self.confirms, self.early)
+        self._reader = GroupReader(self.count, self.listenersConfirm, self.earlyFarewell)
 
     def first(self, request: Request) -> Ranges:
         return ()
@@ -178,7 +190,7 @@ class GroupWire:
         return self._reader.receive(datagram, peerState)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """As everywhere; and a member that was given up is told, since it may only have been slow."""
+        """Tell a member that was given up, too, since it may only have been slow."""
         if outcome == outcomes.SILENT:
             yield tftp.buildError(0, "No answer, the group is closed"), request.peer
         yield from _tftp.farewell(request, outcome)
@@ -196,6 +208,6 @@ class GroupWire:
         return None
 
 
-def policy(gather: float, limit: float, silence: float) -> RetransmitPolicy:
-    """The patience of a group with what an operator may set.  Seconds."""
-    return replace(PATIENCE, gather=gather, gatherLimit=limit, silence=silence)
+def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:
+    """-> the policy of a group with what an operator may set.  Seconds."""
+    return replace(POLICY, joinDelay=joinDelay, maxJoinDelay=maxJoinDelay, progressTimeout=progressTimeout)

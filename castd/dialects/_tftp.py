@@ -1,5 +1,5 @@
 """
-What the TFTP family shares: RRQ asks, ACK n asks for what follows block n, ERROR ends it.
+Share what is common to the TFTP family: RRQ asks, ACK n asks for what follows block n, ERROR ends it.
 
 Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and ACK n asks for number n.
 """
@@ -15,7 +15,7 @@ from castd.errors import Refused, UnknownPeer, Unsupported
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
-#: ACK of every number, ready made: a block in lockstep compares with one of these.
+#: The ACK of every number, made beforehand: in lockstep what a receiver says is compared with one of these.
 _ACKS = [tftp.buildAck(number) for number in range(0x10000)]
 #: Names of modes; C{binary} is RFC 783's and RFC 1784's word for octet.
 _MODES = {"octet": "octet", "binary": "octet", "netascii": "netascii"}
@@ -23,23 +23,23 @@ _MODES = {"octet": "octet", "binary": "octet", "netascii": "netascii"}
 
 def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
     """
-    An RRQ or WRQ as a request.
+    Read an RRQ or WRQ.
 
-    @return: L{None} for anything else, which is never answered at a request port.
+    @return: the request; L{None} for anything else, which is never answered at a request port.
     @raise WireError: shorter than an opcode.
     @raise Unsupported: malformed, or a mode that nobody serves (C{mail} is obsolete since RFC 1350).
     """
-    ask = tftp.parseRequest(datagram)
-    if ask is None:
+    parsed = tftp.parseRequest(datagram)
+    if parsed is None:
         return None
-    mode = _MODES.get(ask.mode.lower())
+    mode = _MODES.get(parsed.mode.lower())
     if mode is None:
         raise Unsupported("Unsupported mode")
-    return Request(peer, local, ask.name, mode, ask.write, ask.options)
+    return Request(peer, local, parsed.name, mode, parsed.write, parsed.options)
 
 
 def refuse(error: Refused) -> bytes:
-    """The ERROR for a refusal."""
+    """-> the ERROR that tells a refusal."""
     return tftp.buildError(error.code, error.text)
 
 
@@ -51,8 +51,11 @@ def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
 
 def unfragmented(local: Local, header: int = 4) -> int:
     """
-    -> octets of the largest block that goes in one piece by the interface that was asked; many boot ROMs cannot put
-    pieces together.  C{header} is what stands before a block.
+    Find the largest block that goes in one piece by the interface that was asked, as many boot ROMs cannot put pieces
+    together.
+
+    @param header: octets that stand before a block.
+    @return: octets.
     """
     return max(512, local.mtu - (40 if ":" in local.host else 20) - 8 - header)
 
@@ -64,7 +67,7 @@ def blockCount(size: int, blksize: int) -> int:
 
 class AckReader:
     """
-    Reads what receivers say: part of every wire of the family.
+    Reads what the receivers of a transfer send: every wire of the family has one.
 
     @ivar count: blocks of the file.
     @ivar windowsize: blocks that one ACK asks for (RFC 7440).
@@ -78,7 +81,8 @@ class AckReader:
 
     def receive(self, datagram: bytes, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
-        @return: see L{castd.interfaces.IWire.receive}.
+        Read a datagram, as L{castd.interfaces.IWire.receive}.
+
         @raise WireError: unreadable.
         @raise UnknownPeer: a stranger's packet that is owed an ERROR 5; a stranger's ERROR is never answered.
         """
@@ -91,32 +95,41 @@ class AckReader:
                 return None
             raise UnknownPeer(f"opcode {kind} from a foreign transfer id")
         if isinstance(packet, tftp.Error):
-            return Leave(self.outcome(packet, peerState))
+            return Leave(self.errorOutcome(packet, peerState))
         if not isinstance(packet, tftp.Ack):
             return None
-        return self.want(packet.number, peerState)
+        return self.acknowledged(packet.number, peerState)
 
-    def outcome(self, error: tftp.Error, peerState: PeerState) -> str:
-        """An ERROR in answer to the OACK is how a client ends that only wanted the size."""
-        probe = peerState.top < 0 and peerState.serving is None and error.code in (0, 8)
+    def errorOutcome(self, error: tftp.Error, peerState: PeerState) -> str:
+        """
+        Find out what an ERROR means: in answer to the OACK it is how a client ends that only wanted the size.
+
+        @return: one of the words of L{castd.outcomes}.
+        """
+        probe = peerState.highestSent < 0 and peerState.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
 
-    def want(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
-        """What ACK C{short} asks for, beside what is being served; L{None}: it is about nothing that was sent."""
+    def acknowledged(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
+        """
+        Find out what an ACK asks for.
+
+        @param short: the 16 bits of its number, which stand for the number nearest to what is being served.
+        @return: L{None} if it acknowledges nothing that was sent.
+        """
         near = peerState.serving.start if peerState.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)
-        if number > peerState.top + 1 or number < 0:
+        if number > peerState.highestSent + 1 or number < 0:
             return None
         if number >= self.count:
             return Leave(outcomes.DONE)
-        return RequestBlocks((self.ask(number),))
+        return RequestBlocks((self.window(number),))
 
-    def ask(self, number: int) -> range:
+    def window(self, number: int) -> range:
         """-> the window that begins with this number."""
         return range(number, min(number + self.windowsize, self.count))
 
     def ahead(self, stop: int) -> tuple[bytes, int] | None:
-        """See L{castd.interfaces.IWire.ahead}."""
+        """Foresee the next ACK, as L{castd.interfaces.IWire.ahead}."""
         if stop >= self.count:
             return None
         short = stop if stop <= 0xFFFF else tftp.wire(stop, self.rollover)
@@ -124,7 +137,10 @@ class AckReader:
 
 
 def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-    """ERROR 0 where the server ends a transfer by itself; in all other cases the receiver knows."""
+    """
+    Tell a receiver that its part is over: by ERROR 0 where the server ends a transfer by itself; in all other cases the
+    receiver knows.
+    """
     texts = {
         outcomes.CHANGED: "File changed while it was being sent",
         outcomes.STOPPED: "Server is stopping",
@@ -136,7 +152,9 @@ def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
 
 def firstWindow(answered: bool) -> Ranges:
     """
-    What a request itself asks for: nothing when it is answered by an OACK, which the client confirms; else one block,
-    since nothing has proved the address yet.
+    Find out what a request itself asks for: nothing when it is answered by an OACK, which the client confirms; else one
+    block, since nothing has proved the address yet.
+
+    @param answered: it is answered by an OACK.
     """
     return () if answered else (range(1),)

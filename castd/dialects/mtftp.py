@@ -25,7 +25,7 @@ from castd.cast.events import (
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import _tftp
-from castd.dialects.mtftp_cast import PATIENCE, MtftpCast
+from castd.dialects.mtftp_cast import POLICY, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
@@ -42,7 +42,7 @@ LONGEST = MOST_BLOCKS * BLKSIZE - 1
 #: A newer version of a file is not sent before so long a silence.  Whoever has a part of the old one and asks for more
 #: has given up by then (castd's own client after 31 s, and none is known that takes longer); nothing in a block would
 #: tell it that what it gets is of another file.  Seconds.
-REST = 35.0
+REUSE_DELAY = 35.0
 #: The only group and port that iPXE listens to, whatever DHCP says.
 IPXE = HostPort("239.255.1.1", 3001)
 
@@ -91,7 +91,7 @@ _FILES_SCHEMA = {
 
 
 class Options(ListenOptions):
-    """What the service file may say of an C{mtftp} transport."""
+    """The options of a transport of kind mtftp."""
 
     elsewhere: ClassVar[tuple[str, int] | None] = ("tftp", 69)
 
@@ -120,7 +120,7 @@ class Options(ListenOptions):
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
-        """One group and port, one file."""
+        """Complain about groups and ports to which two transports send."""
         taken: dict[HostPort, tuple[str, str]] = {}
         for name, options in named:
             for file, place in options.files:
@@ -145,11 +145,11 @@ class Options(ListenOptions):
 
 @implementer(IWire)
 class Wire:
-    """One file on its group."""
+    """The bytes of one file on its group."""
 
     blocksize = BLKSIZE
     stride = 0
-    rest = REST
+    reuseDelay = REUSE_DELAY
     headers: Hashable = ("tftp", 0)
 
     def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:
@@ -158,19 +158,20 @@ class Wire:
         self.group = group
         self.policy = policy
         self.cast = partial(MtftpCast, remember=remember)
-        self._first = self.header(0) + bytes(content.read(0, BLKSIZE))
+        self._firstBlock = self.header(0) + bytes(content.read(0, BLKSIZE))
 
     def first(self, request: Request) -> Ranges:
-        """Whoever asks and gets the turn gets block 1 at once."""
+        """-> block 1, which whoever asks and gets the turn gets at once."""
         return (range(1),)
 
     def receive(
         self, datagram: bytes, peer: Peer, peerState: PeerState | None
     ) -> RequestBlocks | Leave | NewRequest | None:
         """
-        ACK k asks for what follows block k, also where it jumps: iPXE says how much it has without a gap.
+        Read an ACK or ERROR: ACK k asks for what follows block k, also where it jumps, as iPXE says how much it has
+        without a gap.
 
-        Never trusted with the length of the file; nobody but the master is heard.
+        What a client says of the length of the file is not trusted; nobody but the master is heard.
         """
         if tftp.opcode(datagram) in (tftp.RRQ, tftp.WRQ):
             return NewRequest()
@@ -187,14 +188,14 @@ class Wire:
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        Block 1 to the master alone, which tells it that it is one; that to the group follows.  In this order: to atftp
-        a copy from the group that comes first means that somebody else is served.
+        Send block 1 to the master alone, which tells it that it is one; that to the group follows.  In this order: to
+        atftp a copy from the group that comes first means that somebody else is served.
         """
         if master:
-            yield self._first, request.peer
+            yield self._firstBlock, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """Nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
+        """Send nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -204,14 +205,14 @@ class Wire:
         return None
 
     def address(self, peer: Peer) -> tuple[str, int]:
-        """Nothing but block 1 ever goes to a client alone."""
+        """-> the group: nothing but block 1 ever goes to a client alone."""
         return self.group
 
     def ahead(self, stop: int) -> None:
         return None
 
     def close(self, now: float) -> None:
-        """The group is the operator's."""
+        """Do nothing: the group is fixed in the service file."""
 
 
 @implementer(IDialect)
@@ -227,7 +228,7 @@ class Dialect:
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
-        An RRQ for one of the files; its options are as good as absent, since the protocol has none.
+        Read an RRQ for one of the files; its options are ignored, since the protocol has none.
 
         @raise WireError: shorter than an opcode.
         @raise Refused: malformed, an upload, another mode than octet, not one of the files, or from elsewhere.
@@ -253,14 +254,14 @@ class Dialect:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """The group: a newer version of the file waits until nobody receives the old one any more."""
+        """-> the group: a newer version of the file waits until nobody receives the old one any more."""
         return self._group(request)
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
     def same(self, request: Request, other: Request) -> bool:
-        """The cast itself knows a machine that has restarted."""
+        """-> no: the cast itself knows a machine that has restarted."""
         return False
 
     def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
@@ -268,7 +269,10 @@ class Dialect:
             raise Declined("too-many-blocks")
         options = self.options
         policy = replace(
-            PATIENCE, alone=options.silence, gather=options.gather, gatherLimit=max(options.gather, options.gatherLimit)
+            POLICY,
+            loneProgressTimeout=options.silence,
+            joinDelay=options.gather,
+            maxJoinDelay=max(options.gather, options.gatherLimit),
         )
         return Wire(content, self._group(request), policy, options.remember)
 

@@ -1,9 +1,9 @@
 """
 The cast of MTFTP: one pass over the file after the other, each with a master of its own.
 
-A L{Turn<castd.cast.turn.Turn>} whose protocol has no word for "you are in".  The one greeting there is is block 1 to
-the master alone, right before block 1 to the group; a listener is told nothing.  So what the clients do decides the
-rest (docs/transports/mtftp.md has the reasons):
+A L{Turn<castd.cast.turn>} whose protocol has no word for "you are in".  The one announcement there is is block 1 to the
+master alone, right before block 1 to the group; a listener is told nothing.  So what the clients do decides the rest
+(docs/transports/mtftp.md has the reasons):
 
  - Who asks while somebody has the turn is I{remembered}, and made master once the pass is over.
  - Who asks while the master is silent takes its place at once: some clients never come back.
@@ -15,37 +15,29 @@ rest (docs/transports/mtftp.md has the reasons):
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
 from castd import outcomes
-from castd.cast.events import (
-    Action,
-    Announce,
-    Bar,
-    Event,
-    Ranges,
-    SendBlocks,
-)
-from castd.cast.instep import State
+from castd.cast.events import Action, Announce, Bar, Event, Ranges, RequestBlocks, SendBlocks
 from castd.cast.members import Member
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
-from castd.cast.turn import NEVER, Turn
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
+from castd.cast.turn import NEVER, GenericTurn, TurnState
 from castd.request import Peer
 
 #: Repetitions to a master that never acknowledged anything, to one that was remembered and may be gone since, and of
 #: the last block, which some acknowledge once and leave.
-UNHEARD, PROMOTED, CLOSING = 5, 2, 5
+UNHEARD_REPEATS, PROMOTED_REPEATS, LAST_BLOCK_REPEATS = 5, 2, 5
 #: A master that was silent for so long loses its turn to whoever asks.  Seconds.
 ALIVE = 0.5
 #: After so long each repetition is followed by the next block, for atftp, which never repeats a lost ACK.  Seconds.
-AHEAD = 1.0
+NEXT_BLOCK_AFTER = 1.0
 #: A block is not sent twice within this time, whoever asks for it again; nor is a promotion faster.  Seconds.
-GUARD = 0.08
+MIN_REPEAT_INTERVAL = 0.08
 #: Requests kept at once: as many as can be tried one after the other before the last one expires.
 MOST_REMEMBERED = 128
 #: A request that comes so soon after the last block may have crossed it.  Seconds.
 CROSSING = 0.1
 #: An iPXE that hears nothing repeats its request once and leaves half a second later; who stays has heard something.
+#: Seconds.
 DEAF_STAYS = 1.0
 #: How long another transport is warned of who has left a pass with the last block heard.  Seconds.
 BARRED = 10.0
@@ -56,249 +48,259 @@ BARRED_BECAUSE = (
 
 #: Every packet restarts iPXE's timer of 0.25 s, so no step may be longer than 0.2 s and its jitter.  2 s without
 #: progress cost the turn while others wait, 10 s if nobody does.
-PATIENCE = RetransmitPolicy(
-    repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=2.0, alone=10.0, unheard=None, terms=1, termShare=(0.01, 10.0)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.08, 0.08, 0.2)),
+    progressTimeout=2.0,
+    loneProgressTimeout=10.0,
+    maxRepeatsUnheard=None,
+    maxFailedTurns=1,
+    minTurnProgress=MinProgress(0.01, 10.0),
 )
 
-
-NEVER_YET = -NEVER
 #: The first block that goes to the group only.
-SECOND = range(1, 2)
+SECOND_BLOCK = range(1, 2)
 
 
 class MtftpMember(Member):
     """
     A client, as its requests show it.
 
+    @ivar hearsGroup: nothing speaks against that it hears the group: it asked only once, or has acknowledged what it
+        was sent there.
     @ivar askedAt: the instant of its last request.
-    @ivar hears: nothing speaks against that it hears the group: it asked only once, or has acknowledged what it was
-        sent there.
-    @ivar early: it asked before the first block of this pass.
-    @ivar whole: every block has gone out since it asked.
-    @ivar passed: the last block has gone out since it asked.
+    @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left nothing out.
+    @ivar allSent: every block has gone out since it asked.
+    @ivar lastBlockSent: the last block has gone out since it asked.
     """
 
-    __slots__ = ("askedAt", "early", "hears", "passed", "whole")
+    __slots__ = ("allSent", "askedAt", "lastBlockSent", "sinceFirstBlock")
 
     def __init__(self, peer: Peer, wants: Ranges, repeat: AdaptiveTimeout | FixedTimeouts, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
-        self.hears = True
-        self.early = self.whole = self.passed = False
+        self.hearsGroup = True
+        self.sinceFirstBlock = self.allSent = self.lastBlockSent = False
 
-    def endangered(self, now: float) -> bool:
+    def mayLackBlocks(self, now: float) -> bool:
         """-> whether it may have heard the last block and lack others."""
-        return self.passed and (self.hears or now >= self.askedAt + DEAF_STAYS)
+        return self.lastBlockSent and (self.hearsGroup or now >= self.askedAt + DEAF_STAYS)
 
 
-class MtftpCast(Turn):
+class MtftpCast(GenericTurn[MtftpMember]):
     """
-    See the module.
+    The cast of one file on its group, see the module.
+
+    @ivar count: the blocks of the file.
     """
+
+    count: int
 
     def __init__(self, policy: RetransmitPolicy, count: int, remember: float = 30.0) -> None:
         """
         @param remember: seconds until a remembered request expires, while no pass makes progress.
         """
         super().__init__(policy, count)
-        self.count: int = count
         self._remember = remember
-        self._next: deque[Action] = deque()
-        self._successor: Member | None = None
+        self._actions: deque[Action] = deque()
+        self._takesOver: MtftpMember | None = None  # the successor, in front of all who are remembered
         self._lifeAt = 0.0  # the master said anything, or got the turn
         self._heardAt = 0.0  # a master said anything
-        self._passedAt = NEVER_YET  # the last block went out
+        self._passEndedAt = -NEVER  # the last block went out
         self._reached = 0  # the blocks before this one have gone out in this pass
 
     # Who asks.
 
+    def newMember(self, peer: Peer, wants: Ranges, now: float) -> MtftpMember:
+        return MtftpMember(peer, wants, self.policy.repeat, now)
+
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
-        self._forget(now)
-        member = self._members.get(peer)
+        self._expireRequests(now)
+        member = self.members.get(peer)
         former = None
-        if isinstance(member, MtftpMember):
+        if member is not None:
             # Who hears nothing at all repeats its request.
-            member.hears = member.passed = False
+            member.hearsGroup = member.lastBlockSent = False
             member.askedAt = now
-            self._members.last(member)
+            self.members.moveToEnd(member)
         else:
             # The same machine from another port: it has restarted, and has one place, not two.
-            former = next((each for each in self._members if each.peer[0] == peer[0]), None)
-            member = MtftpMember(peer, wants, self.policy.repeat, now)
-            self._members.add(member)
-            self._hold(now)
-        self._warn(member, 0.0)
-        if now < self._passedAt + CROSSING:
-            self._endanger(member, now)
-        master = self._master
+            former = next((each for each in self.members if each.peer[0] == peer[0]), None)
+            member = self.newMember(peer, wants, now)
+            self.members.add(member)
+            self.delayFirstBlock(now)
+        self._bar(member, 0.0)
+        if now < self._passEndedAt + CROSSING:
+            self._lastBlockHeard(member, now)
+        master = self.master
         if member is master:
-            self._asksAgain(member, wants, now)
-        elif master is None or former is master or self._absent(master, now):
-            self._crown(member, outcomes.REPLACED if former is master else outcomes.SILENT, now)
+            self._masterAsksAgain(member, now)
+        elif master is None or former is master or self._mayBeReplaced(master, now):
+            self._takeOver(member, outcomes.REPLACED if former is master else outcomes.SILENT, now)
         else:
             member.waited = True
-            if len(self._members) > MOST_REMEMBERED + 1:
-                self._part(member, outcomes.SILENT, now)
+            if len(self.members) > MOST_REMEMBERED + 1:
+                self.remove(member, outcomes.SILENT, now)
         if former is not None and former is not master:
-            self._part(former, outcomes.REPLACED, now)
+            self.remove(former, outcomes.REPLACED, now)
 
-    def _asksAgain(self, member: Member, wants: Ranges, now: float) -> None:
-        """The master: its answer was lost, or it starts over."""
+    def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:
+        """Answer a master that repeats its request: the answer was lost, or the master starts over."""
         self._lifeAt = now
-        if member.heard:
-            member.heard = member.waited = False
-            self._give(member, now)
-        elif self._state is State.WAITING and now >= self._sentAt + GUARD:
-            self._sayAgain()
+        if master.heard:
+            master.heard = master.waited = False
+            self.giveTurn(master, now)
+        elif self.state is TurnState.WAITING and now >= self.sentAt + MIN_REPEAT_INTERVAL:
+            self.sendAgain()
 
-    def _absent(self, master: Member, now: float) -> bool:
+    def _mayBeReplaced(self, master: MtftpMember, now: float) -> bool:
         """May whoever asks take its place?  Of the last block one acknowledgement is all that some clients send."""
-        if master.heard and self._closing:
-            return master.alarm.tries > 0
+        if master.heard and self._servesLastBlock:
+            return master.rto.repeats > 0
         return now >= self._lifeAt + ALIVE
 
-    def _crown(self, member: Member, outcome: str, now: float) -> None:
-        """It has the turn now, in front of all who are remembered: it is there."""
-        member.waited = False
-        self._successor = member
-        if self._master is None:
-            self._elect(now)
-        else:
-            self._part(self._master, outcome, now, self._want)
-        self._successor = None
-
-    def successor(self, now: float) -> Member | None:
-        """Who takes over, else the one that has been remembered for longest."""
-        return self._successor or next(iter(self._members), None)
-
-    def _forget(self, now: float) -> None:
+    def _takeOver(self, member: MtftpMember, outcome: str, now: float) -> None:
         """
-        Requests expire; but not as long as a master is heard: whoever listens to a long pass has to say nothing.
+        Give the turn to a member in front of all who are remembered: it is there.
+
+        @param outcome: of the master before, if there is one.
+        """
+        member.waited = False
+        self._takesOver = member
+        if self.master is None:
+            self.passTurn(now)
+        else:
+            self.remove(self.master, outcome, now, self.serving)
+        self._takesOver = None
+
+    def successor(self, now: float) -> MtftpMember | None:
+        """Choose who takes over, else the one that has been remembered for longest."""
+        return self._takesOver or next(iter(self.members), None)
+
+    def turnGiven(self, member: MtftpMember, now: float) -> None:
+        """Begin a pass."""
+        self._lifeAt, self._reached = now, 0
+
+    def _expireRequests(self, now: float) -> None:
+        """
+        Forget old requests; but not as long as a master is heard: whoever listens to a long pass has to say nothing.
         """
         while True:
-            oldest = next((each for each in self._members if each is not self._master), None)
-            if not isinstance(oldest, MtftpMember) or now < max(oldest.askedAt, self._heardAt) + self._remember:
+            oldest = next((each for each in self.members if each is not self.master), None)
+            if oldest is None or now < max(oldest.askedAt, self._heardAt) + self._remember:
                 return
-            self._part(oldest, outcomes.SILENT, now)
-
-    def _give(self, member: Member, now: float) -> None:
-        self._lifeAt, self._reached = now, 0
-        super()._give(member, now)
+            self.remove(oldest, outcomes.SILENT, now)
 
     # What is heard.
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
-        if self._master is not None and peer == self._master.peer:
-            self._lifeAt = self._heardAt = now
-        super().hear(peer, event, now)
-
-    def _hearMaster(self, member: Member, ranges: Ranges, now: float) -> None:
-        if isinstance(member, MtftpMember) and ranges[0].start > 1:
-            member.hears = True
-        super()._hearMaster(member, ranges, now)
-        if self._state is State.WAITING and ranges == self._want and now >= self._sentAt + GUARD:
-            self._sayAgain()
-
-    def _serve(self, ranges: Ranges, now: float) -> None:
-        if ranges[0].start > self._reached:
+        master = self.master
+        if master is None or peer != master.peer:
+            super().hear(peer, event, now)
+            return
+        self._lifeAt = self._heardAt = now
+        if not isinstance(event, RequestBlocks) or not event.ranges:
+            super().hear(peer, event, now)
+            return
+        start = event.ranges[0].start
+        if start > 1:
+            master.hearsGroup = True
+        if start > self._reached:
             # It jumps over what it has heard as a listener; other listeners may not have heard that.
-            for each in self._askers():
-                each.early = False
-        super()._serve(ranges, now)
-
-    def _sayAgain(self) -> None:
-        self._pending, self._again, self._state = list(self._want), True, State.SENDING
+            for each in self.members:
+                each.sinceFirstBlock = False
+        super().hear(peer, event, now)
+        again = self.state is TurnState.WAITING and event.ranges == self.serving
+        if again and now >= self.sentAt + MIN_REPEAT_INTERVAL:
+            self.sendAgain()
 
     # How patient it is.
 
     @property
-    def _closing(self) -> bool:
-        """The last block is being served."""
-        return bool(self._want) and self._want[-1].stop == self.count
+    def _servesLastBlock(self) -> bool:
+        return bool(self.serving) and self.serving[-1].stop == self.count
 
-    def _tries(self, member: Member) -> int | None:
-        """-> repetitions after which it is given up, L{None}: time decides."""
-        if not member.heard:
-            return PROMOTED if member.waited else UNHEARD
-        return CLOSING if self._closing else None
+    def _maxRepeats(self, master: MtftpMember) -> int | None:
+        """-> repetitions after which the master is given up, L{None}: time decides."""
+        if not master.heard:
+            return PROMOTED_REPEATS if master.waited else UNHEARD_REPEATS
+        return LAST_BLOCK_REPEATS if self._servesLastBlock else None
 
-    def _interval(self, member: Member) -> float:
-        """One that may be gone is not waited for any longer than it is repeated to."""
-        return GUARD if member.waited and not member.heard else super()._interval(member)
+    def interval(self, member: MtftpMember) -> float:
+        """Wait for one that may be gone no longer than it is repeated to."""
+        return MIN_REPEAT_INTERVAL if member.waited and not member.heard else super().interval(member)
 
-    def _givenUpAt(self, member: Member) -> float:
-        tries = self._tries(member)
-        if tries is None:
-            return super()._givenUpAt(member)
-        return self.alarmAt if member.alarm.tries >= tries else NEVER
+    def turnEndsAt(self, member: MtftpMember) -> float:
+        """Count repetitions, where that decides."""
+        repeats = self._maxRepeats(member)
+        if repeats is None:
+            return super().turnEndsAt(member)
+        return self.repeatAt if member.rto.repeats >= repeats else NEVER
 
     def repetition(self) -> list[range]:
         """
-        The block, and in the end the next one behind it, never that one alone.
+        Repeat the block, and in the end the next one behind it, never that one alone.
 
         A master that was never heard gets block 2 with its last two repetitions: its first ACK may be the lost one, and
         who was made master by block 1 has that.
         """
-        assert self._master is not None
-        number, master = self._want[0].start, self._master
-        silent = self.alarmAt >= self._term.progressAt + AHEAD if master.heard else master.alarm.tries >= UNHEARD - 1
-        return [range(number, min(number + 2, self.count))] if silent else list(self._want)
+        assert self.master is not None
+        number, master = self.serving[0].start, self.master
+        if master.heard:
+            silent = self.repeatAt >= self.limits.progressAt + NEXT_BLOCK_AFTER
+        else:
+            silent = master.rto.repeats >= UNHEARD_REPEATS - 1
+        return [range(number, min(number + 2, self.count))] if silent else list(self.serving)
 
     # What comes out.
 
     def poll(self, now: float) -> Action | None:
-        self._forget(now)
-        if not self._next:
+        self._expireRequests(now)
+        if not self._actions:
             # What this queues goes first: a warning is about somebody who may be gone by the next action.
             action = super().poll(now)
             while isinstance(action, Announce):
                 action = super().poll(now)
-            if isinstance(action, SendBlocks) and not action.numbers.start:
-                self._next.append(Announce(action.peer, True, action.again))
+            if isinstance(action, SendBlocks):
+                self._sent(action, now)
+                if not action.numbers.start:
+                    self._actions.append(Announce(action.peer, True, action.again))
             if action is not None:
-                self._next.append(action)
-        return self._next.popleft() if self._next else None
+                self._actions.append(action)
+        return self._actions.popleft() if self._actions else None
 
-    def _send(self, now: float) -> SendBlocks:
-        burst = super()._send(now)
+    def _sent(self, burst: SendBlocks, now: float) -> None:
+        """Take note of how far the pass has come."""
         if burst.numbers.start == 0 and not burst.again:
-            for each in self._askers():
-                each.early = True
+            for each in self.members:
+                each.sinceFirstBlock = True
         self._reached = burst.numbers.stop
         if self._reached == self.count and self.count > 1:
-            self._passed(now)
-        return burst
+            # From now on a fallback of anybody who has heard the last block is dangerous.
+            self._passEndedAt = now
+            for each in self.members:
+                each.allSent = each.allSent or each.sinceFirstBlock
+                self._lastBlockHeard(each, now)
 
     # Who is left with a hole.
 
-    def _askers(self) -> Iterator[MtftpMember]:
-        return (each for each in self._members if isinstance(each, MtftpMember))
+    def _lastBlockHeard(self, member: MtftpMember, now: float) -> None:
+        member.lastBlockSent = True
+        if member.mayLackBlocks(now):
+            self._bar(member, self._remember + BARRED)
 
-    def _passed(self, now: float) -> None:
-        """The last block goes out: from now on a fallback of anybody who has heard it is dangerous."""
-        self._passedAt = now
-        for each in self._askers():
-            each.whole = each.whole or each.early
-            self._endanger(each, now)
+    def _bar(self, member: MtftpMember, seconds: float) -> None:
+        self._actions.append(Bar(member.peer, seconds, BARRED_BECAUSE))
 
-    def _endanger(self, member: MtftpMember, now: float) -> None:
-        member.passed = True
-        if member.endangered(now):
-            self._warn(member, self._remember + BARRED)
-
-    def _warn(self, member: MtftpMember, seconds: float) -> None:
-        self._next.append(Bar(member.peer, seconds, BARRED_BECAUSE))
-
-    def _part(self, member: Member, outcome: str, now: float, wants: Ranges = ()) -> None:
-        if isinstance(member, MtftpMember):
-            lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
-            if member.endangered(now):
-                # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
-                # closed runs no iPXE, which never says so.
-                stays = self._remember if len(self._members) > 1 else 0.0
-                self._warn(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
-            if lost and member.whole and not member.heard:
-                outcome = outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
-            elif lost and member.heard and member is self._master and self._want == (SECOND,):
-                outcome = outcomes.UNHEARD  # block 1 came to it alone
-        super()._part(member, outcome, now, wants)
+    def leaving(self, member: MtftpMember, outcome: str, now: float) -> str:
+        """Warn other transports of a client that may lack blocks, and say what can be told of a silent one."""
+        lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
+        if member.mayLackBlocks(now):
+            # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
+            # closed runs no iPXE, which never says so.
+            stays = self._remember if len(self.members) > 1 else 0.0
+            self._bar(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
+        if lost and member.allSent and not member.heard:
+            return outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
+        if lost and member.heard and member is self.master and self.serving == (SECOND_BLOCK,):
+            return outcomes.UNHEARD  # block 1 came to it alone
+        return outcome

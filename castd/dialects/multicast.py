@@ -24,7 +24,7 @@ OPTION = "multicast"
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{multicast} transport."""
+    """The options of a transport of kind multicast."""
 
     # What does not ask for a group, or cannot hear it, is for a plain transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
@@ -46,29 +46,29 @@ class Options(ListenOptions):
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """One group."""
+    """The bytes of one group."""
 
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
     ) -> None:
-        policy = _group.policy(options.gather, options.gatherLimit, options.silence)
+        policy = _group.groupPolicy(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, policy, group)
         self.headers: Hashable = ("tftp", 0)
         self._groupPool = groupPool
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        The whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
+        Send the whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """
-        terms = _group.agree(request, self.size, self.blocksize)
+        terms = _group.agreeOptions(request, self.size, self.blocksize)
         value = f"{self.group[0]},{self.group[1]},{int(master)}"
-        yield tftp.buildOack(_group.answer(request, terms, OPTION, value)), request.peer
+        yield tftp.buildOack(_group.oackOptions(request, terms, OPTION, value)), request.peer
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(number + 1)
 
     def close(self, now: float) -> None:
-        self._groupPool.give(self.group, now)
+        self._groupPool.release(self.group, now)
 
 
 @implementer(IDialect)
@@ -85,7 +85,7 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Of one file version, one block size, one of our interfaces."""
+        """-> what a group is made for: a version of a file, a block size, one of our interfaces."""
         terms = self._agree(request, content)
         return content.version, content.size, terms.blksize, request.local.host, request.local.interface
 
@@ -93,22 +93,22 @@ class Dialect:
         return True
 
     def same(self, request: Request, other: Request) -> bool:
-        return _group.same(request, other)
+        return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:
         allowed = request.local.networks if self.options.clients is None else self.options.clients
         if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")
         cap = min(self.options.blksize, _tftp.unfragmented(request.local))
-        return _group.agree(request, content.size, cap)
+        return _group.agreeOptions(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         terms = self._agree(request, content)
         first = int(ip_address(self.options.groups.network_address))
-        places = (
+        groups = (
             (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
         )
-        group = means.groupPool.take(places, means.now)
+        group = means.groupPool.allocate(groups, means.now)
         if group is None:
             raise Declined("pool-empty")
         return Wire(terms, content.size, self.options, group, means.groupPool)

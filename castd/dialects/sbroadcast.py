@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from zope.interface import implementer
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 OPTION = "sbroadcast"
 #: Prefix lengths of subnets that are broadcast to: a larger one is a mistake or an attack, a smaller one has no room.
 PREFIXES = range(16, 31)
-#: How long an identifier is not used again.  Seconds.
-SBID_REST = 600.0
+#: How long an identifier is not used again after its group has ended.  Seconds.
+SBID_REUSE_DELAY = 600.0
 #: Octets before a block.
 HEADER = 8
 #: Broadcasts that may go at once after a pause.
 BURST = 32
 
 
-def _subnet(found: Any) -> IPv4Network:
+def _subnet(found: object) -> IPv4Network:
     if not isinstance(found, IPv4Network) or found.prefixlen not in PREFIXES:
         raise ValueError(f"{found} is not an IPv4 subnet of /16 to /30")
     if found.is_multicast or found.is_loopback or found.is_link_local or found.is_unspecified:
@@ -53,7 +53,7 @@ Flag = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 
 
 class Options(ListenOptions):
-    """What the service file may say of an C{sbroadcast} transport."""
+    """The options of a transport of kind sbroadcast."""
 
     # What does not ask for it, or may not have it, is for a plain transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
@@ -87,7 +87,7 @@ class Options(ListenOptions):
 
 def subnetOf(client: str, mask: str) -> IPv4Network:
     """
-    The subnet of a client, as it says itself.
+    Find the subnet of a client, as it says itself.
 
     @param mask: a dotted quad.
     @raise ValueError: not a contiguous mask of 16 to 30 bits, or the client is the network or its broadcast address.
@@ -104,16 +104,16 @@ def subnetOf(client: str, mask: str) -> IPv4Network:
     return found
 
 
-class Sbids:
+class IdentifierPool:
     """
-    The identifiers in use, and those that rest.
+    Allocates the identifiers that tell the groups of one subnet from each other.
     """
 
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
 
-    def take(self, chance: Random, now: float) -> int:
-        """-> 32 random bits, never 0, which no living group has, nor any that ended within ten minutes."""
+    def allocate(self, chance: Random, now: float) -> int:
+        """-> 32 random bits, never 0, which no group has, nor any that ended within the last ten minutes."""
         self._until = {sbid: until for sbid, until in self._until.items() if until > now}
         while True:
             sbid = chance.getrandbits(32)
@@ -121,34 +121,39 @@ class Sbids:
                 self._until[sbid] = float("inf")
                 return sbid
 
-    def give(self, sbid: int, now: float) -> None:
-        """Its group has ended."""
-        self._until[sbid] = now + SBID_REST
+    def release(self, sbid: int, now: float) -> None:
+        """Take back an identifier, as its group has ended."""
+        self._until[sbid] = now + SBID_REUSE_DELAY
 
 
 class SubnetPacer:
-    """A group's part in the pace of its subnet, which counts packets."""
+    """A L{RateLimit<castd.pacing.RateLimit>} of octets, made of that of a subnet, which counts packets."""
 
     def __init__(self, pacer: Pacer, step: int) -> None:
-        """@param step: octets of a full packet."""
+        """
+        @param pacer: of the subnet.
+        @param step: octets of a full packet of this group.
+        """
         self.next = pacer.next
         self._pacer = pacer
         self._step = step
 
     @property
     def share(self) -> float:
+        """Octets that the group may send before it is the next one's turn."""
         return self._pacer.share * self._step
 
-    def spend(self, octets: int, now: float) -> None:
+    def spend(self, octets: float, now: float) -> None:
+        """Charge the subnet with the packets of a burst."""
         self._pacer.spend(-(-octets // self._step), now)
 
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """One group: of one subnet, with an identifier of its own."""
+    """The bytes of one group, which has one subnet and an identifier of its own."""
 
     broadcast = True
-    confirms = early = True
+    listenersConfirm = earlyFarewell = True
 
     def __init__(
         self,
@@ -156,23 +161,27 @@ class Wire(_group.GroupWire):
         size: int,
         options: Options,
         subnet: IPv4Network,
-        sbids: Sbids,
+        identifiers: IdentifierPool,
         pacer: Pacer,
         means: OpenContext,
     ) -> None:
-        policy = replace(_group.policy(options.gather, options.gatherLimit, options.silence), keep=3.0, confirm=3)
+        policy = replace(
+            _group.groupPolicy(options.gather, options.gatherLimit, options.silence),
+            keepAliveInterval=3.0,
+            maxListenerRepeats=3,
+        )
         super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))
-        self.sbid = sbids.take(means.chance, means.now)
+        self.sbid = identifiers.allocate(means.chance, means.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)
         self.pacer = SubnetPacer(pacer, HEADER + terms.blksize)
         self._options = options
-        self._sbids = sbids
+        self._identifiers = identifiers
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """Until it has answered, everything that was agreed; later the one option alone, in full."""
+        """Send everything that was agreed until the member has answered, later the one option alone, in full."""
         flag = self._options.masterFlag if master else self._options.listenerFlag
-        terms = _group.agree(request, self.size, self.blocksize)
-        options = _group.answer(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
+        terms = _group.agreeOptions(request, self.size, self.blocksize)
+        options = _group.oackOptions(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
         if heard:
             options = tuple(option for option in options if option[0].lower() == OPTION)
         yield tftp.buildOack(options), request.peer
@@ -181,11 +190,11 @@ class Wire(_group.GroupWire):
         return bdataHeader(number + 1, self.sbid, self._options.opcode)
 
     def unicastAddress(self, peer: Peer) -> Peer:
-        """Blocks are listened for at the one port, whichever way they come."""
+        """-> the data port of the member, which is where it expects blocks, whichever way they come."""
         return peer[0], self._options.dataPort
 
     def close(self, now: float) -> None:
-        self._sbids.give(self.sbid, now)
+        self._identifiers.release(self.sbid, now)
 
 
 @implementer(IDialect)
@@ -197,19 +206,21 @@ class Dialect:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._sbids = Sbids()
-        self._pacers: Mapping[Any, Pacer] = {subnet: Pacer(options.packets, BURST) for subnet in options.subnets}
+        self._identifiers = IdentifierPool()
+        self._pacers: Mapping[IPv4Network | IPv6Network, Pacer] = {
+            subnet: Pacer(options.packets, BURST) for subnet in options.subnets
+        }
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Of one file version, one subnet, one of our interfaces; the block size is for C{fits}."""
+        """-> what a group is made for: a version of a file, a subnet, one of our interfaces."""
         subnet, _ = self._agree(request, content)
         return content.version, content.size, subnet, request.local.host, request.local.interface
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        """A wish for larger blocks than the group's fits; without one, blocks are of 512."""
+        """-> whether it asks for blocks at least as large as those of the group; without a size, for 512 octets."""
         asked = request.option("blksize")
         wish = None if asked is None else number(asked)
         if wish is None or wish < 8:
@@ -217,10 +228,12 @@ class Dialect:
         return bool(wish >= wire.blocksize)
 
     def same(self, request: Request, other: Request) -> bool:
-        return _group.same(request, other)
+        return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, AgreedOptions]:
         """
+        Agree on a subnet, and on the options of its group.
+
         @raise Declined: with the reason.
         """
         if ":" in request.peer[0]:
@@ -233,11 +246,11 @@ class Dialect:
             near = any(IPv4Address(request.peer[0]) in known for known in self.options.subnets)
             raise Declined("other-mask" if near else "outside")
         cap = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
-        return subnet, _group.agree(request, content.size, cap)
+        return subnet, _group.agreeOptions(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)
-        return Wire(terms, content.size, self.options, subnet, self._sbids, self._pacers[subnet], means)
+        return Wire(terms, content.size, self.options, subnet, self._identifiers, self._pacers[subnet], means)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

@@ -39,13 +39,21 @@ LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER
 
 TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)"
 
-#: A question is given 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes all
-#: clients of iPXE speak at once, so it does not come to one.  One turn costs the others at most twice the file.
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+#: A question may be answered for 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes
+#: all clients of iPXE speak at once, so blocks go out twice a second at least.  One turn costs the others at most twice
+#: the file.
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)),
+    progressTimeout=0.1,
+    maxFailedTurns=3,
+    keepAliveInterval=0.5,
+    deafAfterRepeats=3,
+    turnBudget=2.0,
+)
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{slam} transport."""
+    """The options of a transport of kind slam."""
 
     port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
@@ -69,7 +77,7 @@ class Options(ListenOptions):
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
-        """One port, one file, one group."""
+        """Complain about ports and groups that two transports have in common, as L{check}."""
         return check(named)
 
     @property
@@ -84,7 +92,7 @@ class Options(ListenOptions):
 
 def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
     """
-    -> octets of a block of a file of C{size} octets.
+    Choose the octets of a block of a file of C{size} octets.
 
     The last block must be a short one: Etherboot takes the remainder for its length, and a remainder of nothing makes
     it wait for ever.
@@ -97,9 +105,9 @@ def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
 
 def transaction(content: IContent) -> int:
     """
-    -> 32 bits that stand for this version of this file, the same after a restart.
+    Make 32 bits that stand for this version of this file, the same after a restart.
 
-    Not the time of the file, as C{mini-slamd} has it: a second is long, and reproducible builds share one time.
+    They are not the time of the file, as in C{mini-slamd}: a second is long, and reproducible builds share one time.
     """
     version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2s(version, digest_size=4).digest(), "big")
@@ -107,11 +115,12 @@ def transaction(content: IContent) -> int:
 
 @implementer(IWire)
 class Wire:
-    """The one cast of the port."""
+    """The bytes of the one cast of the port."""
 
     cast = Sweep
-    policy = PATIENCE
+    policy = POLICY
     stride = 0
+    reuseDelay = 0.0
 
     def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:
         self.blocksize = header.blocksize
@@ -128,12 +137,12 @@ class Wire:
         return Leave(outcomes.DONE) if missing is None else RequestBlocks(slam.clip(missing, self.count))
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """A status request to where the list came from; never to the group, where Etherboot gives up at one."""
+        """Send a status request to where the list came from; never to the group, where Etherboot gives up at one."""
         if master:
             yield self.status, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """The protocol has no word for it."""
+        """Send nothing: the protocol has no word for it."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -145,11 +154,11 @@ class Wire:
     def address(self, peer: Peer) -> tuple[str, int]:
         return self.group
 
-    def ahead(self, numbers: int) -> None:
+    def ahead(self, stop: int) -> None:
         return None
 
     def close(self, now: float) -> None:
-        """The group is the operator's."""
+        """Do nothing: the group is fixed in the service file."""
 
 
 @implementer(IDialect)
@@ -164,8 +173,10 @@ class Dialect:
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
-        A list.  Not one is what was sent to a group, which are our own blocks where the ports are the same, or what
-        comes from this very socket, or the farewell of somebody unknown.
+        Read a list.
+
+        @return: L{None} for what was sent to a group (our own blocks, where the ports are the same), for what comes
+            from this very socket, and for the farewell of somebody unknown.
         """
         if local.broadcast or peer[:2] == (local.host, local.port):
             return None
@@ -173,7 +184,7 @@ class Dialect:
         return None if missing is None else Request(peer, local, self.options.file, detail=missing)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """One file, one group: a newer version waits until the running cast has ended."""
+        """-> the group: a newer version of the file waits until the running cast has ended."""
         return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
@@ -200,10 +211,10 @@ class Dialect:
 
 def check(named: Sequence[tuple[str, Options]]) -> Iterator[tuple[str, str]]:
     """
-    What is wrong with these SLAM transports taken together.
+    Find what is wrong with these SLAM transports taken together.
 
-    @param named: name in the service file, and options.
-    @return: (name of the transport, complaint).
+    @param named: the name of each in the service file, and its options.
+    @return: (name of the transport, complaint) of each fault.
     """
     for index, (name, options) in enumerate(named):
         for other, earlier in named[:index]:

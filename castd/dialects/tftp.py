@@ -37,7 +37,7 @@ class Without(Settings):
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{tftp} transport."""
+    """The options of a transport of kind tftp."""
 
     port: Port = Field(69, description="UDP port that requests come to")
     blksize: int | None = Field(
@@ -63,10 +63,11 @@ class Options(ListenOptions):
 
 @implementer(IWire)
 class Wire:
-    """One unicast transfer."""
+    """The bytes of one unicast transfer."""
 
     group = None
     cast = Turn
+    reuseDelay = 0.0
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
         self.terms = terms
@@ -103,7 +104,7 @@ class Wire:
         return peer
 
     def close(self, now: float) -> None:
-        """Nothing was taken."""
+        """Do nothing: no group was allocated."""
 
 
 @implementer(IDialect)
@@ -116,7 +117,7 @@ class Dialect:
         self.options = options
         self.ownPort = not options.singlePort
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
-        self._plain = RetransmitPolicy(repeat=repeat, silence=options.silence)
+        self._plain = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _tftp.readRequest(datagram, peer, local)
@@ -152,5 +153,5 @@ class Dialect:
         )
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
-        """-> the same for nearly all: who asks for no interval."""
-        return self._plain.heeding(terms.timeout)
+        """-> the policy of a transfer: one and the same for all that negotiate no interval."""
+        return self._plain.withTimeout(terms.timeout)

@@ -1,3 +1,3 @@
 """
-Datagrams to values and back; every check is made here, once.
+Turn datagrams into values and back; every check is made here, once.
 """

@@ -1,5 +1,5 @@
 """
-What DHCP has to tell a boot ROM of MTFTP: option 43 with PXE's sub-options 1 to 5.
+Build what DHCP has to tell a boot ROM of MTFTP: option 43 with PXE's sub-options 1 to 5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ VENDOR_OPTION = 43
 
 def option43(group: tuple[str, int], server: int, listen: int, silence: int) -> bytes:
     """
-    -> the option, its code and length included.
+    Build the option, its code and length included.
 
     Ports have their low octet first, as Intel's EFI client and Wireshark read them; a DHCP server that is given them as
     "unsigned integer 16" swaps them.  Clients use MTFTP only if all five are there, and none is 0.

@@ -1,5 +1,5 @@
 """
-What the group options of TFTP say, and the data packet of one of them: RFC 2090's C{multicast}, IBM's C{sbroadcast}.
+Read what the group options of TFTP say, RFC 2090's C{multicast} and IBM's C{sbroadcast}, and the data of the latter.
 
 Both options are answered by three fields with commas between them, the last of which tells whether the client is the
 master.  In later answers the first two may be empty: what was said before holds.
@@ -50,7 +50,12 @@ class Subnet:
 
 @dataclass(frozen=True, slots=True)
 class Bdata:
-    """One block of C{sbroadcast}."""
+    """
+    One block of C{sbroadcast}.
+
+    @ivar number: the 16 bits of the wire.
+    @ivar sbid: identifies the group.
+    """
 
     number: int
     sbid: int
@@ -114,17 +119,19 @@ def _port(text: str) -> int | None:
 
 
 def bdataHeader(number: int, sbid: int, opcode: int = BDATA) -> bytes:
-    """The eight octets before a block: opcode, number, identifier."""
+    """-> the eight octets before a block: opcode, number, identifier; the number is cut to 16 bits."""
     return opcode.to_bytes(2, "big") + (number & 0xFFFF).to_bytes(2, "big") + sbid.to_bytes(4, "big")
 
 
 def buildBdata(number: int, sbid: int, payload: bytes, opcode: int = BDATA) -> bytes:
-    """BDATA; the number is cut to 16 bits."""
+    """-> BDATA; the number is cut to 16 bits."""
     return bdataHeader(number, sbid, opcode) + payload
 
 
 def parseBdata(datagram: bytes, opcode: int = BDATA) -> Bdata:
     """
+    Read a block.
+
     @raise WireError: too short, or another opcode.
     """
     if len(datagram) < 8 or int.from_bytes(datagram[:2], "big") != opcode:

@@ -1,5 +1,5 @@
 """
-The arithmetic of TFTP's options: RFC 2347, 2348, 2349, 7440, and the four that came without an RFC.
+Negotiate TFTP's options: RFC 2347, 2348, 2349, 7440, and the three that came without an RFC.
 
 A value that cannot be granted is left out, never an error: servers that answer ERROR 8 lose clients without need.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 from castd.packets.tftp import LARGEST_BLKSIZE, Options
 from castd.request import Request
@@ -22,7 +22,7 @@ LARGEST_OACK = 512
 @dataclass(frozen=True, slots=True)
 class OptionLimits:
     """
-    What the server grants at the most.
+    The most that the server grants.
 
     @ivar blksize: octets.
     @ivar windowsize: blocks.
@@ -37,7 +37,7 @@ class OptionLimits:
 @dataclass(frozen=True, slots=True)
 class AgreedOptions:
     """
-    What was agreed.
+    The options that were agreed on.
 
     @ivar blksize: octets of a full block.
     @ivar windowsize: blocks sent without waiting.
@@ -56,13 +56,17 @@ class AgreedOptions:
 
 
 def number(text: str) -> int | None:
-    """A number of 1 to 20 ASCII digits; no sign, blank, hex or fraction.  L{None} for anything else."""
+    """
+    Read a number of 1 to 20 ASCII digits, without sign, blank, hex or fraction.
+
+    @return: L{None} for anything else.
+    """
     return int(text) if 1 <= len(text) <= 20 and text.isascii() and text.isdigit() else None
 
 
 def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> AgreedOptions:
     """
-    Agree on what a request asks for.
+    Agree on the options that a request asks for.
 
     @param size: octets of the file in a read; L{None} in a write.
     @return: the terms; C{answer} has the block size first, since one generation of U-Boot finds it only there.
@@ -72,8 +76,8 @@ def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> 
 
 @lru_cache(256)
 def _agreed(options: Options, context: _Context) -> AgreedOptions:
-    """A hall of like machines asks alike."""
-    agreed: dict[str, Any] = {}
+    """Negotiate, or recall what was agreed: a hall of like machines asks alike."""
+    agreed: _Terms = {}
     granted: list[tuple[str, str]] = []
     taken: set[str] = set()
     for name, text in options:
@@ -92,7 +96,10 @@ def _agreed(options: Options, context: _Context) -> AgreedOptions:
 
 
 def _bounded(options: list[tuple[str, str]]) -> Options:
-    """The options that fit an OACK; a request can hardly make it overflow, since names are known and values numbers."""
+    """
+    Leave out the options that do not fit an OACK; a request can hardly make it overflow, since names are known and
+    values numbers.
+    """
     room = LARGEST_OACK - 2
     kept = []
     for name, value in options:
@@ -110,8 +117,16 @@ class _Context:
     size: int | None
 
 
+class _Terms(TypedDict, total=False):
+    blksize: int
+    windowsize: int
+    timeout: float
+    rollover: int
+    tsize: int | None
+
+
 #: What becomes of the terms, and the value to answer.
-_Grant: TypeAlias = tuple[dict[str, Any], str]
+_Grant: TypeAlias = tuple[_Terms, str]
 _Rule: TypeAlias = Callable[[str, _Context], _Grant | None]
 
 

@@ -1,5 +1,5 @@
 """
-SLAM on the wire: packed integers, the header, lists of missing blocks.
+Read and build SLAM's packets: packed integers, the header, lists of missing blocks.
 
 There was never a specification; what follows agrees with Etherboot's client and C{mini-slamd} of 2002 and with iPXE's
 client of 2008 and later, octet by octet.  Nothing says what kind of packet a datagram is: direction and destination do.
@@ -29,7 +29,7 @@ FIRST_LIST = b"\x20\x21\0"
 
 def pack(value: int) -> bytes:
     """
-    -> C{value} in its shortest form: big-endian, the number of octets in the top three bits of the first.
+    Build the shortest form of an integer: big-endian, the number of octets in the top three bits of the first.
 
     @raise ValueError: negative, or above L{LARGEST}.
     """
@@ -83,7 +83,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class SlamData:
-    """One block of the file, as it goes to the group."""
+    """
+    One block of the file, as it goes to the group.
+
+    @ivar number: of the block, from 0.
+    """
 
     header: Header
     number: int
@@ -161,7 +165,7 @@ def _append(missing: list[range], number: int, length: int) -> None:
 
 def buildList(missing: Iterable[range], end: int = 0, room: int = LARGEST_DATAGRAM) -> bytes:
     """
-    -> the list that asks for these blocks, as Etherboot builds it; as many runs as fit.
+    Build the list that asks for these blocks, as Etherboot does; as many runs as fit.
 
     @param missing: ascending, not touching.
     @param end: blocks of the file: a last run of received ones up to there is named as well.

@@ -1,5 +1,5 @@
 """
-TFTP on the wire: RFC 1350, the options of RFC 2347, and IBM's BDATA.
+Read and build TFTP's packets: RFC 1350, and the options of RFC 2347.
 
 C{parse} is all that reads a transfer port, C{parseRequest} all that reads a request port.  Both return a frozen value
 or raise L{WireError}, whatever the octets are.  What senders really put on the wire is in C{docs/transports/tftp.md}.
@@ -27,8 +27,9 @@ Options: TypeAlias = tuple[tuple[str, str], ...]
 @dataclass(frozen=True, slots=True)
 class TftpRequest:
     """
-    RRQ or WRQ.
+    An RRQ or WRQ.
 
+    @ivar write: it is a WRQ.
     @ivar name: UTF-8 with surrogate escapes: every octet of the wire comes back by C{encode("utf-8",
         "surrogateescape")}.
     @ivar mode: as sent, any case.
@@ -76,6 +77,8 @@ Packet: TypeAlias = Data | Ack | Error | Oack
 
 def opcode(datagram: bytes) -> int:
     """
+    Read the opcode of a datagram.
+
     @raise WireError: fewer than two octets.
     """
     if len(datagram) < 2:
@@ -102,7 +105,7 @@ def parseRequest(datagram: bytes) -> TftpRequest | None:
 
 @lru_cache(256)
 def _asked(datagram: bytes) -> TftpRequest:
-    """A hall of like machines asks alike, to the octet."""
+    """Read a request, or recall it: a hall of like machines asks alike, to the octet."""
     fields = datagram[2:].split(b"\0")
     # The last piece is what follows the last NUL: padding or an unterminated tail, never a field.
     if len(fields) < 3 or not fields[0]:
@@ -117,7 +120,7 @@ def _asked(datagram: bytes) -> TftpRequest:
 
 def _options(fields: list[bytes]) -> Options:
     """
-    Pairs of strings.  An empty name ends the list (padding), a name without a value is ignored, the first of two
+    Pair names and values.  An empty name ends the list (padding), a name without a value is ignored, the first of two
     counts.
     """
     found: dict[str, tuple[str, str]] = {}
@@ -151,7 +154,7 @@ def parse(datagram: bytes) -> Packet:
 
 
 def buildRequest(ask: TftpRequest) -> bytes:
-    """RRQ or WRQ as octets; the strings hold no NUL."""
+    """-> the RRQ or WRQ; its strings hold no NUL."""
     strings = [ask.name.encode("utf-8", "surrogateescape"), ask.mode.encode("latin-1")]
     for name, value in ask.options:
         strings += [name.encode("latin-1"), value.encode("latin-1")]
@@ -159,42 +162,42 @@ def buildRequest(ask: TftpRequest) -> bytes:
 
 
 def buildData(number: int, payload: bytes) -> bytes:
-    """DATA; the number is cut to 16 bits."""
+    """-> a DATA packet; the number is cut to 16 bits."""
     return dataHeader(number) + payload
 
 
 def dataHeader(number: int) -> bytes:
-    """The four octets before a block; the number is cut to 16 bits."""
+    """-> the four octets before a block; the number is cut to 16 bits."""
     return bytes((0, DATA, number >> 8 & 255, number & 255))
 
 
 def buildAck(number: int) -> bytes:
-    """ACK; the number is cut to 16 bits."""
+    """-> an ACK; the number is cut to 16 bits."""
     return bytes((0, ACK, number >> 8 & 255, number & 255))
 
 
 def buildError(code: int, text: str) -> bytes:
-    """ERROR; the text becomes printable ASCII of at most 200 octets, with its final NUL."""
+    """-> an ERROR; the text becomes printable ASCII of at most 200 octets, with its final NUL."""
     clean = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:LARGEST_TEXT])
     return bytes((0, ERROR, code >> 8 & 255, code & 255)) + clean.encode("ascii") + b"\0"
 
 
 @lru_cache(256)
 def buildOack(options: Options) -> bytes:
-    """OACK with these options, in this order."""
+    """-> an OACK with these options, in this order."""
     return b"\0\6" + b"".join(text.encode("latin-1") + b"\0" for option in options for text in option)
 
 
 def wire(number: int, rollover: int = 0) -> int:
     """
-    The 16 bits that stand for block C{number} (1, 2, ...): after 65535 comes C{rollover}, 0 or 1.
+    Find the 16 bits that stand for block C{number} (1, 2, ...): after 65535 comes C{rollover}, 0 or 1.
     """
     return number if number <= 0xFFFF else rollover + (number - 0x10000) % (0x10000 - rollover)
 
 
 def unwrap(short: int, near: int, rollover: int = 0) -> int:
     """
-    The block number nearest to C{near} that stands as C{short} on the wire; -1 if there is none.
+    Find the block number nearest to C{near} that stands as C{short} on the wire; -1 if there is none.
 
     Number 0 is the ACK of the request or OACK: before any wrap it comes back as 0.
     """

@@ -29,7 +29,7 @@ class PassiveReceiver(ABC):
         self.size: int | None = None
         self.error: Error | None = None
         self.blocks = self.repeats = 0
-        self._silence = policy.silence
+        self._silence = policy.progressTimeout
         self._heardAt = self._speakAt = 0.0
         self._pause = SPEAK
 

@@ -46,7 +46,7 @@ class RetransmitTimer:
     @property
     def measured(self) -> float | None:
         """The smoothed answering time in seconds, if there is one."""
-        return self._alarm.measured
+        return self._alarm.smoothedRtt
 
     @property
     def interval(self) -> float:
@@ -56,7 +56,7 @@ class RetransmitTimer:
     def heed(self, timeout: float | None, now: float) -> None:
         """An interval was agreed on: what was measured before it is forgotten."""
         if timeout is not None:
-            self._policy = self._policy.heeding(timeout)
+            self._policy = self._policy.withTimeout(timeout)
             self._alarm = RtoEstimator(self._policy.repeat)
             self._due = now + timeout
 
@@ -76,7 +76,7 @@ class RetransmitTimer:
             self._alarm.sample(now - self.asked)
         self._clean = False
         self._everHeard = True
-        self._alarm.progress()
+        self._alarm.answered()
         self._quietSince = now
         self._due = now + self._alarm.interval()
 
@@ -86,7 +86,7 @@ class RetransmitTimer:
 
     def again(self, now: float) -> None:
         """The question is repeated now."""
-        self._alarm.repeated()
+        self._alarm.backOff()
         self.repeats += 1
         self.ask(now, first=False)
 
@@ -96,17 +96,17 @@ class RetransmitTimer:
 
     def over(self, now: float) -> bool:
         """The peer has been silent for too long."""
-        return self._alarm.tries >= self._policy.tries and now >= self._quietSince + self._policy.silence
+        return self._alarm.repeats >= self._policy.minRepeats and now >= self._quietSince + self._policy.progressTimeout
 
     def deadline(self) -> float:
         """-> the instant of the next L{due} or L{over}."""
-        end = self._quietSince + self._policy.silence
+        end = self._quietSince + self._policy.progressTimeout
         if not self._mayRepeat:
             return end
-        return self._due if self._alarm.tries < self._policy.tries else min(self._due, end)
+        return self._due if self._alarm.repeats < self._policy.minRepeats else min(self._due, end)
 
     @property
     def _mayRepeat(self) -> bool:
         """Who has sent nothing but a request may be somebody else's forgery: it gets a few repetitions only."""
-        limit = self._policy.unheard
-        return self._everHeard or limit is None or self._alarm.tries < max(limit, self._policy.tries)
+        limit = self._policy.maxRepeatsUnheard
+        return self._everHeard or limit is None or self._alarm.repeats < max(limit, self._policy.minRepeats)

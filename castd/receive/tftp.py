@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import ITransferHalf
 from castd.outcomes import DONE
@@ -21,7 +21,7 @@ from castd.receive.blocks import BlockSender, Read
 from castd.receive.options import RequestedOptions
 
 #: How patient a client is.  It repeats its request as often as it takes: no forged address is at its other end.
-CLIENT_POLICY = RetransmitPolicy(unheard=None)
+CLIENT_POLICY = RetransmitPolicy(maxRepeatsUnheard=None)
 
 
 @implementer(ITransferHalf)
@@ -99,9 +99,7 @@ class TftpDownload(ReceivingHalf):
 
     def _dally(self) -> float:
         # The measured interval: somebody is waiting for this client to end.
-        repeat = self._policy.repeat
-        longest = repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0]
-        return DALLY_INTERVALS * min(self._wait.interval, longest)
+        return DALLY_INTERVALS * min(self._wait.interval, self._policy.repeat.first)
 
 
 @implementer(ITransferHalf)

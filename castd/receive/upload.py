@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from zope.interface import implementer
 
-from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
+from castd.cast.policy import RetransmitPolicy
 from castd.errors import WireError
 from castd.interfaces import ITransferHalf
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
@@ -128,5 +128,4 @@ class UploadReceiver(ReceivingHalf):
 
     def _dally(self) -> float:
         # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
-        repeat = self._policy.repeat
-        return DALLY_INTERVALS * (repeat.first if isinstance(repeat, AdaptiveTimeout) else repeat.steps[0])
+        return DALLY_INTERVALS * self._policy.repeat.first

@@ -1,5 +1,5 @@
 """
-Who may have how much: the limits on what a stranger can make grow, bounded themselves.
+Admission: the limits on what strangers can make the server do and remember.
 """
 
 from __future__ import annotations
@@ -7,42 +7,45 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 
 from castd.options import Limits
+from castd.pacing import TokenBucket
 
 #: Addresses remembered at once; beyond, the one heard longest ago is forgotten, which can only be to its favour.
 REMEMBERED = 65536
 
 
-class Allowance:
+class AddressLimit:
     """
-    So many a second for each address, with a second's worth in hand: a token bucket each.
+    A limit that holds for each address by itself: so many a second, and a second's worth, at least one, at once.
     """
 
-    def __init__(self, rate: float, depth: float | None = None) -> None:
+    def __init__(self, rate: float) -> None:
         """
         @param rate: times a second.
-        @param depth: how many may come at once; a second's worth, and at least one, if not given.
         """
         self._rate = rate
-        self._depth = max(1.0, rate if depth is None else depth)
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def take(self, host: str, now: float) -> bool:
-        """-> whether it may have one now; if so it has."""
-        level, since = self._buckets.pop(host, (self._depth, now))
-        level = min(self._depth, level + (now - since) * self._rate)
-        allowed = level >= 1
-        self._buckets[host] = (level - 1 if allowed else level, now)
+    def allow(self, host: str, now: float) -> bool:
+        """Take one from what this address may have now.  -> whether there was one."""
+        bucket = self._buckets.pop(host, None) or _bucket(self._rate)
+        self._buckets[host] = bucket
         if len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
-        return allowed
+        return bucket.allow(1, now)
+
+
+def _bucket(rate: float) -> TokenBucket:
+    """-> a bucket that holds a second's worth, and at least one."""
+    return TokenBucket(rate, max(1.0, rate))
 
 
 class Admission:
     """
     The limits of one site, shared by all its transports.
 
-    @ivar casts: transfers and groups under way; C{looking}: requests whose file is being looked for;
-        C{receivers}: those who receive.
+    @ivar casts: how many casts and uploads are under way.
+    @ivar looking: how many requests wait for their file to be looked up.
+    @ivar receivers: how many receivers there are at each address.
     """
 
     #: ERROR 5 to foreign transfer ids, a second, in all (docs/transports/tftp.md).
@@ -55,16 +58,16 @@ class Admission:
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
-        """Other limits hold from now on; who is here counts on, what addresses had in hand is forgotten."""
+        """Use other limits from now on; who is served counts on, what addresses have used up is forgotten."""
         self._limits = limits
-        self._new = Allowance(limits.newPerPeer)
-        self._again = Allowance(limits.newPerPeer)
-        self._errors = Allowance(limits.errors)
-        self._errorsPerPeer = Allowance(limits.errorsPerPeer)
-        self._strangers = Allowance(self.STRANGERS)
+        self._new = AddressLimit(limits.newPerPeer)
+        self._again = AddressLimit(limits.newPerPeer)
+        self._errors = _bucket(limits.errors)
+        self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
+        self._strangers = _bucket(self.STRANGERS)
 
     def crowded(self, host: str, now: float) -> str | None:
-        """-> the limit that keeps a new receiver at this address out, in plain words; L{None}: it may come in."""
+        """-> the key of the limit that keeps a new receiver at this address out; L{None}: it may come in."""
         limits = self._limits
         if self.casts + self.looking >= limits.casts:
             return "limits.casts"
@@ -72,33 +75,34 @@ class Admission:
             return "limits.receivers"
         if self.receivers[host] >= limits.perPeer:
             return "limits.per-peer"
-        if not self._new.take(host, now):
+        if not self._new.allow(host, now):
             return "limits.new-per-peer"
         return None
 
     def mayRepeat(self, host: str, now: float) -> bool:
         """
-        May a receiver's repeated request be answered once more?  As often as a new one: what was forged must not bring
-        its victim more by being sent twice.
+        -> whether the repeated request of a receiver may be answered once more.
+
+        As often as a new one: what was forged must not bring its victim more by being sent twice.
         """
-        return self._again.take(host, now)
+        return self._again.allow(host, now)
 
     def enter(self, host: str) -> None:
-        """A receiver came."""
+        """Count a receiver that came."""
         self.receivers[host] += 1
         self._held += 1
 
     def leave(self, host: str) -> None:
-        """A receiver left."""
+        """Count a receiver that left."""
         self._held -= 1
         self.receivers[host] -= 1
         if self.receivers[host] <= 0:
             del self.receivers[host]
 
     def mayError(self, host: str, now: float) -> bool:
-        """May an ERROR go to this address?"""
-        return self._errorsPerPeer.take(host, now) and self._errors.take("", now)
+        """-> whether an ERROR may go to this address."""
+        return self._errorsPerPeer.allow(host, now) and self._errors.allow(1, now)
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
-        """May an ERROR 5 go to this foreign transfer id?"""
-        return self._strangers.take("", now) and self.mayError(host, now)
+        """-> whether an ERROR 5 may go to this foreign transfer id."""
+        return self._strangers.allow(1, now) and self.mayError(host, now)

@@ -1,25 +1,29 @@
 """
-Wire images: blocks laid out with their headers, one behind the other, as they go to the kernel.
+BlockCache: blocks laid out with their headers, one behind the other, as they go to the kernel.
 
 A chunk is read by one scattered read, its headers written into the gaps; then every block of it is a slice, and a
 window is one send.  Chunks are shared by all who read the same file with the same headers and block size: a hall that
-boots one image reads it once from the disk, and lays it out once.  Memory is bounded in octets; readers keep the chunk
-that they are in.
+boots one image reads it once from the disk, and lays it out once.  Memory is bounded in octets; a cast keeps the chunk
+that it is in, whatever else is dropped.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from castd.interfaces import IContent, IWire
+
+if TYPE_CHECKING:
+    from castd.server.fastpath import PreparedSteps
 
 #: The most datagrams in a chunk, as many as the kernel takes in one call (UDP_SEGMENT, older kernels).
 MOST_BLOCKS = 64
 #: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
 MOST_OCTETS = 65507
-#: What a block takes beside its octets, a step of a lane above all; with blocks of 8 octets that is nearly everything.
+#: Octets of memory that a block takes beside its own, above all for its step on the fast path; with blocks of 8 octets
+#: that is nearly everything.
 BLOCK_COST = 256
 
 
@@ -34,13 +38,14 @@ def chunkLength(step: int) -> int:
 
 class Chunk:
     """
-    Some blocks, laid out.
+    Some consecutive blocks, laid out.
 
-    @ivar start: number of the first block, C{stop}: of the one after the last.
+    @ivar start: number of the first block.
+    @ivar stop: number of the block after the last.
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams.
     @ivar cost: octets of memory, about.
-    @ivar prepared: what L{castd.server.preparedSteps} keeps for its readers.
+    @ivar prepared: steps on the fast path through this chunk, by start and stride, see L{castd.server.fastpath}.
     """
 
     __slots__ = ("cost", "image", "prepared", "start", "step", "stop")
@@ -51,16 +56,16 @@ class Chunk:
         self.step = step
         self.image = image
         self.cost = len(image) + BLOCK_COST * (stop - start)
-        self.prepared: dict[Any, Any] = {}
+        self.prepared: dict[tuple[int, int], PreparedSteps] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
         """-> the datagrams of blocks C{start} to C{stop} - 1, all of them in this chunk."""
         return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
 
 
-def lay(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
+def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
     """
-    Lay blocks out whose headers are all of one length.
+    Lay out blocks whose headers are all of one length.
 
     @raise ContentChanged: the file is not what it was.
     """
@@ -81,33 +86,31 @@ def lay(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
 
 class BlockCache:
     """
-    The chunks in use, least recently used dropped first.
+    The chunks in use; the least recently used is dropped first.
 
-    @ivar octets: how much memory they take, about.
+    @ivar limit: octets of memory that they may take; the chunk asked for last is kept in any case.
+    @ivar octets: octets of memory that they take, about.
     """
 
     def __init__(self, limit: int) -> None:
-        """
-        @param limit: octets; at least the chunk asked for last is kept.
-        """
         self.limit = limit
         self.octets = 0
         self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
 
     def chunk(self, wire: IWire, content: IContent, number: int) -> Chunk:
         """
-        -> the chunk that block C{number} is in.
+        Find the chunk that a block is in, or lay it out.
 
         @raise ContentChanged: the file is not what it was.
         """
-        length = chunkLength(len(wire.header(number)) + wire.blocksize)
+        length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
         start = number - number % length
         key = (content.version, wire.headers, wire.blocksize, start)
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
             return chunk
-        chunk = lay(wire, content, start, min(start + length, wire.count))
+        chunk = layOut(wire, content, start, start + length if count is None else min(start + length, count))
         self._chunks[key] = chunk
         self.octets += chunk.cost
         while self.octets > self.limit and len(self._chunks) > 1:

@@ -1,15 +1,17 @@
 """
-CastProtocol: the DatagramProtocol of one cast.  Datagrams become events, the pump is the only sender, one alarm wakes
-it.
+CastProtocol: the DatagramProtocol of one cast.
+
+Datagrams become events, the cast decides, its actions become datagrams; and one timer wakes it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -22,93 +24,125 @@ from castd.cast.events import (
     Left,
     NewRequest,
     PeerState,
+    SendBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
-from castd.interfaces import IContent, IDialect, IGroupWire, ILiveTransfer, IPaced, ISite, IWire, LiveReceiver
-from castd.request import Peer, Request
+from castd.interfaces import (
+    ICast,
+    IContent,
+    IDatagramPort,
+    IDialect,
+    IGroupWire,
+    IListeningPort,
+    ILiveTransfer,
+    IPaced,
+    ISite,
+    ITransferProtocol,
+    IWire,
+    LiveReceiver,
+    Octets,
+)
+from castd.pacing import Pacer, RateLimit
+from castd.request import Local, Peer, Request
 from castd.server import eventlog
-from castd.server.audience import CastOwner, Receiver
 from castd.server.fallback import Fallbacks
 from castd.server.fastpath import FastPath
-from castd.server.sender import CastSender
-from castd.server.sendqueue import SendQueue
+from castd.server.sender import CastSender, SendQueue
+
+if TYPE_CHECKING:
+    from castd.server.listener import Listener, PortDialect
 
 _log = Logger(namespace="castd")
 
 #: Closed ports that a receiver's host reports in a row until it is taken for gone: one may be a restart's.
 CLOSED_PORTS = 2
-#: The part of an interval by which an alarm may come late.
+#: The part of an interval by which a timer may ring late.
 JITTER = 0.1
+#: The most datagrams sent in one go, before reading, other casts and signals get their share of the reactor.
+SLICE = 64
 
 
-def letGo(content: IContent, transport: str) -> None:
-    """Close it; a source that fails at that keeps nobody."""
+def closeContent(content: IContent, transport: str) -> None:
+    """Close a content; a source that fails at that is logged, and keeps nobody from going on."""
     try:
         content.close()
     except Exception:
         _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
 
 
-@implementer(ILiveTransfer)
+class Receiver:
+    """
+    One receiver of a cast, with what the event of its end needs.
+
+    @ivar since: the instant it asked.
+    @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
+    @ivar closedReports: times that its port was reported closed since it was heard last.
+    """
+
+    __slots__ = ("closedReports", "progressBefore", "request", "since")
+
+    def __init__(self, request: Request, since: float, progressBefore: tuple[int, int, int]) -> None:
+        self.request = request
+        self.since = since
+        self.progressBefore = progressBefore
+        self.closedReports = 0
+
+
+@implementer(ILiveTransfer, ITransferProtocol)
 class CastProtocol(FastPath):
     """
-    Carries one cast, and beside it the casts of those who turned out to hear no multicast.
+    Carries one cast, and beside it the casts of those receivers that turned out to hear no multicast.
 
     @ivar name, fileName, size, group, opened: see L{ILiveTransfer}.
-    @ivar receivers: who is here.
-    @ivar full: full sockets; C{joined}: how many receivers came in all.
-    @ivar beside: of the blocks, those by unicast beside the group; C{moved}: receivers served so, by reason.
-    @ivar over: nobody is left; it is closed.
-    @ivar entry, key: where the listener keeps it.
+    @ivar entry: the dialect at the listener that it belongs to.
+    @ivar key: what a request must match to join.
+    @ivar pacers: the cast's own, its group's and the site's, if they have a rate.
+    @ivar receivers: who receives it now, also by unicast.
+    @ivar joined: how many receivers there were in all.
+    @ivar full: times that the socket was full.
+    @ivar fallbackBlocks: of C{blocks}, those that went out by unicast beside the group.
+    @ivar fallbackReasons: receivers that went on by unicast, by reason.
+    @ivar ended: nobody is left, and it is closed.
     @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
 
     largest = 2048
-    entry: Any = None
-    key: Any = None
 
     def __init__(
         self,
         site: ISite,
-        home: CastOwner,
-        name: str,
-        dialect: IDialect,
+        listener: Listener,
+        entry: PortDialect,
+        key: Hashable,
         wire: IWire,
         content: IContent,
-        pacers: tuple[Any, ...] = (),
+        pacers: tuple[RateLimit, ...] = (),
     ) -> None:
-        """
-        @param name: of the transport, for events.
-        @param pacers: the cast's own and the site's, if they have a rate.
-        """
-        self._main = CastSender(self, wire.cast(wire.policy, wire.count))
-        turn = self._main.cast
-        super().__init__(site, wire, content, turn if isinstance(turn, Turn) and wire.stride and not pacers else None)
-        self.home = home
-        self.name = name
+        cast = wire.cast(wire.policy, wire.count)
+        turn = cast if isinstance(cast, Turn) and wire.stride and not pacers else None
+        super().__init__(site, wire, content, turn)
+        self.listener = listener
+        self.entry = entry
+        self.key = key
+        self.name = entry.name
         self.fileName: str = content.name
         self.size: int | None = content.size
         self.group: Peer | None = wire.group
-        self.dialect: Any = dialect
+        self.opened = self._seconds()
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}
-        self.full = self.beside = self.joined = 0
-        self.moved: Counter[str] = Counter()
-        self.opened = self._seconds()
-        self.over = False
-        self._fallbacks = Fallbacks()
+        self.full = self.joined = self.fallbackBlocks = 0
+        self.fallbackReasons: Counter[str] = Counter()
+        self.ended = False
+        self._main = CastSender(cast)
+        self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
-        self._queue = SendQueue(self)
-        own = [pacer for pacer in pacers if pacer is not site.pacer]
-        self._paced = own[0] if own and IPaced.providedBy(turn) else None
-        self._rate: float = 0.0 if self._paced is None else self._paced.rate
-
-    @property
-    def main(self) -> Any:
-        """The cast of the group, or of the one receiver."""
-        return self._main.cast
+        self._queue = SendQueue()
+        # Its own rate, and what judges how much of it the receivers can take.
+        own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
+        self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
 
     @property
     def kind(self) -> str:
@@ -119,32 +153,37 @@ class CastProtocol(FastPath):
         """As L{ILiveTransfer.liveReceivers}."""
         sent, count = self.progress()[0], self.wire.count
         return [
-            LiveReceiver(peer, receiver.request.name, sent - receiver.before[0], count, receiver.since)
+            LiveReceiver(peer, receiver.request.name, sent - receiver.progressBefore[0], count, receiver.since)
             for peer, receiver in self.receivers.items()
         ]
 
     @property
+    def mainCast(self) -> ICast:
+        """The cast of the group, or of the one receiver."""
+        return self._main.cast
+
+    @property
     def joinable(self) -> bool:
-        """Is the group itself still alive, apart from those who go on by unicast?"""
+        """Whether the group itself is still alive, apart from those who go on by unicast."""
         try:
-            return not self.over and (self._main.cast.members() > 0 or self._lingers(self._seconds()))
+            return not self.ended and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
         except Exception:
             self._fail()
             return False
 
     def _lingers(self, now: float) -> bool:
-        """Nobody is here, but somebody may come back, and must find the same file."""
-        return not self.home.draining and self._main.cast.deadline(now) is not None
+        """-> whether it stays without receivers, since one may come back and must find the same file."""
+        return not self.listener.draining and self._main.cast.deadline(now) is not None
 
-    # Who comes.
+    # Receivers join.
 
-    def join(self, request: Request, instead: Peer | None = None) -> None:
-        """This request belongs here; C{instead} is the member whose place it takes."""
+    def join(self, request: Request, replaced: Peer | None = None) -> None:
+        """Let the peer of this request join; C{replaced} is the member whose place it takes."""
         now = self._seconds()
-        self._fallbacks.drop(request.peer)
+        self._dropFallback(request.peer)
         receiver = self.receivers.get(request.peer)
-        if receiver is None and instead is not None:
-            receiver = self.receivers.pop(instead, None)
+        if receiver is None and replaced is not None:
+            receiver = self.receivers.pop(replaced, None)
         if receiver is None:
             receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
             self.joined += 1
@@ -152,120 +191,123 @@ class CastProtocol(FastPath):
         self.receivers[request.peer] = receiver
         try:
             self._leaveFastPath()
-            self._main.cast.join(request.peer, now, self.wire.first(request), instead)
+            self._main.cast.join(request.peer, now, self.wire.first(request), replaced)
         except Exception:
             self._fail()
         self.pump()
 
-    def repeated(self, request: Request, dialect: IDialect) -> bool:
+    def answerAgain(self, request: Request, dialect: IDialect) -> bool:
         """
-        A member asks once more.
+        Answer a member's request once more, if it is a repetition.
 
-        @return: True: its own request again, answered as it stands.  False: its machine has restarted, or wants another
-            file: its part here is to be replaced.
+        @return: True: it was its own request again, and was answered as it stands.  False: its machine has restarted,
+            or wants another file: its part here is to be replaced.
         """
         receiver = self.receivers.get(request.peer)
-        if receiver is None or dialect is not self.dialect or not request.repeats(receiver.request):
+        if receiver is None or dialect is not self.entry.dialect or not request.repeats(receiver.request):
             return False
-        if request.peer in self._fallbacks or (self.wire.group is None and self.heard(request.peer)):
+        if self._fallback(request.peer) is not None or (self.group is None and self.heard(request.peer)):
             return False
         self.join(request)
         return True
 
     def heard(self, peer: Peer) -> bool:
-        """Has this member acknowledged anything?"""
-        return self._steps > 0 or peer in self._fallbacks or bool(self._main.cast.heard(peer))
+        """-> whether this member has acknowledged anything."""
+        return self._steps > 0 or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
-    # What is heard.
+    # Datagrams come in.
 
-    def strangerReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport: not from the peer that the port was lent for."""
-        self._hear(datagram, addr)
+    def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Take a datagram from the transport that is not from the peer that the port was opened for."""
+        self._slowPath(datagram, addr)
 
-    def _hear(self, datagram: bytes, peer: Peer) -> None:
-        if self.over:
+    def _slowPath(self, datagram: bytes, peer: Peer) -> None:
+        if self.ended:
             return
         try:
-            self._take(datagram, peer)
+            self._receive(datagram, peer)
         except Exception:
             self._fail()
 
-    def _take(self, datagram: bytes, peer: Peer) -> None:
+    def _receive(self, datagram: bytes, peer: Peer) -> None:
         self._leaveFastPath()
         try:
-            event = self.wire.receive(datagram, peer, self._standing(peer))
+            event = self.wire.receive(datagram, peer, self._peerState(peer))
         except WireError as error:
-            self.home.malformed(datagram, peer, error)
+            self.listener.countMalformed(datagram, peer, error)
             return
         except UnknownPeer:
-            if self.home.mayAnswerStranger(peer) and (answer := self.dialect.refuse(None, UnknownTid())) is not None:
-                self._queue.put(answer, peer)
+            if self.listener.mayAnswerStranger(peer):
+                answer = self.entry.dialect.refuse(None, UnknownTid())
+                if answer is not None:
+                    self._queue.put(self, answer, peer)
             return
         if event is None:
             return
         if isinstance(event, NewRequest):
-            self.home.castAsked(datagram, peer)
+            self.listener.requestFromMember(datagram, peer)
             return
         if (receiver := self.receivers.get(peer)) is not None:
-            receiver.closed = 0
-        self._tell(peer, event)
+            receiver.closedReports = 0
+        self._hear(peer, event)
         self.pump()
 
-    def _standing(self, peer: Peer) -> PeerState | None:
-        fallback = self._fallbacks.get(peer)
+    def _peerState(self, peer: Peer) -> PeerState | None:
+        fallback = self._fallback(peer)
         if fallback is None:
             return self._main.cast.peerState(peer)
         peerState = fallback.cast.peerState(peer)
+        if peerState is None:
+            return None
         # It may hear the group after all, and acknowledge what was sent there.
-        top = getattr(self._main.cast, "top", -1)
-        return peerState if peerState is None or peerState.top >= top else replace(peerState, top=top)
+        return replace(peerState, highestSent=max(peerState.highestSent, self._main.cast.highestSent))
 
-    def _tell(self, peer: Peer, event: Event) -> None:
-        """To whom decides for this peer."""
-        if (fallback := self._fallbacks.get(peer)) is None:
-            self._main.cast.hear(peer, event, self._seconds())
-        else:
+    def _hear(self, peer: Peer, event: Event) -> None:
+        """Tell an event to the cast that decides for this peer."""
+        if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
             self._fallbacks.hear(fallback, peer, event, self._seconds())
+        else:
+            self._main.cast.hear(peer, event, self._seconds())
 
     def _fail(self) -> None:
-        """A fault of ours, or of a plugin's: its traceback is logged, this cast ends, the server goes on."""
+        """End this cast by a fault of castd or of a plugin: its traceback is logged, the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
         self._dropFastPath()
         self.end(outcomes.FAILED)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """
-        From the transport: a host says that the port is closed.  C{None}: the one peer's.
+        Note that a host reports a port as closed; C{None}: that of the one peer.
 
         Believed when it is said twice in a row: a client may open its port anew between two blocks.
         """
         if peer is None and self.receivers:
             peer = next(iter(self.receivers))
         if peer is not None and (receiver := self.receivers.get(peer)) is not None:
-            receiver.closed += 1
-            if receiver.closed >= CLOSED_PORTS:
+            receiver.closedReports += 1
+            if receiver.closedReports >= CLOSED_PORTS:
                 # Not from here: the pump may be at work below us.
                 self.site.timers.set(self, self._seconds())
 
-    def _leaveClosed(self) -> None:
+    def _removeClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
-            if receiver.closed >= CLOSED_PORTS:
-                self._tell(peer, Leave(outcomes.CLOSED))
+            if receiver.closedReports >= CLOSED_PORTS:
+                self._hear(peer, Leave(outcomes.CLOSED))
 
-    # What goes out.
+    # Datagrams go out.
 
     def timerExpired(self) -> None:
-        """The alarm rings."""
+        """Go on, since the timer has rung."""
         try:
             self._leaveFastPath()
-            self._leaveClosed()
+            self._removeClosed()
         except Exception:
             self._fail()
         self.pump()
 
     def pump(self) -> None:
-        """Send what is due, and set the alarm: after every stimulus, always the same way."""
-        if self.over:
+        """Send what is due, and set the timer: after every stimulus, always the same way."""
+        if self.ended:
             return
         try:
             self._pump(self._seconds())
@@ -276,88 +318,141 @@ class CastProtocol(FastPath):
 
     def _pump(self, now: float) -> None:
         if self._paced is not None:
-            # Who loses much is sent less.
-            self._paced.rate = self._rate * self._main.cast.pace  # type: ignore[attr-defined]
-        due = self._sendDue(now) if self._queue.flush() is None else None
+            # Receivers that lose much are sent less.
+            pacer, rate, cast = self._paced
+            pacer.rate = rate * cast.pace
+        queue = self._queue
+        due = self._sendDue(now) if not queue.kept or queue.flush(self) else None
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        if (rest := self._queue.rest) is not None:
+        idle = not self._main.unsent
+        if queue.kept:
             # A greeting that the socket did not take: the cast waits for its answer, and knows nothing of it.
-            due = now + rest if due is None else min(due, now + rest)
-        elif self._main.idle and due is not None:
+            again = now + queue.rest
+            due = again if due is None else min(due, again)
+        elif idle and due is not None:
             # So that a crowd does not fall into step.
-            self._slack = 1 + JITTER * self.site.random.random()
-            due = now + (due - now) * self._slack
+            self._jitter = 1 + JITTER * self.site.random.random()
+            due = now + (due - now) * self._jitter
         self.site.timers.set(self, due)
-        if self._turn is not None and self._main.idle:
+        turn = self._turn
+        if turn is not None and idle:
             if self.blocks:
-                self._enterFastPath()
-            elif self._queue.rest is None:
-                self._awaitFirst()
+                self._enterFastPath(turn)
+            elif not queue.kept:
+                self._foreseeFirstAnswer(turn)
 
     def _sendDue(self, now: float) -> float | None:
-        """-> the instant of what is due next."""
-        beside = self.beside
-        if self._fallbacksFirst:
-            self._fallbacks.pump(now)
+        """-> the instant at which the next thing is due."""
+        fallbackBlocks = self.fallbackBlocks
+        if self._fallbacksFirst and self._fallbacks is not None:
+            self._fallbacks.run(self._run, now)
         sent = self.blocks
-        due = self._main.pump(now)
+        due = self._run(self._main, now)
         if self.pacers:
-            # The group has one half of the rate, those beside it the other.
-            self._fallbacksFirst = self.blocks > sent or (self._fallbacksFirst and self.beside == beside)
+            # The group has one half of the rate, the receivers beside it the other.
+            stalled = self._fallbacksFirst and self.fallbackBlocks == fallbackBlocks
+            self._fallbacksFirst = self.blocks > sent or stalled
         if not self._fallbacks:
             return due
-        # Also if they were first: the main cast may just have moved somebody aside.
-        fallback = self._fallbacks.pump(now)
+        # Also if they were first: the main cast may just have moved a receiver to unicast.
+        fallback = self._fallbacks.run(self._run, now)
         return fallback if due is None or (fallback is not None and fallback < due) else due
 
-    def unsendable(self, error: OSError) -> None:
-        """From a delivery: a burst could not be sent."""
-        self._queue.unsendable(error, next(iter(self.receivers), ("nobody", 0)))
+    def _run(self, sender: CastSender, now: float) -> float | None:
+        """
+        Do what a cast has decided, for the length of a slice.
 
-    def announce(self, action: Announce) -> int:
-        """-> datagrams sent, at least one for the sake of the budget."""
+        @return: the instant to go on at; L{None}: when something arrives.
+        @raise ContentChanged: the file is not what it was.
+        """
+        budget = SLICE
+        while budget > 0:
+            if sender.unsent:
+                wait = sender.blockedUntil(self.pacers, now)
+                if wait is not None:
+                    return wait
+                sent = sender.send(self, budget, now)
+                if sent == 0:
+                    self.full += 1
+                    return sender.restUntil
+                if sender.unicastTo is not None:
+                    self.fallbackBlocks += sent
+                budget -= sent
+                continue
+            action = sender.cast.poll(now)
+            if action is None:
+                return sender.cast.deadline(now)
+            if isinstance(action, SendBlocks):
+                sender.load(action)
+            elif isinstance(action, Announce):
+                budget -= self._announce(action) if sender.announces else 1
+            elif isinstance(action, Left):
+                self._receiverLeft(sender, action, now)
+            else:
+                self._bar(action)
+        return now
+
+    def _announce(self, action: Announce) -> int:
+        """Tell a receiver that it is in.  -> datagrams sent, at least one for the sake of the budget."""
         receiver = self.receivers.get(action.peer)
         sent = 1
         if receiver is not None:
             for datagram, address in self.wire.announce(receiver.request, action.master, action.heard):
-                self._queue.put(datagram, address)
+                self._queue.put(self, datagram, address)
                 sent += 1
         return sent
 
-    # Who leaves.
-
-    def gone(self, delivery: CastSender, action: Left, now: float) -> None:
-        """From a delivery: a receiver's part has ended; or it goes on by unicast."""
-        receiver = self.receivers.get(action.peer)
-        if receiver is None:
-            return
-        if action.outcome == outcomes.DEAF and delivery is self._main:
-            self._moveAside(receiver, action, now)
-            return
-        self.receivers.pop(action.peer)
-        self._fallbacks.drop(action.peer)
-        self._told(receiver, self._outcome(action), now, action.heard)
-
-    def warned(self, action: Bar) -> None:
-        """From a delivery: other transports are not to serve this receiver what it is getting here."""
+    def _bar(self, action: Bar) -> None:
+        """Keep other transports from serving a receiver what it is getting here."""
         if (receiver := self.receivers.get(action.peer)) is not None:
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
-    def _moveAside(self, receiver: Receiver, action: Left, now: float) -> None:
-        known = self.wire.policy
+    def unsendable(self, error: OSError) -> None:
+        """Report that a burst could not be sent."""
+        self._queue.unsendable(self, error, next(iter(self.receivers), ("nobody", 0)))
+
+    # Receivers that hear no multicast.
+
+    def _fallback(self, peer: Peer) -> CastSender | None:
+        """-> the sender of a receiver that goes on by unicast; L{None}: it does not."""
+        return None if self._fallbacks is None else self._fallbacks.get(peer)
+
+    def _dropFallback(self, peer: Peer) -> None:
+        if self._fallbacks is not None:
+            self._fallbacks.drop(peer)
+
+    def _moveToUnicast(self, receiver: Receiver, action: Left, now: float) -> None:
+        policy = self.wire.policy
         # None of a group's rules: it is a transfer of its own.
-        policy = RetransmitPolicy(repeat=known.repeat, unheard=None if action.heard else known.unheard)
+        unheard = None if action.heard else policy.maxRepeatsUnheard
+        plain = RetransmitPolicy(repeat=policy.repeat, maxRepeatsUnheard=unheard)
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
-        turn = Turn(policy, self.wire.count)
+        turn = Turn(plain, self.wire.count)
         # A listener that never had the turn is told that it has it.
         turn.join(action.peer, now, action.wants)
-        self._fallbacks.add(action.peer, CastSender(self, turn, target, announces=not action.wants), now)
-        self.moved[action.outcome] += 1
-        eventlog.moved(self, receiver.request)
-        self.home.castLeft(self, receiver.request, outcomes.DEAF)
+        if self._fallbacks is None:
+            self._fallbacks = Fallbacks()
+        self._fallbacks.add(action.peer, CastSender(turn, target, announces=not action.wants), now)
+        self.fallbackReasons[action.outcome] += 1
+        eventlog.movedToUnicast(self, receiver.request)
+        self.listener.receiverLeft(self, receiver.request, outcomes.DEAF)
         self.site.timers.set(self, now)
+
+    # Receivers leave.
+
+    def _receiverLeft(self, sender: CastSender, action: Left, now: float) -> None:
+        """A receiver's part has ended, says its cast; or it goes on by unicast."""
+        receiver = self.receivers.get(action.peer)
+        if receiver is None:
+            return
+        if action.outcome == outcomes.DEAF and sender is self._main:
+            self._moveToUnicast(receiver, action, now)
+            return
+        self.receivers.pop(action.peer)
+        self._dropFallback(action.peer)
+        self._dismiss(receiver, self._outcome(action), now, action.heard)
 
     def _outcome(self, action: Left) -> str:
         """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
@@ -368,14 +463,17 @@ class CastProtocol(FastPath):
             return outcomes.UNCONFIRMED
         return action.outcome
 
-    def _told(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
-        """One farewell, one event.  Who fell silent without ever speaking may be somebody's forgery: no farewell."""
+    def _dismiss(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
+        """
+        Say farewell to a receiver and log how it ended.  Who fell silent without ever speaking may be somebody's
+        forgery: no farewell.
+        """
         request = receiver.request
         if heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
-                self._queue.put(datagram, address)
-        eventlog.left(self, receiver, outcome, now)
-        self.home.castLeft(self, request, outcome)
+                self._queue.put(self, datagram, address)
+        eventlog.receiverLeft(self, receiver, outcome, now)
+        self.listener.receiverLeft(self, request, outcome)
 
     def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
         try:
@@ -385,42 +483,50 @@ class CastProtocol(FastPath):
             _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
             return []
 
+    def _statistics(self) -> Mapping[str, int]:
+        try:
+            return self._main.cast.statistics()
+        except Exception:
+            # A cast without its counters closes all the same.
+            _log.failure("{transport}: the statistics of a cast failed", event="fault", transport=self.name)
+            return {}
+
     def replace(self, peer: Peer) -> None:
-        """The machine behind this peer has restarted: its part here is over."""
+        """End the part of this peer: the machine behind it has restarted."""
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
-        self._fallbacks.drop(peer)
+        self._dropFallback(peer)
         # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
-        self._queue.forget(peer)
+        self._queue.discard(peer)
         try:
             self._leaveFastPath()
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         except Exception:
             self._fail()
-        self._told(receiver, outcomes.REPLACED, now)
+        self._dismiss(receiver, outcomes.REPLACED, now)
         self.pump()
 
-    def settle(self) -> None:
-        """A stop begins: a cast without receivers only waits for somebody to come back."""
+    def endIfIdle(self) -> None:
+        """End a cast without receivers, that only waits for one to come back: the server is about to stop."""
         if not self.receivers:
             self.end(outcomes.STOPPED)
 
     def end(self, outcome: str) -> None:
-        """Tell everybody and close."""
+        """Say farewell to all receivers and close."""
         self._leaveFastPath()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
         for receiver in receivers.values():
-            self._told(receiver, outcome, now)
+            self._dismiss(receiver, outcome, now)
         self._close()
 
     def _close(self) -> None:
-        if self.over:
+        if self.ended:
             return
-        self.over = True
-        if self.wire.group is not None:
-            eventlog.closed(self)
+        self.ended = True
+        if self.group is not None:
+            eventlog.groupClosed(self, self._statistics())
         self._dropFastPath()
         self._chunk = None
         self.site.timers.set(self, None)
@@ -428,7 +534,43 @@ class CastProtocol(FastPath):
             self.wire.close(self._seconds())
         except Exception:
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
-        letGo(self.content, self.name)
-        self.home.castClosed(self)
-        self._main.release()
-        self._queue.release()
+        closeContent(self.content, self.name)
+        self.listener.castClosed(self)
+
+
+@implementer(IDatagramPort)
+class ListeningTransport:
+    """
+    The transport of a cast or upload that lives on the listening port: the port itself, answering from the address that
+    was asked.
+    """
+
+    def __init__(self, port: IListeningPort, request: Request) -> None:
+        self._port = port
+        self._local = request.local
+        self._peer = request.peer
+
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
+        self._port.writeFrom(datagram, address or self._peer, self._local)
+
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
+        self._port.writeFrom(datagram, address, local)
+
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+        return self._port.writeBurst(image, step, address or self._peer, local or self._local)
+
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+        def send(image: Octets) -> None:
+            if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
+                raise BlockingIOError
+
+        return send
+
+    def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        self._port.setGroup(ttl, interface, loopback, broadcast)
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        return self._port.getHost()
+
+    def stopListening(self) -> None:
+        """Leave the port open: it is the listener's."""

@@ -1,5 +1,32 @@
 """
-The fast path of a cast: a lone receiver that says what was foreseen gets what lies ready (see L{castd.server.lane}).
+The fast path: a lone receiver in step is sent prepared blocks, without asking its cast.
+
+Theory of operation.  Most of a TFTP transfer is one exchange over and over: the one receiver acknowledges all that was
+sent, and the next blocks go out, one of them in lockstep, a window of them with C{windowsize} (RFC 7440).  A receiver
+that does just that is I{in step}.  Its next datagram is known before it comes, to the octet: an ACK has nothing in it
+but the number of the last block.  The wire tells it (C{IWire.ahead}).
+
+Therefore, while a receiver is in step, the exchanges through a chunk of the file (L{castd.server.blockcache}) are
+prepared as two lists, L{PreparedSteps}: the answers to come, and the datagrams that follow each of them.  They depend
+on the file, the headers, the block size and the window only, so all receivers of that file share them.  A step is then
+a comparison of the datagram with the answer and one send, in L{FastPath.datagramReceived}; nothing is parsed, no event
+is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
+
+How a receiver gets onto the fast path:
+
+ - After its OACK, if its answer asks for one block (C{_foreseeFirstAnswer}): that answer takes the first step.
+ - Whenever its cast has sent everything that was asked for and waits for the answer (C{_enterFastPath}).
+
+While it is there:
+
+ - The timer is put off with each step.  If it rings, an answer is missing, and the cast repeats what it has to.
+ - As long as the cast still learns how fast the receiver answers, each step is measured and told to its estimator
+   (C{_measuredStep}); from then on C{_expected} is set, and a step costs nothing but the comparison and the send.
+ - At the end of a chunk the steps through the next one follow, if the answer is the one that was expected.
+
+What leaves the fast path (C{_leaveFastPath}): any other datagram, the timer, a full socket, a new request, the end of
+the file, the end of the cast. The cast is told which blocks went out last and when (C{Turn.fastPathLeft}), and is then
+in the state in which it would be if it had sent them all itself.
 """
 
 from __future__ import annotations
@@ -12,138 +39,250 @@ from twisted.internet.protocol import DatagramProtocol
 
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged
-from castd.interfaces import IContent, ISite, IWire
+from castd.interfaces import IContent, IDatagramPort, ISite, IWire
 from castd.request import Peer
 from castd.server.blockcache import Chunk
-from castd.server.lane import PreparedSteps, preparedSteps
+
+#: Prepared steps kept with a chunk: receivers that lost nothing share one for each window size.  Those that begin
+#: elsewhere, by losses or by design, have their own.
+MOST_PREPARED = 4
+
+
+class PreparedSteps:
+    """
+    The steps through one chunk, shared by all receivers that take the same ones.
+
+    @ivar start: number of the first block of the first step.
+    @ivar stop: number of the block after the last step.
+    @ivar stride: blocks of a step.
+    @ivar gap: octets of the header before a block.
+    @ivar answers: the receiver's datagram before each step, and C{None} behind the last.
+    @ivar images: the datagrams that go out at each step, one behind the other.
+    """
+
+    __slots__ = ("answers", "gap", "images", "start", "stop", "stride")
+
+    def __init__(self, start: int, stride: int, gap: int) -> None:
+        self.start = self.stop = start
+        self.stride = stride
+        self.gap = gap
+        self.answers: list[bytes | None] = []
+        self.images: list[memoryview] = []
+
+    def numbers(self, steps: int, end: int) -> range:
+        """-> the blocks of the first so many steps; C{end} is the count of all blocks of the file."""
+        return range(self.start, min(self.start + steps * self.stride, end))
+
+    def last(self, steps: int, end: int) -> range:
+        """-> the blocks of the last of so many steps."""
+        start = self.start + (steps - 1) * self.stride
+        return range(start, min(start + self.stride, end))
+
+
+#: No step is prepared: the receiver is not on the fast path.
+NO_STEPS = PreparedSteps(0, 0, 0)
+
+
+def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
+    made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
+    while (ahead := wire.ahead(start)) is not None and ahead[1] <= chunk.stop:
+        answer, stop = ahead
+        made.answers.append(answer)
+        made.images.append(chunk.slice(start, stop))
+        start = stop
+    made.stop = start
+    made.answers.append(None)
+    return made
+
+
+def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
+    """
+    -> the steps through a chunk that begin with block C{start}; L{NO_STEPS}: there is none.
+    """
+    if not chunk.start <= start < chunk.stop:
+        return NO_STEPS
+    key = (start, wire.stride)
+    found = chunk.prepared.get(key)
+    if found is None:
+        found = _prepare(wire, chunk, start)
+        if len(chunk.prepared) < MOST_PREPARED:
+            chunk.prepared[key] = found
+    return found if found.images else NO_STEPS
+
+
+def _nothingPrepared(image: memoryview) -> None:
+    """Refuse to send: a step that nobody prepared is never taken."""
+    raise BlockingIOError
 
 
 class FastPath(DatagramProtocol):
     """
-    The half of a L{castd.server.cast_protocol.CastProtocol} that all blocks in the lane go through.  It is a base
+    The half of L{CastProtocol<castd.server.cast_protocol.CastProtocol>} that takes the prepared steps.  It is a base
     class, not a part, so that a block costs no call more.
 
-    @ivar blocks, repeats, octets: datagrams with blocks, those that were repetitions, octets of them.
+    @ivar blocks: datagrams with blocks that went out.
+    @ivar repeats: how many of C{blocks} were repetitions.
+    @ivar octets: octets of file content in C{blocks}.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
+    # A cast has more attributes than the 30 that CPython 3.11 keeps without a dictionary; with these in slots a block
+    # costs a twentieth less, and a small file as well.
+    __slots__ = (
+        "_chunk",
+        "_end",
+        "_expected",
+        "_firstAnswer",
+        "_interval",
+        "_jitter",
+        "_nextBlock",
+        "_prepared",
+        "_seconds",
+        "_sendStep",
+        "_steppedAt",
+        "_steps",
+        "_turn",
+        "blocks",
+        "content",
+        "due",
+        "heapEntry",
+        "octets",
+        "repeats",
+        "site",
+        "wire",
+    )
+
     noisy = False
+    #: The L{IDatagramPort} while it is connected.  Twisted's own declaration allows only Twisted's transports.
+    transport: Any = None
 
     def __init__(self, site: ISite, wire: IWire, content: IContent, turn: Turn | None) -> None:
         """
-        @param turn: the cast that is told of the steps when the lane is left; L{None}: there is never a lane.
+        @param turn: the cast that is told of the steps when the fast path is left; L{None}: there is no fast path.
         """
-        self.site: Any = site
-        self.wire: Any = wire
-        self.content: Any = content
+        self.site = site
+        self.wire = wire
+        self.content = content
         self.blocks = self.repeats = self.octets = 0
         self.due: float | None = None
         self.heapEntry: tuple[float, int] | None = None
-        self._seconds: Callable[[], float] = self.site.reactor.seconds
+        self._seconds: Callable[[], float] = site.reactor.seconds
         self._turn = turn
+        self._end = wire.count or 0  # blocks of the file; a code has no fast path
         self._chunk: Chunk | None = None
-        self._prepared: PreparedSteps | None = None
-        self._answer: bytes | None = None  # what a settled receiver says next
-        self._begins: bytes | None = None  # how one that was greeted answers
-        self._burst: Any = None
-        self._steps = 0
+        self._prepared = NO_STEPS
+        self._steps = 0  # how many of the prepared ones were taken
+        self._expected: bytes | None = None  # the next answer, once answers need not be measured any more
+        self._firstAnswer: bytes | None = None  # the answer to an OACK that takes the first step
+        self._sendStep: Callable[[memoryview], object] = _nothingPrepared
         self._steppedAt = self._interval = 0.0
-        self._slack = 1.0
-        self._stop = 0
+        self._jitter = 1.0  # factor of the interval of the timer
+        self._nextBlock = 0  # the number after the last block that went out
 
     @abstractmethod
-    def _hear(self, datagram: bytes, peer: Peer) -> None:
-        """All that was not foreseen."""
+    def _slowPath(self, datagram: bytes, peer: Peer) -> None:
+        """Parse a datagram that was not foreseen, and let the cast decide."""
+
+    @abstractmethod
+    def timerExpired(self) -> None:
+        """Go on, since the timer has rung; see L{castd.net.timers.TimerTarget}."""
 
     @abstractmethod
     def _fail(self) -> None:
-        """A fault of ours, or of a plugin's, which has just been raised."""
+        """End this cast by a fault of castd or of a plugin, which has just been raised."""
 
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """From the transport: somebody's datagram at this cast's port."""
-        if datagram == self._answer:
-            # The lane; all of Python's part in a lockstep block lies in these lines.
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Take a datagram from the transport: somebody's datagram at this cast's port."""
+        if datagram == self._expected:
+            # The fast path; all of Python's part in a lockstep block lies in these lines.
             preparedSteps, steps, now = self._prepared, self._steps, self._seconds()
             try:
-                self._burst(preparedSteps.images[steps])  # type: ignore[union-attr]
+                self._sendStep(preparedSteps.images[steps])
             except OSError:
-                self._hear(datagram, addr)
+                self._slowPath(datagram, addr)
                 return
             self._steps = steps = steps + 1
-            self._answer = preparedSteps.answers[steps]  # type: ignore[union-attr]
+            self._expected = preparedSteps.answers[steps]
             self._steppedAt = now
             self.due = now + self._interval
-        elif not self._foreseen(datagram):
-            self._hear(datagram, addr)
+        elif not self._tryStep(datagram):
+            self._slowPath(datagram, addr)
 
-    def _foreseen(self, datagram: bytes) -> bool:
+    def _tryStep(self, datagram: bytes) -> bool:
+        """-> whether this datagram was foreseen, and its step is taken."""
+        turn = self._turn
+        if turn is None:
+            return False
         try:
-            if self._prepared is not None:
-                return self._measuredStep(self._prepared, datagram)
-            return datagram == self._begins and self._begin()
+            if self._prepared is not NO_STEPS:
+                return self._measuredStep(turn, self._prepared, datagram)
+            return datagram == self._firstAnswer and self._firstStep(turn)
         except Exception:
             self._fail()
             return True
 
-    def _awaitFirst(self) -> None:
+    def _foreseeFirstAnswer(self, turn: Turn) -> None:
         """
-        Somebody was greeted: the answer begins a lane, if nothing else comes before it.  Not where it asks for a
-        window: a socket that takes a part of that is the cast's concern.
+        Somebody was sent an OACK: its answer takes the first step, if nothing else comes before it.  Not where it asks
+        for a window: a socket that takes a part of that is the cast's concern.
         """
         ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and self._turn.announced():  # type: ignore[union-attr]
-            self._begins = ahead[0]
+        if ahead is not None and turn.mayBeginFastPath():
+            self._firstAnswer = ahead[0]
 
-    def _begin(self) -> bool:
+    def _firstStep(self, turn: Turn) -> bool:
         """
-        The greeting is answered: the first blocks go out, for a fraction of what it would cost to ask the cast.
+        Send the first blocks to who answered the OACK, for a fraction of what it would cost to ask the cast.
 
-        @return: whether they did.
+        @return: whether they went out.
         """
-        self._begins = None
+        self._firstAnswer = None
         try:
             first = preparedSteps(self.wire, self.chunk(0), 0)
         except ContentChanged:
             return False
-        if first is None:
+        if first is NO_STEPS:
             return False
-        self._burst = self._burstFor(first)
+        self._sendStep = self._stepSender(first)
         try:
-            self._burst(first.images[0])
+            self._sendStep(first.images[0])
         except OSError:
             return False  # the cast will meet the same, and decide
         now = self._seconds()
-        turn: Any = self._turn
-        self._stands(first, 1, now, turn.begun(first.numbers(1, self.wire.count), now))
+        self._stepTaken(first, 1, now, turn.fastPathBegun(first.numbers(1, self._end), now))
         return True
 
-    def _stands(self, preparedSteps: PreparedSteps, steps: int, now: float, interval: float) -> None:
-        """So many steps of this lane are taken, the last one now; without an answer the alarm rings."""
-        self._prepared, self._steps, self._steppedAt = preparedSteps, steps, now
-        self._interval = interval * self._slack
+    def _stepTaken(self, prepared: PreparedSteps, steps: int, now: float, interval: float) -> None:
+        """Note that so many of these steps were taken, the last one now; without an answer the timer rings."""
+        self._prepared, self._steps, self._steppedAt = prepared, steps, now
+        self._interval = interval * self._jitter
         self.site.timers.set(self, now + self._interval)
 
-    def _enterFastPath(self) -> None:
-        """Everything is out and waits for an answer: lay ready what follows, if it can be foreseen."""
-        sentAt = self._turn.inStep(self._stop)  # type: ignore[union-attr]
+    def _enterFastPath(self, turn: Turn) -> None:
+        """Prepare what follows, if it can be foreseen: everything is out and waits for an answer."""
+        sentAt = turn.mayEnterFastPath(self._nextBlock)
         if sentAt is None or self._chunk is None:
             return
-        self._prepared = preparedSteps(self.wire, self._chunk, self._stop)
-        if self._prepared is not None:
+        self._prepared = preparedSteps(self.wire, self._chunk, self._nextBlock)
+        if self._prepared is not NO_STEPS:
             self._steppedAt = sentAt
-            self._burst = self._burstFor(self._prepared)
+            self._sendStep = self._stepSender(self._prepared)
 
-    def _burstFor(self, preparedSteps: PreparedSteps) -> Callable[[Any], object]:
-        step = self._chunk.step  # type: ignore[union-attr]
-        return self.transport.burstWriter(step, step * preparedSteps.stride)  # type: ignore[no-any-return,union-attr]
+    def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
+        """-> what sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
+        transport: IDatagramPort = self.transport
+        step = prepared.gap + self.wire.blocksize
+        return transport.burstWriter(step, step * prepared.stride)
 
-    def _measuredStep(self, old: PreparedSteps, datagram: bytes) -> bool:
+    def _measuredStep(self, turn: Turn, old: PreparedSteps, datagram: bytes) -> bool:
         """
-        Is this the answer foreseen, in a lane or from its last step into the next chunk's?  Then that step is taken,
-        for a sixth of what it would cost to ask the cast; and the answer is measured, for all that follow in this lane
-        if there is little more to learn.
+        Take a step, also from the last one of a chunk into the next chunk, if this is the answer that was foreseen, for
+        a sixth of what it would cost to ask the cast.  The answer is measured, for all that follow in this chunk if
+        there is little more to learn.
+
+        @return: whether the step was taken.
         """
-        following: PreparedSteps | None = old
+        following = old
         steps = self._steps
         if steps < len(old.images):
             if datagram != old.answers[steps]:
@@ -152,63 +291,66 @@ class FastPath(DatagramProtocol):
             ahead = self.wire.ahead(old.stop)
             if ahead is None or datagram != ahead[0]:
                 return False
-            following, steps = self._nextLane(old), 0
+            following, steps = self._stepsAfter(old), 0
         try:
-            if following is None:
+            if following is NO_STEPS:
                 return False
-            self._burst(following.images[steps])
+            self._sendStep(following.images[steps])
         except OSError:
             return False  # the cast will meet the same, and decide
         now = self._seconds()
         if following is not old:
-            self._stepped(old)
-        turn: Any = self._turn
-        self._stands(following, steps + 1, now, turn.measured(now - self._steppedAt))
-        self._answer = following.answers[steps + 1] if turn.settled else None
+            self._countSteps(old)
+        self._stepTaken(following, steps + 1, now, turn.answerMeasured(now - self._steppedAt))
+        self._expected = following.answers[steps + 1] if turn.rttConverged else None
         return True
 
-    def _nextLane(self, old: PreparedSteps) -> PreparedSteps | None:
+    def _stepsAfter(self, old: PreparedSteps) -> PreparedSteps:
+        """-> the steps through the chunk after these, which the same function can send."""
         try:
             following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
         except ContentChanged:
-            return None
-        return following if following is not None and following.gap == old.gap else None
+            return NO_STEPS
+        return following if following.gap == old.gap else NO_STEPS
 
-    def _stepped(self, preparedSteps: PreparedSteps) -> None:
+    def _countSteps(self, prepared: PreparedSteps) -> None:
         """Count what went out by the steps taken."""
-        numbers, octets = self._taken(preparedSteps)
+        numbers, octets = self._sentBySteps(prepared)
         self.sent(numbers.start, len(numbers), octets, False)
 
-    def _taken(self, preparedSteps: PreparedSteps) -> tuple[range, int]:
+    def _sentBySteps(self, prepared: PreparedSteps) -> tuple[range, int]:
         """-> the blocks that went out by the steps taken, and their octets."""
-        numbers, blocksize = preparedSteps.numbers(self._steps, self.wire.count), self.wire.blocksize
+        numbers, blocksize = prepared.numbers(self._steps, self._end), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
     def progress(self) -> tuple[int, int, int]:
         """-> C{blocks}, C{repeats} and C{octets}, with the steps on the fast path that the cast was not told of yet."""
-        if self._prepared is None or not self._steps:
+        if not self._steps:
             return self.blocks, self.repeats, self.octets
-        numbers, octets = self._taken(self._prepared)
+        numbers, octets = self._sentBySteps(self._prepared)
         return self.blocks + len(numbers), self.repeats, self.octets + octets
 
     def _leaveFastPath(self) -> None:
-        """Tell the cast how far it went."""
-        self._begins = None
-        preparedSteps, steps = self._prepared, self._steps
-        if preparedSteps is None or self._turn is None:
+        """Tell the cast which steps were taken."""
+        self._firstAnswer = None
+        prepared, steps = self._prepared, self._steps
+        if prepared is NO_STEPS or self._turn is None:
             return
         if steps:
-            self._stepped(preparedSteps)
-            self._turn.followed(preparedSteps.last(steps, self.wire.count), self._steppedAt)
+            self._countSteps(prepared)
+            self._turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
         self._dropFastPath()
 
     def _dropFastPath(self) -> None:
-        self._prepared = self._answer = self._begins = self._burst = None
+        """Forget what was prepared."""
+        self._prepared = NO_STEPS
+        self._expected = self._firstAnswer = None
+        self._sendStep = _nothingPrepared
         self._steps = 0
 
     def chunk(self, number: int) -> Chunk:
         """
-        -> the wire image that block C{number} is in.
+        -> the chunk that block C{number} is in.
 
         @raise ContentChanged: the file is not what it was.
         """
@@ -218,9 +360,9 @@ class FastPath(DatagramProtocol):
         return chunk
 
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:
-        """From a delivery: so much went out."""
+        """Count blocks that went out, the first of which is C{start}."""
         self.blocks += count
         self.octets += octets
-        self._stop = start + count
+        self._nextBlock = start + count
         if again:
             self.repeats += count

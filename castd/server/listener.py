@@ -5,9 +5,9 @@ Listener: the DatagramProtocol of a request port.  Datagrams of members go to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -17,17 +17,51 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Refused, WireError
+from castd.errors import Busy, Declined, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
-from castd.request import Local, Peer, Request
-from castd.server.cast_protocol import CastProtocol, letGo
-from castd.server.opening import Opening
-from castd.server.refusals import Refusals
-from castd.server.room import PortDialect
-from castd.server.sessions import Served, Sessions
+from castd.options import ListenOptions
+from castd.request import Local, Peer, Request, hostPort
+from castd.server.cast_protocol import CastProtocol, closeContent
+from castd.server.sessions import Opener, Session, Sessions
 from castd.server.upload_protocol import UploadProtocol
 
+if TYPE_CHECKING:
+    from castd.upgrade.successor import SuccessorPort
+
 _log = Logger(namespace="castd")
+
+
+class PortDialect:
+    """
+    One dialect that is spoken at a port, with what belongs to it.
+
+    What the options of a dialect may have beyond L{ListenOptions} is read here: a model of pydantic's cannot declare an
+    attribute that a subclass makes a field.
+
+    @ivar name: the transport's, as the service file calls it.
+    @ivar ports: the range that ports of casts are taken from; L{None}: any.
+    @ivar broadcast: requests sent to a broadcast address are answered.
+    @ivar loopback: receivers on this machine hear the group.
+    @ivar shared: the casts that may be joined, by key.
+    """
+
+    def __init__(self, name: str, options: ListenOptions, dialect: IDialect) -> None:
+        self.name = name
+        self.options = options
+        self.dialect = dialect
+        self.ports: range | None = getattr(options, "ports", None)
+        self.broadcast: bool = getattr(options, "broadcast", False)
+        self.loopback: bool = getattr(options, "loopback", True)
+        self.shared: dict[Hashable, list[CastProtocol]] = {}
+
+    def differenceFrom(self, cast: CastProtocol) -> str:
+        """-> in what a new group differs from one that serves the same name already; empty: there is none."""
+        for other in (other for casts in self.shared.values() for other in casts):
+            if other.fileName == cast.fileName and other.joinable:
+                if other.content.version != cast.content.version:
+                    return "version"
+                return "block size" if other.wire.blocksize != cast.wire.blocksize else "place"
+        return ""
 
 
 @implementer(ICastTransport, IUpgradable)
@@ -39,38 +73,39 @@ class Listener(DatagramProtocol):
     """
 
     noisy = False
+    #: The L{IListeningPort<castd.interfaces.IListeningPort>} while it is connected.
+    transport: Any = None
 
-    def __init__(self, site: ISite, name: str, options: Any, dialect: IDialect) -> None:
-        self.site: Any = site
+    def __init__(self, site: ISite, name: str, options: ListenOptions, dialect: IDialect) -> None:
+        self.site = site
         self.interface: str = options.interface
         self.port: int = options.port
-        self._refusals = Refusals(site)
-        self.counts = self._refusals.counts
+        self.counts: Counter[str] = Counter()
         self._entries = [PortDialect(name, options, dialect)]
         self._sessions = Sessions(site)
-        self._opening = Opening(site, self, self._sessions, self._refusals)
+        self._opener = Opener(site, self, self._sessions)
         self._drained: Deferred[None] | None = None
 
-    # Life.
+    # Its life.
 
     def startProtocol(self) -> None:
-        self._refusals.transport = self.transport
         self.site.requestPorts[self.port] += 1
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
 
-    def share(self, other: Any) -> bool:
+    def share(self, other: object) -> bool:
         """Take over the dialects of another listener that is configured at this address, behind our own."""
-        if not isinstance(other, Listener) or (other.interface, other.port) != (self.interface, self.port):
+        if not isinstance(other, Listener) or other.at != self.at:
             return False
         self._entries += other._entries
         return True
 
-    def casts(self) -> Iterator[Served]:
-        return iter(self._sessions.living)
+    def casts(self) -> Iterator[Session]:
+        """-> the casts and uploads that are under way."""
+        return iter(self._sessions.underWay)
 
-    def become(self, other: Any) -> None:
+    def become(self, other: Listener) -> None:
         """Serve what C{other} would; dialects with equal options keep their groups, and casts under way go on."""
         self._entries = [
             next((ours for ours in self._entries if (ours.name, ours.options) == (entry.name, entry.options)), entry)
@@ -79,25 +114,34 @@ class Listener(DatagramProtocol):
         self._sessions.successor = self._drained = None
 
     def drain(self) -> Deferred[None]:
-        """No new requests; -> fires when the last cast has ended."""
+        """Take no new requests; -> fires when the last cast has ended."""
         if self._drained is None:
             self._drained = Deferred()
-            for cast in list(self._sessions.living):
-                cast.settle()
+            for session in list(self._sessions.underWay):
+                session.endIfIdle()
             self._checkDrained()
         return self._drained
 
+    @property
+    def draining(self) -> bool:
+        """Whether nobody new is taken in."""
+        return self._drained is not None
+
     def stop(self) -> None:
         """Tell the receivers, end all casts."""
-        for cast in list(self._sessions.living):
-            cast.end(outcomes.STOPPED)
+        for session in list(self._sessions.underWay):
+            session.end(outcomes.STOPPED)
 
     def _checkDrained(self) -> None:
-        if self._drained is None or self._sessions.living or self._drained.called:
+        if self._drained is None or self._sessions.underWay or self._drained.called:
             return
-        # What was read before the heir took over is answered, be it by the heir.
-        if self._sessions.successor is None or not self._sessions.looking:
+        # What was read before the successor took over is answered, be it by the successor.
+        if self._sessions.successor is None or not self._sessions.lookingUp:
             self._drained.callback(None)
+
+    def served(self) -> Iterable[str]:
+        """-> the names of the transports at this port."""
+        return [entry.name for entry in self._entries]
 
     # Another process takes over.
 
@@ -107,38 +151,41 @@ class Listener(DatagramProtocol):
         return self.interface, self.port
 
     def guests(self) -> Iterable[Peer]:
-        return tuple(self._sessions.here)
+        """-> the peers whose datagrams come to the request port and are for a cast of ours."""
+        return tuple(self._sessions.onPort)
 
     def groups(self) -> Iterable[Peer]:
-        casts = (cast for cast in self._sessions.living if isinstance(cast, CastProtocol))
-        return [cast.wire.group for cast in casts if cast.wire.group is not None]
+        """-> the groups that our casts send to."""
+        casts = (session for session in self._sessions.underWay if isinstance(session, CastProtocol))
+        return [cast.group for cast in casts if cast.group is not None]
 
-    def handOver(self, successor: Any) -> Deferred[None]:
+    def handOver(self, successor: SuccessorPort) -> Deferred[None]:
+        """Let another process read the port, and serve on; -> fires when the last cast has ended."""
         self._sessions.successor = successor
         return self.drain()
 
-    # Datagrams.
+    # Datagrams come in.
 
     def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
         """
-        From the transport: a datagram at the request port, with the address it was sent to.
+        Take a datagram from the transport: one at the request port, with the address it was sent to.
         """
-        member = self._sessions.here.get(peer)
+        member = self._sessions.onPort.get(peer)
         try:
             if member is not None:
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.give(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
-                self._ask(datagram, peer, local)
+                self._serve(datagram, peer, local)
         except Exception:
             # A fault of a dialect's reading must not close the port for the others.
             self.counts["fault"] += 1
             _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
-        """From the transport: a host says that the port is closed that we answered to."""
-        if peer is not None and (member := self._sessions.here.get(peer)) is not None:
+        """Note that a host reports the port as closed that we answered to."""
+        if peer is not None and (member := self._sessions.onPort.get(peer)) is not None:
             member.peerUnreachable(peer)
         elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
             self.site.predecessor.unreachable(self.at, peer)
@@ -153,66 +200,71 @@ class Listener(DatagramProtocol):
         return True
 
     def _closing(self) -> bool:
-        """Nobody new is looked at; counted.  An heir has what may not join a group of ours handed back to it."""
+        """
+        -> whether nobody new is looked at, which is counted.  A successor has what may not join a group of ours handed
+        back to it.
+        """
         closing = self.draining and self._sessions.successor is None
         if closing:
             self.counts["draining"] += 1
         return closing
 
-    def _ask(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> tuple[int, Request] | None:
+    def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> None:
         """Find the dialect whose request this is, from the C{first} on, and serve it."""
         found = self._read(datagram, peer, local, first)
         if found is None:
-            return None
+            return
         index, request = found
-        if local.broadcast and not getattr(self._entries[index].options, "broadcast", False):
+        if local.broadcast and not self._entries[index].broadcast:
             self.counts["broadcast"] += 1
-        elif not self._again(self._entries[index], request, datagram):
+        elif not self._answeredAgain(self._entries[index], request, datagram):
             self._admit(index, request, datagram)
-        return found
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
         for index, entry in enumerate(self._entries[first:], first):
             try:
                 request = entry.dialect.request(datagram, peer, local)
             except WireError as error:
-                self.malformed(datagram, peer, error)
+                self.countMalformed(datagram, peer, error)
                 return None
             except Refused as error:
-                self._refusals.refuse(entry, None, peer, local, error)
+                self.refuse(entry, None, peer, local, error)
                 return None
             if request is not None:
                 return index, request
         self.counts["stray"] += 1
         return None
 
-    def _again(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
+    def _answeredAgain(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
         A peer that is served already asks once more.
 
         @return: True if that was a repetition.  False: it is new to us, or the machine behind it has restarted.
         """
-        cast = self._sessions.serving(request.peer)
-        if cast is None:
-            return self._sessions.looks(request.peer)
+        session = self._sessions.members.get(request.peer)
+        if session is None:
+            return request.peer in self._sessions.lookingUp
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.counts["repetitions"] += 1
             return True
-        if cast.repeated(request, entry.dialect) or self._declinedBefore(cast, entry, request, datagram):
+        if session.answerAgain(request, entry.dialect) or self._declinedBefore(session, entry, request, datagram):
             return True
-        cast.replace(request.peer)
+        session.replace(request.peer)
         return False
 
-    def _declinedBefore(self, cast: Served, entry: PortDialect, request: Request, datagram: bytes) -> bool:
+    def _declinedBefore(self, session: Session, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
-        Is it a repetition as that dialect reads it which serves the peer, after this one had declined?  If that were
+        Answer a repetition as that dialect reads it which serves the peer, after this one had declined.  If it were
         taken for a restart, the answer to the first request, when it was only late, would lead to a port that is dead.
+
+        @return: whether it was one.
         """
-        if not isinstance(cast, CastProtocol) or cast.dialect is entry.dialect:
+        if not isinstance(session, CastProtocol) or session.entry.dialect is entry.dialect:
             return False
+        dialect = session.entry.dialect
         with suppress(WireError, Refused):
-            asked = cast.dialect.request(datagram, request.peer, request.local)
-            return asked is not None and cast.repeated(asked, cast.dialect)
+            asked = dialect.request(datagram, request.peer, request.local)
+            return asked is not None and session.answerAgain(asked, dialect)
         return False
 
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
@@ -221,34 +273,36 @@ class Listener(DatagramProtocol):
         entry, host = self._entries[index], request.peer[0]
         limit = self.site.admission.crowded(host, self.site.reactor.seconds())
         if limit is not None:
-            self._refusals.crowded(entry, request, limit)
+            self._logCrowded(entry, request, limit)
             return
         # The protocols that warn have no options: what comes with some is their client, falling back.
         why = self.site.barred(host, request.name) if request.options else None
         if why is not None:
-            self._refusals.refuse(entry, request, request.peer, request.local, Busy(why=why))
+            self.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
-            self._receive(index, request, datagram)
+            self._beginUpload(index, request, datagram)
         else:
-            self._sessions.look(request.peer)
-            looked: Deferred[IContent] = self.site.lookup(request)
+            self._sessions.beginLookup(request.peer)
             # The dialects as they are now: a reload may exchange them before the file is found.
             entries = self._entries[index:]
-            looked.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
-            looked.addErrback(self._fault, entry, request)
+            found = self.site.lookup(request)
+            found.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
+            found.addErrback(self._requestFailed, entry, request)
 
-    # Answers.
+    # Files are found, and uploads begin.
 
-    def _missing(self, failure: Failure, entry: PortDialect, request: Request) -> None:
-        self._sessions.looked(request.peer)
-        failure.trap(Refused)
-        self._refusals.refuse(entry, request, request.peer, request.local, failure.value)
+    def _missing(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
+        self._sessions.endLookup(request.peer)
+        if not isinstance(failure.value, Refused):
+            return failure
+        self.refuse(entry, request, request.peer, request.local, failure.value)
         self._checkDrained()
+        return None
 
-    def _fault(self, failure: Failure, entry: PortDialect, request: Request) -> None:
+    def _requestFailed(self, failure: Failure, entry: PortDialect, request: Request) -> None:
         """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
-        if self._sessions.looks(request.peer):
-            self._sessions.looked(request.peer)
+        if request.peer in self._sessions.lookingUp:
+            self._sessions.endLookup(request.peer)
         _log.failure(
             "{transport}: a request for {name} failed",
             failure,
@@ -256,80 +310,152 @@ class Listener(DatagramProtocol):
             transport=entry.name,
             name=request.name,
         )
-        self._refusals.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
+        self.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
 
     def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
-        """The file is there: join who is under way with it, or begin."""
-        self._sessions.looked(request.peer)
+        """The file is there: join a cast that is under way with it, or begin one."""
+        self._sessions.endLookup(request.peer)
         taken = False
         try:
-            taken = not self._closing() and self._opening.offer(content, entries, request, datagram)
+            taken = not self._closing() and self._opener.offer(content, entries, request, datagram)
         finally:
             if not taken:
-                letGo(content, entries[0].name)
+                closeContent(content, entries[0].name)
         self._checkDrained()
 
-    def _receive(self, index: int, request: Request, datagram: bytes) -> None:
-        """A write request."""
+    def _beginUpload(self, index: int, request: Request, datagram: bytes) -> None:
         entry = self._entries[index]
         uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:
-            self._ask(datagram, request.peer, request.local, index + 1)
+            self._serve(datagram, request.peer, request.local, index + 1)
             return
         if self._sessions.successor is not None:
             self._sessions.successor.back(datagram, request.peer, request.local)
             return
         try:
-            self._opening.receive(entry, request, uploadReceiver)
+            self._opener.upload(entry, request, uploadReceiver)
         except Refused as error:
-            self._refusals.refuse(entry, request, request.peer, request.local, error)
+            self.refuse(entry, request, request.peer, request.local, error)
         except (CannotListenError, OSError) as error:
-            self._refusals.portless(entry, request, error)
+            self.logNoPort(entry, request, error)
 
-    # Who is here.
+    # What casts and uploads tell.
 
-    @property
-    def draining(self) -> bool:
-        """Nobody new is taken in."""
-        return self._drained is not None
+    def requestFromMember(self, datagram: bytes, peer: Peer) -> None:
+        """Serve a request that a member sent, to the port of its cast or to ours."""
+        session = self._sessions.members.get(peer)
+        if isinstance(session, CastProtocol) and peer in session.receivers:
+            self._serve(datagram, peer, session.receivers[peer].request.local)
 
-    def castAsked(self, datagram: bytes, peer: Peer) -> None:
-        """A member sent a request, to its cast's port or to ours."""
-        cast = self._sessions.serving(peer)
-        if isinstance(cast, CastProtocol) and peer in cast.receivers:
-            self._ask(datagram, peer, cast.receivers[peer].request.local)
-
-    def castLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
-        """A receiver's part has ended; a deaf one goes on, and its machine is remembered."""
+    def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
+        """Remove a receiver whose part has ended; a deaf one goes on, and its machine is remembered."""
         if outcome == outcomes.DEAF:
-            self._sessions.deafen(request.peer[0])
+            self._sessions.rememberDeaf(request.peer[0])
         else:
             self._sessions.leave(cast, request.peer)
 
     def castClosed(self, cast: CastProtocol) -> None:
-        """Nobody is left."""
-        self._opening.close(cast)
-        if self._sessions.successor is not None and cast.wire.group is not None:
-            self._sessions.successor.freed(cast.wire.group)
+        """Forget a cast that has ended, and close its port."""
+        self._opener.forget(cast)
+        if self._sessions.successor is not None and cast.group is not None:
+            self._sessions.successor.freed(cast.group)
         self._ended(cast)
 
-    def uploaded(self, upload: UploadProtocol) -> None:
-        """An upload is over."""
+    def uploadEnded(self, upload: UploadProtocol) -> None:
+        """Forget an upload that has ended, and close its port."""
         self._sessions.leave(upload, upload.request.peer)
         self._ended(upload)
 
-    def _ended(self, cast: Served) -> None:
-        self._sessions.end(cast)
-        cast.transport.stopListening()  # type: ignore[union-attr]
+    def _ended(self, session: Session) -> None:
+        self._sessions.end(session)
+        session.transport.stopListening()
         self._checkDrained()
 
     def mayAnswerStranger(self, peer: Peer) -> bool:
-        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())  # type: ignore[no-any-return]
+        """-> whether a foreign transfer id may be told so (RFC 1350 section 4)."""
+        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
-    def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        self._refusals.malformed(datagram, peer, error)
+    # Refusals: one ERROR at the most, or nothing, and a line in the log.
 
-    def served(self) -> Iterable[str]:
-        """-> the names of the transports at this port."""
-        return [entry.name for entry in self._entries]
+    def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
+        """Answer with one ERROR, never repeated; with none what was broadcast."""
+        name = request.name if request is not None else "an unreadable request"
+        _log.info(
+            "{transport}: {peer} is refused {name}: {why}",
+            event="refused",
+            transport=entry.name,
+            peer=hostPort(peer),
+            name=name,
+            code=error.code,
+            why=str(error),
+        )
+        try:
+            answer = entry.dialect.refuse(request, error)
+        except Exception:
+            _log.failure("{transport}: a refusal failed", event="fault", transport=entry.name)
+            return
+        if answer is None or local.broadcast:
+            return
+        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds()):
+            self.counts["errors"] += 1
+            return
+        if self.transport is None or not self._send(answer, peer, local):
+            # As good as lost on the way: the client asks again.
+            self.counts["unsent"] += 1
+
+    def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
+        """-> whether the port has taken it."""
+        try:
+            self.transport.writeFrom(datagram, peer, local)
+        except OSError:
+            return False
+        return True
+
+    def _logCrowded(self, entry: PortDialect, request: Request, limit: str) -> None:
+        """Log that a limit is reached: there is no answer, the client asks again."""
+        self.counts[limit] += 1
+        _log.info(
+            "{transport}: {peer} is not answered: {why} is reached",
+            event="crowded",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            why=limit,
+        )
+
+    def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
+        """
+        Log that no port could be had, or none that reaches the peer.  As with any other limit it gets no answer, and
+        asks again; an ERROR would make some clients give up.
+        """
+        self.counts["no port"] += 1
+        _log.warn(
+            "{transport}: {peer} is not answered: {why}",
+            event="crowded",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            why=f"no port for it: {error}",
+        )
+
+    def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
+        """Log that this dialect does not serve a request; the next one may."""
+        self.counts[error.reason] += 1
+        _log.info(
+            "{transport}: {peer} is not served here: {why}: {name}",
+            event="declined",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            name=request.name,
+            why=error.reason,
+        )
+
+    def countMalformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
+        """Count an unreadable datagram; it is shown at debug level only, since anybody can send it."""
+        self.counts["malformed"] += 1
+        _log.debug(
+            "{peer} sent {octets} octets that say nothing: {why}",
+            event="malformed",
+            peer=hostPort(peer),
+            octets=len(datagram),
+            why=str(error),
+        )

@@ -1,5 +1,5 @@
 """
-Chance for the real server: the system's, fetched in larger pieces.
+BufferedSystemRandom: the system's random numbers, fetched in larger pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _LONG = 8
 
 class BufferedSystemRandom(Random):
     """
-    As unpredictable as C{random.SystemRandom}: with the client's port, a server's port is a transfer's only secret.
+    Draws numbers as unpredictable as those of C{random.SystemRandom}: with the client's port, the server's port is a
+    transfer's only secret.
     """
 
     _pool = b""
@@ -36,7 +37,7 @@ class BufferedSystemRandom(Random):
     def random(self) -> float:
         """-> a float from 0 up to 1."""
         if not self._floats:
-            # Each alarm takes one, so they are made a few hundred at a time.
+            # Each timer takes one, so they are made a few hundred at a time.
             longs = unpack(f"={PIECE // _LONG}Q", os.urandom(PIECE))
             self._floats = [(each >> 64 - _BITS) / (1 << _BITS) for each in longs]
         return self._floats.pop()
@@ -47,4 +48,4 @@ class BufferedSystemRandom(Random):
         return int.from_bytes(self._octets(count), "big") >> (count * 8 - k)
 
     def seed(self, *args: object, **kwargs: object) -> None:
-        """There is nothing to seed."""
+        """Do nothing: there is nothing to seed."""

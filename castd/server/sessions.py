@@ -1,103 +1,322 @@
 """
-Who is served at a request port, and who is being looked after.
+Sessions: who is served at a request port, and how a file that was found gets its cast, an upload its protocol.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from castd.request import Peer
-from castd.server.cast_protocol import CastProtocol
+from twisted.internet.error import CannotListenError
+
+from castd.errors import Declined, Elsewhere, Refused
+from castd.group_pool import OpenContext
+from castd.interfaces import (
+    IContent,
+    IDatagramPort,
+    IGroupWire,
+    ISite,
+    ITransferHalf,
+    ITransferProtocol,
+    IWire,
+)
+from castd.pacing import Pacer, RateLimit
+from castd.request import Peer, Request
+from castd.server import eventlog
+from castd.server.cast_protocol import CastProtocol, ListeningTransport, closeContent
 from castd.server.upload_protocol import UploadProtocol
+
+if TYPE_CHECKING:
+    from castd.server.listener import Listener, PortDialect
+    from castd.upgrade.successor import SuccessorPort
 
 #: How long a receiver that hears no multicast is served by unicast without another try.  Seconds.
 DEAF_FOR = 300.0
 #: Addresses remembered for that; beyond, the oldest is forgotten.
 MOST_DEAF = 4096
+#: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
+STALE = 1.0
 
-Served = CastProtocol | UploadProtocol
+Session = CastProtocol | UploadProtocol
 
 
 class Sessions:
     """
-    The casts of a port, their members, and those whose file is being looked for; each change is told to the gate, which
-    counts them for the whole server.
+    The casts and uploads of a port, their members, and the peers whose file is being looked up.  Each change is told to
+    the site's admission, which counts them for the whole server.
 
-    @ivar living: the casts under way, in the order in which they began.
-    @ivar here: of the members, those whose datagrams come to the request port itself.
-    @ivar successor: the process that reads the port by now, a L{castd.upgrade.successor.SuccessorPort}: it has to know
-        who is here.
+    @ivar underWay: the casts and uploads, in the order in which they began.
+    @ivar members: who is served, each with the cast or upload.
+    @ivar onPort: of C{members}, those whose datagrams come to the request port itself.
+    @ivar lookingUp: the peers whose file is being looked up.
+    @ivar successor: the process that reads the port by now: it has to know who is in C{onPort}; L{None}: we read it.
     """
 
-    def __init__(self, site: Any) -> None:
-        self._site: Any = site
-        self.living: dict[Served, None] = {}
-        self.here: dict[Peer, Served] = {}
-        self.successor: Any = None
-        self._members: dict[Peer, Served] = {}
-        self._looking: set[Peer] = set()
-        self._deaf: dict[str, float] = {}
+    def __init__(self, site: ISite) -> None:
+        self._site = site
+        self.underWay: dict[Session, None] = {}
+        self.members: dict[Peer, Session] = {}
+        self.onPort: dict[Peer, Session] = {}
+        self.lookingUp: set[Peer] = set()
+        self.successor: SuccessorPort | None = None
+        self._deafUntil: dict[str, float] = {}
 
-    def serving(self, peer: Peer) -> Served | None:
-        """-> the cast that this peer is a member of."""
-        return self._members.get(peer)
-
-    def begin(self, cast: Served) -> None:
-        """A cast is there."""
-        self.living[cast] = None
+    def begin(self, session: Session) -> None:
+        """Add a cast or upload that begins."""
+        self.underWay[session] = None
         self._site.admission.casts += 1
 
-    def end(self, cast: Served) -> None:
-        """A cast is over."""
-        self.living.pop(cast, None)
+    def end(self, session: Session) -> None:
+        """Remove a cast or upload that has ended."""
+        self.underWay.pop(session, None)
         self._site.admission.casts -= 1
 
-    def enter(self, cast: Served, peer: Peer, here: bool) -> None:
-        """This peer is a member from now on; C{here}: on the request port itself."""
-        self._members[peer] = cast
-        if here:
-            self.here[peer] = cast
+    def enter(self, session: Session, peer: Peer, onPort: bool) -> None:
+        """Add a member; C{onPort}: its datagrams come to the request port itself."""
+        self.members[peer] = session
+        if onPort:
+            self.onPort[peer] = session
             if self.successor is not None:
                 self.successor.here(peer)
         self._site.admission.enter(peer[0])
 
-    def leave(self, cast: Served, peer: Peer) -> None:
-        """A member's part has ended; it may be another cast's by now."""
-        if self._members.get(peer) is cast:
-            del self._members[peer]
-            if self.here.pop(peer, None) is not None and self.successor is not None:
+    def leave(self, session: Session, peer: Peer) -> None:
+        """Remove a member; the peer may be another cast's by now."""
+        if self.members.get(peer) is session:
+            del self.members[peer]
+            if self.onPort.pop(peer, None) is not None and self.successor is not None:
                 self.successor.left(peer)
         self._site.admission.leave(peer[0])
 
-    def look(self, peer: Peer) -> None:
-        """Its file is being looked for."""
-        self._looking.add(peer)
+    # Peers whose file is being looked up.
+
+    def beginLookup(self, peer: Peer) -> None:
+        """Add a peer whose file is being looked up."""
+        self.lookingUp.add(peer)
         self._site.admission.looking += 1
 
-    def looks(self, peer: Peer) -> bool:
-        """Is its file being looked for?"""
-        return peer in self._looking
-
-    @property
-    def looking(self) -> bool:
-        """Is anybody's file being looked for?"""
-        return bool(self._looking)
-
-    def looked(self, peer: Peer) -> None:
-        """The look-up has ended."""
-        self._looking.discard(peer)
+    def endLookup(self, peer: Peer) -> None:
+        """Remove a peer whose look-up has ended."""
+        self.lookingUp.discard(peer)
         self._site.admission.looking -= 1
 
-    def deafen(self, host: str) -> None:
-        """This machine hears no multicast."""
-        self._deaf[host] = self._site.reactor.seconds() + DEAF_FOR
-        if len(self._deaf) > MOST_DEAF:
-            del self._deaf[next(iter(self._deaf))]
+    # Machines that hear no multicast.
 
-    def deaf(self, host: str) -> bool:
-        """Was it found to hear no multicast, not long ago?"""
-        until = self._deaf.get(host)
+    def rememberDeaf(self, host: str) -> None:
+        """Remember for a while that this machine hears no multicast."""
+        self._deafUntil[host] = self._site.reactor.seconds() + DEAF_FOR
+        if len(self._deafUntil) > MOST_DEAF:
+            del self._deafUntil[next(iter(self._deafUntil))]
+
+    def isDeaf(self, host: str) -> bool:
+        """-> whether this machine was found to hear no multicast, not long ago."""
+        until = self._deafUntil.get(host)
         if until is not None and self._site.reactor.seconds() >= until:
-            del self._deaf[host]
+            del self._deafUntil[host]
             return False
         return until is not None
+
+
+class Opener:
+    """
+    Joins and begins casts, and begins uploads, for one request port.
+    """
+
+    def __init__(self, site: ISite, listener: Listener, sessions: Sessions) -> None:
+        self._site = site
+        self._listener = listener
+        self._sessions = sessions
+
+    def offer(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
+        """
+        Offer a file that was found to one dialect after the other.
+
+        @param entries: the dialect whose request it is, and those behind it.
+        @return: whether one has taken the content; else it is still to be closed.
+        """
+        peer, local = request.peer, request.local
+        for entry in entries:
+            try:
+                # The same datagram as another dialect understands it.
+                asked = request if entry is entries[0] else entry.dialect.request(datagram, peer, local)
+                if asked is None or (local.broadcast and not entry.broadcast):
+                    continue
+                key = entry.dialect.key(asked, content)
+                if self._join(entry, key, asked, content):
+                    return True
+                if self._sessions.successor is not None:
+                    # Nothing begins here any more.
+                    self._sessions.successor.back(datagram, peer, local)
+                    return False
+                self._begin(entry, key, asked, content)
+                return True
+            except Elsewhere as error:
+                if self._site.predecessor is not None:
+                    self._site.predecessor.ask(self._listener.at, error.group, datagram, peer, local)
+                return False
+            except Declined as error:
+                self._listener.logDeclined(entry, request, error)
+            except Refused as error:
+                self._listener.refuse(entry, request, peer, local, error)
+                return False
+            except (CannotListenError, OSError) as error:
+                self._listener.logNoPort(entry, request, error)
+                return False
+        return False
+
+    def _join(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> bool:
+        """-> whether there was a cast that this request could join."""
+        dialect = entry.dialect
+        casts = [cast for cast in entry.shared.get(key, ()) if cast.joinable and dialect.fits(request, cast.wire)]
+        if not casts:
+            return False
+        # Where several fit, the one with the largest blocks.
+        cast = max(casts, key=lambda cast: cast.wire.blocksize)
+        self._declineDeaf(request)
+        replaced = self._staleMember(entry, cast, request)
+        if replaced is not None:
+            self._sessions.leave(cast, replaced)
+        self._sessions.enter(cast, request.peer, not dialect.ownPort)
+        closeContent(content, entry.name)
+        cast.join(request, replaced)
+        return True
+
+    def _staleMember(self, entry: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
+        """-> the member that is the same machine, has never spoken, and had the time for it."""
+        now = self._site.reactor.seconds()
+        return next(
+            (
+                peer
+                for peer, receiver in cast.receivers.items()
+                if entry.dialect.same(request, receiver.request)
+                and not cast.heard(peer)
+                and now - receiver.since >= STALE
+            ),
+            None,
+        )
+
+    def _declineDeaf(self, request: Request) -> None:
+        """@raise Declined: the machine hears no multicast."""
+        if self._sessions.isDeaf(request.peer[0]):
+            raise Declined("deaf")
+
+    def _claimFixedGroup(self, group: tuple[str, int], use: str) -> None:
+        """
+        Make sure that nothing else is sent to a group that the service file fixes.
+
+        After a reload another file may be meant for it, perhaps from another port; it waits for the end of the one that
+        is on it, since receivers that hear two start over for ever (SLAM), or mix them.  A cast without receivers makes
+        room.
+
+        @raise Elsewhere: the process that we take over from is on it.
+        @raise Declined: a cast of another file is on it.
+        """
+        if self._site.predecessor is not None and group in self._site.predecessor.groups:
+            raise Elsewhere(group)
+        groupPool, now = self._site.groupPool, self._site.reactor.seconds()
+        if not groupPool.isFree(group, use, now):
+            for cast in [cast for cast in self._sessions.underWay if isinstance(cast, CastProtocol)]:
+                if cast.group == group:
+                    cast.endIfIdle()
+            if not groupPool.isFree(group, use, now):
+                raise Declined("group in use for another file")
+
+    def _begin(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> None:
+        """
+        Begin a cast for this request.
+
+        @raise Declined, Elsewhere, Refused: it is not served here.
+        @raise CannotListenError, OSError: no port could be had.
+        """
+        site, dialect = self._site, entry.dialect
+        wire = dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.groupPool))
+        group, use = wire.group, ""
+        try:
+            if group is not None:
+                self._declineDeaf(request)
+                if not dialect.ownPort:
+                    use = _use(wire, content)
+                    self._claimFixedGroup(group, use)
+            cast = self._castWithPort(entry, key, request, wire, content)
+        except BaseException:
+            wire.close(site.reactor.seconds())
+            raise
+        if group is not None:
+            if not dialect.ownPort:
+                site.groupPool.reserve(group, use, wire.reuseDelay)
+            eventlog.groupOpened(cast, entry.differenceFrom(cast))
+        elif wire.count is not None and wire.count > eventlog.MOST_COUNTED:
+            eventlog.rollover(cast)
+        entry.shared.setdefault(cast.key, []).append(cast)
+        self._sessions.begin(cast)
+        self._sessions.enter(cast, request.peer, not dialect.ownPort)
+        cast.join(request)
+
+    def forget(self, cast: CastProtocol) -> None:
+        """Let nobody join a cast any more: it has ended."""
+        shared = cast.entry.shared
+        shared[cast.key].remove(cast)
+        if not shared[cast.key]:
+            del shared[cast.key]
+        if cast.wire.group is not None and not cast.entry.dialect.ownPort:
+            self._site.groupPool.unreserve(cast.wire.group, self._site.reactor.seconds())
+
+    def _castWithPort(
+        self, entry: PortDialect, key: Hashable, request: Request, wire: IWire, content: IContent
+    ) -> CastProtocol:
+        """-> a cast with a port that is ready for it."""
+        options = entry.options
+        grouped = wire if IGroupWire.providedBy(wire) else None
+        pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
+        if grouped is not None and grouped.pacer is not None:
+            pacers.append(grouped.pacer)
+        if self._site.pacer is not None:
+            pacers.append(self._site.pacer)
+        cast = CastProtocol(self._site, self._listener, entry, key, wire, content, tuple(pacers))
+        port = self._openPort(entry, cast, request, request.peer if wire.group is None else None)
+        if wire.group is not None:
+            broadcast = grouped is not None and grouped.broadcast
+            try:
+                port.setGroup(options.ttl, request.local.host, entry.loopback, broadcast)
+            except OSError:
+                cast.transport.stopListening()
+                raise
+        return cast
+
+    def _openPort(
+        self, entry: PortDialect, protocol: ITransferProtocol, request: Request, peer: Peer | None
+    ) -> IDatagramPort:
+        """
+        Connect a protocol to a port of its own, or to the listener's.
+
+        @param peer: the one peer that it has; L{None}: many.
+        """
+        if entry.dialect.ownPort:
+            return self._site.ports.openPort(protocol, request.local, peer, entry.ports)
+        protocol.makeConnection(ListeningTransport(self._listener.transport, request))
+        port: IDatagramPort = self._listener.transport
+        return port
+
+    def upload(self, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf) -> None:
+        """
+        Begin an upload.
+
+        @raise Refused: the place for it says no.
+        @raise CannotListenError, OSError: no port could be had.
+        """
+        upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
+        protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, self._listener.uploadEnded)
+        try:
+            self._openPort(entry, protocol, request, request.peer)
+        except BaseException:
+            upload.abort()
+            raise
+        self._sessions.begin(protocol)
+        self._sessions.enter(protocol, request.peer, not entry.dialect.ownPort)
+        protocol.begin()
+
+
+def _use(wire: IWire, content: IContent) -> str:
+    """-> what tells the blocks on a fixed group from those of another file, or of the same one in other words."""
+    return blake2b(repr((wire.headers, content.version)).encode(), digest_size=16).hexdigest()

@@ -1,13 +1,16 @@
 """
-The site: what all transports of one server share, with files, uploads and access rules behind it.
+Site: what all transports of one server share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from castd.errors import Forbidden
@@ -15,31 +18,75 @@ from castd.files.access import Rule, Rules
 from castd.files.content import SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
-from castd.interfaces import IContent, IContentSink, ISite
+from castd.files.uploads import UploadDirectory
+from castd.group_pool import GroupPool
+from castd.interfaces import IContent, IContentSink, IContentSource, IPorts, ISite
+from castd.net.timers import Timers
+from castd.options import Limits
+from castd.pacing import Pacer
 from castd.request import Request
-from castd.server.commons import Commons
+from castd.server.admission import Admission
+from castd.server.blockcache import BlockCache
+
+if TYPE_CHECKING:
+    from castd.upgrade.predecessor import Predecessor
+
+#: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
+MOST_BARRED = 4096
 
 
 @implementer(ISite)
-class Site(Commons):
+class Site:
     """
-    L{Commons}, and where files come from and go to.
+    Time, chance, ports, limits and memory that the transports share, and where files come from and go to.
 
-    @ivar content: an L{IContentSource}: all sources in their order.
+    @ivar barring: told of each address that is barred, for the process that takes over; L{None}: nobody is.
+    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never
+        made to answer each other.
+    @ivar content: all sources of files, in their order.
     @ivar drops: the places for uploads, by mode; empty: writes are off.
     @ivar rules: who may have what; L{None}: everybody may read everything, and nobody write.
     """
 
-    content: Any = SourceChain(())
-    drops: dict[str, SinkChain]
-    rules: Rules | None
+    def __init__(self, reactor: IReactorTime, random: Random, ports: IPorts, limits: Limits) -> None:
+        self.reactor = reactor
+        self.random = random
+        self.ports = ports
+        self.limits = limits
+        self.pacer = None if limits.rate is None else Pacer(limits.rate)
+        self.timers = Timers(reactor, ports.readArrived)
+        self.blockCache = BlockCache(limits.memory)
+        self.admission = Admission(limits)
+        self.groupPool = GroupPool()
+        self.requestPorts: Counter[int] = Counter()
+        self.predecessor: Predecessor | None = None
+        self.barring: Callable[[str, str, float, str], object] | None = None
+        self.content = SourceChain(())
+        self.drops: dict[str, SinkChain] = {}
+        self.rules: Rules | None = None
+        self._converter = NetasciiConverter()
+        self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 
-    def open(self, sources: Iterable[Any], sinks: Iterable[Any], rules: Sequence[Rule] | None) -> None:
+    def adjust(self, limits: Limits) -> None:
+        """Use other limits from now on.  Where a rate begins or ends to be limited, casts under way go on as before."""
+        self.limits = limits
+        if limits.rate is None:
+            self.pacer = None
+        elif self.pacer is None:
+            self.pacer = Pacer(limits.rate)
+        else:
+            self.pacer.adjust(limits.rate)
+        self.blockCache.limit = limits.memory
+        self.admission.adjust(limits)
+
+    # Files.
+
+    def open(
+        self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Sequence[Rule] | None
+    ) -> None:
         """
-        Serve from these sources and into these sinks, by these rules.  What has been looked up before goes on.
+        Serve from these sources and into these sinks, by these rules.  What was looked up before is served to its end.
 
-        @param sources: each an L{IContentSource<castd.interfaces.IContentSource>}.
-        @param sinks: each an L{IContentSink}.
         @param rules: L{None}: the service file says nothing of access.
         """
         self.content = SourceChain(sources)
@@ -49,8 +96,8 @@ class Site(Commons):
         self._converter = NetasciiConverter()
 
     def lookup(self, request: Request) -> Deferred[IContent]:
-        """Access rules, then the sources in order, then netascii if that was asked for; see L{ISite}."""
-        found: Deferred[Any] = maybeDeferred(self._find, request)
+        """Apply the access rules, ask the sources in order, convert to netascii if that is wanted; see L{ISite}."""
+        found: Deferred[IContent] = maybeDeferred(self._find, request)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
         return found
@@ -62,7 +109,7 @@ class Site(Commons):
 
     def sink(self, request: Request) -> IContentSink:
         """
-        Access rules, then where uploads go; see L{ISite}.
+        Apply the access rules and choose where an upload goes; see L{ISite}.
 
         @raise Forbidden: writes are off, or not for this client and name.
         """
@@ -72,3 +119,31 @@ class Site(Commons):
             raise Forbidden(why="uploads need an access rule, and there is none")
         self.rules.check(request.peer[0], request.name, write=True)
         return self.drops[request.mode]
+
+    # Addresses that one transport bars from the others.
+
+    def bar(self, host: str, name: str, seconds: float, why: str) -> None:
+        """Refuse this name to this address for so long; see L{ISite.bar}."""
+        if self.barring is not None:
+            self.barring(host, name, seconds, why)
+        self._barred.pop((host, name), None)
+        if seconds <= 0:
+            return
+        self._barred[host, name] = (self.reactor.seconds() + seconds, why)
+        if len(self._barred) > MOST_BARRED:
+            self._barred.popitem(last=False)
+
+    def bars(self) -> Iterator[tuple[str, str, float, str]]:
+        """-> what is barred now, as L{bar} takes it."""
+        now = self.reactor.seconds()
+        return ((*at, until - now, why) for at, (until, why) in self._barred.items() if until > now)
+
+    def barred(self, host: str, name: str) -> str | None:
+        """-> why this name is refused to this address; L{None}: it is not."""
+        if not self._barred:
+            return None
+        until, why = self._barred.get((host, name), (0.0, ""))
+        if self.reactor.seconds() < until:
+            return why
+        self._barred.pop((host, name), None)
+        return None

@@ -16,16 +16,16 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Refused, UnknownTid, WireError
-from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, IUpload, LiveReceiver
+from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, ITransferProtocol, IUpload, LiveReceiver
 from castd.packets.tftp import ACK, DATA, LARGEST_BLKSIZE, OACK, buildError, opcode, parseRequest
 from castd.request import Peer, Request, hostPort
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
-from castd.server.sendqueue import SendQueue
+from castd.server.sender import SendQueue
 
 _log = Logger(namespace="castd")
 
 
-@implementer(ILiveTransfer)
+@implementer(ILiveTransfer, ITransferProtocol)
 class UploadProtocol(DatagramProtocol):
     """
     Runs an intake on a port: payloads go to the upload, its last acknowledgement goes out when the upload is committed.
@@ -77,7 +77,7 @@ class UploadProtocol(DatagramProtocol):
         self._committedAt: float | None = None
         self._closed = 0
         self._seconds = self.site.reactor.seconds
-        self._queue = SendQueue(self)
+        self._queue = SendQueue()
         self._shared = False
 
     # What is shown of it.
@@ -111,7 +111,7 @@ class UploadProtocol(DatagramProtocol):
             self._fail()
         self._pump()
 
-    def repeated(self, request: Request, dialect: IDialect) -> bool:
+    def answerAgain(self, request: Request, dialect: IDialect) -> bool:
         """
         The peer sent a request while this is under way.
 
@@ -126,7 +126,7 @@ class UploadProtocol(DatagramProtocol):
         """The machine behind the peer has restarted: this is over."""
         self._finish(outcomes.REPLACED)
 
-    def settle(self) -> None:
+    def endIfIdle(self) -> None:
         """A stop begins: an upload that is in its place does not hold it up for the sake of a lost last answer."""
         if self._committed:
             self._finish(outcomes.DONE)
@@ -191,7 +191,7 @@ class UploadProtocol(DatagramProtocol):
         except WireError:
             return
         if known and self.site.admission.mayAnswerStranger(addr[0], self._seconds()):
-            self._queue.write(buildError(UnknownTid.code, UnknownTid.text), addr)
+            self._queue.write(self, buildError(UnknownTid.code, UnknownTid.text), addr)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """From the transport: the client's host says that its port is closed.  Believed when said twice in a row."""
@@ -238,7 +238,7 @@ class UploadProtocol(DatagramProtocol):
         if self._closed >= CLOSED_PORTS:
             self._finish(outcomes.CLOSED)
         else:
-            self._queue.flush()
+            self._queue.flush(self)
             self._pump()
 
     def _pump(self) -> None:
@@ -263,14 +263,15 @@ class UploadProtocol(DatagramProtocol):
         instant: float | None = self._receiver.deadline(now)
         if instant is not None:
             instant = now + (instant - now) * (1 + JITTER * self.site.random.random())
-        if (rest := self._queue.rest) is not None:
-            return now + rest if instant is None else min(instant, now + rest)
+        if self._queue.kept:
+            again = now + self._queue.rest
+            return again if instant is None else min(instant, again)
         return instant
 
     def _say(self, datagrams: Sequence[bytes]) -> None:
         """What an acknowledgement says includes all that was to be said before it, so nothing ever piles up."""
         if datagrams:
-            self._queue.instead(datagrams, self.request.peer)
+            self._queue.putInstead(self, datagrams, self.request.peer)
 
     # How it ends.
 

@@ -8,7 +8,7 @@ import errno
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -101,13 +101,18 @@ class ListeningAddress(Service):
             return None
         draining: Deferred[None] = maybeDeferred(self.transport.drain)
         if self.site.predecessor is not None:
-            draining.addCallback(lambda _: self.site.predecessor and self.site.predecessor.gone())
+            draining.addCallback(self._awaitPredecessor)
         elif self.site.ports.storing and not self.guests():
             # Nothing more is to be heard here: what comes waits in the socket for the process after this one.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)
         draining.addErrback(self._undrained)
         return draining.addBoth(self._close)
+
+    def _awaitPredecessor(self, _: None) -> Deferred[None]:
+        """-> fires when the process before this one has ended: till then it hears by us."""
+        predecessor = self.site.predecessor
+        return succeed(None) if predecessor is None else predecessor.gone()
 
     def become(self, other: ListeningAddress) -> None:
         """Reload: be what C{other} would be, on the port that is open, also if that was about to be closed."""

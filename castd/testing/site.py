@@ -15,7 +15,7 @@ from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite
 from castd.options import Limits
 from castd.request import Peer, Request
-from castd.server.commons import Commons
+from castd.server.site import Site
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
 from castd.testing.network import Network
@@ -44,7 +44,7 @@ class NetasciiSink:
 
 
 @implementer(ISite)
-class MemorySite(Commons):
+class MemorySite(Site):
     """
     A site in memory, made by L{memorySite}.
 

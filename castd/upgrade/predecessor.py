@@ -19,7 +19,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from castd.group_pool import Place
+from castd.group_pool import Group
 from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
@@ -100,7 +100,7 @@ class Predecessor(Service):
         @param leave: ends this process: the elder has thought better of it.
         @param channel: as L{Channel}.
         """
-        self.groups: Counter[Place] = Counter()
+        self.groups: Counter[Group] = Counter()
         self.pid = legacy.pid
         self.doors = legacy.doors
         self.reading = False
@@ -111,9 +111,9 @@ class Predecessor(Service):
         self._makeChannel = channel
         self._channel: Any = None
         self._guests: dict[At, set[Peer]] = {}
-        self._used: dict[Place, tuple[str, float]] = {}
+        self._used: dict[Group, tuple[str, float]] = {}
         self._returned: set[Peer] = set()
-        self._waiting: dict[tuple[At, Peer], tuple[float, Place, bytes, Local]] = {}
+        self._waiting: dict[tuple[At, Peer], tuple[float, Group, bytes, Local]] = {}
         self._asksUntil = 0.0
         self._gone: list[Deferred[None]] = []
 
@@ -188,14 +188,14 @@ class Predecessor(Service):
             if not gone.called:
                 gone.callback(None)
 
-    def _give(self, group: Place, now: float) -> None:
+    def _give(self, group: Group, now: float) -> None:
         """None of its casts sends there any more."""
-        self._site.groupPool.give(group, now)
+        self._site.groupPool.release(group, now)
         self._rest(group, now)
 
-    def _rest(self, group: Place, now: float) -> None:
+    def _rest(self, group: Group, now: float) -> None:
         if group in self._used:
-            self._site.groupPool.rest(group, *self._used[group], now)
+            self._site.groupPool.quarantine(group, *self._used[group], now)
 
     # What it says.
 
@@ -210,7 +210,7 @@ class Predecessor(Service):
         groups = [(host, port) for host, port in told.get("groups", ())]
         self.groups.update(groups)
         resting = [((host, port), seconds) for (host, port), seconds in told.get("resting", ())]
-        self._site.groupPool.heed(groups, resting, now)
+        self._site.groupPool.adopt(groups, resting, now)
         for (host, port), use, seconds in told.get("used", ()):
             self._used[host, port] = use, seconds
             self._rest((host, port), now)
@@ -266,7 +266,7 @@ class Predecessor(Service):
         """This peer's host says that its port is closed."""
         self._channel.say({"say": "unreachable", "at": at, "peer": peer})
 
-    def ask(self, at: At, group: Place, datagram: bytes, peer: Peer, local: Local) -> None:
+    def ask(self, at: At, group: Group, datagram: bytes, peer: Peer, local: Local) -> None:
         """
         A request for a group that lives in the elder: it joins there.
 
@@ -285,7 +285,7 @@ class Predecessor(Service):
         if len(self._waiting) < MOST_WAITING or (at, peer) in self._waiting:
             self._waiting[at, peer] = (now + STALE, group, datagram, local)
 
-    def _ended(self, over: Callable[[Place], bool]) -> None:
+    def _ended(self, over: Callable[[Group], bool]) -> None:
         """Who waits for one of these groups is served."""
         now = self._site.reactor.seconds()
         for (at, peer), (until, group, datagram, local) in list(self._waiting.items()):

@@ -212,8 +212,8 @@ class Successor:
         for each in self._server.addresses:
             for what, found in (("guests", each.guests()), ("groups", each.groups())):
                 yield from _shares(what, found, each.at)
-        yield from _shares("resting", groupPool.told(now))
-        yield from _shares("used", groupPool.used(now))
+        yield from _shares("resting", groupPool.quarantined(now))
+        yield from _shares("used", groupPool.reservations(now))
 
     def _serving(self, told: dict[str, Any], _: bytes) -> None:
         _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)

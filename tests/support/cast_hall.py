@@ -149,11 +149,11 @@ class Hall:
             peer for peer in self.receivers if (peerState := self.cast.peerState(peer)) is not None and peerState.turn
         ]
         assert len(turns) <= 1, f"several masters: {turns}"
-        assert bool(turns) == bool(self.cast.members()), "members, and nobody has the turn"
-        assert self.cast.members() == sum(receiver.here for receiver in self.receivers.values())
+        assert bool(turns) == bool(self.cast.memberCount()), "members, and nobody has the turn"
+        assert self.cast.memberCount() == sum(receiver.here for receiver in self.receivers.values())
         deadline = self.cast.deadline(self.now)
         assert deadline is None or deadline > self.now, "to be polled at once, and nothing to do"
-        assert (deadline is None) == (not self.cast.members()), "members that nobody will ever look after"
+        assert (deadline is None) == (not self.cast.memberCount()), "members that nobody will ever look after"
 
     def _check(self, action: object) -> None:
         if isinstance(action, Left):
@@ -174,7 +174,7 @@ class Hall:
             if not action.again:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers}"
                 assert action.numbers.start >= receiver.wanted.start
-            elif self.policy.keep is None:
+            elif self.policy.keepAliveInterval is None:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers} again"
             else:
                 assert action.numbers.stop - 1 <= max(self.top, action.numbers.start)
@@ -269,10 +269,10 @@ class Hall:
             # Not every cast takes those aside who hear no multicast; they lose heart at last, and must hold nobody up.
             receiver.dead |= self.group and receiver.habits.deaf
         for _ in range(400):
-            if not self._waiting() and not self.cast.members():
+            if not self._waiting() and not self.cast.memberCount():
                 break
             self.pass_(5.0)
         left = {receiver.peer: (receiver.here, len(receiver.lacks)) for receiver in self._waiting()}
         assert not left, f"after {self.now:.0f} s these are not done: {left}"
-        assert self.cast.members() == 0
+        assert self.cast.memberCount() == 0
         assert self.cast.deadline(self.now) is None

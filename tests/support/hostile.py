@@ -26,7 +26,7 @@ from castd.receive import sbroadcast as subnet
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
-from castd.server.commons import MOST_BARRED
+from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.log import observed
 from tests.support.noise import answer, noise
@@ -210,8 +210,8 @@ class Ground:
         assert max(admission.receivers.values(), default=0) <= limits.perPeer, where
         assert site.blockCache.octets <= limits.memory, where
         assert len(site._barred) <= MOST_BARRED, where
-        for allowance in (admission._new, admission._again, admission._errors, admission._errorsPerPeer):
-            assert len(allowance._buckets) <= REMEMBERED, where
+        for limit in (admission._new, admission._again, admission._errorsPerPeer):
+            assert len(limit._buckets) <= REMEMBERED, where
         # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
         assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)

@@ -77,7 +77,7 @@ class Serve:
         if self.rollover is not None:
             terms = replace(terms, rollover=self.rollover)
         self.sender = BlockSender(terms, len(self.content), lambda start, length: self.content[start : start + length])
-        self.wait = RetransmitTimer(self.policy.heeding(terms.timeout))
+        self.wait = RetransmitTimer(self.policy.withTimeout(terms.timeout))
         self.wait.begin(now)
         if not terms.answer:
             return self.sender.window()
@@ -119,7 +119,7 @@ class Accept:
             return self.uploadReceiver.receive(datagram, now)
         if self.uploadReceiver is None:
             terms = negotiate(asked(datagram), self.caps)
-            self.uploadReceiver = UploadReceiver(terms, self.policy.heeding(terms.timeout))
+            self.uploadReceiver = UploadReceiver(terms, self.policy.withTimeout(terms.timeout))
         elif self.uploadReceiver.blocks:
             return None, []
         return None, self.uploadReceiver.begin(now)

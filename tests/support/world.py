@@ -209,7 +209,7 @@ class World:
             "receivers": admission.receivers.total(),
             "alarms": len(timers._targets),
             "living": sum(len(list(each.casts())) for each in listeners),
-            "groups": len(self.site.groupPool._taken),
+            "groups": len(self.site.groupPool._allocated),
             "uploads": sum(len(drop._open) for drops in self.site.drops.values() for drop in drops.directories),
             "descriptors": held,
         }

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from castd import outcomes
 from castd.cast.events import Action, Announce, Bar, Leave, Left, RequestBlocks, SendBlocks
-from castd.dialects.mtftp_cast import MOST_REMEMBERED, PATIENCE, MtftpCast
+from castd.dialects.mtftp_cast import MOST_REMEMBERED, POLICY, MtftpCast
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -35,7 +35,7 @@ class Play:
     """
 
     def __init__(self, remember: float = 30.0) -> None:
-        self.cast = MtftpCast(PATIENCE, COUNT, remember)
+        self.cast = MtftpCast(POLICY, COUNT, remember)
         self.now = 0.0
         self.log: list[tuple[float, Action]] = []
         self.here: set[Peer] = set()
@@ -79,7 +79,7 @@ class Play:
 
 def test_passesIsACast() -> None:
     """Passes provides ICast."""
-    assert verifyObject(ICast, MtftpCast(PATIENCE, COUNT))
+    assert verifyObject(ICast, MtftpCast(POLICY, COUNT))
 
 
 @settings(deadline=None)
@@ -95,12 +95,12 @@ def test_anything(words: list[tuple[object, ...]]) -> None:
     play = Play()
     for word in words:
         play.say(word)
-        assert play.cast.members() == len(play.here)
+        assert play.cast.memberCount() == len(play.here)
         assert len({peer[0] for peer in play.here}) == len(play.here)
         turns = [peer for peer in play.here if (peerState := play.cast.peerState(peer)) and peerState.turn]
         assert len(turns) == bool(play.here)
     play.wait(200.0)
-    assert play.cast.members() == 0
+    assert play.cast.memberCount() == 0
     assert play.cast.deadline(play.now) is None
     served = [(at, action) for at, action in play.log if isinstance(action, Announce | SendBlocks)]
     for (_, first), (_, then) in pairwise([*served, (0.0, None)]):

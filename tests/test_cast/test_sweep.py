@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.cast.blockset import BlockBitmap, common, joined, without
+from castd.cast.blockset import BlockBitmap, difference, intersection, merged
 from castd.cast.events import (
     Action,
     Announce,
@@ -26,15 +26,26 @@ from castd.cast.events import (
     SendBlocks,
 )
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
-from castd.cast.sweep import FLIGHT, LINGER, LONGEST_BURST, MUTED, PAUSE, PAUSES, QUIET, Sweep
+from castd.cast.sweep import (
+    FIRST_PAUSE,
+    FLIGHT_TIME,
+    KEEP_ALIVE_LIMIT,
+    LINGER,
+    LONGEST_BURST,
+    MAX_PAUSES,
+    MUTE_TIME,
+    Sweep,
+)
 from castd.interfaces import ICast, IPaced
 from castd.request import Peer
 
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), terms=3, keep=0.5, deaf=3, termBlocks=2.0)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)), maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3, turnBudget=2.0
+)
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
 
 
-def cast(count: int = 100, policy: RetransmitPolicy = PATIENCE, **more: float) -> Sweep:
+def cast(count: int = 100, policy: RetransmitPolicy = POLICY, **more: float) -> Sweep:
     return Sweep(policy, count, **more)  # type: ignore[arg-type]
 
 
@@ -93,7 +104,7 @@ def test_oneAscendingSweep() -> None:
 
 def test_joinsTheSweepInFrontOfTheCursor() -> None:
     """A list that comes during a sweep is served in front of the cursor in this lap, behind it in the next."""
-    sweep = cast(flight=0.0)
+    sweep = cast(flightTime=0.0)
     sweep.join(A, 0.0, (range(64),))
     first = [sweep.poll(0.0), sweep.poll(0.0)]
     assert blocks([each for each in first if each]) == list(range(32))
@@ -103,7 +114,7 @@ def test_joinsTheSweepInFrontOfTheCursor() -> None:
 
 def test_repeatsAreTold() -> None:
     """A burst is called a repetition when its blocks went out before, and never half of it."""
-    sweep = cast(flight=0.0)
+    sweep = cast(flightTime=0.0)
     sweep.join(A, 0.0, (range(4, 8),))
     drain(sweep, 0.0)
     sweep.hear(A, RequestBlocks((range(2, 10),)), 0.2)
@@ -122,8 +133,8 @@ def test_crossingListIsPutOff() -> None:
     drain(sweep, 0.0)
     sweep.join(B, 0.01, (range(12),))
     assert blocks(drain(sweep, 0.01)) == [8, 9, 10, 11]
-    assert sweep.deadline(0.01) == 0.01 + FLIGHT
-    assert blocks(drain(sweep, 0.01 + FLIGHT)) == list(range(8))
+    assert sweep.deadline(0.01) == 0.01 + FLIGHT_TIME
+    assert blocks(drain(sweep, 0.01 + FLIGHT_TIME)) == list(range(8))
 
 
 def test_newerListTakesThePlaceOfWhatWasPutOff() -> None:
@@ -172,7 +183,7 @@ def test_threeUnansweredQuestions() -> None:
     assert all(0.1 <= after - before < 0.101 for before, after in itertools.pairwise(questions))
     assert gone([action for _, action in told]) == [(A, outcomes.SILENT)]
     assert LINGER < told[-1][0] < LINGER + 1
-    assert sweep.members() == 0
+    assert sweep.memberCount() == 0
 
 
 def test_lateAnswerBringsItBack() -> None:
@@ -216,7 +227,7 @@ def test_lingers() -> None:
     drain(sweep, 0.0)
     sweep.hear(A, Leave(outcomes.DONE), 1.0)
     drain(sweep, 1.0)
-    assert sweep.members() == 0
+    assert sweep.memberCount() == 0
     assert sweep.deadline(1.0) == 1.0 + LINGER
     assert drain(sweep, 1.0 + LINGER) == []
     assert sweep.deadline(1.0 + LINGER) is None
@@ -229,7 +240,7 @@ def test_showsLife() -> None:
         sweep.join(("x", number), 0.0, (range(4),))
     told = list(pass_(sweep, 0.0, 10.0))
     alive = [now for now, action in told if isinstance(action, SendBlocks)]
-    assert len(alive) == 1 + int(QUIET / 0.5) - (QUIET % 0.5 == 0)
+    assert len(alive) == 1 + int(KEEP_ALIVE_LIMIT / 0.5) - (KEEP_ALIVE_LIMIT % 0.5 == 0)
     assert all(0.5 <= after - before < 0.7 for before, after in itertools.pairwise(alive))
 
 
@@ -252,7 +263,7 @@ def test_shield() -> None:
     wants: Ranges = (range(4),)
     sweep.join(A, 0.0, wants)
     now, waits = 0.0, []
-    for _ in range(2 + PAUSES):
+    for _ in range(2 + MAX_PAUSES):
         drain(sweep, now)
         said = now = now + 0.2
         sweep.hear(A, RequestBlocks(wants), now)
@@ -261,12 +272,12 @@ def test_shield() -> None:
             assert due is not None
             now = due
         waits.append(round(now - said, 3))
-    assert waits == [0.0, 0.0, *(PAUSE * 2**number for number in range(PAUSES))]
+    assert waits == [0.0, 0.0, *(FIRST_PAUSE * 2**number for number in range(MAX_PAUSES))]
     said = now
-    for seconds in range(1, int(MUTED) + 1):
+    for seconds in range(1, int(MUTE_TIME) + 1):
         sweep.hear(A, RequestBlocks(wants), said + seconds)
         assert drain(sweep, said + seconds) == [], "neither served nor asked"
-    now = said + MUTED + 1.5
+    now = said + MUTE_TIME + 1.5
     drain(sweep, now)
     sweep.hear(A, RequestBlocks(wants), now)
     assert blocks(drain(sweep, now)) == [0, 1, 2, 3]
@@ -348,7 +359,7 @@ def test_strangerWhoLacksNothing() -> None:
     actions = [action for _, action in pass_(sweep, 2.0, 100.0)]
     assert gone(actions) == [(B, outcomes.SILENT), (C, outcomes.SILENT)]
     assert asked(actions) == []
-    assert sweep.members() == 0
+    assert sweep.memberCount() == 0
     assert sweep.deadline(100.0) is None
 
 
@@ -363,13 +374,13 @@ def test_answersNothing() -> None:
 
 def test_room() -> None:
     """Receivers are remembered up to a number: quiet ones make room first, then those that never answered."""
-    sweep = cast(room=3)
+    sweep = cast(maxMembers=3)
     sweep.join(A, 0.0, (range(4),))
     drain(sweep, 0.0)
     sweep.hear(A, RequestBlocks((range(4, 8),)), 0.01)
     for number in range(1000):
         sweep.join(("x", number), 0.02, (range(1),))
-        assert sweep.members() <= 3
+        assert sweep.memberCount() <= 3
     assert len(gone(drain(sweep, 0.02))) == 998
     assert sweep.peerState(A) is not None
 
@@ -408,7 +419,7 @@ def test_shortSweepsSayNothing() -> None:
 
 def test_turnsEnd() -> None:
     """One turn costs at most twice the file while others wait."""
-    sweep = cast(10, flight=0.0)
+    sweep = cast(10, flightTime=0.0)
     sweep.join(A, 0.0, (range(10),))
     sweep.join(B, 0.0, (range(10),))
     now, order = 0.0, []
@@ -443,7 +454,7 @@ def test_neverBeyondTheEnd() -> None:
 
 def test_codeWithoutEnd() -> None:
     """Without a count there is no highest number: needs that begin at the same one are served by the greatest."""
-    sweep = Sweep(PATIENCE, None)
+    sweep = Sweep(POLICY, None)
     sweep.join(A, 0.0, (range(5),))
     sweep.join(B, 0.0, (range(9),))
     assert blocks(drain(sweep, 0.0)) == list(range(9))
@@ -452,7 +463,7 @@ def test_codeWithoutEnd() -> None:
 
 
 runs = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=8).map(
-    lambda pairs: joined(range(start, start + length) for start, length in pairs)
+    lambda pairs: merged(range(start, start + length) for start, length in pairs)
 )
 
 
@@ -466,9 +477,9 @@ class Runs(RuleBasedStateMachine):
     @rule(one=runs, other=runs)
     def arithmetic(self, one: Ranges, other: Ranges) -> None:
         left, right = ({number for run in each for number in run} for each in (one, other))
-        assert {number for run in common(one, other) for number in run} == left & right
-        assert {number for run in without(one, other) for number in run} == left - right
-        assert {number for run in joined((*one, *other)) for number in run} == left | right
+        assert {number for run in intersection(one, other) for number in run} == left & right
+        assert {number for run in difference(one, other) for number in run} == left - right
+        assert {number for run in merged((*one, *other)) for number in run} == left | right
 
     @rule(wanted=runs)
     def add(self, wanted: Ranges) -> None:
@@ -480,7 +491,7 @@ class Runs(RuleBasedStateMachine):
     def take(self, most: int) -> None:
         if self.wanted:
             cursor = self.union.cursor
-            run, again = self.union.take(most)
+            run, again = self.union.nextRun(most)
             assert run.start == min((number for number in self.wanted if number >= cursor), default=min(self.wanted))
             assert 0 < len(run) <= most
             assert set(run) <= self.wanted
@@ -496,7 +507,7 @@ class Runs(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         assert len(self.union) == len(self.wanted)
-        assert all(self.union.holds(range(number, number + 1)) == (number in self.wanted) for number in range(60))
+        assert all(self.union.intersects(range(number, number + 1)) == (number in self.wanted) for number in range(60))
 
 
 class Crowd(RuleBasedStateMachine):
@@ -513,7 +524,7 @@ class Crowd(RuleBasedStateMachine):
         self.named: set[int] = set()
 
     def list(self, peer: Peer, most: int) -> Ranges:
-        wanted = joined(range(number, number + 1) for number in sorted(self.lacks[peer])[:most])
+        wanted = merged(range(number, number + 1) for number in sorted(self.lacks[peer])[:most])
         self.named.update(number for run in wanted for number in run)
         return wanted
 

@@ -19,7 +19,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -28,7 +28,7 @@ A, B, C = ("10.0.0.10", 1), ("10.0.0.11", 1), ("10.0.0.12", 1)
 COUNT = 100
 
 #: A cast of a group, without the rules that a single test switches on.
-GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, unheard=None, terms=3)
+GROUP = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=5.0, maxRepeatsUnheard=None, maxFailedTurns=3)
 
 
 def want(start: int, stop: int | None = None) -> RequestBlocks:
@@ -125,7 +125,7 @@ def test_laterOnesAreGreetedWithoutTheTurn(state: Callable[[], Turn]) -> None:
     assert all(isinstance(action, SendBlocks) for action in actions[1:])
     assert turn.peerState(A).turn
     assert not turn.peerState(B).turn
-    assert turn.members() == 2
+    assert turn.memberCount() == 2
 
 
 # The table: a want of the master.
@@ -194,7 +194,7 @@ def test_theLastLeavesAnEmptyCast() -> None:
     turn.hear(A, Leave(outcomes.DONE), 0.1)
     assert out(turn, 0.1) == [Left(A, outcomes.DONE)]
     assert turn.deadline(0.1) is None
-    assert turn.members() == 0
+    assert turn.memberCount() == 0
 
 
 # The table: the alarm.
@@ -280,7 +280,7 @@ def test_aWantOutOfTurnOnlyShowsLife() -> None:
         announcements += [tenth / 10 for action in out(turn, tenth / 10) if action == Announce(B, False, True)]
     assert len(announcements) == 3
     assert all(after - before >= 1.0 for before, after in pairwise(announcements))
-    assert turn.top == 106
+    assert turn.highestSent == 106
 
 
 def test_strangersAreNoConcernOfACast() -> None:
@@ -345,7 +345,7 @@ def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
     out(turn)
     turn.join(B, 0.5)
     assert out(turn, 0.5) == [Announce(B, False, False)]
-    assert turn.members() == 2
+    assert turn.memberCount() == 2
 
 
 def test_theSameMachineFromAnotherPort() -> None:
@@ -381,7 +381,7 @@ def test_anUnansweredFirstBlock() -> None:
 
 def test_whatWasNeverAcknowledgedIsTold() -> None:
     """Who falls silent is gone with what it had asked for, which tells a lost last answer from a broken transfer."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0))
+    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=5.0))
     turn.hear(A, want(COUNT - 1), 1.0)
     polled(turn, 1.0)
     assert polled(turn, 6.0) == [Left(A, outcomes.SILENT, (range(COUNT - 1, COUNT),))]
@@ -431,12 +431,12 @@ def test_aLateAnswerIsForgottenSoon() -> None:
     turn.hear(A, want(0), 0.0)
     out(turn, 0.0)
     for number in range(1, 12):
-        assert turn.settled == (number > 5)
+        assert turn.rttConverged == (number > 5)
         turn.hear(A, want(number), 0.999 + number / 1000)
         out(turn, 0.999 + number / 1000)
     assert turn.deadline(1.01) == pytest.approx(1.03)
-    assert turn.settled
-    assert turn.inStep(12) is not None
+    assert turn.rttConverged
+    assert turn.mayEnterFastPath(12) is not None
 
 
 def test_repeatedBlocksAreNotMeasured() -> None:
@@ -464,14 +464,14 @@ def test_theAnswerToAGreetingIsNotMeasured() -> None:
 
 def test_aNegotiatedTimeoutIsFirstAndCeiling() -> None:
     """With a negotiated timeout the interval is that very one until something was measured, and never more then."""
-    turn = empty(RetransmitPolicy(repeat=AdaptiveTimeout(first=3.0, ceiling=3.0), silence=18.0))
+    turn = empty(RetransmitPolicy(repeat=AdaptiveTimeout(first=3.0, ceiling=3.0), progressTimeout=18.0))
     turn.join(A, 0.0)
     assert [now for now, _ in until(turn, 0.0, 100.0)] == [0.0, 3.0, 6.0, 9.0, 18.0]
 
 
 def test_theRepetitionsOfATable() -> None:
     """Steps repeat by their table, its last step for ever."""
-    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((0.08, 0.08, 0.2)), silence=1.0))
+    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((0.08, 0.08, 0.2)), progressTimeout=1.0))
     turn.join(A, 0.0)
     out(turn)
     turn.hear(A, want(0), 0.0)
@@ -508,7 +508,12 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
     """While others wait, a master whose answering time is known is given a second, and at least its tries."""
     policy = RetransmitPolicy(
-        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0), silence=3.0, measured=1.0, tries=3, alone=10.0, terms=3
+        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0),
+        progressTimeout=3.0,
+        measuredProgressTimeout=1.0,
+        minRepeats=3,
+        loneProgressTimeout=10.0,
+        maxFailedTurns=3,
     )
     turn = empty(policy)
     turn.join(A, 0.0)
@@ -523,7 +528,7 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
 
 def test_aMasterAloneIsGivenLonger() -> None:
     """Nobody waits for a master that is alone, so its own limit holds; who joins meanwhile ends that."""
-    policy = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=3.0, alone=10.0)
+    policy = RetransmitPolicy(repeat=FixedTimeouts((1.0,)), progressTimeout=3.0, loneProgressTimeout=10.0)
     assert until(waiting(policy), 0.0, 60.0)[-1][0] == 10.0
     turn = waiting(policy)
     until(turn, 0.0, 5.0)
@@ -534,7 +539,15 @@ def test_aMasterAloneIsGivenLonger() -> None:
 
 def test_aBriefFirstTurnAfterTheEnd() -> None:
     """Listeners often leave without a word: the first turn of one that has waited is short after the last block."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=5.0, terms=3, unheard=None, brief=(3, 0.1)))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=5.0,
+            maxFailedTurns=3,
+            maxRepeatsUnheard=None,
+            shortTurn=ShortTurn(3, 0.1),
+        )
+    )
     turn.join(B, 0.0)
     turn.join(C, 0.0)
     out(turn)
@@ -549,7 +562,9 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
 
 def test_gathering() -> None:
     """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
-    turn = empty(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), gather=0.2, gatherLimit=0.5, unheard=None))
+    turn = empty(
+        RetransmitPolicy(repeat=FixedTimeouts((1.0,)), joinDelay=0.2, maxJoinDelay=0.5, maxRepeatsUnheard=None)
+    )
     turn.join(A, 0.0)
     assert out(turn) == [Announce(A, True, False)]
     turn.hear(A, want(0), 0.01)
@@ -566,7 +581,15 @@ def test_gathering() -> None:
 
 def test_aDeafReceiverLeaves() -> None:
     """Who asks again and again for what went out meanwhile hears no multicast: it is gone, with what it lacks."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=30.0,
+            maxFailedTurns=3,
+            deafAfterRepeats=2,
+            maxRepeatsUnheard=None,
+        )
+    )
     turn.join(B, 0.0)
     out(turn)
     turn.hear(A, want(3, 7), 0.5)
@@ -576,7 +599,7 @@ def test_aDeafReceiverLeaves() -> None:
     assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Announce(B, True, False)]
 
 
-ALL_DEAF = replace(GROUP, deaf=2, allDeaf=2)
+ALL_DEAF = replace(GROUP, deafAfterRepeats=2, allDeafAfterMembers=2)
 
 
 def test_nobodyHears() -> None:
@@ -594,7 +617,7 @@ def test_nobodyHears() -> None:
         Left(C, outcomes.DEAF, (), False),
         Left(B, outcomes.DEAF, (range(1),), True),
     ]
-    assert (turn.members(), turn.deadline(10.0)) == (0, None)
+    assert (turn.memberCount(), turn.deadline(10.0)) == (0, None)
 
 
 def test_nobodyHearsAndSaysSo() -> None:
@@ -630,12 +653,20 @@ def test_somebodyHears(silent: Peer) -> None:
             gone += [action for action in polled(turn, now) if isinstance(action, Left)]
             now += 0.5
     assert [action.outcome for action in gone if action.outcome == outcomes.DEAF] == []
-    assert turn.members() == 3
+    assert turn.memberCount() == 3
 
 
 def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
     """Two copies of one want, or one that crossed the blocks on its way, prove nothing."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=30.0, terms=3, deaf=2, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=30.0,
+            maxFailedTurns=3,
+            deafAfterRepeats=2,
+            maxRepeatsUnheard=None,
+        )
+    )
     for step in range(10):
         turn.hear(A, want(3, 7), 0.001 * step)
     assert not any(isinstance(action, Left) for action in out(turn, 0.01))
@@ -643,7 +674,11 @@ def test_repetitionsBeforeTheBlocksWentOutAreNotDeafness() -> None:
 
 def test_aGroupIsNeverSilentForLong() -> None:
     """While there are members something is said every so often, without being asked: some clients give up otherwise."""
-    turn = waiting(RetransmitPolicy(repeat=FixedTimeouts((3.0,)), silence=30.0, keep=0.5, unheard=None))
+    turn = waiting(
+        RetransmitPolicy(
+            repeat=FixedTimeouts((3.0,)), progressTimeout=30.0, keepAliveInterval=0.5, maxRepeatsUnheard=None
+        )
+    )
     log = until(turn, 0.0, 2.9)
     assert [now for now, _ in log] == [0.5, 1.0, 1.5, 2.0, 2.5]
     assert {action for _, action in log} == {burst(6, again=True)}
@@ -653,7 +688,13 @@ def test_aTurnMayCostOnlySoMuch() -> None:
     """A master that has the blocks of the file sent more than twice over loses the turn, unless nobody waits for it."""
     for others in (0, 1):
         turn = announced(
-            RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termBlocks=2.0, terms=3, unheard=None)
+            RetransmitPolicy(
+                repeat=FixedTimeouts((1.0,)),
+                progressTimeout=1e6,
+                turnBudget=2.0,
+                maxFailedTurns=3,
+                maxRepeatsUnheard=None,
+            )
         )
         if others:
             turn.join(B, 0.0)
@@ -671,7 +712,13 @@ def test_aTurnMayCostOnlySoMuch() -> None:
 def test_aTurnMustGetSomewhere() -> None:
     """A master that moves by less than its share of the blocks loses the turn while others wait."""
     turn = announced(
-        RetransmitPolicy(repeat=FixedTimeouts((1.0,)), silence=1e6, termShare=(0.05, 10.0), terms=3, unheard=None)
+        RetransmitPolicy(
+            repeat=FixedTimeouts((1.0,)),
+            progressTimeout=1e6,
+            minTurnProgress=MinProgress(0.05, 10.0),
+            maxFailedTurns=3,
+            maxRepeatsUnheard=None,
+        )
     )
     turn.join(B, 0.0)
     for second in range(1, 12):
@@ -683,7 +730,9 @@ def test_aTurnMustGetSomewhere() -> None:
 
 def test_listenersConfirmTheirGreeting() -> None:
     """Where the protocol has listeners confirm, a greeting is repeated, once a second, until they have."""
-    policy = RetransmitPolicy(repeat=FixedTimeouts((10.0,)), silence=100.0, confirm=3, unheard=None)
+    policy = RetransmitPolicy(
+        repeat=FixedTimeouts((10.0,)), progressTimeout=100.0, maxListenerRepeats=3, maxRepeatsUnheard=None
+    )
     turn = waiting(policy)
     turn.join(B, 0.0)
     turn.join(C, 0.0)
@@ -699,11 +748,11 @@ def test_listenersConfirmTheirGreeting() -> None:
 def test_followedIsHearAndPoll() -> None:
     """A receiver that was followed leaves the cast as hear and poll would have, but for what was measured."""
     slow, fast = met(), met()
-    assert fast.inStep(2) is not None
+    assert fast.mayEnterFastPath(2) is not None
     for number in range(2, 30):
         slow.hear(A, want(number), number / 1000)
         assert out(slow, number / 1000) == [burst(number)]
-    fast.followed(range(29, 30), 0.029)
+    fast.fastPathLeft(range(29, 30), 0.029)
     assert fast.poll(0.029) is None
     assert slow.peerState(A) == fast.peerState(A)
     assert slow.deadline(0.029) == pytest.approx(fast.deadline(0.029), abs=0.02)
@@ -713,56 +762,56 @@ def test_followedIsHearAndPoll() -> None:
 def test_begunIsHearAndPoll() -> None:
     """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
     slow, fast = announced(RetransmitPolicy()), announced(RetransmitPolicy())
-    assert fast.announced()
+    assert fast.mayBeginFastPath()
     slow.hear(A, want(0), 0.5)
     assert out(slow, 0.5) == [burst(0)]
-    assert fast.begun(range(1), 0.5) == 1.0
+    assert fast.fastPathBegun(range(1), 0.5) == 1.0
     assert fast.poll(0.5) is None
     assert (slow.peerState(A), slow.heard(A)) == (fast.peerState(A), fast.heard(A))
-    assert (slow.figures(), slow.deadline(0.5)) == (fast.figures(), fast.deadline(0.5))
-    assert not fast.settled, "the answer to a greeting comes when the client needs the data"
+    assert (slow.statistics(), slow.deadline(0.5)) == (fast.statistics(), fast.deadline(0.5))
+    assert not fast.rttConverged, "the answer to a greeting comes when the client needs the data"
     assert until(slow, 0.5, 40.0) == until(fast, 0.5, 40.0)
 
 
 def test_whoIsToAnswerAGreeting() -> None:
     """A greeting is answered without asking only where it is the first, of the only one, and nothing is held back."""
-    assert not empty().announced()
-    assert not sending().announced()
-    assert not waiting().announced()
-    assert not announced(RetransmitPolicy(gather=0.2, gatherLimit=1.0)).announced()
+    assert not empty().mayBeginFastPath()
+    assert not sending().mayBeginFastPath()
+    assert not waiting().mayBeginFastPath()
+    assert not announced(RetransmitPolicy(joinDelay=0.2, maxJoinDelay=1.0)).mayBeginFastPath()
     two, owing, again = announced(RetransmitPolicy()), empty(RetransmitPolicy()), met()
     two.join(B, 0.0)
     out(two)
     owing.join(A, 0.0)
     again.join(A, 0.1)
     out(again, 0.1)
-    assert (two.announced(), owing.announced(), again.announced()) == (False, False, False)
+    assert (two.mayBeginFastPath(), owing.mayBeginFastPath(), again.mayBeginFastPath()) == (False, False, False)
 
 
 def test_nobodyIsFollowedBlindly() -> None:
     """Before the first answer, with a greeting due, or while a repetition is unanswered, nobody is in step."""
-    assert announced(RetransmitPolicy()).inStep(0) is None
+    assert announced(RetransmitPolicy()).mayEnterFastPath(0) is None
     unheard = empty(RetransmitPolicy())
     unheard.join(A, 0.0, (range(1),))
     out(unheard)
-    assert unheard.inStep(1) is None
+    assert unheard.mayEnterFastPath(1) is None
     never = waiting()
-    assert never.inStep(never.top + 1) is not None
-    assert never.measured(0.1) == never.policy.repeat.steps[0]
+    assert never.mayEnterFastPath(never.highestSent + 1) is not None
+    assert never.answerMeasured(0.1) == never.policy.repeat.steps[0]
     owing, repeated, unknown = met(), met(), empty(RetransmitPolicy())
     unknown.join(A, 0.0)
     out(unknown)
     unknown.hear(A, want(0), 0.0)
     out(unknown)
-    assert (unknown.inStep(1), unknown.settled) == (0.0, False)
-    assert owing.inStep(2) is not None
-    assert owing.inStep(1) is None
+    assert (unknown.mayEnterFastPath(1), unknown.rttConverged) == (0.0, False)
+    assert owing.mayEnterFastPath(2) is not None
+    assert owing.mayEnterFastPath(1) is None
     owing.join(B, 0.1)
-    assert owing.inStep(2) is None
+    assert owing.mayEnterFastPath(2) is None
     out(repeated, 1.0)
-    assert repeated.inStep(2) is None
-    assert sending().inStep(0) is None
-    assert empty().inStep(0) is None
+    assert repeated.mayEnterFastPath(2) is None
+    assert sending().mayEnterFastPath(0) is None
+    assert empty().mayEnterFastPath(0) is None
 
 
 def met() -> Turn:
@@ -774,7 +823,7 @@ def met() -> Turn:
     return turn
 
 
-TRIED = replace(ALL_DEAF, brief=(3, 0.1), prove=5.0)
+TRIED = replace(ALL_DEAF, shortTurn=ShortTurn(3, 0.1), reachabilityCheckAfter=5.0)
 
 
 def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from castd.cast.events import (
     Leave,
 )
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from tests.support.cast_hall import Habits, Hall, Receiver
 
@@ -127,20 +127,20 @@ class MulticastMachine(TurnMachine):
 
     policy = RetransmitPolicy(
         repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
-        silence=3.0,
-        measured=1.0,
-        tries=6,
-        alone=10.0,
-        unheard=None,
-        brief=(3, 0.1),
-        terms=3,
-        keep=5.0,
-        gather=0.2,
-        gatherLimit=3.0,
-        deaf=2,
-        confirm=3,
-        termBlocks=2.0,
-        termShare=(0.01, 10.0),
+        progressTimeout=3.0,
+        measuredProgressTimeout=1.0,
+        minRepeats=6,
+        loneProgressTimeout=10.0,
+        maxRepeatsUnheard=None,
+        shortTurn=ShortTurn(3, 0.1),
+        maxFailedTurns=3,
+        keepAliveInterval=5.0,
+        joinDelay=0.2,
+        maxJoinDelay=3.0,
+        deafAfterRepeats=2,
+        maxListenerRepeats=3,
+        turnBudget=2.0,
+        minTurnProgress=MinProgress(0.01, 10.0),
     )
 
 
@@ -149,21 +149,21 @@ class MtftpMachine(TurnMachine):
 
     policy = RetransmitPolicy(
         repeat=FixedTimeouts((0.08, 0.08, 0.2)),
-        silence=2.0,
-        alone=10.0,
-        unheard=5,
-        brief=(3, 0.08),
-        terms=1,
-        keep=0.2,
-        gather=0.1,
-        gatherLimit=0.15,
+        progressTimeout=2.0,
+        loneProgressTimeout=10.0,
+        maxRepeatsUnheard=5,
+        shortTurn=ShortTurn(3, 0.08),
+        maxFailedTurns=1,
+        keepAliveInterval=0.2,
+        joinDelay=0.1,
+        maxJoinDelay=0.15,
     )
 
 
 class BareMachine(TurnMachine):
     """TFTP's patience with a group: every rule that can be off is off."""
 
-    policy = RetransmitPolicy(unheard=None, corrections=0)
+    policy = RetransmitPolicy(maxRepeatsUnheard=None, maxCorrections=0)
 
 
 few = settings(settings.default, stateful_step_count=30, report_multiple_bugs=False)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from zope.interface.verify import verifyObject
 
 from castd.dialects import mtftp
-from castd.dialects.mtftp import REST
+from castd.dialects.mtftp import REUSE_DELAY
 from castd.dialects.mtftp_cast import MOST_REMEMBERED
 from castd.interfaces import IDialect, IWire
 from castd.options import Limits
@@ -413,7 +413,7 @@ def test_MT43_replaced(ten: MtftpStage) -> None:
         assert ten.say(one, ack(number)) == [(GROUP, block(number + 1, TEN))]
     assert ten.say(one, ack(10)) == [(two.address, block(1, TEN)), (GROUP, block(1, TEN))]
     assert ten.say(two, ack(10)) == []
-    assert ten.say(one, R, seconds=REST) == []
+    assert ten.say(one, R, seconds=REUSE_DELAY) == []
     assert ten.say(one, R)[-1] == (GROUP, block(1, bytes(5000)))
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from castd.dialects import sbroadcast
-from castd.dialects.sbroadcast import Options, Sbids, subnetOf
+from castd.dialects.sbroadcast import IdentifierPool, Options, subnetOf
 from castd.packets.multicast import parseBdata
 from castd.packets.tftp import Data, Oack, buildAck
 from castd.receive.sbroadcast import SbroadcastDownload
@@ -503,12 +503,12 @@ def test_identifiersRest() -> None:
         def getrandbits(self, bits: int) -> int:
             return self.numbers.pop(0)
 
-    sbids = Sbids()
-    assert sbids.take(Chance(0, 5), 0.0) == 5
-    assert sbids.take(Chance(5, 6), 0.0) == 6
-    sbids.give(5, 10.0)
-    assert sbids.take(Chance(5, 7), 609.0) == 7
-    assert sbids.take(Chance(5), 611.0) == 5
+    sbids = IdentifierPool()
+    assert sbids.allocate(Chance(0, 5), 0.0) == 5
+    assert sbids.allocate(Chance(5, 6), 0.0) == 6
+    sbids.release(5, 10.0)
+    assert sbids.allocate(Chance(5, 7), 609.0) == 7
+    assert sbids.allocate(Chance(5), 611.0) == 5
 
 
 @pytest.mark.parametrize(

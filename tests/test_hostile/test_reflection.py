@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from castd.cast.credit import DEPTH, RATE
+from castd.cast.sweep import UNVALIDATED_DEPTH, UNVALIDATED_RATE
 from castd.packets.slam import buildList
 from castd.packets.tftp import buildAck
 from castd.request import Peer
@@ -197,7 +197,7 @@ def test_groupsWithoutProof() -> None:
             network.forge(buildList([range(start, start + length)]), source, (SERVER, PORTS["slam"]))
             network.advance(0.05)
         group = sum(each.datagrams for each in network.grouped.values())
-        assert 1000 < group <= DEPTH + 62 * RATE, group
+        assert 1000 < group <= UNVALIDATED_DEPTH + 62 * UNVALIDATED_RATE, group
         assert sum(each.datagrams for each in network.tallies.values()) <= 62 * 100
         ground.over()
 

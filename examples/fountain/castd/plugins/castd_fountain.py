@@ -54,7 +54,9 @@ _HEAD = struct.Struct("!2sIQH")
 _NUMBER = struct.Struct("!I")
 
 #: A question is given 100 ms; whoever leaves three unanswered is asked no more.
-PATIENCE = RetransmitPolicy(repeat=FixedTimeouts((0.1,)), silence=0.1, terms=3, keep=0.5, deaf=3)
+POLICY = RetransmitPolicy(
+    repeat=FixedTimeouts((0.1,)), progressTimeout=0.1, maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3
+)
 
 
 def mixture(number: int, count: int) -> int:
@@ -83,7 +85,7 @@ def parseReport(datagram: bytes) -> tuple[int, int, int]:
 
 
 class Options(ListenOptions):
-    """What the service file may say of a C{fountain} transport."""
+    """The options of a transport of kind fountain."""
 
     port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
@@ -113,8 +115,9 @@ class Wire:
 
     cast = Spring
     count = None
-    policy = PATIENCE
+    policy = POLICY
     stride = 0
+    reuseDelay = 0.0
 
     def __init__(self, content: IContent, transaction: int, options: Options) -> None:
         self.content = content
