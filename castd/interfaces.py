@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.cast.policy import RetransmitPolicy
     from castd.errors import Refused
-    from castd.group_pool import GroupPool, OpenContext
+    from castd.group_pool import Group, GroupPool, OpenContext
     from castd.net.timers import Timers
     from castd.options import Limits
     from castd.pacing import Pacer, RateLimit
@@ -630,7 +630,7 @@ class ILiveTransfer(Interface):
     name: str = Attribute("Name of the transport, as the service file has it.")
     kind: str = Attribute("'group', 'unicast' or 'upload'.")
     fileName: str = Attribute("Name of the file that is sent or received.")
-    group: Peer | None = Attribute("Address and port of the group; None: there is no group.")
+    group: Group | None = Attribute("Address and port of the group; None: there is no group.")
     size: int | None = Attribute("Octets of the file that is sent; None: not known, such as for an upload.")
     opened: float = Attribute("The instant it began.")
 
@@ -673,29 +673,53 @@ class ICastTransport(IListeningProtocol):
     def stop() -> None:
         """Tell the receivers, and end all casts."""
 
+    def datagramFrom(datagram: bytes, peer: Peer, local: Local) -> None:
+        """Take a datagram that has come to the request port; C{local} is the address that it was sent to."""
+
+    def peerUnreachable(peer: Peer) -> None:
+        """Take note that the host of this peer says that its port is closed."""
+
 
 class IUpgradable(Interface):
     """
-    Provided by an L{ICastTransport} that serves on while another process reads its port (C{castd upgrade}).
+    Provided by an L{ICastTransport} whose transfers on the request port outlive a C{castd upgrade}.
 
-    One that does not provide it is drained; what its members send to the request port is the new process's then.
+    After C{handOver} another process, the successor, reads the request port.  The datagrams of the peers that are
+    served on the request port still come by L{ICastTransport.datagramFrom}.  A transport that does not provide this
+    interface is drained; what its peers send to the request port goes to the successor.
     """
 
-    def guests() -> Iterable[Peer]:
-        """-> the peers whose datagrams come to the request port and are for a cast of ours."""
+    def requestPortPeers() -> Iterable[Peer]:
+        """-> the peers of casts whose datagrams come to the request port itself."""
 
-    def groups() -> Iterable[Peer]:
-        """-> the groups that our casts send to, one that two have twice."""
+    def groups() -> Iterable[Group]:
+        """-> the groups that casts send to; a group of two casts comes twice."""
 
-    def handOver(successor: Any) -> Deferred[None]:
+    def handOver(successor: ISuccessor) -> Deferred[None]:
         """
-        The port is read by another process.  Nothing begins here any more: who asks may join a group that is under
-        way; what else comes is C{heir.back(datagram, peer, local)}.
+        Begin no cast and no upload any more, and tell the successor about those that are under way.
 
-        @param successor: is told C{here(peer)} and C{left(peer)} as L{guests} come and go, C{freed(group)} when a cast
-            of a group has ended. C{become(self)} ends all that: the other process is no more.
+        A peer that asks may join a group that is under way; every other request goes to the successor by
+        L{ISuccessor.returnRequest}.  C{become(self)} revokes all this: the successor has died.
+
         @return: fires when the last cast has ended.
         """
+
+
+class ISuccessor(Interface):
+    """The process that reads a request port now, as an L{IUpgradable} transport sees it."""
+
+    def peerJoined(peer: Peer) -> None:
+        """Report that datagrams of this peer to the request port are for a cast here."""
+
+    def peerLeft(peer: Peer) -> None:
+        """Report that datagrams of this peer to the request port are for no cast here any more."""
+
+    def groupEnded(group: Group) -> None:
+        """Report that a cast to this group has ended."""
+
+    def returnRequest(datagram: bytes, peer: Peer, local: Local) -> None:
+        """Pass on a request that is not served here."""
 
 
 class ITransportMaker(Interface):

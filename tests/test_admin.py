@@ -1,4 +1,4 @@
-"""The operator's ways in, on a real server in a process of its own: metrics, readiness, the control socket."""
+"""The admin ports, on a real server in a process of its own: metrics, readiness, the control socket."""
 
 import json
 import signal

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from castd.request import Local
-from castd.upgrade.channel import MOST_WAITING, Channel, Message, packed, pair, peerOf, put, take, unpacked
-from castd.upgrade.predecessor import ENVIRON, Inheritance, legacy
+from castd.upgrade.channel import MOST_WAITING, Channel, Packet, receivePacket, sendPacket, socketPair
+from castd.upgrade.messages import asAddress, asLocal, asPeer, localFields
+from castd.upgrade.predecessor import ENVIRON, Inheritance, receiveInheritance
 from tests.support.fakes import Reactor
 
 
@@ -21,7 +22,7 @@ class Ends:
         self.reactor = Reactor()
         self.heard: tuple[list[Any], list[Any]] = ([], [])
         self.lost: list[int] = []
-        self.a, self.b = (self.end(each, at) for at, each in enumerate(pair()))
+        self.a, self.b = (self.end(each, at) for at, each in enumerate(socketPair()))
 
     def end(self, end: socket.socket, at: int) -> Channel:
         def hear(told: dict[str, Any], datagram: bytes) -> None:
@@ -50,23 +51,23 @@ def ends() -> Iterator[Ends]:
 
 def test_said(ends: Ends) -> None:
     """A message arrives with its datagram as it was, whatever its octets; and an end that is closed is noticed once."""
-    ends.a.say({"say": "give", "peer": ("10.0.0.9", 7)}, b"\n\0\xff" * 1000)
-    ends.a.say({"say": "stop"})
+    ends.a.send({"say": "give", "peer": ("10.0.0.9", 7)}, b"\n\0\xff" * 1000)
+    ends.a.send({"say": "stop"})
     ends.b.doRead()
     assert ends.heard[1] == [({"say": "give", "peer": ["10.0.0.9", 7]}, b"\n\0\xff" * 1000), ({"say": "stop"}, b"")]
     ends.a.close()
     ends.b.doRead()
     ends.b.doRead()
     assert (ends.lost, ends.reactor.readers, ends.reactor.writers) == ([1], set(), set())
-    ends.b.say({"say": "stop"})
+    ends.b.send({"say": "stop"})
 
 
 def test_full(ends: Ends) -> None:
     """While the other end does not read, words wait in their order and datagrams beyond the bound are lost."""
     many = 3 * MOST_WAITING
     for number in range(many):
-        ends.a.say({"say": "give", "number": number}, b"x" * 400)
-    ends.a.say({"say": "stop"})
+        ends.a.send({"say": "give", "number": number}, b"x" * 400)
+    ends.a.send({"say": "stop"})
     ends.flow()
     numbers = [told["number"] for told, datagram in ends.heard[1] if datagram]
     assert MOST_WAITING <= len(numbers) < many
@@ -76,10 +77,10 @@ def test_full(ends: Ends) -> None:
 
 def test_died(ends: Ends) -> None:
     """What an end said before it died is heard; what is said to a dead one does no harm."""
-    ends.a.say({"say": "freed"})
-    ends.b.say({"say": "unread"})
+    ends.a.send({"say": "freed"})
+    ends.b.send({"say": "unread"})
     ends.a.connectionLost()
-    ends.b.say({"say": "never"})
+    ends.b.send({"say": "never"})
     ends.b.doRead()
     ends.b.doRead()
     assert ([told["say"] for told, _ in ends.heard[1]], ends.lost) == (["freed"], [0, 1])
@@ -87,15 +88,15 @@ def test_died(ends: Ends) -> None:
 
 def test_fault() -> None:
     """A word that cannot be understood closes nothing."""
-    first, second = pair()
+    first, second = socketPair()
     heard: list[object] = []
 
     def hear(told: dict[str, Any], _: bytes) -> None:
         heard.append(told["say"])
 
     channel = Channel(Reactor(), second, hear, lambda: heard.append("lost"))
-    put(first, Message({"what": "?"}))
-    put(first, Message({"say": "stop"}))
+    sendPacket(first, Packet({"what": "?"}))
+    sendPacket(first, Packet({"say": "stop"}))
     channel.doRead()
     assert heard == ["stop"]
     channel.close()
@@ -110,37 +111,45 @@ def test_fault() -> None:
         Local("0.0.0.0", 69),
     ],
 )
-def test_packed(local: Local) -> None:
+def test_local(local: Local) -> None:
     """Which address was asked, and what is known of its interface, goes through JSON unchanged."""
-    first, second = pair()
-    put(first, Message({"local": packed(local), "peer": ("::1", 7, 0, 0)}))
-    told = take(second).told
-    assert (unpacked(told["local"]), peerOf(told["peer"])) == (local, ("::1", 7, 0, 0))
+    first, second = socketPair()
+    sendPacket(first, Packet({"local": localFields(local), "peer": ("::1", 7, 0, 0)}))
+    told = receivePacket(second).message
+    assert (asLocal(told["local"]), asPeer(told["peer"])) == (local, ("::1", 7, 0, 0))
     first.close()
     with pytest.raises(EOFError):
-        take(second)
+        receivePacket(second)
     second.close()
 
 
+@pytest.mark.parametrize("array", [["10.0.0.9"], ["10.0.0.9", "69"], [69, "10.0.0.9"], ["::1", 7, 0], []])
+def test_noAddress(array: list[Any]) -> None:
+    """What is no address is refused, whatever another version may have sent."""
+    for read in (asAddress, asPeer):
+        with pytest.raises(ValueError, match="is no address and port"):
+            read(array)
+
+
 @pytest.mark.loopback
-def test_legacy() -> None:
+def test_inheritance() -> None:
     """A new process takes sockets by their addresses, those of a supervisor apart; the environment is clean then."""
-    ours, theirs = pair()
+    ours, theirs = socketPair()
     bound = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
     for each in bound:
         each.bind(("127.0.0.1", 0))
     names = [each.getsockname() for each in bound]
     first = {"say": "sockets", "at": [(*names[0], True), (*names[1], False)]}
-    put(ours, Message(first, b"", tuple(each.fileno() for each in bound[:2])))
-    put(ours, Message({"say": "sockets", "at": [(*names[2], True)]}, b"", (bound[2].fileno(),)))
-    put(ours, Message({"say": "begin", "pid": 7, "doors": {"control": "/run/x"}}))
+    sendPacket(ours, Packet(first, b"", tuple(each.fileno() for each in bound[:2])))
+    sendPacket(ours, Packet({"say": "sockets", "at": [(*names[2], True)]}, b"", (bound[2].fileno(),)))
+    sendPacket(ours, Packet({"say": "begin", "pid": 7, "doors": {"control": "/run/x"}}))
     for each in bound:
         each.close()
     environ = {ENVIRON: str(os.dup(theirs.fileno())), "PATH": "/bin"}
     theirs.close()
-    given = legacy(environ)
+    given = receiveInheritance(environ)
     assert given is not None
-    assert (environ, given.pid, given.doors) == ({"PATH": "/bin"}, 7, {"control": "/run/x"})
+    assert (environ, given.pid, given.adminAddresses) == ({"PATH": "/bin"}, 7, {"control": "/run/x"})
     assert (list(given.inherited), list(given.adopted)) == ([names[0], names[2]], [names[1]])
     assert [made.getsockname() for made in (*given.inherited.values(), *given.adopted.values())] == [
         names[0],
@@ -149,18 +158,28 @@ def test_legacy() -> None:
     ]
     assert not any(os.get_inheritable(made.fileno()) for made in (given.end, *given.inherited.values()))
     given.refuse(["x:1: no"])
-    assert take(ours).told == {"say": "refused", "faults": ["x:1: no"]}
+    assert receivePacket(ours).message == {"say": "refused", "faults": ["x:1: no"]}
     ours.close()
     given.refuse(["nobody is there"])
     for made in (given.end, *given.inherited.values(), *given.adopted.values()):
         made.close()
 
 
-def test_noLegacy() -> None:
-    """Most processes have none; one whose elder died as it began says so."""
-    assert legacy({"PATH": "/bin"}) is None
-    ours, theirs = pair()
+def test_noInheritance() -> None:
+    """Most processes have none; one whose predecessor died as it began says so."""
+    assert receiveInheritance({"PATH": "/bin"}) is None
+    ours, theirs = socketPair()
     ours.close()
     with pytest.raises(EOFError):
         Inheritance(theirs)
     theirs.close()
+
+
+def test_disorder() -> None:
+    """A predecessor that says something else before it has passed its sockets on is not taken over from."""
+    ours, theirs = socketPair()
+    sendPacket(ours, Packet({"say": "read"}))
+    with pytest.raises(EOFError, match="'read'"):
+        Inheritance(theirs)
+    for end in (ours, theirs):
+        end.close()

@@ -278,14 +278,14 @@ def test_tapLogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The options of twistd and twist decide who keeps the log, and where."""
     monkeypatch.chdir(tmp_path)
     plain = {"logger": None, "syslog": False, "logfile": None, "nodaemon": True, "debug": False, "prefix": "p"}
-    assert not tap._logs({**plain, "logger": object()}).keeps
-    assert all(tap._logs({**plain, **each}).keeps for each in ({}, {"syslog": True}, {"logfile": "-"}))
+    assert not tap._logs({**plain, "logger": object()}).keepsLog
+    assert all(tap._logs({**plain, **each}).keepsLog for each in ({}, {"syslog": True}, {"logfile": "-"}))
     with pytest.raises(UsageError, match="a daemon has no standard output to log to"):
         tap._logs({**plain, "logfile": "-", "nodaemon": False})
     twist = {"fileLogObserverFactory": jsonFileLogObserver}
-    assert not tap._logs(twist).keeps
+    assert not tap._logs(twist).keepsLog
     assert twist["fileLogObserverFactory"] is jsonLog
-    assert tap._logs({"fileLogObserverFactory": textFileLogObserver}).keeps is False
+    assert tap._logs({"fileLogObserverFactory": textFileLogObserver}).keepsLog is False
 
 
 def test_tapSyslog(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_tapWithout() -> None:
 def test_steady() -> None:
     """The reactor's time is one that nobody sets back."""
     reactor = SimpleNamespace(seconds=time.time)
-    bootstrap.steady(reactor)
+    bootstrap.useMonotonicClock(reactor)
     assert reactor.seconds is time.monotonic
 
 
@@ -316,7 +316,7 @@ def test_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
-        assert bootstrap.moreDescriptors() == hard
+        assert bootstrap.raiseDescriptorLimit() == hard
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

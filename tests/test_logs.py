@@ -25,7 +25,7 @@ from castd.observe import journal
 from castd.observe.file import LineFile
 from castd.observe.journal import JournalObserver, isJournal
 from castd.observe.ratelimit import RateLimiter
-from castd.service.logs import Logs, onStream
+from castd.service.logs import Logs, chooseFormat, logTo
 
 NOON = 1_800_000_000.0
 
@@ -239,12 +239,12 @@ def test_files(tmp_path: Path) -> None:
     """The log and the events each have their file, from the level on that is wanted of the log, and are reopened."""
     wanted = configured(tmp_path, {"file": "log", "json": "events", "level": "critical"})
     with (tmp_path / "stream").open("w") as stream:
-        logs = Logs(onStream(stream))
+        logs = Logs(logTo(stream))
         logs.open(wanted)
         emit(logs, "an error", event="one")
         emit(logs, "a fault", failed=True, event="two")
         (tmp_path / "log").rename(tmp_path / "log.old")
-        logs.take(logs.opened(configured(tmp_path, {"file": "log"})))
+        logs.replace(logs.openOutputs(configured(tmp_path, {"file": "log"})))
         emit(logs, "later", event="three")
         logs.close()
         emit(logs, "never", event="four")
@@ -258,12 +258,12 @@ def test_files(tmp_path: Path) -> None:
 def test_told(tmp_path: Path) -> None:
     """A file of the command line goes before that of the service file, and that before the usual one."""
     for options, expected in (({}, "usual"), ({"file": "own"}, "own")):
-        logs = Logs(onStream(io.StringIO()), usual=str(tmp_path / "usual"))
+        logs = Logs(logTo(io.StringIO()), defaultFile=str(tmp_path / "usual"))
         logs.open(configured(tmp_path, options))
         emit(logs, expected, event="x")
         logs.close()
         assert said(tmp_path / expected) == [expected]
-    logs = Logs(onStream(io.StringIO()), file=str(tmp_path / "told"))
+    logs = Logs(logTo(io.StringIO()), file=str(tmp_path / "told"))
     logs.open(configured(tmp_path, {"file": "own", "format": "json"}))
     emit(logs, "x", event="told")
     logs.rotate()
@@ -274,7 +274,7 @@ def test_told(tmp_path: Path) -> None:
 
 def test_notThere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file or a journal that cannot be had is named by its line, and nothing stays open."""
-    logs, before = Logs(onStream(io.StringIO())), len(os.listdir("/proc/self/fd"))
+    logs, before = Logs(logTo(io.StringIO())), len(os.listdir("/proc/self/fd"))
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.file: .*/none/log: No such file or directory"):
         logs.open(configured(tmp_path, {"json": "events", "file": "none/log"}))
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "none"))
@@ -294,10 +294,14 @@ def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.
     """By itself the log goes to the journal where standard error does, and to nobody else's."""
     monkeypatch.setattr(journal, "SOCKET", journald.getsockname())
     monkeypatch.setattr(journal, "isJournal", lambda environ: True)
-    assert [Logs.form("auto", False), Logs.form("auto", True), Logs.form("text", False)] == ["journal", "text", "text"]
-    assert [Logs.form("journal", True), Logs.form("json", True)] == ["text", "json"]
+    assert [chooseFormat("auto", False), chooseFormat("auto", True), chooseFormat("text", False)] == [
+        "journal",
+        "text",
+        "text",
+    ]
+    assert [chooseFormat("journal", True), chooseFormat("json", True)] == ["text", "json"]
     monkeypatch.setattr(journal, "isJournal", lambda environ: False)
-    assert Logs.form("auto", False) == "text"
+    assert chooseFormat("auto", False) == "text"
 
 
 # How much.

@@ -32,20 +32,21 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("known")
 def test_named() -> None:
     """A user is known by name or number, with his groups; a number that is in no list needs a group."""
-    assert UnprivilegedUser.named("alice") == UnprivilegedUser.named("1000") == UnprivilegedUser(1000, 100, (100, 300))
+    alice = UnprivilegedUser(1000, 100, (100, 300))
+    assert UnprivilegedUser.byName("alice") == UnprivilegedUser.byName("1000") == alice
     assert (
-        UnprivilegedUser.named("alice", "boot")
-        == UnprivilegedUser.named("1000", "200")
+        UnprivilegedUser.byName("alice", "boot")
+        == UnprivilegedUser.byName("1000", "200")
         == UnprivilegedUser(1000, 200, (200, 300))
     )
-    assert UnprivilegedUser.named("4711", "boot") == UnprivilegedUser(4711, 200, (200,))
+    assert UnprivilegedUser.byName("4711", "boot") == UnprivilegedUser(4711, 200, (200,))
     for names, complaint in (
         (("bob",), "there is no user bob"),
         (("alice", "x"), "there is no group x"),
         (("4711",), "user 4711 is in no list: give the group, too"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            UnprivilegedUser.named(*names)
+            UnprivilegedUser.byName(*names)
 
 
 class System:
@@ -66,7 +67,7 @@ class System:
 def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root acts as the user for a while, groups first, and is root again whatever happens; others act as they are."""
     system, user = System(monkeypatch, 0), UnprivilegedUser(1000, 100, (100, 300))
-    with pytest.raises(RuntimeError), user.acting():
+    with pytest.raises(RuntimeError), user.asEffectiveUser():
         raise RuntimeError
     assert system.said == [
         ("setgroups", (100, 300)),
@@ -78,7 +79,7 @@ def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     system.uid = 1000
     system.said.clear()
-    with user.acting():
+    with user.asEffectiveUser():
         assert system.said == []
     assert system.said == []
 
@@ -86,11 +87,11 @@ def test_acting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_become(monkeypatch: pytest.MonkeyPatch) -> None:
     """For good it is all three ids, groups before users; who is that user already has nothing to do."""
     system, user = System(monkeypatch, 0), UnprivilegedUser(1000, 100, (100, 300))
-    user.become()
+    user.dropPrivileges()
     assert system.said == [("setgroups", (100, 300)), ("setresgid", 100, 100, 100), ("setresuid", 1000, 1000, 1000)]
     system.uid = 1000
     system.said.clear()
-    user.become()
+    user.dropPrivileges()
     assert system.said == []
 
 
@@ -103,4 +104,4 @@ def test_notRoot(monkeypatch: pytest.MonkeyPatch) -> None:
     System(monkeypatch, 1001)
     monkeypatch.setattr(os, "setgroups", refuse)
     with pytest.raises(Unavailable, match="user 1000: only root can become another user"):
-        UnprivilegedUser(1000, 100).become()
+        UnprivilegedUser(1000, 100).dropPrivileges()

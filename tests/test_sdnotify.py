@@ -79,7 +79,7 @@ def serving(folder: Path, network: Network, supervisor: Supervisor, period: floa
     text = b"castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {tftp: , b: {use: tftp, port: 70}}\n"
     host = network.host(SERVER)
     server = compose(build(yaml.parse(text, "x"), folder / "x", kinds(COLLECTED)), COLLECTED, host, host)
-    server.supervised(ServiceNotifier(supervisor.address, lambda: 12.5), period)
+    server.setServiceManager(ServiceNotifier(supervisor.address, lambda: 12.5), period)
     return server
 
 

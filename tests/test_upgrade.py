@@ -18,7 +18,7 @@ from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import predecessor
 from castd.upgrade.predecessor import Predecessor
-from castd.upgrade.successor import READY, Successor
+from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
 
 SINGLE = "transports: {tftp: {single-port: true}}\n"
@@ -47,7 +47,7 @@ class End:
         self.other: End | None = None
         self.open = True
 
-    def say(self, told: dict[str, Any], datagram: bytes = b"", descriptors: object = ()) -> None:
+    def send(self, told: dict[str, Any], datagram: bytes = b"", descriptors: object = ()) -> None:
         if self.open and self.other is not None:
             self.line.said.append(told["say"])
             # A message is on its way for a moment, and nothing but JSON.
@@ -81,9 +81,7 @@ class Line:
         self.said: list[str] = []
         self.delay = 0.0001
 
-    def __call__(
-        self, reactor: object, end: socket.socket, heard: Callable[..., object], lost: Callable[[], object]
-    ) -> End:
+    def __call__(self, end: socket.socket, heard: Callable[..., object], lost: Callable[[], object]) -> End:
         if end is not None:
             end.close()
         made = End(self, heard, lost)
@@ -96,7 +94,7 @@ class Line:
 class Given:
     """What the new process has been given, as L{castd.upgrade.predecessor.Inheritance}."""
 
-    pid, doors, end = 1234, {}, None
+    pid, adminAddresses, end = 1234, {}, None
 
     def __init__(self) -> None:
         self.refused: list[str] = []
@@ -116,8 +114,8 @@ class Case:
         self.left: list[str] = []
         self.killed = 0
         self.new: Server | None = None
-        self.old.succession.successors = lambda: Successor(
-            self.old, self.spawn, lambda: self.left.append("old"), self.line
+        self.old.handover.makeSuccessor = lambda: Successor(
+            self.old, self.host.boundSockets, self.spawn, lambda: self.left.append("old"), self.line
         )
         self.old.privilegedStartService()
         self.old.startService()
@@ -129,8 +127,8 @@ class Case:
     def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":
         self.exited, self.pid = exited, 4321
         self.new = self.made(self.text if self.after is None else self.after, self.host.successor())
-        self.new.succession.predecessor = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
-        self.new.succession.predecessor.setServiceParent(self.new)
+        self.new.handover.predecessor = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
+        self.new.handover.predecessor.setServiceParent(self.new)
         return self
 
     def start(self) -> None:
@@ -154,7 +152,7 @@ class Case:
     def upgrade(self) -> tuple[str, ...]:
         """-> the faults, once they are known."""
         told: list[tuple[str, ...]] = []
-        self.old.succession.upgrade().addCallback(told.append)
+        self.old.handover.upgrade().addCallback(told.append)
         self.start()
         self.network.run(lambda: told, limit=60)
         return told[0]
@@ -190,7 +188,7 @@ def test_inBetween(case: Callable[..., Case], network: Network) -> None:
     one = case(START + TFTP)
     one.line.delay = 0.1
     told: list[object] = []
-    one.old.succession.upgrade().addCallback(told.append)
+    one.old.handover.upgrade().addCallback(told.append)
     one.start()
     network.run(lambda: one.old.addresses[0].port.paused, limit=1)
     box = RecordingClient(network.host(CLIENT))
@@ -401,21 +399,21 @@ def test_goneWrong(case: Callable[..., Case], network: Network) -> None:
     one = case(START + TFTP)
     early = Client(network)
     told: list[tuple[str, ...]] = []
-    one.old.succession.upgrade().addCallback(told.append)
-    assert one.old.succession.upgrade().result == ("an upgrade is under way",)
+    one.old.handover.upgrade().addCallback(told.append)
+    assert one.old.handover.upgrade().result == ("an upgrade is under way",)
     assert one.old.reread() == ("an upgrade is under way",)
     one.exited("ended with status 1")
     one.line.ends.clear()
-    one.old.succession.upgrade().addCallback(told.append)
-    one.old.succession.successor._heard({"say": "refused", "faults": ["x.yaml:3: no"]}, b"")
+    one.old.handover.upgrade().addCallback(told.append)
+    one.old.handover.successor._received({"say": "refused", "faults": ["x.yaml:3: no"]}, b"")
     one.exited("ended with status 1")
     one.line.ends.clear()
-    one.old.succession.upgrade().addCallback(told.append)
-    network.advance(READY + 1)
+    one.old.handover.upgrade().addCallback(told.append)
+    network.advance(READY_TIMEOUT + 1)
     assert told == [
         ("the new process ended with status 1 before it was ready; the log says why",),
         ("x.yaml:3: no",),
-        (f"the new process was not ready within {READY:g} s",),
+        (f"the new process was not ready within {READY_TIMEOUT:g} s",),
     ]
     assert one.killed == 1
     assert (one.old.unready(), early.finish(), Client(network).finish()) == (None, BODY, BODY)
@@ -427,7 +425,7 @@ def test_takenBack(case: Callable[..., Case], network: Network) -> None:
     one = case(START + SINGLE)
     early = Client(network)
     assert one.upgrade() == ()
-    assert one.old.succession.upgrade().result == ("castd is stopping",)
+    assert one.old.handover.upgrade().result == ("castd is stopping",)
     one.die()
     network.advance(0.1)
     assert one.old.unready() is None
@@ -463,7 +461,7 @@ def test_stopsMeanwhile(case: Callable[..., Case], network: Network) -> None:
     one = case(START + TFTP)
     Client(network)
     told: list[object] = []
-    one.old.succession.upgrade().addCallback(told.append)
+    one.old.handover.upgrade().addCallback(told.append)
     one.old.stopService()
     assert (told, one.killed) == ([("castd is stopping",)], 1)
     one.start()
@@ -472,9 +470,9 @@ def test_stopsMeanwhile(case: Callable[..., Case], network: Network) -> None:
 
 
 def test_disowned(case: Callable[..., Case], network: Network) -> None:
-    """A new process whose elder dies before the word leaves: it was never in charge."""
+    """A new process whose predecessor dies before the word leaves: it was never in charge."""
     one = case(START + TFTP)
-    one.old.succession.upgrade()
+    one.old.handover.upgrade()
     one.start()
     one.line.ends[0].close()
     network.advance(1)
@@ -485,10 +483,10 @@ def test_cannot(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> N
     """Who was composed without a way to start another process says so; and so does process 1 of a container."""
     one = case(START + TFTP)
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    (why,) = one.old.succession.upgrade().result
+    (why,) = one.old.handover.upgrade().result
     assert why.startswith("castd is process 1 here")
-    one.old.succession.successors = None
-    assert one.old.succession.upgrade().result == ("this castd cannot start another",)
+    one.old.handover.makeSuccessor = None
+    assert one.old.handover.upgrade().result == ("this castd cannot start another",)
 
 
 def test_noProcess(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,5 +498,5 @@ def test_noProcess(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(one, "spawn", fails)
     for _ in range(2):
-        assert one.old.succession.upgrade().result == ("no process can be started: Resource temporarily unavailable",)
+        assert one.old.handover.upgrade().result == ("no process can be started: Resource temporarily unavailable",)
     assert one.old.unready() is None

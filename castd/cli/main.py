@@ -16,7 +16,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from twisted.internet.task import Clock
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
@@ -32,7 +31,7 @@ from castd.net.ports import Ports
 from castd.options import endpoint
 from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
-from castd.service.logs import Logs, onStream
+from castd.service.logs import Logs, logTo
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, kinds, read
 
@@ -78,13 +77,13 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
     whose = _whose(user, group)
     try:
         server = prepare(config, reactor, whose)
-        server.logs = Logs(onStream(sys.stderr))
-        with server.acting():
+        server.logs = Logs(logTo(sys.stderr))
+        with server.asEffectiveUser():
             server.logs.open(server.config)
         globalLogBeginner.beginLoggingTo([server.logs], redirectStandardIO=False)
         server.privilegedStartService()
         if whose is not None:
-            whose.become()
+            whose.dropPrivileges()
     except ConfigError as error:
         complain(error.faults)
         raise SystemExit(exitStatus(error)) from None
@@ -99,7 +98,7 @@ def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
             raise click.UsageError("--group is that of --user: who is it?")
         return None
     try:
-        return UnprivilegedUser.named(user, group)
+        return UnprivilegedUser.byName(user, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -108,11 +107,13 @@ def _whose(user: str | None, group: str | None) -> UnprivilegedUser | None:
 @click.argument("file", type=_FILE)
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
-    collected = collect()
-    clock: Any = Clock()  # a reactor would only be asked for the time
+    # A reactor that does nothing.  Not before: its import takes a while.
+    from twisted.internet.testing import MemoryReactorClock
+
+    collected, reactor = collect(), MemoryReactorClock()
     try:
         config = read(file, collected)
-        server = compose(config, collected, clock, Ports(clock, BufferedSystemRandom()))
+        server = compose(config, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(error) from None
     complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))
@@ -129,7 +130,7 @@ def summary(server: Server) -> Table:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             said = ", ".join(f"{key}: {value}" for key, value in options.items())
             table.add_row(address.address, entry.name, entry.kind, said)
-    for name, (where, _) in server.porch.ways(server.config).items():
+    for name, (where, _) in server.admin.endpoints(server.config).items():
         table.add_row(where, "", name)
     return table
 

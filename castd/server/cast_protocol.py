@@ -129,7 +129,7 @@ class CastProtocol(FastPath):
         self.name = entry.name
         self.fileName: str = content.name
         self.size: int | None = content.size
-        self.group: Peer | None = wire.group
+        self.group: tuple[str, int] | None = wire.group
         self.opened = self._seconds()
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}

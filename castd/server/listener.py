@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -18,15 +18,12 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Declined, Refused, WireError
-from castd.interfaces import ICastTransport, IContent, IDialect, ISite, IUpgradable
+from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.options import ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.sessions import Opener, Session, Sessions
 from castd.server.upload_protocol import UploadProtocol
-
-if TYPE_CHECKING:
-    from castd.upgrade.successor import SuccessorPort
 
 _log = Logger(namespace="castd")
 
@@ -150,16 +147,16 @@ class Listener(DatagramProtocol):
         """Interface and port."""
         return self.interface, self.port
 
-    def guests(self) -> Iterable[Peer]:
+    def requestPortPeers(self) -> Iterable[Peer]:
         """-> the peers whose datagrams come to the request port and are for a cast of ours."""
         return tuple(self._sessions.onPort)
 
-    def groups(self) -> Iterable[Peer]:
+    def groups(self) -> Iterable[tuple[str, int]]:
         """-> the groups that our casts send to."""
         casts = (session for session in self._sessions.underWay if isinstance(session, CastProtocol))
         return [cast.group for cast in casts if cast.group is not None]
 
-    def handOver(self, successor: SuccessorPort) -> Deferred[None]:
+    def handOver(self, successor: ISuccessor) -> Deferred[None]:
         """Let another process read the port, and serve on; -> fires when the last cast has ended."""
         self._sessions.successor = successor
         return self.drain()
@@ -175,7 +172,7 @@ class Listener(DatagramProtocol):
             if member is not None:
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
-                self.site.predecessor.give(self.at, datagram, peer, local)
+                self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
                 self._serve(datagram, peer, local)
         except Exception:
@@ -188,7 +185,7 @@ class Listener(DatagramProtocol):
         if peer is not None and (member := self._sessions.onPort.get(peer)) is not None:
             member.peerUnreachable(peer)
         elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
-            self.site.predecessor.unreachable(self.at, peer)
+            self.site.predecessor.forwardUnreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
@@ -331,7 +328,7 @@ class Listener(DatagramProtocol):
             self._serve(datagram, request.peer, request.local, index + 1)
             return
         if self._sessions.successor is not None:
-            self._sessions.successor.back(datagram, request.peer, request.local)
+            self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
         try:
             self._opener.upload(entry, request, uploadReceiver)
@@ -359,7 +356,7 @@ class Listener(DatagramProtocol):
         """Forget a cast that has ended, and close its port."""
         self._opener.forget(cast)
         if self._sessions.successor is not None and cast.group is not None:
-            self._sessions.successor.freed(cast.group)
+            self._sessions.successor.groupEnded(cast.group)
         self._ended(cast)
 
     def uploadEnded(self, upload: UploadProtocol) -> None:

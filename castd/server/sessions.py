@@ -17,6 +17,7 @@ from castd.interfaces import (
     IDatagramPort,
     IGroupWire,
     ISite,
+    ISuccessor,
     ITransferHalf,
     ITransferProtocol,
     IWire,
@@ -29,7 +30,6 @@ from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:
     from castd.server.listener import Listener, PortDialect
-    from castd.upgrade.successor import SuccessorPort
 
 #: How long a receiver that hears no multicast is served by unicast without another try.  Seconds.
 DEAF_FOR = 300.0
@@ -59,7 +59,7 @@ class Sessions:
         self.members: dict[Peer, Session] = {}
         self.onPort: dict[Peer, Session] = {}
         self.lookingUp: set[Peer] = set()
-        self.successor: SuccessorPort | None = None
+        self.successor: ISuccessor | None = None
         self._deafUntil: dict[str, float] = {}
 
     def begin(self, session: Session) -> None:
@@ -78,7 +78,7 @@ class Sessions:
         if onPort:
             self.onPort[peer] = session
             if self.successor is not None:
-                self.successor.here(peer)
+                self.successor.peerJoined(peer)
         self._site.admission.enter(peer[0])
 
     def leave(self, session: Session, peer: Peer) -> None:
@@ -86,7 +86,7 @@ class Sessions:
         if self.members.get(peer) is session:
             del self.members[peer]
             if self.onPort.pop(peer, None) is not None and self.successor is not None:
-                self.successor.left(peer)
+                self.successor.peerLeft(peer)
         self._site.admission.leave(peer[0])
 
     # Peers whose file is being looked up.
@@ -147,13 +147,13 @@ class Opener:
                     return True
                 if self._sessions.successor is not None:
                     # Nothing begins here any more.
-                    self._sessions.successor.back(datagram, peer, local)
+                    self._sessions.successor.returnRequest(datagram, peer, local)
                     return False
                 self._begin(entry, key, asked, content)
                 return True
             except Elsewhere as error:
                 if self._site.predecessor is not None:
-                    self._site.predecessor.ask(self._listener.at, error.group, datagram, peer, local)
+                    self._site.predecessor.joinGroup(self._listener.at, error.group, datagram, peer, local)
                 return False
             except Declined as error:
                 self._listener.logDeclined(entry, request, error)

@@ -1,3 +1,3 @@
 """
-A service file becomes a running server: built, reloaded, administered, stopped.
+The server that a service file describes: composed, run, reloaded and administered.
 """

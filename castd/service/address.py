@@ -5,23 +5,23 @@ One address that requests come to, as a service: bound while that is permitted, 
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.config.config import Entry
 from castd.errors import Unavailable
-from castd.interfaces import IUpgradable
-from castd.request import Peer, hostPort
+from castd.group_pool import Group
+from castd.interfaces import ICastTransport, IListeningPort, ISuccessor, IUpgradable
+from castd.request import Local, Peer, hostPort
 from castd.server.site import Site
 
 _log = Logger(namespace="castd")
 
-_WHY = {
+_REASONS = {
     errno.EACCES: "not permitted: a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE",
     errno.EADDRINUSE: "taken: another program listens there already",
     errno.EADDRNOTAVAIL: "not ours: no interface of this machine has this address",
@@ -32,158 +32,183 @@ class ListeningAddress(Service):
     """
     One address that requests come to, with all transports that share it.
 
-    @ivar transport: the L{ICastTransport<castd.interfaces.ICastTransport>} that all of them have become.
-    @ivar entries: what the service file says of them.
-    @ivar retiring: it serves those who are here, and nobody else.
+    @ivar transport: all transports at this address, in one object.
+    @ivar entries: their entries in the service file.
+    @ivar port: the open port; L{None}: it is not open.
+    @ivar retiring: it serves only the peers that it serves already.
     """
 
-    def __init__(self, site: Site, transport: Any, entry: Entry) -> None:
+    def __init__(self, site: Site, transport: ICastTransport, entry: Entry) -> None:
         self.site = site
         self.transport = transport
         self.entries = [entry]
-        self.port: Any = None
+        self.port: IListeningPort | None = None
         self.retiring = False
         self._handedOver = False
 
     @property
     def address(self) -> str:
-        """Where it listens, for people."""
-        return hostPort((self.transport.interface, self.transport.port))
+        """Interface and port, as text."""
+        return hostPort(self.bindAddress)
 
-    def share(self, transport: Any, entry: Entry) -> bool:
-        """-> whether another transport could be given its part of this address."""
-        shared: bool = self.transport.share(transport)
+    @property
+    def bindAddress(self) -> tuple[str, int]:
+        """Interface and port."""
+        return self.transport.interface, self.transport.port
+
+    @property
+    def idle(self) -> bool:
+        """Whether no transfer is under way."""
+        return next(iter(self.transport.casts()), None) is None
+
+    def share(self, transport: ICastTransport, entry: Entry) -> bool:
+        """Add a transport that is configured at this address.  -> whether that could be done."""
+        shared = self.transport.share(transport)
         if shared:
             self.entries.append(entry)
         return shared
 
-    @property
-    def at(self) -> tuple[str, int]:
-        """Interface and port."""
-        return self.transport.interface, self.transport.port
-
     def privilegedStartService(self) -> None:
         """
-        Bind the port.
+        Bind the port, and log that it listens.
 
         @raise Unavailable: it cannot be had; where the service file asks for it, and why.
         """
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        super().privilegedStartService()
         if self.port is None:
             self.bind()
         for entry in self.entries:
             _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 
     def bind(self) -> None:
-        """As L{privilegedStartService}, and nobody is told."""
-        interface, number = self.transport.interface, self.transport.port
+        """
+        Bind the port.
+
+        @raise Unavailable: as L{privilegedStartService}.
+        """
+        interface, number = self.bindAddress
         try:
             self.port = self.site.ports.listen(number, self.transport, interface=interface)
         except CannotListenError as error:
             entry, why = self.entries[0], error.socketError
-            reason = _WHY.get(getattr(why, "errno", 0), f"not to be had: {why}")
+            reason = _REASONS.get(getattr(why, "errno", 0), f"not to be had: {why}")
             raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+
+    def unbind(self) -> None:
+        """Close the port at once; L{bind} can open it again."""
+        port, self.port = self.port, None
+        if port is not None:
+            port.stopListening()
 
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         if self.port is None:
             self.privilegedStartService()
 
     def stopService(self) -> Deferred[None] | None:
         """
-        Take no more requests, let transfers end for C{limits.drain}, say farewell to the rest, close.
+        Take no more requests, let transfers end for C{limits.drain}, end the others, and close the port.
 
-        -> a Deferred that fires when that is done.
+        @return: fires when that is done.
         """
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         if self.port is None:
             return None
-        draining: Deferred[None] = maybeDeferred(self.transport.drain)
+        draining = self._drainTransport()
         if self.site.predecessor is not None:
-            draining.addCallback(self._awaitPredecessor)
-        elif self.site.ports.storing and not self.guests():
-            # Nothing more is to be heard here: what comes waits in the socket for the process after this one.
+            draining.addCallback(self._predecessorEnded)
+        elif self.site.ports.storing and not self.requestPortPeers():
+            # Nobody here is served on this port: what comes waits in the socket for the process after this one.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)
-        draining.addErrback(self._undrained)
+        draining.addErrback(self._drainFailed)
         return draining.addBoth(self._close)
 
-    def _awaitPredecessor(self, _: None) -> Deferred[None]:
-        """-> fires when the process before this one has ended: till then it hears by us."""
-        predecessor = self.site.predecessor
-        return succeed(None) if predecessor is None else predecessor.gone()
+    # Reload.
 
     def become(self, other: ListeningAddress) -> None:
-        """Reload: be what C{other} would be, on the port that is open, also if that was about to be closed."""
+        """Be what C{other} would be, on the port that is open, also if that was about to be closed."""
         self.retiring = False
         self.transport.become(other.transport)
         self.entries = other.entries
 
     def retire(self) -> Deferred[None]:
         """
-        Reload: this address is served no more.  -> fires when the transfers that are under way have ended, however long
-        that takes, and the port is closed.
+        Serve only the peers that are served already.
+
+        @return: fires when their transfers have ended, however long that takes, and the port is closed.
         """
         self.retiring = True
-        return maybeDeferred(self.transport.drain).addCallback(self._close)
+        return self._drainTransport().addCallback(self._close)
 
-    # Another process takes over.
-
-    def guests(self) -> list[Peer]:
-        """-> the peers whose datagrams come to this very port and are for a cast of ours."""
-        return list(self.transport.guests()) if IUpgradable.providedBy(self.transport) else []
-
-    def groups(self) -> list[Peer]:
-        """-> the groups that our casts send to."""
-        return list(self.transport.groups()) if IUpgradable.providedBy(self.transport) else []
-
-    def handOver(self, successor: Any) -> Deferred[Any]:
-        """
-        The heir reads the port from now on.  It stays open here, for what is sent and for L{takeBack}.
-
-        @param successor: as for L{IUpgradable.handOver}.
-        @return: fires when the transfers that are under way have ended.
-        """
-        self.port.pause(True)
-        if not IUpgradable.providedBy(self.transport):
-            return self.drain()
-        self._handed()
-        return maybeDeferred(self.transport.handOver, successor)
-
-    def drain(self) -> Deferred[Any]:
-        """The heir does not serve here: this port is ours to the end.  -> as L{handOver}."""
-        self._handed()
+    def _drainTransport(self) -> Deferred[None]:
         return maybeDeferred(self.transport.drain)
 
-    def _handed(self) -> None:
+    def _predecessorEnded(self, _: object) -> Deferred[None] | None:
+        """-> fires when no process needs what this one reads here."""
+        predecessor = self.site.predecessor
+        return None if predecessor is None else predecessor.ended()
+
+    def _drainFailed(self, failure: Failure) -> None:
+        if failure.check(TimeoutError) is None:
+            _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
+
+    def _close(self, _: object) -> Deferred[None] | None:
+        self.transport.stop()
+        port, self.port = self.port, None
+        return None if port is None else port.stopListening()
+
+    # Upgrade: what castd.upgrade.upgradable.UpgradableAddress promises.
+
+    def _upgradable(self) -> IUpgradable | None:
+        return IUpgradable(self.transport, None)
+
+    def requestPortPeers(self) -> list[Peer]:
+        """-> the peers that are served on the request port itself."""
+        upgradable = self._upgradable()
+        return [] if upgradable is None else list(upgradable.requestPortPeers())
+
+    def groups(self) -> list[Group]:
+        """-> the groups that are sent to."""
+        upgradable = self._upgradable()
+        return [] if upgradable is None else list(upgradable.groups())
+
+    def handOver(self, successor: ISuccessor) -> Deferred[None]:
+        """
+        Let another process read the port.  It stays open here: answers leave through it, and L{resume} may follow.
+
+        @return: fires when the transfers under way have ended.
+        """
+        if self.port is not None:
+            self.port.pause(True)
+        upgradable = self._upgradable()
+        if upgradable is None:
+            return self.drain()
+        self._retireForNow()
+        return maybeDeferred(upgradable.handOver, successor)
+
+    def drain(self) -> Deferred[None]:
+        """Begin nothing new at an address where the successor does not listen.  -> as for L{handOver}."""
+        self._retireForNow()
+        return self._drainTransport()
+
+    def _retireForNow(self) -> None:
         if not self.retiring:
             self.retiring = self._handedOver = True
 
-    def takeBack(self) -> None:
-        """The heir is no more."""
+    def resume(self) -> None:
+        """Serve again: the successor has died."""
         if self._handedOver:
             self.retiring = self._handedOver = False
             self.transport.become(self.transport)
         if self.port is not None:
             self.port.resume(True)
 
-    @property
-    def idle(self) -> bool:
-        """Nothing is under way."""
-        return next(iter(self.transport.casts()), None) is None
+    def deliver(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Take a datagram that another process has read here."""
+        self.transport.datagramFrom(datagram, peer, local)
 
-    def release(self) -> None:
-        """Let go of the port; L{bind} would take it again."""
-        port, self.port = self.port, None
-        if port is not None:
-            port.stopListening()
-
-    def _undrained(self, failure: Failure) -> None:
-        if failure.check(TimeoutError) is None:
-            _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
-
-    def _close(self, _: object) -> Any:
-        self.transport.stop()
-        port, self.port = self.port, None
-        return None if port is None else port.stopListening()
+    def deliverUnreachable(self, peer: Peer) -> None:
+        """Take an ICMP error that another process has read here."""
+        self.transport.peerUnreachable(peer)

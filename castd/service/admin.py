@@ -1,159 +1,328 @@
 """
-The operator's ways in: the page of metrics and the control socket, as the service file asks for them.
+The admin ports: the metrics page and the control socket, as the service file asks for them.
+
+A port whose address stays the same stays open over a reload.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.logger import globalLogPublisher
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger, globalLogPublisher
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
 
 from castd.config.config import Config
-from castd.errors import ConfigError
-from castd.service.doors import LONGEST, AdminPort, Answer, ControlFactory, controlSocket, place
+from castd.errors import ConfigError, Unavailable
+from castd.options import endpoint
 
 if TYPE_CHECKING:
+    from castd.observe.metrics import Counters
     from castd.service.service import Server
+
+_log = Logger(namespace="castd")
+
+#: What answers a command of the control socket: with something that JSON can hold, or a Deferred of it.
+Answer: TypeAlias = Callable[[], object]
+
+#: Most connections to the control socket at once.
+MOST_CONNECTIONS = 16
+#: Seconds that a connection to the control socket may last.
+CONNECTION_TIMEOUT = 30.0
+#: Octets of the longest path of a local socket (sun_path, unix(7)).
+LONGEST_PATH = 107
 
 
 class AdminPorts:
     """
-    The doors of one server: opened with it, exchanged by a reload, handed on in an upgrade.
+    The admin ports of one server: opened with it, exchanged by a reload, left to the next process by an upgrade.
 
-    @ivar runtime: systemd's C{RUNTIME_DIRECTORY}, where the control socket is if the service file names no place.
+    @ivar runtimeDirectory: systemd's C{RUNTIME_DIRECTORY}: the control socket lies there if the service file gives no
+        path.
     """
 
     def __init__(self, server: Server, answers: Mapping[str, Answer]) -> None:
         """
-        @param answers: to what is asked at the control socket, by name.
+        @param answers: the commands of the control socket, by name.
         """
         self._server = server
         self._answers = answers
-        self.runtime: str | None = None
-        self._doors: dict[str, AdminPort] = {}
-        self._figures: Any = None
+        self.runtimeDirectory: str | None = None
+        self._ports: dict[str, AdminPort] = {}
+        self._counters: Counters | None = None
 
     def open(self) -> None:
         """
-        Open those that the service file asks for, unless they are.
+        Open the admin ports of the service file, unless some are open.
 
-        @raise ConfigError: one cannot be had.
+        @raise ConfigError: one cannot be opened.
         """
-        if not self._doors:
-            self.take(self.opened(self._server.config))
+        if not self._ports:
+            self.replace(self.bind(self._server.config))
 
-    def opened(self, config: Config) -> dict[str, AdminPort]:
+    def bind(self, config: Config) -> dict[str, AdminPort]:
         """
-        -> the doors that this service file asks for: those there are that stay, and new ones, open.
+        Open the admin ports that a service file asks for; one that is open at the same address is kept.
 
-        @raise ConfigError: one cannot be had; none of the new ones is open then.
+        @return: all of them by name, for L{replace} or L{discard}.
+        @raise ConfigError: one cannot be opened; no new one is open then.
         """
-        doors = {}
-        # What the process has that we take over from cannot be had before it has let go.
-        predecessors = {} if self._server.succession.serving else self._server.succession.predecessor.doors
-        for name, door in self._wanted(config).items():
-            if predecessors.get(name) == door.where:
+        ports = {}
+        # An address of the predecessor cannot be had before it has closed its port.
+        occupied = self._server.handover.occupiedAdminAddresses()
+        for name, port in self._configured(config).items():
+            if occupied.get(name) == port.address:
                 continue
-            ours = self._doors.get(name)
-            doors[name] = ours if ours is not None and ours.where == door.where else door
-        fresh = {name: door for name, door in doors.items() if door is not self._doors.get(name)}
+            current = self._ports.get(name)
+            ports[name] = current if current is not None and current.address == port.address else port
+        fresh = {name: port for name, port in ports.items() if port is not self._ports.get(name)}
         try:
-            for name, door in fresh.items():
-                # A socket of a file belongs to who goes on using it; a port may need root.
-                with self._server.acting() if name == "control" else nullcontext():
-                    door.bind()
+            for name, port in fresh.items():
+                # The control socket's file belongs to the user castd will be; the metrics port may need root.
+                with self._server.asEffectiveUser() if name == "control" else nullcontext():
+                    port.bind()
         except ConfigError:
-            for door in fresh.values():
-                door.close()
+            for port in fresh.values():
+                port.close()
             raise
-        return doors
+        return ports
 
-    def drop(self, doors: dict[str, AdminPort]) -> None:
-        """Those of L{opened} that are not to be taken after all."""
-        for name, door in doors.items():
-            if door is not self._doors.get(name):
-                door.close()
+    def discard(self, ports: dict[str, AdminPort]) -> None:
+        """Close the new ones of L{bind}: they are not to be used after all."""
+        for name, port in ports.items():
+            if port is not self._ports.get(name):
+                port.close()
 
-    def take(self, doors: dict[str, AdminPort]) -> None:
-        """These and no others from now on."""
-        for name, door in self._doors.items():
-            if doors.get(name) is not door:
-                door.close()
-                door.disownServiceParent()  # type: ignore[no-untyped-call]
-        for name, door in doors.items():
-            if self._doors.get(name) is not door:
-                door.setServiceParent(self._server)  # type: ignore[no-untyped-call]
-        self._doors = doors
+    def replace(self, ports: dict[str, AdminPort]) -> None:
+        """Use these ports from now on, and close the others."""
+        for name, port in self._ports.items():
+            if ports.get(name) is not port:
+                port.close()
+        self._ports = ports
 
-    def places(self) -> dict[str, str]:
-        """-> where those are that are open."""
-        return {name: door.where for name, door in self._doors.items()}
+    def addresses(self) -> dict[str, str]:
+        """-> the address of each open port, by its name."""
+        return {name: port.address for name, port in self._ports.items()}
 
-    def shut(self) -> Deferred[Any]:
-        """None at all any more.  -> fires when others can have their places: the file of a local socket is removed."""
-        closing = [maybeDeferred(door.close) for door in self._doors.values()]
-        self.take({})
-        shut: Deferred[Any] = DeferredList(closing, consumeErrors=True)
-        return shut
+    def close(self) -> Deferred[None]:
+        """Close all ports.  -> fires when another process can open them: the control socket's file is removed."""
+        closing = [port.close() for port in self._ports.values()]
+        self._ports = {}
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
-    def abandon(self) -> None:
-        """The start has failed: no reactor will run that would take away what a local socket leaves in its folder."""
-        door = self._doors.pop("control", None)
-        if door is not None:
-            for left in (door.where, f"{door.where}.lock"):
+    def removeFiles(self) -> None:
+        """Remove the files of the control socket after a failed start: no reactor will run to do it."""
+        port = self._ports.pop("control", None)
+        if port is not None:
+            for file in (port.address, f"{port.address}.lock"):
                 with suppress(OSError):
-                    os.unlink(left)
+                    os.unlink(file)
 
-    def forget(self) -> None:
-        """It is over: nothing is counted any more."""
-        if self._figures is not None:
-            globalLogPublisher.removeObserver(self._figures)
-            self._figures = None
+    def stopCounting(self) -> None:
+        """Remove the counters of the metrics page from the log's observers."""
+        if self._counters is not None:
+            globalLogPublisher.removeObserver(self._counters)
+            self._counters = None
 
-    def ways(self, config: Config) -> dict[str, tuple[str, Any]]:
+    def endpoints(self, config: Config) -> dict[str, tuple[str, IStreamServerEndpoint]]:
         """
-        -> the operator's ways in by name, C{metrics} and C{control}, each with where it is, and the endpoint.
+        -> the address and the endpoint of each admin port of a service file, by its name: C{metrics}, C{control}.
 
         @raise ConfigError: one is no address, or something that it needs is not installed.
         """
-        reactor, found = self._server.site.reactor, dict[str, tuple[str, Any]]()
+        reactor, found = self._server.site.reactor, dict[str, tuple[str, IStreamServerEndpoint]]()
         if (listen := config.metrics.listen) is not None:
-            complain = config.tree.where(("metrics", "listen"))
+            source = config.tree.where(("metrics", "listen"))
             try:
                 # Now: where twistd has changed the root of the file system there is nothing to import any more.
                 import castd.observe.metrics  # noqa: F401
 
-                found["metrics"] = listen, place(reactor, listen)
+                found["metrics"] = listen, metricsEndpoint(reactor, listen)
             except ImportError as error:
-                raise ConfigError(f"{complain}: castd[metrics] is not installed: {error}") from None
+                raise ConfigError(f"{source}: castd[metrics] is not installed: {error}") from None
             except ValueError as error:
-                raise ConfigError(f"{complain}: {listen}: {error}") from None
-        path = config.control.path or (Path(self.runtime.partition(":")[0]) / "control" if self.runtime else None)
+                raise ConfigError(f"{source}: {listen}: {error}") from None
+        directory = self.runtimeDirectory
+        path = config.control.path or (Path(directory.partition(":")[0]) / "control" if directory else None)
         if path is not None:
-            if len(os.fsencode(path)) > LONGEST:
-                raise ConfigError(f"{config.tree.where(('control', 'path'))}: {path}: longer than {LONGEST} octets")
-            found["control"] = str(path), controlSocket(reactor, str(path))
+            if len(os.fsencode(path)) > LONGEST_PATH:
+                source = config.tree.where(("control", "path"))
+                raise ConfigError(f"{source}: {path}: longer than {LONGEST_PATH} octets")
+            found["control"] = str(path), controlEndpoint(reactor, str(path))
         return found
 
-    def _wanted(self, config: Config) -> dict[str, AdminPort]:
+    def _configured(self, config: Config) -> dict[str, AdminPort]:
+        """-> the admin ports of a service file, none of them open."""
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
-        factories = {"metrics": self._page, "control": lambda: ControlFactory(self._server.site.reactor, self._answers)}
+        factories: dict[str, Callable[[], IProtocolFactory]] = {
+            "metrics": self._metricsSite,
+            "control": lambda: ControlFactory(self._server.site.reactor, self._answers),
+        }
         return {
-            name: AdminPort(where, config.tree.where(keys[name]), at, factories[name]())  # type: ignore[no-untyped-call]
-            for name, (where, at) in self.ways(config).items()
+            name: AdminPort(address, config.tree.where(keys[name]), where, factories[name]())
+            for name, (address, where) in self.endpoints(config).items()
         }
 
-    def _page(self) -> Any:
+    def _metricsSite(self) -> IProtocolFactory:
         # An extra: who wants no metrics need not have it.
         from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite
 
-        if self._figures is None:
-            self._figures = Counters()
-            Gauges(self._figures, lambda: [each.transport for each in self._server.addresses], self._server.site)
-            globalLogPublisher.addObserver(self._figures)
-        return MetricsSite(MetricsPage(self._figures, self._server.unready))  # type: ignore[no-untyped-call]
+        if self._counters is None:
+            self._counters = Counters()
+            Gauges(
+                self._counters,
+                lambda: [each.transport for each in self._server.addresses],
+                self._server.site,
+            )
+            globalLogPublisher.addObserver(self._counters)
+        return MetricsSite(MetricsPage(self._counters, self._server.unready))  # type: ignore[no-untyped-call]
+
+
+class AdminPort:
+    """
+    One stream port.
+
+    @ivar address: as the service file has it; ports of the same address are the same.
+    """
+
+    def __init__(self, address: str, source: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        """@param source: file, line and path of what asks for it in the service file."""
+        self.address = address
+        self._source = source
+        self._endpoint = endpoint
+        self._factory = factory
+        self._port: IListeningPort | None = None
+
+    def bind(self) -> None:
+        """
+        Open the port.
+
+        @raise Unavailable: it cannot be opened.
+        """
+        outcome: list[IListeningPort | Failure] = []
+        # Whoever may write to a socket's file may do everything; a chmod would come a moment too late.
+        mask = os.umask(0o177)
+        try:
+            self._endpoint.listen(self._factory).addBoth(outcome.append)
+        finally:
+            os.umask(mask)
+        (result,) = outcome
+        if isinstance(result, Failure):
+            error = result.value
+            why = error.socketError if isinstance(error, CannotListenError) else error
+            raise Unavailable(f"{self._source}: {self.address}: {getattr(why, 'strerror', None) or why}")
+        self._port = result
+
+    def close(self) -> Deferred[None]:
+        """
+        Close the port, if it is open.  A server that is stopped keeps its ports until it has drained: they show how far
+        that is.
+
+        @return: fires when it is closed, and the file of a local socket is removed.
+        """
+        port, self._port = self._port, None
+        closing = None if port is None else port.stopListening()
+        return succeed(None) if closing is None else closing
+
+
+class ControlConnection(LineOnlyReceiver):
+    """One connection to the control socket: a command and its answer, a line of JSON each."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = 4096
+    transport: ITCPTransport
+
+    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer], closed: Callable[[], object]) -> None:
+        """@param closed: called when the connection has ended."""
+        self._reactor = reactor
+        self._answers = answers
+        self._closed = closed
+        self._timeout: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._timeout = self._reactor.callLater(CONNECTION_TIMEOUT, self.transport.abortConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closed()
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
+
+    def lineReceived(self, line: bytes) -> None:
+        try:
+            answer = self._answers[json.loads(line)["do"]]
+        except (ValueError, KeyError, TypeError):
+            self._reply({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'})
+            return
+        maybeDeferred(answer).addErrback(self._failed).addCallback(self._reply)
+
+    def _failed(self, failure: Failure) -> dict[str, str]:
+        _log.failure("a question at the control socket failed", failure, event="fault")
+        return {"error": "a fault of castd, see its log"}
+
+    def _reply(self, answer: object) -> None:
+        self.transport.write(json.dumps(answer).encode() + self.delimiter)
+        self.transport.loseConnection()
+
+
+class ControlFactory(Factory):
+    """Makes the connections of the control socket, so many at once and no more."""
+
+    noisy = False
+
+    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer]) -> None:
+        self._reactor = reactor
+        self._answers = answers
+        self._connections = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> ControlConnection | None:
+        if self._connections >= MOST_CONNECTIONS:
+            return None
+        self._connections += 1
+        made = ControlConnection(self._reactor, self._answers, self._connectionClosed)
+        made.factory = self
+        return made
+
+    def _connectionClosed(self) -> None:
+        self._connections -= 1
+
+
+def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
+    """
+    -> the endpoint that C{127.0.0.1:9147} or C{tcp:9147:interface=127.0.0.1} means.
+
+    @raise ValueError: the text is neither.
+    """
+    # Not before: this module takes what the environment says of passed sockets (castd.net.activation) as soon as it is
+    # imported.
+    from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+
+    try:
+        host, port = endpoint(text)
+    except ValueError:
+        described: IStreamServerEndpoint = serverFromString(reactor, text)
+        return described
+    return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
+
+
+def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
+    """-> the endpoint of a local socket; the file that a dead server has left does not keep it from opening."""
+    from twisted.internet.endpoints import UNIXServerEndpoint
+
+    return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)

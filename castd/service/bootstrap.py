@@ -13,9 +13,15 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFDSet,
+    IReactorFromThreads,
+    IReactorProcess,
+    IReactorTime,
+)
 from twisted.logger import Logger
 
 from castd.config.plugin import collect
@@ -28,82 +34,88 @@ from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
-from castd.upgrade.predecessor import Inheritance, Predecessor, legacy
+from castd.upgrade.channel import ChannelToPredecessor, ChannelToSuccessor
+from castd.upgrade.predecessor import Inheritance, Predecessor, receiveInheritance
 from castd.upgrade.spawn import spawn
 from castd.upgrade.successor import Successor
 
 _log = Logger(namespace="castd")
 
 
-def prepare(file: Path | str, reactor: Any, user: UnprivilegedUser | None = None) -> Server:
+def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | None = None) -> Server:
     """
-    Read and make everything; no request port is open yet.
+    Read the service file and make everything that it names; no request port is open yet.
 
     @param reactor: nothing may be scheduled with it yet.
-    @param user: with whose rights all of it is read and made, so that what he cannot have is known now, and not by the
-        first reload when root is no more; L{None}: as we are.
+    @param user: with whose rights all of it is read and made, so that what this user may not have is known now, and not
+        at the first reload, without root; L{None}: with the rights of this process.
     @raise ConfigError: one line for each fault of the file; L{Unavailable}: what it asks for is not here.
     """
-    steady(reactor)
-    moreDescriptors()
-    seldomCollect()
-    given = before()
+    useMonotonicClock(IReactorTime(reactor))
+    raiseDescriptorLimit()
+    collectGarbageSeldom()
+    inheritance = inherit()
     try:
-        server = _made(file, reactor, given, user)
+        server, ports = _compose(file, reactor, inheritance, user)
     except ConfigError as error:
-        if given is not None:
-            given.refuse(error.faults)
+        if inheritance is not None:
+            inheritance.refuse(error.faults)
         raise
-    server.porch.runtime = os.environ.get("RUNTIME_DIRECTORY")
-    SignalService(reactor, signal.SIGHUP, server.reread).setServiceParent(server)  # type: ignore[no-untyped-call]
-    SignalService(reactor, signal.SIGUSR2, server.succession.upgrade).setServiceParent(server)  # type: ignore[no-untyped-call]
-    server.succession.successors = lambda: Successor(server, partial(spawn, reactor), reactor.stop)
-    if given is not None:
-        server.succession.predecessor = Predecessor(server, given, reactor.stop)
-        server.succession.predecessor.setServiceParent(server)
+    server.admin.runtimeDirectory = os.environ.get("RUNTIME_DIRECTORY")
+    threads, start = IReactorFromThreads(reactor), partial(spawn, IReactorProcess(reactor))
+    SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
+    SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
+    toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
+    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, reactor.stop, toSuccessor)
+    if inheritance is not None:
+        toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
+        server.handover.predecessor = Predecessor(server, inheritance, reactor.stop, toPredecessor)
+        server.handover.predecessor.setServiceParent(server)
     # What is here now stays: the collector need not look at all of it again and again.
     gc.freeze()
     return server
 
 
-def before() -> Inheritance | None:
+def inherit() -> Inheritance | None:
     """
-    -> what the process before this one hands over, if there is one.
+    -> what a predecessor passes on to this process, L{None}: there is none.
 
     @raise Unavailable: it has died.
     """
     try:
-        return legacy(os.environ)
+        return receiveInheritance(os.environ)
     except (OSError, EOFError) as error:
         raise Unavailable(f"the process before this one is no more: {error}") from None
 
 
-def _made(file: Path | str, reactor: Any, given: Inheritance | None, user: UnprivilegedUser | None) -> Server:
-    """The server, and what it gets from others: sockets, and who is to be told."""
+def _compose(
+    file: Path | str, reactor: IReactorCore, inheritance: Inheritance | None, user: UnprivilegedUser | None
+) -> tuple[Server, Ports]:
+    """-> the server, with the sockets that it gets from a supervisor or a predecessor, and who makes its ports."""
     sockets, stored, unfit = passedSockets(takeVariables())
-    if given is not None:
-        sockets, stored = given.adopted, given.inherited
-    chance = BufferedSystemRandom()
+    if inheritance is not None:
+        sockets, stored = inheritance.adopted, inheritance.inherited
+    random = BufferedSystemRandom()
     notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
-    # Till it has taken over nobody is to hear of it.
-    notifier.muted = given is not None
-    ports = Ports(reactor, chance, sockets, stored, FdStore(notifier), given is not None)
+    # The predecessor is the one that speaks to the service manager until this process has taken over.
+    notifier.muted = inheritance is not None
+    ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), inheritance is not None)
     collected = collect()
-    with nullcontext() if user is None else user.acting():
+    with nullcontext() if user is None else user.asEffectiveUser():
         config = read(file, collected)
         try:
-            server = compose(config, collected, reactor, ports, chance)
+            server = compose(config, collected, IReactorTime(reactor), ports, random)
         except ConfigError as error:
             raise Unavailable(*error.faults) from None
     server.user = user
-    server.supervised(notifier, watchdogPeriod(os.environ))
-    reactor.callWhenRunning(report, (*collected.faults, *unfit), ports)
-    return server
+    server.setServiceManager(notifier, watchdogPeriod(os.environ))
+    reactor.callWhenRunning(reportUnused, (*collected.faults, *unfit), ports)
+    return server, ports
 
 
-def report(unfit: Iterable[str], ports: Ports) -> None:
-    """Say which plugins, and which of the sockets that were passed, are not used, though somebody may count on them."""
-    for fault in unfit:
+def reportUnused(faults: Iterable[str], ports: Ports) -> None:
+    """Log which plugins, and which of the passed sockets, are not used, though somebody may count on them."""
+    for fault in faults:
         _log.warn("{why}", event="unfit", why=fault)
     for host, port in ports.unclaimed():
         where = hostPort((host, port))
@@ -111,34 +123,40 @@ def report(unfit: Iterable[str], ports: Ports) -> None:
 
 
 class SignalService(Service):
-    """Does something at a signal, from the start on; the signal does not kill, whatever comes of it."""
+    """Calls a function at a signal, from its start on; the signal does not kill, whatever comes of the call."""
 
-    def __init__(self, reactor: Any, number: int, do: Callable[[], object]) -> None:
+    def __init__(self, reactor: IReactorFromThreads, number: int, action: Callable[[], object]) -> None:
         self._reactor = reactor
         self._number = number
-        self._do = do
+        self._action = action
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         # From the reactor's own loop: a signal comes in the middle of anything.
-        signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._do))
+        signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._action))
 
 
-def steady(reactor: Any) -> None:
+def useMonotonicClock(reactor: IReactorTime) -> None:
     """Let the reactor count time that nobody sets back: with C{time.time} a corrected clock would stop every timer."""
-    reactor.seconds = time.monotonic
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
 
 
-def seldomCollect() -> None:
+def collectGarbageSeldom() -> None:
     """
-    Collect garbage seldom: a transfer makes some hundred objects and leaves few cycles, and in a storm of requests the
-    collector took a quarter of the time (benchmarks/, workload storm).
+    Collect garbage seldom.
+
+    A transfer makes some hundred objects and leaves few cycles, and in a storm of requests the collector took a quarter
+    of the time (benchmarks/, workload storm).
     """
     gc.set_threshold(20_000, 20, 50)
 
 
-def moreDescriptors() -> int:
-    """Each transfer needs one or two; ask for as many as this process may have.  -> how many that are."""
+def raiseDescriptorLimit() -> int:
+    """
+    Ask for as many descriptors as this process may have: each transfer needs one or two.
+
+    @return: how many that are.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -146,5 +164,5 @@ def moreDescriptors() -> int:
 
 
 def exitStatus(error: ConfigError) -> int:
-    """-> the exit status that says it, of C{sysexits.h}: may it help to try again, or does the file have to change?"""
+    """-> the exit status of C{sysexits.h}: C{EX_UNAVAILABLE} if it may help to try again, else C{EX_CONFIG}."""
     return os.EX_UNAVAILABLE if isinstance(error, Unavailable) else os.EX_CONFIG

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TextIO, TypeAlias
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TextIO, TypeAlias, TypeVar
 
 from twisted.logger import (
     FileLogObserver,
@@ -28,53 +30,68 @@ from castd.observe.file import JSONFile, LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 
-#: What an event becomes.
+#: What an event is written as.
 Format: TypeAlias = Literal["text", "json", "journal"]
-_RENDER: dict[str, Callable[[LogEvent], str | None]] = {"text": asText, "json": asJSON}
+#: Makes the observer that writes the log in a format, where no file is configured.
+MakeObserver: TypeAlias = Callable[[Format], Observer]
+
+_File = TypeVar("_File", bound=LineFile)
 
 
-def textLog(stream: Any) -> RateLimiter:
-    """The log for people: C{asText}, each fault once a minute."""
+def _render(form: Format, event: LogEvent) -> str | None:
+    return asJSON(event) if form == "json" else asText(event)
+
+
+def textLog(stream: TextIO) -> RateLimiter:
+    """-> an observer that writes the log for people, each fault once a minute."""
     return RateLimiter(FileLogObserver(stream, asText))
 
 
-def jsonLog(stream: Any) -> RateLimiter:
-    """The same log as lines of JSON."""
+def jsonLog(stream: TextIO) -> RateLimiter:
+    """-> an observer that writes the same log as lines of JSON."""
     return RateLimiter(FileLogObserver(stream, asJSON))
 
 
-def onStream(stream: TextIO) -> Callable[[Format], Observer]:
-    """-> what makes a log of the format that is wanted, onto a stream."""
+def logTo(stream: TextIO) -> MakeObserver:
+    """-> what makes the observer for a stream; in the format C{journal} it writes to the journal instead."""
 
-    def made(form: Format) -> Observer:
-        return journal.JournalObserver() if form == "journal" else FileLogObserver(stream, _RENDER[form])
+    def make(form: Format) -> Observer:
+        if form == "journal":
+            return journal.JournalObserver()
+        return FileLogObserver(stream, lambda event: _render(form, event))
 
-    return made
+    return make
 
 
 @dataclass
 class LogOutputs:
     """
-    Open files, and what writes to them.
+    Open files, and the observers that write to them.
 
-    @ivar log: the log; C{level}: the same, from its least level on; L{None}: somebody else keeps it.
+    @ivar log: the log, before its least level is applied; L{None}: somebody else keeps it.
+    @ivar filtered: the log, from its least level on; L{None}: likewise.
     @ivar events: the events alone; L{None}: not wanted.
+    @ivar files: all that was opened.
     """
 
     log: RateLimiter | None = None
-    level: Observer | None = None
+    filtered: Observer | None = None
     events: RateLimiter | None = None
-    files: tuple[Any, ...] = ()
+    files: list[LineFile | journal.JournalObserver] = field(default_factory=list)
 
     def flush(self) -> None:
-        """Say what was held back."""
+        """Write the summaries of the faults that were held back."""
         for each in (self.log, self.events):
             if each is not None:
                 each.flush()
 
     def close(self) -> None:
-        """And say nothing more."""
+        """Flush, and close the files."""
         self.flush()
+        self.closeFiles()
+
+    def closeFiles(self) -> None:
+        """Close the files."""
         for each in self.files:
             each.close()
 
@@ -82,114 +99,113 @@ class LogOutputs:
 @implementer(ILogObserver)
 class Logs:
     """
-    All that castd itself writes of what happens: an observer of everything.
+    All that castd itself writes of what happens: an observer of every event.
 
-    @ivar keeps: the log is ours; else it is somebody else's, and ours are the events alone.
+    @ivar keepsLog: whether the log is written here; else somebody else writes it, and here go the events alone.
     """
 
     def __init__(
-        self, elsewhere: Callable[[Format], Observer] | None = None, file: str | None = None, usual: str | None = None
+        self, makeObserver: MakeObserver | None = None, file: str | None = None, defaultFile: str | None = None
     ) -> None:
         """
-        @param elsewhere: makes the log where there is no file for it; L{None}: somebody else keeps a log.
-        @param file: for the log, whatever the service file says; C{usual}: for one that says nothing.
+        @param makeObserver: for a log that goes to no file; L{None}: somebody else keeps the log.
+        @param file: for the log, whatever the service file says.
+        @param defaultFile: for the log, if the service file names no file.
         """
-        self.keeps = elsewhere is not None
-        self._elsewhere = elsewhere
-        self._file, self._usual = file, usual
-        self._outlets: LogOutputs | None = None
+        self.keepsLog = makeObserver is not None
+        self._makeObserver = makeObserver
+        self._file, self._defaultFile = file, defaultFile
+        self._outputs: LogOutputs | None = None
 
     def __call__(self, event: LogEvent) -> None:
-        outlets = self._outlets
-        if outlets is None:
+        outputs = self._outputs
+        if outputs is None:
             return
-        if outlets.level is not None:
-            outlets.level(event)
-        if outlets.events is not None:
-            outlets.events(event)
+        if outputs.filtered is not None:
+            outputs.filtered(event)
+        if outputs.events is not None:
+            outputs.events(event)
 
     def open(self, config: Config) -> None:
         """
-        What the service file wants, unless that is done.
+        Open what the service file wants, unless something is open.
 
         @raise Unavailable: a file cannot be opened.
         """
-        if self._outlets is None:
-            self.take(self.opened(config))
+        if self._outputs is None:
+            self.replace(self.openOutputs(config))
 
-    def opened(self, config: Config) -> LogOutputs:
+    def openOutputs(self, config: Config) -> LogOutputs:
         """
-        -> what another service file wants, opened.
+        Open what a service file wants, for L{replace}.
 
-        @raise Unavailable: a file cannot be; nothing is open then.
+        @raise Unavailable: a file cannot be opened; none is open then.
         """
-        wanted, made, closing = config.logging, LogOutputs(), list[Any]()
+        outputs, wanted = LogOutputs(), config.logging
+        with ExitStack() as undo:
+            undo.callback(outputs.closeFiles)
+            if wanted.json_ is not None:
+                outputs.events = RateLimiter(self._openFile(config, outputs, "json", wanted.json_, JSONFile))
+            if self._makeObserver is not None:
+                outputs.log = RateLimiter(self._openLog(config, outputs, self._makeObserver))
+                level = LogLevel.levelWithName(wanted.level)
+                outputs.filtered = FilteringLogObserver(outputs.log, [LogLevelFilterPredicate(level)])
+            undo.pop_all()
+        return outputs
 
-        def file(key: str, path: Any, kind: type[LineFile]) -> Any:
-            try:
-                found = kind(str(path), wanted.size, wanted.keep)
-            except OSError as error:
-                for each in closing:
-                    each.close()
-                where = config.tree.where(("logging", key))
-                raise Unavailable(f"{where}: {path}: {error.strerror}") from None
-            closing.append(found)
-            return found
-
-        if wanted.json_ is not None:
-            made.events = RateLimiter(file("json", wanted.json_, JSONFile))
-        if self._elsewhere is not None:
-            observer = self._log(config, file, closing)
-            made.log = RateLimiter(observer)
-            made.level = FilteringLogObserver(made.log, [LogLevelFilterPredicate(LogLevel.levelWithName(wanted.level))])
-        made.files = tuple(closing)
-        return made
-
-    def _log(self, config: Config, file: Callable[..., Any], closing: list[Any]) -> Observer:
-        wanted = config.logging
-        path = self._file or wanted.file or self._usual
-        form = self.form(wanted.format, path is not None)
-        if path is not None:
-            lines, render = file("file", path, LineFile), _RENDER[form]
-            return lambda event: lines.write(render(event) or "")
-        assert self._elsewhere is not None
+    def _openFile(
+        self, config: Config, outputs: LogOutputs, key: str, path: Path | str, make: Callable[..., _File]
+    ) -> _File:
         try:
-            observer = self._elsewhere(form)
+            file = make(str(path), config.logging.size, config.logging.keep)
         except OSError as error:
-            for each in closing:
-                each.close()
+            where = config.tree.where(("logging", key))
+            raise Unavailable(f"{where}: {path}: {error.strerror}") from None
+        outputs.files.append(file)
+        return file
+
+    def _openLog(self, config: Config, outputs: LogOutputs, makeObserver: MakeObserver) -> Observer:
+        path = self._file or config.logging.file or self._defaultFile
+        form = chooseFormat(config.logging.format, path is not None)
+        if path is not None:
+            lines = self._openFile(config, outputs, "file", path, LineFile)
+            return lambda event: lines.write(_render(form, event) or "")
+        try:
+            observer = makeObserver(form)
+        except OSError as error:
             where = config.tree.where(("logging", "format"))
             raise Unavailable(f"{where}: the journal is not there: {error.strerror}") from None
         if isinstance(observer, journal.JournalObserver):
-            closing.append(observer)
+            outputs.files.append(observer)
         return observer
 
-    @staticmethod
-    def form(wanted: str, toFile: bool) -> Any:
-        """-> what C{auto} means here; the journal is no file."""
-        if wanted == "auto" and not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET):
-            return "journal"
-        return "text" if wanted == "auto" or (toFile and wanted == "journal") else wanted
-
-    def take(self, outlets: LogOutputs) -> None:
-        """Write to these from now on."""
-        before, self._outlets = self._outlets, outlets
+    def replace(self, outputs: LogOutputs) -> None:
+        """Write to these from now on, and close the others."""
+        before, self._outputs = self._outputs, outputs
         if before is not None:
             before.close()
 
     def rotate(self) -> None:
         """Begin new files now."""
-        for each in () if self._outlets is None else self._outlets.files:
+        for each in () if self._outputs is None else self._outputs.files:
             if isinstance(each, LineFile):
                 each.rotate()
 
     def flush(self) -> None:
-        """Say what was held back."""
-        if self._outlets is not None:
-            self._outlets.flush()
+        """Write the summaries of the faults that were held back."""
+        if self._outputs is not None:
+            self._outputs.flush()
 
     def close(self) -> None:
-        """Nothing more is written."""
-        before, self._outlets = self._outlets, None
+        """Write nothing more."""
+        before, self._outputs = self._outputs, None
         if before is not None:
             before.close()
+
+
+def chooseFormat(wanted: Literal["auto"] | Format, toFile: bool) -> Format:
+    """-> the format of a log; C{auto} depends on the environment, and the journal is no file."""
+    if wanted == "auto":
+        toJournal = not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET)
+        return "journal" if toJournal else "text"
+    return "text" if toFile and wanted == "journal" else wanted

@@ -1,5 +1,5 @@
 """
-Who castd is once its ports are bound: root given up, with every way back.
+Gives up root for good, once the ports are bound.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from castd.errors import Unavailable
 @dataclass(frozen=True, slots=True)
 class UnprivilegedUser:
     """
-    A user, with all his groups.
+    A user that castd becomes, with all its groups.
 
-    @ivar groups: the supplementary ones, as the system knows them.
+    @ivar groups: the supplementary groups.
     """
 
     uid: int
@@ -27,10 +27,12 @@ class UnprivilegedUser:
     groups: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, uid: int, gid: int | None = None) -> UnprivilegedUser:
+    def byId(cls, uid: int, gid: int | None = None) -> UnprivilegedUser:
         """
-        @param gid: his first group if not given.
-        @raise ValueError: he is in no list, and no group is given.
+        Find a user by number.
+
+        @param gid: the group to run as; by default the user's primary group.
+        @raise ValueError: the system does not know the user, and no group is given.
         """
         try:
             known = pwd.getpwuid(uid)
@@ -38,13 +40,13 @@ class UnprivilegedUser:
             if gid is None:
                 raise ValueError(f"user {uid} is in no list: give the group, too") from None
             return cls(uid, gid, (gid,))
-        mine = known.pw_gid if gid is None else gid
-        return cls(uid, mine, tuple(os.getgrouplist(known.pw_name, mine)))
+        primary = known.pw_gid if gid is None else gid
+        return cls(uid, primary, tuple(os.getgrouplist(known.pw_name, primary)))
 
     @classmethod
-    def named(cls, user: str, group: str | None = None) -> UnprivilegedUser:
+    def byName(cls, user: str, group: str | None = None) -> UnprivilegedUser:
         """
-        By names or numbers.
+        Find a user by name or number, as a command line has it.
 
         @raise ValueError: there is no such user, or no such group.
         """
@@ -56,13 +58,15 @@ class UnprivilegedUser:
             gid = None if group is None else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
         except KeyError:
             raise ValueError(f"there is no group {group}") from None
-        return cls.of(uid, gid)
+        return cls.byId(uid, gid)
 
     @contextmanager
-    def acting(self) -> Iterator[None]:
+    def asEffectiveUser(self) -> Iterator[None]:
         """
-        As long as we are root: be this user, and root again afterwards.  What is opened here can be opened again by
-        him later on, and no link that he has laid leads root astray.  Without being root: nothing.
+        Be this user for a while, and root again afterwards; change nothing if this process is not root.
+
+        What can be opened here can be opened again later, without root.  And root follows no symbolic link that this
+        user has made.
         """
         if os.geteuid() != 0:
             yield
@@ -78,18 +82,18 @@ class UnprivilegedUser:
             os.setegid(gid)
             os.setgroups(groups)
 
-    def become(self) -> None:
+    def dropPrivileges(self) -> None:
         """
-        For good: real, effective and saved ids, and no capability is left.
+        Be this user for good: real, effective and saved ids, and no capability is left.
 
-        @raise Unavailable: only root can.
+        @raise Unavailable: this process is neither root nor this user.
         """
-        mine = (self.uid,) * 3, (self.gid,) * 3
-        if os.geteuid() != 0 and (os.getresuid(), os.getresgid()) == mine:
+        uids, gids = (self.uid,) * 3, (self.gid,) * 3
+        if os.geteuid() != 0 and (os.getresuid(), os.getresgid()) == (uids, gids):
             return
         try:
             os.setgroups(self.groups)
-            os.setresgid(*mine[1])
-            os.setresuid(*mine[0])
+            os.setresgid(*gids)
+            os.setresuid(*uids)
         except PermissionError:
             raise Unavailable(f"user {self.uid}: only root can become another user") from None

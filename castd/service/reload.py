@@ -1,65 +1,70 @@
 """
-What another service file changes about the addresses that requests come to.
+The request ports that change when another service file comes into force.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from castd.errors import ConfigError
 from castd.service.address import ListeningAddress
-from castd.service.build import Build
 
 
 class PortChange:
     """
-    The ports that another service file needs beside those there are: all of them, or none.
+    The request ports that another service file needs beside those that are open: all of them are bound, or none.
     """
 
-    def __init__(self, addresses: Iterable[ListeningAddress], made: Build) -> None:
-        self._here = {each.at: each for each in addresses}
-        self._made = made
-        self._released: list[ListeningAddress] = []
+    def __init__(self, current: Iterable[ListeningAddress], wanted: Mapping[tuple[str, int], ListeningAddress]) -> None:
+        """
+        @param current: the addresses that are served now.
+        @param wanted: those of the other service file, by interface and port; none is bound.
+        """
+        self._current = {each.bindAddress: each for each in current}
+        self._wanted = wanted
+        self._unbound: list[ListeningAddress] = []
         self._bound: list[ListeningAddress] = []
 
     def bind(self) -> None:
         """
-        Open what is new.
+        Bind what is new.
 
-        @raise ConfigError: something cannot be had; all is as it was.
+        @raise ConfigError: with each address that cannot be had; all ports are as they were.
         """
         faults: list[str] = []
-        for at, wanted in self._made.addresses.items():
+        for bindAddress, wanted in self._wanted.items():
             try:
-                if at in self._here:
-                    self._stays(self._here[at], wanted)
+                if bindAddress in self._current:
+                    _checkSameType(self._current[bindAddress], wanted)
                 else:
-                    self._makeRoom(at, wanted)
+                    self._unbindConflicting(bindAddress, wanted)
                     wanted.bind()
                     self._bound.append(wanted)
             except ConfigError as error:
                 faults += error.faults
         if faults:
             for each in self._bound:
-                each.release()
-            for each in self._released:
+                each.unbind()
+            for each in self._unbound:
                 each.bind()
             raise ConfigError(*faults)
 
-    def _stays(self, ours: ListeningAddress, wanted: ListeningAddress) -> None:
-        if type(ours.transport) is not type(wanted.transport):
-            raise _refusal(wanted, f"what runs at {ours.address} is of another make: restart castd for that")
-
-    def _makeRoom(self, at: tuple[str, int], wanted: ListeningAddress) -> None:
+    def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
         """The wildcard and an address of its family cannot be open together: the one that goes must go first."""
-        for there, ours in self._here.items():
-            meet = there[1] == at[1] and "" in (there[0], at[0]) and ":" not in there[0] + at[0]
-            if not meet or there in self._made.addresses or ours.port is None:
+        host, port = bindAddress
+        for (otherHost, otherPort), other in self._current.items():
+            conflict = otherPort == port and "" in (otherHost, host) and ":" not in otherHost + host
+            if not conflict or (otherHost, otherPort) in self._wanted or other.port is None:
                 continue
-            if not ours.idle:
-                raise _refusal(wanted, f"{ours.address} is to make room, but transfers are under way there")
-            ours.release()
-            self._released.append(ours)
+            if not other.idle:
+                raise _refusal(wanted, f"{other.address} is to make room, but transfers are under way there")
+            other.unbind()
+            self._unbound.append(other)
+
+
+def _checkSameType(current: ListeningAddress, wanted: ListeningAddress) -> None:
+    if type(current.transport) is not type(wanted.transport):
+        raise _refusal(wanted, f"what runs at {current.address} is of another make: restart castd for that")
 
 
 def _refusal(wanted: ListeningAddress, why: str) -> ConfigError:

@@ -1,16 +1,18 @@
 """
-A service file becomes a running server: the site, and a service for each address that requests come to.
+The server that a service file describes: started, reloaded, upgraded and stopped.
 """
 
 from __future__ import annotations
 
 import os
-import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from random import Random
+from typing import TypedDict
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -18,14 +20,16 @@ from castd import __version__
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
+from castd.interfaces import IListeningPort, IPorts
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import addressStatus, resources
+from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts
-from castd.service.build import SINKS, Build, build, kinds, read
-from castd.service.logs import Logs
+from castd.service.build import SINKS, Components, build, kinds, read
+from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.reload import PortChange
 from castd.upgrade.handover import Handover
@@ -35,42 +39,60 @@ __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 _log = Logger(namespace="castd")
 
 
+class ReloadAnswer(TypedDict):
+    """What C{castd reload} is answered."""
+
+    ok: bool
+    faults: tuple[str, ...]
+
+
 class Server(MultiService):
     """
-    Everything that a service file describes.  As long as it has not been started no socket is open.
+    Everything that a service file describes.  Before it is started no socket is open.
 
+    @ivar config: the service file that is in force.
+    @ivar file: its absolute path.
     @ivar site: what its transports share.
     @ivar addresses: where it listens.
-    @ivar file: the service file.
-    @ivar since: the instant it was made.
+    @ivar created: the instant it was made.
     @ivar logs: what it writes of what happens.
-    @ivar user: whom root will have made place for when it has started; L{None}: it stays who it is.
-    @ivar stopping: it takes no more requests, and ends when those under way are served.
-    @ivar ending: it was told to stop; else another process has taken over.
-    @ivar succession: the processes before and after this one.
-    @ivar porch: the operator's ways in.
-    @ivar watch: what a supervisor is told; nothing, until L{supervised}.
+    @ivar user: the user that it becomes once its ports are bound; L{None}: it stays who it is.
+    @ivar draining: it takes no new requests: it was told to stop, or another process has taken over.
+    @ivar stopping: it was told to stop.
+    @ivar handover: the processes before and after this one.
+    @ivar admin: the metrics page and the control socket.
+    @ivar watch: what a service manager is told; nothing, until L{setServiceManager}.
     """
 
-    def __init__(self, made: Build, site: Site, collected: Collected) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.config = made.config
-        self.site = site
-        self.addresses = tuple(made.addresses.values())
+    def __init__(self, components: Components, site: Site, collected: Collected) -> None:
+        super().__init__()
+        self.config = components.config
         # A daemon's working directory is another one.
-        self.file = made.config.file.absolute()
-        self.since = site.reactor.seconds()
+        self.file = components.config.file.absolute()
+        self.site = site
+        self.addresses = tuple(components.addresses.values())
+        self.created = site.reactor.seconds()
         self.logs = Logs()
         self.user: UnprivilegedUser | None = None
+        self.draining = self.stopping = False
         self._collected = collected
-        self._sinks = made.sinks
-        self.stopping = self.ending = False
-        self.succession = Handover(self)
-        self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.ports, self.standing)
-        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.succession.answer}
-        self.porch = AdminPorts(self, answers)
+        self._sinks = components.sinks
+        self.handover = Handover(self)
+        self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.listeningPorts, self.statusLine)
+        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.handover.answer}
+        self.admin = AdminPorts(self, answers)
         for each in self.addresses:
-            each.setServiceParent(self)  # type: ignore[no-untyped-call]
+            each.setServiceParent(self)
+
+    def setServiceManager(self, notifier: ServiceNotifier, period: float | None) -> None:
+        """Keep a service manager informed, and its watchdog fed; see L{ServiceWatch}."""
+        self.watch = ServiceWatch(self.site.reactor, notifier, period, self.listeningPorts, self.statusLine)
+
+    def asEffectiveUser(self) -> AbstractContextManager[None]:
+        """Be, for a while, the user that the server becomes once its ports are bound."""
+        return nullcontext() if self.user is None else self.user.asEffectiveUser()
+
+    # Start and stop.
 
     def privilegedStartService(self) -> None:
         """
@@ -79,84 +101,81 @@ class Server(MultiService):
         @raise ConfigError: with each one that cannot be had.
         """
         faults: list[str] = []
-        for openOnes in (self._openLogs, self.porch.open):
+        steps: list[Callable[[], object]] = [self._openLogs, self.admin.open]
+        for step in [*steps, *(service.privilegedStartService for service in self)]:
             try:
-                openOnes()
-            except ConfigError as error:
-                faults += error.faults
-        for service in self:
-            try:
-                service.privilegedStartService()
+                step()
             except ConfigError as error:
                 faults += error.faults
         if faults:
-            if self.succession.predecessor is not None:
-                self.succession.predecessor.refuse(faults)
-            self.porch.abandon()
+            if self.handover.predecessor is not None:
+                self.handover.predecessor.refuse(faults)
+            self.admin.removeFiles()
             self.stopService()
             raise Unavailable(*faults)
 
     def _openLogs(self) -> None:
-        """Not before: who only checks a service file leaves nothing behind."""
-        with self.acting():
+        """Open the log files; not before, since whoever only checks a service file leaves nothing behind."""
+        with self.asEffectiveUser():
             self.logs.open(self.config)
         globalLogPublisher.addObserver(self.logs)
 
-    def acting(self) -> AbstractContextManager[None]:
-        """As who it will be when root is given up."""
-        return nullcontext() if self.user is None else self.user.acting()
-
-    def supervised(self, notifier: ServiceNotifier, period: float | None) -> None:
-        """Keep a supervisor informed, and its watchdog fed; see L{ServiceWatch}."""
-        self.watch = ServiceWatch(self.site.reactor, notifier, period, self.ports, self.standing)
-
-    def ports(self) -> list[tuple[str, Any]]:
-        """-> address for people, and port, wherever it listens."""
-        return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
-
-    def standing(self) -> str:
-        """-> how things stand, in a few words."""
-        admission = self.site.admission
-        state = "draining" if self.stopping else "serving"
-        return f"{state}: {admission.casts} transfers, {admission.receivers.total()} receivers"
-
     def startService(self) -> None:
-        """And clear away what uploads a crash has left unfinished."""
+        """Serve, and clear away the uploads that a crash has left unfinished."""
         self._openLogs()
-        self.porch.open()
+        self.admin.open()
         try:
-            super().startService()  # type: ignore[no-untyped-call]
+            super().startService()
         except ConfigError:
-            self.porch.abandon()
+            self.admin.removeFiles()
             raise
-        if self.succession.predecessor is None:
-            self.succession.begin()
+        if self.handover.predecessor is None:
+            self._announceServing()
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
                 directory.removeAbandoned().addErrback(_unswept)
 
-    def stopService(self) -> Deferred[Any]:
-        """-> a Deferred that fires when all transfers are over, all ports closed, and that was written down."""
-        self.stopping = self.ending = True
-        if self.succession.successor is not None:
-            self.succession.successor.abandon()
+    def _announceServing(self) -> None:
+        """Tell the service manager that this process serves, and close what a process before it has left unused."""
+        self.watch.start()
+        for host, port in self.site.ports.reconcileStore():
+            _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
+
+    def stopService(self) -> Deferred[object]:
+        """-> fires when all transfers have ended, all ports are closed, and the log is written."""
+        self.draining = self.stopping = True
+        if self.handover.successor is not None:
+            self.handover.successor.abandon()
         self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
-        stopping: Deferred[Any] = super().stopService()  # type: ignore[no-untyped-call]
-        return stopping.addBoth(self._stopped)
+        return super().stopService().addBoth(self._stopped)
 
-    def _stopped(self, result: Any) -> Deferred[Any]:
+    def _stopped(self, result: object) -> Deferred[object]:
         self.watch.stop()
         self.logs.flush()
-        if not self.logs.keeps:
+        if not self.logs.keepsLog:
             globalLogPublisher.removeObserver(self.logs)
             self.logs.close()
-        self.porch.forget()
-        return self.porch.shut().addCallback(lambda _: result)
+        self.admin.stopCounting()
+        return self.admin.close().addCallback(lambda _: result)
+
+    # Status.
+
+    def listeningPorts(self) -> list[tuple[str, IListeningPort]]:
+        """-> the ports that requests are read from, each with its address as text."""
+        return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
+
+    def statusLine(self) -> str:
+        """-> a summary in one line, for the service manager."""
+        admission = self.site.admission
+        return f"{self._state()}: {admission.casts} transfers, {admission.receivers.total()} receivers"
+
+    def _state(self) -> str:
+        return "draining" if self.draining else "serving"
 
     def unready(self) -> str | None:
         """-> why requests are not answered now, L{None}: they are."""
-        if self.stopping:
+        if self.draining:
             return "draining"
         if any(each.port is None for each in self.addresses):
             return "not every port is open"
@@ -166,36 +185,70 @@ class Server(MultiService):
                 return f"{entry.name} is not there"
         return None
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, object]:
         """-> what is under way, as plain data."""
         now = self.site.reactor.seconds()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "file": str(self.file),
-            "state": "draining" if self.stopping else "serving",
+            "state": self._state(),
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
-            "seconds": round(now - self.since, 3),
+            "seconds": round(now - self.created, 3),
             "addresses": [addressStatus(each, now) for each in self.addresses],
             "held": resources(self.site),
         }
 
-    def _answerReload(self) -> dict[str, Any]:
-        faults = self.reread()
-        return {"ok": not faults, "faults": faults}
+    # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
+
+    def adminAddresses(self) -> dict[str, str]:
+        """-> the addresses of the admin ports that are open, by name."""
+        return self.admin.addresses()
+
+    def stopServing(self) -> Deferred[None]:
+        """Leave new requests to another process.  -> fires when that can open the admin ports."""
+        self.draining = True
+        self.site.ports.freezeStore(True)
+        return self.admin.close()
+
+    def startServing(self) -> None:
+        """Be the process that serves: open the admin ports, and tell the service manager."""
+        try:
+            self.admin.open()
+        except ConfigError as error:
+            for fault in error.faults:
+                _log.error("{fault}", event="fault", fault=fault)
+        self._announceServing()
+
+    def resumeServing(self) -> None:
+        """Serve as before L{stopServing}: the other process has died."""
+        self.draining = False
+        self.site.ports.freezeStore(False)
+        for each in self.addresses:
+            each.resume()
+        self.startServing()
+
+    def leaveWatch(self, pid: int) -> None:
+        """Tell the service manager that the process to watch is another one."""
+        self.watch.notifier.notify(f"MAINPID={pid}")
+        self.watch.pause()
 
     # Reload.
 
+    def _answerReload(self) -> ReloadAnswer:
+        faults = self.reread()
+        return {"ok": not faults, "faults": faults}
+
     def reread(self) -> tuple[str, ...]:
         """
-        Read the service file again, and be what it says; on any fault everything stays as it was.
+        Read the service file again and put it in force; on any fault everything stays as it was.
 
-        -> the faults, as for a start; none: it is in force.
+        @return: the faults, as for a start; none: it is in force.
         """
-        if self.stopping:
+        if self.draining:
             return ("castd is stopping",)
-        if self.succession.busy:
+        if self.handover.busy:
             return ("an upgrade is under way",)
         self.watch.notifier.reloading()
         try:
@@ -217,47 +270,47 @@ class Server(MultiService):
 
     def reload(self, config: Config) -> None:
         """
-        Be what another service file says.  Whoever is served stays with what it began with.
+        Put another service file in force.  Transfers under way keep what they began with.
 
         @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
         """
-        made = build(config, self._collected, self.site, self._sinks)
-        doors, outlets = self.porch.opened(config), None
+        components = build(config, self._collected, self.site, self._sinks)
+        admin = self.admin.bind(config)
+        outputs: LogOutputs | None = None
         try:
-            outlets = self.logs.opened(config)
-            PortChange(self.addresses, made).bind()
+            outputs = self.logs.openOutputs(config)
+            PortChange(self.addresses, components.addresses).bind()
         except ConfigError:
-            if outlets is not None:
-                outlets.close()
-            self.porch.drop(doors)
+            if outputs is not None:
+                outputs.close()
+            self.admin.discard(admin)
             raise
-        self.logs.take(outlets)
-        self.porch.take(doors)
-        self.config, self._sinks = config, made.sinks
+        self.logs.replace(outputs)
+        self.admin.replace(admin)
+        self.config, self._sinks = config, components.sinks
         self.site.adjust(config.limits)
-        self.site.open(made.sources, [sink for _, sink in made.sinks], config.access)
-        self._listen(made)
+        components.openSite(self.site)
+        self._changeAddresses(components)
         self.site.ports.reconcileStore()
 
-    def _listen(self, made: Build) -> None:
-        """At the addresses of the draft, whose ports are open; what is not among them serves those who are there."""
-        here = {each.at: each for each in self.addresses}
-        for at, wanted in made.addresses.items():
-            if at in here:
-                here[at].become(wanted)
+    def _changeAddresses(self, components: Components) -> None:
+        """Listen at these addresses, whose ports are open; others serve only the peers that they serve already."""
+        current, wanted = {each.bindAddress: each for each in self.addresses}, components.addresses
+        for bindAddress, fresh in wanted.items():
+            if bindAddress in current:
+                current[bindAddress].become(fresh)
             else:
-                wanted.setServiceParent(self)  # type: ignore[no-untyped-call]
-        gone = [each for at, each in here.items() if at not in made.addresses]
-        serving = [here.get(at, wanted) for at, wanted in made.addresses.items()]
-        self.addresses = (*serving, *gone)
-        for each in gone:
+                fresh.setServiceParent(self)
+        vanished = [each for bindAddress, each in current.items() if bindAddress not in wanted]
+        self.addresses = (*(current.get(bindAddress, fresh) for bindAddress, fresh in wanted.items()), *vanished)
+        for each in vanished:
             if not each.retiring:
                 each.retire().addCallback(self._retired, each)
 
-    def _retired(self, _: object, gone: ListeningAddress) -> None:
-        self.addresses = tuple(each for each in self.addresses if each is not gone)
-        gone.disownServiceParent()  # type: ignore[no-untyped-call]
-        _log.info("{address} is closed", event="closed-port", address=gone.address)
+    def _retired(self, _: object, vanished: ListeningAddress) -> None:
+        self.addresses = tuple(each for each in self.addresses if each is not vanished)
+        vanished.disownServiceParent()
+        _log.info("{address} is closed", event="closed-port", address=vanished.address)
 
 
 def _unswept(failure: Failure) -> None:
@@ -269,18 +322,19 @@ def _unswept(failure: Failure) -> None:
 
 
 def compose(
-    config: Config, collected: Collected, reactor: Any, ports: Any, chance: random.Random | None = None
+    config: Config, collected: Collected, reactor: IReactorTime, ports: IPorts, random: Random | None = None
 ) -> Server:
     """
     Make all that a service file names, without opening a socket.
 
-    @param ports: an L{IPorts<castd.interfaces.IPorts>}.
-    @param chance: the system's, if not given.
+    @param ports: where its ports come from, once it is started.
+    @param random: where all chance comes from; L{None}: from the system.
     @raise ConfigError: with everything that cannot be made.
     """
-    site = Site(reactor, chance or BufferedSystemRandom(), ports, config.limits)
-    made = build(config, collected, site)
-    site.open(made.sources, [sink for _, sink in made.sinks], config.access)
-    server = Server(made, site, collected)
-    server.porch.ways(config)
+    site = Site(reactor, random or BufferedSystemRandom(), ports, config.limits)
+    components = build(config, collected, site)
+    components.openSite(site)
+    server = Server(components, site, collected)
+    # So that a fault in their addresses is known now.
+    server.admin.endpoints(config)
     return server

@@ -1,8 +1,8 @@
 """
-Channel: what two processes of castd say to each other while one takes over from the other.
+The channel between two processes of castd, while one takes over from the other.
 
-A pair of C{SOCK_SEQPACKET} sockets, so that a message is a packet, with descriptors beside it, and an end that dies is
-noticed.  A message is a line of JSON and, behind it, a datagram as it came.
+It is a pair of C{SOCK_SEQPACKET} sockets: a message is a packet, descriptors can go with it, and the death of the
+other process is noticed.  A packet holds a message as a line of JSON and, behind it, a datagram as it came.
 """
 
 from __future__ import annotations
@@ -12,57 +12,70 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.request import Local, Peer
+from castd.upgrade.messages import FromPredecessor, FromSuccessor
 
 _log = Logger(namespace="castd")
 
-#: Octets of the longest message: a datagram and what is said of it.
+#: Octets of the longest packet: a message and its datagram.
 LONGEST = 1 << 17
-#: Descriptors with one message; the kernel takes 253.
+#: Most descriptors in one packet; the kernel takes 253.
 MOST_DESCRIPTORS = 128
-_ROOM = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
-#: Messages that wait for the other end; datagrams beyond are lost, as in any full buffer.
+_ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
+#: Packets that wait for the other end; further datagrams are lost, as in any full buffer.
 MOST_WAITING = 4096
 #: Octets that the kernel holds for the other end.
 BUFFER = 4 << 20
-#: Messages read in one go.
+#: Packets that are read before the reactor gets its turn.
 SLICE = 128
 
+Sent = TypeVar("Sent", FromPredecessor, FromSuccessor)
+Received = TypeVar("Received", FromPredecessor, FromSuccessor)
 
-class Message(NamedTuple):
-    """What was said, the datagram with it, and sockets."""
 
-    told: dict[str, Any]
+class Packet(NamedTuple, Generic[Sent]):
+    """
+    What is sent at once.
+
+    @ivar datagram: that the message is about, if it is about one.
+    @ivar descriptors: of open files, which the other process gets a copy of.
+    """
+
+    message: Sent
     datagram: bytes = b""
     descriptors: tuple[int, ...] = ()
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """-> both ends."""
+def socketPair() -> tuple[socket.socket, socket.socket]:
+    """-> the two ends of a channel."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     return ends
 
 
-def put(end: socket.socket, message: Message) -> None:
-    """@raise OSError: as C{sendmsg}."""
-    line = json.dumps(message.told).encode() + b"\n"
-    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", message.descriptors))] if message.descriptors else []
-    end.sendmsg([line, message.datagram], passed)
-
-
-def take(end: socket.socket) -> Message:
+def sendPacket(end: socket.socket, packet: Packet[Sent]) -> None:
     """
-    -> the next message.
+    Send one packet.
+
+    @raise OSError: as C{sendmsg}.
+    """
+    line = json.dumps(packet.message).encode() + b"\n"
+    descriptors = array("i", packet.descriptors)
+    end.sendmsg(
+        [line, packet.datagram], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if packet.descriptors else []
+    )
+
+
+def receivePacket(end: socket.socket) -> Packet[Received]:
+    """
+    Receive one packet.
 
     @raise EOFError: the other end is closed.
     @raise OSError: as C{recvmsg}.
@@ -70,53 +83,53 @@ def take(end: socket.socket) -> Message:
     descriptors = array("i")
     try:
         # recv_fds does not pass its flags on, in Python 3.11.
-        said, passed, _, _ = end.recvmsg(LONGEST, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        octets, ancillary, _, _ = end.recvmsg(LONGEST, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        said, passed = b"", []
-    if not said:
+        octets, ancillary = b"", []
+    if not octets:
         raise EOFError("it has closed its end")
-    for _, _, octets in passed:
-        descriptors.frombytes(octets)
-    line, _, datagram = said.partition(b"\n")
-    return Message(json.loads(line), datagram, tuple(descriptors))
+    for _, _, numbers in ancillary:
+        descriptors.frombytes(numbers)
+    line, _, datagram = octets.partition(b"\n")
+    return Packet(json.loads(line), datagram, tuple(descriptors))
 
 
 @implementer(IReadDescriptor, IWriteDescriptor)
-class Channel:
+class Channel(Generic[Sent, Received]):
     """
-    One end, in a reactor.
+    One end of a channel, in a reactor.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorFDSet,
         end: socket.socket,
-        heard: Callable[[dict[str, Any], bytes], object],
+        received: Callable[[Received, bytes], object],
         lost: Callable[[], object],
     ) -> None:
         """
-        @param heard: called with each message.
-        @param lost: called once, when the other end is closed, also by a death.
+        @param received: called with each message and its datagram.
+        @param lost: called once, when the other end is closed, also by the death of its process.
         """
         self._reactor = reactor
         self._end = end
-        self._heard = heard
+        self._received: Callable[[Received, bytes], object] = received
         self._lost = lost
-        self._waiting: deque[Message] = deque()
+        self._waiting: deque[Packet[Sent]] = deque()
         self._closed = False
         end.setblocking(False)
         reactor.addReader(self)
 
-    def say(self, told: dict[str, Any], datagram: bytes = b"", descriptors: Iterable[int] = ()) -> None:
-        """Say it, now or when there is room; only what carries a datagram may be lost."""
+    def send(self, message: Sent, datagram: bytes = b"", descriptors: Iterable[int] = ()) -> None:
+        """Send a message, now or when there is room for it; only one with a datagram may be lost."""
         if self._closed or (datagram and len(self._waiting) >= MOST_WAITING):
             return
-        self._waiting.append(Message(told, datagram, tuple(descriptors)))
+        self._waiting.append(Packet(message, datagram, tuple(descriptors)))
         if len(self._waiting) == 1:
             self.doWrite()
 
     def close(self) -> None:
-        """Say no more, hear no more."""
+        """Close this end; what waits is not sent."""
         if not self._closed:
             self._closed = True
             self._reactor.removeReader(self)
@@ -135,14 +148,14 @@ class Channel:
     def doRead(self) -> None:
         for _ in range(SLICE):
             try:
-                message = take(self._end)
+                packet: Packet[Received] = receivePacket(self._end)
             except BlockingIOError:
                 return
             except (EOFError, OSError):
-                self._over()
+                self._otherEndClosed()
                 return
             try:
-                self._heard(message.told, message.datagram)
+                self._received(packet.message, packet.datagram)
             except Exception:
                 _log.failure("a word of the other process failed", event="fault")
             if self._closed:
@@ -151,39 +164,31 @@ class Channel:
     def doWrite(self) -> None:
         while self._waiting:
             try:
-                put(self._end, self._waiting[0])
+                sendPacket(self._end, self._waiting[0])
             except BlockingIOError:
                 self._reactor.addWriter(self)
                 return
             except OSError:
-                # The reader learns that it is closed, and what the other end still said.
+                # The reader learns that the channel is closed, and what the other end has sent before.
                 self._waiting.clear()
                 break
             self._waiting.popleft()
         self._reactor.removeWriter(self)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The reactor gives up on it."""
-        self._over()
+        """The reactor gives up on the descriptor."""
+        self._otherEndClosed()
 
-    def _over(self) -> None:
+    def _otherEndClosed(self) -> None:
         if not self._closed:
             self.close()
             self._lost()
 
 
-def packed(local: Local) -> list[Any]:
-    """-> plain data."""
-    networks = [str(network) for network in local.networks]
-    return [local.host, local.port, local.interface, local.broadcast, local.mtu, networks]
-
-
-def unpacked(told: list[Any]) -> Local:
-    """-> what L{packed} was given."""
-    host, port, interface, broadcast, mtu, networks = told
-    return Local(host, port, interface, broadcast, mtu, tuple(map(IPv4Network, networks)))
-
-
-def peerOf(told: list[Any]) -> Peer:
-    """-> a peer or a group that went through JSON."""
-    return tuple(told)
+#: The predecessor's end, and the successor's.
+ChannelToSuccessor: TypeAlias = Channel[FromPredecessor, FromSuccessor]
+ChannelToPredecessor: TypeAlias = Channel[FromSuccessor, FromPredecessor]
+#: Makes an end in the reactor of this process; the arguments are those of L{Channel} behind the reactor.
+MakeChannel: TypeAlias = Callable[
+    [socket.socket, Callable[[Received, bytes], object], Callable[[], object]], Channel[Sent, Received]
+]

@@ -1,108 +1,94 @@
 """
-Succession: how a server takes over from another process, and another from it (C{castd upgrade}).
+The two handovers of one server: from the process before it, and to the process after it.
+
+L{castd.upgrade} has the theory of operation.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
-from castd.errors import ConfigError
-from castd.request import hostPort
+from castd.upgrade.predecessor import Predecessor
+from castd.upgrade.successor import Successor
+from castd.upgrade.upgradable import UpgradableServer
 
-_log = Logger(namespace="castd")
+
+class UpgradeAnswer(TypedDict):
+    """
+    What C{castd upgrade} is answered.
+
+    @ivar rest: transfers that this process has still to end.
+    """
+
+    ok: bool
+    faults: tuple[str, ...]
+    pid: int
+    rest: int
 
 
 class Handover:
     """
-    What a server has to do with the processes before and after it.
+    What a server knows of the processes before and after it.
 
-    @ivar predecessor: the process that this one takes over from, a L{castd.upgrade.predecessor.Predecessor}; L{None}:
-        there was none.
-    @ivar successor: the one that takes over from this one, a L{castd.upgrade.successor.Successor}; C{successors} makes
-        it; L{None}: none does.
+    @ivar predecessor: the process that this one takes over from, or has taken over from; L{None}: there was none.
+    @ivar successor: the process that takes over from this one; L{None}: none does.
+    @ivar makeSuccessor: prepares another attempt; L{None}: this server cannot start another process.
     """
 
-    def __init__(self, server: Any) -> None:
-        """@param server: a L{castd.service.service.Server}."""
-        self.predecessor: Any = None
-        self.successor: Any = None
-        self.successors: Callable[[], Any] | None = None
+    def __init__(self, server: UpgradableServer) -> None:
+        self.predecessor: Predecessor | None = None
+        self.successor: Successor | None = None
+        self.makeSuccessor: Callable[[], Successor] | None = None
         self._server = server
 
     @property
     def serving(self) -> bool:
-        """Has this process taken over already, or was there nobody before it?"""
-        return self.predecessor is None or bool(self.predecessor.reading)
+        """Whether this process has taken over, or has no predecessor."""
+        return self.predecessor is None or self.predecessor.takenOver
 
     @property
     def busy(self) -> bool:
-        """Is one of the two processes in the middle of it, so that nothing else may change?"""
+        """Whether one process takes over from another, so that nothing else may change."""
         return self.successor is not None or not self.serving
+
+    def occupiedAdminAddresses(self) -> dict[str, str]:
+        """-> the addresses of admin ports that the predecessor still has, by name."""
+        return {} if self.predecessor is None or self.serving else self.predecessor.adminAddresses
 
     def upgrade(self) -> Deferred[tuple[str, ...]]:
         """
-        Have a new process, with the code and the service file that there are now, take over from this one.
+        Have a new process, with the code and the service file of now, take over from this one.
 
-        -> fires with the reasons why it does not; none: it serves, and this one leaves when its transfers are over.
+        @return: fires with the reasons why it does not; none: it serves, and this process leaves when its transfers
+            have ended.
         """
-        why = self._hindrance()
-        if why is not None:
-            return succeed((why,))
-        self.successor = self.successors()  # type: ignore[misc]
-        begun: Deferred[tuple[str, ...]] = self.successor.begin()
-        return begun
-
-    def _hindrance(self) -> str | None:
-        if self._server.stopping:
-            return "castd is stopping"
-        if self.successors is None:
-            return "this castd cannot start another"
+        if self._server.draining:
+            return _refused("castd is stopping")
+        if self.makeSuccessor is None:
+            return _refused("this castd cannot start another")
         if self.successor is not None:
-            return "an upgrade is under way"
-        if self._server.site.predecessor is not None:
-            return f"the process before this one ({self.predecessor.pid}) has not ended its transfers yet"
+            return _refused("an upgrade is under way")
+        if (previous := self._server.site.predecessor) is not None:
+            return _refused(f"the process before this one ({previous.pid}) has not ended its transfers yet")
         if os.getpid() == 1:
-            return "castd is process 1 here, and what is in a container ends with that: replace the container"
-        return None
+            return _refused("castd is process 1 here, and what is in a container ends with that: replace the container")
+        self.successor = self.makeSuccessor()
+        return self.successor.begin(self._noSuccessor)
 
-    def answer(self) -> Deferred[dict[str, Any]]:
-        """L{upgrade} for the control socket."""
-        admission = self._server.site.admission
-        return self.upgrade().addCallback(
-            lambda faults: {"ok": not faults, "faults": faults, "pid": os.getpid(), "rest": admission.casts}
-        )
+    def _noSuccessor(self) -> None:
+        self.successor = None
 
-    def handOver(self) -> Deferred[Any]:
-        """Another process serves from now on.  -> fires when it can have the operator's ways in."""
-        self._server.stopping = True
-        self._server.site.ports.freezeStore(True)
-        shut: Deferred[Any] = self._server.porch.shut()
-        return shut
+    def answer(self) -> Deferred[UpgradeAnswer]:
+        """Upgrade, for the control socket."""
+        return self.upgrade().addCallback(self._answer)
 
-    def takeBack(self) -> None:
-        """The other process is no more."""
-        self._server.stopping = False
-        self._server.site.ports.freezeStore(False)
-        for each in self._server.addresses:
-            each.takeBack()
-        self.take()
+    def _answer(self, faults: tuple[str, ...]) -> UpgradeAnswer:
+        return {"ok": not faults, "faults": faults, "pid": os.getpid(), "rest": self._server.site.admission.casts}
 
-    def take(self) -> None:
-        """It is this process that serves, and nobody else is there who could have the operator's ways in."""
-        try:
-            self._server.porch.open()
-        except ConfigError as error:
-            for fault in error.faults:
-                _log.error("{fault}", event="fault", fault=fault)
-        self.begin()
 
-    def begin(self) -> None:
-        """This is the process that serves: say so, and let go of what one before has left that nobody wants."""
-        self._server.watch.start()
-        for host, port in self._server.site.ports.reconcileStore():
-            _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
+def _refused(why: str) -> Deferred[tuple[str, ...]]:
+    return succeed((why,))

@@ -1,9 +1,5 @@
 """
-Elder: the process that this one takes over from, as seen from here (C{castd upgrade}).
-
-Its sockets come with the start.  When it says so this process reads them, and hands on what is for a transfer of the
-elder's: it may be written to the very port that requests come to.  What the elder is, it tells; the other side is
-L{castd.upgrade.successor}.
+The process that this one takes over from, as this one sees it; L{castd.upgrade} has the theory of operation.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import assert_never
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -23,145 +19,180 @@ from castd.group_pool import Group
 from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
-from castd.upgrade.channel import Channel, Message, packed, peerOf, put, take, unpacked
+from castd.upgrade.channel import ChannelToPredecessor, MakeChannel, Packet, receivePacket, sendPacket
+from castd.upgrade.messages import (
+    BindAddress,
+    FreedMessage,
+    FromPredecessor,
+    FromSuccessor,
+    RefusedMessage,
+    StateMessage,
+    asAddress,
+    asLocal,
+    asPeer,
+    localFields,
+)
+from castd.upgrade.upgradable import UpgradableServer
 
 _log = Logger(namespace="castd")
 
-#: What a process that is to take over is told in its environment: the descriptor of the channel.
+#: The variable by which a successor is told the descriptor of its end of the channel.
 ENVIRON = "CASTD_ELDER"
-#: Seconds that the sockets may take.
-PATIENCE = 10.0
-#: Peers remembered whose request came back from the elder.
+#: Seconds that the sockets may take to come.
+SOCKETS_TIMEOUT = 10.0
+#: Most peers remembered whose request came back from the predecessor.
 MOST_RETURNED = 4096
-#: Peers at a port who are taken for its members before it has said so.
+#: Most peers at a port that are taken for the predecessor's before it has said so.
 MOST_GUESTS = 4096
-#: Requests that wait for the end of one of its groups, and for how long at the most: who is there still asks again.
-MOST_WAITING, STALE = 4096, 30.0
-
-#: Where a port is: interface and number.
-At = tuple[str, int]
+#: Most requests that wait for the end of a group of the predecessor.
+MOST_WAITING = 4096
+#: Seconds that such a request may wait: a client that is still there asks again.
+WAITING_TIMEOUT = 30.0
 
 
 class Inheritance:
     """
-    What an elder hands over at the start.
+    What the predecessor passes on before this process has read the service file.
 
-    @ivar adopted: sockets that a supervisor had bound for it; C{inherited}: those that it has bound itself.
-    @ivar doors: where its page of metrics and its control socket are.
-    @ivar pid: its number.
+    @ivar adopted: sockets that a supervisor had bound for the predecessor.
+    @ivar inherited: sockets that it has bound itself.
+    @ivar adminAddresses: the addresses of its admin ports, by name.
+    @ivar pid: its process id.
     """
 
     def __init__(self, end: socket.socket) -> None:
         """
+        Receive it.
+
         @param end: of the channel.
         @raise OSError, EOFError: nothing comes.
         """
         self.end = end
         self.adopted: SocketsByAddress = {}
         self.inherited: SocketsByAddress = {}
-        end.settimeout(PATIENCE)
-        while (message := take(end)).told["say"] == "sockets":
-            for (host, port, ours), descriptor in zip(message.told["at"], message.descriptors, strict=True):
-                held = self.inherited if ours else self.adopted
-                held[host, port] = socket.socket(fileno=descriptor)
-        self.doors: dict[str, str] = message.told["doors"]
-        self.pid: int = message.told["pid"]
+        end.settimeout(SOCKETS_TIMEOUT)
+        packet: Packet[FromPredecessor] = receivePacket(end)
+        while packet.message["say"] == "sockets":
+            for (host, port, own), descriptor in zip(packet.message["at"], packet.descriptors, strict=True):
+                sockets = self.inherited if own else self.adopted
+                sockets[host, port] = socket.socket(fileno=descriptor)
+            packet = receivePacket(end)
+        if packet.message["say"] != "begin":
+            raise EOFError(f"it says {packet.message['say']!r} before it has passed its sockets on")
+        self.adminAddresses = packet.message["doors"]
+        self.pid = packet.message["pid"]
 
     def refuse(self, faults: Iterable[str]) -> None:
-        """This process cannot start."""
+        """Tell the predecessor why this process cannot start."""
+        refused: RefusedMessage = {"say": "refused", "faults": list(faults)}
         # If it is gone there is nobody to be told.
         with suppress(OSError):
-            put(self.end, Message({"say": "refused", "faults": list(faults)}))
+            sendPacket(self.end, Packet[FromSuccessor](refused))
 
 
-def legacy(environ: MutableMapping[str, str]) -> Inheritance | None:
+def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
     """
-    -> what the process before this one hands over, L{None}: there is none.  The environment is cleared of it.
+    Receive what a predecessor passes on.
 
-    @raise OSError, EOFError: it has died.
+    @param environ: the environment; the variable of the channel is removed from it.
+    @return: L{None}: this process has no predecessor.
+    @raise OSError, EOFError: the predecessor has died.
     """
-    number = environ.pop(ENVIRON, None)
-    if number is None:
+    descriptor = environ.pop(ENVIRON, None)
+    if descriptor is None:
         return None
-    os.set_inheritable(int(number), False)
-    return Inheritance(socket.socket(fileno=int(number)))
+    os.set_inheritable(int(descriptor), False)
+    return Inheritance(socket.socket(fileno=int(descriptor)))
 
 
 class Predecessor(Service):
     """
-    The process before this one, from its "take over" to its end.
+    The process before this one, from the start of this one to its own end.
 
-    @ivar groups: how many of its casts send to each group; such a group is not begun here.
+    @ivar pid: its process id.
+    @ivar adminAddresses: the addresses of its admin ports, by name.
+    @ivar takenOver: this process reads the request ports.
+    @ivar groups: how many of its casts send to each group; no cast to such a group is begun here.
     """
 
-    def __init__(self, server: Any, legacy: Inheritance, leave: Callable[[], object], channel: Any = Channel) -> None:
+    def __init__(
+        self,
+        server: UpgradableServer,
+        inheritance: Inheritance,
+        leave: Callable[[], object],
+        makeChannel: MakeChannel[FromPredecessor, FromSuccessor],
+    ) -> None:
         """
-        @param server: a L{castd.service.service.Server}, not started.
-        @param leave: ends this process: the elder has thought better of it.
-        @param channel: as L{Channel}.
+        @param server: not started.
+        @param leave: ends this process: the predecessor goes on, or has died before this process has taken over.
         """
+        self.pid = inheritance.pid
+        self.adminAddresses = inheritance.adminAddresses
+        self.takenOver = False
         self.groups: Counter[Group] = Counter()
-        self.pid = legacy.pid
-        self.doors = legacy.doors
-        self.reading = False
         self._server = server
         self._site = server.site
-        self._legacy = legacy
+        self._inheritance = inheritance
         self._leave = leave
-        self._makeChannel = channel
-        self._channel: Any = None
-        self._guests: dict[At, set[Peer]] = {}
+        self._makeChannel = makeChannel
+        self._channel: ChannelToPredecessor | None = None
+        self._guests: dict[BindAddress, set[Peer]] = {}
         self._used: dict[Group, tuple[str, float]] = {}
         self._returned: set[Peer] = set()
-        self._waiting: dict[tuple[At, Peer], tuple[float, Group, bytes, Local]] = {}
-        self._asksUntil = 0.0
-        self._gone: list[Deferred[None]] = []
+        self._waiting: dict[tuple[BindAddress, Peer], tuple[float, Group, bytes, Local]] = {}
+        self._joinableUntil = 0.0
+        self._ended: list[Deferred[None]] = []
 
     # Life.
 
     def refuse(self, faults: Iterable[str]) -> None:
-        """This process cannot start."""
-        self._legacy.refuse(faults)
+        """Tell the predecessor why this process cannot start."""
+        self._inheritance.refuse(faults)
 
     def privilegedStartService(self) -> None:
-        """The ports are open.  As long as the elder reads them, we do not."""
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        """Pause the request ports, which have just been opened: the predecessor reads them."""
+        super().privilegedStartService()
         self._pause()
 
     def _pause(self) -> None:
         for each in self._server.addresses:
-            # One that could not be had is a fault, and the end of this start.
+            # One that could not be opened is a fault, and the end of this start.
             if each.port is not None:
                 each.port.pause(False)
 
     def startService(self) -> None:
-        """As soon as the reactor runs, the elder is told that it may stop reading."""
-        super().startService()  # type: ignore[no-untyped-call]
+        """Tell the predecessor that it may stop reading, as soon as the reactor runs."""
+        super().startService()
         self._pause()
         self._site.predecessor = self
-        self._channel = self._makeChannel(self._site.reactor, self._legacy.end, self._heard, self._lost)
+        self._channel = self._makeChannel(self._inheritance.end, self._received, self._channelLost)
         self._site.reactor.callLater(0, self._ready)
 
     def _ready(self) -> None:
-        self._channel.say({"say": "ready", "claimed": [each.at for each in self._server.addresses]})
+        self._send({"say": "ready", "claimed": [each.bindAddress for each in self._server.addresses]})
+
+    def _send(self, message: FromSuccessor, datagram: bytes = b"") -> None:
+        if self._channel is not None:
+            self._channel.send(message, datagram)
 
     def stopService(self) -> Deferred[None] | None:
-        """Its transfers are given the same time to end.  -> fires when it is gone."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        if self._site.predecessor is not self or not self.reading:
+        """Stop the predecessor, too; its transfers are given the same time to end.  -> fires when it has ended."""
+        super().stopService()
+        serving = self.takenOver and self._site.predecessor is self
+        if not serving:
             self._close()
             return None
-        self._channel.say({"say": "stop"})
-        gone: Deferred[None] = self.gone()
-        gone.addTimeout(self._site.limits.drain + STOP_MARGIN, self._site.reactor)
-        gone.addErrback(lambda _: self._close())
-        return gone
+        self._send({"say": "stop"})
+        ended = self.ended()
+        ended.addTimeout(self._site.limits.drain + STOP_MARGIN, self._site.reactor)
+        ended.addErrback(lambda _: self._close())
+        return ended
 
-    def gone(self) -> Deferred[None]:
-        """-> fires when it has ended; till then it hears by us."""
-        gone: Deferred[None] = Deferred()
-        self._gone.append(gone)
-        return gone
+    def ended(self) -> Deferred[None]:
+        """-> fires when the predecessor has ended; until then this process passes datagrams on to it."""
+        ended: Deferred[None] = Deferred()
+        self._ended.append(ended)
+        return ended
 
     def _close(self) -> None:
         if self._site.predecessor is self:
@@ -169,143 +200,144 @@ class Predecessor(Service):
         if self._channel is not None:
             self._channel.close()
 
-    def _lost(self) -> None:
-        """It is no more."""
+    def _channelLost(self) -> None:
+        """The predecessor has ended."""
         self._close()
-        if not self.reading:
+        if not self.takenOver:
             _log.error("the process before this one goes on, or has died: nothing is taken over", event="disowned")
             self._leave()
             return
         now = self._site.reactor.seconds()
         for group in self.groups:
-            self._give(group, now)
+            self._groupFreed(group, now)
         for each in self._server.addresses:
             if each.port is not None:
                 each.port.resume(True)
         _log.info("the process before this one ({pid}) has ended", event="alone", pid=self.pid)
-        self._ended(lambda group: True)
-        for gone in self._gone:
-            if not gone.called:
-                gone.callback(None)
-
-    def _give(self, group: Group, now: float) -> None:
-        """None of its casts sends there any more."""
-        self._site.groupPool.release(group, now)
-        self._rest(group, now)
-
-    def _rest(self, group: Group, now: float) -> None:
-        if group in self._used:
-            self._site.groupPool.quarantine(group, *self._used[group], now)
+        self._serveWaiting(lambda group: True)
+        for ended in self._ended:
+            if not ended.called:
+                ended.callback(None)
 
     # What it says.
 
-    def _heard(self, told: dict[str, Any], datagram: bytes) -> None:
-        _WORDS[told["say"]](self, told, datagram)
+    def _received(self, message: FromPredecessor, datagram: bytes) -> None:
+        match message["say"]:
+            case "state":
+                self._addState(message)
+            case "bar":
+                self._site.bar(*message["bar"])
+            case "read":
+                self._takeOver()
+            case "here":
+                self._guests.setdefault(asAddress(message["at"]), set()).add(asPeer(message["peer"]))
+            case "left":
+                self._guests[asAddress(message["at"])].discard(asPeer(message["peer"]))
+            case "freed":
+                self._castEnded(message)
+            case "back":
+                peer, local = asPeer(message["peer"]), asLocal(message["local"])
+                self._serveReturned(asAddress(message["at"]), datagram, peer, local)
+            case "sockets" | "begin":
+                raise ValueError(f"{message['say']!r} after the start")
+            case _:
+                # Of another version; the channel logs it, and goes on.
+                assert_never(message)
 
-    def _state(self, told: dict[str, Any], _: bytes) -> None:
-        """How it stands, in several messages, before we read."""
+    def _addState(self, state: StateMessage) -> None:
+        """Know more of its state; this comes before it stops reading, in several messages."""
         now = self._site.reactor.seconds()
-        if "guests" in told:
-            self._guests.setdefault(tuple(told["at"]), set()).update(map(peerOf, told["guests"]))
-        groups = [(host, port) for host, port in told.get("groups", ())]
+        if "guests" in state and state["at"] is not None:
+            self._guests.setdefault(asAddress(state["at"]), set()).update(map(asPeer, state["guests"]))
+        groups = [asAddress(group) for group in state.get("groups", ())]
         self.groups.update(groups)
-        resting = [((host, port), seconds) for (host, port), seconds in told.get("resting", ())]
+        resting = [(asAddress(group), seconds) for group, seconds in state.get("resting", ())]
         self._site.groupPool.adopt(groups, resting, now)
-        for (host, port), use, seconds in told.get("used", ()):
-            self._used[host, port] = use, seconds
-            self._rest((host, port), now)
+        for group, use, seconds in state.get("used", ()):
+            self._used[asAddress(group)] = use, seconds
+            self._restFixed(asAddress(group), now)
 
-    def _barred(self, told: dict[str, Any], _: bytes) -> None:
-        self._site.bar(*told["bar"])
-
-    def _read(self, told: dict[str, Any], _: bytes) -> None:
-        """From now on we read."""
-        self.reading = True
-        self._asksUntil = self._site.reactor.seconds() + self._site.limits.drain
+    def _takeOver(self) -> None:
+        """Read the request ports from now on."""
+        self.takenOver = True
+        self._joinableUntil = self._site.reactor.seconds() + self._site.limits.drain
         for each in self._server.addresses:
-            each.port.resume(False)
-        self._server.succession.take()
-        self._channel.say({"say": "serving"})
+            if each.port is not None:
+                each.port.resume(False)
+        self._server.startServing()
+        self._send({"say": "serving"})
         _log.info("taken over from {pid}, which ends its transfers", event="taken-over", pid=self.pid)
 
-    def _here(self, told: dict[str, Any], _: bytes) -> None:
-        self._guests.setdefault(tuple(told["at"]), set()).add(peerOf(told["peer"]))
+    def _castEnded(self, message: FreedMessage) -> None:
+        """One cast of it to this group has ended, perhaps the last."""
+        ended = asAddress(message["group"])
+        self.groups[ended] -= 1
+        if self.groups[ended] <= 0:
+            del self.groups[ended]
+            self._groupFreed(ended, self._site.reactor.seconds())
+            self._serveWaiting(lambda group: group == ended)
 
-    def _left(self, told: dict[str, Any], _: bytes) -> None:
-        self._guests[tuple(told["at"])].discard(peerOf(told["peer"]))
+    def _groupFreed(self, group: Group, now: float) -> None:
+        """No cast of it sends to this group any more."""
+        self._site.groupPool.release(group, now)
+        self._restFixed(group, now)
 
-    def _freed(self, told: dict[str, Any], _: bytes) -> None:
-        host, port = told["group"]
-        self.groups[host, port] -= 1
-        if self.groups[host, port] <= 0:
-            del self.groups[host, port]
-            self._give((host, port), self._site.reactor.seconds())
-            self._ended(lambda group: group == (host, port))
+    def _restFixed(self, group: Group, now: float) -> None:
+        if group in self._used:
+            self._site.groupPool.quarantine(group, *self._used[group], now)
 
-    def _back(self, told: dict[str, Any], datagram: bytes) -> None:
-        """A request that came to it, and that it does not serve."""
-        at, peer = tuple(told["at"]), peerOf(told["peer"])
-        self._guests.get(at, set()).discard(peer)
+    def _serveReturned(self, address: BindAddress, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Serve a request that was given to the predecessor, and that it does not serve."""
+        self._guests.get(address, set()).discard(peer)
         if len(self._returned) >= MOST_RETURNED:
             self._returned.clear()
         self._returned.add(peer)
-        self._served(at, datagram, peer, unpacked(told["local"]))
+        self._deliver(address, datagram, peer, local)
 
     # What it is told.
 
-    def serves(self, at: At, peer: Peer) -> bool:
-        """Does what this peer sends to this port belong to the elder?"""
-        guests = self._guests.get(at)
+    def serves(self, address: BindAddress, peer: Peer) -> bool:
+        """-> whether what this peer sends to this request port is for the predecessor."""
+        guests = self._guests.get(address)
         return guests is not None and peer in guests
 
-    def give(self, at: At, datagram: bytes, peer: Peer, local: Local) -> None:
-        """This came for it."""
-        self._channel.say({"say": "give", "at": at, "peer": peer, "local": packed(local)}, datagram)
+    def forward(self, address: BindAddress, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Pass a datagram on that came to this request port."""
+        self._send({"say": "give", "at": address, "peer": peer, "local": localFields(local)}, datagram)
 
-    def unreachable(self, at: At, peer: Peer) -> None:
-        """This peer's host says that its port is closed."""
-        self._channel.say({"say": "unreachable", "at": at, "peer": peer})
+    def forwardUnreachable(self, address: BindAddress, peer: Peer) -> None:
+        """Pass on that the host of this peer says that its port is closed."""
+        self._send({"say": "unreachable", "at": address, "peer": peer})
 
-    def ask(self, at: At, group: Group, datagram: bytes, peer: Peer, local: Local) -> None:
+    def joinGroup(self, address: BindAddress, group: Group, datagram: bytes, peer: Peer, local: Local) -> None:
         """
-        A request for a group that lives in the elder: it joins there.
+        Have a request served by a group of the predecessor.
 
-        Only within C{limits.drain}, for else the elder would never end.  Who comes later, or may not join, waits till
-        the group has ended; its data is heard meanwhile.
+        It may join only for C{limits.drain}, for else the predecessor would never end.  Later requests, and those that
+        may not join, wait here for the end of the group; their clients hear its data meanwhile.
         """
         now = self._site.reactor.seconds()
-        if peer not in self._returned and now < self._asksUntil:
-            guests = self._guests.setdefault(at, set())
-            # It is one as soon as the elder says so, too; what it sends before that should not go astray.
+        if peer not in self._returned and now < self._joinableUntil:
+            guests = self._guests.setdefault(address, set())
+            # The predecessor will say so; what the peer sends before that must not be lost.
             if len(guests) < MOST_GUESTS:
                 guests.add(peer)
-            self.give(at, datagram, peer, local)
+            self.forward(address, datagram, peer, local)
             return
         _log.info("{peer} waits for the end of a group of {pid}", event="waits", peer=hostPort(peer), pid=self.pid)
-        if len(self._waiting) < MOST_WAITING or (at, peer) in self._waiting:
-            self._waiting[at, peer] = (now + STALE, group, datagram, local)
+        if len(self._waiting) < MOST_WAITING or (address, peer) in self._waiting:
+            self._waiting[address, peer] = (now + WAITING_TIMEOUT, group, datagram, local)
 
-    def _ended(self, over: Callable[[Group], bool]) -> None:
-        """Who waits for one of these groups is served."""
+    def _serveWaiting(self, ended: Callable[[Group], bool]) -> None:
+        """Serve the requests that wait for a group which has ended."""
         now = self._site.reactor.seconds()
-        for (at, peer), (until, group, datagram, local) in list(self._waiting.items()):
-            if over(group):
-                del self._waiting[at, peer]
+        for (address, peer), (until, group, datagram, local) in list(self._waiting.items()):
+            if ended(group):
+                del self._waiting[address, peer]
                 if now < until:
-                    self._served(at, datagram, peer, local)
+                    self._deliver(address, datagram, peer, local)
 
-    def _served(self, at: At, datagram: bytes, peer: Peer, local: Local) -> None:
+    def _deliver(self, address: BindAddress, datagram: bytes, peer: Peer, local: Local) -> None:
         for each in self._server.addresses:
-            if each.at == at:
-                each.transport.datagramFrom(datagram, peer, local)
-
-
-_WORDS: dict[str, Callable[[Predecessor, dict[str, Any], bytes], None]] = {
-    "state": Predecessor._state,
-    "bar": Predecessor._barred,
-    "read": Predecessor._read,
-    "here": Predecessor._here,
-    "left": Predecessor._left,
-    "freed": Predecessor._freed,
-    "back": Predecessor._back,
-}
+            if each.bindAddress == address:
+                each.deliver(datagram, peer, local)

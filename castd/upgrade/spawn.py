@@ -1,5 +1,5 @@
 """
-The process that takes over is this one's child, started with the same command.
+Starts the process that takes over: a child of this one, by the same command.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from castd.upgrade.predecessor import ENVIRON
 
-#: Where the child finds its end of the channel.
+#: The descriptor by which the child has its end of the channel.
 DESCRIPTOR = 3
-#: What a supervisor has said to this process alone.
-OURS = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
+#: Variables of a supervisor that are meant for this process alone.
+NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
 
 class ChildProcess(ProcessProtocol):
     """
-    The process.
+    A castd that was started by this one.
 
-    @ivar pid: its number.
+    @ivar pid: its process id.
     """
 
-    pid = 0
-    transport: Any
+    pid: int = 0
+    transport: IProcessTransport
 
     def __init__(self, exited: Callable[[str], object]) -> None:
         self._exited = exited
@@ -41,8 +41,9 @@ class ChildProcess(ProcessProtocol):
         self.pid = self.transport.pid
 
     def processExited(self, reason: Failure) -> None:
-        value: Any = reason.value
-        how = f"was ended by signal {value.signal}" if value.signal else f"ended with status {value.exitCode}"
+        error, how = reason.value, "ended with status 0"
+        if isinstance(error, ProcessTerminated):
+            how = f"was ended by signal {error.signal}" if error.signal else f"ended with status {error.exitCode}"
         self._exited(how)
 
     def kill(self) -> None:
@@ -52,18 +53,19 @@ class ChildProcess(ProcessProtocol):
 
 
 def command() -> list[str]:
-    """-> what this process was started by; the script and its options, and whatever the interpreter was told."""
+    """-> the command line that this process was started by, with the interpreter and its options."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def spawn(reactor: Any, end: socket.socket, exited: Callable[[str], object]) -> ChildProcess:
+def spawn(reactor: IReactorProcess, end: socket.socket, exited: Callable[[str], object]) -> ChildProcess:
     """
-    Start it, with our standard streams and its end of the channel.
+    Start this process's command once more, with the same standard streams and with one end of the channel.
 
-    @param exited: called with what it ended with.
+    @param exited: called with how the child has ended.
     """
     child = ChildProcess(exited)
-    environ = {name: value for name, value in os.environ.items() if name not in OURS} | {ENVIRON: str(DESCRIPTOR)}
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    environ[ENVIRON] = str(DESCRIPTOR)
     argv = command()
     descriptors = {0: 0, 1: 1, 2: 2, DESCRIPTOR: end.fileno()}
     reactor.spawnProcess(child, argv[0], argv, environ, childFDs=descriptors)

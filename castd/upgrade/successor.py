@@ -1,116 +1,150 @@
 """
-Heir: the process that takes over from this one, as seen from here (C{castd upgrade}).
-
-It is started with the same command, and given the sockets that requests come to.  Not before it has read the service
-file, opened what else it needs and said that it is ready, does this process stop reading.  Then it serves those who are
-here to their end, and leaves.  If the heir dies in the meantime, all is as it was.  The other side is
-L{castd.upgrade.predecessor}.
+The process that takes over from this one, as this one sees it; L{castd.upgrade} has the theory of operation.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from zope.interface import implementer
 
+from castd.group_pool import Group
+from castd.interfaces import ISuccessor
 from castd.request import Local, Peer
-from castd.upgrade.channel import MOST_DESCRIPTORS, Channel, packed, pair, peerOf, unpacked
+from castd.upgrade.channel import MOST_DESCRIPTORS, ChannelToSuccessor, MakeChannel, socketPair
+from castd.upgrade.messages import (
+    BindAddress,
+    FromPredecessor,
+    FromSuccessor,
+    GiveMessage,
+    ReadyMessage,
+    SocketsMessage,
+    StateMessage,
+    UnreachableMessage,
+    asAddress,
+    asLocal,
+    asPeer,
+    localFields,
+)
+from castd.upgrade.upgradable import UpgradableAddress, UpgradableServer
 
 _log = Logger(namespace="castd")
 
-#: Seconds that a heir may take to be ready; C{castd upgrade} is answered within L{castd.service.doors.PATIENCE}.
-READY = 25.0
-#: Seconds that it has to end, once it has said no.
-LAST = 5.0
+#: Seconds that a successor may take to be ready; C{castd upgrade} is answered within
+#: L{castd.service.admin.CONNECTION_TIMEOUT}.
+READY_TIMEOUT = 25.0
+#: Seconds that a successor may live on once it has closed the channel.
+EXIT_TIMEOUT = 5.0
 #: Seconds until this process leaves, so that an answer at the control socket gets out.
 GRACE = 0.5
-#: Entries in one message.
-SHARE = 512
+#: Entries in one message about the state.
+ENTRIES = 512
+
+Entry = TypeVar("Entry")
+
+#: A socket for the successor: its address, and whether castd has bound it, not a supervisor.
+HeldSocket: TypeAlias = tuple[BindAddress, socket.socket, bool]
 
 
-def _shares(what: str, found: Sequence[object], at: object = None) -> Iterator[dict[str, Any]]:
-    """How it stands with many things, in messages that are not too long."""
-    for start in range(0, len(found), SHARE):
-        yield {"say": "state", "at": at, what: found[start : start + SHARE]}
+class Child(Protocol):
+    """The process of the successor."""
+
+    pid: int
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
 
 
+#: Starts the successor with its end of the channel; the second argument is called with how it has ended.
+Spawn: TypeAlias = Callable[[socket.socket, Callable[[str], object]], Child]
+
+
+@implementer(ISuccessor)
 class SuccessorPort:
     """
-    The heir, as the transport at one port sees it; see L{castd.interfaces.IUpgradable.handOver}.
+    The successor, as the transport at one request port sees it.
     """
 
-    def __init__(self, say: Callable[..., None], at: tuple[str, int]) -> None:
-        self._say = say
-        self._at = at
+    def __init__(self, channel: ChannelToSuccessor, address: BindAddress) -> None:
+        self._channel = channel
+        self._address = address
 
-    def here(self, peer: Peer) -> None:
-        """What this peer sends to the port is for us."""
-        self._say({"say": "here", "at": self._at, "peer": peer})
+    def peerJoined(self, peer: Peer) -> None:
+        self._channel.send({"say": "here", "at": self._address, "peer": peer})
 
-    def left(self, peer: Peer) -> None:
-        """No more."""
-        self._say({"say": "left", "at": self._at, "peer": peer})
+    def peerLeft(self, peer: Peer) -> None:
+        self._channel.send({"say": "left", "at": self._address, "peer": peer})
 
-    def freed(self, group: Peer) -> None:
-        """A cast to this group has ended."""
-        self._say({"say": "freed", "group": group})
+    def groupEnded(self, group: Group) -> None:
+        self._channel.send({"say": "freed", "group": group})
 
-    def back(self, datagram: bytes, peer: Peer, local: Local) -> None:
-        """A request that is to be served by the heir."""
-        self._say({"say": "back", "at": self._at, "peer": peer, "local": packed(local)}, datagram)
+    def returnRequest(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        self._channel.send({"say": "back", "at": self._address, "peer": peer, "local": localFields(local)}, datagram)
 
 
 class Successor:
     """
-    One attempt to be succeeded.
+    One attempt to have another process take over.
 
-    @ivar reads: it has taken over.
+    @ivar takenOver: this process has stopped reading for it.
     """
 
-    def __init__(self, server: Any, spawn: Callable[..., Any], leave: Callable[[], object], channel: Any = Channel):
+    def __init__(
+        self,
+        server: UpgradableServer,
+        sockets: Callable[[], Sequence[HeldSocket]],
+        spawn: Spawn,
+        leave: Callable[[], object],
+        makeChannel: MakeChannel[FromSuccessor, FromPredecessor],
+    ) -> None:
         """
-        @param server: a L{castd.service.service.Server}, running.
-        @param spawn: C{spawn(end, exited)} starts the process with its end of the channel, and gives something with
-            C{pid} and C{kill()}; C{exited(how)} is called when it has ended.
+        @param server: running.
+        @param sockets: -> the sockets that requests come to.
         @param leave: ends this process.
-        @param channel: as L{Channel}.
         """
-        self.reads = False
+        self.takenOver = False
         self._server = server
         self._site = server.site
+        self._sockets = sockets
         self._spawn = spawn
         self._leave = leave
-        self._makeChannel = channel
+        self._makeChannel = makeChannel
+        self._over: Callable[[], object] = lambda: None
         self._faults: tuple[str, ...] = ()
         self._answer: Deferred[tuple[str, ...]] | None = None
-        self._call: Any = None
-        self._channel: Any = None
-        self._child: Any = None
+        self._timer: IDelayedCall | None = None
         self._confirmed: Deferred[None] = Deferred()
+        self._channel: ChannelToSuccessor
+        self._child: Child
 
-    def begin(self) -> Deferred[tuple[str, ...]]:
+    def begin(self, over: Callable[[], object]) -> Deferred[tuple[str, ...]]:
         """
-        Start it.
+        Start the process.
 
-        -> fires with the reasons why nothing has changed; none: it serves.
+        @param over: called if this process goes on: the attempt has failed, or the successor has died.
+        @return: fires with the reasons why nothing has changed; none: the successor serves.
         """
+        self._over = over
         answer = self._answer = Deferred[tuple[str, ...]]()
         try:
             self._start()
         except OSError as error:
             self._fail((f"no process can be started: {error.strerror}",))
             return answer
-        self._give(self._site.ports.boundSockets())
-        self._channel.say({"say": "begin", "pid": os.getpid(), "doors": self._server.porch.places()})
-        self._rest(READY, self._late)
+        self._passSockets(self._sockets())
+        self._channel.send({"say": "begin", "pid": os.getpid(), "doors": self._server.adminAddresses()})
+        self._setTimer(READY_TIMEOUT, self._notReady)
         return answer
 
     def _start(self) -> None:
-        ours, theirs = pair()
-        self._channel = self._makeChannel(self._site.reactor, ours, self._heard, self._lost)
+        ours, theirs = socketPair()
+        self._channel = self._makeChannel(ours, self._received, self._channelLost)
         try:
             self._child = self._spawn(theirs, self._exited)
         except OSError:
@@ -119,153 +153,165 @@ class Successor:
         finally:
             theirs.close()
 
-    def _give(self, held: Any) -> None:
-        for start in range(0, len(held), MOST_DESCRIPTORS):
-            some = held[start : start + MOST_DESCRIPTORS]
-            told = {"say": "sockets", "at": [(*at, ours) for at, _, ours in some]}
-            self._channel.say(told, b"", [made.fileno() for _, made, _ in some])
+    def _passSockets(self, sockets: Sequence[HeldSocket]) -> None:
+        for start in range(0, len(sockets), MOST_DESCRIPTORS):
+            some = sockets[start : start + MOST_DESCRIPTORS]
+            message: SocketsMessage = {"say": "sockets", "at": [(*address, own) for address, _, own in some]}
+            self._channel.send(message, b"", [held.fileno() for _, held, _ in some])
 
-    # How it goes wrong.
+    # How it fails.
 
     def abandon(self) -> None:
-        """This process stops, so nobody is to take over; one that has done so already goes on."""
-        if not self.reads:
+        """Kill the process, unless it has taken over: this process stops, and nobody is to serve."""
+        if not self.takenOver:
             self._faults = self._faults or ("castd is stopping",)
             self._child.kill()
 
-    def _late(self) -> None:
-        self._call = None
-        self._faults = (f"the new process was not ready within {READY:g} s",)
+    def _notReady(self) -> None:
+        self._timer = None
+        self._faults = (f"the new process was not ready within {READY_TIMEOUT:g} s",)
         self._child.kill()
 
     def _exited(self, how: str) -> None:
-        """The process has ended; what it has said last may still lie there."""
+        """The process has ended; what it has said last may not be read yet."""
         self._channel.doRead()
         self._channel.close()
-        if self.reads:
+        if self.takenOver:
             self._takeBack()
             return
         self._fail(self._faults or (f"the new process {how} before it was ready; the log says why",))
 
-    def _lost(self) -> None:
-        """The channel is closed.  Not before it has ended, which a signal tells, do we read: never shall two."""
-        if not self._server.ending:
-            self._rest(LAST, self._child.kill)
+    def _channelLost(self) -> None:
+        """The channel is closed.  Only when the process has ended may this one read: never shall two."""
+        if not self._server.stopping:
+            self._setTimer(EXIT_TIMEOUT, self._child.kill)
 
     def _fail(self, faults: tuple[str, ...]) -> None:
-        self._server.succession.successor = None
-        self._rest()
+        self._over()
+        self._cancelTimer()
         for nth, fault in enumerate(faults, 1):
             told = {"fault": fault, "nth": nth, "count": len(faults)}
             _log.error("no upgrade ({nth} of {count}): {fault}", event="refused-upgrade", **told)
-        self._told(faults)
+        self._answerUpgrade(faults)
 
-    def _told(self, faults: tuple[str, ...] = ()) -> None:
+    def _answerUpgrade(self, faults: tuple[str, ...] = ()) -> None:
+        """Fire the Deferred of L{begin}, unless that is done."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.callback(faults)
 
-    def _rest(self, seconds: float = 0.0, then: Callable[[], object] | None = None) -> None:
-        """Wait no longer for what was waited for; for something else, perhaps."""
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        self._call = None if then is None else self._site.reactor.callLater(seconds, then)
+    def _setTimer(self, seconds: float, then: Callable[[], object]) -> None:
+        """Wait for one thing at a time."""
+        self._cancelTimer()
+        self._timer = self._site.reactor.callLater(seconds, then)
+
+    def _cancelTimer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     # What it says.
 
-    def _heard(self, told: dict[str, Any], datagram: bytes) -> None:
-        _WORDS[told["say"]](self, told, datagram)
+    def _received(self, message: FromSuccessor, datagram: bytes) -> None:
+        match message["say"]:
+            case "refused":
+                self._faults = tuple(message["faults"])
+            case "ready":
+                self._stopReading(message)
+            case "serving":
+                self._handedOver()
+            case "give":
+                self._deliver(message, datagram)
+            case "unreachable":
+                self._deliverUnreachable(message)
+            case "stop":
+                self._leaveOnce()
+            case _:
+                # Of another version; the channel logs it, and goes on.
+                assert_never(message)
 
-    def _refused(self, told: dict[str, Any], _: bytes) -> None:
-        self._faults = tuple(told["faults"])
-
-    def _ready(self, told: dict[str, Any], _: bytes) -> None:
-        """It can do all: stop reading, and let it."""
-        if self._server.stopping:
+    def _stopReading(self, message: ReadyMessage) -> None:
+        """Leave the request ports to the successor, which is ready."""
+        if self._server.draining:
             self.abandon()
             return
-        self._rest()
-        self.reads = True
-        claimed = {tuple(at) for at in told["claimed"]}
-        drained = [self._handOver(each, each.at in claimed) for each in self._server.addresses]
-        self._site.barring = lambda *bar: self._channel.say({"say": "bar", "bar": bar})
+        self._cancelTimer()
+        self.takenOver = True
+        claimed = {asAddress(address) for address in message["claimed"]}
+        drained = [self._handOver(each, each.bindAddress in claimed) for each in self._server.addresses]
+        self._site.barring = lambda *bar: self._channel.send({"say": "bar", "bar": bar})
         DeferredList([*drained, self._confirmed]).addCallback(self._drained)
-        self._server.succession.handOver().addCallback(self._go)
+        self._server.stopServing().addCallback(self._letRead)
 
-    def _handOver(self, each: Any, claimed: bool) -> Deferred[Any]:
-        """What it has not claimed is gone from the service file: that port is ours to the end."""
-        drained: Deferred[Any] = each.handOver(SuccessorPort(self._channel.say, each.at)) if claimed else each.drain()
-        return drained
+    def _handOver(self, each: UpgradableAddress, claimed: bool) -> Deferred[None]:
+        """An address that is not claimed is gone from the service file: this process reads it to the end."""
+        return each.handOver(SuccessorPort(self._channel, each.bindAddress)) if claimed else each.drain()
 
-    def _go(self, _: object) -> None:
-        """Tell it how things stand, the supervisor whom to watch, and go."""
-        for told in self._state():
-            self._channel.say(told)
+    def _letRead(self, _: object) -> None:
+        """Tell the successor the state and the service manager whom to watch, and let the successor read."""
+        for state in self._state():
+            self._channel.send(state)
         for bar in self._site.bars():
-            self._channel.say({"say": "bar", "bar": bar})
-        self._server.watch.notifier.notify(f"MAINPID={self._child.pid}")
-        self._server.watch.pause()
-        self._channel.say({"say": "read"})
+            self._channel.send({"say": "bar", "bar": bar})
+        self._server.leaveWatch(self._child.pid)
+        self._channel.send({"say": "read"})
 
-    def _state(self) -> Iterator[dict[str, Any]]:
-        groupPool, now = self._site.groupPool, self._site.reactor.seconds()
+    def _state(self) -> Iterator[StateMessage]:
+        """-> the state, in messages that are not too long."""
         for each in self._server.addresses:
-            for what, found in (("guests", each.guests()), ("groups", each.groups())):
-                yield from _shares(what, found, each.at)
-        yield from _shares("resting", groupPool.quarantined(now))
-        yield from _shares("used", groupPool.reservations(now))
+            for peers in _parts(each.requestPortPeers()):
+                yield {"say": "state", "at": each.bindAddress, "guests": peers}
+            for groups in _parts(each.groups()):
+                yield {"say": "state", "at": each.bindAddress, "groups": groups}
+        pool, now = self._site.groupPool, self._site.reactor.seconds()
+        for resting in _parts(pool.quarantined(now)):
+            yield {"say": "state", "at": None, "resting": resting}
+        for used in _parts(pool.reservations(now)):
+            yield {"say": "state", "at": None, "used": used}
 
-    def _serving(self, told: dict[str, Any], _: bytes) -> None:
+    def _handedOver(self) -> None:
         _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)
-        self._told()
+        self._answerUpgrade()
         self._confirmed.callback(None)
 
-    def _given(self, told: dict[str, Any], datagram: bytes) -> None:
-        """A datagram for one who is served here."""
+    def _deliver(self, message: GiveMessage, datagram: bytes) -> None:
+        """Take a datagram for a peer that is served here."""
         for each in self._server.addresses:
-            if each.at == tuple(told["at"]):
-                each.transport.datagramFrom(datagram, peerOf(told["peer"]), unpacked(told["local"]))
+            if each.bindAddress == asAddress(message["at"]):
+                each.deliver(datagram, asPeer(message["peer"]), asLocal(message["local"]))
 
-    def _unreachable(self, told: dict[str, Any], _: bytes) -> None:
+    def _deliverUnreachable(self, message: UnreachableMessage) -> None:
         for each in self._server.addresses:
-            if each.at == tuple(told["at"]):
-                each.transport.peerUnreachable(peerOf(told["peer"]))
-
-    def _stop(self, told: dict[str, Any], _: bytes) -> None:
-        """It was told to stop, and so we are."""
-        self._end()
+            if each.bindAddress == asAddress(message["at"]):
+                each.deliverUnreachable(asPeer(message["peer"]))
 
     # How it ends.
 
     def _drained(self, _: object) -> None:
-        """Whoever was here has been served."""
-        if self.reads and not self._server.ending:
+        """All transfers of this process have ended."""
+        if self.takenOver and not self._server.stopping:
             _log.info("whoever was here has been served", event="served-out")
-            self._rest(GRACE, self._end)
+            self._setTimer(GRACE, self._leaveOnce)
 
-    def _end(self) -> None:
+    def _leaveOnce(self) -> None:
         leave, self._leave = self._leave, lambda: None
         leave()
 
     def _takeBack(self) -> None:
-        """It has died; we have the sockets still."""
-        self.reads = False
-        self._rest()
-        self._server.succession.successor = None
+        """The successor has died; this process has the sockets still, and serves again."""
+        self.takenOver = False
+        self._cancelTimer()
+        self._over()
         self._site.barring = None
-        if not self._server.ending:
+        if not self._server.stopping:
             _log.error(
                 "{pid}, which had taken over, is no more; this process goes on", event="heirless", pid=self._child.pid
             )
-            self._server.succession.takeBack()
-        self._told(("the new process ended as soon as it had taken over; this one goes on",))
+            self._server.resumeServing()
+        self._answerUpgrade(("the new process ended as soon as it had taken over; this one goes on",))
 
 
-_WORDS: dict[str, Callable[[Successor, dict[str, Any], bytes], None]] = {
-    "refused": Successor._refused,
-    "ready": Successor._ready,
-    "serving": Successor._serving,
-    "give": Successor._given,
-    "unreachable": Successor._unreachable,
-    "stop": Successor._stop,
-}
+def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """-> the entries, so many at a time."""
+    for start in range(0, len(found), ENTRIES):
+        yield found[start : start + ENTRIES]

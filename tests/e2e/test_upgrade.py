@@ -53,22 +53,41 @@ def udp(address: str = ADDRESS) -> socket.socket:
     return made
 
 
+def hears(group: tuple[str, int]) -> socket.socket:
+    """-> a socket that has joined this group."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(group)
+    membership = socket.inet_aton(group[0]) + socket.inet_aton(ADDRESS)
+    made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("8s", membership))
+    made.settimeout(PATIENCE)
+    return made
+
+
 class Running:
     """castd, through all the processes that it is one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: Path | None = None) -> None:
+        """
+        @param code: the folder that its code is imported from; None: as L{command} has it.
+        """
         self.folder, self.control, self.log = folder, folder / "control", folder / "log"
+        self.command = command() if code is None else [sys.executable, "-m", "castd"]
+        self.place: dict[str, Any] = {"cwd": TREE}
+        if code is not None:
+            self.place = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(code)}}
         (folder / "boot").mkdir()
         (folder / "drop").mkdir()
         for name, body in (("small", SMALL), ("large", LARGE), ("image", IMAGE)):
             (folder / "boot" / name).write_bytes(body)
-        one, other, single, mtftp, slam, group, self.web = free(*[socket.SOCK_DGRAM] * 6, socket.SOCK_STREAM)
+        one, other, single, mtftp, slam, group, *more = free(*[socket.SOCK_DGRAM] * 8, socket.SOCK_STREAM)
+        self.multicast, self.data, self.web = more
         self.plain, self.single, self.mtftp, self.slam = (one, other), single, mtftp, slam
         self.groups = {"mtftp": ("239.255.1.1", group), "slam": ("239.255.1.2", slam)}
         self.write()
         with self.log.open("wb") as log:
             self.first = subprocess.Popen(
-                [*command(), "serve", "-c", str(folder / "castd.yaml")], cwd=TREE, stdout=log, stderr=log
+                [*self.command, "serve", "-c", str(folder / "castd.yaml")], stdout=log, stderr=log, **self.place
             )
         eventually(lambda: self.said("slam listens at") or self.first.poll() is not None, "castd to listen", PATIENCE)
         eventually(self.control.exists, "the control socket", PATIENCE)
@@ -96,6 +115,13 @@ class Running:
                     "group": places["slam"],
                     "rate": "250 kB/s",
                 },
+                "multicast": {
+                    "port": self.multicast,
+                    "interface": ADDRESS,
+                    "groups": "239.255.7.0/31",
+                    "data-port": self.data,
+                    "clients": "any",
+                },
             },
             **more,
         }
@@ -107,18 +133,18 @@ class Running:
 
     def castd(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command(), *words, "--control", str(self.control)],
-            cwd=TREE,
+            [*self.command, *words, "--control", str(self.control)],
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
+            **self.place,
         )
 
     def upgrade(self, *busy: Any) -> None:
         """Upgrade it, while these go on with a block now and then."""
         with subprocess.Popen(
-            [*command(), "upgrade", "--control", str(self.control)], cwd=TREE, stderr=subprocess.PIPE, text=True
+            [*self.command, "upgrade", "--control", str(self.control)], stderr=subprocess.PIPE, text=True, **self.place
         ) as upgrading:
             while upgrading.poll() is None:
                 for each in busy:
@@ -258,12 +284,7 @@ class Slow:
         self.own, self.body = udp(address), b""
         self.heard = self.own
         if group is not None:
-            self.heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self.heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.heard.bind(group)
-            membership = socket.inet_aton(group[0]) + socket.inet_aton(ADDRESS)
-            self.heard.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("8s", membership))
-            self.heard.settimeout(PATIENCE)
+            self.heard = hears(group)
         self.own.sendto(rrq("large"), (ADDRESS, port))
 
     def master(self) -> None:
