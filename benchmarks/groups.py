@@ -31,12 +31,15 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.e2e.clients import SERVER, Transfer, atftp  # noqa: E402
-from tests.e2e.hall import Hall, Host, sweep  # noqa: E402
-from tests.e2e.jobs import eventually  # noqa: E402
-from tests.e2e.loss import lossy, nft  # noqa: E402
-from tests.e2e.server import Server, listening  # noqa: E402
-from tests.e2e.shelf import Shelf  # noqa: E402
+from tests.support.jobs import eventually  # noqa: E402
+from tests.support.lab.castd import (  # noqa: E402
+    Server,
+    Shelf,
+    listening,
+)
+from tests.support.lab.clients import SERVER, Transfer, atftp  # noqa: E402
+from tests.support.lab.hall import Hall, Host, sweep  # noqa: E402
+from tests.support.lab.wires import lossy, nft  # noqa: E402
 
 ASKED = ("multicast", "blksize 1428")
 

@@ -159,8 +159,8 @@ class Soak:
             f"{tally.died.total()} died, {tally.failed.total()} failed, {wrong}; "
             f"{tally.octets / 1e6:.0f} MB, {tally.hostile} hostile, {self.server.reloads} reloads; quiet after "
             f"{seconds:.1f} s: {held['descriptors']} descriptors ({held['ports']} kept ports), "
-            f"{held['timers']} alarms, {held['calls']} calls, {kib} KiB; at most {self.most.get('casts')} casts, "
-            f"{self.most.get('descriptors')} descriptors, {self.most.get('timers')} alarms"
+            f"{held['alarms']} alarms, {held['calls']} calls, {kib} KiB; at most {self.most.get('casts')} casts, "
+            f"{self.most.get('descriptors')} descriptors, {self.most.get('alarms')} alarms"
         )
 
     def _judge(self) -> None:

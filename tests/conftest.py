@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.needs import needRoot
-from tests.observed import observed
+from tests.support.log import observed
+from tests.support.needs import needRoot
 
 # No deadline anywhere: a busy machine is no reason to fail.  CI tries the same examples every time, so that a red build
 # is about the change; at home each run looks somewhere else, and what it finds is kept in .hypothesis.
@@ -19,7 +19,15 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.register_profile(
     "hunt", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+# For who waits (-m "not slow") a few examples are enough.
+settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "home"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Who leaves out what is slow waits for few examples as well."""
+    if config.option.markexpr == "not slow" and not {"CI", "HYPOTHESIS_PROFILE"} & os.environ.keys():
+        settings.load_profile("quick")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

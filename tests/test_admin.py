@@ -1,12 +1,9 @@
 """The admin ports, on a real server in a process of its own: metrics, readiness, the control socket."""
 
 import json
-import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,16 +17,9 @@ from click.testing import CliRunner, Result
 
 from castd.cli import control, main
 from castd.observe.metrics import MAX_TRANSPORTS, Counters
+from tests.support.jobs import free, running, until
 
-ROOT = Path(__file__).parent.parent
 BODY = bytes(1500)
-
-
-def free(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Running:
@@ -37,7 +27,7 @@ class Running:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, self.web = free(socket.SOCK_DGRAM), free(socket.SOCK_STREAM)
+        self.port, self.web = free(socket.SOCK_DGRAM, socket.SOCK_STREAM)
         self.control = folder / "run" / "control"
         (folder / "boot").mkdir()
         (folder / "run").mkdir()
@@ -68,37 +58,21 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Running]:
+def serving(folder: Path) -> Iterator[Running]:
     made = Running(folder)
     made.write()
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "castd", "serve", "-c", folder / "x.yaml"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RUNTIME_DIRECTORY": str(folder / "run")},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = []
-            for line in process.stdout:
-                said.append(line)
-                if "listens at" in line:
-                    break
-            else:
-                raise AssertionError("".join(said))
-            yield made
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=40)
-        finally:
-            process.kill()
+    command = ("-m", "castd", "serve", "-c", folder / "x.yaml")
+    with running(*command, RUNTIME_DIRECTORY=str(folder / "run")) as process:
+        until(process, "listens at")
+        yield made
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
 
 
 @pytest.mark.loopback
 def test_metrics(tmp_path: Path) -> None:
     """What has happened is counted, what is under way is shown, and no label is a file name or an address."""
-    with running(tmp_path) as server:
+    with serving(tmp_path) as server:
         assert server.get("healthz") == (200, "alive\n")
         assert server.get("readyz") == (200, "ready\n")
         client, block, peer = server.ask(b"file")
@@ -124,10 +98,11 @@ def test_metrics(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_control(tmp_path: Path) -> None:
     """`castd status` shows who receives what, `castd reload` puts a file in force or says what is wrong with it."""
-    with running(tmp_path) as server:
+    with serving(tmp_path) as server:
         mode = server.control.stat().st_mode
         assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
         client, _, _ = server.ask(b"file")

@@ -12,26 +12,7 @@ from castd.request import Local
 from castd.upgrade.channel import MOST_WAITING, Channel, Packet, receivePacket, sendPacket, socketPair
 from castd.upgrade.messages import asAddress, asLocal, asPeer, localFields
 from castd.upgrade.predecessor import ENVIRON, Inheritance, receiveInheritance
-
-
-class Reactor:
-    """Enough of one: who wants to read and write."""
-
-    def __init__(self) -> None:
-        self.readers: set[Any] = set()
-        self.writers: set[Any] = set()
-
-    def addReader(self, reader: object) -> None:
-        self.readers.add(reader)
-
-    def addWriter(self, writer: object) -> None:
-        self.writers.add(writer)
-
-    def removeReader(self, reader: object) -> None:
-        self.readers.discard(reader)
-
-    def removeWriter(self, writer: object) -> None:
-        self.writers.discard(writer)
+from tests.support.fakes import Reactor
 
 
 class Ends:

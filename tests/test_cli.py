@@ -23,7 +23,7 @@ from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
-from tests.processes import ROOT, running, until
+from tests.support.jobs import ROOT, running, until
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
 
@@ -364,6 +364,7 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_taken(folder: Path) -> None:
     """A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE)."""

@@ -21,10 +21,10 @@ from castd.cli.transfer import get, put
 from castd.client import schemes
 from castd.client.output import OutputStream, PartialFile
 from castd.client.schemes import Scheme
-from castd.dialects.tftp import Dialect, Options
+from castd.dialects import tftp
 from castd.packets.netascii import encode
-from castd.server.listener import Listener
 from castd.testing import MemorySink, Network, memorySite, pattern
+from tests.support.stage import listener
 from tests.test_client import Flood
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -76,8 +76,7 @@ class World:
         self.network = Network()
         self.site = memorySite(self.network, files=files, uploads=MemorySink({}))
         self.uploads: dict[str, bytes] = self.site.uploads.files
-        options = Options()
-        self.listener = Listener(self.site, "tftp", options, Dialect(options))
+        self.listener = listener(self.site, (tftp, {}))
         self.site.ports.listen(69, self.listener)
 
     def run(self, command: Any, *words: str, interrupt: float | None = None, stdin: bytes | None = None) -> Result:

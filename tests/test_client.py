@@ -23,19 +23,18 @@ from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
 from castd.client.urls import Url, UrlError, parseUrl
-from castd.dialects import multicast
-from castd.dialects.tftp import Dialect, Options
+from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
 from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
-from castd.server.listener import Listener
 from castd.server.site import Site as ServerSite
-from castd.testing import MemorySite, Network, ReceivedFile, RecordingClient, memorySite, pattern
-from tests.halves import summary
-from tests.observed import observed
+from castd.testing import Network, ReceivedFile, RecordingClient, memorySite, pattern
+from tests.support.link import summary
+from tests.support.log import observed
+from tests.support.stage import listener
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -59,7 +58,8 @@ class Site:
         self.host = self.network.host("fd00::9" if six else CLIENT)
         self.server = "fd00::1" if six else SERVER
         self.memory = memorySite(self.network, files=files, uploads=True, host=self.server)
-        self.listener = serve(self.memory)
+        self.listener = listener(self.memory, (tftp, {"port": 69}))
+        self.memory.ports.listen(69, self.listener)
         self.sink = ReceivedFile()
 
     def url(self, rest: str) -> Url:
@@ -84,13 +84,6 @@ class Site:
         """Nothing of the client is left open a while later."""
         self.network.run(limit=60)
         return not self.host.openPorts() and not self.network.getDelayedCalls()
-
-
-def serve(site: MemorySite, port: int = 69, **options: Any) -> Listener:
-    given = Options(port=port, **options)
-    listener = Listener(site, "tftp", given, Dialect(given))
-    site.ports.listen(port, listener, given.interface)
-    return listener
 
 
 class Scripted:
@@ -491,17 +484,20 @@ class TestLoopback:
         site = memorySite(network, files={"f": pattern(3_000_000)}, uploads=True)
         real = ServerSite(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)
         vars(site).update(vars(real))
-        options = Options(interface="127.0.0.1")
-        listener = Listener(site, "tftp", options, Dialect(options))
-        port = site.ports.listen(0, listener, "127.0.0.1")
+        made = listener(site, (tftp, {"interface": "127.0.0.1"}))
+        port = site.ports.listen(0, made, "127.0.0.1")
         yield port.getHost().port, site.files
-        listener.stop()
+        made.stop()
         port.stopListening()
         site.ports.closeIdle()
 
     @pytest.mark.parametrize(
         "requested",
-        [defaultOptions, RequestedOptions(), RequestedOptions(blksize=8192, windowsize=32)],
+        [
+            defaultOptions,
+            pytest.param(RequestedOptions(), marks=pytest.mark.slow),
+            RequestedOptions(blksize=8192, windowsize=32),
+        ],
         ids=["default", "plain", "big"],
     )
     @pytest_twisted.ensureDeferred
@@ -513,21 +509,22 @@ class TestLoopback:
         await report.closed
         assert sink.data == pattern(3_000_000)
 
+    @pytest.mark.slow
     @pytest_twisted.ensureDeferred
     async def test_fetchFromAGroup(self) -> None:
         """A group is joined where the server is, which need not be where the machine's default route leads."""
         site = memorySite(Network(), files={"f": pattern(300_000)})
         vars(site).update(vars(ServerSite(reactor, random.Random(1), Ports(reactor, random.Random(1)), site.limits)))
-        options = multicast.Options(interface="127.0.0.1", clients="any", gather=0, groups="239.255.99.0/24")
-        listener = Listener(site, "multicast", options, multicast.Dialect(options))
-        port = site.ports.listen(0, listener, "127.0.0.1")
+        options = {"interface": "127.0.0.1", "clients": "any", "gather": 0, "groups": "239.255.99.0/24"}
+        made = listener(site, (multicast, options))
+        port = site.ports.listen(0, made, "127.0.0.1")
         events: list[dict[str, Any]] = []
         sink = ReceivedFile()
         with observed(events.append):
             url = parseUrl(f"tftm://127.0.0.1:{port.getHost().port}/f")
             report = await fetch(reactor, url, sink).addTimeout(30, reactor)
             await report.closed
-        listener.stop()
+        made.stop()
         port.stopListening()
         site.ports.closeIdle()
         assert sink.data == pattern(300_000)

@@ -28,8 +28,8 @@ from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import kinds
 from castd.testing import BytesContent, RecordingClient, SentDatagram, pattern
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_players import SERVER, Stage
+from tests.support.clients.slam_client import Etherboot, Ipxe
+from tests.support.stage import HOST, SlamStage
 
 FILE = pattern(5925)
 HEADER = bytes.fromhex("a06553f100572545ab")
@@ -50,8 +50,8 @@ def real() -> None:
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage(FILE)
+def stage() -> Iterator[SlamStage]:
+    stage = SlamStage(FILE)
     yield stage
     stage.listener.stop()
     assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"
@@ -65,14 +65,14 @@ def ping(client: RecordingClient, header: bytes = HEADER) -> tuple[Peer, bytes]:
     return (client.address, header)
 
 
-def client(stage: Stage, number: int = 2, port: int = 0) -> RecordingClient:
+def client(stage: SlamStage, number: int = 2, port: int = 0) -> RecordingClient:
     return RecordingClient(stage.network.host(f"10.0.0.{number}"), port)
 
 
-def say(stage: Stage, who: RecordingClient, wire: str | bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
+def say(stage: SlamStage, who: RecordingClient, wire: str | bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
     """Send a list and -> what the server says to it."""
     stage.sent()
-    who.send(bytes.fromhex(wire) if isinstance(wire, str) else wire, stage.address)
+    who.send(bytes.fromhex(wire) if isinstance(wire, str) else wire, stage.server)
     stage.network.advance(seconds)
     return stage.sent()
 
@@ -89,7 +89,7 @@ def numbers(sent: list[tuple[Peer, bytes]], header: bytes = HEADER) -> list[int]
     return found
 
 
-def works(stage: Stage, number: int = 99) -> None:
+def works(stage: SlamStage, number: int = 99) -> None:
     """The server still serves: SL-01 with a fresh client."""
     who = client(stage, number)
     stage.network.advance(0.1)  # the last blocks cannot be on their way any more
@@ -98,13 +98,13 @@ def works(stage: Stage, number: int = 99) -> None:
     assert ping(who) in sent
 
 
-def test_SL01_firstList(stage: Stage) -> None:
+def test_SL01_firstList(stage: SlamStage) -> None:
     """SL-01: every client's first list brings block 0 to the group, then a question to where the list came from."""
     who = client(stage)
     assert say(stage, who, "202100") == [*data(0), ping(who)]
 
 
-def test_SL02_wholeFile(stage: Stage) -> None:
+def test_SL02_wholeFile(stage: SlamStage) -> None:
     """SL-02: all five blocks, the last one short, then the question."""
     who = client(stage)
     sent = say(stage, who, "202500")
@@ -112,32 +112,32 @@ def test_SL02_wholeFile(stage: Stage) -> None:
     assert len(sent[4][1]) == len(HEADER) + 1 + 121
 
 
-def test_SL03_clipped(stage: Stage) -> None:
+def test_SL03_clipped(stage: SlamStage) -> None:
     """SL-03: what the file does not have is not sent, and the server lives on."""
     who = client(stage)
     assert say(stage, who, "232400") == [*data(3, 4), ping(who)]
     works(stage)
 
 
-def test_SL04_twoRuns(stage: Stage) -> None:
+def test_SL04_twoRuns(stage: SlamStage) -> None:
     """SL-04: all runs of a list are served, in order."""
     who = client(stage)
     assert say(stage, who, "2021222200") == [*data(0, 3, 4), ping(who)]
 
 
-def test_SL05_endsInAReceivedRun(stage: Stage) -> None:
+def test_SL05_endsInAReceivedRun(stage: SlamStage) -> None:
     """SL-05: a list that ends in a received run is as good as any."""
     who = client(stage)
     assert say(stage, who, "212121212100") == [*data(1, 3), ping(who)]
 
 
-def test_SL06_disconnect(stage: Stage) -> None:
+def test_SL06_disconnect(stage: SlamStage) -> None:
     """SL-06: who leaves hears nothing more, and the next one is asked without waiting."""
     one, two = client(stage, 2), client(stage, 3)
     say(stage, one, "202500", 0.0)
     assert say(stage, two, "202500", 0.002)[-1] == ping(one)
     began = stage.network.seconds()
-    one.send(b"\0", stage.address)
+    one.send(b"\0", stage.server)
     stage.network.run(lambda: two.inbox, limit=0.05)
     # Its own list crossed the blocks, and they come once more before it is asked: 30 ms, not 100.
     assert stage.network.seconds() - began < 0.04
@@ -146,39 +146,39 @@ def test_SL06_disconnect(stage: Stage) -> None:
     assert len(one.take()) == 1
 
 
-def test_SL07_disconnectOfAStranger(stage: Stage) -> None:
+def test_SL07_disconnectOfAStranger(stage: SlamStage) -> None:
     """SL-07: the farewell of somebody unknown is ignored."""
     assert say(stage, client(stage), "00") == []
-    assert stage.lives() == []
+    assert stage.casts() == []
     works(stage)
 
 
 @pytest.mark.parametrize("wire", ["252100", "202000"], ids=["SL-08", "SL-09"])
-def test_SL08_SL09_asksForNothing(stage: Stage, wire: str) -> None:
+def test_SL08_SL09_asksForNothing(stage: SlamStage, wire: str) -> None:
     """SL-08, SL-09: a block behind the end, and a run of no blocks, bring nothing to the group and harm nobody."""
     assert numbers(say(stage, client(stage), wire, 3.0)) == []
     works(stage)
 
 
-def test_SL10_clippedToTheFile(stage: Stage) -> None:
+def test_SL10_clippedToTheFile(stage: SlamStage) -> None:
     """SL-10: six octets that ask for half a gigabyte are worth the file, once."""
     who = client(stage)
     assert say(stage, who, "209fffffff00") == [*data(0, 1, 2, 3, 4), ping(who)]
 
 
-def test_SL11_noEnd(stage: Stage) -> None:
+def test_SL11_noEnd(stage: SlamStage) -> None:
     """SL-11: a list without its NUL is served."""
     who = client(stage)
     assert say(stage, who, "2021") == [*data(0), ping(who)]
 
 
-def test_SL12_longForms(stage: Stage) -> None:
+def test_SL12_longForms(stage: SlamStage) -> None:
     """SL-12: integers longer than needed are read."""
     who = client(stage)
     assert say(stage, who, "4000400100") == [*data(0), ping(who)]
 
 
-def test_SL13_receivedOnly(stage: Stage) -> None:
+def test_SL13_receivedOnly(stage: SlamStage) -> None:
     """SL-13: a list of received blocks only asks for nothing."""
     assert numbers(say(stage, client(stage), "2500", 3.0)) == []
     works(stage)
@@ -189,7 +189,7 @@ def test_SL13_receivedOnly(stage: Stage) -> None:
     [b"", b"\xff", b"\xe0" * 4, b"\x3f" * 1472, random.Random(14).randbytes(65507)],
     ids=["empty", "ff", "e0", "3f", "random"],
 )
-def test_SL14_rubbish(stage: Stage, wire: bytes) -> None:
+def test_SL14_rubbish(stage: SlamStage, wire: bytes) -> None:
     """SL-14: rubbish, from a stranger and from a member, brings no block to the group."""
     who = client(stage)
     assert numbers(say(stage, who, wire, 1.0)) == []
@@ -199,7 +199,7 @@ def test_SL14_rubbish(stage: Stage, wire: bytes) -> None:
     works(stage, 98)
 
 
-def test_SL15_turnsToRubbish(stage: Stage) -> None:
+def test_SL15_turnsToRubbish(stage: SlamStage) -> None:
     """SL-15: what was readable of a list is served."""
     who = client(stage)
     assert say(stage, who, "2021ff") == [*data(0), ping(who)]
@@ -208,10 +208,10 @@ def test_SL15_turnsToRubbish(stage: Stage) -> None:
 def test_SL16_listWhileAnotherIsServed() -> None:
     """SL-16: a list that comes meanwhile joins the sweep: blocks still to come are not sent a second time."""
     file = pattern(300 * 1451 - 7)
-    stage = Stage(file, rate=1e6)
+    stage = SlamStage(file, rate=1e6)
     one, two = client(stage, 2), client(stage, 3)
     everything = b"\x20" + pack(300) + b"\0"
-    first = numbers(say(stage, one, everything, 0.2), header := stage.lives()[0].wire.status)
+    first = numbers(say(stage, one, everything, 0.2), header := stage.casts()[0].wire.status)
     assert 64 < len(first) < 300
     rest = numbers(say(stage, two, everything, 1.5), header)
     assert sorted(set(first + rest)) == list(range(300))
@@ -224,7 +224,7 @@ def test_SL16_listWhileAnotherIsServed() -> None:
     assert two.inbox
 
 
-def test_SL17_twoInTheSameInstant(stage: Stage) -> None:
+def test_SL17_twoInTheSameInstant(stage: SlamStage) -> None:
     """SL-17: two lists of the whole file in one instant cost at most what the second could not have heard."""
     one, two = client(stage, 2), client(stage, 3)
     say(stage, one, "202500", 0.0)
@@ -233,7 +233,7 @@ def test_SL17_twoInTheSameInstant(stage: Stage) -> None:
     assert len(numbers(sent)) <= 10
 
 
-def test_SL18_noAnswer(stage: Stage) -> None:
+def test_SL18_noAnswer(stage: SlamStage) -> None:
     """SL-18: after 100 ms without an answer the next one is asked; nobody is asked in vain more than three times."""
     one, two = client(stage, 2), client(stage, 3)
     say(stage, one, "202500", 0.0)
@@ -248,30 +248,30 @@ def test_SL18_noAnswer(stage: Stage) -> None:
     assert len(one.take()) == 3
 
 
-def test_SL19_lateAnswer(stage: Stage) -> None:
+def test_SL19_lateAnswer(stage: SlamStage) -> None:
     """SL-19: an answer half a second late is served like a fresh list."""
     who = client(stage)
     say(stage, who, "202100", 0.5)
     assert say(stage, who, "212400")[:5] == [*data(1, 2, 3, 4), ping(who)]
 
 
-def test_SL20_whereTheListCameFrom(stage: Stage) -> None:
+def test_SL20_whereTheListCameFrom(stage: SlamStage) -> None:
     """SL-20: each question goes to the port that its list came from."""
     one, two = client(stage, 2, 10000), client(stage, 3, 45678)
     sent = say(stage, one, "202100", 0.0) + say(stage, two, "202100", 1.0)
     assert {where for where, datagram in sent if datagram == HEADER} == {("10.0.0.2", 10000), ("10.0.0.3", 45678)}
 
 
-def test_SL21_source(stage: Stage) -> None:
+def test_SL21_source(stage: SlamStage) -> None:
     """SL-21: everything comes from the server's port, and group data goes one hop."""
     say(stage, client(stage), "202500")
-    sources = {each.source for each in stage.network.capture or [] if each.source[0] == SERVER}
-    assert sources == {(SERVER, 10000)}
+    sources = {each.source for each in stage.network.capture or [] if each.source[0] == HOST}
+    assert sources == {(HOST, 10000)}
     assert stage.port.group is not None
     assert stage.port.group[0] == 1
 
 
-def test_SL22_questionIsTheHeader(stage: Stage) -> None:
+def test_SL22_questionIsTheHeader(stage: SlamStage) -> None:
     """SL-22: a question is exactly what every block begins with."""
     who = client(stage)
     sent = say(stage, who, "202500")
@@ -291,7 +291,7 @@ def test_SL23_neverAWholeLastBlock(size: int) -> None:
 def test_SL24_oneOctet(monkeypatch: pytest.MonkeyPatch) -> None:
     """SL-24: a file of one octet is one block of one octet."""
     monkeypatch.setattr(slam, "transaction", lambda content: 7)
-    stage = Stage(b"x")
+    stage = SlamStage(b"x")
     who = client(stage)
     header = bytes.fromhex("272145ab")
     assert say(stage, who, "202100") == [(GROUP, header + b"\x20x"), (who.address, header)]
@@ -299,16 +299,16 @@ def test_SL24_oneOctet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_SL25_emptyFile() -> None:
     """SL-25: of an empty file nothing is said on the wire, and the log says why."""
-    stage = Stage(b"")
+    stage = SlamStage(b"")
     with capturedLogs() as logs:
         assert say(stage, client(stage), "202100", 5.0) == []
     assert [event for event in logs if event.get("event") == "declined" and "empty" in event["why"]]
-    assert stage.lives() == []
+    assert stage.casts() == []
 
 
 def test_SL26_missingFile() -> None:
     """SL-26: while the file is missing nothing is sent, and the log says so; once it is there lists are served."""
-    stage = Stage(None)
+    stage = SlamStage(None)
     who = client(stage)
     with capturedLogs() as logs:
         assert say(stage, who, "202100", 5.0) == []
@@ -327,7 +327,7 @@ class Huge(BytesContent):
 
 def test_SL27_hugeFile() -> None:
     """SL-27: half a gigabyte is refused with the reason, unless the operator means it; then its length is right."""
-    request = Request(("10.0.0.2", 1), Local(SERVER, 10000), "huge")
+    request = Request(("10.0.0.2", 1), Local(HOST, 10000), "huge")
     options = slam.Options(file="huge")
     with pytest.raises(Declined, match="32 bits"):
         slam.Dialect(options).open(request, Huge(1 << 29))
@@ -342,7 +342,7 @@ def test_SL27_hugeFile() -> None:
 @pytest.mark.usefixtures("real")
 def test_SL28_replacedFile() -> None:
     """SL-28: a file replaced while it is sent is sent to the end; the new one comes after 20 s of quiet."""
-    stage = Stage(FILE)
+    stage = SlamStage(FILE)
     one, two = client(stage, 2), client(stage, 3)
     old = say(stage, one, "202100")[-1][1]
     stage.files["image"] = bytes(reversed(FILE))
@@ -363,7 +363,7 @@ def test_SL28_replacedFile() -> None:
 @pytest.mark.usefixtures("real")
 def test_SL28_otherFileAfterAReload() -> None:
     """SL-28: a reload that puts another file on the group waits, too, until the one under way has ended."""
-    stage = Stage(FILE)
+    stage = SlamStage(FILE)
     stage.files["other"] = bytes(reversed(FILE))
     one, two = client(stage, 2), client(stage, 3)
     old = say(stage, one, "202100")[-1][1]
@@ -423,25 +423,26 @@ transports:
     assert found.value.faults == (f"x.yaml:10: transports.other.group: {why}",)
 
 
-def test_SL31_forgedSources(stage: Stage) -> None:
+@pytest.mark.slow
+def test_SL31_forgedSources(stage: SlamStage) -> None:
     """SL-31: a thousand forged sources are remembered and asked within bounds, and the real client is served."""
     forgers = [(f"10.9.{number >> 8}.{number & 255}", 4000) for number in range(1000)]
     for forger in forgers:
-        stage.listener.datagramFrom(bytes.fromhex("202100"), forger, Local(SERVER, 10000))
+        stage.listener.datagramFrom(bytes.fromhex("202100"), forger, Local(HOST, 10000))
     real = stage.play(Ipxe(1))
     began = stage.network.seconds()
-    stage.network.run(stage.over, limit=20.0)
+    stage.network.run(stage.played, limit=20.0)
     assert real.client.done
     assert real.client.image == FILE
     seconds = stage.network.seconds() - began
     assert len(asked(stage, forgers)) <= 1 + 101 * seconds
     stage.network.advance(120.0)
     assert len(asked(stage, forgers)) <= 3 * len(forgers)
-    assert stage.lives() == []
+    assert stage.casts() == []
     assert not stage.listener._sessions.onPort
 
 
-def asked(stage: Stage, among: list[tuple[str, int]]) -> list[SentDatagram]:
+def asked(stage: SlamStage, among: list[tuple[str, int]]) -> list[SentDatagram]:
     """-> the questions that went to these."""
     known = set(among)
     return [each for each in stage.network.capture or [] if each.datagram == HEADER and each.destination in known]
@@ -449,9 +450,9 @@ def asked(stage: Stage, among: list[tuple[str, int]]) -> list[SentDatagram]:
 
 def test_SL32_ipxe() -> None:
     """SL-32: a client that asks for four blocks at a time is never kept waiting."""
-    stage = Stage(pattern(1 << 20), latency=0.0002)
+    stage = SlamStage(pattern(1 << 20), latency=0.0002)
     player = stage.play(Ipxe(1))
-    seconds = stage.network.run(stage.over, limit=10.0)
+    seconds = stage.network.run(stage.played, limit=10.0)
     assert player.client.done
     assert player.client.image == pattern(1 << 20)
     assert player.client.doubles == 0
@@ -463,7 +464,7 @@ def test_SL32_ipxe() -> None:
 
 def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
     """SL-33: of the second list only what it names is sent."""
-    stage = Stage(pattern(300_000))
+    stage = SlamStage(pattern(300_000))
     player = stage.play(Etherboot(1))
     seen = 0
 
@@ -478,7 +479,7 @@ def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
     missing = {number for number, have in enumerate(player.client.have) if not have}
     assert len(missing) > 60
     stage.sent()
-    stage.network.run(stage.over, limit=10.0)
+    stage.network.run(stage.played, limit=10.0)
     header = player.client.header
     assert sorted(numbers(stage.sent(), header)) == sorted(missing)
     assert player.client.image == pattern(300_000)
@@ -486,16 +487,16 @@ def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
 
 def test_lossSlowsTheServer() -> None:
     """Where a receiver of long lists loses much, the server sends more slowly, though never less than a tenth."""
-    stage = Stage(pattern(3_000_000))
+    stage = SlamStage(pattern(3_000_000))
     player = stage.play(Etherboot(1))
     turns = itertools.count()
     stage.network.losing(
-        lambda source, destination, datagram: source[0] == SERVER and len(datagram) > 100 and next(turns) % 3 == 0
+        lambda source, destination, datagram: source[0] == HOST and len(datagram) > 100 and next(turns) % 3 == 0
     )
     rates = []
     while not player.client.over:
         stage.network.advance(0.05)
-        rates += [cast.pacers[0].rate for cast in stage.lives()]
+        rates += [cast.pacers[0].rate for cast in stage.casts()]
     assert player.client.image == pattern(3_000_000)
     assert rates[0] == 12e6
     assert 12e5 <= min(rates) <= 3e6, "it was halved more than once"
@@ -503,32 +504,32 @@ def test_lossSlowsTheServer() -> None:
 
 def test_SL34_ownData() -> None:
     """SL-34: with a receiver on the server's own machine, its own blocks are not read as lists."""
-    stage = Stage(FILE)
-    stage.network.host(SERVER).addresses += ("10.0.0.77",)
+    stage = SlamStage(FILE)
+    stage.network.host(HOST).addresses += ("10.0.0.77",)
     who = client(stage)
     for _, datagram in say(stage, who, "202500"):
-        for source in ((SERVER, 10000), ("10.0.0.77", 10000)):
-            for local in (Local(*GROUP, broadcast=True), Local(SERVER, 10000, broadcast=True)):
+        for source in ((HOST, 10000), ("10.0.0.77", 10000)):
+            for local in (Local(*GROUP, broadcast=True), Local(HOST, 10000, broadcast=True)):
                 stage.listener.datagramFrom(datagram, source, local)
-        stage.listener.datagramFrom(datagram, (SERVER, 10000), Local(SERVER, 10000))
-    assert list(stage.lives()[0].receivers) == [who.address]
+        stage.listener.datagramFrom(datagram, (HOST, 10000), Local(HOST, 10000))
+    assert list(stage.casts()[0].receivers) == [who.address]
 
 
 def test_SL35_longestList() -> None:
     """SL-35: 735 runs in one list are 735 blocks."""
     file = pattern(1471 * 1451 - 5)
-    stage = Stage(file)
+    stage = SlamStage(file)
     sent = say(stage, client(stage), b"\x21\x21" * 735 + b"\0", 0.5)
-    assert numbers(sent, stage.lives()[0].wire.status)[:735] == list(range(1, 1470, 2))
+    assert numbers(sent, stage.casts()[0].wire.status)[:735] == list(range(1, 1470, 2))
 
 
 def test_SL36_longNumbers() -> None:
     """SL-36: the numbers of blocks 31, 32, 8191 and 8192 have the lengths that they must have."""
     file = pattern(8200 * 1451 - 5)
-    stage = Stage(file)
+    stage = SlamStage(file)
     sent = say(stage, client(stage), b"\x3f\x22\x5f\xdd" + bytes.fromhex("2100"), 0.05)
     sent += say(stage, client(stage, 3), bytes.fromhex("5fff2200"), 0.05)
-    header = stage.lives()[0].wire.status
+    header = stage.casts()[0].wire.status
     wires = {datagram[: len(header) + 3] for where, datagram in sent if where == GROUP}
     for number, wire in ((31, "3f"), (32, "4020"), (8191, "5fff"), (8192, "602000")):
         expected = header + bytes.fromhex(wire) + file[number * 1451 : (number + 1) * 1451]
@@ -536,7 +537,7 @@ def test_SL36_longNumbers() -> None:
         assert expected[: len(header) + 3] in wires
 
 
-def test_SL37_sendError(stage: Stage) -> None:
+def test_SL37_sendError(stage: SlamStage) -> None:
     """SL-37: a network that is down is one line in the log and no busy loop; when it is up again all goes on."""
     who = client(stage)
     stage.host.errno = errno.ENETUNREACH
@@ -548,7 +549,7 @@ def test_SL37_sendError(stage: Stage) -> None:
     assert say(stage, who, "202500", 0.2)[:5] == data(0, 1, 2, 3, 4)
 
 
-def test_SL37_fullSocket(stage: Stage) -> None:
+def test_SL37_fullSocket(stage: SlamStage) -> None:
     """SL-37: a full socket is waited for, and nothing is skipped."""
     who = client(stage)
     stage.host.room = 2
@@ -558,13 +559,13 @@ def test_SL37_fullSocket(stage: Stage) -> None:
     assert stage.sent()[:4] == [*data(2, 3, 4), ping(who)]
 
 
-def test_SL38_emptyRunFirst(stage: Stage) -> None:
+def test_SL38_emptyRunFirst(stage: SlamStage) -> None:
     """SL-38: a run of no blocks before a real one is passed over."""
     who = client(stage)
     assert say(stage, who, "2020232200") == [*data(3, 4), ping(who)]
 
 
-def test_SL39_trueAnswer(stage: Stage) -> None:
+def test_SL39_trueAnswer(stage: SlamStage) -> None:
     """SL-39: what the answer to a question names is sent again at once, however lately it was sent."""
     who = client(stage)
     stage.network.link(latency=0.0001)

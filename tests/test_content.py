@@ -86,6 +86,15 @@ def nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _othersStay() -> Iterator[None]:
+    """What other tests have left in memory is not looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _noneLeft(tmp_path: Path) -> Iterator[None]:
     """No test leaves a descriptor open."""

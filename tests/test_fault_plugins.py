@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,13 +27,20 @@ from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
 from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
-from tests.faults.plugins import Breaker, Plugin, broken
-from tests.observed import observed
+from tests.support.faults import Breaker, Plugin, everyMethod
+from tests.support.log import observed
+from tests.support.quick import slowBut
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)
+#: The methods of which the quick tests have a case.
+QUICK = ("IContent.read", "ICast.poll", "IWire.receive", "IUpload.write")
 #: Tracebacks that one bug may be worth in a minute: seven transports may have it, in two places each.
 TRACEBACKS = 14
+
+
+class Bug(Exception):
+    """Of a plugin."""
 
 
 class Source:
@@ -207,17 +215,17 @@ def healthy(results: dict[str, object]) -> None:
 def test_everythingIsCalled(stage: Stage) -> None:
     """Without a bug all are served, and every method of the seams is called."""
     for name in ("ICast.none", "IWire.none"):
-        stage.breaker.breaks(name)
+        stage.breaker.fail(name, Bug)
         healthy(stage.served())
         assert stage.left() == {}
-    assert set(broken()) - stage.breaker.calls.keys() == set()
+    assert set(everyMethod()) - stage.breaker.calls.keys() == set()
 
 
-@pytest.mark.parametrize("times", [1, None], ids=["once", "ever"])
-@pytest.mark.parametrize("name", broken())
+@pytest.mark.parametrize("times", slowBut(lambda times: times is not None, [1, None]), ids=["once", "ever"])
+@pytest.mark.parametrize("name", slowBut(lambda name: name.endswith(QUICK), everyMethod()))
 def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
     """Each transfer ends whole or with a word, one traceback says why, and once it is mended all are served again."""
-    stage.breaker.breaks(name, float("inf") if times is None else times)
+    stage.breaker.fail(name, partial(Bug, f"a bug in {name}"), float("inf") if times is None else times)
     results = stage.served()
     assert stage.breaker.hits > 0
     assert "told that all is well" not in results.values()
@@ -225,7 +233,7 @@ def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
     assert {str(each["log_failure"].value) for each in bugs} == {f"a bug in {name}"}
     assert {each.get("event") for each in bugs} == {"fault"}
     assert 1 <= stage.log.getvalue().count("Traceback") <= TRACEBACKS
-    stage.breaker.mend()
+    stage.breaker.lift()
     # What only that very method gives back is the plugin's own loss.
     lost = {"IContent.close": "contents", "IWire.close": "groups", "IUpload.abort": "uploads"}.get(name)
     assert {what for what in stage.left() if what != lost} == set()

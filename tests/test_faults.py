@@ -1,8 +1,8 @@
 """
 Every system call of the data path, made to fail in turn: everybody is served or told, and the server serves on.
 
-A whole castd with real sockets on loopback, its clients in the same process, virtual time (see tests/faults).  By
-default each call fails in two ways; with C{CASTD_FAULTS=all} in all that the table has.
+A whole castd with real sockets on loopback, its clients in the same process, virtual time (see
+tests/support/world.py).  By default each call fails in two ways; with C{CASTD_FAULTS=all} in all that the table has.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Rig, install
-from tests.faults.table import DATA_PATH, EXEMPT, ROWS, called, cases
-from tests.faults.world import OLD, SIZE, World
+from tests.support.faults import DATA_PATH, EXEMPT, ROWS, Breaker, called, cases, install
+from tests.support.quick import slowBut
+from tests.support.world import OLD, SIZE, World
 
 pytestmark = pytest.mark.loopback
 
 #: Every number of every call, both ways; it takes minutes.
 WHOLE = os.environ.get("CASTD_FAULTS") == "all"
+#: Of which the quick tests have a case.
+QUICK = ("socket.sendto", "files.content.os.pread", "files.uploads.os.write")
 #: How long a call fails that always fails.  Seconds; clients ask once a second and wait for half a minute.
 LONG = 2.5
 #: Lines of the log that one fault may be worth, whatever it did to so many clients and their transports.
@@ -30,8 +33,8 @@ LINES = 60
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    made = Rig()
+def breaker(monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    made = Breaker()
     install(made, monkeypatch)
     # A set that waits in earnest would cost the fault's whole time.
     monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 0.0)
@@ -39,7 +42,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 @pytest.fixture
-def world(rig: Rig, tmp_path: Path) -> Iterator[World]:
+def world(breaker: Breaker, tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.close()
@@ -73,15 +76,17 @@ def said(value: str | int) -> str:
     return value if isinstance(value, str) else errno.errorcode[value]
 
 
-@pytest.mark.parametrize(("name", "number", "long"), cases(WHOLE), ids=said)
-def test_aCallFails(world: World, rig: Rig, name: str, number: int, long: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "number", "long"), slowBut(lambda name, number, long: name in QUICK and not long, cases(WHOLE)), ids=said
+)
+def test_aCallFails(world: World, breaker: Breaker, name: str, number: int, long: bool) -> None:
     """While it fails all are served whole or told why not; then all are served, nothing leaks, the log is short."""
-    rig.fail(name, number, float("inf") if long else 1)
+    breaker.fail(name, partial(OSError, number, os.strerror(number)), float("inf") if long else 1)
     if long:
-        world.reactor.callLater(LONG, rig.lift)
+        world.reactor.callLater(LONG, breaker.lift)
     jobs = world.clients()
     world.settle(jobs)
-    assert rig.hits > 0, f"{name} was not called"
+    assert breaker.hits > 0, f"{name} was not called"
     assert [(job.name, job.outcome) for job in jobs if "all is well" in str(job.outcome)] == []
     if long:
         world.reactor.rest(LONG)
@@ -91,10 +96,10 @@ def test_aCallFails(world: World, rig: Rig, name: str, number: int, long: bool) 
     serves(world)
 
 
-def test_everythingIsServed(world: World, rig: Rig) -> None:
+def test_everythingIsServed(world: World, breaker: Breaker) -> None:
     """Without a fault all are served, and every call that has a row is made."""
     serves(world)
-    assert sorted(ROWS.keys() - rig.calls.keys()) == []
+    assert sorted(ROWS.keys() - breaker.calls.keys()) == []
 
 
 @pytest.mark.parametrize("module", DATA_PATH)

@@ -15,7 +15,8 @@ import pytest
 from castd.net.fdstore import FdStore, fdName
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier
-from tests.test_sdnotify import LAUNCH, ROOT, Heard, Reactor, datagram
+from tests.support.fakes import Hearer, Reactor
+from tests.test_sdnotify import LAUNCH, ROOT, datagram
 
 
 class Manager:
@@ -102,7 +103,7 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     ports = Ports(
         Reactor(), random.Random(0), {("127.0.0.1", number): unit}, store=FdStore(ServiceNotifier(manager.address))
     )
-    ours, other = ports.listen(0, Heard(), "127.0.0.1"), ports.listen(number, Heard(), "127.0.0.1")
+    ours, other = ports.listen(0, Hearer(), "127.0.0.1"), ports.listen(number, Hearer(), "127.0.0.1")
     for _ in range(2):
         assert ports.reconcileStore() == []
     (said,) = manager.waiting()
@@ -111,7 +112,7 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     assert manager.waiting() == []
     ours.stopListening()
     assert (waited, manager.kept) == ([1], {})
-    again = ports.listen(0, Heard(), "127.0.0.1")
+    again = ports.listen(0, Hearer(), "127.0.0.1")
     ports.reconcileStore()
     ports.freezeStore(True)
     again.stopListening()
@@ -150,6 +151,7 @@ def launched(tmp_path: Path, manager: Manager, descriptors: dict[str, int]) -> s
     return subprocess.Popen(command, cwd=ROOT, env=environ, pass_fds=high)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_restart(tmp_path: Path, manager: Manager) -> None:
     """
@@ -206,6 +208,7 @@ def test_restart(tmp_path: Path, manager: Manager) -> None:
         each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_mainPid(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     """
@@ -266,13 +269,13 @@ def test_burstsOfTwo() -> None:
     """
     client = datagram()
     heard, address = Several(client), client.getsockname()
-    first = Ports(Reactor(), random.Random(0)).listen(0, Heard(), "127.0.0.1")
+    first = Ports(Reactor(), random.Random(0)).listen(0, Hearer(), "127.0.0.1")
     assert first.writeBurst(memoryview(bytes(2500)), 1000, address) == 2500
     assert heard.lengths() == [1000, 1000, 500]
     shared = socket.socket(fileno=os.dup(first.fileno()))
     number = shared.getsockname()[1]
     given = Ports(Reactor(), random.Random(0), None, {("127.0.0.1", number): shared}, shared=True)
-    second = given.listen(number, Heard(), "127.0.0.1")
+    second = given.listen(number, Hearer(), "127.0.0.1")
     second.pause(False)
     first.writeBurst(memoryview(bytes(2500)), 1000, address)
     assert heard.lengths() == [1000, 1000, 500]
@@ -293,7 +296,9 @@ def test_burstsOfTwo() -> None:
     left.bind(("127.0.0.1", 0))
     left.setsockopt(socket.IPPROTO_UDP, 103, 400)
     number = left.getsockname()[1]
-    third = Ports(Reactor(), random.Random(0), None, {("127.0.0.1", number): left}).listen(number, Heard(), "127.0.0.1")
+    third = Ports(Reactor(), random.Random(0), None, {("127.0.0.1", number): left}).listen(
+        number, Hearer(), "127.0.0.1"
+    )
     third.write(bytes(1400), address)
     assert heard.lengths() == [1400]
     third.stopListening()

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from castd.testing import Network, pattern
-from tests.group_habits import ATFTP, HABITS, Habit, Machine
-from tests.groups import GroupStage, grouped
-from tests.matrix import WEATHERS, Weather, compare
+from tests.support.clients.multicast import ATFTP, HABITS, Habit, Machine
+from tests.support.matrix import WEATHERS, Weather, compare
+from tests.support.quick import slowBut
+from tests.support.stage import GroupStage
 
 CONTENT = pattern(100_000)
 #: Etherboot takes blocks of 1024 only, and asks at this port only, so all share a group of that.
@@ -22,7 +23,7 @@ PORT = 1758
 def load(habits: list[Habit], weather: Weather, seed: int = 3) -> tuple[GroupStage, list[Machine]]:
     """Let these machines load the file, 20 ms apart, and everything end."""
     network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0003, capture=False)
-    with grouped({"f": CONTENT}, network=network, options=OPTIONS, port=PORT, seed=seed, jitter=True) as stage:
+    with GroupStage({"f": CONTENT}, network=network, options=OPTIONS, port=PORT, seed=seed, jitter=True) as stage:
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, CONTENT)
             for index, habit in enumerate(habits)
@@ -43,19 +44,23 @@ def run(habits: list[Habit], weather: Weather) -> tuple[float, int] | None:
     return (stage.lasted, stage.network.sent) if all(machine.done for machine in machines) else None
 
 
-@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
+@pytest.mark.parametrize("habit", slowBut(lambda habit: habit == ATFTP, HABITS), ids=lambda habit: habit.name)
 def test_runs(habit: Habit) -> None:
     """The table's seconds and datagrams for four of this kind in every weather."""
     compare(f"multicast: {habit.name}", lambda weather: run([habit] * 4, weather))
 
 
+@pytest.mark.slow
 def test_mixed() -> None:
     """The same for two of each kind in one group."""
     compare("multicast: mixed", lambda weather: run([*HABITS, *HABITS], weather))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "weather", [each for each in WEATHERS if each.name != "20 %"], ids=lambda weather: weather.name
+    "weather",
+    [each for each in WEATHERS if each.name != "20 %"],
+    ids=lambda weather: weather.name,
 )
 def test_everybodyIsServed(weather: Weather) -> None:
     """Up to 5 % loss each way two of each kind in one group all get the file, whatever the seed."""
@@ -69,7 +74,7 @@ def test_aMastersDeathCostsTheOthersASecond() -> None:
     ends = []
     for kill in (False, True):
         network = Network(3, latency=0.0003, capture=False)
-        with grouped({"f": CONTENT}, network=network, options=OPTIONS, port=PORT) as stage:
+        with GroupStage({"f": CONTENT}, network=network, options=OPTIONS, port=PORT) as stage:
             machines = [
                 Machine(network.host(f"10.0.0.{10 + index}"), HABITS[0], "f", stage.server, CONTENT)
                 for index in range(5)
@@ -87,11 +92,12 @@ def test_aMastersDeathCostsTheOthersASecond() -> None:
     assert ends[1] - ends[0] < 1.5
 
 
+@pytest.mark.slow
 def test_theGroupSharesItsRate() -> None:
     """Those who hear nothing go on by unicast while a group with a rate has half a minute to go: all get the file."""
     network = Network(3, latency=0.0003, capture=False)
     content = pattern(2_000_000)
-    with grouped({"f": content}, network=network, options={"gather": 0.2, "rate": 60_000}) as stage:
+    with GroupStage({"f": content}, network=network, options={"gather": 0.2, "rate": 60_000}) as stage:
         habits = [ATFTP, ATFTP, replace(ATFTP, deaf=True), replace(ATFTP, deaf=True)]
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, content)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from castd.testing import Network, pattern
-from tests.group_habits import ATFTP, EDK2, HEARING, UBOOT, Machine
-from tests.groups import grouped
+from tests.support.clients.multicast import ATFTP, EDK2, HEARING, UBOOT, Machine
+from tests.support.stage import GroupStage
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def swarm(over: float, deaths: int, loss: float) -> str:
     network.link(loss=0.0)
     if loss:
         network.losing(lambda source, to, datagram: datagram[1] not in spared and chance.random() < loss)
-    with grouped({"f": CONTENT}, network=network, options={"gather": 0.2, "blksize": 1428}) as stage:
+    with GroupStage({"f": CONTENT}, network=network, options={"gather": 0.2, "blksize": 1428}) as stage:
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), KINDS[index % len(KINDS)], "f", stage.server, CONTENT)
             for index in range(RECEIVERS)
@@ -105,6 +105,7 @@ def near(cell: str) -> bool:
     return ratio <= 1.08 * least + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_swarm(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Everybody is done, as fast as the table says and with as many blocks; late joiners cost what they missed once."""
@@ -133,7 +134,7 @@ def test_sixteenJoiningOneAfterTheOther() -> None:
     """Sixteen that join a tenth of a second apart, without a gathering, cost far less than a file each."""
     content = pattern(4_000_000)
     network = Network(5, latency=0.0001, capture=False)
-    with grouped({"f": content}, network=network) as stage:
+    with GroupStage({"f": content}, network=network) as stage:
         machines = [
             Machine(network.host(f"10.0.0.{10 + index}"), ATFTP, "f", stage.server, content) for index in range(16)
         ]

@@ -21,10 +21,11 @@ from castd.errors import Unsupported
 from castd.packets.tftp import Ack
 from castd.server.listener import Listener
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
-from tests.tftp import F, Stage, ackedTo, data, isError, rrq, say, staged, upload, wrq
+from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
+from tests.support.stage import TftpStage
 
 
-def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no port to be had, or no way to the peer."""
 
     def openPort(protocol: Any, local: Any, peer: Any = None, ports: Any = None) -> Any:
@@ -35,7 +36,7 @@ def noPorts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noPortForARead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a port for it a read gets no answer and leaves no file open; the next try is served."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client = stage.client()
         with monkeypatch.context() as patch:
             noPorts(stage, patch)
@@ -49,7 +50,7 @@ def test_noPortForARead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noPortForAWrite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a port for it a write gets no answer and leaves no upload; anybody's next try is served."""
-    with staged({}, uploads=True) as stage:
+    with TftpStage({}, uploads=True) as stage:
         client = stage.client()
         with monkeypatch.context() as patch:
             noPorts(stage, patch)
@@ -75,7 +76,7 @@ class Faulty:
 @pytest.mark.parametrize("error", [RuntimeError, Unsupported], ids=["fault", "refusal"])
 def test_aDialectThatCannotOpen(monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]) -> None:
     """Whatever a dialect raises when it should begin, the client is told and the file is closed once."""
-    with staged() as stage:
+    with TftpStage() as stage:
         with monkeypatch.context() as patch:
             patch.setattr(Dialect, "open", Faulty(error))
             assert isError(stage.ask(rrq())[1], error().code if error is Unsupported else 0)  # type: ignore[attr-defined]
@@ -87,7 +88,7 @@ def test_aDialectThatCannotOpen(monkeypatch: pytest.MonkeyPatch, error: Callable
 @pytest.mark.parametrize("method", ["first", "announce"])
 def test_aWireThatFails(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A wire that fails when its transfer begins ends that one: no port and no file stays open."""
-    with staged() as stage:
+    with TftpStage() as stage:
         monkeypatch.setattr(Wire, method, Faulty(RuntimeError))
         assert isError(stage.ask(rrq(blksize=512))[1], 0)
         assert [event["outcome"] for event in stage.told("received")] == ["failed"]
@@ -98,7 +99,7 @@ def test_aWireThatFails(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
 @pytest.mark.parametrize("method", ["farewell", "close"])
 def test_aWireThatFailsInTheEnd(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A wire that fails when its transfer ends keeps neither its port nor its file, nor the port of another one."""
-    with staged() as stage:
+    with TftpStage() as stage:
         stage.ask(rrq(), stage.client(2001))
         stage.ask(rrq(), stage.client(2002))
         monkeypatch.setattr(Wire, method, Faulty(RuntimeError))
@@ -119,7 +120,7 @@ def test_foundWhileDraining() -> None:
         def lookup(self, name: str, peer: object) -> Any:
             return waiting
 
-    with staged(source=Slow()) as stage:
+    with TftpStage(source=Slow()) as stage:
         client = stage.client()
         client.send(rrq(), ("10.0.0.1", 69))
         stage.network.advance(0.01)
@@ -136,7 +137,7 @@ def test_foundWhileDraining() -> None:
 @pytest.mark.parametrize("singlePort", [False, True])
 def test_forgedRepetitions(singlePort: bool) -> None:
     """A request that is repeated without end, as who forges it may do, is answered as often as new ones would be."""
-    with staged(options={"singlePort": singlePort}) as stage:
+    with TftpStage(options={"singlePort": singlePort}) as stage:
         victim = stage.client()
         for _ in range(1000):
             victim.send(rrq(), ("10.0.0.1", 69))
@@ -147,7 +148,7 @@ def test_forgedRepetitions(singlePort: bool) -> None:
 
 def test_restartWhileDraining() -> None:
     """A client on the one port that restarts while the server stops gets no new transfer."""
-    with staged(options={"singlePort": True}) as stage:
+    with TftpStage(options={"singlePort": True}) as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2)
         drained: list[object] = []
@@ -162,7 +163,7 @@ def test_restartWhileDraining() -> None:
 @pytest.mark.parametrize(("spoke", "outcome"), [(False, "silent"), (True, "unconfirmed")])
 def test_neverHeard(spoke: bool, outcome: str) -> None:
     """A file of one block that nobody acknowledged counts as sent only if the client ever spoke."""
-    with staged({"f": b"tiny"}) as stage:
+    with TftpStage({"f": b"tiny"}) as stage:
         client, _, tid = stage.ask(rrq(tsize=0) if spoke else rrq())
         if spoke:
             assert ackedTo(client, 0, tid) == data(1, b"tiny")
@@ -216,7 +217,7 @@ def test_nothingIsLeftForTheCollector() -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with staged() as stage:
+        with TftpStage() as stage:
             client, _, tid = stage.ask(rrq(blksize=512))
             (cast,) = (weakref.ref(each) for each in stage.listener.casts())
             for number in range(3):

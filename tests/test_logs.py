@@ -185,6 +185,7 @@ def test_anyFields(fields: dict[str, Any]) -> None:
     assert all(len(name) <= 64 and not name.startswith("_") for name in parsed)
 
 
+@pytest.mark.slow
 def test_journalGone(journald: socket.socket, tmp_path: Path) -> None:
     """A journal that does not keep up, or is restarted, costs events; the next one that it takes says how many."""
     where = Path(journald.getsockname())
@@ -306,6 +307,7 @@ def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journald: socket.
 # How much.
 
 
+@pytest.mark.slow
 def test_flood() -> None:
     """Whatever strangers do, a minute has so many lines and no more, and every one that was held back is counted."""
     passed: list[Any] = []

@@ -5,17 +5,18 @@ How long the clients of the field take to read a file by unicast TFTP, in all we
 import pytest
 
 from castd.testing import Network, pattern
-from tests.habits import HABITS, HPA, PLAIN, Habit, Simulated
-from tests.matrix import WEATHERS, Weather, compare
-from tests.tftp import SERVER, Stage, staged
+from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated
+from tests.support.matrix import WEATHERS, Weather, compare
+from tests.support.quick import slowBut
+from tests.support.stage import SERVER, TftpStage
 
 CONTENT = pattern(200_000)
 
 
-def read(habit: Habit, weather: Weather, machines: int = 1, seed: int = 3) -> tuple[Stage, list[Simulated]]:
+def read(habit: Habit, weather: Weather, machines: int = 1, seed: int = 3) -> tuple[TftpStage, list[Simulated]]:
     """Let so many machines of one kind read the file, and everything end."""
     network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0005, capture=False)
-    with staged({"f": CONTENT}, network=network, seed=seed, jitter=True) as stage:
+    with TftpStage({"f": CONTENT}, network=network, seed=seed, jitter=True) as stage:
         hosts = [network.host(f"10.0.0.{10 + index}") for index in range(machines)]
         clients = [Simulated(host, habit, "f", SERVER) for host in hosts]
         for index, client in enumerate(clients):
@@ -24,7 +25,7 @@ def read(habit: Habit, weather: Weather, machines: int = 1, seed: int = 3) -> tu
     return stage, clients
 
 
-@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
+@pytest.mark.parametrize("habit", slowBut(lambda habit: habit in (PLAIN, HPA), HABITS), ids=lambda habit: habit.name)
 def test_runs(habit: Habit) -> None:
     """The table's seconds and datagrams, for this client in every weather; whoever is done has the file."""
 
@@ -38,12 +39,16 @@ def test_runs(habit: Habit) -> None:
     compare(f"tftp: {habit.name}", run)
 
 
-@pytest.mark.parametrize("weather", WEATHERS[:3] + WEATHERS[4:], ids=lambda weather: weather.name)
+@pytest.mark.parametrize(
+    "weather",
+    slowBut(lambda weather: weather.name == "5 %", WEATHERS[:3] + WEATHERS[4:]),
+    ids=lambda weather: weather.name,
+)
 def test_everybodyIsServed(weather: Weather) -> None:
     """Up to 5 % loss each way, twelve machines of twelve kinds at once all get the whole file, whatever the seed."""
     for seed in range(3):
         network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0005, capture=False)
-        with staged({"f": CONTENT}, network=network, seed=seed, jitter=True) as stage:
+        with TftpStage({"f": CONTENT}, network=network, seed=seed, jitter=True) as stage:
             clients = [
                 Simulated(network.host(f"10.0.0.{10 + index}"), habit, "f", SERVER)
                 for index, habit in enumerate(HABITS)

@@ -2,11 +2,13 @@
 A need that is not met skips at home and fails in CI.
 """
 
+import ast
 import os
+from pathlib import Path
 
 import pytest
 
-from tests import needs
+from tests.support import needs
 
 ABSENT = "no-such-program-anywhere"
 
@@ -48,3 +50,18 @@ def test_firstFileThatExists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(needs.needFile("/no/such/file", __file__)) == __file__
     with pytest.raises(pytest.skip.Exception, match="/no/such/file"):
         needs.needFile("/no/such/file")
+
+
+def test_programsAreAskedFor() -> None:
+    """No test starts a program by its bare name, as if it were there: what runs it asks for it."""
+    bare = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(__file__).parent.rglob("*.py")
+        if "subprocess" in path.read_text()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "Popen")
+        and isinstance(node.args[0], ast.List | ast.Tuple)
+        and isinstance(node.args[0].elts[0], ast.Constant)
+    ]
+    assert bare == []

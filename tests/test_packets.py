@@ -29,7 +29,7 @@ from castd.packets.tftp import (
     unwrap,
     wire,
 )
-from tests.vectors import vectors
+from tests.support.vectors import vectors
 
 PACKETS = vectors("tftp", "packets")
 GOOD = [param for param in PACKETS if param.values[0]["well_formed"]]

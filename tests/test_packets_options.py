@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from castd.packets.options import _RULES, OptionLimits, negotiate
 from castd.packets.tftp import buildOack, parseRequest
 from castd.request import Local, Request
-from tests.vectors import vectors
+from tests.support.vectors import vectors
 
 SERVER = Local("10.0.0.1", 69)
 CLIENT = ("10.0.0.9", 2000)

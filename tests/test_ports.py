@@ -15,49 +15,11 @@ from twisted.internet.error import CannotListenError
 
 from castd.net.ports import Ports
 from castd.request import Local, Peer
+from tests.support.fakes import Hearer, Reactor
 
 pytestmark = pytest.mark.loopback
 
 LOCAL = Local("127.0.0.1", 69)
-
-
-class Reactor:
-    """Nobody reads but the test."""
-
-    def addReader(self, reader: Any) -> None:
-        """It is asked by hand."""
-
-    def removeReader(self, reader: Any) -> None:
-        """It is asked by hand."""
-
-
-class Hearer:
-    """A protocol that writes down what it is told."""
-
-    largest = 2048
-
-    def __init__(self) -> None:
-        self.heard: list[bytes] = []
-        self.strangers: list[bytes] = []
-        self.unreachable: list[Peer | None] = []
-
-    def makeConnection(self, transport: Any) -> None:
-        """The test has the port."""
-
-    def doStop(self) -> None:
-        """As above."""
-
-    def datagramReceived(self, datagram: bytes, peer: Peer) -> None:
-        self.heard.append(datagram)
-
-    def strangerReceived(self, datagram: bytes, peer: Peer) -> None:
-        self.strangers.append(datagram)
-
-    def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
-        self.heard.append(datagram)
-
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
-        self.unreachable.append(peer)
 
 
 @pytest.fixture

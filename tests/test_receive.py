@@ -32,7 +32,7 @@ from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import TftpDownload, TftpUpload
 from castd.receive.upload import LAST_ACK_REPEATS, UploadReceiver
-from tests.halves import Accept, Link, Serve, pattern, summary
+from tests.support.link import Accept, Link, Serve, pattern, summary
 
 PLAIN = RequestedOptions(tsize=False)
 WINDOWS = RequestedOptions(blksize=64, windowsize=8)

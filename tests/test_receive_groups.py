@@ -31,8 +31,8 @@ from castd.receive.base import OffsetBlock
 from castd.receive.group import MulticastDownload, SbroadcastDownload
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.testing import Network, ReceivedFile, pattern
-from tests.groups import GroupStage, grouped
-from tests.vectors import vectors
+from tests.support.stage import GroupStage
+from tests.support.vectors import vectors
 
 FILE = pattern(30_000)
 
@@ -51,7 +51,7 @@ def getters(stage: GroupStage, count: int, start: int = 10) -> tuple[list[Receiv
 def test_everybodyGetsTheFile(loss: float) -> None:
     """Six clients at once, whatever is lost: each ends with a report and the right octets."""
     network = Network(seed=4, loss=loss, latency=0.0003)
-    with grouped({"f": FILE}, network=network, options={"gather": 0.2}) as stage:
+    with GroupStage({"f": FILE}, network=network, options={"gather": 0.2}) as stage:
         sinks, results = getters(stage, 6)
         network.run(lambda: len(results) == 6, limit=120)
         assert [bytes(sink.data) == FILE for sink in sinks] == [True] * 6
@@ -62,7 +62,7 @@ def test_everybodyGetsTheFile(loss: float) -> None:
 
 def test_onePassServesAll() -> None:
     """Without loss the file goes to the group once."""
-    with grouped({"f": FILE}, options={"gather": 0.2}) as stage:
+    with GroupStage({"f": FILE}, options={"gather": 0.2}) as stage:
         _, results = getters(stage, 6)
         stage.network.run(lambda: len(results) == 6, limit=60)
         assert stage.blocks() == list(range(1, len(FILE) // 1428 + 2))
@@ -72,7 +72,7 @@ def test_whoHearsNoGroup() -> None:
     """A client that the group's data does not reach gets the file by unicast."""
     network = Network(seed=4, latency=0.0003)
     network.losing(lambda source, to, datagram: to[1] == 1758)
-    with grouped({"f": FILE}, network=network) as stage:
+    with GroupStage({"f": FILE}, network=network) as stage:
         sinks, results = getters(stage, 1)
         network.run(lambda: results, limit=60)
         assert bytes(sinks[0].data) == FILE
@@ -84,7 +84,7 @@ def test_whereThereIsNoGroup(size: int) -> None:
     """Where the server declines, or the file is empty, it is an ordinary transfer."""
     content = pattern(size)
     for clients in ("any", "192.0.2.0/24"):
-        with grouped({"f": content}, options={"clients": clients}) as stage:
+        with GroupStage({"f": content}, options={"clients": clients}) as stage:
             sinks, results = getters(stage, 1)
             stage.network.run(lambda results=results: results, limit=60)
             assert bytes(sinks[0].data) == content
@@ -92,7 +92,7 @@ def test_whereThereIsNoGroup(size: int) -> None:
 
 def test_aServerThatDies() -> None:
     """A client whose server falls silent gives up; a listener asks again first."""
-    with grouped({"f": FILE}, options={"gather": 1}) as stage:
+    with GroupStage({"f": FILE}, options={"gather": 1}) as stage:
         _, results = getters(stage, 2)
         stage.network.advance(0.5)
         stage.network.losing(lambda source, to, datagram: source[0] == "10.0.0.1")
@@ -104,7 +104,7 @@ def test_sbroadcast() -> None:
     """Three machines of one subnet and one of another get the file by broadcasts of their own subnets."""
     network = Network(seed=4, loss=0.02, latency=0.0003)
     options = {"subnets": ["10.1.2.0/24", "10.1.3.0/24"], "gather": 0.2}
-    with grouped({"f": FILE}, network=network, kind=subnets, options=options) as stage:
+    with GroupStage({"f": FILE}, network=network, kind=subnets, options=options) as stage:
         sinks, results = [], []
         for host in ("10.1.2.5", "10.1.2.6", "10.1.2.7", "10.1.3.5"):
             sinks.append(ReceivedFile())

@@ -18,7 +18,8 @@ from castd.outcomes import ABORTED, DONE, SILENT
 from castd.packets.tftp import buildAck, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
 from castd.testing import Network, ReceivedFile, pattern
-from tests.mtftp import LINUX, SERVER, Atftp, Ipxe, R, Stage, ack, block, opened, staged
+from tests.support.clients.mtftp import LINUX, SERVER, Atftp, Ipxe, R, ack, block, opened
+from tests.support.stage import MtftpStage
 
 SOURCE = ("10.0.0.1", 1759)
 
@@ -130,7 +131,7 @@ def test_badGroup(group: str) -> None:
         mtftpGroup(parseUrl(f"mtftp://host/linux;group={group}"))
 
 
-def get(stage: Stage, number: int) -> tuple[ReceivedFile, Any]:
+def get(stage: MtftpStage, number: int) -> tuple[ReceivedFile, Any]:
     kept = ReceivedFile()
     host: Any = stage.network.host(f"10.0.0.{number}/16")
     return kept, fetch(host, parseUrl(f"mtftp://{SERVER[0]}/linux"), kept)
@@ -139,12 +140,12 @@ def get(stage: Stage, number: int) -> tuple[ReceivedFile, Any]:
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 1300, 100_000])
 def test_fetches(size: int) -> None:
     """Files of every size arrive."""
-    with staged({"linux": pattern(size)}) as stage:
+    with MtftpStage({"linux": pattern(size)}) as stage:
         kept, done = get(stage, 2)
         report: Report = stage.network.result(done)
         assert (bytes(kept.data), report.octets, report.repeats) == (pattern(size), size, 0)
         stage.network.advance(1)
-        assert stage.idle()
+        assert stage.casts() == []
 
 
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.2])
@@ -152,7 +153,7 @@ def test_fetches(size: int) -> None:
 def test_lossy(loss: float, seed: int) -> None:
     """In a crowd, with other clients in it, and whatever is lost, each has the whole file in the end."""
     data = pattern(40_000)
-    with staged({"linux": data}, network=Network(seed, loss, latency=0.0005), jitter=True, gather=0.1) as stage:
+    with MtftpStage({"linux": data}, network=Network(seed, loss, latency=0.0005), jitter=True, gather=0.1) as stage:
         for number, kind in enumerate((Ipxe, Atftp), 20):
             kind(stage.network.host(f"10.0.0.{number}/16"), "linux").begin()
         running = [get(stage, number) for number in range(2, 8)]
@@ -165,7 +166,7 @@ def test_lossy(loss: float, seed: int) -> None:
 def test_inTheMiddle() -> None:
     """Who comes in the middle of a pass has the rest from it, and what is missing from its own turn."""
     data = pattern(9 * 512 + 100)
-    with staged({"linux": data}) as stage:
+    with MtftpStage({"linux": data}) as stage:
         one = opened(stage, 2, 1, 2, 3)
         kept, done = get(stage, 3)
         stage.network.advance(0.01)

@@ -18,8 +18,8 @@ from castd.outcomes import DONE, SILENT
 from castd.packets import slam
 from castd.receive.slam import GROUP, SlamDownload
 from castd.testing import ReceivedFile, pattern
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_players import Stage
+from tests.support.clients.slam_client import Etherboot, Ipxe
+from tests.support.stage import SlamStage
 
 HEADER = slam.Header(7, 10, 4)
 
@@ -126,7 +126,7 @@ def test_wrongGroups(path: str) -> None:
 def test_fetch(loss: float) -> None:
     """The client fetches a file among clients of other kinds, with and without loss."""
     file = pattern(300_000)
-    stage = Stage(file, loss=loss, seed=5)
+    stage = SlamStage(file, loss=loss, seed=5)
     sinks: list[ReceivedFile] = []
     reports: list[Any] = []
     for number in range(3):
@@ -135,17 +135,17 @@ def test_fetch(loss: float) -> None:
         fetch(host, parseUrl("slam://10.0.0.1"), sinks[-1]).addBoth(reports.append)
     stage.play(Ipxe(1))
     stage.play(Etherboot(2))
-    stage.network.run(lambda: len(reports) == 3 and stage.over(), limit=300.0)
+    stage.network.run(lambda: len(reports) == 3 and stage.played(), limit=300.0)
     assert [report.octets for report in reports] == [len(file)] * 3
     assert all(sink.data == file for sink in sinks)
     assert all(player.client.image == file for player in stage.players)
     stage.network.advance(60.0)
-    assert stage.lives() == []
+    assert stage.casts() == []
 
 
 def test_nobodyThere() -> None:
     """Without a server it ends after a while, and says so."""
-    stage = Stage(None)
+    stage = SlamStage(None)
     failures: list[Any] = []
     host = stage.network.host("10.0.7.1/16")
     fetch(host, parseUrl("slam://10.0.0.1"), ReceivedFile(), policy=RetransmitPolicy(progressTimeout=5.0)).addErrback(

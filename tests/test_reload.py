@@ -19,7 +19,8 @@ from castd.errors import ConfigError
 from castd.packets import slam
 from castd.service.service import Server, compose, kinds, read
 from castd.testing import Network, RecordingClient
-from tests.processes import running, until
+from tests.support.jobs import running, until
+from tests.support.quick import slowBut
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 COLLECTED = collect()
@@ -415,6 +416,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 def test_often(folder: Path, network: Network) -> None:
     """Ten reloads a second for ten seconds, with transfers all the while: nothing is left open or pending."""
     one = START + "logging: {json: a.json}\ntransports: {tftp: , slam: {file: file}}\n"
@@ -481,7 +483,7 @@ def finish(client: socket.socket, body: bytes = b"") -> bytes:
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_hangup(folder: Path, command: str) -> None:
     """SIGHUP in the middle of 64 real transfers breaks none of them, and what is asked for next is what is new."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:

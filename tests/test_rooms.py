@@ -68,6 +68,7 @@ PURE = "What decides has no clock, no chance, no socket, no file and no thread"
         ("cast/events.py", "from castd.cast.members import Members", "No circle of imports within a room"),
     ],
 )
+@pytest.mark.slow
 def test_wrongImport(tree: Path, module: str, line: str, contract: str) -> None:
     """One wrong import, be it within a function, breaks the contract that speaks of it."""
     path = tree / "castd" / module

@@ -22,6 +22,8 @@ from castd.net.ports import PROBE, Ports
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
 from castd.testing import Network, RecordingClient
+from tests.support.fakes import Hearer, Reactor
+from tests.support.quick import slowBut
 
 ROOT = Path(__file__).parent.parent
 SERVER = "10.0.0.1"
@@ -218,35 +220,6 @@ def test_watchdog(environ: dict[str, str], seconds: float | None) -> None:
     assert watchdogPeriod(environ, 7) == seconds
 
 
-class Reactor:
-    """Enough of one for a set of ports that is read by hand."""
-
-    def addReader(self, reader: object) -> None:
-        """Never mind."""
-
-    def removeReader(self, reader: object) -> None:
-        """Never mind."""
-
-
-class Heard:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.datagrams: list[bytes] = []
-        self.stopped = 0
-
-    def makeConnection(self, transport: object) -> None:
-        """As DatagramProtocol."""
-
-    def doStop(self) -> None:
-        """As DatagramProtocol."""
-        self.stopped += 1
-
-    def datagramFrom(self, datagram: bytes, peer: object, local: object) -> None:
-        """As a listener."""
-        self.datagrams.append(datagram)
-
-
 @pytest.mark.loopback
 @pytest.mark.parametrize("interface", ["127.0.0.1", ""])
 def test_probe(interface: str) -> None:
@@ -254,7 +227,7 @@ def test_probe(interface: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    heard = Heard()
+    heard = Hearer()
     ports = Ports(Reactor(), random.Random(0))
     port = ports.listen(number, heard, interface)
     answers: list[object] = []
@@ -267,7 +240,7 @@ def test_probe(interface: str) -> None:
         client.sendto(b"a request", ("127.0.0.1", number))
         client.sendto(PROBE, ("127.0.0.1", number))
         port.readable()
-    assert heard.datagrams == [b"a request"]
+    assert heard.heard == [b"a request"]
     port.probe().addCallback(answers.append)
     port.stopListening()
     port.stopListening()
@@ -349,16 +322,16 @@ def test_givenBack() -> None:
     number = made.getsockname()[1]
     ports = Ports(Reactor(), random.Random(0), {("127.0.0.1", number): made})
     assert ports.unclaimed() == [("127.0.0.1", number)]
-    ports.listen(number, Heard(), "127.0.0.1").stopListening()
+    ports.listen(number, Hearer(), "127.0.0.1").stopListening()
     assert ports.unclaimed() == [("127.0.0.1", number)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.sendto(b"late", ("127.0.0.1", number))
-        heard = Heard()
+        heard = Hearer()
         port = ports.listen(number, heard, "127.0.0.1")
         assert ports.unclaimed() == []
         client.sendto(b"timely", ("127.0.0.1", number))
         port.readable()
-    assert heard.datagrams == [b"timely"]
+    assert heard.heard == [b"timely"]
     port.stopListening()
     made.close()
 
@@ -386,7 +359,7 @@ COMMANDS = {
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_activated(tmp_path: Path, supervisor: Supervisor, command: str) -> None:
     """
     Under a parent that binds, takes notifications and passes sockets, castd serves from the socket that fits its

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.clients.slam_client import Etherboot, Ipxe
-from tests.slam_hall import Hall, floor, image
+from tests.support.clients.slam_client import Etherboot, Ipxe
+from tests.support.quick import slowBut
+from tests.support.slam_hall import Hall, floor, image
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +55,13 @@ def swarm(crowd: str, loss: float, over: float, capsys: pytest.CaptureFixture[st
     return hall
 
 
-@pytest.mark.parametrize("crowd", CROWDS)
+@pytest.mark.parametrize("crowd", slowBut(lambda crowd: crowd == "mixed", CROWDS))
 def test_withoutLoss(crowd: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without loss the file is sent once and hardly a block more."""
     assert swarm(crowd, 0.0, 0.0, capsys).ratio <= 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.2])
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_withLoss(crowd: str, loss: float, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +69,7 @@ def test_withLoss(crowd: str, loss: float, capsys: pytest.CaptureFixture[str]) -
     assert swarm(crowd, loss, 0.0, capsys).ratio <= 1.1 * floor(RECEIVERS, loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [0.0, 0.01, 0.05])
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_joining(crowd: str, loss: float, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,44 +9,14 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from twisted.internet.protocol import DatagramProtocol
-from twisted.internet.task import Clock
 
 from castd.net.ports import Ports
 from castd.request import Local
+from tests.support.fakes import Hearer, Reactor
 
 pytestmark = pytest.mark.loopback
 
 HERE = Local("127.0.0.1", 69)
-
-
-class Reactor(Clock):
-    """A clock that watches nothing: the tests read by themselves."""
-
-    def addReader(self, reader: object) -> None: ...
-
-    def removeReader(self, reader: object) -> None: ...
-
-
-class Heard(DatagramProtocol):
-    """Notes what it hears, and of whom."""
-
-    largest = 2048
-    noisy = False
-
-    def __init__(self) -> None:
-        self.own: list[bytes] = []
-        self.strange: list[bytes] = []
-        self.closed = 0
-
-    def datagramReceived(self, datagram: bytes, addr: object) -> None:
-        self.own.append(datagram)
-
-    def strangerReceived(self, datagram: bytes, addr: object) -> None:
-        self.strange.append(datagram)
-
-    def peerUnreachable(self, peer: object) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
@@ -70,19 +40,19 @@ def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_peerAndStranger(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """What the peer sends is heard as its own; what anybody else sends, as a stranger's."""
     one, other = peers
-    heard = Heard()
+    heard = Hearer()
     port = ports.openPort(heard, HERE, one.getsockname())
     one.sendto(b"mine", ("127.0.0.1", port.getHost().port))
     other.sendto(b"strange", ("127.0.0.1", port.getHost().port))
     ports.readArrived()
-    assert (heard.own, heard.strange) == ([b"mine"], [b"strange"])
+    assert (heard.heard, heard.strangers) == ([b"mine"], [b"strange"])
     port.stopListening()
 
 
 def test_nothingIsLeftOfTheLastPeer(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """A port that is used again has forgotten what its last peer still sent, before and after it was given back."""
     one, other = peers
-    first, second = Heard(), Heard()
+    first, second = Hearer(), Hearer()
     port = ports.openPort(first, HERE, one.getsockname())
     there = ("127.0.0.1", port.getHost().port)
     one.sendto(b"unread", there)
@@ -95,8 +65,8 @@ def test_nothingIsLeftOfTheLastPeer(ports: Ports, peers: tuple[socket.socket, so
     other.sendto(b"new", there)
     one.sendto(b"old", there)
     ports.readArrived()
-    assert first.own == first.strange == []
-    assert (second.own, second.strange) == ([b"new"], [b"old"])
+    assert first.heard == first.strangers == []
+    assert (second.heard, second.strangers) == ([b"new"], [b"old"])
     port.stopListening()
 
 
@@ -104,18 +74,18 @@ def test_aClosedPeerIsToldOnce(ports: Ports, peers: tuple[socket.socket, socket.
     """A peer's closed port is one report for each datagram, and leaves the port quiet: not ready without end."""
     gone = peers[0].getsockname()
     peers[0].close()
-    heard = Heard()
+    heard = Hearer()
     port = ports.openPort(heard, HERE, gone)
     port.write(b"anybody?")
     ports.readArrived()
-    assert heard.closed == 1
+    assert len(heard.unreachable) == 1
     assert ports.epoll._epoll is None or ports.epoll._epoll.poll(0) == []
     port.stopListening()
 
 
 def test_anIdlePairIsQuiet(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
     """What comes for a port that nobody has is thrown away by one drain."""
-    port = ports.openPort(Heard(), HERE, peers[0].getsockname())
+    port = ports.openPort(Hearer(), HERE, peers[0].getsockname())
     there = ("127.0.0.1", port.getHost().port)
     port.stopListening()
     for each in peers:
@@ -128,7 +98,7 @@ def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket])
     """What is kept is counted and can be let go of, range by range; who has a port keeps it, and gives it back."""
     here = len(ports.epoll)
     opened = [
-        ports.openPort(Heard(), HERE, peer.getsockname(), numbers)
+        ports.openPort(Hearer(), HERE, peer.getsockname(), numbers)
         for peer in peers
         for numbers in (None, range(20000, 30000))
     ]

@@ -15,15 +15,15 @@ from twisted.python.failure import Failure
 
 from castd.client.client import TransferError, send
 from castd.client.urls import parseUrl
-from castd.dialects.tftp import Dialect, Options
+from castd.dialects import tftp
 from castd.errors import Exists, Full
 from castd.packets.tftp import TftpRequest, buildAck, buildData, buildError, buildRequest
 from castd.receive.options import RequestedOptions
-from castd.server.listener import Listener
 from castd.testing import MemorySink, Network, RecordingClient, memorySite, pattern
 from castd.testing.content import MemoryUpload
-from tests.halves import summary
-from tests.observed import observed
+from tests.support.link import summary
+from tests.support.log import observed
+from tests.support.stage import listener
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 FILE = pattern(3000)
@@ -39,8 +39,7 @@ class Site:
         self.sink = sink or MemorySink(self.files)
         self.files = self.sink.files
         self.site = memorySite(self.network, uploads=self.sink)
-        options = Options(port=69, singlePort=single)
-        self.listener = Listener(self.site, "tftp", options, Dialect(options))
+        self.listener = listener(self.site, (tftp, {"port": 69, "singlePort": single}))
         self.site.ports.listen(69, self.listener)
         self.client = RecordingClient(self.network.host(CLIENT))
 

@@ -430,6 +430,7 @@ def other(path: Path, what: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path: Path) -> None:
     """What a crash has left is removed at the next start, wherever it lies; what anybody still writes to is not."""
     (tmp_path / "d").mkdir()

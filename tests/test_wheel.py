@@ -64,6 +64,7 @@ def test_contents(wheel: Path) -> None:
     assert names == sources | {"twisted/plugins/castd_plugin.py"}
 
 
+@pytest.mark.slow
 def test_twistdKnowsCastd(stranger: Path, tmp_path: Path) -> None:
     """Installed from the wheel, castd is among the subcommands of twistd, and comes from the wheel."""
     helped = run(

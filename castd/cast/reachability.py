@@ -20,7 +20,7 @@ DEAF_TURN = ShortTurn(6, 0.05)
 
 class Reachability(Generic[M]):
     """
-    Keeps what the requests of the members have told of that so far (docs/decisions/who-hears-the-group.md).
+    Keeps what the requests of the members have told of that so far (docs/decisions/group-reachability.md).
 
     @ivar groupHeard: somebody hears the group.
     """

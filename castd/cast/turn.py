@@ -44,7 +44,7 @@ What happens in each::
  1. SENDING at once, if the request itself asks for blocks (C{wants}).  The master is announced in both cases.
  2. ANNOUNCED (or SENDING) with the next master; EMPTY if nobody is left.
 
-In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when it has cost too much (L{TurnLimits}): the master is
+In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when it has cost too much (L{TurnBudget}): the master is
 removed after C{maxFailedTurns}, and else has another turn after all who are not suspect.  Announcements and farewells
 always go out before blocks.  A listener is announced as such when it joins.
 
@@ -80,7 +80,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
-from castd.cast.limits import JoinDelay, TurnLimits
+from castd.cast.limits import JoinDelay, TurnBudget
 from castd.cast.members import M, Member, Members
 from castd.cast.policy import RetransmitPolicy, ShortTurn
 from castd.cast.reachability import DEAF_TURN, Reachability
@@ -121,7 +121,7 @@ class GenericTurn(ABC, Generic[M]):
     @ivar serving: the blocks that the master asked for last; empty before it has asked for any.
     @ivar sentAt: the instant when the last of these, or the announcement of the master, went out.
     @ivar repeatAt: the instant at which that is repeated.
-    @ivar limits: what the turn has cost, and when its master last made progress.
+    @ivar progressAt: the instant when the turn began, or when its master last asked for something new.
     """
 
     def __init__(self, policy: RetransmitPolicy, count: int | None = None) -> None:
@@ -137,15 +137,19 @@ class GenericTurn(ABC, Generic[M]):
         self.serving: Ranges = ()
         self.sentAt = 0.0
         self.repeatAt: float = NEVER
-        self.limits = TurnLimits(0.0)
+        self.progressAt = 0.0
         self._turns = self._masters = self._passes = self._lostTurns = 0
-        self._reachability: Reachability[M] = Reachability(policy)
+        # For groups alone; a transfer by unicast has none of these three.
+        mayBeDeaf = (policy.deafAfterRepeats, policy.allDeafAfterMembers, policy.reachabilityCheckAfter)
+        self._reachability: Reachability[M] | None = None if mayBeDeaf == (None, None, None) else Reachability(policy)
+        self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
+        self._budget: TurnBudget | None = None
         self._checking = False  # the master got its turn before its time, to show that it hears the group
         self._pending: list[range] = []
         self._repeating = False  # what is going out, or was the last to go out, is a repetition
         self._windowRepeated = False  # the window was already sent again for a request that came twice
         self._blocksSentAt = 0.0  # the last burst, whoever it was for
-        self._joinDelay = JoinDelay(policy)
+        self._turnBlocks = 0  # sent in this turn, repetitions among them
 
     # Hooks.
 
@@ -191,9 +195,17 @@ class GenericTurn(ABC, Generic[M]):
 
         @return: an instant.  By default what the policy says (C{progressTimeout} and its kin, C{shortTurn}).
         """
+        policy = self.policy
         if short := self._shortTurn(member):
-            return self.limits.progressAt + short.repeats * short.interval
-        return self.limits.endsAt(self.policy, member, alone=len(self.members) == 1)
+            return self.progressAt + short.repeats * short.interval
+        if len(self.members) == 1 and not member.failedTurns:
+            # Nobody waits for it, and nothing speaks against it.
+            lone = policy.loneProgressTimeout
+            return self.progressAt + (policy.progressTimeout if lone is None else lone)
+        measured = policy.measuredProgressTimeout
+        if measured is not None and member.rto.smoothedRtt is not None and member.rto.repeats >= policy.minRepeats:
+            return self.progressAt + measured
+        return self.progressAt + policy.progressTimeout
 
     def leaving(self, member: M, outcome: str, now: float) -> str:
         """
@@ -243,7 +255,8 @@ class GenericTurn(ABC, Generic[M]):
             return
         member = self.newMember(peer, wants, now)
         self.members.add(member)
-        self._reachability.joined(member)
+        if self._reachability is not None:
+            self._reachability.joined(member)
         self.delayFirstBlock(now)
         if self.master is None:
             self.giveTurn(member, now)
@@ -278,7 +291,7 @@ class GenericTurn(ABC, Generic[M]):
 
     def delayFirstBlock(self, now: float) -> None:
         """Let the first block, if it has not gone out, wait for more members, as one has come."""
-        if self.highestSent < 0:
+        if self.highestSent < 0 and self._joinDelay is not None:
             self._joinDelay.extend(now)
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
@@ -314,8 +327,9 @@ class GenericTurn(ABC, Generic[M]):
         member.suspect = False
         if not ranges or self._leavesDeaf(member, ranges, now):
             return
-        if not member.hearsGroup and ranges[0].start > 0:
-            self._reachability.hearsGroup(member)
+        reachability = self._reachability
+        if reachability is not None and not member.hearsGroup and ranges[0].start > 0:
+            reachability.hearsGroup(member)
         if self.state is TurnState.ANNOUNCED:
             member.rto.reset()
             self._serve(member, ranges, now)
@@ -324,8 +338,7 @@ class GenericTurn(ABC, Generic[M]):
                 member.rto.sample(now - self.sentAt)
             member.rto.answered()
             member.failedTurns = 0
-            checks = self.policy.reachabilityCheckAfter is not None
-            if checks and (other := self._reachability.nextToCheck(self.members, now)) is not None:
+            if reachability is not None and (other := reachability.nextToCheck(self.members, now)) is not None:
                 self.members.announce(member, False)
                 self._checking = True
                 self.giveTurn(other, now)
@@ -339,7 +352,7 @@ class GenericTurn(ABC, Generic[M]):
         self.serving, self._pending = ranges, list(ranges)
         self.state = TurnState.SENDING
         self._repeating = self._windowRepeated = False
-        self.limits.progressAt = now
+        self.progressAt = now
         if ranges != master.wanted:
             master.wanted, master.servedAt = ranges, NEVER
 
@@ -359,7 +372,7 @@ class GenericTurn(ABC, Generic[M]):
             self.sentAt = self._blocksSentAt = self.master.servedAt = now
             self.repeatAt = now + self.interval(self.master)
             if not self._repeating:
-                self.limits.progressAt = now
+                self.progressAt = now
 
     # Who hears nothing of the group.
 
@@ -384,7 +397,7 @@ class GenericTurn(ABC, Generic[M]):
 
         @return: whether it does not reach them: the member should go on by unicast as well.
         """
-        if not self._reachability.firstBlockMissed(member, self._allSent):
+        if self._reachability is None or not self._reachability.firstBlockMissed(member, self._allSent):
             return False
         for other in [other for other in self.members if other is not member and not other.hearsGroup]:
             self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
@@ -392,11 +405,13 @@ class GenericTurn(ABC, Generic[M]):
 
     def _seemsDeaf(self, member: M) -> bool:
         """Does the master ask for the first block, though others hear the group?"""
-        return self.state is not TurnState.ANNOUNCED and self._reachability.seemsDeaf(member, self.highestSent)
+        if self._reachability is None or self.state is TurnState.ANNOUNCED:
+            return False
+        return self._reachability.seemsDeaf(member, self.highestSent)
 
     def _lostUnreached(self, member: M, now: float) -> bool:
         """Is the master, which loses its turn, to go on by unicast?"""
-        if self.state is not TurnState.WAITING:
+        if self._reachability is None or self.state is not TurnState.WAITING:
             return False
         if self._seemsDeaf(member):
             self._firstBlockMissed(member, now)
@@ -435,7 +450,9 @@ class GenericTurn(ABC, Generic[M]):
         self.state = TurnState.ANNOUNCED
         self.serving, self._repeating, self._windowRepeated = (), False, False
         self.sentAt = now
-        self.limits = TurnLimits(now)
+        self.progressAt, self._turnBlocks = now, 0
+        if self.policy.turnBudget is not None or self.policy.minTurnProgress is not None:
+            self._budget = TurnBudget(self.policy, now)
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
@@ -462,9 +479,10 @@ class GenericTurn(ABC, Generic[M]):
             self.members.announce(member, False)
 
     def _overspent(self, now: float) -> bool:
-        if len(self.members) == 1 or not self.count:
+        if self._budget is None or len(self.members) == 1 or not self.count:
             return False
-        return self.limits.overspent(self.policy, self.count, self.serving[0].start if self.serving else None, now)
+        wanted = self.serving[0].start if self.serving else None
+        return self._budget.overspent(self._turnBlocks, self.count, wanted, now)
 
     def _shortTurn(self, member: M) -> ShortTurn | None:
         """
@@ -498,13 +516,13 @@ class GenericTurn(ABC, Generic[M]):
 
     def _firstBlockDelayed(self, now: float) -> bool:
         delay = self._joinDelay
-        if delay.until is None:
+        if delay is None or delay.until is None:
             return False
         if now < delay.until:
             return True
         delay.until = None
         if self.state is TurnState.SENDING:
-            self.limits.progressAt = now  # the time of the delay is nobody's fault
+            self.progressAt = now  # the time of the delay is nobody's fault
         return False
 
     def _send(self, now: float) -> SendBlocks:
@@ -515,8 +533,8 @@ class GenericTurn(ABC, Generic[M]):
         self.sentAt = self._blocksSentAt = now
         self.master.servedAt = min(self.master.servedAt, now)
         self.repeatAt = now + self.interval(self.master)
-        self._passes += not self.limits.blocks
-        self.limits.blocks += len(numbers)
+        self._passes += not self._turnBlocks
+        self._turnBlocks += len(numbers)
         self.highestSent = max(self.highestSent, numbers[-1])
         return SendBlocks(numbers, self.master.peer, self._repeating)
 
@@ -582,7 +600,8 @@ class GenericTurn(ABC, Generic[M]):
         if member is None:
             return None
         if self.state is TurnState.SENDING:
-            return max(self._joinDelay.until or now, now)
+            until = None if self._joinDelay is None else self._joinDelay.until
+            return now if until is None else max(until, now)
         times = [self.turnEndsAt(member), self.repeatAt]
         if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
             times.append(self._blocksSentAt + self.policy.keepAliveInterval)
@@ -604,7 +623,7 @@ class GenericTurn(ABC, Generic[M]):
             member is not None
             and self.state is TurnState.ANNOUNCED
             and self.highestSent < 0
-            and self._joinDelay.until is None
+            and (self._joinDelay is None or self._joinDelay.until is None)
             and not member.wanted
         )
 
@@ -660,7 +679,7 @@ class GenericTurn(ABC, Generic[M]):
         assert self.master is not None
         self.serving = self.master.wanted = (numbers,)
         self._windowRepeated = False
-        self.sentAt = self.limits.progressAt = now
+        self.sentAt = self.progressAt = now
         self.repeatAt = now + self.master.rto.interval()
         self.highestSent = numbers.stop - 1
 

@@ -246,7 +246,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         assert self.master is not None
         number, master = self.serving[0].start, self.master
         if master.heard:
-            silent = self.repeatAt >= self.limits.progressAt + NEXT_BLOCK_AFTER
+            silent = self.repeatAt >= self.progressAt + NEXT_BLOCK_AFTER
         else:
             silent = master.rto.repeats >= UNHEARD_REPEATS - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self.serving)

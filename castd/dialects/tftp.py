@@ -154,4 +154,4 @@ class Dialect:
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
         """-> the policy of a transfer: one and the same for all that negotiate no interval."""
-        return self._plain.withTimeout(terms.timeout)
+        return self._plain if terms.timeout is None else self._plain.withTimeout(terms.timeout)

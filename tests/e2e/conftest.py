@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.clients import SERVER
-from tests.e2e.hall import Hall, sweep
-from tests.e2e.server import Server
-from tests.e2e.shelf import Shelf
-from tests.needs import need, needNamespaces
+from tests.support.lab.castd import Server, Shelf
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import Hall, sweep
+from tests.support.needs import need, needNamespaces
 
 DRAIN = "2 s"
 """How long castd waits at its end for those who may ask for their last answer once more."""
 
 Serve = Callable[..., Server]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies here is of the kind C{e2e}, and slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("e2e")
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from tests.e2e.clients import SERVER, atftp, curl, mget
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host
-from tests.e2e.jobs import Job
-from tests.e2e.loss import lossy
-from tests.e2e.shelf import Shelf
 from tests.e2e.test_slam import CLIENT
-from tests.needs import need
+from tests.support.jobs import Job
+from tests.support.lab.castd import Shelf
+from tests.support.lab.clients import SERVER, atftp, curl, mget
+from tests.support.lab.hall import Hall, Host
+from tests.support.lab.wires import lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.clients import SERVER, atftp
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host
-from tests.e2e.shelf import ROLLOVER, SIZES, Shelf
-from tests.needs import need
+from tests.support.lab.castd import ROLLOVER, SIZES, Shelf
+from tests.support.lab.clients import SERVER, atftp
+from tests.support.lab.hall import Hall, Host
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

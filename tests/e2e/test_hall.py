@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import SERVER
-from tests.e2e.hall import PREFIX, Hall, Host, ip, sweep
-from tests.e2e.jobs import Job
-from tests.e2e.loss import lossy
-from tests.needs import need, needNamespaces
+from tests.support.jobs import Job
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import PREFIX, Hall, Host, ip, sweep
+from tests.support.lab.wires import lossy
+from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from castd.testing import pattern
-from tests.e2e.alone import Alone, Peer, fetched, served
-from tests.e2e.jobs import eventually
+from tests.support.jobs import eventually
+from tests.support.lab.castd import Alone, Peer, fetched, served
+from tests.support.needs import run
 
 pytestmark = pytest.mark.e2e
 
@@ -35,11 +35,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     mount(place)
     yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    run("umount", "-l", place, check=True)
 
 
 def mount(place: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "castd", str(place)], check=True)
+    run("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "castd", place, check=True)
 
 
 @pytest.mark.root
@@ -65,7 +65,7 @@ def test_unmountedRoot(tmp_path: Path, disk: Path) -> None:
     (disk / "file").write_bytes(DATA)
     castd = Alone(tmp_path, {"content": [{"directory": {"path": str(disk)}}]})
     assert fetched(castd, "file") == DATA
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    run("umount", "-l", disk, check=True)
     assert fetched(castd, "file") == NOT_FOUND
     mount(disk)
     (disk / "file").write_bytes(DATA[::-1])

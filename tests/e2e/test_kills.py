@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 
 from castd.testing import pattern
-from tests.e2e.jobs import eventually
-from tests.e2e.litter import Mother
-from tests.e2e.server import TREE
-from tests.faults.world import free
+from tests.support.jobs import eventually
+from tests.support.lab.castd import TREE, Mother
+from tests.support.world import free
 
 pytestmark = pytest.mark.e2e
 

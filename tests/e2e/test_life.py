@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemons import BODY, USER, Place, environment, place, script, status
-from tests.e2e.jobs import eventually
-from tests.e2e.server import command
-from tests.needs import need
+from tests.support.jobs import eventually
+from tests.support.lab.castd import command
+from tests.support.lab.daemons import BODY, USER, Place, environment, place, script, status
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

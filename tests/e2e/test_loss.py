@@ -6,12 +6,12 @@ import contextlib
 
 import pytest
 
-from tests.e2e.clients import SERVER, Client, atftp, busybox, curl, hasty, hpa
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall
-from tests.e2e.loss import losing, lossy
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.lab.castd import Shelf
+from tests.support.lab.clients import SERVER, Client, atftp, busybox, curl, hasty, hpa
+from tests.support.lab.hall import Hall
+from tests.support.lab.wires import losing, lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

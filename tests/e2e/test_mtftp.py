@@ -10,16 +10,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.e2e.clients import SERVER, Result, Transfer, atftp, mget
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host
-from tests.e2e.jobs import Late
-from tests.e2e.loss import lossy
-from tests.e2e.machines import Machine, ipxe, mac
-from tests.e2e.netboot import END, dhcp, ended, ipxeScript
-from tests.e2e.server import TREE, command
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.jobs import Late
+from tests.support.lab.castd import TREE, Shelf, command
+from tests.support.lab.clients import SERVER, Result, Transfer, atftp, mget
+from tests.support.lab.hall import Hall, Host
+from tests.support.lab.machines import END, Machine, dhcp, ended, ipxe, ipxeScript, mac
+from tests.support.lab.wires import lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

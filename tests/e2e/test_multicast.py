@@ -7,16 +7,14 @@ import time
 
 import pytest
 
-from tests.e2e.clients import SERVER, Transfer, atftp
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Counters, Hall, Host
-from tests.e2e.jobs import eventually
-from tests.e2e.loss import lossy
-from tests.e2e.machines import ipxe, mac
-from tests.e2e.netboot import dhcp, ended, ipxeScript
-from tests.e2e.server import TREE, command
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.jobs import eventually
+from tests.support.lab.castd import TREE, Shelf, command
+from tests.support.lab.clients import SERVER, Transfer, atftp
+from tests.support.lab.hall import Counters, Hall, Host
+from tests.support.lab.machines import dhcp, ended, ipxe, ipxeScript, mac
+from tests.support.lab.wires import lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -8,12 +8,11 @@ import time
 
 import pytest
 
-from tests.e2e.clients import SERVER
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host, ip
-from tests.e2e.jobs import Job, eventually
-from tests.e2e.server import TREE, Server
-from tests.e2e.shelf import Shelf
+from tests.support.jobs import Job, eventually
+from tests.support.lab.castd import TREE, Server, Shelf
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import Hall, Host, ip
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

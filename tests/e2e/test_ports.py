@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.capture import NEEDS, Capture, capturing
-from tests.e2e.clients import SERVER, atftp, curl
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.lab.castd import Shelf
+from tests.support.lab.clients import SERVER, atftp, curl
+from tests.support.lab.hall import Hall
+from tests.support.lab.wires import NEEDS, Capture, capturing
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

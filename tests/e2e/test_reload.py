@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.clients import SERVER, Result, Transfer, atftp, curl, mget
 from tests.e2e.conftest import DRAIN
-from tests.e2e.hall import Hall, Host
-from tests.e2e.jobs import Job, eventually
-from tests.e2e.server import Server
 from tests.e2e.test_slam import CLIENT
-from tests.needs import need
+from tests.support.jobs import Job, eventually
+from tests.support.lab.castd import Server
+from tests.support.lab.clients import SERVER, Result, Transfer, atftp, curl, mget
+from tests.support.lab.hall import Hall, Host
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

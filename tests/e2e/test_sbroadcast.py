@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import SERVER, curl
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host, ip
-from tests.e2e.jobs import Job
-from tests.e2e.loss import lossy
-from tests.e2e.server import TREE
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.jobs import Job
+from tests.support.lab.castd import TREE, Shelf
+from tests.support.lab.clients import SERVER, curl
+from tests.support.lab.hall import Hall, Host, ip
+from tests.support.lab.wires import lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
-CLIENT = Path(__file__).parents[1] / "clients" / "sbroadcast_get.py"
+CLIENT = Path(__file__).parents[1] / "support" / "clients" / "sbroadcast_get.py"
 SIZE = 1 << 20
 SECONDS = 90.0
 FAR, FAR_SERVER = "10.78.0.9", "10.78.0.1"

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients import SERVER, atftp
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall, Host
-from tests.e2e.jobs import Job
-from tests.e2e.loss import lossy
-from tests.e2e.server import TREE, command
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.jobs import Job
+from tests.support.lab.castd import TREE, Shelf, command
+from tests.support.lab.clients import SERVER, atftp
+from tests.support.lab.hall import Hall, Host
+from tests.support.lab.wires import lossy
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
-CLIENT = Path(__file__).parents[1] / "clients" / "slam_client.py"
+CLIENT = Path(__file__).parents[1] / "support" / "clients" / "slam_client.py"
 SIZE = 1024 * 1024
 SECONDS = 120.0
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.clients import SERVER, atftp
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall
-from tests.e2e.shelf import Shelf
-from tests.needs import need, needNamespaces
+from tests.support.lab.castd import Shelf
+from tests.support.lab.clients import SERVER, atftp
+from tests.support.lab.hall import Hall
+from tests.support.needs import need, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

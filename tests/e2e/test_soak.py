@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import TREE
-from tests.needs import need, needNamespaces
+from tests.support.jobs import LEASHED
+from tests.support.lab.castd import TREE
+from tests.support.needs import need, needed, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
 
@@ -30,7 +31,7 @@ def test_asBefore(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *words],
+            [*needed(LEASHED), *words],
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(TREE)},

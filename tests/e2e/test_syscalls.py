@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from castd.testing import pattern
-from tests.e2e.alone import Alone, Peer, fetched, served
-from tests.e2e.jobs import eventually
-from tests.needs import lack, need
+from tests.support.jobs import eventually
+from tests.support.lab.castd import Alone, Peer, fetched, served
+from tests.support.needs import lack, need
 
 pytestmark = pytest.mark.e2e
 

@@ -4,15 +4,14 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemons import BODY, place
-from tests.e2e.server import command
-from tests.needs import need
+from tests.support.lab.castd import command
+from tests.support.lab.daemons import BODY, place
+from tests.support.needs import need, run
 
 pytestmark = pytest.mark.e2e
 
@@ -32,23 +31,13 @@ def unit(tmp_path: Path) -> Path:
 
 def test_verify(unit: Path) -> None:
     """systemd finds nothing to say against the unit file: every key known, every value one that it takes."""
-    (analyze,) = need("systemd-analyze")
-    said = subprocess.run(
-        [analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False, timeout=60
-    )
+    said = run("systemd-analyze", "verify", "--man=no", unit)
     assert (said.returncode, [line for line in said.stderr.splitlines() if "castd" in line]) == (0, [])
 
 
 def test_security(unit: Path) -> None:
     """What a broken castd could do to its machine is little, by systemd's own reckoning."""
-    (analyze,) = need("systemd-analyze")
-    said = subprocess.run(
-        [analyze, "security", "--offline=true", "--no-pager", unit],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    said = run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
     found = re.search(r"Overall exposure level for castd\.service: ([0-9.]+)", said.stdout)
     assert found is not None, said.stdout + said.stderr
     assert float(found[1]) <= EXPOSURE
@@ -59,12 +48,9 @@ SOCKET = UNIT.with_suffix(".socket")
 
 def test_verifySocket(unit: Path) -> None:
     """Nor against the socket unit, beside the service that it is for."""
-    (analyze,) = need("systemd-analyze")
     file = unit.with_suffix(".socket")
     file.write_text(SOCKET.read_text())
-    said = subprocess.run(
-        [analyze, "verify", "--man=no", file, unit], capture_output=True, text=True, check=False, timeout=60
-    )
+    said = run("systemd-analyze", "verify", "--man=no", file, unit)
     assert (said.returncode, [line for line in said.stderr.splitlines() if "castd" in line]) == (0, [])
 
 
@@ -73,9 +59,9 @@ def settings(key: str) -> list[str]:
     return [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{key}=")]
 
 
-def syscalls(analyze: str) -> dict[str, set[str]]:
+def syscalls() -> dict[str, set[str]]:
     """systemd's sets of system calls, with what is in the sets that are in them."""
-    said = subprocess.run([analyze, "syscall-filter", "--no-pager"], capture_output=True, text=True, check=True)
+    said = run("systemd-analyze", "syscall-filter", "--no-pager", check=True)
     sets: dict[str, set[str]] = {}
     for line in said.stdout.splitlines():
         if line.startswith("@"):
@@ -96,7 +82,7 @@ def test_filter() -> None:
     of both kinds, a group, a reload, metrics and the control socket, every family of its sockets, and no memory that
     can be both written and run.
     """
-    analyze, strace = need("systemd-analyze", "strace")
+    _, strace = need("systemd-analyze", "strace")
     with place() as at:
         trace = at.folder / "trace"
         trace.touch()
@@ -123,7 +109,7 @@ def test_filter() -> None:
         lines = [line.partition(" ")[2].strip() for line in trace.read_text(errors="replace").splitlines()]
     made = {found[1] for line in lines if (found := re.match(r"([a-z0-9_]+)\(", line))}
     assert {"recvmsg", "sendto", "epoll_wait", "fsync"} <= made
-    sets, allowed = syscalls(analyze), set[str]()
+    sets, allowed = syscalls(), set[str]()
     for value in settings("SystemCallFilter"):
         named = set().union(*(sets[each] for each in value.removeprefix("~").split()))
         allowed = allowed - named if value.startswith("~") else allowed | named

@@ -6,13 +6,12 @@ import zlib
 
 import pytest
 
-from tests.e2e.clients import SERVER
 from tests.e2e.conftest import Serve
-from tests.e2e.hall import Hall
-from tests.e2e.machines import UBOOT, UBOOT_LOAD, uboot
-from tests.e2e.netboot import ubootFetch, ubootRun
-from tests.e2e.shelf import Shelf
-from tests.needs import need
+from tests.support.lab.castd import Shelf
+from tests.support.lab.clients import SERVER
+from tests.support.lab.hall import Hall
+from tests.support.lab.machines import UBOOT, UBOOT_LOAD, uboot, ubootFetch, ubootRun
+from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 

@@ -26,13 +26,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.jobs import eventually
-from tests.e2e.server import TREE, command
+from tests.support.jobs import eventually, free
+from tests.support.lab.castd import TREE, command
 
 pytestmark = pytest.mark.e2e
 
 ADDRESS, ANOTHER = "127.0.0.1", "127.0.0.2"
-CLIENT = Path(__file__).parents[1] / "clients" / "slam_client.py"
+CLIENT = Path(__file__).parents[1] / "support" / "clients" / "slam_client.py"
 SMALL = bytes(range(256)) * 10
 LARGE = os.urandom(1000 * 512 + 100)
 IMAGE = os.urandom(2 << 20)
@@ -40,17 +40,6 @@ PATIENCE = 30.0
 """Seconds that anything may take; a limit for what hangs, and nothing that is measured."""
 CROWD, PERIOD = 16, 0.1
 """Clients at once, and seconds that each waits before it is the next: more than a hundred requests a second."""
-
-
-def free(*kinds: socket.SocketKind) -> list[int]:
-    """-> numbers of ports that nobody has."""
-    probes = [socket.socket(socket.AF_INET, kind) for kind in kinds]
-    for probe in probes:
-        probe.bind((ADDRESS, 0))
-    numbers = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return numbers
 
 
 def rrq(name: str, *options: str) -> bytes:

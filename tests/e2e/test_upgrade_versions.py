@@ -18,8 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.jobs import eventually
-from tests.e2e.server import TREE
 from tests.e2e.test_upgrade import (
     ADDRESS,
     ANOTHER,
@@ -35,6 +33,8 @@ from tests.e2e.test_upgrade import (
     rrq,
     udp,
 )
+from tests.support.jobs import eventually
+from tests.support.lab.castd import TREE
 
 pytestmark = pytest.mark.e2e
 

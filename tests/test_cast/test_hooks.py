@@ -96,7 +96,7 @@ def test_timesAreTheHooks() -> None:
             return 0.25
 
         def turnEndsAt(self, member: Member) -> float:
-            return self.limits.progressAt + 0.6
+            return self.progressAt + 0.6
 
     turn = Hasty(POLICY, 10)
     for peer in (A, B):

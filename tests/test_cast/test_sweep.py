@@ -8,6 +8,7 @@ import itertools
 import tracemalloc
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -430,6 +431,7 @@ def test_turnsEnd() -> None:
     assert B in order
 
 
+@pytest.mark.slow
 def test_memory() -> None:
     """Half a gigabyte in blocks of 1451 and 200 receivers that list 735 runs each take little room and little time."""
     tracemalloc.start()
@@ -580,6 +582,6 @@ class Crowd(RuleBasedStateMachine):
         raise AssertionError(f"not done: {self.lacks}")
 
 
-TestRuns = Runs.TestCase
-TestCrowd = Crowd.TestCase
+TestRuns = pytest.mark.slow(Runs.TestCase)
+TestCrowd = pytest.mark.slow(Crowd.TestCase)
 TestCrowd.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

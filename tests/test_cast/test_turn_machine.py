@@ -7,6 +7,7 @@ one master, never a block that nobody wanted, and everybody who keeps asking end
 
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -16,7 +17,7 @@ from castd.cast.events import (
 )
 from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
-from tests.test_cast.machine import Habits, Hall, Receiver
+from tests.support.cast_hall import Habits, Hall, Receiver
 
 habits = st.builds(
     Habits,
@@ -166,10 +167,10 @@ class BareMachine(TurnMachine):
 
 
 few = settings(settings.default, stateful_step_count=30, report_multiple_bugs=False)
-TestUnicast = UnicastMachine.TestCase
-TestPlainUnicast = PlainUnicastMachine.TestCase
-TestMulticast = MulticastMachine.TestCase
-TestMtftp = MtftpMachine.TestCase
-TestBare = BareMachine.TestCase
+TestUnicast = pytest.mark.slow(UnicastMachine.TestCase)
+TestPlainUnicast = pytest.mark.slow(PlainUnicastMachine.TestCase)
+TestMulticast = pytest.mark.slow(MulticastMachine.TestCase)
+TestMtftp = pytest.mark.slow(MtftpMachine.TestCase)
+TestBare = pytest.mark.slow(BareMachine.TestCase)
 for machine in (UnicastMachine, PlainUnicastMachine, MulticastMachine, MtftpMachine, BareMachine):
     machine.TestCase.settings = few

@@ -24,87 +24,88 @@ from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
 from castd.testing import BytesContent, RecordingClient, pattern
-from tests.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, Stage, ack, block, opened, staged, summary
-from tests.vectors import vectors
+from tests.support.clients.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, ack, block, opened, summary
+from tests.support.stage import MtftpStage
+from tests.support.vectors import vectors
 
 TEN = pattern(9 * 512 + 100)
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with staged() as stage:
+def stage() -> Iterator[MtftpStage]:
+    with MtftpStage() as stage:
         yield stage
 
 
 @pytest.fixture
-def ten() -> Iterator[Stage]:
+def ten() -> Iterator[MtftpStage]:
     """A file of ten blocks."""
-    with staged({"linux": TEN}) as stage:
+    with MtftpStage({"linux": TEN}) as stage:
         yield stage
 
 
-def serves(stage: Stage, number: int = 77) -> None:
+def serves(stage: MtftpStage, number: int = 77) -> None:
     """The file is idle, and a fresh client is served."""
-    assert stage.idle()
+    assert stage.casts() == []
     client = stage.client(number)
     assert summary(stage.say(client, R)) == ["U1", "G1"]
     stage.say(client, *(ack(number) for number in range(1, 11)))
 
 
-def test_MT01_request(stage: Stage) -> None:
+def test_MT01_request(stage: MtftpStage) -> None:
     """MT-01: block 1 to the client first, then to the group, both from the request port and alike."""
     client = stage.client()
     assert stage.say(client, R) == [(client.address, block(1)), (GROUP, block(1))]
 
 
-def test_MT02_ack(stage: Stage) -> None:
+def test_MT02_ack(stage: MtftpStage) -> None:
     """MT-02: ACK 1 brings block 2 to the group, and nothing to the client."""
     client = opened(stage)
     assert stage.say(client, ack(1)) == [(GROUP, block(2))]
 
 
-def test_MT03_duplicate(stage: Stage) -> None:
+def test_MT03_duplicate(stage: MtftpStage) -> None:
     """MT-03: the same ACK once more, at once, brings nothing."""
     client = opened(stage, 2, 1)
     assert stage.say(client, ack(1), seconds=0.05) == []
 
 
-def test_MT04_last(stage: Stage) -> None:
+def test_MT04_last(stage: MtftpStage) -> None:
     """MT-04: the last block is the short one."""
     client = opened(stage, 2, 1)
     ((where, datagram),) = stage.say(client, ack(2))
     assert (where, datagram, len(datagram)) == (GROUP, block(3), 280)
 
 
-def test_MT05_end(stage: Stage) -> None:
+def test_MT05_end(stage: MtftpStage) -> None:
     """MT-05: the last ACK ends it without a word, and the file can be had again."""
     client = opened(stage, 2, 1, 2)
     assert stage.say(client, ack(3), seconds=1) == []
-    assert [event["outcome"] for event in stage.named("received")] == ["done"]
+    assert [event["outcome"] for event in stage.told("received")] == ["done"]
     serves(stage)
 
 
-def test_MT06_jump(stage: Stage) -> None:
+def test_MT06_jump(stage: MtftpStage) -> None:
     """MT-06: a client that has more than was sent to it is believed."""
     client = opened(stage)
     assert stage.say(client, ack(2)) == [(GROUP, block(3))]
 
 
-def test_MT07_jumpToTheEnd(stage: Stage) -> None:
+def test_MT07_jumpToTheEnd(stage: MtftpStage) -> None:
     """MT-07: a client that has everything at once is done."""
     client = opened(stage)
     assert stage.say(client, ack(3), seconds=1) == []
     serves(stage)
 
 
-def test_MT08_beyond(stage: Stage) -> None:
+def test_MT08_beyond(stage: MtftpStage) -> None:
     """MT-08: an ACK of a block that the file has not is ignored."""
     client = opened(stage)
     assert stage.say(client, ack(50)) == []
     assert stage.say(client, ack(1)) == [(GROUP, block(2))]
 
 
-def test_MT09_another(stage: Stage) -> None:
+def test_MT09_another(stage: MtftpStage) -> None:
     """MT-09: who asks while another is served is not answered until that is over."""
     one = opened(stage)
     stage.network.advance(0.02)
@@ -115,13 +116,13 @@ def test_MT09_another(stage: Stage) -> None:
     assert stage.say(one, ack(3)) == [(two.address, block(1)), (GROUP, block(1))]
 
 
-def test_MT10_stranger(stage: Stage) -> None:
+def test_MT10_stranger(stage: MtftpStage) -> None:
     """MT-10: the ACK of somebody who never asked is ignored."""
     opened(stage)
     assert stage.say(stage.client(3), ack(1)) == []
 
 
-def test_MT11_silentOpening(stage: Stage) -> None:
+def test_MT11_silentOpening(stage: MtftpStage) -> None:
     """
     MT-11: both copies are repeated at 80 and 160 ms and then every 200 ms, five times, and then never again.
 
@@ -136,7 +137,7 @@ def test_MT11_silentOpening(stage: Stage) -> None:
     serves(stage)
 
 
-def test_MT12_silentMaster(stage: Stage) -> None:
+def test_MT12_silentMaster(stage: MtftpStage) -> None:
     """MT-12: a block is repeated to the group alone, never 0.25 s apart, and not for ever."""
     client = opened(stage)
     client.send(ack(1), SERVER)
@@ -148,7 +149,7 @@ def test_MT12_silentMaster(stage: Stage) -> None:
     serves(stage)
 
 
-def test_MT13_newPort(stage: Stage) -> None:
+def test_MT13_newPort(stage: MtftpStage) -> None:
     """MT-13: a machine that asks from another port has restarted; its old port counts for nothing."""
     old = opened(stage, 2, 1)
     new = stage.client(2, 2001)
@@ -157,7 +158,7 @@ def test_MT13_newPort(stage: Stage) -> None:
     assert stage.say(new, ack(1)) == [(GROUP, block(2))]
 
 
-def test_MT14_askedAgain(stage: Stage) -> None:
+def test_MT14_askedAgain(stage: MtftpStage) -> None:
     """MT-14: a request that comes again has both copies again, but not twice within the guard time."""
     client = opened(stage)
     assert stage.say(client, R, seconds=0.05) == []
@@ -167,14 +168,14 @@ def test_MT14_askedAgain(stage: Stage) -> None:
     assert summary(stage.say(client, R, R)) == ["U1", "G1"]
 
 
-def test_MT14_afterAcks(stage: Stage) -> None:
+def test_MT14_afterAcks(stage: MtftpStage) -> None:
     """MT-14: and one that has acknowledged and asks again starts over, whoever waits."""
     client = opened(stage, 2, 1)
     stage.say(stage.client(3), R)
     assert stage.say(client, R) == [(client.address, block(1)), (GROUP, block(1))]
 
 
-def test_MT15_takeover(stage: Stage) -> None:
+def test_MT15_takeover(stage: MtftpStage) -> None:
     """MT-15: a master that has been silent for a second loses its place to whoever asks."""
     opened(stage, 2, 1)
     stage.network.advance(1)
@@ -182,7 +183,7 @@ def test_MT15_takeover(stage: Stage) -> None:
     assert stage.say(two, R) == [(two.address, block(1)), (GROUP, block(1))]
 
 
-def test_MT16_error(stage: Stage) -> None:
+def test_MT16_error(stage: MtftpStage) -> None:
     """MT-16: the master's ERROR ends it, and the group hears nothing of it."""
     client = opened(stage)
     assert stage.say(client, bytes.fromhex("00050000544654502041626f7274656400"), seconds=1) == []
@@ -193,14 +194,14 @@ def test_MT16_error(stage: Stage) -> None:
 def test_MT17_MT19_MT20_requests(vector: dict[str, Any]) -> None:
     """MT-17, 19, 20: every recorded request is served, options or not, in any case, in mode octet and no other."""
     name = vector["filename"].replace("\\", "/").lstrip("/")
-    with staged({name: LINUX}, groups={vector["filename"]: "239.255.1.1:3001"}) as stage:
+    with MtftpStage({name: LINUX}, groups={vector["filename"]: "239.255.1.1:3001"}) as stage:
         client = stage.client()
         sent = stage.say(client, bytes.fromhex(vector["hex"]))
         served = [(client.address, block(1)), (GROUP, block(1))]
         assert sent == ([] if vector["mode"] == "netascii" else served)
 
 
-def test_MT18_unknown(stage: Stage) -> None:
+def test_MT18_unknown(stage: MtftpStage) -> None:
     """MT-18: a file that is none of this port's is not answered, and never looked for."""
     assert stage.say(stage.client(), bytes.fromhex("00016e6f7065006f6374657400"), seconds=1) == []
     assert stage.site.lookups == []
@@ -208,14 +209,14 @@ def test_MT18_unknown(stage: Stage) -> None:
 
 def test_MT18_errors() -> None:
     """MT-18, 19: where it is set, the answer is an ERROR."""
-    with staged(errors=True) as stage:
+    with MtftpStage(errors=True) as stage:
         client = stage.client()
         assert summary(stage.say(client, bytes.fromhex("00016e6f7065006f6374657400"))) == ["ERROR 1"]
         assert summary(stage.say(client, bytes.fromhex("00016c696e7578006e6574617363696900"))) == ["ERROR 4"]
 
 
 @pytest.mark.parametrize("vector", vectors("mtftp", "invalid"))
-def test_MT21_MT22_MT23_invalid(stage: Stage, vector: dict[str, Any]) -> None:
+def test_MT21_MT22_MT23_invalid(stage: MtftpStage, vector: dict[str, Any]) -> None:
     """MT-21, 22, 23: what says nothing brings nothing, from a stranger and from the master alike."""
     master = opened(stage, 2, 1)
     hostile = bytes.fromhex(vector["hex"])
@@ -224,7 +225,7 @@ def test_MT21_MT22_MT23_invalid(stage: Stage, vector: dict[str, Any]) -> None:
     assert stage.say(master, ack(2)) == [(GROUP, block(3))]
 
 
-def test_MT22_noise(stage: Stage) -> None:
+def test_MT22_noise(stage: MtftpStage) -> None:
     """MT-22: nor do the largest datagram there is, and fragments of packets."""
     master = opened(stage, 2, 1)
     noise = [b"\0\1", b"\0\4", b"\0\3\0\1" + bytes(512), b"\0\6x\0y\0", pattern(65507), b"\0\1" + pattern(65000)]
@@ -233,7 +234,7 @@ def test_MT22_noise(stage: Stage) -> None:
     assert stage.say(master, ack(2)) == [(GROUP, block(3))]
 
 
-def test_MT24_noTransfer(stage: Stage) -> None:
+def test_MT24_noTransfer(stage: MtftpStage) -> None:
     """MT-24: an ACK without a transfer is not answered."""
     assert stage.say(stage.client(), ack(1), seconds=1) == []
 
@@ -241,7 +242,7 @@ def test_MT24_noTransfer(stage: Stage) -> None:
 def test_MT25_multiple() -> None:
     """MT-25: a file of whole blocks ends with an empty one."""
     data = pattern(1024)
-    with staged({"linux": data}) as stage:
+    with MtftpStage({"linux": data}) as stage:
         client = opened(stage)
         assert stage.say(client, ack(1)) == [(GROUP, block(2, data))]
         assert stage.say(client, ack(2)) == [(GROUP, bytes.fromhex("00030003"))]
@@ -250,7 +251,7 @@ def test_MT25_multiple() -> None:
 
 def test_MT26_empty() -> None:
     """MT-26: an empty file is one empty block."""
-    with staged({"linux": b""}) as stage:
+    with MtftpStage({"linux": b""}) as stage:
         client = stage.client()
         assert stage.say(client, R) == [(client.address, bytes.fromhex("00030001")), (GROUP, bytes.fromhex("00030001"))]
         assert stage.say(client, ack(1), seconds=1) == []
@@ -260,7 +261,7 @@ def test_MT26_empty() -> None:
 def test_MT27_MT28_MT29_geometry(vector: dict[str, Any]) -> None:
     """MT-27, 28, 29: blocks of every size of file; one with more than 65535 of them is not served."""
     size = vector["file_bytes"]
-    with staged({"linux": bytes(size)}) as stage:
+    with MtftpStage({"linux": bytes(size)}) as stage:
         client = stage.client()
         if not vector["servable"]:
             assert stage.say(client, R, seconds=1) == []
@@ -295,7 +296,7 @@ def test_MT31_badGroup(place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["/linux", "//linux", "\\linux", "./linux"])
-def test_MT32_spellings(stage: Stage, name: str) -> None:
+def test_MT32_spellings(stage: MtftpStage, name: str) -> None:
     """MT-32: slashes before a name mean nothing, whichever way they lean."""
     client = stage.client()
     sent = stage.say(client, buildRequest(TftpRequest(False, name, "octet")))
@@ -305,17 +306,18 @@ def test_MT32_spellings(stage: Stage, name: str) -> None:
 @pytest.mark.parametrize("ttl", [1, 7])
 def test_MT33_ttl(ttl: int) -> None:
     """MT-33: group data has the TTL that is set, 1 by default, and the way out of the address that was asked."""
-    with staged(**({} if ttl == 1 else {"ttl": ttl})) as stage:
+    with MtftpStage(**({} if ttl == 1 else {"ttl": ttl})) as stage:
         opened(stage)
         assert stage.port.group == (ttl, "10.0.0.1", True, False)
 
 
+@pytest.mark.slow
 def test_MT34_manyTransfers() -> None:
     """MT-34: two thousand transfers leave no port behind and nothing in memory."""
-    with staged(limits=Limits(newPerPeer=1e6)) as stage:
+    with MtftpStage(limits=Limits(newPerPeer=1e6)) as stage:
         for number in range(2000):
             stage.network.capture = []
-            stage.seen = 0
+            stage._seen = 0
             client = stage.client(2 + number % 3, 2000 + number)
             client.send(R, SERVER)
             for each in (1, 2, 3):
@@ -323,23 +325,23 @@ def test_MT34_manyTransfers() -> None:
                 client.send(ack(each), SERVER)
             stage.network.advance(0.002)
             client.port.stopListening()
-        assert stage.idle()
+        assert stage.casts() == []
         assert len(stage.site.ports.openPorts()) == 1
         assert (stage.site.admission.casts, sum(stage.site.admission.receivers.values())) == (0, 0)
 
 
-def play(stage: Stage, *clients: Any, apart: float = 0.0, limit: float = 60.0) -> None:
+def play(stage: MtftpStage, *clients: Any, apart: float = 0.0, limit: float = 60.0) -> None:
     """Let these clients begin one after the other, and all end."""
     for number, client in enumerate(clients):
         stage.network.callLater(number * apart, client.begin)
     stage.network.run(lambda: all(client.over for client in clients), limit=limit)
 
 
-def machine(stage: Stage, number: int, kind: Any, name: str = "linux", group: Any = GROUP) -> Any:
+def machine(stage: MtftpStage, number: int, kind: Any, name: str = "linux", group: Any = GROUP) -> Any:
     return kind(stage.network.host(f"10.0.0.{number}/16"), name, SERVER, group)
 
 
-def test_MT35_eachBlockOnce(ten: Stage) -> None:
+def test_MT35_eachBlockOnce(ten: MtftpStage) -> None:
     """MT-35: to an iPXE, which acknowledges both copies of block 1, each block is sent to the group once."""
     client = machine(ten, 2, Ipxe)
     play(ten, client)
@@ -349,20 +351,20 @@ def test_MT35_eachBlockOnce(ten: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", [Efi, Atftp], ids=["MT-36", "MT-37"])
-def test_MT36_MT37_clients(ten: Stage, kind: Any) -> None:
+def test_MT36_MT37_clients(ten: MtftpStage, kind: Any) -> None:
     """MT-36, 37: EFI 1.10, which wants both copies from the request port, and atftp, which wants its own first."""
     client = machine(ten, 2, kind)
     play(ten, client)
     assert (client.done, client.octets, client.asked) == (True, TEN, 1)
 
 
-def test_MT38_longAck(stage: Stage) -> None:
+def test_MT38_longAck(stage: MtftpStage) -> None:
     """MT-38: what follows the number of an ACK is ignored."""
     client = opened(stage)
     assert stage.say(client, bytes.fromhex("00040001ff")) == [(GROUP, block(2))]
 
 
-def test_MT39_ackZero(stage: Stage) -> None:
+def test_MT39_ackZero(stage: MtftpStage) -> None:
     """MT-39: ACK 0 asks for block 1, which is not sent again within the guard time."""
     client = opened(stage)
     assert stage.say(client, ack(0), seconds=0.05) == []
@@ -374,7 +376,7 @@ def test_MT39_ackZero(stage: Stage) -> None:
 def test_MT40_twoFiles() -> None:
     """MT-40: two files on two groups go out at the same time, each to its own master."""
     groups = {"linux": "239.255.1.1:3001", "initrd": "239.255.1.2:3002"}
-    with staged({"linux": LINUX, "initrd": TEN}, groups=groups) as stage:
+    with MtftpStage({"linux": LINUX, "initrd": TEN}, groups=groups) as stage:
         one = machine(stage, 2, Ipxe)
         two = machine(stage, 3, Efi, "initrd", ("239.255.1.2", 3002))
         three = machine(stage, 4, Ipxe, "initrd", ("239.255.1.2", 3002))
@@ -386,11 +388,11 @@ def test_MT40_twoFiles() -> None:
 def test_MT41_otherFile() -> None:
     """MT-41: a client that asks for another file from the same port has left the first one."""
     groups = {"linux": "239.255.1.1:3001", "initrd": "239.255.1.2:3002"}
-    with staged({"linux": LINUX, "initrd": TEN}, groups=groups) as stage:
+    with MtftpStage({"linux": LINUX, "initrd": TEN}, groups=groups) as stage:
         client = opened(stage, 2, 1)
         sent = stage.say(client, buildRequest(TftpRequest(False, "initrd", "octet")), seconds=0.05)
         assert sent == [(client.address, block(1, TEN)), (("239.255.1.2", 3002), block(1, TEN))]
-        assert [event["outcome"] for event in stage.named("received")] == ["replaced"]
+        assert [event["outcome"] for event in stage.told("received")] == ["replaced"]
 
 
 @pytest.mark.parametrize("vector", vectors("mtftp", "dhcp_option_43"))
@@ -401,10 +403,10 @@ def test_MT42_dhcp(vector: dict[str, Any]) -> None:
     assert made.hex() == vector["option_hex"]
 
 
-def test_MT43_replaced(ten: Stage) -> None:
+def test_MT43_replaced(ten: MtftpStage) -> None:
     """MT-43: a file that is replaced meanwhile goes out as it was; the new one when nobody can hold half of the old."""
     one = opened(ten)
-    ten.files["linux"] = bytes(len(TEN))
+    ten.site.files["linux"] = bytes(len(TEN))
     two = ten.client(3)
     ten.say(two, R)
     for number in range(1, 10):
@@ -417,13 +419,13 @@ def test_MT43_replaced(ten: Stage) -> None:
 
 def test_MT44_unsigned() -> None:
     """MT-44: numbers above 32767 are no negative ones."""
-    with staged({"linux": bytes(512 * 0x9000)}) as stage:
+    with MtftpStage({"linux": bytes(512 * 0x9000)}) as stage:
         client = opened(stage)
         assert stage.say(client, ack(0x7FFF))[0][1][:4] == bytes.fromhex("00038000")
         assert stage.say(client, ack(0x8000))[0][1][:4] == bytes.fromhex("00038001")
 
 
-def test_MT45_lostBlock(ten: Stage) -> None:
+def test_MT45_lostBlock(ten: MtftpStage) -> None:
     """MT-45: an iPXE that loses a block has it again before it leaves."""
     lost: list[bytes] = []
 
@@ -439,7 +441,7 @@ def test_MT45_lostBlock(ten: Stage) -> None:
     assert (lost != [], client.done, client.octets) == (True, True, TEN)
 
 
-def test_MT46_listener(stage: Stage) -> None:
+def test_MT46_listener(stage: MtftpStage) -> None:
     """MT-46: an iPXE that comes in the middle hears the rest, gets block 1 when its time comes, and is done."""
     one = opened(stage)
     late = machine(stage, 3, Ipxe)
@@ -451,7 +453,7 @@ def test_MT46_listener(stage: Stage) -> None:
     assert (late.done, late.octets, late.asked) == (True, LINUX, 1)
 
 
-def remembered(stage: Stage) -> RecordingClient:
+def remembered(stage: MtftpStage) -> RecordingClient:
     """B has asked while A was served; A is done.  -> B."""
     one = opened(stage)
     two = stage.client(3)
@@ -463,7 +465,7 @@ def remembered(stage: Stage) -> RecordingClient:
     return two
 
 
-def test_MT47_promotion(ten: Stage) -> None:
+def test_MT47_promotion(ten: MtftpStage) -> None:
     """MT-47: who asked in the middle is made master within 0.2 s, jumps over what it has, and is done."""
     two = remembered(ten)
     log = ten.wait(0.2)
@@ -471,10 +473,10 @@ def test_MT47_promotion(ten: Stage) -> None:
     for number in (1, 2, 3):
         assert ten.say(two, ack(number)) == [(GROUP, block(number + 1, TEN))]
     assert ten.say(two, ack(10), seconds=1) == []
-    assert [event["outcome"] for event in ten.named("received")] == ["done", "done"]
+    assert [event["outcome"] for event in ten.told("received")] == ["done", "done"]
 
 
-def test_MT48_gone(ten: Stage) -> None:
+def test_MT48_gone(ten: MtftpStage) -> None:
     """MT-48: one who is gone costs three copies, then the next one is made master, and then the file is idle."""
     two = remembered(ten)
     three = ten.client(4)
@@ -483,10 +485,10 @@ def test_MT48_gone(ten: Stage) -> None:
     assert [where for _, where, _ in log] == [two.address] * 3 + [three.address] * 3
     times = [time - log[0][0] for time, _, _ in log]
     assert times == pytest.approx([0, 0.08, 0.16, 0.24, 0.32, 0.4], abs=0.002)
-    assert ten.idle()
+    assert ten.casts() == []
 
 
-def test_MT49_forged(stage: Stage) -> None:
+def test_MT49_forged(stage: MtftpStage) -> None:
     """MT-49: of 500 forged requests a bounded number is kept, and they keep the group busy for 30 s at most."""
     one = opened(stage, 2, 1)
     for number in range(300, 800):
@@ -507,7 +509,7 @@ def test_MT49_forged(stage: Stage) -> None:
 
 def test_gathering() -> None:
     """The first block waits a moment for others, is on its way within 0.2 s, and a promotion does not wait."""
-    with staged(gather=0.1, gatherLimit=0.15) as stage:
+    with MtftpStage(gather=0.1, gatherLimit=0.15) as stage:
         one, two = stage.client(), stage.client(3)
         one.send(R, SERVER)
         stage.network.callLater(0.09, two.send, R, SERVER)
@@ -520,23 +522,23 @@ def test_gathering() -> None:
 
 def test_nothingTwiceInAGroup() -> None:
     """Sixteen iPXE that start together have the file, and it was sent once."""
-    with staged({"linux": TEN}, gather=0.1, gatherLimit=0.15) as stage:
+    with MtftpStage({"linux": TEN}, gather=0.1, gatherLimit=0.15) as stage:
         clients = [machine(stage, number, Ipxe) for number in range(2, 18)]
         play(stage, *clients, apart=0.003)
         assert all(client.octets == TEN for client in clients)
         assert [name for name in summary(stage.sent()) if name[0] == "G"] == [f"G{number}" for number in range(1, 11)]
 
 
-def test_theLastAckIsLost(stage: Stage) -> None:
+def test_theLastAckIsLost(stage: MtftpStage) -> None:
     """Whoever asks then is served at once, and the one that is done counts as that."""
     one = opened(stage, 2, 1)
     stage.say(one, ack(2), seconds=0.1)
     two = stage.client(3)
     assert stage.say(two, R) == [(two.address, block(1)), (GROUP, block(1))]
-    assert [event["outcome"] for event in stage.named("received")] == ["unconfirmed"]
+    assert [event["outcome"] for event in stage.told("received")] == ["unconfirmed"]
 
 
-def test_aRepetitionThatIsLonger(ten: Stage) -> None:
+def test_aRepetitionThatIsLonger(ten: MtftpStage) -> None:
     """
     A master that has been silent for a second hears the next block behind each repetition, never that one alone; atftp,
     which never repeats an ACK, goes on by it.
@@ -558,7 +560,7 @@ def test_aRepetitionThatIsLonger(ten: Stage) -> None:
     assert told[4:14] == [*["G4"] * 8, "G5", "G6"]
 
 
-def test_theFirstAckIsLost(ten: Stage) -> None:
+def test_theFirstAckIsLost(ten: MtftpStage) -> None:
     """The same for the first ACK: the last repetition to a client that was never heard has block 2 behind it."""
     lost = [b""]
     ten.network.losing(lambda source, destination, datagram: datagram == ack(1) and bool(lost) and lost.pop() == b"")
@@ -567,7 +569,7 @@ def test_theFirstAckIsLost(ten: Stage) -> None:
     assert (client.done, client.octets) == (True, TEN)
 
 
-def test_slowMasterWhileOthersWait(ten: Stage) -> None:
+def test_slowMasterWhileOthersWait(ten: MtftpStage) -> None:
     """A remembered client waits 2 s for a master that makes no progress, not 10."""
     opened(ten, 2, 1)
     two = ten.client(3)
@@ -576,16 +578,16 @@ def test_slowMasterWhileOthersWait(ten: Stage) -> None:
     assert 1.9 < log[0] < 2.1
 
 
-def test_notHere(stage: Stage) -> None:
+def test_notHere(stage: MtftpStage) -> None:
     """A file that is in the service file and nowhere else is not answered; the client goes to plain TFTP."""
-    del stage.files["linux"]
+    del stage.site.files["linux"]
     assert stage.say(stage.client(), R, seconds=1) == []
-    assert [event["code"] for event in stage.named("refused")] == [1]
+    assert [event["code"] for event in stage.told("refused")] == [1]
 
 
 def test_clients() -> None:
     """Who is in none of the networks is not answered."""
-    with staged(clients="10.0.0.0/30") as stage:
+    with MtftpStage(clients="10.0.0.0/30") as stage:
         assert stage.say(stage.client(9), R) == []
         assert summary(stage.say(stage.client(2), R)) == ["U1", "G1"]
 
@@ -593,14 +595,14 @@ def test_clients() -> None:
 def test_changed() -> None:
     """A file that is cut while it is sent ends the transfer without a word: an ERROR would end iPXE's boot."""
     content = BytesContent("linux", pattern(200 * 512))
-    with staged({"linux": content}) as stage:
+    with MtftpStage({"linux": content}) as stage:
         client = opened(stage, 2, 1)
         content.cut = 0
         assert stage.say(client, ack(190), seconds=1) == []
-        assert [event["outcome"] for event in stage.named("received")] == ["changed"]
+        assert [event["outcome"] for event in stage.told("received")] == ["changed"]
 
 
-def test_fullSocket(ten: Stage) -> None:
+def test_fullSocket(ten: MtftpStage) -> None:
     """What a full socket does not take goes out later, in the same order."""
     ten.site.ports.room = 0
     client = ten.client()
@@ -612,7 +614,7 @@ def test_fullSocket(ten: Stage) -> None:
 # Falling back with a hole.
 
 
-def fallen(stage: Stage, repeats: int = 1) -> RecordingClient:
+def fallen(stage: MtftpStage, repeats: int = 1) -> RecordingClient:
     """B has asked so many times while A was served, everything has gone out, and B answers nothing.  -> B."""
     one = opened(stage)
     two = stage.client(3)
@@ -623,7 +625,7 @@ def fallen(stage: Stage, repeats: int = 1) -> RecordingClient:
     return two
 
 
-def fallsBack(stage: Stage, host: int, name: str = "linux") -> int:
+def fallsBack(stage: MtftpStage, host: int, name: str = "linux") -> int:
     """-> the opcode that plain TFTP answers with."""
     box = stage.client(host, 2002)
     options = (("blksize", "1432"), ("tsize", "0"))
@@ -638,12 +640,12 @@ OACK, ERROR = 6, 5
 
 def test_fallback() -> None:
     """Who heard the last block and not all of it is refused by plain TFTP for ten seconds: no image with a hole."""
-    with staged({"linux": LINUX, "other": TEN}, plain=True) as stage:
+    with MtftpStage({"linux": LINUX, "other": TEN}, plain=True) as stage:
         fallen(stage)
         assert fallsBack(stage, 3) == ERROR
         assert fallsBack(stage, 3, "other") == OACK
         assert fallsBack(stage, 4) == OACK
-        (refused,) = stage.named("refused")
+        (refused,) = stage.told("refused")
         assert "hole" in refused["why"]
         stage.network.advance(9)
         assert fallsBack(stage, 3) == ERROR
@@ -653,14 +655,14 @@ def test_fallback() -> None:
 
 def test_fallbackOfOneThatHeardNothing() -> None:
     """Who repeats its request hears nothing of the group, and is served by plain TFTP."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         fallen(stage, repeats=2)
         assert fallsBack(stage, 3) == OACK
 
 
 def test_fallbackBeforeTheEnd() -> None:
     """Who leaves before the last block has gone out is served: it starts over with nothing."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         one = opened(stage)
         stage.say(stage.client(3), R)
         stage.say(one, ack(1))
@@ -669,7 +671,7 @@ def test_fallbackBeforeTheEnd() -> None:
 
 def test_notAFallback() -> None:
     """Who said that it has everything may ask plain TFTP for it; and the warned one may ask again by MTFTP."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         two = fallen(stage)
         assert fallsBack(stage, 2) == OACK
         stage.network.advance(1)
@@ -679,16 +681,16 @@ def test_notAFallback() -> None:
 
 def test_fallbackOfOneThatRepeatedItsRequest() -> None:
     """Who repeats its request and then acknowledges what only the group was sent hears the group after all."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         two = fallen(stage, repeats=2)
         stage.say(two, ack(1))
         stage.say(two, ack(2))
         assert fallsBack(stage, 3) == ERROR
 
 
-def test_requestCrossesTheLastBlock(stage: Stage) -> None:
+def test_requestCrossesTheLastBlock(stage: MtftpStage) -> None:
     """A request that comes right behind the last block may be of one that has heard it."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         one = opened(stage, 2, 1)
         stage.say(one, ack(2))
         stage.say(stage.client(3), R)
@@ -697,7 +699,7 @@ def test_requestCrossesTheLastBlock(stage: Stage) -> None:
 
 def test_aLongPass() -> None:
     """Whoever asks in the middle of a pass is remembered to its end, however long that takes."""
-    with staged({"linux": TEN}, remember=5) as stage:
+    with MtftpStage({"linux": TEN}, remember=5) as stage:
         one = opened(stage)
         two = stage.client(3)
         stage.say(two, R)
@@ -709,27 +711,27 @@ def test_aLongPass() -> None:
 
 def test_fallbackOfAClosedPort() -> None:
     """A host that says that the client's port is closed runs no iPXE: what it asks of plain TFTP it gets."""
-    with staged(plain=True) as stage:
+    with MtftpStage(plain=True) as stage:
         two = fallen(stage)
         two.port.stopListening()
         stage.network.advance(0.3)
-        assert stage.idle()
+        assert stage.casts() == []
         assert fallsBack(stage, 3) == OACK
 
 
-def test_aSwitchDropsTheGroup(ten: Stage) -> None:
+def test_aSwitchDropsTheGroup(ten: MtftpStage) -> None:
     """An iPXE that no group reaches acknowledges its own block, then leaves; the log says what to look at."""
     ten.network.losing(lambda source, destination, datagram: source == SERVER and destination[1] == GROUP[1])
     client = machine(ten, 2, Ipxe)
     client.begin()
     ten.network.advance(15)
     assert (client.failed, client.hazard) == ("tftp", False)
-    assert [event["outcome"] for event in ten.named("received")] == ["unheard"]
+    assert [event["outcome"] for event in ten.told("received")] == ["unheard"]
 
 
 def test_fallbackOfOneThatStayed() -> None:
     """Who repeats its request and is still there a second later has heard something: without it, it would have left."""
-    with staged({"linux": TEN}, plain=True) as stage:
+    with MtftpStage({"linux": TEN}, plain=True) as stage:
         one = opened(stage)
         two = stage.client(3)
         stage.say(two, R, R)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from castd.packets.tftp import buildAck
+from castd.packets.tftp import Data, Error, Oack, buildAck
 from castd.request import Peer
 from castd.testing import RecordingClient, pattern
-from tests.groups import AFILE, ASKED, SERVER, GroupStage, Member, grouped, value
-from tests.tftp import Data, Error, Oack, download, hear, isError, rrq, wrq
-from tests.vectors import vectors
+from tests.support.clients.multicast import Member, value
+from tests.support.clients.tftp import download, hear, isError, rrq, wrq
+from tests.support.stage import AFILE, ASKED, SERVER, GroupStage
+from tests.support.vectors import vectors
 
 GROUP = ("239.255.0.0", 1758)
 
@@ -30,7 +31,7 @@ def serving(stage: GroupStage, upTo: int = 1) -> Member:
 
 def test_MC01_theFirstIsMaster() -> None:
     """The first request: an OACK with all options and the mastership from a new port, and no DATA."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         assert first.oack == Oack((("blksize", "8"), ("tsize", "40"), ("multicast", "239.255.0.0,1758,1")))
         assert first.tid != SERVER
@@ -39,7 +40,7 @@ def test_MC01_theFirstIsMaster() -> None:
 
 def test_MC02_theFirstBlock() -> None:
     """ACK 0 brings DATA 1 to the group, from the port of the OACK."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         first.client.send(buildAck(0), first.tid)
         (block,) = stage.heard()
@@ -50,7 +51,7 @@ def test_MC02_theFirstBlock() -> None:
 
 def test_MC03_toTheEnd() -> None:
     """ACK 1 to 5 bring DATA 2 to 6, the last empty; ACK 6 ends it and closes the group."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         assert first.ack(1, 2, 3, 4) == [2, 3, 4, 5]
         first.client.send(buildAck(5), first.tid)
@@ -62,7 +63,7 @@ def test_MC03_toTheEnd() -> None:
 
 def test_MC04_aSecondListens() -> None:
     """The same request during the transfer: OACK without mastership from the group's port, and the flow goes on."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         assert second.oack.options[-1] == ("multicast", "239.255.0.0,1758,0")
@@ -72,7 +73,7 @@ def test_MC04_aSecondListens() -> None:
 
 def test_MC05_aConfirmationIsNotAnswered() -> None:
     """A listener's ACK 0 after its OACK gets no answer."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         serving(stage)
         second = stage.join(2)
         assert second.ack(0) == []
@@ -81,7 +82,7 @@ def test_MC05_aConfirmationIsNotAnswered() -> None:
 
 def test_MC06_nothingIsRepeatedToAListener() -> None:
     """A listener that stays silent after its OACK is sent nothing more, while the master goes on."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         for number in range(1, 6):
@@ -92,7 +93,7 @@ def test_MC06_nothingIsRepeatedToAListener() -> None:
 
 def test_MC07_theNextMaster() -> None:
     """When the master is done the listener gets the mastership, in full form: same address, port and options."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         second = stage.join(2)
         first.ack(6)
@@ -102,7 +103,7 @@ def test_MC07_theNextMaster() -> None:
 @pytest.mark.parametrize(("number", "blocks"), [(3, [4]), (0, [1])])
 def test_MC08_theNextMasterSaysWhatItLacks(number: int, blocks: list[int]) -> None:
     """The new master's first ACK 3 brings DATA 4, not DATA 1."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         second = stage.join(2)
         first.ack(6)
@@ -111,7 +112,7 @@ def test_MC08_theNextMasterSaysWhatItLacks(number: int, blocks: list[int]) -> No
 
 def test_MC09_theNextMasterLacksNothing() -> None:
     """The new master's first ACK 6: it is done, without DATA."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         second = stage.join(2)
         first.ack(6)
@@ -122,7 +123,7 @@ def test_MC09_theNextMasterLacksNothing() -> None:
 
 def test_MC10_aMasterThatNeverSpeaks() -> None:
     """The OACK is repeated at growing intervals of at most a second; after 3 s the mastership passes on."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         second = stage.join(2)
         start = stage.network.seconds()
@@ -140,7 +141,7 @@ def test_MC10_aMasterThatNeverSpeaks() -> None:
 
 def test_MC11_aMasterThatFallsSilent() -> None:
     """DATA 1 is repeated to the group at growing intervals of at most a second; after 3 s the listener is master."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         letters = stage.heard(2.9)
@@ -155,7 +156,7 @@ def test_MC11_aMasterThatFallsSilent() -> None:
 
 def test_MC12_itComesBack() -> None:
     """After that an ACK 1 of the old master gets no DATA, at most one OACK; it is a listener, and gets its turn."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         stage.heard(3.2)
@@ -170,7 +171,7 @@ def test_MC12_itComesBack() -> None:
 
 def test_MC13_itNeverComesBack() -> None:
     """Once all others are done the dead one gets two more terms, then one ERROR 0, and the group is closed."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         stage.heard(3.2)
@@ -188,7 +189,7 @@ def test_MC13_itNeverComesBack() -> None:
 
 def test_MC14_corrections() -> None:
     """A listener that acknowledges like a master is corrected once a second and three times in all."""
-    with grouped({"afile": pattern(800)}) as stage:
+    with GroupStage({"afile": pattern(800)}) as stage:
         first = serving(stage, 4)
         second = stage.join(2)
         second.ack(0)
@@ -205,7 +206,7 @@ def test_MC14_corrections() -> None:
 
 def test_MC15_aListenerThatHasEverything() -> None:
     """ACK 6 of a listener after block 6 was sent: it is done, and never made master."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         second = stage.join(2)
         second.ack(6)
@@ -217,7 +218,7 @@ def test_MC15_aListenerThatHasEverything() -> None:
 
 def test_MC16_aListenerThatCannotHaveEverything() -> None:
     """ACK 6 of a listener before block 6 was ever sent: it stays."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         second.ack(6)
@@ -228,7 +229,7 @@ def test_MC16_aListenerThatCannotHaveEverything() -> None:
 
 def test_MC17_aListenersError() -> None:
     """A listener's ERROR 0: it is gone, without an answer."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         second.error()
@@ -241,7 +242,7 @@ def test_MC17_aListenersError() -> None:
 
 def test_MC18_aMastersError() -> None:
     """The master's ERROR 0: the next listener is master within 100 ms."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         first.error()
@@ -251,7 +252,7 @@ def test_MC18_aMastersError() -> None:
 
 def test_MC19_aDuplicate() -> None:
     """ACK 2 twice brings DATA 3 once."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 2)
         first.client.send(buildAck(2), first.tid)
         first.client.send(buildAck(2), first.tid)
@@ -260,7 +261,7 @@ def test_MC19_aDuplicate() -> None:
 
 def test_MC20_anOldAck() -> None:
     """ACK 1 after ACK 3 is ignored."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 4)
         assert first.ack(1) == []
         assert first.ack(4) == [5]
@@ -269,7 +270,7 @@ def test_MC20_anOldAck() -> None:
 @pytest.mark.parametrize("number", [7, 60000])
 def test_MC21_anAckBeyondTheEnd(number: int) -> None:
     """ACK 7 or ACK 60000 is ignored."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 2)
         assert first.ack(number) == []
         assert first.ack(2) == [3]
@@ -277,7 +278,7 @@ def test_MC21_anAckBeyondTheEnd(number: int) -> None:
 
 def test_MC22_aListenerAsksAgain() -> None:
     """A listener's repeated request: its OACK again; it is listed once."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         serving(stage)
         second = stage.join(2)
         second.client.send(rrq("afile", **ASKED), SERVER)
@@ -289,7 +290,7 @@ def test_MC22_aListenerAsksAgain() -> None:
 
 def test_MC23_theMasterAsksAgain() -> None:
     """The master's repeated request before its first ACK: its OACK again."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         first.client.send(rrq("afile", **ASKED), SERVER)
         stage.network.advance(0.05)
@@ -298,7 +299,7 @@ def test_MC23_theMasterAsksAgain() -> None:
 
 def test_MC24_etherbootComesFromAnotherPort() -> None:
     """Etherboot repeats its request from the next port: one member, at the new port, all its three options granted."""
-    with grouped({"f": pattern(70_000)}, port=1758) as stage:
+    with GroupStage({"f": pattern(70_000)}, port=1758) as stage:
         request = rrq("/f", multicast="", blksize=1024, tsize="")
         stage.join(1, 2001, request)
         stage.network.advance(9.9)
@@ -311,14 +312,14 @@ def test_MC24_etherbootComesFromAnotherPort() -> None:
 
 def test_MC24_etherbootNamesOurAddress() -> None:
     """x-tftm://host/10.0.0.1/path: Etherboot leaves our address in the name, and it is dropped; any other stays."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         assert value(stage.join(1, request=rrq("10.0.0.1/afile", **ASKED)).oack) == "239.255.0.0,1758,1"
         assert isError(stage.ask(rrq("10.0.0.7/afile", **ASKED))[1], 1)
 
 
 def test_MC25_netascii() -> None:
     """netascii is served by unicast, and the reason is told."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         packet = stage.ask(rrq("afile", mode="netascii", **ASKED))[1]
         assert packet == Oack((("blksize", "8"),))
         assert [event["why"] for event in stage.told("declined")] == ["netascii"]
@@ -327,14 +328,15 @@ def test_MC25_netascii() -> None:
 
 def test_MC26_tooManyBlocks() -> None:
     """A file of 65536 blocks is served by unicast."""
-    with grouped({"big": pattern(65535 * 8)}) as stage:
+    with GroupStage({"big": pattern(65535 * 8)}) as stage:
         assert stage.ask(rrq("big", **ASKED))[1] == Oack((("blksize", "8"), ("tsize", str(65535 * 8))))
         assert stage.listener.counts["too-many-blocks"] == 1
 
 
+@pytest.mark.slow
 def test_MC27_asManyBlocksAsThereMayBe() -> None:
     """A file of exactly 65535 blocks has a group; block 65535 arrives under its own number."""
-    with grouped({"big": pattern(65535 * 8 - 1)}) as stage:
+    with GroupStage({"big": pattern(65535 * 8 - 1)}) as stage:
         first = stage.join(1, request=rrq("big", **ASKED))
         assert first.value.endswith(",1")
         for number in range(0, 65535, 13107):
@@ -347,7 +349,7 @@ def test_MC27_asManyBlocksAsThereMayBe() -> None:
 
 def test_MC28_anotherBlockSize() -> None:
     """Another block size while a group is alive: a second group with another address and port of ours."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         other = stage.join(2, request=rrq("afile", blksize=16, tsize=0, multicast=""))
         assert other.value == "239.255.0.1,1758,1"
@@ -356,7 +358,7 @@ def test_MC28_anotherBlockSize() -> None:
 
 def test_MC29_aChangedFile() -> None:
     """The file was replaced: its newcomers get a group of their own."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         stage.site.files["afile"] = pattern(41)[1:]
         other = stage.join(2)
@@ -367,7 +369,7 @@ def test_MC29_aChangedFile() -> None:
 
 def test_MC30_noGroupIsFree() -> None:
     """The pool is empty: unicast; after its group's end an address rests for 30 s."""
-    with grouped({"a": AFILE, "b": AFILE[1:]}, options={"groups": "239.255.0.0/32"}) as stage:
+    with GroupStage({"a": AFILE, "b": AFILE[1:]}, options={"groups": "239.255.0.0/32"}) as stage:
         first = stage.join(1, request=rrq("a", **ASKED))
         assert stage.ask(rrq("b", **ASKED))[1] == Oack((("blksize", "8"), ("tsize", "39")))
         assert stage.listener.counts["pool-empty"] == 1
@@ -380,7 +382,7 @@ def test_MC30_noGroupIsFree() -> None:
 
 def test_MC31_aStranger() -> None:
     """An ACK from an unknown port: ERROR 5 there, and the group is undisturbed."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         stranger = stage.client(2009)
         stranger.send(buildAck(1), first.tid)
@@ -392,26 +394,26 @@ def test_MC31_aStranger() -> None:
 @pytest.mark.parametrize("options", [{"windowsize": 4}, {"timeout": 5}, {"timeout": 60}, {"rollover": 1}])
 def test_MC32_MC33_whatAGroupCannotHave(options: dict[str, Any]) -> None:
     """windowsize and timeout are left out of a group's OACK."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1, request=rrq("afile", **ASKED, **options))
         assert [name for name, _ in first.oack.options] == ["blksize", "tsize", "multicast"]
 
 
 def test_MC34_theNameIsCopied() -> None:
     """MULTICAST is answered as MULTICAST."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         assert stage.join(1, request=rrq("afile", MULTICAST="")).oack.options[0][0] == "MULTICAST"
 
 
 def test_MC35_aWrite() -> None:
     """A write request with multicast: the option is left out."""
-    with grouped({}, uploads=True) as stage:
+    with GroupStage({}, uploads=True) as stage:
         assert stage.ask(wrq("up", blksize=8, multicast=""))[1] == Oack((("blksize", "8"),))
 
 
 def test_MC36_tenThatLeaveWithoutAWord() -> None:
     """Ten iPXE that leave after the last block cost 0.3 s each; the others complete, the group is closed in time."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         silent = [stage.join(number) for number in range(2, 12)]
         last = stage.join(12)
@@ -431,7 +433,7 @@ def test_MC36_tenThatLeaveWithoutAWord() -> None:
 
 def test_MC36_tenThatAreSwitchedOff() -> None:
     """The same, when their machines are off and nothing says that their ports are closed."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         silent = [stage.join(number) for number in range(2, 12)]
         last = stage.join(12)
@@ -449,7 +451,7 @@ def test_MC36_tenThatAreSwitchedOff() -> None:
 
 def test_MC37_noLongSilence() -> None:
     """As long as members are there the group is never silent for more than 5 s."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         second, third = stage.join(2), stage.join(3)
         first.ack(6)
@@ -462,7 +464,7 @@ def test_MC37_noLongSilence() -> None:
 
 def test_MC38_theServerStops() -> None:
     """ERROR 0 to each member by unicast, none to the group."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         stage.listener.stop()
@@ -474,7 +476,7 @@ def test_MC38_theServerStops() -> None:
 
 def test_MC39_aLateJoiner() -> None:
     """Who joins at block 4 hears 5 and 6; as master it asks from the start, then jumps over what it has."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 4)
         second = stage.join(2)
         assert first.ack(4, 5, 6) == [5, 6]
@@ -486,7 +488,7 @@ def test_MC39_aLateJoiner() -> None:
 
 def test_MC40_aLostBlock() -> None:
     """A measured master that does not answer a block gets it again within 50 ms."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 3)
         first.client.send(buildAck(3), first.tid)
         letters = stage.heard(0.06)
@@ -496,7 +498,7 @@ def test_MC40_aLostBlock() -> None:
 
 def test_MC41_aDeafMaster() -> None:
     """A master that repeats ACK 0 though the block went out is served by unicast from the group's port, at its pace."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         for wait in (0.25, 0.5, 0.3):
             first.client.send(buildAck(0), first.tid)
@@ -530,7 +532,7 @@ def deafAndListener(stage: GroupStage) -> tuple[Member, Member]:
 
 def test_MC42_aDeafMasterAndAListener() -> None:
     """The listener is master at once; the group and the deaf one's unicast go on side by side, and both complete."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first, second = deafAndListener(stage)
         assert second.roles() == ["1"]
         assert [packet for packet in first.told() if isinstance(packet, Data)] == [Data(1, AFILE[:8])]
@@ -552,7 +554,7 @@ def test_nobodyHears() -> None:
     Where the group's data reaches nobody, two that have asked in vain are enough, and everybody is told that it is the
     master, and is served by unicast; who never says a word gets a few OACKs, and is given up.
     """
-    with grouped() as stage:
+    with GroupStage() as stage:
         members = [stage.join(number) for number in range(1, 6)]
         started = stage.network.seconds()
         members[0].client.send(buildAck(0), members[0].tid)
@@ -584,7 +586,7 @@ def test_nobodyHears() -> None:
 
 def test_notDeafAfterAll() -> None:
     """One that was taken for deaf, and hears the group, goes on from what it has: that counts as sent to it."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first, second = deafAndListener(stage)
         assert len(stage.told("moved")) == 1
         first.told()
@@ -603,7 +605,7 @@ def test_notDeafAfterAll() -> None:
 
 def test_MC43_aKnownMasterDies() -> None:
     """A measured master dies: its block goes out at least six times, and the listener is master after 1.0 to 1.3 s."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         second = stage.join(2)
         first.ack(0, 1, 2, 3, 4)
@@ -623,7 +625,7 @@ def test_sequences(vector: dict[str, Any]) -> None:
     """Each exchange, octet for octet: what clients say, and what the server must answer to whom."""
     files = {"afile": bytes(range(16)) + bytes(range(0x10, 0x28)), "f": pattern(70_000)}
     port = 1758 if vector["id"] == "M-S04" else 69
-    with grouped(files, port=port, options={"groups": "239.255.0.1/32"}) as stage:
+    with GroupStage(files, port=port, options={"groups": "239.255.0.1/32"}) as stage:
         Exchange(stage).play(vector["steps"])
 
 
@@ -702,7 +704,7 @@ class Exchange:
 def test_eligibility(vector: dict[str, Any]) -> None:
     """A group for a file of at most 65535 blocks, whatever its size."""
     content = bytes(vector["size"])
-    with grouped({"f": content}, options={"blksize": 1468}) as stage:
+    with GroupStage({"f": content}, options={"blksize": 1468}) as stage:
         packet = stage.ask(rrq("f", blksize=vector["blksize"], multicast=""))[1]
         assert ("multicast" in dict(packet.options)) == vector["multicast_allowed"]
 
@@ -712,7 +714,7 @@ def test_eligibility(vector: dict[str, Any]) -> None:
 
 def test_aForgedRequestDrawsAFewDatagrams() -> None:
     """Who never says a word gets a handful of OACKs in all, no ERROR, and nothing starts a stream."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         assert stage.heard(120) == []
         packets = first.told()
@@ -723,7 +725,7 @@ def test_aForgedRequestDrawsAFewDatagrams() -> None:
 
 def test_aForgedRequestBesideAGroup() -> None:
     """The same when others are there: the address that never answered draws a handful of datagrams."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 6)
         forged = stage.join(2)
         first.ack(6)
@@ -734,7 +736,7 @@ def test_aForgedRequestBesideAGroup() -> None:
 
 def test_othersShareTheCap() -> None:
     """Clients that ask for 1428, 1432, 1456 and 1468 share one group of 1428."""
-    with grouped({"afile": pattern(9000)}) as stage:
+    with GroupStage({"afile": pattern(9000)}) as stage:
         values = [
             stage.join(number, request=rrq("afile", blksize=size, tsize=0, multicast="")).value
             for number, size in enumerate((1428, 1432, 1456, 1468), 1)
@@ -744,18 +746,18 @@ def test_othersShareTheCap() -> None:
 
 def test_outsideTheNetworks() -> None:
     """A client of another network than the interface's own, behind a router perhaps, is served by unicast."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         client = stage.client(2000, "10.9.0.5")
         assert stage.ask(rrq("afile", **ASKED), client)[1] == Oack((("blksize", "8"), ("tsize", "40")))
         assert stage.listener.counts["outside"] == 1
-    with grouped(options={"clients": "10.9.0.0/24"}) as stage:
+    with GroupStage(options={"clients": "10.9.0.0/24"}) as stage:
         client = stage.client(2000, "10.9.0.5")
         assert value(stage.ask(rrq("afile", **ASKED), client)[1]) == "239.255.0.0,1758,1"
 
 
 def test_gathering() -> None:
     """The first block waits until nobody has joined for 0.2 s, 3 s at most; ACKs repeated meanwhile say nothing."""
-    with grouped(options={"gather": 0.2, "gatherLimit": 3}) as stage:
+    with GroupStage(options={"gather": 0.2, "gatherLimit": 3}) as stage:
         first = stage.join(1)
         for number in range(2, 12):
             first.client.send(buildAck(0), first.tid)
@@ -768,7 +770,7 @@ def test_gathering() -> None:
 
 def test_aMemberServedByUnicastAsksAnew() -> None:
     """A deaf client that restarts from the same port is a new transfer, without a group."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = stage.join(1)
         for wait in (0.25, 0.5, 0.3):
             first.client.send(buildAck(0), first.tid)
@@ -781,7 +783,7 @@ def test_aMemberServedByUnicastAsksAnew() -> None:
 
 def test_plainClientsAtTheSamePort() -> None:
     """Who does not ask for a group is served as ever, in the middle of one."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage, 3)
         octets, _ = download(stage, stage.client(2050, "10.0.0.50"), rrq("afile", blksize=8))
         assert octets == AFILE
@@ -790,7 +792,7 @@ def test_plainClientsAtTheSamePort() -> None:
 
 def test_errorsAreUnicast() -> None:
     """Nothing but DATA ever goes to a group, whatever happens."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         first = serving(stage)
         second = stage.join(2)
         first.error()
@@ -808,7 +810,7 @@ def test_errorsAreUnicast() -> None:
 
 def test_theClosingEvent() -> None:
     """A group's end tells who was there, who was master, what was sent, what again, and who went on by unicast."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         deaf = stage.join(3)
         first = stage.join(1)
         for wait in (0.25, 0.5, 0.01):
@@ -837,7 +839,7 @@ def test_theClosingEvent() -> None:
 
 def test_whyASecondGroup() -> None:
     """Who opens a group beside another of the same name is told in what it differs."""
-    with grouped() as stage:
+    with GroupStage() as stage:
         serving(stage)
         stage.join(2, request=rrq("afile", blksize=16, tsize=0, multicast=""))
         stage.site.files["afile"] = pattern(41)[1:]
@@ -850,7 +852,7 @@ def test_aMasterThatMustBeStirred() -> None:
     atftp acknowledges one duplicate and no more: when a known master has not answered four repetitions, the next block
     goes out as well, and its acknowledgement is heard.
     """
-    with grouped({"afile": pattern(800)}) as stage:
+    with GroupStage({"afile": pattern(800)}) as stage:
         first = serving(stage, 5)
         first.client.send(buildAck(5), first.tid)
         numbers = stage.blocks(0.4)

@@ -10,19 +10,20 @@ import pytest
 from castd.dialects import sbroadcast
 from castd.dialects.sbroadcast import IdentifierPool, Options, subnetOf
 from castd.packets.multicast import parseBdata
-from castd.packets.tftp import buildAck
+from castd.packets.tftp import Data, Oack, buildAck
 from castd.receive.group import SbroadcastDownload
 from castd.testing import Network, RecordingClient, pattern
-from tests.groups import GroupStage, Member, grouped, value
-from tests.tftp import Data, Oack, hear, rrq
-from tests.vectors import vectors
+from tests.support.clients.multicast import Member, value
+from tests.support.clients.tftp import hear, rrq
+from tests.support.stage import GroupStage
+from tests.support.vectors import vectors
 
 KERNEL = pattern(24)
 MASK = "255.255.255.0"
 ASKED = {"blksize": 8, "tsize": 0, "sbroadcast": MASK}
 
 
-class Stage(GroupStage):
+class Subnets(GroupStage):
     """The cases' network: C1 and C2 in one subnet, C3 in another, the server elsewhere."""
 
     HOSTS: ClassVar = {1: "10.1.2.5", 2: "10.1.2.6", 3: "10.1.3.5", 4: "10.1.2.7"}
@@ -43,11 +44,11 @@ def stage(request: pytest.FixtureRequest) -> Any:
     options = {"subnets": ["10.1.2.0/24", "10.1.3.0/24"], **getattr(request, "param", {})}
     network = Network(seed=1, latency=0.0002)
     files = {"kernel": KERNEL, "other": KERNEL[1:], "large": pattern(2000)}
-    with grouped(files, options=options, kind=sbroadcast, network=network, make=Stage) as made:
+    with Subnets(files, options=options, kind=sbroadcast, network=network) as made:
         yield made
 
 
-def serving(stage: Stage, upTo: int = 1) -> Member:
+def serving(stage: Subnets, upTo: int = 1) -> Member:
     """C1 is master and has asked for blocks up to this one."""
     first = stage.member(1)
     assert first.ack(*range(upTo)) == list(range(1, upTo + 1))
@@ -58,7 +59,7 @@ def gaps(instants: list[float]) -> list[float]:
     return [later - sooner for sooner, later in pairwise(instants)]
 
 
-def test_BC01_theFirst(stage: Stage) -> None:
+def test_BC01_theFirst(stage: Subnets) -> None:
     """The first request: an OACK with port, identifier and mastership; nothing is broadcast yet."""
     first = stage.member(1)
     sbid = stage.sbid(first)
@@ -67,7 +68,7 @@ def test_BC01_theFirst(stage: Stage) -> None:
     assert stage.heard(0.2) == []
 
 
-def test_BC02_theFirstBlock(stage: Stage) -> None:
+def test_BC02_theFirstBlock(stage: Subnets) -> None:
     """ACK 0 brings BDATA 1 with the identifier to the subnet's broadcast address, from the OACK's port."""
     first = stage.member(1)
     first.client.send(buildAck(0), first.tid)
@@ -78,15 +79,15 @@ def test_BC02_theFirstBlock(stage: Stage) -> None:
     assert stage.network.capture[-1].source == first.tid
 
 
-def test_BC02_everybodyOfTheSubnetHears(stage: Stage) -> None:
+def test_BC02_everybodyOfTheSubnetHears(stage: Subnets) -> None:
     """Whoever listens at port 247 in the subnet hears it, and nobody in another one."""
-    ears = [RecordingClient(stage.network.host(Stage.HOSTS[number]), 247) for number in (1, 2, 3)]
+    ears = [RecordingClient(stage.network.host(Subnets.HOSTS[number]), 247) for number in (1, 2, 3)]
     first = stage.member(1)
     first.ack(0)
     assert [len(ear.take()) for ear in ears] == [1, 1, 0]
 
 
-def test_BC03_toTheLastBlock(stage: Stage) -> None:
+def test_BC03_toTheLastBlock(stage: Subnets) -> None:
     """ACK 1, 2, 3 bring BDATA 2, 3, 4, the last without data."""
     first = serving(stage)
     assert first.ack(1, 2) == [2, 3]
@@ -95,7 +96,7 @@ def test_BC03_toTheLastBlock(stage: Stage) -> None:
     assert parseBdata(last.datagram).payload == b""
 
 
-def test_BC04_theEnd(stage: Stage) -> None:
+def test_BC04_theEnd(stage: Subnets) -> None:
     """ACK 4: C1 is done, and the group is closed."""
     first = serving(stage, 4)
     assert first.ack(4) == []
@@ -103,7 +104,7 @@ def test_BC04_theEnd(stage: Stage) -> None:
     assert [event["outcome"] for event in stage.told("received")] == ["done"]
 
 
-def test_BC05_aSecond(stage: Stage) -> None:
+def test_BC05_aSecond(stage: Subnets) -> None:
     """The same request while C1 is master: OACK without mastership, same identifier, same port."""
     first = serving(stage)
     second = stage.member(2)
@@ -111,7 +112,7 @@ def test_BC05_aSecond(stage: Stage) -> None:
     assert second.tid == first.tid
 
 
-def test_BC06_aConfirmation(stage: Stage) -> None:
+def test_BC06_aConfirmation(stage: Subnets) -> None:
     """A listener's ACK 0 gets no answer and no block, however often it comes."""
     serving(stage)
     second = stage.member(2)
@@ -122,7 +123,7 @@ def test_BC06_aConfirmation(stage: Stage) -> None:
     assert second.told() == []
 
 
-def test_BC07_theNextMaster(stage: Stage) -> None:
+def test_BC07_theNextMaster(stage: Subnets) -> None:
     """When C1 is done C2 gets an OACK with the one option alone, in full."""
     first = serving(stage, 4)
     second = stage.member(2)
@@ -131,7 +132,7 @@ def test_BC07_theNextMaster(stage: Stage) -> None:
     assert second.told() == [Oack((("sbroadcast", f"247,{stage.sbid(first)},1"),))]
 
 
-def promoted(stage: Stage) -> Member:
+def promoted(stage: Subnets) -> Member:
     first = serving(stage, 4)
     second = stage.member(2)
     second.ack(0)
@@ -140,17 +141,17 @@ def promoted(stage: Stage) -> Member:
     return second
 
 
-def test_BC08_fromTheStart(stage: Stage) -> None:
+def test_BC08_fromTheStart(stage: Subnets) -> None:
     """ACK 0 of the new master brings BDATA 1."""
     assert promoted(stage).ack(0) == [1]
 
 
-def test_BC09_jumping(stage: Stage) -> None:
+def test_BC09_jumping(stage: Subnets) -> None:
     """ACK 2 after ACK 0 brings BDATA 3."""
     assert promoted(stage).ack(0, 2) == [1, 3]
 
 
-def test_BC10_ascending(stage: Stage) -> None:
+def test_BC10_ascending(stage: Subnets) -> None:
     """ACK 1 after ACK 2 is ignored."""
     second = promoted(stage)
     assert second.ack(0, 2) == [1, 3]
@@ -158,7 +159,7 @@ def test_BC10_ascending(stage: Stage) -> None:
     assert 2 not in stage.blocks()
 
 
-def test_BC11_aListenerThatHasEverything(stage: Stage) -> None:
+def test_BC11_aListenerThatHasEverything(stage: Subnets) -> None:
     """A listener's ACK 4 after block 4 was sent: done, and never master."""
     first = serving(stage, 4)
     second = stage.member(2)
@@ -168,7 +169,7 @@ def test_BC11_aListenerThatHasEverything(stage: Stage) -> None:
     assert second.told() == []
 
 
-def test_BC12_aListenersError(stage: Stage) -> None:
+def test_BC12_aListenersError(stage: Subnets) -> None:
     """A listener's ERROR 0: removed, without an answer."""
     serving(stage)
     second = stage.member(2)
@@ -178,7 +179,7 @@ def test_BC12_aListenersError(stage: Stage) -> None:
     assert [event["outcome"] for event in stage.told("received")] == ["aborted"]
 
 
-def test_BC13_anotherSubnet(stage: Stage) -> None:
+def test_BC13_anotherSubnet(stage: Subnets) -> None:
     """A client of another subnet: another identifier, another port, master of its own group, its own broadcasts."""
     first = serving(stage)
     third = stage.member(3)
@@ -189,14 +190,14 @@ def test_BC13_anotherSubnet(stage: Stage) -> None:
     assert ("10.1.3.255", 247) in [letter.source for letter in stage.heard()]
 
 
-def test_BC14_aLargerWish(stage: Stage) -> None:
+def test_BC14_aLargerWish(stage: Subnets) -> None:
     """blksize 512 while the group has 8: it joins with 8."""
     first = serving(stage)
     second = stage.member(2, blksize=512, sbroadcast=MASK)
     assert second.oack == Oack((("blksize", "8"), ("sbroadcast", f"247,{stage.sbid(first)},0")))
 
 
-def test_BC15_aSmallerWish(stage: Stage) -> None:
+def test_BC15_aSmallerWish(stage: Subnets) -> None:
     """blksize 256 while the group has 512: its own group; a third with 300 finds that one, one with 600 the old."""
     first = stage.member(1, name="large", blksize=512, sbroadcast=MASK)
     second = stage.member(2, name="large", blksize=256, sbroadcast=MASK)
@@ -208,7 +209,7 @@ def test_BC15_aSmallerWish(stage: Stage) -> None:
     assert stage.sbid(fourth) == stage.sbid(first)
 
 
-def test_BC16_noWish(stage: Stage) -> None:
+def test_BC16_noWish(stage: Subnets) -> None:
     """A request without blksize joins a group of 512; its OACK has no blksize.  It does not join one of 8."""
     first = stage.member(1, name="large", blksize=512, sbroadcast=MASK)
     second = stage.member(2, name="large", sbroadcast=MASK)
@@ -221,21 +222,21 @@ def test_BC16_noWish(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "mask", ["", "24", "255.0.255.0", "255.255.255.254", "255.255.255.255", "0.0.0.0", "255.0.0.0", "255.255.255.0 "]
 )
-def test_BC17_noMask(stage: Stage, mask: str) -> None:
+def test_BC17_noMask(stage: Subnets, mask: str) -> None:
     """What is no mask of a subnet: the option is left out, unicast."""
     member = stage.member(1, blksize=8, sbroadcast=mask)
     assert member.oack == Oack((("blksize", "8"),))
     assert stage.listener.counts["mask"] == 1
 
 
-def test_BC17_anotherMaskThanTheSubnets(stage: Stage) -> None:
+def test_BC17_anotherMaskThanTheSubnets(stage: Subnets) -> None:
     """A mask that is not that of the configured subnet: left out, and told."""
     member = stage.member(1, blksize=8, sbroadcast="255.255.255.128")
     assert member.oack == Oack((("blksize", "8"),))
     assert [event["why"] for event in stage.told("declined")] == ["other-mask"]
 
 
-def test_BC18_theBroadcastAddress(stage: Stage) -> None:
+def test_BC18_theBroadcastAddress(stage: Subnets) -> None:
     """A request from the broadcast address: the option is left out."""
     packet = stage.ask(rrq("kernel", **ASKED), stage.client(2000, "10.1.2.255"))[1]
     assert packet == Oack((("blksize", "8"), ("tsize", "24")))
@@ -253,7 +254,7 @@ def test_masks(vector: dict[str, Any]) -> None:
     assert str(found.broadcast_address) == vector["broadcast"]
 
 
-def test_BC19_theNameIsCopied(stage: Stage) -> None:
+def test_BC19_theNameIsCopied(stage: Subnets) -> None:
     """SBROADCAST is answered as SBROADCAST, in later OACKs, too."""
     first = stage.member(1, SBROADCAST=MASK, blksize=8)
     assert first.oack.options[1][0] == "SBROADCAST"
@@ -263,14 +264,14 @@ def test_BC19_theNameIsCopied(stage: Stage) -> None:
     assert second.told()[-1].options[0][0] == "SBROADCAST"
 
 
-def test_BC20_netascii(stage: Stage) -> None:
+def test_BC20_netascii(stage: Subnets) -> None:
     """netascii is served by unicast."""
     packet = stage.ask(rrq("kernel", mode="netascii", **ASKED), stage.client(2000, "10.1.2.5"))[1]
     assert packet == Oack((("blksize", "8"),))
     assert stage.listener.counts["netascii"] == 1
 
 
-def test_BC21_tooManyBlocks(stage: Stage) -> None:
+def test_BC21_tooManyBlocks(stage: Subnets) -> None:
     """A file of 65536 blocks is served by unicast."""
     stage.site.files["big"] = bytes(65535 * 8)
     assert [name for name, _ in stage.member(1, name="big", **ASKED).oack.options] == ["blksize", "tsize"]
@@ -278,13 +279,13 @@ def test_BC21_tooManyBlocks(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", [{"subnets": ["10.1.9.0/24"]}], indirect=True)
-def test_BC22_notConfigured(stage: Stage) -> None:
+def test_BC22_notConfigured(stage: Subnets) -> None:
     """A client of a subnet that the service file does not name: the option is left out."""
     assert [name for name, _ in stage.member(1).oack.options] == ["blksize", "tsize"]
     assert stage.listener.counts["outside"] == 1
 
 
-def test_BC23_aMasterThatNeverSpeaks(stage: Stage) -> None:
+def test_BC23_aMasterThatNeverSpeaks(stage: Subnets) -> None:
     """No BDATA ever; the OACK again at growing intervals; after 3 s the mastership passes on."""
     first = stage.member(1)
     second = stage.member(2)
@@ -300,7 +301,7 @@ def test_BC23_aMasterThatNeverSpeaks(stage: Stage) -> None:
     assert (first.roles(), second.roles()) == (["0"], ["1"])
 
 
-def test_BC24_aMasterDies(stage: Stage) -> None:
+def test_BC24_aMasterDies(stage: Subnets) -> None:
     """The block in flight is repeated at growing intervals; C2 is master after the time of a master that is known."""
     first = serving(stage, 2)
     second = stage.member(2)
@@ -318,7 +319,7 @@ def test_BC24_aMasterDies(stage: Stage) -> None:
     assert 1.0 <= oack.time - start <= 1.3
 
 
-def test_BC25_aListenerThatAsks(stage: Stage) -> None:
+def test_BC25_aListenerThatAsks(stage: Subnets) -> None:
     """A listener's ACK 2: OACK without mastership, at most once a second and three times."""
     first = stage.member(1, name="large", **ASKED)
     first.ack(*range(4))
@@ -334,7 +335,7 @@ def test_BC25_aListenerThatAsks(stage: Stage) -> None:
     assert sum(roles) == 3
 
 
-def test_BC26_aDuplicate(stage: Stage) -> None:
+def test_BC26_aDuplicate(stage: Subnets) -> None:
     """ACK 1 twice brings BDATA 2 once."""
     first = serving(stage)
     first.client.send(buildAck(1), first.tid)
@@ -342,7 +343,7 @@ def test_BC26_aDuplicate(stage: Stage) -> None:
     assert stage.blocks() == [2]
 
 
-def test_BC27_stoppedEarly(stage: Stage) -> None:
+def test_BC27_stoppedEarly(stage: Subnets) -> None:
     """ACK 4 at the very start: removed, told as stopped early.  An ACK above the last block is ignored."""
     first = stage.member(1)
     assert first.ack(5) == []
@@ -352,7 +353,7 @@ def test_BC27_stoppedEarly(stage: Stage) -> None:
     stage.over()
 
 
-def test_BC28_askingAgain(stage: Stage) -> None:
+def test_BC28_askingAgain(stage: Subnets) -> None:
     """A listener's repeated request: its OACK again, whole; it is listed once."""
     serving(stage)
     second = stage.member(2)
@@ -375,7 +376,7 @@ def test_BC29_theAddressIsNotCompared() -> None:
 
 
 @pytest.mark.parametrize("stage", [{"opcode": 10, "masterFlag": "M", "listenerFlag": "L"}], indirect=True)
-def test_BC30_guessesCanBeChanged(stage: Stage) -> None:
+def test_BC30_guessesCanBeChanged(stage: Subnets) -> None:
     """Another opcode, and other words for the roles, are used as configured."""
     first = stage.member(1)
     assert first.value.endswith(",M")
@@ -384,7 +385,7 @@ def test_BC30_guessesCanBeChanged(stage: Stage) -> None:
     assert stage.heard()[0].datagram[:4] == b"\0\x0a\0\1"
 
 
-def test_BC31_aLargeIdentifier(stage: Stage) -> None:
+def test_BC31_aLargeIdentifier(stage: Subnets) -> None:
     """An identifier above 2147483647 is printed as unsigned decimal and sent as four octets."""
     stage.site.random.getrandbits = lambda bits: 0xFFFFFFFF
     first = stage.member(1)
@@ -393,7 +394,7 @@ def test_BC31_aLargeIdentifier(stage: Stage) -> None:
     assert stage.heard()[0].datagram[4:8] == b"\xff\xff\xff\xff"
 
 
-def test_BC32_twoFiles(stage: Stage) -> None:
+def test_BC32_twoFiles(stage: Subnets) -> None:
     """Two files in one subnet: different identifiers, different ports."""
     first, second = stage.member(1), stage.member(2, name="other", **ASKED)
     assert stage.sbid(first) != stage.sbid(second)
@@ -401,7 +402,7 @@ def test_BC32_twoFiles(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("vector", vectors("sbroadcast", "sequences"))
-def test_sequences(vector: dict[str, Any], stage: Stage) -> None:
+def test_sequences(vector: dict[str, Any], stage: Subnets) -> None:
     """Each written exchange, octet for octet."""
     sbids = iter((305419896, 305419897))
     stage.site.random.getrandbits = lambda bits: next(sbids)
@@ -417,7 +418,7 @@ def test_sequences(vector: dict[str, Any], stage: Stage) -> None:
             assert len(stage.network.capture) == seen, stage.network.capture[seen:]
             name, _, host = step["from"].partition(" ")
             if name not in clients:
-                clients[name] = stage.client(2000, host or Stage.HOSTS[int(name[1:])])
+                clients[name] = stage.client(2000, host or Subnets.HOSTS[int(name[1:])])
             clients[name].send(bytes.fromhex(step["hex"]), stage.server if step["to"] == "server:69" else tid)
             stage.network.advance(0.001)
             seen += 1
@@ -435,7 +436,7 @@ def test_sequences(vector: dict[str, Any], stage: Stage) -> None:
 # What has no number.
 
 
-def test_unconfirmedOacksAreRepeated(stage: Stage) -> None:
+def test_unconfirmedOacksAreRepeated(stage: Subnets) -> None:
     """A listener that does not confirm gets its OACK again each second, three times, and stays listed."""
     first = stage.member(1, name="large", **ASKED)
     first.ack(0)
@@ -450,10 +451,10 @@ def test_unconfirmedOacksAreRepeated(stage: Stage) -> None:
     assert len(cast.receivers) == 2
 
 
-def test_oneWhoHearsNoBroadcast(stage: Stage) -> None:
+def test_oneWhoHearsNoBroadcast(stage: Subnets) -> None:
     """A master that repeats itself hears no broadcasts: its blocks go to its own address, at the data port."""
     first = stage.member(1)
-    ear = RecordingClient(stage.network.host(Stage.HOSTS[1]), 247)
+    ear = RecordingClient(stage.network.host(Subnets.HOSTS[1]), 247)
     stage.network.losing(lambda source, to, datagram: to[1] == 247 and not stage.told("moved"))
     for wait in (0.25, 0.5, 0.3):
         first.client.send(buildAck(0), first.tid)
@@ -473,7 +474,7 @@ def test_oneWhoHearsNoBroadcast(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", [{"packets": "100/s"}], indirect=True)
-def test_thePaceOfASubnet(stage: Stage) -> None:
+def test_thePaceOfASubnet(stage: Subnets) -> None:
     """However fast the masters are, the groups of a subnet together send no more than so many packets a second."""
     stage.site.files["a"], stage.site.files["b"] = pattern(4000), pattern(4001)
     members = [stage.member(1, name="a", **ASKED), stage.member(2, name="b", **ASKED)]
@@ -532,14 +533,14 @@ def test_options(fault: dict[str, Any]) -> None:
         Options(**fault)
 
 
-def test_bothOptions(stage: Stage) -> None:
+def test_bothOptions(stage: Subnets) -> None:
     """multicast and sbroadcast in one request: the one that stands here is granted, the other left out."""
     member = stage.member(1, blksize=8, multicast="", sbroadcast=MASK)
     assert [name for name, _ in member.oack.options] == ["blksize", "sbroadcast"]
     assert value(member.oack).endswith(",1")
 
 
-def test_plainClients(stage: Stage) -> None:
+def test_plainClients(stage: Subnets) -> None:
     """Who does not ask for it is served as ever."""
     client, _, tid = stage.ask(rrq("kernel", blksize=8), stage.client(2000, "10.1.2.9"))
     client.send(buildAck(0), tid)

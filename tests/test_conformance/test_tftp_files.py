@@ -12,9 +12,11 @@ import pytest
 
 from castd.errors import Forbidden
 from castd.files.content import Directory, DirectoryOptions
+from castd.packets.tftp import Data
 from castd.testing import pattern
-from tests.tftp import SERVER, Data, Stage, ackedTo, data, download, hear, isError, rrq, say, staged
-from tests.vectors import vectors
+from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say
+from tests.support.stage import SERVER, TftpStage
+from tests.support.vectors import vectors
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def directory(root: Path) -> dict[str, Any]:
 )
 def test_TC39_namesThatLeaveTheRoot(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that goes upwards, or is none: ERROR 2, and nothing was opened."""
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         opened: list[object] = []
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", lambda path, *rest, **more: opened.append(path))
@@ -56,7 +58,7 @@ def test_TC39_pathVectors(root: Path, vector: dict[str, Any]) -> None:
         place = os.fsencode(root) + b"/" + vector["relative"].encode("latin-1")
         os.makedirs(os.path.dirname(place), exist_ok=True)
         Path(os.fsdecode(place)).write_bytes(b"found")
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         request = b"\0\1" + raw + b"\0octet\0"
         packet = stage.ask(request)[1]
         assert packet == Data(1, b"found") if "relative" in vector else isError(packet, vector["error"])
@@ -72,7 +74,7 @@ def test_TC40_whatIsNoFile(root: Path, kind: str) -> None:
         os.mkfifo(place)
     else:
         place.symlink_to("../secret")
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         begun = time.monotonic()
         assert isError(stage.ask(rrq("odd"), seconds=0.1)[1], 2)
         assert time.monotonic() - begun < 5
@@ -81,14 +83,14 @@ def test_TC40_whatIsNoFile(root: Path, kind: str) -> None:
 def test_linksInsideAreFollowed(root: Path) -> None:
     """A link that stays in the root is a file like any other."""
     (root / "link").symlink_to("boot/x")
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         assert stage.ask(rrq("link"))[1] == Data(1, b"x")
 
 
 def test_TC62_aReplacedFile(root: Path) -> None:
     """A file that is replaced during a transfer is sent to the end as it was; the next client gets the new one."""
     old, new = pattern(5000), bytes(reversed(pattern(4000)))
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         client, packet, tid = stage.ask(rrq())
         assert packet == data(1, old)
         (root / "new").write_bytes(new)
@@ -103,7 +105,7 @@ def test_TC62_aReplacedFile(root: Path) -> None:
 def test_TC63_aTruncatedFile(root: Path) -> None:
     """A file that is truncated during a transfer: ERROR 0 as soon as a block is missing, and the server goes on."""
     (root / "f").write_bytes(pattern(2_000_000))
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         client, _, tid = stage.ask(rrq(blksize=1468, windowsize=64))
         say(client, 0, tid)
         stage.network.advance(0.01)
@@ -126,7 +128,7 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
 def test_truncatedBeforeItsFirstBlock(root: Path) -> None:
     """A file that is truncated while the client thinks about the OACK: ERROR 0, no block of it."""
     (root / "f").write_bytes(pattern(2000))
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         client, _, tid = stage.ask(rrq(blksize=512))
         os.truncate(root / "f", 1000)
         assert ackedTo(client, 0, tid).code == 0
@@ -145,7 +147,7 @@ def held(root: Path) -> list[str]:
 
 def test_filesAreClosed(root: Path) -> None:
     """Readers of one file share one descriptor, and after whatever end none is left open."""
-    with staged(**directory(root)) as stage:
+    with TftpStage(**directory(root)) as stage:
         download(stage, stage.client(), rrq())
         for number, name in enumerate(("missing", "boot", "f", "f", "boot/x"), 2001):
             stage.ask(rrq(name), stage.client(number))
@@ -159,7 +161,7 @@ def test_filesAreClosed(root: Path) -> None:
 def test_TC54_netasciiReads(vector: dict[str, Any]) -> None:
     """LF, CR and CR LF are converted as the vectors say, across the edges of blocks."""
     options = {} if vector["blksize"] == 512 else {"blksize": vector["blksize"]}
-    with staged({"f": bytes.fromhex(vector["native_hex"])}) as stage:
+    with TftpStage({"f": bytes.fromhex(vector["native_hex"])}) as stage:
         client, packet, tid = stage.ask(rrq(mode="NetASCII", **options))
         if options:
             packet = ackedTo(client, 0, tid)
@@ -197,7 +199,7 @@ class Replay:
 
     def run(self) -> None:
         writes = self.steps[0]["hex"].startswith("0002")
-        with staged({} if writes else self.files(), uploads=writes) as stage:
+        with TftpStage({} if writes else self.files(), uploads=writes) as stage:
             for index, step in enumerate(self.steps):
                 if "event" not in step:
                     self.exchange(stage, step)
@@ -208,7 +210,7 @@ class Replay:
             written = b"".join(bytes.fromhex(step["hex"][8:]) for step in self.steps[2:5:2]) if writes else None
             assert stage.site.files.get("up") == written
 
-    def exchange(self, stage: Stage, step: dict[str, Any]) -> None:
+    def exchange(self, stage: TftpStage, step: dict[str, Any]) -> None:
         datagram = bytes.fromhex(step["hex"])
         if step["from"].startswith("client"):
             if step["from"] not in self.clients:
@@ -228,6 +230,6 @@ def test_nothingIsOpenedForARequestThatIsRefused(root: Path) -> None:
         raise Forbidden
 
     source = Directory(DirectoryOptions(path=str(root)))
-    with staged(source=source, access=deny) as stage:
+    with TftpStage(source=source, access=deny) as stage:
         assert isError(stage.ask(rrq("f"))[1], 2)
         assert stage.site.contents == []

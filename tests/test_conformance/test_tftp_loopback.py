@@ -17,11 +17,11 @@ from castd.dialects.tftp import Dialect, Options
 from castd.errors import NotFound
 from castd.net.ports import Ports
 from castd.options import Limits
-from castd.packets.tftp import buildAck, buildError, parse
+from castd.packets.tftp import Data, buildAck, buildError, parse
 from castd.server.listener import Listener
 from castd.server.site import Site
 from castd.testing import BytesContent
-from tests.tftp import Data, F, data, isError, rrq
+from tests.support.clients.tftp import F, data, isError, rrq
 
 pytestmark = pytest.mark.loopback
 reactor: Any = _reactor

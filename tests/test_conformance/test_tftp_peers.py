@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from castd.packets.tftp import buildAck, buildError
+from castd.packets.tftp import Data, Error, Oack, buildAck, buildError
 from castd.request import Local
 from castd.testing import Network, RecordingClient, pattern
-from tests.tftp import SERVER, Data, Error, Oack, ackedTo, data, download, hear, isError, rrq, say, staged, wrq
+from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say, wrq
+from tests.support.stage import SERVER, TftpStage
 
 
 def test_TC30_anAckFromAnotherPort() -> None:
     """ACK 1 from a foreign port: ERROR 5 to that port, and the transfer goes on."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         stranger = stage.client(2001)
         say(stranger, 1, tid)
@@ -25,7 +26,7 @@ def test_TC30_anAckFromAnotherPort() -> None:
 
 def test_TC31_anErrorFromAnotherPort() -> None:
     """An ERROR from a foreign port is ignored and gets no answer."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         stranger = stage.client(2001)
         stranger.send(buildError(0, "stop"), tid)
@@ -36,7 +37,7 @@ def test_TC31_anErrorFromAnotherPort() -> None:
 @pytest.mark.parametrize("code", [0, 8])
 def test_TC32_aSizeProbe(code: int) -> None:
     """ERROR 0 or 8 from the peer after the OACK: closed, nothing sent, told as a size probe."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq(tsize=0, blksize=1468))
         client.send(buildError(code, "User aborted the transfer"), tid)
         stage.quiet(client, 40)
@@ -49,7 +50,7 @@ def test_TC32_aSizeProbe(code: int) -> None:
 )
 def test_TC33_oddErrors(error: bytes) -> None:
     """An ERROR of 2, 3 or 4 octets, or with a code above 8, from the peer: closed, nothing sent."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2)
         client.send(error, tid)
@@ -60,7 +61,7 @@ def test_TC33_oddErrors(error: bytes) -> None:
 
 def test_TC34_anErrorToTheRequestPort() -> None:
     """An ERROR to the request port gets no answer: two servers could be made to talk to each other for ever."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client = stage.client()
         for error in (b"\0\5", b"\0\5\0\4", buildError(4, "no"), buildError(5, "who")):
             client.send(error, SERVER)
@@ -84,7 +85,7 @@ def test_TC34_anErrorToTheRequestPort() -> None:
 )
 def test_TC35_strayPackets(packet: bytes) -> None:
     """DATA, ACK, OACK, opcode 0, 7, 256, and less than an opcode, to the request port: no answer."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client = stage.client()
         client.send(packet, SERVER)
         stage.quiet(client, 40)
@@ -96,7 +97,7 @@ def test_TC35_strayPackets(packet: bytes) -> None:
 )
 def test_TC36_malformedRequests(request_: bytes) -> None:
     """A request without NUL, without mode, with an empty name: ERROR 4 from the address that was asked, once."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, source = stage.ask(request_)
         assert isError(packet, 4)
         assert source == SERVER
@@ -106,19 +107,19 @@ def test_TC36_malformedRequests(request_: bytes) -> None:
 @pytest.mark.parametrize("mode", ["mail", "image", "", "octet "])
 def test_TC37_unknownModes(mode: str) -> None:
     """mail, image, or anything else that is no mode: ERROR 4."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert isError(stage.ask(rrq(mode=mode))[1], 4)
 
 
 def test_TC38_binaryIsOctet() -> None:
     """binary, as RFC 783 called it, is octet."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(mode="BINARY"))[1] == data(1)
 
 
 def test_TC41_aMissingFile() -> None:
     """A missing file: ERROR 1, once."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, _ = stage.ask(rrq("missing"))
         assert isError(packet, 1)
         stage.quiet(client, 40)
@@ -129,7 +130,7 @@ def test_TC41_aMissingFile() -> None:
 @pytest.mark.parametrize("options", [{}, {"blksize": 1432, "tsize": 0}])
 def test_TC42_equalRequests(options: dict[str, int]) -> None:
     """The same request three times within a second from one port: one transfer, its first answer from the same port."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, first, tid = stage.ask(rrq(**options))
         for _ in range(2):
             stage.network.advance(0.25)
@@ -140,7 +141,7 @@ def test_TC42_equalRequests(options: dict[str, int]) -> None:
 
 def test_TC42_equalRequestsBeforeTheFirstAnswer() -> None:
     """Requests that arrive while the file is still being looked up begin no second transfer."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client = stage.client()
         for _ in range(3):
             client.send(rrq(), SERVER)
@@ -153,7 +154,7 @@ def test_TC42_equalRequestsBeforeTheFirstAnswer() -> None:
 def test_TC43_aRestartedClient(name: str) -> None:
     """A request from a port that has a transfer at block 5: a new transfer from a new port, the old one is dropped."""
     content = pattern(10_000)
-    with staged({"f": content, "g": content}) as stage:
+    with TftpStage({"f": content, "g": content}) as stage:
         client, _, old = stage.ask(rrq())
         for number in range(1, 5):
             assert ackedTo(client, number, old) == data(number + 1, content)
@@ -170,7 +171,7 @@ def test_TC43_aRestartedClient(name: str) -> None:
 @pytest.mark.parametrize("request_", [rrq("g"), rrq(blksize=1000), rrq(mode="netascii")])
 def test_anotherRequestBeforeAnyAck(request_: bytes) -> None:
     """A client that has acknowledged nothing and asks for something else gets that, from a new port."""
-    with staged({"f": pattern(1300), "g": b"other"}) as stage:
+    with TftpStage({"f": pattern(1300), "g": b"other"}) as stage:
         client, first, old = stage.ask(rrq())
         _, second, new = stage.ask(request_, client)
         assert (first, new != old) == (data(1), True)
@@ -183,7 +184,7 @@ def test_anotherRequestBeforeAnyAck(request_: bytes) -> None:
 def test_TC44_broadcastRequests(address: str) -> None:
     """A broadcast request gets no answer unless switched on; then never an ERROR, and from a unicast address."""
     for on in (False, True):
-        with staged(options={"broadcast": on}) as stage:
+        with TftpStage(options={"broadcast": on}) as stage:
             client = stage.client()
             client.port.setBroadcastAllowed(True)
             for request in (rrq("missing"), rrq(mode="mail"), b"\0\1", wrq()):
@@ -201,17 +202,18 @@ def test_TC44_broadcastRequests(address: str) -> None:
 
 def test_TC45_theSecondAddress() -> None:
     """A request to the second address of the host is answered from that address: data, options and errors alike."""
-    with staged() as stage:
+    with TftpStage() as stage:
         for port, request in enumerate((rrq(), rrq(blksize=1000), rrq("missing"), wrq()), 2000):
             client = stage.client(port)
             client.send(request, ("10.1.0.1", 69))
             assert client.expect().source[0] == "10.1.0.1"
 
 
+@pytest.mark.slow
 def test_TC60_aCrowd() -> None:
     """1000 clients ask for one file within one second: all are served, and no first answer takes 15 s."""
     content = pattern(1300)
-    with staged({"f": content}) as stage:
+    with TftpStage({"f": content}) as stage:
         crowd = [Reader(stage.network, f"10.0.{4 + index // 200}.{1 + index % 200}") for index in range(1000)]
         for index, reader in enumerate(crowd):
             stage.network.callLater(index / 1000, reader.begin)
@@ -247,7 +249,7 @@ class Reader(RecordingClient):
 
 def test_TC61_aRequestFromOurselves() -> None:
     """A request whose source is the server's own request port gets no answer; nor does one from port 0."""
-    with staged() as stage:
+    with TftpStage() as stage:
         stage.port.write(rrq(), SERVER)
         stage.port.write(b"\0\1", SERVER)
         stage.listener.datagramFrom(rrq(), ("10.0.0.9", 0), Local("10.0.0.1", 69))
@@ -261,7 +263,7 @@ def test_TC61_aRequestFromOurselves() -> None:
 
 def test_errorsAreLimited() -> None:
     """A storm of bad requests gets 20 ERRORs a second for one address, 200 for all of them together."""
-    with staged() as stage:
+    with TftpStage() as stage:
         boxes = [stage.client(host=f"10.0.0.{100 + number}") for number in range(30)]
         for _ in range(100):
             for box in boxes:
@@ -277,7 +279,7 @@ def test_errorsAreLimited() -> None:
 
 def test_strangersAreAnsweredFiveTimesASecond() -> None:
     """ERROR 5 goes to foreign ports at most five times a second in all."""
-    with staged() as stage:
+    with TftpStage() as stage:
         _, _, tid = stage.ask(rrq())
         strangers = [stage.client(3000 + number) for number in range(20)]
         for stranger in strangers:
@@ -288,7 +290,7 @@ def test_strangersAreAnsweredFiveTimesASecond() -> None:
 
 def test_oneAddressHasSixtyFourTransfers() -> None:
     """Beyond 64 transfers, or 50 new ones a second, an address is not answered, and is again when there is room."""
-    with staged() as stage:
+    with TftpStage() as stage:
         boxes = [stage.client(3000 + number) for number in range(120)]
         for box in boxes[:60]:
             box.send(rrq(), SERVER)
@@ -306,7 +308,7 @@ def test_oneAddressHasSixtyFourTransfers() -> None:
 def test_beforeAnAnswerThereIsLittle() -> None:
     """Until a peer has answered it is sent its first answer and three repetitions, whatever it asked for."""
     for options in ({}, {"blksize": 1468, "windowsize": 64}, {"windowsize": 64, "timeout": 1}):
-        with staged({"f": pattern(200_000)}) as stage:
+        with TftpStage({"f": pattern(200_000)}) as stage:
             client = stage.client()
             client.send(rrq(**options), SERVER)
             stage.network.advance(100)
@@ -324,7 +326,7 @@ def test_beforeAnAnswerThereIsLittle() -> None:
 )
 def test_nonsenseOnATransferPort(noise: bytes) -> None:
     """What is malformed or out of place at a transfer port is dropped; the transfer goes on, and its timer too."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         for _ in range(20):
             client.send(noise, tid)
@@ -336,7 +338,7 @@ def test_nonsenseOnATransferPort(noise: bytes) -> None:
 
 def test_aRequestOnATransferPort() -> None:
     """A request that comes to a transfer port is that client's request: the same one again is answered as before."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq(blksize=1000))
         client.send(rrq(blksize=1000), tid)
         stage.network.advance(0.01)
@@ -347,7 +349,7 @@ def test_aRequestOnATransferPort() -> None:
 
 def test_theLastAckNeverCame() -> None:
     """Who never acknowledges the last block has everything, as far as anybody can tell: told as unconfirmed."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         ackedTo(client, 1, tid)
         assert ackedTo(client, 2, tid) == data(3)
@@ -358,7 +360,7 @@ def test_theLastAckNeverCame() -> None:
 
 def test_aFullSocketLosesNothing() -> None:
     """What a full socket did not take goes out when there is room, in its order."""
-    with staged({"f": pattern(20_000)}) as stage:
+    with TftpStage({"f": pattern(20_000)}) as stage:
         client, _, tid = stage.ask(rrq(blksize=100, windowsize=16))
         host = stage.network.host("10.0.0.1")
         host.room = 3
@@ -376,7 +378,7 @@ def test_aFullSocketLosesNothing() -> None:
 def test_theAnswerToAnOack(size: int, fate: str) -> None:
     """ACK 0 gets block 1, once: again a second after it was lost, when there is room, not for a second ACK 0."""
     content = pattern(size)
-    with staged({"f": content}) as stage:
+    with TftpStage({"f": content}) as stage:
         client, _, tid = stage.ask(rrq(blksize=512))
         host = stage.network.host("10.0.0.1")
         if fate == "late":
@@ -411,7 +413,7 @@ def test_theAnswerToAnOack(size: int, fate: str) -> None:
 
 def test_aNetworkThatIsDown() -> None:
     """A send that fails is a datagram lost on its way: the transfer goes on when the network does."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         host = stage.network.host("10.0.0.1")
         host.errno = 101
@@ -424,7 +426,7 @@ def test_aNetworkThatIsDown() -> None:
 
 def test_singlePort() -> None:
     """All from port 69: reading, restarting and ending work from the listening port itself."""
-    with staged(options={"singlePort": True}) as stage:
+    with TftpStage(options={"singlePort": True}) as stage:
         client, packet, tid = stage.ask(rrq(blksize=500))
         assert tid == SERVER
         assert packet == Oack((("blksize", "500"),))
@@ -438,7 +440,7 @@ def test_singlePort() -> None:
 
 def test_theServerStops() -> None:
     """When the server stops, each receiver is told so with ERROR 0, and nothing is left."""
-    with staged() as stage:
+    with TftpStage() as stage:
         clients = [stage.ask(rrq(), stage.client(2000 + number))[0] for number in range(3)]
         stage.listener.stop()
         assert all(isError(hear(client), 0) for client in clients)
@@ -447,7 +449,7 @@ def test_theServerStops() -> None:
 
 def test_draining() -> None:
     """A draining listener takes no new request, and is done when the last transfer is."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         drained = stage.listener.drain()
         other = stage.client(2001)
@@ -463,7 +465,7 @@ def test_draining() -> None:
 
 def test_anErrorSaysNoMoreThanItMust() -> None:
     """The text of an ERROR is printable, bounded, and names no path of the server."""
-    with staged() as stage:
+    with TftpStage() as stage:
         for number, request in enumerate((rrq("missing/\x1b[2Jfile"), rrq("../etc/passwd"), rrq(mode="mail"), wrq())):
             packet = stage.ask(request, stage.client(2000 + number))[1]
             assert isinstance(packet, Error)

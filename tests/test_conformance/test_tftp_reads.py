@@ -9,14 +9,15 @@ import pytest
 from zope.interface import implementer
 
 from castd.interfaces import IContent
-from castd.packets.tftp import buildAck
+from castd.packets.tftp import Data, Oack, buildAck
 from castd.testing import pattern
-from tests.tftp import SERVER, Data, Oack, Stage, ackedTo, data, download, hear, rrq, say, staged
+from tests.support.clients.tftp import ackedTo, data, download, hear, rrq, say
+from tests.support.stage import SERVER, TftpStage
 
 EIGHTY = pattern(80)
 
 
-def times(stage: Stage, client: Any, seconds: float) -> list[float]:
+def times(stage: TftpStage, client: Any, seconds: float) -> list[float]:
     """When something came during so many seconds of the client's silence, counted from now."""
     start = stage.network.seconds()
     stage.network.advance(seconds)
@@ -25,7 +26,7 @@ def times(stage: Stage, client: Any, seconds: float) -> list[float]:
 
 def test_TC01_firstBlockWithoutOptions() -> None:
     """RRQ without options: DATA 1 with 512 octets from a new port of the address that was asked."""
-    with staged() as stage:
+    with TftpStage() as stage:
         _, packet, tid = stage.ask(rrq())
         assert packet == data(1)
         assert (tid[0], tid[1] != 69) == ("10.0.0.1", True)
@@ -36,7 +37,7 @@ def test_TC01_firstBlockWithoutOptions() -> None:
 
 def test_TC02_toTheEnd() -> None:
     """ACK 1 and ACK 2 bring DATA 2 and DATA 3 (276 octets); after ACK 3 the transfer is closed."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2)
         last = ackedTo(client, 2, tid)
@@ -50,7 +51,7 @@ def test_TC02_toTheEnd() -> None:
 
 def test_TC03_aMultipleOfTheBlockSize() -> None:
     """A file of 1024 octets is three blocks, the third empty."""
-    with staged({"f": pattern(1024)}) as stage:
+    with TftpStage({"f": pattern(1024)}) as stage:
         octets, numbers = download(stage, stage.client(), rrq())
         assert (octets, numbers) == (pattern(1024), [1, 2, 3])
         stage.over()
@@ -58,7 +59,7 @@ def test_TC03_aMultipleOfTheBlockSize() -> None:
 
 def test_TC04_anEmptyFile() -> None:
     """An empty file is DATA 1 without data; ACK 1 ends it."""
-    with staged({"f": b""}) as stage:
+    with TftpStage({"f": b""}) as stage:
         client, packet, tid = stage.ask(rrq())
         assert packet == Data(1, b"")
         say(client, 1, tid)
@@ -68,7 +69,7 @@ def test_TC04_anEmptyFile() -> None:
 
 def test_TC05_anOackIsConfirmedFirst() -> None:
     """blksize 1428 is granted; no DATA before ACK 0."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, tid = stage.ask(rrq(blksize=1428))
         assert packet == Oack((("blksize", "1428"),))
         stage.quiet(client, 0.9)
@@ -77,32 +78,32 @@ def test_TC05_anOackIsConfirmedFirst() -> None:
 
 def test_TC06_aBlockSizeAboveTheCap() -> None:
     """blksize 65464 is answered with 1468: what fits the network unfragmented."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(blksize=65464))[1] == Oack((("blksize", "1468"),))
 
 
 @pytest.mark.parametrize("value", ["7", "0", "abc", "-1", "0x200", ""])
 def test_TC07_aBlockSizeThatIsNone(value: str) -> None:
     """A blksize below 8, or no number, is left out: DATA 1 with 512 octets, no OACK."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(blksize=value))[1] == data(1)
 
 
 def test_TC08_theLargestBlockSize() -> None:
     """blksize 70000 is answered with 65464 where the cap allows."""
-    with staged(options={"blksize": 65464}) as stage:
+    with TftpStage(options={"blksize": 65464}) as stage:
         assert stage.ask(rrq(blksize=70000))[1] == Oack((("blksize", "65464"),))
 
 
 def test_TC09_namesAreCopied() -> None:
     """Option names and modes may be in any case; the OACK has the name as it was sent."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(mode="OcTeT", BLKSIZE=1428))[1] == Oack((("BLKSIZE", "1428"),))
 
 
 def test_TC10_blksizeComesFirst() -> None:
     """tsize and blksize in this order: the OACK has blksize first, then the size."""
-    with staged() as stage:
+    with TftpStage() as stage:
         packet = stage.ask(rrq(tsize=0, blksize=1408))[1]
         assert packet == Oack((("blksize", "1408"), ("tsize", "1300")))
 
@@ -110,13 +111,13 @@ def test_TC10_blksizeComesFirst() -> None:
 @pytest.mark.parametrize("value", ["999", "", "0"])
 def test_TC11_theRealSize(value: str) -> None:
     """tsize is answered with the size of the file whatever its value was."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(tsize=value))[1] == Oack((("tsize", "1300"),))
 
 
 def test_TC12_noSizeInNetascii() -> None:
     """netascii with tsize: left out, and if nothing else was asked there is no OACK."""
-    with staged({"f": b"a\n" * 700}) as stage:
+    with TftpStage({"f": b"a\n" * 700}) as stage:
         assert isinstance(stage.ask(rrq(mode="netascii", tsize=0))[1], Data)
         other = stage.client(2001)
         assert stage.ask(rrq(mode="netascii", tsize=0, blksize=600), other)[1] == Oack((("blksize", "600"),))
@@ -146,20 +147,20 @@ class Hollow:
 
 def test_TC13_aSizeAbove32Bits() -> None:
     """A file of 5000000000 octets has this very tsize."""
-    with staged({"f": Hollow(5_000_000_000)}) as stage:
+    with TftpStage({"f": Hollow(5_000_000_000)}) as stage:
         assert stage.ask(rrq(tsize=0))[1] == Oack((("tsize", "5000000000"),))
 
 
 def test_TC14_anUnknownOption() -> None:
     """An unknown option alone: DATA 1, no OACK, no ERROR."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(nosuch="x"))[1] == data(1)
 
 
 def test_TC15_anOptionTwice() -> None:
     """blksize named twice: the first value counts and is answered once."""
     twice = rrq(blksize=1024) + b"blksize\x00512\x00"
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(twice)[1] == Oack((("blksize", "1024"),))
 
 
@@ -168,7 +169,7 @@ def test_TC16_aNegotiatedTimeout() -> None:
     timeout 3: OACK and DATA 1 are repeated every 3 s; once ACK 1 and ACK 2 have come within a millisecond a lost DATA 3
     comes again within 50 ms, the gaps then growing up to 3 s.
     """
-    with staged({"f": pattern(5000)}) as stage:
+    with TftpStage({"f": pattern(5000)}) as stage:
         client, packet, tid = stage.ask(rrq(timeout=3))
         assert packet == Oack((("timeout", "3"),))
         assert times(stage, client, 9.5) == [3.0, 6.0, 9.0]
@@ -188,13 +189,13 @@ def test_TC16_aNegotiatedTimeout() -> None:
 @pytest.mark.parametrize("value", ["0", "256"])
 def test_TC17_aTimeoutOutOfRange(value: str) -> None:
     """timeout 0 and 256 are left out."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(timeout=value))[1] == data(1)
 
 
 def test_TC18_microseconds() -> None:
     """utimeout 500000 is granted, and the interval is half a second."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, _ = stage.ask(rrq(utimeout=500000))
         assert packet == Oack((("utimeout", "500000"),))
         assert times(stage, client, 1.6) == [0.5, 1.0, 1.5]
@@ -202,13 +203,13 @@ def test_TC18_microseconds() -> None:
 
 def test_TC19_powersOfTwo() -> None:
     """blksize2 1000 is answered with 512."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, tid = stage.ask(rrq(blksize2=1000))
         assert packet == Oack((("blksize2", "512"),))
         assert ackedTo(client, 0, tid) == data(1)
 
 
-def window(stage: Stage, size: int = 4) -> tuple[Any, Any]:
+def window(stage: TftpStage, size: int = 4) -> tuple[Any, Any]:
     """A client that has agreed on a window and confirmed the OACK.  -> it and the server's TID."""
     client, packet, tid = stage.ask(rrq(windowsize=size, blksize=8))
     assert packet == Oack((("blksize", "8"), ("windowsize", str(size))))
@@ -216,7 +217,7 @@ def window(stage: Stage, size: int = 4) -> tuple[Any, Any]:
     return client, tid
 
 
-def blocks(stage: Stage, client: Any) -> list[int]:
+def blocks(stage: TftpStage, client: Any) -> list[int]:
     """The numbers of the blocks that come before any timer rings."""
     stage.network.advance(0.003)
     return [data(number, EIGHTY, 8).number for number in map(numberOf, client.take())]
@@ -231,7 +232,7 @@ def numberOf(letter: Any) -> int:
 
 def test_TC20_windows() -> None:
     """windowsize 4: four blocks after ACK 0, the next four after ACK 4, to the empty last one of 80 octets."""
-    with staged({"f": EIGHTY}) as stage:
+    with TftpStage({"f": EIGHTY}) as stage:
         client, tid = window(stage)
         assert blocks(stage, client) == [1, 2, 3, 4]
         say(client, 4, tid)
@@ -245,7 +246,7 @@ def test_TC20_windows() -> None:
 
 def test_TC21_aGapInAWindow() -> None:
     """ACK 2 after blocks 1 to 4: blocks 3 to 6."""
-    with staged({"f": EIGHTY}) as stage:
+    with TftpStage({"f": EIGHTY}) as stage:
         client, tid = window(stage)
         assert blocks(stage, client) == [1, 2, 3, 4]
         say(client, 2, tid)
@@ -254,7 +255,7 @@ def test_TC21_aGapInAWindow() -> None:
 
 def test_TC22_theWholeWindowLost() -> None:
     """ACK 4 again while 5 to 8 are in flight: these once more; a third ACK 4 causes nothing."""
-    with staged({"f": EIGHTY}) as stage:
+    with TftpStage({"f": EIGHTY}) as stage:
         client, tid = window(stage)
         blocks(stage, client)
         say(client, 4, tid)
@@ -267,7 +268,7 @@ def test_TC22_theWholeWindowLost() -> None:
 
 def test_TC23_aSilentWindow() -> None:
     """No ACK at all: the whole window is repeated from the last ACK, and it ends after the limit."""
-    with staged({"f": EIGHTY}) as stage:
+    with TftpStage({"f": EIGHTY}) as stage:
         client, _ = window(stage)
         start = stage.network.seconds()
         stage.network.advance(100)
@@ -281,7 +282,7 @@ def test_TC23_aSilentWindow() -> None:
 
 def test_TC24_aWindowAboveTheCap() -> None:
     """windowsize 65535 is answered with 64."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(windowsize=65535))[1] == Oack((("windowsize", "64"),))
 
 
@@ -291,19 +292,21 @@ def long() -> bytes:
     return pattern(65540 * 8 + 3)
 
 
+@pytest.mark.slow
 def test_TC25_rollingOverToOne(long: bytes) -> None:
     """rollover 1, more than 65535 blocks: the block after 65535 is number 1."""
-    with staged({"f": long}) as stage:
+    with TftpStage({"f": long}) as stage:
         octets, numbers = download(stage, stage.client(), rrq(blksize=8, windowsize=64, rollover=1))
         assert octets == long
         assert numbers[65530:] == [65531, 65532, 65533, 65534, 65535, 1, 2, 3, 4, 5, 6]
         stage.over()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 64])
 def test_TC26_rollingOverToZero(long: bytes, size: int) -> None:
     """No rollover option: the block after 65535 is number 0, ACK 0 is its ACK, and no OACK comes again."""
-    with staged({"f": long}) as stage:
+    with TftpStage({"f": long}) as stage:
         octets, numbers = download(stage, stage.client(), rrq(blksize=8, windowsize=size))
         assert octets == long
         assert numbers[65530:] == [65531, 65532, 65533, 65534, 65535, 0, 1, 2, 3, 4, 5]
@@ -313,7 +316,7 @@ def test_TC26_rollingOverToZero(long: bytes, size: int) -> None:
 
 def test_TC27_theApprentice() -> None:
     """A duplicate ACK 1 while block 2 is in flight: nothing is sent."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2)
         say(client, 1, tid)
@@ -323,7 +326,7 @@ def test_TC27_theApprentice() -> None:
 
 def test_TC28_nobodyAnswers() -> None:
     """No ACK for block 1: it is repeated after 1, 2 and 4 s, then there is silence, and it is closed after 31 s."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, _ = stage.ask(rrq())
         assert times(stage, client, 30.9) == [1.0, 3.0, 7.0]
         assert len(list(stage.listener.casts())) == 1
@@ -334,7 +337,7 @@ def test_TC28_nobodyAnswers() -> None:
 
 def test_TC29_anAckOfTheFuture() -> None:
     """ACK 7 while block 1 is in flight is ignored."""
-    with staged({"f": pattern(10_000)}) as stage:
+    with TftpStage({"f": pattern(10_000)}) as stage:
         client, _, tid = stage.ask(rrq())
         say(client, 7, tid)
         stage.quiet(client)
@@ -343,14 +346,14 @@ def test_TC29_anAckOfTheFuture() -> None:
 
 def test_TC56_manyOptionsAtOnce() -> None:
     """blksize 8, tsize, timeout and windowsize together: one OACK with all four, longer than a block."""
-    with staged() as stage:
+    with TftpStage() as stage:
         packet = stage.ask(rrq(blksize=8, tsize=0, timeout=3, windowsize=4))[1]
         assert packet == Oack((("blksize", "8"), ("tsize", "1300"), ("timeout", "3"), ("windowsize", "4")))
 
 
 def test_TC57_optionsNamedLikeFields() -> None:
     """An option called filename, or mode, is ignored: the first fields count."""
-    with staged() as stage:
+    with TftpStage() as stage:
         assert stage.ask(rrq(filename="/etc/passwd", mode_="x").replace(b"mode_", b"mode"))[1] == data(1)
 
 
@@ -360,14 +363,14 @@ def test_TC57_optionsNamedLikeFields() -> None:
 )
 def test_TC58_oddTails(tail: bytes) -> None:
     """A bare string, zero padding, an unterminated tail: the request is served."""
-    with staged() as stage:
+    with TftpStage() as stage:
         packet = stage.ask(rrq() + tail)[1]
         assert packet == (Oack((("blksize", "1024"),)) if b"1024" in tail else data(1))
 
 
 def test_TC59_aLazyConfirmation() -> None:
     """ACK 0 arrives 20 s after the OACK: DATA 1."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq(tsize=0, blksize=1408))
         stage.network.advance(20)
         client.take()
@@ -376,15 +379,16 @@ def test_TC59_aLazyConfirmation() -> None:
 
 def test_TC64_anAckWithAFifthOctet() -> None:
     """What follows the fourth octet of an ACK is ignored."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
         client.send(buildAck(1) + b"\x08", tid)
         assert hear(client) == data(2)
 
 
+@pytest.mark.slow
 def test_lockstepOverTheWrapIsNeverAnOack(long: bytes) -> None:
     """Past the wrap a lost block 65536, number 0, is repeated as the block that it is."""
-    with staged({"f": long}) as stage:
+    with TftpStage({"f": long}) as stage:
         client = stage.client()
         client.send(rrq(blksize=8, windowsize=64), SERVER)
         tid = client.expect().source
@@ -400,7 +404,7 @@ def test_lockstepOverTheWrapIsNeverAnOack(long: bytes) -> None:
 
 def test_theRequestIsReadWhole() -> None:
     """2048 octets of request are read, 2049 are refused; no option gets lost in a long name."""
-    with staged({"n" * 200: b"x"}) as stage:
+    with TftpStage({"n" * 200: b"x"}) as stage:
         request = rrq("n" * 200, blksize=1024)
         packet = stage.ask(request + b"\0" * (2048 - len(request)))[1]
         assert packet == Oack((("blksize", "1024"),))

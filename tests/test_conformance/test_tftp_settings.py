@@ -12,10 +12,11 @@ from castd.dialects.tftp import Dialect, Options
 from castd.errors import Forbidden
 from castd.options import Limits
 from castd.pacing import BURST
+from castd.packets.tftp import Data, Oack
 from castd.server.listener import Listener
 from castd.testing import Network, RecordingClient, memorySite, pattern
-from tests.habits import PLAIN, Simulated
-from tests.tftp import SERVER, Data, Oack, ackedTo, data, download, rrq, say, staged, wrq
+from tests.support.clients.tftp import PLAIN, Simulated, ackedTo, data, download, rrq, say, wrq
+from tests.support.stage import SERVER, TftpStage
 
 
 @pytest.mark.parametrize(("address", "blksize"), [("10.0.0.1", 1468), ("fd00::1", 1448)])
@@ -36,7 +37,7 @@ def test_whatFitsTheInterface(address: str, blksize: int) -> None:
 def test_optionsThatSomeClientsCannotBear() -> None:
     """An option that is not granted to some clients is left out for them, and granted to the others."""
     without = [{"clients": "10.0.0.9", "options": ["BLKSIZE", "tsize"]}]
-    with staged(options={"without": without}) as stage:
+    with TftpStage(options={"without": without}) as stage:
         assert stage.ask(rrq(blksize=1000, tsize=0))[1] == data(1)
         other = stage.client(2000, "10.0.0.10")
         assert stage.ask(rrq(blksize=1000), other)[1] == Oack((("blksize", "1000"),))
@@ -44,7 +45,7 @@ def test_optionsThatSomeClientsCannotBear() -> None:
 
 def test_portsForAFirewall() -> None:
     """Transfer ports lie in the configured range, and are used again."""
-    with staged(options={"ports": "30000-30002"}) as stage:
+    with TftpStage(options={"ports": "30000-30002"}) as stage:
         clients = [stage.client(2000 + number) for number in range(3)]
         tids = [stage.ask(rrq(), client)[2] for client in clients]
         assert sorted(tid[1] for tid in tids) == [30000, 30001, 30002]
@@ -56,7 +57,7 @@ def test_portsForAFirewall() -> None:
 
 def paced(count: int, size: int, **stage: Any) -> tuple[float, int, int]:
     """So many clients read a file of this size each.  -> virtual seconds, octets sent, blocks that were repeated."""
-    with staged({"f": pattern(size)}, **stage) as made:
+    with TftpStage({"f": pattern(size)}, **stage) as made:
         clients = [Simulated(made.network.host(f"10.0.0.{20 + number}"), PLAIN, "f", SERVER) for number in range(count)]
         for client in clients:
             client.begin()
@@ -83,7 +84,7 @@ def test_theRateOfAll() -> None:
 @pytest.mark.parametrize("first", [0, 1])
 def test_aRateIsShared(first: int) -> None:
     """A client with windows of 64 and one in lockstep share a rate: neither is ever kept waiting for the other."""
-    with staged({"f": pattern(1_000_000)}, limits=Limits(rate="250 kB/s"), options={"windowsize": 64}) as made:
+    with TftpStage({"f": pattern(1_000_000)}, limits=Limits(rate="250 kB/s"), options={"windowsize": 64}) as made:
         habits = [replace(PLAIN, options=(*PLAIN.options, ("windowsize", "64"))), PLAIN]
         clients = [
             Simulated(made.network.host(f"10.0.0.{20 + at}"), habits[at], "f", SERVER) for at in (first, 1 - first)
@@ -110,14 +111,14 @@ def test_waitingForThePacerRepeatsNothing() -> None:
 @pytest.mark.parametrize(("timeout", "silence"), [(0.5, 31.0), (1.0, 5.0)])
 def test_howPatientItIs(timeout: float, silence: float) -> None:
     """The first interval and the silence after which a client is given up are the configured ones."""
-    with staged(options={"timeout": timeout, "silence": silence}) as stage:
+    with TftpStage(options={"timeout": timeout, "silence": silence}) as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2)
         client.take()
         start = stage.network.seconds()
         stage.network.run(lambda: stage.told("received"), limit=100)
         assert stage.network.seconds() - start == pytest.approx(silence, abs=0.05)
-    with staged(options={"timeout": timeout}) as stage:
+    with TftpStage(options={"timeout": timeout}) as stage:
         client, _, _ = stage.ask(rrq())
         start = stage.network.seconds()
         client.expect(2)
@@ -126,7 +127,7 @@ def test_howPatientItIs(timeout: float, silence: float) -> None:
 
 def test_aClosedPort() -> None:
     """A client whose machine says that the port is closed, twice, is gone at once, and not only after its silence."""
-    with staged({"f": pattern(10_000)}) as stage:
+    with TftpStage({"f": pattern(10_000)}) as stage:
         client, _, tid = stage.ask(rrq())
         assert ackedTo(client, 1, tid) == data(2, pattern(10_000))
         client.port.stopListening()
@@ -137,7 +138,7 @@ def test_aClosedPort() -> None:
 
 def test_onePortForAll() -> None:
     """With a single port, reads and writes of many clients run side by side on it, and end."""
-    with staged({"f": pattern(5000)}, options={"singlePort": True}, uploads=True) as stage:
+    with TftpStage({"f": pattern(5000)}, options={"singlePort": True}, uploads=True) as stage:
         writer = stage.client(3000)
         assert stage.ask(wrq(blksize=600), writer)[2] == SERVER
         for number in range(10):
@@ -158,6 +159,6 @@ def test_requestsThatAreNotLetIn() -> None:
         if ipaddress.ip_address(request.peer[0]) in ipaddress.ip_network("10.0.0.8/31"):
             raise Forbidden
 
-    with staged(access=access) as stage:
+    with TftpStage(access=access) as stage:
         assert stage.ask(rrq())[1].code == 2
         assert isinstance(stage.ask(rrq(), stage.client(2000, "10.0.0.10"))[1], Data)

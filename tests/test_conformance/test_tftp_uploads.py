@@ -16,11 +16,12 @@ from castd.files.directory import SinkChain
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.observe.format import asMessage
 from castd.options import Limits
-from castd.packets.tftp import buildAck, buildData, buildError, parse
+from castd.packets.tftp import Ack, Oack, buildAck, buildData, buildError, parse
 from castd.server.site import Site
 from castd.testing import Network, NoJitterRandom, pattern
-from tests.tftp import Ack, F, Oack, Stage, download, hear, isError, rrq, staged, upload, wrq
-from tests.vectors import vectors
+from tests.support.clients.tftp import F, download, hear, isError, rrq, upload, wrq
+from tests.support.stage import TftpStage
+from tests.support.vectors import vectors
 
 
 @pytest.fixture
@@ -29,10 +30,10 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stage(place: Path) -> Iterator[Stage]:
+def stage(place: Path) -> Iterator[TftpStage]:
     """Takes uploads of at most 1000000 octets into C{place}, new names only; no thread waits for the disk."""
     drop = UploadDirectory(UploadDirectoryOptions(path=str(place), maxSize=1_000_000, keepFree=0), thread=maybeDeferred)
-    with staged(uploads=drop) as stage:
+    with TftpStage(uploads=drop) as stage:
         yield stage
 
 
@@ -43,7 +44,7 @@ def left(place: Path) -> list[str]:
 
 def test_TC46_writesAreOff() -> None:
     """WRQ where writes are off: ERROR 2, once."""
-    with staged() as stage:
+    with TftpStage() as stage:
         client, packet, _ = stage.ask(wrq())
         assert isError(packet, 2)
         stage.quiet(client, 40)
@@ -51,7 +52,7 @@ def test_TC46_writesAreOff() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"blksize": 1000}, {"blksize": 100, "windowsize": 4, "tsize": 1300}])
-def test_TC47_aNewFile(stage: Stage, place: Path, options: dict[str, int]) -> None:
+def test_TC47_aNewFile(stage: TftpStage, place: Path, options: dict[str, int]) -> None:
     """
     ACK 0 (or the OACK); after the last DATA the file stands there complete, and only then the last ACK goes out; twice
     more unasked, for clients that would hardly ask again.
@@ -78,7 +79,7 @@ def test_TC47_aNewFile(stage: Stage, place: Path, options: dict[str, int]) -> No
     assert [(event["outcome"], event["octets"]) for event in stage.told("received")] == [("done", 1300)]
 
 
-def test_aStopDoesNotWaitForALastAck(stage: Stage, place: Path) -> None:
+def test_aStopDoesNotWaitForALastAck(stage: TftpStage, place: Path) -> None:
     """An upload that stands complete does not hold up a stop, however long its last ACK may be asked for."""
     client, _, tid = stage.ask(wrq(timeout=6))
     upload(client, tid, F)
@@ -98,7 +99,7 @@ def test_namesThatNoDirectoryIsFor(place: Path) -> None:
         drops.begin("up/missing/x", ("10.0.0.9", 2000), None)
 
 
-def test_TC48_anExistingFile(stage: Stage, place: Path) -> None:
+def test_TC48_anExistingFile(stage: TftpStage, place: Path) -> None:
     """WRQ of a name that exists: ERROR 6, and the file is unchanged."""
     (place / "up").write_bytes(b"before")
     _, packet, _ = stage.ask(wrq())
@@ -108,7 +109,7 @@ def test_TC48_anExistingFile(stage: Stage, place: Path) -> None:
     stage.over()
 
 
-def test_TC49_tooLarge(stage: Stage, place: Path) -> None:
+def test_TC49_tooLarge(stage: TftpStage, place: Path) -> None:
     """A tsize above the limit: ERROR 3 at once; without one, when it is reached.  Nothing is stored."""
     assert isError(stage.ask(wrq(tsize=1_000_001))[1], 3)
     client, packet, tid = stage.ask(wrq(blksize=1468, windowsize=16), stage.client(2001))
@@ -128,7 +129,7 @@ def test_TC49_tooLarge(stage: Stage, place: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "size", "kept"), [("octet", 1301, False), ("octet", 1299, True), ("netascii", 1301, True)]
 )
-def test_otherThanAnnounced(stage: Stage, place: Path, mode: str, size: int, kept: bool) -> None:
+def test_otherThanAnnounced(stage: TftpStage, place: Path, mode: str, size: int, kept: bool) -> None:
     """
     An upload of fewer octets than its tsize is refused, and nothing is stored; one of more is kept, and that is logged.
     In netascii the size says nothing.
@@ -143,7 +144,7 @@ def test_otherThanAnnounced(stage: Stage, place: Path, mode: str, size: int, kep
     assert [line.endswith("; 1299 octets were announced, 1300 came") for line in lines] == [size == 1299] * kept
 
 
-def test_TC50_theLastAckWasLost(stage: Stage, place: Path) -> None:
+def test_TC50_theLastAckWasLost(stage: TftpStage, place: Path) -> None:
     """The last DATA again: the last ACK again."""
     client, _, tid = stage.ask(wrq())
     assert upload(client, tid, F)[-1] == Ack(3)
@@ -157,7 +158,7 @@ def test_TC50_theLastAckWasLost(stage: Stage, place: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["error", "silence", "restart"])
-def test_TC51_brokenOff(stage: Stage, place: Path, how: str) -> None:
+def test_TC51_brokenOff(stage: TftpStage, place: Path, how: str) -> None:
     """An upload that is broken off, by an ERROR, by silence or by a restart, leaves no file and no unfinished one."""
     client, _, tid = stage.ask(wrq())
     client.send(buildData(1, F[:512]), tid)
@@ -176,7 +177,7 @@ def test_TC51_brokenOff(stage: Stage, place: Path, how: str) -> None:
     stage.over()
 
 
-def test_TC52_aBlockThatIsTooLong(stage: Stage, place: Path) -> None:
+def test_TC52_aBlockThatIsTooLong(stage: TftpStage, place: Path) -> None:
     """DATA of 513 octets at a block size of 512: ERROR 4, nothing is stored."""
     client, _, tid = stage.ask(wrq())
     client.send(buildData(1, bytes(513)), tid)
@@ -186,10 +187,11 @@ def test_TC52_aBlockThatIsTooLong(stage: Stage, place: Path) -> None:
     stage.over()
 
 
+@pytest.mark.slow
 def test_TC53_overTheWrap(place: Path) -> None:
     """More than 65535 blocks with options: block 0 after 65535 is acknowledged with ACK 0, not with the OACK."""
     content = pattern(65541 * 8 + 3)
-    with staged(uploads=True) as stage:
+    with TftpStage(uploads=True) as stage:
         client, packet, tid = stage.ask(wrq("up", blksize=8, windowsize=64, tsize=len(content)))
         assert isinstance(packet, Oack)
         answers = upload(client, tid, content, 8, 64)
@@ -211,7 +213,7 @@ def test_TC55_netasciiWrites(vector: dict[str, Any], blksize: int) -> None:
     """CR LF, CR NUL, a lone CR, a CR at the end are stored as the vectors say, wherever the edges of blocks fall."""
     for shift in range(8):
         received = b"." * shift + bytes.fromhex(vector["received_hex"])
-        with staged(uploads=True) as stage:
+        with TftpStage(uploads=True) as stage:
             options = {} if blksize == 512 else {"blksize": blksize}
             client, _, tid = stage.ask(wrq(mode="netascii", **options))
             upload(client, tid, received, blksize)
@@ -228,7 +230,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
         site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)
         return site
 
-    with staged(made=made) as stage:
+    with TftpStage(made=made) as stage:
         client, _, tid = stage.ask(wrq(mode="netascii"))
         wire = b"a\r\0\r\nb\r\n"
         upload(client, tid, wire)
@@ -250,7 +252,7 @@ def test_writeVectors(place: Path, vector: dict[str, Any]) -> None:
             path=str(place), policy=context["write"], maxSize=context.get("max_upload"), keepFree=0
         )
         uploads = UploadDirectory(settings, thread=maybeDeferred)
-    with staged(uploads=uploads) as stage:
+    with TftpStage(uploads=uploads) as stage:
         client = stage.client()
         client.send(bytes.fromhex(vector["request_hex"]), ("10.0.0.1", 69))
         answer, wanted = client.expect().datagram, bytes.fromhex(vector["reply_hex"])
@@ -259,14 +261,14 @@ def test_writeVectors(place: Path, vector: dict[str, Any]) -> None:
             assert answer == wanted
 
 
-def test_theSameRequestAgain(stage: Stage) -> None:
+def test_theSameRequestAgain(stage: TftpStage) -> None:
     """A repeated WRQ of one client is answered as before from the same port; another client's is refused as busy."""
     client, first, tid = stage.ask(wrq(blksize=1000))
     assert stage.ask(wrq(blksize=1000), client)[1:] == (first, tid)
     assert isError(stage.ask(wrq(blksize=1000), stage.client(2000, "10.0.0.8"))[1], 2)
 
 
-def test_aGapInAWindow(stage: Stage, place: Path) -> None:
+def test_aGapInAWindow(stage: TftpStage, place: Path) -> None:
     """A block is missing from a window: the last in order is acknowledged, once; the client goes on after it."""
     client, _, tid = stage.ask(wrq(blksize=100, windowsize=4))
     for number in (1, 2, 4):

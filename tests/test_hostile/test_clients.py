@@ -25,9 +25,9 @@ from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.testing import Network, ReceivedFile, RecordingClient
 from castd.testing.ports import VirtualPort
-from tests.test_hostile.ground import LARGE, PORTS, SERVER, standing
-from tests.test_hostile.hunts import DATAGRAMS, SEED, rounds
-from tests.test_hostile.words import SEEDS, noise
+from tests.support.hostile import DATAGRAMS, LARGE, PORTS, QUICK, SEED, SERVER, rounds, standing
+from tests.support.noise import SEEDS, noise
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -101,7 +101,7 @@ class Impostor:
             port.receive(datagram, source, None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, KINDS))
 def test_impostors(kind: str) -> None:
     """
     Whatever a forged server says, a transfer ends with a report or with an error that has a name, within the time that
@@ -127,7 +127,7 @@ def test_impostors(kind: str) -> None:
     assert DATAGRAMS < 2000 or outcomes >= {"done" if kind != "put" else "aborted"}, outcomes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, KINDS))
 def test_memory(kind: str) -> None:
     """What a forged server can make a client take is less than 20 MB, however large the file it tells of."""
     tracemalloc.start()

@@ -11,9 +11,9 @@ import pytest
 from castd.files.access import Rule, Rules
 from castd.packets.tftp import Error, parse
 from castd.request import Request
-from tests.test_hostile.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.test_hostile.hunts import DATAGRAMS, SEED
-from tests.test_hostile.words import noise
+from tests.support.hostile import DATAGRAMS, PORTS, QUICK, SEED, SERVER, Honest, Tally, standing
+from tests.support.noise import noise
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -44,7 +44,7 @@ class Heard(Tally):
         self.packets.append(datagram)
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_nothingButErrors(kind: str) -> None:
     """A denied address that says everything to every port that is open is sent ERRORs, or nothing at all."""
     with standing(SEED, access=rules()) as ground:
@@ -64,7 +64,7 @@ def test_nothingButErrors(kind: str) -> None:
         assert kind in ("mtftp", "slam") or heard.packets
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_noGroupForTheDenied(kind: str) -> None:
     """Nothing goes to any group for the sake of an address that is denied."""
     with standing(SEED, access=rules()) as ground:

@@ -11,10 +11,23 @@ import pytest
 
 from castd.packets.tftp import buildAck
 from castd.testing import RecordingClient
-from tests.test_hostile.ground import LARGE, PORTS, SERVER, TRANSPORTS, standing
-from tests.test_hostile.hunts import DATAGRAMS, ROUND, SEED, Hunt, emptied, rounds
-from tests.test_hostile.words import noise
-from tests.tftp import rrq
+from tests.support.clients.tftp import rrq
+from tests.support.hostile import (
+    DATAGRAMS,
+    LARGE,
+    PORTS,
+    QUICK,
+    ROUND,
+    SEED,
+    SERVER,
+    TRANSPORTS,
+    Hunt,
+    emptied,
+    rounds,
+    standing,
+)
+from tests.support.noise import noise
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -30,7 +43,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_noise(kind: str) -> None:
     """
     No traceback, no table above its limit, nothing that is left from round to round, and every honest client of every
@@ -56,6 +69,7 @@ def hunted(kind: str, seed: int, datagrams: int) -> set[str]:
         return set(ground.ends[TRANSPORTS.get(kind, kind)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PORTS)
 def test_memory(kind: str) -> None:
     """The memory that is in use after a round is that after the one before it, to the octet almost."""

@@ -14,10 +14,10 @@ from castd.packets.slam import buildList
 from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import pattern
-from tests.test_hostile.ground import PORTS, SERVER, Honest, Tally, standing
-from tests.test_hostile.hunts import SEED, rounds
-from tests.test_hostile.words import REQUESTS, SEEDS, mutated
-from tests.tftp import rrq
+from tests.support.clients.tftp import rrq
+from tests.support.hostile import PORTS, QUICK, SEED, SERVER, Honest, Tally, rounds, standing
+from tests.support.noise import REQUESTS, SEEDS, mutated
+from tests.support.quick import slowBut
 
 pytestmark = pytest.mark.fuzz
 
@@ -78,7 +78,7 @@ def test_theTable() -> None:
     assert [row(kind, bound) for kind, bound in BOUNDS.items() if row(kind, bound) not in text] == []
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_forgedAddresses(kind: str) -> None:
     """
     Addresses in whose names everything is said, and that never answer, are sent no more datagrams than were forged for
@@ -113,7 +113,9 @@ def test_forgedAddresses(kind: str) -> None:
                 assert all(late - early > 1 for early, late in zip(errors, errors[most:], strict=False)), where
 
 
-@pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast", "single-port"])
+@pytest.mark.parametrize(
+    "kind", slowBut(lambda kind: kind in QUICK, ["tftp", "multicast", "sbroadcast", "single-port"])
+)
 def test_errorStorm(kind: str) -> None:
     """However many bad requests come, an address gets twenty ERRORs a second and all together two hundred."""
     with standing(SEED, faults=0.0) as ground:
@@ -131,7 +133,7 @@ def test_errorStorm(kind: str) -> None:
         ground.over()
 
 
-@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_requestStorm(kind: str) -> None:
     """
     A thousand requests a second in the name of one address draw what 64 transfers do, or fifty answers a second.
@@ -152,6 +154,7 @@ def test_requestStorm(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tftp", "multicast", "sbroadcast"])
+@pytest.mark.slow
 def test_blindAnswers(kind: str) -> None:
     """
     Whoever cannot see the answers cannot acknowledge them: with each transfer at a port of its own, drawn at random,
@@ -177,6 +180,7 @@ def test_blindAnswers(kind: str) -> None:
         assert network.grouped == {}
 
 
+@pytest.mark.slow
 def test_groupsWithoutProof() -> None:
     """
     However often lists of a long file are forged in the names of many who never answer a question, SLAM's group gets a
@@ -198,6 +202,7 @@ def test_groupsWithoutProof() -> None:
         ground.over()
 
 
+@pytest.mark.slow
 def test_forgedListsBesideAClient() -> None:
     """A SLAM client that answers is served in full and in time while lists are forged in the names of others."""
     with standing(SEED, faults=0.0) as ground:

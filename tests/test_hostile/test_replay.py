@@ -7,8 +7,7 @@ from __future__ import annotations
 import pytest
 
 from castd.request import Peer
-from tests.test_hostile.ground import PORTS, SERVER, Ground, Honest, Tally, standing
-from tests.test_hostile.hunts import SEED, STRANGERS
+from tests.support.hostile import PORTS, SEED, SERVER, STRANGERS, Ground, Honest, Tally, standing
 
 pytestmark = pytest.mark.fuzz
 

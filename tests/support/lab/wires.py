@@ -1,4 +1,4 @@
-"""Lossy wires: nftables on a host's port of the switch drops datagrams as drawn, those of one kind, or one alone."""
+"""Wires of the hall: nftables drops datagrams at a port of its switch, dumpcap captures them, tshark reads them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import itertools
 import json
 import os
 import random
-import subprocess
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from tests.e2e.hall import Hall
+from tests.support.jobs import eventually
+from tests.support.lab.hall import Hall
+from tests.support.needs import needed, run
 
 #: Other losses, by hand.
 SEED = os.environ.get("CASTD_SEED", "1")
@@ -24,8 +28,7 @@ HOOKS = {"from": "ingress", "to": "egress"}
 
 
 def nft(hall: Hall, *words: str, rules: str = "") -> str:
-    argv = ["ip", "netns", "exec", hall.netns, "nft", *words]
-    done = subprocess.run(argv, check=False, input=rules, text=True, capture_output=True, timeout=20)
+    done = run("ip", "netns", "exec", hall.netns, *needed(["nft", *words]), seconds=20, input=rules)
     if done.returncode:
         raise RuntimeError(f"nft: {done.stderr}\n{rules}")
     return done.stdout
@@ -110,3 +113,64 @@ def _dropping(hall: Hall, victims: Iterable[tuple[str, str, str]]) -> Iterator[L
     finally:
         loss.lost = loss.dropped()
         nft(hall, "delete", "table", "netdev", table)
+
+
+NEEDS = ("dumpcap", "tshark")
+
+MARK = b"castd-e2e: the capture ends here"
+MARKER = f"""
+import socket
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+link.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+link.sendto({MARK!r}, ("10.77.255.255", 9))
+"""
+"""Wires keep the order: once this datagram is in the file, so is all that was sent before it."""
+
+
+class Capture:
+    """The frames of one wire, complete once the L{capturing} that made it is left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, *fields: str, where: str = "udp") -> list[tuple[str, ...]]:
+        """
+        One row for each packet.
+
+        @param fields: tshark's names, such as C{ip.src}, C{udp.srcport}, C{udp.payload} (hexadecimal).
+        @param where: a display filter of tshark.
+        """
+        words = [
+            "tshark",
+            "-n",
+            "-r",
+            str(self.path),
+            "-Y",
+            f"({where}) && !(udp.dstport == 9)",
+            "-T",
+            "fields",
+            "-E",
+            "occurrence=f",
+        ]
+        words += [word for field in fields for word in ("-e", field)]
+        shown = run(*words, check=True).stdout
+        return [tuple(line.split("\t")) for line in shown.splitlines()]
+
+
+@contextlib.contextmanager
+def capturing(hall: Hall, port: str, expression: str = "udp") -> Iterator[Capture]:
+    """
+    Capture within the block, from its first packet to its last.
+
+    @param port: the name of a host or machine.
+    @param expression: of pcap-filter(7).
+    """
+    path = hall.folder / f"{port}.pcap"
+    job = hall.start(["dumpcap", "-q", "-P", "-i", port, "-f", f"({expression}) or udp dst port 9", "-w", str(path)])
+    job.until("File:", 10)
+    try:
+        yield Capture(path)
+    finally:
+        hall.start([sys.executable, "-c", MARKER]).finish(10)
+        eventually(lambda: MARK in path.read_bytes(), "the end of the capture", 10)
+        job.end(signal.SIGINT)

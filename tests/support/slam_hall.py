@@ -14,7 +14,7 @@ from castd.cast.events import Announce, Left, SendBlocks
 from castd.cast.sweep import Sweep
 from castd.dialects.slam import Dialect, Options, Wire
 from castd.request import Local, Peer, Request
-from tests.clients.slam_client import Client, Etherboot, Ipxe
+from tests.support.clients.slam_client import Client, Etherboot, Ipxe
 
 SERVER = Local("10.0.0.1", 10000)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-RUNS = Path(__file__).parent / "runs.txt"
+RUNS = Path(__file__).parent.parent / "runs.txt"
 HEAD = """\
 What seeded runs on the virtual network cost: virtual seconds, datagrams of both sides.
 Written by CASTD_RUNS=write; each row by its test, tests/test_matrix.py and those beside it.

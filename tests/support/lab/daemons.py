@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.jobs import Job, Late, eventually
-from tests.e2e.server import TREE, command
-from tests.needs import lack
+from tests.support.jobs import Job, Late, eventually
+from tests.support.lab.castd import TREE, command
+from tests.support.needs import lack
 
 USER = "nobody"
 BODY = bytes(range(256)) * 40

@@ -1,5 +1,5 @@
 """
-The clients of the field, as simulations: what they ask for, when they repeat, what they do with the unexpected.
+Clients of TFTP: by hand, a packet at a time; faultless ones; and those of the field, as simulations.
 
 Timers and habits are those of docs/transports/tftp.md; what a client does beside reading a file is left out.
 """
@@ -13,9 +13,97 @@ from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 
-from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildError, buildRequest, parse
+from castd.packets.tftp import (
+    Data,
+    Error,
+    Oack,
+    TftpRequest,
+    buildAck,
+    buildData,
+    buildError,
+    buildRequest,
+    parse,
+)
 from castd.request import Peer
-from castd.testing import Host
+from castd.testing import Host, RecordingClient, pattern
+
+#: The file that most tests ask for.
+F = pattern(1300)
+
+# By hand.
+
+
+def rrq(name: str = "f", mode: str = "octet", **options: object) -> bytes:
+    """A read request; options in the order given."""
+    return buildRequest(TftpRequest(False, name, mode, tuple((key, str(value)) for key, value in options.items())))
+
+
+def wrq(name: str = "up", mode: str = "octet", **options: object) -> bytes:
+    """A write request."""
+    return buildRequest(TftpRequest(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
+
+
+def say(client: RecordingClient, number: int, tid: Peer) -> None:
+    """Send an ACK."""
+    client.send(buildAck(number), tid)
+
+
+def hear(client: RecordingClient, seconds: float = 1.0) -> Any:
+    """The next packet that comes, read."""
+    return parse(client.expect(seconds).datagram)
+
+
+def ackedTo(client: RecordingClient, number: int, tid: Peer) -> Any:
+    """Send an ACK, and read the next packet."""
+    say(client, number, tid)
+    return hear(client)
+
+
+def data(number: int, content: bytes = F, blksize: int = 512) -> Data:
+    """Block C{number}, counted from 1, of this content."""
+    return Data(number & 0xFFFF, content[(number - 1) * blksize : number * blksize])
+
+
+def download(stage: Any, client: RecordingClient, request: bytes) -> tuple[bytes, list[int]]:
+    """Read a file as a faultless client does.  -> its octets, and the block numbers as they stood on the wire."""
+    first = stage.ask(request, client)
+    packet, tid = first[1], first[2]
+    granted = {name.lower(): int(value) for name, value in packet.options} if isinstance(packet, Oack) else {}
+    blksize, window = granted.get("blksize", 512), granted.get("windowsize", 1)
+    numbers: list[int] = []
+    octets: list[bytes] = []
+    if isinstance(packet, Oack):
+        packet = ackedTo(client, 0, tid)
+    while True:
+        assert isinstance(packet, Data), packet
+        numbers.append(packet.number)
+        octets.append(packet.payload)
+        last = len(packet.payload) < blksize
+        if last or len(numbers) % window == 0:
+            say(client, packet.number, tid)
+        if last:
+            return b"".join(octets), numbers
+        packet = hear(client)
+
+
+def upload(client: RecordingClient, tid: Peer, content: bytes, blksize: int = 512, window: int = 1) -> list[Any]:
+    """Write a file as a faultless client does, once the request is answered.  -> the answers."""
+    answers = []
+    count = len(content) // blksize + 1
+    for number in range(1, count + 1):
+        payload = content[(number - 1) * blksize : number * blksize]
+        client.send(buildData(number & 0xFFFF, payload), tid)
+        if number % window == 0 or number == count:
+            answers.append(hear(client))
+    return answers
+
+
+def isError(packet: object, code: int) -> bool:
+    """Is it an ERROR with this code?"""
+    return isinstance(packet, Error) and packet.code == code
+
+
+# The clients of the field.
 
 
 @dataclass(frozen=True)

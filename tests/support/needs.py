@@ -7,13 +7,16 @@ that a build cannot turn green by having tested nothing::
     def test_atftp(tmp_path):
         atftp, = need("atftp")
         needRoot()
+
+Whoever runs a program asks for it first: L{run} does, and so does each L{Job<tests.support.jobs.Job>}.
 """
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -41,6 +44,16 @@ def need(*programs: str) -> list[str]:
     return [path for path in found.values() if path is not None]
 
 
+def needed(argv: Sequence[str | Path]) -> list[str]:
+    """-> this command line, with the path of its program, which is a need; Python itself and other paths stay."""
+    return [*need(str(argv[0])), *map(str, argv[1:])]
+
+
+def run(*argv: str | Path, seconds: float = 60, check: bool = False, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program, which is a need, to its end.  -> its exit status and its outputs."""
+    return subprocess.run(needed(argv), text=True, capture_output=True, timeout=seconds, check=check, **more)
+
+
 def needFile(*candidates: str) -> Path:
     """-> the first of these files that exists: distributions put the same firmware in different places."""
     for candidate in candidates:
@@ -58,7 +71,6 @@ def needRoot() -> None:
 def needNamespaces() -> None:
     """A network namespace can be made: root alone is not enough in some containers."""
     needRoot()
-    (unshare,) = need("unshare")
-    tried = subprocess.run([unshare, "--net", "true"], capture_output=True, text=True, check=False, timeout=10)
+    tried = run("unshare", "--net", "true", seconds=10)
     if tried.returncode:
         lack(f"no network namespaces here: {tried.stderr.strip()}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parent / "vectors"
+FOLDER = Path(__file__).parent.parent / "vectors"
 
 
 def vectors(protocol: str, section: str) -> list[Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from castd.packets.slam import DISCONNECT, FIRST_LIST, Header, SlamData, buildList
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack
-from tests.tftp import rrq, wrq
-from tests.vectors import FOLDER
+from tests.support.clients.tftp import rrq, wrq
+from tests.support.vectors import FOLDER
 
 MASK = "255.255.255.0"
 #: The numbers that are said most.

@@ -1,13 +1,17 @@
 """
-One server with every transport at once, honest clients of each, and a network on which anybody may speak as anybody.
+The ground of hunts: one server with every transport, honest clients of each, a network on which anybody may speak as
+anybody; and how a hunt goes, so many datagrams in rounds, each round on a ground of its own.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import _lru_cache_wrapper
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -22,14 +26,17 @@ from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.admission import REMEMBERED
-from castd.server.listener import Listener
 from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
-from tests.observed import observed
+from tests.support.log import observed
+from tests.support.noise import answer, noise
+from tests.support.stage import listener
 
 SERVER = "10.0.0.1"
 #: Where each transport is asked.
 PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+#: Those of which the quick tests have a case.
+QUICK = ("tftp",)
 #: Which of them the events name, where that differs.
 TRANSPORTS = {"single-port": "tftp"}
 LARGE = pattern(40_000)
@@ -165,10 +172,10 @@ class Ground:
         given: dict[str, Any] = {"files": dict(FILES), "uploads": self.uploads, "seed": seed, "jitter": True, **site}
         self.site = memorySite(self.network, host=f"{SERVER}/24", **given)
         self.listeners = [
-            self._listener((sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
-            self._listener((tftp, {"singlePort": True, "port": 6969})),
-            self._listener((mtftp, {"port": 1759, "files": {"large": "239.255.1.1:3001"}})),
-            self._listener((slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
+            listener(self.site, (sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}), (tftp, {})),
+            listener(self.site, (tftp, {"singlePort": True, "port": 6969})),
+            listener(self.site, (mtftp, {"port": 1759, "files": {"large": "239.255.1.1:3001"}})),
+            listener(self.site, (slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
         ]
         self.ports = [self.site.ports.listen(each.port, each) for each in self.listeners]
         self.faults: list[Any] = []
@@ -176,19 +183,6 @@ class Ground:
         self.ends: dict[str, set[str]] = defaultdict(set)
         self.lines = 0
         self._log = RateLimiter(self._written)
-
-    def _listener(self, *spoken: tuple[Any, dict[str, Any]]) -> Listener:
-        """One port, and the dialects there in their order."""
-        made: Listener | None = None
-        for module, given in spoken:
-            options = module.Options(**{"port": 69, **given})
-            each = Listener(self.site, module.__name__.rpartition(".")[2], options, module.Dialect(options))
-            if made is None:
-                made = each
-            else:
-                assert made.share(each)
-        assert made is not None
-        return made
 
     def event(self, event: dict[str, Any]) -> None:
         """An observer of the log."""
@@ -233,7 +227,7 @@ class Ground:
         assert not self.site.admission.receivers, where
         assert not self.uploads.open, where
         assert all(getattr(content, "closes", 1) == 1 for content in self.site.contents), where
-        assert not [room.shared for each in self.listeners for room in each._entries if room.shared], where
+        assert not [entry.shared for each in self.listeners for entry in each._entries if entry.shared], where
 
 
 @contextmanager
@@ -243,3 +237,85 @@ def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
     with observed(ground.event):
         yield ground
     assert not ground.faults, (f"seed {ground.seed}", ground.faults[0])
+
+
+DATAGRAMS = int(os.environ.get("CASTD_FUZZ", "4000"))
+SEED = int(os.environ.get("CASTD_SEED", "1"))
+#: Datagrams of one round; memory is compared from round to round.
+ROUND = 10_000
+#: Every so many datagrams time passes.
+STEP = 16
+PAUSES = (0.0005, 0.002, 0.02, 0.3, 2.0)
+STRANGERS = [f"10.0.0.{20 + number}" for number in range(10)]
+
+
+def emptied() -> None:
+    """All that castd remembers to save time is forgotten, having been bounded."""
+    gc.collect()
+    for each in gc.get_objects():
+        if isinstance(each, _lru_cache_wrapper) and each.__module__.startswith("castd"):
+            assert each.cache_parameters()["maxsize"] is not None, each
+            each.cache_clear()
+    gc.collect()
+
+
+def rounds(datagrams: int = DATAGRAMS) -> Iterator[tuple[int, int]]:
+    """(seed, datagrams) of each round."""
+    left, seed = datagrams, SEED
+    while left > 0:
+        yield seed, min(left, ROUND)
+        left, seed = left - ROUND, seed + 1
+
+
+class Hunt:
+    """
+    Strangers who hear what they are answered and speak to whoever answered, beside honest clients of every transport.
+
+    @ivar honest: one client of each, begun anew as soon as the one before it is done.
+    """
+
+    def __init__(self, ground: Ground, kind: str) -> None:
+        self.ground, self.kind = ground, kind
+        self.network, self.chance = ground.network, ground.chance
+        self.network.strangers.update(STRANGERS)
+        self.sources: list[Peer] = [(host, 2000 + port) for host in STRANGERS for port in range(4)]
+        self.honest: list[Honest] = []
+        self._hosts = 0
+
+    def begin(self) -> None:
+        """One honest client of each transport."""
+        for kind in PORTS:
+            self._hosts += 1
+            self.honest.append(Honest(self.ground, kind, f"10.0.0.{100 + self._hosts % 100}"))
+
+    def run(self, datagrams: int) -> None:
+        """Send so many, some of them to where answers came from, now and then letting time pass."""
+        chance, network, kind = self.chance, self.network, self.kind
+        target = (SERVER, PORTS[kind])
+        for count in range(datagrams):
+            what = chance.random()
+            if network.answered and what < 0.3:
+                destination, source, said = network.answered[-1 - int(6 * what) % len(network.answered)]
+                network.forge(answer(chance, said, kind), source, destination)
+            elif network.answered and what < 0.6:
+                destination, source, said = chance.choice(network.answered)
+                if what < 0.35:
+                    source = chance.choice(self.sources)
+                network.forge(noise(chance, kind), source, destination)
+            else:
+                network.forge(noise(chance, kind), chance.choice(self.sources), target)
+            if count % STEP == 0:
+                network.advance(chance.choice(PAUSES))
+            if count % 2000 == 0:
+                self.ground.bounded()
+                if all(each.result is not None for each in self.honest):
+                    self.begin()
+
+    def finish(self) -> None:
+        """The strangers fall silent; whoever is honest gets the file, if not yet."""
+        where = f"{self.kind}, seed {self.ground.seed}"
+        self.network.link(loss=0.0, duplicate=0.0, reorder=0.0)
+        self.network.run(lambda: all(each.result is not None for each in self.honest), limit=600)
+        wrong = [(each.kind, each.began, each.result) for each in self.honest if not each.right]
+        assert not wrong, (where, wrong)
+        self.ground.over()

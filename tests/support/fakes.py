@@ -1,8 +1,7 @@
 """
-A reactor worked by hand: real sockets of the loopback interface, virtual time.
+Reactors for real sockets that a test reads by hand, and a protocol that notes what it hears.
 
-What is sent on loopback can be read at once, so time need pass only when there is nothing to read; then it jumps to the
-next timer.  A transfer that waits for half a minute takes milliseconds, and every run is alike.
+What needs no sockets needs none of these: L{castd.testing.Host} is a reactor on a network in memory.
 """
 
 from __future__ import annotations
@@ -12,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 from twisted.internet.udp import MulticastPort, Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from castd.request import Local, Peer
 
 _log = Logger(namespace="castd.tests")
 
@@ -32,9 +34,72 @@ class GroupPort(MulticastPort):
         return super().joinGroup(addr, LOOPBACK)
 
 
+class Reactor(Clock):
+    """
+    A clock, and who wants to read and write: nobody does before a test says so.
+
+    @ivar readers: who wants to read; C{writers}: to write.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+
+    def addReader(self, reader: object) -> None:
+        self.readers.add(reader)
+
+    def addWriter(self, writer: object) -> None:
+        self.writers.add(writer)
+
+    def removeReader(self, reader: object) -> None:
+        self.readers.discard(reader)
+
+    def removeWriter(self, writer: object) -> None:
+        self.writers.discard(writer)
+
+
+class Hearer(DatagramProtocol):
+    """
+    Notes what it hears.
+
+    @ivar heard: datagrams for it; C{strangers}: of others than its peer.
+    @ivar unreachable: peers of whom it was told that nobody is there.
+    @ivar stopped: how often its port was closed.
+    """
+
+    largest = 2048
+    noisy = False
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.strangers: list[bytes] = []
+        self.unreachable: list[Peer | None] = []
+        self.stopped = 0
+
+    def doStop(self) -> None:
+        super().doStop()
+        self.stopped += 1
+
+    def datagramReceived(self, datagram: bytes, peer: Peer) -> None:
+        self.heard.append(datagram)
+
+    def strangerReceived(self, datagram: bytes, peer: Peer) -> None:
+        self.strangers.append(datagram)
+
+    def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        self.heard.append(datagram)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        self.unreachable.append(peer)
+
+
 class Hand(Clock):
     """
-    A reactor for ports and timers.
+    A reactor worked by hand: real sockets of the loopback interface, virtual time.
+
+    What is sent on loopback can be read at once, so time need pass only when there is nothing to read; then it jumps to
+    the next timer.  A transfer that waits for half a minute takes milliseconds, and every run is alike.
 
     @ivar dropped: readers that failed, and that a reactor would never look at again.
     """

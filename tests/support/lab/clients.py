@@ -13,8 +13,8 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.hall import Host
-from tests.e2e.jobs import Job
+from tests.support.jobs import Job
+from tests.support.lab.hall import Host
 
 SERVER = "10.77.0.1"
 _numbers = itertools.count(1)

@@ -1,29 +1,24 @@
 """
-MTFTP servers on a virtual network, and the clients of the field as simulations.
+Clients of MTFTP: what one says by hand, and the clients of the field as simulations.
 
 What each client does is in docs/transports/mtftp.md; what it does beside reading a file is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from twisted.internet.protocol import DatagramProtocol
-
-from castd.dialects import mtftp, tftp
-from castd.packets.tftp import Ack, Data, Error, TftpRequest, buildAck, buildRequest, parse, parseRequest
-from castd.request import Local, Peer
-from castd.server.listener import Listener
-from castd.testing import Host, Network, RecordingClient, memorySite, pattern
-from tests.observed import observed
+from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse, parseRequest
+from castd.request import Peer
+from castd.testing import Host, RecordingClient, pattern
+from tests.support.clients.ear import Ear
 
 SERVER = ("10.0.0.1", 1759)
 GROUP = ("239.255.1.1", 3001)
 LINUX = pattern(1300)
 R = bytes.fromhex("00016c696e7578006f6374657400")
-MOMENT = 0.005
+
+# By hand.
 
 
 def ack(number: int) -> bytes:
@@ -35,90 +30,7 @@ def block(number: int, data: bytes = LINUX) -> bytes:
     return b"\0\3" + number.to_bytes(2, "big") + data[(number - 1) * 512 : number * 512]
 
 
-class Stage:
-    """
-    A server with an MTFTP port and, if wanted, plain TFTP beside it; and whoever faces it.
-
-    @ivar events: every structured event since.
-    """
-
-    def __init__(
-        self,
-        files: dict[str, bytes] | None = None,
-        *,
-        groups: dict[str, str] | None = None,
-        network: Network | None = None,
-        plain: bool = False,
-        jitter: bool = False,
-        limits: Any = None,
-        **options: Any,
-    ) -> None:
-        self.network = network or Network(latency=0.0005)
-        held = {"linux": LINUX} if files is None else files
-        self.site = memorySite(self.network, host="10.0.0.1/16", files=held, jitter=jitter, limits=limits)
-        self.files = self.site.files
-        places = groups or {"linux": "239.255.1.1:3001"}
-        self.options = mtftp.Options(**{"files": places, "gather": 0, "gatherLimit": 0, **options})
-        self.listener = Listener(self.site, "mtftp", self.options, mtftp.Dialect(self.options))
-        self.port = self.site.ports.listen(SERVER[1], self.listener)
-        self.plain: Listener | None = None
-        if plain:
-            self.plain = Listener(self.site, "tftp", tftp.Options(), tftp.Dialect(tftp.Options()))
-            self.site.ports.listen(69, self.plain)
-        self.events: list[dict[str, Any]] = []
-        self.seen = 0
-
-    def client(self, number: int = 2, port: int = 2000) -> RecordingClient:
-        return RecordingClient(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
-
-    def sent(self) -> list[tuple[Peer, bytes]]:
-        """-> (destination, datagram) of what the MTFTP port has sent since this was last asked."""
-        capture = self.network.capture or []
-        new, self.seen = capture[self.seen :], len(capture)
-        return [(each.destination, each.datagram) for each in new if each.source == SERVER]
-
-    def say(self, client: RecordingClient, *datagrams: bytes, seconds: float = MOMENT) -> list[tuple[Peer, bytes]]:
-        """Let a client say this.  -> what the server sends within C{seconds}."""
-        self.sent()
-        for datagram in datagrams:
-            client.send(datagram, SERVER)
-        self.network.advance(seconds)
-        return self.sent()
-
-    def wait(self, seconds: float) -> list[tuple[float, Peer, bytes]]:
-        """-> what the server sends within C{seconds} by itself, with the seconds from now."""
-        self.sent()
-        began, first = self.network.seconds(), self.seen
-        self.network.advance(seconds)
-        capture = self.network.capture or []
-        self.seen = len(capture)
-        return [
-            (round(each.time - began, 3), each.destination, each.datagram)
-            for each in capture[first:]
-            if each.source == SERVER
-        ]
-
-    def idle(self) -> bool:
-        return list(self.listener.casts()) == []
-
-    def named(self, kind: str) -> list[dict[str, Any]]:
-        """The events of one kind."""
-        return [event for event in self.events if event.get("event") == kind]
-
-
-@contextmanager
-def staged(*args: Any, **kw: Any) -> Iterator[Stage]:
-    """A stage whose log is kept; at the end no fault was logged, and all that was opened is closed."""
-    stage = Stage(*args, **kw)
-    with observed(stage.events.append):
-        yield stage
-        stage.listener.stop()
-    assert stage.named("fault") == []
-    if stage.plain is None:
-        assert all(content.closes == 1 for content in stage.site.contents), "each content is closed once"
-
-
-def opened(stage: Stage, number: int = 2, *acks: int) -> RecordingClient:
+def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
     """A client that has asked and acknowledged these blocks one after the other."""
     client = stage.client(number)
     stage.say(client, R)
@@ -127,22 +39,19 @@ def opened(stage: Stage, number: int = 2, *acks: int) -> RecordingClient:
     return client
 
 
-# The clients.
+def summary(sent: list[tuple[Peer, bytes]]) -> list[str]:
+    """C{U1} for block 1 to one client, C{G2} for block 2 to the group; anything else as it is."""
+    told = []
+    for where, datagram in sent:
+        packet = None if parseRequest(datagram) else parse(datagram)
+        if isinstance(packet, Data):
+            told.append(f"{'G' if where[0].startswith('239.') else 'U'}{packet.number}")
+        else:
+            told.append(f"ERROR {packet.code}" if isinstance(packet, Error) else repr(datagram))
+    return told
 
 
-class Ear(DatagramProtocol):
-    """A port that knows what was sent to it alone and what to a group; the port of a client's ears."""
-
-    noisy = False
-
-    def __init__(self, hear: Any) -> None:
-        self.hear = hear
-
-    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
-        self.hear(datagram, addr, False)
-
-    def datagramFrom(self, datagram: bytes, addr: Peer, local: Local) -> None:
-        self.hear(datagram, addr, local.broadcast)
+# The clients of the field.
 
 
 class Client:
@@ -434,18 +343,3 @@ class Efi(Client):
 
     def close(self) -> None:
         self._port.stopListening()
-
-
-def summary(sent: list[tuple[Peer, bytes]]) -> list[str]:
-    """C{U1} for block 1 to one client, C{G2} for block 2 to the group; anything else as it is."""
-    told = []
-    for where, datagram in sent:
-        packet = None if parseRequest(datagram) else parse(datagram)
-        if isinstance(packet, Data):
-            told.append(f"{'G' if where[0].startswith('239.') else 'U'}{packet.number}")
-        else:
-            told.append(f"ERROR {packet.code}" if isinstance(packet, Error) else repr(datagram))
-    return told
-
-
-__all__ = ["Ack", "Atftp", "Efi", "Ipxe", "Stage", "staged"]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
+from tests.support.needs import needed
+
 T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
 
 GRACE = 5.0
 """Seconds a program has between SIGTERM and SIGKILL."""
@@ -47,17 +55,17 @@ class Done(NamedTuple):
 
 class Job:
     """
-    A started program.  Both of its outputs are in one file, read at any time by L{text}.
+    A started program, which is a need.  Both of its outputs are in one file, read at any time by L{text}.
 
     @ivar started: when, by the monotonic clock, in seconds.
     """
 
     def __init__(self, argv: Sequence[str], log: Path, cwd: Path, env: dict[str, str] | None = None) -> None:
-        self.argv, self.log = list(argv), log
+        self.argv, self.log = needed(argv), log
         self.started = time.monotonic()
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [*LEASHED, *argv],
+                [*needed(LEASHED), *self.argv],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -137,3 +145,40 @@ class Job:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+@contextmanager
+def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """castd in a process of its own, from the sources that the tests belong to; it is ended in any case."""
+    with subprocess.Popen(
+        [sys.executable, "-u", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(process: subprocess.Popen[str], words: str) -> str:
+    """-> the line with these words."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            return line
+    raise AssertionError("".join(said))
+
+
+def free(*kinds: socket.SocketKind) -> list[int]:
+    """-> numbers of ports of the loopback interface that nobody has, one of each kind."""
+    with ExitStack() as probes:
+        found = [probes.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
+        for probe in found:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in found]

@@ -31,8 +31,8 @@ from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
 from castd.testing import ReceivedFile, pattern
-from tests.faults.hand import LOOPBACK, Hand
-from tests.observed import observed
+from tests.support.fakes import LOOPBACK, Hand
+from tests.support.log import observed
 
 COLLECTED = collect()
 SIZE = 9_000

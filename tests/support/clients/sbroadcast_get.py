@@ -1,7 +1,7 @@
 """
 Fetch a file by subnet broadcast with castd's own receiving half, which has no URL: for tests with real sockets.
 
-    python tests/clients/sbroadcast_get.py 10.77.0.1 255.255.0.0 name copy
+    python tests/support/clients/sbroadcast_get.py 10.77.0.1 255.255.0.0 name copy
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from tests.e2e.jobs import Done, Job, eventually
+from tests.support.jobs import Done, Job, eventually
+from tests.support.needs import needed, run
 
 PREFIX = "castd-e2e-"
 BRIDGE = "br0"
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 def ip(*words: str, netns: str | None = None, batch: Sequence[str] = ()) -> str:
     """Run ip(8), once or with a list of commands; its complaint becomes the exception's text."""
     argv = ["ip", *(("-n", netns) if netns else ()), *(("-batch", "-") if batch else ()), *words]
-    done = subprocess.run(argv, check=False, input="\n".join(batch), text=True, capture_output=True, timeout=20)
+    done = run(*argv, seconds=20, input="\n".join(batch))
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()} {list(batch)}")
     return done.stdout
@@ -138,9 +138,7 @@ class Hall:
         """Wait until the switch forwards what comes from this wire."""
 
         def state() -> bool:
-            shown = subprocess.run(
-                ["bridge", "-n", self.netns, "-j", "link", "show", "dev", port], capture_output=True, check=True
-            )
+            shown = run("bridge", "-n", self.netns, "-j", "link", "show", "dev", port, check=True)
             return bool(json.loads(shown.stdout)[0]["state"] == "forwarding")
 
         eventually(state, f"the switch to forward from {port}", 5)
@@ -168,7 +166,7 @@ class Hall:
         program = Path(argv[0]).name
         log = self.folder / f"{next(self._logs):03}-{(netns or self.netns).removeprefix(self.tag)[1:]}-{program}.log"
         more.setdefault("cwd", self.folder)
-        return self._life.enter_context(Job(["ip", "netns", "exec", netns or self.netns, *argv], log, **more))
+        return self._life.enter_context(Job(["ip", "netns", "exec", netns or self.netns, *needed(argv)], log, **more))
 
 
 class Host:

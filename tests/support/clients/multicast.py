@@ -1,7 +1,7 @@
 """
-The clients that speak RFC 2090, as simulations: what they ask, when they acknowledge and repeat, how they leave.
+Clients of RFC 2090 and of subnet broadcast: one driven by hand, and those of the field, as simulations.
 
-Their habits are those of docs/transports/multicast.md.
+What the simulations ask, when they acknowledge and repeat, and how they leave, is in docs/transports/multicast.md.
 """
 
 from __future__ import annotations
@@ -13,9 +13,63 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 
 from castd.packets.multicast import parseMulticast
-from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildRequest, parse
+from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildAck, buildError, buildRequest, parse
 from castd.request import Peer
-from castd.testing import Host
+from castd.testing import Host, RecordingClient
+from tests.support.clients.ear import Ear
+
+# By hand.
+
+
+def number(datagram: bytes) -> int:
+    """-> the block number of DATA or BDATA."""
+    assert datagram[:2] in (b"\0\3", b"\0\7"), datagram
+    return int.from_bytes(datagram[2:4], "big")
+
+
+class Member:
+    """
+    One client of a case, driven by hand.
+
+    @ivar oack: the first answer; C{tid} is who gave it.
+    """
+
+    def __init__(self, stage: Any, client: RecordingClient, oack: Any, tid: Peer) -> None:
+        self.stage, self.client, self.oack, self.tid = stage, client, oack, tid
+
+    @property
+    def value(self) -> str:
+        """Of the group option in the first OACK."""
+        return value(self.oack)
+
+    def ack(self, *numbers: int) -> list[int]:
+        """Acknowledge, one after the other.  -> the blocks that went to the group."""
+        said = []
+        for each in numbers:
+            self.client.send(buildAck(each), self.tid)
+            said += self.stage.blocks()
+        return said
+
+    def error(self) -> None:
+        self.client.send(buildError(0, "stop"), self.tid)
+
+    def told(self) -> list[Any]:
+        """What came by unicast since the last call, read."""
+        return [parse(letter.datagram) for letter in self.client.take()]
+
+    def roles(self) -> list[str]:
+        """The last fields of the OACKs that came, in order; nothing else may have come."""
+        return [value(packet).rpartition(",")[2] for packet in self.told()]
+
+
+def value(packet: Any) -> str:
+    """The group option of an OACK."""
+    assert isinstance(packet, Oack), packet
+    (found,) = (text for name, text in packet.options if name.lower() in ("multicast", "sbroadcast"))
+    return found
+
+
+# The clients of the field.
 
 #: Seconds: 5.0 five times.
 _FIVE = (5.0,) * 5
@@ -91,25 +145,6 @@ ETHERBOOT = Habit(
 UBOOT = Habit("U-Boot", (("timeout", "5"), ("tsize", "0"), ("blksize", ""), ("multicast", "")), 1468)
 
 HABITS = (ATFTP, EDK2, IPXE, HEARING, ETHERBOOT, UBOOT)
-
-
-class Ear(DatagramProtocol):
-    """What a machine hears of its group."""
-
-    noisy = False
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
-        machine = self.machine
-        if machine.over or addr != machine.tid:
-            return
-        number = datagram[2] << 8 | datagram[3]
-        if datagram[1] == 3 and not (machine.have[number] and not machine.master):
-            machine.took(number, datagram)
-        else:
-            machine.lastHeard = machine.host.network.rightNow
 
 
 class Machine(DatagramProtocol):
@@ -227,6 +262,16 @@ class Machine(DatagramProtocol):
             self.unicast = True  # iPXE takes any packet of its own as being asked to acknowledge
             self.took(packet.number, datagram)
 
+    def heard(self, datagram: bytes, addr: Peer, group: bool) -> None:
+        """What comes to the group's port."""
+        if self.over or addr != self.tid:
+            return
+        number = datagram[2] << 8 | datagram[3]
+        if datagram[1] == 3 and not (self.have[number] and not self.master):
+            self.took(number, datagram)
+        else:
+            self.lastHeard = self.host.network.rightNow
+
     def _granted(self, options: dict[str, str]) -> None:
         self.lastHeard = self.host.seconds()
         if not self.count:
@@ -239,7 +284,7 @@ class Machine(DatagramProtocol):
             assert found.group is not None
             self.master = found.master
             if self._ear is None and not self.habit.deaf:
-                self._ear = self.host.listenUDP(found.group[1], Ear(self))
+                self._ear = self.host.listenUDP(found.group[1], Ear(self.heard))
                 self._ear.joinGroup(found.group[0])
         if self.master or self.unicast:
             self._waits = iter(self.habit.waits)
