@@ -133,10 +133,10 @@ class OpenContext:
     What a dialect is given to begin a cast with, so that it stays pure.
 
     @ivar now: the instant.
-    @ivar chance: where all chance comes from.
+    @ivar random: where all randomness comes from.
     @ivar groupPool: the group addresses in use.
     """
 
     now: float
-    chance: Random
+    random: Random
     groupPool: GroupPool

@@ -222,11 +222,11 @@ class IDialect(Interface):
     def same(request: Request, other: Request) -> bool:
         """-> whether it is the same machine, asking again from a new port (Etherboot, iPXE)."""
 
-    def open(request: Request, content: IContent, means: OpenContext) -> IWire:
+    def open(request: Request, content: IContent, context: OpenContext) -> IWire:
         """
         Begin a cast: negotiate options, number the blocks, take a group address.
 
-        @param means: the instant, chance, and the group addresses in use.
+        @param context: the instant, randomness, and the group addresses in use.
         @raise Declined: not here after all; the next dialect is asked.
         """
 
@@ -421,7 +421,7 @@ class ISite(Interface):
     """Holds what all transports of a server share."""
 
     reactor: IReactorTime = Attribute("The reactor.")
-    random: Random = Attribute("Where all chance comes from.")
+    random: Random = Attribute("Where all randomness comes from.")
     pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
     limits: Limits = Attribute("The limits of the service file.")
     timers: Timers = Attribute("One timer of the reactor for all casts.")

@@ -264,7 +264,7 @@ class Dialect:
         """-> no: the cast itself knows a machine that has restarted."""
         return False
 
-    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
         if content.size > LONGEST:
             raise Declined("too-many-blocks")
         options = self.options

@@ -102,16 +102,16 @@ class Dialect:
         cap = min(self.options.blksize, _tftp.unfragmented(request.local))
         return _group.agreeOptions(request, content.size, cap)
 
-    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         terms = self._agree(request, content)
         first = int(ip_address(self.options.groups.network_address))
         groups = (
             (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
         )
-        group = means.groupPool.allocate(groups, means.now)
+        group = context.groupPool.allocate(groups, context.now)
         if group is None:
             raise Declined("pool-empty")
-        return Wire(terms, content.size, self.options, group, means.groupPool)
+        return Wire(terms, content.size, self.options, group, context.groupPool)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

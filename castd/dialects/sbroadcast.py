@@ -112,11 +112,11 @@ class IdentifierPool:
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
 
-    def allocate(self, chance: Random, now: float) -> int:
+    def allocate(self, random: Random, now: float) -> int:
         """-> 32 random bits, never 0, which no group has, nor any that ended within the last ten minutes."""
         self._until = {sbid: until for sbid, until in self._until.items() if until > now}
         while True:
-            sbid = chance.getrandbits(32)
+            sbid = random.getrandbits(32)
             if sbid and sbid not in self._until:
                 self._until[sbid] = float("inf")
                 return sbid
@@ -163,7 +163,7 @@ class Wire(_group.GroupWire):
         subnet: IPv4Network,
         identifiers: IdentifierPool,
         pacer: Pacer,
-        means: OpenContext,
+        context: OpenContext,
     ) -> None:
         policy = replace(
             _group.groupPolicy(options.gather, options.gatherLimit, options.silence),
@@ -171,7 +171,7 @@ class Wire(_group.GroupWire):
             maxListenerRepeats=3,
         )
         super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))
-        self.sbid = identifiers.allocate(means.chance, means.now)
+        self.sbid = identifiers.allocate(context.random, context.now)
         self.headers: Hashable = ("bdata", options.opcode, self.sbid)
         self.pacer = SubnetPacer(pacer, HEADER + terms.blksize)
         self._options = options
@@ -248,9 +248,9 @@ class Dialect:
         cap = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
         return subnet, _group.agreeOptions(request, content.size, cap)
 
-    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)
-        return Wire(terms, content.size, self.options, subnet, self._identifiers, self._pacers[subnet], means)
+        return Wire(terms, content.size, self.options, subnet, self._identifiers, self._pacers[subnet], context)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

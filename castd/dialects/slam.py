@@ -193,7 +193,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
         if not content.size:
             raise Declined("empty file: SLAM has no word for it")
         limit = self.options.limit

@@ -131,7 +131,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: OpenContext | None = None) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
         terms = negotiate(request, self._caps(request), content.size)
         return Wire(terms, content.size, self.policy(terms))
 

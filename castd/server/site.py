@@ -38,7 +38,7 @@ MOST_BARRED = 4096
 @implementer(ISite)
 class Site:
     """
-    Time, chance, ports, limits and memory that the transports share, and where files come from and go to.
+    Time, randomness, ports, limits and memory that the transports share, and where files come from and go to.
 
     @ivar barring: told of each address that is barred, for the process that takes over; L{None}: nobody is.
     @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never

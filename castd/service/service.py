@@ -328,7 +328,7 @@ def compose(
     Make all that a service file names, without opening a socket.
 
     @param ports: where its ports come from, once it is started.
-    @param random: where all chance comes from; L{None}: from the system.
+    @param random: where all randomness comes from; L{None}: from the system.
     @raise ConfigError: with everything that cannot be made.
     """
     site = Site(reactor, random or BufferedSystemRandom(), ports, config.limits)

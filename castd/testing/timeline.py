@@ -27,7 +27,7 @@ class LimitExceeded(AssertionError):
     """A run went over its limit of virtual time or of datagrams."""
 
 
-class Receiver(Protocol):
+class DatagramReceiver(Protocol):
     """Whoever datagrams arrive at."""
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
@@ -35,7 +35,7 @@ class Receiver(Protocol):
 
 
 #: When, a serial number, and what happens then: a datagram arrives, or a timer expires.
-_Arrival: TypeAlias = tuple[float, int, Receiver, bytes, Peer, Local | None]
+_Arrival: TypeAlias = tuple[float, int, DatagramReceiver, bytes, Peer, Local | None]
 _Timer: TypeAlias = tuple[float, int, DelayedCall]
 
 
@@ -58,7 +58,7 @@ class Timeline(Clock):
         self._serial = count()
         self.sent = self.delivered = 0
 
-    def post(self, when: float, receiver: Receiver, datagram: bytes, source: Peer, local: Local | None) -> None:
+    def post(self, when: float, receiver: DatagramReceiver, datagram: bytes, source: Peer, local: Local | None) -> None:
         """Call C{receiver.receive(datagram, source, local)} at that instant."""
         event = (when, next(self._serial), receiver, datagram, source, local)
         arrivals = self._arrivals

@@ -224,7 +224,7 @@ class Dialect:
     def same(self, request: Request, other: Request) -> bool:
         return False
 
-    def open(self, request: Request, content: IContent, means: OpenContext) -> Wire:
+    def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         if content.size > MOST_BLOCKS * self.options.blksize:
             raise Declined("too-many-blocks")
         version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
@@ -337,7 +337,7 @@ REMINDER = 1.0
 @implementer(IGroupTransferHalf)
 class Download:
     """
-    A L{Receiver} with a clock: what C{castd get} drives.
+    A L{DatagramReceiver} with a clock: what C{castd get} drives.
 
     The file is handed out in one piece, once nothing is lacking.
 
