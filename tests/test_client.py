@@ -53,12 +53,14 @@ class Faulty(ReceivedFile):
 class Site:
     """A server with some files, and a machine for the client."""
 
-    def __init__(self, files: dict[str, bytes] | None = None, six: bool = False, **faults: Any) -> None:
+    def __init__(
+        self, files: dict[str, bytes] | None = None, six: bool = False, windowsize: int = 64, **faults: Any
+    ) -> None:
         self.network = Network(**faults)
         self.host = self.network.host("fd00::9" if six else CLIENT)
         self.server = "fd00::1" if six else SERVER
         self.memory = memorySite(self.network, files=files, uploads=True, host=self.server)
-        self.listener = listener(self.memory, (tftp, {"port": 69}))
+        self.listener = listener(self.memory, (tftp, {"port": 69, "windowsize": windowsize}))
         self.memory.ports.listen(69, self.listener)
         self.sink = ReceivedFile()
 
@@ -298,6 +300,14 @@ class TestSend:
         assert isinstance(error, TransferError)
         assert site.quiet()
         assert site.memory.files == {}
+
+    @pytest.mark.parametrize("windowsize", [64, 256, 300, 1024])
+    def test_largeWindow(self, windowsize: int) -> None:
+        """A window goes out whole, however many blocks were granted."""
+        site = Site(windowsize=windowsize)
+        report = site.put(pattern(20_000), requested=RequestedOptions(blksize=8, windowsize=windowsize))
+        assert site.memory.files == {"f": pattern(20_000)}
+        assert (report.windowsize, report.repeats) == (windowsize, 0)
 
 
 class TestSocket:

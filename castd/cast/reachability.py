@@ -38,9 +38,9 @@ class Reachability(Generic[M]):
         if self._policy.reachabilityCheckAfter is not None and member.highestSentAtJoin < 0:
             self._unchecked.append(member)
 
-    def hearsGroup(self, member: M) -> None:
-        """Take note that a member has asked for something behind the first block."""
-        member.hearsGroup = self.groupHeard = True
+    def foundHearing(self) -> None:
+        """Take note that some member has asked for something behind the first block: it hears the group."""
+        self.groupHeard = True
         self._inVain = 0
 
     def seemsDeaf(self, member: M, highestSent: int) -> bool:

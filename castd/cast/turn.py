@@ -328,8 +328,10 @@ class GenericTurn(ABC, Generic[M]):
         if not ranges or self._leavesDeaf(member, ranges, now):
             return
         reachability = self._reachability
-        if reachability is not None and not member.hearsGroup and ranges[0].start > 0:
-            reachability.hearsGroup(member)
+        if not member.hearsGroup and ranges[0].start > 0:
+            member.hearsGroup = True
+            if reachability is not None:
+                reachability.foundHearing()
         if self.state is TurnState.ANNOUNCED:
             member.rto.reset()
             self._serve(member, ranges, now)

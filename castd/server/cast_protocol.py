@@ -260,7 +260,8 @@ class CastProtocol(FastPath):
         if peerState is None:
             return None
         # It may hear the group after all, and acknowledge what was sent there.
-        return replace(peerState, highestSent=max(peerState.highestSent, self._main.cast.highestSent))
+        highestSent = self._main.cast.highestSent
+        return peerState if peerState.highestSent >= highestSent else replace(peerState, highestSent=highestSent)
 
     def _hear(self, peer: Peer, event: Event) -> None:
         """Tell an event to the cast that decides for this peer."""
@@ -390,7 +391,7 @@ class CastProtocol(FastPath):
                 budget -= self._announce(action) if sender.announces else 1
             elif isinstance(action, Left):
                 self._receiverLeft(sender, action, now)
-            else:
+            elif isinstance(action, Bar):
                 self._bar(action)
         return now
 

@@ -194,18 +194,20 @@ class SendQueue:
     __slots__ = ("_backoff", "_complained", "kept")
 
     def __init__(self) -> None:
-        self.kept: deque[tuple[bytes, Peer]] = deque(maxlen=MOST_KEPT)
+        self.kept: deque[tuple[bytes, Peer]] = deque()
         self._backoff: Backoff | None = None
         self._complained: set[int | None] = set()
 
     def put(self, sender: DatagramSender, datagram: bytes, address: Peer) -> None:
         """Send this, as soon as what is kept is out."""
+        if len(self.kept) >= MOST_KEPT:
+            self.kept.popleft()
         self.kept.append((datagram, address))
         if len(self.kept) == 1:
             self.flush(sender)
 
     def putInstead(self, sender: DatagramSender, datagrams: Iterable[bytes], address: Peer) -> None:
-        """Send these, and drop what is kept: it has become out of date."""
+        """Send these, all of them, and drop what is kept: it has become out of date.  A client sends a window so."""
         self.kept.clear()
         self.kept.extend((datagram, address) for datagram in datagrams)
         self.flush(sender)
@@ -213,7 +215,7 @@ class SendQueue:
     def discard(self, address: Peer) -> None:
         """Drop what is kept for this address."""
         if self.kept:
-            self.kept = deque((each for each in self.kept if each[1] != address), MOST_KEPT)
+            self.kept = deque(each for each in self.kept if each[1] != address)
 
     def flush(self, sender: DatagramSender) -> bool:
         """Send what is kept.  -> whether all is out."""

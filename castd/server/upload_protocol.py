@@ -123,8 +123,15 @@ class UploadProtocol(HalfProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram of the peer."""
-        if not self.over and not (self._onRequestPort and self._receiveRequest(datagram)):
-            self.process(self.half.receive, datagram)
+        if self.over:
+            return
+        try:
+            if self._onRequestPort and self._receiveRequest(datagram):
+                return
+        except Exception:
+            self.fail(Failure())
+            return
+        self.process(self.half.receive, datagram)
 
     def _receiveRequest(self, datagram: bytes) -> bool:
         """

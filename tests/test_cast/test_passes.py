@@ -77,6 +77,22 @@ class Play:
         self.poll()
 
 
+def test_whoAskedTwiceAndAcknowledges() -> None:
+    """A client that repeats its request and then acknowledges hears the group: it is barred with the last block."""
+    cast, client = MtftpCast(POLICY, 2), PEERS[0]
+
+    def bars(now: float) -> list[float]:
+        actions = iter(lambda: cast.poll(now), None)
+        return [action.seconds for action in actions if isinstance(action, Bar)]
+
+    cast.join(client, 0.0, (range(1),))
+    assert bars(0.0) == [0.0]
+    cast.join(client, 0.3, (range(1),))
+    assert bars(0.3) == [0.0]
+    cast.hear(client, RequestBlocks((range(1, 2),)), 0.32)
+    assert bars(0.32) == [40.0]
+
+
 def test_passesIsACast() -> None:
     """Passes provides ICast."""
     assert verifyObject(ICast, MtftpCast(POLICY, COUNT))
