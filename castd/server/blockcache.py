@@ -105,7 +105,7 @@ class BlockCache:
         """
         length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
         start = number - number % length
-        key = (content.version, wire.headers, wire.blocksize, start)
+        key = (content.version, wire.headerKey, wire.blocksize, start)
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)

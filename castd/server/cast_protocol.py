@@ -191,7 +191,7 @@ class CastProtocol(FastPath):
         self.receivers[request.peer] = receiver
         try:
             self._leaveFastPath()
-            self._main.cast.join(request.peer, now, self.wire.first(request), replaced)
+            self._main.cast.join(request.peer, now, self.wire.requestedBlocks(request), replaced)
         except Exception:
             self._fail()
         self.pump()

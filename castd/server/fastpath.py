@@ -4,7 +4,7 @@ The fast path: a lone receiver in step is sent prepared blocks, without asking i
 Theory of operation.  Most of a TFTP transfer is one exchange over and over: the one receiver acknowledges all that was
 sent, and the next blocks go out, one of them in lockstep, a window of them with C{windowsize} (RFC 7440).  A receiver
 that does just that is I{in step}.  Its next datagram is known before it comes, to the octet: an ACK has nothing in it
-but the number of the last block.  The wire tells it (C{IWire.ahead}).
+but the number of the last block.  The wire tells it (C{IWire.expectedAnswer}).
 
 Therefore, while a receiver is in step, the exchanges through a chunk of the file (L{castd.server.blockcache}) are
 prepared as two lists, L{PreparedSteps}: the answers to come, and the datagrams that follow each of them.  They depend
@@ -85,8 +85,8 @@ NO_STEPS = PreparedSteps(0, 0, 0)
 
 def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
-    while (ahead := wire.ahead(start)) is not None and ahead[1] <= chunk.stop:
-        answer, stop = ahead
+    while (expected := wire.expectedAnswer(start)) is not None and expected[1] <= chunk.stop:
+        answer, stop = expected
         made.answers.append(answer)
         made.images.append(chunk.slice(start, stop))
         start = stop
@@ -226,9 +226,9 @@ class FastPath(DatagramProtocol):
         Somebody was sent an OACK: its answer takes the first step, if nothing else comes before it.  Not where it asks
         for a window: a socket that takes a part of that is the cast's concern.
         """
-        ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and turn.mayBeginFastPath():
-            self._firstAnswer = ahead[0]
+        expected = self.wire.expectedAnswer(0) if self.wire.stride == 1 else None
+        if expected is not None and turn.mayBeginFastPath():
+            self._firstAnswer = expected[0]
 
     def _firstStep(self, turn: Turn) -> bool:
         """
@@ -288,8 +288,8 @@ class FastPath(DatagramProtocol):
             if datagram != old.answers[steps]:
                 return False
         else:
-            ahead = self.wire.ahead(old.stop)
-            if ahead is None or datagram != ahead[0]:
+            expected = self.wire.expectedAnswer(old.stop)
+            if expected is None or datagram != expected[0]:
                 return False
             following, steps = self._stepsAfter(old), 0
         try:

@@ -189,7 +189,7 @@ class Opener:
             (
                 peer
                 for peer, receiver in cast.receivers.items()
-                if entry.dialect.same(request, receiver.request)
+                if entry.dialect.sameMachine(request, receiver.request)
                 and not cast.heard(peer)
                 and now - receiver.since >= STALE
             ),
@@ -319,4 +319,4 @@ class Opener:
 
 def _use(wire: IWire, content: IContent) -> str:
     """-> what tells the blocks on a fixed group from those of another file, or of the same one in other words."""
-    return blake2b(repr((wire.headers, content.version)).encode(), digest_size=16).hexdigest()
+    return blake2b(repr((wire.headerKey, content.version)).encode(), digest_size=16).hexdigest()
