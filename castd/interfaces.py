@@ -481,7 +481,7 @@ class ISite(Interface):
     admission: Admission = Attribute("Applies the limits on transfers and ERROR datagrams, of each client and of all.")
     groupPool: GroupPool = Attribute("The group addresses in use.")
     predecessor: Predecessor | None = Attribute(
-        "The process that this one takes over from, while it still serves somebody; None: there is none."
+        "The process that this one takes over from, while it still serves transfers; None: there is none."
     )
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
     ports: IPorts = Attribute("Opens ports.")

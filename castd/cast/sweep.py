@@ -398,7 +398,7 @@ class Sweep:
         return Announce(receiver.peer, True, receiver.heard)
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
-        """Send a block once more while a member is being asked, if none has gone out for long."""
+        """Send a block once more while a member is being asked, if none was sent for C{keepAliveInterval}."""
         due = self._keepAliveAt()
         if due is None or now < due or self._lastBlock is None or self._asked is None:
             return None

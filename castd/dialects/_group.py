@@ -34,7 +34,7 @@ MOST_BLOCKS = 65535
 #: blocks are sent one at a time, so there is no window; and numbers do not wrap.
 REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
 
-#: Repetitions without an answer after which the next block goes out, too.
+#: Repetitions without an answer after which the next block is sent, too.
 NEXT_BLOCK_AFTER = 4
 
 #: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.

@@ -345,7 +345,7 @@ class CastProtocol(FastPath):
             if self.blocks:
                 self._enterFastPath(turn)
             elif not queue.kept:
-                self._foreseeFirstAnswer(turn)
+                self._predictFirstAnswer(turn)
 
     def _sendDue(self, now: float) -> float | None:
         """Run the casts.  -> the instant to go on at; L{None}: when a datagram arrives."""

@@ -4,7 +4,7 @@ Serve the only receiver of a cast from prepared lists while its answers are as p
 Theory of operation.  Most of a TFTP transfer is one exchange over and over: the one receiver acknowledges all that was
 sent, and the next blocks go out, one of them in lockstep, a window of them with C{windowsize} (RFC 7440).  A receiver
 that does just that is I{in step}.  Its next datagram is known before it comes, to the octet: an ACK has nothing in it
-but the number of the last block.  The wire tells it (C{IWire.expectedAnswer}).
+but the number of the last block.  The wire predicts it (C{IWire.expectedAnswer}).
 
 Therefore, while a receiver is in step, the exchanges through a chunk of the file (L{castd.server.blockcache}) are
 prepared as two lists, L{PreparedSteps}: the answers to come, and the datagrams that follow each of them.  They depend
@@ -14,19 +14,19 @@ is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
 
 How a receiver gets onto the fast path:
 
- - After its OACK, if its answer asks for one block (C{_foreseeFirstAnswer}): that answer takes the first step.
+ - After its OACK, if its answer asks for one block (C{_predictFirstAnswer}): that answer takes the first step.
  - Whenever its cast has sent everything that was asked for and waits for the answer (C{_enterFastPath}).
 
 While it is there:
 
- - The timer is put off with each step.  If it rings, an answer is missing, and the cast repeats what it has to.
- - As long as the cast still learns how fast the receiver answers, each step is measured and told to its estimator
-   (C{_measuredStep}); from then on C{_expected} is set, and a step costs nothing but the comparison and the send.
+ - The timer is postponed with each step.  If it expires, an answer is missing, and the cast decides what to repeat.
+ - Until the round-trip time is known well (C{Turn.rttConverged}) each answer is measured (C{_measuredStep}); from then
+   on C{_expected} is set, and a step is the comparison and the send only.
  - At the end of a chunk the steps through the next one follow, if the answer is the one that was expected.
 
 What leaves the fast path (C{_leaveFastPath}): any other datagram, the timer, a full socket, a new request, the end of
-the file, the end of the cast. The cast is told which blocks went out last and when (C{Turn.fastPathLeft}), and is then
-in the state in which it would be if it had sent them all itself.
+the file, the end of the cast. C{Turn.fastPathLeft} then tells the cast which blocks were sent last and when, so that it
+has the state that it would have if it had sent them all itself.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
 
 
 def _nothingPrepared(image: memoryview) -> None:
-    """Refuse to send: a step that nobody prepared is never taken."""
+    """@raise BlockingIOError: always, as no step is prepared."""
     raise BlockingIOError
 
 
@@ -177,11 +177,11 @@ class FastPath(DatagramProtocol):
         self._sendStep: Callable[[memoryview], object] = _nothingPrepared
         self._steppedAt = self._interval = 0.0
         self._jitter = 1.0  # factor of the interval of the timer
-        self._nextBlock = 0  # the number after the last block that went out
+        self._nextBlock = 0  # the number after the last block that was sent
 
     @abstractmethod
     def _slowPath(self, datagram: bytes, peer: Peer) -> None:
-        """Parse a datagram that was not foreseen, and let the cast decide."""
+        """Parse a datagram that was not predicted, and let the cast decide."""
 
     @abstractmethod
     def timerExpired(self) -> None:
@@ -221,7 +221,7 @@ class FastPath(DatagramProtocol):
             self._fail()
             return True
 
-    def _foreseeFirstAnswer(self, turn: Turn) -> None:
+    def _predictFirstAnswer(self, turn: Turn) -> None:
         """
         Predict the answer to an OACK that was just sent: it takes the first step, if no other datagram arrives before.
         There is no prediction for a window: a socket that accepts only a part of it is handled by the cast.
