@@ -791,7 +791,7 @@ class IUpgradable(Interface):
     Lets the transfers of an L{ICastTransport} on its request port outlive a C{castd upgrade}.
 
     After C{handOver} another process, the successor, reads the request port.  The datagrams of the peers that are
-    served on the request port still come by L{ICastTransport.datagramFrom}.  A transport that does not provide this
+    served on the request port still come by L{IListeningProtocol.datagramFrom}.  A transport that does not provide this
     interface is drained; what its peers send to the request port goes to the successor.
     """
 

@@ -43,8 +43,7 @@ Everything that happens by itself happens at one of these; C{deadline} gives the
 
  - C{_answerDueAt}: the question is over without an answer.
  - C{_keepAliveAt()}: while a member is being asked, a block is sent once more, so that the other members do not take
- the
-   group for silent and all send lists at once.
+   the group for silent and all send lists at once.
  - C{PolledMember.deferredUntil}: deferred blocks are added to what is sent; a paused member is served again; a member
    that could not be asked so far is removed.
  - C{PolledMember.removeAt}: a silent member is removed.

@@ -9,8 +9,7 @@ rules follow what real clients do (docs/transports/mtftp.md has the reasons):
  - A client that asks while the master is silent becomes master at once: some masters never come back.
  - While there is any member, the group is never silent for 0.25 s: iPXE would leave, and its fallback is broken.
  - A client that has received the last block and has not acknowledged it may fall back to plain TFTP while it lacks
- other
-   blocks.  Other transports are told not to serve it (L{Bar}).
+   other blocks.  Other transports are told not to serve it (L{Bar}).
 """
 
 from __future__ import annotations
