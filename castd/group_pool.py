@@ -1,6 +1,6 @@
 """
-Allocate group addresses: never two groups on one address and port, nor a new one there while datagrams of an old one
-may still be on their way.
+Allocate group addresses: no two groups get the same address and port, and a new group does not get those of an old one
+whose datagrams may still arrive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Group: TypeAlias = tuple[str, int]
 
 #: How long an address of a pool is not allocated again after its group has ended: late datagrams must not reach the
-#: next.  Seconds.
+#: next group.  Seconds.
 REUSE_DELAY = 30.0
 
 
@@ -25,10 +25,10 @@ class _Reservation:
     """
     The use of a group that the service file fixes.
 
-    @ivar use: what is sent there.
-    @ivar reuseDelay: how long nothing else may be sent there after the last cast.  Seconds.
-    @ivar casts: how many casts send there now.
-    @ivar until: the instant up to which nothing else may be sent there, once there are none.
+    @ivar use: identifies the file and its blocks, see L{GroupPool.isFree}.
+    @ivar reuseDelay: how long after the last cast no other use may have the group.  Seconds.
+    @ivar casts: how many casts send to the group now.
+    @ivar until: the instant up to which no other use may have the group, once there are no casts.
     """
 
     use: str
@@ -39,11 +39,11 @@ class _Reservation:
 
 class GroupPool:
     """
-    Knows the groups of one server, whatever port and transport they belong to.
+    Keeps account of the groups of one server, for all its ports and transports.
 
-    Groups of a pool are allocated and released.  Groups that the service file fixes are reserved for a use, which means
-    one file in blocks of one size, by each of the casts that send it there.  A group that was released, or whose last
-    reservation has ended, is quarantined for a while.
+    Groups of a pool are allocated and released.  A group that the service file fixes is reserved for a I{use}, one file
+    in blocks of one size; each cast that sends this to the group makes a reservation.  A group that was released, or
+    whose last reservation has ended, is quarantined for a while.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,8 @@ class GroupPool:
         """
         Find out whether a group may be reserved for a use now.
 
-        @param use: what tells one file and its blocks from another, also to another process; L{None}: unlike any.
+        @param use: identifies one file and its blocks, also in another process; L{None}: a use that differs from all
+            others.
         """
         reserved = self._reserved.get(group)
         if reserved is not None and not reserved.casts and reserved.until <= now:
@@ -65,14 +66,14 @@ class GroupPool:
 
     def reserve(self, group: Group, use: str, reuseDelay: float) -> None:
         """
-        Reserve a group for a cast; it L{isFree} for that use.
+        Reserve a group for a cast.  L{isFree} must have returned C{True} for this use.
 
-        @param reuseDelay: how long nothing else may be sent there after the last such cast.  Seconds.
+        @param reuseDelay: how long after the last such cast no other use may have the group.  Seconds.
         """
         self._reserved.setdefault(group, _Reservation(use, reuseDelay)).casts += 1
 
     def unreserve(self, group: Group, now: float) -> None:
-        """End the reservation of one cast."""
+        """End the reservation that one cast has made."""
         reserved = self._reserved[group]
         reserved.casts -= 1
         reserved.until = now + reserved.reuseDelay
@@ -90,14 +91,18 @@ class GroupPool:
         ]
 
     def quarantine(self, group: Group, use: str, seconds: float, now: float) -> None:
-        """Let nothing but this use have a group for so long: another process, which is no more, has sent it there."""
+        """
+        Keep a group for this use for so many seconds, as a process that has ended has sent it to that group.
+
+        @param use: as for L{isFree}.
+        """
         self._reserved[group] = _Reservation(use, seconds, until=now + seconds)
 
     def allocate(self, groups: Iterable[Group], now: float) -> Group | None:
         """
         Allocate the first of these groups that is free.
 
-        @return: it, or L{None} if none is.
+        @return: the group, or L{None} if none is free.
         """
         for group in groups:
             if self.isFree(group, None, now) and self._quarantinedUntil.get(group, now) <= now:
@@ -107,21 +112,21 @@ class GroupPool:
         return None
 
     def release(self, group: Group, now: float) -> None:
-        """Take an allocated group back, and quarantine it for L{REUSE_DELAY}."""
+        """Release an allocated group, and quarantine it for L{REUSE_DELAY}."""
         self._allocated.discard(group)
         self._quarantinedUntil = {other: until for other, until in self._quarantinedUntil.items() if until > now}
         self._quarantinedUntil[group] = now + REUSE_DELAY
 
     def quarantined(self, now: float) -> list[tuple[Group, float]]:
-        """-> the released groups that are quarantined, each with the seconds that are left; for L{adopt} elsewhere."""
+        """-> the released groups in quarantine, each with the seconds left, for L{adopt} in another process."""
         return [(group, until - now) for group, until in self._quarantinedUntil.items() if until > now]
 
     def adopt(self, allocated: Iterable[Group], quarantined: Iterable[tuple[Group, float]], now: float) -> None:
         """
         Take over what another process has allocated and quarantined.
 
-        @param allocated: groups that it still uses; each is given back with L{release} when it ends.
-        @param quarantined: what its L{quarantined} has told.
+        @param allocated: groups that it still uses; L{release} is to be called when one of them ends.
+        @param quarantined: what L{quarantined} has returned there.
         """
         self._allocated.update(allocated)
         self._quarantinedUntil.update({group: now + seconds for group, seconds in quarantined})
@@ -130,11 +135,11 @@ class GroupPool:
 @dataclass(frozen=True, slots=True)
 class OpenContext:
     """
-    What a dialect is given to begin a cast with, so that it stays pure.
+    Holds what a dialect needs to begin a cast, so that the dialect stays pure.
 
     @ivar now: the instant.
-    @ivar random: where all randomness comes from.
-    @ivar groupPool: the group addresses in use.
+    @ivar random: the source of all randomness.
+    @ivar groupPool: allocates group addresses.
     """
 
     now: float

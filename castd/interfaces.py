@@ -1,13 +1,16 @@
 """
-Every seam of castd, in one file.
+Define the interfaces between the parts of castd, all in one file.
 
-The author of a transport meets four of them: L{ITransportMaker}, L{IDialect}, L{IWire} and L{IContent}.  Who needs
-another socket life than one listener with its casts returns a C{DatagramProtocol} that provides L{ICastTransport}
-himself.
+The author of a transport implements L{ITransportMaker}, L{IDialect} and L{IWire}, and reads files through L{IContent}.
+A transport that does not fit one listener with its casts also implements L{ICastTransport}, by a C{DatagramProtocol} of
+its own.
 
-Shapes used throughout: a I{peer} is what the socket says, C{(host, port)} or C{(host, port, flow, scope)}; an
-I{instant} is C{reactor.seconds()}, a float of seconds; I{numbers} of blocks count from 0; I{ranges} is a tuple of
-C{range} with step 1.
+Shapes used throughout: a I{peer} is an address as the socket gives it, C{(host, port)} or C{(host, port, flow, scope)};
+an I{instant} is a value of C{reactor.seconds()}, a float of seconds; the I{number} of a block counts from 0; I{ranges}
+is a tuple of C{range} with step 1, ascending, without overlap.
+
+All methods are called in the reactor's thread.  An exception that a method does not document is a fault: castd logs it
+with its traceback and gives up that datagram, request or cast, never the server.
 """
 
 from __future__ import annotations
@@ -49,7 +52,12 @@ Octets: TypeAlias = bytes | bytearray | memoryview
 
 
 class ICast(Interface):
-    """One delivery of one content to a changing audience: numbers and peers only, never a byte, a socket or a clock."""
+    """
+    Decides which blocks of one content are sent next, and for whom, while receivers join and leave.
+
+    It is pure: it knows block numbers and peers, but no bytes, socket or clock.  castd calls C{join} and C{hear} when
+    datagrams arrive; then, and at each C{deadline}, it calls C{poll} until that returns L{None}.
+    """
 
     highestSent: int = Attribute("The highest block number that was ever sent; -1 before the first.")
 
@@ -57,23 +65,23 @@ class ICast(Interface):
         """
         Add a receiver that has sent a request, or answer a member that has sent it again.
 
-        @param wants: the blocks that its request already asks for; C{()} if the receiver will say.
-        @param instead: the member it takes the place of: the same machine, asking from a new port.
+        @param wants: the blocks that its request already asks for; C{()} if the receiver asks for them later.
+        @param instead: the member that this one replaces: the same machine, asking from a new port.
         """
 
     def hear(peer: Peer, event: Event, now: float) -> None:
         """
-        Take what a receiver has said; ignore it if the receiver is no member.
+        Handle what a receiver has sent; ignore it if the receiver is no member.
 
         @param event: L{RequestBlocks<castd.cast.events.RequestBlocks>} or L{Leave<castd.cast.events.Leave>}.
         """
 
     def peerState(peer: Peer) -> PeerState | None:
-        """-> the L{PeerState<castd.cast.events.PeerState>} of a member, L{None} for a stranger."""
+        """-> what a wire needs to know of a member to read its datagrams; L{None}: the peer is no member."""
 
     def poll(now: float) -> Action | None:
         """
-        Give out the next action that is due; announcements and farewells come before blocks.
+        Return the next action that is due; announcements and farewells come before blocks.
 
         @return: L{Announce<castd.cast.events.Announce>}, L{SendBlocks<castd.cast.events.SendBlocks>},
             L{Left<castd.cast.events.Left>}, L{Bar<castd.cast.events.Bar>}, or L{None} if nothing is due.
@@ -81,184 +89,217 @@ class ICast(Interface):
 
     def deadline(now: float) -> float | None:
         """
-        Find out when to poll again, if nothing is heard before.
+        Find out when to poll again, if no datagram arrives before.  It is called after C{poll} has returned L{None}.
 
-        A cast without members that still has a deadline lingers: it may be joined until then.
+        A cast without members that still has a deadline is kept open, and may be joined until then.
 
-        @return: an instant; L{None}: only when something arrives.
+        @return: an instant; L{None}: only when a datagram arrives.
         """
 
     def burstDelayed(now: float) -> None:
-        """Take note that the last burst has left only now: it waited for the pacer or for a full socket."""
+        """Note that the last burst has been sent only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
-        """-> whether this member has said anything since its request."""
+        """-> whether this member has sent anything since its request."""
 
     def memberCount() -> int:
         """-> how many receivers there are."""
 
     def statistics() -> Mapping[str, int]:
-        """-> counters of this cast by name, for the event of its end; names of its own choice, or none at all."""
+        """-> counters by name, to be added as fields to the event C{closed} of a group; C{{}}: none."""
 
 
 class IPaced(ICast):
-    """A cast that judges from what its receivers say how fast they can be sent to."""
+    """Adapts how fast it sends to the losses that its receivers report."""
 
-    pace: float = Attribute("The part of the configured rate at which it is to send, above 0, at most 1.")
+    pace: float = Attribute("The part of the configured rate to send at, above 0, at most 1.  Read before each burst.")
 
 
 class IWire(Interface):
     """
     Translates between one cast and the network: datagrams to events, actions to datagrams.
 
-    It is pure, and remembers nothing of peers.
+    It is pure, and keeps nothing about peers.  L{IDialect.open} makes one for each cast.
     """
 
-    blocksize: int = Attribute("Octets of content in a full block; what a block costs the pacer.")
-    count: int | None = Attribute("How many blocks the content has; None for a code, which never ends.")
-    headers: Hashable = Attribute("Equal only for wires of one block size whose header() agrees for every number.")
+    blocksize: int = Attribute("Octets of content in a full block, without its header.")
+    count: int | None = Attribute("How many blocks the content has; None for an erasure code, whose blocks never end.")
+    headerKey: Hashable = Attribute(
+        "Identifies the headers, so that casts can share blocks: equal for two wires of one block size only if their "
+        "header() returns the same for every number."
+    )
     cast: Callable[[RetransmitPolicy, int | None], ICast] = Attribute("Makes the cast, from the policy and the count.")
     group: tuple[str, int] | None = Attribute("Address and port that all data goes to; None: to the receiver itself.")
     policy: RetransmitPolicy = Attribute("When this cast repeats what was not answered, and when it gives up.")
-    stride: int = Attribute("Blocks that one answer of a receiver in step asks for; 0: C{ahead} is not to be asked.")
+    stride: int = Attribute(
+        "Blocks that one answer asks for, from a receiver that loses nothing; 0: expectedAnswer() is never called."
+    )
     reuseDelay: float = Attribute(
         "Seconds after the last cast of a group of the service file before another file may be sent to that group."
     )
 
-    def first(request: Request) -> Ranges:
-        """-> the ranges that the request itself asks for; C{()} if the receiver will say."""
+    def requestedBlocks(request: Request) -> Ranges:
+        """-> the ranges that the request itself asks for; C{()} if the receiver asks for them later."""
 
     def receive(datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
         Parse a datagram that arrived at the cast's port.
 
-        @param peerState: of the peer that sent it; L{None}: it is no member of the cast.
-        @return: RequestBlocks, Leave or NewRequest (it is a request: read it as one); L{None}: it is to be ignored.
-        @raise WireError: it cannot be read.
-        @raise UnknownPeer: no member sent it, and is to be told so with an ERROR 5 (RFC 1350 section 4).
+        @param peerState: of the peer that sent it; L{None}: the peer is no member of the cast.
+        @return: the event for the cast, a RequestBlocks or a Leave; a NewRequest if L{IDialect.request} is to read the
+            datagram; L{None}: the datagram is ignored.
+        @raise WireError: it cannot be parsed; it is counted and ignored.
+        @raise UnknownPeer: the peer is no member, and is sent ERROR 5, unknown transfer ID (RFC 1350 section 4).
         """
 
     def announce(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        Tell a receiver that it is in, such as by an OACK.
+        Build the datagrams that tell a receiver that it is a member, such as an OACK.  They are built anew for each
+        repetition.
 
-        @param master: it has the turn.
-        @param heard: it has answered before.
-        @return: datagrams, each with its address.
+        @param request: the request of that receiver.
+        @param master: the receiver has the turn.
+        @param heard: the receiver has answered before.
+        @return: datagrams, each with its destination.
         """
 
     def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
         """
-        Tell a receiver that its part has ended: mostly nothing; an ERROR 0 if the file changed or the server stops.
+        Build the datagrams that tell a receiver that its transfer has ended.  Often there is none; in TFTP it is an
+        ERROR 0 if the file has changed or the server stops.
 
-        @param outcome: one of L{castd.outcomes}.
-        @return: datagrams, each with its address.
+        @param request: the request of that receiver.
+        @param outcome: one of the words of L{castd.outcomes}.
+        @return: datagrams, each with its destination.
         """
 
     def header(number: int) -> bytes:
-        """-> the bytes before the payload of this block."""
+        """-> the octets before the payload of this block."""
 
     def payload(number: int) -> bytes | None:
         """
-        -> the bytes of this block, for a wire whose blocks are not slices of the content (a code); L{None}: they are.
+        -> the payload of this block, for an erasure code; L{None}: blocks are slices of the content, read by castd.
         """
 
     def address(peer: Peer) -> Peer:
-        """-> the address that blocks for this peer go to: the group, or the peer itself."""
+        """-> the address to send blocks for this peer to: the group, or the peer itself."""
 
-    def ahead(stop: int) -> tuple[bytes, int] | None:
+    def expectedAnswer(stop: int) -> tuple[bytes, int] | None:
         """
-        Foresee what a receiver in step will answer, so that its datagram need not be read (L{castd.server.fastpath}).
+        Predict the answer of a receiver that loses nothing, so that it need not be parsed (L{castd.server.fastpath}).
 
-        It depends on nothing but C{headers}, C{stride} and C{count}.  Only wires with one receiver can tell.
+        The result depends on C{headerKey}, C{stride} and C{count} only, since casts share it.  It must agree with
+        C{receive}.  Only a wire for one receiver can predict an answer.
 
-        @param stop: the receiver has all blocks before this number; 0: it has been sent an OACK.
-        @return: the exact datagram, and the number after the blocks that it asks for: C{stride} of them, fewer at the
-            end of the file.  L{None}: its answer must be read.
+        @param stop: the receiver has all blocks before this number; 0: an OACK has been sent to it.
+        @return: the exact datagram, and the number after the last block that it asks for: C{stride} blocks, fewer at
+            the end of the file.  L{None}: the answer must be parsed.
         """
 
     def close(now: float) -> None:
-        """Give the group address back, since the cast has ended."""
+        """Release what L{IDialect.open} has allocated, such as a group address.  Called once, when the cast ends."""
 
 
 class IGroupWire(IWire):
-    """The wire of a group whose members may turn out not to hear it."""
+    """Adds what is needed for a group some of whose members may not receive what is sent to it."""
 
     broadcast: bool = Attribute("The group is a subnet's broadcast address.")
     pacer: RateLimit | None = Attribute(
-        "Bounds all groups that share a way, such as those of one subnet; None: there is no such bound."
+        "Limits the rate of all groups that share a network, such as one subnet; None: there is no such limit."
     )
 
     def unicastAddress(peer: Peer) -> Peer:
-        """-> the address that data goes to for a member that turned out to hear no group data."""
+        """-> the address to send data to for a member that does not receive what is sent to the group."""
 
 
 class IDialect(Interface):
     """
     Speaks one protocol as it is configured: reads requests, decides who may share a cast, and begins casts.
 
-    It is pure.
+    It is pure.  For a new request castd calls C{request}, looks the file up, then calls C{key}; C{fits} for each cast
+    with an equal key; and C{open} if no cast fits.
     """
 
-    name: str = Attribute("The kind, as the service file calls it: 'tftp'.")
-    ownPort: bool = Attribute("True: each cast speaks from a port of its own (a TFTP transfer id).")
+    name: str = Attribute("The kind of transport, as the service file calls it: 'tftp'.")
+    ownPort: bool = Attribute(
+        "True: each cast sends from a port of its own (a TFTP transfer ID).  False: from the request port."
+    )
 
     def request(datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
-        Read a datagram at the request port.
+        Parse a datagram that came to the request port.  It may be called more than once for one datagram.
 
-        @return: the request; L{None}: it is none of this protocol, the next dialect is asked.
-        @raise WireError: it is malformed; there is no answer.
-        @raise Refused: it is readable, and refused.
+        @param local: the address that the datagram was sent to; C{local.broadcast}: a broadcast or group address.
+        @return: the request; L{None}: the datagram is not of this protocol, and the next dialect at the port is asked.
+        @raise WireError: it is malformed; it is counted and not answered.
+        @raise Refused: it can be read, and is refused: castd sends what L{refuse} builds.
         """
 
     def key(request: Request, content: IContent) -> Hashable:
-        """-> what must be equal for two requests to share a cast."""
+        """
+        Return what must be equal for two requests to share a cast.
+
+        @raise Declined: this dialect does not serve the request; the next dialect at the port is asked.
+        @raise Refused: the request is refused.
+        """
 
     def fits(request: Request, wire: IWire) -> bool:
         """-> whether a request with an equal key may join the cast of this wire."""
 
-    def same(request: Request, other: Request) -> bool:
-        """-> whether it is the same machine, asking again from a new port (Etherboot, iPXE)."""
+    def sameMachine(request: Request, other: Request) -> bool:
+        """
+        Find out whether two requests are of one machine that asks again from a new port (Etherboot, iPXE).
+
+        @param request: a new request that joins a cast.
+        @param other: that of a member which has sent nothing since; C{True}: the new request takes its place.
+        """
 
     def open(request: Request, content: IContent, context: OpenContext) -> IWire:
         """
-        Begin a cast: negotiate options, number the blocks, take a group address.
+        Begin a cast: negotiate options, number the blocks, allocate a group address.
 
-        @param context: the instant, randomness, and the group addresses in use.
-        @raise Declined: not here after all; the next dialect is asked.
+        @param context: the instant, the source of randomness, and the group addresses in use.
+        @return: the wire of the new cast.
+        @raise Declined: this dialect does not serve the request; the next dialect at the port is asked.
+        @raise Refused: the request is refused.
         """
 
     def uploadReceiver(request: Request) -> ITransferHalf | None:
         """
-        -> what receives the upload of a write request; L{None}: this dialect has no writes.
+        Make what receives the upload of a write request (C{request.write}).
+
+        @return: L{None}: this dialect takes no uploads; the next dialect at the port is asked.
         """
 
     def refuse(request: Request | None, error: Refused) -> bytes | None:
         """
-        Build the answer to a request that is refused.
+        Build the answer to a request that is refused, or to a peer that belongs to no transfer.
 
-        @param request: L{None}: it could not be read.
-        @return: the datagram; L{None}: there is no answer.
+        @param request: L{None}: it could not be read, or there is none.
+        @param error: why; C{error.code} and C{error.text} are meant for the client.
+        @return: the datagram; L{None}: nothing is sent.
         """
 
 
 class ITransferHalf(Interface):
     """
-    One side of one transfer: an upload here, a download or an upload in the client.  Pure.
+    Decides for one side of one transfer: an upload to the server, a download or an upload in the client.  It is pure.
 
     L{castd.server.half_protocol.HalfProtocol} drives it: C{begin}, then C{receive} for each datagram of the
     peer and C{poll} at each C{deadline}, until there is an C{outcome}.
     """
 
-    outcome: str | None = Attribute("None while it runs, then a word of castd.outcomes.")
+    outcome: str | None = Attribute("None while the transfer runs, then a word of castd.outcomes.")
     complete: bool = Attribute(
-        "True once every octet has been handed out and what remains is to store them: call stored()."
+        "True once receive() has returned every octet of the file: stored() is to be called when all are stored."
     )
     size: int | None = Attribute("Octets of the file; None: not known.")
 
     def begin(now: float) -> list[bytes]:
-        """-> datagrams that open it: OACK or ACK 0 of an upload here, the request of a client."""
+        """
+        Return the datagrams that open the transfer: the OACK or ACK 0 of an upload in the server, the request in the
+        client.  The server calls it again if the request was repeated.
+        """
 
     def receive(datagram: bytes, now: float) -> tuple[bytes | OffsetBlock | None, list[bytes]]:
         """
@@ -266,33 +307,41 @@ class ITransferHalf(Interface):
 
         @return: (payload to store or L{None}, datagrams to send).  The payloads are C{bytes} that follow each other; in
             a client each may be an L{OffsetBlock<castd.receive.base.OffsetBlock>} instead, in any order.
-        @raise WireError: it cannot be read; it is counted, and the transfer goes on.
-        @raise Refused: the peer is told so, and the transfer is over.
+        @raise WireError: the datagram cannot be read; it is counted, and the transfer goes on.
+        @raise Refused: the transfer is over, and the peer is sent an ERROR.
         """
 
     def stored(now: float) -> list[bytes]:
-        """Note that everything is stored, once it is C{complete}.  -> datagrams to send: the last ACK."""
+        """
+        Note that every octet is stored.  It is called once, after C{complete}.
+
+        @return: datagrams to send: the last ACK.
+        """
 
     def poll(now: float) -> list[bytes]:
-        """-> datagrams to repeat now.  Sets C{outcome} when the peer was silent for too long."""
+        """
+        Find out what to repeat.  C{outcome} is set when the peer was silent for too long.
+
+        @return: datagrams to send.
+        """
 
     def deadline(now: float) -> float | None:
-        """-> the instant to poll again at, or L{None}: nothing is waited for."""
+        """-> the instant at which C{poll} is to be called; L{None}: no timer is needed."""
 
 
 class IClientTransferHalf(ITransferHalf):
-    """The client's side of a transfer: what it reports, beside what it decides."""
+    """Adds what the client reports of its side of a transfer."""
 
-    error: Error | None = Attribute("The server's ERROR (castd.packets.tftp.Error), if that was the end; or None.")
+    error: Error | None = Attribute("The ERROR of the server that ended the transfer; None: there was none.")
     terms: AgreedOptions | None = Attribute(
         "The block and window size in use, as castd.packets.options.AgreedOptions; None: not known, or there are none."
     )
     blocks: int = Attribute("Different blocks received, or blocks acknowledged by the server.")
-    repeats: int = Attribute("How often a timer made it send something again.")
+    repeats: int = Attribute("How often it has sent something again because a timer expired.")
 
 
 class IGroupTransferHalf(IClientTransferHalf):
-    """The client's side of a read whose blocks may come from a group."""
+    """Adds what a download needs whose blocks may come from a group."""
 
     group: tuple[str, int] | None = Attribute(
         "Address and port of the group, or None.  It is joined as soon as it is set, and left when it changes.  With "
@@ -304,7 +353,7 @@ class IGroupTransferHalf(IClientTransferHalf):
         """
         Receive a datagram that was sent to the group.
 
-        @param peer: who sent it: anybody can.
+        @param peer: the sender; anybody can send to a group.
         @return: as L{receive}.
         @raise WireError, Refused: as L{receive}.
         """
@@ -312,13 +361,14 @@ class IGroupTransferHalf(IClientTransferHalf):
 
 class IContent(Interface):
     """
-    An opened file.
+    Reads one opened file.
     """
 
-    name: str = Attribute("The name that it was asked for by.")
-    size: int = Attribute("Its length in octets.")
+    name: str = Attribute("The name that a client has asked for.")
+    size: int = Attribute("Length of the file in octets.  It does not change while the content is open.")
     version: Hashable = Attribute(
-        "Equal only for the same bytes (device, inode, size, mtime in ns), whatever the name."
+        "Identifies the bytes of the file: equal for two contents only if their bytes are the same, whatever their "
+        "names.  castd's own has device, inode, size, and mtime in ns."
     )
 
     def read(offset: int, length: int) -> bytes | memoryview:
@@ -331,13 +381,13 @@ class IContent(Interface):
 
     def readInto(buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """
-        Fill these buffers one after the other with what the file has from C{offset} on, by one C{preadv}.
+        Fill these buffers, one after the other, with the octets of the file from C{offset} on.
 
-        @raise ContentChanged: fewer octets are there than the buffers hold.
+        @raise ContentChanged: the file has fewer octets than the buffers, or cannot be read any more.
         """
 
     def close() -> None:
-        """Close the file.  Whoever was given it calls this once."""
+        """Close the file.  castd calls this once for each content that a source has returned."""
 
 
 class IContentSource(Interface):
@@ -349,18 +399,18 @@ class IContentSource(Interface):
         """
         Open the file of this name.
 
-        @param name: as asked for (see L{Request<castd.request.Request>}).
+        @param name: as the client has asked for it (see L{Request<castd.request.Request>}).
         @param peer: the client that asks.
-        @return: L{IContent}, or a Deferred of one.
+        @return: the content, or a Deferred of it, which may fail with the same errors.  The caller closes the content.
         @raise NotFound: this source does not have the file; the next source is asked.
-        @raise Forbidden: no source shall be asked for it any more.
+        @raise Refused: any other, such as Forbidden or Busy: the request is refused, and no other source is asked.
         """
 
 
 class IContentSourceMaker(Interface):
     """
-    A plugin that makes content sources: announced in C{castd/plugins/} or by an entry point, found by
-    L{castd.config.plugin.collect}.
+    Makes the content sources of one kind.  A plugin announces it in C{castd/plugins/} or by an entry point;
+    L{castd.config.plugin.collect} finds it.
     """
 
     name: str = Attribute("The kind of source, as the service file calls it.")
@@ -369,16 +419,16 @@ class IContentSourceMaker(Interface):
 
     def makeSource(options: Any, site: ISite) -> IContentSource:
         """
-        Open a source.
+        Make and open a source.
 
-        @param options: an instance of C{options}.
-        @raise ConfigError: with these options it cannot be had.
+        @param options: an instance of the model in the attribute C{options}.
+        @raise ConfigError: a source cannot be opened with these options.
         """
 
 
 class IUpload(Interface):
     """
-    A file that is being received.  Nothing of it can be seen under its name until it is committed.
+    Writes one file that is being received.  The file does not appear under its name until it is committed.
     """
 
     def write(data: bytes) -> None:
@@ -386,6 +436,7 @@ class IUpload(Interface):
         Append octets to the file.
 
         @raise Full: no space is left, or the file is larger than an upload may be.
+        @raise Refused: the disk has failed, or the upload is over.
         """
 
     def commit() -> Deferred[None]:
@@ -397,12 +448,12 @@ class IUpload(Interface):
         """
 
     def abort() -> None:
-        """Remove what has been written.  This may be called at any time before C{commit}, more than once."""
+        """Remove what has been written.  It may be called more than once; after C{commit} it does nothing."""
 
 
 class IContentSink(Interface):
     """
-    Takes uploads.
+    Begins uploads.
     """
 
     def begin(name: str, peer: Peer, size: int | None) -> IUpload:
@@ -411,8 +462,9 @@ class IContentSink(Interface):
 
         @param name: as asked for (see L{Request<castd.request.Request>}).
         @param peer: the client that writes.
-        @param size: octets announced, or L{None}.
-        @raise Refused: Forbidden, Exists, Full, NotFound (no such directory), Busy (another upload of that name).
+        @param size: octets that the client has announced, or L{None}.
+        @raise Refused: Forbidden (also while another client uploads that name), Exists, Full, NotFound (no such
+            directory).
         """
 
 
@@ -423,15 +475,15 @@ class ISite(Interface):
     random: Random = Attribute("Where all randomness comes from.")
     pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
     limits: Limits = Attribute("The limits of the service file.")
-    timers: Timers = Attribute("One timer of the reactor for all casts.")
+    timers: Timers = Attribute("The timers of all casts and uploads, on one timer of the reactor.")
     blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
-    admission: Admission = Attribute("Who may have how much.")
+    admission: Admission = Attribute("Applies the limits on transfers and ERROR datagrams, of each client and of all.")
     groupPool: GroupPool = Attribute("The group addresses in use.")
     predecessor: IPredecessor | None = Attribute(
-        "The process that this one takes over from, while it still serves somebody; None: there is none."
+        "The process that this one takes over from, while it still serves transfers; None: there is none."
     )
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
-    ports: IPorts = Attribute("Where ports come from.")
+    ports: IPorts = Attribute("Opens ports.")
 
     def lookup(request: Request) -> Deferred[IContent]:
         """
@@ -449,9 +501,13 @@ class ISite(Interface):
 
     def bar(host: str, name: str, seconds: float, why: str) -> None:
         """
-        Let all transports refuse this name to this address for so long; 0 ends that.
+        Let all transports refuse this file to this address for so many seconds; 0: let them serve it again.
 
-        Only requests with options are refused: they are of a client that has given up the protocol that warned.
+        Only requests with options are refused: those of a client that has fallen back from a protocol without options
+        to TFTP.
+
+        @param host: numeric address of the client.
+        @param why: the reason, for the log.
         """
 
     def barred(host: str, name: str) -> str | None:
@@ -460,7 +516,7 @@ class ISite(Interface):
 
 class IPortProtocol(Interface):
     """
-    What a protocol at a port of castd provides.  A Twisted C{DatagramProtocol} has all of it but C{peerUnreachable}.
+    Uses a port of castd.  A Twisted C{DatagramProtocol} has all of these methods but C{peerUnreachable}.
     """
 
     def makeConnection(transport: Any) -> None:
@@ -471,20 +527,20 @@ class IPortProtocol(Interface):
         """
 
     def doStop() -> None:
-        """The port has been closed."""
+        """Note that the port has been closed."""
 
     def peerUnreachable(peer: Peer) -> None:
-        """The host of this peer reports that no socket is open there (ICMP port unreachable)."""
+        """Note that the host of this peer reports no open socket at its port (ICMP port unreachable)."""
 
 
 class IListeningProtocol(IPortProtocol):
     """
-    A protocol at a port that requests come to.
+    Receives datagrams at a request port.
     """
 
     def datagramFrom(datagram: bytes, peer: Peer, local: Local) -> None:
         """
-        A datagram has arrived.
+        Receive a datagram.
 
         @param local: the address that it was sent to, and the interface that it came in by.
         """
@@ -492,7 +548,7 @@ class IListeningProtocol(IPortProtocol):
 
 class ITransferProtocol(IPortProtocol):
     """
-    A protocol at a port of its own: a cast or an upload.
+    Receives datagrams at a port of its own, for a cast or an upload.
     """
 
     largest: int = Attribute(
@@ -500,10 +556,10 @@ class ITransferProtocol(IPortProtocol):
     )
 
     def datagramReceived(datagram: bytes, addr: Peer) -> None:
-        """A datagram has arrived: from the port's one peer, or from anybody if the port has none."""
+        """Receive a datagram of the port's one peer, or of any address if the port has no peer."""
 
     def strangerReceived(datagram: bytes, addr: Peer) -> None:
-        """A datagram has arrived at a port with one peer, but from another address."""
+        """Receive a datagram that came to a port with one peer, but from another address."""
 
 
 class IPorts(Interface):
@@ -515,26 +571,26 @@ class IPorts(Interface):
         """
         Open a port that requests come to, and connect the protocol to it.
 
-        @param interface: the numeric address to bind to; C{""}: all of them (IPv4).
-        @raise CannotListenError: as Twisted's.
+        @param interface: the numeric address to bind to; C{""}: the IPv4 wildcard.
+        @raise CannotListenError: Twisted's: the address cannot be bound.
         """
 
     def openPort(
         protocol: ITransferProtocol, local: Local, peer: Peer | None = None, ports: range | None = None
     ) -> IDatagramPort:
         """
-        Open a port for one cast or one upload, and connect the protocol to it.  Its number is drawn at random.
+        Open a port for one cast or one upload, and connect the protocol to it.  The number of the port is random.
 
         @param local: C{local.host} is the address to bind to.
-        @param peer: the one receiver.  L{None}: the port sends to a group, and hears everybody.
+        @param peer: the one receiver.  L{None}: the port sends to a group, and receives from every address.
         @param ports: the numbers to choose from; L{None}: those that the system has for this.
         @raise CannotListenError: no number is free.
         """
 
-    idle: int = Attribute("How many ports wait for the next transfer, with two descriptors each.")
+    idle: int = Attribute("How many open ports are kept for the next transfers, with two descriptors each.")
 
     def readArrived() -> None:
-        """Read what has arrived at the ports, within the bounds of one visit."""
+        """Read datagrams that have arrived at the ports, for a bounded time."""
 
     def boundSockets() -> Sequence[tuple[tuple[str, int], socket.socket, bool]]:
         """
@@ -549,57 +605,65 @@ class IPorts(Interface):
 
     def reconcileStore() -> Iterable[tuple[str, int]]:
         """
-        Let the service manager's store hold the sockets of the present request ports, and no others.
+        Make the service manager's store hold the sockets of the present request ports, and no others.
 
-        The process that serves calls this once its ports are open, and after each reload.  It also closes what the
-        process before has left and nobody has asked for, and the ports that wait for the next transfer.
+        The process that serves calls this once its ports are open, and after each reload.  It also closes inherited
+        sockets of the previous process that no transport has asked for, and the ports kept for the next transfers.
 
-        @return: interface and port of the sockets that the process before had and that nobody has asked for.
+        @return: interface and port of the inherited sockets that were closed.
         """
 
     def freezeStore(frozen: bool) -> None:
         """
-        Leave the service manager's store as it is from now on, whatever port is closed; or maintain it again.
+        Stop or resume changing the service manager's store when ports are closed.
 
-        @param frozen: C{True} before this process closes its ports and another one is to have their sockets.
+        @param frozen: C{True}: leave the store as it is.  This is set before the process closes ports whose sockets
+            another process is to get.
         """
 
 
 class IDatagramPort(Interface):
     """
-    The transport of a protocol: as Twisted's C{IUDPTransport}, with a source address and with bursts.
+    Sends datagrams for a protocol: like Twisted's C{IUDPTransport}, with a choice of source address, and with bursts.
     """
 
     def write(datagram: Octets, address: Peer | None = None) -> None:
         """
         Send one datagram.
 
-        @param address: L{None}: the port's one peer.
-        @raise BlockingIOError: the socket is full; nothing was sent.  Also OSError with ENOBUFS.
+        @param address: the destination; L{None}: the port's one peer.
+        @raise BlockingIOError: the socket is full; nothing was sent.
+        @raise OSError: with ENOBUFS or ENOMEM the same, else another error of C{sendto}.
         """
 
     def writeFrom(datagram: Octets, address: Peer, local: Local) -> None:
-        """Send one datagram from C{local.host}, where the port is bound to all addresses of the machine."""
+        """
+        Send one datagram, from the address C{local.host} if the port is bound to the wildcard.
+
+        @raise BlockingIOError, OSError: as L{write}.
+        """
 
     def writeBurst(image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         """
-        Send datagrams that lie one behind the other in one buffer, all of C{step} octets but the last.
+        Send several datagrams that are one behind the other in one buffer.
 
+        @param image: the datagrams: each has C{step} octets, the last one may have fewer.
         @param local: as for C{writeFrom}.
-        @return: the octets taken by the socket, a multiple of C{step} or all: fewer than given if it is full.
+        @return: the octets sent, all or a multiple of C{step}: fewer than given if the socket is full.
+        @raise OSError: as L{write}, if nothing was sent.
         """
 
     def burstWriter(step: int, most: int) -> Callable[[Octets], object]:
         """
-        Make a function that sends an image to the port's one peer, as C{writeBurst(image, step)} would, or fails.
+        Make a function that sends a buffer to the port's one peer, as C{writeBurst(image, step)} does.
 
-        The function raises OSError if not all of the image was sent; a part of it may be on its way then.
-
-        @param most: octets of the largest image that it will be given.
+        @param most: octets of the largest buffer that the function will be called with.
+        @return: the function.  It raises OSError if it has not sent the whole buffer; it may have sent a part of it.
+        @raise OSError: the port has no peer.
         """
 
     def stopListening() -> Deferred[None] | None:
-        """Close the port."""
+        """Close the port, and call the protocol's C{doStop}."""
 
     def getHost() -> IPv4Address | IPv6Address:
         """-> the address that the port is bound to."""
@@ -610,28 +674,29 @@ class IDatagramPort(Interface):
 
         @param ttl: hops that its datagrams may go.
         @param interface: address of the interface to send by; C{""}: the system chooses.
-        @param loopback: receivers on this machine hear the group, too.
+        @param loopback: receivers on this machine also receive what is sent to the group.
         @param broadcast: the group is a broadcast address.
+        @raise OSError: the system refuses an option, or has no such interface.
         """
 
 
 class IListeningPort(IDatagramPort):
     """
-    A port that requests come to.  Two processes may have its socket during an upgrade; one of them reads it.
+    Receives requests.  During an upgrade two processes have its socket, and one of them reads it.
     """
 
-    paused: bool = Attribute("This process does not read the port: another process has its socket, too, and reads it.")
+    paused: bool = Attribute("True: this process does not read the port; another process has its socket and reads it.")
 
     def pause(shared: bool) -> None:
         """
-        Stop reading.  What arrives waits in the socket for whoever reads next; sending goes on as before.
+        Stop reading the port.  Datagrams stay in the socket until a process reads them; sending goes on as before.
 
         @param shared: another process is going to send through this socket, too.
         """
 
     def resume(alone: bool) -> None:
         """
-        Read again, first of all what has been waiting.
+        Read the port again, beginning with the datagrams that have arrived since L{pause}.
 
         @param alone: no other process has the socket any more.
         """
@@ -640,20 +705,20 @@ class IListeningPort(IDatagramPort):
         """
         Send a datagram from the port to itself, to see whether the port is still read.  The protocol never sees it.
 
-        @return: fires when anything that was sent to the port is read, and when the port is closed or paused.
-        @raise OSError: the datagram cannot be sent now, as while the interface is down: nothing is known of the port.
+        @return: fires when any datagram is read from the port, and when the port is closed or paused.
+        @raise OSError: the datagram cannot be sent now, as while the interface is down: this says nothing of the port.
         """
 
 
 class LiveReceiver(NamedTuple):
     """
-    How far one receiver of a cast has come, or the one sender of an upload.
+    Describes the progress of one receiver of a cast, or of the one sender of an upload.
 
-    @ivar peer: its address.
-    @ivar name: the file name as it asked for it.
-    @ivar sent: blocks that were sent since it asked, repetitions included; for an upload, blocks received.
-    @ivar needed: blocks that it needs in all; L{None}: not known.
-    @ivar since: the instant it asked.
+    @ivar peer: address of the receiver.
+    @ivar name: name of the file, as the receiver has asked for it.
+    @ivar sent: blocks that were sent since its request, repetitions included; for an upload, blocks received.
+    @ivar needed: blocks that the receiver needs in all; L{None}: not known.
+    @ivar since: the instant of its request.
     """
 
     peer: Peer
@@ -664,14 +729,14 @@ class LiveReceiver(NamedTuple):
 
 
 class ILiveTransfer(Interface):
-    """One cast or upload that is under way, as C{castd status} and the metrics show it."""
+    """Describes one cast or upload that is under way, for C{castd status} and the metrics."""
 
     name: str = Attribute("Name of the transport, as the service file has it.")
     kind: str = Attribute("'group', 'unicast' or 'upload'.")
     fileName: str = Attribute("Name of the file that is sent or received.")
     group: Group | None = Attribute("Address and port of the group; None: there is no group.")
     size: int | None = Attribute("Octets of the file that is sent; None: not known, such as for an upload.")
-    opened: float = Attribute("The instant it began.")
+    opened: float = Attribute("The instant at which it began.")
 
     def progress() -> tuple[int, int, int]:
         """-> blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
@@ -691,9 +756,10 @@ class ICastTransport(IListeningProtocol):
 
     def share(other: object) -> bool:
         """
-        Take over the dialects of another transport that is configured at this address.
+        Take over the dialects of another transport that is configured at this address.  It is called before the port is
+        opened.
 
-        @return: False: it cannot be shared with that one.
+        @return: C{False}: the two cannot share the address; the service file is refused.
         """
 
     def casts() -> Iterable[ILiveTransfer]:
@@ -701,30 +767,30 @@ class ICastTransport(IListeningProtocol):
 
     def become(other: Any) -> None:
         """
-        Serve from now on what the freshly made C{other} would, from this very socket; also while draining.
+        Serve what a newly made transport would serve, from the socket that is open; casts under way go on.
+
+        A reload calls this.  It also ends C{drain}.
 
         @param other: of the same class, for the same address.
         """
 
     def drain() -> Deferred[None]:
-        """Take no new requests.  -> fires when the last cast has ended."""
+        """
+        Take no new requests.
+
+        @return: fires when the last cast and the last upload have ended.
+        """
 
     def stop() -> None:
-        """Tell the receivers, and end all casts."""
-
-    def datagramFrom(datagram: bytes, peer: Peer, local: Local) -> None:
-        """Take a datagram that has come to the request port; C{local} is the address that it was sent to."""
-
-    def peerUnreachable(peer: Peer) -> None:
-        """Take note that the host of this peer says that its port is closed."""
+        """End all casts and uploads at once, and tell their peers so."""
 
 
 class IUpgradable(Interface):
     """
-    Provided by an L{ICastTransport} whose transfers on the request port outlive a C{castd upgrade}.
+    Lets the transfers of an L{ICastTransport} on its request port outlive a C{castd upgrade}.
 
     After C{handOver} another process, the successor, reads the request port.  The datagrams of the peers that are
-    served on the request port still come by L{ICastTransport.datagramFrom}.  A transport that does not provide this
+    served on the request port still come by L{IListeningProtocol.datagramFrom}.  A transport that does not provide this
     interface is drained; what its peers send to the request port goes to the successor.
     """
 
@@ -736,17 +802,17 @@ class IUpgradable(Interface):
 
     def handOver(successor: ISuccessor) -> Deferred[None]:
         """
-        Begin no cast and no upload any more, and tell the successor about those that are under way.
+        Begin no cast and no upload any more, and report to the successor about those that are under way.
 
-        A peer that asks may join a group that is under way; every other request goes to the successor by
-        L{ISuccessor.returnRequest}.  C{become(self)} revokes all this: the successor has died.
+        A new peer may join a group that is under way; every other request goes to the successor by
+        L{ISuccessor.returnRequest}.  If the successor dies, C{become(self)} is called and undoes C{handOver}.
 
-        @return: fires when the last cast has ended.
+        @return: fires when the last cast and the last upload have ended.
         """
 
 
 class ISuccessor(Interface):
-    """The process that reads a request port now, as an L{IUpgradable} transport sees it."""
+    """Stands for the process that reads a request port now, for an L{IUpgradable} transport that has handed it over."""
 
     def peerJoined(peer: Peer) -> None:
         """Report that datagrams of this peer to the request port are for a cast here."""
@@ -785,8 +851,8 @@ class IPredecessor(Interface):
 
 class ITransportMaker(Interface):
     """
-    A plugin that makes transports: announced in C{castd/plugins/} or by an entry point, found by
-    L{castd.config.plugin.collect}.
+    Makes the transports of one kind.  A plugin announces it in C{castd/plugins/} or by an entry point;
+    L{castd.config.plugin.collect} finds it.
     """
 
     name: str = Attribute("The kind of transport, as the service file calls it.")
@@ -795,9 +861,9 @@ class ITransportMaker(Interface):
 
     def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport:
         """
-        Make a transport; no socket is opened yet.
+        Make a transport.  It opens no socket: castd calls L{IPorts.listen} for it later.
 
-        @param name: of this transport in the service file, for logs and metrics.
-        @param options: an instance of C{options}.
+        @param name: name of this transport in the service file, for logs and metrics.
+        @param options: an instance of the model in the attribute C{options}.
         @raise ConfigError: these options cannot work together.
         """

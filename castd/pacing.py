@@ -1,5 +1,5 @@
 """
-How much may go out, and when: token buckets that are told the instant, and never sleep.
+Limit rates with token buckets.  Each call is given the instant; nothing here reads a clock or sleeps.
 """
 
 from __future__ import annotations
@@ -8,40 +8,42 @@ from typing import Protocol
 
 #: The largest burst that a kernel takes in one call (a UDP datagram's worth of segments).
 BURST = 65_536
-#: A finer wake is noise to a reactor and, with floats, a way to spin.
+#: The shortest wait until the next burst.  A shorter one is below what the timers of a reactor resolve, and with
+#: rounded floats might wait for ever in steps of 0.  Seconds.
 TICK = 0.001
-#: What one cast sends before others have their turn, as time at the full rate.  Seconds.
+#: How long one cast may send at the full rate before the next cast sends.  Seconds.
 SHARE = 0.005
-#: As much as is due after a wake that came this late is made up for; what was missed beyond is lost.
+#: A timer may be late by this much without loss of rate; what could have been sent before that is not made up for.
+#: Seconds.
 LATE = 0.01
 
 
 class RateLimit(Protocol):
     """
-    What bounds how fast a cast sends: a L{Pacer}, or a part in one that several groups share.
+    Limits how fast a cast sends: a L{Pacer}, or the use of one that several groups share.
     """
 
     @property
     def share(self) -> float:
-        """Octets that one of those who wait may send before it is the next one's turn; less than a block is one."""
+        """Octets that one cast may send before the next cast sends; one block may be sent in any case."""
 
     def next(self, now: float) -> float:
-        """-> the instant the next burst may go: C{now}, or at least a millisecond later."""
+        """-> the instant at which the next burst may be sent: C{now}, or at least L{TICK} later."""
 
     def spend(self, octets: float, now: float) -> None:
-        """Charge a burst that went out."""
+        """Charge a burst that was sent."""
 
 
 class TokenBucket:
     """
-    A bucket that is full at first, fills with tokens at a steady rate, and holds no more than its depth.
+    Counts tokens: the bucket is full at first, fills at a steady rate, and holds no more than its depth.
 
-    Who is limited uses it in one of two ways.  L{allow} takes tokens only if enough are there, so that the bucket is
-    never below empty: what a stranger can make the server do.  L{spend} takes them in any case, so that the bucket may
-    be in debt, which is paid off before anything else is L{available}: what goes out as a whole, such as a burst.
+    It can be used in two ways.  L{allow} takes tokens only if there are enough, so the number never falls below 0: for
+    what unknown clients can make the server do.  L{spend} takes tokens in any case, so the number may fall below 0, and
+    nothing is L{available} until that is made up for: for what is sent as a whole, such as a burst.
 
     @ivar rate: tokens a second.
-    @ivar depth: tokens that may be taken at once after a pause.
+    @ivar depth: tokens in the full bucket: how many can be taken at once after a pause.
     """
 
     __slots__ = ("_filledAt", "_level", "depth", "rate")
@@ -51,12 +53,12 @@ class TokenBucket:
         self._level, self._filledAt = depth, float("-inf")
 
     def available(self, now: float) -> float:
-        """-> the tokens that are in the bucket; less than 0: its debt."""
+        """-> the tokens that are in the bucket; below 0: so many were taken too many."""
         self._fill(now)
         return self._level
 
     def allow(self, tokens: float, now: float) -> bool:
-        """Take so many tokens, if the bucket has them all.  -> whether it had."""
+        """Take so many tokens, if the bucket has them all.  -> whether they were taken."""
         self._fill(now)
         if self._level < tokens:
             return False
@@ -64,23 +66,23 @@ class TokenBucket:
         return True
 
     def spend(self, tokens: float, now: float) -> None:
-        """Take so many tokens, and leave the bucket in debt where it has fewer."""
+        """Take so many tokens, also if the bucket has fewer."""
         self._fill(now)
         self._level -= tokens
 
     def _fill(self, now: float) -> None:
         if now > self._filledAt:
             self._level = min(self.depth, self._level + (now - self._filledAt) * self.rate)
-        # Also if the clock was set back: to wait until it is there again might be for hours.
+        # Also if the clock was set back: else the bucket would not fill until it is there again, perhaps for hours.
         self._filledAt = now
 
 
 class Pacer(TokenBucket):
     """
-    A bucket of octets that tells when the next burst may go.
+    Limits the rate of bursts: a bucket of octets that says when the next burst may be sent.
 
-    As long as anything is in it a burst may go, whole; what it takes too much is owed.  So bursts need not be cut to
-    fit, and over time the rate is exact.
+    A whole burst may be sent as long as any token is left; what it takes beyond that is made up for by a longer wait.
+    So bursts need not be cut, and over time the rate is exact.
     """
 
     __slots__ = ("_burst", "parent")
@@ -89,8 +91,8 @@ class Pacer(TokenBucket):
         """
         @param rate: octets a second.
         @param burst: octets of the largest burst; the bucket is deeper where the rate needs it, as timers are late.
-        @param parent: shared with others; a burst goes when both allow it, and both are charged.
-        @raise ValueError: the rate is none.
+        @param parent: shared with other pacers; a burst may be sent when both allow it, and both are charged.
+        @raise ValueError: the rate is not more than 0.
         """
         if not rate > 0:
             raise ValueError(f"a rate must be more than 0, not {rate}")
@@ -99,26 +101,26 @@ class Pacer(TokenBucket):
         self._burst = burst
 
     def adjust(self, rate: float) -> None:
-        """Change the rate from now on; what is owed stays owed."""
+        """Change the rate; the number of tokens stays."""
         self.rate, self.depth = rate, max(self._burst, rate * LATE)
 
     @property
     def share(self) -> float:
-        """Octets that one of those who wait may send before it is the next one's turn; less than a block is one."""
+        """Octets that one cast may send before the next cast sends; one block may be sent in any case."""
         return self.rate * SHARE
 
     def next(self, now: float) -> float:
         """
-        Find out when the next burst may go.
+        Find out when the next burst may be sent.
 
-        @return: C{now}, or an instant at least a millisecond later.
+        @return: C{now}, or an instant at least L{TICK} later.
         """
         self._fill(now)
         when = now if self._level > 0 else now + max(TICK, -self._level / self.rate)
         return when if self.parent is None else max(when, self.parent.next(now))
 
     def spend(self, octets: float, now: float) -> None:
-        """Charge a burst that went out, here and to the parent."""
+        """Charge a burst that was sent, here and to the parent."""
         self._fill(now)
         self._level -= octets
         if self.parent is not None:

@@ -85,7 +85,7 @@ def test_aDialectThatCannotOpen(monkeypatch: pytest.MonkeyPatch, error: Callable
         stage.over()
 
 
-@pytest.mark.parametrize("method", ["first", "announce"])
+@pytest.mark.parametrize("method", ["requestedBlocks", "announce"])
 def test_aWireThatFails(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """A wire that fails when its transfer begins ends that one: no port and no file stays open."""
     with TftpStage() as stage:

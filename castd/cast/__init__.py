@@ -1,4 +1,4 @@
 """
-Casts decide whose turn it is, which blocks go out, and when.  They know numbers and peers only: no bytes, no clock, no
-chance, no I/O.
+Decide which receiver has the turn, which blocks are sent, and when.  A cast knows block numbers and peers only: no
+bytes, no clock, no randomness, no I/O.
 """

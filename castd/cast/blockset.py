@@ -1,5 +1,5 @@
 """
-Hold sets of block numbers: as runs, and as an octet for each block where they are many.
+Represent sets of block numbers: as ascending ranges (runs), or, for long lists, as one octet for each block.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from castd.cast.events import Ranges
 
 
 def merged(runs: Iterable[range]) -> Ranges:
-    """-> the same numbers as ascending runs that do not touch; empty runs are left out."""
+    """-> the same numbers as ascending runs that are not adjacent; empty runs are left out."""
     found: list[range] = []
     for run in sorted(runs, key=lambda run: run.start):
         if found and run.start <= found[-1].stop:
@@ -68,19 +68,19 @@ def firstNumbers(runs: Sequence[range], most: int) -> Ranges:
 
 class BlockBitmap:
     """
-    The numbers that anybody lacks, given out in ascending order and from the beginning again.
+    Collects the numbers that any receiver lacks, and returns them in ascending order, over and over.
 
-    An octet for each number: to mark a run, and to find the next one, are then single operations over memory, which is
-    what makes long lists of many receivers cheap; a file of half a gigabyte costs 370 kB twice.
+    There is one octet for each number.  Marking a run and finding the next one are then single operations on memory, so
+    long lists of many receivers are cheap; for a file of half a gigabyte it takes 370 kB twice.
 
-    @ivar cursor: the number from which the next run is looked for.
+    @ivar cursor: the number at which the search for the next run begins.
     """
 
     __slots__ = ("_bounded", "_remaining", "_sent", "_wanted", "cursor")
 
     def __init__(self, count: int | None = None) -> None:
         """
-        @param count: how many numbers there are; L{None}: they never end, and memory grows with the highest one.
+        @param count: how many numbers there are; L{None}: they never end, and memory grows with the highest number.
         """
         self._wanted = bytearray(count or 0)
         self._sent = bytearray(count or 0)
@@ -92,7 +92,7 @@ class BlockBitmap:
         return self._remaining
 
     def add(self, run: range) -> None:
-        """Mark a run as lacking; where there is a last number, what lies beyond it is ignored."""
+        """Add a run of numbers that a receiver lacks; numbers from C{count} on are ignored."""
         if run.stop > len(self._wanted):
             if self._bounded:
                 run = range(run.start, len(self._wanted))
@@ -103,15 +103,15 @@ class BlockBitmap:
         self._wanted[run.start : run.stop] = b"\1" * len(run)
 
     def intersects(self, run: range) -> bool:
-        """-> whether any number of this run is still to be given out."""
+        """-> whether any number of this run is in the set."""
         return self._wanted.find(1, run.start, run.stop) >= 0
 
     def nextRun(self, most: int) -> tuple[range, bool]:
         """
-        Give out the next run from the cursor on.  Not to be called when there is none.
+        Remove the next run, from the cursor on, and return it.  The set must not be empty.
 
         @param most: numbers of the longest run.
-        @return: the run, and whether its blocks were given out before: either all of them or none.
+        @return: the run, and whether its numbers were returned before: either all of them or none.
         """
         start = self._wanted.find(1, self.cursor)
         if start < 0:
@@ -128,6 +128,6 @@ class BlockBitmap:
         return run, bool(before)
 
     def clear(self) -> None:
-        """Forget all that is lacking."""
+        """Remove all numbers."""
         self._wanted = bytearray(len(self._wanted))
         self._remaining = 0

@@ -1,5 +1,5 @@
 """
-What goes into a cast, what comes out, and what a wire is told of its members: plain frozen values.
+Define the events that a cast handles, the actions that it returns, and the state of a member that a wire needs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Ranges: TypeAlias = tuple[range, ...]
 @dataclass(frozen=True, slots=True)
 class RequestBlocks:
     """
-    Event: a receiver says which blocks it lacks.
+    Event: a receiver asks for blocks.
 
-    @ivar ranges: the blocks asked for; empty where it only confirms that it is there.
+    @ivar ranges: the blocks asked for; empty: the receiver only confirms its announcement.
     """
 
     ranges: Ranges = ()
@@ -27,7 +27,7 @@ class RequestBlocks:
 @dataclass(frozen=True, slots=True)
 class Leave:
     """
-    Event: the part of a receiver is over.
+    Event: a receiver leaves the cast.
 
     @ivar outcome: one of the words of L{castd.outcomes}.
     """
@@ -37,7 +37,7 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """No event of the cast: a wire has met a new request, which the listener is to read."""
+    """Result of L{IWire.receive}: the datagram is a new request, for the listener and not for the cast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ class Announce:
     """
     Action: tell a receiver that it is a member, and whether it has the turn.
 
-    @ivar master: it has the turn.
-    @ivar heard: it has answered before.
+    @ivar peer: the receiver.
+    @ivar master: the receiver has the turn.
+    @ivar heard: the receiver has answered before.
     """
 
     peer: Peer
@@ -60,8 +61,8 @@ class SendBlocks:
     Action: send these blocks now.
 
     @ivar numbers: a C{range} with step 1.
-    @ivar peer: on whose behalf they are sent; where they go (the group, or the peer) is the wire's business.
-    @ivar again: they were sent before for the same request: a repetition, for the counters.
+    @ivar peer: the receiver that has asked for them; L{IWire.address} has the address to send them to.
+    @ivar again: the blocks are a repetition, for the counters.
     """
 
     numbers: range
@@ -72,11 +73,13 @@ class SendBlocks:
 @dataclass(frozen=True, slots=True)
 class Left:
     """
-    Action: tell that the part of a receiver has ended, and forget the receiver.
+    Action: tell a receiver that its transfer has ended, and remove the receiver.
 
+    @ivar peer: the receiver.
     @ivar outcome: one of the words of L{castd.outcomes}.
-    @ivar wants: what it still lacked, as far as it had said so (a deaf one goes on by unicast from there).
-    @ivar heard: it had said something since it asked, so it is worth a farewell.
+    @ivar wants: the blocks that it still lacked, as far as it had asked for them.  A receiver that does not hear the
+        group goes on by unicast from there.
+    @ivar heard: it had sent something since its request; if not, the request may be forged.
     """
 
     peer: Peer
@@ -88,10 +91,12 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Bar:
     """
-    Action: tell the other transports not to serve a receiver the content of this cast, as it may lack blocks of it.
+    Action: keep other transports from serving a receiver this file, as it may lack blocks and start an incomplete
+    image.
 
-    @ivar seconds: for how long; 0: it may be served again.
-    @ivar why: in plain words.
+    @ivar peer: the receiver.
+    @ivar seconds: for how long; 0: other transports may serve it again.
+    @ivar why: the reason, for the log.
     """
 
     peer: Peer
@@ -106,11 +111,11 @@ Action: TypeAlias = Announce | SendBlocks | Left | Bar
 @dataclass(frozen=True, slots=True)
 class PeerState:
     """
-    What a wire needs to know of a member to read its datagrams.
+    Holds what a wire needs to know of a member to parse its datagrams.
 
-    @ivar turn: it has the turn.
-    @ivar serving: the range that is being served, or L{None} before its first request for blocks.
-    @ivar highestSent: the highest block number ever sent in this cast, -1 before the first.
+    @ivar turn: the member has the turn.
+    @ivar serving: the blocks that are being sent for it; L{None}: it has not the turn, or has not asked for blocks.
+    @ivar highestSent: the highest block number ever sent in this cast; -1 before the first.
     """
 
     turn: bool

@@ -1,6 +1,6 @@
 """
-Remember what was sent lately, and what that says about the lists that come: which blocks they could not know of, and
-how many of those that went out were lost.
+Remember which blocks were sent lately, to find out which of them a list of missing blocks cannot account for yet, and
+how many were lost.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections import deque
 from castd.cast.blockset import intersection, merged
 from castd.cast.events import Ranges
 
-#: A sweep shorter than this says nothing of the loss: a receiver that asks for four blocks at a time paces itself.
+#: The loss is not estimated from fewer blocks than this: a receiver that asks for four blocks at a time paces itself.
 MIN_SAMPLE = 32
-#: The share of a sweep that was lost, above which the pace is halved and below which it is raised by a tenth.
+#: The pace is halved if a larger part of the blocks was lost than the first figure, and raised by a tenth if a smaller
+#: part was lost than the second.
 HIGH_LOSS, LOW_LOSS = 0.2, 0.02
-#: The pace is never less than this part of the rate that was configured.
+#: The smallest pace, as a part of the configured rate.
 MIN_PACE = 0.1
 
 
 class InFlight:
     """
-    The blocks that may still be on their way.
+    Remembers the blocks that may still be on their way.
 
-    @ivar flightTime: a list and a block that pass each other do so within this time.  Seconds.
+    @ivar flightTime: a list may have been sent before a block arrived that was sent within this time.  Seconds.
     """
 
     __slots__ = ("_sent", "flightTime")
@@ -32,16 +33,17 @@ class InFlight:
         self._sent: deque[tuple[float, range]] = deque()
 
     def sent(self, run: range, now: float) -> None:
-        """Take note of blocks that went out."""
+        """Note that blocks were sent."""
         self._sent.append((now, run))
         while self._sent and self._sent[0][0] <= now - self.flightTime:
             self._sent.popleft()
 
     def crossing(self, askedAt: float | None, now: float) -> Ranges:
         """
-        Find the blocks that a list which comes now may have missed on its way.
+        Find the blocks that may have been on their way when a list was sent that arrives now.
 
-        @param askedAt: the instant of the question that it answers: it knows of all that was sent before.
+        @param askedAt: the instant of the question that the list answers: blocks sent before that had arrived.
+            L{None}: the list answers no question.
         """
         found: list[range] = []
         since = now - self.flightTime if askedAt is None else max(askedAt, now - self.flightTime)
@@ -54,9 +56,9 @@ class InFlight:
 
 class LossEstimator:
     """
-    Estimates how much is lost between one question and the next, and how fast the cast may send therefore.
+    Estimates the loss between one question and the next, and adapts the pace of the cast to it.
 
-    @ivar pace: the part of the configured rate that the receivers seem to bear, L{MIN_PACE} to 1.
+    @ivar pace: the part of the configured rate to send at, L{MIN_PACE} to 1.
     """
 
     __slots__ = ("_beforeQuestion", "_sinceQuestion", "pace")
@@ -67,17 +69,17 @@ class LossEstimator:
         self._beforeQuestion: Ranges = ()
 
     def sent(self, run: range) -> None:
-        """Take note of blocks that went out."""
+        """Note that blocks were sent."""
         self._sinceQuestion.append(run)
 
     def asked(self) -> None:
-        """Take note of a question: its answer tells what was lost of all that was sent since the one before."""
+        """Note that a question was sent: its answer says which of the blocks sent since the last question were lost."""
         enough = sum(map(len, self._sinceQuestion)) >= MIN_SAMPLE
         self._beforeQuestion = merged(self._sinceQuestion) if enough else ()
         self._sinceQuestion.clear()
 
     def answered(self, lacking: Ranges) -> None:
-        """Adapt the pace to an answer: the blocks that the one that was asked lacks."""
+        """Adapt the pace to an answer, which lists the blocks that the receiver lacks."""
         sent = sum(map(len, self._beforeQuestion))
         if not sent:
             return

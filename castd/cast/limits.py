@@ -1,18 +1,18 @@
 """
-What only groups need to limit: the delay before the first block, and what a turn may cost those who wait.
+Limit what groups need to limit: the delay before the first block, and the length of a turn while other members wait.
 """
 
 from __future__ import annotations
 
 from castd.cast.policy import RetransmitPolicy
 
-#: Blocks that a turn may cost however short the file is: repetitions of a file of one block are no burden.
+#: Blocks that may be sent in a turn, however short the file is: a few repetitions of a short file do no harm.
 MIN_TURN_BUDGET = 64
 
 
 class JoinDelay:
     """
-    Delays the first block as long as machines keep coming.
+    Delays the first block while members keep joining.
 
     @ivar until: the instant up to which the first block waits; L{None}: it does not wait.
     """
@@ -25,7 +25,7 @@ class JoinDelay:
         self._latest = 0.0
 
     def extend(self, now: float) -> None:
-        """Delay the first block, or delay it further, as a member has come."""
+        """Delay the first block, or delay it further, as a member has joined."""
         if self.until is None:
             self._latest = now + self._policy.maxJoinDelay
         self.until = min(now + self._policy.joinDelay, self._latest)
@@ -33,7 +33,7 @@ class JoinDelay:
 
 class TurnBudget:
     """
-    Tells when the turn of one master has cost the other members too much.
+    Finds out when the turn of a master has taken too many blocks or too much time from the other members.
     """
 
     __slots__ = ("_checkpoint", "_policy")
@@ -47,8 +47,8 @@ class TurnBudget:
         """
         Find out whether a hostile or very slow master is to lose its turn.
 
-        @param blocks: the blocks that were sent in this turn, repetitions among them.
-        @param count: the blocks of the file.
+        @param blocks: how many blocks were sent in this turn, with repetitions.
+        @param count: how many blocks the file has.
         @param wanted: the block that the master wants next; L{None}: it has not asked for any.
         """
         budget, slowest = self._policy.turnBudget, self._policy.minTurnProgress

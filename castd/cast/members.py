@@ -1,6 +1,5 @@
 """
-Keep what both casts know of their receivers: who is a member, in which order, and which announcements and farewells
-are to be sent.
+Keep the members of a cast, in their order, and the announcements and farewells that are still to be sent to them.
 """
 
 from __future__ import annotations
@@ -14,33 +13,35 @@ from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 from castd.cast.rto import RtoEstimator
 from castd.request import Peer
 
-#: The answering time assumed of a receiver that was never measured, when it is to be told from a deaf one.  Seconds.
+#: The round-trip time that is assumed for a receiver without a measurement, to find out whether it hears the group.
+#: Seconds.
 ASSUMED_RTT = 0.02
 
 
 class Member:
     """
-    One receiver.
+    Holds what a cast knows of one receiver.
 
     @ivar peer: its address.
-    @ivar requested: the blocks that its request itself asked for; empty where it says so later.
-    @ivar rto: when to repeat to it.
-    @ivar joinedAt: the instant when it came.
-    @ivar highestSentAtJoin: the highest number that had been sent when it asked; -1: it should have heard everything.
-    @ivar heard: it has said something since it asked.
-    @ivar hearsGroup: it has asked for something behind the first block, so it hears what is sent to the group.
-    @ivar waited: it was here before it got its first turn.
+    @ivar requested: the blocks that its request itself asked for; empty: it asks for blocks later.
+    @ivar rto: the estimator of its retransmission timeout.
+    @ivar joinedAt: the instant at which it joined.
+    @ivar highestSentAtJoin: the highest number that had been sent when it asked; -1: all blocks were sent after that.
+    @ivar heard: it has sent something since its request.
+    @ivar hearsGroup: it has asked for a block after the first one, so it receives what is sent to the group.
+    @ivar waited: it was a listener before its first turn.
     @ivar turns: how often it had the turn.
     @ivar failedTurns: turns that it has lost since it last made progress.
-    @ivar suspect: it lost its last turn and was not heard since.
+    @ivar suspect: it lost its last turn and has sent nothing since.
     @ivar confirmed: it has answered its last announcement.
     @ivar announceAt: the instant at which its announcement as a listener is repeated, or L{None}.
     @ivar announcements: how often that was repeated.
-    @ivar correctedAt: the instant when it was last told that it has not the turn.
+    @ivar correctedAt: the instant at which it was last told that it does not have the turn.
     @ivar corrections: how often it was told that.
-    @ivar wanted: the blocks that it asked for last.
-    @ivar servedAt: the instant when blocks first went out for that, or for the last repetition that counted.
-    @ivar unchangedRequests: how often it asked for the same blocks again although they had gone out.
+    @ivar wanted: the blocks that it has asked for last.
+    @ivar servedAt: the instant at which the first of these blocks was sent, or sent after the last unchanged request
+        that counted; infinite: none was.
+    @ivar unchangedRequests: how often it has asked for the same blocks again although they had been sent.
     """
 
     __slots__ = (
@@ -89,16 +90,16 @@ class Member:
 
     def asksInVain(self, ranges: Ranges, now: float) -> bool:
         """
-        Find out whether a request repeats the one before although its blocks went out, and count it if so.
+        Find out whether a request repeats the one before although its blocks were sent, and count it if so.
 
-        One counts only if the blocks went out since the one before, at least an answering time ago.  They are counted
-        across turns: a slow client repeats when its turn is over.
+        It counts only if the blocks were sent after the request before, at least a round-trip time ago.  The count goes
+        on from one turn to the next: a slow client repeats its request when its turn is over.
         """
         if ranges != self.wanted:
             self.unchangedRequests = 0
             return False
-        answering = self.rto.smoothedRtt or ASSUMED_RTT
-        if now - self.servedAt < answering:
+        rtt = self.rto.smoothedRtt or ASSUMED_RTT
+        if now - self.servedAt < rtt:
             return False
         self.servedAt = float("inf")
         self.unchangedRequests += 1
@@ -110,7 +111,7 @@ M = TypeVar("M", bound=Member)
 
 class Members(Generic[M]):
     """
-    The members of a cast in the order in which they came, and the notices (announcements and farewells) still to send.
+    Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent.
     """
 
     __slots__ = ("_byPeer", "_notices")
@@ -126,7 +127,7 @@ class Members(Generic[M]):
         return iter(self._byPeer.values())
 
     def get(self, peer: Peer) -> M | None:
-        """-> the member at this address, if there is one."""
+        """-> the member with this address; L{None}: there is none."""
         return self._byPeer.get(peer)
 
     def add(self, member: M) -> None:
@@ -134,8 +135,8 @@ class Members(Generic[M]):
         self._byPeer[member.peer] = member
 
     def changePeer(self, member: M, peer: Peer) -> None:
-        """Give a member another address, as its machine speaks from another port now; it keeps its place."""
-        self._byPeer = {peer if here is member else known: here for known, here in self._byPeer.items()}
+        """Change the address of a member, as its machine uses another port now; the order does not change."""
+        self._byPeer = {peer if each is member else known: each for known, each in self._byPeer.items()}
         member.peer = peer
 
     def moveToEnd(self, member: M) -> None:
@@ -143,7 +144,7 @@ class Members(Generic[M]):
         self._byPeer[member.peer] = self._byPeer.pop(member.peer)
 
     def announce(self, member: M, master: bool) -> None:
-        """Queue an announcement of its place to a member, instead of an earlier one that has not gone out."""
+        """Queue an announcement to a member, in place of an earlier one that is still queued."""
         self._dropAnnouncement(member)
         self._notices.append(Announce(member.peer, master, member.heard))
         member.confirmed = False
@@ -160,9 +161,9 @@ class Members(Generic[M]):
 
     @property
     def hasNotices(self) -> bool:
-        """Is any announcement or farewell to be sent?"""
+        """Whether an announcement or farewell is queued."""
         return bool(self._notices)
 
     def nextNotice(self) -> Announce | Left | None:
-        """-> the next announcement or farewell, which is not to be sent again."""
+        """Remove the next announcement or farewell from the queue and return it; L{None}: the queue is empty."""
         return self._notices.popleft() if self._notices else None

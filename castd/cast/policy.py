@@ -1,5 +1,5 @@
 """
-When a cast repeats what was not answered, and how long it waits: plain frozen values.
+Define the timeouts and limits of a cast: when it repeats what was not answered, and when it gives a receiver up.
 """
 
 from __future__ import annotations
@@ -7,9 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-#: The shortest retransmission timeout.  RFC 6298, section 2.4, asks for a second, which every lost block would cost a
-#: whole group.  In a LAN an answer takes less than a millisecond, and a busy client or a timer delays it by some; a
-#: block that is repeated too early costs one datagram, which each client has to bear anyway (docs/transports/tftp.md).
+#: The shortest retransmission timeout.  RFC 6298, section 2.4, asks for a second; then every lost block would delay a
+#: whole group by that.  In a LAN an answer takes less than a millisecond, or some more if the client is busy; a block
+#: that is repeated too early costs one datagram, and all clients can handle duplicates (docs/transports/tftp.md).
 #: Seconds.
 MIN_RTO = 0.02
 
@@ -17,7 +17,7 @@ MIN_RTO = 0.02
 @dataclass(frozen=True, slots=True)
 class AdaptiveTimeout:
     """
-    Retransmission timeouts that follow the measured answering time: smoothed time plus four deviations (RFC 6298).
+    Sets retransmission timeouts from the measured round-trip time: smoothed time plus four deviations (RFC 6298).
     Seconds.
 
     @ivar first: the timeout before anything was measured.
@@ -35,9 +35,9 @@ class AdaptiveTimeout:
 @dataclass(frozen=True, slots=True)
 class FixedTimeouts:
     """
-    Retransmission timeouts of a fixed table.  Seconds.
+    Sets retransmission timeouts from a table.  Seconds.
 
-    @ivar steps: the timeout before each repetition; the last one goes on for ever.
+    @ivar steps: the timeout before each repetition; the last one holds for all further repetitions.
     """
 
     steps: tuple[float, ...]
@@ -50,7 +50,7 @@ class FixedTimeouts:
 
 class ShortTurn(NamedTuple):
     """
-    A turn in which little is tried.
+    Limits a turn in which the master is not expected to answer.
 
     @ivar repeats: the turn is lost after so many intervals without an answer.
     @ivar interval: from one repetition to the next.  Seconds.
@@ -62,9 +62,9 @@ class ShortTurn(NamedTuple):
 
 class MinProgress(NamedTuple):
     """
-    The slowest master that keeps its turn.
+    Defines the slowest progress with which a master keeps its turn.
 
-    @ivar share: the part of the blocks of the file, 0 to 1, by which its requests advance at least ...
+    @ivar share: the part of the blocks of the file, 0 to 1, by which its requests must advance ...
     @ivar seconds: ... within this time.
     """
 
@@ -72,41 +72,47 @@ class MinProgress(NamedTuple):
     seconds: float
 
 
-#: Where an interval was agreed on, a peer may make no progress for so many of them, and for so many seconds at least.
+#: Where an interval was negotiated, a peer may be without progress for so many intervals, and for so many seconds at
+#: least.
 TIMEOUT_INTERVALS, MIN_NEGOTIATED_TIMEOUT = 6, 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetransmitPolicy:
     """
-    How patient a cast is.  L{None} switches a rule off.
+    Holds the timeouts and limits of a cast or a transfer.  L{None} switches a rule off.
 
-    @ivar repeat: when to repeat what was not answered.
+    A member that does not receive what is sent to the group is called I{deaf}.
+
+    @ivar repeat: the timeouts after which what was not answered is repeated.
     @ivar progressTimeout: a receiver that asks for nothing new for so long loses its turn; in a transfer with one peer
         it is given up.  Seconds.
-    @ivar measuredProgressTimeout: the same for a master whose answering time was measured, while others wait.  Seconds.
-    @ivar minRepeats: so many repetitions must have gone out, too, before C{measuredProgressTimeout} counts; in an
+    @ivar measuredProgressTimeout: the same for a master whose round-trip time was measured, while others wait.
+        Seconds.
+    @ivar minRepeats: so many repetitions must have been sent as well before C{measuredProgressTimeout} counts; in an
         upload or a download, before C{progressTimeout} does.
-    @ivar loneProgressTimeout: takes the place of C{progressTimeout} while a master that has lost no turn is the only
-        member.  Seconds.
-    @ivar maxRepeatsUnheard: repetitions to a peer that has sent nothing but its request, whose address may be forged;
+    @ivar loneProgressTimeout: replaces C{progressTimeout} while a master that has lost no turn is the only member.
+        Seconds.
+    @ivar maxRepeatsUnheard: repetitions to a peer that has sent nothing but its request, as its address may be forged;
         after them nothing is sent to it until its turn is lost, and in any later turn only the announcement.
-    @ivar shortTurn: limits the first turn that a member gets once the last block has been sent, and the turn in which
-        a member is only to show that it hears the group.
-    @ivar maxFailedTurns: a member that has lost so many turns is gone.
-    @ivar keepAliveInterval: a group with members is sent a block at least so often, needed or not.  Seconds.
-    @ivar joinDelay: the first block waits until nobody has joined for so long ...  Seconds.
-    @ivar maxJoinDelay: ... but no longer than this after the first member came.  Seconds.
-    @ivar deafAfterRepeats: a receiver that has repeated its request so often, unchanged, although the blocks went out
-        each time, hears nothing of the group.
-    @ivar allDeafAfterMembers: when so many members have asked for the first block in vain, until they were taken for
-        deaf or fell silent, and nobody has asked for another block, all members are taken for deaf.
-    @ivar reachabilityCheckAfter: a member that is here since the beginning, and has had no turn for so long, gets one
-        in the middle of a pass, to show that it hears the group: one that hears nothing would give up.  Seconds.
-    @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it has not; once
-        a second at most.
-    @ivar maxListenerRepeats: how often a listener's announcement is repeated, once a second, while it is not confirmed.
-    @ivar turnBudget: blocks that one turn may cost, as a multiple of the blocks of the file.
+    @ivar shortTurn: limits the first turn that a member gets after the last block was sent, and the turn in which a
+        member is only to show that it hears the group.
+    @ivar maxFailedTurns: a member that has lost so many turns is removed.
+    @ivar keepAliveInterval: a group with members is sent a block at least so often, even if no member needs one.
+        Seconds.
+    @ivar joinDelay: the first block is delayed until no member has joined for so long ...  Seconds.
+    @ivar maxJoinDelay: ... but no longer than this after the first member has joined.  Seconds.
+    @ivar deafAfterRepeats: a receiver is deaf if it has repeated its request so often, unchanged, although the blocks
+        were sent each time.
+    @ivar allDeafAfterMembers: all members are taken for deaf when so many members have asked for the first block in
+        vain, until they were found to be deaf or fell silent, and none has asked for another block.
+    @ivar reachabilityCheckAfter: a member that has joined before the first block, and has had no turn for so long, gets
+        one in the middle of a pass, to show that it hears the group: a deaf one would give up.  Seconds.
+    @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it does not have
+        it; once a second at most.
+    @ivar maxListenerRepeats: how often the announcement of a listener is repeated, once a second, until it is
+        confirmed.
+    @ivar turnBudget: the most blocks sent in one turn, as a multiple of the blocks of the file.
     @ivar minTurnProgress: a master that advances more slowly while others wait loses its turn.
     """
 
@@ -131,10 +137,10 @@ class RetransmitPolicy:
 
     def withTimeout(self, timeout: float | None) -> RetransmitPolicy:
         """
-        Apply the interval of RFC 2349's C{timeout}: exactly that until something was measured, then never longer,
-        since the peer has only said how long it waits itself (docs/transports/tftp.md).
+        Apply a negotiated interval (RFC 2349's C{timeout}): exactly that until a round-trip time was measured, then
+        never longer, since the interval only says how long the peer waits itself (docs/transports/tftp.md).
 
-        @param timeout: seconds; L{None}: none was agreed on.
+        @param timeout: seconds; L{None}: no interval was negotiated.
         @return: the policy of that transfer.
         """
         if timeout is None:

@@ -1,5 +1,5 @@
 """
-Keep who is asked next: the receivers of a L{Sweep<castd.cast.sweep.Sweep>}.
+Keep the receivers of a L{Sweep<castd.cast.sweep.Sweep>}, in the order in which they will be asked.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from castd.request import Peer
 
 class PolledMember(Member):
     """
-    A receiver that lists what it lacks.
+    Holds what a L{Sweep<castd.cast.sweep.Sweep>} knows of one receiver.
 
-    @ivar burstsAtJoin: how many bursts had gone out when it came: it is asked only after one that it could hear.
-    @ivar askedAt: the instant of the question it has not answered yet, or L{None}.
-    @ivar emptyLists: lists that asked for nothing, one after the other.
-    @ivar deferred: the blocks of its last list that are put off until C{deferredUntil}.
-    @ivar deferredUntil: the instant at which they, or the member itself, are looked at again; L{None}: nothing is.
-    @ivar paused: it is neither served nor asked before C{deferredUntil}, unless it lists something new.
+    @ivar burstsAtJoin: how many bursts had been sent when it joined: it is asked only after a later one.
+    @ivar askedAt: the instant of the question that it has not answered yet, or L{None}.
+    @ivar emptyLists: how many lists without a block it has sent, one after the other.
+    @ivar deferred: the blocks of its last list that are not sent before C{deferredUntil}.
+    @ivar deferredUntil: the instant at which C{deferred} and the member itself are dealt with; L{None}: never.
+    @ivar paused: it is neither served nor asked before C{deferredUntil}, unless its list changes.
     @ivar removeAt: the instant at which it is removed, if it is silent and stays so.
     """
 
@@ -39,26 +39,27 @@ class PolledMember(Member):
         self.removeAt = 0.0
 
     def defer(self, blocks: Ranges, until: float | None) -> None:
-        """Put off blocks that it lacks until that instant, instead of those that were put off before."""
+        """Defer blocks that it lacks until that instant, in place of those that were deferred before."""
         self.deferred = blocks
         self.deferredUntil = until
 
 
 class PollQueue:
     """
-    The receivers in three queues, each in the order in which they will be asked.
+    Keeps the receivers in three queues, each in the order in which they will be asked.
 
     I{Validated} receivers have answered a question, so their addresses are not forged (address validation in the sense
-    of RFC 9000, section 8): they come first.  I{Unvalidated} ones never have.  I{Silent} ones have left too many
-    questions unanswered, or lack nothing; they are asked no more, but a list of theirs brings them back.  Who is in no
-    queue is paused.  The number of all is bounded: silent ones make room first, then unvalidated ones.
+    of RFC 9000, section 8): they are asked first.  I{Unvalidated} receivers have not.  I{Silent} receivers have left
+    too many questions unanswered, or lack nothing; they are not asked, but a list of theirs brings them back.  A
+    receiver in no queue is paused.  The number of all is bounded: silent receivers are evicted first, then unvalidated
+    ones.
     """
 
     __slots__ = ("_limit", "_members", "silent", "unvalidated", "validated")
 
     def __init__(self, limit: int) -> None:
         """
-        @param limit: receivers that are kept at the most.
+        @param limit: the most receivers that are kept.
         """
         self._members: Members[PolledMember] = Members()
         self._limit = limit
@@ -70,32 +71,32 @@ class PollQueue:
         return len(self._members)
 
     def get(self, peer: Peer) -> PolledMember | None:
-        """-> the receiver at this address, if there is one."""
+        """-> the receiver with this address; L{None}: there is none."""
         return self._members.get(peer)
 
     def add(self, receiver: PolledMember) -> None:
-        """Add a new receiver, which is asked after all others that are new."""
+        """Add a new receiver at the end of the unvalidated ones."""
         self._members.add(receiver)
         self.unvalidated[receiver.peer] = receiver
 
     def toEvict(self) -> PolledMember | None:
-        """-> the receiver that must make room before another one is added; L{None}: there is room."""
+        """-> the receiver that must be removed before another one is added; L{None}: the limit is not reached."""
         if len(self._members) < self._limit:
             return None
         queue = self.silent or self.unvalidated or self.validated
         return next(iter(queue.values()) if queue else iter(self._members))
 
     def enqueue(self, receiver: PolledMember) -> None:
-        """Put a receiver at the end of its queue: it may be asked."""
+        """Put a receiver at the end of the validated or unvalidated ones, so that it may be asked."""
         self.dequeue(receiver)
         (self.validated if receiver.heard else self.unvalidated)[receiver.peer] = receiver
 
     def enqueueFirst(self, receiver: PolledMember) -> None:
-        """Put a receiver that is not validated before all others that are not."""
+        """Put an unvalidated receiver before all other unvalidated ones."""
         self.unvalidated.move_to_end(receiver.peer, last=False)
 
     def setSilent(self, receiver: PolledMember, removeAt: float) -> None:
-        """Ask a receiver no more, and remove it at that instant."""
+        """Ask a receiver no more; it is to be removed at that instant."""
         self.dequeue(receiver)
         receiver.removeAt = removeAt
         self.silent[receiver.peer] = receiver
@@ -107,7 +108,7 @@ class PollQueue:
 
     @property
     def longestSilent(self) -> PolledMember | None:
-        """The receiver that is removed next."""
+        """The silent receiver that is to be removed next; L{None}: there is none."""
         return next(iter(self.silent.values()), None)
 
     def candidates(self) -> Iterator[PolledMember]:
@@ -119,17 +120,17 @@ class PollQueue:
         """
         Remove a receiver, and queue its farewell.
 
-        What it asked for last counts as sent to it, unless it has shown that it does not hear.
+        The blocks of its last list count as sent to it, unless it has shown that it does not hear the group.
         """
         self.dequeue(receiver)
         self._members.remove(receiver, outcome, () if receiver.unchangedRequests else receiver.wanted)
 
     @property
     def hasNotices(self) -> bool:
-        """Is any farewell to be sent?"""
+        """Whether a farewell is queued."""
         return self._members.hasNotices
 
     def nextNotice(self) -> Left | None:
-        """-> the next farewell, which is not to be sent again."""
+        """Remove the next farewell from the queue and return it; L{None}: the queue is empty."""
         notice = self._members.nextNotice()
         return notice if isinstance(notice, Left) else None

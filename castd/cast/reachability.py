@@ -1,6 +1,6 @@
 """
-Find out who hears what is sent to the group, and who seems to hear nothing: a switch, a firewall or the client itself
-drops it.
+Find out which members receive what is sent to the group.  For others a switch, a firewall or the client itself may drop
+it; those are called I{deaf}.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Generic
 from castd.cast.members import M, Members
 from castd.cast.policy import RetransmitPolicy, ShortTurn
 
-#: Who was here for so many blocks and asks for the first has heard none, or not even its announcement.
+#: A member that asks for the first block after so many blocks were sent since it joined has received none of them.
 MISSED_BLOCKS = 16
-#: The turn of such a member: how often it is sent the first block until it is taken for deaf.  It may have lost just
-#: that: with 5 % lost each way one in a million is taken for deaf by mistake.
+#: Limits the turn of such a member: how often it is sent the first block until it is taken for deaf.  It may have lost
+#: only that block: with a loss of 5 % in each direction one in a million is taken for deaf by mistake.
 DEAF_TURN = ShortTurn(6, 0.05)
 
 
 class Reachability(Generic[M]):
     """
-    Keeps what the requests of the members have told of that so far (docs/decisions/group-reachability.md).
+    Infers from the requests of the members whether they hear the group (docs/decisions/group-reachability.md).
 
-    @ivar groupHeard: somebody hears the group.
+    @ivar groupHeard: at least one member hears the group.
     """
 
     __slots__ = ("_inVain", "_policy", "_unchecked", "groupHeard")
@@ -30,23 +30,23 @@ class Reachability(Generic[M]):
     def __init__(self, policy: RetransmitPolicy) -> None:
         self.groupHeard = False
         self._policy = policy
-        self._inVain = 0  # how many in a row have asked for the first block in vain
-        self._unchecked: deque[M] = deque()  # who is here since the beginning, and may have had no turn
+        self._inVain = 0  # how many members in a row have asked for the first block in vain
+        self._unchecked: deque[M] = deque()  # members that joined before the first block, and may have had no turn
 
     def joined(self, member: M) -> None:
-        """Take note of a new member."""
+        """Note a new member."""
         if self._policy.reachabilityCheckAfter is not None and member.highestSentAtJoin < 0:
             self._unchecked.append(member)
 
     def foundHearing(self) -> None:
-        """Take note that some member has asked for something behind the first block: it hears the group."""
+        """Note that a member has asked for a block after the first one: it hears the group."""
         self.groupHeard = True
         self._inVain = 0
 
     def seemsDeaf(self, member: M, highestSent: int) -> bool:
         """
-        Find out whether a master that asks for the first block has heard nothing since the beginning, though others
-        hear the group.
+        Find out whether a master that asks for the first block has received nothing since it joined, though other
+        members hear the group.
 
         @param highestSent: the highest number that was sent.
         """
@@ -56,15 +56,15 @@ class Reachability(Generic[M]):
 
     def firstBlockMissed(self, member: M, allSent: bool) -> bool:
         """
-        Take note that a member has asked for the first block, and did not get it however often it was sent.
+        Note that a member has asked for the first block, and did not receive it however often it was sent.
 
-        Where that is true of the first few, and of nobody the contrary is known, nothing that is sent to this group
-        arrives anywhere; where it is true of twice as many in a row when everything has been sent, part of the hall
-        hears nothing.  The others would give up long before their turns had come.
+        If this happens to the first few members (C{allDeafAfterMembers}) and no member is known to hear the group, then
+        nothing that is sent to the group arrives.  If it happens to twice as many in a row after everything was sent,
+        then a part of the network does not receive it.  The other members there would give up before their turns.
 
         @param allSent: every block has been sent.
-        @return: whether all who have not shown that they hear are to go on by unicast; who has everything says so at
-            once.
+        @return: whether all members that are not known to hear the group are to go on by unicast.  One of them that has
+            received everything will acknowledge the last block at once.
         """
         self._inVain += not member.failedTurns
         limit = self._policy.allDeafAfterMembers
@@ -73,12 +73,12 @@ class Reachability(Generic[M]):
         return allSent and self._inVain >= 2 * limit if self.groupHeard else self._inVain >= limit
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
-        """-> the member that is to have a turn now, only to show that it hears the group; L{None}: nobody."""
+        """-> the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""
         after = self._policy.reachabilityCheckAfter
         if after is None:
             return None
         unchecked = self._unchecked
-        # Who has asked again since then lacks the beginning, as who came late does.
+        # A member that has repeated its request since then counts as one that joined later, and may lack the beginning.
         while unchecked and (
             unchecked[0].turns
             or unchecked[0].highestSentAtJoin >= 0

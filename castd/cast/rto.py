@@ -1,5 +1,5 @@
 """
-The retransmission timeout of one receiver, from its measured answering times (RFC 6298).
+Compute the retransmission timeout of one receiver from its measured round-trip times (RFC 6298).
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ CONVERGED = 0.2
 
 class RtoEstimator:
     """
-    Tells when to repeat to one receiver.
+    Computes the interval after which what was sent to one receiver is repeated.  Seconds.
 
-    With L{AdaptiveTimeout} the interval follows its answering time as in RFC 6298: smoothed time plus four deviations,
-    within floor and ceiling, growing with each unanswered repetition. With L{FixedTimeouts} it follows a table.
-    Seconds.
+    With L{AdaptiveTimeout} the interval is computed as in RFC 6298: smoothed round-trip time plus four deviations,
+    within floor and ceiling, growing with each unanswered repetition.  With L{FixedTimeouts} it is taken from a table.
 
     @ivar repeats: repetitions since the last progress.
-    @ivar smoothedRtt: the smoothed answering time (SRTT of RFC 6298), L{None} until there was one.
+    @ivar smoothedRtt: the smoothed round-trip time (SRTT of RFC 6298); L{None} before the first measurement.
     """
 
     __slots__ = ("_backoffs", "_deviation", "_repeat", "_timeout", "repeats", "smoothedRtt")
@@ -33,12 +32,13 @@ class RtoEstimator:
 
     def sample(self, seconds: float) -> None:
         """
-        Take into account an answer that came so long after what it answers; never call it for something that was
-        repeated (Karn).
+        Add a measured round-trip time to the estimate.  It must not be called for something that was repeated (Karn).
 
-        The answer may have been lost and said again by the receiver's own slow timer, so one answer counts for no more
-        than twice the interval: times that have really become longer are learned within a few.  An answer may be late
-        for many reasons, but is never early: one far below what was taken for usual halves that at once.
+        The first answer may have been lost, and repeated by the receiver's own slow timer; so one measurement counts
+        for no more than twice the interval.  If the times really have become longer, a few measurements are enough.  An
+        answer may be late for many reasons but cannot be early: one below half of the estimate halves it at once.
+
+        @param seconds: from what was sent to its answer.
         """
         if self.smoothedRtt is None:
             self.smoothedRtt, self._deviation = seconds, seconds / 2
@@ -56,25 +56,25 @@ class RtoEstimator:
 
     @property
     def converged(self) -> bool:
-        """Is there little more to learn about the answering time?"""
+        """Whether more measurements would hardly change the interval."""
         return isinstance(self._repeat, FixedTimeouts) or self._timeout <= CONVERGED
 
     def backOff(self) -> None:
-        """Count a repetition, and lengthen the interval."""
+        """Count a repetition, and make the interval longer."""
         self.repeats += 1
         self._backoffs += 1
 
     def answered(self) -> None:
         """
-        Count repetitions from 0 again, as what was sent is answered at last.
+        Count repetitions from 0 again, as what was repeated is answered.
 
-        The interval stays as long as it has grown until something is answered that was not repeated: an answering time
-        that has become longer would never be measured otherwise (Karn).
+        The interval stays as long as it has become until something is answered that was not repeated; else a round-trip
+        time that has become longer would never be measured (Karn).
         """
         self.repeats = 0
 
     def reset(self) -> None:
-        """Begin with something new: no repetition yet, and the interval as it was measured."""
+        """Count repetitions from 0 again, and use the interval as it was measured: something new is sent."""
         self.repeats = self._backoffs = 0
 
     def interval(self) -> float:
@@ -82,6 +82,6 @@ class RtoEstimator:
         repeat = self._repeat
         if isinstance(repeat, FixedTimeouts):
             return repeat.steps[min(self.repeats, len(repeat.steps) - 1)]
-        # The exponent is bounded: after so many tries every growth has met its ceiling.
+        # The exponent is bounded, as the interval has reached its ceiling long before.
         grown = self._timeout * repeat.growth ** min(self._backoffs, 64)
         return grown if grown < repeat.ceiling else repeat.ceiling

@@ -1,16 +1,16 @@
 """
-Sweep: the server asks, and each answer is a list of what is lacking.
+Decide what is sent in protocols where the server asks, and each receiver answers with a list of the blocks it lacks.
 
 Theory of operation
 ===================
 
-All lists are one: what anybody lacks goes out in ascending order, each block once a sweep, and everybody hears it.
-When nothing is left to send, one member is asked, and what it lacks is the next sweep.  Each block is thus repeated
-until the one that is asked has it, and never once more for a list that was out of date: that is as little as can be
-sent without a code.
+All lists are merged: the blocks that any member lacks are sent in ascending order, each once a sweep, and all members
+receive them.  When all are sent, one member is asked, and the blocks that it lacks are the next sweep.  So each block
+is repeated until the member that is asked has it, and never for a list that was out of date: less cannot be sent
+without an erasure code.
 
-A I{list} replaces all that its sender has listed before.  Blocks that went out so shortly before a list that it may not
-know of them are I{deferred}, not dropped: they go out if no newer list says that they have come.
+A I{list} replaces all that its sender has listed before.  Blocks that were sent so shortly before a list arrived that
+they may have crossed it are I{deferred}, not dropped: they are sent if no newer list shows that they have arrived.
 
 A I{question} is an L{Announce} with C{master} set.  The I{master} is the member that answered last; it is asked again
 before others until its turn has cost enough (C{turnBudget}).  Only an answer proves that an address is not forged, so
@@ -21,9 +21,9 @@ States
 
 They follow from what is still to do, and are not stored:
 
- - I{sending}: blocks that anybody lacks are still to go out;
- - I{asking}: all of them are out, and a member has been asked;
- - I{idle}: all of them are out, and there is nobody to ask.
+ - I{sending}: blocks that a member lacks are still to be sent;
+ - I{asking}: all of them are sent, and a member has been asked;
+ - I{idle}: all of them are sent, and there is no member to ask.
 
 What happens in each::
 
@@ -33,8 +33,8 @@ What happens in each::
                                         member is asked           the next member is asked    is asked
     idle     sending, or asking         -                         the member is removed       -
 
-A question stays open while its blocks, or others, are sent; the time for its answer ends only in I{asking}.  Where
-nobody is a member any more nothing is lacking, and the cast lingers.
+A question stays open while blocks are sent; the time for its answer ends only in I{asking}.  Where there is no member
+any more, no block is lacking, and the cast is kept for a while.
 
 Instants
 ========
@@ -42,10 +42,10 @@ Instants
 Everything that happens by itself happens at one of these; C{deadline} gives the next one:
 
  - C{_answerDueAt}: the question is over without an answer.
- - C{_keepAliveAt()}: while a member is being asked, a block goes out once more, so that the others do not think that
-   nothing is going on, and all speak at once.
+ - C{_keepAliveAt()}: while a member is being asked, a block is sent once more, so that the other members do not take
+   the group for silent and all send lists at once.
  - C{PolledMember.deferredUntil}: deferred blocks are added to what is sent; a paused member is served again; a member
-   that never became fit to be asked is removed.
+   that could not be asked so far is removed.
  - C{PolledMember.removeAt}: a silent member is removed.
  - C{_heardAt + linger}: a cast without members is over.
 """
@@ -68,36 +68,37 @@ from castd.interfaces import IPaced
 from castd.pacing import TokenBucket
 from castd.request import Peer
 
-#: A list and a block that pass each other on the way do so within this time.  Seconds.
+#: A list may have been sent before a block arrived that was sent within this time.  Seconds.
 FLIGHT_TIME = 0.03
-#: Who has left all questions unanswered, and a group that has just emptied, are kept for so long: a receiver that
-#: speaks again by its own timer finds the same file.  Seconds.
+#: How long silent members, and a cast without members, are kept: a receiver whose own timer makes it send a list again
+#: finds the same file.  Seconds.
 LINGER = 20.0
-#: Receivers that are remembered at the most.
+#: The most members.
 MAX_MEMBERS = 4096
-#: The longest burst.  A receiver's network card holds some 32 to 64 frames.
+#: Blocks of the longest burst.  A receiver's network card holds some 32 to 64 frames.
 LONGEST_BURST = 16
-#: Who asks for the same blocks again and again waits so long, twice as long each time (seconds) ...
+#: The first pause of a member that asks for the same blocks again and again; each further one is twice as long
+#: (seconds) ...
 FIRST_PAUSE = 0.25
-#: ... and after so many pauses is left alone for a minute.
+#: ... and after so many pauses the member is paused for a minute.
 MAX_PAUSES, MUTE_TIME = 8, 60.0
-#: Nobody has said anything for so long: whoever still lacks something may as well think that nothing is going on.
-#: Seconds.
+#: If no member has sent anything for so long, no block is sent any more only to show that the group is alive.  Seconds.
 KEEP_ALIVE_LIMIT = 2.0
 #: Blocks a second for all receivers together that have never answered a question, whose addresses may be forged, and
 #: how many at once after a pause: more than fit any client's list of single blocks.
 UNVALIDATED_RATE, UNVALIDATED_DEPTH = 64.0, 1024.0
-#: While more than this have never answered, they have less time to answer, down to the second: most are forged.
+#: Unvalidated members have less time to answer for each so many of them, down to the second figure (seconds), as most
+#: are forged.
 CROWD, MIN_ANSWER_TIME = 16, 0.01
 
 
 @implementer(IPaced)
 class Sweep:
     """
-    The cast of protocols in which receivers list what they lack.
+    Decides what is sent in protocols where receivers list the blocks that they lack.
 
     @ivar highestSent: the highest number ever sent, -1 before the first.
-    @ivar questions, unanswered: how many questions were asked, and how many of them nobody answered in time.
+    @ivar questions, unanswered: how many questions were sent, and how many of them were not answered in time.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Sweep:
         maxMembers: int = MAX_MEMBERS,
     ) -> None:
         """
-        @param count: the blocks of the content; L{None}: a code, whose numbers never end.
+        @param count: how many blocks the content has; L{None}: an erasure code, whose numbers never end.
         @param flightTime: see L{FLIGHT_TIME}; C{linger}: see L{LINGER}; C{maxMembers}: see L{MAX_MEMBERS}.
         """
         self.policy = policy
@@ -123,29 +124,29 @@ class Sweep:
         self._inFlight = InFlight(flightTime)
         self._loss = LossEstimator()
         self._unvalidated = TokenBucket(UNVALIDATED_RATE, UNVALIDATED_DEPTH)
-        # An entry whose instant is no longer that of its member says nothing: a later one counts.
+        # An entry whose instant is no longer that of its member is out of date: a later entry counts.
         self._deferred: list[tuple[float, int, PolledMember]] = []
         self._ordinals = counter()
         self._bursts = 0
         self._lastLister: Peer | None = None  # blocks are sent on its behalf
         self._master: PolledMember | None = None  # the last one that answered
-        self._masterBlocks = 0  # blocks of its turn
+        self._masterBlocks = 0  # blocks sent in its turn
         self._asked: PolledMember | None = None  # its answer is awaited
         self._answerDueAt = 0.0
-        self._sentAt = 0.0  # the last burst
+        self._sentAt = 0.0  # the instant of the last burst
         self._lastBlock: range | None = None
-        self._heardAt: float | None = None  # anybody said anything
+        self._heardAt: float | None = None  # the instant at which any member sent anything
 
     @property
     def pace(self) -> float:
-        """The part of the configured rate that the receivers seem to bear."""
+        """The part of the configured rate to send at, adapted to the losses of the receivers."""
         return self._loss.pace
 
     def statistics(self) -> Mapping[str, int]:
-        """-> nothing: a sweep counts nothing that the event of its end does not tell already."""
+        """-> no counters: a sweep has none beyond those that the event of its end has in any case."""
         return {}
 
-    # What goes in.
+    # Requests and lists.
 
     def memberCount(self) -> int:
         return len(self._queue)
@@ -161,7 +162,7 @@ class Sweep:
             self._queue.add(receiver)
             self._listReceived(receiver, wants, now)
             if not wants:
-                # No block need go out any more, and then it is never asked: it is looked at again in a while.
+                # It is asked only after a block was sent, and that may not happen: then it is removed in a while.
                 receiver.defer((), now + self.linger)
                 self._schedule(receiver)
         else:
@@ -179,7 +180,7 @@ class Sweep:
             self._remove(receiver, outcomes.EARLY if early else event.outcome)
 
     def burstDelayed(self, now: float) -> None:
-        """Do nothing: a question goes out when all blocks have, and its time counts from there."""
+        """Do nothing: a question is sent after all blocks, and the time for its answer begins then."""
 
     def heard(self, peer: Peer) -> bool:
         receiver = self._queue.get(peer)
@@ -193,7 +194,7 @@ class Sweep:
         return PeerState(turn, receiver.wanted[0] if receiver.wanted else None, self.highestSent)
 
     def _listReceived(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
-        """Take a list: its sender lacks these blocks, and nothing else that it has listed before."""
+        """Handle a list: its sender lacks these blocks, and no others that it has listed before."""
         self._heardAt = now
         askedAt = receiver.askedAt
         if askedAt is not None:
@@ -214,10 +215,11 @@ class Sweep:
 
     def _addLacking(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """
-        Add what a receiver lacks to what is sent.
+        Add blocks that a receiver lacks to those that are sent.
 
-        Six octets can ask for a whole file, in anybody's name.  Who is real hears some blocks, is asked, answers, and
-        then gets all that it lacks; whoever is forged never hears the question.
+        Six octets with a forged address can ask for a whole file, so an unvalidated receiver gets a few blocks only.  A
+        real one receives them, is asked, answers, and then gets all that it lacks; a forged one never gets the
+        question.
         """
         if not receiver.heard:
             ranges = firstNumbers(ranges, int(self._unvalidated.available(now)))
@@ -227,8 +229,8 @@ class Sweep:
 
     def _requeue(self, receiver: PolledMember, lacks: bool, answers: bool, now: float) -> None:
         """
-        Put the sender of a list where it will be asked again, unless it has just answered that it lacks nothing: it
-        would say so for ever.
+        Put the sender of a list into the queue in which it will be asked again, unless it has just answered that it
+        lacks nothing: it would give the same answer for ever.
         """
         receiver.emptyLists = 0 if lacks else receiver.emptyLists + 1
         if answers and not lacks:
@@ -236,10 +238,10 @@ class Sweep:
         elif receiver.peer in self._queue.silent and (lacks or receiver.emptyLists > 1):
             self._queue.enqueue(receiver)
         elif receiver.peer in self._queue.unvalidated and receiver.wanted and not answers:
-            self._queue.enqueueFirst(receiver)  # it repeats itself: forgers seldom do
+            self._queue.enqueueFirst(receiver)  # it repeats its list, which a forged sender seldom does
 
     def _questionAnswered(self, receiver: PolledMember, ranges: Ranges) -> None:
-        """Take an answer to a question: its sender is no forged address, and is asked before others."""
+        """Handle an answer to a question: the address of its sender is not forged, and it is asked before others."""
         if receiver is self._asked:
             self._asked = None
             self._loss.answered(ranges)
@@ -255,17 +257,17 @@ class Sweep:
         """
         Pause a receiver that sends the very same list again and again.
 
-        A receiver that lists the same blocks although they went out hears no multicast, and would make the server send
-        for ever.  It waits longer each time, and in the end is left alone for a while; nobody else is held up by it.
+        A receiver that lists the same blocks although they were sent does not hear the group, and would make the server
+        send for ever.  Its pauses get longer each time, and the last one is a minute; no other receiver waits for it.
 
-        @param crossing: some of these blocks went out so shortly before that the list may not know of them.
-        @return: whether it is paused.
+        @param crossing: some of these blocks were sent so shortly before that they may have crossed the list.
+        @return: whether the receiver is paused.
         """
         if receiver.paused:
             return True
         deaf = self.policy.deafAfterRepeats
         if deaf is None or crossing or any(map(self._lacking.intersects, receiver.wanted)):
-            return False  # not all of it has gone out, or it may be under way: this proves nothing
+            return False  # some blocks are not sent yet, or may not have arrived yet: this proves nothing
         receiver.unchangedRequests += 1
         times = receiver.unchangedRequests - deaf
         if times < 0:
@@ -280,7 +282,7 @@ class Sweep:
         return True
 
     def _schedule(self, receiver: PolledMember) -> None:
-        """Look at a receiver again at its C{deferredUntil}."""
+        """Have L{_resume} deal with a receiver at its C{deferredUntil}."""
         if receiver.deferredUntil is not None:
             heappush(self._deferred, (receiver.deferredUntil, next(self._ordinals), receiver))
 
@@ -293,7 +295,7 @@ class Sweep:
         if not self._queue:
             self._lacking.clear()
 
-    # What comes out.
+    # Actions.
 
     def poll(self, now: float) -> Action | None:
         self._resume(now)
@@ -303,7 +305,7 @@ class Sweep:
         return self._queue.nextNotice() or self._send(now) or self._ask(now) or self._keepAlive(now)
 
     def _resume(self, now: float) -> None:
-        """Go on with what was deferred up to now."""
+        """Deal with the receivers whose C{deferredUntil} has come."""
         while self._deferred and self._deferred[0][0] <= now:
             due, _, receiver = heappop(self._deferred)
             if receiver.deferredUntil != due or self._queue.get(receiver.peer) is not receiver:
@@ -315,7 +317,7 @@ class Sweep:
                 receiver.paused = False
                 if deferred:
                     self._queue.enqueue(receiver)
-                else:  # a minute has passed: it begins anew, if it is still there
+                else:  # the last pause is over: it begins anew, if it sends another list
                     receiver.wanted = ()
                     self._queue.setSilent(receiver, now + self.linger)
             elif not deferred and receiver.peer in self._queue.unvalidated and not self._mayAsk(receiver):
@@ -354,12 +356,12 @@ class Sweep:
             self._queue.enqueue(receiver)
 
     def _removeSilent(self, now: float) -> None:
-        """Remove members that were silent for long."""
+        """Remove silent members whose C{removeAt} has come."""
         while (receiver := self._queue.longestSilent) is not None and receiver.removeAt <= now:
             self._remove(receiver, outcomes.SILENT)
 
     def _nextToAsk(self) -> PolledMember | None:
-        """-> the member that is to be asked: the one that answered last, while its turn lasts, then round."""
+        """-> the member to ask: the master while its turn budget lasts, else the next one in the queues."""
         master = self._master
         if master is None or not self._mayAsk(master):
             return next(filter(self._mayAsk, self._queue.candidates()), None)
@@ -370,10 +372,10 @@ class Sweep:
 
     def _mayAsk(self, receiver: PolledMember) -> bool:
         """
-        Find out whether a member may be asked: it is not paused, and since it came a block went out that it could hear.
+        Find out whether a member may be asked: it is not paused, and a block was sent since it joined.
 
-        Etherboot may give up if it is asked in words that no block has taught it before.  Who asks for nothing twice
-        believes in another file, and only the question can tell it so.
+        Etherboot may give up if it gets a question with a header that it has not yet seen in a block.  A member that
+        has sent two lists without a block knows another version of the file, and only a question makes it start over.
         """
         if receiver.paused or receiver.peer in self._queue.silent:
             return False
@@ -395,7 +397,7 @@ class Sweep:
         return Announce(receiver.peer, True, receiver.heard)
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
-        """Send a block once more while a member is being asked, if none has gone out for long."""
+        """Send a block once more while a member is being asked, if none was sent for C{keepAliveInterval}."""
         due = self._keepAliveAt()
         if due is None or now < due or self._lastBlock is None or self._asked is None:
             return None
@@ -403,7 +405,7 @@ class Sweep:
         return SendBlocks(self._lastBlock, self._asked.peer, again=True)
 
     def _keepAliveAt(self) -> float | None:
-        """-> the instant at which a block is sent only to show life, or L{None}."""
+        """-> the instant at which a block is sent only to show that the group is alive; L{None}: it is not sent."""
         if (
             self.policy.keepAliveInterval is None
             or self._asked is None

@@ -1,32 +1,34 @@
 """
-Turn: the receivers speak by themselves, and one at a time has the say.
+Decide what is sent in protocols where the receivers ask by themselves, and one at a time is served.
 
 Theory of operation
 ===================
 
 One member, the I{master}, has the turn; all others are I{listeners}.  The master asks for blocks (L{RequestBlocks}),
-and what it asks for is sent where everyone can hear it.  When the master leaves, or makes no progress for too long, the
-turn passes on.  Unicast is the same thing with one member.
+and they are sent to the group, where all members receive them.  When the master leaves, or makes no progress for too
+long, the turn passes to another member.  Unicast is the same with one member.
 
-Only the master is served.  A request out of turn shows that its sender is there, and no more: answering it with blocks
-would let two receivers ping-pong.  A listener that goes on asking is told again that it has not the turn.
+Only the master is served.  A request of a listener only shows that it is alive: if it were answered with blocks, two
+receivers could make the server alternate between them for ever.  A listener that goes on asking is told again that it
+does not have the turn.
 
-A master gets what it asks for once.  The first request of its turn may ask for any blocks; what becomes of another one
-is decided by where it begins:
+Each request of the master is served once.  The first request of its turn may ask for any blocks; a later one is
+compared with the request that is being served, by its first block:
 
- - later than the one being served: progress; it is served instead;
- - the very same: a duplicate, which never causes a block (Sorcerer's Apprentice, RFC 1123, section 4.2.3.1), with one
-   exception: once all blocks of a window are out the window is sent again, once, as its first block may be lost;
- - earlier, or at the same block with another end: ignored.  So within its turn a receiver cannot go back, nor ask for
-   more or less of what it has just asked for.
+ - a later block: this is progress; the new request is served instead;
+ - the very same blocks: this is a duplicate, which never causes a block (Sorcerer's Apprentice, RFC 1123, section
+   4.2.3.1), with one exception: when all blocks of a window are sent the window is sent again, once, as its first block
+   may be lost;
+ - an earlier block, or the same one with another end: the new request is ignored.  So within its turn a receiver cannot
+   go back, nor ask for more or less of what it has just asked for.
 
 States
 ======
 
  - L{EMPTY<TurnState.EMPTY>}: there is no member.
  - L{ANNOUNCED<TurnState.ANNOUNCED>}: the master was told that it has the turn, and has not yet asked for blocks.
- - L{SENDING<TurnState.SENDING>}: blocks that the master asked for are still to go out.
- - L{WAITING<TurnState.WAITING>}: all of them are out, and the master is to answer.
+ - L{SENDING<TurnState.SENDING>}: blocks that the master asked for are still to be sent.
+ - L{WAITING<TurnState.WAITING>}: all of them are sent, and the master is to answer.
 
 What happens in each::
 
@@ -42,14 +44,14 @@ What happens in each::
                                      again, once
 
  1. SENDING at once, if the request itself asks for blocks (C{wants}).  The master is announced in both cases.
- 2. ANNOUNCED (or SENDING) with the next master; EMPTY if nobody is left.
+ 2. ANNOUNCED (or SENDING) with the next master; EMPTY if there is no other member.
 
-In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when it has cost too much (L{TurnBudget}): the master is
-removed after C{maxFailedTurns}, and else has another turn after all who are not suspect.  Announcements and farewells
-always go out before blocks.  A listener is announced as such when it joins.
+In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget is spent (L{TurnBudget}): the master is
+removed after C{maxFailedTurns}, and else has another turn after all members that are not suspect.  Announcements and
+farewells are always sent before blocks.  A listener is announced as such when it joins.
 
-A member that joins again has repeated its request.  A master that was heard since its first one has restarted, and goes
-to the end of the row.  A master that was not is answered again: announced, and in WAITING sent its blocks again.  A
+A member that joins again has repeated its request.  A master that has sent anything else since has restarted, and goes
+to the end of the order.  A master that has not is answered again: announced, and in WAITING sent its blocks again.  A
 listener is announced again.
 
 Instants
@@ -57,15 +59,15 @@ Instants
 
 Everything that happens by itself happens at one of these; C{deadline} gives the next one:
 
- - C{repeatAt}: the announcement (ANNOUNCED) or the blocks (WAITING) are repeated; infinite when enough was repeated to
-   a member that was never heard.
+ - C{repeatAt}: the announcement (ANNOUNCED) or the blocks (WAITING) are repeated; infinite when there were enough
+   repetitions to a member that has never answered.
  - C{turnEndsAt(master)}: the master, silent or without progress, loses its turn.
- - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may go out, as nobody has joined for a while.
+ - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may be sent, as no member has joined for a while.
  - C{Member.announceAt}: the announcement of a listener, which has not confirmed it, is repeated.
- - C{_blocksSentAt + keepAliveInterval}: a block goes out only to show life, as some clients start an incomplete image
-   when their group is silent.
+ - C{_blocksSentAt + keepAliveInterval}: a block is sent only to show that the group is alive, as some clients start an
+   incomplete image when their group is silent.
 
-Two more are looked at when something else happens: C{minTurnProgress} at the end of each of its intervals, and
+Two more are checked when something else happens: C{minTurnProgress} at the end of each of its intervals, and
 C{reachabilityCheckAfter} when the master makes progress.
 """
 
@@ -87,7 +89,7 @@ from castd.cast.reachability import DEAF_TURN, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
 
-#: A request that comes so soon after our own repetition of the announcement has crossed it.  Seconds.
+#: A request that arrives so soon after a repetition of the announcement has crossed it on the way.  Seconds.
 CROSSING = 0.05
 #: The shortest time between two corrections, or two announcements, of one listener.  Seconds.
 MIN_NOTICE_INTERVAL = 1.0
@@ -95,7 +97,7 @@ NEVER = float("inf")
 
 
 class TurnState(Enum):
-    """The four states, see the module."""
+    """Names the four states; the module docstring describes them."""
 
     EMPTY = "empty"
     ANNOUNCED = "announced"
@@ -106,27 +108,27 @@ class TurnState(Enum):
 @implementer(ICast)
 class GenericTurn(ABC, Generic[M]):
     """
-    A cast whose members take turns, and are of a class that the subclass chooses.
+    Serves members one at a time.  The subclass chooses the class of the members.
 
     A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
     L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all attributes below, and call
     L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else is promised.
 
-    @ivar policy: how patient the cast is.
-    @ivar count: the blocks of the content.
+    @ivar policy: the timeouts and limits of the cast.
+    @ivar count: how many blocks the content has.
     @ivar highestSent: the highest number ever sent, -1 before the first.
-    @ivar members: who is here, in the order of their turns.
-    @ivar master: the member that has the turn.
-    @ivar state: see the module.
-    @ivar serving: the blocks that the master asked for last; empty before it has asked for any.
-    @ivar sentAt: the instant when the last of these, or the announcement of the master, went out.
+    @ivar members: the members, in the order of their turns.
+    @ivar master: the member that has the turn; L{None}: there is no member.
+    @ivar state: see the module docstring.
+    @ivar serving: the blocks that the master has asked for last; empty before it has asked for any.
+    @ivar sentAt: the instant at which the last of these, or the announcement of the master, was sent.
     @ivar repeatAt: the instant at which that is repeated.
-    @ivar progressAt: the instant when the turn began, or when its master last asked for something new.
+    @ivar progressAt: the instant at which the turn began, or at which the master last asked for something new.
     """
 
     def __init__(self, policy: RetransmitPolicy, count: int | None = None) -> None:
         """
-        @param count: the blocks of the content.
+        @param count: how many blocks the content has.
         """
         self.policy = policy
         self.count = count
@@ -144,19 +146,19 @@ class GenericTurn(ABC, Generic[M]):
         self._reachability: Reachability[M] | None = None if mayBeDeaf == (None, None, None) else Reachability(policy)
         self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
         self._budget: TurnBudget | None = None
-        self._checking = False  # the master got its turn before its time, to show that it hears the group
-        self._pending: list[range] = []
-        self._repeating = False  # what is going out, or was the last to go out, is a repetition
-        self._windowRepeated = False  # the window was already sent again for a request that came twice
-        self._blocksSentAt = 0.0  # the last burst, whoever it was for
-        self._turnBlocks = 0  # sent in this turn, repetitions among them
+        self._checking = False  # the master got its turn early, only to show that it hears the group
+        self._pending: list[range] = []  # blocks that are still to be sent
+        self._repeating = False  # the pending blocks, or those that were sent last, are a repetition
+        self._windowRepeated = False  # the window was already sent again for a duplicate request
+        self._blocksSentAt = 0.0  # the instant of the last burst
+        self._turnBlocks = 0  # blocks sent in this turn, with repetitions
 
     # Hooks.
 
     @abstractmethod
     def newMember(self, peer: Peer, wants: Ranges, now: float) -> M:
         """
-        Hook: make a member for a receiver that has come.
+        Hook: make a member for a receiver that joins.
 
         @param wants: the blocks that its request itself asks for.
         """
@@ -170,36 +172,37 @@ class GenericTurn(ABC, Generic[M]):
         return next((member for member in self.members if not member.suspect), None) or next(iter(self.members), None)
 
     def turnGiven(self, member: M, now: float) -> None:
-        """Hook: take note that a member gets the turn; called before it is announced.  By default nothing is done."""
+        """Hook: note that a member gets the turn; called before it is announced.  By default nothing is done."""
 
     def repetition(self) -> list[range]:
         """
-        Hook: choose what is sent when the master does not answer, in L{WAITING<TurnState.WAITING>}.
+        Hook: choose the blocks to send when the master does not answer, in L{WAITING<TurnState.WAITING>}.
 
-        @return: runs of numbers, at least one.  By default all that the master asked for last.
+        @return: runs of numbers, at least one.  By default all blocks that the master has asked for last.
         """
         return list(self.serving)
 
     def interval(self, member: M) -> float:
         """
-        Hook: choose how long the master has to answer what goes out now, until it is repeated.
+        Hook: choose how long to wait for the answer to what is sent now, before it is repeated.
 
-        @return: seconds.  By default that of its L{RtoEstimator<castd.cast.rto.RtoEstimator>}, or of a short turn.
+        @return: seconds.  By default the interval of L{RtoEstimator<castd.cast.rto.RtoEstimator>}, or of a short turn.
         """
         short = self._shortTurn(member)
         return short.interval if short else member.rto.interval()
 
     def turnEndsAt(self, member: M) -> float:
         """
-        Hook: choose when the master loses its turn, if it asks for nothing new; asked again whenever that matters.
+        Hook: choose when the master loses its turn, if it asks for nothing new.  It is called at each poll and
+        deadline.
 
-        @return: an instant.  By default what the policy says (C{progressTimeout} and its kin, C{shortTurn}).
+        @return: an instant.  By default the policy decides (C{progressTimeout} and similar fields, C{shortTurn}).
         """
         policy = self.policy
         if short := self._shortTurn(member):
             return self.progressAt + short.repeats * short.interval
         if len(self.members) == 1 and not member.failedTurns:
-            # Nobody waits for it, and nothing speaks against it.
+            # No other member waits, and it has lost no turn.
             lone = policy.loneProgressTimeout
             return self.progressAt + (policy.progressTimeout if lone is None else lone)
         measured = policy.measuredProgressTimeout
@@ -209,14 +212,14 @@ class GenericTurn(ABC, Generic[M]):
 
     def leaving(self, member: M, outcome: str, now: float) -> str:
         """
-        Hook: take note that the part of a member ends; called while it is still one.
+        Hook: note that a member is about to be removed, and choose its outcome.
 
         @param outcome: one of the words of L{castd.outcomes}.
-        @return: the outcome to be told.  By default the same.
+        @return: the outcome for its farewell.  By default the same.
         """
         return outcome
 
-    # What goes in.
+    # Requests.
 
     def memberCount(self) -> int:
         return len(self.members)
@@ -227,8 +230,8 @@ class GenericTurn(ABC, Generic[M]):
 
     def statistics(self) -> Mapping[str, int]:
         """
-        Count for the closing event: C{lost}, turns that a silent master lost; C{masters}, members that had a turn;
-        C{changes}, how often the turn passed on; C{passes}, turns in which blocks were asked for.
+        Return the counters for the event C{closed}: C{lost}, turns that a silent master lost; C{masters}, members that
+        had a turn; C{changes}, how often the turn passed on; C{passes}, turns in which blocks were sent.
         """
         return {
             "lost": self._lostTurns,
@@ -264,7 +267,7 @@ class GenericTurn(ABC, Generic[M]):
             self._announceListener(member, now)
 
     def _joinedAgain(self, member: M, wants: Ranges, now: float) -> None:
-        """Answer a repeated request as the first, as things stand; a master that was heard has restarted."""
+        """Answer a repeated request by the present state; a master that was heard since its first one has restarted."""
         member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
         if member is not self.master:
             member.heard = False
@@ -275,11 +278,11 @@ class GenericTurn(ABC, Generic[M]):
             self.members.moveToEnd(member)
             self.passTurn(now)
         elif self.state is TurnState.ANNOUNCED and member.rto.repeats and now < self.sentAt + CROSSING:
-            pass  # answered before it came: a second OACK makes atftp give up
+            pass  # the repetition of the announcement was sent already: a second OACK makes atftp give up
         else:
             self.members.announce(member, True)
             if self.state is TurnState.ANNOUNCED:
-                # The answer that it asks for is the repetition.
+                # This announcement replaces the next repetition.
                 self.repeatAt = now + self.interval(member)
             elif self.state is TurnState.WAITING and self.serving:
                 self.sendAgain()
@@ -290,7 +293,7 @@ class GenericTurn(ABC, Generic[M]):
         member.announceAt = now + MIN_NOTICE_INTERVAL if self.policy.maxListenerRepeats else None
 
     def delayFirstBlock(self, now: float) -> None:
-        """Let the first block, if it has not gone out, wait for more members, as one has come."""
+        """Delay the first block, if it has not been sent, for more members to join, as one has just joined."""
         if self.highestSent < 0 and self._joinDelay is not None:
             self._joinDelay.extend(now)
 
@@ -309,9 +312,9 @@ class GenericTurn(ABC, Generic[M]):
                 self._listenerRequests(member, event.ranges, now)
 
     def _listenerRequests(self, member: M, ranges: Ranges, now: float) -> None:
-        """Take a request out of turn for a sign of life, and tell its sender now and then that it has not the turn."""
+        """Note that a listener is alive, and tell it now and then that it does not have the turn."""
         member.heard, member.suspect = True, False
-        if ranges and self._leavesDeaf(member, ranges, now):
+        if ranges and self._removedAsDeaf(member, ranges, now):
             return
         if not member.confirmed or not ranges:
             member.confirmed = True
@@ -322,10 +325,10 @@ class GenericTurn(ABC, Generic[M]):
             member.confirmed = True
 
     def _masterRequests(self, member: M, ranges: Ranges, now: float) -> None:
-        """Serve a request of the master, if it is new (see the module); an empty one only confirms the announcement."""
+        """Serve a request of the master, if it is new; an empty one only confirms the announcement."""
         member.heard = member.confirmed = True
         member.suspect = False
-        if not ranges or self._leavesDeaf(member, ranges, now):
+        if not ranges or self._removedAsDeaf(member, ranges, now):
             return
         reachability = self._reachability
         if not member.hearsGroup and ranges[0].start > 0:
@@ -350,7 +353,7 @@ class GenericTurn(ABC, Generic[M]):
             self._sameRequestAgain()
 
     def _serve(self, master: M, ranges: Ranges, now: float) -> None:
-        """Begin to send what the master has asked for."""
+        """Begin to send the blocks that the master has asked for."""
         self.serving, self._pending = ranges, list(ranges)
         self.state = TurnState.SENDING
         self._repeating = self._windowRepeated = False
@@ -359,28 +362,28 @@ class GenericTurn(ABC, Generic[M]):
             master.wanted, master.servedAt = ranges, NEVER
 
     def _sameRequestAgain(self) -> None:
-        """Send a window again, once, for a request that comes twice: its first block may be the lost one."""
+        """Send a window again, once, for a duplicate request: the first block of the window may be lost."""
         if not self._windowRepeated and sum(map(len, self.serving)) > 1:
             self._windowRepeated = True
             self.sendAgain()
 
     def sendAgain(self) -> None:
-        """Send what is being served once more, as a repetition."""
+        """Send again the blocks that the master has asked for last, as a repetition."""
         self._pending, self._repeating, self.state = list(self.serving), True, TurnState.SENDING
 
     def burstDelayed(self, now: float) -> None:
-        """Count from now on the time to answer a burst that has waited for the pacer or the socket."""
+        """Begin now to wait for the answer to a burst that has waited for the pacer or the socket."""
         if self.state is TurnState.WAITING and self.master is not None:
             self.sentAt = self._blocksSentAt = self.master.servedAt = now
             self.repeatAt = now + self.interval(self.master)
             if not self._repeating:
                 self.progressAt = now
 
-    # Who hears nothing of the group.
+    # Members that do not receive what is sent to the group.
 
-    def _leavesDeaf(self, member: M, ranges: Ranges, now: float) -> bool:
+    def _removedAsDeaf(self, member: M, ranges: Ranges, now: float) -> bool:
         """
-        Remove a receiver that asks again and again for what went out after it asked: it hears no multicast.
+        Remove a receiver that asks again and again for blocks that were sent after it asked: it hears no multicast.
 
         @return: whether it was removed.
         """
@@ -394,10 +397,10 @@ class GenericTurn(ABC, Generic[M]):
 
     def _firstBlockMissed(self, member: M, now: float) -> bool:
         """
-        Take note that a member has asked for the first block in vain, and remove all others, too, that are not known
-        to hear the group, if it does not reach them.
+        Note that a member has asked for the first block in vain.  If the group seems to reach no member, remove all
+        other members that are not known to hear it.
 
-        @return: whether it does not reach them: the member should go on by unicast as well.
+        @return: whether they were removed: then this member should go on by unicast as well.
         """
         if self._reachability is None or not self._reachability.firstBlockMissed(member, self._allSent):
             return False
@@ -406,13 +409,13 @@ class GenericTurn(ABC, Generic[M]):
         return True
 
     def _seemsDeaf(self, member: M) -> bool:
-        """Does the master ask for the first block, though others hear the group?"""
+        """-> whether the master asks for the first block and has received nothing, though others hear the group."""
         if self._reachability is None or self.state is TurnState.ANNOUNCED:
             return False
         return self._reachability.seemsDeaf(member, self.highestSent)
 
-    def _lostUnreached(self, member: M, now: float) -> bool:
-        """Is the master, which loses its turn, to go on by unicast?"""
+    def _goesOnByUnicast(self, member: M, now: float) -> bool:
+        """-> whether the master, which loses its turn, is to go on by unicast."""
         if self._reachability is None or self.state is not TurnState.WAITING:
             return False
         if self._seemsDeaf(member):
@@ -422,23 +425,23 @@ class GenericTurn(ABC, Generic[M]):
 
     @property
     def _allSent(self) -> bool:
-        """Has every block been sent?"""
+        """Whether every block has been sent."""
         return self.count is not None and self.highestSent >= self.count - 1
 
-    # Whose turn it is.
+    # The turn.
 
     def remove(self, member: M, outcome: str, now: float, wants: Ranges = ()) -> None:
         """
-        Remove a member, and let its farewell be told; the turn of a master passes on.
+        Remove a member, and queue its farewell; the turn of a master passes on.
 
-        @param wants: what it still lacks, as far as it has said so.
+        @param wants: the blocks that it still lacks, as far as it has asked for them.
         """
         self.members.remove(member, self.leaving(member, outcome, now), wants)
         if member is self.master:
             self.passTurn(now)
 
     def passTurn(self, now: float) -> None:
-        """End the turn, and give it to the L{successor}."""
+        """End the turn, and give the next one to the L{successor}."""
         self.master, self.state, self.repeatAt, self._pending = None, TurnState.EMPTY, NEVER, []
         self._checking = False
         chosen = self.successor(now)
@@ -446,7 +449,7 @@ class GenericTurn(ABC, Generic[M]):
             self.giveTurn(chosen, now)
 
     def giveTurn(self, member: M, now: float) -> None:
-        """Make a member the master, also in place of another, and let that be announced to it."""
+        """Make a member the master, also in place of another one, and queue its announcement."""
         self.turnGiven(member, now)
         self.master = member
         self.state = TurnState.ANNOUNCED
@@ -466,8 +469,8 @@ class GenericTurn(ABC, Generic[M]):
             self._serve(member, member.requested, now)
 
     def _failTurn(self, member: M, now: float) -> None:
-        """End the turn of a master that was silent for too long, or has cost too much."""
-        if self._lostUnreached(member, now):
+        """End the turn of a master that was silent for too long, or has spent the budget of its turn."""
+        if self._goesOnByUnicast(member, now):
             self.remove(member, outcomes.DEAF, now, self.serving)
             return
         member.failedTurns += 1
@@ -488,10 +491,10 @@ class GenericTurn(ABC, Generic[M]):
 
     def _shortTurn(self, member: M) -> ShortTurn | None:
         """
-        Find out whether little is to be tried in this turn.
+        Find out whether the turn of this member is a short one.
 
-        Many listeners leave without a word when they have everything, so the first turn after the end is short; so is
-        that of one who seems to hear nothing, or is only to show whether it does.
+        Many listeners leave without a datagram when they have everything, so the first turn of a member after the last
+        block is short; so is that of a member that seems to be deaf, or is only to show that it is not.
         """
         if self.policy.shortTurn is None:
             return None
@@ -504,7 +507,7 @@ class GenericTurn(ABC, Generic[M]):
         unproved = member.waited and not member.failedTurns and member.rto.smoothedRtt is None
         return self.policy.shortTurn if self._allSent and unproved and self.state is TurnState.ANNOUNCED else None
 
-    # What comes out.
+    # Actions.
 
     def poll(self, now: float) -> Action | None:
         while True:
@@ -524,7 +527,7 @@ class GenericTurn(ABC, Generic[M]):
             return True
         delay.until = None
         if self.state is TurnState.SENDING:
-            self.progressAt = now  # the time of the delay is nobody's fault
+            self.progressAt = now  # the delay does not count as time without progress
         return False
 
     def _send(self, now: float) -> SendBlocks:
@@ -542,9 +545,9 @@ class GenericTurn(ABC, Generic[M]):
 
     def _elapsed(self, now: float) -> bool:
         """
-        Do what is due at one of the instants of the module.
+        Do what is due at one of the instants in the module docstring.
 
-        @return: whether anything was: C{poll} is to look again.
+        @return: whether anything was due: C{poll} is to start again.
         """
         member = self.master
         if member is None:
@@ -561,7 +564,7 @@ class GenericTurn(ABC, Generic[M]):
     def _repeat(self, member: M, now: float) -> None:
         limit = self.policy.maxRepeatsUnheard
         if limit is not None and not member.heard and (member.failedTurns or member.rto.repeats >= limit):
-            self.repeatAt = NEVER  # enough for an address that never answered: its time runs on in silence
+            self.repeatAt = NEVER  # enough for an address that never answered: nothing is sent until its turn ends
             return
         member.rto.backOff()
         if self.state is TurnState.ANNOUNCED:
@@ -587,7 +590,7 @@ class GenericTurn(ABC, Generic[M]):
         return False
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
-        """Send a block once more to a group that has been silent for long."""
+        """Send a block once more to a group that was sent nothing for C{keepAliveInterval}."""
         seconds = self.policy.keepAliveInterval
         if seconds is None or self.highestSent < 0 or self.master is None or now < self._blocksSentAt + seconds:
             return None
@@ -611,16 +614,16 @@ class GenericTurn(ABC, Generic[M]):
             times.extend(member.announceAt for member in self.members if member.announceAt is not None)
         return max(min(times), now)
 
-    # The fast path (castd.server.fastpath): as long as a lone receiver answers as foreseen it is served without asking
-    # its cast, which is told afterwards.
+    # The fast path (castd.server.fastpath): while the only member answers as predicted it is served without polling the
+    # cast; these methods keep the state of the cast up to date.
 
-    def _lone(self) -> M | None:
-        """-> the one member, if nothing but its answer is awaited."""
+    def _onlyMember(self) -> M | None:
+        """-> the only member, if no announcement or farewell is queued; L{None}: there are others, or none."""
         return None if self.members.hasNotices or len(self.members) > 1 else self.master
 
     def mayBeginFastPath(self) -> bool:
-        """Is everything still to come for the one member, once it answers its announcement?"""
-        member = self._lone()
+        """-> whether the fast path may begin with the answer to the announcement of the only member."""
+        member = self._onlyMember()
         return (
             member is not None
             and self.state is TurnState.ANNOUNCED
@@ -631,10 +634,10 @@ class GenericTurn(ABC, Generic[M]):
 
     def fastPathBegun(self, numbers: range, now: float) -> float:
         """
-        Take note that the one member has answered its announcement, and that these blocks went out for it.  That answer
-        is not measured: it comes when the client needs the data.
+        Note that the only member has answered its announcement, and that these blocks were sent for it.  The time of
+        that answer is not measured: a client sends it when it is ready for the data.
 
-        @return: seconds after which they are to be repeated if no answer comes.
+        @return: seconds after which the blocks are to be repeated if no answer arrives.
         """
         assert self.master is not None
         member = self.master
@@ -647,27 +650,28 @@ class GenericTurn(ABC, Generic[M]):
 
     def mayEnterFastPath(self, stop: int) -> float | None:
         """
-        Find out whether the one member may be served without asking, as long as it answers as foreseen.
+        Find out whether the only member may be served by the fast path from now on.
 
-        @param stop: the number after the last that was sent.
-        @return: the instant when that went out; L{None}: no.
+        @param stop: the number after the last block that was sent.
+        @return: the instant at which that block was sent; L{None}: the fast path may not be entered.
         """
-        member = self._lone()
+        member = self._onlyMember()
         if self.state is not TurnState.WAITING or member is None or not member.heard or self._repeating:
             return None
         return self.sentAt if stop == self.highestSent + 1 else None
 
     @property
     def rttConverged(self) -> bool:
-        """Is so much known of the answering time of the one member that its next answers need not be measured?"""
+        """Whether the round-trip time of the only member is known so well that its next answers need no measurement."""
         assert self.master is not None
         return self.master.rto.converged
 
     def answerMeasured(self, seconds: float) -> float:
         """
-        Take note of the time that the one member has taken to answer a step of the fast path.
+        Note the time that the only member has taken to answer a step of the fast path.
 
-        @return: seconds after which a step is to be repeated if no answer comes.
+        @param seconds: from the step to its answer.
+        @return: seconds after which a step is to be repeated if no answer arrives.
         """
         assert self.master is not None
         rto = self.master.rto
@@ -677,7 +681,7 @@ class GenericTurn(ABC, Generic[M]):
         return rto.interval()
 
     def fastPathLeft(self, numbers: range, now: float) -> None:
-        """Take note that the one member was served by the fast path up to these blocks, which went out at C{now}."""
+        """Note that the only member was served by the fast path up to these blocks, which were sent at C{now}."""
         assert self.master is not None
         self.serving = self.master.wanted = (numbers,)
         self._windowRepeated = False
@@ -687,7 +691,7 @@ class GenericTurn(ABC, Generic[M]):
 
 
 class Turn(GenericTurn[Member]):
-    """The cast of the TFTP family."""
+    """Decides what is sent in protocols of the TFTP family."""
 
     def newMember(self, peer: Peer, wants: Ranges, now: float) -> Member:
         waited = self.master is not None

@@ -1,3 +1,4 @@
 """
-Dialects speak one protocol each.  The module of a dialect promises two names, C{Options} and C{Dialect}.
+Translate between protocols and casts, one module for each protocol.  Such a module provides the names C{Options} and
+C{Dialect}.
 """

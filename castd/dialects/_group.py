@@ -1,6 +1,6 @@
 """
-Share what the two group dialects of the TFTP family have in common: who is granted a group, what is agreed, and how the
-turn is told.
+Implement what the two group dialects of the TFTP family share: which requests get a group, which options are agreed on,
+and how members are answered.
 
 RFC 2090's C{multicast} and IBM's C{sbroadcast} are options of an RRQ at TFTP's own port.  An option that cannot be
 granted is left out, and the client is served by unicast: never an error.
@@ -30,14 +30,14 @@ from castd.request import Local, Peer, Request
 
 #: Receivers place blocks by their 16-bit number alone, so a file in a group has no more.
 MOST_BLOCKS = 65535
-#: One client's fixed seconds would be paid by the whole group for every lost block, and ahead of the ACK nothing is
-#: sent.
+#: Options that a group never grants.  The fixed interval of one client would delay the whole group at every lost block;
+#: blocks are sent one at a time, so there is no window; and numbers do not wrap.
 REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})
 
-#: Repetitions without an answer after which the next block goes out, too.
+#: Repetitions without an answer after which the next block is sent, too.
 NEXT_BLOCK_AFTER = 4
 
-#: How patient a group is; the figures and where they come from are in docs/transports/multicast.md.
+#: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.
 POLICY = RetransmitPolicy(
     repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
     progressTimeout=3.0,
@@ -61,9 +61,9 @@ POLICY = RetransmitPolicy(
 
 def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Request | None:
     """
-    Read an RRQ that asks for this option.
+    Read an RRQ that has this option.
 
-    @return: L{None} for all else, which is another dialect's.
+    @return: L{None} for anything else, which is for another dialect.
     @raise WireError: shorter than an opcode.
     @raise Unsupported: malformed.
     """
@@ -79,8 +79,8 @@ def agreeOptions(request: Request, size: int, cap: int) -> AgreedOptions:
     """
     Agree on the options of a request for a group, apart from the one that asks for it.
 
-    @param cap: octets of the largest block.
-    @raise Declined: a group cannot be right for this request.
+    @param cap: octets of the largest block that is granted.
+    @raise Declined: no group can serve this request.
     """
     if request.mode != "octet":
         raise Declined("netascii")
@@ -94,9 +94,10 @@ def agreeOptions(request: Request, size: int, cap: int) -> AgreedOptions:
 
 def oackOptions(request: Request, terms: AgreedOptions, option: str, value: str) -> tftp.Options:
     """
-    Put together the options of an OACK with this one among them, in the order of the request, the block size first.
+    List the options of an OACK, with the one for the group, in the order of the request but the block size first.
 
-    @param option: the name of the one that asks for a group, in lower case; C{value}: its value.
+    @param option: the name of the option that asks for a group, in lower case.
+    @param value: the value of that option.
     """
     granted = {name.lower(): (name, text) for name, text in terms.answer}
     granted[option] = (next(name for name, _ in request.options if name.lower() == option), value)
@@ -106,7 +107,7 @@ def oackOptions(request: Request, terms: AgreedOptions, option: str, value: str)
 
 def sameMachine(request: Request, other: Request) -> bool:
     """
-    Find out whether two requests are of one machine that asks again from another port: Etherboot takes the next one
+    Find out whether two requests are of one machine that asks again from another port: Etherboot takes the next port
     with every repetition.
     """
     return request.peer[0] == other.peer[0] and (request.name, request.options) == (other.name, other.options)
@@ -114,10 +115,10 @@ def sameMachine(request: Request, other: Request) -> bool:
 
 class GroupReader(_tftp.AckReader):
     """
-    Reads what the members of a group send.  Numbers do not wrap: there are no more blocks than numbers.
+    Parses what the members of a group send.  Block numbers do not wrap, as a group has at most L{MOST_BLOCKS}.
 
-    @ivar listenersConfirm: ACK 0 of a member without the turn only confirms that it is one.
-    @ivar earlyFarewell: the ACK of the last block, before that was ever sent, is a farewell.
+    @ivar listenersConfirm: ACK 0 of a member without the turn only confirms its announcement.
+    @ivar earlyFarewell: a member leaves by an ACK of the last block, even if that block has not been sent yet.
     """
 
     def __init__(self, count: int, listenersConfirm: bool, earlyFarewell: bool) -> None:
@@ -139,16 +140,17 @@ class GroupReader(_tftp.AckReader):
 
 class GroupTurn(Turn):
     """
-    A turn for masters that do not repeat a lost acknowledgement.
+    Serves masters that do not repeat a lost acknowledgement.
 
-    atftp acknowledges one duplicate of a block, and no more until its own five seconds have passed; if that
-    acknowledgement is lost, too, it can only be stirred by a block that it does not have.
+    atftp acknowledges one duplicate of a block, and no more until its own timeout of five seconds; if that
+    acknowledgement is lost too, atftp answers only to a block that it does not have.
     """
 
     def repetition(self) -> list[range]:
         """
-        Add the next block behind the one that was asked for, after a few repetitions that a measured master did not
-        answer.
+        Choose the block that was asked for; after L{NEXT_BLOCK_AFTER} repetitions without an answer the next one, too.
+
+        The next block is added only for a master whose answering time was measured.
         """
         again = super().repetition()
         master, count = self.master, self.count
@@ -160,9 +162,11 @@ class GroupTurn(Turn):
 
 class GroupWire:
     """
-    The bytes of one group; a subclass adds the announcement, the header, and what is to be closed.
+    Translates for one group.  A subclass adds C{announce}, C{header}, C{headerKey} and C{close}.
 
-    @cvar listenersConfirm, earlyFarewell: how members are read, see L{GroupReader}.
+    @ivar terms: the options that the group was opened with.
+    @ivar size: octets of the file.
+    @cvar listenersConfirm, earlyFarewell: see L{GroupReader}.
     """
 
     cast = GroupTurn
@@ -181,7 +185,7 @@ class GroupWire:
         self.group = group
         self._reader = GroupReader(self.count, self.listenersConfirm, self.earlyFarewell)
 
-    def first(self, request: Request) -> Ranges:
+    def requestedBlocks(self, request: Request) -> Ranges:
         return ()
 
     def receive(
@@ -190,7 +194,7 @@ class GroupWire:
         return self._reader.receive(datagram, peerState)
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """Tell a member that was given up, too, since it may only have been slow."""
+        """Build the ERROR 0 that ends a transfer, also for a silent member: it may only have been slow."""
         if outcome == outcomes.SILENT:
             yield tftp.buildError(0, "No answer, the group is closed"), request.peer
         yield from _tftp.farewell(request, outcome)
@@ -204,10 +208,10 @@ class GroupWire:
     def unicastAddress(self, peer: Peer) -> Peer:
         return peer
 
-    def ahead(self, stop: int) -> None:
+    def expectedAnswer(self, stop: int) -> None:
         return None
 
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:
-    """-> the policy of a group with what an operator may set.  Seconds."""
+    """-> the policy of a group, with the values of the service file, in seconds."""
     return replace(POLICY, joinDelay=joinDelay, maxJoinDelay=maxJoinDelay, progressTimeout=progressTimeout)

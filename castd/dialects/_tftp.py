@@ -1,5 +1,6 @@
 """
-Share what is common to the TFTP family: RRQ asks, ACK n asks for what follows block n, ERROR ends it.
+Read requests and acknowledgements of the TFTP family: RRQ asks for a file, ACK n for what follows block n; ERROR ends
+the transfer.
 
 Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and ACK n asks for number n.
 """
@@ -15,7 +16,8 @@ from castd.errors import Refused, UnknownPeer, Unsupported
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
-#: The ACK of every number, made beforehand: in lockstep what a receiver says is compared with one of these.
+#: The ACK of every number, built in advance: on the fast path each datagram of a receiver is compared with one of
+#: these.
 _ACKS = [tftp.buildAck(number) for number in range(0x10000)]
 #: Names of modes; C{binary} is RFC 783's and RFC 1784's word for octet.
 _MODES = {"octet": "octet", "binary": "octet", "netascii": "netascii"}
@@ -27,7 +29,7 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
 
     @return: the request; L{None} for anything else, which is never answered at a request port.
     @raise WireError: shorter than an opcode.
-    @raise Unsupported: malformed, or a mode that nobody serves (C{mail} is obsolete since RFC 1350).
+    @raise Unsupported: malformed, or an unknown mode (C{mail} is obsolete since RFC 1350).
     """
     parsed = tftp.parseRequest(datagram)
     if parsed is None:
@@ -39,7 +41,7 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
 
 
 def refuse(error: Refused) -> bytes:
-    """-> the ERROR that tells a refusal."""
+    """-> the ERROR with the code and text of a refusal."""
     return tftp.buildError(error.code, error.text)
 
 
@@ -51,23 +53,23 @@ def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
 
 def unfragmented(local: Local, header: int = 4) -> int:
     """
-    Find the largest block that goes in one piece by the interface that was asked, as many boot ROMs cannot put pieces
-    together.
+    Find the size of the largest block whose datagram the interface of the request sends unfragmented, as many boot ROMs
+    cannot reassemble fragments.
 
-    @param header: octets that stand before a block.
-    @return: octets.
+    @param header: octets before the payload in a DATA packet.
+    @return: octets of the block, at least 512.
     """
     return max(512, local.mtu - (40 if ":" in local.host else 20) - 8 - header)
 
 
 def blockCount(size: int, blksize: int) -> int:
-    """-> DATA packets of a file: the last one is short, if need be empty (RFC 1350 section 6)."""
+    """-> how many DATA packets a file has: the last one is shorter than a block, or empty (RFC 1350 section 6)."""
     return size // blksize + 1
 
 
 class AckReader:
     """
-    Reads what the receivers of a transfer send: every wire of the family has one.
+    Parses what the receivers of a transfer send, for all wires of the family.
 
     @ivar count: blocks of the file.
     @ivar windowsize: blocks that one ACK asks for (RFC 7440).
@@ -81,10 +83,10 @@ class AckReader:
 
     def receive(self, datagram: bytes, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
-        Read a datagram, as L{castd.interfaces.IWire.receive}.
+        Parse a datagram, as L{castd.interfaces.IWire.receive}.
 
-        @raise WireError: unreadable.
-        @raise UnknownPeer: a stranger's packet that is owed an ERROR 5; a stranger's ERROR is never answered.
+        @raise WireError: it cannot be parsed.
+        @raise UnknownPeer: the sender is no member, and is to be sent ERROR 5.  An ERROR is never answered.
         """
         kind = tftp.opcode(datagram)
         if kind in (tftp.RRQ, tftp.WRQ):
@@ -102,9 +104,9 @@ class AckReader:
 
     def errorOutcome(self, error: tftp.Error, peerState: PeerState) -> str:
         """
-        Find out what an ERROR means: in answer to the OACK it is how a client ends that only wanted the size.
+        Find out what an ERROR means.  A client that only wants to know the size answers the OACK with one.
 
-        @return: one of the words of L{castd.outcomes}.
+        @return: L{outcomes.PROBE} for such a client, else L{outcomes.ABORTED}.
         """
         probe = peerState.highestSent < 0 and peerState.serving is None and error.code in (0, 8)
         return outcomes.PROBE if probe else outcomes.ABORTED
@@ -113,8 +115,8 @@ class AckReader:
         """
         Find out what an ACK asks for.
 
-        @param short: the 16 bits of its number, which stand for the number nearest to what is being served.
-        @return: L{None} if it acknowledges nothing that was sent.
+        @param short: the 16 bits on the wire; they stand for the number nearest to the block that is being served.
+        @return: L{None} if the ACK acknowledges a block that was not sent.
         """
         near = peerState.serving.start if peerState.serving is not None else 0
         number = tftp.unwrap(short, near, self.rollover)
@@ -125,11 +127,11 @@ class AckReader:
         return RequestBlocks((self.window(number),))
 
     def window(self, number: int) -> range:
-        """-> the window that begins with this number."""
+        """-> the numbers of the window that begins with this block."""
         return range(number, min(number + self.windowsize, self.count))
 
-    def ahead(self, stop: int) -> tuple[bytes, int] | None:
-        """Foresee the next ACK, as L{castd.interfaces.IWire.ahead}."""
+    def expectedAnswer(self, stop: int) -> tuple[bytes, int] | None:
+        """Predict the next ACK, as L{castd.interfaces.IWire.expectedAnswer}."""
         if stop >= self.count:
             return None
         short = stop if stop <= 0xFFFF else tftp.wire(stop, self.rollover)
@@ -138,8 +140,7 @@ class AckReader:
 
 def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
     """
-    Tell a receiver that its part is over: by ERROR 0 where the server ends a transfer by itself; in all other cases the
-    receiver knows.
+    Build the ERROR 0 that ends a transfer, if the server ends it by itself; in all other cases the receiver knows.
     """
     texts = {
         outcomes.CHANGED: "File changed while it was being sent",
@@ -152,9 +153,9 @@ def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
 
 def firstWindow(answered: bool) -> Ranges:
     """
-    Find out what a request itself asks for: nothing when it is answered by an OACK, which the client confirms; else one
-    block, since nothing has proved the address yet.
+    Find out which blocks a request itself asks for: none if it is answered by an OACK, which the client acknowledges
+    first; else one block, as the address may be forged.
 
-    @param answered: it is answered by an OACK.
+    @param answered: the request is answered by an OACK.
     """
     return () if answered else (range(1),)

@@ -1,8 +1,8 @@
 """
-MTFTP, the multicast TFTP of PXE boot ROMs: one acknowledges, all listen.  Not RFC 2090.
+Serve MTFTP, the multicast TFTP of PXE boot ROMs: one client acknowledges, and all listen.  It is not RFC 2090.
 
 A client knows before it asks to which group its file is sent, and nothing in the data names the file.  So each file has
-a group and port of its own, here in the service file and there in what DHCP has told.
+a group and port of its own; the service file names them, and DHCP tells them to the clients.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from castd.options import Clients, Duration, HostPort, ListenOptions, Port, grou
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
-#: Octets of a block: the protocol has no word for others.
+#: Octets of a block: the protocol cannot negotiate another size.
 BLKSIZE = 512
-#: Numbers have 16 bits, 0 is none of a block, and only some clients count beyond the last.
+#: The most blocks of a file: block numbers have 16 bits and begin with 1, and only some clients count beyond the last.
 MOST_BLOCKS = 0xFFFF
+#: Octets of the longest file.
 LONGEST = MOST_BLOCKS * BLKSIZE - 1
-#: A newer version of a file is not sent before so long a silence.  Whoever has a part of the old one and asks for more
-#: has given up by then (castd's own client after 31 s, and none is known that takes longer); nothing in a block would
-#: tell it that what it gets is of another file.  Seconds.
+#: How long a group is silent before a newer version of its file is sent.  By then all clients that have a part of the
+#: old version have given up (castd's own after 31 s, and no client is known that takes longer); nothing in a block
+#: would tell them that it is of another version.  Seconds.
 REUSE_DELAY = 35.0
 #: The only group and port that iPXE listens to, whatever DHCP says.
 IPXE = HostPort("239.255.1.1", 3001)
@@ -53,8 +54,8 @@ def readFiles(value: object) -> Files:
     """
     Read the files of a port: a mapping of names to groups, C{vmlinuz: 239.255.1.1:3001}.
 
-    @return: pairs; names without leading slashes, so that C{/vmlinuz} and C{vmlinuz} are one.
-    @raise ValueError: none, a name twice, or two files at one group and port.
+    @return: pairs; names without leading slashes, so that C{/vmlinuz} and C{vmlinuz} are the same.
+    @raise ValueError: there is no file, a name comes twice, or two files have one group and port.
     """
     if not isinstance(value, Mapping) or not value:
         raise ValueError("name each file with its group and port, such as vmlinuz: 239.255.1.1:3001")
@@ -73,9 +74,9 @@ def readFiles(value: object) -> Files:
     return tuple(found.items())
 
 
-def show(place: tuple[str, int]) -> str:
-    """-> C{group:port}."""
-    return f"{place[0]}:{place[1]}"
+def show(group: tuple[str, int]) -> str:
+    """-> a group as text, C{address:port}."""
+    return f"{group[0]}:{group[1]}"
 
 
 def _written(value: Files) -> dict[str, str]:
@@ -145,12 +146,12 @@ class Options(ListenOptions):
 
 @implementer(IWire)
 class Wire:
-    """The bytes of one file on its group."""
+    """Translates for the one file of a group."""
 
     blocksize = BLKSIZE
     stride = 0
     reuseDelay = REUSE_DELAY
-    headers: Hashable = ("tftp", 0)
+    headerKey: Hashable = ("tftp", 0)
 
     def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:
         """@raise ContentChanged: its first block cannot be read."""
@@ -160,18 +161,18 @@ class Wire:
         self.cast = partial(MtftpCast, remember=remember)
         self._firstBlock = self.header(0) + bytes(content.read(0, BLKSIZE))
 
-    def first(self, request: Request) -> Ranges:
-        """-> block 1, which whoever asks and gets the turn gets at once."""
+    def requestedBlocks(self, request: Request) -> Ranges:
+        """-> block 1: it is sent as soon as the client has the turn."""
         return (range(1),)
 
     def receive(
         self, datagram: bytes, peer: Peer, peerState: PeerState | None
     ) -> RequestBlocks | Leave | NewRequest | None:
         """
-        Read an ACK or ERROR: ACK k asks for what follows block k, also where it jumps, as iPXE says how much it has
-        without a gap.
+        Parse an ACK or ERROR.  ACK k asks for what follows block k; k may jump, as iPXE acknowledges the last block
+        that it has without a gap.
 
-        What a client says of the length of the file is not trusted; nobody but the master is heard.
+        Only the master's ACKs count, and none beyond the last block of the file.
         """
         if tftp.opcode(datagram) in (tftp.RRQ, tftp.WRQ):
             return NewRequest()
@@ -188,14 +189,14 @@ class Wire:
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        Send block 1 to the master alone, which tells it that it is one; that to the group follows.  In this order: to
-        atftp a copy from the group that comes first means that somebody else is served.
+        Build block 1 for the master alone, which tells it that it is the master; block 1 to the group follows.  The
+        order matters: an atftp that first gets block 1 from the group takes another client for the master.
         """
         if master:
             yield self._firstBlock, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """Send nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
+        """-> nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -205,10 +206,10 @@ class Wire:
         return None
 
     def address(self, peer: Peer) -> tuple[str, int]:
-        """-> the group: nothing but block 1 ever goes to a client alone."""
+        """-> the group: nothing but the block 1 of L{announce} is sent to one client alone."""
         return self.group
 
-    def ahead(self, stop: int) -> None:
+    def expectedAnswer(self, stop: int) -> None:
         return None
 
     def close(self, now: float) -> None:
@@ -217,7 +218,7 @@ class Wire:
 
 @implementer(IDialect)
 class Dialect:
-    """MTFTP as configured.  Everything leaves from the request port: EFI's client hears no other."""
+    """Speaks MTFTP as configured.  Everything is sent from the request port: EFI's client accepts no other."""
 
     name = "mtftp"
     ownPort = False
@@ -245,7 +246,7 @@ class Dialect:
         if names.text(names.parts(request.name)) not in self._groups:
             raise NotFound(why=f"{names.printable(request.name)} is none of the files of this port")
         allowed = local.networks if self.options.clients is None else self.options.clients
-        # An interface that tells no networks leaves it to the access rules.
+        # Where the networks of the interface are not known, the access rules decide.
         if allowed and not _tftp.within(peer[0], allowed):
             raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
         return Request(peer, local, request.name)
@@ -254,14 +255,14 @@ class Dialect:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the group: a newer version of the file waits until nobody receives the old one any more."""
+        """-> the group: a newer version of the file is not sent while the old one is received."""
         return self._group(request)
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
-    def same(self, request: Request, other: Request) -> bool:
-        """-> no: the cast itself knows a machine that has restarted."""
+    def sameMachine(self, request: Request, other: Request) -> bool:
+        """-> C{False}: the cast itself recognizes a machine that has restarted."""
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:

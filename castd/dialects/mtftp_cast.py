@@ -1,15 +1,15 @@
 """
-The cast of MTFTP: one pass over the file after the other, each with a master of its own.
+Decide what MTFTP sends: one pass over the file after the other, each with a master of its own.
 
-A L{Turn<castd.cast.turn>} whose protocol has no word for "you are in".  The one announcement there is is block 1 to the
-master alone, right before block 1 to the group; a listener is told nothing.  So what the clients do decides the rest
-(docs/transports/mtftp.md has the reasons):
+This is a L{Turn<castd.cast.turn>} whose protocol has no packet that tells a client that it is a member.  The only
+announcement is block 1, sent to the master alone right before block 1 to the group; a listener is sent nothing.  So the
+rules follow what real clients do (docs/transports/mtftp.md has the reasons):
 
- - Who asks while somebody has the turn is I{remembered}, and made master once the pass is over.
- - Who asks while the master is silent takes its place at once: some clients never come back.
- - A group is never silent for 0.25 s as long as anybody is here; iPXE would leave, and its fallback is broken.
- - Who has heard the last block and has not said that it is done may fall back to plain TFTP with a hole in what it
-   has.  Other transports are warned (L{Bar}).
+ - A client that asks while another one has the turn is I{remembered}, and becomes master when the pass is over.
+ - A client that asks while the master is silent becomes master at once: some masters never come back.
+ - While there is any member, the group is never silent for 0.25 s: iPXE would leave, and its fallback is broken.
+ - A client that has received the last block and has not acknowledged it may fall back to plain TFTP while it lacks
+   other blocks.  Other transports are told not to serve it (L{Bar}).
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, Retra
 from castd.cast.turn import NEVER, GenericTurn, TurnState
 from castd.request import Peer
 
-#: Repetitions to a master that never acknowledged anything, to one that was remembered and may be gone since, and of
-#: the last block, which some acknowledge once and leave.
+#: Repetitions to a master that never acknowledged anything; to one that was remembered and may have left since; and of
+#: the last block, which some clients acknowledge once before they leave.
 UNHEARD_REPEATS, PROMOTED_REPEATS, LAST_BLOCK_REPEATS = 5, 2, 5
-#: A master that was silent for so long loses its turn to whoever asks.  Seconds.
-ALIVE = 0.5
+#: A master that was silent for so long loses its turn to the next client that asks.  Seconds.
+REPLACE_AFTER = 0.5
 #: After so long each repetition is followed by the next block, for atftp, which never repeats a lost ACK.  Seconds.
 NEXT_BLOCK_AFTER = 1.0
-#: A block is not sent twice within this time, whoever asks for it again; nor is a promotion faster.  Seconds.
+#: A block is not sent twice within this time, even if a client asks for it again; nor is a remembered client promoted
+#: faster.  Seconds.
 MIN_REPEAT_INTERVAL = 0.08
-#: Requests kept at once: as many as can be tried one after the other before the last one expires.
+#: Clients remembered at once: as many as can have their turns, one after the other, before the last one expires.
 MOST_REMEMBERED = 128
-#: A request that comes so soon after the last block may have crossed it.  Seconds.
+#: A request that comes so soon after the last block was sent may have crossed it on the way.  Seconds.
 CROSSING = 0.1
-#: An iPXE that hears nothing repeats its request once and leaves half a second later; who stays has heard something.
-#: Seconds.
+#: An iPXE that receives nothing repeats its request once and leaves half a second later; one that stays longer receives
+#: something.  Seconds.
 DEAF_STAYS = 1.0
-#: How long another transport is warned of who has left a pass with the last block heard.  Seconds.
+#: How long other transports do not serve a client that has left a pass after it could receive the last block.  Seconds.
 BARRED = 10.0
 BARRED_BECAUSE = (
     "it left MTFTP after the last block had gone out, without having it all; "
     "iPXE would start an image with a hole, so its fallback is refused for a moment"
 )
 
-#: Every packet restarts iPXE's timer of 0.25 s, so no step may be longer than 0.2 s and its jitter.  2 s without
-#: progress cost the turn while others wait, 10 s if nobody does.
+#: Every packet restarts iPXE's timer of 0.25 s, so no interval may be longer than 0.2 s plus its jitter.  A master
+#: loses the turn after 2 s without progress while other clients wait, after 10 s if none does.
 POLICY = RetransmitPolicy(
     repeat=FixedTimeouts((0.08, 0.08, 0.2)),
     progressTimeout=2.0,
@@ -63,14 +64,14 @@ SECOND_BLOCK = range(1, 2)
 
 class MtftpMember(Member):
     """
-    A client, as its requests show it.
+    Holds what the cast knows of one client.
 
-    @ivar hearsGroup: nothing speaks against that it hears the group: it asked only once, or has acknowledged what it
-        was sent there.
+    @ivar hearsGroup: the client may receive what is sent to the group: it has asked only once, or has acknowledged a
+        block that was sent there.
     @ivar askedAt: the instant of its last request.
-    @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left nothing out.
-    @ivar allSent: every block has gone out since it asked.
-    @ivar lastBlockSent: the last block has gone out since it asked.
+    @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
+    @ivar allSent: every block has been sent since it asked.
+    @ivar lastBlockSent: the last block has been sent since it asked.
     """
 
     __slots__ = ("allSent", "askedAt", "lastBlockSent", "sinceFirstBlock")
@@ -82,13 +83,13 @@ class MtftpMember(Member):
         self.sinceFirstBlock = self.allSent = self.lastBlockSent = False
 
     def mayLackBlocks(self, now: float) -> bool:
-        """-> whether it may have heard the last block and lack others."""
+        """-> whether it may have received the last block while it lacks others."""
         return self.lastBlockSent and (self.hearsGroup or now >= self.askedAt + DEAF_STAYS)
 
 
 class MtftpCast(GenericTurn[MtftpMember]):
     """
-    The cast of one file on its group, see the module.
+    Decides what is sent to the group of one file; the module docstring has the rules.
 
     @ivar count: the blocks of the file.
     """
@@ -102,13 +103,13 @@ class MtftpCast(GenericTurn[MtftpMember]):
         super().__init__(policy, count)
         self._remember = remember
         self._actions: deque[Action] = deque()
-        self._takesOver: MtftpMember | None = None  # the successor, in front of all who are remembered
-        self._lifeAt = 0.0  # the master said anything, or got the turn
-        self._heardAt = 0.0  # a master said anything
-        self._passEndedAt = -NEVER  # the last block went out
-        self._reached = 0  # the blocks before this one have gone out in this pass
+        self._takesOver: MtftpMember | None = None  # becomes master before all remembered clients
+        self._masterAliveAt = 0.0  # the master got the turn, or has sent anything
+        self._heardAt = 0.0  # any master has sent anything
+        self._passEndedAt = -NEVER  # the last block was sent
+        self._reached = 0  # the blocks before this one have been sent in this pass
 
-    # Who asks.
+    # Requests.
 
     def newMember(self, peer: Peer, wants: Ranges, now: float) -> MtftpMember:
         return MtftpMember(peer, wants, self.policy.repeat, now)
@@ -118,12 +119,12 @@ class MtftpCast(GenericTurn[MtftpMember]):
         member = self.members.get(peer)
         former = None
         if member is not None:
-            # Who hears nothing at all repeats its request.
+            # It repeats its request, so it may receive nothing at all.
             member.hearsGroup = member.lastBlockSent = False
             member.askedAt = now
             self.members.moveToEnd(member)
         else:
-            # The same machine from another port: it has restarted, and has one place, not two.
+            # The same machine from another port has restarted: the new member replaces the former one.
             former = next((each for each in self.members if each.peer[0] == peer[0]), None)
             member = self.newMember(peer, wants, now)
             self.members.add(member)
@@ -145,7 +146,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:
         """Answer a master that repeats its request: the answer was lost, or the master starts over."""
-        self._lifeAt = now
+        self._masterAliveAt = now
         if master.heard:
             master.heard = master.waited = False
             self.giveTurn(master, now)
@@ -153,16 +154,19 @@ class MtftpCast(GenericTurn[MtftpMember]):
             self.sendAgain()
 
     def _mayBeReplaced(self, master: MtftpMember, now: float) -> bool:
-        """May whoever asks take its place?  Of the last block one acknowledgement is all that some clients send."""
+        """
+        Find out whether a client that asks now becomes master instead.  Some clients acknowledge the last block only
+        once, so a master that was sent that again may have left.
+        """
         if master.heard and self._servesLastBlock:
             return master.rto.repeats > 0
-        return now >= self._lifeAt + ALIVE
+        return now >= self._masterAliveAt + REPLACE_AFTER
 
     def _takeOver(self, member: MtftpMember, outcome: str, now: float) -> None:
         """
-        Give the turn to a member in front of all who are remembered: it is there.
+        Give the turn to a member before all remembered ones, as it has just asked and so is alive.
 
-        @param outcome: of the master before, if there is one.
+        @param outcome: the outcome of the master that it replaces, if there is one.
         """
         member.waited = False
         self._takesOver = member
@@ -173,16 +177,17 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._takesOver = None
 
     def successor(self, now: float) -> MtftpMember | None:
-        """Choose who takes over, else the one that has been remembered for longest."""
+        """Choose the member that takes over, else the one that has been remembered for the longest time."""
         return self._takesOver or next(iter(self.members), None)
 
     def turnGiven(self, member: MtftpMember, now: float) -> None:
         """Begin a pass."""
-        self._lifeAt, self._reached = now, 0
+        self._masterAliveAt, self._reached = now, 0
 
     def _expireRequests(self, now: float) -> None:
         """
-        Forget old requests; but not as long as a master is heard: whoever listens to a long pass has to say nothing.
+        Remove members whose requests are old, unless a master was heard since: a listener sends nothing during a pass,
+        however long that is.
         """
         while True:
             oldest = next((each for each in self.members if each is not self.master), None)
@@ -190,14 +195,14 @@ class MtftpCast(GenericTurn[MtftpMember]):
                 return
             self.remove(oldest, outcomes.SILENT, now)
 
-    # What is heard.
+    # Acknowledgements.
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         master = self.master
         if master is None or peer != master.peer:
             super().hear(peer, event, now)
             return
-        self._lifeAt = self._heardAt = now
+        self._masterAliveAt = self._heardAt = now
         if not isinstance(event, RequestBlocks) or not event.ranges:
             super().hear(peer, event, now)
             return
@@ -205,7 +210,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if start > 1:
             master.hearsGroup = True
         if start > self._reached:
-            # It jumps over what it has heard as a listener; other listeners may not have heard that.
+            # It skips blocks that it has received as a listener; other listeners may lack them.
             for each in self.members:
                 each.sinceFirstBlock = False
         super().hear(peer, event, now)
@@ -213,24 +218,24 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if again and now >= self.sentAt + MIN_REPEAT_INTERVAL:
             self.sendAgain()
 
-    # How patient it is.
+    # Timeouts.
 
     @property
     def _servesLastBlock(self) -> bool:
         return bool(self.serving) and self.serving[-1].stop == self.count
 
     def _maxRepeats(self, master: MtftpMember) -> int | None:
-        """-> repetitions after which the master is given up, L{None}: time decides."""
+        """-> repetitions after which the master loses its turn; L{None}: it loses the turn by a timeout."""
         if not master.heard:
             return PROMOTED_REPEATS if master.waited else UNHEARD_REPEATS
         return LAST_BLOCK_REPEATS if self._servesLastBlock else None
 
     def interval(self, member: MtftpMember) -> float:
-        """Wait for one that may be gone no longer than it is repeated to."""
+        """Choose the shortest interval for a remembered client, which may have left."""
         return MIN_REPEAT_INTERVAL if member.waited and not member.heard else super().interval(member)
 
     def turnEndsAt(self, member: MtftpMember) -> float:
-        """Count repetitions, where that decides."""
+        """Choose the instant after the last allowed repetition, or that of the timeout where those are not limited."""
         repeats = self._maxRepeats(member)
         if repeats is None:
             return super().turnEndsAt(member)
@@ -238,10 +243,11 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def repetition(self) -> list[range]:
         """
-        Repeat the block, and in the end the next one behind it, never that one alone.
+        Choose the block that was asked for; after a while without an answer the next one, too, but never that one
+        alone.
 
-        A master that was never heard gets block 2 with its last two repetitions: its first ACK may be the lost one, and
-        who was made master by block 1 has that.
+        A master that was never heard gets block 2 with its last two repetitions: if its first ACK was lost, it already
+        has block 1.
         """
         assert self.master is not None
         number, master = self.serving[0].start, self.master
@@ -251,12 +257,12 @@ class MtftpCast(GenericTurn[MtftpMember]):
             silent = master.rto.repeats >= UNHEARD_REPEATS - 1
         return [range(number, min(number + 2, self.count))] if silent else list(self.serving)
 
-    # What comes out.
+    # Actions.
 
     def poll(self, now: float) -> Action | None:
         self._expireRequests(now)
         if not self._actions:
-            # What this queues goes first: a warning is about somebody who may be gone by the next action.
+            # Actions queued by this call come first: a Bar may be about a member that the next action removes.
             action = super().poll(now)
             while isinstance(action, Announce):
                 action = super().poll(now)
@@ -269,19 +275,19 @@ class MtftpCast(GenericTurn[MtftpMember]):
         return self._actions.popleft() if self._actions else None
 
     def _sent(self, burst: SendBlocks, now: float) -> None:
-        """Take note of how far the pass has come."""
+        """Note which blocks of the pass have been sent."""
         if burst.numbers.start == 0 and not burst.again:
             for each in self.members:
                 each.sinceFirstBlock = True
         self._reached = burst.numbers.stop
         if self._reached == self.count and self.count > 1:
-            # From now on a fallback of anybody who has heard the last block is dangerous.
+            # From now on a client that has received the last block must not fall back: it may lack others.
             self._passEndedAt = now
             for each in self.members:
                 each.allSent = each.allSent or each.sinceFirstBlock
                 self._lastBlockHeard(each, now)
 
-    # Who is left with a hole.
+    # Clients that may lack blocks.
 
     def _lastBlockHeard(self, member: MtftpMember, now: float) -> None:
         member.lastBlockSent = True
@@ -292,15 +298,15 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._actions.append(Bar(member.peer, seconds, BARRED_BECAUSE))
 
     def leaving(self, member: MtftpMember, outcome: str, now: float) -> str:
-        """Warn other transports of a client that may lack blocks, and say what can be told of a silent one."""
+        """Bar a client that may lack blocks from other transports, and refine the outcome of a silent one."""
         lost = outcome in (outcomes.SILENT, outcomes.CLOSED)
         if member.mayLackBlocks(now):
-            # As long as the group talks to others it stays, and may leave later.  A host that says that the port is
-            # closed runs no iPXE, which never says so.
+            # While the group serves others the client goes on listening, and may leave later.  A host that reports the
+            # port as closed does not run iPXE, which never does that.
             stays = self._remember if len(self.members) > 1 else 0.0
             self._bar(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
         if lost and member.allSent and not member.heard:
-            return outcomes.UNCONFIRMED  # it has heard everything, as far as anybody can tell
+            return outcomes.UNCONFIRMED  # it has probably received everything
         if lost and member.heard and member is self.master and self.serving == (SECOND_BLOCK,):
-            return outcomes.UNHEARD  # block 1 came to it alone
+            return outcomes.UNHEARD  # it has acknowledged block 1 only, which was sent to it alone
         return outcome

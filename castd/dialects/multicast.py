@@ -1,5 +1,5 @@
 """
-RFC 2090: multicast TFTP.  One master acknowledges, all listen.
+Serve multicast TFTP (RFC 2090): one client, the master, acknowledges, and all clients of a group listen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTION = "multicast"
 class Options(ListenOptions):
     """The options of a transport of kind multicast."""
 
-    # What does not ask for a group, or cannot hear it, is for a plain transport behind this one.
+    # Clients that do not ask for a group, or cannot receive it, are served by a tftp transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
 
     port: Port = Field(69, description="UDP port that requests come to")
@@ -46,19 +46,19 @@ class Options(ListenOptions):
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """The bytes of one group."""
+    """Translates for one group."""
 
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
     ) -> None:
         policy = _group.groupPolicy(options.gather, options.gatherLimit, options.silence)
         super().__init__(terms, size, policy, group)
-        self.headers: Hashable = ("tftp", 0)
+        self.headerKey: Hashable = ("tftp", 0)
         self._groupPool = groupPool
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         """
-        Send the whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
+        Build the whole OACK each time: atftp, Etherboot and U-Boot cannot read the short forms that RFC 2090 allows.
         """
         terms = _group.agreeOptions(request, self.size, self.blocksize)
         value = f"{self.group[0]},{self.group[1]},{int(master)}"
@@ -73,7 +73,7 @@ class Wire(_group.GroupWire):
 
 @implementer(IDialect)
 class Dialect:
-    """RFC 2090 as configured; it stands before plain TFTP at the same port, which serves what this declines."""
+    """Speaks RFC 2090 as configured.  Plain TFTP behind it at the same port serves what it declines."""
 
     name = "multicast"
     ownPort = True
@@ -85,14 +85,14 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> what a group is made for: a version of a file, a block size, one of our interfaces."""
+        """-> the version and size of the file, the block size, and the local address and interface."""
         terms = self._agree(request, content)
         return content.version, content.size, terms.blksize, request.local.host, request.local.interface
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
-    def same(self, request: Request, other: Request) -> bool:
+    def sameMachine(self, request: Request, other: Request) -> bool:
         return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:

@@ -1,8 +1,8 @@
 """
-IBM's subnet broadcast: as RFC 2090, but data goes to the directed broadcast address of the client's subnet.
+Serve IBM's subnet broadcast: like RFC 2090, but data goes to the directed broadcast address of the client's subnet.
 
-No client was ever seen by us: the opcode of BDATA and the words of the master flag are educated guesses that the
-service file can change.  What is known and what is not: docs/transports/sbroadcast.md.
+castd was never tested with a real client: the opcode of BDATA and the values of the master flag are guesses that the
+service file can change.  docs/transports/sbroadcast.md says what is known and what is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from random import Random
 
 OPTION = "sbroadcast"
-#: Prefix lengths of subnets that are broadcast to: a larger one is a mistake or an attack, a smaller one has no room.
+#: Prefix lengths of subnets that are broadcast to.  A larger subnet is a mistake or an attack; a smaller one has no
+#: broadcast address besides its hosts.
 PREFIXES = range(16, 31)
 #: How long an identifier is not used again after its group has ended.  Seconds.
 SBID_REUSE_DELAY = 600.0
@@ -48,14 +49,14 @@ def _subnet(found: object) -> IPv4Network:
     return found
 
 
-#: How an OACK tells who is the master; a bare 1 in the service file is text, too.
+#: A value of the master flag in an OACK.  The service file may have it as text or as an integer.
 Flag = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 
 
 class Options(ListenOptions):
     """The options of a transport of kind sbroadcast."""
 
-    # What does not ask for it, or may not have it, is for a plain transport behind this one.
+    # Clients that do not ask for it, or may not have it, are served by a tftp transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
 
     port: Port = Field(69, description="UDP port that requests come to")
@@ -87,10 +88,12 @@ class Options(ListenOptions):
 
 def subnetOf(client: str, mask: str) -> IPv4Network:
     """
-    Find the subnet of a client, as it says itself.
+    Find the subnet of a client from the mask in its request.
 
+    @param client: IPv4 address of the client.
     @param mask: a dotted quad.
-    @raise ValueError: not a contiguous mask of 16 to 30 bits, or the client is the network or its broadcast address.
+    @raise ValueError: the mask is not a contiguous one of 16 to 30 bits, or the client's address is that of the network
+        or its broadcast address.
     """
     if mask.count(".") != 3:
         raise ValueError("not a dotted quad")
@@ -113,7 +116,7 @@ class IdentifierPool:
         self._until: dict[int, float] = {}
 
     def allocate(self, random: Random, now: float) -> int:
-        """-> 32 random bits, never 0, which no group has, nor any that ended within the last ten minutes."""
+        """-> 32 random bits, not 0, that no group has, and none that ended in the last L{SBID_REUSE_DELAY} seconds."""
         self._until = {sbid: until for sbid, until in self._until.items() if until > now}
         while True:
             sbid = random.getrandbits(32)
@@ -122,16 +125,16 @@ class IdentifierPool:
                 return sbid
 
     def release(self, sbid: int, now: float) -> None:
-        """Take back an identifier, as its group has ended."""
+        """Release an identifier, as its group has ended."""
         self._until[sbid] = now + SBID_REUSE_DELAY
 
 
 class SubnetPacer:
-    """A L{RateLimit<castd.pacing.RateLimit>} of octets, made of that of a subnet, which counts packets."""
+    """Limits the octets of a group by the L{Pacer} of its subnet, which counts packets."""
 
     def __init__(self, pacer: Pacer, step: int) -> None:
         """
-        @param pacer: of the subnet.
+        @param pacer: limits the packets a second that all groups of the subnet send.
         @param step: octets of a full packet of this group.
         """
         self.next = pacer.next
@@ -140,7 +143,7 @@ class SubnetPacer:
 
     @property
     def share(self) -> float:
-        """Octets that the group may send before it is the next one's turn."""
+        """Octets that the group may send before another cast sends."""
         return self._pacer.share * self._step
 
     def spend(self, octets: float, now: float) -> None:
@@ -150,7 +153,11 @@ class SubnetPacer:
 
 @implementer(IGroupWire)
 class Wire(_group.GroupWire):
-    """The bytes of one group, which has one subnet and an identifier of its own."""
+    """
+    Translates for one group of a subnet.
+
+    @ivar sbid: the identifier of the group, which each of its data packets carries.
+    """
 
     broadcast = True
     listenersConfirm = earlyFarewell = True
@@ -172,13 +179,13 @@ class Wire(_group.GroupWire):
         )
         super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))
         self.sbid = identifiers.allocate(context.random, context.now)
-        self.headers: Hashable = ("bdata", options.opcode, self.sbid)
+        self.headerKey: Hashable = ("bdata", options.opcode, self.sbid)
         self.pacer = SubnetPacer(pacer, HEADER + terms.blksize)
         self._options = options
         self._identifiers = identifiers
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """Send everything that was agreed until the member has answered, later the one option alone, in full."""
+        """Build an OACK with all agreed options until the member has answered, later with C{sbroadcast} alone."""
         flag = self._options.masterFlag if master else self._options.listenerFlag
         terms = _group.agreeOptions(request, self.size, self.blocksize)
         options = _group.oackOptions(request, terms, OPTION, f"{self._options.dataPort},{self.sbid},{flag}")
@@ -190,7 +197,7 @@ class Wire(_group.GroupWire):
         return bdataHeader(number + 1, self.sbid, self._options.opcode)
 
     def unicastAddress(self, peer: Peer) -> Peer:
-        """-> the data port of the member, which is where it expects blocks, whichever way they come."""
+        """-> the data port of the member: it expects blocks there, by broadcast or by unicast."""
         return peer[0], self._options.dataPort
 
     def close(self, now: float) -> None:
@@ -199,7 +206,7 @@ class Wire(_group.GroupWire):
 
 @implementer(IDialect)
 class Dialect:
-    """Subnet broadcast as configured; it stands before plain TFTP at the same port, which serves what this declines."""
+    """Speaks subnet broadcast as configured.  Plain TFTP behind it at the same port serves what it declines."""
 
     name = "sbroadcast"
     ownPort = True
@@ -215,26 +222,28 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> what a group is made for: a version of a file, a subnet, one of our interfaces."""
+        """-> the version and size of the file, the subnet, and the local address and interface."""
         subnet, _ = self._agree(request, content)
         return content.version, content.size, subnet, request.local.host, request.local.interface
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        """-> whether it asks for blocks at least as large as those of the group; without a size, for 512 octets."""
+        """
+        -> whether the request asks for blocks at least as large as the group's, or for none and the group's are 512.
+        """
         asked = request.option("blksize")
         wish = None if asked is None else number(asked)
         if wish is None or wish < 8:
             return bool(wire.blocksize == DEFAULT_BLKSIZE)
         return bool(wish >= wire.blocksize)
 
-    def same(self, request: Request, other: Request) -> bool:
+    def sameMachine(self, request: Request, other: Request) -> bool:
         return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> tuple[IPv4Network, AgreedOptions]:
         """
         Agree on a subnet, and on the options of its group.
 
-        @raise Declined: with the reason.
+        @raise Declined: the client is not in a subnet of the service file, or no group can serve it.
         """
         if ":" in request.peer[0]:
             raise Declined("ipv6")

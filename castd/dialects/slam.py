@@ -1,8 +1,8 @@
 """
-Etherboot SLAM: one file at one port, multicast to one group, and clients that list what they lack.
+Serve Etherboot's SLAM: one file at one port, multicast to one group; clients send lists of the blocks that they lack.
 
-No packet of a client names a file or a group.  So the port that a list comes to is all that says which file is meant,
-and one port has one file and one group.
+No packet of a client names a file or a group.  Only the port that a list comes to says which file is meant, so one port
+has one file and one group.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from castd.request import Local, Peer, Request
 
 #: Octets of IPv4 and UDP before a packet.
 OVERHEAD = 20 + 8
-#: The smallest block that is ever chosen, whatever an interface says of itself.
+#: Octets of the smallest block that is ever chosen, however small the MTU of the interface is.
 SMALLEST_BLOCK = 64
-#: The largest block: with the largest header it just fits what Etherboot takes.
+#: Octets of the largest block: with the largest header it just fits the largest datagram that Etherboot accepts.
 LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER
 
 TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)"
 
-#: A question may be answered for 100 ms; whoever leaves three unanswered is asked no more.  A silence of a second makes
-#: all clients of iPXE speak at once, so blocks go out twice a second at least.  One turn costs the others at most twice
-#: the file.
+#: A client has 100 ms to answer a status request; one that leaves three unanswered is asked no more.  After a second of
+#: silence all iPXE clients send lists at once, so a block is sent twice a second at least.  One turn may take as many
+#: blocks as twice the file.
 POLICY = RetransmitPolicy(
     repeat=FixedTimeouts((0.1,)),
     progressTimeout=0.1,
@@ -77,7 +77,7 @@ class Options(ListenOptions):
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
-        """Complain about ports and groups that two transports have in common, as L{check}."""
+        """Find ports and groups that two transports have in common, as L{check}."""
         return check(named)
 
     @property
@@ -92,10 +92,13 @@ class Options(ListenOptions):
 
 def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
     """
-    Choose the octets of a block of a file of C{size} octets.
+    Choose the block size, in octets, for a file of C{size} octets.
 
-    The last block must be a short one: Etherboot takes the remainder for its length, and a remainder of nothing makes
-    it wait for ever.
+    The last block must be shorter than the others: Etherboot computes its length as the remainder, and waits for ever
+    if that is 0.
+
+    @param mtu: octets of the largest IP packet.
+    @param most: octets of the largest block that is configured.
     """
     block = max(min(most, mtu - OVERHEAD - slam.LARGEST_HEADER), SMALLEST_BLOCK)
     while size % block == 0:
@@ -105,9 +108,10 @@ def blockSize(size: int, mtu: int, most: int = LARGEST_BLOCK) -> int:
 
 def transaction(content: IContent) -> int:
     """
-    Make 32 bits that stand for this version of this file, the same after a restart.
+    Make the transaction number, 32 bits that identify this version of this file, the same after a restart.
 
-    They are not the time of the file, as in C{mini-slamd}: a second is long, and reproducible builds share one time.
+    C{mini-slamd} takes the file's mtime; but a file may change twice a second, and all files of a reproducible build
+    have the same mtime.
     """
     version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2s(version, digest_size=4).digest(), "big")
@@ -115,7 +119,11 @@ def transaction(content: IContent) -> int:
 
 @implementer(IWire)
 class Wire:
-    """The bytes of the one cast of the port."""
+    """
+    Translates for the one cast of the port.
+
+    @ivar status: a status request, and the beginning of each data packet.
+    """
 
     cast = Sweep
     policy = POLICY
@@ -127,9 +135,9 @@ class Wire:
         self.count = header.count
         self.group = group
         self.status = header.build()
-        self.headers: Hashable = self.status
+        self.headerKey: Hashable = self.status
 
-    def first(self, request: Request) -> Ranges:
+    def requestedBlocks(self, request: Request) -> Ranges:
         return slam.clip(request.detail, self.count) if isinstance(request.detail, tuple) else ()
 
     def receive(self, datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave:
@@ -137,12 +145,15 @@ class Wire:
         return Leave(outcomes.DONE) if missing is None else RequestBlocks(slam.clip(missing, self.count))
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """Send a status request to where the list came from; never to the group, where Etherboot gives up at one."""
+        """
+        Build a status request for a member that is to send a list.  It goes to that member alone: Etherboot gives up at
+        one that is sent to the group.
+        """
         if master:
             yield self.status, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """Send nothing: the protocol has no word for it."""
+        """-> nothing: the protocol has no packet for it."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -154,7 +165,7 @@ class Wire:
     def address(self, peer: Peer) -> tuple[str, int]:
         return self.group
 
-    def ahead(self, stop: int) -> None:
+    def expectedAnswer(self, stop: int) -> None:
         return None
 
     def close(self, now: float) -> None:
@@ -163,7 +174,7 @@ class Wire:
 
 @implementer(IDialect)
 class Dialect:
-    """SLAM as configured."""
+    """Speaks SLAM as configured."""
 
     name = "slam"
     ownPort = False
@@ -175,8 +186,8 @@ class Dialect:
         """
         Read a list.
 
-        @return: L{None} for what was sent to a group (our own blocks, where the ports are the same), for what comes
-            from this very socket, and for the farewell of somebody unknown.
+        @return: L{None} for what was sent to a group (castd's own blocks, if both ports are the same), for what was
+            sent from this very socket, and for a disconnect, as the client is no member.
         """
         if local.broadcast or peer[:2] == (local.host, local.port):
             return None
@@ -184,13 +195,13 @@ class Dialect:
         return None if missing is None else Request(peer, local, self.options.file, detail=missing)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the group: a newer version of the file waits until the running cast has ended."""
+        """-> the group: a newer version of the file is not sent before the running cast has ended."""
         return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
-    def same(self, request: Request, other: Request) -> bool:
+    def sameMachine(self, request: Request, other: Request) -> bool:
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
@@ -211,10 +222,10 @@ class Dialect:
 
 def check(named: Sequence[tuple[str, Options]]) -> Iterator[tuple[str, str]]:
     """
-    Find what is wrong with these SLAM transports taken together.
+    Find ports and groups that several SLAM transports have in common.
 
-    @param named: the name of each in the service file, and its options.
-    @return: (name of the transport, complaint) of each fault.
+    @param named: the name of each transport in the service file, and its options.
+    @return: (name of the transport, complaint) for each fault.
     """
     for index, (name, options) in enumerate(named):
         for other, earlier in named[:index]:

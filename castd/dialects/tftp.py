@@ -1,5 +1,5 @@
 """
-Unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{blksize2}, C{utimeout} and C{rollover}.
+Serve unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{blksize2}, C{utimeout} and C{rollover}.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ class Options(ListenOptions):
 
 @implementer(IWire)
 class Wire:
-    """The bytes of one unicast transfer."""
+    """
+    Translates for one unicast transfer.
+
+    @ivar terms: the options that were agreed on.
+    """
 
     group = None
     cast = Turn
@@ -74,12 +78,12 @@ class Wire:
         self.blocksize = terms.blksize
         self.count = _tftp.blockCount(size, terms.blksize)
         self.policy = policy
-        self.headers: Hashable = ("tftp", terms.rollover)
+        self.headerKey: Hashable = ("tftp", terms.rollover)
         self._reader = _tftp.AckReader(self.count, terms.windowsize, terms.rollover)
         self.stride = terms.windowsize
-        self.ahead = self._reader.ahead
+        self.expectedAnswer = self._reader.expectedAnswer
 
-    def first(self, request: Request) -> Ranges:
+    def requestedBlocks(self, request: Request) -> Ranges:
         return _tftp.firstWindow(bool(self.terms.answer))
 
     def receive(
@@ -109,7 +113,7 @@ class Wire:
 
 @implementer(IDialect)
 class Dialect:
-    """Unicast TFTP as configured; it reads every TFTP request, so at a shared port it comes last."""
+    """Speaks unicast TFTP as configured; it reads every TFTP request, so it must be the last dialect at a port."""
 
     name = "tftp"
 
@@ -117,7 +121,7 @@ class Dialect:
         self.options = options
         self.ownPort = not options.singlePort
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
-        self._plain = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
+        self._defaultPolicy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _tftp.readRequest(datagram, peer, local)
@@ -128,7 +132,7 @@ class Dialect:
     def fits(self, request: Request, wire: IWire) -> bool:
         return False
 
-    def same(self, request: Request, other: Request) -> bool:
+    def sameMachine(self, request: Request, other: Request) -> bool:
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
@@ -153,5 +157,5 @@ class Dialect:
         )
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
-        """-> the policy of a transfer: one and the same for all that negotiate no interval."""
-        return self._plain if terms.timeout is None else self._plain.withTimeout(terms.timeout)
+        """-> the policy of a transfer with these options; all that negotiate no interval share one object."""
+        return self._defaultPolicy if terms.timeout is None else self._defaultPolicy.withTimeout(terms.timeout)

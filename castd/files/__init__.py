@@ -1,3 +1,3 @@
 """
-The disk: names of files, directories that nothing leaves, uploads, access rules, netascii.
+Access files: their names, directories that no name leads out of, uploads, access rules, netascii.
 """

@@ -1,5 +1,6 @@
 """
-Access rules.  The first one that matches decides; where none matches, the answer is no.
+Decide by access rules who may read and write which files.  The first rule that matches decides; without one the request
+is denied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from castd.files.names import Patterns
 from castd.networks import Networks
 from castd.options import Clients, Settings
 
-#: How many clients' rules are remembered.
+#: How many clients the rules are cached for.
 _REMEMBERED = 8192
 
 
@@ -50,13 +51,13 @@ class Rules:
     """
     Decides by L{Rule}s for each request.
 
-    Names are matched as they are asked for, slashes put right and case ignored, before a directory strips or rewrites
-    them.  A file that is known by several names (by a prefix that is stripped, by a rule, by a link) is guarded by
-    rules that allow, or by the C{networks} of its directory; not by denying one of its names.
+    Names are matched as clients send them, with slashes normalized and case ignored, before a directory strips or
+    rewrites them.  A file may have several names (by a prefix that is stripped, a rewrite rule, a link): to deny one of
+    them does not protect it.  Rules that allow do, and the C{networks} of its directory.
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        # Not a method: it would refer to what refers to it, and outlive a reload with all that it remembers.
+        # Not a method: by the cycle of references it would outlive a reload, with its cache.
         self._rulesFor = lru_cache(_REMEMBERED)(partial(_rulesFor, tuple(map(_CompiledRule, rules))))
 
     def check(self, host: str, name: str, write: bool = False) -> None:
@@ -64,7 +65,8 @@ class Rules:
         Check that this client may read (or write) the file of this name.
 
         @param host: the client's numeric address.
-        @raise Forbidden: it may not.  A name that cannot be read at all is refused as L{castd.files.names.parts} does.
+        @raise Forbidden: it may not.
+        @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
         plain = ""
         for rule in self._rulesFor(host, write):
@@ -79,7 +81,7 @@ class Rules:
 
 
 def _rulesFor(rules: tuple[_CompiledRule, ...], host: str, write: bool) -> tuple[_CompiledRule, ...]:
-    """-> the rules that can matter to a client: those for its network, up to the first that is about all names."""
+    """-> the rules that can apply to a client: those for its network, up to the first one for all names."""
     found: list[_CompiledRule] = []
     for rule in rules:
         if host in rule.networks and rule.write in (None, write):
@@ -91,11 +93,12 @@ def _rulesFor(rules: tuple[_CompiledRule, ...], host: str, write: bool) -> tuple
 
 class _CompiledRule:
     """
-    One rule, compiled.
+    Holds one rule in the form in which it is applied.
 
-    @ivar allows: it allows what it is about; C{False}: it denies that.
-    @ivar names: the names that it is about; L{None}: all.
-    @ivar write: it is about uploads; C{False}: about downloads; L{None}: about both.
+    @ivar allows: the rule allows; C{False}: it denies.
+    @ivar networks: the clients that it applies to.
+    @ivar names: the names that it applies to; L{None}: all.
+    @ivar write: it applies to uploads; C{False}: to downloads; L{None}: to both.
     """
 
     __slots__ = ("allows", "names", "networks", "write")

@@ -1,8 +1,8 @@
 """
-Contents: files that are opened in directories.
+Serve the files of directories as contents.
 
-A file is looked up for every request and read through the descriptor that was opened then, so a replaced file is seen
-by the next request and never mixed into one under way.  All readers of one file share one descriptor.
+A file is looked up for every request and read through the descriptor that was opened then, so the next request gets a
+replaced file, and a transfer under way does not.  All contents of one file share one descriptor.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RewriteOptions(Settings):
         """
         -> the compiled rule.
 
-        @raise ValueError: C{from} is no regular expression, or C{to} names a group that it has not.
+        @raise ValueError: C{from} is no regular expression, or C{to} refers to a group that it does not have.
         """
         return names.Rewrite.compile(self.pattern, self.to, self.every)
 
@@ -103,9 +103,9 @@ class Directory:
         """
         Open the file of this name.
 
-        @raise NotFound: it is not here, or not for this client.
-        @raise Forbidden: it is no regular file, cannot be read, or the way to it leads out of the directory.
-        @raise Busy: the system cannot say now.
+        @raise NotFound: there is no such file, or the directory is not for this client.
+        @raise Forbidden: it is no regular file, cannot be read, or its path leads out of the directory.
+        @raise Busy: the system cannot open it now, as it has no descriptors left or the disk has failed.
         """
         if self._networks is not None and peer[0] not in self._networks:
             raise NotFound(why="not for this client")
@@ -134,7 +134,7 @@ class Directory:
         """
         -> the parts of the file's path, from the directory downwards, after all rules.
 
-        @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also for names that are not of here.
+        @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
         """
         found = names.parts(name)
         if self._strip:
@@ -150,7 +150,7 @@ class Directory:
 
 class _OpenFile:
     """
-    One open file, and how many contents read it.  It is closed when none does.
+    Holds one open file, and closes it when no content reads it any more.
     """
 
     __slots__ = ("_openFiles", "fd", "readers", "version")
@@ -159,7 +159,7 @@ class _OpenFile:
         self.fd, self.version, self.readers, self._openFiles = fd, version, 0, openFiles
 
     def removeReader(self) -> None:
-        """One content less reads the file."""
+        """Note that a content was closed."""
         self.readers -= 1
         if not self.readers:
             # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
@@ -170,10 +170,10 @@ class _OpenFile:
 @implementer(IContent)
 class File:
     """
-    A file as content.
+    Reads a file as content.
 
-    Its size is the one it had when it was opened: a file that grows is sent as it was, one that shrinks or that the
-    disk refuses to read raises L{ContentChanged}.
+    Its size stays the one that the file had when it was opened: of a file that grows only so much is sent; one that
+    shrinks or cannot be read raises L{ContentChanged}.
     """
 
     __slots__ = ("_fd", "_file", "name", "size", "version")
@@ -212,7 +212,7 @@ class File:
             self._fill(buffers, offset, found)
 
     def _fill(self, buffers: Sequence[bytearray | memoryview], offset: int, found: int) -> None:
-        """Read what is missing: network file systems cut a read short; nobody else does, unless the file shrank."""
+        """Read the rest after a short read, which happens on network file systems, and where the file has shrunk."""
         for buffer in buffers:
             if found < len(buffer):
                 memoryview(buffer)[found:] = self.read(offset + found, len(buffer) - found)
@@ -227,8 +227,7 @@ class File:
 @implementer(IContentSource)
 class SourceChain:
     """
-    Several sources that are asked in order: the first that has a file opens it.  Where one forbids it, no other is
-    asked.
+    Asks several sources in order: the first that has the file opens it.  If one refuses it, no other source is asked.
     """
 
     def __init__(self, sources: Iterable[IContentSource]) -> None:

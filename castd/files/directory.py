@@ -1,5 +1,5 @@
 """
-Makes what C{directory} stands for in a service file: beneath C{content:} a source, beneath C{uploads:} a sink.
+Make what C{directory} stands for in a service file: a source below C{content:}, a sink below C{uploads:}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
 
 def makeSink(options: UploadDirectoryOptions) -> UploadDirectory:
     """
-    Make a place for uploads.
+    Make a sink for uploads.
 
     @raise ConfigError: the directory is not there or cannot be written to.
     """
@@ -49,12 +49,12 @@ def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError
 @implementer(IContentSink)
 class SinkChain:
     """
-    Several upload directories: an upload goes to the first that is meant for its name.
+    Chooses among several upload directories: an upload goes to the first one that its name belongs to.
     """
 
     def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
         """
-        @param mode: C{"netascii"}: what arrives is turned into native text.
+        @param mode: C{"netascii"}: uploads are converted to native text.
         """
         self.directories = tuple(directories)
         self.mode = mode
@@ -63,8 +63,8 @@ class SinkChain:
         """
         As L{IContentSink.begin}.
 
-        @raise Forbidden: also where none of them is meant for such names: nothing can be written there.
-        @raise NotFound: one is, but a directory is missing.
+        @raise Forbidden: also if the name belongs to none of the directories.
+        @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
         missing: NotFound | None = None
         for directory in self.directories:

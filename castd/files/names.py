@@ -1,9 +1,9 @@
 """
-Names as clients ask for them: read into parts, rewritten, matched against patterns, and shown in logs.
+Parse the names that clients ask for into parts; rewrite them, match them against patterns, and show them in logs.
 
-A name is what L{castd.request.Request} has: UTF-8 with surrogate escapes, so that the octets on the wire are also the
-octets on disk.  Its I{parts} are what lies between the slashes: never empty, never C{.} or C{..}, without control
-octets.  Whoever opens files deals in parts only; no text of a client ever reaches the file system in one piece.
+A name is that of a L{castd.request.Request}: UTF-8 with surrogate escapes, so that the octets on the wire are also the
+octets on disk.  Its I{parts} are between the slashes: never empty, never C{.} or C{..}, without control octets.  Files
+are opened by parts only; no whole name of a client is ever passed to the file system.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from castd.errors import Forbidden, NotFound, Refused, Unsupported
 #: The parts of a name, from the root downwards.
 Parts: TypeAlias = tuple[bytes, ...]
 
-#: The longest part (what Linux file systems take) and the longest name.
+#: Octets of the longest part (the limit of Linux file systems) and of the longest name.
 LARGEST_PART = 255
 LARGEST_NAME = 1024
 
@@ -29,9 +29,9 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 @lru_cache(1024)
 def parts(name: str) -> Parts:
     """
-    Read a name.  C{\\} is C{/}, for the clients of Windows; doubled and leading slashes and C{.} mean nothing.
+    Parse a name.  C{\\} counts as C{/}, for Windows clients; doubled and leading slashes and C{.} are dropped.
 
-    @raise Unsupported: there is no name at all.
+    @raise Unsupported: the name is empty.
     @raise Forbidden: the name has control octets or C{..}, or is nothing but slashes.
     @raise NotFound: the name is longer than any file's name can be.
     """
@@ -57,9 +57,9 @@ def _octets(name: str) -> bytes:
 
 def prefix(name: str) -> Parts:
     """
-    Read a leading directory as an operator writes it; C{()} for the empty text and for C{/}.
+    Parse a leading directory from the service file; C{()} for the empty text and for C{/}.
 
-    @raise ValueError: it could never be the beginning of a name.
+    @raise ValueError: no name can begin with it.
     """
     if not name.strip("/"):
         return ()
@@ -70,16 +70,17 @@ def prefix(name: str) -> Parts:
 
 
 def text(found: Parts) -> str:
-    """-> the name that L{parts} reads as these."""
+    """-> the name that L{parts} parses into these parts."""
     return b"/".join(found).decode("utf-8", "surrogateescape")
 
 
 def printable(name: str) -> str:
     """
-    Make a name (or any text of a client) fit for a log: what no terminal should be sent is shown as C{\\xNN}, octet by
-    octet.
+    Make a name (or any text of a client) safe for a log and a terminal: unprintable characters are shown as C{\\xNN},
+    octet by octet.
 
-    That is control octets, but also what is not UTF-8, what only looks blank, and what turns the line around.
+    Those are control characters, octets that are not UTF-8, unusual blanks, and marks that change the direction of
+    text.
     """
     return name if name.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in name)
 
@@ -94,7 +95,7 @@ def _escaped(character: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """
-    One rule that changes names: a regular expression and what its match becomes (C{\\1} is its first group).
+    Changes names by one rule: a regular expression, and the replacement of its match (C{\\1} is the first group).
 
     @ivar pattern: searched for anywhere in the name, which is written with single slashes and without a leading one.
     @ivar to: the replacement.
@@ -108,13 +109,13 @@ class Rewrite:
     @classmethod
     def compile(cls, pattern: str, to: str, every: bool = False) -> Rewrite:
         """
-        Make a rule of the two texts.
+        Compile a rule.
 
-        @raise ValueError: either text is wrong, with the reason.
+        @raise ValueError: the pattern or the replacement is wrong, with the reason.
         """
         try:
             rule = cls(re.compile(pattern), to, every)
-            # An alternative that always matches makes the replacement be read now, not at the first client's request.
+            # An alternative that always matches has the replacement checked now, not at the first request.
             re.sub(f"{pattern}|", to, "", count=1)
         except (re.error, IndexError) as error:
             raise ValueError(f"{pattern!r} to {to!r}: {error}") from None
@@ -127,10 +128,10 @@ class Rewrite:
 
 def rewrite(found: Parts, rules: Iterable[Rewrite]) -> Parts:
     """
-    Apply all rules in order, each to what the one before it made.
+    Apply all rules in order, each to the result of the one before.
 
-    @raise Forbidden: as L{parts}, which reads the result anew: no rule can be tricked into leaving the root.
-    @raise NotFound: nothing is left of the name, or too much.
+    @raise Forbidden: as L{parts}, which parses the result: no rule can lead out of the root.
+    @raise NotFound: the result is empty or too long.
     """
     name = text(found)
     for rule in rules:
@@ -141,7 +142,7 @@ def rewrite(found: Parts, rules: Iterable[Rewrite]) -> Parts:
 
 
 def strip(found: Parts, prefixes: Sequence[Parts]) -> Parts:
-    """Drop the first of the prefixes that the name begins with; a name that is nothing but the prefix stays."""
+    """Drop the first of the prefixes that the name begins with; a name that equals the prefix stays."""
     for prefix in prefixes:
         if len(found) > len(prefix) and found[: len(prefix)] == prefix:
             return found[len(prefix) :]
@@ -161,12 +162,12 @@ def beneath(found: Parts, prefix: Parts) -> Parts:
 
 class Patterns:
     """
-    Shell-style patterns over names; a name that matches one of them is C{in} it.
+    Matches names against shell-style patterns: C{name in patterns} is true if one of them matches.
 
-    C{?} is one character, C{*} any number of them, C{[a-f]} and C{[!a-f]} a choice, none of them ever a slash; C{**} as
-    a whole part is any number of parts.  A pattern without a slash is about the last part, in whichever directory
-    (C{*.efi}); one with a slash is about the whole name (C{images/**}, C{/pxelinux.0}).  Case does not matter: a name
-    that is forbidden in lower case shall not be had in upper case from a root that ignores it.
+    C{?} matches one character, C{*} any number, C{[a-f]} and C{[!a-f]} one of a set, but none of them a slash; C{**} as
+    a whole part matches any number of parts.  A pattern without a slash is matched against the last part, in any
+    directory (C{*.efi}); one with a slash against the whole name (C{images/**}, C{/pxelinux.0}).  Case is ignored: a
+    name that is forbidden in lower case must not be available in upper case from a root that ignores case.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -185,7 +186,7 @@ def _toRegex(pattern: str) -> str:
         raise ValueError(f"{pattern!r} is no pattern of a name{hint}")
     if "/" not in pattern:
         steps.insert(0, "**")
-    # Two in a row say no more than one, but take the square of the time.
+    # Two in a row match the same as one, but in the square of the time.
     *above, last = (step for step, before in zip(steps, [None, *steps], strict=False) if not step == before == "**")
     lead = "".join("(?:[^/]+/)*" if part == "**" else _glob(part) + "/" for part in above)
     return lead + (".+" if last == "**" else _glob(last))
@@ -210,7 +211,7 @@ def _globToken(token: re.Match[str]) -> str:
 
 def _characterClass(without: bool, members: str) -> str:
     """Match one character out of (or not out of) C{a-fx}, but never a slash."""
-    # Two hyphens in a row are no range, and mean something else to a later Python.
+    # Two hyphens in a row are no range, and may mean something else in a later Python.
     body = re.sub(r"([\\\[\]^&~|]|-(?=-)|(?<=-)-)", r"\\\1", members)
     choice = f"(?!/)[{'^' if without else ''}{body}]"
     try:

@@ -1,8 +1,8 @@
 """
-Contents and uploads in netascii (RFC 764).
+Convert contents and uploads to and from netascii (RFC 764).
 
-L{NetasciiContent} is content whose octets are those on the wire: its size is known and any part of it can be read, as
-lockstep transfers need.  L{NetasciiUpload} is an upload that keeps the native text of what arrives.
+L{NetasciiContent} is a content in netascii: its size is known and any part of it can be read, as retransmissions need.
+L{NetasciiUpload} converts what is written to it to native text.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from castd.packets.netascii import Decoder, encode, growth
 
 #: Octets of the file that are converted together.
 PIECE = 1 << 16
-#: Files up to this size are measured at once; it takes some milliseconds.
+#: Octets of the largest file that is measured in the reactor's thread; it takes some milliseconds.
 AT_ONCE = 8 << 20
-#: Files whose measure is remembered: a few hundred octets for each MiB.
+#: Files whose index is cached: a few hundred octets for each MiB.
 REMEMBERED = 64
 
-#: Where each piece of the file begins on the wire, and where the last one ends.
+#: The offset at which each piece of the file begins in netascii, and the end of the last one.
 Index: TypeAlias = Sequence[int]
 
 
 def measure(content: IContent) -> Index:
     """
-    Read a content whole, to see where each of its pieces begins on the wire.
+    Read a whole content to find the offset of each of its pieces in netascii.
 
     @raise ContentChanged: as reading it does.
     """
@@ -48,13 +48,13 @@ def measure(content: IContent) -> Index:
 @implementer(IContent)
 class NetasciiContent:
     """
-    A content converted to netascii.
+    Reads a content, converted to netascii.
     """
 
     def __init__(self, content: IContent, index: Index) -> None:
         """
-        @param content: becomes this one's own: it is closed with it.
-        @param index: its L{measure}.
+        @param content: the content to convert; it is closed with this one.
+        @param index: the result of L{measure} for it.
         """
         self._content, self._index = content, index
         self.name = content.name
@@ -63,7 +63,7 @@ class NetasciiContent:
         self._number, self._piece = -1, b""
 
     def read(self, offset: int, length: int) -> bytes:
-        """As L{IContent.read}, in octets of the wire."""
+        """As L{IContent.read}; offset and length are those in netascii."""
         end = min(offset + length, self.size)
         found = []
         while offset < end:
@@ -84,7 +84,7 @@ class NetasciiContent:
             buffer[:], data = data[: len(buffer)], data[len(buffer) :]
 
     def _converted(self, number: int) -> bytes:
-        """Convert one piece; the last one is kept, since its blocks are asked for one after the other."""
+        """Convert one piece; the last result is kept, since its blocks are read one after the other."""
         if number != self._number:
             piece = encode(bytes(self._content.read(number * PIECE, PIECE)))
             if len(piece) != self._index[number + 1] - self._index[number]:
@@ -101,17 +101,17 @@ class NetasciiConverter:
     """
     Makes a L{NetasciiContent} of each content.
 
-    Each version of a file is measured once, however many ask for it, and a large one in a thread: nobody can keep the
-    disk busy by asking for an image in netascii again and again.
+    Each version of a file is measured once for all requests, a large one in a thread: so clients cannot keep the disk
+    busy by requesting an image in netascii again and again.
     """
 
     def __init__(
         self, thread: RunInThread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED
     ) -> None:
         """
-        @param thread: where large files are measured.
-        @param atOnce: octets of the largest file that is measured here and now.
-        @param remembered: how many files' measures are kept.
+        @param thread: runs the measurement of large files.
+        @param atOnce: octets of the largest file that is measured in the reactor's thread.
+        @param remembered: how many indexes are cached.
         """
         self._thread, self._atOnce, self._most = thread, atOnce, remembered
         self._known: OrderedDict[Hashable, Index] = OrderedDict()
@@ -121,7 +121,7 @@ class NetasciiConverter:
         """
         Convert a content to netascii.
 
-        @param content: becomes the result's own; if this fails it is closed.
+        @param content: the content to convert; it is closed with the result, or if this fails.
         @return: a Deferred of a L{NetasciiContent}; fails with L{ContentChanged}.
         """
         asked: Deferred[IContent] = Deferred()
@@ -154,7 +154,10 @@ class NetasciiConverter:
 
 
 def _answer(result: Index | Failure, content: IContent, asked: Deferred[IContent]) -> None:
-    """Only now may the content be closed: the thread reads it even when nobody waits any more."""
+    """
+    Fire the Deferred of a caller with its content.  If the caller has cancelled it the content is closed only now, as
+    the thread was still reading it.
+    """
     if isinstance(result, Failure) or asked.called:
         content.close()
     if not asked.called:
@@ -164,21 +167,21 @@ def _answer(result: Index | Failure, content: IContent, asked: Deferred[IContent
 @implementer(IUpload)
 class NetasciiUpload:
     """
-    An upload that is written to in netascii, and keeps native text.
+    Writes an upload, converted from netascii to native text.
     """
 
     def __init__(self, upload: IUpload) -> None:
         """
-        @param upload: takes the native text; it becomes this one's own.
+        @param upload: gets the native text; it is committed and aborted with this one.
         """
         self._upload, self._decoder = upload, Decoder()
 
     def write(self, data: bytes) -> None:
-        """As L{IUpload.write}, in octets of the wire."""
+        """As L{IUpload.write}; the octets are netascii."""
         self._upload.write(self._decoder.feed(data))
 
     def commit(self) -> Deferred[None]:
-        """As L{IUpload.commit}; first of all the octet is written that may still wait for the one behind it."""
+        """As L{IUpload.commit}; a CR at the end of the data is written first."""
         try:
             self._upload.write(self._decoder.finish())
         except Refused:

@@ -1,9 +1,9 @@
 """
-Partial files: uploads are written to them until they are complete.
+Create, publish and remove partial files, to which uploads are written until they are complete.
 
-Their name tells them from all others, and a lock tells those that somebody still writes from those that a crash has
-left: the kernel drops it with the process, whatever that died of.  So no record has to be kept of them, and none can be
-wrong.
+Partial files have names of a form of their own.  Each is locked while it is being written; the kernel releases the lock
+when the process ends, for whatever reason, so a partial file without a lock is left from a crash.  No other record of
+them is needed, and so none can be wrong.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from itertools import count
 
 from castd.files.root import closeFd
 
-#: The names of partial files, also where case is ignored.  No client may read one of them, nor create one.
+#: The form of the names of partial files, whatever their case.  Clients may neither read nor create such files.
 NAME = re.compile(rb"\.castd-[0-9]+-[0-9]+\.part", re.IGNORECASE)
 
 _numbers = count(1)
-#: Files created for one upload before it is refused: L{removeAbandoned} may take one just created, but hardly again and
-#: again.
+#: Attempts to create the file of one upload: L{removeAbandoned} may remove a file that was just created, but hardly
+#: each time.
 _TRIES = 8
 
 
 def create(directory: int) -> tuple[bytes, int]:
     """
-    Create a partial file, readable by nobody else.
+    Create a partial file that only the user of this process can read.
 
     @param directory: descriptor of the directory that it is created in.
     @return: its name, and its descriptor, locked.
@@ -47,16 +47,17 @@ def create(directory: int) -> tuple[bytes, int]:
                 remove(directory, name)
                 closeFd(fd)
                 raise
-            # Between these two lines somebody took it for a leftover, and has removed it or will.
+            # Between open and lock another process has taken it for an abandoned file, and removes it.
             closeFd(fd)
     raise BlockingIOError(errno.EAGAIN, "others lock every file that is created")
 
 
 def _lock(fd: int) -> bool:
     """
-    Mark a file as being written.
+    Lock a file that is being written.
 
-    @return: C{False}: somebody else was quicker.  Where the disk knows no locks, nobody removes the file either.
+    @return: C{False}: another process has locked or removed it.  On a file system without locks the result is C{True},
+        as there no process removes the file either.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,9 +72,9 @@ def publish(directory: int, part: bytes, name: bytes, policy: str) -> None:
 
     @param directory: descriptor of the directory that both names are in.
     @param part: the name of the partial file.
-    @param policy: C{"create"}: there must be none of that name, even if one has appeared since the upload began;
+    @param policy: C{"create"}: there must be no file of that name, even if one has appeared since the upload began;
         C{"existing"}: there must be one; C{"overwrite"}: either.
-    @raise OSError: C{FileExistsError}, C{FileNotFoundError} and all that renaming raises.
+    @raise OSError: C{FileExistsError}, C{FileNotFoundError}, or any error of renaming.
     """
     if policy == "create":
         os.link(part, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
@@ -85,7 +86,7 @@ def publish(directory: int, part: bytes, name: bytes, policy: str) -> None:
 
 
 def syncDirectory(directory: int) -> None:
-    """Sync the directory itself to the disk; some file systems have nothing to do for that, and say C{EINVAL}."""
+    """Sync the directory itself to the disk; C{EINVAL}, from file systems that need no such sync, is ignored."""
     try:
         os.fsync(directory)
     except OSError as error:
@@ -101,7 +102,7 @@ def remove(directory: int, part: bytes) -> None:
 
 def removeAbandoned(path: str, within: int | None = None) -> int:
     """
-    Remove the partial files that nobody writes to any more, in this directory and beneath; links are not followed.
+    Remove the partial files that no process writes any more, in this directory and below; links are not followed.
 
     @param within: the descriptor of the directory that the path is relative to.
     @return: how many were removed.
@@ -120,7 +121,7 @@ def _removeUnlocked(directory: int, name: bytes) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return False
-        # An OSError here says that it is being written to, or that this disk knows no locks: it stays.
+        # An OSError here means that the file is being written, or that the file system has no locks: it stays.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=directory)
     finally:

@@ -1,10 +1,9 @@
 """
-Opens files beneath a directory without ever leaving it, whatever the name and whatever links lie in the way.
+Open files below a directory without ever leaving it, whatever the name and the symbolic links in its path.
 
 Each part of a name is opened relative to the descriptor of the directory before it, and never through a symbolic link:
-what the kernel would follow, L{_LinkWalk} follows itself, one step at a time, and it stops where the way leaves the
-root.  So nothing that happens on disk between a check and its use can matter.  (The C{openat2} of Linux would do the
-same; Python does not have it.)
+L{_LinkWalk} follows links itself, one step at a time, and stops where a path leaves the root.  So changes on the disk
+between a check and its use have no effect.  (The C{openat2} of Linux would do the same; Python does not have it.)
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def closeFd(fd: int) -> None:
     """
     Close a descriptor, and ignore errors.
 
-    It is free then whatever the system says (a file server may be gone), and nothing is lost: what was only read has
-    nothing to write, what was written was synced before or is thrown away.
+    The descriptor is free after an error, too (such as that of a file server that is down), and no data is lost: a file
+    was only read, or was synced before, or is discarded.
     """
     with suppress(OSError):
         os.close(fd)
@@ -41,17 +40,17 @@ def closeFd(fd: int) -> None:
 
 class Root:
     """
-    A directory, held open, and what is opened beneath it.
+    Opens files and directories below one directory, which it keeps open.
 
-    @ivar path: the directory's path, as configured.
+    @ivar path: the absolute path of the directory, as configured.
     @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
     @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match; costs a listing of the directory for each
     miss.
     """
 
     def __init__(self, path: str, links: Links = "inside", ignoreCase: bool = False) -> None:
-        """@raise OSError: there is no such directory, or it cannot be searched; with a clear text."""
-        # The working directory will be another one once the server is a daemon.
+        """@raise OSError: there is no such directory, or it cannot be searched."""
+        # The working directory changes when the server becomes a daemon.
         self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
         self._fd, self._identity, self._realParts = _openRoot(self.path)
 
@@ -63,10 +62,10 @@ class Root:
         """
         Open a file for reading.
 
-        @return: its descriptor.  It is for the caller to see (by C{fstat}) that it is a regular file, and to close it.
-        @raise NotFound: there is none.
-        @raise Forbidden: not readable, or the way to it leaves the root.
-        @raise Busy: the system cannot say now: no descriptors are left, or the disk failed.
+        @return: its descriptor.  The caller must check (by C{fstat}) that it is a regular file, and close it.
+        @raise NotFound: there is no such file.
+        @raise Forbidden: it is not readable, or its path leaves the root.
+        @raise Busy: the system cannot open it now: no descriptors are left, or the disk has failed.
         """
         return self._openBeneath(parts, _FILE_FLAGS)
 
@@ -96,7 +95,7 @@ class Root:
             raise readRefusal(error) from error
 
     def _openPlain(self, parts: Parts, flags: int) -> int:
-        """Open what nearly all requests are for: no links in the way, case as on disk."""
+        """Open a file without links in its path, spelled as on disk, as in nearly all requests."""
         place = self._currentFd()
         if len(parts) == 1:
             return os.open(parts[0], flags, dir_fd=place)
@@ -114,10 +113,11 @@ class Root:
 
     def _currentFd(self) -> int:
         """
-        -> the root's descriptor; a new one if another directory stands at its path by now.
+        -> the root's descriptor; a new one if there is another directory at its path by now.
 
-        Whole trees are exchanged by renaming them, or by pointing a link elsewhere; both must be seen without a
-        reload.  A path that is gone, or out of reach since root was given up, changes nothing.
+        Operators replace whole trees by renaming them, or by changing a link; both must have effect without a reload.
+        If the path does not exist any more, or cannot be reached since root privileges were dropped, the old one is
+        used.
         """
         try:
             found = os.stat(self.path)
@@ -134,7 +134,7 @@ class Root:
 
 
 def _openRoot(path: str) -> tuple[int, tuple[int, int], Parts]:
-    """-> (descriptor, device and inode, the parts of where it really is)."""
+    """-> (descriptor, (device, inode), the parts of its real path)."""
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not os.access(".", os.X_OK, dir_fd=fd, effective_ids=True):
@@ -149,11 +149,11 @@ def _openRoot(path: str) -> tuple[int, tuple[int, int], Parts]:
 
 class _LinkWalk:
     """
-    Follows one name step by step, links and all.
+    Follows one name step by step, with its symbolic links.
 
-    Where it is: C{stack}, the open directories below the root (each C{..} of a link steps back on it), or C{above}: so
-    many levels above the root, where only the way back down is known and nothing is opened.  That covers absolute
-    links, too: they begin at C{/}, as far above the root as can be.
+    Its position is C{_stack}, the open directories below the root (C{..} in a link removes the last one), or C{_above}:
+    so many levels above the root.  There nothing is opened, and only steps back down to the root are allowed.  An
+    absolute link begins at C{/}, as far above the root as possible.
     """
 
     def __init__(self, root: int, realParts: Parts, path: str, links: Links, ignoreCase: bool) -> None:
@@ -171,7 +171,7 @@ class _LinkWalk:
             closeFd(fd)
 
     def open(self, parts: Parts, flags: int) -> int:
-        """-> the descriptor of what the name leads to."""
+        """-> the descriptor of the file or directory with this name."""
         ahead = list(reversed(parts))
         while ahead:
             part = ahead.pop()
@@ -188,17 +188,17 @@ class _LinkWalk:
                 self._stack.append(os.open(part, _DIRECTORY_FLAGS, dir_fd=self._directoryFd()))
             else:
                 return os.open(part, flags, dir_fd=self._directoryFd())
-        # Only links lead here: to the root, to a directory by "..", or out.
+        # Only a link can end here: at the root, at a directory after "..", or above the root.
         if self._above or not flags & os.O_DIRECTORY:
             raise Forbidden(why="a link leads to a directory")
         return os.open(b".", flags & ~os.O_NOFOLLOW, dir_fd=self._directoryFd())
 
     def _directoryFd(self) -> int:
-        """-> the descriptor of the directory that has been reached."""
+        """-> the descriptor of the present directory."""
         return self._stack[-1] if self._stack else self._root
 
     def _stepUpOrBack(self, part: bytes) -> None:
-        """Take a step up, or, above the root, a step that must be one back down."""
+        """Take a step up for C{..}; above the root, take a step back down to the root, and refuse any other."""
         if part == b"..":
             if self._stack:
                 closeFd(self._stack.pop())
@@ -210,7 +210,9 @@ class _LinkWalk:
             raise Forbidden(why="a link leads out of the root")
 
     def _linkTarget(self, part: bytes) -> bytes | None:
-        """-> what a link points to, from here or from the root; L{None}: it is no link."""
+        """
+        -> the target of a link, relative to the present position, which an absolute link changes; L{None}: no link.
+        """
         if not stat.S_ISLNK(os.lstat(part, dir_fd=self._directoryFd()).st_mode):
             return None
         self._followed += 1
@@ -221,7 +223,7 @@ class _LinkWalk:
             return target
         while self._stack:
             closeFd(self._stack.pop())
-        # The configured path may itself lead through a link, so that it is another than the real one.
+        # The configured path may contain a link, and then differs from the real path.
         below = target.removeprefix(self._path)
         if below != target and below[:1] in (b"", b"/"):
             return below
@@ -229,7 +231,7 @@ class _LinkWalk:
         return target
 
     def _spellingOnDisk(self, part: bytes) -> bytes:
-        """-> the part as it stands on disk: itself, or (if case is ignored) the first that differs only by case."""
+        """-> the name on disk: the part itself, or (if case is ignored) the first name that differs only by case."""
         if not self._ignoreCase:
             return part
         try:
@@ -246,11 +248,11 @@ class _LinkWalk:
 
 
 def readRefusal(error: OSError) -> Refused:
-    """-> what a client is told when a file could not be opened."""
+    """-> the refusal for a file that could not be opened."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return NotFound(why=why)
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
         return Forbidden(why=why)
-    # Anything else (no descriptors left, a failing disk) must not be taken for "not there": clients give up on that.
+    # Other errors (no descriptors left, a failing disk) must not become "not found", at which clients give up.
     return Busy(why=why)

@@ -1,5 +1,5 @@
 """
-Runs what waits for a disk elsewhere than in the reactor's thread.
+Run functions that wait for a disk outside the reactor's thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ T = TypeVar("T")
 
 
 class RunInThread(Protocol):
-    """Runs a function elsewhere: C{twisted.internet.threads.deferToThread}, or C{maybeDeferred} in a test."""
+    """Runs a function in a thread, as C{twisted.internet.threads.deferToThread}; C{maybeDeferred} in a test."""
 
     def __call__(self, function: Callable[[], T], /) -> Deferred[T]: ...

@@ -1,8 +1,8 @@
 """
-Uploads into a directory, in which a file is complete or not there at all.
+Store uploads in a directory, in which a file is complete or does not exist.
 
-Each upload is written to a file of its own beside the one it will be, and takes that one's name only when it is whole
-and on the disk.  Until then nobody sees it, and if it breaks off nothing is left.
+Each upload is written to a partial file in the same directory, which gets the name of the upload only when it is
+complete and synced to the disk.  Until then clients cannot see it, and if the upload fails nothing is left.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 
-#: The space left on the disk is looked at again after so many octets.
+#: The free space of the disk is checked after each so many octets.
 _CHECK_EVERY = 1 << 20
 
 
@@ -58,13 +58,13 @@ class UploadDirectoryOptions(Settings):
 @implementer(IContentSink)
 class UploadDirectory:
     """
-    Takes uploads into one directory.
+    Stores uploads in one directory.
     """
 
     def __init__(self, options: UploadDirectoryOptions, thread: RunInThread = deferToThread) -> None:
         """
-        @param thread: where disks are waited for.
-        @raise OSError: the directory is not there, or cannot be searched or written to.
+        @param thread: runs functions that wait for the disk.
+        @raise OSError: the directory does not exist, or cannot be searched or written to.
         """
         self.options = options
         self._root = Root(str(options.path), options.links)
@@ -76,7 +76,7 @@ class UploadDirectory:
         self._open: dict[tuple[int, int, bytes], FileUpload] = {}
 
     def covers(self, name: str) -> bool:
-        """-> whether such names are meant for this directory."""
+        """-> whether a file of this name belongs to this directory (C{under} in its options)."""
         try:
             names.beneath(names.parts(name), self._under)
         except NotFound:
@@ -88,10 +88,11 @@ class UploadDirectory:
         Begin an upload.
 
         @param size: octets announced, or L{None}.
-        @raise Exists: the policy creates only, and there is one.
-        @raise NotFound: its directory is not there, or the policy replaces only and there is nothing to replace.
-        @raise Forbidden: not for this client, no regular file, or somebody else is uploading it ("busy").
-        @raise Full: too large, or too little space.
+        @raise Exists: the policy is C{create}, and there is such a file.
+        @raise NotFound: its directory does not exist, or the policy is C{existing} and there is no such file.
+        @raise Forbidden: this client may not upload, there is something else than a regular file, or another client is
+            uploading it ("busy").
+        @raise Full: the upload is too large, or there is too little space.
         """
         if peer[0] not in self._networks:
             raise Forbidden(why="no uploads by this client")
@@ -116,13 +117,13 @@ class UploadDirectory:
 
     def removeAbandoned(self) -> Deferred[int]:
         """
-        Remove what a server that crashed has left unfinished, in this directory and all beneath.
+        Remove the partial files that a crashed server has left in this directory and all below.
 
-        To be called at the start; what is still being written to, by this process or another, is not touched.
+        It is to be called at the start.  Files that are still being written, by this process or another, stay.
 
         @return: a Deferred of how many files were removed.
         """
-        # By its descriptor: in another root (twistd --chroot) there is no way to its path any more.
+        # By its descriptor: after twistd --chroot its path does not exist any more.
         try:
             directory = self._root.openDirectory(())
         except Refused:
@@ -135,15 +136,15 @@ class UploadDirectory:
         return self._thread(bind(partial.removeAbandoned, ".", directory)).addBoth(closed)
 
     def forget(self, upload: FileUpload) -> None:
-        """Forget an upload that is over, one way or the other."""
+        """Forget an upload that was committed or aborted."""
         if self._open.get(upload.key) is upload:
             del self._open[upload.key]
 
     def _endFormer(self, key: tuple[int, int, bytes], peer: Peer) -> None:
         """
-        End the former upload of this name if it is the same client's, which begins anew.
+        Abort an earlier upload of this name by the same client, which begins anew.
 
-        @raise Forbidden: another client is uploading it: one upload of a name at a time.
+        @raise Forbidden: another client is uploading it; there is one upload of a name at a time.
         """
         busy = self._open.get(key)
         if busy is not None and busy.peer == peer:
@@ -153,7 +154,7 @@ class UploadDirectory:
             raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
 
     def _checkPolicy(self, directory: int, last: bytes) -> None:
-        """@raise Refused: the policy has it otherwise, or something is there that is no regular file."""
+        """@raise Refused: the policy does not allow the upload, or there is something else than a regular file."""
         try:
             mode = os.lstat(last, dir_fd=directory).st_mode
         except FileNotFoundError:
@@ -171,19 +172,19 @@ class UploadDirectory:
 @implementer(IUpload)
 class FileUpload:
     """
-    One upload under way.
+    Writes one upload to a partial file, and publishes it.
 
     @ivar key: device and inode of the directory, and the name in it.
-    @ivar peer: who sends it.
-    @ivar octets: written so far.
+    @ivar peer: the client that sends it.
+    @ivar octets: octets written so far.
     """
 
     def __init__(
         self, sink: UploadDirectory, key: tuple[int, int, bytes], peer: Peer, directory: int, size: int | None
     ) -> None:
         """
-        @param directory: descriptor of the directory; becomes this upload's own.
-        @raise Refused: it will not fit, or no file can be created.
+        @param directory: descriptor of the directory; the upload closes it.
+        @raise Refused: there is too little space, or no file can be created.
         """
         self.key, self.peer, self.octets = key, peer, 0
         self._sink, self._directory, self._options = sink, directory, sink.options
@@ -199,8 +200,8 @@ class FileUpload:
         """
         Append to the file.
 
-        @raise Full: above the limit, or the disk is full; what there is of the upload is removed at once.
-        @raise Refused: the disk failed, or the upload is over.
+        @raise Full: the upload is too large, or the disk is full; the partial file is removed at once.
+        @raise Refused: the disk has failed, or the upload is over.
         """
         if self._state != "open":
             raise Refused("Upload is over")
@@ -226,13 +227,13 @@ class FileUpload:
         if self._state != "open":
             return fail(Refused("Upload is over"))
         self._state = "storing"
-        # Asking for the mask means setting it, which a thread must not do.
+        # The mask can be read only by setting it, which a thread must not do.
         mask = os.umask(0o077)
         os.umask(mask)
         return self._sink._thread(bind(self._store, 0o644 & ~mask)).addBoth(self._stored)
 
     def abort(self) -> None:
-        """As L{IUpload.abort}; does nothing any more once L{commit} was called."""
+        """As L{IUpload.abort}."""
         if self._state == "open":
             self._state = "over"
             partial.remove(self._directory, self._part)
@@ -274,7 +275,7 @@ class FileUpload:
 
 
 def writeRefusal(error: OSError) -> Refused:
-    """-> what a client is told when the system would not write."""
+    """-> the refusal for an upload that could not be written."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Full(why=why)

@@ -1,3 +1,3 @@
 """
-The network: sockets, ports, the epoll set that reads them, and timers.
+Access the network: sockets, ports, the epoll set that reads them, and timers.
 """

@@ -1,7 +1,7 @@
 """
-Sockets that a supervisor has bound for us: systemd's socket activation, C{sd_listen_fds(3)}.
+Open the sockets that a supervisor has bound and passed: systemd's socket activation, C{sd_listen_fds(3)}.
 
-They are matched to the service file by address, not by name: what a transport asks for and is already there is used.
+They are matched to the service file by address, not by name: a transport gets the passed socket that has its address.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from castd.net.sockets import boundHost
 LISTEN_FDS_START = 3
 #: The environment variables of the protocol.
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-#: Descriptors looked at; nobody has so many addresses.
+#: The most descriptors that are opened.
 MOST_DESCRIPTORS = 1024
 
-#: Sockets by interface and port, as L{Ports<castd.net.ports.Ports>} wants them.
+#: Sockets by interface and port, as L{Ports<castd.net.ports.Ports>} takes them.
 SocketsByAddress: TypeAlias = dict[tuple[str, int], socket.socket]
 
 
 def takeVariables(began: Path = Path("/proc/self/environ")) -> dict[str, str]:
     """
-    Take out of the environment what it says of passed sockets.
+    Remove the variables of passed sockets from the environment, and return their values.
 
-    Twisted's endpoints do so as soon as anybody imports them, and a plugin of anybody's may have been before us; then
-    it is as it was when this process began.
+    Twisted's endpoints remove them as soon as they are imported, which a plugin may have done before.  So a variable
+    that is missing is read from the environment that the process was started with.
 
-    @param began: where the system keeps the environment that a process began with.
-    @return: the value of each variable; C{""} where it is not set.
+    @param began: the file in which the system keeps that environment.
+    @return: the value of each variable; C{""}: it is not set.
     """
     try:
         first = dict(each.partition("=")[::2] for each in began.read_bytes().decode(errors="replace").split("\0"))
@@ -47,11 +47,11 @@ def passedSockets(
     environ: MutableMapping[str, str], pid: int | None = None
 ) -> tuple[SocketsByAddress, SocketsByAddress, list[str]]:
     """
-    Open the descriptors that were passed; what the environment says of them is removed, so that this is done once.
+    Open the descriptors that were passed.  Their variables are removed from C{environ}, so that this is done once.
 
-    @param pid: of this process, as the supervisor names whom it means.
-    @return: the sockets that the supervisor has bound; those that a castd before this one has bound and stored (see
-        L{castd.net.fdstore}); and a line for each descriptor that is of no use.
+    @param pid: the process ID to compare with C{LISTEN_PID}; L{None}: that of this process.
+    @return: the sockets that the supervisor has bound; those that a previous castd has bound and stored (see
+        L{castd.net.fdstore}); and a message for each descriptor that cannot be used.
     """
     variables = {name: environ.pop(name, "") for name in VARIABLES}
     ours = variables["LISTEN_PID"] == str(os.getpid() if pid is None else pid)
@@ -83,8 +83,10 @@ def passedSockets(
 
 def _openDescriptor(descriptor: int) -> socket.socket:
     """
+    Open one descriptor, which is left open if this fails.
+
     @raise OSError: it is no socket.
-    @raise ValueError: it is none that castd can serve from.
+    @raise ValueError: it is no socket that castd can serve from.
     """
     os.set_inheritable(descriptor, False)
     sock = socket.socket(fileno=descriptor)
@@ -106,6 +108,6 @@ def _check(sock: socket.socket) -> None:
 
 
 def addressOf(sock: socket.socket) -> tuple[str, int]:
-    """-> address and port of a bound socket as a service file names them: C{""} is the IPv4 wildcard."""
+    """-> address and port of a bound socket, as in a service file: C{""} is the IPv4 wildcard."""
     host = boundHost(sock)
     return ("" if host == "0.0.0.0" else host), sock.getsockname()[1]

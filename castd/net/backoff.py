@@ -1,16 +1,16 @@
 """
-How long a full socket is left alone, wherever castd sends.
+Compute how long to wait before the next send, after a socket was full.
 """
 
 from __future__ import annotations
 
 import errno
 
-#: Errors of a full socket or a full queue of the interface: the datagram was not sent and can be sent later.  With
-#: every other error of a send it counts as lost on its way.
+#: Errors of a full socket or a full queue of the interface: the datagram was not sent and can be sent later.  After any
+#: other error of a send it counts as lost on its way.
 FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 
-#: Seconds between the first refusal and the next try, and the most that doubling makes of them.
+#: Seconds from the first refusal to the next try, and the most seconds between two tries.
 FIRST_REST, LONGEST_REST = 0.005, 0.08
 
 
@@ -21,10 +21,10 @@ def isFull(error: OSError) -> bool:
 
 class Backoff:
     """
-    The time between two tries at a socket that stays full; doubled with each refusal.  Whoever got something sent
-    starts with a new one.
+    Computes the time between two tries while a socket stays full: it is doubled with each refusal.  After a successful
+    send a new object is used.
 
-    @ivar seconds: how long to wait since the last refusal; 0 before the first.
+    @ivar seconds: how long to wait after the last refusal; 0 before the first.
     """
 
     __slots__ = ("seconds",)
@@ -33,6 +33,6 @@ class Backoff:
         self.seconds = 0.0
 
     def refused(self) -> float:
-        """Lengthen the wait, since the socket was full.  -> C{seconds}."""
+        """Make the wait longer, since the socket was full.  -> C{seconds}."""
         self.seconds = min(self.seconds * 2 or FIRST_REST, LONGEST_REST)
         return self.seconds

@@ -1,8 +1,8 @@
 """
-One reader of the reactor for all ports of the server.
+Read all ports of the server by one reader of the reactor.
 
-An epoll descriptor is readable when one of its members is, so the reactor watches one descriptor, however many
-transfers there are; reading the members here costs half of what a reader each does.  Without epoll, each port is a
+An epoll descriptor is readable when one of its members is.  So the reactor watches one descriptor, however many
+transfers there are, and reading takes half the time that a reader for each port takes.  Without epoll, each port is a
 reader.
 """
 
@@ -23,10 +23,10 @@ _log = Logger(namespace="castd")
 
 #: Events fetched by one call of epoll_wait.
 MOST_EVENTS = 64
-#: How long one visit may last before timers, signals and other readers get their share.  Seconds.
+#: How long one L{EpollSet.read} may last before the reactor runs timers, signals and other readers.  Seconds.
 LONGEST_VISIT = 0.005
-#: With so few busy ports the way back through the reactor would cost more than a block does: wait here so long for the
-#: next datagram.  Seconds.
+#: If so few ports are readable, wait so long for the next datagram (seconds): a return to the reactor would take longer
+#: than a block.
 FEW_EVENTS, SHORT_WAIT = 2, 0.001
 
 #: Called when something waits in a descriptor: reads a bounded part of it.
@@ -34,7 +34,7 @@ Readable: TypeAlias = Callable[[], object]
 
 
 def _ignore() -> None:
-    """For a descriptor that is not watched any more."""
+    """Do nothing, for a descriptor that is not watched any more."""
 
 
 @implementer(IReadDescriptor)
@@ -56,9 +56,10 @@ class EpollSet:
 
     def add(self, descriptor: int, readable: Readable) -> None:
         """
-        Watch this descriptor; one that is watched already gets another C{readable}.
+        Watch a descriptor, or change the function of one that is watched already.
 
-        @raise OSError: it cannot be watched (C{fs.epoll.max_user_watches}, no memory).
+        @param readable: called when the descriptor is readable.
+        @raise OSError: the descriptor cannot be watched (C{fs.epoll.max_user_watches}, no memory).
         """
         if descriptor in self._members:
             self._members[descriptor] = readable
@@ -74,14 +75,14 @@ class EpollSet:
             self._reactor.addReader(self)
 
     def remove(self, descriptor: int) -> None:
-        """Watch this descriptor no more.  To be called before it is closed."""
+        """Stop watching a descriptor.  It must be called before the descriptor is closed."""
         if self._members.pop(descriptor, None) is None:
             return
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))
             return
         with suppress(OSError):
-            # It is to be closed, which takes it out of the set as well.
+            # If this fails, closing the descriptor removes it from the set.
             self._epoll.unregister(descriptor)
         if not self._members:
             self._reactor.removeReader(self)
@@ -99,12 +100,11 @@ class EpollSet:
 
     def read(self, wait: float = 0.0) -> None:
         """
-        Read what has arrived, for no longer than L{LONGEST_VISIT}.
+        Call the functions of all readable descriptors, over and over for at most L{LONGEST_VISIT}.
 
-        @param wait: seconds to wait for more where few ports are busy; 0: something else is due.
+        @param wait: seconds to wait for more datagrams if few ports are readable.
         """
         if self._epoll is None:
-            # Who asks all of them to be read, asks each.
             for descriptor, single in list(self._single.items()):
                 if descriptor in self._members:
                     single.doRead()
@@ -116,22 +116,22 @@ class EpollSet:
             try:
                 events = poll(timeout, MOST_EVENTS)
             except OSError as error:
-                # A reactor never asks a reader again that raises, and this one is all that we hear.
+                # Not raised: the reactor would drop this reader, and no port would be read any more.
                 _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
                 return
             for descriptor, _ in events:
                 try:
-                    # One before it may have closed it.
+                    # A function that was called before may have closed the descriptor.
                     get(descriptor, _ignore)()
                 except Exception:
-                    # One port's fault must not end the others' reader.
+                    # A fault of one port must not end the reader of the others.
                     _log.failure("a port failed", event="fault")
             if not events or clock() >= until:
                 return
             timeout = wait if len(events) <= FEW_EVENTS else 0
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor is shutting down and reads no more."""
+        """Close the set, as the reactor is shutting down."""
         if self._epoll is not None:
             self._epoll.close()
 
@@ -139,7 +139,7 @@ class EpollSet:
 @implementer(IReadDescriptor)
 class _SingleReader:
     """
-    A descriptor as a reader of its own, where there is no epoll.
+    Reads one descriptor, where there is no epoll.
     """
 
     def __init__(self, descriptor: int, members: dict[int, Readable]) -> None:
@@ -159,4 +159,4 @@ class _SingleReader:
             _log.failure("a port failed", event="fault")
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor reads no more; whoever opened the descriptor closes it."""
+        """Do nothing: the port closes the descriptor."""

@@ -1,7 +1,8 @@
 """
-The service manager's file descriptor store (C{FDSTORE=1}, C{sd_pid_notify_with_fds(3)}) for the sockets of requests.
+Keep the sockets of request ports in the service manager's file descriptor store (C{FDSTORE=1},
+C{sd_pid_notify_with_fds(3)}).
 
-Stored sockets outlive the process: a restart gets them back, with what has come to them meanwhile.
+Stored sockets outlive the process: after a restart it gets them back, with the datagrams that have arrived meanwhile.
 """
 
 from __future__ import annotations
@@ -9,27 +10,27 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
-#: What the names of stored sockets begin with.  The manager hands them back together with the sockets of a socket unit,
-#: which have other names.
+#: The prefix of the names of stored sockets.  The manager passes them together with the sockets of a socket unit, which
+#: have other names.
 FDNAME_PREFIX = "castd."
 
 
 class Notifier(Protocol):
-    """The way to the service manager, a L{castd.observe.sdnotify.ServiceNotifier}."""
+    """Sends messages to the service manager: a L{castd.observe.sdnotify.ServiceNotifier}."""
 
     @property
     def connected(self) -> bool:
-        """Is there one?"""
+        """Whether there is a service manager."""
 
     def notify(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
-        """Send these fields, with descriptors."""
+        """Send a message with these fields and descriptors."""
 
     def barrier(self) -> None:
-        """Wait until the manager has done all that it was told."""
+        """Wait until the manager has handled all messages."""
 
 
 def fdName(at: tuple[str, int]) -> str:
-    """-> the name of the socket at this interface and port: printable, without colons, as the manager wants it."""
+    """-> the name of the socket with this interface and port: printable, without colons, as the manager requires."""
     host, port = at
     return f"{FDNAME_PREFIX}{host.replace(':', '_') or 'any'}.{port}"
 
@@ -38,8 +39,8 @@ class FdStore:
     """
     Adds sockets to the service manager's store, and removes them.  Without a service manager it does nothing.
 
-    @ivar frozen: sockets are neither added nor removed: this process ends, or another one has taken over, and what is
-        stored is for that one.
+    @ivar frozen: sockets are neither added nor removed: this process ends, or another one has taken over and is to get
+        the stored sockets.
     """
 
     def __init__(self, notifier: Notifier | None = None) -> None:
@@ -50,7 +51,7 @@ class FdStore:
     @property
     def available(self) -> bool:
         """
-        Is there a service manager?  It does not say whether it really stores anything (C{FileDescriptorStoreMax=}).
+        Whether there is a service manager.  It does not say whether it stores anything (C{FileDescriptorStoreMax=}).
         """
         return self._notifier is not None
 
@@ -58,7 +59,7 @@ class FdStore:
         """
         Store the socket of this interface and port.
 
-        The manager sees by itself if it has this one already, from a process before.
+        If the manager has this socket already, from a previous process, it ignores the message.
         """
         if self._notifier is not None and not self.frozen and at not in self._stored:
             self._stored.add(at)
@@ -66,10 +67,10 @@ class FdStore:
 
     def remove(self, at: tuple[str, int]) -> None:
         """
-        Remove the socket of this interface and port, which is served no more.
+        Remove the socket of this interface and port, which is no longer used.
 
-        Waits until the manager has let go, for else the address could not be bound: it is a matter of a millisecond,
-        and of reloads only.
+        This waits until the manager has closed the socket, about a millisecond, since the address could not be bound
+        before.  It happens at reloads only.
         """
         if self._notifier is not None and not self.frozen:
             self._stored.discard(at)

@@ -1,5 +1,6 @@
 """
-Many datagrams by one call, where kernel and path allow it: UDP generic segmentation offload (C{UDP_SEGMENT}, udp(7)).
+Send many datagrams by one call, where kernel and path allow it, by UDP generic segmentation offload (C{UDP_SEGMENT},
+udp(7)).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from castd.net.sockets import setOptional
 _UDP_SEGMENT: Final = 103
 #: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
 MOST_SEGMENTS, MOST_OCTETS = 64, 65507
-#: What the kernel answers when it will not segment: for good, so it is not asked again.
+#: Errors of a kernel that cannot segment on this socket; it is not tried again.
 UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
 
 
 class SegmentOption:
     """
-    Sets C{UDP_SEGMENT} of one socket: the octets that the kernel cuts what it is given into.
+    Sets the option C{UDP_SEGMENT} of one socket: the size of the datagrams that the kernel cuts a buffer into.
 
-    @ivar usable: the kernel has not refused it yet, and no other process sends through this socket.
+    @ivar usable: the kernel has not refused the option, and no other process sends through this socket.
     """
 
     def __init__(self, sock: socket.socket, mtu: int) -> None:
@@ -34,23 +35,23 @@ class SegmentOption:
         self._largest = mtu - (28 if sock.family == socket.AF_INET else 48)
 
     def setMtu(self, mtu: int) -> None:
-        """Use the socket on another path from now on, with this MTU."""
+        """Use the socket on another path, with this MTU."""
         self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
         self.disable()
         self.usable = True
 
     def keepWhole(self, octets: int) -> None:
-        """Let a datagram of this size leave in one piece, whatever was sent before it."""
+        """Make sure that the kernel does not cut a datagram of this size, whatever was sent before."""
         if self._step and octets > self._step:
             setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
             self._step = 0
 
     def fits(self, octets: int, step: int) -> bool:
-        """-> whether an image of so many octets may go by one call."""
+        """-> whether a buffer of so many octets may be sent by one call, in datagrams of C{step} octets."""
         return self.usable and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
 
     def enable(self, step: int) -> bool:
-        """-> whether the socket cuts what it is given into C{step} octets now."""
+        """Make the kernel cut buffers into datagrams of C{step} octets.  -> whether it does."""
         if self._step != step:
             if not setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, step):
                 self.usable = False
@@ -60,16 +61,16 @@ class SegmentOption:
 
     def reset(self, usable: bool) -> None:
         """
-        Forget what the socket cuts into: another process has set it, or may set it.
+        Switch the option off, as another process has set it or may set it.
 
-        @param usable: the socket is ours alone.  If not it must not cut: that holds for all who have the socket.
+        @param usable: no other process has the socket.  Else the option stays off, as it is shared with the socket.
         """
         setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
         self._step = 0
         self.usable = usable
 
     def disable(self) -> None:
-        """Send datagram by datagram from now on: the kernel has refused."""
+        """Send datagram by datagram from now on, as the kernel has refused to segment."""
         self.usable = False
         if self._step:
             setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
@@ -78,13 +79,14 @@ class SegmentOption:
 
 def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: Octets, step: int) -> int:
     """
-    Send an image, by one call if that is possible, else datagram by datagram.
+    Send a buffer of datagrams, by one call if that is possible, else datagram by datagram.
 
-    @param segments: of the socket that C{send} sends by.
-    @param send: takes a buffer; raises OSError.
+    @param segments: the option of the socket that C{send} uses.
+    @param send: sends a buffer; raises OSError.
+    @param image: the datagrams, one behind the other.
     @param step: octets of a datagram; the last one may have fewer.
-    @return: octets taken.
-    @raise OSError: for reasons other than a full socket, if nothing was taken.
+    @return: octets sent; fewer than in the buffer: the socket is full, or failed after the first datagram.
+    @raise OSError: an error other than that of a full socket, if nothing was sent.
     """
     octets = len(image)
     if octets <= step:
@@ -116,6 +118,10 @@ def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: 
 
 
 def requireAll(taken: int, image: Octets) -> None:
-    """@raise BlockingIOError: fewer octets were taken than the image has."""
+    """
+    Check that a whole buffer was sent.
+
+    @raise BlockingIOError: fewer octets were sent than the buffer has.
+    """
     if taken < len(image):
         raise BlockingIOError(errno.EAGAIN, "full")

@@ -1,5 +1,5 @@
 """
-Ports of the real network: what L{IPorts<castd.interfaces.IPorts>} promises, with sockets.
+Open ports on the real network: implement L{IPorts<castd.interfaces.IPorts>} with sockets.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from castd.net.gso import SegmentOption, sendBurst
 from castd.net.unicast_ports import SocketPair, UnicastPort
 from castd.request import Local, Peer
 
-#: Datagrams read from one port in one visit.
+#: The most datagrams read from one port before other ports are read.
 READ_SLICE = 128
-#: What a listening port sends to itself to see whether it is still read; the protocol is not told of it.
+#: The datagram that a listening port sends to itself to see whether it is still read; the protocol never gets it.
 PROBE = b"castd: is anybody there?"
-#: Numbers drawn from a range before all of it is gone through.
+#: How many port numbers of a range are tried at random before all of the range is tried.
 DRAWS = 16
 
 P = TypeVar("P", bound=IPortProtocol)
@@ -47,7 +47,7 @@ P = TypeVar("P", bound=IPortProtocol)
 @implementer(IDatagramPort)
 class UnconnectedPort(Generic[P]):
     """
-    A port whose socket is not connected, so that it hears everybody.
+    Sends and receives by a socket that is not connected, and so receives from every address.
     """
 
     def __init__(
@@ -87,10 +87,9 @@ class UnconnectedPort(Generic[P]):
 
     def _readErrors(self) -> bool:
         """
-        Take the errors of former datagrams from the socket, and tell the protocol of closed ports.
+        Read the errors of earlier datagrams from the socket's error queue, and report closed ports to the protocol.
 
-        Where the socket was readable and has nothing to read, a send has been told the number of the error already; but
-        as long as the error lies in the queue, the kernel wakes us again.
+        A send may have raised the error already; but while the error is in the queue, the socket counts as readable.
 
         @return: whether there were any.
         """
@@ -114,16 +113,16 @@ class UnconnectedPort(Generic[P]):
 
     def _sendTo(self, datagram: Octets, address: Peer | None, host: str | None = None) -> None:
         """
-        Send one datagram, or what the kernel cuts into several.
+        Send one datagram, or a buffer that the kernel cuts into several.
 
-        @param host: the address of ours to send from, where the port has several.
+        @param host: the local address to send from, if the port has several.
         """
         try:
             self._trySendTo(datagram, address, host)
         except BlockingIOError:
             raise
         except OSError:
-            # Another peer's error, perhaps, reported to whoever sends next; then this datagram was not sent yet.
+            # The error may be that of an earlier datagram to another peer; then this datagram was not sent yet.
             if not self._readErrors():
                 raise
             self._trySendTo(datagram, address, host)
@@ -137,7 +136,7 @@ class UnconnectedPort(Generic[P]):
             sockets.sendFrom(self._socket, datagram, address, host)
 
     def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
-        """The port has no peer of its own, so there is nothing to send without an address."""
+        """@raise OSError: always, as the port has no peer."""
         raise OSError(errno.EDESTADDRREQ, "no peer")
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
@@ -156,7 +155,7 @@ class UnconnectedPort(Generic[P]):
 
 class GroupPort(UnconnectedPort[ITransferProtocol]):
     """
-    A port that a cast sends to a group from; its members answer to it.
+    Sends to a group for one cast, and receives the answers of its members.
     """
 
     def readable(self) -> None:
@@ -179,7 +178,7 @@ class GroupPort(UnconnectedPort[ITransferProtocol]):
 @implementer(IListeningPort)
 class ListeningPort(UnconnectedPort[IListeningProtocol]):
     """
-    A port that requests come to.
+    Receives requests.
     """
 
     def __init__(
@@ -233,7 +232,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         if self._wildcard:
             name = ("::1" if self._socket.family == socket.AF_INET6 else "127.0.0.1", self._number)
         else:
-            # Else the probe would go to whoever has the address now.
+            # If this host does not have the address any more, the bind fails; else the probe would go to another host.
             sockets.bindSocket(sockets.boundHost(self._socket), 0).close()
         self.write(PROBE, name)
         answer: Deferred[None] = Deferred()
@@ -262,29 +261,29 @@ class Ports:
     def __init__(
         self,
         reactor: IReactorFDSet,
-        chance: random.Random,
+        randomness: random.Random,
         adopted: Mapping[tuple[str, int], socket.socket] | None = None,
         inherited: Mapping[tuple[str, int], socket.socket] | None = None,
         store: FdStore | None = None,
         shared: bool = False,
     ):
         """
-        @param chance: draws the ports of transfers.
-        @param adopted: sockets that a supervisor has bound for us, by interface and port.
-        @param inherited: those that castd itself has bound, in a process before this one.
-        @param store: where the sockets of requests are kept for the process after this one.
-        @param shared: the process before this one still sends through all of these sockets.
+        @param randomness: chooses the ports of transfers.
+        @param adopted: sockets that a supervisor has bound, by interface and port.
+        @param inherited: sockets that a previous castd process has bound.
+        @param store: keeps the sockets of request ports for the next process.
+        @param shared: the previous process still sends through all of these sockets.
         """
         self.epoll = EpollSet(reactor)
         self.interfaces = sockets.Interfaces()
-        self._chance = chance
+        self._random = randomness
         self._adopted = dict(adopted or {})
         self._inherited = dict(inherited or {})
         self._store = store or FdStore()
         self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
         #: The sockets of request ports, and whether castd has bound them itself, not a supervisor.
         self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
-        #: Sockets of a supervisor that a port has used and left: what has come since is for nobody.
+        #: Sockets of a supervisor that a port has used and left: datagrams that have arrived since are dropped.
         self._left: set[socket.socket] = set()
         #: Pairs of sockets for the next transfers, by the address and the range of ports that they are bound in.
         self._idle: dict[tuple[str, range | None], list[SocketPair]] = {}
@@ -323,12 +322,12 @@ class Ports:
             sock.close()
             self._store.remove(at)
         else:
-            # The supervisor keeps the address bound, so it could not be had again: it is kept for who may want it.
+            # The supervisor keeps the address bound, so it could not be bound again: the socket is kept for later use.
             self._adopted[at] = sock
             self._left.add(sock)
 
     def unclaimed(self) -> list[tuple[str, int]]:
-        """-> interface and port of the sockets that the supervisor has passed and that nobody has asked for."""
+        """-> interface and port of the sockets that the supervisor has passed and no transport has asked for."""
         return list(self._adopted)
 
     def reconcileStore(self) -> list[tuple[str, int]]:
@@ -344,7 +343,7 @@ class Ports:
 
     @property
     def storing(self) -> bool:
-        """Does the service manager keep the sockets of request ports for the process after this one?"""
+        """Whether the service manager keeps the sockets of request ports for the next process."""
         return self._store.available
 
     def freezeStore(self, frozen: bool) -> None:
@@ -367,15 +366,15 @@ class Ports:
             raise CannotListenError(local.host, "any", error) from error
 
     def _popIdle(self, idle: list[SocketPair]) -> SocketPair | None:
-        """-> a pair that was used before, any of them; L{None}: there is none."""
+        """Remove a random pair from those that were used before and return it; L{None}: there is none."""
         if not idle:
             return None
-        index = self._chance.randrange(len(idle))
+        index = self._random.randrange(len(idle))
         idle[index], idle[-1] = idle[-1], idle[index]
         return idle.pop()
 
     def _bindRandom(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
-        """Bind a socket to a number drawn at random: with the client's, it is a transfer's only secret."""
+        """Bind a socket to a random port: the port numbers of client and server are the only secret of a transfer."""
         if ports is None:
             return sockets.bindSocket(host, 0, errors)
         for number in self._numbers(ports):
@@ -387,14 +386,17 @@ class Ports:
         raise OSError(errno.EADDRINUSE, f"no free port in {ports[0]}-{ports[-1]}")
 
     def _numbers(self, ports: range) -> Iterator[int]:
-        """A few at random, and only if those are taken all of them: to shuffle 64,000 takes a tenth of a second."""
+        """
+        -> port numbers to try: a few at random, and only then all in random order: to shuffle 64,000 takes a tenth of a
+        second.
+        """
         for _ in range(DRAWS):
-            yield self._chance.choice(ports)
-        yield from self._chance.sample(ports, len(ports))
+            yield self._random.choice(ports)
+        yield from self._random.sample(ports, len(ports))
 
     @property
     def idle(self) -> int:
-        """-> how many ports wait for the next transfer, with two descriptors each."""
+        """How many open ports are kept for the next transfers, with two descriptors each."""
         return sum(map(len, self._idle.values()))
 
     def readArrived(self) -> None:
@@ -402,7 +404,7 @@ class Ports:
             self.epoll.read()
 
     def closeIdle(self) -> None:
-        """Close the ports that wait for the next transfer."""
+        """Close the ports that are kept for the next transfers."""
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()

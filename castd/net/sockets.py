@@ -1,5 +1,5 @@
 """
-Opens UDP sockets and sets their options; receives and sends with the address of ours that a datagram is for or from.
+Open UDP sockets, set their options, and receive and send datagrams with their local address.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IPV6_PKTINFO: Final = getattr(socket, "IPV6_PKTINFO", 50)
 _IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
 
-#: in_pktinfo: interface, the address of ours, the address in the header.
+#: in_pktinfo: interface, local address, address in the header.
 _INFO4: Final = struct.Struct("=I4s4s")
 #: in6_pktinfo: address, interface.
 _INFO6: Final = struct.Struct("=16sI")
@@ -36,12 +36,13 @@ _ANCILLARY: Final = 256
 #: Errors read at once.
 _MOST_ERRORS: Final = 64
 
-#: Requests of a whole hall come within a moment; with the default buffer some of 512 at once are lost.
+#: Octets of the receive buffer of a request port.  Many machines may be switched on at once; with the default buffer
+#: some of 512 simultaneous requests are lost.
 REQUEST_BUFFER: Final = 4 << 20
 
 
 def twistedAddress(sock: socket.socket) -> IPv4Address | IPv6Address:
-    """-> the address of a bound socket as Twisted names it."""
+    """-> the address of a bound socket as Twisted's class."""
     name = sock.getsockname()
     kind = IPv6Address if sock.family == socket.AF_INET6 else IPv4Address
     return kind("UDP", name[0], name[1])
@@ -80,13 +81,13 @@ def boundHost(sock: socket.socket) -> str:
 
 def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
     """
-    Set the options that every socket of ours has.
+    Set the options that every socket of castd has.
 
-    It gets no datagrams of groups that others on this host have joined: a server bound to the wildcard would read its
-    own data as requests.
+    The socket gets no datagrams of groups that other sockets on this host have joined: else a server bound to the
+    wildcard would read its own data as requests.
 
-    @param errors: keep ICMP errors with the address they are about, until L{readErrors} reads them; till then the
-        socket counts as readable.  A connected socket needs none of that.
+    @param errors: keep ICMP errors, with the addresses they are about, until L{readErrors} reads them; until then the
+        socket counts as readable.  A connected socket does not need this.
     """
     if sock.family == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
@@ -97,7 +98,7 @@ def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
 
 
 def setOptional(sock: socket.socket, level: int, option: int, value: int) -> bool:
-    """Set an option that we can live without.  -> whether the kernel has accepted it."""
+    """Set an option that is not essential.  -> whether the kernel has accepted it."""
     try:
         sock.setsockopt(level, option, value)
     except OSError:
@@ -106,7 +107,7 @@ def setOptional(sock: socket.socket, level: int, option: int, value: int) -> boo
 
 
 def setRequestOptions(sock: socket.socket) -> None:
-    """Let the kernel tell which address a datagram was sent to, and give the socket room for a hall's requests."""
+    """Have the kernel report the address that each datagram was sent to, and make the receive buffer large."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     else:
@@ -120,9 +121,11 @@ def bindTwin(first: socket.socket) -> socket.socket:
     """
     Open a second socket on the same address and port.
 
-    Once the first is connected the kernel gives it what its peer sends, and the twin hears everybody else.
+    Once the first is connected, the kernel delivers datagrams of its peer to it, and all others to the twin.
+
+    @raise OSError: the twin cannot be opened or bound.
     """
-    # Not before it was bound: with SO_REUSEPORT the kernel would give away a number that another pair has.
+    # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     twin = socket.socket(first.family, socket.SOCK_DGRAM)
     try:
@@ -140,9 +143,9 @@ def bindTwin(first: socket.socket) -> socket.socket:
 
 def discardQueued(sock: socket.socket, most: int = 4096) -> None:
     """
-    Throw away what a former peer has sent, errors included.
+    Read and drop the datagrams and errors that are queued, which a former peer has sent.
 
-    @param most: datagrams, and reads of errors, at the most: the peer may be sending still.
+    @param most: the most datagrams, and the most reads of errors, as the peer may still be sending.
     """
     for _ in range(most):
         try:
@@ -172,13 +175,13 @@ def setGroupOptions(sock: socket.socket, ttl: int, interface: str, loopback: boo
 
 class Interfaces:
     """
-    Knows of each network interface its MTU, and the networks that it reaches without a router.
+    Looks up the MTU of a network interface, and the networks that it reaches without a router.
 
-    The system is asked again after a while: an address may be added to a running server.
+    The results are cached for some seconds only, as addresses may be added while the server runs.
     """
 
     _SIOCGIFMTU: Final = 0x8921
-    #: Seconds for which the system's answer is used.
+    #: Seconds for which a result is cached.
     _FRESH: Final = 10.0
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
@@ -188,8 +191,11 @@ class Interfaces:
 
     def lookup(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         """
-        @param index: of an interface; 0 if unknown.
-        @return: octets of the largest IP packet, and networks on the link; Ethernet's MTU where nothing is known.
+        Look up an interface.
+
+        @param index: index of the interface; 0 if unknown.
+        @return: octets of the largest IP packet, and the networks on the link; for an unknown one Ethernet's MTU and
+            none.
         """
         if not index:
             return ETHERNET_MTU, ()
@@ -200,7 +206,7 @@ class Interfaces:
         return found[1], found[2]
 
     def mtu(self, index: int) -> int:
-        """-> octets of the largest IP packet."""
+        """-> octets of the largest IP packet that this interface sends."""
         return self.lookup(index)[0]
 
     def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
@@ -228,19 +234,20 @@ class Interfaces:
 
 def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
     """
-    Read one datagram.
+    Receive one datagram.
 
     @param port: the number that the socket is bound to.
     @param size: octets of the longest datagram to receive whole.
-    @return: the datagram, who sent it, and which address of ours it was sent to.
-    @raise BlockingIOError: nothing is there.
+    @return: the datagram, its sender, and the local address that it was sent to.
+    @raise BlockingIOError: there is no datagram.
     """
     datagram, ancillary, _, peer = sock.recvmsg(size, _ANCILLARY)
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             index, ours, asked = _INFO4.unpack_from(value)
             if not index:
-                # It came before we asked for this: a supervisor had bound the socket.  The address is in its header.
+                # It arrived before IP_PKTINFO was set, as a supervisor has bound the socket: only the address in its
+                # header is known.
                 ours = asked
             host = socket.inet_ntoa(ours)
             return datagram, peer, Local(host, port, index, ours != asked, *interfaces.lookup(index))
@@ -254,7 +261,7 @@ def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: in
 
 def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) -> None:
     """
-    Send one datagram from one of our addresses.
+    Send one datagram from one of the local addresses.
 
     @param host: the address to send from.
     @raise OSError: as C{sendmsg}.
@@ -270,9 +277,9 @@ def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) ->
 
 def readErrors(sock: socket.socket) -> list[tuple[int, Peer]]:
     """
-    Take the ICMP errors that wait in the socket's error queue: each is about a datagram of ours that found no way.
+    Read the ICMP errors in the socket's error queue, each of which is about a datagram that could not be delivered.
 
-    @return: errno and the peer of each.
+    @return: errno, and the peer that the datagram was sent to.
     """
     found: list[tuple[int, Peer]] = []
     while len(found) < _MOST_ERRORS:

@@ -1,9 +1,9 @@
 """
-One timer of the reactor for all casts and uploads.
+Run the timers of all casts and uploads by one timer of the reactor.
 
-Setting a C{DelayedCall} anew costs a microsecond, as much as all of Python's part in a lockstep block; and nearly every
-timer is put off before it expires.  So a target that puts its timer off only writes the instant into itself; the heap
-learns of it when the old instant comes.
+Resetting a C{DelayedCall} costs a microsecond, as much as all Python code for a lockstep block; and nearly every timer
+is postponed before it expires.  So a target that postpones its timer only sets its own attribute; the heap is updated
+when the old instant comes.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ NEVER = float("inf")
 
 class TimerTarget(Protocol):
     """
-    Whoever has a timer.
+    Describes an object that has a timer.
 
-    @ivar due: the instant at which the timer expires; L{None}: it is not set.  It may be written freely to a later
-        instant or to None; for an earlier one call L{Timers.set}.
-    @ivar heapEntry: written by L{Timers} only: the entry in its heap; L{None}: there is none.
+    @ivar due: the instant at which the timer expires; L{None}: it is not set.  The target may set it to a later instant
+        or to L{None} at any time; for an earlier one it must call L{Timers.set}.
+    @ivar heapEntry: the entry in the heap of L{Timers}, which alone sets it; L{None}: there is none.
     """
 
     due: float | None
     heapEntry: tuple[float, int] | None
 
     def timerExpired(self) -> object:
-        """The instant has come.  C{due} is L{None} now."""
+        """Handle the timer, whose instant has come.  C{due} is L{None} now."""
 
 
 class Timers:
     """
-    Timers of many targets, in a lazy heap over one delayed call.
+    Runs the timers of many targets, by a lazy heap and one delayed call.
 
-    The heap knows numbers only: a target that has left is forgotten at once, though its entry stays until its time.
+    The heap has numbers only, not targets: a target without a timer is freed at once, though its entry stays in the
+    heap until its instant.
     """
 
     def __init__(self, reactor: IReactorTime, before: Callable[[], object] | None = None) -> None:
         """
-        @param before: called before any timer expires: reads what has arrived.  The reactor runs timers first, so after
-            a busy moment an answer may lie in its socket while the timer expires that waits for it.
+        @param before: called before timers expire, to read datagrams that have arrived.  The reactor runs timers before
+            it reads, so after a busy moment an answer may be in its socket when the timer for it expires.
         """
         self._reactor = reactor
         self._before = before
@@ -58,11 +59,11 @@ class Timers:
         self._callAt = NEVER
 
     def __len__(self) -> int:
-        """-> how many entries the heap has; those of targets that have left stay until their time."""
+        """-> how many entries the heap has, with those of targets that have no timer any more."""
         return len(self._heap)
 
     def set(self, target: TimerTarget, instant: float | None) -> None:
-        """Let the timer of this target expire at this instant; L{None}: never."""
+        """Set the timer of a target to expire at this instant; L{None}: never."""
         target.due = instant
         if target.heapEntry is not None:
             if instant is not None and target.heapEntry[0] <= instant:
@@ -92,8 +93,8 @@ class Timers:
 
     def _refreshTop(self) -> None:
         """
-        Bring the top of the heap up to date, so that the reactor's timer is set for a target that still waits: in a
-        storm of small files every one that has ended would wake the reactor once more.
+        Update the top of the heap, so that the reactor's timer is set for a target that still has a timer; else each of
+        many small transfers that have ended would wake the reactor once more.
         """
         heap, targets = self._heap, self._targets
         while heap:
@@ -117,11 +118,11 @@ class Timers:
                 self._before()
             except Exception:
                 _log.failure("reading before the alarms failed", event="fault")
-        # Not before: what was set meanwhile needs no call of its own.
+        # Reset only now: timers that were set by the call above need no delayed call of their own.
         self._callAt = NEVER
         now = self._reactor.seconds()
-        # Only what stands there now: a target whose timer expires and is set to expire at once waits for the next
-        # round, so that reading and signals get their share.
+        # Only the timers that are due now: one that expires and is set to expire at once waits for the next call, so
+        # that the reactor reads and handles signals before.
         expired: list[TimerTarget] = []
         self._refreshTop()
         while self._heap and self._heap[0][0] <= now:
@@ -134,6 +135,6 @@ class Timers:
             try:
                 target.timerExpired()
             except Exception:
-                # Whoever it was, the others' timers go on.
+                # A fault of one target must not stop the timers of the others.
                 _log.failure("an alarm failed", event="fault")
         self._schedule()

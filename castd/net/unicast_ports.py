@@ -1,5 +1,5 @@
 """
-Ports for transfers by unicast: each is connected to its one receiver, and its sockets are used again and again.
+Provide ports for unicast transfers: each is connected to its one peer, and its sockets are reused for later transfers.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from castd.net.epoll import EpollSet
 from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.request import Local, Peer
 
-#: Pairs of sockets that are kept for the next transfers, for each of our addresses; fewer where descriptors are scarce.
+#: The most pairs of sockets that are kept for the next transfers, for each local address and range of ports; fewer
+#: where descriptors are scarce.
 MOST_IDLE = 512
 
 
 @lru_cache(1)
 def mostIdle() -> int:
     """
-    -> how many pairs are kept: with an eighth of the descriptors at the most.  What is kept for ports cannot be had for
-    files any more.
+    -> the most pairs that are kept: they may have an eighth of the descriptors, as files need descriptors, too.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_IDLE if limit == resource.RLIM_INFINITY else max(1, min(MOST_IDLE, limit // 16))
@@ -34,12 +34,15 @@ def mostIdle() -> int:
 
 class SocketPair:
     """
-    Two sockets on one port: one for the peer, to be connected, and its twin for strangers.
+    Holds two sockets on one port: one that is connected to the peer, and its twin for all other senders.
 
-    Both stay in the epoll set while no transfer has them, and what comes then is thrown away: to take them in and out
-    for each transfer was a twentieth of what a small file costs.
+    Both stay in the epoll set while no transfer uses them, and datagrams that arrive then are dropped: to add and
+    remove them for each transfer took a twentieth of the time of a small file.
 
-    @ivar port: the port that uses them; L{None}: they are idle.
+    @ivar main: the socket for the peer.
+    @ivar twin: the socket for all other senders.
+    @ivar segments: the segmentation option of C{main}.
+    @ivar port: the port that uses the sockets; L{None}: they are idle.
     """
 
     __slots__ = ("_epoll", "main", "port", "segments", "twin")
@@ -47,7 +50,7 @@ class SocketPair:
     def __init__(self, epoll: EpollSet, main: socket.socket) -> None:
         """
         @param main: a bound socket; it is closed if this fails.
-        @raise OSError: there can be no second socket, or they cannot be watched.
+        @raise OSError: the twin cannot be opened, or the sockets cannot be watched.
         """
         self.main = main
         try:
@@ -67,23 +70,24 @@ class SocketPair:
 
     def connect(self, port: UnicastPort, peer: Peer) -> None:
         """
-        Let this port use the sockets, with this peer.
+        Connect the sockets to a peer, for this port.
 
-        @raise OSError: there is no way to the peer.
+        @raise OSError: there is no route to the peer.
         """
         self.main.connect(peer)
-        # Now only the new peer is heard, and it does not know this port yet: what is there is for the one before.
+        # From now on only the new peer is received, which does not know this port yet: queued datagrams are of an
+        # earlier peer.
         sockets.discardQueued(self.main)
         self.port = port
         self._epoll.add(self.main.fileno(), port.readable)
 
     def detach(self) -> None:
-        """Take the sockets from their port."""
+        """End the use of the sockets by their port."""
         self.port = None
         self._epoll.add(self.main.fileno(), self._discard)
 
     def _discard(self) -> None:
-        """The last peer is still sending."""
+        """Drop a datagram of the last peer."""
         sockets.discardQueued(self.main, 1)
 
     def _readTwin(self) -> None:
@@ -105,7 +109,7 @@ class SocketPair:
 @implementer(IDatagramPort)
 class UnicastPort:
     """
-    A port with one peer, for one transfer.  The twin is heard as well: who sends to a foreign transfer is told so.
+    Sends and receives for one transfer with one peer.  Datagrams of other senders arrive by the twin, and are reported.
     """
 
     __slots__ = (
@@ -124,8 +128,8 @@ class UnicastPort:
         self, idle: list[SocketPair], pair: SocketPair, protocol: ITransferProtocol, local: Local, peer: Peer
     ) -> None:
         """
-        @param idle: where the pair goes in the end, if there is room.
-        @raise OSError: there is no way to the peer; the pair is closed.
+        @param idle: the list that gets the pair when the port is closed, unless it is full.
+        @raise OSError: there is no route to the peer; the pair is closed.
         """
         self._idle = idle
         self._pair: SocketPair | None = pair
@@ -145,11 +149,11 @@ class UnicastPort:
         protocol.makeConnection(self)
 
     def readable(self) -> None:
-        """Read one datagram a visit: what is left makes the set readable again, and other ports get their turn."""
+        """Read one datagram; if there are more the socket stays readable, and other ports are read before."""
         try:
             datagram = self._receive(self._largest)
         except OSError as error:
-            # It stays in the queue of errors, and would wake us for ever, even if a send was told of it already.
+            # While the error is in the error queue the socket stays readable, even if a send has raised it already.
             if self._pair is not None:
                 sockets.readErrors(self._pair.main)
             if isinstance(error, ConnectionRefusedError):
@@ -158,7 +162,9 @@ class UnicastPort:
         self._datagramReceived(datagram, self._peer)
 
     def twinReceived(self, datagram: bytes, peer: Peer) -> None:
-        """The twin has received a datagram: a stranger's, or the peer's from before the port was connected."""
+        """
+        Handle a datagram that the twin has received: of another sender, or of the peer before the port was connected.
+        """
         if peer == self._peer:
             self._protocol.datagramReceived(datagram, peer)
         else:
@@ -189,19 +195,20 @@ class UnicastPort:
             self._segments.keepWhole(step)
             return self._send
         if self._segments.fits(step, step) and self._segments.enable(step):
-            # The kernel cuts it; what it will not do is an error, and found out by writeBurst.
+            # The kernel cuts the buffer.  If it refuses, the error ends the fast path, and writeBurst disables the
+            # option.
             return self._send
         return lambda image: requireAll(self.writeBurst(image, step), image)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        """It has a peer, and never sends to a group."""
+        """Do nothing: the port has a peer, and never sends to a group."""
 
     def getHost(self) -> IPv4Address | IPv6Address:
         assert self._pair is not None
         return sockets.twistedAddress(self._pair.main)
 
     def stopListening(self) -> None:
-        """Give the sockets back, or close them if enough are idle."""
+        """Keep the sockets for a later transfer, or close them if enough are kept."""
         if self._pair is None:
             return
         pair, self._pair = self._pair, None

@@ -1,3 +1,3 @@
 """
-Turn datagrams into values and back; every check is made here, once.
+Parse datagrams into values, and build datagrams from values.  All checks of octets from the network are made here.
 """

@@ -1,5 +1,5 @@
 """
-Build what DHCP has to tell a boot ROM of MTFTP: option 43 with PXE's sub-options 1 to 5.
+Build the DHCP option that tells a boot ROM to use MTFTP: option 43 with PXE's sub-options 1 to 5.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ VENDOR_OPTION = 43
 
 def option43(group: tuple[str, int], server: int, listen: int, silence: int) -> bytes:
     """
-    Build the option, its code and length included.
+    Build option 43 for MTFTP, its code and length included.
 
     Ports have their low octet first, as Intel's EFI client and Wireshark read them; a DHCP server that is given them as
-    "unsigned integer 16" swaps them.  Clients use MTFTP only if all five are there, and none is 0.
+    "unsigned integer 16" swaps them.  Clients use MTFTP only if all five sub-options are there, and none is 0.
 
-    @param group: where the file is sent, and the client listens.
+    @param group: address and port that the file is sent to, and that the client listens at.
     @param server: the port that requests go to.
     @param listen: seconds that a client listens for a transfer before it asks, 1 to 255.
-    @param silence: seconds without a packet until it asks again, 1 to 255.
+    @param silence: seconds without a packet until the client asks again, 1 to 255.
     """
     address, port = group
     values = (

@@ -1,8 +1,9 @@
 """
-Read what the group options of TFTP say, RFC 2090's C{multicast} and IBM's C{sbroadcast}, and the data of the latter.
+Parse the group options of TFTP, RFC 2090's C{multicast} and IBM's C{sbroadcast}; parse and build BDATA, the data packet
+of C{sbroadcast}.
 
-Both options are answered by three fields with commas between them, the last of which tells whether the client is the
-master.  In later answers the first two may be empty: what was said before holds.
+The value of either option in an OACK has three fields with commas between them, the last of which says whether the
+client is the master.  In later OACKs the first two may be empty: they have not changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ipaddress import IPv4Address
 
 from castd.errors import WireError
 
-#: The opcode of BDATA.  The number is in no public text; 7 is the first that was free (docs/transports/sbroadcast.md).
+#: The opcode of BDATA.  No public text has the number; 7 is the first that was unused (docs/transports/sbroadcast.md).
 BDATA = 7
 
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
@@ -23,10 +24,10 @@ _SBID = re.compile(r"[0-9]{1,10}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Multicast:
     """
-    The value of C{multicast} in an OACK (RFC 2090).
+    Holds the value of C{multicast} in an OACK (RFC 2090).
 
-    @ivar group: address and port; L{None}: as before.
-    @ivar master: this client acknowledges.
+    @ivar group: address and port; L{None}: as in the OACK before.
+    @ivar master: this client is the master: it acknowledges.
     """
 
     group: tuple[str, int] | None
@@ -36,11 +37,11 @@ class Multicast:
 @dataclass(frozen=True, slots=True)
 class Subnet:
     """
-    The value of C{sbroadcast} in an OACK.
+    Holds the value of C{sbroadcast} in an OACK.
 
-    @ivar port: data goes to it; L{None}: as before.
-    @ivar sbid: what data of this group carries; L{None}: as before.
-    @ivar master: this client acknowledges.
+    @ivar port: the port that data is sent to; L{None}: as in the OACK before.
+    @ivar sbid: the identifier in each data packet of the group; L{None}: as in the OACK before.
+    @ivar master: this client is the master: it acknowledges.
     """
 
     port: int | None
@@ -51,10 +52,11 @@ class Subnet:
 @dataclass(frozen=True, slots=True)
 class Bdata:
     """
-    One block of C{sbroadcast}.
+    Holds one data packet of C{sbroadcast}.
 
-    @ivar number: the 16 bits of the wire.
-    @ivar sbid: identifies the group.
+    @ivar number: the number of the block, 16 bits.
+    @ivar sbid: the identifier of the group, 32 bits.
+    @ivar payload: the octets of the block.
     """
 
     number: int
@@ -64,9 +66,10 @@ class Bdata:
 
 def parseMulticast(value: str) -> Multicast:
     """
-    Read what a server granted; blanks around the fields are accepted.
+    Parse the value of C{multicast} in an OACK; blanks around the fields are accepted.
 
-    @raise WireError: not three fields, half an address, no multicast address, no port, or another flag than 0 and 1.
+    @raise WireError: there are not three fields, only one of address and port, no multicast address, no port number, or
+        another flag than 0 and 1.
     """
     address, number, flag = _fields(value)
     master = _flag(flag, "0", "1")
@@ -84,9 +87,12 @@ def parseMulticast(value: str) -> Multicast:
 
 def parseSubnet(value: str, listener: str = "0", master: str = "1") -> Subnet:
     """
-    Read what a server granted; blanks around the fields are accepted.
+    Parse the value of C{sbroadcast} in an OACK; blanks around the fields are accepted.
 
-    @raise WireError: not three fields, a port or an identifier out of range, or another flag than these.
+    @param listener: the flag of a client that is not the master.
+    @param master: the flag of the master.
+    @raise WireError: there are not three fields, the port or the identifier is out of range, or the flag is neither of
+        these.
     """
     number, text, flag = _fields(value)
     if text and not _SBID.fullmatch(text):
@@ -119,20 +125,20 @@ def _port(text: str) -> int | None:
 
 
 def bdataHeader(number: int, sbid: int, opcode: int = BDATA) -> bytes:
-    """-> the eight octets before a block: opcode, number, identifier; the number is cut to 16 bits."""
+    """-> the eight octets before the payload: opcode, number, identifier; the number is cut to 16 bits."""
     return opcode.to_bytes(2, "big") + (number & 0xFFFF).to_bytes(2, "big") + sbid.to_bytes(4, "big")
 
 
 def buildBdata(number: int, sbid: int, payload: bytes, opcode: int = BDATA) -> bytes:
-    """-> BDATA; the number is cut to 16 bits."""
+    """-> a BDATA packet; the number is cut to 16 bits."""
     return bdataHeader(number, sbid, opcode) + payload
 
 
 def parseBdata(datagram: bytes, opcode: int = BDATA) -> Bdata:
     """
-    Read a block.
+    Parse a BDATA packet.
 
-    @raise WireError: too short, or another opcode.
+    @raise WireError: the datagram is too short, or has another opcode.
     """
     if len(datagram) < 8 or int.from_bytes(datagram[:2], "big") != opcode:
         raise WireError("no BDATA")

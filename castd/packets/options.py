@@ -1,7 +1,7 @@
 """
-Negotiate TFTP's options: RFC 2347, 2348, 2349, 7440, and the three that came without an RFC.
+Negotiate TFTP's options: those of RFC 2347, 2348, 2349 and 7440, and three without an RFC.
 
-A value that cannot be granted is left out, never an error: servers that answer ERROR 8 lose clients without need.
+An option that cannot be granted is left out of the OACK; it is never answered with ERROR 8, at which clients give up.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from castd.packets.tftp import LARGEST_BLKSIZE, Options
 from castd.request import Request
 
 DEFAULT_BLKSIZE = 512
-#: An OACK stays within what every client reads (RFC 2347).
+#: The most octets of an OACK: every client can read so many (RFC 2347).
 LARGEST_OACK = 512
 
 
 @dataclass(frozen=True, slots=True)
 class OptionLimits:
     """
-    The most that the server grants.
+    Bounds what the server grants.
 
-    @ivar blksize: octets.
-    @ivar windowsize: blocks.
-    @ivar refuse: names of options, lower case, that are never granted (here, or to this client).
+    @ivar blksize: octets of the largest block.
+    @ivar windowsize: blocks of the largest window.
+    @ivar refuse: names of options, in lower case, that are not granted.
     """
 
     blksize: int = 1468
@@ -37,14 +37,14 @@ class OptionLimits:
 @dataclass(frozen=True, slots=True)
 class AgreedOptions:
     """
-    The options that were agreed on.
+    Holds the options that client and server have agreed on.
 
     @ivar blksize: octets of a full block.
-    @ivar windowsize: blocks sent without waiting.
+    @ivar windowsize: blocks that are sent without waiting for an ACK.
     @ivar timeout: seconds, or L{None}: not negotiated.
-    @ivar rollover: the number after 65535.
-    @ivar tsize: octets announced by the client in a write, L{None} if unknown.
-    @ivar answer: the options of the OACK, names as they were asked; empty: no OACK at all.
+    @ivar rollover: the block number after 65535.
+    @ivar tsize: octets that the client has announced in a write; L{None}: unknown.
+    @ivar answer: the options of the OACK, with the names as in the request; empty: there is no OACK.
     """
 
     blksize: int = DEFAULT_BLKSIZE
@@ -57,7 +57,7 @@ class AgreedOptions:
 
 def number(text: str) -> int | None:
     """
-    Read a number of 1 to 20 ASCII digits, without sign, blank, hex or fraction.
+    Parse a number of 1 to 20 ASCII digits, without sign, blank, hex or fraction.
 
     @return: L{None} for anything else.
     """
@@ -68,15 +68,16 @@ def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> 
     """
     Agree on the options that a request asks for.
 
+    @param caps: the most that is granted.
     @param size: octets of the file in a read; L{None} in a write.
-    @return: the terms; C{answer} has the block size first, since one generation of U-Boot finds it only there.
+    @return: the agreed options; C{answer} has the block size first, since some versions of U-Boot find it only there.
     """
     return _agreed(request.options, _Context(caps, request.write, request.mode, size))
 
 
 @lru_cache(256)
 def _agreed(options: Options, context: _Context) -> AgreedOptions:
-    """Negotiate, or recall what was agreed: a hall of like machines asks alike."""
+    """Negotiate; the result is cached, as many machines of one type send the same options."""
     agreed: _Terms = {}
     granted: list[tuple[str, str]] = []
     taken: set[str] = set()
@@ -97,8 +98,7 @@ def _agreed(options: Options, context: _Context) -> AgreedOptions:
 
 def _bounded(options: list[tuple[str, str]]) -> Options:
     """
-    Leave out the options that do not fit an OACK; a request can hardly make it overflow, since names are known and
-    values numbers.
+    Leave out options that do not fit an OACK.  That hardly happens, since names are known and values are numbers.
     """
     room = LARGEST_OACK - 2
     kept = []
@@ -125,7 +125,7 @@ class _Terms(TypedDict, total=False):
     tsize: int | None
 
 
-#: What becomes of the terms, and the value to answer.
+#: What an option adds to the terms, and its value in the OACK.
 _Grant: TypeAlias = tuple[_Terms, str]
 _Rule: TypeAlias = Callable[[str, _Context], _Grant | None]
 
@@ -163,10 +163,11 @@ def _utimeout(text: str, context: _Context) -> _Grant | None:
 def _tsize(text: str, context: _Context) -> _Grant | None:
     if context.write:
         wish = number(text)
-        # 0 is curl's way of saying that it does not know.
+        # curl sends 0 if it does not know the size.
         return None if wish is None else ({"tsize": wish or None}, str(wish))
-    # The size is answered whatever the value was: U-Boot sends its last transfer's, Etherboot nothing.  An empty file
-    # has none, since curl and Etherboot refuse 0; nor has netascii, whose octets are others than the file's.
+    # The size is answered whatever the value was: U-Boot sends that of its last transfer, Etherboot an empty one.  It
+    # is not answered for an empty file, since curl and Etherboot refuse 0; nor in netascii, where the size on the wire
+    # differs from the file's.
     if context.mode != "octet" or not context.size:
         return None
     return {}, str(context.size)
@@ -187,7 +188,7 @@ def _rollover(text: str, context: _Context) -> _Grant | None:
     return {"rollover": wish}, str(wish)
 
 
-#: Each option's rule, and the family of which only the first accepted one counts.
+#: The rule of each option, and its family: of one family only the first accepted option counts.
 _RULES: dict[str, tuple[_Rule, str]] = {
     "blksize": (_blksize, "size of a block"),
     "blksize2": (_blksize2, "size of a block"),

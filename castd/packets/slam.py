@@ -1,9 +1,9 @@
 """
-Read and build SLAM's packets: packed integers, the header, lists of missing blocks.
+Parse and build SLAM's packets: packed integers, the header, lists of missing blocks.
 
-There was never a specification; what follows agrees with Etherboot's client and C{mini-slamd} of 2002 and with iPXE's
-client of 2008 and later, octet by octet.  Nothing says what kind of packet a datagram is: direction and destination do.
-Lists and the disconnect go to the server, status requests to one client, data to the group.
+There is no specification; this code agrees octet by octet with Etherboot's client and C{mini-slamd} of 2002 and with
+iPXE's client of 2008 and later.  No octet says what kind of packet a datagram is; only direction and destination do:
+lists and the disconnect go to the server, status requests to one client, data to the group.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import dataclass
 
 from castd.errors import WireError
 
-#: The largest integer of the wire: seven octets, three bits of them the length.
+#: The largest packed integer: seven octets, three bits of which are the length.
 LARGEST = (1 << 53) - 1
-#: The largest integer that clients built for 32 bits can read; the transaction is skipped unread and may be larger.
+#: The largest packed integer that clients built for 32 bits can read.  They do not read the transaction, which may be
+#: larger.
 LARGEST_32 = (1 << 29) - 1
-#: The longest list that any client sends, and the largest datagram that Etherboot takes.
+#: Octets of the longest list that any client sends, and of the largest datagram that Etherboot accepts.
 LARGEST_DATAGRAM = 1472
-#: Three integers of seven octets: what both clients keep of a header.
+#: Octets of the largest header that both clients can keep: three integers of seven octets.
 LARGEST_HEADER = 21
-#: What a client says when it leaves.
+#: The datagram of a client that leaves.
 DISCONNECT = b"\0"
-#: What every client says first, before it has seen a header: no block received, one missing.
+#: The first list of every client, before it has received a header: no block received, one missing.
 FIRST_LIST = b"\x20\x21\0"
 
 
@@ -41,10 +42,10 @@ def pack(value: int) -> bytes:
 
 def unpack(datagram: bytes, at: int) -> tuple[int, int]:
     """
-    Read the integer that begins at C{at}; longer forms than needed are accepted, as all decoders do.
+    Parse the integer that begins at offset C{at}; longer forms than needed are accepted, as all decoders do.
 
-    @return: its value, and where the next thing begins.
-    @raise WireError: there is no integer, or it runs past the end.
+    @return: its value, and the offset after it.
+    @raise WireError: there is no integer, or it ends after the datagram.
     """
     length = datagram[at] >> 5 if at < len(datagram) else 0
     if not length:
@@ -58,11 +59,11 @@ def unpack(datagram: bytes, at: int) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class Header:
     """
-    What every packet of the server begins with, and a status request consists of.
+    Holds the header of every packet of the server.  A status request has nothing else.
 
-    Clients compare its octets: any difference, were it another form of the same numbers, makes them start over.
+    Clients compare its octets: they start over at any difference, even if only the form of an integer differs.
 
-    @ivar transaction: names this version of this file, at most 53 bits.
+    @ivar transaction: identifies this version of this file, at most 53 bits.
     @ivar size: octets of the file, not 0.
     @ivar blocksize: octets of each block but the last, not 0.
     """
@@ -84,9 +85,9 @@ class Header:
 @dataclass(frozen=True, slots=True)
 class SlamData:
     """
-    One block of the file, as it goes to the group.
+    Holds one data packet, which goes to the group.
 
-    @ivar number: of the block, from 0.
+    @ivar number: the number of the block, from 0.
     """
 
     header: Header
@@ -100,10 +101,10 @@ class SlamData:
 
 def parseHeader(datagram: bytes) -> tuple[Header, int]:
     """
-    Read the header of a packet of the server.
+    Parse the header of a packet of the server.
 
-    @return: it, and where what follows begins.
-    @raise WireError: cut short, or of a file or blocks without octets.
+    @return: the header, and the offset after it.
+    @raise WireError: it is cut short, or the size of the file or of a block is 0.
     """
     transaction, at = unpack(datagram, 0)
     size, at = unpack(datagram, at)
@@ -115,9 +116,10 @@ def parseHeader(datagram: bytes) -> tuple[Header, int]:
 
 def parseData(datagram: bytes) -> SlamData:
     """
-    Read a datagram of the group.
+    Parse a data packet.
 
-    @raise WireError: no block of its own header: the number too high, or not as many octets as that block has.
+    @raise WireError: it does not agree with its header: the number is too high, or the payload has another length than
+        that block.
     """
     header, at = parseHeader(datagram)
     number, at = unpack(datagram, at)
@@ -131,13 +133,13 @@ def parseData(datagram: bytes) -> SlamData:
 
 def parseList(datagram: bytes) -> tuple[range, ...] | None:
     """
-    Read what a client sends: runs of received and of missing blocks by turns, then a NUL.
+    Parse what a client sends: alternating runs of received and of missing blocks, then a NUL.
 
-    As much is read as can be: a list without its NUL counts, one that turns to rubbish counts up to there, and an empty
-    run asks for nothing.  Nothing is known here of the file: blocks that it does not have are among them (L{clip}).
+    As much is read as possible: the NUL may be missing, a list with an error counts up to there, and an empty run asks
+    for nothing.  The blocks are not checked against the file, see L{clip}.
 
-    @return: the missing blocks, ascending, runs that touch made one; L{None}: the client disconnects.
-    @raise WireError: empty, longer than any client's, or not beginning with an integer.
+    @return: the missing blocks, ascending, with adjacent runs merged; L{None}: the client disconnects.
+    @raise WireError: the datagram is empty, is longer than any client's list, or does not begin with an integer.
     """
     if not 0 < len(datagram) <= LARGEST_DATAGRAM:
         raise WireError(f"a list of {len(datagram)} octets")
@@ -165,11 +167,11 @@ def _append(missing: list[range], number: int, length: int) -> None:
 
 def buildList(missing: Iterable[range], end: int = 0, room: int = LARGEST_DATAGRAM) -> bytes:
     """
-    Build the list that asks for these blocks, as Etherboot does; as many runs as fit.
+    Build the list that asks for these blocks, as Etherboot does; runs that do not fit are left out.
 
-    @param missing: ascending, not touching.
-    @param end: blocks of the file: a last run of received ones up to there is named as well.
-    @param room: octets that the list may have, its NUL among them.
+    @param missing: the runs of missing blocks, ascending, not adjacent.
+    @param end: how many blocks the file has: a last run of received blocks up to there is written, too.
+    @param room: octets that the list may have, with its NUL.
     """
     built, number = bytearray(), 0
     for run in missing:

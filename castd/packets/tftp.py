@@ -1,8 +1,8 @@
 """
-Read and build TFTP's packets: RFC 1350, and the options of RFC 2347.
+Parse and build TFTP's packets: those of RFC 1350, with the options of RFC 2347.
 
-C{parse} is all that reads a transfer port, C{parseRequest} all that reads a request port.  Both return a frozen value
-or raise L{WireError}, whatever the octets are.  What senders really put on the wire is in C{docs/transports/tftp.md}.
+C{parse} is for datagrams at a transfer port, C{parseRequest} for those at a request port.  For any octets they return a
+frozen value or raise an error that they document.  C{docs/transports/tftp.md} says what real implementations send.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from castd.errors import Unsupported, WireError
 
 RRQ, WRQ, DATA, ACK, ERROR, OACK = 1, 2, 3, 4, 5, 6
 
-#: Requests longer than this are refused; RFC 2347 speaks of 512, some clients send more.
+#: Octets of the longest request that is not refused; RFC 2347 allows 512, some clients send more.
 LARGEST_REQUEST = 2048
-#: An ERROR's text is cut to this.
+#: Octets that the text of an ERROR is cut to.
 LARGEST_TEXT = 200
+#: Octets of the largest block (RFC 2348).
 LARGEST_BLKSIZE = 65464
 
+#: Name and value of each option.
 Options: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TftpRequest:
     """
-    An RRQ or WRQ.
+    Holds an RRQ or WRQ.
 
     @ivar write: it is a WRQ.
-    @ivar name: UTF-8 with surrogate escapes: every octet of the wire comes back by C{encode("utf-8",
-        "surrogateescape")}.
-    @ivar mode: as sent, any case.
-    @ivar options: (name, value) as sent, ISO 8859-1; of a name sent twice only the first.
+    @ivar name: the file name, UTF-8 with surrogate escapes: C{encode("utf-8", "surrogateescape")} gives every octet as
+        it was sent.
+    @ivar mode: as sent, in any case.
+    @ivar options: (name, value) as sent, ISO 8859-1; of a name that was sent twice only the first.
     """
 
     write: bool
@@ -44,7 +46,7 @@ class TftpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """One block; C{number} is the 16 bits of the wire."""
+    """Holds a DATA packet; C{number} is the 16 bits on the wire."""
 
     number: int
     payload: bytes
@@ -52,14 +54,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """An acknowledgement; C{number} is the 16 bits of the wire."""
+    """Holds an ACK; C{number} is the 16 bits on the wire."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """An error; it ends the transfer and is never answered (RFC 1350 section 7, CVE-2024-2169)."""
+    """Holds an ERROR, which ends the transfer and is never answered (RFC 1350 section 7, CVE-2024-2169)."""
 
     code: int
     text: str = ""
@@ -67,7 +69,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Oack:
-    """The options that were accepted."""
+    """Holds an OACK: the options that the server has accepted."""
 
     options: Options
 
@@ -88,26 +90,26 @@ def opcode(datagram: bytes) -> int:
 
 def parseRequest(datagram: bytes) -> TftpRequest | None:
     """
-    Read what came to a request port.
+    Parse a datagram that came to a request port.
 
-    @return: L{None} for anything but an RRQ or WRQ: such packets are never answered, or two servers could be made to
-        talk to each other for ever.
-    @raise WireError: fewer than two octets.
-    @raise Unsupported: a request without a terminated name and mode, with an empty name, or too long.
+    @return: L{None} for anything but an RRQ or WRQ: such packets are never answered, as a forged one could make two
+        servers answer each other for ever.
+    @raise WireError: the datagram has fewer than two octets.
+    @raise Unsupported: the request has no terminated name and mode, an empty name, or too many octets.
     """
     kind = opcode(datagram)
     if kind not in (RRQ, WRQ):
         return None
     if len(datagram) > LARGEST_REQUEST:
         raise Unsupported(why="request too long")
-    return _asked(datagram)
+    return _parsedRequest(datagram)
 
 
 @lru_cache(256)
-def _asked(datagram: bytes) -> TftpRequest:
-    """Read a request, or recall it: a hall of like machines asks alike, to the octet."""
+def _parsedRequest(datagram: bytes) -> TftpRequest:
+    """Parse a request; the result is cached, as many machines of one type send the same octets."""
     fields = datagram[2:].split(b"\0")
-    # The last piece is what follows the last NUL: padding or an unterminated tail, never a field.
+    # The last piece is what follows the last NUL: padding or an unterminated field, which is ignored.
     if len(fields) < 3 or not fields[0]:
         raise Unsupported(why="request without a terminated file name and mode")
     return TftpRequest(
@@ -120,8 +122,8 @@ def _asked(datagram: bytes) -> TftpRequest:
 
 def _options(fields: list[bytes]) -> Options:
     """
-    Pair names and values.  An empty name ends the list (padding), a name without a value is ignored, the first of two
-    counts.
+    Pair names and values.  An empty name ends the list (padding), a name without a value is ignored, and of options
+    with one name the first counts.
     """
     found: dict[str, tuple[str, str]] = {}
     for name, value in zip(fields[::2], fields[1::2], strict=False):
@@ -134,13 +136,13 @@ def _options(fields: list[bytes]) -> Options:
 
 def parse(datagram: bytes) -> Packet:
     """
-    Read what came to a transfer port.
+    Parse a datagram that came to a transfer port.
 
-    @raise WireError: too short, or an opcode that has no place there (requests included).
+    @raise WireError: it is too short, or has another opcode than these four, such as that of a request.
     """
     kind = opcode(datagram)
     if kind == ERROR:
-        # Accepted down to two octets: curl sends four, and a lost code is no reason to go on (taken as 0).
+        # Accepted with two octets or more: curl sends four, and an ERROR without a code (taken as 0) ends it as well.
         code = int.from_bytes(datagram[2:4], "big") if len(datagram) >= 4 else 0
         return Error(code, datagram[4:].split(b"\0", 1)[0].decode("latin-1"))
     if kind == OACK:
@@ -153,12 +155,12 @@ def parse(datagram: bytes) -> Packet:
     return Ack(number) if kind == ACK else Data(number, bytes(datagram[4:]))
 
 
-def buildRequest(ask: TftpRequest) -> bytes:
-    """-> the RRQ or WRQ; its strings hold no NUL."""
-    strings = [ask.name.encode("utf-8", "surrogateescape"), ask.mode.encode("latin-1")]
-    for name, value in ask.options:
+def buildRequest(request: TftpRequest) -> bytes:
+    """-> the RRQ or WRQ.  The strings of the request must not have a NUL."""
+    strings = [request.name.encode("utf-8", "surrogateescape"), request.mode.encode("latin-1")]
+    for name, value in request.options:
         strings += [name.encode("latin-1"), value.encode("latin-1")]
-    return bytes((0, WRQ if ask.write else RRQ)) + b"".join(string + b"\0" for string in strings)
+    return bytes((0, WRQ if request.write else RRQ)) + b"".join(string + b"\0" for string in strings)
 
 
 def buildData(number: int, payload: bytes) -> bytes:
@@ -167,7 +169,7 @@ def buildData(number: int, payload: bytes) -> bytes:
 
 
 def dataHeader(number: int) -> bytes:
-    """-> the four octets before a block; the number is cut to 16 bits."""
+    """-> the four octets of a DATA packet before the payload; the number is cut to 16 bits."""
     return bytes((0, DATA, number >> 8 & 255, number & 255))
 
 
@@ -177,7 +179,7 @@ def buildAck(number: int) -> bytes:
 
 
 def buildError(code: int, text: str) -> bytes:
-    """-> an ERROR; the text becomes printable ASCII of at most 200 octets, with its final NUL."""
+    """-> an ERROR; the text becomes printable ASCII of at most L{LARGEST_TEXT} octets, then a NUL."""
     clean = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:LARGEST_TEXT])
     return bytes((0, ERROR, code >> 8 & 255, code & 255)) + clean.encode("ascii") + b"\0"
 
@@ -190,25 +192,24 @@ def buildOack(options: Options) -> bytes:
 
 def wire(number: int, rollover: int = 0) -> int:
     """
-    Find the 16 bits that stand for block C{number} (1, 2, ...): after 65535 comes C{rollover}, 0 or 1.
+    Compute the 16 bits that stand for block C{number} (1, 2, ...): after 65535 comes C{rollover}, 0 or 1.
     """
     return number if number <= 0xFFFF else rollover + (number - 0x10000) % (0x10000 - rollover)
 
 
 def unwrap(short: int, near: int, rollover: int = 0) -> int:
     """
-    Find the block number nearest to C{near} that stands as C{short} on the wire; -1 if there is none.
+    Compute the block number nearest to C{near} that the 16 bits C{short} stand for; -1 if there is none.
 
-    Number 0 is the ACK of the request or OACK: before any wrap it comes back as 0.
+    Number 0 is the ACK of the request or OACK: before any wrap the result for it is 0.
     """
     if near <= 0x7FFF:
         return short
     period = 0x10000 - rollover
     if short < rollover:
         return -1
-    # Both lines of a wrapped count run through rollover + k*period; 0x10000 is the first wrapped number.
+    # Wrapped numbers have this period; 0x10000 is the first of them, and stands as rollover on the wire.
     base = 0x10000 + short - rollover
     number = base + (near - base + period // 2) // period * period
-    # The first lap counts 1..65535; with rollover 1 it is as long as the others, with 0 its number 0 is the ACK of
-    # nothing.
+    # Numbers before the first wrap are 1 to 65535; with rollover 0, number 0 acknowledges no block.
     return number if number >= 0 else number + period

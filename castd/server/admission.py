@@ -1,5 +1,5 @@
 """
-Admission: the limits on what strangers can make the server do and remember.
+Limit what unknown clients can make the server do and remember.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections import Counter, OrderedDict
 from castd.options import Limits
 from castd.pacing import TokenBucket
 
-#: Addresses remembered at once; beyond, the one heard longest ago is forgotten, which can only be to its favour.
+#: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
+#: limit stricter.
 REMEMBERED = 65536
 
 
 class AddressLimit:
     """
-    A limit that holds for each address by itself: so many a second, and a second's worth, at least one, at once.
+    Limits how often something is done for each address: so many times a second; after a pause a second's worth at once,
+    at least one.
     """
 
     def __init__(self, rate: float) -> None:
@@ -26,7 +28,7 @@ class AddressLimit:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def allow(self, host: str, now: float) -> bool:
-        """Take one from what this address may have now.  -> whether there was one."""
+        """Count one for this address, if its limit allows that now.  -> whether it does."""
         bucket = self._buckets.pop(host, None) or _bucket(self._rate)
         self._buckets[host] = bucket
         if len(self._buckets) > REMEMBERED:
@@ -41,14 +43,14 @@ def _bucket(rate: float) -> TokenBucket:
 
 class Admission:
     """
-    The limits of one site, shared by all its transports.
+    Applies the limits of one site, for all its transports.
 
     @ivar casts: how many casts and uploads are under way.
     @ivar looking: how many requests wait for their file to be looked up.
     @ivar receivers: how many receivers there are at each address.
     """
 
-    #: ERROR 5 to foreign transfer ids, a second, in all (docs/transports/tftp.md).
+    #: ERROR 5 datagrams a second to unknown transfer IDs, in all (docs/transports/tftp.md).
     STRANGERS = 5.0
 
     def __init__(self, limits: Limits) -> None:
@@ -58,7 +60,7 @@ class Admission:
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
-        """Use other limits from now on; who is served counts on, what addresses have used up is forgotten."""
+        """Use other limits; the present casts and receivers still count, the rates of all addresses begin anew."""
         self._limits = limits
         self._new = AddressLimit(limits.newPerPeer)
         self._again = AddressLimit(limits.newPerPeer)
@@ -67,7 +69,11 @@ class Admission:
         self._strangers = _bucket(self.STRANGERS)
 
     def crowded(self, host: str, now: float) -> str | None:
-        """-> the key of the limit that keeps a new receiver at this address out; L{None}: it may come in."""
+        """
+        Find out whether a new receiver at this address exceeds a limit, and count it against the rate of its address.
+
+        @return: the key of that limit in the service file; L{None}: there is none.
+        """
         limits = self._limits
         if self.casts + self.looking >= limits.casts:
             return "limits.casts"
@@ -81,28 +87,28 @@ class Admission:
 
     def mayRepeat(self, host: str, now: float) -> bool:
         """
-        -> whether the repeated request of a receiver may be answered once more.
+        Find out whether the repeated request of a receiver may be answered again.
 
-        As often as a new one: what was forged must not bring its victim more by being sent twice.
+        It may as often as a new one, so that a forged request sent twice draws no more datagrams to its victim.
         """
         return self._again.allow(host, now)
 
     def enter(self, host: str) -> None:
-        """Count a receiver that came."""
+        """Count a receiver that has joined."""
         self.receivers[host] += 1
         self._held += 1
 
     def leave(self, host: str) -> None:
-        """Count a receiver that left."""
+        """Count a receiver that has left."""
         self._held -= 1
         self.receivers[host] -= 1
         if self.receivers[host] <= 0:
             del self.receivers[host]
 
     def mayError(self, host: str, now: float) -> bool:
-        """-> whether an ERROR may go to this address."""
+        """-> whether an ERROR may be sent to this address."""
         return self._errorsPerPeer.allow(host, now) and self._errors.allow(1, now)
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
-        """-> whether an ERROR 5 may go to this foreign transfer id."""
+        """-> whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""
         return self._strangers.allow(1, now) and self.mayError(host, now)

@@ -1,10 +1,10 @@
 """
-BlockCache: blocks laid out with their headers, one behind the other, as they go to the kernel.
+Cache blocks of files with their headers, laid out one behind the other as they go to the kernel.
 
-A chunk is read by one scattered read, its headers written into the gaps; then every block of it is a slice, and a
-window is one send.  Chunks are shared by all who read the same file with the same headers and block size: a hall that
-boots one image reads it once from the disk, and lays it out once.  Memory is bounded in octets; a cast keeps the chunk
-that it is in, whatever else is dropped.
+A I{chunk} is filled by one scattered read, and its headers are written into the gaps; then each block is a slice of it,
+and a window is sent by one call.  All casts of the same file with the same headers and block size share chunks: for
+many machines that boot one image each block is read and laid out once.  Memory is bounded in octets; a cast keeps a
+reference to the chunk that it is sending, even if the cache drops that chunk.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 MOST_BLOCKS = 64
 #: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
 MOST_OCTETS = 65507
-#: Octets of memory that a block takes beside its own, above all for its step on the fast path; with blocks of 8 octets
-#: that is nearly everything.
+#: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
+#: this is nearly everything.
 BLOCK_COST = 256
 
 
 def chunkLength(step: int) -> int:
     """
-    -> blocks in a chunk whose datagrams have C{step} octets: a power of two, so that headers that change their length
-    at one (SLAM's do at 32 and 8192) change it between chunks.
+    -> how many blocks a chunk has whose datagrams have C{step} octets: a power of two, so that headers which get longer
+    at a power of two (SLAM's do at 32 and 8192) do so between two chunks.
     """
     fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
     return 1 << fitting.bit_length() - 1
@@ -38,12 +38,12 @@ def chunkLength(step: int) -> int:
 
 class Chunk:
     """
-    Some consecutive blocks, laid out.
+    Holds consecutive blocks, laid out with their headers.
 
     @ivar start: number of the first block.
     @ivar stop: number of the block after the last.
     @ivar step: octets of a datagram with a full block.
-    @ivar image: all datagrams.
+    @ivar image: all datagrams, one behind the other.
     @ivar cost: octets of memory, about.
     @ivar prepared: steps on the fast path through this chunk, by start and stride, see L{castd.server.fastpath}.
     """
@@ -59,15 +59,15 @@ class Chunk:
         self.prepared: dict[tuple[int, int], PreparedSteps] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
-        """-> the datagrams of blocks C{start} to C{stop} - 1, all of them in this chunk."""
+        """-> the datagrams of blocks C{start} to C{stop} - 1, all of which must be in this chunk."""
         return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
 
 
 def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
     """
-    Lay out blocks whose headers are all of one length.
+    Lay out the blocks C{start} to C{stop} - 1, whose headers must have one length.
 
-    @raise ContentChanged: the file is not what it was.
+    @raise ContentChanged: the file has changed.
     """
     headers = [wire.header(number) for number in range(start, stop)]
     gap, blocksize = len(headers[0]), wire.blocksize
@@ -79,17 +79,17 @@ def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
         offset = index * step
         image[offset : offset + gap] = header
         buffers.append(image[offset + gap : offset + step])
-    # The last block of a file may be empty, and preadv has no use for an empty buffer.
+    # The last block of a file may be empty; it needs no buffer.
     content.readInto([buffer for buffer in buffers if len(buffer)], start * blocksize)
     return Chunk(start, stop, step, image.toreadonly())
 
 
 class BlockCache:
     """
-    The chunks in use; the least recently used is dropped first.
+    Keeps chunks; the least recently used is dropped first.
 
-    @ivar limit: octets of memory that they may take; the chunk asked for last is kept in any case.
-    @ivar octets: octets of memory that they take, about.
+    @ivar limit: octets of memory that the chunks may take; the chunk asked for last is kept in any case.
+    @ivar octets: octets of memory that the chunks take, about.
     """
 
     def __init__(self, limit: int) -> None:
@@ -99,13 +99,13 @@ class BlockCache:
 
     def chunk(self, wire: IWire, content: IContent, number: int) -> Chunk:
         """
-        Find the chunk that a block is in, or lay it out.
+        Find the chunk of a block, or lay it out.
 
-        @raise ContentChanged: the file is not what it was.
+        @raise ContentChanged: the file has changed.
         """
         length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
         start = number - number % length
-        key = (content.version, wire.headers, wire.blocksize, start)
+        key = (content.version, wire.headerKey, wire.blocksize, start)
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)

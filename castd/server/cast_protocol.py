@@ -1,7 +1,5 @@
 """
-CastProtocol: the DatagramProtocol of one cast.
-
-Datagrams become events, the cast decides, its actions become datagrams; and one timer wakes it.
+Connect one cast to a port: translate its datagrams to events and its actions to datagrams, and set its timer.
 """
 
 from __future__ import annotations
@@ -56,16 +54,17 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="castd")
 
-#: Closed ports that a receiver's host reports in a row until it is taken for gone: one may be a restart's.
+#: How often in a row a receiver's host must report a closed port until the receiver counts as closed: one report may
+#: come from a restart.
 CLOSED_PORTS = 2
-#: The part of an interval by which a timer may ring late.
+#: The largest random delay that is added to an interval, as a part of the interval.
 JITTER = 0.1
-#: The most datagrams sent in one go, before reading, other casts and signals get their share of the reactor.
+#: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
 
 
 def closeContent(content: IContent, transport: str) -> None:
-    """Close a content; a source that fails at that is logged, and keeps nobody from going on."""
+    """Close a content; a failure is a fault of its source and is only logged."""
     try:
         content.close()
     except Exception:
@@ -74,11 +73,12 @@ def closeContent(content: IContent, transport: str) -> None:
 
 class Receiver:
     """
-    One receiver of a cast, with what the event of its end needs.
+    Holds what a cast protocol knows of one receiver.
 
-    @ivar since: the instant it asked.
+    @ivar request: its last request.
+    @ivar since: the instant of its first request.
     @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
-    @ivar closedReports: times that its port was reported closed since it was heard last.
+    @ivar closedReports: how often its port was reported closed since it has last sent anything.
     """
 
     __slots__ = ("closedReports", "progressBefore", "request", "since")
@@ -93,18 +93,18 @@ class Receiver:
 @implementer(ILiveTransfer, ITransferProtocol)
 class CastProtocol(FastPath):
     """
-    Carries one cast, and beside it the casts of those receivers that turned out to hear no multicast.
+    Sends what one cast decides, and what the casts of those receivers decide that do not hear its group.
 
     @ivar name, fileName, size, group, opened: see L{ILiveTransfer}.
     @ivar entry: the dialect at the listener that it belongs to.
-    @ivar key: what a request must match to join.
-    @ivar pacers: the cast's own, its group's and the site's, if they have a rate.
-    @ivar receivers: who receives it now, also by unicast.
+    @ivar key: only a request with an equal key may join, see L{IDialect.key<castd.interfaces.IDialect.key>}.
+    @ivar pacers: those of the cast, its group and the site, if they have a rate.
+    @ivar receivers: the present receivers by peer, also those served by unicast.
     @ivar joined: how many receivers there were in all.
-    @ivar full: times that the socket was full.
-    @ivar fallbackBlocks: of C{blocks}, those that went out by unicast beside the group.
-    @ivar fallbackReasons: receivers that went on by unicast, by reason.
-    @ivar ended: nobody is left, and it is closed.
+    @ivar full: how often the socket was full.
+    @ivar fallbackBlocks: how many of C{blocks} were sent by unicast beside the group.
+    @ivar fallbackReasons: how many receivers went on by unicast, by reason.
+    @ivar ended: the cast has ended, and is closed.
     @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
 
@@ -140,7 +140,7 @@ class CastProtocol(FastPath):
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
         self._queue = SendQueue()
-        # Its own rate, and what judges how much of it the receivers can take.
+        # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
         self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
 
@@ -164,7 +164,7 @@ class CastProtocol(FastPath):
 
     @property
     def joinable(self) -> bool:
-        """Whether the group itself is still alive, apart from those who go on by unicast."""
+        """Whether the main cast can be joined: it has members, or lingers without any."""
         try:
             return not self.ended and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
         except Exception:
@@ -172,13 +172,13 @@ class CastProtocol(FastPath):
             return False
 
     def _lingers(self, now: float) -> bool:
-        """-> whether it stays without receivers, since one may come back and must find the same file."""
+        """-> whether the cast is kept without receivers, as one may come back and must find the same file."""
         return not self.listener.draining and self._main.cast.deadline(now) is not None
 
     # Receivers join.
 
     def join(self, request: Request, replaced: Peer | None = None) -> None:
-        """Let the peer of this request join; C{replaced} is the member whose place it takes."""
+        """Let the peer of this request join; C{replaced} is the member that it replaces."""
         now = self._seconds()
         self._dropFallback(request.peer)
         receiver = self.receivers.get(request.peer)
@@ -191,7 +191,7 @@ class CastProtocol(FastPath):
         self.receivers[request.peer] = receiver
         try:
             self._leaveFastPath()
-            self._main.cast.join(request.peer, now, self.wire.first(request), replaced)
+            self._main.cast.join(request.peer, now, self.wire.requestedBlocks(request), replaced)
         except Exception:
             self._fail()
         self.pump()
@@ -200,8 +200,8 @@ class CastProtocol(FastPath):
         """
         Answer a member's request once more, if it is a repetition.
 
-        @return: True: it was its own request again, and was answered as it stands.  False: its machine has restarted,
-            or wants another file: its part here is to be replaced.
+        @return: C{True}: it was a repetition, and was answered by the present state.  C{False}: the machine has
+            restarted, or wants another file: its part in this cast is to be ended by L{replace}.
         """
         receiver = self.receivers.get(request.peer)
         if receiver is None or dialect is not self.entry.dialect or not request.repeats(receiver.request):
@@ -218,7 +218,7 @@ class CastProtocol(FastPath):
     # Datagrams come in.
 
     def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
-        """Take a datagram from the transport that is not from the peer that the port was opened for."""
+        """Handle a datagram that is not from the peer that the port was opened for."""
         self._slowPath(datagram, addr)
 
     def _slowPath(self, datagram: bytes, peer: Peer) -> None:
@@ -259,35 +259,38 @@ class CastProtocol(FastPath):
         peerState = fallback.cast.peerState(peer)
         if peerState is None:
             return None
-        # It may hear the group after all, and acknowledge what was sent there.
+        # It may receive blocks from the group after all, and acknowledge them.
         highestSent = self._main.cast.highestSent
         return peerState if peerState.highestSent >= highestSent else replace(peerState, highestSent=highestSent)
 
     def _hear(self, peer: Peer, event: Event) -> None:
-        """Tell an event to the cast that decides for this peer."""
+        """Pass an event to the cast that decides for this peer."""
         if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
             self._fallbacks.hear(fallback, peer, event, self._seconds())
         else:
             self._main.cast.hear(peer, event, self._seconds())
 
     def _fail(self) -> None:
-        """End this cast by a fault of castd or of a plugin: its traceback is logged, the server goes on."""
+        """Log the traceback of a fault of castd or of a plugin, and end this cast; the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
         self._dropFastPath()
         self.end(outcomes.FAILED)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """
-        Note that a host reports a port as closed; C{None}: that of the one peer.
+        Count that a host reports the port of a receiver as closed (ICMP port unreachable).
 
-        Believed when it is said twice in a row: a client may open its port anew between two blocks.
+        The receiver is removed after L{CLOSED_PORTS} reports in a row: a client may open its port anew between two
+        blocks.
+
+        @param peer: the receiver; L{None}: the only one.
         """
         if peer is None and self.receivers:
             peer = next(iter(self.receivers))
         if peer is not None and (receiver := self.receivers.get(peer)) is not None:
             receiver.closedReports += 1
             if receiver.closedReports >= CLOSED_PORTS:
-                # Not from here: the pump may be at work below us.
+                # It is removed by the timer, as this may be called from within pump.
                 self.site.timers.set(self, self._seconds())
 
     def _removeClosed(self) -> None:
@@ -295,10 +298,10 @@ class CastProtocol(FastPath):
             if receiver.closedReports >= CLOSED_PORTS:
                 self._hear(peer, Leave(outcomes.CLOSED))
 
-    # Datagrams go out.
+    # What is sent.
 
     def timerExpired(self) -> None:
-        """Go on, since the timer has rung."""
+        """Handle the timer: send what is due."""
         try:
             self._leaveFastPath()
             self._removeClosed()
@@ -307,7 +310,9 @@ class CastProtocol(FastPath):
         self.pump()
 
     def pump(self) -> None:
-        """Send what is due, and set the timer: after every stimulus, always the same way."""
+        """
+        Send what is due, and set the timer.  This is called after every datagram and timer, and alone does either.
+        """
         if self.ended:
             return
         try:
@@ -319,7 +324,6 @@ class CastProtocol(FastPath):
 
     def _pump(self, now: float) -> None:
         if self._paced is not None:
-            # Receivers that lose much are sent less.
             pacer, rate, cast = self._paced
             pacer.rate = rate * cast.pace
         queue = self._queue
@@ -329,11 +333,11 @@ class CastProtocol(FastPath):
             return
         idle = not self._main.unsent
         if queue.kept:
-            # A greeting that the socket did not take: the cast waits for its answer, and knows nothing of it.
+            # An announcement is kept for a full socket; the cast does not know that, and waits for the answer to it.
             again = now + queue.rest
             due = again if due is None else min(due, again)
         elif idle and due is not None:
-            # So that a crowd does not fall into step.
+            # So that the timers of many casts do not expire at the same instants.
             self._jitter = 1 + JITTER * self.site.random.random()
             due = now + (due - now) * self._jitter
         self.site.timers.set(self, due)
@@ -342,17 +346,17 @@ class CastProtocol(FastPath):
             if self.blocks:
                 self._enterFastPath(turn)
             elif not queue.kept:
-                self._foreseeFirstAnswer(turn)
+                self._predictFirstAnswer(turn)
 
     def _sendDue(self, now: float) -> float | None:
-        """-> the instant at which the next thing is due."""
+        """Run the casts.  -> the instant to go on at; L{None}: when a datagram arrives."""
         fallbackBlocks = self.fallbackBlocks
         if self._fallbacksFirst and self._fallbacks is not None:
             self._fallbacks.run(self._run, now)
         sent = self.blocks
         due = self._run(self._main, now)
         if self.pacers:
-            # The group has one half of the rate, the receivers beside it the other.
+            # The group gets one half of the rate, the receivers by unicast the other.
             stalled = self._fallbacksFirst and self.fallbackBlocks == fallbackBlocks
             self._fallbacksFirst = self.blocks > sent or stalled
         if not self._fallbacks:
@@ -363,10 +367,10 @@ class CastProtocol(FastPath):
 
     def _run(self, sender: CastSender, now: float) -> float | None:
         """
-        Do what a cast has decided, for the length of a slice.
+        Do what a cast has decided, up to L{SLICE} datagrams.
 
-        @return: the instant to go on at; L{None}: when something arrives.
-        @raise ContentChanged: the file is not what it was.
+        @return: the instant to go on at; L{None}: when a datagram arrives.
+        @raise ContentChanged: the file has changed.
         """
         budget = SLICE
         while budget > 0:
@@ -396,7 +400,7 @@ class CastProtocol(FastPath):
         return now
 
     def _announce(self, action: Announce) -> int:
-        """Tell a receiver that it is in.  -> datagrams sent, at least one for the sake of the budget."""
+        """Send an announcement to a receiver.  -> how many datagrams count against the budget, at least one."""
         receiver = self.receivers.get(action.peer)
         sent = 1
         if receiver is not None:
@@ -406,7 +410,7 @@ class CastProtocol(FastPath):
         return sent
 
     def _bar(self, action: Bar) -> None:
-        """Keep other transports from serving a receiver what it is getting here."""
+        """Keep other transports from serving this file to a receiver."""
         if (receiver := self.receivers.get(action.peer)) is not None:
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
@@ -414,7 +418,7 @@ class CastProtocol(FastPath):
         """Report that a burst could not be sent."""
         self._queue.unsendable(self, error, next(iter(self.receivers), ("nobody", 0)))
 
-    # Receivers that hear no multicast.
+    # Receivers that do not hear the group.
 
     def _fallback(self, peer: Peer) -> CastSender | None:
         """-> the sender of a receiver that goes on by unicast; L{None}: it does not."""
@@ -426,7 +430,7 @@ class CastProtocol(FastPath):
 
     def _moveToUnicast(self, receiver: Receiver, action: Left, now: float) -> None:
         policy = self.wire.policy
-        # None of a group's rules: it is a transfer of its own.
+        # It is a transfer of its own, without the rules of a group.
         unheard = None if action.heard else policy.maxRepeatsUnheard
         plain = RetransmitPolicy(repeat=policy.repeat, maxRepeatsUnheard=unheard)
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
@@ -444,7 +448,7 @@ class CastProtocol(FastPath):
     # Receivers leave.
 
     def _receiverLeft(self, sender: CastSender, action: Left, now: float) -> None:
-        """A receiver's part has ended, says its cast; or it goes on by unicast."""
+        """Remove a receiver as its cast has decided; or let it go on by unicast, if it does not hear the group."""
         receiver = self.receivers.get(action.peer)
         if receiver is None:
             return
@@ -456,18 +460,19 @@ class CastProtocol(FastPath):
         self._dismiss(receiver, self._outcome(action), now, action.heard)
 
     def _outcome(self, action: Left) -> str:
-        """A client that never sends its last acknowledgement has everything, as far as anybody can tell."""
+        """-> the outcome; UNCONFIRMED for a receiver that lacks no more than the acknowledgement of the last block."""
         count = self.wire.count
         missing = count is None or not action.wants or action.wants[-1].stop < count
-        # Of one that never said a word nobody can tell anything: it may be a forgery, or a firewall.
+        # Of one that has never sent anything this is not known: its request may be forged, or a firewall drops the
+        # rest.
         if action.outcome in (outcomes.SILENT, outcomes.CLOSED) and not missing and action.heard:
             return outcomes.UNCONFIRMED
         return action.outcome
 
     def _dismiss(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
         """
-        Say farewell to a receiver and log how it ended.  Who fell silent without ever speaking may be somebody's
-        forgery: no farewell.
+        Send a receiver its farewell, and log its outcome.  One that has sent nothing but its request gets no farewell
+        when it is silent: the request may be forged.
         """
         request = receiver.request
         if heard or outcome != outcomes.SILENT:
@@ -480,7 +485,7 @@ class CastProtocol(FastPath):
         try:
             return list(self.wire.farewell(request, outcome))
         except Exception:
-            # It keeps neither the others from theirs nor this cast from closing.
+            # The others still get their farewells, and the cast is closed.
             _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
             return []
 
@@ -493,12 +498,12 @@ class CastProtocol(FastPath):
             return {}
 
     def replace(self, peer: Peer) -> None:
-        """End the part of this peer: the machine behind it has restarted."""
+        """End the part of this peer in the cast, as its machine has restarted."""
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
         self._dropFallback(peer)
-        # It would take a greeting that was kept for a full socket for an answer to what it has asked since.
+        # The machine would take an announcement that is kept for a full socket for the answer to its new request.
         self._queue.discard(peer)
         try:
             self._leaveFastPath()
@@ -509,12 +514,12 @@ class CastProtocol(FastPath):
         self.pump()
 
     def endIfIdle(self) -> None:
-        """End a cast without receivers, that only waits for one to come back: the server is about to stop."""
+        """End a cast without receivers that only waits for one to come back, as the server is about to stop."""
         if not self.receivers:
             self.end(outcomes.STOPPED)
 
     def end(self, outcome: str) -> None:
-        """Say farewell to all receivers and close."""
+        """Send all receivers a farewell with this outcome, and close the cast."""
         self._leaveFastPath()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
@@ -542,8 +547,7 @@ class CastProtocol(FastPath):
 @implementer(IDatagramPort)
 class ListeningTransport:
     """
-    The transport of a cast or upload that lives on the listening port: the port itself, answering from the address that
-    was asked.
+    Sends the datagrams of a cast or upload by the request port, from the address that the request was sent to.
     """
 
     def __init__(self, port: IListeningPort, request: Request) -> None:
@@ -574,4 +578,4 @@ class ListeningTransport:
         return self._port.getHost()
 
     def stopListening(self) -> None:
-        """Leave the port open: it is the listener's."""
+        """Do nothing: the port belongs to the listener."""

@@ -1,8 +1,7 @@
 """
-Event log: the events of a cast, emitted in one place so that they all look alike.
+Log the events of casts.
 
-They are structured and formatted late; the log, the counters and the JSON file are observers of them
-(L{castd.observe.format}).
+The events are structured; the observers in L{castd.observe} format them for the log and the JSON file, and count them.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="castd")
 
-#: Blocks that 16 bits can tell apart, counted from 1.
+#: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
 
 
 def groupOpened(cast: CastProtocol, difference: str) -> None:
     """
-    Log that a group begins.
+    Log that a group was opened.
 
-    @param difference: in what it differs from another group that serves the same name already; empty: there is none.
+    @param difference: in what it differs from another group that serves the same file name; empty: there is none.
     """
     _log.info(
         "{transport}: group {group} opened: {name}, {count} blocks of {blksize}{remark}",
@@ -44,7 +43,7 @@ def groupOpened(cast: CastProtocol, difference: str) -> None:
 
 
 def rollover(cast: CastProtocol) -> None:
-    """Warn that a file has more blocks than every client can count."""
+    """Warn that a file has more blocks than some clients can count."""
     _log.warn(
         "{transport}: {name} has {count} blocks of {blksize}: the block number rolls over, "
         "which old clients cannot follow; a larger block size would help",
@@ -57,7 +56,7 @@ def rollover(cast: CastProtocol) -> None:
 
 
 def movedToUnicast(cast: CastProtocol, request: Request) -> None:
-    """Log that a receiver hears no multicast."""
+    """Log that a receiver does not hear the group and goes on by unicast."""
     _log.info(
         "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
         event="moved",
@@ -69,7 +68,7 @@ def movedToUnicast(cast: CastProtocol, request: Request) -> None:
 
 
 def receiverLeft(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> None:
-    """Log the end of a receiver: who, what, how long, how much, and how it ended in plain words."""
+    """Log the end of a receiver's transfer: its file, time, octets and outcome."""
     request = receiver.request
     blocks, repeats, octets = receiver.progressBefore
     _log.info(
@@ -95,7 +94,7 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, outcome: str, now: floa
 
 def groupClosed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:
     """
-    Log the end of a group: what it has cost, beside what it would cost at the least.
+    Log the end of a group: how many blocks were sent, and how many of them were repetitions.
 
     @param statistics: what its cast has counted, see L{castd.interfaces.ICast.statistics}.
     """
@@ -123,5 +122,5 @@ def groupClosed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:
 
 
 def _group(cast: CastProtocol) -> str:
-    """-> its group as text; empty: it has none."""
+    """-> the group of a cast as text; empty: it has none."""
     return "" if cast.group is None else hostPort(cast.group)

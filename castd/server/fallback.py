@@ -1,7 +1,7 @@
 """
-Fallbacks: receivers that go on by unicast beside their group, each with a cast of its own at the group's port.
+Serve receivers by unicast that do not hear their group, each by a cast of its own at the group's port.
 
-There may be hundreds, so only those are looked at for whom something is due.
+There may be hundreds, so only the casts are run for which something is due.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from castd.cast.events import Event
 from castd.request import Peer
 from castd.server.sender import CastSender
 
-#: In place of an instant: this one is being run.
+#: The value of C{CastSender.due} while the sender is being run.
 RUNNING = -1.0
 
 
 class Fallbacks:
     """
-    The senders of these receivers, by peer and in the order in which they are due.
+    Keeps the senders of these receivers, by peer and in the order in which they are due.
     """
 
     __slots__ = ("_heap", "_ordinals", "_senders")
 
     def __init__(self) -> None:
         self._senders: dict[Peer, CastSender] = {}
-        # An entry whose instant is no longer its sender's says nothing: a later one counts.
+        # An entry whose instant is no longer that of its sender is out of date: a later entry counts.
         self._heap: list[tuple[float, int, CastSender]] = []
         self._ordinals = count()
 
@@ -38,7 +38,7 @@ class Fallbacks:
         return peer in self._senders
 
     def get(self, peer: Peer) -> CastSender | None:
-        """-> the sender of this receiver; L{None}: it does not go on by unicast."""
+        """-> the sender of this receiver; L{None}: it is not served by unicast."""
         return self._senders.get(peer)
 
     def add(self, peer: Peer, sender: CastSender, now: float) -> None:
@@ -47,22 +47,22 @@ class Fallbacks:
         self._schedule(sender, now)
 
     def drop(self, peer: Peer) -> None:
-        """Forget this receiver, if it is here."""
+        """Remove this receiver, if it is one of these."""
         if (sender := self._senders.pop(peer, None)) is not None:
             sender.due = None
 
     def hear(self, sender: CastSender, peer: Peer, event: Event, now: float) -> None:
-        """Tell its cast what a receiver said, and run it the next time."""
+        """Pass an event to the cast of a receiver, which is due then."""
         sender.cast.hear(peer, event, now)
         self._schedule(sender, now)
 
     def run(self, each: Callable[[CastSender, float], float | None], now: float) -> float | None:
         """
-        Run those that are due.
+        Run the senders that are due.
 
-        @param each: runs one, and gives the instant at which it goes on; L{None}: when something arrives.
-        @return: the instant at which the next of all is due; L{None}: when something arrives.
-        @raise ContentChanged: the file is not what it was.
+        @param each: runs one sender, and returns the instant to go on at; L{None}: when a datagram arrives.
+        @return: the instant at which the next sender is due; L{None}: when a datagram arrives.
+        @raise ContentChanged: the file has changed.
         """
         heap, later = self._heap, []
         while heap and heap[0][0] <= now:
@@ -70,7 +70,7 @@ class Fallbacks:
             if sender.due == instant:
                 sender.due = RUNNING
                 later.append((sender, each(sender, now)))
-        # Only now: one that has sent its share may want to go on at once.
+        # Scheduled only now, since a sender that has sent its share may be due again at once.
         for sender, due in later:
             if sender.due == RUNNING and due is not None:
                 self._schedule(sender, due)

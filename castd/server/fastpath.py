@@ -1,10 +1,10 @@
 """
-The fast path: a lone receiver in step is sent prepared blocks, without asking its cast.
+Serve the only receiver of a cast from prepared lists while its answers are as predicted: the fast path.
 
 Theory of operation.  Most of a TFTP transfer is one exchange over and over: the one receiver acknowledges all that was
 sent, and the next blocks go out, one of them in lockstep, a window of them with C{windowsize} (RFC 7440).  A receiver
 that does just that is I{in step}.  Its next datagram is known before it comes, to the octet: an ACK has nothing in it
-but the number of the last block.  The wire tells it (C{IWire.ahead}).
+but the number of the last block.  The wire predicts it (C{IWire.expectedAnswer}).
 
 Therefore, while a receiver is in step, the exchanges through a chunk of the file (L{castd.server.blockcache}) are
 prepared as two lists, L{PreparedSteps}: the answers to come, and the datagrams that follow each of them.  They depend
@@ -14,19 +14,19 @@ is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
 
 How a receiver gets onto the fast path:
 
- - After its OACK, if its answer asks for one block (C{_foreseeFirstAnswer}): that answer takes the first step.
+ - After its OACK, if its answer asks for one block (C{_predictFirstAnswer}): that answer takes the first step.
  - Whenever its cast has sent everything that was asked for and waits for the answer (C{_enterFastPath}).
 
 While it is there:
 
- - The timer is put off with each step.  If it rings, an answer is missing, and the cast repeats what it has to.
- - As long as the cast still learns how fast the receiver answers, each step is measured and told to its estimator
-   (C{_measuredStep}); from then on C{_expected} is set, and a step costs nothing but the comparison and the send.
+ - The timer is postponed with each step.  If it expires, an answer is missing, and the cast decides what to repeat.
+ - Until the round-trip time is known well (C{Turn.rttConverged}) each answer is measured (C{_measuredStep}); from then
+   on C{_expected} is set, and a step is the comparison and the send only.
  - At the end of a chunk the steps through the next one follow, if the answer is the one that was expected.
 
 What leaves the fast path (C{_leaveFastPath}): any other datagram, the timer, a full socket, a new request, the end of
-the file, the end of the cast. The cast is told which blocks went out last and when (C{Turn.fastPathLeft}), and is then
-in the state in which it would be if it had sent them all itself.
+the file, the end of the cast. C{Turn.fastPathLeft} then tells the cast which blocks were sent last and when, so that it
+has the state that it would have if it had sent them all itself.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ NO_STEPS = PreparedSteps(0, 0, 0)
 
 def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
-    while (ahead := wire.ahead(start)) is not None and ahead[1] <= chunk.stop:
-        answer, stop = ahead
+    while (expected := wire.expectedAnswer(start)) is not None and expected[1] <= chunk.stop:
+        answer, stop = expected
         made.answers.append(answer)
         made.images.append(chunk.slice(start, stop))
         start = stop
@@ -111,16 +111,16 @@ def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
 
 
 def _nothingPrepared(image: memoryview) -> None:
-    """Refuse to send: a step that nobody prepared is never taken."""
+    """@raise BlockingIOError: always, as no step is prepared."""
     raise BlockingIOError
 
 
 class FastPath(DatagramProtocol):
     """
-    The half of L{CastProtocol<castd.server.cast_protocol.CastProtocol>} that takes the prepared steps.  It is a base
-    class, not a part, so that a block costs no call more.
+    Takes the prepared steps for L{CastProtocol<castd.server.cast_protocol.CastProtocol>}.  It is a base class and not
+    an object of its own, so that a block needs no additional call.
 
-    @ivar blocks: datagrams with blocks that went out.
+    @ivar blocks: how many datagrams with blocks were sent.
     @ivar repeats: how many of C{blocks} were repetitions.
     @ivar octets: octets of file content in C{blocks}.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
@@ -177,11 +177,11 @@ class FastPath(DatagramProtocol):
         self._sendStep: Callable[[memoryview], object] = _nothingPrepared
         self._steppedAt = self._interval = 0.0
         self._jitter = 1.0  # factor of the interval of the timer
-        self._nextBlock = 0  # the number after the last block that went out
+        self._nextBlock = 0  # the number after the last block that was sent
 
     @abstractmethod
     def _slowPath(self, datagram: bytes, peer: Peer) -> None:
-        """Parse a datagram that was not foreseen, and let the cast decide."""
+        """Parse a datagram that was not predicted, and let the cast decide."""
 
     @abstractmethod
     def timerExpired(self) -> None:
@@ -189,12 +189,12 @@ class FastPath(DatagramProtocol):
 
     @abstractmethod
     def _fail(self) -> None:
-        """End this cast by a fault of castd or of a plugin, which has just been raised."""
+        """Log the exception that is being handled, a fault of castd or of a plugin, and end this cast."""
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
-        """Take a datagram from the transport: somebody's datagram at this cast's port."""
+        """Handle a datagram at this cast's port."""
         if datagram == self._expected:
-            # The fast path; all of Python's part in a lockstep block lies in these lines.
+            # The fast path: for a lockstep block no other Python code is run than these lines.
             preparedSteps, steps, now = self._prepared, self._steps, self._seconds()
             try:
                 self._sendStep(preparedSteps.images[steps])
@@ -209,7 +209,7 @@ class FastPath(DatagramProtocol):
             self._slowPath(datagram, addr)
 
     def _tryStep(self, datagram: bytes) -> bool:
-        """-> whether this datagram was foreseen, and its step is taken."""
+        """-> whether this datagram was the predicted one, and its step is taken."""
         turn = self._turn
         if turn is None:
             return False
@@ -221,20 +221,20 @@ class FastPath(DatagramProtocol):
             self._fail()
             return True
 
-    def _foreseeFirstAnswer(self, turn: Turn) -> None:
+    def _predictFirstAnswer(self, turn: Turn) -> None:
         """
-        Somebody was sent an OACK: its answer takes the first step, if nothing else comes before it.  Not where it asks
-        for a window: a socket that takes a part of that is the cast's concern.
+        Predict the answer to an OACK that was just sent: it takes the first step, if no other datagram arrives before.
+        There is no prediction for a window: a socket that accepts only a part of it is handled by the cast.
         """
-        ahead = self.wire.ahead(0) if self.wire.stride == 1 else None
-        if ahead is not None and turn.mayBeginFastPath():
-            self._firstAnswer = ahead[0]
+        expected = self.wire.expectedAnswer(0) if self.wire.stride == 1 else None
+        if expected is not None and turn.mayBeginFastPath():
+            self._firstAnswer = expected[0]
 
     def _firstStep(self, turn: Turn) -> bool:
         """
-        Send the first blocks to who answered the OACK, for a fraction of what it would cost to ask the cast.
+        Send the first blocks after the answer to the OACK, for a fraction of what it would cost to ask the cast.
 
-        @return: whether they went out.
+        @return: whether they were sent.
         """
         self._firstAnswer = None
         try:
@@ -253,13 +253,13 @@ class FastPath(DatagramProtocol):
         return True
 
     def _stepTaken(self, prepared: PreparedSteps, steps: int, now: float, interval: float) -> None:
-        """Note that so many of these steps were taken, the last one now; without an answer the timer rings."""
+        """Note that so many of these steps were taken, the last one now, and set the timer for a missing answer."""
         self._prepared, self._steps, self._steppedAt = prepared, steps, now
         self._interval = interval * self._jitter
         self.site.timers.set(self, now + self._interval)
 
     def _enterFastPath(self, turn: Turn) -> None:
-        """Prepare what follows, if it can be foreseen: everything is out and waits for an answer."""
+        """Prepare the next steps, if the answers can be predicted: everything was sent, and an answer is awaited."""
         sentAt = turn.mayEnterFastPath(self._nextBlock)
         if sentAt is None or self._chunk is None:
             return
@@ -269,16 +269,16 @@ class FastPath(DatagramProtocol):
             self._sendStep = self._stepSender(self._prepared)
 
     def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
-        """-> what sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
+        """-> the function that sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
         transport: IDatagramPort = self.transport
         step = prepared.gap + self.wire.blocksize
         return transport.burstWriter(step, step * prepared.stride)
 
     def _measuredStep(self, turn: Turn, old: PreparedSteps, datagram: bytes) -> bool:
         """
-        Take a step, also from the last one of a chunk into the next chunk, if this is the answer that was foreseen, for
-        a sixth of what it would cost to ask the cast.  The answer is measured, for all that follow in this chunk if
-        there is little more to learn.
+        Take a step, also from the last one of a chunk into the next chunk, if this is the predicted answer, for a sixth
+        of what it would cost to ask the cast.  The time of the answer is measured; once C{Turn.rttConverged} is true
+        the further answers in this chunk are not.
 
         @return: whether the step was taken.
         """
@@ -288,8 +288,8 @@ class FastPath(DatagramProtocol):
             if datagram != old.answers[steps]:
                 return False
         else:
-            ahead = self.wire.ahead(old.stop)
-            if ahead is None or datagram != ahead[0]:
+            expected = self.wire.expectedAnswer(old.stop)
+            if expected is None or datagram != expected[0]:
                 return False
             following, steps = self._stepsAfter(old), 0
         try:
@@ -306,7 +306,7 @@ class FastPath(DatagramProtocol):
         return True
 
     def _stepsAfter(self, old: PreparedSteps) -> PreparedSteps:
-        """-> the steps through the chunk after these, which the same function can send."""
+        """-> the steps through the next chunk, if the same function can send them, else L{NO_STEPS}."""
         try:
             following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
         except ContentChanged:
@@ -314,12 +314,12 @@ class FastPath(DatagramProtocol):
         return following if following.gap == old.gap else NO_STEPS
 
     def _countSteps(self, prepared: PreparedSteps) -> None:
-        """Count what went out by the steps taken."""
+        """Count the blocks that were sent by the steps taken."""
         numbers, octets = self._sentBySteps(prepared)
         self.sent(numbers.start, len(numbers), octets, False)
 
     def _sentBySteps(self, prepared: PreparedSteps) -> tuple[range, int]:
-        """-> the blocks that went out by the steps taken, and their octets."""
+        """-> the blocks that were sent by the steps taken, and their octets."""
         numbers, blocksize = prepared.numbers(self._steps, self._end), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
@@ -342,7 +342,7 @@ class FastPath(DatagramProtocol):
         self._dropFastPath()
 
     def _dropFastPath(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared steps."""
         self._prepared = NO_STEPS
         self._expected = self._firstAnswer = None
         self._sendStep = _nothingPrepared
@@ -352,7 +352,7 @@ class FastPath(DatagramProtocol):
         """
         -> the chunk that block C{number} is in.
 
-        @raise ContentChanged: the file is not what it was.
+        @raise ContentChanged: the file has changed.
         """
         chunk = self._chunk
         if chunk is None or not chunk.start <= number < chunk.stop:
@@ -360,7 +360,7 @@ class FastPath(DatagramProtocol):
         return chunk
 
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:
-        """Count blocks that went out, the first of which is C{start}."""
+        """Count blocks that were sent, the first of which is C{start}."""
         self.blocks += count
         self.octets += octets
         self._nextBlock = start + count

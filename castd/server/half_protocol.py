@@ -1,10 +1,9 @@
 """
-HalfProtocol: the DatagramProtocol that drives one transfer half, the same for an upload here and for the client.
+Drive one transfer half by a DatagramProtocol, for uploads in the server and for the client.
 
-The half, one of L{castd.receive}, decides what is sent; here it meets a clock, a socket that may be full, a disk that
-may be full, and strangers.
-
-It stands here, and the client imports it: C{castd.net} knows no packets, and C{castd.receive} no reactor.
+The half, one of L{castd.receive}, decides what is sent.  This protocol adds the clock, the socket, the storage, and
+answers to unknown senders.  It is in this package, from which the client imports it, since C{castd.net} knows no
+packets and C{castd.receive} no reactor.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class HalfProtocol(DatagramProtocol, ABC):
     Drives a transfer half: gives it the datagrams of its peer, stores its payloads, sends its replies, and polls it
     whenever its deadline has come.
 
-    What the half sends includes whatever it wanted to send before, so nothing ever piles up behind a full socket.
+    New replies of the half replace older ones that a full socket has not taken, so the queue stays short.
 
     @ivar half: decides what is sent.
-    @ivar name: of the transport, for events.
-    @ivar peer: where the replies go.
+    @ivar name: name of the transport, for events.
+    @ivar peer: the address that the replies go to.
     @ivar full: how often the socket was full.
     @ivar over: the transfer has ended.
-    @cvar queueClass: what keeps the replies that the socket does not take.
+    @cvar queueClass: the class of the queue for replies that the socket does not take.
     """
 
     noisy = False
@@ -63,7 +62,7 @@ class HalfProtocol(DatagramProtocol, ABC):
 
     @abstractmethod
     def setTimer(self, instant: float | None) -> None:
-        """Call L{timerExpired} at this instant, and not at the one that was set before; L{None}: never."""
+        """Have L{timerExpired} called at this instant, in place of the one that was set before; L{None}: never."""
 
     @abstractmethod
     def store(self, payload: Payload) -> None:
@@ -76,9 +75,9 @@ class HalfProtocol(DatagramProtocol, ABC):
     @abstractmethod
     def commit(self) -> None:
         """
-        Put the file into its place: all of it has been stored.  Call L{committed} then.
+        Make the file visible, as all of it has been stored, then call L{committed}.
 
-        @raise Refused: that cannot be done.
+        @raise Refused: that is not possible.
         """
 
     @abstractmethod
@@ -87,15 +86,15 @@ class HalfProtocol(DatagramProtocol, ABC):
 
     @abstractmethod
     def refuse(self, error: Refused) -> None:
-        """Tell the peer, and end the transfer."""
+        """Send the peer an ERROR, and end the transfer."""
 
     @abstractmethod
     def fail(self, failure: Failure) -> None:
-        """End the transfer for an error of ours."""
+        """End the transfer for a fault of castd."""
 
     @abstractmethod
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether one more stranger, at this address, is told so."""
+        """-> whether an ERROR 5 may be sent to this address."""
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Ignore a datagram of the peer that cannot be read."""
@@ -143,16 +142,16 @@ class HalfProtocol(DatagramProtocol, ABC):
     # What is sent.
 
     def reply(self, datagrams: Sequence[bytes]) -> None:
-        """Send these to the peer, in place of what the socket has not taken yet."""
+        """Send these datagrams to the peer, in place of those that the socket has not taken yet."""
         if datagrams:
             self._queue.putInstead(self, datagrams, self.peer)
 
     def replyError(self, code: int, text: str) -> None:
-        """Send an ERROR to the peer, in place of what the socket has not taken yet."""
+        """Send an ERROR to the peer, in place of the datagrams that the socket has not taken yet."""
         self._queue.putInstead(self, [buildError(code, text)], self.peer)
 
     def repeat(self, datagrams: Sequence[bytes]) -> None:
-        """Send these to the peer: the half repeats them, since they were not answered."""
+        """Send these datagrams to the peer: repetitions of the half, since there was no answer."""
         self.reply(datagrams)
 
     def committed(self) -> None:
@@ -160,12 +159,12 @@ class HalfProtocol(DatagramProtocol, ABC):
         self.reply(self.half.stored(self._seconds()))
 
     def timerExpired(self) -> None:
-        """Go on, since the timer has run out."""
+        """Handle the timer: send what is kept, and poll the half."""
         self._queue.flush(self)
         self.pump()
 
     def pump(self) -> None:
-        """Poll the half and set the timer: after every stimulus, always the same way."""
+        """Poll the half, and set the timer.  This is called after every datagram and timer."""
         if not self.over:
             self._poll(self._seconds())
 

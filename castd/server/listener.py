@@ -1,5 +1,5 @@
 """
-Listener: the DatagramProtocol of a request port.  Datagrams of members go to their cast, all else is a request.
+Serve a request port: pass datagrams of members to their casts, and read all others as requests.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ _log = Logger(namespace="castd")
 
 class PortDialect:
     """
-    One dialect that is spoken at a port, with what belongs to it.
+    Holds one dialect that is spoken at a port, with its options and its casts.
 
-    What the options of a dialect may have beyond L{ListenOptions} is read here: a model of pydantic's cannot declare an
-    attribute that a subclass makes a field.
+    The optional fields C{ports}, C{broadcast} and C{loopback} of the options are read here: the base class
+    L{ListenOptions} cannot declare them, as a pydantic model cannot declare an attribute that a subclass makes a field.
 
-    @ivar name: the transport's, as the service file calls it.
+    @ivar name: name of the transport, as the service file calls it.
+    @ivar options: the options of the transport.
+    @ivar dialect: the dialect.
     @ivar ports: the range that ports of casts are taken from; L{None}: any.
     @ivar broadcast: requests sent to a broadcast address are answered.
     @ivar loopback: receivers on this machine hear the group.
@@ -52,7 +54,7 @@ class PortDialect:
         self.shared: dict[Hashable, list[CastProtocol]] = {}
 
     def differenceFrom(self, cast: CastProtocol) -> str:
-        """-> in what a new group differs from one that serves the same name already; empty: there is none."""
+        """-> in what a new group differs from one that already serves the same file name; empty: there is none."""
         for other in (other for casts in self.shared.values() for other in casts):
             if other.fileName == cast.fileName and other.joinable:
                 if other.content.version != cast.content.version:
@@ -66,7 +68,8 @@ class Listener(DatagramProtocol):
     """
     Serves one or several dialects at one address.
 
-    @ivar counts: datagrams that led to nothing, by reason.
+    @ivar interface, port: see L{ICastTransport}.
+    @ivar counts: how many datagrams were not served, by reason.
     """
 
     noisy = False
@@ -83,7 +86,7 @@ class Listener(DatagramProtocol):
         self._opener = Opener(site, self, self._sessions)
         self._drained: Deferred[None] | None = None
 
-    # Its life.
+    # Start, reload and stop.
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
@@ -92,7 +95,7 @@ class Listener(DatagramProtocol):
         self.site.requestPorts -= Counter([self.port])
 
     def share(self, other: object) -> bool:
-        """Take over the dialects of another listener that is configured at this address, behind our own."""
+        """Take over the dialects of another listener that is configured at this address; they are asked last."""
         if not isinstance(other, Listener) or other.at != self.at:
             return False
         self._entries += other._entries
@@ -103,7 +106,9 @@ class Listener(DatagramProtocol):
         return iter(self._sessions.underWay)
 
     def become(self, other: Listener) -> None:
-        """Serve what C{other} would; dialects with equal options keep their groups, and casts under way go on."""
+        """
+        Serve the dialects of another listener; those with equal options keep their groups, and casts under way go on.
+        """
         self._entries = [
             next((ours for ours in self._entries if (ours.name, ours.options) == (entry.name, entry.options)), entry)
             for entry in other._entries
@@ -111,7 +116,7 @@ class Listener(DatagramProtocol):
         self._sessions.successor = self._drained = None
 
     def drain(self) -> Deferred[None]:
-        """Take no new requests; -> fires when the last cast has ended."""
+        """As L{ICastTransport.drain}."""
         if self._drained is None:
             self._drained = Deferred()
             for session in list(self._sessions.underWay):
@@ -121,18 +126,19 @@ class Listener(DatagramProtocol):
 
     @property
     def draining(self) -> bool:
-        """Whether nobody new is taken in."""
+        """Whether no new requests are served."""
         return self._drained is not None
 
     def stop(self) -> None:
-        """Tell the receivers, end all casts."""
+        """As L{ICastTransport.stop}."""
         for session in list(self._sessions.underWay):
             session.end(outcomes.STOPPED)
 
     def _checkDrained(self) -> None:
         if self._drained is None or self._sessions.underWay or self._drained.called:
             return
-        # What was read before the successor took over is answered, be it by the successor.
+        # Requests that were read before the successor took over are still answered, by this process or by the
+        # successor.
         if self._sessions.successor is None or not self._sessions.lookingUp:
             self._drained.callback(None)
 
@@ -148,24 +154,24 @@ class Listener(DatagramProtocol):
         return self.interface, self.port
 
     def requestPortPeers(self) -> Iterable[Peer]:
-        """-> the peers whose datagrams come to the request port and are for a cast of ours."""
+        """-> the members whose datagrams come to the request port itself."""
         return tuple(self._sessions.onPort)
 
     def groups(self) -> Iterable[tuple[str, int]]:
-        """-> the groups that our casts send to."""
+        """-> the groups that casts of this listener send to."""
         casts = (session for session in self._sessions.underWay if isinstance(session, CastProtocol))
         return [cast.group for cast in casts if cast.group is not None]
 
     def handOver(self, successor: ISuccessor) -> Deferred[None]:
-        """Let another process read the port, and serve on; -> fires when the last cast has ended."""
+        """As L{IUpgradable.handOver}."""
         self._sessions.successor = successor
         return self.drain()
 
-    # Datagrams come in.
+    # Datagrams at the request port.
 
     def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
         """
-        Take a datagram from the transport: one at the request port, with the address it was sent to.
+        Handle a datagram at the request port; C{local} is the address that it was sent to.
         """
         member = self._sessions.onPort.get(peer)
         try:
@@ -176,19 +182,19 @@ class Listener(DatagramProtocol):
             elif self._plausible(peer, local):
                 self._serve(datagram, peer, local)
         except Exception:
-            # A fault of a dialect's reading must not close the port for the others.
+            # A fault of one dialect must not close the port for the others.
             self.counts["fault"] += 1
             _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
-        """Note that a host reports the port as closed that we answered to."""
+        """Pass on that a host reports the port of a peer as closed (ICMP port unreachable)."""
         if peer is not None and (member := self._sessions.onPort.get(peer)) is not None:
             member.peerUnreachable(peer)
         elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
             self.site.predecessor.forwardUnreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
-        """No answer to port 0, nor to ourselves: two request ports could feed each other for ever."""
+        """-> whether a peer may be answered: not port 0, nor a request port of this server, as the two could loop."""
         if self._closing():
             return False
         if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
@@ -198,8 +204,8 @@ class Listener(DatagramProtocol):
 
     def _closing(self) -> bool:
         """
-        -> whether nobody new is looked at, which is counted.  A successor has what may not join a group of ours handed
-        back to it.
+        Find out whether new requests are ignored, and count this one if so.  They are not ignored if there is a
+        successor: one that cannot join a group of this process is returned to it.
         """
         closing = self.draining and self._sessions.successor is None
         if closing:
@@ -207,7 +213,7 @@ class Listener(DatagramProtocol):
         return closing
 
     def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> None:
-        """Find the dialect whose request this is, from the C{first} on, and serve it."""
+        """Find the dialect that this request is for, beginning with number C{first}, and serve it."""
         found = self._read(datagram, peer, local, first)
         if found is None:
             return
@@ -234,9 +240,9 @@ class Listener(DatagramProtocol):
 
     def _answeredAgain(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
-        A peer that is served already asks once more.
+        Answer a request of a peer that is served already.
 
-        @return: True if that was a repetition.  False: it is new to us, or the machine behind it has restarted.
+        @return: C{True}: it was a repetition.  C{False}: the peer is new, or its machine has restarted.
         """
         session = self._sessions.members.get(request.peer)
         if session is None:
@@ -251,10 +257,10 @@ class Listener(DatagramProtocol):
 
     def _declinedBefore(self, session: Session, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
-        Answer a repetition as that dialect reads it which serves the peer, after this one had declined.  If it were
-        taken for a restart, the answer to the first request, when it was only late, would lead to a port that is dead.
+        Answer a repeated request by the dialect that serves the peer, if this dialect has declined the first one.  Else
+        it would count as a restart, and a late answer to the first request would lead the client to a closed port.
 
-        @return: whether it was one.
+        @return: whether it was a repetition.
         """
         if not isinstance(session, CastProtocol) or session.entry.dialect is entry.dialect:
             return False
@@ -272,7 +278,7 @@ class Listener(DatagramProtocol):
         if limit is not None:
             self._logCrowded(entry, request, limit)
             return
-        # The protocols that warn have no options: what comes with some is their client, falling back.
+        # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
         if why is not None:
             self.refuse(entry, request, request.peer, request.local, Busy(why=why))
@@ -286,7 +292,7 @@ class Listener(DatagramProtocol):
             found.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
             found.addErrback(self._requestFailed, entry, request)
 
-    # Files are found, and uploads begin.
+    # Results of look-ups, and uploads.
 
     def _missing(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
         self._sessions.endLookup(request.peer)
@@ -297,7 +303,7 @@ class Listener(DatagramProtocol):
         return None
 
     def _requestFailed(self, failure: Failure, entry: PortDialect, request: Request) -> None:
-        """A fault of a source, or of what began with what it gave: the look-up may have ended before."""
+        """Log a fault of a source or of the cast that was begun, and refuse the request."""
         if request.peer in self._sessions.lookingUp:
             self._sessions.endLookup(request.peer)
         _log.failure(
@@ -311,7 +317,7 @@ class Listener(DatagramProtocol):
         self._checkDrained()
 
     def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
-        """The file is there: join a cast that is under way with it, or begin one."""
+        """Join a cast of the file that was found, or begin one."""
         self._sessions.endLookup(request.peer)
         taken = False
         try:
@@ -337,16 +343,18 @@ class Listener(DatagramProtocol):
         except (CannotListenError, OSError) as error:
             self.logNoPort(entry, request, error)
 
-    # What casts and uploads tell.
+    # Called by casts and uploads.
 
     def requestFromMember(self, datagram: bytes, peer: Peer) -> None:
-        """Serve a request that a member sent, to the port of its cast or to ours."""
+        """Serve a request that a member has sent, to the port of its cast or to the request port."""
         session = self._sessions.members.get(peer)
         if isinstance(session, CastProtocol) and peer in session.receivers:
             self._serve(datagram, peer, session.receivers[peer].request.local)
 
     def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
-        """Remove a receiver whose part has ended; a deaf one goes on, and its machine is remembered."""
+        """
+        Remove a receiver whose transfer has ended; one that is deaf goes on by unicast, and is remembered as deaf.
+        """
         if outcome == outcomes.DEAF:
             self._sessions.rememberDeaf(request.peer[0])
         else:
@@ -370,13 +378,13 @@ class Listener(DatagramProtocol):
         self._checkDrained()
 
     def mayAnswerStranger(self, peer: Peer) -> bool:
-        """-> whether a foreign transfer id may be told so (RFC 1350 section 4)."""
+        """-> whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
         return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
-    # Refusals: one ERROR at the most, or nothing, and a line in the log.
+    # Refusals: at most one ERROR, and an event in the log.
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
-        """Answer with one ERROR, never repeated; with none what was broadcast."""
+        """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
         name = request.name if request is not None else "an unreadable request"
         _log.info(
             "{transport}: {peer} is refused {name}: {why}",
@@ -398,11 +406,11 @@ class Listener(DatagramProtocol):
             self.counts["errors"] += 1
             return
         if self.transport is None or not self._send(answer, peer, local):
-            # As good as lost on the way: the client asks again.
+            # It counts as lost on the way: the client asks again.
             self.counts["unsent"] += 1
 
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
-        """-> whether the port has taken it."""
+        """-> whether the datagram was sent."""
         try:
             self.transport.writeFrom(datagram, peer, local)
         except OSError:
@@ -422,8 +430,8 @@ class Listener(DatagramProtocol):
 
     def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
-        Log that no port could be had, or none that reaches the peer.  As with any other limit it gets no answer, and
-        asks again; an ERROR would make some clients give up.
+        Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
+        again; some clients would give up at an ERROR.
         """
         self.counts["no port"] += 1
         _log.warn(
@@ -435,7 +443,7 @@ class Listener(DatagramProtocol):
         )
 
     def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
-        """Log that this dialect does not serve a request; the next one may."""
+        """Log that this dialect does not serve a request; the next dialect may."""
         self.counts[error.reason] += 1
         _log.info(
             "{transport}: {peer} is not served here: {why}: {name}",
@@ -447,7 +455,7 @@ class Listener(DatagramProtocol):
         )
 
     def countMalformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        """Count an unreadable datagram; it is shown at debug level only, since anybody can send it."""
+        """Count a malformed datagram; it is logged at debug level only, since anybody can send one."""
         self.counts["malformed"] += 1
         _log.debug(
             "{peer} sent {octets} octets that say nothing: {why}",

@@ -1,5 +1,5 @@
 """
-BufferedSystemRandom: the system's random numbers, fetched in larger pieces.
+Draw random numbers from the system, many octets at a time.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ import os
 from random import Random
 from struct import unpack
 
-#: Octets asked of the system at a time; a call for each number would cost more than the rest of a request.
+#: Octets read from the system at a time; a call for each number would cost more than the rest of a request.
 PIECE = 4096
-#: The largest integer that a float holds exactly, as bits; and numbers of 64 bits.
+#: Random bits of a float: those of its mantissa.
 _BITS = 53
+#: Octets of an integer of 64 bits.
 _LONG = 8
 
 
 class BufferedSystemRandom(Random):
     """
-    Draws numbers as unpredictable as those of C{random.SystemRandom}: with the client's port, the server's port is a
-    transfer's only secret.
+    Draws numbers as unpredictable as those of C{random.SystemRandom}: the port numbers of client and server are the
+    only secret of a transfer.
     """
 
     _pool = b""
@@ -37,7 +38,7 @@ class BufferedSystemRandom(Random):
     def random(self) -> float:
         """-> a float from 0 up to 1."""
         if not self._floats:
-            # Each timer takes one, so they are made a few hundred at a time.
+            # Each timer needs one, so a few hundred are made at a time.
             longs = unpack(f"={PIECE // _LONG}Q", os.urandom(PIECE))
             self._floats = [(each >> 64 - _BITS) / (1 << _BITS) for each in longs]
         return self._floats.pop()

@@ -1,8 +1,8 @@
 """
-Senders: the blocks that a cast lets go, and all other datagrams, sent as fast as pace and socket allow.
+Send the blocks of a cast, and all other datagrams, as fast as pacers and socket allow.
 
-Neither of them refers to the protocol it sends for: that comes with each call.  So a protocol that has ended is freed
-at once, with all that belongs to it, and not when Python's collector finds the circle.
+L{CastSender} and L{SendQueue} have no reference to the protocol that they send for: it is an argument of each call.  So
+there is no reference cycle, and a protocol that has ended is freed at once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from castd.server.blockcache import Chunk
 
 _log = Logger(namespace="castd")
 
-#: Datagrams that are kept for a full socket; beyond, the oldest is as good as lost on its way.
+#: Datagrams that are kept for a full socket; beyond that the oldest is dropped, as if it were lost on its way.
 MOST_KEPT = 256
 
 
 class BlockOutput(Protocol):
     """
-    The cast protocol that blocks are sent for.
+    Describes what a L{CastSender} needs of the cast protocol that it sends for.
 
-    @ivar pacers: all of them must allow a burst, and are charged for it.
+    @ivar pacers: each of them must allow a burst, and is charged for it.
     """
 
     transport: IDatagramPort
@@ -41,11 +41,11 @@ class BlockOutput(Protocol):
         """
         -> the chunk that block C{number} is in.
 
-        @raise ContentChanged: the file is not what it was.
+        @raise ContentChanged: the file has changed.
         """
 
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:
-        """Count blocks that went out, the first of which is C{start}."""
+        """Count blocks that were sent, the first of which is C{start}."""
 
     def unsendable(self, error: OSError) -> None:
         """Report that a burst could not be sent, and why."""
@@ -53,15 +53,15 @@ class BlockOutput(Protocol):
 
 class CastSender:
     """
-    A cast, and what of its last burst has not gone out yet.
+    Sends the bursts of one cast.
 
     @ivar cast: decides what is sent.
     @ivar unsent: numbers of the blocks that wait for the pacer or the socket.
-    @ivar unicastTo: where everything goes, for the cast of one receiver that hears no multicast; L{None}: as the wire
-        says.
-    @ivar announces: its receivers are told that they have the turn; one that goes on by unicast may know already.
-    @ivar due: for L{castd.server.fallback}: the instant at which it is to go on.
-    @ivar restUntil: the instant until which a full socket is left alone.
+    @ivar unicastTo: the address that all blocks go to, for the cast of one receiver that does not hear the group;
+        L{None}: C{IWire.address} has it.
+    @ivar announces: announcements of the cast are sent; a receiver that goes on by unicast may need none.
+    @ivar due: the instant at which L{castd.server.fallback} is to run it; L{None}: there is none.
+    @ivar restUntil: the instant until which no send is tried, as the socket was full.
     """
 
     __slots__ = (
@@ -91,16 +91,18 @@ class CastSender:
         self._sentAt = float("-inf")
 
     def load(self, action: SendBlocks) -> None:
-        """Take over the next burst of the cast."""
+        """Set the next burst to send."""
         self.unsent, self._peer, self._again = action.numbers, action.peer, action.again
         self._late = False
 
     def blockedUntil(self, pacers: Iterable[RateLimit], now: float) -> float | None:
         """
-        -> the instant at which the pacers and a full socket allow the next block, L{None}: now.
+        Find out when the pacers and a full socket allow the next block.
 
-        All who share a pacer are told the same instant.  Who has just had its share comes later, or the first of them
-        would be the first again, and whatever never waits for an answer would have it all.
+        All casts that share a pacer get the same instant.  A cast that has just sent gets a later one; else the same
+        cast would always be the first, and one that never waits for an answer would take the whole rate.
+
+        @return: an instant; L{None}: now.
         """
         wait = self.restUntil
         for pacer in pacers:
@@ -112,11 +114,11 @@ class CastSender:
 
     def send(self, output: BlockOutput, budget: int, now: float) -> int:
         """
-        Send what waits, as much as one call of the transport takes.
+        Send blocks of the burst, as many as one call of the transport takes.
 
-        @param budget: datagrams at the most.
-        @return: datagrams sent; 0: the socket is full, and left alone until C{restUntil}.
-        @raise ContentChanged: the file is not what it was.
+        @param budget: the most datagrams to send.
+        @return: how many datagrams were sent; 0: the socket is full, and no send is tried until C{restUntil}.
+        @raise ContentChanged: the file has changed.
         """
         wire, start = output.wire, self.unsent.start
         address = self.unicastTo or wire.address(self._peer)
@@ -155,7 +157,7 @@ class CastSender:
 
 
 def _write(output: BlockOutput, image: bytes | memoryview, step: int, address: Peer) -> int:
-    """-> octets that the transport has taken; a network that is down has taken them all."""
+    """-> how many octets were sent; if the network is down they count as sent, and lost."""
     try:
         return output.transport.writeBurst(image, step, address)
     except OSError as error:
@@ -167,10 +169,10 @@ def _write(output: BlockOutput, image: bytes | memoryview, step: int, address: P
 
 class DatagramSender(Protocol):
     """
-    The protocol that the datagrams of a L{SendQueue} are sent for.
+    Describes what a L{SendQueue} needs of the protocol that it sends for.
 
-    @ivar name: of the transport, for events.
-    @ivar full: times that the socket was full.
+    @ivar name: name of the transport, for events.
+    @ivar full: how often the socket was full.
     """
 
     name: str
@@ -178,15 +180,15 @@ class DatagramSender(Protocol):
     full: int
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
-        """A host says that the port is closed; C{None}: that of the one peer."""
+        """Note that a host reports the port of a peer as closed; L{None}: of the only peer."""
 
 
 class SendQueue:
     """
-    The datagrams that are not blocks: OACKs, acknowledgements, errors.
+    Sends datagrams that are not blocks: OACKs, acknowledgements, errors.
 
-    What a full socket does not take is kept, in its order.  Every other fault is, to the network, a datagram lost on
-    its way; to the operator one line for each kind.
+    Datagrams that a full socket does not take are kept in their order.  After any other error a datagram counts as lost
+    on its way, and the first error of each kind is logged.
 
     @ivar kept: the datagrams that wait for the socket, each with its address.
     """
@@ -199,7 +201,7 @@ class SendQueue:
         self._complained: set[int | None] = set()
 
     def put(self, sender: DatagramSender, datagram: bytes, address: Peer) -> None:
-        """Send this, as soon as what is kept is out."""
+        """Send a datagram, after those that are kept."""
         if len(self.kept) >= MOST_KEPT:
             self.kept.popleft()
         self.kept.append((datagram, address))
@@ -207,18 +209,21 @@ class SendQueue:
             self.flush(sender)
 
     def putInstead(self, sender: DatagramSender, datagrams: Iterable[bytes], address: Peer) -> None:
-        """Send these, all of them, and drop what is kept: it has become out of date.  A client sends a window so."""
+        """
+        Send these datagrams, however many, and drop those that are kept, which are out of date.  A client sends a
+        window by one call.
+        """
         self.kept.clear()
         self.kept.extend((datagram, address) for datagram in datagrams)
         self.flush(sender)
 
     def discard(self, address: Peer) -> None:
-        """Drop what is kept for this address."""
+        """Drop the datagrams that are kept for this address."""
         if self.kept:
             self.kept = deque(each for each in self.kept if each[1] != address)
 
     def flush(self, sender: DatagramSender) -> bool:
-        """Send what is kept.  -> whether all is out."""
+        """Send the datagrams that are kept.  -> whether all were sent."""
         while self.kept:
             if not self.write(sender, *self.kept[0]):
                 sender.full += 1
@@ -231,11 +236,11 @@ class SendQueue:
 
     @property
     def rest(self) -> float:
-        """Seconds to leave the full socket alone, since the last try; 0 if nothing is kept."""
+        """Seconds to wait after the last try, as the socket was full; 0 if no datagram is kept."""
         return self._backoff.seconds if self.kept and self._backoff is not None else 0.0
 
     def write(self, sender: DatagramSender, datagram: bytes, address: Peer) -> bool:
-        """Send this now or never.  -> False: the socket is full."""
+        """Send a datagram without keeping it.  -> C{False}: the socket is full."""
         try:
             sender.transport.write(datagram, address)
         except OSError as error:
@@ -245,7 +250,7 @@ class SendQueue:
         return True
 
     def unsendable(self, sender: DatagramSender, error: OSError, address: Peer) -> None:
-        """Report that a datagram could not be sent: to the sender if its peer's port is closed, else to the log."""
+        """Report that a datagram could not be sent: to the sender if the peer's port is closed, else to the log."""
         if isinstance(error, ConnectionRefusedError):
             sender.peerUnreachable(address)
         elif error.errno not in self._complained:

@@ -1,5 +1,5 @@
 """
-Sessions: who is served at a request port, and how a file that was found gets its cast, an upload its protocol.
+Keep account of the casts, uploads and members of a request port, and begin casts and uploads.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from castd.server.upload_protocol import UploadProtocol
 if TYPE_CHECKING:
     from castd.server.listener import Listener, PortDialect
 
-#: How long a receiver that hears no multicast is served by unicast without another try.  Seconds.
+#: How long a machine that does not receive multicast is not admitted to a group again.  Seconds.
 DEAF_FOR = 300.0
-#: Addresses remembered for that; beyond, the oldest is forgotten.
+#: Addresses remembered for that; beyond that the oldest is forgotten.
 MOST_DEAF = 4096
-#: How long a member that never spoke is waited for before its machine may take its place from another port.  Seconds.
+#: How long ago a member that has sent nothing else must have asked before its machine, asking from another port,
+#: replaces it.  Seconds.
 STALE = 1.0
 
 Session = CastProtocol | UploadProtocol
@@ -43,14 +44,15 @@ Session = CastProtocol | UploadProtocol
 
 class Sessions:
     """
-    The casts and uploads of a port, their members, and the peers whose file is being looked up.  Each change is told to
-    the site's admission, which counts them for the whole server.
+    Keeps the casts and uploads of a port, their members, and the peers whose file is being looked up.  It reports each
+    change to the site's admission, which counts them for the whole server.
 
     @ivar underWay: the casts and uploads, in the order in which they began.
-    @ivar members: who is served, each with the cast or upload.
-    @ivar onPort: of C{members}, those whose datagrams come to the request port itself.
+    @ivar members: the peers that are served, each with its cast or upload.
+    @ivar onPort: those of C{members} whose datagrams come to the request port itself.
     @ivar lookingUp: the peers whose file is being looked up.
-    @ivar successor: the process that reads the port by now: it has to know who is in C{onPort}; L{None}: we read it.
+    @ivar successor: the process that reads the port now; changes of C{onPort} are reported to it.  L{None}: this
+        process reads the port.
     """
 
     def __init__(self, site: ISite) -> None:
@@ -82,7 +84,7 @@ class Sessions:
         self._site.admission.enter(peer[0])
 
     def leave(self, session: Session, peer: Peer) -> None:
-        """Remove a member; the peer may be another cast's by now."""
+        """Remove a member of a session, unless the peer is a member of another session by now."""
         if self.members.get(peer) is session:
             del self.members[peer]
             if self.onPort.pop(peer, None) is not None and self.successor is not None:
@@ -101,16 +103,16 @@ class Sessions:
         self.lookingUp.discard(peer)
         self._site.admission.looking -= 1
 
-    # Machines that hear no multicast.
+    # Machines that do not receive multicast.
 
     def rememberDeaf(self, host: str) -> None:
-        """Remember for a while that this machine hears no multicast."""
+        """Remember for L{DEAF_FOR} that this machine does not receive multicast."""
         self._deafUntil[host] = self._site.reactor.seconds() + DEAF_FOR
         if len(self._deafUntil) > MOST_DEAF:
             del self._deafUntil[next(iter(self._deafUntil))]
 
     def isDeaf(self, host: str) -> bool:
-        """-> whether this machine was found to hear no multicast, not long ago."""
+        """-> whether this machine was found not to receive multicast in the last L{DEAF_FOR} seconds."""
         until = self._deafUntil.get(host)
         if until is not None and self._site.reactor.seconds() >= until:
             del self._deafUntil[host]
@@ -120,7 +122,7 @@ class Sessions:
 
 class Opener:
     """
-    Joins and begins casts, and begins uploads, for one request port.
+    Begins casts and uploads for one request port, and lets requests join casts.
     """
 
     def __init__(self, site: ISite, listener: Listener, sessions: Sessions) -> None:
@@ -130,15 +132,15 @@ class Opener:
 
     def offer(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
         """
-        Offer a file that was found to one dialect after the other.
+        Offer a file that was found to one dialect after the other, until one serves it.
 
-        @param entries: the dialect whose request it is, and those behind it.
-        @return: whether one has taken the content; else it is still to be closed.
+        @param entries: the dialect that has read the request, and those after it.
+        @return: whether a cast has taken over the content; if not, the caller closes the content.
         """
         peer, local = request.peer, request.local
         for entry in entries:
             try:
-                # The same datagram as another dialect understands it.
+                # Another dialect reads the same datagram by its own rules.
                 asked = request if entry is entries[0] else entry.dialect.request(datagram, peer, local)
                 if asked is None or (local.broadcast and not entry.broadcast):
                     continue
@@ -146,7 +148,7 @@ class Opener:
                 if self._join(entry, key, asked, content):
                     return True
                 if self._sessions.successor is not None:
-                    # Nothing begins here any more.
+                    # After a hand-over this process begins no casts.
                     self._sessions.successor.returnRequest(datagram, peer, local)
                     return False
                 self._begin(entry, key, asked, content)
@@ -166,7 +168,7 @@ class Opener:
         return False
 
     def _join(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> bool:
-        """-> whether there was a cast that this request could join."""
+        """Let a request join a cast, if there is one that it fits.  -> whether it has joined."""
         dialect = entry.dialect
         casts = [cast for cast in entry.shared.get(key, ()) if cast.joinable and dialect.fits(request, cast.wire)]
         if not casts:
@@ -183,13 +185,13 @@ class Opener:
         return True
 
     def _staleMember(self, entry: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
-        """-> the member that is the same machine, has never spoken, and had the time for it."""
+        """-> the member of the same machine that has sent nothing since its request, at least L{STALE} seconds ago."""
         now = self._site.reactor.seconds()
         return next(
             (
                 peer
                 for peer, receiver in cast.receivers.items()
-                if entry.dialect.same(request, receiver.request)
+                if entry.dialect.sameMachine(request, receiver.request)
                 and not cast.heard(peer)
                 and now - receiver.since >= STALE
             ),
@@ -197,20 +199,20 @@ class Opener:
         )
 
     def _declineDeaf(self, request: Request) -> None:
-        """@raise Declined: the machine hears no multicast."""
+        """@raise Declined: the machine does not receive multicast."""
         if self._sessions.isDeaf(request.peer[0]):
             raise Declined("deaf")
 
     def _claimFixedGroup(self, group: tuple[str, int], use: str) -> None:
         """
-        Make sure that nothing else is sent to a group that the service file fixes.
+        Make sure that no other file is sent to a group that the service file fixes.
 
-        After a reload another file may be meant for it, perhaps from another port; it waits for the end of the one that
-        is on it, since receivers that hear two start over for ever (SLAM), or mix them.  A cast without receivers makes
-        room.
+        After a reload the group may belong to another file, perhaps at another port; that file is not served before the
+        casts of the old one have ended, since receivers of both start over for ever (SLAM) or mix them.  A cast without
+        receivers is ended.
 
-        @raise Elsewhere: the process that we take over from is on it.
-        @raise Declined: a cast of another file is on it.
+        @raise Elsewhere: the previous process still sends to the group.
+        @raise Declined: a cast sends another file to the group.
         """
         if self._site.predecessor is not None and group in self._site.predecessor.groups:
             raise Elsewhere(group)
@@ -226,8 +228,8 @@ class Opener:
         """
         Begin a cast for this request.
 
-        @raise Declined, Elsewhere, Refused: it is not served here.
-        @raise CannotListenError, OSError: no port could be had.
+        @raise Declined, Elsewhere, Refused: the dialect does not serve it.
+        @raise CannotListenError, OSError: no port can be opened.
         """
         site, dialect = self._site, entry.dialect
         wire = dialect.open(request, content, OpenContext(site.reactor.seconds(), site.random, site.groupPool))
@@ -254,7 +256,7 @@ class Opener:
         cast.join(request)
 
     def forget(self, cast: CastProtocol) -> None:
-        """Let nobody join a cast any more: it has ended."""
+        """Remove a cast that has ended from those that can be joined."""
         shared = cast.entry.shared
         shared[cast.key].remove(cast)
         if not shared[cast.key]:
@@ -265,7 +267,7 @@ class Opener:
     def _castWithPort(
         self, entry: PortDialect, key: Hashable, request: Request, wire: IWire, content: IContent
     ) -> CastProtocol:
-        """-> a cast with a port that is ready for it."""
+        """-> a cast that is connected to its port."""
         options = entry.options
         grouped = wire if IGroupWire.providedBy(wire) else None
         pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
@@ -290,7 +292,7 @@ class Opener:
         """
         Connect a protocol to a port of its own, or to the listener's.
 
-        @param peer: the one peer that it has; L{None}: many.
+        @param peer: the only peer of the protocol; L{None}: it has several.
         """
         if entry.dialect.ownPort:
             return self._site.ports.openPort(protocol, request.local, peer, entry.ports)
@@ -302,8 +304,8 @@ class Opener:
         """
         Begin an upload.
 
-        @raise Refused: the place for it says no.
-        @raise CannotListenError, OSError: no port could be had.
+        @raise Refused: the access rules or the sink refuse it.
+        @raise CannotListenError, OSError: no port can be opened.
         """
         upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
         protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, self._listener.uploadEnded)
@@ -318,5 +320,5 @@ class Opener:
 
 
 def _use(wire: IWire, content: IContent) -> str:
-    """-> what tells the blocks on a fixed group from those of another file, or of the same one in other words."""
-    return blake2b(repr((wire.headers, content.version)).encode(), digest_size=16).hexdigest()
+    """-> text that identifies the file and the form of its blocks, for L{GroupPool<castd.group_pool.GroupPool>}."""
+    return blake2b(repr((wire.headerKey, content.version)).encode(), digest_size=16).hexdigest()

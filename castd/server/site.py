@@ -1,5 +1,5 @@
 """
-Site: what all transports of one server share.
+Hold what all transports of one server share: the L{Site}.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MOST_BARRED = 4096
 @implementer(ISite)
 class Site:
     """
-    Time, randomness, ports, limits and memory that the transports share, and where files come from and go to.
+    Holds the reactor, randomness, ports, limits, memory, sources and sinks that the transports share; see L{ISite}.
 
-    @ivar barring: told of each address that is barred, for the process that takes over; L{None}: nobody is.
-    @ivar requestPorts: the ports that requests come to, each with how many listen at it, so that two of them are never
-        made to answer each other.
+    @ivar barring: called with the arguments of each L{bar}, to pass them to a successor; L{None}: there is none.
+    @ivar requestPorts: the port numbers that requests come to, each with how many listen at it, so that two request
+        ports are never made to answer each other.
     @ivar content: all sources of files, in their order.
-    @ivar drops: the places for uploads, by mode; empty: writes are off.
-    @ivar rules: who may have what; L{None}: everybody may read everything, and nobody write.
+    @ivar drops: the sinks for uploads, by mode; empty: uploads are off.
+    @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
     """
 
     def __init__(self, reactor: IReactorTime, random: Random, ports: IPorts, limits: Limits) -> None:
@@ -65,7 +65,9 @@ class Site:
         self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 
     def adjust(self, limits: Limits) -> None:
-        """Use other limits from now on.  Where a rate begins or ends to be limited, casts under way go on as before."""
+        """
+        Use other limits from now on.  If a limit of the rate is added or removed, casts under way keep the old state.
+        """
         self.limits = limits
         if limits.rate is None:
             self.pacer = None
@@ -82,9 +84,9 @@ class Site:
         self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Sequence[Rule] | None
     ) -> None:
         """
-        Serve from these sources and into these sinks, by these rules.  What was looked up before is served to its end.
+        Use these sources, sinks and access rules from now on.  Transfers under way are not affected.
 
-        @param rules: L{None}: the service file says nothing of access.
+        @param rules: L{None}: the service file has no access rules.
         """
         self.content = SourceChain(sources)
         kept = tuple(sinks)
@@ -93,7 +95,7 @@ class Site:
         self._converter = NetasciiConverter()
 
     def lookup(self, request: Request) -> Deferred[IContent]:
-        """Apply the access rules, ask the sources in order, convert to netascii if that is wanted; see L{ISite}."""
+        """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
         found: Deferred[IContent] = maybeDeferred(self._find, request)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
@@ -120,7 +122,7 @@ class Site:
     # Addresses that one transport bars from the others.
 
     def bar(self, host: str, name: str, seconds: float, why: str) -> None:
-        """Refuse this name to this address for so long; see L{ISite.bar}."""
+        """Let all transports refuse this file to this address for so many seconds; see L{ISite.bar}."""
         if self.barring is not None:
             self.barring(host, name, seconds, why)
         self._barred.pop((host, name), None)
@@ -131,7 +133,7 @@ class Site:
             self._barred.popitem(last=False)
 
     def bars(self) -> Iterator[tuple[str, str, float, str]]:
-        """-> what is barred now, as L{bar} takes it."""
+        """-> all that is barred now, each as the arguments of L{bar}."""
         now = self.reactor.seconds()
         return ((*at, until - now, why) for at, (until, why) in self._barred.items() if until > now)
 

@@ -1,5 +1,5 @@
 """
-UploadProtocol: the DatagramProtocol of one write.  The server is the receiver here, so there is no cast.
+Receive one upload by a DatagramProtocol.  The server is the receiver, so there is no cast.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ _log = Logger(namespace="castd")
 @implementer(ILiveTransfer, ITransferProtocol)
 class UploadProtocol(HalfProtocol):
     """
-    Receives one upload on a port: payloads go to the upload, the last ACK goes out when that is committed.
+    Receives one upload on a port: payloads are written to the L{IUpload}, and the last ACK is sent when it is
+    committed.
 
-    Whatever else ends it, nothing of the file is left behind.  The port is the caller's: C{done} is the moment to close
-    it.
+    If the upload ends in any other way, nothing of the file is left.  The caller owns the port, and closes it when
+    C{done} is called.
 
-    @ivar request: who writes what.
-    @ivar blocks, octets: what was received.
-    @ivar repeats: datagrams that were sent again until the file was stored.
+    @ivar request: the request that began the upload.
+    @ivar blocks, octets: how many blocks and octets were received.
+    @ivar repeats: how many datagrams were sent again until the file was stored.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
-    @cvar largest: octets of the longest datagram that is heard whole: one more than any block has, so that it shows.
+    @cvar largest: octets of the longest datagram that is received whole: one more than that of the largest block, so
+        that a longer one is noticed.
     """
 
     largest = LARGEST_BLKSIZE + 5
@@ -54,8 +56,8 @@ class UploadProtocol(HalfProtocol):
         done: Callable[[UploadProtocol], object],
     ) -> None:
         """
-        @param name: of the transport, for events.
-        @param done: called once, with this, when it is over.
+        @param name: name of the transport, for events.
+        @param done: called once, with this protocol, when the upload has ended.
         """
         super().__init__(name, uploadReceiver, request.peer, site.reactor)
         self.site = site
@@ -71,11 +73,11 @@ class UploadProtocol(HalfProtocol):
         self._closedReports = 0
         self._onRequestPort = False
 
-    # What is shown of it.
+    # ILiveTransfer
 
     @property
     def fileName(self) -> str:
-        """Name of the file, as the client writes it."""
+        """Name of the file, as the client has sent it."""
         return self.request.name
 
     def progress(self) -> tuple[int, int, int]:
@@ -83,14 +85,14 @@ class UploadProtocol(HalfProtocol):
         return self.blocks, self.repeats, self.octets
 
     def liveReceivers(self) -> Sequence[LiveReceiver]:
-        """-> the one client that writes."""
+        """As L{ILiveTransfer.liveReceivers}: the one client that sends the file."""
         return [LiveReceiver(self.request.peer, self.request.name, self.blocks, None, self.opened)]
 
-    # How it begins.
+    # The beginning.
 
     def begin(self) -> None:
-        """Open the transfer: the port is there."""
-        # On the request port we hear the client's requests, too; on one of our own they would be somebody's noise.
+        """Open the transfer, once the port is connected."""
+        # The client's requests come to the request port; at a port of its own they would be no requests.
         with suppress(OSError):
             self._onRequestPort = self.transport.getHost().port == self.request.local.port
         self._open()
@@ -105,9 +107,10 @@ class UploadProtocol(HalfProtocol):
 
     def answerAgain(self, request: Request, dialect: IDialect) -> bool:
         """
-        Answer a request that the peer sends while this is under way.
+        Answer a request that the peer sends while the upload is under way.
 
-        @return: True: its own once more, as our opening was lost; it went out again.  False: the client has restarted.
+        @return: C{True}: it was the same request, as the OACK or ACK 0 was lost; that was sent again.  C{False}: the
+            client has restarted.
         """
         if self.blocks or not self._repeats(request.name, request.mode, request.write, request.options):
             return False
@@ -116,8 +119,8 @@ class UploadProtocol(HalfProtocol):
 
     def _repeats(self, name: str, mode: str, write: bool, options: object) -> bool:
         """-> whether a request with these fields is the one that began this upload."""
-        mine = self.request
-        return (name, mode, write, options) == (mine.name, mine.mode, mine.write, mine.options)
+        first = self.request
+        return (name, mode, write, options) == (first.name, first.mode, first.write, first.options)
 
     # What is received.
 
@@ -135,8 +138,8 @@ class UploadProtocol(HalfProtocol):
 
     def _receiveRequest(self, datagram: bytes) -> bool:
         """
-        Answer a request of the peer.  Where transfers live on the request port, its repeated request comes here.  If it
-        is not a repetition it gets no answer but that this transfer is over; the client's next try finds the way free.
+        Answer a request of the peer, if the transfer uses the request port.  A repetition is answered again.  Any other
+        request ends this upload without an answer; the client's next request then begins a new one.
 
         @return: whether it was a request.
         """
@@ -164,36 +167,36 @@ class UploadProtocol(HalfProtocol):
         )
 
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether the limits of the site allow it."""
+        """-> whether the limits of the site allow an ERROR 5 to this address."""
         return self.site.admission.mayAnswerStranger(address[0], self._seconds())
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
-        """Count that the client's host reports its port closed.  That is believed when reported twice in a row."""
+        """Count that the client's host reports its port as closed; after L{CLOSED_PORTS} reports in a row it ends."""
         self._closedReports += 1
         if self._closedReports >= CLOSED_PORTS:
-            # Not from here: we may be in the middle of sending.
+            # It is ended by the timer, as this may be called while a datagram is being sent.
             self.setTimer(self._seconds())
 
-    # When it goes on.
+    # The timer.
 
     def setTimer(self, instant: float | None) -> None:
-        """Be woken at this instant."""
+        """Have L{timerExpired} called at this instant; L{None}: never."""
         self.site.timers.set(self, instant)
 
     def timerExpired(self) -> None:
-        """Go on, or end if the client's port is closed."""
+        """Handle the timer, or end the upload if the client's port is closed."""
         if self._closedReports >= CLOSED_PORTS:
             self.finish(outcomes.CLOSED)
         else:
             super().timerExpired()
 
     def deadline(self, now: float) -> float | None:
-        """-> the deadline of the half, a little late, so that many uploads do not fall into step."""
+        """-> the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
         instant = super().deadline(now)
         return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
 
     def repeat(self, datagrams: Sequence[bytes]) -> None:
-        """Send these again; they are counted until the file is stored."""
+        """Send these datagrams again, and count them until the file is stored."""
         if self._committedAt is None:
             self.repeats += len(datagrams)
         super().repeat(datagrams)
@@ -213,9 +216,9 @@ class UploadProtocol(HalfProtocol):
 
     def commit(self) -> None:
         """
-        Commit the upload, if it is all that was announced.
+        Commit the upload, if it has as many octets as were announced.
 
-        @raise Refused: octets are missing; what was there before stays.
+        @raise Refused: octets are missing; a file of that name stays as it was.
         """
         size = self._announcedSize()
         if size is not None and self.octets < size:
@@ -224,7 +227,7 @@ class UploadProtocol(HalfProtocol):
         maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._commitFailed)
 
     def _announcedSize(self) -> int | None:
-        """-> octets that are to come, if it is known: in netascii the size may be that before the conversion."""
+        """-> octets of the file as announced; L{None} in netascii, where that may be the size before the conversion."""
         return self.half.size if self.request.mode == "octet" else None
 
     def _uploadCommitted(self, result: object) -> None:
@@ -245,47 +248,49 @@ class UploadProtocol(HalfProtocol):
         elif not self.over:
             self.refuse(error)
 
-    # How it ends.
+    # The end.
 
     def replace(self, peer: Peer) -> None:
-        """End the upload, since the machine behind the peer has restarted."""
+        """End the upload, since the machine of the peer has restarted."""
         self.finish(outcomes.REPLACED)
 
     def endIfIdle(self) -> None:
-        """End an upload whose file is in its place: a lost last ACK does not hold up the stop of the server."""
+        """End an upload whose file is committed, so that the server can stop even if the last ACK was lost."""
         if self._committedAt is not None:
             self.finish(outcomes.DONE)
 
     def end(self, outcome: str) -> None:
-        """End the upload from our side; the client is told."""
+        """End the upload, and send the client an ERROR unless the file is committed."""
         if not self.over and self._committedAt is None:
             self.replyError(0, outcomes.MEANING[outcome])
         self.finish(outcome)
 
     def refuse(self, error: Refused) -> None:
-        """Tell the client no, once, and end the upload."""
+        """Send the client one ERROR, and end the upload."""
         self.replyError(error.code, error.text)
         self._close(None, error)
 
     def fail(self, failure: Failure) -> None:
-        """Log the traceback of a fault of ours, and end this upload; the server goes on."""
+        """Log the traceback of a fault of castd, and end this upload; the server goes on."""
         _log.failure("{transport}: an upload failed", failure, event="fault", transport=self.name)
         self.end(outcomes.FAILED)
 
     def finish(self, outcome: str) -> None:
-        """End the upload, with this outcome unless its file is in its place."""
+        """End the upload with this outcome, or with C{DONE} if its file is committed."""
         self._close(outcome, None)
 
     def _close(self, outcome: str | None, refusal: Refused | None) -> None:
         """
-        @param outcome: how it ended; L{None}: by C{refusal}.
+        End the upload: abort or keep the file, log the end, and call C{done}.
+
+        @param outcome: one of the words of L{castd.outcomes}; L{None}: it was refused, by C{refusal}.
         """
         if self.over:
             return
         self.over = True
         self.setTimer(None)
         if self._committedAt is not None:
-            # All is in its place, whatever became of the last ACK.
+            # The file is committed, even if the last ACK was lost.
             outcome = outcomes.DONE
         elif not self._committing:
             self._abort()

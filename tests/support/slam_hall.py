@@ -139,7 +139,7 @@ class Hall:
         else:
             request = self.dialect.request(datagram, peer, SERVER)
             if request is not None:
-                self.sweep.join(peer, self.now, self.wire.first(request))
+                self.sweep.join(peer, self.now, self.wire.requestedBlocks(request))
         self.pump()
 
     def wake(self) -> None:

@@ -136,11 +136,11 @@ class Wire:
         self.redundancy = options.redundancy
         self.transaction = transaction
         self.question = _HEAD.pack(b"FS", transaction, content.size, options.blksize)
-        self.headers: Hashable = self.question
+        self.headerKey: Hashable = self.question
         self.next = 0
         self._read: dict[int, int] = {}
 
-    def first(self, request: Request) -> Ranges:
+    def requestedBlocks(self, request: Request) -> Ranges:
         """Whoever comes late needs as many as all others, but no number that has gone by already."""
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
@@ -192,7 +192,7 @@ class Wire:
     def address(self, peer: Peer) -> Peer:
         return self.group
 
-    def ahead(self, stop: int) -> None:
+    def expectedAnswer(self, stop: int) -> None:
         return None
 
     def close(self, now: float) -> None:
@@ -223,7 +223,7 @@ class Dialect:
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
-    def same(self, request: Request, other: Request) -> bool:
+    def sameMachine(self, request: Request, other: Request) -> bool:
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
