@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from castd.request import Local, Peer, Request
     from castd.server.admission import Admission
     from castd.server.blockcache import BlockCache
-    from castd.upgrade.predecessor import Predecessor
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
@@ -428,7 +427,7 @@ class ISite(Interface):
     blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
     admission: Admission = Attribute("Who may have how much.")
     groupPool: GroupPool = Attribute("The group addresses in use.")
-    predecessor: Predecessor | None = Attribute(
+    predecessor: IPredecessor | None = Attribute(
         "The process that this one takes over from, while it still serves somebody; None: there is none."
     )
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
@@ -760,6 +759,28 @@ class ISuccessor(Interface):
 
     def returnRequest(datagram: bytes, peer: Peer, local: Local) -> None:
         """Pass on a request that is not served here."""
+
+
+class IPredecessor(Interface):
+    """The process before this one, which still serves some peers on the request ports that are read here."""
+
+    pid: int = Attribute("Its process id.")
+    groups: Mapping[Group, int] = Attribute("How many of its casts send to each group; no cast of it begins here.")
+
+    def serves(address: tuple[str, int], peer: Peer) -> bool:
+        """-> whether what this peer sends to the request port at this address is for the predecessor."""
+
+    def forward(address: tuple[str, int], datagram: bytes, peer: Peer, local: Local) -> None:
+        """Pass a datagram on that came to the request port at this address."""
+
+    def forwardUnreachable(address: tuple[str, int], peer: Peer) -> None:
+        """Pass on that the host of this peer reports its port as closed."""
+
+    def joinGroup(address: tuple[str, int], group: Group, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Have a request served by a group of the predecessor, or here once that group has ended."""
+
+    def ended() -> Deferred[None]:
+        """-> fires when the predecessor has ended."""
 
 
 class ITransportMaker(Interface):

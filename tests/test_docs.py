@@ -11,8 +11,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from zope.interface.interface import InterfaceClass
 
-from castd.observe.metrics import EVENT_METRICS, Counters, Gauges
+from castd.cast.policy import MIN_RTO
+from castd.config.plugin import TransportMaker
+from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
 from castd.outcomes import MEANING
+from castd.plugins import castd_stock
 from castd.testing import Network, memorySite
 
 ROOT = Path(__file__).parent.parent
@@ -43,24 +46,41 @@ def test_conformanceList() -> None:
     assert {name[5:9] for name, _ in named} == {f"TC{number:02}" for number in range(1, 65)}
 
 
+STOCK = [maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker)]
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_aPageForEachTransport(name: str) -> None:
+    """Each transport that comes with castd has a page of its own, which README and index link."""
+    assert (ROOT / "docs" / "transports" / f"{name}.md").exists()
+    assert f"docs/transports/{name}.md" in (ROOT / "README.md").read_text()
+    assert f"transports/{name}.md" in (ROOT / "docs" / "index.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/transports/tftp.md", "docs/transports/multicast.md"])
+def test_shortestTimeout(page: str) -> None:
+    """The pages tell the shortest retransmission timeout that is in force."""
+    assert f"{MIN_RTO * 1000:g} ms" in (ROOT / page).read_text()
+
+
 def exposed(registry: CollectorRegistry) -> Iterator[Metric]:
     """-> every metric of castd's own, without those of the process."""
     return (metric for metric in registry.collect() if metric.name.startswith("castd_"))
 
 
 def test_metricsPage() -> None:
-    """docs/metrics.md names every metric that a scrape gives, with its type and labels, and no other."""
+    """docs/metrics.md names every metric that a scrape gives, with its type and its declared labels, and no other."""
     counters = Counters()
     for event in {event for metric in EVENT_METRICS for event in metric.events}:
         counters({"event": event, "transport": "tftp", "outcome": "done"})
-    network = Network()
-    site = memorySite(network, {})
-    Gauges(counters, lambda: [Elsewhere()], site)
+    Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}))
+    labels = {metric.name: set(metric.labels) for metric in (*EVENT_METRICS, *GAUGES)}
     found = {}
     for metric in exposed(counters.registry):
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
-        found[name] = (metric.type, labels)
+        found[name] = (metric.type, labels[metric.name])
+        shown = {label for sample in metric.samples for label in sample.labels} - {"le"}
+        assert shown <= labels[metric.name]
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(castd_\w+)` \| (\w+) \| ([\w, –]+) \| .+ \|$", page, re.MULTILINE)
     assert {name: (kind, set(labels.split(", ")) - {"–"}) for name, kind, labels in rows} == found

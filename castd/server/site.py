@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -20,16 +20,13 @@ from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
-from castd.interfaces import IContent, IContentSink, IContentSource, IPorts, ISite
+from castd.interfaces import IContent, IContentSink, IContentSource, IPorts, IPredecessor, ISite
 from castd.net.timers import Timers
 from castd.options import Limits
 from castd.pacing import Pacer
 from castd.request import Request
 from castd.server.admission import Admission
 from castd.server.blockcache import BlockCache
-
-if TYPE_CHECKING:
-    from castd.upgrade.predecessor import Predecessor
 
 #: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
 MOST_BARRED = 4096
@@ -59,7 +56,7 @@ class Site:
         self.admission = Admission(limits)
         self.groupPool = GroupPool()
         self.requestPorts: Counter[int] = Counter()
-        self.predecessor: Predecessor | None = None
+        self.predecessor: IPredecessor | None = None
         self.barring: Callable[[str, str, float, str], object] | None = None
         self.content = SourceChain(())
         self.drops: dict[str, SinkChain] = {}

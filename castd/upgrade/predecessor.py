@@ -14,8 +14,10 @@ from typing import assert_never
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from castd.group_pool import Group
+from castd.interfaces import IPredecessor
 from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
@@ -105,6 +107,7 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
     return Inheritance(socket.socket(fileno=int(descriptor)))
 
 
+@implementer(IPredecessor)
 class Predecessor(Service):
     """
     The process that this one takes over from, until that process has ended.
@@ -195,7 +198,8 @@ class Predecessor(Service):
         return ended
 
     def _close(self) -> None:
-        if self._site.predecessor is self:
+        this: IPredecessor = self  # mypy takes a class and its interface for two things that are never the same
+        if self._site.predecessor is this:
             self._site.predecessor = None
         if self._channel is not None:
             self._channel.close()

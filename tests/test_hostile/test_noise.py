@@ -9,7 +9,9 @@ import tracemalloc
 
 import pytest
 
+from castd.config.plugin import TransportMaker
 from castd.packets.tftp import buildAck
+from castd.plugins import castd_stock
 from castd.testing import RecordingClient
 from tests.support.clients.tftp import rrq
 from tests.support.hostile import (
@@ -41,6 +43,12 @@ ENDS = {
     "mtftp": {"done", "aborted", "silent"},
     "slam": {"done", "silent"},
 }
+
+
+def test_everyTransport() -> None:
+    """Every transport that comes with castd takes part in the attacks."""
+    stock = {maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker)}
+    assert {TRANSPORTS.get(kind, kind) for kind in PORTS} == stock
 
 
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))

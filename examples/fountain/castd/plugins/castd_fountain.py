@@ -95,12 +95,14 @@ def parseReport(datagram: bytes) -> tuple[int, int, int]:
 class Options(ListenOptions):
     """The options of a transport of kind fountain."""
 
-    port: Port = Field(7777, description="UDP port that reports come to; it stands for the file")
+    port: Port = Field(default=7777, description="UDP port that reports come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
-    group: GroupEndpoint = Field(GROUP, description="group and port that numbers go to")
-    rate: Rate | None = Field(12e6, gt=0, description="most octets a second; null: no limit")
-    blksize: int = Field(1400, ge=8, le=65000, description="octets of a block")
-    redundancy: float = Field(0.1, ge=0, le=4, description="numbers sent in vain, perhaps, for each one asked for")
+    group: GroupEndpoint = Field(default=GROUP, description="group and port that numbers go to")
+    rate: Rate | None = Field(default=12e6, gt=0, description="most octets a second; null: no limit")
+    blksize: int = Field(default=1400, ge=8, le=65000, description="octets of a block")
+    redundancy: float = Field(
+        default=0.1, ge=0, le=4, description="numbers sent in vain, perhaps, for each one asked for"
+    )
 
 
 class Spring(Sweep):

@@ -1,5 +1,5 @@
 """
-The order of rooms, held by import-linter (its contracts stand in pyproject.toml): green as it is, and red for a wrong
+Who may import whom, held by import-linter (its contracts stand in pyproject.toml): green as it is, and red for a wrong
 import of each kind.
 """
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,16 @@ def test_kept() -> None:
     assert broken(ROOT) == set()
 
 
-ROOMS = "A room imports only from the rooms below it"
-PURE = "What decides has no clock, no chance, no socket, no file and no thread"
+def test_everyProtocolIsHeld() -> None:
+    """The contract that keeps protocols apart names the module of each of them."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (held,) = [each["modules"] for each in linter["contracts"] if each["id"] == "dialects"]
+    modules = {path.stem for path in (ROOT / "castd" / "dialects").glob("[a-z]*.py")} - {"mtftp_cast"}
+    assert set(held) == {f"castd.dialects.{name}" for name in modules}
+
+
+ROOMS = "A package imports only from the packages below it"
+PURE = "What decides has no clock, no randomness, no socket, no file and no thread"
 
 
 @pytest.mark.parametrize(
@@ -56,16 +65,17 @@ PURE = "What decides has no clock, no chance, no socket, no file and no thread"
         ("cast/turn.py", "from castd.server.site import Site", ROOMS),
         ("cast/turn.py", "import castd.packets.tftp", ROOMS),
         ("net/sockets.py", "def late():\n    from castd.cast.events import RequestBlocks", ROOMS),
+        ("server/site.py", "if TYPE_CHECKING:\n    from castd.upgrade.predecessor import Predecessor", ROOMS),
         ("request.py", "from castd.options import Limits", ROOMS),
         ("helpers.py", "", ROOMS),
         ("packets/tftp.py", "import random", PURE),
         ("dialects/slam.py", "def now():\n    import time", PURE),
         ("receive/base.py", "from twisted.internet import reactor", PURE),
         ("server/listener.py", "import click", "Only the command speaks to a terminal"),
-        ("cast/members.py", "from pydantic import BaseModel", "A library is known to the rooms that it is for"),
+        ("cast/members.py", "from pydantic import BaseModel", "A library is known to the packages that it is for"),
         ("dialects/tftp.py", "from castd.dialects import slam", "A protocol knows nothing of another"),
         ("cast/sweep.py", "from castd.cast.turn import Turn", "A cast knows nothing of the other cast"),
-        ("cast/events.py", "from castd.cast.members import Members", "No circle of imports within a room"),
+        ("cast/events.py", "from castd.cast.members import Members", "No circle of imports within a package"),
     ],
 )
 @pytest.mark.slow
