@@ -1,4 +1,4 @@
-# A thin cover over .venv, for hands that type `make`.  Everything here can be run without it.
+# Shortcuts for the commands in .venv.  Each of them can be run without make.
 
 PYTHON = .venv/bin/python
 

@@ -1,6 +1,6 @@
 """
-A crowd of clients for benchmarks/soak.py: light ones, in one process, each a machine with an address of its own whose
-wire loses datagrams, and which may die at any moment.  They are the receiving halves that `castd get` is made of.
+Runs the clients of benchmarks/soak.py: many in one process, each on a machine with an address of its own, whose wire
+loses datagrams and which may die at any moment.  They are the receiving halves that `castd get` is made of.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from castd.testing import ReceivedFile
 
 @dataclass
 class Tally:
-    """What came of everybody: by kind of transfer, and why some have failed."""
+    """Counts of all transfers: by kind of transfer and result, and by reason of failure."""
 
     asked: Counter[str] = field(default_factory=Counter)
     complete: Counter[str] = field(default_factory=Counter)
@@ -39,11 +39,11 @@ class Tally:
 @dataclass(frozen=True)
 class Shop:
     """
-    What there is to be had.
+    The files of the server, for the clients.
 
-    @ivar right: -> whether a copy of the file of this name is one that the server has or had.
-    @ivar stored: -> whether an upload of this name lies there with this content; it is taken away.
-    @ivar names: files for each scheme; those of C{slam} are the URL's end.
+    @ivar right: -> whether these octets are the file of this name, as the server has or had it.
+    @ivar stored: -> whether an upload of this name has arrived with this content; the upload is removed.
+    @ivar names: files for each scheme; for C{slam}, the ends of the URLs.
     """
 
     server: str
@@ -54,7 +54,7 @@ class Shop:
 
 class Crowd:
     """
-    Keeps so many machines busy.
+    Keeps a number of machines busy.
 
     @ivar hosts: the addresses of the machines.
     """
@@ -75,7 +75,7 @@ class Crowd:
     ) -> None:
         """
         @param loss: the share of datagrams that each wire loses, either way.
-        @param deaths: the share of machines that die; of those who are the first in a group, three times as many.
+        @param deaths: the share of machines that die; three times as many of those that are the first in a group.
         """
         self.reactor, self.shop, self.hosts, self.chance = reactor, shop, hosts, chance
         self.loss, self.deaths = loss, deaths
@@ -92,10 +92,10 @@ class Crowd:
     def said(self, datagram: bytes) -> None:
         self._said.append(datagram)
 
-    # Who comes.
+    # Clients.
 
     def fill(self, wanted: int) -> None:
-        """Let machines come until so many are busy."""
+        """Start machines until so many are busy."""
         while self.busy < wanted:
             kind, _, most = self.chance.choices(self.KINDS, [weight for _, weight, _ in self.KINDS])[0]
             name = self.chance.choice(self.shop.names[kind])
@@ -108,12 +108,12 @@ class Crowd:
         machine = Machine(self, self.chance.choice(self.hosts))
         self.tally.asked[kind] += 1
         running = Deferred.fromCoroutine(self._one(kind, name, machine, first))
-        running.addErrback(self._broken, kind).addBoth(self._gone)
+        running.addErrback(self._failed, kind).addBoth(self._ended)
 
-    def _gone(self, _: object) -> None:
+    def _ended(self, _: object) -> None:
         self.busy -= 1
 
-    def _broken(self, failure: Any, kind: str) -> None:
+    def _failed(self, failure: Any, kind: str) -> None:
         self.tally.wrong[kind] += 1
         self.tally.why[f"{kind}: {failure.getTraceback()}"] += 1
 
@@ -160,12 +160,11 @@ class Crowd:
             return send(machine, url, len(mine), lambda offset, length: mine[offset : offset + length], requested)
         return fetch(machine, url, copy, requested)
 
-    # Who means no good.
+    # Attackers.
 
     def hostile(self, ports: tuple[int, ...]) -> tuple[bytes, int]:
         """
-        -> one datagram that nobody should have sent, noise, something overheard, or that with some of it changed; and
-        the port that it is for.
+        -> one hostile datagram (random octets, or a recorded datagram, often with changes), and the port to send it to.
         """
         chance = self.chance
         port = chance.choice(ports) if chance.random() < 0.5 or not self._tids else chance.choice(self._tids)

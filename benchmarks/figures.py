@@ -1,4 +1,4 @@
-"""From samples to ratios, one table and one picture."""
+"""Computes ratios from samples, and writes the table and the picture."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what the figures were taken."""
+    """The machine and the versions with which the figures were taken."""
 
     facts: dict[str, str]
 
@@ -62,7 +62,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with its least and its greatest."""
+    """The median, the least and the greatest of several values."""
 
     low: float
     middle: float
@@ -84,7 +84,7 @@ def rate(sample: Sample) -> float:
 
 
 def ratio(samples: dict[str, list[Sample]], first: str, peer: str) -> Spread:
-    """Rounds are compared one by one, so that what slowed the machine in one of them slowed both.
+    """Compare two servers round by round, so that a disturbance of the machine in one round affects both.
 
     @return: how many times as fast as C{peer} C{first} was.
     """

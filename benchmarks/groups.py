@@ -1,5 +1,5 @@
 """
-RFC 2090 in network namespaces: what atftp's clients cost at the server's wire, castd and atftpd in the same run.
+Measures RFC 2090 in network namespaces: what atftp's clients cost at the server's wire, castd and atftpd in one run.
 
     sudo .venv/bin/python benchmarks/groups.py --runs 10
     sudo .venv/bin/python benchmarks/groups.py --only loss-1 --server castd
@@ -66,7 +66,7 @@ class Work:
 
 
 MIB = 1 << 20
-#: Who has sent more packets than this since the master died has its place; a few may be about groups and addresses.
+#: A client that has sent more packets than this since the master's death is the new master; a few may be IGMP or ARP.
 SPEAKS = 8
 WORK = {
     "once": Work(1, 8 * MIB, mark=("wire", 1.10)),
@@ -112,19 +112,19 @@ def counting(hall: Hall, ports: list[str]) -> Iterator[Callable[[], int]]:
     ]
     nft(hall, "-f", "-", rules="table netdev requests {\n" + "\n".join(chains) + "\n}\n")
 
-    def told() -> int:
+    def count() -> int:
         listed = json.loads(nft(hall, "-j", "list", "table", "netdev", "requests"))["nftables"]
         expressions = [each for item in listed if "rule" in item for each in item["rule"]["expr"]]
         return sum(each["counter"]["packets"] for each in expressions if "counter" in each)
 
     try:
-        yield told
+        yield count
     finally:
         nft(hall, "delete", "table", "netdev", "requests")
 
 
 class Bench:
-    """A hall, its files, and one server at a time."""
+    """The network, its files, and one server at a time."""
 
     def __init__(self, hall: Hall, shelf: Shelf, spare: bool) -> None:
         self.hall, self.shelf = hall, shelf
@@ -162,7 +162,7 @@ class Bench:
 
     def run(self, work: Work) -> Sample:
         """
-        One run: everybody starts, and everybody ends or is given up.
+        Do one run: start all clients, and wait until each has ended or is given up.
         """
         name = self.shelf.sized(work.size)
         clients = self.hall.clients(work.clients)
@@ -212,7 +212,7 @@ class Bench:
 
     @staticmethod
     def _ends(transfers: list[Transfer], patience: float) -> dict[Transfer, float]:
-        """-> when each ended, by the monotonic clock; who does not is killed."""
+        """-> when each transfer ended, by the monotonic clock; one that does not end is killed."""
         ended: dict[Transfer, float] = {}
         while len(ended) < len(transfers):
             now = time.monotonic()
@@ -227,7 +227,7 @@ class Bench:
         return ended
 
     def _master(self, clients: list[Host], transfers: list[Transfer], calm: list[Any]) -> Transfer:
-        """The one that has acknowledged a thousand blocks."""
+        """-> the transfer that has acknowledged a thousand blocks."""
 
         def busy() -> Transfer | None:
             sent = [client.counters().since(then).sent for client, then in zip(clients, calm, strict=True)]
@@ -236,8 +236,8 @@ class Bench:
         return eventually(busy, "a master to acknowledge", 30, every=0.005)
 
 
-def told(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
-    """The table: medians, and the worst."""
+def printTable(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
+    """Print the table: medians, and the worst."""
     table = Table(title="RFC 2090: 16 clients are atftp's; wire octets for each octet of the file")
     for head in ("work", "server", "wire", "worst", "seconds", "worst", "done", "asked again", "mark"):
         table.add_column(head)
@@ -284,7 +284,7 @@ def main(
     spare_nothing: bool,
     out: Path | None,
 ) -> None:
-    """castd's groups beside atftpd's."""
+    """Measure castd's groups beside atftpd's."""
     console = Console(width=130 if not sys.stdout.isatty() else None)
     folder = Path(tempfile.mkdtemp(prefix="castd-groups-"))
     folder.chmod(0o755)
@@ -302,7 +302,7 @@ def main(
             if beside is not None:
                 peers["castd-beside"] = lambda: bench.castd(beside.resolve())
             for name in only or WORK:
-                # In turn, so that a machine that grows slower does so for all.
+                # In turn, so that a machine that grows slower does so for all servers.
                 for _ in range(runs):
                     for server, started in peers.items():
                         with started():
@@ -311,7 +311,7 @@ def main(
                         console.print(f"{name}, {server}: {sample}", soft_wrap=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    told(samples, console)
+    printTable(samples, console)
     if out is not None:
         plain = {
             name: {each: [vars(run) for run in found] for each, found in by.items()} for name, by in samples.items()

@@ -1,5 +1,5 @@
 """
-Machines of benchmarks/soak.py: each has an address and a wire that loses datagrams, and may die; and enemies.
+Simulates the machines of benchmarks/soak.py, each with an address and a wire that loses datagrams, and the attackers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from twisted.internet.protocol import DatagramProtocol
 if TYPE_CHECKING:
     from crowd import Crowd
 
-#: How long the port of a machine that froze still takes datagrams, before its host says that it is closed.  Seconds.
+#: Seconds for which the port of a frozen machine still accepts datagrams, until its host answers that it is closed.
 FROZEN = 15.0
 #: IP_MULTICAST_ALL: else every socket at a port hears the groups that any other has joined.
 IP_MULTICAST_ALL = 49
 
 
 class Cable(DatagramProtocol):
-    """One port of a machine, and the wire that loses."""
+    """One port of a machine, with the wire that loses datagrams."""
 
     def __init__(self, machine: Machine, inner: Any) -> None:
         self.machine, self.inner = machine, inner
@@ -52,7 +52,7 @@ class Cable(DatagramProtocol):
             self.transport.doRead()
 
     def stopListening(self) -> None:
-        """A machine that froze does not even close its ports."""
+        """Close the port, unless the machine is frozen."""
         if not self.machine.frozen:
             self.unplug()
 
@@ -64,9 +64,9 @@ class Cable(DatagramProtocol):
 
 class Machine:
     """
-    What a client takes for its reactor.
+    One machine, which its client uses as the reactor.
 
-    @ivar dead: nothing comes in or goes out any more; C{frozen}: but its ports are still open.
+    @ivar dead: no datagram is received or sent any more; C{frozen}: the ports are still open.
     """
 
     def __init__(self, crowd: Crowd, host: str) -> None:
@@ -101,7 +101,7 @@ class Machine:
         return cable
 
     def die(self, frozen: bool) -> None:
-        """Without a word; its host says that the port is closed, or nothing says anything."""
+        """Stop without a datagram; then its host answers that the port is closed; a frozen one answers nothing."""
         self.dead, self.frozen = True, frozen
         if frozen:
             self.crowd.reactor.callLater(FROZEN, self.vanish)
@@ -114,7 +114,7 @@ class Machine:
 
 
 class Enemy:
-    """Who says what he should not, from an address of his own."""
+    """Sends hostile datagrams from an address of its own."""
 
     def __init__(self, server: str, host: str) -> None:
         self._server = server

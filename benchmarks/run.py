@@ -1,4 +1,4 @@
-"""castd beside its peers in the same run: C{python benchmarks/run.py}. See benchmarks/README.md."""
+"""Measures castd beside its peers in the same run: C{python benchmarks/run.py}. See benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ console = Console(stderr=True)
 
 
 class Bench:
-    """One run: a directory of files, the compiled load client, and the two CPUs that everybody gets."""
+    """One run: a directory of files, the compiled load client, and the two CPUs that server and client get."""
 
     def __init__(self, room: Path, cpus: tuple[int, int]) -> None:
         self.room, self.root = room, room / "files"
@@ -105,7 +105,7 @@ class Bench:
                     ready.pop(server.name).end()
             names = list(ready)
             for number in range(rounds + 1):
-                turn = number % len(names)  # nobody is always the first
+                turn = number % len(names)  # no server is always the first
                 for name in names[turn:] + names[:turn]:
                     sample = self.ask(ready[name], workload, number)
                     samples.setdefault(name, []).append(sample)
@@ -174,7 +174,7 @@ def main(
         for workload in chosen:
             asked = workload.shortened(4) if quick else workload
             results[workload.name] = bench.compare(asked, peers, 3 if quick else rounds)
-            if save:  # what is done is done, if the next one is broken off
+            if save:  # keeps the results so far, if the next workload is interrupted
                 save.write_text(json.dumps(kept | results, indent=1))
     machine = Machine.here({peer.name: peer.version() for peer in peers}, 3 if quick else rounds)
     measured = kept | results

@@ -1,4 +1,4 @@
-"""What one block costs to send, by the way it is sent: C{python benchmarks/sendpath.py}.
+"""Measures what one block costs to send, by several ways: C{python benchmarks/sendpath.py}.
 
 The packets go over loopback to a socket that nobody reads and whose buffer is full, so only the sender's half is seen;
 the multicast ones to a group without members. A file of 16 MiB is sent in windows of 64 blocks of 1468 octets; the ways

@@ -1,4 +1,4 @@
-"""How each server is started, told apart and ended: in the foreground, by its own process, for all alike."""
+"""Starts, identifies and ends each server: in the foreground, as a process of its own, the same for all."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ class Server:
     checkout: str = CHECKOUT
 
     def version(self) -> str:
-        """@return: what it says of itself, shortened to the first number with a dot."""
+        """@return: the version that the server prints, shortened to the first number with a dot."""
         said = subprocess.run(self.asks, capture_output=True, text=True, check=False, timeout=30)
         found = re.search(r"\d+\.[\w.+-]+", said.stdout + said.stderr)
         return found.group(0).rstrip(".,") if found else "unknown"
 
 
 class CpuGroup:
-    """A control group around one server, since only that counts what its ended children used (tftpd-hpa has one for
-    each transfer and lets the kernel reap them).
+    """A control group around one server, which also counts the CPU time of children that have ended (tftpd-hpa has
+    one for each transfer and lets the kernel reap them).
 
     @raise OSError: where control groups cannot be made; without privileges they usually cannot.
     """

@@ -1,6 +1,6 @@
 """
-A soak: one castd, all transports, thousands of clients that lose datagrams and die, hostile datagrams, reloads; and at
-the end of each lap, when nobody is left, the server holds what it held before.
+Runs a soak: one castd, all transports, thousands of clients that lose datagrams and die, hostile datagrams, reloads.
+At the end of each lap, without clients, the server must hold the same resources as before.
 
     sudo python benchmarks/soak.py --minutes 60
 
@@ -39,24 +39,24 @@ NETWORK = (
     f"addr add {SERVER}/16 brd + dev fab0",
     "link set fab0 up",
     "route add default dev fab0",
-    # All its addresses are machines here.
+    # Every address of this network is a machine of the soak.
     "route add local 10.99.0.0/16 dev lo",
 )
 HOSTS = [f"10.99.{high}.{low}" for high in range(1, 33) for low in range(1, 251)]
 #: How much the memory of the server may grow from the first lap on, as a share.
 GROWTH = 0.15
-#: The share of clients that may fail: their own patience, and the server's, is finite.
+#: The share of clients that may fail: the client or the server gives up after so many losses.
 FAILING = 0.01
 
 
 def say(text: str) -> None:
-    """A line, at once."""
+    """Print a line, unbuffered."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 class Soak:
-    """Laps: load, then quiet, then a look at what the server holds."""
+    """Runs laps: load, then quiet, then a check of what the server holds."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         chance = random.Random(options.seed)
@@ -114,7 +114,7 @@ class Soak:
             enemy.close()
 
     async def _reload(self, end: float) -> None:
-        """The other file, again and again; sometimes a bad one, and sometimes ten a second."""
+        """Reload the other service file, again and again; sometimes a bad one, and sometimes ten times a second."""
         turn = 0
         while time.monotonic() < end:
             await deferLater(reactor, self.options.reload)
@@ -129,12 +129,12 @@ class Soak:
             self.server.reload((ONE, TWO)[turn % 2])
 
     async def _look(self) -> None:
-        """While it is busy: the most that it held."""
+        """Record the most that the server holds while it is busy."""
         held = (await self.server.ask())["held"]
         self.most = {key: max(value, self.most.get(key, 0)) for key, value in held.items()}
 
     async def _quiet(self) -> None:
-        """Wait until nobody is left, and look."""
+        """Wait until no client is left, and record what the server holds."""
         await deferLater(reactor, 1)
         self.server.reload(ONE)
         began = time.monotonic()
@@ -164,7 +164,7 @@ class Soak:
         )
 
     def _judge(self) -> None:
-        """Everything as after the first lap, which was for warming up; nothing wrong; nobody unserved."""
+        """Compare with the first lap, the warm-up; check that no fault was logged and all clients were served."""
         tally, bad = self.crowd.tally, self.bad
         first, last = self.laps[0], self.laps[-1]
         for number, lap in enumerate(self.laps[1:], 2):
@@ -187,7 +187,7 @@ class Soak:
             bad.append(f"castd ended with {self.server.process.returncode}")
 
     def _show(self) -> None:
-        """What came of each kind of transfer, and why some have failed."""
+        """Print the results of each kind of transfer, and the reasons of failures."""
         tally = self.crowd.tally
         for kind in tally.asked:
             counts = (tally.asked, tally.complete, tally.died, tally.failed, tally.wrong)
@@ -221,7 +221,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Go into a namespace, soak, and tell what was wrong."""
+    """Enter a namespace, run the soak, and print what was wrong."""
     options = parse(sys.argv[1:])
     if INSIDE not in os.environ:
         rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")

@@ -1,5 +1,5 @@
 """
-The castd that is soaked: a process with two epochs of files and of its service file.
+Runs the castd of the soak: a process with two epochs of files and of its service file.
 """
 
 from __future__ import annotations
@@ -112,5 +112,5 @@ class Server:
         return pages * resource.getpagesize()
 
     def faults(self) -> list[str]:
-        """-> lines of the log that should not be there."""
+        """-> the lines of the log that show a fault."""
         return re.findall(r"^.*(?:Traceback|Unhandled|\[error\] (?!.*refused)).*$", self.log.read_text(), re.MULTILINE)

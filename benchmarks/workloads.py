@@ -1,4 +1,4 @@
-"""What is asked of every server, and how far ahead castd has to be."""
+"""Defines the workloads of every server, and how far ahead castd has to be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True)
 class Workload:
-    """One way of asking: C{clients} reads at a time until C{transfers} of one file are done.
+    """One workload: C{clients} reads at a time until C{transfers} of one file are done.
 
     @ivar size: octets of the file.
     @ivar loss: part of the packets that the load client drops, each way.

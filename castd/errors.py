@@ -1,15 +1,16 @@
 """
-The exceptions of castd, by whose fault they are.
+Defines the exceptions of castd, by the party at fault.
 
-L{ConfigError} is the operator's, L{WireError} the peer's, L{Refused} our answer to a readable request.  Anything else
-that is raised while a datagram is served is a bug: it is logged with its traceback and ends one cast, never the server.
+L{ConfigError} is a fault of the operator, L{WireError} a fault of the peer, L{Refused} the server's refusal of a
+readable request.  Every other exception while a datagram is served is a bug: it is logged with its traceback and ends
+one cast, never the server.
 """
 
 from __future__ import annotations
 
 
 class CastdError(Exception):
-    """The base class of all of castd's own exceptions."""
+    """The base class of all exceptions of castd."""
 
 
 class ConfigError(CastdError):
@@ -26,7 +27,7 @@ class ConfigError(CastdError):
 
 class Unavailable(ConfigError):
     """
-    The service file asks for what this machine does not have, or not now: an address, a permission, a file.
+    The service file asks for a resource that this machine lacks, perhaps only now: an address, a permission, a file.
     """
 
 
@@ -40,7 +41,7 @@ class UnknownPeer(CastdError):
 
 class Declined(CastdError):
     """
-    This dialect leaves the request to the next one at the port.  The peer is not told.
+    This dialect leaves the request to the next dialect at the port.  The peer gets no answer for it.
 
     @ivar reason: a short word for logs and counters, such as C{"pool-empty"}.
     """
@@ -52,9 +53,9 @@ class Declined(CastdError):
 
 class Elsewhere(Declined):
     """
-    The request belongs to a group of the process that this one is taking over from.
+    The request needs a group that the predecessor, during an upgrade, still sends to.
 
-    @ivar group: its address and port.
+    @ivar group: address and port of the group.
     """
 
     def __init__(self, group: tuple[str, int]) -> None:
@@ -63,18 +64,18 @@ class Elsewhere(Declined):
 
 
 class Crowded(CastdError):
-    """A limit is reached.  This is counted, and not answered: the client repeats its request (RFC 1350 clients do)."""
+    """A limit is reached.  The request is counted and not answered; RFC 1350 clients repeat it."""
 
 
 class Refused(CastdError):
     """
-    A readable request is denied, or an upload is.
+    The server refuses a readable request, or ends an upload.
 
-    The dialect tells the peer so, or is silent where its protocol has no word for it.
+    The dialect sends the peer an error, or nothing if its protocol has no datagram for it.
 
     @cvar code: the TFTP error code (RFC 1350 section 5, RFC 2347).
-    @ivar text: what the peer is told: printable ASCII, never a path of the server.  What the log says, C{str(error)},
-        may say more.
+    @ivar text: the text that is sent to the peer: printable ASCII, never a path of the server.  The text of the log,
+        C{str(error)}, may say more.
     """
 
     code = 0
@@ -82,8 +83,8 @@ class Refused(CastdError):
 
     def __init__(self, text: str = "", why: str = "") -> None:
         """
-        @param text: what the peer is told; C{""}: the text of the class.
-        @param why: what the log says; C{""}: the same.
+        @param text: the text that is sent to the peer; C{""}: the text of the class.
+        @param why: the text of the log; C{""}: the same text.
         """
         super().__init__(why or text or self.text)
         self.text = text or self.text
@@ -104,14 +105,14 @@ class Forbidden(Refused):
 
 
 class Full(Refused):
-    """No space is left, or an upload is larger than it may be."""
+    """No space is left on the disk, or an upload is larger than allowed."""
 
     code = 3
     text = "Disk full or allocation exceeded"
 
 
 class Unsupported(Refused):
-    """The request is malformed, or asks for a mode that is not served."""
+    """The request is malformed, or asks for a mode that is not supported."""
 
     code = 4
     text = "Illegal TFTP operation"
@@ -125,19 +126,19 @@ class UnknownTid(Refused):
 
 
 class Exists(Refused):
-    """An upload has the name of an existing file, and may not replace it."""
+    """The name of an upload belongs to an existing file, which the upload may not replace."""
 
     code = 6
     text = "File already exists"
 
 
 class Busy(Refused):
-    """The request cannot be served now, but may be later."""
+    """The request cannot be served now; it may be later."""
 
     text = "Busy, try again later"
 
 
 class ContentChanged(Refused):
-    """The file shrank or could not be read while it was being sent."""
+    """The file has become shorter, or could not be read, while it was being sent."""
 
     text = "File changed while it was being sent"

@@ -1,5 +1,5 @@
 """
-Sets of IP networks, to which a client belongs or not.
+Tests whether the address of a client is in a set of IP networks.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from ipaddress import IPv6Address, ip_address
 
 from castd.options import AnyNetwork
 
-#: How many addresses are kept as numbers: a machine that boots asks for many files.
+#: The most addresses whose numbers are cached: a machine that boots asks for many files.
 _REMEMBERED = 8192
 
 
 class Networks:
     """
-    A set of IPv4 and IPv6 networks; a client's numeric address is C{in} it or not.
+    A set of IPv4 and IPv6 networks; C{in} tests a client's numeric address.
 
-    An IPv4 client that comes through an IPv6 socket (C{::ffff:10.0.0.5}) counts as the IPv4 client it is.
+    An IPv4 client at an IPv6 socket (C{::ffff:10.0.0.5}) is tested by its IPv4 address.
     """
 
     def __init__(self, networks: Iterable[AnyNetwork]) -> None:
@@ -33,7 +33,7 @@ class Networks:
 
 @lru_cache(_REMEMBERED)
 def _number(host: str) -> tuple[int, int]:
-    """-> (version, the address as a number).  @raise ValueError: a name, not an address."""
+    """-> (IP version, the address as a number).  @raise ValueError: the text is no numeric address."""
     address = ip_address(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped

@@ -1,9 +1,9 @@
 """
-Settings: the types of their fields, and the options that all transports share.
+Defines the models of the service file: the types of their fields, and the options that all transports share.
 
 An author of a transport writes a subclass of L{ListenOptions}.  Its fields are camelCase in code, C{kebab-case} in the
-service file (C{dataPort} is C{data-port}); their types and C{Field(description=...)} are all that C{castd plugins}, the
-reference and the complaints about a wrong file are made of.  Values are immutable and compare by what they say.
+service file (C{dataPort} is C{data-port}).  C{castd plugins}, the reference and the messages about a wrong file are
+made from the types and from C{Field(description=...)}.  Models are immutable and compare by value.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from castd.request import hostPort
 
 
 def _schema(kind: str, *examples: object, types: str | list[str] = "string") -> WithJsonSchema:
-    """-> what the JSON schema says of a field; C{castd plugins} and the reference are made of that."""
+    """-> the JSON schema of a field, from which C{castd plugins} and the reference are made."""
     return WithJsonSchema({"type": types, "format": kind, "examples": list(examples)})
 
 
 def _written(write: SerializerFunction) -> PlainSerializer:
-    """Write a value as it would stand in a service file."""
+    """-> the serializer that writes a value as it would stand in a service file."""
     return PlainSerializer(write, when_used="json")
 
 
@@ -71,7 +71,7 @@ def address(text: object) -> str:
     """
     Read the numeric address of an interface of this machine; C{any}, C{""} and C{0.0.0.0} are the IPv4 wildcard.
 
-    @return: in its usual spelling; C{""} for the IPv4 wildcard.
+    @return: the address in its usual spelling; C{""} for the IPv4 wildcard.
     """
     if text in ("", "any"):
         return ""
@@ -85,7 +85,8 @@ def group(text: object) -> str:
     """
     Read an IPv4 multicast address that data may go to.
 
-    @raise ValueError: also for C{224.0.0.0/24}, which is kept for routing protocols and floods every switch (RFC 5771).
+    @raise ValueError: it is none, or lies in C{224.0.0.0/24}, which is reserved for routing protocols and floods every
+        switch (RFC 5771).
     """
     value = _ip(text, "239.255.1.1")
     if not isinstance(value, IPv4Address) or not value.is_multicast:
@@ -100,7 +101,7 @@ _MULTICAST = IPv4Network("224.0.0.0/4")
 
 
 def _ip(text: object, right: str) -> IPv4Address | IPv6Address:
-    """@param right: examples of what would be right, for the error's text."""
+    """@param right: examples of right values, for the error's text."""
     try:
         return ip_address(text if isinstance(text, str) else "")
     except ValueError:
@@ -108,7 +109,7 @@ def _ip(text: object, right: str) -> IPv4Address | IPv6Address:
 
 
 def network(text: object) -> IPv4Network | IPv6Network:
-    """Read a network, C{10.0.0.0/8}, or a single address.  Bits set in its host part are a mistake, not ignored."""
+    """Read a network, C{10.0.0.0/8}, or a single address; bits set in the host part are an error."""
     if isinstance(text, IPv4Network | IPv6Network):
         return text
     try:
@@ -189,11 +190,11 @@ GroupAddress = Annotated[str, PlainValidator(group), _schema("multicast address"
 AnyNetwork: TypeAlias = IPv4Network | IPv6Network
 #: A network without host bits.
 Network = Annotated[AnyNetwork, PlainValidator(network), _written(str), _schema("network", "10.0.0.0/8")]
-#: A network of multicast addresses, a pool to take groups from.
+#: A network of multicast addresses: a pool of groups.
 GroupNetwork = Annotated[
     IPv4Network, PlainValidator(groups), _written(str), _schema("multicast network", "239.255.32.0/24")
 ]
-#: Networks; C{any} is both address families whole.
+#: Networks; C{any} stands for all addresses of both families.
 Clients = Annotated[
     tuple[AnyNetwork, ...],
     PlainValidator(clients),
@@ -211,19 +212,19 @@ GroupEndpoint = Annotated[
 
 
 def resolve(text: object, info: ValidationInfo) -> Path:
-    """Read a path; relative to the folder of the service file, where there is one."""
+    """Read a path; a relative one is relative to the folder of the service file, if there is one."""
     if not isinstance(text, str | Path) or not str(text):
         raise ValueError("a path is expected, such as /srv/boot")
     folder = info.context.get("folder") if isinstance(info.context, dict) else None
     return folder / text if isinstance(folder, Path) else Path(text)
 
 
-#: A path, absolute once it was read from a service file.  Whether anything is there is seen when it is used.
+#: A path, absolute once it was read from a service file.  It is not checked that a file exists there.
 FilePath = Annotated[Path, PlainValidator(resolve), _written(str), _schema("path", "/srv/boot")]
 
 
 def kebab(name: str) -> str:
-    """-> the name of a field as it is in the service file: C{data-port} for C{dataPort}."""
+    """-> the name of a field in the service file: C{data-port} for C{dataPort}."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"-{found[1]}", name).lower()
 
 
@@ -242,7 +243,7 @@ class Settings(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """-> the usual schema, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
+        """-> pydantic's schema, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
         schema = handler(core)
         inside = handler.resolve_ref_schema(schema)
         defaults = cls.model_construct().model_dump(mode="json", by_alias=True)
@@ -274,23 +275,24 @@ class ListenOptions(Settings):
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
         """
-        Find what is wrong with several transports of this kind together.  A kind overrides this if it knows anything.
+        Find clashes among several transports of this kind, such as two files in one group.  The default finds none.
 
-        @param named: name in the service file, and options, in its order.
-        @return: (name, complaint); a complaint may begin with the key it is about and a colon.
+        @param named: (name in the service file, options) of each, in the order of the file.
+        @return: (name, fault) of each clash; a fault may begin with a key of the options and a colon.
         """
         return ()
 
     def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
         """
-        Find what is wrong with the files that these options name.  Called when the sources of content are open.
+        Find faults of the files that these options name.  Called when the sources of content are open.
 
-        @param size: octets of a file by its name; L{None}: it is not there (yet).
+        @param size: -> octets of a file by its name; L{None}: the file does not exist (yet).
+        @return: one line for each fault.
         """
         return ()
 
     def warnings(self) -> Iterable[str]:
-        """-> what is allowed and yet hardly meant, or worth knowing, for C{castd check} to show."""
+        """-> warnings for C{castd check}: settings that are allowed but are probably mistakes, or worth knowing."""
         return ()
 
 

@@ -1,5 +1,5 @@
 """
-The outcomes of a receiver's transfer: words, the same in the log, in events and in counters.
+Defines the outcomes of a receiver's transfer: words that are the same in the log, in events and in metrics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHANGED: Final = "changed"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 
-#: What the log says of each outcome.
+#: The text of each outcome in the log.
 MEANING: Final[dict[str, str]] = {
     DONE: "complete",
     PROBE: "asked for the size only",
@@ -37,5 +37,5 @@ MEANING: Final[dict[str, str]] = {
     FAILED: "a fault in the server, see the traceback",
 }
 
-#: The outcomes that an operator need not look at.
+#: The outcomes that need no attention of an operator.
 GOOD: Final = frozenset({DONE, PROBE, UNCONFIRMED})

@@ -1,5 +1,5 @@
 """
-Requests: the values that a dialect makes of the first datagram of a peer.
+Defines the values that a dialect makes of the first datagram of a peer: the request, the peer, the local address.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TypeAlias
 
-#: The address of a peer as the socket gives it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  To a cast
-#: it is a key and nothing else.
+#: The address of a peer as the socket gives it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  A cast uses
+#: it as a key only.
 Peer: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
-#: The MTU that is assumed where the interface is not known: Ethernet's.  Octets.
+#: The MTU that is assumed if the interface is not known: Ethernet's.  Octets.
 ETHERNET_MTU = 1500
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
     """
-    The address of ours that a datagram was sent to, and the interface that it came in by.  The answer leaves from it.
+    The local address that a datagram was sent to, and its interface.  The answer leaves from this address.
 
-    @ivar host: numeric; the wildcard's name where the system cannot tell.
-    @ivar interface: index of the interface; 0 if unknown.
-    @ivar broadcast: it is a broadcast or multicast address.
+    @ivar host: numeric address; the wildcard if the system does not tell the address.
+    @ivar interface: index of the interface that the datagram came in by; 0 if unknown.
+    @ivar broadcast: the address is a broadcast or multicast address.
     @ivar mtu: octets in the largest IP packet of that interface.
     @ivar networks: the networks that the interface reaches without a router; empty if unknown.
     """
@@ -41,11 +41,11 @@ class Request:
     """
     One request of a client.
 
-    @ivar peer: the client.
-    @ivar local: the address of ours that it was sent to.
-    @ivar name: the file's name as it was asked for, UTF-8 with surrogate escapes, so that no octet is lost.
+    @ivar peer: the address of the client.
+    @ivar local: the local address that the request was sent to.
+    @ivar name: the file's name as the client wrote it, UTF-8 with surrogate escapes, so that no octet is lost.
     @ivar mode: C{"octet"} or C{"netascii"}.
-    @ivar write: it is an upload.
+    @ivar write: the request is an upload.
     @ivar options: name and value of each option, ISO 8859-1, in the order of the request, doubles dropped.
     @ivar detail: for the dialect's own use (SLAM: the list of missing blocks).
     """
@@ -59,7 +59,7 @@ class Request:
     detail: object = field(default=None, compare=False)
 
     def repeats(self, other: Request) -> bool:
-        """-> whether the client has sent the other request once more; our own address may have changed since."""
+        """-> whether this is the same request as the other one, sent again; the local address may differ."""
         asked = (self.peer, self.name, self.mode, self.write, self.options)
         return asked == (other.peer, other.name, other.mode, other.write, other.options)
 

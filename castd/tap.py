@@ -1,5 +1,5 @@
 """
-C{twistd castd} and C{twist castd}: what the announcement in C{twisted/plugins} names.
+Makes castd a plugin of Twisted, for C{twistd castd} and C{twist castd}; C{twisted/plugins} announces this module.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Options(usage.Options):
     """
     The options behind C{twistd castd}.
 
-    @ivar server: everything that the service file describes, made but not started.
+    @ivar server: the server that the service file describes, not started.
     @ivar parent: the options of C{twistd} or C{twist} itself.
     """
 
@@ -47,17 +47,17 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """
-        Read the service file and make what it describes, so that a fault is known before there is a daemon or a socket.
+        Read the service file and make its server, so that a fault is found before twistd forks or opens a socket.
 
         @raise SystemExit: with status 78 or 69, after a line for each fault.
         """
         if not self["config"]:
             raise usage.UsageError("Which service file?  castd -c FILE")
-        # Not before: the choice of --reactor has been made by now.
+        # Imported here, since --reactor has been applied by now.
         from twisted.internet import reactor
 
         if self.parent is not None and self.parent.get("chroot"):
-            # Where Python is not, nothing can be imported any more.
+            # Imported before the chroot: no module can be found there.
             import encodings.idna
             import encodings.utf_8_sig  # noqa: F401
 
@@ -82,16 +82,16 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """
-    -> the server, which writes the log itself, so that a flood of faults does not become a flood of lines.
+    -> the server, which writes the log itself in order to limit equal lines.
 
-    @raise SystemExit: with status 69, a file for the log cannot be opened.
+    @raise SystemExit: with status 69: a log file cannot be opened.
     """
     server = options.server
     if options.parent is None:
         return server
     sys.excepthook = _excepthook
     server.logs = _logs(options.parent)
-    # As twistd does by itself for its own log.
+    # SIGUSR1, as twistd handles it for its own log.
     threads = IReactorFromThreads(server.site.reactor)
     signal.signal(signal.SIGUSR1, lambda *_: threads.callFromThread(server.logs.rotate))
     try:
@@ -104,7 +104,7 @@ def makeService(options: Options) -> IService:
 
 
 class ApplicationService(MultiService):
-    """A server that is a service of a Twisted application."""
+    """A service of a Twisted application that holds the server."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class ApplicationService(MultiService):
         server.setServiceParent(self)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Join the application, and write its log unless C{twistd --logger} says who does."""
+        """Join the application, and write its log unless C{twistd --logger} names another observer."""
         application: object = parent
         if self.server.logs.keepsLog and isinstance(application, Componentized):
             application.setComponent(ILogObserver, self.server.logs)
@@ -121,12 +121,12 @@ class ApplicationService(MultiService):
 
 def _logs(parent: usage.Options) -> Logs:
     """
-    -> what writes the log, and where: as the command line asks for it.
+    -> the outputs of the log that the command line asks for.
 
     @param parent: the options of C{twistd} or C{twist}.
     """
     if "fileLogObserverFactory" in parent:
-        # twist writes the log itself, from a level and in a format that are its options; only the lines are castd's.
+        # twist filters and writes the log by its own options; castd only formats the lines.
         observers = {textFileLogObserver: textLog, jsonFileLogObserver: jsonLog}
         parent["fileLogObserverFactory"] = observers.get(parent["fileLogObserverFactory"], textLog)
         return Logs()
@@ -134,7 +134,7 @@ def _logs(parent: usage.Options) -> Logs:
 
 
 def _twistdLogs(parent: usage.Options) -> Logs:
-    """-> what writes the log where C{twistd} would write it by these options."""
+    """-> the outputs of the log, at the place where C{twistd} would write it by these options."""
     daemon = not (parent["nodaemon"] or parent["debug"])
     if parent["syslog"]:
         return Logs(lambda _: _syslog(parent["prefix"]))
@@ -142,7 +142,7 @@ def _twistdLogs(parent: usage.Options) -> Logs:
         if daemon:
             raise usage.UsageError("a daemon has no standard output to log to")
         return Logs(logTo(sys.stdout))
-    # twistd will be in another folder when the first reload opens it anew.
+    # Absolute, since twistd changes its folder before the first reload opens the file anew.
     file = os.path.abspath(parent["logfile"]) if parent["logfile"] else None
     return Logs(logTo(sys.stdout), file, os.path.abspath("twistd.log") if daemon else None)
 
@@ -167,7 +167,7 @@ def _complain(error: ConfigError) -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the faults of a L{ConfigError} without a traceback: it is no bug.  twistd ends with status 1 for it."""
+    """Print the faults of a L{ConfigError} without a traceback, since it is no bug; twistd exits with status 1."""
     if isinstance(error, ConfigError):
         _complain(error)
     else:

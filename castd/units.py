@@ -1,8 +1,8 @@
 """
-Reads durations, sizes and rates as people write them, and writes them so.
+Reads and writes durations, sizes, rates and frequencies as people write them.
 
-Every function that reads raises C{ValueError} with a sentence that says what would be right.  L{duration} reads what
-L{showDuration} writes, and so do the others.
+Every function that reads raises C{ValueError} with a sentence that says what would be right.  L{duration} reads the
+text that L{showDuration} writes; likewise for the other pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OCTETS_A_SECOND: _Scale = {
 }
 _A_SECOND: _Scale = {"/s": 1, "/min": Fraction(1, 60), "/h": Fraction(1, 3600)}
 
-#: Digits, a fraction, a unit.  Bounded, so that no text makes a number of unbounded size.
+#: Digits, a fraction, a unit; bounded, so that no text makes a number of unbounded size.
 _AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,40})?) ?([A-Za-z/]{0,8})", re.ASCII)
 
 
@@ -58,7 +58,7 @@ def rate(text: str | float) -> float:
     """
     Read a rate of data: C{20 MB/s}, C{100 Mbit/s}.
 
-    A number is octets a second in code, but text must name its unit: octets taken for bits are wrong by eight times.
+    A number is octets a second, but text must name its unit, since octets and bits differ by a factor of eight.
 
     @return: octets a second, more than 0.
     """
@@ -67,7 +67,7 @@ def rate(text: str | float) -> float:
 
 def frequency(text: str | float) -> float:
     """
-    Read how often something may happen: C{50/s}, C{10/min}; text must name the unit, a number is times a second.
+    Read a frequency: C{50/s}, C{10/min}; text must name its unit, and a number is times a second.
 
     @return: times a second, more than 0.
     """
@@ -85,9 +85,10 @@ def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fra
     """
     Read an amount exactly.
 
-    @param scale: what each unit is worth.
-    @param plain: the unit of a plain number; C{""}: it must name one.
-    @param kind: what the text should be, for the error's text; C{right}: examples that would be.
+    @param scale: the value of each unit.
+    @param plain: the unit of a plain number; C{""}: a number must name its unit.
+    @param kind: the name of the quantity, for the error's text.
+    @param right: examples of right values, for the error's text.
     """
     number = _digits(text) if isinstance(text, int | float) and not isinstance(text, bool) else str(text)
     found = _AMOUNT.fullmatch(number.strip())
@@ -97,7 +98,7 @@ def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fra
 
 
 def _unitHint(found: re.Match[str] | None, scale: _Scale) -> str:
-    """-> a hint at the units that differ from what was written only by case or by an C{i}; C{""}: there are none."""
+    """-> a hint at units that differ from the written one only by case or by an C{i}; C{""}: there are none."""
     if found is None:
         return ""
     wrong = found[2].lower().replace("i", "")
@@ -121,7 +122,7 @@ def showSize(octets: int) -> str:
 
 
 def showRate(octets: float) -> str:
-    """Write octets a second so that L{rate} reads the same: in octets, since the files they carry are."""
+    """Write octets a second so that L{rate} reads the same; in octets, since sizes of files are."""
     return _show(octets, {f"{unit}/s": worth for unit, worth in _OCTETS.items()}, "B/s")
 
 
@@ -131,7 +132,7 @@ def showFrequency(times: float) -> str:
 
 
 def _show(value: float, scale: _Scale, plain: str) -> str:
-    """Write a value in the largest unit that leaves a whole number; if none does, in the plain unit."""
+    """Write a value in the largest unit that gives a whole number, or else in the plain unit."""
     exact = Fraction(Decimal(repr(value)))
     whole = [unit for unit, worth in scale.items() if exact and (exact / worth).denominator == 1]
     unit = max(whole, key=lambda unit: scale[unit], default=plain)

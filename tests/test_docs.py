@@ -4,10 +4,12 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
+from zope.interface.interface import InterfaceClass
 
 from castd.cast.policy import MIN_RTO
 from castd.config.plugin import TransportMaker
@@ -111,3 +113,23 @@ def test_events() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     assert column(page, "event") == set(emitted())
     assert column(page, "outcome") == set(MEANING)
+
+
+def found(name: str) -> bool:
+    """-> whether the package has this name: a module, a class, a function, or an attribute of a class."""
+    try:
+        resolve_name(f"castd.{name}")
+    except (ImportError, AttributeError):
+        owner, _, last = name.rpartition(".")
+        kind = resolve_name(f"castd.{owner}")
+        return last in (kind.names(all=True) if isinstance(kind, InterfaceClass) else kind.__annotations__)
+    return True
+
+
+def test_newNames() -> None:
+    """docs/names.md has tables of old and new names, and every new name exists in the package."""
+    page = (ROOT / "docs" / "names.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| (`[\w.`, ]+`) \|$", page, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| `", page, re.MULTILINE)) > 250
+    new = {name for _, names in rows for name in re.findall(r"`([\w.]+)`", names)}
+    assert {name for name in new if not found(name)} == set()

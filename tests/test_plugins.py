@@ -68,7 +68,7 @@ class Client(DatagramProtocol):
         self.port = host.listenUDP(GROUP[1], self)
         if hears:
             self.port.joinGroup(GROUP[0])
-        self.say(receiver.say())
+        self.say(receiver.buildReport())
 
     def say(self, datagram: bytes) -> None:
         self.said.append(datagram)
@@ -82,7 +82,7 @@ class Client(DatagramProtocol):
     def again(self) -> None:
         """A second without a word from anybody: say it again."""
         if self.finished is None and self.host.seconds() >= self.spokeAt + 1.0:
-            self.say(self.receiver.say())
+            self.say(self.receiver.buildReport())
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         answer = self.receiver.receive(datagram)

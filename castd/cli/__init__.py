@@ -1,3 +1,3 @@
 """
-The command C{castd}: what is typed at a terminal, and what is shown there.
+Reads the command line of C{castd}, and shows what each command answers.
 """

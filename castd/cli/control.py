@@ -1,5 +1,5 @@
 """
-C{castd status}, C{castd reload} and C{castd upgrade}: commands to a running server over its control socket.
+Sends C{castd status}, C{castd reload} and C{castd upgrade} to a running server over its control socket.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 class ServerStatus(TypedDict):
-    """The answer to C{status}, as far as it is shown; C{--json} shows all of it."""
+    """The part of the answer to C{status} that the table shows; C{--json} shows all of the answer."""
 
     version: str
     state: str
@@ -39,7 +39,7 @@ class ServerStatus(TypedDict):
 
 
 def _defaultPath() -> str:
-    """-> the control socket of a server in the same unit of systemd, or where it usually is."""
+    """-> the control socket of a server in the same unit of systemd, or else the usual path."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return str(Path(folder) / "control") if folder else DEFAULT_PATH
 
@@ -48,8 +48,8 @@ def ask(path: str, command: str) -> Any:
     """
     Send a command to the server with this control socket.
 
-    @return: its answer, read from JSON.
-    @raise click.ClickException: nobody answers there.
+    @return: the answer of the server, parsed from JSON.
+    @raise click.ClickException: no server answers at that socket.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
@@ -92,7 +92,7 @@ def status(path: str, plain: bool) -> None:
 
 
 def table(found: ServerStatus) -> Table:
-    """-> a table with a line for each receiver, and one for a cast or an address that has none."""
+    """-> a table with a line for each receiver, and one for each cast or address without receivers."""
     made = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "name", "receiver", "blocks", "since"):
         made.add_column(name, overflow="fold", justify="right" if name in ("blocks", "since") else "left")

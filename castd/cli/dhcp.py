@@ -1,5 +1,5 @@
 """
-C{castd dhcp43}: print the DHCP option that makes a boot ROM use MTFTP.
+Prints the DHCP option that makes a boot ROM use MTFTP, for C{castd dhcp43}.
 """
 
 from __future__ import annotations

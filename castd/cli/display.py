@@ -1,5 +1,5 @@
 """
-What C{castd get} and C{castd put} show: a bar for each file on a terminal, a line for each at its end, or JSON.
+Shows the progress and the results of C{castd get} and C{castd put}: as bars on a terminal, as lines, or as JSON.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Result:
 
     @ivar file: the local name.
     @ivar outcome: a word of L{castd.outcomes}.
-    @ivar code: of the server's ERROR.
-    @ivar closed: as L{Report.closed<castd.client.report.Report>}; not shown.
+    @ivar code: the code of the server's ERROR; L{None}: the server sent none.
+    @ivar closed: as L{Report.closed<castd.client.report.Report>}; not part of what is shown.
     """
 
     url: str
@@ -48,13 +48,13 @@ class Result:
     closed: Deferred[None] | None = field(default=None, repr=False)
 
     def succeeded(self, report: Report) -> None:
-        """Take over the report of a transfer that is complete."""
+        """Fill in the report of a transfer that is complete."""
         self.octets, self.seconds, self.repeats = report.octets, report.seconds, report.repeats
         self.blksize, self.windowsize = report.blksize, report.windowsize
         self.closed = report.closed
 
     def failed(self, error: Exception) -> None:
-        """Take over the reason why there is no file, and the exit status that it has."""
+        """Fill in the error of a transfer that has failed, and the exit status for it."""
         self.outcome = outcomes.FAILED
         self.error = str(error)
         self.status = FAILED
@@ -68,14 +68,14 @@ class Result:
             self.error = error.strerror or str(error)
 
     def mismatched(self, wanted: str) -> None:
-        """Note that the checksum is not the one that was given."""
+        """Fill in that the checksum differs from the one that the user gave."""
         self.status, self.outcome = MISMATCH, outcomes.FAILED
         self.error = f"sha256 is {self.sha256}, not {wanted}"
 
 
 class Display:
     """
-    Shows what a human sees: a bar for each file on a terminal, a line for each file at its end.
+    Shows the files of one command: a bar for each file on a terminal, and a line for each result.
     """
 
     def __init__(self, command: str, quiet: bool, json: bool, checksum: bool) -> None:
@@ -88,7 +88,7 @@ class Display:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Move the bars while this is entered; lines that are shown meanwhile appear below them at the end."""
+        """Show the bars while the context is entered; lines that are printed meanwhile appear below them at the end."""
         if self._bars is None:
             yield
             return
@@ -107,7 +107,7 @@ class Display:
             self._held.append((text, err))
 
     def progress(self, name: str) -> Progress | None:
-        """-> the function that a transfer tells its progress; L{None}: there are no bars."""
+        """-> the callback for the progress of this file; L{None}: no bars are shown."""
         bars = self._bars
         if bars is None:
             return None
@@ -116,9 +116,9 @@ class Display:
 
     def showResult(self, result: Result, toStdout: bool = False) -> None:
         """
-        Show the result of a file: an error always, the rest if it is wanted.
+        Show the result of one file: an error always, anything else unless C{--quiet} is given.
 
-        @param toStdout: the file itself goes to standard output.
+        @param toStdout: standard output has the content of the file.
         """
         if self._json:
             shown = {name: value for name, value in _plain(result).items() if value is not None}
@@ -141,7 +141,7 @@ def _bars(console: Console) -> Bars:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        # Standard output belongs to the file and its checksum, a terminal or not.
+        # Standard output is for the file and its checksum, also on a terminal.
         redirect_stdout=False,
         redirect_stderr=False,
     )

@@ -1,5 +1,5 @@
 """
-The command C{castd}: serve, check, plugins and schema; the other commands have modules of their own.
+Runs the command C{castd}, with serve, check, plugins and schema; the other commands have modules of their own.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def main() -> None:
 
 
 def complain(lines: Iterable[str]) -> None:
-    """Show lines on standard error as they are: a fault may hold brackets, which are no markup."""
+    """Print lines to standard error as they are: brackets in a fault are no markup."""
     for line in lines:
         click.echo(line, err=True)
 
 
 def fail(error: ConfigError) -> SystemExit:
-    """Show a line for each fault.  -> the exit with status 1."""
+    """Print a line for each fault.  -> the exit with status 1."""
     complain(error.faults)
     return SystemExit(1)
 
@@ -70,7 +70,7 @@ main.add_command(dhcp43)
 @click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
 def serve(config: Path, user: str | None, group: str | None) -> None:
     """Serve in the foreground, until interrupted."""
-    # Not before: whoever only looks at a service file needs no reactor.
+    # Imported here: the commands that only read a service file need no reactor.
     from twisted.internet import reactor as installed
 
     reactor = cast(ICommandReactor, installed)
@@ -93,7 +93,7 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
 
 
 def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser | None:
-    """-> who to be once the ports are bound; L{None}: nothing was said."""
+    """-> the user to become once the ports are bound; L{None}: the command line names none."""
     if user is None:
         if group is not None:
             raise click.UsageError("--group is that of --user: who is it?")
@@ -108,7 +108,7 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
 @click.argument("file", type=_FILE)
 def check(file: Path) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
-    # A reactor that does nothing.  Not before: its import takes a while.
+    # MemoryReactor does nothing.  Imported here, since the import takes long.
     from twisted.internet.testing import MemoryReactorClock
 
     collected, reactor = collect(), MemoryReactorClock()
@@ -122,7 +122,7 @@ def check(file: Path) -> None:
 
 
 def summary(server: Server) -> Table:
-    """-> a table of what would listen, in the order in which it would be asked."""
+    """-> a table of the transports of the server, in the order in which requests are offered to them."""
     table = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "options"):
         table.add_column(name, overflow="fold")
@@ -136,12 +136,12 @@ def summary(server: Server) -> Table:
     return table
 
 
-#: The first port that anybody may have, as Linux lets one set it.
+#: Where Linux shows the first port that needs no privileges.
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """-> warnings of what may be right on another machine, or for another user."""
+    """-> warnings of settings that have no effect here, but may have one for another user or on another machine."""
     if config.access is None and config.uploads:
         yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
     if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
@@ -155,14 +155,14 @@ def warnings(config: Config) -> Iterator[str]:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """-> why no file can be made in a folder; L{None}: one can."""
+    """-> the reason why no file can be made in a folder; L{None}: one can be made."""
     if not folder.is_dir():
         return "no such folder"
     return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
 
 
 def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
-    """-> each port that would be bound: where the service file says so, its number and kind."""
+    """-> each port that would be bound: its route in the service file, its number and kind."""
     for entry in config.transports:
         if (port := getattr(entry.options, "port", None)) is not None:
             yield entry.route, port, socket.SOCK_DGRAM
@@ -172,7 +172,7 @@ def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
 
 
 def _permitted(port: int, kind: socket.SocketKind) -> bool:
-    """-> whether this process may bind a low port; a port that is taken would have been permitted."""
+    """-> whether this process may bind a low port; one that is already taken counts as permitted."""
     with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind(("127.0.0.1", port))

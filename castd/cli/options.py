@@ -1,5 +1,5 @@
 """
-The options that C{castd get} and C{castd put} have in common.
+Defines the options that C{castd get} and C{castd put} have in common.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """The options that both commands have, as the user gave them."""
+    """The options of both commands, as the user gave them."""
 
     blksize: int | None
     windowsize: int | None
@@ -42,7 +42,7 @@ class TransferOptions:
     json: bool
 
     def requested(self, address: str) -> RequestedOptions:
-        """-> the TFTP options to ask a server at this address for."""
+        """-> the TFTP options that a server at this address is asked for."""
         default = defaultOptions(address)
         return replace(
             default,
@@ -52,8 +52,8 @@ class TransferOptions:
 
     def policy(self) -> RetransmitPolicy:
         """
-        -> a policy of C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; their sum is the longest
-        silence of a server.
+        -> a policy with C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; a server that is silent
+        for their sum is given up.
         """
         repeat = AdaptiveTimeout(first=self.timeout, floor=min(MIN_RTO, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
@@ -61,9 +61,9 @@ class TransferOptions:
 
     def url(self, text: str) -> Url:
         """
-        Take a URL apart, and put the chosen mode into it.
+        Parse a URL, and add the mode that the user chose.
 
-        @raise click.UsageError: it is none, or its scheme is not known.
+        @raise click.UsageError: the text is no URL, or its scheme is not known.
         """
         try:
             url = parseUrl(text)
@@ -75,9 +75,9 @@ class TransferOptions:
 
 def knownScheme(url: Url) -> Scheme:
     """
-    -> the scheme of a URL; if it is none of castd's own, the transports from outside are imported first.
+    -> the scheme of a URL; if it is none of castd's own, plugins are imported first.
 
-    @raise UrlError: it is not known.
+    @raise UrlError: the scheme is not known.
     """
     try:
         return findScheme(url)
@@ -88,10 +88,10 @@ def knownScheme(url: Url) -> Scheme:
 
 
 class ChecksumCommand(click.Command):
-    """A command whose C{--sha256} may have no value, wherever it stands."""
+    """A command whose option C{--sha256} may stand without a value anywhere on the command line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give C{--sha256} an empty value before anything that is no checksum."""
+        """Parse the arguments, after giving each C{--sha256} that no checksum follows an empty value."""
         pairs = zip(args, [*args[1:], ""], strict=False)
         args = ["--sha256=" if word == "--sha256" and not _isSha256(after) else word for word, after in pairs]
         return super().parse_args(ctx, args)
@@ -108,7 +108,7 @@ def _sha256(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def transferOptions(command: _Command) -> _Command:
-    """Add the options of both commands to one of them."""
+    """Add the options that both commands have to a command."""
     for option in reversed(
         (
             click.option("--blksize", type=click.IntRange(8, 65464), help="Largest block size to ask for, octets."),

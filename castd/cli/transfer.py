@@ -1,5 +1,5 @@
 """
-C{castd get} and C{castd put}: files fetched and sent from the command line.
+Fetches and sends files from the command line, for C{castd get} and C{castd put}.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from castd.client.transfer import IClientReactor
 from castd.client.urls import Url, UrlError
 from castd.packets.netascii import encode
 
-#: How many files are under way at the same time.
+#: The most files that are fetched at the same time.
 AT_ONCE = 8
 
 
 class ICommandReactor(IClientReactor, IReactorCore):
-    """What a command asks of the reactor that it runs."""
+    """The interfaces that a command needs of the reactor that it runs."""
 
 
 @click.command(cls=ChecksumCommand, epilog=STATUSES)
@@ -114,7 +114,7 @@ async def _get(
 
 
 def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
-    """-> the sink of a fetched file: a regular file is replaced at the end, a pipe or device is written to at once."""
+    """-> the sink of a fetched file: one that replaces a regular file at the end, or one that writes to a device."""
     if target == "-":
         return OutputStream(sys.stdout.buffer)
     path = Path(target)
@@ -187,7 +187,7 @@ async def _put(
 
 
 def _source(file: str, opened: ExitStack) -> io.BufferedIOBase:
-    """-> an open file that can be read at any place; what cannot is copied."""
+    """-> an open file that can be read at any offset: a temporary copy where the source cannot."""
     if file == "-":
         return _copied(sys.stdin.buffer, bytes, opened)
     source = opened.enter_context(Path(file).open("rb"))  # noqa: SIM115
@@ -195,7 +195,7 @@ def _source(file: str, opened: ExitStack) -> io.BufferedIOBase:
 
 
 def _wireOctets(source: io.BufferedIOBase, mode: str, opened: ExitStack) -> tuple[int, int]:
-    """-> (a descriptor of the octets that go on the wire, how many they are)."""
+    """-> (a descriptor of a file with the octets that go on the wire, how many there are)."""
     source.seek(0)
     if mode == "netascii":
         source = _copied(source, encode, opened)
@@ -215,7 +215,7 @@ def _copied(
 
 
 async def _status(transfers: Sequence[Deferred[Result]]) -> int:
-    """-> the exit status of all of them, when the last port is closed."""
+    """-> the exit status of all transfers, once the last port is closed."""
     results = await gatherResults(transfers, consumeErrors=True)
     for result in results:
         if result.closed is not None:
@@ -224,7 +224,7 @@ async def _status(transfers: Sequence[Deferred[Result]]) -> int:
 
 
 def _reactor(context: click.Context) -> ICommandReactor:
-    """-> the reactor, imported as late as can be; a test gives its own as the context's object."""
+    """-> the reactor, imported no earlier than here; a test passes its own as the object of the context."""
     if isinstance(context.obj, dict) and "reactor" in context.obj:
         return cast(ICommandReactor, context.obj["reactor"])
     from twisted.internet import reactor
@@ -234,9 +234,9 @@ def _reactor(context: click.Context) -> ICommandReactor:
 
 def runUntil(reactor: IReactorCore, begin: Callable[[], Deferred[int]]) -> int:
     """
-    Run the reactor until the work that this begins is done.
+    Run the reactor until the work that C{begin} starts is done.
 
-    @return: its result; 130 if the reactor was stopped before, by a signal: the work is cancelled then.
+    @return: the result of the work; 130: a signal has stopped the reactor first, and the work was cancelled.
     """
     ended: list[int | Failure] = []
     running: list[Deferred[int]] = []

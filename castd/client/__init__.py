@@ -1,3 +1,3 @@
 """
-The client: files fetched and sent over real sockets, as C{castd get} and C{castd put} do it.
+Fetches and sends files over real sockets: the client behind C{castd get} and C{castd put}.
 """

@@ -1,5 +1,5 @@
 """
-The client for programs: L{fetch} gets a file, L{send} puts one.
+Gets and puts files from a program: L{fetch} gets a file, L{send} puts one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from castd.receive.blocks import Read
 from castd.receive.options import RequestedOptions
 from castd.receive.tftp import CLIENT_POLICY
 
-#: The largest block that Ethernet carries in one piece, by IPv4 and IPv6; and a window that most of the gain is in.
+#: The largest block that Ethernet carries unfragmented, by IPv4 and by IPv6; and a window that brings most of the gain.
 BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
-#: ERROR 8 refuses options; a request without any may still be welcome (RFC 2347).
+#: ERROR 8 refuses the options; the server may still accept a request without options (RFC 2347).
 OPTIONS_REFUSED = 8
 
-#: The options to ask for, or a function that gives them for the server's address.
+#: The options to ask for, or a function from the server's address to these options.
 OptionsOrFunction: TypeAlias = RequestedOptions | Callable[[str], RequestedOptions]
 
 
 def defaultOptions(address: str) -> RequestedOptions:
-    """-> the options that a server at this address is asked for unless others are given."""
+    """-> the options that a server at this address is asked for by default."""
     return RequestedOptions(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
 
 
@@ -48,9 +48,9 @@ def fetch(
     """
     Get a file.
 
-    @param requested: the options to ask for; or what gives them for the server's address, which is resolved first.
+    @param requested: the options to ask for, or a function from the server's address, once resolved, to these options.
     @param progress: called with (octets, size or L{None}) as blocks come.
-    @return: fails with L{TransferError}, L{UrlError}; cancelling it tells the server.
+    @return: fires with the report, or fails with L{TransferError} or L{UrlError}; cancelling sends the server an ERROR.
     """
 
     def begin(server: tuple[str, int], options: RequestedOptions) -> Deferred[Report]:
@@ -70,10 +70,10 @@ def send(
     progress: Progress | None = None,
 ) -> Deferred[Report]:
     """
-    Put a file.  For a URL in netascii mode what is read is netascii already.
+    Put a file.  For a URL in netascii mode, C{read} returns netascii already.
 
-    @param size: octets.
-    @param read: C{read(offset, length)}.
+    @param size: octets of the file, as they go on the wire.
+    @param read: C{read(offset, length)} returns octets of the file.
     @return: as L{fetch}.
     """
 
@@ -92,7 +92,7 @@ async def _attempt(
     requested: OptionsOrFunction,
     begin: Callable[[tuple[str, int], RequestedOptions], Deferred[Report]],
 ) -> Report:
-    """Try once with options; if these are refused, once without."""
+    """Try a transfer once with options; if the server refuses these, once without."""
     port = url.port or findScheme(url).port
     server = (await resolve(reactor, url.host), port)
     options = requested if isinstance(requested, RequestedOptions) else requested(server[0])
@@ -108,7 +108,7 @@ def resolve(reactor: IReactorPluggableNameResolver, host: str) -> Deferred[str]:
     """
     Find the first address of a host.
 
-    @return: fails with L{TransferError} if it has none.
+    @return: fires with the address; fails with L{TransferError} if the host has none.
     """
     found: Deferred[str] = Deferred()
     if isIPAddress(host) or isIPv6Address(host):
@@ -120,21 +120,21 @@ def resolve(reactor: IReactorPluggableNameResolver, host: str) -> Deferred[str]:
 
 @implementer(IResolutionReceiver)
 class _FirstAddress:
-    """Takes the first address that a name has."""
+    """Fires a Deferred with the first address of a name."""
 
     def __init__(self, host: str, found: Deferred[str]) -> None:
         self._host = host
         self._found = found
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Prepare nothing."""
+        """Do nothing."""
 
     def addressResolved(self, address: IAddress) -> None:
-        """Take an address if it is the first."""
+        """Fire with this address, if it is the first."""
         if isinstance(address, (IPv4Address, IPv6Address)) and not self._found.called:
             self._found.callback(address.host)
 
     def resolutionComplete(self) -> None:
-        """Fail if there was none."""
+        """Fail, if there was no address."""
         if not self._found.called:
             self._found.errback(TransferError(outcomes.FAILED, f"no such host: {self._host}"))

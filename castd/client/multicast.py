@@ -1,5 +1,5 @@
 """
-How the client receives: datagrams that are sent to a group, and many at once.
+Receives datagrams that are sent to a group, many at once, for the client.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from twisted.internet.udp import Port
 
 from castd.request import Peer
 
-#: Octets that the kernel is asked to keep for us while Python is busy.
+#: Octets that the kernel is asked to buffer for a port while Python is busy.
 RECEIVE_BUFFER = 4 << 20
-#: Octets of the longest datagram.
+#: The most octets in a datagram.
 LARGEST = 65535
 
 
 def enlargeBuffer(port: object) -> None:
-    """Enlarge the receive buffer of a port as far as the kernel allows; a port in memory has none."""
+    """Enlarge the receive buffer of a port as far as the kernel allows; do nothing for a port in memory."""
     if isinstance(port, Port):
         with suppress(OSError):
             port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -30,12 +30,12 @@ def enlargeBuffer(port: object) -> None:
 
 def _addressTowards(port: object, server: str) -> str:
     """
-    -> the address of ours that this server sees: its groups are joined there, since a machine may have several
-    networks. C{""}: the system is to choose; a port in memory has no socket.
+    -> the address of this machine that sends to this server; the server's groups are joined at its interface, since a
+    machine may have several networks.  C{""}: the system chooses; a port in memory has no socket.
     """
     if isinstance(port, Port):
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # Nothing is sent by that.
+            # Connecting a UDP socket sends nothing.
             probe.connect((server, 9))
             return str(probe.getsockname()[0])
     return ""
@@ -43,9 +43,9 @@ def _addressTowards(port: object, server: str) -> str:
 
 class MulticastPort(DatagramProtocol):
     """
-    A port that receives what is sent to a group, or broadcasts.
+    A port that receives the datagrams of a group, or broadcasts.
 
-    @ivar group: its address and port; the address is empty for broadcasts.
+    @ivar group: address and port of the group; the address is empty for broadcasts.
     @ivar joined: fires when the group is joined; fails if the system does not allow it.
     """
 
@@ -57,7 +57,7 @@ class MulticastPort(DatagramProtocol):
         received: Callable[[bytes, Peer], object],
     ) -> None:
         """
-        @param server: the address of who sends to the group.
+        @param server: the address of the server, which sends to the group.
         @param received: called with each datagram and its sender.
         @raise CannotListenError: the port cannot be bound.
         """
@@ -72,14 +72,14 @@ class MulticastPort(DatagramProtocol):
             self.joined = port.joinGroup(group[0], _addressTowards(port, server))
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
-        """Receive a datagram from anybody."""
+        """Receive a datagram from any sender."""
         self._received(datagram, addr)
 
     def readWaiting(self) -> None:
-        """Read now what has arrived; at a port in memory nothing ever waits."""
+        """Read the datagrams that have arrived now; at a port in memory none ever waits."""
         if self._socketPort is not None:
             self._socketPort.doRead()
 
     def close(self) -> None:
-        """Close the port; with that the kernel leaves the group."""
+        """Close the port; the kernel then leaves the group."""
         self._port.stopListening()

@@ -1,5 +1,5 @@
 """
-What a fetched file is written to: a copy that nobody sees until it is complete, or a stream.
+Writes a fetched file: to a temporary file that replaces the target once it is complete, or to a stream.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-#: Octets read at once where a file is read again.
+#: Octets that are read at once, to compute a checksum or to copy.
 PIECE = 1 << 20
 
 
 class PartialFile:
     """
-    A file beside the one that it will replace; until L{commit} the old one stays as it was.
+    A temporary file beside its target, which L{commit} replaces; until then the target stays as it was.
 
-    @ivar target: the file that it will replace.
+    @ivar target: the file that is replaced.
     """
 
     def __init__(self, target: Path) -> None:
         """
-        @raise OSError: no file can be made there.
+        @raise OSError: no file can be made in the folder of the target.
         """
-        # Through a symbolic link: the link stays, what it points to is replaced.
+        # A symbolic link stays, and the file that it points to is replaced.
         self.target = Path(os.path.realpath(target))
         number, name = tempfile.mkstemp(".part", f".{self.target.name[:200]}.", self.target.parent)
         self._path = Path(name)
@@ -49,7 +49,7 @@ class PartialFile:
         self._inOrder = False
 
     def sha256(self) -> str:
-        """-> the checksum of all that was written, in hexadecimal digits."""
+        """-> SHA-256 of all that was written, in hexadecimal digits."""
         if self._inOrder:
             return self._hash.hexdigest()
         self._file.seek(0)
@@ -57,9 +57,9 @@ class PartialFile:
 
     def commit(self) -> None:
         """
-        Put the complete file into its place, with the mode of the file that it replaces.
+        Replace the target by this file, which is complete, and give it the mode of the target.
 
-        @raise OSError: it cannot be done; the old file is still there.
+        @raise OSError: the target cannot be replaced; the old file is still there.
         """
         self._file.flush()
         try:
@@ -72,7 +72,7 @@ class PartialFile:
         self._file.close()
 
     def abort(self) -> None:
-        """Remove the file, unless it was committed."""
+        """Remove the temporary file, unless it was committed."""
         if not self._closed:
             self._closed = True
             with suppress(OSError):
@@ -83,7 +83,7 @@ class PartialFile:
 
 class OutputStream:
     """
-    A file that can only be written from the start to the end: a pipe, a terminal, a device.
+    An output that can be written only from the start to the end: a pipe, a terminal, a device.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -97,28 +97,28 @@ class OutputStream:
         self._hash.update(data)
 
     def writeAt(self, offset: int, data: bytes) -> None:
-        """Keep octets at their offset until the file is complete."""
+        """Keep octets in a temporary file until the file is complete."""
         if self._kept is None:
             self._kept = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
         self._kept.seek(offset)
         self._kept.write(data)
 
     def sha256(self) -> str:
-        """-> the checksum of all that was written, in hexadecimal digits."""
+        """-> SHA-256 of all that was written, in hexadecimal digits."""
         if self._kept is None:
             return self._hash.hexdigest()
         self._kept.seek(0)
         return checksum(self._kept)
 
     def commit(self) -> None:
-        """Write what was kept: the file is complete."""
+        """Write the octets that were kept to the stream: the file is complete."""
         if self._kept is not None:
             self._kept.seek(0)
             shutil.copyfileobj(self._kept, self._stream, PIECE)
         self._stream.flush()
 
     def abort(self) -> None:
-        """Throw away what was kept; what was written cannot be called back."""
+        """Discard the octets that were kept; those that went to the stream cannot be undone."""
         if self._kept is not None:
             self._kept.close()
 
@@ -129,7 +129,7 @@ def checksum(file: io.BufferedIOBase) -> str:
 
 
 def _umask() -> int:
-    """-> the mask of this process; the only way to learn it is to set it."""
+    """-> the umask of this process; a process can read its umask only by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

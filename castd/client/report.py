@@ -1,5 +1,5 @@
 """
-What a transfer of the client is given and gives: where the octets go, who is told of them, and how it ended.
+Declares the sink, the progress callback, the report and the error of a client's transfer.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from twisted.internet.defer import Deferred
 
 from castd.errors import CastdError
 
-#: Called with the octets so far, and the size or L{None}.
+#: Called with (octets so far, size of the file or L{None}).
 Progress: TypeAlias = Callable[[int, "int | None"], object]
 
 
 class Sink(Protocol):
-    """What a fetched file is written to."""
+    """The output that a fetched file is written to."""
 
     def write(self, data: bytes, /) -> object:
         """Write the octets that come next."""
 
     def writeAt(self, offset: int, data: bytes, /) -> object:
-        """Write octets at their offset.  Called only for schemes whose blocks come in any order."""
+        """Write octets at their offset; called only for schemes whose blocks come in any order."""
 
 
 class TransferError(CastdError):
     """
-    A transfer has failed.
+    The failure of a transfer.
 
     @ivar outcome: a word of L{castd.outcomes}.
-    @ivar code: of the server's ERROR, L{None} if it sent none.
+    @ivar code: the code of the server's ERROR; L{None}: the server sent none.
     """
 
     def __init__(self, outcome: str, text: str, code: int | None = None) -> None:
@@ -43,13 +43,14 @@ class TransferError(CastdError):
 @dataclass(frozen=True, slots=True)
 class Report:
     """
-    A transfer that is complete.
+    The result of a transfer that is complete.
 
-    @ivar octets: of the file.  @ivar size: as announced, L{None} if it was not.
+    @ivar octets: octets of the file.
+    @ivar size: octets as the server announced them; L{None}: it announced no size.
     @ivar seconds: from the first request to the last octet.
-    @ivar repeats: times that the client's timer made it repeat something.
+    @ivar repeats: how often a timer made the client repeat a datagram.
     @ivar server: the address and port that the file came from, or went to.
-    @ivar closed: fires when the last acknowledgement needs no repetition any more and the port is closed.
+    @ivar closed: fires when the port is closed, since the last acknowledgement need not be repeated any more.
     """
 
     octets: int

@@ -1,7 +1,7 @@
 """
-The schemes of URLs: which half fetches C{tftp://host/file}, and which one sends it.
+Maps the schemes of URLs to the transfer halves that fetch and send files, such as C{tftp://host/file}.
 
-A transport from outside adds its own with L{registerScheme}.
+A plugin adds a scheme of its own with L{registerScheme}.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from castd.receive.netascii import NetasciiDownload
 from castd.receive.options import RequestedOptions
 from castd.receive.tftp import TftpDownload, TftpUpload
 
-#: Makes the half of a read: C{download(url, requested, policy)}.
+#: Makes the client's half of a read: C{download(url, requested, policy)}.
 Download: TypeAlias = Callable[[Url, RequestedOptions, RetransmitPolicy], IClientTransferHalf]
-#: Makes the half of a write: C{upload(url, size, read, requested, policy)}.
+#: Makes the client's half of a write: C{upload(url, size, read, requested, policy)}.
 Upload: TypeAlias = Callable[[Url, int, Read, RequestedOptions, RetransmitPolicy], IClientTransferHalf]
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """
-    How files of one URL scheme are fetched and sent.
+    One scheme of URLs: its port, and the functions that make the client's halves of a transfer.
 
-    @ivar port: where requests go if the URL does not say.
-    @ivar download: makes the half of a read.  It raises L{UrlError} if the URL cannot be used.
-    @ivar upload: makes the half of a write; L{None}: there are no writes.
-    @ivar named: its URLs name a file.
+    @ivar port: the port of the server for URLs that name none.
+    @ivar download: makes the half of a read; raises L{UrlError} if the URL cannot be used.
+    @ivar upload: makes the half of a write; L{None}: the scheme has no writes.
+    @ivar named: URLs of this scheme name a file.
     """
 
     port: int
@@ -74,9 +74,9 @@ def _mtftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPoli
 
 def mtftpGroup(url: Url) -> tuple[str, int]:
     """
-    -> the group that an C{mtftp} URL names at its end, or the only one that iPXE knows.
+    -> the group that an C{mtftp} URL names at its end; by default the only group that iPXE listens to.
 
-    @raise UrlError: it is none.
+    @raise UrlError: the text at the end is no group and port.
     """
     if url.group is None:
         return mtftp.GROUP
@@ -88,9 +88,9 @@ def mtftpGroup(url: Url) -> tuple[str, int]:
 
 def slamGroup(url: Url) -> tuple[str, int]:
     """
-    -> the group that follows the slash of a C{slam} URL: C{group:port}, either of them, or nothing.
+    -> the group that follows the slash of a C{slam} URL: C{group:port}, only one of both, or nothing.
 
-    @raise UrlError: something else follows it.
+    @raise UrlError: the text behind the slash is none of these.
     """
     address, _, number = url.path.partition(":")
     port = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0 if number else slam.GROUP[1]
@@ -112,8 +112,8 @@ def registerScheme(name: str, scheme: Scheme) -> None:
     Make URLs that begin with C{name://} known to L{fetch<castd.client.client.fetch>} and
     L{send<castd.client.client.send>}, and so to C{castd get} and C{castd put}.
 
-    @param name: lower case.
-    @raise ValueError: the name stands for another scheme already.
+    @param name: the name of the scheme, in lower case.
+    @raise ValueError: another scheme has this name already.
     """
     if _SCHEMES.setdefault(name, scheme) != scheme:
         raise ValueError(f"{name}:// is registered already")
@@ -123,7 +123,7 @@ def findScheme(url: Url) -> Scheme:
     """
     -> the scheme of a URL.
 
-    @raise UrlError: it is not known.
+    @raise UrlError: the scheme is not known.
     """
     scheme = _SCHEMES.get(url.scheme)
     if scheme is None:

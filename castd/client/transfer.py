@@ -1,5 +1,5 @@
 """
-One transfer of the client over real sockets.
+Runs one transfer of the client over real sockets.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from castd.request import Peer
 from castd.server.half_protocol import HalfProtocol, Payload
 from castd.server.sender import DatagramSender, SendQueue
 
-#: Datagrams of strangers that are answered; a transfer is no place for more.
+#: How many datagrams from a foreign transfer id are answered in one transfer.
 STRANGERS = 20
-#: Faults of our own disk that the server is told as what they are.
+#: Errors of the client's disk that are reported to the server as a full disk.
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class IClientReactor(IReactorTime, IReactorUDP, IReactorMulticast, IReactorPluggableNameResolver):
-    """What the client asks of a reactor."""
+    """The interfaces that the client needs of a reactor."""
 
 
 class _ReplyQueue(SendQueue):
-    """The queue of a client: what cannot be sent is lost without a word, and the silence that follows will tell."""
+    """The send queue of a client: a datagram that cannot be sent is dropped, and repeated after a timeout."""
 
     def write(self, sender: DatagramSender, datagram: bytes, address: Peer) -> bool:
-        """Send this now or never.  -> False: the socket is full."""
+        """Send a datagram now, or drop it.  -> False: the socket is full."""
         try:
             return super().write(sender, datagram, address)
         except MessageLengthError:
@@ -60,9 +60,9 @@ class ClientTransfer(HalfProtocol):
     """
     Drives the client's half of one transfer on a port of its own.
 
-    The first answer from the server's address fixes its transfer id: the port that is talked to from then on.
+    The first answer from the server's address fixes the server's transfer id: its port for the rest of the transfer.
 
-    @ivar done: fires with a L{Report} or a L{TransferError}; cancelling it tells the server.
+    @ivar done: fires with a L{Report} or fails with a L{TransferError}; cancelling sends the server an ERROR.
     """
 
     queueClass = _ReplyQueue
@@ -78,8 +78,8 @@ class ClientTransfer(HalfProtocol):
         progress: Progress | None,
     ) -> None:
         """
-        @param server: numeric address and port of the request.
-        @param sink: L{None} for a write.
+        @param server: numeric address and port that the request is sent to.
+        @param sink: the output of a read; L{None} for a write.
         """
         super().__init__("client", half, server, reactor)
         self.done: Deferred[Report] = Deferred(lambda _: self._abort("cancelled", outcome=outcomes.STOPPED))
@@ -104,7 +104,7 @@ class ClientTransfer(HalfProtocol):
         try:
             self._port = self._reactor.listenUDP(0, self, "::" if isIPv6Address(address) else "", LARGEST)
             enlargeBuffer(self._port)
-            # The first one tells what is wrong with the address; a fault later on is a datagram lost on its way.
+            # An error here tells what is wrong with the address; a later one counts as a lost datagram.
             self.transport.write(self.half.begin(self._startedAt)[0], self._server)
         except (OSError, CannotListenError) as error:
             why = error.strerror if isinstance(error, OSError) else None
@@ -113,15 +113,15 @@ class ClientTransfer(HalfProtocol):
             self.pump()
         return self.done
 
-    # What is received.
+    # Receiving.
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram at the port of this transfer."""
         if self._groupPort is not None:
-            # What the server says here came behind what it sent to the group.
+            # The server sent this after the datagrams to the group, so these are read first.
             self._groupPort.readWaiting()
         if self.over:
-            # With that the file was complete, perhaps, and nothing is to be opened any more.
+            # They may have completed the file, and closed this port.
             return
         peer = (addr[0].partition("%")[0], addr[1])
         known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
@@ -131,7 +131,7 @@ class ClientTransfer(HalfProtocol):
             self.strangerReceived(datagram, addr)
 
     def _receive(self, peer: tuple[str, int], datagram: bytes, now: float) -> tuple[Payload, list[bytes]]:
-        """Have the half read a datagram of the server; one that can be read fixes the server's transfer id."""
+        """Pass a datagram of the server to the half; the first that can be read fixes the server's transfer id."""
         try:
             received = self.half.receive(datagram, now)
         except (Refused, OSError):
@@ -142,7 +142,7 @@ class ClientTransfer(HalfProtocol):
 
     def _setTid(self, peer: tuple[str, int]) -> None:
         if self._tid is None:
-            # The address as it was asked, since it may have a scope.
+            # The address of the request, since it may have a scope.
             self._tid, self.peer = peer, (self._server[0], peer[1])
             if self._groupHalf is not None:
                 self._groupHalf.tid = peer
@@ -152,14 +152,14 @@ class ClientTransfer(HalfProtocol):
             self.process(lambda content, now: half.receiveFromGroup(content, peer, now), datagram)
 
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether only a few were answered yet."""
+        """-> whether fewer than L{STRANGERS} datagrams of strangers were answered."""
         self._strangers += 1
         return self._strangers <= STRANGERS
 
-    # What is stored.
+    # Storing.
 
     def store(self, payload: Payload) -> None:
-        """Write a payload to the sink, and tell the progress."""
+        """Write a payload to the sink, and report the progress."""
         if self._sink is None:
             self._octets = self._acknowledged()
         elif isinstance(payload, OffsetBlock):
@@ -177,19 +177,19 @@ class ClientTransfer(HalfProtocol):
         return min(self.half.size or 0, self.half.blocks * terms.blksize) if terms else 0
 
     def commit(self) -> None:
-        """Send the last acknowledgement; the file is put into its place by whoever waits for C{done}."""
+        """Send the last acknowledgement, and fire C{done}, whose callback puts the file into its place."""
         self.committed()
         self._succeed()
 
-    # What is sent, and when.
+    # Sending, and timers.
 
     def reply(self, datagrams: Sequence[bytes]) -> None:
-        """Join the group that the half wants first: the first block may come right behind the reply."""
+        """Join the group of the half, then send: the first block may come right after the reply."""
         if self._joinGroup():
             super().reply(datagrams)
 
     def setTimer(self, instant: float | None) -> None:
-        """Be woken at this instant."""
+        """Set the only timer to this instant; L{None}: stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
         delay = None if instant is None else max(0.0, instant - self._seconds())
@@ -200,7 +200,7 @@ class ClientTransfer(HalfProtocol):
         self.timerExpired()
 
     def _joinGroup(self) -> bool:
-        """Be in the group of the half, and in no other.  -> False: that cannot be, and the transfer is over."""
+        """Join the group of the half, and leave any other.  -> False: it cannot be joined; the transfer has ended."""
         half = self._groupHalf
         if half is None or half.group == (self._groupPort.group if self._groupPort else None):
             return True
@@ -211,7 +211,7 @@ class ClientTransfer(HalfProtocol):
         try:
             port = MulticastPort(self._reactor, half.group, self._server[0], partial(self._receiveFromGroup, half))
         except (OSError, CannotListenError) as error:
-            # A server may name a port that is taken here, or not ours to have.
+            # A server may name a port that is taken on this machine, or needs root.
             why = error.socketError if isinstance(error, CannotListenError) else error
             self._abort(f"cannot listen to {address or 'broadcasts'}, port {number}: {why}")
             return False
@@ -220,7 +220,7 @@ class ClientTransfer(HalfProtocol):
         return not self.over
 
     def _cannotJoin(self, failure: Failure) -> None:
-        """End the transfer: the system does not let us into the group, and nothing would ever come."""
+        """End the transfer: the system does not let the client join the group, so no block would come."""
         self._abort(f"cannot join the group: {failure.getErrorMessage()}")
 
     def _leaveGroup(self) -> None:
@@ -228,10 +228,10 @@ class ClientTransfer(HalfProtocol):
             self._groupPort.close()
             self._groupPort = None
 
-    # How it ends.
+    # The end.
 
     def finish(self, outcome: str) -> None:
-        """End the transfer as the half has ended."""
+        """End the transfer with the outcome of the half."""
         error = self.half.error
         if outcome == outcomes.DONE:
             self._succeed()
@@ -245,18 +245,18 @@ class ClientTransfer(HalfProtocol):
             self._end(TransferError(outcome, "the server fell silent"))
 
     def refuse(self, error: Refused) -> None:
-        """End the transfer: the server does not keep its word, or the file has changed."""
+        """End the transfer: the server's answer is not what was agreed on, or the file has changed."""
         self._abort(str(error), error.code)
 
     def fail(self, failure: Failure) -> None:
-        """End the transfer if our own files fail; anything else is a bug, and is raised."""
+        """End the transfer if the client's disk fails; any other failure is a bug, and is raised."""
         error = failure.value
         if not isinstance(error, OSError):
             failure.raiseException()
         self._abort(error.strerror or str(error), Full.code if error.errno in FULL_DISK else 0)
 
     def _succeed(self) -> None:
-        """Fire C{done}: the file is there.  The port stays open as long as the last ACK may have to be repeated."""
+        """Fire C{done} with the report.  The port stays open as long as the last ACK may have to be repeated."""
         if self.done.called:
             return
         if self._sink is None:
@@ -276,7 +276,7 @@ class ClientTransfer(HalfProtocol):
         self.done.callback(report)
 
     def _abort(self, text: str, code: int = 0, outcome: str = outcomes.FAILED) -> None:
-        """End the transfer from our side; the server is told."""
+        """End the transfer, and send the server an ERROR."""
         if not self.over:
             self.replyError(code, text)
             self._end(TransferError(outcome, text))

@@ -1,6 +1,6 @@
 """
-URLs of files: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other schemes;
-C{mtftp://host[:port]/file[;group=address:port]} says where its file is sent.
+Parses URLs of files: C{tftp://host[:port]/file[;mode=netascii|octet]} as in RFC 3617, and the same shape for other
+schemes; C{mtftp://host[:port]/file[;group=address:port]} names the group that the file is sent to.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _GROUP = re.compile(r";group=([^;/]*)$", re.IGNORECASE)
 
 
 class UrlError(ValueError):
-    """A URL does not name a file that could be fetched or sent; the text says why."""
+    """The error that a URL does not name a file that could be fetched or sent; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
     """
-    A URL, taken apart.
+    A URL, split into its parts.
 
-    @ivar scheme: lower case.
-    @ivar host: a name or an address, IPv6 without brackets; a scope follows its C{%}.
-    @ivar port: L{None}: the scheme's own.
-    @ivar path: what follows the first slash after the host, which is not part of it; still with its C{%xx}.
+    @ivar scheme: in lower case.
+    @ivar host: a name or an address, IPv6 without brackets; a scope follows behind C{%}.
+    @ivar port: L{None}: the default of the scheme.
+    @ivar path: the text behind the first slash after the host, with C{%xx} not decoded.
     """
 
     scheme: str
@@ -48,7 +48,7 @@ class Url:
 
     @property
     def group(self) -> str | None:
-        """The group and port of an C{mtftp} URL: what follows C{;group=} at its end."""
+        """The group and port of an C{mtftp} URL: the text behind C{;group=} at its end."""
         found = _GROUP.search(self.path)
         return found[1] if found else None
 
@@ -57,7 +57,7 @@ class Url:
         """
         The name of the file, each octet as it goes on the wire (UTF-8 with surrogate escapes).
 
-        @raise UrlError: there is none, or one that no request can carry.
+        @raise UrlError: there is no name, or a name that no request can carry.
         """
         path = _GROUP.sub("", self.path) if self.scheme == "mtftp" else self.path
         name = unquote(_MODE.sub("", path), errors="surrogateescape")
@@ -70,9 +70,9 @@ class Url:
     @property
     def base(self) -> str:
         """
-        The last part of the name, which a copy of the file gets as its own.
+        The last part of the name: the name of the local copy.
 
-        @raise UrlError: it ends in a slash, or in what is no name of a file.
+        @raise UrlError: the name ends in a slash, or in what is no name of a file, such as C{..}.
         """
         base = re.split(r"[/\\]", self.name)[-1]
         if base in ("", ".", ".."):
@@ -82,9 +82,9 @@ class Url:
 
 def parseUrl(text: str) -> Url:
     """
-    Take a URL apart.
+    Split a URL into its parts.
 
-    @raise UrlError: it is none.
+    @raise UrlError: the text is no URL.
     """
     found = _SHAPE.fullmatch(text)
     if found is None:

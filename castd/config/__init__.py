@@ -1,3 +1,3 @@
 """
-Reads the service file, checks it against the options of each plugin, and describes what can be in it.
+Reads the service file, checks it against the options of each plugin, and describes the options.
 """

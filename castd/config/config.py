@@ -1,7 +1,7 @@
 """
 Turns the service file into frozen options, or into all of its faults at once, each with file, line and path.
 
-What may be named in the file (kinds of transports, sources and sinks) is given; this module knows none of them.
+The kinds of transports, sources and sinks that the file may name are an argument; this module knows none of them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from castd.files.access import Rule
 from castd.interfaces import IContentSourceMaker, ITransportMaker
 from castd.options import FilePath, Limits, ListenOptions, Settings, Size
 
-#: The only schema of the service file there is so far.
+#: The version of the service file's schema.
 SCHEMA = "1"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Kind(Protocol):
-    """What can be named in a service file: a maker, or anything else that has options."""
+    """A kind of transport, source or sink that a service file can name: a maker, or another object that has options."""
 
     @property
     def options(self) -> type[BaseModel]:
         """
-        The model of its options.
+        The model of the options.
 
         @raise ConfigError: the module that has the model cannot be imported.
         """
@@ -43,10 +43,11 @@ class Kind(Protocol):
 @dataclass(frozen=True, slots=True)
 class Kinds:
     """
-    What may be named in a service file, by name.
+    The kinds of transports, sources and sinks that a service file may name, by name.
 
-    @ivar transports: beneath C{transports:}, by C{use} or by the name of the transport.
-    @ivar content: sources; C{uploads}: sinks.
+    @ivar transports: kinds beneath C{transports:}, named by C{use} or by the name of the transport.
+    @ivar content: kinds of sources.
+    @ivar uploads: kinds of sinks.
     @ivar access: the model of one access rule.
     """
 
@@ -102,13 +103,13 @@ class ControlOptions(Settings):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    A transport, a source or a sink in the service file, with its options.
+    One transport, source or sink of the service file, with its options.
 
-    @ivar name: of a transport as the file has it; C{content[0]} of a source.
-    @ivar kind: which maker makes it.
+    @ivar name: the name of a transport as the file has it; C{content[0]} for a source.
+    @ivar kind: the name of the maker.
     @ivar options: an instance of the maker's model.
-    @ivar tree: the file that it was read from.
-    @ivar route: the keys in there that lead to its options.
+    @ivar tree: the file that the entry was read from.
+    @ivar route: the keys that lead to the options in that file.
     """
 
     name: str
@@ -121,7 +122,7 @@ class Entry:
         """
         Record a fault that shows only when the transport, source or sink is made.
 
-        @param text: may begin with one of its keys and a colon; the fault is then in that key's line.
+        @param text: what is wrong.  If it begins with a key of the options and a colon, the fault gets that key's line.
         """
         key, colon, rest = text.partition(": ")
         if colon and (*self.route, key) in self.tree.lines:
@@ -133,12 +134,12 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Config:
     """
-    A service file that is right as far as it can be known without making anything.
+    A service file without faults, as far as they can be found before anything is made.
 
-    @ivar file: its path.
-    @ivar access: the rules in order; L{None} if there is no such section.
-    @ivar tree: the file as it was read, for its lines.
-    @ivar warnings: what is allowed and yet hardly meant, each as C{file:line: path: what}.
+    @ivar file: the path of the service file.
+    @ivar access: the access rules in order; L{None}: the file has no such section.
+    @ivar tree: the file as it was read, with the line of each value.
+    @ivar warnings: settings that are allowed but are probably mistakes, each as C{file:line: path: what}.
     """
 
     file: Path
@@ -168,7 +169,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     """
     Turn a service file that was read into options.
 
-    @param file: where it was read from; paths in it are relative to that folder.
+    @param file: the path of the file; paths in it are relative to its folder.
     @raise ConfigError: with every fault that was found.
     """
     reader = _Reader(tree, file.absolute().parent)
@@ -198,16 +199,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 @dataclass(slots=True)
 class _Reader:
     """
-    Reads the sections of one service file.  A fault goes into the tree, and reading goes on.
+    Reads the sections of one service file.  A fault is recorded in the tree, and reading goes on.
 
-    @ivar folder: what paths in the file are relative to.
+    @ivar folder: the folder that paths in the file are relative to.
     """
 
     tree: Tree
     folder: Path
 
     def sections(self) -> dict[str, Value]:
-        """-> the sections by name, of which some may be unknown or missing."""
+        """-> the sections by name; unknown names are faults, and sections may be missing."""
         value = self.tree.value
         if not isinstance(value, dict):
             what = "is empty" if value is None else f"is {showValue(value)}"
@@ -229,7 +230,7 @@ class _Reader:
         return value
 
     def section(self, name: str, top: Mapping[str, Value], model: type[_Model]) -> _Model:
-        """-> a section that is one model; its defaults where it is absent, empty or wrong."""
+        """-> a section that is one model; the model with its defaults if the section is absent, empty or wrong."""
         return self.options(model, top.get(name), (name,)) or model()
 
     def options(self, model: type[_Model], value: Value, route: Route) -> _Model | None:
@@ -243,7 +244,7 @@ class _Reader:
         return None
 
     def transports(self, value: Value, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
-        """Read a mapping of names to options; C{use} among the options is the kind, or else the name is."""
+        """Read a mapping of names to options; the kind is the option C{use}, or else the name itself."""
         if value is not None and not isinstance(value, dict):
             self.tree.addFault(("transports",), f"{showValue(value)} is not a mapping of names to options")
         for name, given in (value if isinstance(value, dict) else {}).items():
@@ -282,8 +283,8 @@ class _Reader:
         """
         Read the options of a transport, a source or a sink.
 
-        @param routes: to the name of its kind, and to its options.
-        @return: L{None} if there is a fault.
+        @param routes: the route to the name of the kind, and the route to the options.
+        @return: L{None}: the entry has a fault.
         """
         maker = kinds.get(kind)
         if maker is None:
@@ -307,14 +308,14 @@ class _Reader:
 
 
 def _listening(config: Config) -> Iterator[tuple[Entry, ListenOptions]]:
-    """-> the transports whose options are those of a listener, with these, in the order of the file."""
+    """-> the transports whose options are L{ListenOptions}, with these options, in the order of the file."""
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             yield entry, entry.options
 
 
 def _byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, ListenOptions]]]:
-    """-> the listening transports by the interface and port they are to have, in the order of the file."""
+    """-> the listening transports by interface and port, in the order of the file."""
     found: dict[tuple[str, int], list[tuple[Entry, ListenOptions]]] = {}
     for entry, options in _listening(config):
         found.setdefault((options.interface, options.port), []).append((entry, options))
@@ -322,7 +323,7 @@ def _byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, Listen
 
 
 def _checkAddresses(config: Config) -> None:
-    """The wildcard and one address of its family cannot both have a port: the system gives it to the first only."""
+    """Check that no port is used at the wildcard and at an address of its family: the system would bind only one."""
     listening = _byAddress(config)
     for (interface, port), transports in listening.items():
         whole = "::" if ":" in interface else ""
@@ -334,7 +335,7 @@ def _checkAddresses(config: Config) -> None:
 
 
 def _checkTogether(config: Config) -> None:
-    """Ask each kind what is wrong with its transports together: two files of SLAM in one group."""
+    """Ask each kind of transport for clashes among its transports, such as two files of SLAM in one group."""
     alike: dict[type[ListenOptions], dict[str, tuple[Entry, ListenOptions]]] = {}
     for entry, options in _listening(config):
         alike.setdefault(type(options), {})[entry.name] = entry, options
@@ -344,7 +345,7 @@ def _checkTogether(config: Config) -> None:
 
 
 def _missingFallbacks(config: Config) -> Iterator[str]:
-    """Warn where nothing serves what a group transport declines: a plain one after it at the same address."""
+    """Warn of a transport without its C{fallback} after it at the same address, for the requests that it declines."""
     for transports in _byAddress(config).values():
         for place, (entry, options) in enumerate(transports):
             wanted = options.fallback
@@ -354,7 +355,7 @@ def _missingFallbacks(config: Config) -> Iterator[str]:
 
 
 def _missingElsewhere(config: Config) -> Iterator[str]:
-    """Warn where nothing listens at the port that clients ask when they give up a transport."""
+    """Warn of a transport whose C{elsewhere} is missing: its clients turn there when they give it up."""
     there = {(entry.kind, options.port) for entry, options in _listening(config)}
     for entry, options in _listening(config):
         wanted = options.elsewhere
@@ -364,7 +365,7 @@ def _missingElsewhere(config: Config) -> Iterator[str]:
 
 
 def _ownWarnings(config: Config) -> Iterator[str]:
-    """Pass on what the options of a transport warn of."""
+    """-> the warnings of the options of each transport."""
     for entry, options in _listening(config):
         for text in options.warnings():
             yield f"{config.tree.where(entry.route)}: {text}"

@@ -1,8 +1,8 @@
 """
-Puts what pydantic finds wrong into words for an operator.
+Turns the validation errors of pydantic into messages for an operator.
 
-Bounds, known keys and examples come from the JSON schema of the model, so that the models of plugins from elsewhere get
-the same messages as our own.
+Bounds, known keys and examples come from the JSON schema of the model, so that the models of all plugins get the same
+messages as castd's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from castd.config.yaml import Route, Value
 #: A JSON schema, or a part of one.
 Schema: TypeAlias = dict[str, Any]
 
-#: What a value of each JSON type is called.
+#: The name of each JSON type in a message.
 _WORDS = {
     "integer": "a whole number",
     "number": "a number",
@@ -29,19 +29,19 @@ _WORDS = {
     "array": "a list, [a, b]",
     "object": "a mapping, {key: value}",
 }
-#: What pydantic calls a bound, and what the JSON schema does.
+#: The names of each bound: pydantic's, and that of the JSON schema.
 _CONSTRAINTS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-#: The most known keys that are listed where none is near to the one that was written.
+#: The most known keys that are listed where none resembles the key in the file.
 _MAX_LISTED = 12
-#: The most characters of a wrong value that are repeated.
+#: The most characters of a wrong value that a message repeats.
 _MAX_SHOWN = 60
 
 
 def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> Iterator[tuple[Route, str]]:
     """
-    -> the route to each fault, and what is wrong there.
+    -> the route to each fault, and a message that says what is wrong.
 
-    @param value: what was validated.
+    @param value: the value that was validated.
     """
     schema = schemaOf(model)
     for fault in error.errors(include_url=False):
@@ -50,7 +50,7 @@ def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> It
 
 
 def schemaOf(model: type[BaseModel]) -> Schema:
-    """-> the JSON schema of a model as it is written in a service file; empty where a field's type has none."""
+    """-> the JSON schema of a model as it is written in a service file; empty if a field's type has none."""
     try:
         return model.model_json_schema(by_alias=True)
     except PydanticUserError:
@@ -58,7 +58,7 @@ def schemaOf(model: type[BaseModel]) -> Schema:
 
 
 def suggestion(written: str, known: Iterable[str]) -> str:
-    """-> C{: did you mean 'x'?}, or what is known, if that is not too much; else nothing."""
+    """-> a hint such as C{: did you mean 'x'?}; else the list of known keys if it is short; else C{""}."""
     names = sorted(known)
     near = get_close_matches(written.lower().replace("_", "-"), names, n=1, cutoff=0.6)
     if near:
@@ -67,7 +67,7 @@ def suggestion(written: str, known: Iterable[str]) -> str:
 
 
 def showValue(value: object) -> str:
-    """Write a wrong value, cut short if it is long."""
+    """Write a wrong value for a message, cut short if it is long."""
     if value is None:
         return "nothing"
     kind = "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list | tuple) else ""
@@ -76,7 +76,7 @@ def showValue(value: object) -> str:
 
 
 def _routeInFile(location: Route, value: Value, kind: str) -> Route:
-    """-> the part of pydantic's location that is in the file: not the names of a union's branches."""
+    """-> the part of pydantic's location that is a route in the file, without the names of a union's branches."""
     route: list[str | int] = []
     for key in location:
         inside: dict[str | int, Value] = {}
@@ -92,7 +92,7 @@ def _routeInFile(location: Route, value: Value, kind: str) -> Route:
 
 
 def _schemaAt(schema: Schema, route: Route, root: Schema) -> Schema:
-    """-> what the schema says of the value at this route; empty where it says nothing."""
+    """-> the schema of the value at this route; empty if the schema does not describe it."""
     for branch in _branches(schema, root):
         if not route:
             if branch.get("type") != "null":
@@ -107,7 +107,7 @@ def _schemaAt(schema: Schema, route: Route, root: Schema) -> Schema:
 
 
 def _branches(schema: Schema, root: Schema) -> Iterator[Schema]:
-    """-> the schema itself or, where it only points elsewhere or offers a choice, what that leads to."""
+    """-> the schema itself; for a reference or a choice, the schemas that it leads to."""
     if "$ref" in schema:
         yield from _branches(root.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {}), root)
     elif "anyOf" in schema or "oneOf" in schema:
@@ -119,9 +119,10 @@ def _branches(schema: Schema, root: Schema) -> Iterator[Schema]:
 
 def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
     """
-    Say what is wrong.
+    Write what is wrong with a value.
 
-    @param here: the schema of the value; C{above}: of the mapping or list that it is in.
+    @param here: the schema of the value.
+    @param above: the schema of the mapping or list around the value.
     """
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
@@ -144,7 +145,7 @@ def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
 
 
 def _ownMessage(fault: ErrorDetails) -> str:
-    """-> the message of pydantic itself, with the value in it."""
+    """-> pydantic's own message, with the value in it."""
     text = fault["msg"].removeprefix("Input ")
     return f"{showValue(fault['input'])} {text}" if text != fault["msg"] else text
 
@@ -175,7 +176,7 @@ def _showBounds(schema: Schema) -> str:
 
 
 def _expected(schema: Schema) -> str:
-    """Write what should stand there."""
+    """Write what the value should be, by its schema."""
     if "enum" in schema or "const" in schema:
         return f"one of {', '.join(map(str, schema.get('enum', [schema.get('const')])))}"
     examples = f", such as {schema['examples'][0]}" if schema.get("examples") else ""

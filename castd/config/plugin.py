@@ -1,9 +1,9 @@
 """
-Finds the plugins that are announced.
+Finds the announcements of plugins.
 
-An announcement is a few strings, and what it names is imported only when a service file asks for it.  It stands in a
-file C{castd/plugins/anything.py} in a directory on the path, or is an entry point of an installed distribution, in the
-group C{castd.transports} or C{castd.sources}.
+An announcement is a few strings; the module that it names is imported only when a service file asks for the plugin.
+An announcement stands in a file C{castd/plugins/anything.py} in a directory on the path, or is an entry point of an
+installed distribution, in the group C{castd.transports} or C{castd.sources}.
 
 The folders are read here and not by C{twisted.plugin.getPlugins}, which logs a module that fails to import and goes on,
 hides one of two modules with the same name, and keeps a cache on disk (C{docs/decisions/finding-plugins.md}).
@@ -36,8 +36,8 @@ class _Announcement:
     """
     Announces a plugin by three strings.
 
-    @ivar name: what the service file says.
-    @ivar module: dotted name of the module that has the rest.
+    @ivar name: the name of the plugin in a service file.
+    @ivar module: dotted name of the module that has the options and the implementation.
     @ivar description: one line for C{castd plugins}.
     """
 
@@ -48,7 +48,7 @@ class _Announcement:
     @property
     def options(self) -> type[BaseModel]:
         """
-        The model of its options.
+        The model of the options.
 
         @raise ConfigError: the module cannot be imported, or has no such model.
         """
@@ -58,13 +58,13 @@ class _Announcement:
         return model
 
     def _load(self, name: str) -> Any:
-        """Import the module, and take what it has to have by this name."""
+        """Import the module.  -> its attribute of this name."""
         try:
             return getattr(import_module(self.module), name)
         except AttributeError:
             raise ConfigError(f"{self.module} has no {name}") from None
         except Exception as error:
-            # Whatever the author's module raises: the operator is told whose it is, beside the other faults.
+            # The author's module may raise anything; the fault names the module, beside the other faults.
             raise ConfigError(f"{self.module} cannot be imported: {_showException(error)}") from error
 
 
@@ -78,7 +78,7 @@ class TransportMaker(_Announcement):
     __slots__ = ()
 
     def makeTransport(self, name: str, options: Any, site: ISite) -> ICastTransport:
-        """Make a listener with this dialect."""
+        """Make a listener that speaks this dialect."""
         return Listener(site, name, options, self._load("Dialect")(options))
 
 
@@ -92,7 +92,7 @@ class ContentSourceMaker(_Announcement):
     __slots__ = ()
 
     def makeSource(self, options: Any, site: ISite) -> IContentSource:
-        """Have the module open a source with these options."""
+        """Open a source with these options, by the module's C{makeSource}."""
         source: IContentSource = self._load("makeSource")(options, site)
         return source
 
@@ -103,11 +103,12 @@ _Maker = TypeVar("_Maker", ITransportMaker, IContentSourceMaker)
 @dataclass(slots=True)
 class Collected:
     """
-    The plugins that were found, and those that cannot be used.
+    The plugins that were found, and the faults of those that cannot be used.
 
-    @ivar transports: by the name that a service file calls them; so C{sources}.
-    @ivar origins: where each was announced, for messages; by interface and name.
-    @ivar faults: announcements that cannot be used, and why.
+    @ivar transports: makers of transports, by their names in a service file.
+    @ivar sources: makers of content sources, by their names in a service file.
+    @ivar origins: the place of each announcement, for messages; by interface and name.
+    @ivar faults: one line for each announcement that cannot be used, with the reason.
     """
 
     transports: dict[str, ITransportMaker] = field(default_factory=dict)
@@ -119,8 +120,8 @@ class Collected:
         """
         Add an announcement; one that cannot be used, or the second one of a name, becomes a fault instead.
 
-        @param interface: what it was announced as: L{ITransportMaker} or L{IContentSourceMaker}.
-        @param origin: where it was announced, for messages.
+        @param interface: the interface that it was announced for: L{ITransportMaker} or L{IContentSourceMaker}.
+        @param origin: the place of the announcement, for messages.
         """
         try:
             _verify(found, interface)
@@ -135,29 +136,29 @@ class Collected:
     def _addNamed(self, maker: _Maker, named: dict[str, _Maker], interface: type[Interface], origin: str) -> None:
         first = named.setdefault(maker.name, maker)
         known = self.origins.setdefault((interface, maker.name), origin)
-        # A wheel may announce the same thing both ways.
+        # A wheel may announce the same plugin by a file and by an entry point.
         if first != maker:
             self.faults.append(
                 f"{origin}: '{maker.name}' is announced by {known} already, which is the one that is used"
             )
 
 
-#: By what a plugin is announced as, the group of entry points that holds it.
+#: The group of entry points for each interface of an announcement.
 _GROUPS: dict[type[Interface], str] = {ITransportMaker: "castd.transports", IContentSourceMaker: "castd.sources"}
 
 
 def collect(package: ModuleType = plugins) -> Collected:
     """
-    Find every announcement; those of the package itself first.
+    Find every announcement; those of the package itself come first.
 
-    @param package: whose folders are looked into.
+    @param package: the package whose folders are searched.
     """
     collected = Collected()
     for module in _imported(package, collected.faults):
         for name in dir(module):
             each = getattr(module, name)
             for interface in _GROUPS:
-                # A class that was imported to be instantiated implements an interface, but does not provide it.
+                # A maker class that the module imports implements the interface, but only its instances provide it.
                 if interface.providedBy(each):
                     collected.add(each, interface, module.__file__ or module.__name__)
     for interface, group in _GROUPS.items():
@@ -190,9 +191,9 @@ def _verify(found: object, interface: type[Interface]) -> None:
     """
     Check an announcement against its interface.
 
-    @raise Invalid: it does not keep to the interface.
+    @raise Invalid: the announcement does not provide the interface.
     """
-    # Ours keep to theirs, as tests show; to look at their options would import what nobody has asked for.
+    # castd's own are verified by tests; reading their options would import modules that no service file asks for.
     if not (isinstance(found, _Announcement) and interface.providedBy(found)):
         verifyObject(interface, found)
     name = getattr(found, "name", None)
@@ -201,7 +202,7 @@ def _verify(found: object, interface: type[Interface]) -> None:
 
 
 def _showException(error: BaseException) -> str:
-    """Write kind, text and place of an exception on one line."""
+    """Write type, text and place of an exception on one line."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

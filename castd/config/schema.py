@@ -1,5 +1,5 @@
 """
-Describes what can be set, from the models themselves: for C{castd plugins}, the reference in C{docs/} and editors.
+Describes all options by their models: for C{castd plugins}, for the reference in C{docs/} and for editors.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Row(NamedTuple):
     """
     One option in a table of options.
 
-    @ivar key: as the service file has it; of an option within another C{rewrite[].from}.
-    @ivar kind: what may stand there, in few words.
-    @ivar default: as it would be written; C{required} if there is none.
+    @ivar key: the key in the service file; for an option within another, such as C{rewrite[].from}.
+    @ivar kind: the values that are allowed, in few words.
+    @ivar default: the default as a service file has it; C{required}: there is none.
     """
 
     key: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     description: str
 
 
-#: The sections that are one model each, in the order of the service file.
+#: The sections of the service file that are one model each, in the order of the file.
 SECTIONS: dict[str, type[BaseModel]] = {
     "limits": Limits,
     "logging": LoggingOptions,
@@ -39,7 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def rows(model: type[BaseModel]) -> Iterator[Row]:
-    """-> a row for each option of a model, and for those of models within it."""
+    """-> a row for each option of a model, and for each option of models within it."""
     schema = schemaOf(model)
     yield from _rows(schema, schema, "")
 
@@ -54,7 +54,7 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[Row]:
 
 
 def _within(schema: Schema, root: Schema) -> tuple[Schema, str]:
-    """-> the model that the values of a field are made of, and how its key goes on."""
+    """-> the model of the values of a field, and the end of the key: C{[]} for a list."""
     if "$ref" in schema:
         return root["$defs"][schema["$ref"].rpartition("/")[2]], ""
     if isinstance(schema.get("items"), dict):
@@ -77,7 +77,7 @@ def showDefault(value: object) -> str:
 
 
 def _kind(schema: Schema, root: Schema) -> str:
-    """Write what may stand there, in few words."""
+    """Write the values that are allowed, in few words."""
     choices = schema.get("anyOf") or schema.get("oneOf")
     if choices:
         return " or ".join(kind for kind in (_kind(each, root) for each in choices) if kind != "null")
@@ -101,7 +101,7 @@ def _plural(word: str) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    """Write the bounds of a number, to follow its type."""
+    """Write the bounds of a number, to stand behind its type."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
         return f", {least:g} to {most:g}"
@@ -110,9 +110,9 @@ def _bounds(schema: Schema) -> str:
 
 def serviceFileSchema(kinds: Kinds) -> Schema:
     """
-    Make the JSON schema of the service file, for editors that complete and check while one types.
+    Make the JSON schema of the service file, for editors that complete and check it while it is typed.
 
-    Some of what castd checks no schema can say: unique addresses, networks without host bits, files that are there.
+    A schema cannot express all that castd checks: unique addresses, networks without host bits, files that exist.
     """
     definitions: Schema = {}
 

@@ -1,8 +1,8 @@
 """
 Reads a YAML file as text, mappings and lists, and keeps the line of each value.
 
-YAML's own types are not used: C{12:30} is no number and C{no} no truth value; the type of the option decides what they
-are.  A plain C{null}, C{~} or nothing at all is L{None}; in quotes it is text like any other.
+YAML's own types are not used: C{12:30} is no number and C{no} no truth value; the type of the option decides how a
+scalar is read.  A plain C{null}, a plain C{~} and an empty value are L{None}; in quotes they are text like any other.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import yaml
 
 from castd.errors import ConfigError
 
-#: The most octets of a file, far above any honest service file; so are the two limits below.
+#: The most octets of a file.  This and the two limits below are far above those of any real service file.
 MAX_OCTETS = 1 << 20
 #: The most levels of nesting.
 MAX_DEPTH = 32
-#: The most values, after aliases were followed.
+#: The most values, each alias counted as often as it is used.
 MAX_VALUES = 50_000
 
-#: What a node becomes.
+#: The value that a node of the file becomes.
 Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
 #: The keys and indices that lead to a value: C{("content", 0, "directory")}.
 Route: TypeAlias = tuple[str | int, ...]
@@ -32,10 +32,10 @@ Route: TypeAlias = tuple[str | int, ...]
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
     """
-    One thing that is wrong with a file.
+    One fault of a file.
 
     @ivar line: counted from 1.
-    @ivar path: the route to it as L{showRoute} writes it; C{""}: the file itself.
+    @ivar path: the route to the fault as L{showRoute} writes it; C{""}: the file itself.
     @ivar text: what is wrong.
     """
 
@@ -44,7 +44,7 @@ class Fault:
     text: str
 
     def show(self, file: str) -> str:
-        """Write C{file:line: path: what is wrong}, on one line and without control characters whatever the keys are."""
+        """Write C{file:line: path: what is wrong} on one line, without control characters whatever the keys are."""
         shown = ": ".join(part for part in (f"{file}:{self.line}", self.path, self.text) if part)
         return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)
 
@@ -54,10 +54,10 @@ class Tree:
     """
     A file that was read.
 
-    @ivar file: its name, for messages.
-    @ivar value: what is in it.
-    @ivar lines: the line of each value, by its route.
-    @ivar faults: what was found wrong so far.
+    @ivar file: the name of the file, for messages.
+    @ivar value: the content of the file.
+    @ivar lines: the line of each value, by the route to it.
+    @ivar faults: the faults that were found so far.
     """
 
     file: str
@@ -66,7 +66,7 @@ class Tree:
     faults: list[Fault] = field(default_factory=list)
 
     def addFault(self, route: Route, text: str) -> None:
-        """Record that something is wrong with the value at this route; it need not be in the file."""
+        """Record a fault of the value at this route, which need not be in the file."""
         self.faults.append(Fault(self.line(route), showRoute(route), text))
 
     def line(self, route: Route) -> int:
@@ -74,12 +74,12 @@ class Tree:
         return next((self.lines[route[:end]] for end in range(len(route), -1, -1) if route[:end] in self.lines), 1)
 
     def where(self, route: Route) -> str:
-        """-> C{file:line: path}, for faults that show only when the file is in use."""
+        """-> C{file:line: path} of a value, for faults that show only when the file is in use."""
         return ": ".join(part for part in (f"{self.file}:{self.line(route)}", showRoute(route)) if part)
 
     def raiseFaults(self) -> None:
         """
-        Refuse the file if it has faults.
+        Raise the faults of the file, if there are any.
 
         @raise ConfigError: with all faults in the order of the file.
         """
@@ -96,8 +96,8 @@ def read(file: Path) -> Tree:
     """
     Read a service file.
 
-    @return: its tree; what is wrong with its keys is among the faults there.
-    @raise ConfigError: it cannot be read, or is no YAML.
+    @return: its tree; faults of its keys are recorded there.
+    @raise ConfigError: the file cannot be read, or is no YAML.
     """
     try:
         with file.open("rb") as stream:
@@ -109,9 +109,9 @@ def read(file: Path) -> Tree:
 
 def parse(content: bytes, file: str) -> Tree:
     """
-    Read the content of a service file; see L{read}.
+    Parse the content of a service file, as L{read} does.
 
-    @param file: its name, for messages.
+    @param file: the name of the file, for messages.
     """
     if len(content) > MAX_OCTETS:
         raise ConfigError(f"{file}: larger than {MAX_OCTETS >> 20} MiB, which no service file is")
@@ -157,8 +157,8 @@ class _NodeReader:
     """
     Makes values of nodes.
 
-    @ivar seen: values made so far.  An alias counts as often as it is used, so one that stands for itself, or for very
-        much, ends at a limit.
+    @ivar seen: values made so far.  An alias counts as often as it is used, so an alias that contains itself, or very
+        many values, ends at a limit.
     """
 
     tree: Tree

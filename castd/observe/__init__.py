@@ -1,3 +1,4 @@
 """
-Reports what castd does: in log lines, files, the journal, metrics and status, and to the service manager.
+Reports the events and the state of castd: in log lines, files, the journal, metrics and status, and to the service
+manager.
 """

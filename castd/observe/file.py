@@ -1,5 +1,5 @@
 """
-Writes log files that rotate by themselves, or are rotated by others, and survive a full disk.
+Writes log files that rotate by themselves or are rotated by other programs, and that survive a full disk.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from castd.observe.format import asJSON
 
 class LineFile:
     """
-    A file that lines are appended to, and the older ones that it replaced: C{name.1}, before that C{name.2}.
+    A file that lines are appended to, with older files beside it: C{name.1}, before that C{name.2}.
 
-    @ivar lost: how many lines could not be written because the disk was full; once there is room the file goes on.
+    @ivar lost: how many lines could not be written because the disk was full; once there is room, lines are written
+        again.
     """
 
     def __init__(self, path: str, size: int | None = None, keep: int = 5) -> None:
         """
-        @param size: octets from which on a new file is begun; L{None}: others rotate it, see L{reopen}.
+        @param size: octets from which on a new file is begun; L{None}: other programs rotate the file, see L{reopen}.
         @param keep: how many older files are kept.
-        @raise OSError: it cannot be opened for appending.
+        @raise OSError: the file cannot be opened for appending.
         """
         self.path, self.lost = os.path.abspath(path), 0
         self._maxSize, self._keep = size, keep
@@ -34,11 +35,11 @@ class LineFile:
         self._size = os.fstat(self._fd).st_size
 
     def write(self, text: str) -> None:
-        """Append a line, or several that belong together; each ends with its own line feed."""
+        """Append one line, or several that belong together; each ends with a line feed."""
         if self._fd < 0:
             return
         line = text.encode("utf-8", "backslashreplace")
-        # One write for each line: whoever reads along, or writes to the file too, never sees half of one.
+        # One write for each line: a process that reads the file, or writes to it too, never meets half a line.
         whole = b"\n" + line if self._torn else line
         if self._maxSize is not None and self._size and self._size + len(whole) > self._maxSize:
             self.rotate()
@@ -52,9 +53,9 @@ class LineFile:
 
     def rotate(self) -> None:
         """
-        Begin a new file, or go on in the one that somebody else has begun.
+        Begin a new file, or continue in the one that another process has begun.
 
-        Where that cannot be done the old file is written on, and rotation is tried again after as many octets.
+        If that fails, the old file is continued, and rotation is tried again after C{size} more octets.
         """
         self._size = 0
         with contextlib.suppress(OSError):
@@ -63,7 +64,7 @@ class LineFile:
             self.reopen()
 
     def _isOurs(self) -> bool:
-        """-> whether the open file still has this name: in an upgrade two processes write to it, and both rotate it."""
+        """-> whether the open file still has its name: during an upgrade two processes write to it and rotate it."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except FileNotFoundError:
@@ -80,9 +81,9 @@ class LineFile:
 
     def reopen(self) -> None:
         """
-        Go on in a new file, after whoever rotates logs has renamed this one.
+        Continue in a new file, after a program that rotates logs has renamed this one.
 
-        @raise OSError: it cannot be opened; the old one is written on.
+        @raise OSError: the new file cannot be opened; the old one is continued.
         """
         fresh = self._open()
         self.close()
@@ -90,7 +91,7 @@ class LineFile:
         self._size = os.fstat(fresh).st_size
 
     def close(self) -> None:
-        """Write nothing any more."""
+        """Close the file; nothing is written any more."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -102,7 +103,7 @@ class LineFile:
 @implementer(ILogObserver)
 class JSONFile(LineFile):
     """
-    Writes the events of castd, and nobody else's, to a file as lines of JSON.
+    Writes the events of castd, and no others, to a file as lines of JSON.
     """
 
     def __call__(self, event: LogEvent) -> None:

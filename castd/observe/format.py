@@ -1,8 +1,8 @@
 """
 Formats log events: as a message of one line, as text for people, as JSON for machines.
 
-Transports only emit structured events through C{twisted.logger}, and everything in this package looks at those, so that
-transports from elsewhere are logged alike.  Nothing that a client sends reaches a terminal as it is.
+Transports only emit structured events through C{twisted.logger}.  All of this package is made from these events, so
+that a plugin's transport is logged like castd's own.  Text that a client sends is escaped before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from twisted.python.failure import Failure
 from castd.files.names import printable
 from castd.outcomes import MEANING
 
-#: What an event is passed to, an L{ILogObserver<twisted.logger.ILogObserver>} or a function.
+#: Receives events: an L{ILogObserver<twisted.logger.ILogObserver>}, or a function.
 Observer: TypeAlias = Callable[[LogEvent], object]
 
-#: The key of a finished message in an event; by the prefix C{log_} it is no field of the event.
+#: The key of a formatted message in an event.  The prefix C{log_} keeps it out of the fields of the event.
 MESSAGE_KEY = "log_castd"
 
 
@@ -30,8 +30,8 @@ def asMessage(event: LogEvent) -> str:
     """
     Format the message of an event on one line, without time and system.
 
-    A transfer that has ended (C{event="received"}) tells who received what, how that ended, how much came in what time,
-    and how much was repeated; any other event has the message of its own format.
+    The message of a transfer that has ended (C{event="received"}) has receiver, file, outcome, octets, seconds and
+    repetitions; any other event has the message of its own format.
     """
     if MESSAGE_KEY in event:
         return str(event[MESSAGE_KEY])
@@ -59,7 +59,7 @@ def _showPeer(peer: object) -> str:
 
 
 def showOctets(octets: float) -> str:
-    """Write a number of octets as people read it: C{42.1 KiB}."""
+    """Write a number of octets for people: C{42.1 KiB}."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if octets < 1000 or unit == "GiB":
             break
@@ -69,16 +69,16 @@ def showOctets(octets: float) -> str:
 
 def asText(event: LogEvent) -> str | None:
     """
-    Format any event, of castd or of others, for a log file: with its time, where it comes from, and its traceback.
+    Format any event, of castd or of other code, for a log file: with its time, its system and its traceback.
 
     @return: L{None}: the event has no text.
     """
     if "event" in event and "log_failure" not in event:
-        # A storm of transfers brings many of these: the same as below, in a third of the time.
+        # A storm of transfers brings many of these: the same text as below, in a third of the time.
         when = _showSecond(int(event.get("log_time", 0)))
         return f"{when} [{event.get('log_namespace', '-')}#{levelName(event)}] {asMessage(event)}\n"
     text = eventAsText(event)
-    # The lines of a traceback are the only ones that a message may have; a client's are shown as \x0a.
+    # Only a traceback may have line feeds; those of a client's text are shown as \x0a.
     return "\n    ".join(printable(line.expandtabs(4)) for line in text.split("\n")).rstrip() + "\n" if text else None
 
 
@@ -88,7 +88,7 @@ def _showSecond(second: int) -> str:
 
 
 def levelName(event: LogEvent) -> str:
-    """-> C{debug}, C{info}, C{warn}, C{error} or C{critical}; an event without one is for information."""
+    """-> the level of an event: C{debug}, C{info}, C{warn}, C{error} or C{critical}; C{info} if it has none."""
     found = event.get("log_level")
     return "info" if found is None else str(found.name)
 
@@ -97,8 +97,8 @@ def asJSON(event: LogEvent) -> str | None:
     """
     Format any event as one line of JSON.
 
-    An event of castd has C{time}, C{level} and all its fields, C{event} among them; one of others has C{system} and
-    C{message} instead of fields.
+    An event of castd has C{time}, C{level} and all its fields, C{event} among them; an event of other code has
+    C{system} and C{message} instead of fields.
     """
     members: dict[str, object] = {"time": _showInstant(event.get("log_time", 0.0)), "level": levelName(event)}
     if "event" in event:
@@ -115,7 +115,7 @@ def _showInstant(when: float) -> str:
 
 
 def _jsonValue(value: object) -> object:
-    """-> what JSON can write.  Text is shown as in the other log, so that a name is one name everywhere."""
+    """-> a value that JSON can hold.  Text is escaped as in the text log, so that a name is the same in both logs."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

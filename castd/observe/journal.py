@@ -1,9 +1,9 @@
 """
-Sends log events to systemd's journal in its own protocol, so that they arrive with their fields: C{journalctl
+Sends log events to systemd's journal in its native protocol, so that they keep their fields: C{journalctl
 CASTD_OUTCOME=silent}.
 
-An event is one datagram: C{NAME=value} lines; a value of several lines has its length, 64 bits little-endian, before
-it instead of the C{=} (systemd: Native Journal Protocol).
+An event is one datagram: C{NAME=value} lines; before a value of several lines stands its length, 64 bits
+little-endian, instead of the C{=} (systemd: Native Journal Protocol).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from zope.interface import implementer
 from castd.files.names import printable
 from castd.observe.format import asMessage
 
-#: Where journald listens.
+#: The socket of journald.
 SOCKET = "/run/systemd/journal/socket"
-#: The priority of each level, as syslog counts: the smaller the worse.
+#: The syslog priority of each level: the smaller the worse.
 PRIORITY = {LogLevel.debug: 7, LogLevel.info: 6, LogLevel.warn: 4, LogLevel.error: 3, LogLevel.critical: 2}
 #: The most octets of one value: an event has to fit into a datagram.
 MAX_VALUE = 16384
 
 
 def isJournal(environ: Mapping[str, str], descriptor: int = 2) -> bool:
-    """-> whether the journal has this descriptor at its other end (C{JOURNAL_STREAM}, systemd.exec(5))."""
+    """-> whether this descriptor is connected to the journal (C{JOURNAL_STREAM}, systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -42,14 +42,14 @@ class JournalObserver:
     """
     Sends events to the journal.
 
-    @ivar lost: how many events journald has not taken since the last one that it took: it is restarting, or does not
-        keep up.  The next event that it takes has this number in C{CASTD_LOST}.
+    @ivar lost: how many events journald has not accepted since the last one that it did: it is restarting, or does not
+        keep up.  The next event that it accepts has this number in C{CASTD_LOST}.
     """
 
     def __init__(self, address: str = SOCKET) -> None:
         """
         @param address: the socket of journald.
-        @raise OSError: it is not there.
+        @raise OSError: the socket does not exist.
         """
         self._address = address
         self.lost = 0
@@ -64,18 +64,18 @@ class JournalObserver:
         try:
             self._socket.sendto(message, self._address)
         except OSError:
-            # A server does not wait for its log.
+            # Lost and counted: a server must not wait for its log.
             self.lost += 1
         else:
             self.lost = 0
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Close the socket; nothing is sent any more."""
         self._socket.close()
 
 
 def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
-    """-> the fields of a journal entry: those that journald knows, and those of the event by name, C{CASTD_PEER}."""
+    """-> the fields of a journal entry: those that journald defines, and those of the event, such as C{CASTD_PEER}."""
     yield "MESSAGE", _message(event)
     yield "PRIORITY", str(PRIORITY.get(event.get("log_level", LogLevel.info), 6))
     yield "SYSLOG_IDENTIFIER", "castd"
@@ -98,12 +98,12 @@ def _showValue(value: object) -> str:
 
 
 def _fieldName(name: str) -> str:
-    """-> a name of capitals, digits and underscores, with C{CASTD_} at most 64: all that journald takes."""
+    """-> the name of a field for journald: capitals, digits and underscores, with C{CASTD_} at most 64 characters."""
     return re.sub("[^A-Z0-9]", "_", name.upper())[:58]
 
 
 def _encode(name: str, value: str) -> bytes:
-    """-> one field as the protocol has it."""
+    """-> one field in the encoding of the protocol."""
     data = value.encode("utf-8", "backslashreplace")[:MAX_VALUE]
     if b"\n" in data:
         return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)

@@ -1,10 +1,10 @@
 """
-Metrics for Prometheus: counters that log events feed, and gauges that are read when a scrape asks for them.
+Provides metrics for Prometheus: counters that log events increment, and gauges that a scrape reads.
 
 L{EVENT_METRICS} and L{GAUGES} are the one place where a metric is declared; the page C{/metrics} and the table of
-C{docs/metrics.md} are made of them.
+C{docs/metrics.md} are generated from them.
 
-Labels are bounded: the names of transports, words of our own, TFTP's error codes; never a file name or an address.
+Labels are bounded: names of transports, words of castd, TFTP's error codes; never a file name or an address.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from castd.interfaces import ICastTransport, ILiveTransfer, ISite
 from castd.observe.status import KINDS, OTHER, resources
 from castd.outcomes import DONE, MEANING
 
-#: The most transports that have a label of their own, over all reloads; those beyond are L{OTHER}.
+#: The most transports that have a label of their own, over all reloads; all others are L{OTHER}.
 MAX_TRANSPORTS = 256
 
-#: What an event adds to a metric; L{None}: it is no event of this metric.
+#: Reads from an event the amount that it adds to a metric; L{None}: it adds nothing.
 Amount: TypeAlias = Callable[[LogEvent], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class EventMetric:
     """
-    A counter, or a histogram, that log events feed.
+    A counter or a histogram that log events increment.
 
     @ivar name: for a counter without C{_total}, which Prometheus appends.
     @ivar help: one sentence, for the page and for C{docs/metrics.md}.
     @ivar labels: C{transport}, or names of L{LABELS}.
-    @ivar events: by the name of an event, what it adds.
-    @ivar buckets: the upper bounds of a histogram; C{()}: it is a counter.
+    @ivar events: by the name of an event, the amount that it adds.
+    @ivar buckets: the upper bounds of a histogram; C{()}: the metric is a counter.
     """
 
     name: str
@@ -79,17 +79,17 @@ def _one(event: LogEvent) -> float:
 
 
 def _field(name: str) -> Amount:
-    """-> what reads a number from a field of the event; an absent or negative one is 0."""
+    """-> a function that reads a number from this field of an event; 0 if it is absent or negative."""
     return lambda event: max(0, event.get(name) or 0)
 
 
 def _sent(name: str) -> dict[str, Amount]:
-    """-> the events that tell what was sent.  A group tells it when it closes: its receivers hear the same blocks."""
+    """-> the events that report sent data.  A group reports it when it closes, since its receivers share the blocks."""
     field = _field(name)
     return {"received": lambda event: None if event.get("group") else field(event), "closed": field}
 
 
-#: How the value of each label is read from an event; C{transport} is bounded by L{Counters} itself.
+#: Reads the value of each label from an event; L{Counters} bounds C{transport} itself.
 LABELS: dict[str, Callable[[LogEvent], str]] = {
     "outcome": lambda event: outcome if (outcome := event.get("outcome", OTHER)) in MEANING else OTHER,
     "write": lambda event: "true" if event.get("write") else "false",
@@ -97,7 +97,7 @@ LABELS: dict[str, Callable[[LogEvent], str]] = {
     "ok": lambda event: "true" if event["event"] == "reloaded" else "false",
 }
 
-#: Every metric that events feed, in the order of the page.
+#: Every metric that events increment, in the order of the page.
 EVENT_METRICS = (
     EventMetric("castd_received", "Transfers that have ended.", ("transport", "outcome", "write"), {"received": _one}),
     EventMetric(
@@ -129,7 +129,7 @@ EVENT_METRICS = (
         "castd_reloads",
         "Reloads of the service file.",
         ("ok",),
-        # A reload that is refused has a line for each reason: the first one counts.
+        # A refused reload logs a line for each reason; only the first line counts.
         {"reloaded": _one, "refused-reload": lambda event: event.get("nth") == 1},
     ),
     EventMetric(
@@ -141,7 +141,7 @@ EVENT_METRICS = (
     ),
 )
 
-#: Every metric that is read on demand, in the order of the page.
+#: Every metric that a scrape reads, in the order of the page.
 GAUGES = (
     GaugeMetric(
         "castd_casts", "Transfers and groups under way.", ("transport", "kind"), lambda readings: readings.transfers
@@ -175,7 +175,7 @@ _Add: TypeAlias = Callable[[Sequence[str], float], None]
 
 
 class _EventCount(NamedTuple):
-    """What one event does to one metric."""
+    """The increment of one metric by one event."""
 
     labels: tuple[str, ...]
     amount: Amount
@@ -196,7 +196,7 @@ class Counters:
     """
     Counts log events in the metrics of L{EVENT_METRICS}.
 
-    @ivar registry: what is shown.
+    @ivar registry: the metrics of the page.
     """
 
     def __init__(self) -> None:
@@ -227,19 +227,19 @@ class Counters:
         return str(name)
 
     def page(self) -> bytes:
-        """-> what a scrape is answered with."""
+        """-> the page that answers a scrape."""
         return bytes(generate_latest(self.registry))
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
     """
-    What gauges are read from, at one instant.
+    The state that gauges are read from, at one instant.
 
-    @ivar site: for whatever is read of it alone.
-    @ivar transfers: how many are under way, by transport and kind.
-    @ivar receivers: how many there are, by transport.
-    @ivar resources: what L{castd.observe.status.resources} counts.
+    @ivar site: the site of the server.
+    @ivar transfers: how many transfers are under way, by transport and kind.
+    @ivar receivers: how many receivers there are, by transport.
+    @ivar resources: the counts of L{castd.observe.status.resources}.
     """
 
     site: ISite
@@ -255,8 +255,8 @@ class Gauges(Collector):
 
     def __init__(self, counters: Counters, transports: Callable[[], Iterable[ICastTransport]], site: ISite) -> None:
         """
-        @param counters: their registry shows the gauges, too, and their labels of transports hold for both.
-        @param transports: -> each that listens.
+        @param counters: the counters in whose registry the gauges are shown, with the same labels of transports.
+        @param transports: -> each transport that listens.
         """
         self._counters = counters
         self._transports = transports
@@ -264,7 +264,7 @@ class Gauges(Collector):
         counters.registry.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read every gauge, as C{prometheus_client} asks for it."""
+        """Read every gauge, for C{prometheus_client}."""
         readings = self._readings()
         for gauge in GAUGES:
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
@@ -277,7 +277,7 @@ class Gauges(Collector):
         for transport in self._transports():
             for each in transport.casts():
                 name, kind, here = OTHER, OTHER, 1
-                # What a transport from elsewhere has under way may tell less of itself.
+                # A plugin's transport may have objects under way that do not provide ILiveTransfer.
                 if ILiveTransfer.providedBy(each):
                     name, kind, here = each.name, each.kind, len(each.liveReceivers())
                 label = self._counters.transportLabel(name)
@@ -287,19 +287,19 @@ class Gauges(Collector):
 
 
 class MetricsSite(Site):
-    """Serves L{MetricsPage} without a log: that it is read every few seconds is no news."""
+    """Serves L{MetricsPage} without logging requests, which come every few seconds."""
 
     noisy = False
 
     def log(self, request: object) -> None:
-        """Write nothing down."""
+        """Log nothing."""
 
 
 class MetricsPage(Resource):
     """Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
 
     def __init__(self, counters: Counters, unready: Callable[[], str | None]) -> None:
-        """@param unready: -> why requests are not answered now, L{None}: they are."""
+        """@param unready: -> the reason why requests are not answered now; L{None}: they are answered."""
         Resource.__init__(self)
         self.putChild(b"metrics", _TextPage(lambda: (200, counters.page()), CONTENT_TYPE_LATEST))
         self.putChild(b"healthz", _TextPage(lambda: (200, b"alive\n")))
@@ -317,8 +317,8 @@ class _TextPage(Resource):
 
     def __init__(self, answer: Callable[[], tuple[int, bytes]], kind: str = "text/plain; charset=utf-8") -> None:
         """
-        @param answer: -> status and body.
-        @param kind: its content type.
+        @param answer: -> status and body of the page.
+        @param kind: the content type of the page.
         """
         Resource.__init__(self)
         self._answer = answer

@@ -1,7 +1,7 @@
 """
-Limits the log: each fault once a minute, and in all no more lines than a disk can bear.
+Limits the rate of the log: each fault once a minute, and a bounded number of lines in all.
 
-Whoever can send a datagram can cause a line in the log, and nobody may fill a disk so.
+Anybody who can send a datagram can cause a line in the log, and must not be able to fill a disk with such lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from castd.observe.format import MESSAGE_KEY, Observer, asMessage
 
 @dataclass(slots=True)
 class _Repeated:
-    """A fault that was passed on, and how many like it came since."""
+    """A fault that was passed on, and how many equal faults have come since."""
 
     first: LogEvent
     more: int = 0
@@ -26,19 +26,19 @@ class _Repeated:
 @implementer(ILogObserver)
 class RateLimiter:
     """
-    Passes events on to another observer, but the same fault only once a minute, and then how often it was.
+    Passes events on to another observer, but equal faults only once a minute, with a summary of how many there were.
 
-    Faults are the same if they are events of one kind, transport, file and reason, or tracebacks that end in the same
-    line, whatever they are about.  What has no reason (all that goes well, and every transfer that has ended) is passed
-    on, up to a number in a minute that only an attacker reaches; beyond, such events are told apart by kind, transport
-    and outcome.  The only clock is that of the events.
+    Faults are equal if they are events of one kind, transport, file and reason, or tracebacks that end in the same
+    line, whatever their text is.  Events without a reason (of all that succeeds, and of every transfer that has ended)
+    are passed on, up to a number in a minute that only an attacker reaches; from there on only one event of each kind,
+    transport and outcome is.  Time is taken from the events.
     """
 
-    #: Seconds.
+    #: Length of the period in which equal faults are passed on once.  Seconds.
     WINDOW = 60.0
-    #: The most faults told apart; beyond (somebody asks for one invented name after the other), only their kinds are.
+    #: The most different faults in a period; further ones (invented file names) differ by their kinds only.
     MAX_FAULTS = 256
-    #: The most lines without a reason, in a minute: a hall of 4,096 machines that fetch five files each.
+    #: The most events without a reason in a period: 4,096 machines that fetch five files each.
     MAX_LINES = 20_000
 
     def __init__(self, observer: Observer) -> None:
@@ -69,11 +69,11 @@ class RateLimiter:
 
     def flush(self, now: float | None = None) -> None:
         """
-        Pass on how often each fault was held back, and begin a new minute.
+        Pass on a summary of each fault that was held back, and begin a new period.
 
-        The first event of a minute does it by itself; at the end of a log it has to be called.
+        The first event after a period calls this; at the end of a log it has to be called.
 
-        @param now: the time of these summaries; L{None}: that of the fault they are about.
+        @param now: the time of the summaries; L{None}: each has the time of its fault.
         """
         seen, self._seen, self._lines = self._seen, {}, 0
         self._since = self._since if now is None else now
@@ -84,20 +84,20 @@ class RateLimiter:
 
 
 def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
-    """-> what is equal for faults that are the same: kind and transport first; L{None}: it is no fault."""
+    """-> a key that equal faults have in common, kind and transport first; L{None}: the event is no fault."""
     kind = event.get("event")
     failure, why = event.get("log_failure"), event.get("why")
     if kind == "received" or (failure is None and why is None):
         return None
     source = kind or event.get("log_namespace"), event.get("transport")
     if isinstance(failure, Failure):
-        # By its innermost line: its text, and the name it is about, may be a client's, and different each time.
+        # Only the innermost line: text and file name may come from a client, and differ each time.
         return *source, failure.type, *(frame[1:3] for frame in failure.frames[-1:])
     return *source, event.get("name"), why
 
 
 def _summary(event: LogEvent, more: int, now: float) -> LogEvent:
-    """-> the first event of its kind once more, with how many there were after it."""
+    """-> the first of several equal events once more, with the number of those that came after it."""
     line = f"{asMessage(event)} (and {more} more like it)"
     kept = {key: value for key, value in event.items() if key != "log_failure"}
     return {**kept, "log_time": now, "log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: line, "more": more}

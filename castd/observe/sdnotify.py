@@ -1,8 +1,8 @@
 """
-Tells the service manager (C{sd_notify(3)}) that castd is ready, reloads, stops or is alive, and how many it serves.
+Notifies the service manager (C{sd_notify(3)}): castd is ready, reloads, stops or is alive, and serves so many clients.
 
-Alive means that every port which requests come to is still read.  A datagram is sent through the kernel to each of
-them, and only when all were read is the watchdog fed.  So the watchdog bites when the reactor hangs, and also when one
+Castd is alive if every request port is still read.  A probe is sent through the kernel to each request port, and the
+watchdog is fed only when all probes were read.  So the watchdog expires when the reactor hangs, and also when one
 listener is dead while the reactor runs.
 """
 
@@ -22,7 +22,7 @@ from castd.interfaces import IListeningPort
 
 _log = Logger(namespace="castd")
 
-#: Seconds that a stop may take beyond the time for draining: for farewells, and for closing.
+#: Seconds that a stop may take beyond the time for draining, for last datagrams and for closing ports.
 STOP_MARGIN = 5.0
 #: The most seconds that L{ServiceNotifier.barrier} waits.
 BARRIER_TIMEOUT = 1.0
@@ -32,7 +32,7 @@ class ServiceNotifier:
     """
     Sends notifications to the service manager; without one it does nothing.
 
-    @ivar muted: nothing is sent: another process is the one that notifies.
+    @ivar muted: nothing is sent, since another process notifies the service manager.
     """
 
     def __init__(self, address: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,14 +52,14 @@ class ServiceNotifier:
 
     @property
     def connected(self) -> bool:
-        """There is a service manager."""
+        """Whether there is a service manager."""
         return self._socket is not None
 
     def notify(self, *fields: str, descriptors: tuple[int, ...] = ()) -> None:
         """
-        Send fields such as C{READY=1} in one datagram.  A service manager that does not take it is no reason to end.
+        Send fields such as C{READY=1} in one datagram; a failure is only logged.
 
-        @param descriptors: sent along with them.
+        @param descriptors: descriptors of open files that go with the fields.
         """
         if self._socket is None or self._address is None or self.muted:
             return
@@ -71,13 +71,13 @@ class ServiceNotifier:
             _log.warn("the supervisor cannot be told {told}: {why}", event="unsaid", told=fields[0], why=str(error))
 
     def reloading(self) -> None:
-        """Notify that a reload has begun; READY ends it."""
+        """Notify that a reload has begun; C{READY=1} ends the reload."""
         self.notify("RELOADING=1", f"MONOTONIC_USEC={int(self._clock() * 1e6)}", "STATUS=reloading")
 
     def barrier(self) -> None:
         """
-        Wait until the service manager has handled all notifications so far, at most L{BARRIER_TIMEOUT} seconds: it then
-        closes the descriptor that it gets here (C{sd_notify_barrier(3)}).
+        Wait until the service manager has handled all notifications so far, at most L{BARRIER_TIMEOUT} seconds.  It
+        then closes a descriptor that is sent to it here (C{sd_notify_barrier(3)}).
         """
         reading, writing = os.pipe()
         try:
@@ -99,9 +99,9 @@ class ServiceNotifier:
 
 def watchdogPeriod(environ: Mapping[str, str], pid: int | None = None) -> float | None:
     """
-    -> the seconds within which the watchdog has to be fed (C{sd_watchdog_enabled(3)}); L{None}: there is none.
+    -> the seconds within which the watchdog has to be fed (C{sd_watchdog_enabled(3)}); L{None}: there is no watchdog.
 
-    @param pid: of this process, unless given.
+    @param pid: the process that the watchdog is for; L{None}: this process.
     """
     period, watched = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     isUs = not watched or watched == str(os.getpid() if pid is None else pid)
@@ -110,9 +110,9 @@ def watchdogPeriod(environ: Mapping[str, str], pid: int | None = None) -> float 
 
 class ServiceWatch:
     """
-    Keeps the service manager informed, from the start of a server to its end.
+    Notifies the service manager of every change of state, from the start of a server to its end.
 
-    @ivar notifier: what notifications are sent by.
+    @ivar notifier: sends the notifications.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ class ServiceWatch:
         self._ports = ports
         self._status = status
         self._call: IDelayedCall | None = None
-        # Ports that have answered a probe before, and those of them that the watchdog waits for now.
+        # Ports that have answered a probe before, and those of them whose answer is awaited now.
         self._answering: set[IListeningPort] = set()
         self._unanswered: set[IListeningPort] = set()
 
     def start(self) -> None:
-        """The server has started: notify that it is ready as soon as the reactor runs, and feed the watchdog."""
+        """Notify that the server is ready, as soon as the reactor runs, and begin to feed the watchdog."""
         self.notifier.muted = False
         self._call = self._reactor.callLater(0, self._started)
 
@@ -162,7 +162,7 @@ class ServiceWatch:
         self.notifier.notify("STOPPING=1", f"STATUS={self._status()}", f"EXTEND_TIMEOUT_USEC={allowed}")
 
     def pause(self) -> None:
-        """Send nothing until L{start}: another process is the one that is watched."""
+        """Send nothing until L{start}: the service manager watches another process."""
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
@@ -170,7 +170,7 @@ class ServiceWatch:
         self.notifier.muted = True
 
     def stop(self) -> None:
-        """The server has ended: send nothing any more."""
+        """Stop notifying: the server has ended."""
         self.pause()
         self.notifier.close()
 
@@ -184,13 +184,13 @@ class ServiceWatch:
         for port in self._unanswered & ports.keys():
             _log.error("{address} does not hear: the watchdog is not fed", event="deaf", address=ports[port])
         self._answering &= ports.keys()
-        # A firewall between this machine and itself is no reason to be killed: who never answered is not waited for.
+        # A firewall on the loopback path is no reason to be killed: a port that never answered is not waited for.
         self._unanswered = set(self._answering)
         for port in ports:
             try:
                 port.probe().addCallback(self._answered, port)
             except OSError:
-                # No address, no route: the machine's trouble, and nothing that a restart would mend.
+                # No address or no route: a fault of the machine, which a restart would not repair.
                 self._unanswered.discard(port)
         self._feedWatchdog()
 
@@ -201,6 +201,6 @@ class ServiceWatch:
             self._feedWatchdog()
 
     def _feedWatchdog(self) -> None:
-        """Feed it, unless a port has not answered yet."""
+        """Feed the watchdog, unless the answer of a port is still awaited."""
         if not self._unanswered and self._call is not None:
             self.notifier.notify("WATCHDOG=1", f"STATUS={self._status()}")

@@ -1,5 +1,5 @@
 """
-What is under way, as plain data: for C{castd status} and for the gauges of the metrics.
+Describes all transfers under way as plain data, for C{castd status} and for the gauges of the metrics.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Protocol, TypedDict
 from castd.interfaces import ICastTransport, ILiveTransfer, ISite, LiveReceiver
 from castd.request import hostPort
 
-#: The kinds of L{ILiveTransfer}; whatever else is under way is L{OTHER}.
+#: The kinds of L{ILiveTransfer}; any other object under way is L{OTHER}.
 KINDS = ("unicast", "group", "upload")
 OTHER = "other"
 
 
 class ReceiverStatus(TypedDict):
-    """A L{LiveReceiver}; C{seconds}: since it asked."""
+    """A L{LiveReceiver}; C{seconds} count from its request."""
 
     peer: str
     name: str
@@ -27,7 +27,7 @@ class ReceiverStatus(TypedDict):
 
 
 class TransferStatus(TypedDict):
-    """An L{ILiveTransfer}; C{seconds}: since it began.  Whatever is not known is L{None}."""
+    """An L{ILiveTransfer}; C{seconds} count from its begin.  A value that is not known is L{None}."""
 
     transport: str
     kind: str
@@ -56,7 +56,7 @@ class _Named(Protocol):
 
 
 class _Address(Protocol):
-    """What is read of a L{ListeningAddress<castd.service.address.ListeningAddress>}."""
+    """The part of a L{ListeningAddress<castd.service.address.ListeningAddress>} that is read here."""
 
     retiring: bool
 
@@ -69,7 +69,7 @@ class _Address(Protocol):
 
 
 def addressStatus(address: _Address, now: float) -> AddressStatus:
-    """Describe an address that requests come to, with the transfers that are under way there at this instant."""
+    """Describe an address that requests come to, with the transfers that are under way there now."""
     return {
         "address": address.address,
         "transports": [entry.name for entry in address.entries],
@@ -82,8 +82,8 @@ def transferStatus(transfer: object, now: float) -> TransferStatus:
     """
     Describe a cast or an upload.
 
-    @param transfer: mostly an L{ILiveTransfer}.  A transport from elsewhere may have something else under way, of which
-        is told only that it is there.
+    @param transfer: mostly an L{ILiveTransfer}.  A plugin's transport may have another object under way, of which
+        nothing is known but that it exists.
     """
     if not ILiveTransfer.providedBy(transfer):
         return {
@@ -125,11 +125,12 @@ def _receiverStatus(receiver: LiveReceiver, now: float) -> ReceiverStatus:
 
 def resources(site: ISite) -> dict[str, int]:
     """
-    Count what the server holds: the numbers are the same again whenever as much is under way.
+    Count the resources that the server holds; the numbers return to the same values when the same transfers are under
+    way, so a leak shows.
 
-    @return: C{descriptors} that are open; C{ports} that wait for the next transfer, with two descriptors each;
-        C{alarms} of casts; delayed C{calls} of the reactor; C{casts} and C{receivers} under way; C{looking}: requests
-        whose file is being looked for.
+    @return: C{descriptors}: open descriptors; C{ports}: ports that wait for the next transfer, with two descriptors
+        each; C{alarms}: timers of casts; C{calls}: delayed calls of the reactor; C{casts} and C{receivers}: those under
+        way; C{looking}: requests whose file is being looked for.
     """
     admission = site.admission
     return {
@@ -144,7 +145,7 @@ def resources(site: ISite) -> dict[str, int]:
 
 
 def _openDescriptors() -> int:
-    """-> how many descriptors are open; 0 where C{/dev/fd} is not there: in another root (C{twistd --chroot})."""
+    """-> how many descriptors are open; 0 if C{/dev/fd} does not exist, as in another root (C{twistd --chroot})."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError:

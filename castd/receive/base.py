@@ -1,5 +1,5 @@
 """
-What the halves of a TFTP transfer have in common: when they repeat a datagram, how they receive blocks, how they end.
+Provides the base classes of the halves of a TFTP transfer: repetition of datagrams, receipt of blocks, and the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from castd.packets.tftp import Ack, Data, Error, Oack, buildAck, parse
 from castd.receive.blocks import BlockReceiver
 from castd.receive.retransmit import RetransmitTimer
 
-#: After its last ACK a receiver stays for so many intervals: the ACK may be lost, and the last block come again.
+#: A receiver dallies for so many intervals after its last ACK: the ACK may be lost, and the last block come again.
 DALLY_INTERVALS = 3
 
 
@@ -27,7 +27,7 @@ class OffsetBlock(NamedTuple):
 
 class TransferHalf(ABC):
     """
-    One side of a TFTP transfer: repeats its opening datagram until that is answered, and knows when it has ended.
+    One side of a TFTP transfer: repeats the opening datagram until it is answered, and detects the end.
 
     @ivar outcome, complete, size: as L{ITransferHalf<castd.interfaces.ITransferHalf>}.
     @ivar error, terms, repeats: as L{IClientTransferHalf<castd.interfaces.IClientTransferHalf>}.
@@ -46,7 +46,7 @@ class TransferHalf(ABC):
         self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the opening datagram; called again, the same one: the peer has repeated its request."""
+        """-> the opening datagram; called again, since the peer has repeated its request, it gives the same one."""
         self._timer.start(now)
         return [self._opening]
 
@@ -66,7 +66,7 @@ class TransferHalf(ABC):
         return []
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at; L{None}: nothing is waited for."""
+        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
         if self.outcome is not None:
             return None
         if self._dallyUntil is not None:
@@ -75,15 +75,15 @@ class TransferHalf(ABC):
 
     @abstractmethod
     def _retransmission(self) -> list[bytes]:
-        """-> the last datagrams once more, or none if the peer is to speak first."""
+        """-> the last datagrams once more; none if the peer is to send first."""
 
     def _parse(self, datagram: bytes) -> Data | Ack | Oack | None:
         """
-        Read a datagram of the peer; L{None}: nothing more is to be done about it.
+        Parse a datagram of the peer; L{None}: the datagram needs no further handling.
 
-        An ERROR ends the transfer and is never answered.  Once everything is stored it changes nothing.
+        An ERROR ends the transfer and is never answered.  Once everything is stored, an ERROR changes nothing.
 
-        @raise WireError: it cannot be read.
+        @raise WireError: the datagram cannot be read.
         """
         packet = parse(datagram)
         if self.outcome is not None:
@@ -108,17 +108,17 @@ class ReceivingHalf(TransferHalf):
         return self._receiver.stored
 
     def stored(self, now: float) -> list[bytes]:
-        """Begin to dally: everything is stored.  -> the last ACK, repeated whenever the last block comes again."""
+        """Begin to dally, since everything is stored.  -> the last ACK, repeated when the last block comes again."""
         self._dallyUntil = now + self._dallySeconds()
         return [self._ack()]
 
     def _setTerms(self, terms: AgreedOptions) -> None:
-        """Receive the blocks on these terms, from the first one on."""
+        """Receive the blocks on these terms, from the first block on."""
         self.terms, self._receiver = terms, BlockReceiver(terms)
 
     @abstractmethod
     def _dallySeconds(self) -> float:
-        """-> seconds to stay after the last ACK."""
+        """-> the seconds to dally after the last ACK."""
 
     def _receiveData(self, data: Data, now: float) -> tuple[bytes | None, list[bytes]]:
         """-> (the payload of the next block or L{None}, the ACK if one is due)."""
@@ -128,7 +128,7 @@ class ReceivingHalf(TransferHalf):
             self.complete = self._receiver.final
         if self._dallyUntil is not None:
             return None, [self._ack()] if ackDue else []
-        # While the last block is being stored its repetitions get no answer: the sender would take it for our consent.
+        # While the last block is being stored its repetitions get no answer: an ACK would say that it is stored.
         if not ackDue or self.complete or (payload is None and not self._mayAckAgain(now)):
             return payload, []
         self._timer.sent(now, first=payload is not None)
@@ -138,9 +138,9 @@ class ReceivingHalf(TransferHalf):
         """
         -> whether a block that comes again is to be acknowledged again.
 
-        One that comes right behind our ACK has crossed it.  To answer it would double every later block with a sender
-        that sends one for each ACK, a duplicate or not (RFC 1123 section 4.2.3.1): curl does, in uploads, and some
-        servers in reads.
+        A block that comes right after our ACK has crossed it.  To answer that block would double every later block of
+        a sender that sends one block for each ACK, duplicates included (RFC 1123 section 4.2.3.1): curl does so in
+        uploads, and some servers in reads.
         """
         return (
             self._dallyUntil is not None
@@ -150,7 +150,7 @@ class ReceivingHalf(TransferHalf):
 
     @property
     def _hasWindows(self) -> bool:
-        """More than one block is sent for each ACK."""
+        """Whether the sender sends more than one block for each ACK."""
         return self.terms is not None and self.terms.windowsize > 1
 
     def _ack(self) -> bytes:

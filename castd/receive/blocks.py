@@ -1,8 +1,9 @@
 """
-The two ends of a sequence of numbered blocks, without requests and timers: RFC 1350, windows as in RFC 7440 section 4.
+Sends and receives a sequence of numbered blocks, without requests and timers: RFC 1350, windows as in RFC 7440
+section 4.
 
-Blocks are counted 1, 2, ... here, as on the wire but without end; the 16 bits of the wire stand for the number nearest
-to what is expected.
+Blocks are counted 1, 2, ... without a wrap here; the 16 bits on the wire stand for the number nearest to the expected
+one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ Read: TypeAlias = Callable[[int, int], bytes]
 
 class BlockReceiver:
     """
-    Receives blocks in order and knows when an ACK is due: at the end of a window, at the end of the file, at a gap.
+    Receives blocks in order, and decides when an ACK is due: at the end of a window, at the end of the file, at a gap.
 
-    It keeps no block, so that nothing a peer sends costs memory.
+    No block is kept, so that no datagram of a peer costs memory.
 
-    @ivar stored: the number of the last block received; all before it were received.
-    @ivar final: that was the last block of the file.
+    @ivar stored: the number of the last block that was received in order.
+    @ivar final: the block C{stored} was the last one of the file.
     @ivar rollover: the number after 65535.
     """
 
@@ -44,8 +45,8 @@ class BlockReceiver:
         Receive a block.
 
         @return: (its payload if it is the next one, whether an ACK is due now).
-        @raise WireError: a number that no block has.
-        @raise Unsupported: more octets than were agreed on.
+        @raise WireError: no block can have this number.
+        @raise Unsupported: the block has more octets than were agreed on.
         """
         number = unwrap(data.number, self.stored + 1, self.rollover)
         if number < 1:
@@ -66,8 +67,8 @@ class BlockReceiver:
         """
         -> whether the last ACK is due again for a block that is not the next one.
 
-        One block at a time, only the last one is acknowledged again, each time it comes.  In windows, any other block
-        tells of a gap or of a lost ACK and is answered once: the rest of that window tells the same.
+        Without windows, only the last block is acknowledged again, each time it comes.  With windows, any unexpected
+        block shows a gap or a lost ACK.  Only the first one is answered: the rest of its window shows the same.
         """
         if self._terms.windowsize == 1 or self.final:
             return number == self.stored
@@ -86,12 +87,12 @@ class BlockSender:
     """
     Sends a sequence of blocks, a window at a time.
 
-    A duplicate ACK never causes a block (RFC 1123 section 4.2.3.1), but for one case: a receiver of windows that misses
-    the first block of one can say so only by its last ACK, and is answered once.
+    A duplicate ACK never causes a block (RFC 1123 section 4.2.3.1), with one exception: a receiver that misses the
+    first block of a window can only repeat its last ACK, and is answered once.
 
-    @ivar done: the last block is acknowledged.
-    @ivar base: the first block without an acknowledgement.
-    @ivar fresh: nothing of the last window had been sent before.
+    @ivar done: the last block was acknowledged.
+    @ivar base: the first block that was not acknowledged.
+    @ivar fresh: no block of the last window had been sent before.
     """
 
     __slots__ = (
@@ -111,7 +112,7 @@ class BlockSender:
         self._terms = terms
         self._size = size
         self._read = read
-        # A last block is short, if need be empty: that is how the receiver knows.
+        # The last block is shorter than the others, if need be empty: so the receiver detects the end of the file.
         self._last = size // terms.blksize + 1
         self._resent = False
         self.base = self._next = 1
@@ -121,9 +122,9 @@ class BlockSender:
 
     def window(self) -> list[bytes]:
         """
-        -> the DATA from the first one without acknowledgement, as many as may be sent at once.
+        -> the DATA from C{base} on, as many as one window has.
 
-        @raise ContentChanged: there are not as many octets as there were.
+        @raise ContentChanged: the file has become shorter.
         """
         self._next = min(self.base + self._terms.windowsize, self._last + 1)
         self.fresh = self.base > self._highest
@@ -134,12 +135,12 @@ class BlockSender:
         start = (number - 1) * self._terms.blksize
         payload = self._read(start, self._terms.blksize)
         if len(payload) != min(self._terms.blksize, self._size - start):
-            # A short block in the middle would end the file at the other side as if all were well.
+            # The receiver would take a short block in the middle for the end of the file.
             raise ContentChanged
         return buildData(wire(number, self._terms.rollover), payload)
 
     def resend(self) -> list[bytes]:
-        """-> the DATA of the window once more: it was not acknowledged in time."""
+        """-> the DATA of the window once more, which was not acknowledged in time."""
         self._resent = True
         return self.window()
 
@@ -147,8 +148,8 @@ class BlockSender:
         """
         Receive an ACK.
 
-        @param short: its 16 bits.
-        @return: (whether it is progress, the DATA to send now).
+        @param short: the 16 bits of the block number.
+        @return: (whether the ACK is progress, the DATA to send now).
         """
         number = unwrap(short, self.base, self._terms.rollover)
         if self.base <= number < self._next:

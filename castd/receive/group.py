@@ -1,9 +1,9 @@
 """
-The receiving halves of a member of a group: RFC 2090's C{multicast} (C{tftm://host[:port]/file}, as iPXE spells it),
-and IBM's C{sbroadcast}, which has no URL and is for programs.
+Receives a file as a member of a group: by RFC 2090's C{multicast} (C{tftm://host[:port]/file}, as iPXE spells it), or
+by IBM's C{sbroadcast}, which has no URL and is for programs.
 
-A member receives blocks in any order, acknowledges them when it is told that it is the master client, and is an
-ordinary reader where the server grants no group.
+A member receives blocks in any order, and acknowledges them while the server makes it the master client.  If the server
+grants no group, the member reads as an ordinary TFTP client.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import CLIENT_POLICY, TftpDownload
 from castd.request import Peer
 
-#: A listener that hears nothing for so long sends its request again, and after so many times gives up.
+#: A listener that hears no block for so long sends its request again, and gives up after so many repetitions.
 LISTENER_SILENCE, LISTENER_TRIES = 15.0, 3
-#: After its last ACK a member stays for so long, since it may yet be asked what it lacks.  Seconds.
+#: A member dallies for so long after its last ACK, since the server may still make it the master.  Seconds.
 DALLY = 2.0
-#: The port that C{sbroadcast} data comes to until the server says otherwise (IANA subntbcst_tftp).
+#: The port that C{sbroadcast} data comes to unless the server names another (IANA subntbcst_tftp).
 SBROADCAST_PORT = 247
 _MOST = 65535
 
@@ -40,9 +40,9 @@ class GroupDownload(ABC):
     The client's half of a read by a group, or by unicast where the server grants no group.
 
     @cvar option: the option that asks for a group.
-    @ivar master: this client is the master: it acknowledges blocks.
+    @ivar master: this client is the master client, which acknowledges blocks.
     @ivar group, tid: as L{IGroupTransferHalf}.
-    @ivar blocks: how many different ones have come.
+    @ivar blocks: how many different blocks have come.
     @ivar repeats: how often a timer repeated a datagram.
     """
 
@@ -52,7 +52,7 @@ class GroupDownload(ABC):
         self, name: str, requested: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY, value: str = ""
     ) -> None:
         """
-        @param value: of the option that asks for a group.
+        @param value: the value of the option that asks for a group.
         """
         self.group: tuple[str, int] | None = None
         self.tid: Peer | None = None
@@ -77,19 +77,19 @@ class GroupDownload(ABC):
     @abstractmethod
     def _readGroup(self, value: str) -> bool:
         """
-        Read the option's value and keep what it says of the group.
+        Parse the value of the option, and keep the group that it names.
 
-        @return: this client is the master.
-        @raise WireError: it cannot be read.
+        @return: whether this client is the master client.
+        @raise WireError: the value cannot be read.
         """
 
     @abstractmethod
     def _parseBlock(self, datagram: bytes, peer: Peer | None) -> Data | None:
         """
-        Read a block of this group; L{None}: it is no such block.
+        Parse a block of this group; L{None}: the datagram is no such block.
 
-        @param peer: who sent it.
-        @raise WireError: it cannot be read.
+        @param peer: the sender of the datagram.
+        @raise WireError: the datagram cannot be read.
         """
 
     def begin(self, now: float) -> list[bytes]:
@@ -101,11 +101,11 @@ class GroupDownload(ABC):
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | OffsetBlock | None, list[bytes]]:
         """
-        Receive a datagram sent to this client alone: an answer, or a block for one that hears no group.
+        Receive a datagram sent to this client alone: an answer, or a block for a client that hears no group.
 
         @return: (payload to store or L{None}, datagrams to send).
-        @raise WireError: it cannot be read.
-        @raise BadOffer: an OACK that grants what was not asked for.
+        @raise WireError: the datagram cannot be read.
+        @raise BadOffer: an OACK grants what was not asked for.
         """
         if self._isUnicast:
             return self._receiveUnicast(datagram, now)
@@ -131,7 +131,7 @@ class GroupDownload(ABC):
         Receive a datagram sent to the group.
 
         @return: as L{receive}.
-        @raise WireError: it cannot be read.
+        @raise WireError: the datagram cannot be read.
         """
         if self.outcome is not None or self.terms is None:
             return None, []
@@ -139,7 +139,7 @@ class GroupDownload(ABC):
         return (None, []) if block is None else self._receiveBlock(block, self.terms, now)
 
     def stored(self, now: float) -> list[bytes]:
-        """Begin to dally: everything is stored.  -> the last ACK, which goes out again if the server asks for it."""
+        """Begin to dally, since everything is stored.  -> the last ACK, sent again if the server asks for it."""
         if self._isUnicast:
             datagrams = self._unicast.stored(now)
             self._copyUnicast()
@@ -161,7 +161,7 @@ class GroupDownload(ABC):
         return self._pollListener(now) if self.terms is not None and not self.master else self._pollMaster(now)
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at; L{None}: nothing is waited for."""
+        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
         if self._isUnicast:
             return self._unicast.deadline(now)
         if self.outcome is not None:
@@ -178,13 +178,13 @@ class GroupDownload(ABC):
         return received
 
     def _copyUnicast(self) -> None:
-        """Make this half look as the unicast one, which has taken over."""
+        """Copy the public attributes of the unicast half, which has taken over."""
         half = self._unicast
         self.outcome, self.complete, self.size = half.outcome, half.complete, half.size
         self.error, self.terms, self.blocks, self.repeats = half.error, half.terms, half.blocks, half.repeats
 
     def _oackReceived(self, options: Options, value: str, now: float) -> list[bytes]:
-        """-> the ACK of an OACK: the first one opens the transfer, a later one is about the mastership alone."""
+        """-> the ACK of an OACK; the first OACK opens the transfer, a later one only makes or unmakes the master."""
         others = tuple((name, text) for name, text in options if name.lower() != self.option)
         agreed = self._requested.agree(others)
         try:
@@ -198,12 +198,12 @@ class GroupDownload(ABC):
         self._timer.progressed(now)
         self._timer.sent(now)
         if self.complete:
-            # Once it is stored: before that, the server would take the ACK for our consent.
+            # Only once the file is stored: an earlier ACK would tell the server that it is.
             return [self._ack()] if self._dallyUntil is not None else []
         return [self._ack() if self.master else buildAck(0)]
 
     def _receiveBlock(self, block: Data, terms: AgreedOptions, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
-        """-> (the block if it is new or L{None}, a master's ACK of a new one)."""
+        """-> (the block if it is new or L{None}, the ACK of a new block if this client is the master)."""
         if len(block.payload) > terms.blksize:
             raise Unsupported(why=f"a block of {len(block.payload)} octets where {terms.blksize} were agreed on")
         number, last = block.number, len(block.payload) < terms.blksize
@@ -258,7 +258,7 @@ class GroupDownload(ABC):
 
 @implementer(IGroupTransferHalf)
 class MulticastDownload(GroupDownload):
-    """The client's half of RFC 2090: takes the blocks that come from the address and port of the server's answer."""
+    """The client's half of RFC 2090: accepts only blocks from the address and port of the server's answer."""
 
     option = "multicast"
 
@@ -277,9 +277,9 @@ class MulticastDownload(GroupDownload):
 @implementer(IGroupTransferHalf)
 class SbroadcastDownload(GroupDownload):
     """
-    The client's half of IBM's subnet broadcast.  It must be allowed to bind port 247.
+    The client's half of IBM's subnet broadcast.  The process must be allowed to bind port 247.
 
-    A block is known by its identifier and source port alone: a server with several addresses may use any of them.
+    A block is accepted by its identifier and source port, since a server with several addresses may send from any.
     """
 
     option = "sbroadcast"
@@ -294,9 +294,9 @@ class SbroadcastDownload(GroupDownload):
         flags: tuple[str, str] = ("0", "1"),
     ) -> None:
         """
-        @param mask: of this client's subnet, a dotted quad.
+        @param mask: the netmask of this client's subnet, a dotted quad.
         @param code: the opcode of data packets.
-        @param flags: how the server tells who is not the master, and who is.
+        @param flags: the values by which the server marks a listener and the master.
         """
         super().__init__(name, requested or RequestedOptions(blksize=1464), policy, mask)
         self.group = ("", SBROADCAST_PORT)

@@ -1,9 +1,9 @@
 """
-The receiving half of MTFTP: C{mtftp://host[:port]/name[;group=address:port]}.
+Receives a file by MTFTP: C{mtftp://host[:port]/name[;group=address:port]}.
 
-The client sends its request at once and hears the group from then on.  When the server has made it master, by a block
-sent to it alone, it acknowledges the blocks that it has without a gap, as iPXE does; so what it heard as a listener is
-not sent again for it.  Unlike iPXE it repeats what was not answered.
+The client sends its request at once and listens to the group from then on.  A block sent to the client alone makes it
+the master.  Then it acknowledges the blocks that it has without a gap, as iPXE does, so that blocks that it heard as a
+listener are not sent again for it.  Unlike iPXE it repeats an ACK that was not answered.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from castd.receive.base import OffsetBlock
 from castd.receive.passive import PassiveReceiver
 from castd.request import Peer
 
-#: Where files go if the URL does not say: the only place that iPXE hears.
+#: The default group of files: the only one that iPXE listens to.
 GROUP = ("239.255.1.1", 3001)
 BLKSIZE = 512
-#: ACKs that a master repeats without an answer until it sends its request anew: the server may have given it up.
+#: So often a master repeats its ACK; then it sends its request anew, since the server may have given it up.
 ACK_REPEATS = 2
-#: A block that comes again so soon after the ACK has crossed it.  Seconds.
+#: A block that comes again within this time after the ACK has crossed it.  Seconds.
 CROSSING = 0.05
 
 
 @implementer(IGroupTransferHalf)
 class MtftpDownload(PassiveReceiver):
-    """The client's half of an MTFTP read: takes the blocks of whatever pass brings them."""
+    """The client's half of an MTFTP read: takes each missing block from any pass over the file."""
 
     def __init__(self, name: str, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(policy, group)
@@ -52,11 +52,11 @@ class MtftpDownload(PassiveReceiver):
 
     def receive(self, datagram: bytes, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
-        Receive a datagram sent to this client alone: by a block it becomes the master, by an ERROR it is refused.
+        Receive a datagram sent to this client alone: a block makes it the master, an ERROR refuses its request.
 
         @return: (the block if it is new, the ACK if one is due).
-        @raise WireError: neither a block nor an ERROR.
-        @raise ContentChanged: a block of another file.
+        @raise WireError: the datagram is neither a block nor an ERROR.
+        @raise ContentChanged: the block is of another file.
         """
         packet = parse(datagram)
         if self.outcome is not None:
@@ -69,11 +69,11 @@ class MtftpDownload(PassiveReceiver):
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
-        Receive a datagram sent to the group.  Nothing in a block names its file, so only the first sender is heard.
+        Receive a datagram sent to the group.  A block does not name its file, so only the first sender is accepted.
 
         @return: as L{receive}.
-        @raise WireError: not a block, or not of that sender.
-        @raise ContentChanged: a block of another file.
+        @raise WireError: the datagram is no block, or comes from another sender.
+        @raise ContentChanged: the block is of another file.
         """
         packet = parse(datagram)
         if not isinstance(packet, Data) or peer[:2] != (self._source or peer)[:2]:
@@ -102,7 +102,7 @@ class MtftpDownload(PassiveReceiver):
         return block, [] if self.complete else self._ackIfDue(now, number)
 
     def _ackIfDue(self, now: float, number: int) -> list[bytes]:
-        """-> a master's ACK for what is new, and again for a block that comes again: the ACK was lost."""
+        """-> the ACK of a master for a new block, and for one that comes again since the ACK was lost; else none."""
         if not self._master or self.complete:
             return []
         again = number <= self._acked and now >= self._ackedAt + CROSSING
@@ -118,7 +118,7 @@ class MtftpDownload(PassiveReceiver):
         return self._ack(now) if self._master else []
 
     def _reminder(self, now: float) -> list[bytes]:
-        """-> the ACK a few times, then the request."""
+        """-> the ACK of a master, for a few times, then the request."""
         self._unanswered += 1
         if self._master and self._unanswered <= ACK_REPEATS:
             return self._ack(now)

@@ -1,5 +1,5 @@
 """
-A TFTP read in mode netascii: the payloads are converted to the octets of a file.
+Receives a TFTP read in mode netascii, and converts its payloads to the octets of a file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ class NetasciiDownload(TftpDownload):
     """The client's half of a read in mode netascii."""
 
     def __init__(self, name: str, requested: RequestedOptions, policy: RetransmitPolicy = CLIENT_POLICY) -> None:
-        # A size would be that of the file on the wire, not of the one that is stored.
+        # Not asked for: tsize would be the size on the wire, not that of the stored file.
         super().__init__(name, replace(requested, tsize=False), "netascii", policy)
         self._decoder = Decoder()
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
-        """As L{TftpDownload.receive}, with the octets of the file in place of those on the wire."""
+        """Receive a datagram as L{TftpDownload.receive} does; the payload is converted to octets of the file."""
         payload, replies = super().receive(datagram, now)
         if payload is not None:
             payload = self._decoder.feed(payload)
             if self.complete:
-                # A CR that ends the file has no partner to wait for.
+                # At the end of the file no LF or NUL can follow a CR any more.
                 payload += self._decoder.finish()
         return payload, replies

@@ -1,5 +1,5 @@
 """
-What a client asks for in its request, and whether what the server grants is what was asked (RFC 2347).
+Writes the options of a client's request, and checks the options that the server grants (RFC 2347).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from castd.packets.tftp import LARGEST_BLKSIZE, Options
 
 
 class BadOffer(Refused):
-    """An OACK grants what was not asked for, or more than that: ERROR 8 ends the transfer (RFC 2347)."""
+    """The error that an OACK grants an option that was not asked for, or a larger value; sent as ERROR 8 (RFC 2347)."""
 
     code = 8
     text = "Option negotiation failed"
@@ -23,7 +23,7 @@ class BadOffer(Refused):
 @dataclass(frozen=True, slots=True)
 class RequestedOptions:
     """
-    The options that a client asks for; one that is L{None} is not asked for.
+    The options that a client asks for; an option that is L{None} is not asked for.
 
     @ivar blksize: octets, 8 to 65464 (RFC 2348).
     @ivar windowsize: blocks, 1 to 65535 (RFC 7440).
@@ -57,7 +57,7 @@ class RequestedOptions:
         """
         -> the terms of a transfer that is opened by an OACK with these options.
 
-        @raise BadOffer: it grants an option that was not asked for, or another value than may be granted.
+        @raise BadOffer: the OACK grants an option that was not asked for, or a value that may not be granted.
         """
         asked = {name for name, _ in self.options()}
         terms = AgreedOptions()
@@ -72,7 +72,7 @@ class RequestedOptions:
         return terms
 
 
-#: Whether a value may be granted, and the terms with that value.
+#: For each option: a function that checks the granted value and returns the terms with it.
 _Rule: TypeAlias = tuple[
     Callable[[RequestedOptions, int], bool],
     Callable[[AgreedOptions, int], AgreedOptions],

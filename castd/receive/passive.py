@@ -1,5 +1,5 @@
 """
-What the receivers of MTFTP and SLAM have in common: as long as blocks come, they need not send anything.
+Provides the base class of the receivers of MTFTP and SLAM, which send nothing as long as blocks come.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Error
 from castd.request import Peer
 
-#: Seconds without a block until a reminder is sent; each time twice as long, up to the second value.
+#: Seconds without a block until a reminder is sent: the first interval, and the longest.  Each is twice the last.
 REMINDER, LONGEST_REMINDER = 1.0, 4.0
 
 
 class PassiveReceiver(ABC):
     """
-    A half that sends a reminder when nothing has come for a while, and gives up in the end.
+    A half that sends a reminder when the server was silent for a while, and gives up after a longer silence.
 
     @ivar outcome, complete, size: as L{ITransferHalf<castd.interfaces.ITransferHalf>}.
     @ivar error, terms: as L{IClientTransferHalf<castd.interfaces.IClientTransferHalf>}.
     @ivar group, tid: as L{IGroupTransferHalf<castd.interfaces.IGroupTransferHalf>}.
-    @ivar blocks: how many different ones have come.
+    @ivar blocks: how many different blocks have come.
     @ivar repeats: how many reminders were sent.
     """
 
@@ -54,21 +54,21 @@ class PassiveReceiver(ABC):
         return self._reminder(now)
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at; L{None}: nothing is waited for."""
+        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
         if self.outcome is not None or self.complete:
             return None
         return min(self._reminderAt, self._heardAt + self._silence)
 
     @abstractmethod
     def _reminder(self, now: float) -> list[bytes]:
-        """-> datagrams that make the server go on."""
+        """-> the datagrams that ask the server to continue."""
 
     def _farewell(self) -> list[bytes]:
-        """-> datagrams to send when the server is given up."""
+        """-> the datagrams to send when the server is given up."""
         return []
 
     def _serverHeard(self, now: float) -> None:
-        """Start the silence anew: the server has spoken."""
+        """Restart the timer of the server's silence: a datagram of the server has come."""
         self._heardAt = now
         self._scheduleReminder(now, REMINDER)
 

@@ -1,5 +1,5 @@
 """
-When to repeat what the one peer of a transfer has not answered, and when to give the peer up.
+Decides when to repeat a datagram that the peer of a transfer has not answered, and when to give the peer up.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from castd.cast.rto import RtoEstimator
 
 class RetransmitTimer:
     """
-    The retransmission timer of a transfer with one peer.  Nothing is due before the first L{start}; jitter is added by
-    whoever drives the half.
+    The retransmission timer of a transfer with one peer.  No repetition is due before the first L{start}; the protocol
+    that drives the half adds jitter.
 
-    Only progress counts: call L{progressed} for what is new, never for a datagram that was ignored.  Otherwise a peer
-    that sends the wrong datagram often enough would keep us from repeating the right one.
+    Only progress restarts the timer: call L{progressed} for a datagram that brings something new, never for one that
+    was ignored.  Otherwise a peer could prevent the repetition that it needs, by sending useless datagrams.
 
-    @ivar repeats: repetitions in all.
-    @ivar sentAt: the instant at which the last datagram that wants an answer, or its repetition, was sent.
+    @ivar repeats: how many repetitions were sent in all.
+    @ivar sentAt: the instant at which the last datagram that needs an answer, or its repetition, was sent.
     """
 
     __slots__ = (
@@ -39,14 +39,14 @@ class RetransmitTimer:
         self.repeats = 0
 
     def start(self, now: float) -> None:
-        """Start the timer, as the opening datagram is sent; when that is sent again, do nothing."""
+        """Start the timer with the opening datagram; do nothing if the timer runs already."""
         if self._progressAt > now:
             self._progressAt = now
             self.sent(now)
 
     @property
     def roundTrip(self) -> float | None:
-        """The smoothed answering time in seconds, L{None} if nothing was measured."""
+        """The smoothed round-trip time in seconds; L{None}: nothing was measured."""
         return self._estimator.smoothedRtt
 
     @property
@@ -55,7 +55,7 @@ class RetransmitTimer:
         return self._estimator.interval()
 
     def setTimeout(self, timeout: float | None, now: float) -> None:
-        """Use the interval that was agreed on (RFC 2349), and forget what was measured; L{None}: none was."""
+        """Use the interval that was agreed on (RFC 2349), and forget all measurements; L{None}: none was agreed on."""
         if timeout is not None:
             self._policy = self._policy.withTimeout(timeout)
             self._estimator = RtoEstimator(self._policy.repeat)
@@ -63,9 +63,9 @@ class RetransmitTimer:
 
     def sent(self, now: float, first: bool = True) -> None:
         """
-        Note that a datagram was sent which wants an answer.
+        Note that a datagram was sent that needs an answer.
 
-        @param first: it was never sent before, so that the answer tells the answering time (Karn).
+        @param first: the datagram was not sent before, so its answer gives a sample of the round trip (Karn).
         """
         self.sentAt = now
         self._sample = first
@@ -82,7 +82,7 @@ class RetransmitTimer:
         self._dueAt = now + self._estimator.interval()
 
     def heardPeer(self) -> None:
-        """Note that the peer has spoken, without progress: its address is not forged, so it gets all repetitions."""
+        """Note that the peer has sent a datagram: its address is not forged, so it gets all repetitions."""
         self._everHeard = True
 
     def repeated(self, now: float) -> None:
@@ -92,7 +92,7 @@ class RetransmitTimer:
         self.sent(now, first=False)
 
     def due(self, now: float) -> bool:
-        """-> whether it is time to repeat."""
+        """-> whether a repetition is due."""
         return self._mayRepeat and now >= self._dueAt
 
     def exhausted(self, now: float) -> bool:
@@ -111,6 +111,6 @@ class RetransmitTimer:
 
     @property
     def _mayRepeat(self) -> bool:
-        """A peer that has sent nothing but a request may have a forged address: it gets a few repetitions only."""
+        """Whether a repetition is allowed: a peer that has sent only a request may be forged, and gets only a few."""
         limit = self._policy.maxRepeatsUnheard
         return self._everHeard or limit is None or self._estimator.repeats < max(limit, self._policy.minRepeats)

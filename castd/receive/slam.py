@@ -1,8 +1,8 @@
 """
-The receiving half of SLAM: C{slam://host[:port][/[group][:port]]}.
+Receives a file by SLAM: C{slam://host[:port][/[group][:port]]}.
 
-The client sends a full list of the missing blocks, as Etherboot's does, and is as quiet as iPXE's: while blocks arrive
-it sends a list only when it is asked for one.
+The client sends a full list of the missing blocks, as Etherboot does.  While blocks arrive it sends a list only when
+the server asks for one, as iPXE does.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from castd.receive.base import OffsetBlock
 from castd.receive.passive import PassiveReceiver
 from castd.request import Peer
 
-#: Where blocks go if the URL does not say: the only group that every client knows.
+#: The default group of blocks: the only one that every client knows.
 GROUP = ("239.255.1.1", 10000)
-#: Blocks of the longest file that is taken, some 24 GB: a header may tell of 53 bits, and each costs an octet here.
+#: The most blocks in a file, some 24 GB: a header may announce 2^53 octets, and each block costs an octet here.
 MOST_BLOCKS = 1 << 24
 
 
 @implementer(IGroupTransferHalf)
 class SlamDownload(PassiveReceiver):
-    """The client's half of a SLAM read: takes the one file of a port."""
+    """The client's half of a SLAM read: receives the only file of a port."""
 
     def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(policy, group)
@@ -35,7 +35,7 @@ class SlamDownload(PassiveReceiver):
         self._have = bytearray()
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the list of a client that knows nothing of the file yet."""
+        """-> the first list, of a client that does not know the file's size."""
         self._serverHeard(now)
         return [slam.FIRST_LIST]
 
@@ -44,8 +44,8 @@ class SlamDownload(PassiveReceiver):
         Receive a datagram sent to this client alone: a status request.
 
         @return: (L{None}, the list of missing blocks).
-        @raise WireError: not a header and nothing else, or of a file that is too long.
-        @raise ContentChanged: it speaks of another file than before.
+        @raise WireError: the datagram is no header alone, or announces a file that is too long.
+        @raise ContentChanged: the header is of another file than before.
         """
         header, end = slam.parseHeader(datagram)
         if end != len(datagram):
@@ -58,11 +58,11 @@ class SlamDownload(PassiveReceiver):
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
-        Receive a datagram sent to the group: a block, asked for or not.
+        Receive a datagram sent to the group: a block, asked for by this client or by another.
 
         @return: (the block if it is new or L{None}, nothing to send).
-        @raise WireError: not a block of its own header.
-        @raise ContentChanged: of another file than before.
+        @raise WireError: the datagram is no block that fits its own header.
+        @raise ContentChanged: the block is of another file than before.
         """
         data = slam.parseData(datagram)
         self._checkFile(data.header)
@@ -76,14 +76,14 @@ class SlamDownload(PassiveReceiver):
 
     def stored(self, now: float) -> list[bytes]:
         """
-        End the transfer.  -> the disconnect; nobody acknowledges it, and one that is lost costs the server a few
-        questions.
+        End the transfer.  -> the disconnect.  It is not acknowledged; if it is lost, the server polls this client a few
+        times more.
         """
         self.outcome = DONE
         return [slam.DISCONNECT]
 
     def _reminder(self, now: float) -> list[bytes]:
-        """-> a list that the server has not asked for."""
+        """-> a list of missing blocks that the server has not asked for."""
         return [self._list()]
 
     def _farewell(self) -> list[bytes]:
@@ -92,12 +92,12 @@ class SlamDownload(PassiveReceiver):
 
     def _checkFile(self, header: slam.Header) -> None:
         """
-        Begin the file of the first header, and see that every later header is the same.
+        Begin the file of the first header, and check that every later header is the same.
 
-        Real clients start over when the header changes; here a file that was begun must not end as another.
+        Real clients start over when the header changes; here the sink may have got blocks of the first file already.
 
-        @raise WireError: more blocks than anybody would send.
-        @raise ContentChanged: it is the header of another file.
+        @raise WireError: the header announces more blocks than the limit.
+        @raise ContentChanged: the header is of another file.
         """
         if header.count > MOST_BLOCKS:
             raise WireError(f"a file of {header.count} blocks")
@@ -113,7 +113,7 @@ class SlamDownload(PassiveReceiver):
             return slam.FIRST_LIST
         runs: list[range] = []
         start = self._have.find(0)
-        # More runs than this do not fit into a list.
+        # A list has no room for more runs than this.
         while start >= 0 and len(runs) < slam.LARGEST_DATAGRAM // 2:
             end = self._have.find(1, start)
             end = len(self._have) if end < 0 else end

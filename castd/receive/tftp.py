@@ -1,9 +1,9 @@
 """
-The halves of TFTP's client: its read and its write.  RFC 1350, 2347 to 2349, 7440.
+Reads and writes a file by TFTP, as a client: RFC 1350, 2347 to 2349, 7440.
 
-They are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each
+Both halves are driven as L{UploadReceiver<castd.receive.upload.UploadReceiver>} is: C{begin}, then C{receive} for each
 datagram of the peer and C{poll} at each C{deadline}, until there is an C{outcome}.  A L{TftpDownload} differs from an
-C{UploadReceiver} in how it begins; from then on both receive blocks.
+C{UploadReceiver} only in its opening; from then on both receive blocks.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from castd.receive.base import DALLY_INTERVALS, ReceivingHalf, TransferHalf
 from castd.receive.blocks import BlockSender, Read
 from castd.receive.options import RequestedOptions
 
-#: How patient a client is.  It repeats its request without limit: no forged address is at the other end.
+#: The default policy of a client.  Its request is repeated without limit, since a server's address is not forged.
 CLIENT_POLICY = RetransmitPolicy(maxRepeatsUnheard=None)
 
 
 @implementer(IClientTransferHalf)
 class TftpDownload(ReceivingHalf):
     """
-    The client's half of a read.  After the first answer that can be read it is given the datagrams of that port only.
+    The client's half of a read.  After the first answer, only datagrams of that answer's port are passed to it.
 
-    @ivar terms: what was agreed on, L{None} before the first answer.
-    @ivar error: the server's ERROR, if that was the end.
+    @ivar terms: the terms that were agreed on; L{None} before the first answer.
+    @ivar error: the server's ERROR, if it has ended the transfer; or L{None}.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class TftpDownload(ReceivingHalf):
         Receive a datagram of the server.
 
         @return: (payload to store or L{None}, datagrams to send).
-        @raise WireError: no packet that a server sends to a reader, or not at this point.
-        @raise BadOffer: an OACK that grants what was not asked for.
-        @raise Unsupported: a block that is larger than agreed on.
+        @raise WireError: the datagram is no packet that a server sends to a reader, or not at this point.
+        @raise BadOffer: an OACK grants what was not asked for.
+        @raise Unsupported: a block is larger than agreed on.
         """
         packet = self._parse(datagram)
         if packet is None:
@@ -71,7 +71,7 @@ class TftpDownload(ReceivingHalf):
         return payload, replies
 
     def _oackReceived(self, oack: Oack, now: float) -> list[bytes]:
-        """-> ACK 0: the first OACK opens the transfer; another one, before any block, tells that our ACK 0 was lost."""
+        """-> ACK 0, for the first OACK and for another one before any block, which shows that our ACK 0 was lost."""
         if self.terms is None:
             self._agree(self._requested.agree(oack.options), now)
             self._confirming = True
@@ -82,15 +82,15 @@ class TftpDownload(ReceivingHalf):
         return [self._ack()]
 
     def _agree(self, terms: AgreedOptions, now: float) -> None:
-        """Receive the file on these terms."""
+        """Begin to receive the file on these terms."""
         self.size = terms.tsize
         self._setTerms(terms)
         self._timer.setTimeout(terms.timeout, now)
 
     def _detectRollover(self, data: Data) -> None:
         """
-        Follow a server that counts 65535, 1 without being asked, as some do.  Where one block is sent at a time, no
-        other meaning is left for that 1.
+        Follow a server that counts 65535, 1 without being asked, as some do.  Without windows, block 1 can have no
+        other meaning after 65535.
         """
         if self.blocks == 0xFFFF and data.number == 1 and not self._hasWindows and self._requested.rollover is None:
             self._receiver.rollover = 1
@@ -99,17 +99,17 @@ class TftpDownload(ReceivingHalf):
         return [self._ack()] if self.terms else [self._opening]
 
     def _dallySeconds(self) -> float:
-        # The measured interval: somebody is waiting for this client to end.
+        # The measured interval, which is short: a user waits for this client to end.
         return DALLY_INTERVALS * min(self._timer.interval, self._policy.repeat.first)
 
 
 @implementer(IClientTransferHalf)
 class TftpUpload(TransferHalf):
     """
-    The client's half of a write.  There is never a payload to store.
+    The client's half of a write.  No datagram has a payload to store.
 
-    @ivar terms: what was agreed on, L{None} before the first answer.
-    @ivar error: the server's ERROR, if that was the end.
+    @ivar terms: the terms that were agreed on; L{None} before the first answer.
+    @ivar error: the server's ERROR, if it has ended the transfer; or L{None}.
     """
 
     def __init__(
@@ -139,8 +139,8 @@ class TftpUpload(TransferHalf):
         Receive a datagram of the server.
 
         @return: (L{None}, datagrams to send).
-        @raise WireError: no packet that a server sends to a writer, or not at this point.
-        @raise BadOffer: an OACK that grants what was not asked for.
+        @raise WireError: the datagram is no packet that a server sends to a writer, or not at this point.
+        @raise BadOffer: an OACK grants what was not asked for.
         """
         packet = self._parse(datagram)
         if packet is None:
@@ -149,15 +149,15 @@ class TftpUpload(TransferHalf):
             raise WireError("DATA in a write")
         if self._sender is None:
             return None, self._opened(packet, now)
-        # Another OACK: DATA 1 was lost, or they have crossed; the timer decides.
+        # Another OACK: DATA 1 was lost, or has crossed it; the timer repeats DATA 1 if need be.
         return None, self._ackReceived(self._sender, packet.number, now) if isinstance(packet, Ack) else []
 
     def stored(self, now: float) -> list[bytes]:
-        """-> nothing to send; never called, since there is never a payload to store."""
+        """-> nothing to send; never called, since no payload is stored."""
         return []
 
     def _opened(self, packet: Oack | Ack, now: float) -> list[bytes]:
-        """-> the first window, in answer to the OACK or ACK 0 that opens the transfer."""
+        """-> the first window, which answers the OACK or ACK 0 that opens the transfer."""
         if isinstance(packet, Ack):
             if packet.number != 0:
                 raise WireError(f"ACK {packet.number} as the first answer")

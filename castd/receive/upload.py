@@ -1,8 +1,9 @@
 """
-The server's half of TFTP's write.  RFC 1350, 2347 to 2349, 7440.
+Receives an upload by TFTP, as the server: RFC 1350, 2347 to 2349, 7440.
 
-Two of its rules are there for clients that hardly ever repeat anything (docs/decisions/uploads-lean-on-the-server.md):
-curl waits 73 s for each ACK that it misses, and takes every OACK for the beginning; atftp goes on with the next block.
+Two rules are there for clients that hardly ever repeat a datagram (docs/decisions/uploads-lean-on-the-server.md): curl
+waits 73 s for each ACK that it misses, and takes every OACK for the start of the transfer; atftp continues with the
+next block.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
 
-#: The last ACK is sent again so long after it was sent first: a client whose timer is longer than our stay cannot ask
-#: for it.  A client that has received it is gone, and its host tells us so.  Seconds.
+#: The last ACK is sent once more after so long, for clients whose timer is longer than the dally.  The host of a client
+#: that has received the first one answers that its port is closed.  Seconds.
 LAST_ACK_REPEATS = (0.2, 1.0)
-#: The OACK is withdrawn after so many silent intervals: the first is left to the client that has lost it, to ask again.
+#: ACK 0 replaces the OACK after so many silent intervals; in the first, a client that lost the OACK can ask again.
 OACK_INTERVALS = 2
 
 
@@ -30,18 +31,18 @@ class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
 
-    @ivar terms: what was agreed on; C{answer} is the OACK, and C{timeout} is in the policy already.
+    @ivar terms: the terms that were agreed on; C{answer} is the OACK, and C{timeout} is in the policy already.
     """
 
     def __init__(self, terms: AgreedOptions, policy: RetransmitPolicy, exact: bool = True) -> None:
         """
-        @param exact: the size that was announced is that of what comes, as in mode octet.
+        @param exact: the client announces the size as it comes on the wire, as in mode octet.
         """
         super().__init__(policy, terms)
         self.terms: AgreedOptions = terms
         self.size = terms.tsize
-        # Never sent once the first block is there: past a wrap ACK 0 acknowledges a block, and one well-known server
-        # broke its transfers with an OACK in its place.
+        # Never sent once the first block has come: after a wrap ACK 0 acknowledges a block, and one well-known server
+        # broke its transfers by sending an OACK in its place.
         self._opening = buildOack(terms.answer) if terms.answer else buildAck(0)
         self._exact = exact
         self._silentIntervals = 0
@@ -49,7 +50,7 @@ class UploadReceiver(ReceivingHalf):
         self._lastAckRepeats: list[float] = []
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the OACK or ACK 0; called again, the same one: the client has repeated its request."""
+        """-> the OACK or ACK 0; called again, since the client has repeated its request, it gives the same one."""
         self._silentIntervals = 0
         return super().begin(now)
 
@@ -58,8 +59,8 @@ class UploadReceiver(ReceivingHalf):
         Receive a datagram of the client.
 
         @return: (payload to store or L{None}, datagrams to send).
-        @raise WireError: no packet that a writing client sends.
-        @raise Unsupported: a block that is larger than agreed on.
+        @raise WireError: the datagram is no packet that a writing client sends.
+        @raise Unsupported: a block is larger than agreed on.
         """
         packet = self._parse(datagram)
         if packet is None:
@@ -67,7 +68,7 @@ class UploadReceiver(ReceivingHalf):
         if not isinstance(packet, Data):
             raise WireError(f"{type(packet).__name__.upper()} in a write")
         if not self.blocks and packet.number != 1:
-            # The block before it is lost, and this client has had its answer.
+            # The block before this one is lost, and the client has had an answer for this gap.
             self._openingReceived = True
             self._timer.heardPeer()
         elif self._oackWithdrawn and not self.blocks:
@@ -76,8 +77,8 @@ class UploadReceiver(ReceivingHalf):
 
     def stored(self, now: float) -> list[bytes]:
         """
-        Begin to dally: everything is stored.  -> the last ACK, which goes out again unasked, and to a client that
-        repeats its last block.
+        Begin to dally, since everything is stored.  -> the last ACK, which is sent again once by a timer, and whenever
+        the client repeats its last block.
         """
         self._lastAckRepeats = [now + after for after in LAST_ACK_REPEATS]
         return super().stored(now)
@@ -91,14 +92,14 @@ class UploadReceiver(ReceivingHalf):
         return datagrams
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at; L{None}: nothing is waited for."""
+        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
         instant = super().deadline(now)
         return instant if instant is None else min([instant, *self._lastAckRepeats])
 
     def _retransmission(self) -> list[bytes]:
-        # A client that has lost the OACK asks again, and gets it again.  Sent by our own timer, after a DATA 1 that was
-        # lost, it would corrupt what curl sends: a second OACK makes it send its next octets as block 1.  ACK 0 does
-        # not.
+        # A client that has lost the OACK repeats its request, and gets the OACK again.  Repeated by our own timer after
+        # a lost DATA 1, the OACK would corrupt curl's upload: curl answers a second OACK by sending its next octets as
+        # block 1.  ACK 0 does no harm.
         if self.blocks or self._oackWithdrawn or not self.terms.answer:
             return super()._retransmission()
         self._silentIntervals += 1
@@ -110,7 +111,7 @@ class UploadReceiver(ReceivingHalf):
     def _firstBlockShowsTerms(self) -> bool:
         """
         -> whether the first block will show which terms it was sent on, if ACK 0 is sent now.  A client that has the
-        OACK takes it for a repetition; one that has lost it takes it for a no to every option.
+        OACK takes ACK 0 for a repetition; one that has lost it takes ACK 0 for the refusal of all options.
         """
         terms = self.terms
         if (terms.blksize, terms.windowsize, terms.rollover) == (DEFAULT_BLKSIZE, 1, 0):
@@ -122,14 +123,14 @@ class UploadReceiver(ReceivingHalf):
 
     def _chooseTerms(self, octets: int) -> None:
         """
-        Choose the terms that hold by the first block after ACK 0.
+        Choose the terms by the first block after ACK 0.
 
-        @param octets: of its payload.
+        @param octets: octets of that block's payload.
         """
         agreed = self.terms.blksize
         if agreed != DEFAULT_BLKSIZE and (octets == DEFAULT_BLKSIZE or octets > agreed):
             self._setTerms(replace(self.terms, blksize=DEFAULT_BLKSIZE, windowsize=1, rollover=0))
 
     def _dallySeconds(self) -> float:
-        # Not the measured interval: it is the client's timer that brings the last block back, and that one is slow.
+        # Not the measured interval: the client's timer, which is slow, decides when the last block comes again.
         return DALLY_INTERVALS * self._policy.repeat.first

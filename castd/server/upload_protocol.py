@@ -138,8 +138,8 @@ class UploadProtocol(HalfProtocol):
 
     def _receiveRequest(self, datagram: bytes) -> bool:
         """
-        Answer a request of the peer, if the transfer uses the request port.  A repetition is answered again.  Any other
-        request ends this upload without an answer; the client's next request then begins a new one.
+        Answer a request of the peer, if the transfer uses the request port. A repetition is answered again. Every
+        other request ends this upload without an answer; the client's next request then begins a new one.
 
         @return: whether it was a request.
         """

@@ -1,3 +1,3 @@
 """
-The server that a service file describes: composed, run, reloaded and administered.
+Composes, runs, reloads and administers the server that a service file describes.
 """

@@ -1,5 +1,5 @@
 """
-One address that requests come to, as a service: bound while that is permitted, drained when it stops.
+Serves one address that requests come to: binds its port while that is permitted, and drains it on a stop.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ListeningAddress(Service):
     One address that requests come to, with all transports that share it.
 
     @ivar transport: all transports at this address, in one object.
-    @ivar entries: their entries in the service file.
-    @ivar port: the open port; L{None}: it is not open.
-    @ivar retiring: it serves only the peers that it serves already.
+    @ivar entries: the entries of these transports in the service file.
+    @ivar port: the open port; L{None}: no port is open.
+    @ivar retiring: requests of new peers are not served any more.
     """
 
     def __init__(self, site: Site, transport: ICastTransport, entry: Entry) -> None:
@@ -62,7 +62,7 @@ class ListeningAddress(Service):
         return next(iter(self.transport.casts()), None) is None
 
     def share(self, transport: ICastTransport, entry: Entry) -> bool:
-        """Add a transport that is configured at this address.  -> whether that could be done."""
+        """Add a transport that is configured at this address.  -> whether it could be added."""
         shared = self.transport.share(transport)
         if shared:
             self.entries.append(entry)
@@ -72,7 +72,7 @@ class ListeningAddress(Service):
         """
         Bind the port, and log that it listens.
 
-        @raise Unavailable: it cannot be had; where the service file asks for it, and why.
+        @raise Unavailable: the port cannot be bound; the text says where the service file asks for it, and why.
         """
         super().privilegedStartService()
         if self.port is None:
@@ -119,7 +119,7 @@ class ListeningAddress(Service):
         if self.site.predecessor is not None:
             draining.addCallback(self._predecessorEnded)
         elif self.site.ports.storing and not self.requestPortPeers():
-            # Nobody here is served on this port: what comes waits in the socket for the process after this one.
+            # No transfer lives on this port: datagrams wait in its socket for the next process.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)
         draining.addErrback(self._drainFailed)
@@ -128,7 +128,7 @@ class ListeningAddress(Service):
     # Reload.
 
     def become(self, other: ListeningAddress) -> None:
-        """Be what C{other} would be, on the port that is open, also if that was about to be closed."""
+        """Take over the transports of C{other}, on the port that is open here, also if it was about to be closed."""
         self.retiring = False
         self.transport.become(other.transport)
         self.entries = other.entries
@@ -146,7 +146,7 @@ class ListeningAddress(Service):
         return maybeDeferred(self.transport.drain)
 
     def _predecessorEnded(self, _: object) -> Deferred[None] | None:
-        """-> fires when no process needs what this one reads here."""
+        """-> fires when no other process needs the datagrams that this one reads from the port."""
         predecessor = self.site.predecessor
         return None if predecessor is None else predecessor.ended()
 
@@ -176,7 +176,8 @@ class ListeningAddress(Service):
 
     def handOver(self, successor: ISuccessor) -> Deferred[None]:
         """
-        Let another process read the port.  It stays open here: answers leave through it, and L{resume} may follow.
+        Let another process read the port.  The port stays open here: answers leave through it, and L{resume} may
+        follow.
 
         @return: fires when the transfers under way have ended.
         """
@@ -189,7 +190,7 @@ class ListeningAddress(Service):
         return maybeDeferred(upgradable.handOver, successor)
 
     def drain(self) -> Deferred[None]:
-        """Begin nothing new at an address where the successor does not listen.  -> as for L{handOver}."""
+        """Begin no transfer, at an address where the successor does not listen.  -> as L{handOver}."""
         self._retireForNow()
         return self._drainTransport()
 
@@ -198,7 +199,7 @@ class ListeningAddress(Service):
             self.retiring = self._handedOver = True
 
     def resume(self) -> None:
-        """Serve again: the successor has died."""
+        """Read the port and serve requests again: the successor has died."""
         if self._handedOver:
             self.retiring = self._handedOver = False
             self.transport.become(self.transport)
@@ -206,9 +207,9 @@ class ListeningAddress(Service):
             self.port.resume(True)
 
     def deliver(self, datagram: bytes, peer: Peer, local: Local) -> None:
-        """Take a datagram that another process has read here."""
+        """Receive a datagram that another process has read from this port."""
         self.transport.datagramFrom(datagram, peer, local)
 
     def deliverUnreachable(self, peer: Peer) -> None:
-        """Take an ICMP error that another process has read here."""
+        """Receive an ICMP error that another process has read from this port."""
         self.transport.peerUnreachable(peer)

@@ -1,5 +1,5 @@
 """
-The admin ports: the metrics page and the control socket, as the service file asks for them.
+Opens the admin ports that the service file asks for: the metrics page and the control socket.
 
 A port whose address stays the same stays open over a reload.
 """
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="castd")
 
-#: What answers a command of the control socket: with something that JSON can hold, or a Deferred of it.
+#: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one.
 Answer: TypeAlias = Callable[[], object]
 
-#: Most connections to the control socket at once.
+#: The most connections to the control socket at once.
 MOST_CONNECTIONS = 16
 #: Seconds that a connection to the control socket may last.
 CONNECTION_TIMEOUT = 30.0
-#: Octets of the longest path of a local socket (sun_path, unix(7)).
+#: The most octets in the path of a local socket (sun_path, unix(7)).
 LONGEST_PATH = 107
 
 
 class AdminPorts:
     """
-    The admin ports of one server: opened with it, exchanged by a reload, left to the next process by an upgrade.
+    The admin ports of one server.  A reload exchanges them, an upgrade leaves them to the next process.
 
-    @ivar runtimeDirectory: systemd's C{RUNTIME_DIRECTORY}: the control socket lies there if the service file gives no
-        path.
+    @ivar runtimeDirectory: systemd's C{RUNTIME_DIRECTORY}, where the control socket lies if the service file gives no
+        path for it.
     """
 
     def __init__(self, server: Server, answers: Mapping[str, Answer]) -> None:
@@ -70,22 +70,22 @@ class AdminPorts:
 
     def open(self) -> None:
         """
-        Open the admin ports of the service file, unless some are open.
+        Open the admin ports of the service file, unless admin ports are open already.
 
-        @raise ConfigError: one cannot be opened.
+        @raise ConfigError: a port cannot be opened.
         """
         if not self._ports:
             self.replace(self.bind(self._server.config))
 
     def bind(self, config: Config) -> dict[str, AdminPort]:
         """
-        Open the admin ports that a service file asks for; one that is open at the same address is kept.
+        Open the admin ports that a service file asks for; a port that is open at the same address is kept.
 
-        @return: all of them by name, for L{replace} or L{discard}.
-        @raise ConfigError: one cannot be opened; no new one is open then.
+        @return: all of these ports by name, for L{replace} or L{discard}.
+        @raise ConfigError: a port cannot be opened; no new port is open then.
         """
         ports = {}
-        # An address of the predecessor cannot be had before it has closed its port.
+        # An address of the predecessor cannot be bound before the predecessor has closed its port.
         occupied = self._server.handover.occupiedAdminAddresses()
         for name, port in self._configured(config).items():
             if occupied.get(name) == port.address:
@@ -105,7 +105,7 @@ class AdminPorts:
         return ports
 
     def discard(self, ports: dict[str, AdminPort]) -> None:
-        """Close the new ones of L{bind}: they are not to be used after all."""
+        """Close the ports that L{bind} has opened, and keep the old ones: the reload has failed."""
         for name, port in ports.items():
             if port is not self._ports.get(name):
                 port.close()
@@ -145,13 +145,13 @@ class AdminPorts:
         """
         -> the address and the endpoint of each admin port of a service file, by its name: C{metrics}, C{control}.
 
-        @raise ConfigError: one is no address, or something that it needs is not installed.
+        @raise ConfigError: an address cannot be read, or a library that a port needs is not installed.
         """
         reactor, found = self._server.site.reactor, dict[str, tuple[str, IStreamServerEndpoint]]()
         if (listen := config.metrics.listen) is not None:
             source = config.tree.where(("metrics", "listen"))
             try:
-                # Now: where twistd has changed the root of the file system there is nothing to import any more.
+                # Imported now: after twistd has changed the root of the file system no module can be found.
                 import castd.observe.metrics  # noqa: F401
 
                 found["metrics"] = listen, metricsEndpoint(reactor, listen)
@@ -181,7 +181,7 @@ class AdminPorts:
         }
 
     def _metricsSite(self) -> IProtocolFactory:
-        # An extra: who wants no metrics need not have it.
+        # Imported here: prometheus_client is optional, the extra "metrics".
         from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite
 
         if self._counters is None:
@@ -199,11 +199,11 @@ class AdminPort:
     """
     One stream port.
 
-    @ivar address: as the service file has it; ports of the same address are the same.
+    @ivar address: the text in the service file; equal texts mean the same port.
     """
 
     def __init__(self, address: str, source: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
-        """@param source: file, line and path of what asks for it in the service file."""
+        """@param source: file, line and path of the entry that asks for this port in the service file."""
         self.address = address
         self._source = source
         self._endpoint = endpoint
@@ -214,10 +214,10 @@ class AdminPort:
         """
         Open the port.
 
-        @raise Unavailable: it cannot be opened.
+        @raise Unavailable: the port cannot be opened.
         """
         outcome: list[IListeningPort | Failure] = []
-        # Whoever may write to a socket's file may do everything; a chmod would come a moment too late.
+        # A process that may write to the socket's file may send every command; a chmod would come a moment too late.
         mask = os.umask(0o177)
         try:
             self._endpoint.listen(self._factory).addBoth(outcome.append)
@@ -232,10 +232,10 @@ class AdminPort:
 
     def close(self) -> Deferred[None]:
         """
-        Close the port, if it is open.  A server that is stopped keeps its ports until it has drained: they show how far
-        that is.
+        Close the port, if it is open.  A server that is stopped keeps its admin ports until its transfers have ended,
+        since they show how many are left.
 
-        @return: fires when it is closed, and the file of a local socket is removed.
+        @return: fires when the port is closed, and the file of a local socket is removed.
         """
         port, self._port = self._port, None
         closing = None if port is None else port.stopListening()
@@ -243,7 +243,7 @@ class AdminPort:
 
 
 class ControlConnection(LineOnlyReceiver):
-    """One connection to the control socket: a command and its answer, a line of JSON each."""
+    """One connection to the control socket: receives a command, a line of text, and answers by a line of JSON."""
 
     delimiter = b"\n"
     MAX_LENGTH = 4096
@@ -282,7 +282,7 @@ class ControlConnection(LineOnlyReceiver):
 
 
 class ControlFactory(Factory):
-    """Makes the connections of the control socket, so many at once and no more."""
+    """Makes the connections of the control socket, and limits how many are open at once."""
 
     noisy = False
 
@@ -309,8 +309,8 @@ def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
 
     @raise ValueError: the text is neither.
     """
-    # Not before: this module takes what the environment says of passed sockets (castd.net.activation) as soon as it is
-    # imported.
+    # Imported here: on import, twisted.internet.endpoints reads the variables of passed sockets from the environment,
+    # and castd.net.activation has to read them first.
     from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 
     try:
@@ -322,7 +322,7 @@ def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
 
 
 def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
-    """-> the endpoint of a local socket; the file that a dead server has left does not keep it from opening."""
+    """-> the endpoint of a local socket, which also opens where a dead server has left its file."""
     from twisted.internet.endpoints import UNIXServerEndpoint
 
     return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)

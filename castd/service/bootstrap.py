@@ -1,5 +1,5 @@
 """
-What C{twistd castd} and C{castd serve} both do before anything is served.
+Prepares a server, for C{twistd castd} and for C{castd serve}: reads the service file, and sets up the process.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     """
     Read the service file and make everything that it names; no request port is open yet.
 
-    @param reactor: nothing may be scheduled with it yet.
-    @param user: with whose rights all of it is read and made, so that what this user may not have is known now, and not
-        at the first reload, without root; L{None}: with the rights of this process.
-    @raise ConfigError: one line for each fault of the file; L{Unavailable}: what it asks for is not here.
+    @param reactor: no call may be scheduled with it yet.
+    @param user: everything is read and made with the rights of this user, so that a missing right is found now, and
+        not at the first reload, which has no root; L{None}: with the rights of this process.
+    @raise ConfigError: with one line for each fault of the file.
+    @raise Unavailable: this machine does not have what the file asks for.
     """
     useMonotonicClock(IReactorTime(reactor))
     raiseDescriptorLimit()
@@ -71,16 +72,17 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
         server.handover.predecessor = Predecessor(server, inheritance, reactor.stop, toPredecessor)
         server.handover.predecessor.setServiceParent(server)
-    # What is here now stays: the collector need not look at all of it again and again.
+    # The objects that exist now stay for the whole run: the collector need not visit them again and again.
     gc.freeze()
     return server
 
 
 def inherit() -> Inheritance | None:
     """
-    -> what a predecessor passes on to this process, L{None}: there is none.
+    Receive what a predecessor passes on to this process.
 
-    @raise Unavailable: it has died.
+    @return: L{None}: this process has no predecessor.
+    @raise Unavailable: the predecessor has died.
     """
     try:
         return receiveInheritance(os.environ)
@@ -91,13 +93,13 @@ def inherit() -> Inheritance | None:
 def _compose(
     file: Path | str, reactor: IReactorCore, inheritance: Inheritance | None, user: UnprivilegedUser | None
 ) -> tuple[Server, Ports]:
-    """-> the server, with the sockets that it gets from a supervisor or a predecessor, and who makes its ports."""
+    """-> (the server, with the sockets of a supervisor or a predecessor; the maker of its ports)."""
     sockets, stored, unfit = passedSockets(takeVariables())
     if inheritance is not None:
         sockets, stored = inheritance.adopted, inheritance.inherited
     random = BufferedSystemRandom()
     notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
-    # The predecessor is the one that speaks to the service manager until this process has taken over.
+    # Until this process has taken over, only the predecessor notifies the service manager.
     notifier.muted = inheritance is not None
     ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), inheritance is not None)
     collected = collect()
@@ -114,7 +116,7 @@ def _compose(
 
 
 def reportUnused(faults: Iterable[str], ports: Ports) -> None:
-    """Log which plugins, and which of the passed sockets, are not used, though somebody may count on them."""
+    """Log each plugin that cannot be used, and each passed socket that the service file does not use."""
     for fault in faults:
         _log.warn("{why}", event="unfit", why=fault)
     for host, port in ports.unclaimed():
@@ -123,7 +125,7 @@ def reportUnused(faults: Iterable[str], ports: Ports) -> None:
 
 
 class SignalService(Service):
-    """Calls a function at a signal, from its start on; the signal does not kill, whatever comes of the call."""
+    """Calls a function whenever a signal comes, once the service has started; the signal does not end the process."""
 
     def __init__(self, reactor: IReactorFromThreads, number: int, action: Callable[[], object]) -> None:
         self._reactor = reactor
@@ -132,30 +134,30 @@ class SignalService(Service):
 
     def startService(self) -> None:
         super().startService()
-        # From the reactor's own loop: a signal comes in the middle of anything.
+        # Called by the reactor's loop, since the signal may interrupt any code.
         signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._action))
 
 
 def useMonotonicClock(reactor: IReactorTime) -> None:
-    """Let the reactor count time that nobody sets back: with C{time.time} a corrected clock would stop every timer."""
+    """Make the reactor use the monotonic clock: with C{time.time}, setting back the clock would delay every timer."""
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
 
 
 def collectGarbageSeldom() -> None:
     """
-    Collect garbage seldom.
+    Make the cyclic garbage collector run seldom.
 
-    A transfer makes some hundred objects and leaves few cycles, and in a storm of requests the collector took a quarter
-    of the time (benchmarks/, workload storm).
+    A transfer makes some hundred objects and leaves few cycles.  With Python's defaults the collector took a quarter of
+    the time in the workload storm of benchmarks/.
     """
     gc.set_threshold(20_000, 20, 50)
 
 
 def raiseDescriptorLimit() -> int:
     """
-    Ask for as many descriptors as this process may have: each transfer needs one or two.
+    Raise the soft limit of open descriptors to the hard limit: each transfer needs one or two.
 
-    @return: how many that are.
+    @return: the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

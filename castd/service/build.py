@@ -1,5 +1,5 @@
 """
-Makes what a service file describes, without putting it in force: for a server that starts, and for one that reloads.
+Makes the sources, sinks and transports that a service file names, for a start and for a reload; opens no socket.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from castd.request import Peer
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 
-#: The peer for whom files are looked up before there are any peers.
+#: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
 
 _Made = TypeVar("_Made")
@@ -34,7 +34,7 @@ _Made = TypeVar("_Made")
 @dataclass(frozen=True)
 class _SinkKind:
     """
-    What can be named beneath C{uploads:}.
+    One kind of sink that can be named beneath C{uploads:}.
 
     @ivar make: called with an instance of C{options}.
     """
@@ -47,7 +47,7 @@ SINKS = {"directory": _SinkKind(UploadDirectoryOptions, makeSink)}
 
 
 def kinds(collected: Collected) -> Kinds:
-    """-> what can be named in a service file."""
+    """-> the kinds of transports, sources and sinks that a service file can name."""
     return Kinds(collected.transports, collected.sources, SINKS, Rule)
 
 
@@ -55,7 +55,8 @@ def read(file: Path | str, collected: Collected) -> Config:
     """
     Read a service file.
 
-    @raise ConfigError: with every fault in it, and those of plugins, since one of them may be why a name is unknown.
+    @raise ConfigError: with every fault of the file, and with the faults of plugins, since a plugin that failed may be
+        the reason for an unknown name.
     """
     try:
         return load(file, kinds(collected))
@@ -68,7 +69,7 @@ class ConfiguredSink:
     """
     A place for uploads, with its options.
 
-    It knows which uploads are under way.  So a reload that leaves its options as they are keeps it.
+    A reload that does not change the options keeps the sink, since the sink knows which uploads are under way.
     """
 
     options: BaseModel
@@ -78,9 +79,9 @@ class ConfiguredSink:
 @dataclass
 class Components:
     """
-    Everything that a service file names, made; no socket is open yet.
+    The sources, sinks and addresses that a service file names; no socket is open yet.
 
-    @ivar addresses: by interface and port.
+    @ivar addresses: the addresses to listen at, by interface and port.
     """
 
     config: Config
@@ -89,17 +90,17 @@ class Components:
     addresses: dict[tuple[str, int], ListeningAddress] = field(default_factory=dict)
 
     def openSite(self, site: Site) -> None:
-        """Serve from these sources and into these sinks."""
+        """Make the site serve files from these sources, and put uploads into these sinks."""
         site.open(self.sources, [each.sink for each in self.sinks], self.config.access)
 
 
 def build(config: Config, collected: Collected, site: Site, sinks: Iterable[ConfiguredSink] = ()) -> Components:
     """
-    Make all that a service file names.
+    Make the sources, sinks and transports that a service file names.
 
-    @param site: what the transports are to share; it is not changed.
-    @param sinks: those that there are; one with the same options is kept.
-    @raise ConfigError: with everything that cannot be made.
+    @param site: the site that the transports share; it is not changed.
+    @param sinks: the sinks in use; one with the same options is kept.
+    @raise ConfigError: with a fault for each entry that cannot be made.
     """
     current = list(sinks)
 
@@ -124,7 +125,7 @@ def build(config: Config, collected: Collected, site: Site, sinks: Iterable[Conf
 
 
 def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[_Made]:
-    """Make each entry; what cannot be made is a complaint at its place in the file."""
+    """Make each entry; one that cannot be made becomes a fault at its line of the file."""
     made = []
     for entry in entries:
         try:
@@ -138,7 +139,7 @@ def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[
 def _addTransport(
     addresses: dict[tuple[str, int], ListeningAddress], site: Site, transport: ICastTransport, entry: Entry
 ) -> None:
-    """Add a transport to its address, which others may have already."""
+    """Add a transport to its address, where other transports may listen already."""
     bindAddress = (transport.interface, transport.port)
     first = addresses.get(bindAddress)
     if first is None:
@@ -149,7 +150,7 @@ def _addTransport(
 
 
 def _checkFileSizes(config: Config, content: SourceChain) -> None:
-    """Complain of files that a transport names and could never send."""
+    """Record a fault for each file that a transport names and could never send."""
 
     def size(name: str) -> int | None:
         try:
@@ -157,7 +158,7 @@ def _checkFileSizes(config: Config, content: SourceChain) -> None:
         except Refused:
             return None
         if isinstance(found, Deferred):
-            # A source that takes its time is not waited for.
+            # The check does not wait for a source that answers later.
             found.addCallbacks(lambda late: late.close(), lambda _: None)
             return None
         found.close()

@@ -1,7 +1,7 @@
 """
-Where the log goes: one log for people or machines, and a file of the events alone, both as the service file says.
+Opens the log and the file of events that the service file asks for, and writes to them.
 
-A reload opens the files anew, which is what whoever rotates logs waits for.
+A reload opens the files anew, as programs that rotate logs expect it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from castd.observe.file import JSONFile, LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 
-#: What an event is written as.
+#: The formats that an event can be written in.
 Format: TypeAlias = Literal["text", "json", "journal"]
-#: Makes the observer that writes the log in a format, where no file is configured.
+#: Makes the observer that writes the log in this format, where no file is configured.
 MakeObserver: TypeAlias = Callable[[Format], Observer]
 
 _File = TypeVar("_File", bound=LineFile)
@@ -43,17 +43,17 @@ def _render(form: Format, event: LogEvent) -> str | None:
 
 
 def textLog(stream: TextIO) -> RateLimiter:
-    """-> an observer that writes the log for people, each fault once a minute."""
+    """-> an observer that writes the log as text for people, each fault once a minute."""
     return RateLimiter(FileLogObserver(stream, asText))
 
 
 def jsonLog(stream: TextIO) -> RateLimiter:
-    """-> an observer that writes the same log as lines of JSON."""
+    """-> an observer that writes the log as lines of JSON, each fault once a minute."""
     return RateLimiter(FileLogObserver(stream, asJSON))
 
 
 def logTo(stream: TextIO) -> MakeObserver:
-    """-> what makes the observer for a stream; in the format C{journal} it writes to the journal instead."""
+    """-> a function that makes the observer for a stream; in the format C{journal} it writes to the journal instead."""
 
     def make(form: Format) -> Observer:
         if form == "journal":
@@ -68,10 +68,10 @@ class LogOutputs:
     """
     Open files, and the observers that write to them.
 
-    @ivar log: the log, before its least level is applied; L{None}: somebody else keeps it.
-    @ivar filtered: the log, from its least level on; L{None}: likewise.
-    @ivar events: the events alone; L{None}: not wanted.
-    @ivar files: all that was opened.
+    @ivar log: the log, before its least level is applied; L{None}: castd does not write the log itself.
+    @ivar filtered: the log, from its least level on; L{None}: castd does not write the log itself.
+    @ivar events: the file of events alone; L{None}: the service file asks for none.
+    @ivar files: all files that were opened.
     """
 
     log: RateLimiter | None = None
@@ -99,18 +99,18 @@ class LogOutputs:
 @implementer(ILogObserver)
 class Logs:
     """
-    All that castd itself writes of what happens: an observer of every event.
+    Writes every event to the log and to the file of events: an observer.
 
-    @ivar keepsLog: whether the log is written here; else somebody else writes it, and here go the events alone.
+    @ivar keepsLog: this observer writes the log; otherwise it writes only the file of events.
     """
 
     def __init__(
         self, makeObserver: MakeObserver | None = None, file: str | None = None, defaultFile: str | None = None
     ) -> None:
         """
-        @param makeObserver: for a log that goes to no file; L{None}: somebody else keeps the log.
-        @param file: for the log, whatever the service file says.
-        @param defaultFile: for the log, if the service file names no file.
+        @param makeObserver: makes the observer of a log that goes to no file; L{None}: castd does not write the log.
+        @param file: the file of the log, whatever the service file says.
+        @param defaultFile: the file of the log, if the service file names none.
         """
         self.keepsLog = makeObserver is not None
         self._makeObserver = makeObserver
@@ -128,7 +128,7 @@ class Logs:
 
     def open(self, config: Config) -> None:
         """
-        Open what the service file wants, unless something is open.
+        Open the outputs that the service file asks for, unless outputs are open already.
 
         @raise Unavailable: a file cannot be opened.
         """
@@ -137,9 +137,9 @@ class Logs:
 
     def openOutputs(self, config: Config) -> LogOutputs:
         """
-        Open what a service file wants, for L{replace}.
+        Open the outputs that a service file asks for, for L{replace}.
 
-        @raise Unavailable: a file cannot be opened; none is open then.
+        @raise Unavailable: a file cannot be opened; no new file is open then.
         """
         outputs, wanted = LogOutputs(), config.logging
         with ExitStack() as undo:
@@ -180,7 +180,7 @@ class Logs:
         return observer
 
     def replace(self, outputs: LogOutputs) -> None:
-        """Write to these from now on, and close the others."""
+        """Write to these outputs from now on, and close the ones before."""
         before, self._outputs = self._outputs, outputs
         if before is not None:
             before.close()
@@ -197,14 +197,14 @@ class Logs:
             self._outputs.flush()
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Close the outputs; nothing is written any more."""
         before, self._outputs = self._outputs, None
         if before is not None:
             before.close()
 
 
 def chooseFormat(wanted: Literal["auto"] | Format, toFile: bool) -> Format:
-    """-> the format of a log; C{auto} depends on the environment, and the journal is no file."""
+    """-> the format of a log; C{auto} is chosen by the environment, and C{journal} is not chosen for a file."""
     if wanted == "auto":
         toJournal = not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET)
         return "journal" if toJournal else "text"

@@ -1,5 +1,5 @@
 """
-Gives up root for good, once the ports are bound.
+Gives up the privileges of root for good, once the ports are bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from castd.errors import Unavailable
 @dataclass(frozen=True, slots=True)
 class UnprivilegedUser:
     """
-    A user that castd becomes, with all its groups.
+    A user without privileges that the process becomes, with all groups of that user.
 
     @ivar groups: the supplementary groups.
     """
@@ -63,10 +63,10 @@ class UnprivilegedUser:
     @contextmanager
     def asEffectiveUser(self) -> Iterator[None]:
         """
-        Be this user for a while, and root again afterwards; change nothing if this process is not root.
+        Take the effective ids of this user while the context is entered; do nothing if this process is not root.
 
-        What can be opened here can be opened again later, without root.  And root follows no symbolic link that this
-        user has made.
+        A file that can be opened in the context can be opened again later, without root.  And root follows no symbolic
+        link that this user has made.
         """
         if os.geteuid() != 0:
             yield
@@ -84,7 +84,7 @@ class UnprivilegedUser:
 
     def dropPrivileges(self) -> None:
         """
-        Be this user for good: real, effective and saved ids, and no capability is left.
+        Become this user for good: set real, effective and saved ids, and keep no capability.
 
         @raise Unavailable: this process is neither root nor this user.
         """

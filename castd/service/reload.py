@@ -1,5 +1,5 @@
 """
-The request ports that change when another service file comes into force.
+Changes the request ports when another service file comes into force.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from castd.service.address import ListeningAddress
 
 class PortChange:
     """
-    The request ports that another service file needs beside those that are open: all of them are bound, or none.
+    Binds the request ports that another service file needs beside those that are open: all of them, or none.
     """
 
     def __init__(self, current: Iterable[ListeningAddress], wanted: Mapping[tuple[str, int], ListeningAddress]) -> None:
         """
         @param current: the addresses that are served now.
-        @param wanted: those of the other service file, by interface and port; none is bound.
+        @param wanted: the addresses of the other service file, by interface and port; none is bound.
         """
         self._current = {each.bindAddress: each for each in current}
         self._wanted = wanted
@@ -27,9 +27,9 @@ class PortChange:
 
     def bind(self) -> None:
         """
-        Bind what is new.
+        Bind the addresses that are not served yet.
 
-        @raise ConfigError: with each address that cannot be had; all ports are as they were.
+        @raise ConfigError: with each address that cannot be bound; all ports are as they were.
         """
         faults: list[str] = []
         for bindAddress, wanted in self._wanted.items():
@@ -50,7 +50,7 @@ class PortChange:
             raise ConfigError(*faults)
 
     def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
-        """The wildcard and an address of its family cannot be open together: the one that goes must go first."""
+        """Unbind addresses that are to go: the wildcard and an address of its family cannot be bound together."""
         host, port = bindAddress
         for (otherHost, otherPort), other in self._current.items():
             conflict = otherPort == port and "" in (otherHost, host) and ":" not in otherHost + host

@@ -1,5 +1,5 @@
 """
-The server that a service file describes: started, reloaded, upgraded and stopped.
+Starts, reloads, upgrades and stops the server that a service file describes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _log = Logger(namespace="castd")
 
 
 class ReloadAnswer(TypedDict):
-    """What C{castd reload} is answered."""
+    """The answer to C{castd reload}."""
 
     ok: bool
     faults: tuple[str, ...]
@@ -48,26 +48,26 @@ class ReloadAnswer(TypedDict):
 
 class Server(MultiService):
     """
-    Everything that a service file describes.  Before it is started no socket is open.
+    The server that a service file describes.  Before the start no socket is open.
 
     @ivar config: the service file that is in force.
-    @ivar file: its absolute path.
-    @ivar site: what its transports share.
-    @ivar addresses: where it listens.
-    @ivar created: the instant it was made.
-    @ivar logs: what it writes of what happens.
-    @ivar user: the user that it becomes once its ports are bound; L{None}: it stays who it is.
-    @ivar draining: it takes no new requests: it was told to stop, or another process has taken over.
-    @ivar stopping: it was told to stop.
+    @ivar file: the absolute path of the service file.
+    @ivar site: the site that all transports share.
+    @ivar addresses: the addresses where it listens.
+    @ivar created: the instant at which this object was made.
+    @ivar logs: the observer that writes the log and the file of events.
+    @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
+    @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
+    @ivar stopping: the server is being stopped.
     @ivar handover: the processes before and after this one.
     @ivar admin: the metrics page and the control socket.
-    @ivar watch: what a service manager is told; nothing, until L{setServiceManager}.
+    @ivar watch: notifies the service manager; sends nothing before L{setServiceManager}.
     """
 
     def __init__(self, components: Components, site: Site, collected: Collected) -> None:
         super().__init__()
         self.config = components.config
-        # A daemon's working directory is another one.
+        # Absolute, since a daemon changes its working directory.
         self.file = components.config.file.absolute()
         self.site = site
         self.addresses = tuple(components.addresses.values())
@@ -85,11 +85,11 @@ class Server(MultiService):
             each.setServiceParent(self)
 
     def setServiceManager(self, notifier: ServiceNotifier, period: float | None) -> None:
-        """Keep a service manager informed, and its watchdog fed; see L{ServiceWatch}."""
+        """Notify a service manager from now on, and feed its watchdog; see L{ServiceWatch}."""
         self.watch = ServiceWatch(self.site.reactor, notifier, period, self.listeningPorts, self.statusLine)
 
     def asEffectiveUser(self) -> AbstractContextManager[None]:
-        """Be, for a while, the user that the server becomes once its ports are bound."""
+        """Take the effective ids of C{user} while the context is entered."""
         return nullcontext() if self.user is None else self.user.asEffectiveUser()
 
     # Start and stop.
@@ -98,7 +98,7 @@ class Server(MultiService):
         """
         Bind all ports, or none.
 
-        @raise ConfigError: with each one that cannot be had.
+        @raise ConfigError: with each port that cannot be bound.
         """
         faults: list[str] = []
         steps: list[Callable[[], object]] = [self._openLogs, self.admin.open]
@@ -115,13 +115,13 @@ class Server(MultiService):
             raise Unavailable(*faults)
 
     def _openLogs(self) -> None:
-        """Open the log files; not before, since whoever only checks a service file leaves nothing behind."""
+        """Open the log files.  This waits for the start, since C{castd check} must leave no file behind."""
         with self.asEffectiveUser():
             self.logs.open(self.config)
         globalLogPublisher.addObserver(self.logs)
 
     def startService(self) -> None:
-        """Serve, and clear away the uploads that a crash has left unfinished."""
+        """Serve requests, and remove the unfinished uploads that a crash has left."""
         self._openLogs()
         self.admin.open()
         try:
@@ -133,10 +133,10 @@ class Server(MultiService):
             self._announceServing()
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
-                directory.removeAbandoned().addErrback(_unswept)
+                directory.removeAbandoned().addErrback(_removalFailed)
 
     def _announceServing(self) -> None:
-        """Tell the service manager that this process serves, and close what a process before it has left unused."""
+        """Notify the service manager that this process serves, and close the passed sockets that nothing uses."""
         self.watch.start()
         for host, port in self.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
@@ -174,7 +174,7 @@ class Server(MultiService):
         return "draining" if self.draining else "serving"
 
     def unready(self) -> str | None:
-        """-> why requests are not answered now, L{None}: they are."""
+        """-> the reason why requests are not answered now; L{None}: they are answered."""
         if self.draining:
             return "draining"
         if any(each.port is None for each in self.addresses):
@@ -186,7 +186,7 @@ class Server(MultiService):
         return None
 
     def status(self) -> dict[str, object]:
-        """-> what is under way, as plain data."""
+        """-> the state of the server, with all transfers under way, as plain data."""
         now = self.site.reactor.seconds()
         return {
             "version": __version__,
@@ -207,13 +207,13 @@ class Server(MultiService):
         return self.admin.addresses()
 
     def stopServing(self) -> Deferred[None]:
-        """Leave new requests to another process.  -> fires when that can open the admin ports."""
+        """Leave new requests to another process.  -> fires when that process can open the admin ports."""
         self.draining = True
         self.site.ports.freezeStore(True)
         return self.admin.close()
 
     def startServing(self) -> None:
-        """Be the process that serves: open the admin ports, and tell the service manager."""
+        """Take over as the process that serves: open the admin ports, and notify the service manager."""
         try:
             self.admin.open()
         except ConfigError as error:
@@ -244,7 +244,7 @@ class Server(MultiService):
         """
         Read the service file again and put it in force; on any fault everything stays as it was.
 
-        @return: the faults, as for a start; none: it is in force.
+        @return: the faults, as for a start; an empty tuple: the file is in force.
         """
         if self.draining:
             return ("castd is stopping",)
@@ -272,7 +272,7 @@ class Server(MultiService):
         """
         Put another service file in force.  Transfers under way keep what they began with.
 
-        @raise ConfigError: it cannot be done, and nothing has changed; a port that cannot be had is such a reason.
+        @raise ConfigError: the file cannot be put in force, such as when a port cannot be bound; nothing has changed.
         """
         components = build(config, self._collected, self.site, self._sinks)
         admin = self.admin.bind(config)
@@ -294,7 +294,7 @@ class Server(MultiService):
         self.site.ports.reconcileStore()
 
     def _changeAddresses(self, components: Components) -> None:
-        """Listen at these addresses, whose ports are open; others serve only the peers that they serve already."""
+        """Listen at these addresses, whose ports are open, and retire all others."""
         current, wanted = {each.bindAddress: each for each in self.addresses}, components.addresses
         for bindAddress, fresh in wanted.items():
             if bindAddress in current:
@@ -313,8 +313,8 @@ class Server(MultiService):
         _log.info("{address} is closed", event="closed-port", address=vanished.address)
 
 
-def _unswept(failure: Failure) -> None:
-    """What a crash has left is still there; it is in nobody's way, and the next start tries again."""
+def _removalFailed(failure: Failure) -> None:
+    """Log that unfinished uploads could not be removed: they do no harm, and the next start tries again."""
     if failure.check(OSError, Refused) is None:
         _log.failure("unfinished uploads are still there", failure, event="fault")
     else:
@@ -325,16 +325,16 @@ def compose(
     config: Config, collected: Collected, reactor: IReactorTime, ports: IPorts, random: Random | None = None
 ) -> Server:
     """
-    Make all that a service file names, without opening a socket.
+    Make the server that a service file describes, without opening a socket.
 
-    @param ports: where its ports come from, once it is started.
-    @param random: where all randomness comes from; L{None}: from the system.
-    @raise ConfigError: with everything that cannot be made.
+    @param ports: makes the ports of the server, once it is started.
+    @param random: the source of all randomness; L{None}: the system's.
+    @raise ConfigError: with a fault for each entry that cannot be made.
     """
     site = Site(reactor, random or BufferedSystemRandom(), ports, config.limits)
     components = build(config, collected, site)
     components.openSite(site)
     server = Server(components, site, collected)
-    # So that a fault in their addresses is known now.
+    # Made now, so that faults in the addresses of admin ports are found before the start.
     server.admin.endpoints(config)
     return server

@@ -1,5 +1,5 @@
 """
-The public test kit of castd: its own transports are tested with it, and yours can be.
+Provides the test kit of castd: a network in memory with virtual time, for tests of castd's transports and of yours.
 
 A test puts a transport on a virtual network and talks to it::
 
@@ -11,7 +11,7 @@ A test puts a transport on a virtual network and talks to it::
     client.send(b"\\0\\1vmlinuz\\0octet\\0", ("10.0.0.1", 69))
     received = client.expect(seconds=5)
 
-Nothing in it opens a socket, reads a clock, or draws a number that the seed does not determine.
+The kit opens no socket and reads no clock, and the seed determines every random number.
 """
 
 from castd.testing.content import BytesContent, MemorySink, ReceivedFile, pattern

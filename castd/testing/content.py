@@ -1,5 +1,5 @@
 """
-Files in memory: what a site of a test serves, and what it is sent.
+Provides files in memory: contents that a site serves, and sinks for its uploads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from castd.request import Peer
 
 def pattern(size: int) -> bytes:
     """
-    -> C{size} octets of which no two neighbouring blocks are alike, whatever the block size: a mixed-up block shows.
+    -> C{size} octets in which no two neighbouring blocks are equal, whatever the block size, so that a block in the
+    wrong place shows.
     """
     unit = bytes((3 + 7 * index + index // 251) & 255 for index in range(64_251))
     return (unit * (size // len(unit) + 1))[:size]
@@ -27,11 +28,11 @@ def pattern(size: int) -> bytes:
 @implementer(IContent)
 class BytesContent:
     """
-    A content that is made of octets in memory.
+    A content in memory.
 
-    @ivar data: all of it.
-    @ivar closes: how often it was closed; once is right.
-    @ivar cut: octets that can still be read, to play a file that was truncated after it was opened.
+    @ivar data: the octets of the content.
+    @ivar closes: how often C{close} was called; once is right.
+    @ivar cut: octets that can still be read, to simulate a file that was truncated after it was opened.
     """
 
     def __init__(self, name: str, data: bytes, version: Hashable = None) -> None:
@@ -44,7 +45,7 @@ class BytesContent:
         self._view = memoryview(data)
 
     def read(self, offset: int, length: int) -> memoryview:
-        """As L{IContent.read}; a slice, nothing is copied."""
+        """As L{IContent.read}; returns a slice and copies nothing."""
         if min(offset + length, self.size) > self.cut:
             raise ContentChanged
         return self._view[offset : offset + length]
@@ -66,18 +67,18 @@ class ReceivedFile:
     """
     A file in memory that L{castd.client.client.fetch} writes to.
 
-    @ivar data: all that has come; where nothing has come yet there are zeros.
+    @ivar data: the octets that have come, and zeros in the gaps.
     """
 
     def __init__(self) -> None:
         self.data = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Append octets."""
+        """Append octets to the file."""
         self.data += data
 
     def writeAt(self, offset: int, data: bytes) -> None:
-        """Put octets at this offset."""
+        """Write octets at this offset."""
         end = offset + len(data)
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = data
@@ -85,7 +86,7 @@ class ReceivedFile:
 
 @implementer(IUpload)
 class MemoryUpload:
-    """An upload into a L{MemorySink}."""
+    """One upload into a L{MemorySink}."""
 
     def __init__(self, sink: MemorySink, name: str) -> None:
         self._sink = sink
@@ -109,7 +110,7 @@ class MemoryUpload:
 
 
 class UploadedFiles(Protocol):
-    """A mapping of names to files that uploads are put into."""
+    """A mapping of names to files, to which uploads are added."""
 
     def __contains__(self, name: object, /) -> bool: ...
     def __getitem__(self, name: str, /) -> object: ...
@@ -119,12 +120,12 @@ class UploadedFiles(Protocol):
 @implementer(IContentSink)
 class MemorySink:
     """
-    A content sink that puts uploads into a mapping.
+    A content sink that adds uploads to a mapping.
 
-    @ivar files: all files by name; an upload that is complete is one of them.
+    @ivar files: all files by name, with the complete uploads.
     @ivar policy: C{"create"}: a name that exists is refused; C{"overwrite"}; C{"existing"}: only names that exist.
-    @ivar largest: octets of one upload at the most.
-    @ivar open: uploads that are under way.
+    @ivar largest: the most octets of one upload; L{None}: no limit.
+    @ivar open: the uploads that are under way.
     """
 
     def __init__(self, files: UploadedFiles, policy: str = "create", largest: int | None = None) -> None:
@@ -150,9 +151,9 @@ class MemorySink:
 
     def checkSize(self, size: int) -> None:
         """
-        Check the size of an upload.
+        Check the size of an upload against the limit.
 
-        @raise Full: so many octets are too many.
+        @raise Full: the upload is too large.
         """
         if self.largest is not None and size > self.largest:
             raise Full

@@ -1,8 +1,8 @@
 """
-The machines of a L{Network<castd.testing.Network>}.
+Provides the machines of a L{Network<castd.testing.Network>}.
 
-A L{Host} provides L{IPorts}, for a server, and looks like a reactor of its own (C{listenUDP}, C{callLater},
-C{seconds}), so that any C{DatagramProtocol} can be put on it as it would be put on the real one.
+A L{Host} provides L{IPorts}, for a server, and has the methods of a reactor (C{listenUDP}, C{callLater}, C{seconds}),
+so that any C{DatagramProtocol} can listen on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from castd.testing.network import Network
 
 _EVERYBODY = "255.255.255.255"
-#: Where ports come from whose number does not matter (RFC 6335).
+#: The dynamic ports, for ports without a wanted number (RFC 6335).
 _DYNAMIC = range(49152, 65536)
 
 
@@ -35,10 +35,10 @@ class Host:
     """
     A machine of the network, made by L{Network.host<castd.testing.Network.host>}.
 
-    @ivar addresses: its addresses, the first being the one it speaks from unless something else is said.
-    @ivar room: how many more datagrams its sockets take before they are full; L{None}: they never are.
-    @ivar errno: the error that every write fails with; 0: none does.
-    @ivar predecessor: the same machine, as the process before this one sees it.
+    @ivar addresses: the addresses of the machine; unbound ports send from the first by default.
+    @ivar room: how many more datagrams the sockets take before they are full; L{None}: they are never full.
+    @ivar errno: the error that every write fails with; 0: writes do not fail.
+    @ivar predecessor: the same machine, as the predecessor in an upgrade sees it.
     """
 
     def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
@@ -64,16 +64,16 @@ class Host:
         return ()
 
     def boundSockets(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
-        """As L{IPorts.boundSockets}: none, the ports are found by L{successor}."""
+        """As L{IPorts.boundSockets}: none, since the successor is a L{Host} that finds the ports by L{successor}."""
         return []
 
     def readArrived(self) -> None:
-        """As L{IPorts.readArrived}: what has arrived has been read."""
+        """As L{IPorts.readArrived}: nothing to do, since every datagram that has arrived was read."""
 
     def successor(self) -> Host:
         """
-        -> this machine as another process sees it: a port that listens here listens there too, and is read by one of
-        the two.
+        -> this machine, as a second process sees it: a port that listens here listens there too, and one of both
+        processes reads it.
         """
         made = Host(self.network, tuple(f"{name}/{net.prefixlen}" for name, net in self.subnets.items()))
         made.predecessor = self
@@ -92,7 +92,7 @@ class Host:
         number = self._number(0, local.host, ports or _DYNAMIC)
         return self._open(VirtualPort(self, number, local.host, peer, transfer=protocol))
 
-    # A reactor, as it looks from this machine
+    # The methods of a reactor
 
     def listenUDP(
         self, port: int, protocol: UdpProtocol, interface: str = "", maxPacketSize: int = 8192
@@ -124,10 +124,10 @@ class Host:
         """As L{IReactorTime.getDelayedCalls}: the timers of the whole network."""
         return self.network.getDelayedCalls()
 
-    # What the network asks
+    # For the network
 
     def sourceFor(self, target: Peer, otherwise: Peer) -> Peer:
-        """-> the address that an unbound port sends to this target from: that of the same subnet, if there is one."""
+        """-> the address that an unbound port uses to send to this target: one in the same subnet, if there is one."""
         if len(self.addresses) == 1:
             return otherwise
         there = ipaddress.ip_address(target[0])
@@ -136,10 +136,10 @@ class Host:
 
     def heardBy(self, target: Peer, sender: VirtualPort) -> Iterable[VirtualPort] | None:
         """
-        List the ports that hear what is sent to this address.
+        -> the ports that receive a datagram to this address: none for a group without members.  L{None}: the address is
+        no group and no broadcast.
 
-        @return: none for a group that nobody has joined; L{None}: the address is no group and no broadcast.
-        @raise PermissionError: a broadcast from a port that was not allowed to.
+        @raise PermissionError: the sender broadcasts and was not allowed to.
         """
         address = ipaddress.ip_address(target[0])
         if address.is_multicast:
@@ -165,10 +165,10 @@ class Host:
 
     def _number(self, number: int, interface: str, pool: range = _DYNAMIC, taken: bool = False) -> int:
         """
-        Find a number to bind to.
+        Find a port number to bind to.
 
-        @param number: the one that is wanted; 0: one of C{pool} that is free.
-        @param taken: the process before this one has it, and shares it.
+        @param number: the wanted number; 0: a free one of C{pool}.
+        @param taken: the predecessor has this port, and shares it.
         """
         bound = self.network.bound
         addresses = self.addresses if interface in ANY else (interface,)
@@ -193,7 +193,7 @@ class Host:
         return port
 
     def _inherited(self, number: int, interface: str) -> VirtualPort | None:
-        """-> the port of the process before this one whose socket it is."""
+        """-> the port of the predecessor that shares this socket; L{None}: there is none."""
         there = self.predecessor.openPorts() if self.predecessor is not None else ()
         same = (port for port in there if port.address[1] == number and port.wildcard == (interface in ANY))
         return next((port for port in same if port.wildcard or port.address[0] == interface), None)
@@ -208,7 +208,7 @@ class Host:
             members.pop(port, None)
 
     def openPorts(self) -> tuple[VirtualPort, ...]:
-        """-> the ports that are open now, oldest first: a test's way to see that nothing was left behind."""
+        """-> the ports that are open now, oldest first, so that a test can check that none is left."""
         return tuple(self._ports)
 
 

@@ -1,9 +1,8 @@
 """
-A network in memory: virtual hosts, virtual time, seeded faults.
+Simulates a network in memory: virtual hosts, virtual time, seeded faults.
 
-Time jumps from event to event, so an hour of waiting costs nothing; every fault is drawn from a seeded generator, so a
-run can be repeated to the last datagram; every run has a limit, so two sides that talk for ever fail instead of
-hanging.
+Time jumps from event to event, so an hour of waiting costs nothing.  Every fault is drawn from a seeded generator, so a
+run can be repeated exactly.  Every run has a limit, so two sides that talk for ever fail instead of hanging.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from castd.testing.hosts import Host
 from castd.testing.ports import VirtualPort
 from castd.testing.timeline import Timeline
 
-#: Whether a datagram is lost: C{(source, destination, datagram)}; see L{Network.losing}.
+#: C{predicate(source, destination, datagram)} -> whether the datagram is lost; see L{Network.losing}.
 LossPredicate: TypeAlias = Callable[[Peer, Peer, bytes], bool]
 
 
 class SentDatagram(NamedTuple):
-    """One datagram as it left its sender, whatever became of it then; time in virtual seconds."""
+    """One datagram as its sender sent it, lost or not; time in virtual seconds."""
 
     time: float
     source: Peer
@@ -34,12 +33,12 @@ class SentDatagram(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Link:
     """
-    The way from one host to another.
+    The properties of the path from one host to another.
 
-    @ivar loss: share of the datagrams that vanish, 0 to 1.
+    @ivar loss: share of the datagrams that are lost, 0 to 1.
     @ivar duplicate: share that arrives twice.
-    @ivar reorder: share that is held up by one to five times the latency.
-    @ivar latency: seconds under way.
+    @ivar reorder: share that is delayed by one to five times the latency.
+    @ivar latency: seconds from the sender to the receiver.
     """
 
     loss: float = 0.0
@@ -70,14 +69,14 @@ class Network(Timeline):
     """
     A L{Clock<twisted.internet.task.Clock>} that carries datagrams.
 
-    It is the C{reactor} of a site under test; L{host} gives its C{ports}.  What a protocol raises comes out of L{run}
-    or L{advance}, since in a test no fault may pass unseen.
+    A site under test has the network as its C{reactor}, and a L{host} as its C{ports}.  An exception of a protocol is
+    raised by L{run} or L{advance}, so that no fault passes a test unseen.
 
-    @ivar capture: every datagram sent, in order; L{None} switches it off for long runs.
-    @ivar sent: datagrams given to the network.  A group datagram counts once.
-    @ivar delivered: datagrams handed to a receiver.
-    @ivar lost: datagrams that a link or a predicate swallowed.
-    @ivar strayed: datagrams to an address where nobody listened.
+    @ivar capture: every datagram that was sent, in order; L{None}: nothing is captured, for long runs.
+    @ivar sent: how many datagrams were sent.  A group datagram counts once.
+    @ivar delivered: how many datagrams were delivered to a receiver.
+    @ivar lost: how many datagrams a link or a predicate has lost.
+    @ivar strayed: how many datagrams went to an address where no port listened.
     """
 
     def __init__(
@@ -105,9 +104,9 @@ class Network(Timeline):
 
     def host(self, *addresses: str) -> Host:
         """
-        Find the host that has these addresses, or make one.
+        Find the host that has these addresses, or make a new one.
 
-        @param addresses: IPv4 or IPv6; C{"10.0.0.1/16"} names the subnet as well, which is /24 (IPv6: /64) otherwise.
+        @param addresses: IPv4 or IPv6; C{"10.0.0.1/16"} gives the subnet as well, which is /24 (IPv6: /64) otherwise.
         """
         names = [address.partition("/")[0] for address in addresses]
         if names[0] not in self._hosts:
@@ -116,7 +115,7 @@ class Network(Timeline):
         return self._hosts[names[0]]
 
     def hosts(self) -> Iterator[Host]:
-        """-> every host once."""
+        """-> every host, once."""
         return iter(dict.fromkeys(self._hosts.values()))
 
     def link(
@@ -130,9 +129,10 @@ class Network(Timeline):
         latency: float | None = None,
     ) -> None:
         """
-        Make one direction between two addresses better or worse than the rest; what is not given stays as it is.
+        Change the link of one direction between two addresses; a property that is not given stays as it is.
 
-        A rule with both addresses wins over one with a destination only, and that over one with a source only.
+        A rule with both addresses takes precedence over one with a destination only, and that over one with a source
+        only.
 
         @param source: address of the sender; L{None}: any.
         @param destination: address of the receiver; L{None}: any.
@@ -147,9 +147,10 @@ class Network(Timeline):
 
     def losing(self, predicate: LossPredicate) -> Callable[[], None]:
         """
-        Lose every datagram for which C{predicate(source, destination, datagram)} is true.
+        Lose every datagram for which C{predicate(source, destination, datagram)} is true.  For a group datagram the
+        predicate is called once for each receiver, with the receiver's address.
 
-        @return: call it to stop that.  A group datagram is asked for once per receiver, with the receiver's address.
+        @return: a function that removes the predicate.
         """
         self._loses.append(predicate)
         return lambda: self._loses.remove(predicate)
@@ -168,7 +169,7 @@ class Network(Timeline):
     # Datagrams under way
 
     def carry(self, datagram: bytes, source: Peer, destination: Peer, sender: VirtualPort) -> None:
-        """Take one datagram from a port; called by L{VirtualPort}."""
+        """Carry one datagram that a port sends; called by L{VirtualPort}."""
         self.sent += 1
         if self.capture is not None:
             self.capture.append(SentDatagram(self.rightNow, source, destination, datagram))
@@ -185,7 +186,7 @@ class Network(Timeline):
         self._spread([port for port in heard if port.hears(sender)], datagram, source)
 
     def _spread(self, ports: list[VirtualPort], datagram: bytes, source: Peer) -> None:
-        """Send to many at once: where all links are alike one event does, and most of a large simulation is this."""
+        """Send a datagram to many ports, by one event if all links are alike: most events of large runs are such."""
         link = self._default
         if self._links or self._loses or link.duplicate or link.reorder:
             for port in ports:
@@ -213,7 +214,7 @@ class Network(Timeline):
             self.post(when + link.latency * draw(), receiver, datagram, source, local)
 
     def _bounce(self, sender: VirtualPort, destination: Peer) -> None:
-        """Report a closed port of a host that exists; an address without a host answers nothing at all."""
+        """Send an ICMP error for a closed port of a host that exists; an address without a host sends nothing."""
         if destination[0] in self._hosts and not self._linkOf(destination[0], sender.address[0]).loss:
             latency = self._linkOf(sender.address[0], destination[0]).latency
             self.callLater(2 * latency, sender.unreachable, destination)

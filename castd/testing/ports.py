@@ -1,5 +1,5 @@
 """
-The ports of the machines of a L{Network<castd.testing.Network>}.
+Provides the ports of the machines of a L{Network<castd.testing.Network>}.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from castd.request import Local, Peer
 if TYPE_CHECKING:
     from castd.testing.hosts import Host
 
-#: The wildcard, by any of its names.
+#: The spellings of the wildcard address.
 ANY = ("", "0.0.0.0", "::")
 _LARGEST = 65507
 
 
 def peerAt(host: str, port: int) -> Peer:
-    """-> a peer as sockets of its family name it."""
+    """-> the address of a peer, as sockets of its family give it."""
     return (host, port, 0, 0) if ":" in host else (host, port)
 
 
@@ -51,13 +51,14 @@ class VirtualPort:
     C{client}, of a port that was opened as Twisted's reactor opens one.
 
     @ivar host: the machine that it is a port of.
-    @ivar address: what others see as the source of its datagrams.
-    @ivar peer: the one peer that it has; other senders are strangers.  L{None}: it hears everybody.
-    @ivar locals: for each address of its host that it is bound to, what a listener is told about a datagram to it.
-    @ivar wildcard: it is bound to all addresses of its host.
-    @ivar group: what L{setGroup} was last told.
+    @ivar address: the source address of the datagrams that the port sends.
+    @ivar peer: the only peer of the port; other senders are strangers.  L{None}: the port receives from every sender.
+    @ivar locals: for each address of the host that the port is bound to, the L{Local} of datagrams to that address.
+    @ivar wildcard: the port is bound to all addresses of the host.
+    @ivar group: the arguments of the last L{setGroup}.
     @ivar paused: as L{IListeningPort.paused}.
-    @ivar waiting: what came while nobody read; shared with the port of another process that has the same socket.
+    @ivar waiting: datagrams that came while the port was paused; shared with the port of another process that has the
+        same socket.
     """
 
     __slots__ = (
@@ -105,7 +106,7 @@ class VirtualPort:
         self._probes: list[defer.Deferred[None]] = []
 
     def connect(self) -> None:
-        """Connect the protocol to this port."""
+        """Give this port to its protocol as the transport."""
         for protocol in (self._listening, self._transfer, self._client):
             if protocol is not None:
                 protocol.makeConnection(self)
@@ -168,14 +169,15 @@ class VirtualPort:
     # Receiving
 
     def hears(self, sender: VirtualPort) -> bool:
-        """-> whether group data of this sender reaches the port: never its own; its machine's only with loopback."""
+        """-> whether group data of this sender reaches the port: never its own, its host's only with loopback."""
         return self.host is not sender.host or (sender.loopback and self is not sender)
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
         """
         Deliver a datagram that has arrived; called by the network.
 
-        @param local: what a listener is told; L{None}: it was sent to many; the answer leaves from the near address.
+        @param local: the L{Local} for a listener; L{None}: the datagram went to a group or a broadcast address, and the
+            answer leaves from the address in the sender's subnet.
         """
         if self.paused:
             reader = next((self.host.network.bound.get((address, self.address[1])) for address in self.locals), self)
@@ -220,7 +222,7 @@ class VirtualPort:
             self.receive(*self.waiting.pop(0))
 
     def unreachable(self, peer: Peer) -> None:
-        """Tell the protocol that nobody listens there; a port that was opened as Twisted's reactor does is not told."""
+        """Report to the protocol that the peer's port is closed; a port of C{listenUDP} ignores it."""
         for protocol in (self._listening, self._transfer):
             if protocol is not None and not self.closed:
                 protocol.peerUnreachable(peer)
@@ -244,7 +246,7 @@ class VirtualPort:
         self.broadcast = enabled
 
     def joinGroup(self, address: str, interface: str = "") -> defer.Deferred[None]:
-        """As L{IMulticastTransport.joinGroup}: hear what is sent to this group at this port's number."""
+        """As L{IMulticastTransport.joinGroup}: receive datagrams to this group at this port's number."""
         self.host.network.groups.setdefault((address, self.address[1]), {})[self] = None
         return defer.succeed(None)
 
@@ -253,7 +255,7 @@ class VirtualPort:
         self.host.network.groups.get((address, self.address[1]), {}).pop(self, None)
         return defer.succeed(None)
 
-    # Its life
+    # Address and end
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """As L{IDatagramPort.getHost}."""
@@ -262,7 +264,7 @@ class VirtualPort:
         return IPv6Address("UDP", name, self.address[1]) if six else IPv4Address("UDP", name, self.address[1])
 
     def stopListening(self) -> defer.Deferred[None]:
-        """As L{IDatagramPort.stopListening}; what is still under way to it is lost."""
+        """As L{IDatagramPort.stopListening}; datagrams that are still under way to the port are lost."""
         if not self.closed:
             self.closed = True
             self.host.unbind(self)

@@ -1,5 +1,5 @@
 """
-The simplest client there is: it keeps what comes, and sends what it is told to.
+Provides a client that a test drives by hand: it keeps received datagrams, and sends the datagrams of the test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from castd.testing.hosts import Host
 
 
 class ReceivedDatagram(NamedTuple):
-    """One datagram as it was received: what came, from whom, and when; time in virtual seconds."""
+    """One received datagram, with its source and its arrival time in virtual seconds."""
 
     datagram: bytes
     source: Peer
@@ -24,14 +24,14 @@ class RecordingClient(DatagramProtocol):
     """
     A port of a host, driven by hand.
 
-    @ivar inbox: what has come and was not taken yet, oldest first.
+    @ivar inbox: datagrams that were received and not taken yet, oldest first.
     """
 
     noisy = False
 
     def __init__(self, host: Host, port: int = 0) -> None:
         """
-        @param port: the number to bind to; 0: any that is free.
+        @param port: the port number to bind to; 0: any free one.
         """
         self.host = host
         self.inbox: list[ReceivedDatagram] = []
@@ -39,7 +39,7 @@ class RecordingClient(DatagramProtocol):
 
     @property
     def address(self) -> Peer:
-        """Where others reach it."""
+        """The address of this port."""
         return self.port.address
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
@@ -51,15 +51,15 @@ class RecordingClient(DatagramProtocol):
         self.port.write(datagram, address)
 
     def take(self) -> list[ReceivedDatagram]:
-        """Return all that has come, and empty the inbox."""
+        """Empty the inbox.  -> the datagrams that were in it."""
         received, self.inbox = self.inbox, []
         return received
 
     def expect(self, seconds: float = 1.0) -> ReceivedDatagram:
         """
-        Let time pass until a datagram comes, and take the first.
+        Let time pass until a datagram has come, and take the oldest of the inbox.
 
-        @raise LimitExceeded: nothing came within C{seconds}.
+        @raise LimitExceeded: no datagram came within C{seconds}.
         """
         if not self.inbox:
             self.host.network.run(lambda: self.inbox, limit=seconds)

@@ -1,5 +1,5 @@
 """
-A site for tests: everything that a transport shares with others, in memory and on a virtual network.
+Provides a site for tests, in memory and on a virtual network: all that transports share.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from castd.testing.network import Network
 
 
 class NoJitterRandom(random.Random):
-    """A random generator for timers without jitter: C{random} is always 0; choices are drawn as ever."""
+    """A random generator for timers without jitter: C{random} is always 0, all other methods are random."""
 
     getrandbits = random.Random.getrandbits
 
     def random(self) -> float:
-        """Always 0."""
+        """-> 0."""
         return 0.0
 
 
 @implementer(IContentSink)
 class NetasciiSink:
-    """A sink for a client that writes in netascii: the native text goes to another sink."""
+    """A sink for uploads in netascii: passes the converted text to another sink."""
 
     def __init__(self, sink: IContentSink) -> None:
         self._sink = sink
@@ -48,12 +48,12 @@ class MemorySite(Site):
     """
     A site in memory, made by L{memorySite}.
 
-    @ivar source: where files come from; L{None}: from C{files}.
-    @ivar files: the files by name, without a leading slash; change it, and the next request sees it.
-    @ivar access: called with each request before anything is looked up; raises a Refused.
-    @ivar uploads: where uploads go; L{None}: writes are off.
+    @ivar source: the source of the files; L{None}: C{files}.
+    @ivar files: the files by name, without a leading slash; the next request sees a change of this mapping.
+    @ivar access: called with each request before the lookup; raises a L{Refused} for a request that is not allowed.
+    @ivar uploads: the sink of uploads; L{None}: writes are refused.
     @ivar lookups: every request that was looked up.
-    @ivar contents: every content that was handed out: each must have been closed once when all is over.
+    @ivar contents: every content that was opened; at the end of a test each must have been closed once.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class MemorySite(Site):
         uploads: IContentSink | None,
         access: Callable[[Request], object] | None,
         limits: Limits,
-        chance: random.Random,
+        generator: random.Random,
         source: IContentSource | None = None,
     ) -> None:
-        super().__init__(network, chance, ports, limits)
+        super().__init__(network, generator, ports, limits)
         self.files, self.uploads, self.access, self.source = files, uploads, access, source
         self._convert = NetasciiConverter(maybeDeferred).convert
         self.lookups: list[Request] = []
@@ -96,7 +96,7 @@ class MemorySite(Site):
         return self._openBytes(name, found) if isinstance(found, bytes) else found
 
     def _openBytes(self, name: str, data: bytes) -> BytesContent:
-        """Open a file anew; its version, which costs reading it all, is made only if the file is another one now."""
+        """Open a file; its version, made from all octets, is computed only if the file has been exchanged."""
         last = self._versions.get(name)
         same = last is not None and last.data is data
         made = BytesContent(name, data, last.version if last is not None and same else None)
@@ -114,9 +114,9 @@ class MemorySite(Site):
 
 def normalName(name: str) -> str:
     """
-    Drop empty parts and dots from a name as it was asked for.
+    Remove empty parts and dots from the name of a request.
 
-    @raise Forbidden: the name goes upwards, or nothing is left of it.
+    @raise Forbidden: the name has a C{..} that leads upwards, or nothing is left of it.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
@@ -139,14 +139,15 @@ def memorySite(
     """
     Make a site on this network.
 
-    @param files: the files that it serves, by name; octets, or anything that provides IContent.
-    @param uploads: where uploads go; L{True}: into the files, new names only; L{False}: writes are off.
-    @param access: raises a Refused for requests that shall not be served.
+    @param files: the files to serve, by name: octets, or objects that provide L{IContent}.
+    @param uploads: the sink of uploads; L{True}: uploads go into the files, new names only; L{False}: writes are
+        refused.
+    @param access: raises a L{Refused} for requests that are not allowed.
     @param host: the server's address.
-    @param source: where files come from instead, such as a Directory.
-    @param jitter: with it, timers are spread as on a real server; without it, they expire to the millisecond.
+    @param source: the source of the files instead of C{files}, such as a Directory.
+    @param jitter: L{True}: timers have random jitter, as on a real server; L{False}: they expire to the millisecond.
     """
     served: dict[str, bytes | IContent] = dict(files or {})
     sink = (MemorySink(served) if uploads else None) if isinstance(uploads, bool) else uploads
-    chance = random.Random(seed) if jitter else NoJitterRandom(seed)
-    return MemorySite(network, network.host(host), served, sink, access, limits or Limits(), chance, source)
+    generator = random.Random(seed) if jitter else NoJitterRandom(seed)
+    return MemorySite(network, network.host(host), served, sink, access, limits or Limits(), generator, source)

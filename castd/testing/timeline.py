@@ -1,5 +1,5 @@
 """
-Virtual time: a row of events, and limits to how many there may be.
+Provides virtual time: a sequence of events, with limits to their number.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from castd.request import Local, Peer
 
 T = TypeVar("T")
 
-#: Cancelled timers are removed when there are so many, and more than half of all.
+#: Cancelled timers are removed once there are so many of them, and they are more than half of all.
 _MANY = 1000
 
 
 class LimitExceeded(AssertionError):
-    """A run went over its limit of virtual time or of datagrams."""
+    """The error that a run has exceeded its limit of virtual time or of datagrams."""
 
 
 class DatagramReceiver(Protocol):
-    """Whoever datagrams arrive at."""
+    """An object that datagrams are delivered to."""
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
         """As L{castd.testing.ports.VirtualPort.receive}."""
 
 
-#: When, a serial number, and what happens then: a datagram arrives, or a timer expires.
+#: One event: its instant, a serial number, and the datagram that arrives or the timer that expires.
 _Arrival: TypeAlias = tuple[float, int, DatagramReceiver, bytes, Peer, Local | None]
 _Timer: TypeAlias = tuple[float, int, DelayedCall]
 
 
 class Timeline(Clock):
     """
-    A L{Clock} for thousands of timers and millions of arrivals.
+    A L{Clock} for thousands of timers and millions of datagrams.
 
-    Twisted's own sorts all its calls at each new one.  Here timers lie in a heap, and arrivals, which nearly always
-    come in the order in which they were posted, in a queue beside it.
+    Twisted's C{Clock} sorts all calls at each new one.  Here timers are in a heap, and datagrams, which nearly always
+    arrive in the order in which they were posted, in a queue beside it.
 
-    @ivar sent: datagrams given to the network; counted by L{Network<castd.testing.Network>}, bounded here.
-    @ivar delivered: datagrams handed to a receiver.
+    @ivar sent: how many datagrams were sent; counted by L{Network<castd.testing.Network>}, limited here.
+    @ivar delivered: how many datagrams were delivered to a receiver.
     """
 
     def __init__(self) -> None:
@@ -95,18 +95,19 @@ class Timeline(Clock):
     # The passing of time
 
     def advance(self, amount: float) -> None:
-        """Let so many seconds pass; whatever is due meanwhile happens at its own time, not at the end."""
+        """Let so many seconds pass; each event happens at its own instant, not at the end."""
         end = self.rightNow + amount
         self._runUntil(end, None, 1_000_000)
         self.rightNow = end
 
     def run(self, until: Callable[[], object] | None = None, limit: float = 120.0, datagrams: int = 1_000_000) -> float:
         """
-        Let time pass until C{until()} is true; without it, until nothing is under way and no timer runs.
+        Let time pass until C{until()} is true; without C{until}, until no datagram is under way and no timer runs.
 
-        @param limit: virtual seconds, and C{datagrams} sent, after which it has failed.
-        @return: the virtual seconds it took.
-        @raise LimitExceeded: it went over a limit, or everything fell silent before C{until} came true.
+        @param limit: the most virtual seconds.
+        @param datagrams: the most datagrams that may be sent.
+        @return: the virtual seconds that have passed.
+        @raise LimitExceeded: a limit is exceeded, or no event is left before C{until} is true.
         """
         start = self.rightNow
         if self._runUntil(start + limit, until, datagrams):
@@ -122,7 +123,7 @@ class Timeline(Clock):
         """
         Let time pass until C{deferred} has fired; the limits are those of L{run}.
 
-        @return: its result.  Its failure is raised.
+        @return: the result of C{deferred}; its failure is raised.
         """
         outcome: list[T | Failure] = []
         deferred.addBoth(outcome.append)
@@ -134,12 +135,12 @@ class Timeline(Clock):
         return value
 
     def _runUntil(self, end: float, until: Callable[[], object] | None, budget: int) -> bool:
-        """Do what is due up to C{end}.  -> True if C{until} came true; without it, if nothing is left to do."""
+        """Process the events up to C{end}.  -> whether C{until} is true; without C{until}, whether no event is left."""
         arrivals = self._arrivals
         most = self.sent + budget
         while not (until and until()):
             heap = self._heap
-            # No two have the same number, so nothing behind it is ever compared.
+            # Serial numbers are unique, so the fields behind them are never compared.
             if arrivals and not (heap and heap[0] < arrivals[0]):  # type: ignore[operator]
                 if arrivals[0][0] > end:
                     return False
@@ -162,7 +163,7 @@ class Timeline(Clock):
         return True
 
     def _expire(self, when: float, call: DelayedCall) -> None:
-        """Call a timer whose time has come, unless it was cancelled, called, or moved meanwhile."""
+        """Call a timer that is due, unless it was cancelled, called or delayed meanwhile."""
         if call.cancelled:
             self._dead = max(0, self._dead - 1)
         elif call.called or call.time != when:

@@ -1,8 +1,8 @@
 """
-The channel between two processes of castd, while one takes over from the other.
+Connects two processes of castd by a channel, while one takes over from the other.
 
-It is a pair of C{SOCK_SEQPACKET} sockets: a message is a packet, descriptors can go with it, and the death of the
-other process is noticed.  A packet holds a message as a line of JSON and, behind it, a datagram as it came.
+A channel is a pair of C{SOCK_SEQPACKET} sockets: a packet holds one message and may carry descriptors, and each end
+sees when the other process has died.  A message is a line of JSON; a datagram may follow it in the packet, unchanged.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from castd.upgrade.messages import FromPredecessor, FromSuccessor
 
 _log = Logger(namespace="castd")
 
-#: Octets of the longest packet: a message and its datagram.
+#: The most octets in a packet: a message and its datagram.
 LONGEST = 1 << 17
-#: Most descriptors in one packet; the kernel takes 253.
+#: The most descriptors in one packet; the kernel takes 253.
 MOST_DESCRIPTORS = 128
 _ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array("i").itemsize)
-#: Packets that wait for the other end; further datagrams are lost, as in any full buffer.
+#: The most packets that wait for the other end; further datagrams are lost, as in any full buffer.
 MOST_WAITING = 4096
-#: Octets that the kernel holds for the other end.
+#: Octets that the kernel is asked to buffer for the other end.
 BUFFER = 4 << 20
-#: Packets that are read before the reactor gets its turn.
+#: The most packets that are read before control returns to the reactor.
 SLICE = 128
 
 Sent = TypeVar("Sent", FromPredecessor, FromSuccessor)
@@ -41,10 +41,10 @@ Received = TypeVar("Received", FromPredecessor, FromSuccessor)
 
 class Packet(NamedTuple, Generic[Sent]):
     """
-    What is sent at once.
+    One packet of the channel.
 
-    @ivar datagram: that the message is about, if it is about one.
-    @ivar descriptors: of open files, which the other process gets a copy of.
+    @ivar datagram: the datagram that the message is about; C{b""}: it is about none.
+    @ivar descriptors: descriptors of open files, of which the other process gets copies.
     """
 
     message: Sent
@@ -64,7 +64,7 @@ def sendPacket(end: socket.socket, packet: Packet[Sent]) -> None:
     """
     Send one packet.
 
-    @raise OSError: as C{sendmsg}.
+    @raise OSError: from C{sendmsg}.
     """
     line = json.dumps(packet.message).encode() + b"\n"
     descriptors = array("i", packet.descriptors)
@@ -78,7 +78,7 @@ def receivePacket(end: socket.socket) -> Packet[Received]:
     Receive one packet.
 
     @raise EOFError: the other end is closed.
-    @raise OSError: as C{recvmsg}.
+    @raise OSError: from C{recvmsg}.
     """
     descriptors = array("i")
     try:
@@ -97,7 +97,7 @@ def receivePacket(end: socket.socket) -> Packet[Received]:
 @implementer(IReadDescriptor, IWriteDescriptor)
 class Channel(Generic[Sent, Received]):
     """
-    One end of a channel, in a reactor.
+    One end of a channel, read and written by a reactor.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Channel(Generic[Sent, Received]):
         reactor.addReader(self)
 
     def send(self, message: Sent, datagram: bytes = b"", descriptors: Iterable[int] = ()) -> None:
-        """Send a message, now or when there is room for it; only one with a datagram may be lost."""
+        """Send a message, now or when there is room for it; only a message with a datagram may be lost."""
         if self._closed or (datagram and len(self._waiting) >= MOST_WAITING):
             return
         self._waiting.append(Packet(message, datagram, tuple(descriptors)))
@@ -129,7 +129,7 @@ class Channel(Generic[Sent, Received]):
             self.doWrite()
 
     def close(self) -> None:
-        """Close this end; what waits is not sent."""
+        """Close this end; packets that wait are not sent."""
         if not self._closed:
             self._closed = True
             self._reactor.removeReader(self)
@@ -169,14 +169,14 @@ class Channel(Generic[Sent, Received]):
                 self._reactor.addWriter(self)
                 return
             except OSError:
-                # The reader learns that the channel is closed, and what the other end has sent before.
+                # C{doRead} will find the channel closed, after what the other end has sent before.
                 self._waiting.clear()
                 break
             self._waiting.popleft()
         self._reactor.removeWriter(self)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The reactor gives up on the descriptor."""
+        """Close this end: the reactor has given up on the descriptor."""
         self._otherEndClosed()
 
     def _otherEndClosed(self) -> None:

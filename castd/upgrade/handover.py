@@ -1,5 +1,5 @@
 """
-The two handovers of one server: from the process before it, and to the process after it.
+Manages both upgrades of one server: the takeover from its predecessor, and the handover to its successor.
 
 L{castd.upgrade} has the theory of operation.
 """
@@ -19,9 +19,9 @@ from castd.upgrade.upgradable import UpgradableServer
 
 class UpgradeAnswer(TypedDict):
     """
-    What C{castd upgrade} is answered.
+    The answer to C{castd upgrade}.
 
-    @ivar rest: transfers that this process has still to end.
+    @ivar rest: how many transfers are left in this process.
     """
 
     ok: bool
@@ -32,7 +32,7 @@ class UpgradeAnswer(TypedDict):
 
 class Handover:
     """
-    What a server knows of the processes before and after it.
+    The predecessor and the successor of one server.
 
     @ivar predecessor: the process that this one takes over from, or has taken over from; L{None}: there was none.
     @ivar successor: the process that takes over from this one; L{None}: none does.
@@ -56,15 +56,15 @@ class Handover:
         return self.successor is not None or not self.serving
 
     def occupiedAdminAddresses(self) -> dict[str, str]:
-        """-> the addresses of admin ports that the predecessor still has, by name."""
+        """-> the addresses of admin ports that the predecessor still has open, by name."""
         return {} if self.predecessor is None or self.serving else self.predecessor.adminAddresses
 
     def upgrade(self) -> Deferred[tuple[str, ...]]:
         """
-        Have a new process, with the code and the service file of now, take over from this one.
+        Have a new process take over from this one, with the code that is installed now and the service file as it is.
 
-        @return: fires with the reasons why it does not; none: it serves, and this process leaves when its transfers
-            have ended.
+        @return: fires with the reasons why it has not taken over; an empty tuple: the new process serves, and this one
+            exits when its transfers have ended.
         """
         if self._server.draining:
             return _refused("castd is stopping")
@@ -83,7 +83,7 @@ class Handover:
         self.successor = None
 
     def answer(self) -> Deferred[UpgradeAnswer]:
-        """Upgrade, for the control socket."""
+        """Upgrade, and answer the command of the control socket."""
         return self.upgrade().addCallback(self._answer)
 
     def _answer(self, faults: tuple[str, ...]) -> UpgradeAnswer:

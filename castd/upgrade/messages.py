@@ -1,9 +1,9 @@
 """
-Every message between the process that is upgraded and the one that takes over.
+Declares every message between the process that is upgraded and the one that takes over.
 
 A message is an object of JSON; C{say} is its name.  The names and keys are a protocol between two versions of castd:
-they stay as they are.  JSON has arrays for tuples: where a type here is a tuple, the message that is received has a
-list.  Whoever needs a tuple makes it with L{asAddress} or L{asPeer}.
+they stay as they are.  JSON has arrays for tuples: where a type here is a tuple, a received message has a list, which
+L{asAddress} and L{asPeer} convert to a tuple.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LocalFields: TypeAlias = tuple[str, int, int, bool, int, Sequence[str]]
 
 class SocketsMessage(TypedDict):
     """
-    Sockets of request ports; their descriptors come with the message.
+    Passes sockets of request ports; their descriptors come with the message.
 
     @ivar at: for each descriptor: interface, port, and whether castd has bound the socket itself, not a supervisor.
     """
@@ -38,7 +38,7 @@ class SocketsMessage(TypedDict):
 
 class BeginMessage(TypedDict):
     """
-    All sockets have come; start.
+    Lets the successor start: all sockets have been passed.
 
     @ivar doors: the addresses of the predecessor's admin ports, by name.
     """
@@ -50,13 +50,14 @@ class BeginMessage(TypedDict):
 
 class StateMessage(TypedDict):
     """
-    A part of the predecessor's state, at the moment when it stops reading.
+    Tells a part of the predecessor's state, at the moment when it stops reading.
 
-    @ivar at: the request port of C{guests} and C{groups}.
+    @ivar at: the request port that C{guests} and C{groups} belong to.
     @ivar guests: peers that are served on the request port itself.
     @ivar groups: groups that are sent to; one that two casts send to comes twice.
     @ivar resting: addresses of a pool that must not be used yet, each with the seconds that are left.
-    @ivar used: fixed groups, what was sent there, and the seconds in which nothing else may be after it.
+    @ivar used: fixed groups, each with the file that was sent there, and the seconds for which no other file may
+        follow.
     """
 
     say: Literal["state"]
@@ -69,7 +70,7 @@ class StateMessage(TypedDict):
 
 class BarMessage(TypedDict):
     """
-    A name is refused to a host, as L{ISite.bar<castd.interfaces.ISite.bar>} has it.
+    Refuses a name to a host, as L{ISite.bar<castd.interfaces.ISite.bar>} does.
 
     @ivar bar: host, name, seconds, why.
     """
@@ -79,13 +80,13 @@ class BarMessage(TypedDict):
 
 
 class ReadMessage(TypedDict):
-    """The predecessor does not read any more: read."""
+    """Lets the successor read: the predecessor does not read any more."""
 
     say: Literal["read"]
 
 
 class HereMessage(TypedDict):
-    """A peer is served by the predecessor on this request port from now on."""
+    """Tells that the predecessor serves this peer on this request port from now on."""
 
     say: Literal["here"]
     at: BindAddress
@@ -93,7 +94,7 @@ class HereMessage(TypedDict):
 
 
 class LeftMessage(TypedDict):
-    """A peer is not served any more on this request port."""
+    """Tells that the predecessor does not serve this peer on this request port any more."""
 
     say: Literal["left"]
     at: BindAddress
@@ -101,14 +102,14 @@ class LeftMessage(TypedDict):
 
 
 class FreedMessage(TypedDict):
-    """One cast of the predecessor to this group has ended."""
+    """Tells that one cast of the predecessor to this group has ended."""
 
     say: Literal["freed"]
     group: Group
 
 
 class BackMessage(TypedDict):
-    """A request that the predecessor was given and does not serve; the datagram comes with it."""
+    """Returns a request that the predecessor was given and does not serve; its datagram comes with the message."""
 
     say: Literal["back"]
     at: BindAddress
@@ -133,7 +134,7 @@ FromPredecessor: TypeAlias = (
 
 
 class RefusedMessage(TypedDict):
-    """The successor cannot start."""
+    """Tells that the successor cannot start, and why."""
 
     say: Literal["refused"]
     faults: Sequence[str]
@@ -141,9 +142,10 @@ class RefusedMessage(TypedDict):
 
 class ReadyMessage(TypedDict):
     """
-    The successor could read now.
+    Tells that the successor is ready to read.
 
-    @ivar claimed: the request ports of its service file; others stay with the predecessor until its transfers end.
+    @ivar claimed: the request ports of the successor's service file; the predecessor keeps all others until its
+        transfers have ended.
     """
 
     say: Literal["ready"]
@@ -151,13 +153,13 @@ class ReadyMessage(TypedDict):
 
 
 class ServingMessage(TypedDict):
-    """The successor reads, and its admin ports are open."""
+    """Tells that the successor reads, and that its admin ports are open."""
 
     say: Literal["serving"]
 
 
 class GiveMessage(TypedDict):
-    """A datagram from a peer that the predecessor serves; it comes with the message."""
+    """Passes on a datagram from a peer that the predecessor serves; the datagram comes with the message."""
 
     say: Literal["give"]
     at: BindAddress
@@ -166,7 +168,7 @@ class GiveMessage(TypedDict):
 
 
 class UnreachableMessage(TypedDict):
-    """The host of a peer that the predecessor serves says that its port is closed."""
+    """Passes on an ICMP error: the port of a peer that the predecessor serves is closed."""
 
     say: Literal["unreachable"]
     at: BindAddress
@@ -174,7 +176,7 @@ class UnreachableMessage(TypedDict):
 
 
 class StopMessage(TypedDict):
-    """The successor was told to stop; the predecessor is to stop, too."""
+    """Stops the predecessor: the successor is being stopped."""
 
     say: Literal["stop"]
 
@@ -186,9 +188,9 @@ FromSuccessor: TypeAlias = (
 
 def asAddress(array: Sequence[str | int]) -> tuple[str, int]:
     """
-    -> an address and port, or a group, that was received.
+    Convert an address and port, or a group, that was received.
 
-    @raise ValueError: it is none.
+    @raise ValueError: the array is no address and port.
     """
     match array:
         case [str(host), int(port)]:
@@ -198,9 +200,9 @@ def asAddress(array: Sequence[str | int]) -> tuple[str, int]:
 
 def asPeer(array: Sequence[str | int]) -> Peer:
     """
-    -> a peer that was received.
+    Convert the address of a peer that was received.
 
-    @raise ValueError: it is none.
+    @raise ValueError: the array is no address of a peer.
     """
     match array:
         case [str(host), int(port), int(flow), int(scope)]:
@@ -209,12 +211,12 @@ def asPeer(array: Sequence[str | int]) -> Peer:
 
 
 def localFields(local: Local) -> LocalFields:
-    """-> a L{Local}, to be sent."""
+    """Convert a L{Local}, to be sent."""
     networks = [str(network) for network in local.networks]
     return local.host, local.port, local.interface, local.broadcast, local.mtu, networks
 
 
 def asLocal(fields: LocalFields) -> Local:
-    """-> a L{Local} that was received."""
+    """Convert a L{Local} that was received."""
     host, port, interface, broadcast, mtu, networks = fields
     return Local(host, port, interface, broadcast, mtu, tuple(map(IPv4Network, networks)))

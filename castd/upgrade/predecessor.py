@@ -1,5 +1,5 @@
 """
-The process that this one takes over from, as this one sees it; L{castd.upgrade} has the theory of operation.
+Takes over from the predecessor, in the new process; L{castd.upgrade} has the theory of operation.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from castd.upgrade.upgradable import UpgradableServer
 
 _log = Logger(namespace="castd")
 
-#: The variable by which a successor is told the descriptor of its end of the channel.
+#: The variable that holds the descriptor of the successor's end of the channel.
 ENVIRON = "CASTD_ELDER"
-#: Seconds that the sockets may take to come.
+#: The most seconds that this process waits for the sockets.
 SOCKETS_TIMEOUT = 10.0
-#: Most peers remembered whose request came back from the predecessor.
+#: The most peers remembered whose request came back from the predecessor.
 MOST_RETURNED = 4096
-#: Most peers at a port that are taken for the predecessor's before it has said so.
+#: The most peers at a port that are taken for the predecessor's before it has said C{here}.
 MOST_GUESTS = 4096
-#: Most requests that wait for the end of a group of the predecessor.
+#: The most requests that wait for the end of a group of the predecessor.
 MOST_WAITING = 4096
-#: Seconds that such a request may wait: a client that is still there asks again.
+#: The most seconds that such a request waits: a client that is still there asks again.
 WAITING_TIMEOUT = 30.0
 
 
@@ -57,17 +57,17 @@ class Inheritance:
     What the predecessor passes on before this process has read the service file.
 
     @ivar adopted: sockets that a supervisor had bound for the predecessor.
-    @ivar inherited: sockets that it has bound itself.
-    @ivar adminAddresses: the addresses of its admin ports, by name.
-    @ivar pid: its process id.
+    @ivar inherited: sockets that the predecessor has bound itself.
+    @ivar adminAddresses: the addresses of the predecessor's admin ports, by name.
+    @ivar pid: the process id of the predecessor.
     """
 
     def __init__(self, end: socket.socket) -> None:
         """
-        Receive it.
+        Receive what the predecessor passes on.
 
-        @param end: of the channel.
-        @raise OSError, EOFError: nothing comes.
+        @param end: this process's end of the channel.
+        @raise OSError, EOFError: the predecessor has died, or sends nothing.
         """
         self.end = end
         self.adopted: SocketsByAddress = {}
@@ -87,14 +87,14 @@ class Inheritance:
     def refuse(self, faults: Iterable[str]) -> None:
         """Tell the predecessor why this process cannot start."""
         refused: RefusedMessage = {"say": "refused", "faults": list(faults)}
-        # If it is gone there is nobody to be told.
+        # A predecessor that has died needs no answer.
         with suppress(OSError):
             sendPacket(self.end, Packet[FromSuccessor](refused))
 
 
 def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
     """
-    Receive what a predecessor passes on.
+    Receive what a predecessor passes on to this process.
 
     @param environ: the environment; the variable of the channel is removed from it.
     @return: L{None}: this process has no predecessor.
@@ -110,12 +110,12 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
 @implementer(IPredecessor)
 class Predecessor(Service):
     """
-    The process before this one, from the start of this one to its own end.
+    The process that this one takes over from, until that process has ended.
 
-    @ivar pid: its process id.
-    @ivar adminAddresses: the addresses of its admin ports, by name.
+    @ivar pid: the process id of the predecessor.
+    @ivar adminAddresses: the addresses of the predecessor's admin ports, by name.
     @ivar takenOver: this process reads the request ports.
-    @ivar groups: how many of its casts send to each group; no cast to such a group is begun here.
+    @ivar groups: how many casts of the predecessor send to each group; no cast to such a group is begun here.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class Predecessor(Service):
         makeChannel: MakeChannel[FromPredecessor, FromSuccessor],
     ) -> None:
         """
-        @param server: not started.
-        @param leave: ends this process: the predecessor goes on, or has died before this process has taken over.
+        @param server: the server of this process, not started.
+        @param leave: ends this process, when the predecessor goes on, or has died before this process has taken over.
         """
         self.pid = inheritance.pid
         self.adminAddresses = inheritance.adminAddresses
@@ -146,20 +146,20 @@ class Predecessor(Service):
         self._joinableUntil = 0.0
         self._ended: list[Deferred[None]] = []
 
-    # Life.
+    # Start and stop.
 
     def refuse(self, faults: Iterable[str]) -> None:
         """Tell the predecessor why this process cannot start."""
         self._inheritance.refuse(faults)
 
     def privilegedStartService(self) -> None:
-        """Pause the request ports, which have just been opened: the predecessor reads them."""
+        """Pause the request ports, which have just been opened: the predecessor still reads them."""
         super().privilegedStartService()
         self._pause()
 
     def _pause(self) -> None:
         for each in self._server.addresses:
-            # One that could not be opened is a fault, and the end of this start.
+            # A port that could not be opened is a fault, which ends this start anyway.
             if each.port is not None:
                 each.port.pause(False)
 
@@ -179,7 +179,7 @@ class Predecessor(Service):
             self._channel.send(message, datagram)
 
     def stopService(self) -> Deferred[None] | None:
-        """Stop the predecessor, too; its transfers are given the same time to end.  -> fires when it has ended."""
+        """Stop the predecessor, whose transfers get the same time to end.  -> fires when it has ended."""
         super().stopService()
         serving = self.takenOver and self._site.predecessor is self
         if not serving:
@@ -205,7 +205,7 @@ class Predecessor(Service):
             self._channel.close()
 
     def _channelLost(self) -> None:
-        """The predecessor has ended."""
+        """Serve alone, since the predecessor has ended; exit if this process has not taken over."""
         self._close()
         if not self.takenOver:
             _log.error("the process before this one goes on, or has died: nothing is taken over", event="disowned")
@@ -223,7 +223,7 @@ class Predecessor(Service):
             if not ended.called:
                 ended.callback(None)
 
-    # What it says.
+    # Messages from the predecessor.
 
     def _received(self, message: FromPredecessor, datagram: bytes) -> None:
         match message["say"]:
@@ -245,11 +245,11 @@ class Predecessor(Service):
             case "sockets" | "begin":
                 raise ValueError(f"{message['say']!r} after the start")
             case _:
-                # Of another version; the channel logs it, and goes on.
+                # A message of another version; the channel logs the error, and goes on.
                 assert_never(message)
 
     def _addState(self, state: StateMessage) -> None:
-        """Know more of its state; this comes before it stops reading, in several messages."""
+        """Add a part of the predecessor's state, which comes in several messages before C{read}."""
         now = self._site.reactor.seconds()
         if "guests" in state and state["at"] is not None:
             self._guests.setdefault(asAddress(state["at"]), set()).update(map(asPeer, state["guests"]))
@@ -273,7 +273,7 @@ class Predecessor(Service):
         _log.info("taken over from {pid}, which ends its transfers", event="taken-over", pid=self.pid)
 
     def _castEnded(self, message: FreedMessage) -> None:
-        """One cast of it to this group has ended, perhaps the last."""
+        """Count down the casts of the predecessor to this group; free the group after the last."""
         ended = asAddress(message["group"])
         self.groups[ended] -= 1
         if self.groups[ended] <= 0:
@@ -282,7 +282,7 @@ class Predecessor(Service):
             self._serveWaiting(lambda group: group == ended)
 
     def _groupFreed(self, group: Group, now: float) -> None:
-        """No cast of it sends to this group any more."""
+        """Forget a group of the predecessor, and serve the requests that wait for its end."""
         self._site.groupPool.release(group, now)
         self._restFixed(group, now)
 
@@ -298,32 +298,32 @@ class Predecessor(Service):
         self._returned.add(peer)
         self._deliver(address, datagram, peer, local)
 
-    # What it is told.
+    # Messages to the predecessor.
 
     def serves(self, address: BindAddress, peer: Peer) -> bool:
-        """-> whether what this peer sends to this request port is for the predecessor."""
+        """-> whether datagrams of this peer to this request port are for the predecessor."""
         guests = self._guests.get(address)
         return guests is not None and peer in guests
 
     def forward(self, address: BindAddress, datagram: bytes, peer: Peer, local: Local) -> None:
-        """Pass a datagram on that came to this request port."""
+        """Pass a datagram that came to this request port to the predecessor."""
         self._send({"say": "give", "at": address, "peer": peer, "local": localFields(local)}, datagram)
 
     def forwardUnreachable(self, address: BindAddress, peer: Peer) -> None:
-        """Pass on that the host of this peer says that its port is closed."""
+        """Pass an ICMP error to the predecessor: the port of this peer is closed."""
         self._send({"say": "unreachable", "at": address, "peer": peer})
 
     def joinGroup(self, address: BindAddress, group: Group, datagram: bytes, peer: Peer, local: Local) -> None:
         """
-        Have a request served by a group of the predecessor.
+        Pass a request to the predecessor, which sends to its group.
 
-        It may join only for C{limits.drain}, for else the predecessor would never end.  Later requests, and those that
-        may not join, wait here for the end of the group; their clients hear its data meanwhile.
+        Requests are passed for C{limits.drain} only, for otherwise the predecessor would never end.  Later requests,
+        and those that may not join the group, wait here for its end; their clients hear its data meanwhile.
         """
         now = self._site.reactor.seconds()
         if peer not in self._returned and now < self._joinableUntil:
             guests = self._guests.setdefault(address, set())
-            # The predecessor will say so; what the peer sends before that must not be lost.
+            # The predecessor will send C{here}; what the peer sends before that must not be lost.
             if len(guests) < MOST_GUESTS:
                 guests.add(peer)
             self.forward(address, datagram, peer, local)

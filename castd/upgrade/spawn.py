@@ -1,5 +1,5 @@
 """
-Starts the process that takes over: a child of this one, by the same command.
+Starts the process that takes over, as a child of this one, by the same command.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 
 from castd.upgrade.predecessor import ENVIRON
 
-#: The descriptor by which the child has its end of the channel.
+#: The descriptor of the child's end of the channel, in the child.
 DESCRIPTOR = 3
-#: Variables of a supervisor that are meant for this process alone.
+#: Variables of a supervisor that are not passed to the child: they are for this process alone.
 NOT_INHERITED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
 
@@ -28,7 +28,7 @@ class ChildProcess(ProcessProtocol):
     """
     A castd that was started by this one.
 
-    @ivar pid: its process id.
+    @ivar pid: the process id of the child.
     """
 
     pid: int = 0
@@ -47,21 +47,21 @@ class ChildProcess(ProcessProtocol):
         self._exited(how)
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """Kill the process, if it has not ended."""
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess(signal.SIGKILL)
 
 
 def command() -> list[str]:
-    """-> the command line that this process was started by, with the interpreter and its options."""
+    """-> the command line that started this process, with the interpreter and its options."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 def spawn(reactor: IReactorProcess, end: socket.socket, exited: Callable[[str], object]) -> ChildProcess:
     """
-    Start this process's command once more, with the same standard streams and with one end of the channel.
+    Start the command of this process once more, with the same standard streams and with one end of the channel.
 
-    @param exited: called with how the child has ended.
+    @param exited: called when the child has ended, with a text that says how.
     """
     child = ChildProcess(exited)
     environ = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}

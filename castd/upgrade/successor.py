@@ -1,5 +1,5 @@
 """
-The process that takes over from this one, as this one sees it; L{castd.upgrade} has the theory of operation.
+Hands over to the successor, in the running process; L{castd.upgrade} has the theory of operation.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from castd.upgrade.upgradable import UpgradableAddress, UpgradableServer
 
 _log = Logger(namespace="castd")
 
-#: Seconds that a successor may take to be ready; C{castd upgrade} is answered within
-#: L{castd.service.admin.CONNECTION_TIMEOUT}.
+#: The most seconds until a successor is ready; less than L{castd.service.admin.CONNECTION_TIMEOUT}, within which
+#: C{castd upgrade} is answered.
 READY_TIMEOUT = 25.0
-#: Seconds that a successor may live on once it has closed the channel.
+#: The most seconds that a successor may live once it has closed the channel.
 EXIT_TIMEOUT = 5.0
-#: Seconds until this process leaves, so that an answer at the control socket gets out.
+#: Seconds until this process exits, so that the answer at the control socket is still sent.
 GRACE = 0.5
-#: Entries in one message about the state.
+#: The most entries in one message about the state.
 ENTRIES = 512
 
 Entry = TypeVar("Entry")
@@ -58,17 +58,18 @@ class Child(Protocol):
     pid: int
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """Kill the process, if it has not ended."""
 
 
-#: Starts the successor with its end of the channel; the second argument is called with how it has ended.
+#: Starts the successor with its end of the channel.  The second argument is called when the successor has ended, with a
+#: text that says how.
 Spawn: TypeAlias = Callable[[socket.socket, Callable[[str], object]], Child]
 
 
 @implementer(ISuccessor)
 class SuccessorPort:
     """
-    The successor, as the transport at one request port sees it.
+    Tells the successor what changes at one request port: the L{ISuccessor} of the transport there.
     """
 
     def __init__(self, channel: ChannelToSuccessor, address: BindAddress) -> None:
@@ -104,8 +105,8 @@ class Successor:
         makeChannel: MakeChannel[FromSuccessor, FromPredecessor],
     ) -> None:
         """
-        @param server: running.
-        @param sockets: -> the sockets that requests come to.
+        @param server: the server of this process, running.
+        @param sockets: -> the sockets of the request ports.
         @param leave: ends this process.
         """
         self.takenOver = False
@@ -125,10 +126,10 @@ class Successor:
 
     def begin(self, over: Callable[[], object]) -> Deferred[tuple[str, ...]]:
         """
-        Start the process.
+        Start the process of the successor.
 
-        @param over: called if this process goes on: the attempt has failed, or the successor has died.
-        @return: fires with the reasons why nothing has changed; none: the successor serves.
+        @param over: called if this process goes on serving: the attempt has failed, or the successor has died.
+        @return: fires with the reasons why the attempt has failed; an empty tuple: the successor serves.
         """
         self._over = over
         answer = self._answer = Deferred[tuple[str, ...]]()
@@ -159,10 +160,10 @@ class Successor:
             message: SocketsMessage = {"say": "sockets", "at": [(*address, own) for address, _, own in some]}
             self._channel.send(message, b"", [held.fileno() for _, held, _ in some])
 
-    # How it fails.
+    # When the upgrade fails.
 
     def abandon(self) -> None:
-        """Kill the process, unless it has taken over: this process stops, and nobody is to serve."""
+        """Kill the process of the successor, unless it has taken over: this server is being stopped."""
         if not self.takenOver:
             self._faults = self._faults or ("castd is stopping",)
             self._child.kill()
@@ -173,7 +174,7 @@ class Successor:
         self._child.kill()
 
     def _exited(self, how: str) -> None:
-        """The process has ended; what it has said last may not be read yet."""
+        """Fail, or take the ports back: the process has ended.  Its last messages may still be unread."""
         self._channel.doRead()
         self._channel.close()
         if self.takenOver:
@@ -182,7 +183,7 @@ class Successor:
         self._fail(self._faults or (f"the new process {how} before it was ready; the log says why",))
 
     def _channelLost(self) -> None:
-        """The channel is closed.  Only when the process has ended may this one read: never shall two."""
+        """Wait for the end of the process, whose channel is closed: this process must not read before that."""
         if not self._server.stopping:
             self._setTimer(EXIT_TIMEOUT, self._child.kill)
 
@@ -201,7 +202,7 @@ class Successor:
             answer.callback(faults)
 
     def _setTimer(self, seconds: float, then: Callable[[], object]) -> None:
-        """Wait for one thing at a time."""
+        """Set the only timer, in place of the one before."""
         self._cancelTimer()
         self._timer = self._site.reactor.callLater(seconds, then)
 
@@ -210,7 +211,7 @@ class Successor:
             self._timer.cancel()
         self._timer = None
 
-    # What it says.
+    # Messages from the successor.
 
     def _received(self, message: FromSuccessor, datagram: bytes) -> None:
         match message["say"]:
@@ -227,7 +228,7 @@ class Successor:
             case "stop":
                 self._leaveOnce()
             case _:
-                # Of another version; the channel logs it, and goes on.
+                # A message of another version; the channel logs the error, and goes on.
                 assert_never(message)
 
     def _stopReading(self, message: ReadyMessage) -> None:
@@ -244,11 +245,11 @@ class Successor:
         self._server.stopServing().addCallback(self._letRead)
 
     def _handOver(self, each: UpgradableAddress, claimed: bool) -> Deferred[None]:
-        """An address that is not claimed is gone from the service file: this process reads it to the end."""
+        """Hand an address over; drain it here if the successor does not claim it, since its service file lacks it."""
         return each.handOver(SuccessorPort(self._channel, each.bindAddress)) if claimed else each.drain()
 
     def _letRead(self, _: object) -> None:
-        """Tell the successor the state and the service manager whom to watch, and let the successor read."""
+        """Send the state to the successor, let it read, and have the service manager watch it."""
         for state in self._state():
             self._channel.send(state)
         for bar in self._site.bars():
@@ -257,7 +258,7 @@ class Successor:
         self._channel.send({"say": "read"})
 
     def _state(self) -> Iterator[StateMessage]:
-        """-> the state, in messages that are not too long."""
+        """-> the state of this process, in messages that fit into a packet."""
         for each in self._server.addresses:
             for peers in _parts(each.requestPortPeers()):
                 yield {"say": "state", "at": each.bindAddress, "guests": peers}
@@ -275,7 +276,7 @@ class Successor:
         self._confirmed.callback(None)
 
     def _deliver(self, message: GiveMessage, datagram: bytes) -> None:
-        """Take a datagram for a peer that is served here."""
+        """Receive a datagram of a peer that this process serves."""
         for each in self._server.addresses:
             if each.bindAddress == asAddress(message["at"]):
                 each.deliver(datagram, asPeer(message["peer"]), asLocal(message["local"]))
@@ -285,10 +286,10 @@ class Successor:
             if each.bindAddress == asAddress(message["at"]):
                 each.deliverUnreachable(asPeer(message["peer"]))
 
-    # How it ends.
+    # The end of this process.
 
     def _drained(self, _: object) -> None:
-        """All transfers of this process have ended."""
+        """Exit soon: all transfers of this process have ended."""
         if self.takenOver and not self._server.stopping:
             _log.info("whoever was here has been served", event="served-out")
             self._setTimer(GRACE, self._leaveOnce)
@@ -298,7 +299,7 @@ class Successor:
         leave()
 
     def _takeBack(self) -> None:
-        """The successor has died; this process has the sockets still, and serves again."""
+        """Serve again, since the successor has died; this process still has the sockets."""
         self.takenOver = False
         self._cancelTimer()
         self._over()
@@ -312,6 +313,6 @@ class Successor:
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """-> the entries, so many at a time."""
+    """-> the entries, in parts for one message each."""
     for start in range(0, len(found), ENTRIES):
         yield found[start : start + ENTRIES]

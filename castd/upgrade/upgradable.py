@@ -1,5 +1,5 @@
 """
-What an upgrade needs of the server that it is about; L{castd.service.service.Server} has it.
+Declares what an upgrade needs of its server; L{castd.service.service.Server} provides it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class UpgradableAddress(Protocol):
     """
     One address that requests come to.
 
-    @ivar port: open, or L{None}.
+    @ivar port: the open port; L{None}: no port is open.
     """
 
     @property
@@ -34,7 +34,7 @@ class UpgradableAddress(Protocol):
         """Let another process read the port.  -> fires when the transfers under way have ended."""
 
     def drain(self) -> Deferred[None]:
-        """Begin nothing new, where the successor does not listen.  -> as for L{handOver}."""
+        """Begin no transfer, at an address where the successor does not listen.  -> as L{handOver}."""
 
     def requestPortPeers(self) -> Sequence[Peer]:
         """-> the peers that are served on the request port itself."""
@@ -43,18 +43,18 @@ class UpgradableAddress(Protocol):
         """-> the groups that are sent to."""
 
     def deliver(self, datagram: bytes, peer: Peer, local: Local) -> None:
-        """Take a datagram that the other process has read here."""
+        """Receive a datagram that the other process has read from this port."""
 
     def deliverUnreachable(self, peer: Peer) -> None:
-        """Take an ICMP error that the other process has read here."""
+        """Receive an ICMP error that the other process has read from this port."""
 
 
 class UpgradableServer(Protocol):
     """
-    A server that can take over from another process, and be taken over.
+    A server that can take over from another process, and can hand over to one.
 
-    @ivar draining: it takes no new requests: it was told to stop, or another process has taken over.
-    @ivar stopping: it was told to stop.
+    @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
+    @ivar stopping: the server is being stopped.
     """
 
     draining: bool
@@ -70,10 +70,10 @@ class UpgradableServer(Protocol):
         """-> the addresses of the admin ports that are open, by name."""
 
     def stopServing(self) -> Deferred[None]:
-        """Leave new requests to another process.  -> fires when that can open the admin ports."""
+        """Leave new requests to another process.  -> fires when that process can open the admin ports."""
 
     def startServing(self) -> None:
-        """Be the process that serves: open the admin ports, and tell the service manager."""
+        """Take over as the process that serves: open the admin ports, and notify the service manager."""
 
     def resumeServing(self) -> None:
         """Serve as before L{stopServing}: the other process has died."""

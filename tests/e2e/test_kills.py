@@ -21,7 +21,7 @@ import pytest
 
 from castd.testing import pattern
 from tests.support.jobs import eventually
-from tests.support.lab.castd import TREE, Mother
+from tests.support.lab.castd import TREE, ForkServer
 from tests.support.world import free
 
 pytestmark = pytest.mark.e2e
@@ -83,8 +83,8 @@ class Upload:
 
 
 @pytest.fixture
-def mother(tmp_path: Path) -> Iterator[Mother]:
-    made = Mother(tmp_path, TREE)
+def forkServer(tmp_path: Path) -> Iterator[ForkServer]:
+    made = ForkServer(tmp_path, TREE)
     yield made
     made.close()
 
@@ -97,7 +97,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_killedInTheMiddle(tmp_path: Path, mother: Mother) -> None:
+def test_killedInTheMiddle(tmp_path: Path, forkServer: ForkServer) -> None:
     """Never half a file under its name, none lost that was acknowledged; what is left is gone at the next start."""
     chance = random.Random(20261121)
     folder, (port,) = tmp_path / "in", free(1)
@@ -114,7 +114,7 @@ def test_killedInTheMiddle(tmp_path: Path, mother: Mother) -> None:
     wholes, leftovers, unfinished = {content(0)}, 0, 0
     for number in range(1, KILLS + 1):
         before = {file.name for file in folder.iterdir() if LEFT.fullmatch(file.name)}
-        pid = mother.bear(conf)
+        pid = forkServer.fork(conf)
         uploads = [Upload(port, name, content(number)) for name in ("log", f"new{number}")]
         wholes.add(content(number))
         for each in uploads:
@@ -141,4 +141,4 @@ def test_killedInTheMiddle(tmp_path: Path, mother: Mother) -> None:
     print(f"{KILLS} kills, {unfinished} uploads unfinished, {leftovers} leftovers seen")  # noqa: T201
     assert unfinished > 0
     assert leftovers > 0
-    assert "Traceback" not in mother.log.read_text()
+    assert "Traceback" not in forkServer.log.read_text()

@@ -1,35 +1,36 @@
 """
-What tests share.  A test imports what it needs from here, and never from another test's file.
+Provides what tests share.  A test imports helpers from here, and never from another test's file.
 
 I{In memory, in virtual time:} the kit is L{castd.testing}: a network, its hosts, a site, a recording client.
 
  - C{stage}: a real listener with its dialects on such a network: C{TftpStage}, C{GroupStage}, C{MtftpStage},
-   C{SlamStage}.  Within C{with} it keeps the log; at the end no fault may stand in it.  C{listener} makes the listener
-   alone.
- - C{clients}: who faces it.  Each protocol has a file, with what a test says by hand (C{rrq}, C{say}, C{download},
-   C{Member}, C{opened}) and the clients of the field as simulations (C{Simulated}, C{Machine}, C{Ipxe}, C{Player}).
-   C{clients.ear} is a port that hears for them.  C{slam_client} shares no code with castd and is a program as well, as
-   is C{sbroadcast_get}.
+   C{SlamStage}.  Within C{with} it records the log; at the end the log must have no fault.  C{listener} makes the
+   listener alone.
+ - C{clients}: clients for a stage.  Each protocol has a file, with functions for a test that sends by hand (C{rrq},
+   C{say}, C{download}, C{Member}, C{opened}) and with simulations of real clients (C{Simulated}, C{Machine}, C{Ipxe},
+   C{Player}).  C{clients.ear} is a port that receives for them.  C{slam_client} shares no code with castd and is a
+   program as well, as is C{sbroadcast_get}.
  - C{link}: two halves of a transfer face to face, with loss, delay and duplicates; no network, no listener.
  - C{cast_hall}: receivers around any cast, numbers only, for state machines.  C{slam_hall}: a crowd of SLAM clients
    around one Sweep and one wire, too many for a network.
- - C{hostile}: one server with every transport and a network on which anybody may speak as anybody; hunts on it.
-   C{noise}: what strangers say.
+ - C{hostile}: one server with every transport, on a network on which every source address can be forged; hunts on it.
+   C{noise}: the datagrams of attackers.
  - C{matrix}: seeded runs, compared cell by cell with C{tests/runs.txt}.
  - C{vectors}: the datagrams and exchanges of C{tests/vectors}, as parameters.
- - C{log}: what castd logs meanwhile.  The fixture C{events} is made of it.
+ - C{log}: observes the log during a test.  The fixture C{events} uses it.
 
 I{With real sockets of the loopback interface:}
 
- - C{fakes}: C{Reactor}, that a test reads by hand; C{Hand}, whose time is virtual; C{Hearer}, a protocol that notes.
- - C{faults}: system calls and methods of plugins that are made to fail, and with what each may.
+ - C{fakes}: C{Reactor}, whose readers a test calls by hand; C{Hand}, a reactor with virtual time; C{Hearer}, a protocol
+   that records what it receives.
+ - C{faults}: makes system calls and methods of plugins fail, each with the errors that it can have.
  - C{world}: a whole castd in this process, with a client of each kind.
 
 I{With processes:}
 
- - C{needs}: what a test cannot do without.  C{run} runs a program, C{need} asks for it; without it the test is skipped,
+ - C{needs}: the requirements of a test.  C{run} runs a program, C{need} requires one; without it the test is skipped,
    and fails where C{CI=true}.
- - C{jobs}: a program with its output and its end (C{Job}), castd from these sources (C{running}), C{eventually}.
+ - C{jobs}: runs a program (C{Job}), runs castd from these sources (C{running}), waits for a condition (C{eventually}).
  - C{lab}: castd as a process (C{castd}, C{daemons}), network namespaces with a switch (C{hall}), losses and captures
    on its wires (C{wires}), other people's clients (C{clients}) and machines that boot (C{machines}).
    C{tests/e2e/README.md} says how they go together.

@@ -1,8 +1,8 @@
 """
-A hall of simulated receivers around one cast, for state machines: numbers only, no packets.
+Simulates many receivers around one cast, by numbers of blocks only, without packets.
 
-The hall checks, with every action, what must hold for any cast: whose turn it is, that nothing goes out that nobody
-wanted, that nobody is told farewell twice, that a cast never asks to be polled at once without a reason.
+L{Hall} checks, with every action, what must hold for any cast: the turn belongs to one member, no block is sent that no
+receiver asked for, no member leaves twice, and a cast never asks to be polled at once without a reason.
 """
 
 import random
@@ -23,7 +23,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.interfaces import ICast
 from castd.request import Peer
 
-#: One way, seconds.
+#: Seconds from one end to the other.
 LATENCY = 0.001
 
 
@@ -33,11 +33,11 @@ class Habits:
     How a receiver behaves.
 
     @ivar window: blocks it asks for at once.
-    @ivar deaf: it hears what is sent to itself, never the group.
-    @ivar confirms: it answers a greeting without the turn.
-    @ivar leaves: it says so at once when it has everything, turn or not.
-    @ivar repeats: after so long without a word for it, it asks again.  Seconds.
-    @ivar eager: its request says already what it wants, as a plain TFTP request does.
+    @ivar deaf: the receiver hears datagrams to itself, never to the group.
+    @ivar confirms: the receiver answers an announcement that does not give it the turn.
+    @ivar leaves: the receiver leaves at once when it has everything, also without the turn.
+    @ivar repeats: the receiver repeats its request after a silence of so many seconds.
+    @ivar eager: the request asks for the first blocks, as a plain TFTP request does.
     """
 
     window: int = 1
@@ -51,13 +51,14 @@ class Habits:
 @dataclass
 class Receiver:
     """
-    One machine of the hall.
+    One simulated receiver.
 
-    @ivar lacks: blocks it has not heard.
-    @ivar master: it believes that it has the turn.
-    @ivar here: the cast counts it as a member, as far as the hall saw.
-    @ivar wanted: what reached the cast of its wants, the last; C{sent} what of that went out already.
-    @ivar spoke: the instant it last said or heard something for it.
+    @ivar lacks: blocks that the receiver has not heard.
+    @ivar master: the receiver believes that it has the turn.
+    @ivar here: the cast counts the receiver as a member, by the actions that were seen.
+    @ivar wanted: the last request for blocks that reached the cast.
+    @ivar served: the blocks of C{wanted} that were sent already.
+    @ivar spoke: the last instant at which the receiver sent or heard a datagram of its own.
     """
 
     peer: Peer
@@ -72,7 +73,7 @@ class Receiver:
     spoke: float = 0.0
 
     def wish(self) -> Event:
-        """What it would say now."""
+        """-> the event that the receiver would send now."""
         if not self.lacks:
             return Leave(outcomes.DONE)
         first = min(self.lacks)
@@ -82,7 +83,7 @@ class Receiver:
 
 
 class Hall:
-    """Receivers, the way to them, and the cast under test."""
+    """The cast under test, its receivers, and the lossy path between them."""
 
     def __init__(self, cast: ICast, policy: RetransmitPolicy, blocks: int, group: bool, chance: random.Random) -> None:
         self.cast, self.policy, self.blocks, self.group, self.chance = cast, policy, blocks, group, chance
@@ -98,7 +99,7 @@ class Hall:
     # From receivers to the cast; None is a request.
 
     def post(self, receiver: Receiver, event: Event | None) -> None:
-        """The receiver says something; it may get lost, or come twice."""
+        """Send an event of a receiver to the cast; it may be lost, or arrive twice."""
         receiver.spoke = self.now
         for copy in range(1 + (self.chance.random() < self.duplicate)):
             if self.chance.random() >= self.loss:
@@ -106,7 +107,7 @@ class Hall:
                 heappush(self._under, (when, next(self._serial), receiver.peer, event))
 
     def ask(self, habits: Habits) -> Receiver:
-        """A new machine sends its request."""
+        """Add a receiver, and send its request."""
         peer = (f"10.0.{len(self.receivers) >> 8}.{len(self.receivers) & 255}", 2000)
         receiver = Receiver(peer, habits, set(range(self.blocks)), end=self.blocks)
         self.receivers[peer] = receiver
@@ -123,7 +124,7 @@ class Hall:
             self.cast.join(peer, self.now, wants)
         else:
             if isinstance(event, RequestBlocks) and event.ranges:
-                # A cast may serve the newer of two wants, whichever came first; it is both that were wanted.
+                # A cast may serve the newer of two requests, whichever came first, so both count.
                 low = min(receiver.wanted.start, event.ranges[0].start) if receiver.wanted else event.ranges[0].start
                 receiver.wanted = range(low, max(receiver.wanted.stop, event.ranges[0].stop))
             self.cast.hear(peer, event, self.now)
@@ -131,7 +132,7 @@ class Hall:
     # From the cast to receivers.
 
     def drain(self) -> None:
-        """Poll until there is nothing, check each action, and let the receivers hear of it."""
+        """Poll the cast until it has no action, check each action, and pass it to the receivers."""
         self.sound = False
         self._drain()
         self.sound = True
@@ -185,7 +186,7 @@ class Hall:
             receiver = self.receivers[action.peer]
             receiver.here = False
             receiver.wanted, receiver.served = range(0), set()
-            # Who is thrown out for its silence does not hear of it, and asks again when its own time has come.
+            # A member that is removed for its silence does not learn it, and asks again by its own timer.
             receiver.ended = action.outcome if action.outcome in (outcomes.DONE, outcomes.DEAF) else None
             if action.outcome == outcomes.DEAF:
                 assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
@@ -216,7 +217,7 @@ class Hall:
         new = came & receiver.lacks
         receiver.lacks -= came
         if receiver.master or not self.group:
-            # Once a burst, as a window's last block or a gap makes it speak; never for what it had already.
+            # Once for each burst, as a receiver answers the last block of a window or a gap, and only for new blocks.
             if new:
                 self.post(receiver, receiver.wish())
         elif not receiver.lacks and new and receiver.habits.leaves:
@@ -225,7 +226,7 @@ class Hall:
     # Time.
 
     def pass_(self, seconds: float, steps: int = 200_000) -> None:
-        """Let time pass: what is under way arrives, the cast's deadlines come, receivers lose their patience."""
+        """Let time pass: events arrive, the cast is polled at its deadlines, and receivers repeat."""
         end = self.now + seconds
         for _ in range(steps):
             self.drain()
@@ -255,18 +256,18 @@ class Hall:
         return receiver.spoke + receiver.habits.repeats
 
     def _asksAgain(self, receiver: Receiver) -> None:
-        """In mid-transfer a receiver repeats what it wants; one that heard nothing, or was forgotten, its request."""
+        """Repeat the last request for blocks; the first request if nothing was heard, or it is no member."""
         if receiver.here and (receiver.master or not self.group or receiver.lacks != set(range(self.blocks))):
             self.post(receiver, receiver.wish())
         else:
             self.post(receiver, None)
 
     def finish(self) -> None:
-        """Nothing is lost any more: everybody who keeps asking ends done, the dead are forgotten, the cast is empty."""
+        """Stop all losses, and check that every live receiver ends with C{done}, and the cast is empty at the end."""
         self.loss = self.duplicate = 0.0
         self.pass_(60.0)
         for receiver in self.receivers.values():
-            # Not every cast takes those aside who hear no multicast; they lose heart at last, and must hold nobody up.
+            # Not every cast serves members that hear no multicast by unicast; they give up and must delay no other.
             receiver.dead |= self.group and receiver.habits.deaf
         for _ in range(400):
             if not self._waiting() and not self.cast.memberCount():

@@ -1,7 +1,7 @@
 """
-Reactors for real sockets that a test reads by hand, and a protocol that notes what it hears.
+Provides reactors for real sockets that a test drives by hand, and a protocol that records what it receives.
 
-What needs no sockets needs none of these: L{castd.testing.Host} is a reactor on a network in memory.
+A test without real sockets uses L{castd.testing.Host}, which is a reactor on a network in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from castd.request import Local, Peer
 _log = Logger(namespace="castd.tests")
 
 LOOPBACK = "127.0.0.1"
-#: What a turn of the reactor takes.  With nothing for it a socket that cannot be read would stop time.
+#: Virtual seconds of one turn of the reactor.  With 0, a socket that cannot be read would stop time.
 TURN = 0.001
 
 
@@ -30,15 +30,15 @@ class GroupPort(MulticastPort):
     """A port that joins groups on the loopback interface, whatever the machine's routes are."""
 
     def joinGroup(self, addr: str, interface: str = "") -> Any:
-        """As Twisted's."""
+        """As Twisted's method, on the loopback interface."""
         return super().joinGroup(addr, LOOPBACK)
 
 
 class Reactor(Clock):
     """
-    A clock, and who wants to read and write: nobody does before a test says so.
+    A clock that records readers and writers; a test calls them.
 
-    @ivar readers: who wants to read; C{writers}: to write.
+    @ivar readers: the objects added by C{addReader}; C{writers}: those added by C{addWriter}.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Reactor(Clock):
 
 class Hearer(DatagramProtocol):
     """
-    Notes what it hears.
+    Records what it receives.
 
-    @ivar heard: datagrams for it; C{strangers}: of others than its peer.
-    @ivar unreachable: peers of whom it was told that nobody is there.
-    @ivar stopped: how often its port was closed.
+    @ivar heard: datagrams for the protocol; C{strangers}: datagrams of others than its peer.
+    @ivar unreachable: peers for which an ICMP error has come.
+    @ivar stopped: how often the port was closed.
     """
 
     largest = 2048
@@ -96,12 +96,12 @@ class Hearer(DatagramProtocol):
 
 class Hand(Clock):
     """
-    A reactor worked by hand: real sockets of the loopback interface, virtual time.
+    A reactor that a test drives: real sockets of the loopback interface, virtual time.
 
-    What is sent on loopback can be read at once, so time need pass only when there is nothing to read; then it jumps to
-    the next timer.  A transfer that waits for half a minute takes milliseconds, and every run is alike.
+    A datagram on loopback can be read at once, so time passes only when there is nothing to read; then it jumps to the
+    next timer.  A transfer that waits for half a minute takes milliseconds, and every run is the same.
 
-    @ivar dropped: readers that failed, and that a reactor would never look at again.
+    @ivar dropped: readers that failed, which a reactor would remove.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Hand(Clock):
         self.readers = {number: each for number, each in self.readers.items() if each is not reader}
 
     def removeWriter(self, writer: Any) -> None:
-        """Nobody waits to write."""
+        """Do nothing: writers are never called."""
 
     def listenUDP(self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192) -> Port:
         made = Port(port, protocol, interface, maxPacketSize, self)
@@ -141,7 +141,7 @@ class Hand(Clock):
     # The passing of time
 
     def turn(self) -> bool:
-        """Read what there is to read, as a reactor does.  -> whether there was anything."""
+        """Call the readers that have data, as a reactor does.  -> whether there were any."""
         ready, _, _ = select.select(list(self.readers), [], [], 0)
         for number in ready:
             reader = self.readers.get(number)
@@ -160,9 +160,9 @@ class Hand(Clock):
 
     def run(self, until: Callable[[], object], limit: float = 300.0) -> None:
         """
-        Go on until C{until()} is true.
+        Run until C{until()} is true.
 
-        @raise AssertionError: it does not become true within so many virtual seconds.
+        @raise AssertionError: it does not become true within C{limit} virtual seconds.
         """
         end = self.rightNow + limit
         while not until():
@@ -174,7 +174,7 @@ class Hand(Clock):
             self.advance(step)
 
     def rest(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let so many virtual seconds pass."""
         over: list[bool] = []
         self.callLater(seconds, over.append, True)
         self.run(lambda: over, seconds + 1)

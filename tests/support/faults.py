@@ -1,5 +1,5 @@
 """
-What can be made to fail: the calls that castd makes of the system, and the methods of its plugins.
+Makes calls fail: the system calls of castd, and the methods of its plugins.
 
 The modules of castd call the system by the names C{os}, C{socket}, C{select} and C{fcntl}.  L{install} puts others in
 the place of these, which do the same until they are told to fail.  Clients in the same process are not touched.  A
@@ -34,7 +34,7 @@ class Breaker:
     Which call fails, with what, and how often.
 
     @ivar calls: how often each call was made: C{files.content.os.pread}, C{socket.bind}, C{IWire.header}.
-    @ivar hits: how often it failed.
+    @ivar hits: how often the chosen call failed.
     """
 
     def __init__(self) -> None:
@@ -45,18 +45,18 @@ class Breaker:
         self._left: float = 0
 
     def fail(self, name: str, error: Callable[[], Exception], times: float = float("inf")) -> None:
-        """From now on this call raises what C{error()} makes, so many times."""
+        """Let this call raise C{error()} from now on, so many times."""
         self.name, self._error, self._left, self.hits = name, error, times, 0
 
     def lift(self) -> None:
-        """Nothing fails any more."""
+        """Let no call fail any more."""
         self._left = 0
 
     def called(self, name: str) -> None:
         """
-        The call is made.
+        Count a call, and let it fail if it is the chosen one.
 
-        @raise Exception: it is the one that fails.
+        @raise Exception: the error of the chosen call.
         """
         self.calls[name] += 1
         if name == self.name and self._left > 0:
@@ -65,7 +65,7 @@ class Breaker:
             raise self._error()
 
     def through(self, name: str, call: Any) -> Any:
-        """-> the call of the system, as it goes through here."""
+        """-> a function that makes this system call through the breaker."""
 
         def work(*args: Any, **more: Any) -> Any:
             done = name.rpartition(".")[2] in DONE
@@ -76,10 +76,10 @@ class Breaker:
         return work
 
 
-# Calls of the system, and with what each may fail.
+# System calls, and the errors that each may have.
 
 CASTD = Path(__file__).parents[2] / "castd"
-#: The rooms that every datagram and every octet of a file goes through; without what is there for the start alone.
+#: The packages on the path of every datagram and every octet of a file, without those of the start alone.
 AT_THE_START = ("net.activation", "net.fdstore")
 DATA_PATH = tuple(
     name
@@ -141,7 +141,7 @@ ROWS = {
     "files.partial.os.unlink": "EACCES EIO EROFS ENOENT",
 }
 
-#: Calls that are not made to fail here, and why.
+#: System calls that are not made to fail here, with the reason.
 EXEMPT = {
     "socket.close": "a datagram socket has nothing to write when it is closed, so nothing can fail",
     "socket.setblocking": "one flag of a descriptor that is open",
@@ -206,19 +206,19 @@ METHODS = {
     **{each: f"epoll.{each}" for each in ("register", "unregister", "modify")},
 }
 
-#: Which names of which modules are exchanged.
+#: The names that are replaced, by module.
 MODULES = {
     "os": ("files.root", "files.content", "files.partial", "files.uploads"),
     "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
 }
-#: Calls that have done their work when they tell of a fault.
+#: Calls that have had their effect when they raise an error.
 DONE = frozenset({"close", "unregister"})
 
 
 class Module:
-    """A module, with its functions through the breaker."""
+    """A module whose functions are called through the breaker."""
 
     def __init__(self, breaker: Breaker, name: str, real: Any, **instead: Any) -> None:
         self._breaker, self._name, self._real = breaker, name, real
@@ -263,7 +263,7 @@ class Epoll:
 
 
 def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
-    """Let all of castd's calls go through this breaker."""
+    """Make castd call the system through this breaker."""
     made = breakable(breaker, socket.socket, "socket", SOCKET)
 
     def new(family: int = -1, kind: int = -1) -> Any:
@@ -285,7 +285,7 @@ def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
 
 
 class Socket:
-    """What C{socket.socket} is to castd: it makes sockets, and has their methods."""
+    """A stand-in for the class C{socket.socket}: makes sockets, and has their methods."""
 
     def __init__(self, new: Any, kind: Any) -> None:
         self._new = new
@@ -297,12 +297,12 @@ class Socket:
 
 # Plugins.
 
-#: What a method may return that has methods of its own, all of which pass through the same breaker.
+#: The interfaces of objects that methods return, whose methods pass through the same breaker.
 INTERFACES: tuple[Any, ...] = (IDialect, IGroupWire, IWire, ICast, IContent, IContentSink, IUpload, ITransferHalf)
 
 
 class Plugin:
-    """An object of a seam, through a breaker; so is what its methods return."""
+    """An object of an interface, called through a breaker, as are the objects that its methods return."""
 
     def __init__(self, breaker: Breaker, real: Any) -> None:
         self.__dict__.update(_breaker=breaker, _real=real)
@@ -325,7 +325,7 @@ class Plugin:
         return call
 
     def _cast(self, made: Any) -> Any:
-        """The wire's cast; as it is, unless it shall be broken: a stranger's cast takes no steps ahead."""
+        """Make the wire's cast; unchanged unless it is to fail, since a foreign cast class has no fast path."""
         return Plugin(self._breaker, made) if self._breaker.name.startswith("ICast.") else made
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -336,17 +336,17 @@ class Plugin:
 
 
 def through(breaker: Breaker, value: Any) -> Any:
-    """-> the object of a seam behind its breaker; all else as it is."""
+    """-> a L{Plugin} for an object of an interface; other values unchanged."""
     return Plugin(breaker, value) if any(seam.providedBy(value) for seam in INTERFACES) else value
 
 
 def _named(seam: Any, name: str) -> str:
-    """-> C{IWire.header}, also for the wire of a group."""
+    """-> the name of a method, such as C{IWire.header}, also for an C{IGroupWire}."""
     return f"{'IWire' if seam is IGroupWire else seam.getName()}.{name}"
 
 
 def methods(seam: type[Interface]) -> list[str]:
-    """-> the names of its methods."""
+    """-> the names of the methods of an interface."""
     return [name for name in seam.names(all=True) if isinstance(seam[name], Method)]  # type: ignore[misc]
 
 

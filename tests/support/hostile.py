@@ -1,6 +1,6 @@
 """
-The ground of hunts: one server with every transport, honest clients of each, a network on which anybody may speak as
-anybody; and how a hunt goes, so many datagrams in rounds, each round on a ground of its own.
+Runs hunts: one server with every transport, honest clients of each, and forged datagrams in rounds, each round with a
+server of its own.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from tests.support.noise import answer, noise
 from tests.support.stage import listener
 
 SERVER = "10.0.0.1"
-#: Where each transport is asked.
+#: The request port of each transport.
 PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
-#: Those of which the quick tests have a case.
+#: The transports that have a case in the quick tests.
 QUICK = ("tftp",)
-#: Which of them the events name, where that differs.
+#: The name of a transport in events, where it differs.
 TRANSPORTS = {"single-port": "tftp"}
 LARGE = pattern(40_000)
 FILES = {"f": pattern(1300), "large": LARGE, "empty": b"", "boot/x": pattern(5000)}
@@ -45,7 +45,7 @@ FILES = {"f": pattern(1300), "large": LARGE, "empty": b"", "boot/x": pattern(500
 
 class Tally:
     """
-    What an address was sent.
+    Counts of the datagrams that were sent to one address.
 
     @ivar largest: octets of the largest datagram.
     @ivar kinds: how many began with these two octets; C{log}: when which did.
@@ -68,12 +68,12 @@ class Tally:
 
 class Wilds(Network):
     """
-    A network on which anybody may speak as anybody.
+    A network on which every source address can be forged.
 
-    @ivar tallies: what the server has sent to the addresses that are counted; nobody is there.
-    @ivar grouped: the same of groups and broadcasts, by address.
-    @ivar answered: (from, to, datagram) of what the server last sent to strangers who listen.
-    @ivar tape: (source, destination, datagram) of what honest clients have said.
+    @ivar tallies: counts of what the server has sent to the addresses of attackers, where no host is.
+    @ivar grouped: the same for groups and broadcasts, by address.
+    @ivar answered: (source, destination, datagram) of the server's last answers to attackers that listen.
+    @ivar tape: (source, destination, datagram) of the datagrams of honest clients.
     """
 
     def __init__(self, seed: int, faults: float) -> None:
@@ -103,14 +103,14 @@ class Wilds(Network):
         super().carry(datagram, source, destination, sender)
 
     def forge(self, datagram: bytes, source: Peer, destination: Peer) -> None:
-        """A datagram with whatever source; lost where nobody listens."""
+        """Send a datagram with any source; it is lost if no port listens at the destination."""
         receiver = self.bound.get(destination[:2])
         if receiver is not None:
             self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
 class Bounded(ReceivedFile):
-    """The file of an honest client; what is written beyond its end has no room."""
+    """The sink of an honest client, which raises on octets beyond the end of the file."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Bounded(ReceivedFile):
 
 class Honest:
     """
-    One castd client, and what has become of its transfer.
+    One honest client, made of castd's halves, with the result of its transfer.
 
     @ivar result: the report, or a failure.
     """
@@ -152,7 +152,7 @@ class Honest:
 
     @property
     def right(self) -> bool:
-        """It has the file, octet for octet."""
+        """-> whether it has the file, octet for octet."""
         return bool(self.sink.data == LARGE)
 
 
@@ -160,7 +160,7 @@ class Ground:
     """
     The server, and its events.
 
-    @ivar faults: the failures that were logged; C{kinds}: how many events of each kind; C{lines}: what a log has got;
+    @ivar faults: the failures that were logged; C{kinds}: how many events of each kind; C{lines}: the lines of the log;
         C{ends}: how transfers have ended, by transport.
     """
 
@@ -185,7 +185,7 @@ class Ground:
         self._log = RateLimiter(self._written)
 
     def event(self, event: dict[str, Any]) -> None:
-        """An observer of the log."""
+        """Observe an event of the log."""
         if "log_failure" in event or event.get("event") == "fault":
             self.faults.append(event.get("log_failure") or event)
         self.kinds[event.get("event", "")] += 1
@@ -201,7 +201,7 @@ class Ground:
     # What must hold.
 
     def bounded(self) -> None:
-        """Nothing that a stranger can make grow is above its limit, and nothing went wrong."""
+        """Check that all that attackers can make grow is below its limit, and that no fault was logged."""
         site, where = self.site, f"seed {self.seed}"
         limits, admission = site.limits, site.admission
         assert not self.faults, (where, self.faults[0])
@@ -212,12 +212,12 @@ class Ground:
         assert len(site._barred) <= MOST_BARRED, where
         for limit in (admission._new, admission._again, admission._errorsPerPeer):
             assert len(limit._buckets) <= REMEMBERED, where
-        # Lines without a limit are those of transfers that were let in; all others are the same but once a minute.
+        # Only transfers that were admitted log without limit; all other lines come once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
         assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:
-        """Everybody is silent, and nothing is left of them."""
+        """Check that no state is left once all clients are silent."""
         self.network.advance(3000)  # a timeout of 255 s may have been agreed on
         self.bounded()
         where = f"seed {self.seed}"
@@ -232,7 +232,7 @@ class Ground:
 
 @contextmanager
 def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
-    """A ground whose events are seen while it stands."""
+    """-> a ground whose events are observed while the context is entered."""
     ground = Ground(*args, **kw)
     with observed(ground.event):
         yield ground
@@ -241,16 +241,16 @@ def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
 
 DATAGRAMS = int(os.environ.get("CASTD_FUZZ", "4000"))
 SEED = int(os.environ.get("CASTD_SEED", "1"))
-#: Datagrams of one round; memory is compared from round to round.
+#: Datagrams of one round; memory is compared between rounds.
 ROUND = 10_000
-#: Every so many datagrams time passes.
+#: Time passes after so many datagrams.
 STEP = 16
 PAUSES = (0.0005, 0.002, 0.02, 0.3, 2.0)
 STRANGERS = [f"10.0.0.{20 + number}" for number in range(10)]
 
 
 def emptied() -> None:
-    """All that castd remembers to save time is forgotten, having been bounded."""
+    """Check the bounds of castd's caches, and clear them."""
     gc.collect()
     for each in gc.get_objects():
         if isinstance(each, _lru_cache_wrapper) and each.__module__.startswith("castd"):
@@ -260,7 +260,7 @@ def emptied() -> None:
 
 
 def rounds(datagrams: int = DATAGRAMS) -> Iterator[tuple[int, int]]:
-    """(seed, datagrams) of each round."""
+    """-> (seed, datagrams) of each round."""
     left, seed = datagrams, SEED
     while left > 0:
         yield seed, min(left, ROUND)
@@ -269,9 +269,9 @@ def rounds(datagrams: int = DATAGRAMS) -> Iterator[tuple[int, int]]:
 
 class Hunt:
     """
-    Strangers who hear what they are answered and speak to whoever answered, beside honest clients of every transport.
+    Attackers that receive the answers to them and send to their sources, beside honest clients of every transport.
 
-    @ivar honest: one client of each, begun anew as soon as the one before it is done.
+    @ivar honest: one honest client of each transport, started anew when it has ended.
     """
 
     def __init__(self, ground: Ground, kind: str) -> None:
@@ -283,13 +283,13 @@ class Hunt:
         self._hosts = 0
 
     def begin(self) -> None:
-        """One honest client of each transport."""
+        """Start one honest client of each transport."""
         for kind in PORTS:
             self._hosts += 1
             self.honest.append(Honest(self.ground, kind, f"10.0.0.{100 + self._hosts % 100}"))
 
     def run(self, datagrams: int) -> None:
-        """Send so many, some of them to where answers came from, now and then letting time pass."""
+        """Send so many datagrams, some to the sources of answers, and let time pass at intervals."""
         chance, network, kind = self.chance, self.network, self.kind
         target = (SERVER, PORTS[kind])
         for count in range(datagrams):
@@ -312,7 +312,7 @@ class Hunt:
                     self.begin()
 
     def finish(self) -> None:
-        """The strangers fall silent; whoever is honest gets the file, if not yet."""
+        """Stop the attackers, and wait until every honest client has its file."""
         where = f"{self.kind}, seed {self.ground.seed}"
         self.network.link(loss=0.0, duplicate=0.0, reorder=0.0)
         self.network.run(lambda: all(each.result is not None for each in self.honest), limit=600)

@@ -1,4 +1,4 @@
-"""Programs that a test starts: their output in a file, their end by pid, and never one left behind."""
+"""Runs programs for a test: output goes to a file, programs are ended by pid, and none is left running."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LEASHED = ("setpriv", "--pdeathsig", "KILL")
 
 
 class Late(AssertionError):
-    """Something that had to happen did not happen in time."""
+    """The error that a condition did not become true in time."""
 
 
 def eventually(look: Callable[[], T], what: str, seconds: float, every: float = 0.02) -> T:
     """
-    Ask until the answer is true.
+    Call C{look} until its result is true.
 
-    @return: that answer.
-    @raise Late: if there was none within C{seconds}; the text says that C{what} was waited for.
+    @return: that result.
+    @raise Late: no result was true within C{seconds}; the text names C{what} was waited for.
     """
     end = time.monotonic() + seconds
     while not (answer := look()):
@@ -82,7 +82,7 @@ class Job:
         return self.log.read_text("utf-8", "replace")
 
     def say(self, text: str) -> None:
-        """Write to its standard input."""
+        """Write to the standard input of the program."""
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
@@ -149,7 +149,7 @@ class Job:
 
 @contextmanager
 def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """castd in a process of its own, from the sources that the tests belong to; it is ended in any case."""
+    """Run castd in a process, from the sources that the tests belong to, and end it on leaving the context."""
     with subprocess.Popen(
         [sys.executable, "-u", *command],
         cwd=ROOT,
@@ -165,7 +165,7 @@ def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[s
 
 
 def until(process: subprocess.Popen[str], words: str) -> str:
-    """-> the line with these words."""
+    """Read the output up to the line with these words.  -> that line."""
     assert process.stdout is not None
     said = []
     for line in process.stdout:
@@ -176,7 +176,7 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 
 
 def free(*kinds: socket.SocketKind) -> list[int]:
-    """-> numbers of ports of the loopback interface that nobody has, one of each kind."""
+    """-> numbers of free ports of the loopback interface, one of each kind."""
     with ExitStack() as probes:
         found = [probes.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
         for probe in found:

@@ -1,5 +1,5 @@
 """
-Two halves of a transfer face to face: a lossy link with a clock of its own, and the serving half of a read.
+Connects two halves of a transfer by a lossy link with a clock of its own, and provides the serving half of a read.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from castd.request import Local, Request
 
 
 def pattern(size: int) -> bytes:
-    """-> that many octets that do not repeat at any block size: random, but always the same."""
+    """-> so many octets that do not repeat at any block size: random, but always the same."""
     return random.Random(size).randbytes(size)
 
 
 def asked(datagram: bytes) -> Request:
-    """-> an RRQ or WRQ as a server sees it."""
+    """-> the request of an RRQ or WRQ."""
     ask = parseRequest(datagram)
     assert ask is not None
     return Request(("192.0.2.1", 1024), Local("192.0.2.2", 69), ask.name, ask.mode, ask.write, ask.options)
@@ -35,7 +35,7 @@ def asked(datagram: bytes) -> Request:
 
 @dataclass
 class Serve:
-    """A server's half of one read, driven like the others: the least that RFC 1350 and 7440 ask of a server."""
+    """A server's half of one read: the least that RFC 1350 and 7440 require of a server."""
 
     content: bytes
     caps: OptionLimits = field(default_factory=OptionLimits)
@@ -99,7 +99,7 @@ class Serve:
 
 
 class Accept:
-    """A server that takes a write: its L{UploadReceiver} is made of the first datagram."""
+    """A server that accepts a write: makes its L{UploadReceiver} from the first datagram."""
 
     def __init__(self, caps: OptionLimits | None = None) -> None:
         self.caps, self.policy = caps or OptionLimits(), RetransmitPolicy()
@@ -137,10 +137,10 @@ class Accept:
 
 class Link:
     """
-    Two ends and what is on its way between them.  C{lost(sender, datagram, ordinal)} says what never arrives.
+    Two ends, and the datagrams under way between them.  C{lost(sender, datagram, ordinal)} chooses lost datagrams.
 
     @ivar sent: (sender, datagram) of each datagram, lost ones too; sender 0 is the client, 1 the server.
-    @ivar kept: what each end was given to keep.
+    @ivar kept: the payloads that each end has stored.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Link:
         self._way: list[tuple[float, int, int, bytes]] = []
 
     def run(self, limit: float = 3600.0, datagrams: int = 1_000_000) -> Link:
-        """Until nobody waits for anything; fails if that takes more than C{limit} seconds or so many datagrams."""
+        """Run until no timer is left; fail after C{limit} virtual seconds or so many datagrams."""
         end = self.now + limit
         self._send(0, self.ends[0].begin(self.now))
         while (instant := self._next()) is not None:
@@ -204,7 +204,7 @@ class Link:
 
 
 def summary(datagram: bytes) -> str:
-    """-> a datagram as one reads it aloud: C{"DATA 3"}, C{"ACK 0"}, C{"OACK"}, C{"ERROR 5"}, C{"RRQ"}."""
+    """-> a datagram in short: C{"DATA 3"}, C{"ACK 0"}, C{"OACK"}, C{"ERROR 5"}, C{"RRQ"}."""
     ask = parseRequest(datagram)
     if ask is not None:
         return "WRQ" if ask.write else "RRQ"

@@ -1,4 +1,4 @@
-"""What castd logs while a test looks."""
+"""Observes the log of castd during a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 @contextmanager
 def observed(*observers: Callable[[LogEvent], object]) -> Iterator[None]:
-    """These see every event meanwhile."""
+    """Pass every event of castd to these observers while the context is entered."""
     for each in observers:
         globalLogPublisher.addObserver(each)
     try:

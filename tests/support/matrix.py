@@ -1,5 +1,5 @@
 """
-A table of seeded runs, compared cell by cell with C{tests/runs.txt}: a slower timer shows as a changed cell.
+Compares a table of seeded runs cell by cell with C{tests/runs.txt}: a slower timer shows as a changed cell.
 
 A dialect adds rows by calling L{compare} in a test of its own: one row is one kind of client in all weathers.
 C{CASTD_RUNS=write} in the environment writes the rows of a run into the file instead; then read the difference.  A
@@ -22,7 +22,7 @@ Written by CASTD_RUNS=write; each row by its test, tests/test_matrix.py and thos
 
 @dataclass(frozen=True)
 class Weather:
-    """What the network does to each datagram, either way."""
+    """The faults of the network for each datagram, in both directions."""
 
     name: str
     loss: float = 0.0
@@ -58,7 +58,7 @@ def _stored(runs: Path) -> dict[str, list[str]]:
 
 def compare(row: str, run: Run, runs: Path = RUNS) -> None:
     """
-    One row: run it in all weathers, and compare.
+    Run one row of the table in all weathers, and compare it.
 
     @param row: C{dialect: client}.
     @param runs: the file with the table.

@@ -1,5 +1,5 @@
 """
-What a test cannot do without: root, a program, a file of firmware, a network namespace.
+Checks the requirements of a test: root, a program, a file of firmware, a network namespace.
 
 On somebody's machine a test whose need is not met is skipped, with the reason.  Where C{CI=true} it fails instead, so
 that a build cannot turn green by having tested nothing::
@@ -8,7 +8,7 @@ that a build cannot turn green by having tested nothing::
         atftp, = need("atftp")
         needRoot()
 
-Whoever runs a program asks for it first: L{run} does, and so does each L{Job<tests.support.jobs.Job>}.
+L{run} and each L{Job<tests.support.jobs.Job>} require the program that they run.
 """
 
 import os
@@ -63,13 +63,13 @@ def needFile(*candidates: str) -> Path:
 
 
 def needRoot() -> None:
-    """Only root may do what follows."""
+    """Require root."""
     if os.geteuid() != 0:
         lack("needs root")
 
 
 def needNamespaces() -> None:
-    """A network namespace can be made: root alone is not enough in some containers."""
+    """Require that a network namespace can be made: root alone is not enough in some containers."""
     needRoot()
     tried = run("unshare", "--net", "true", seconds=10)
     if tried.returncode:

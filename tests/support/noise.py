@@ -1,5 +1,5 @@
 """
-What strangers say: all that the vectors of the five protocols hold, what is said in mid-transfer, and both spoilt.
+Makes the datagrams of attackers: those of all vectors of the five protocols, answers in mid-transfer, and mutations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.clients.tftp import rrq, wrq
 from tests.support.vectors import FOLDER
 
 MASK = "255.255.255.0"
-#: The numbers that are said most.
+#: The block numbers that attackers use most.
 NUMBERS = (0, 1, 2, 3, 16, 32, 65535)
 _MID = [
     *(buildAck(number) for number in NUMBERS),
@@ -34,7 +34,7 @@ _HEADER = Header(77, 40_000, 1451)
 
 
 def recorded(protocol: str) -> Iterator[bytes]:
-    """Every datagram that stands in the vectors of this protocol."""
+    """-> every datagram in the vectors of this protocol."""
     yield from _hex(json.loads((FOLDER / f"{protocol}.json").read_text()))
 
 
@@ -83,7 +83,7 @@ def _requests(name: str) -> dict[str, list[bytes]]:
     }
 
 
-#: By what the port that they go to speaks.
+#: Datagrams by the protocol of the port that they go to.
 SEEDS: dict[str, list[bytes]] = {
     "tftp": [*recorded("tftp"), *_MID],
     "multicast": [*recorded("rfc2090"), *_MID, *_OFFERS],
@@ -96,13 +96,13 @@ for _name in ("f", "large", "empty", "boot/x"):
         SEEDS[_kind] += _said
 SEEDS["single-port"] = SEEDS["tftp"]
 
-#: What a stranger asks for first, of which each draws an answer.
+#: First requests of an attacker, each of which gets an answer.
 REQUESTS = {**_requests("large"), "slam": [FIRST_LIST, bytes.fromhex("209fffffff00")]}
 REQUESTS["single-port"] = REQUESTS["tftp"]
 
 
 def mutated(chance: random.Random, datagram: bytes, others: list[bytes]) -> bytes:
-    """The same with a few octets changed, cut off, doubled, or another's tail."""
+    """-> the datagram with a few octets changed, cut off or doubled, or with the end of another one."""
     octets = bytearray(datagram)
     for _ in range(chance.choice((0, 0, 1, 1, 2, 5))):
         at = chance.randrange(len(octets) + 1)
@@ -123,7 +123,7 @@ def mutated(chance: random.Random, datagram: bytes, others: list[bytes]) -> byte
 
 
 def answer(chance: random.Random, datagram: bytes, kind: str) -> bytes:
-    """What one might answer who means it, mostly: so that a hunt gets deep into transfers."""
+    """-> an answer that is mostly valid, so that a hunt gets deep into transfers."""
     if kind == "slam":
         start = chance.randrange(28)
         return buildList([range(start, start + 4)], 28)
@@ -140,7 +140,7 @@ def answer(chance: random.Random, datagram: bytes, kind: str) -> bytes:
 
 
 def noise(chance: random.Random, kind: str) -> bytes:
-    """One datagram that somebody might send to a port that speaks this."""
+    """-> one datagram to send to a port of this protocol."""
     what = chance.random()
     if what < 0.1:
         return chance.randbytes(chance.choice((0, 1, 2, 3, 4, 5, 20, 516, 1472)))

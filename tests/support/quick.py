@@ -1,5 +1,5 @@
 """
-Which cases of a matrix a developer waits for: C{pytest -m "not slow"} is half a minute, and has some of each area.
+Chooses the cases of a matrix for C{pytest -m "not slow"}, which takes half a minute and has some of each area.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-A hall of SLAM receivers in virtual time, around one Sweep and one Wire: no sockets, no CastProtocol, no reactor.
+Simulates many SLAM receivers around one Sweep and one Wire, in virtual time: no sockets, no CastProtocol, no reactor.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def image(size: int, seed: int = 7) -> bytes:
 
 class Seat:
     """
-    One receiver of a crowd.
+    One receiver of many.
 
-    It compares what it hears with the file instead of keeping it: two hundred images would not fit.
+    It compares each block with the file instead of storing it: two hundred images would not fit into memory.
     """
 
     def __init__(self, client: Client, data: bytes) -> None:
@@ -68,10 +68,12 @@ class Seat:
 @dataclass
 class Hall:
     """
+    The server, its receivers, and the lossy network between them.
+
     @ivar latency: seconds from one end to the other.
-    @ivar rate: octets a second of the server.
-    @ivar sent: blocks in the order in which they went to the group.
-    @ivar log: (instant, what, who or which), everything that the server did.
+    @ivar rate: octets a second that the server sends.
+    @ivar sent: numbers of blocks in the order in which they went to the group.
+    @ivar log: (instant, action, peer or block) of every action of the server.
     """
 
     data: bytes
@@ -102,7 +104,7 @@ class Hall:
         heappush(self.events, (instant, self.ticket, do, what))
 
     def sit(self, client: Etherboot | Ipxe, start: float = 0.0, peer: Peer | None = None, keeps: bool = False) -> Peer:
-        """A receiver that begins at this instant.  -> its address."""
+        """Add a receiver that begins at this instant.  -> its address."""
         self.seats += 1
         number = self.seats
         peer = peer or (f"10.1.{number >> 8}.{number & 255}", client.port or self.chance.randrange(1025, 65536))
@@ -132,7 +134,7 @@ class Hall:
                 self.at(self.now + self.latency, self.receive, datagram, peer)
 
     def receive(self, datagram: bytes, peer: Peer) -> None:
-        """A datagram has come to the server."""
+        """Receive a datagram at the server."""
         self.lists += 1
         if self.sweep.peerState(peer) is not None:
             self.sweep.hear(peer, self.wire.receive(datagram, peer, self.sweep.peerState(peer)), self.now)
@@ -194,7 +196,7 @@ class Hall:
                 self.at(due, self.tick, client, peer)
 
     def run(self, limit: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Let so many seconds pass, or fewer."""
+        """Let so many seconds pass, or fewer if C{until} becomes true."""
         end = self.now + limit
         while self.events and self.events[0][0] <= end and not until():
             self.now, _, do, what = heappop(self.events)
@@ -203,17 +205,17 @@ class Hall:
             self.now = end
 
     def finished(self) -> bool:
-        """Everybody who sits here has the file or has given up."""
+        """-> whether every receiver has the file or has given up."""
         return all(client.over for client in self.clients.values())
 
     @property
     def ratio(self) -> float:
-        """Blocks sent for each block of the file."""
+        """-> how many blocks were sent for each block of the file."""
         return len(self.sent) / self.wire.count
 
 
 def floor(receivers: int, loss: float) -> float:
-    """-> what no repair without a code can go below: each block sent until all have it and never once more."""
+    """-> the least L{Hall.ratio} without a code: each block is sent until all have it, and never again."""
     total, power = 0.0, 1.0
     while True:
         lacking = 1 - (1 - power) ** receivers

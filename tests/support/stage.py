@@ -1,5 +1,5 @@
 """
-A stage: a server on a network in memory, with as many clients as a test wants.
+Provides stages: a server on a network in memory, with as many clients as a test needs.
 
 It is the real listener with its dialects, on a site of L{castd.testing}: files in memory, events written down.  Each
 protocol has its own, which differs in what it serves and in how its clients are addressed::
@@ -31,7 +31,7 @@ HOST = "10.0.0.1"
 SERVER = (HOST, 69)
 #: The file of the conformance cases of groups: blocks 1 to 6 of 8 octets, the last empty.
 AFILE = pattern(40)
-#: What most clients of these cases ask.
+#: The options that most clients of these cases ask for.
 ASKED = {"blksize": 8, "tsize": 0, "multicast": ""}
 
 #: A module of castd.dialects, and its options by name.
@@ -39,7 +39,7 @@ Spoken = tuple[Any, dict[str, Any]]
 
 
 def listener(site: Any, *spoken: Spoken) -> Listener:
-    """-> what hears a port at which these dialects are spoken, in their order."""
+    """-> a listener that speaks these dialects, in this order."""
     made: list[Listener] = []
     for dialect, given in spoken:
         options = dialect.Options(**given)
@@ -53,7 +53,7 @@ class Stage:
     """
     One server at one port.
 
-    @ivar server: where it is asked.
+    @ivar server: the address of the server.
     @ivar events: every structured event that was logged within C{with}, as the emitter wrote it.
     """
 
@@ -82,23 +82,23 @@ class Stage:
                 self.end()
 
     def end(self) -> None:
-        """What must hold when a test is over."""
+        """Check what must hold at the end of a test."""
         self.sane()
 
     def sane(self) -> None:
-        """Nothing went wrong inside the server."""
+        """Check that the server has logged no fault."""
         assert [event for event in self.events if "log_failure" in event or event.get("event") == "fault"] == []
 
     def told(self, kind: str) -> list[dict[str, Any]]:
-        """The events of this kind."""
+        """-> the events of this kind."""
         return [event for event in self.events if event.get("event") == kind]
 
     def casts(self) -> list[Any]:
-        """Those that live."""
+        """-> the casts that are under way."""
         return list(self.listener.casts())
 
     def sightings(self) -> list[SentDatagram]:
-        """Everything on the network since this was last asked."""
+        """-> the datagrams on the network since the last call."""
         capture = self.network.capture or []
         new, self._seen = capture[self._seen :], len(capture)
         return new
@@ -133,7 +133,7 @@ class TftpStage(Stage):
         )
 
     def client(self, port: int = 2000, host: str = "10.0.0.9") -> RecordingClient:
-        """A machine, or another port of it."""
+        """-> a client on this port of a machine."""
         return RecordingClient(self.network.host(host), port)
 
     def ask(
@@ -146,13 +146,13 @@ class TftpStage(Stage):
         return client, parse(letter.datagram), letter.source
 
     def quiet(self, client: RecordingClient, seconds: float = 0.015) -> None:
-        """Nothing comes for so long."""
+        """Check that no datagram comes for so long."""
         assert client.inbox == []
         self.network.advance(seconds)
         assert client.inbox == []
 
     def over(self) -> None:
-        """No transfer is left, no port, no open file; and no fault was logged."""
+        """Check that no transfer, port or file is left open, and that no fault was logged."""
         self.network.advance(0.01)
         assert self.casts() == []
         assert self.site.ports.openPorts() == (self.port,)
@@ -185,7 +185,7 @@ class GroupStage(TftpStage):
         )
 
     def join(self, number: int = 1, port: int = 2000, request: bytes = b"") -> Member:
-        """Client C{number} asks; its OACK is taken."""
+        """Let client C{number} send its request, and take its OACK."""
         client, packet, tid = self.ask(request or rrq("afile", **ASKED), self.client(port, f"10.0.0.{10 + number}"))
         return Member(self, client, packet, tid)
 
@@ -226,7 +226,7 @@ class MtftpStage(Stage):
         self.plain = Stage(network, site, (tftp, {})) if plain else None
 
     def client(self, number: int = 2, port: int = 2000) -> RecordingClient:
-        """The machine of this number."""
+        """-> a client on the machine of this number."""
         return RecordingClient(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
 
     def say(self, client: RecordingClient, *datagrams: bytes, seconds: float = 0.005) -> list[tuple[Peer, bytes]]:
@@ -249,7 +249,7 @@ class MtftpStage(Stage):
         ]
 
     def end(self) -> None:
-        """No fault was logged, and all that was opened is closed."""
+        """Check that no fault was logged, and that all that was opened is closed."""
         self.listener.stop()
         assert self.told("fault") == []
         if self.plain is None:
@@ -282,7 +282,7 @@ class SlamStage(Stage):
         self.players: list[Player] = []
 
     def play(self, client: Etherboot | Ipxe, host: str | None = None) -> Player:
-        """A client begins now."""
+        """Let a client begin now."""
         number = len(self.players) + 2
         machine = self.network.host(host or f"10.0.{number >> 8}.{number & 255}/16")
         player = Player(client, machine, self.server, self.group)
@@ -293,5 +293,5 @@ class SlamStage(Stage):
         return [player.client for player in self.players]
 
     def played(self) -> bool:
-        """Every player has the file, or has given up."""
+        """-> whether every player has the file, or has given up."""
         return all(player.client.over for player in self.players)

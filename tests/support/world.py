@@ -1,5 +1,5 @@
 """
-A whole castd on loopback in virtual time: every transport, uploads of every policy, and a client for each.
+Runs a whole castd on loopback in virtual time: every transport, uploads of every policy, and a client for each.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class World:
     # Clients
 
     def clients(self) -> list[Job]:
-        """One of each kind begins."""
+        """Start one client of each kind."""
         ask = self._fetch
         request, _, single, subnet, _, passes, _, lists, _ = self.numbers
         return [
@@ -178,19 +178,19 @@ class World:
     # Its life
 
     def settle(self, jobs: list[Job]) -> None:
-        """Let everybody come to an end."""
+        """Run until every client has ended."""
         try:
             self.reactor.run(lambda: all(job.outcome is not None for job in jobs), 300)
         except AssertionError as error:
             raise AssertionError(f"{error}: {[job.name for job in jobs if job.outcome is None]}") from None
 
     def quiet(self) -> None:
-        """Let the last of the server's patience be over."""
+        """Let time pass until the last timer of the server has expired."""
         self.reactor.run(lambda: not self.site.admission.casts and not self.site.admission.looking, 120)
         self.reactor.rest(31)
 
     def close(self) -> None:
-        """End it, and hear its log no more."""
+        """Stop the server, and remove the observers of its log."""
         over: list[object] = []
         self.server.stopService().addBoth(over.append)
         self.reactor.run(lambda: over, 60)
@@ -216,7 +216,7 @@ class World:
         return [f"{many} {what}" for what, many in found.items() if many]
 
     def descriptors(self) -> list[str]:
-        """The sockets of this process, and the files that it has open here."""
+        """-> the sockets of this process, and the files that it has open in the folder."""
         found = []
         for number in os.listdir("/proc/self/fd"):
             with suppress(OSError):
@@ -224,7 +224,7 @@ class World:
         return [each for each in found if each.startswith(("socket:", str(self.folder)))]
 
     def files(self) -> dict[str, bytes]:
-        """All that uploads have left, hidden files too."""
+        """-> all files in the upload directories, hidden ones too."""
         found = {}
         for policy in ("create", "overwrite", "existing"):
             for file in (self.folder / policy).iterdir():

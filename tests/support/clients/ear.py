@@ -1,5 +1,5 @@
 """
-A client's port that hears: whatever came, from whom, and whether it was sent to many.
+Provides a port for simulated clients, which knows whether a datagram was sent to a group.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from castd.request import Local, Peer
 
 class Ear(DatagramProtocol):
     """
-    Hands on what a port hears to C{hear(datagram, addr, group)}.
+    Passes each datagram to C{hear(datagram, addr, group)}.
 
-    Only a port that is told where a datagram went to (C{Host.listen}) knows what was sent to a group or a subnet.
+    Only a port of C{Host.listen} gets the destination of a datagram, and so knows a group or a broadcast.
     """
 
     noisy = False
@@ -30,4 +30,4 @@ class Ear(DatagramProtocol):
         self.hear(datagram, addr, local.broadcast)
 
     def peerUnreachable(self, peer: Peer) -> None:
-        """No client of the field is disturbed by it."""
+        """Ignore the ICMP error, as all real clients do."""

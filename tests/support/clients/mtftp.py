@@ -1,7 +1,7 @@
 """
-Clients of MTFTP: what one says by hand, and the clients of the field as simulations.
+Provides clients of MTFTP: one that a test drives by hand, and simulations of real clients.
 
-What each client does is in docs/transports/mtftp.md; what it does beside reading a file is left out.
+docs/transports/mtftp.md says what each client does; only reading a file is simulated.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def ack(number: int) -> bytes:
 
 
 def block(number: int, data: bytes = LINUX) -> bytes:
-    """DATA with this number of a file."""
+    """-> DATA with this block of a file."""
     return b"\0\3" + number.to_bytes(2, "big") + data[(number - 1) * 512 : number * 512]
 
 
 def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
-    """A client that has asked and acknowledged these blocks one after the other."""
+    """-> a client that has sent its request, and has acknowledged these blocks one after the other."""
     client = stage.client(number)
     stage.say(client, R)
     for each in acks:
@@ -40,7 +40,7 @@ def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
 
 
 def summary(sent: list[tuple[Peer, bytes]]) -> list[str]:
-    """C{U1} for block 1 to one client, C{G2} for block 2 to the group; anything else as it is."""
+    """-> C{U1} for block 1 to one client, C{G2} for block 2 to the group; other datagrams as they are."""
     told = []
     for where, datagram in sent:
         packet = None if parseRequest(datagram) else parse(datagram)
@@ -51,16 +51,16 @@ def summary(sent: list[tuple[Peer, bytes]]) -> list[str]:
     return told
 
 
-# The clients of the field.
+# Real clients.
 
 
 class Client:
     """
-    One machine that wants one file.
+    A machine that reads one file.
 
-    @ivar done: it has all of it, as far as it knows; C{octets} is what it has.
-    @ivar failed: why it has not: C{"tftp"} if it has gone to plain TFTP.
-    @ivar asked: requests it sent.
+    @ivar done: the client takes the file for complete; C{octets} are those that it has.
+    @ivar failed: the reason of a failure: C{"tftp"} if the client has changed to plain TFTP.
+    @ivar asked: how many requests the client has sent.
     """
 
     kind = "client"
@@ -82,7 +82,7 @@ class Client:
 
     @property
     def gap(self) -> int:
-        """Blocks from the start without a gap."""
+        """-> how many blocks from the start it has without a gap."""
         number = 0
         while number + 1 in self.blocks:
             number += 1
@@ -117,9 +117,9 @@ class Client:
 
 class Ipxe(Client):
     """
-    iPXE's C{mtftp://}: asks at once, tells its first gap at every DATA, leaves after 0.25 s without one.
+    iPXE's C{mtftp://}: asks at once, acknowledges up to its first gap at every DATA, leaves after 0.25 s without DATA.
 
-    @ivar fallback: what plain TFTP answered to it; C{hazard}: it had heard the last block then, and had a gap.
+    @ivar fallback: the answer of plain TFTP; C{hazard}: the client had heard the last block then, and had a gap.
     """
 
     kind = "iPXE"
@@ -234,7 +234,7 @@ class Atftp(Client):
             self._told = packet.number
             self._own.write(ack(packet.number), addr)
             if packet.number == self.last:
-                self.end()  # a block that it lost for good is not missed
+                self.end()  # the real client does not notice a block that is lost for good
                 return
         self.after(self.DELAY, self.timeout)
 

@@ -1,7 +1,7 @@
 """
-Clients of RFC 2090 and of subnet broadcast: one driven by hand, and those of the field, as simulations.
+Provides clients of RFC 2090 and of subnet broadcast: one that a test drives by hand, and simulations of real clients.
 
-What the simulations ask, when they acknowledge and repeat, and how they leave, is in docs/transports/multicast.md.
+docs/transports/multicast.md says what they ask for, when they acknowledge and repeat, and how they leave.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def number(datagram: bytes) -> int:
 
 class Member:
     """
-    One client of a case, driven by hand.
+    A client that a test drives by hand.
 
-    @ivar oack: the first answer; C{tid} is who gave it.
+    @ivar oack: the first answer; C{tid} is its source.
     """
 
     def __init__(self, stage: Any, client: RecordingClient, oack: Any, tid: Peer) -> None:
@@ -39,7 +39,7 @@ class Member:
 
     @property
     def value(self) -> str:
-        """Of the group option in the first OACK."""
+        """-> the value of the group option in the first OACK."""
         return value(self.oack)
 
     def ack(self, *numbers: int) -> list[int]:
@@ -54,24 +54,24 @@ class Member:
         self.client.send(buildError(0, "stop"), self.tid)
 
     def told(self) -> list[Any]:
-        """What came by unicast since the last call, read."""
+        """-> the packets that came by unicast since the last call."""
         return [parse(letter.datagram) for letter in self.client.take()]
 
     def roles(self) -> list[str]:
-        """The last fields of the OACKs that came, in order; nothing else may have come."""
+        """-> the last fields of the OACKs that came, in order; other packets are a fault."""
         return [value(packet).rpartition(",")[2] for packet in self.told()]
 
 
 def value(packet: Any) -> str:
-    """The group option of an OACK."""
+    """-> the value of the group option in an OACK."""
     assert isinstance(packet, Oack), packet
     (found,) = (text for name, text in packet.options if name.lower() in ("multicast", "sbroadcast"))
     return found
 
 
-# The clients of the field.
+# Real clients.
 
-#: Seconds: 5.0 five times.
+#: Five intervals of 5 seconds.
 _FIVE = (5.0,) * 5
 
 
@@ -80,15 +80,15 @@ class Habit:
     """
     One kind of client.
 
-    @ivar options: what it asks for, in its order; C{blksize} is filled in.
-    @ivar blksize: what it wishes.
-    @ivar asks: seconds between its requests until something has come.
-    @ivar waits: seconds of nothing new until the master repeats its ACK, one after the other; then it has failed.
-    @ivar listens: seconds of nothing at all that a listener bears.
-    @ivar deaf: it never hears the group.
-    @ivar confirms: it answers OACKs that do not make it master.
-    @ivar leaves: how a listener ends that has everything: C{"says"} so, C{"waits"} for its turn, goes C{"silent"}ly.
-    @ivar duplicates: blocks it has already that the master acknowledges, until something new comes.
+    @ivar options: the options of the request, in the client's order; C{blksize} is filled in.
+    @ivar blksize: the block size that the client asks for.
+    @ivar asks: seconds between requests until an answer has come.
+    @ivar waits: seconds without a new block until the master repeats its ACK, one after the other; then it fails.
+    @ivar listens: seconds without any datagram until a listener fails.
+    @ivar deaf: the client never hears the group.
+    @ivar confirms: the client answers OACKs that do not make it master.
+    @ivar leaves: how a complete listener ends: it C{"says"} so, it C{"waits"} for its turn, it leaves C{"silent"}.
+    @ivar duplicates: how many duplicate blocks the master acknowledges until a new block comes.
     @ivar hops: each request is sent from another port.
     """
 
@@ -149,11 +149,11 @@ HABITS = (ATFTP, EDK2, IPXE, HEARING, ETHERBOOT, UBOOT)
 
 class Machine(DatagramProtocol):
     """
-    A machine that loads one file as its habit has it; it compares what it hears with what it should be.
+    A machine that reads one file by its habit, and compares each block with the file.
 
-    @ivar done: it has everything, and has said so if that is its way.
-    @ivar failed: why it gave up.
-    @ivar asked: how often it has asked.
+    @ivar done: the machine has the file, and has left.
+    @ivar failed: the reason why it gave up.
+    @ivar asked: how many requests it has sent.
     """
 
     noisy = False
@@ -179,19 +179,19 @@ class Machine(DatagramProtocol):
 
     @property
     def over(self) -> bool:
-        """Done, failed or dead."""
+        """Whether it is done, has failed or is dead."""
         return self.done or self.dead or bool(self.failed)
 
     def begin(self) -> None:
-        """Ask."""
+        """Send the first request."""
         self.began = self.lastHeard = self.host.seconds()
         self._ask()
 
     def die(self) -> None:
-        """Its plug is pulled."""
+        """Stop without a datagram, as by a power cut."""
         self.dead = True
 
-    # What it says.
+    # Sending.
 
     def _ask(self) -> None:
         if self._port is None or self.habit.hops:
@@ -209,7 +209,7 @@ class Machine(DatagramProtocol):
         self._port.write(buildAck(self.first - 1 if number is None else number), self.tid)
 
     def _sleep(self, seconds: float | None) -> None:
-        """The timer; an instant that is put off is only written down."""
+        """Set the timer; a later instant is only noted."""
         if seconds is None:
             self._end("gave up")
             return
@@ -232,7 +232,7 @@ class Machine(DatagramProtocol):
             self._ack()
             self._sleep(next(self._waits, None))
         elif self.blocks == self.count and self.count:
-            # It has waited in vain for its turn, and has the file all the same.
+            # It has waited in vain for its turn, but has the file.
             self._end()
         else:
             self._end("heard nothing")
@@ -246,7 +246,7 @@ class Machine(DatagramProtocol):
             if port is not None:
                 port.stopListening()
 
-    # What it hears.
+    # Receiving.
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         if self.over or (self.tid is not None and addr != self.tid):
@@ -263,7 +263,7 @@ class Machine(DatagramProtocol):
             self.took(packet.number, datagram)
 
     def heard(self, datagram: bytes, addr: Peer, group: bool) -> None:
-        """What comes to the group's port."""
+        """Receive a datagram at the port of the group."""
         if self.over or addr != self.tid:
             return
         number = datagram[2] << 8 | datagram[3]
@@ -299,7 +299,7 @@ class Machine(DatagramProtocol):
             self._sleep(self.habit.listens)
 
     def took(self, number: int, datagram: bytes) -> None:
-        """A block."""
+        """Receive a block."""
         now = self.lastHeard = self.host.network.rightNow
         speaks = self.master or self.unicast
         new = not self.have[number]
@@ -316,7 +316,7 @@ class Machine(DatagramProtocol):
                 self._end()
             return
         if speaks:
-            # Only what is new quiets its timer.
+            # Only a new block restarts the timer.
             if new:
                 self._waits = iter(self.habit.waits)
                 self._due = now + next(self._waits)

@@ -1,5 +1,5 @@
 """
-SLAM receivers on a virtual network: the pure clients of L{slam_client} with ports and timers.
+Puts the pure SLAM clients of L{slam_client} on a virtual network, with ports and timers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Player:
     """
     A client on a host.
 
-    @ivar said: (instant, datagram) of everything it sent.
+    @ivar said: (instant, datagram) of each datagram that the client has sent.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Player:
         self.arm()
 
     def group(self, datagram: bytes, addr: Peer, many: bool) -> None:
-        """On a port of both kinds, only a block is longer than a header."""
+        """Receive a datagram of the group; on a port for both kinds, only a block is longer than a header."""
         own = self.own is self.many and len(datagram) <= 21
         hear = self.client.unicast if own else self.client.group
         self.say(hear(datagram, self.host.seconds()))

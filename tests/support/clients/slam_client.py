@@ -1,9 +1,9 @@
 """
-SLAM clients that share no code with castd: how Etherboot and iPXE behave, pure, and a script that drives them over
+Simulates the SLAM clients of Etherboot and iPXE without code of castd: pure, with a script that drives them over
 sockets.
 
-Pure: time is an argument, datagrams come in by two methods (what the group brought, what came to the client's own port)
-and go out as return values.  Where a real client would give up or load a wrong image, C{failed} says why.
+Time is an argument, received datagrams are arguments of two methods (C{group}, C{unicast}), and datagrams to send are
+return values.  Where a real client would give up or load a wrong image, C{failed} says why.
 
     python slam_client.py --kind ipxe --server 10.0.0.1:10000 --interface 10.0.0.2
 """
@@ -25,12 +25,12 @@ MAXIMUM = 1472
 
 
 class Unreadable(Exception):
-    """No integer where one was due."""
+    """The error that no integer stands where one is due."""
 
 
 def integer(octets: bytes, at: int, widest: int = 4, spare: int = 0) -> tuple[int, int]:
     """
-    Read a packed integer -> (value, where the next begins).
+    Read a packed integer.  -> (value, offset of the next one).
 
     @param widest: longest form that the client reads; 0 skips it unread.
     @param spare: octets that must follow it: 1 with Etherboot's decoder.
@@ -47,7 +47,7 @@ def integer(octets: bytes, at: int, widest: int = 4, spare: int = 0) -> tuple[in
 
 
 def packed(value: int) -> bytes:
-    """The integer in its shortest form, built octet by octet."""
+    """-> the integer in its shortest form, built octet by octet."""
     octets = []
     while True:
         octets.append(value & 0xFF)
@@ -61,7 +61,7 @@ def packed(value: int) -> bytes:
 
 
 class Client:
-    """What both clients have in common."""
+    """The base class of both clients."""
 
     def __init__(self, seed: int = 0) -> None:
         self.chance = random.Random(seed)
@@ -85,7 +85,7 @@ class Client:
         self.have = bytearray(-(-size // blocksize))
 
     def keep(self, number: int, payload: bytes) -> None:
-        """Store a block that was found right."""
+        """Store a block that has passed all checks."""
         self.blocks += 1
         if self.have[number]:
             self.doubles += 1
@@ -95,7 +95,7 @@ class Client:
         self.image[at : at + len(payload)] = payload
 
     def complete(self) -> list[bytes]:
-        """-> the disconnect, if this was the last block and anything was ever asked."""
+        """-> the disconnect, if this was the last block and the client has ever sent a list."""
         if self.have.find(0) >= 0:
             return []
         self.done = True
@@ -119,7 +119,7 @@ class Etherboot(Client):
         return None if self.over else self.at
 
     def tick(self, now: float) -> list[bytes]:
-        """Silence for too long."""
+        """Act on a silence that was too long."""
         if self.over or now < self.at:
             return []
         self.retry += 1
@@ -137,7 +137,7 @@ class Etherboot(Client):
         self.wait(now)
 
     def readHeader(self, octets: bytes) -> int | None:
-        """-> where what follows begins; its decoder wants an octet behind each integer."""
+        """-> the offset behind the header; Etherboot's decoder needs an octet behind each integer."""
         if self.header and octets.startswith(self.header):
             return len(self.header)
         try:
@@ -158,7 +158,7 @@ class Etherboot(Client):
         return at
 
     def group(self, octets: bytes, now: float) -> list[bytes]:
-        """What the group brought is data, or ends the download."""
+        """Receive a datagram of the group: a block, or else the end of the download."""
         if self.over:
             return []
         at = self.readHeader(octets)
@@ -181,7 +181,7 @@ class Etherboot(Client):
         return self.complete()
 
     def unicast(self, octets: bytes, now: float) -> list[bytes]:
-        """Whatever comes to port 10000 is a status request; Ethernet's padding follows a short one."""
+        """Receive a status request, as every datagram to port 10000 is; Ethernet's padding follows a short one."""
         if self.over:
             return []
         if self.readHeader(octets + bytes(max(0, 18 - len(octets)))) is None:
@@ -306,7 +306,7 @@ def run(
     many = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     many.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     many.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    many.bind(group)  # bound to the group, it hears nothing else
+    many.bind(group)  # bound to the group address, the socket receives only group datagrams
     membership = socket.inet_aton(group[0]) + socket.inet_aton(interface)
     many.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("8s", membership))
     own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -317,7 +317,7 @@ def run(
         wait = max(0.0, min(client.deadline() or end, end) - now)
         asked = own in select.select([many, own], [], [], wait)[0]
         answers = client.tick(time.monotonic())
-        # A question came behind the blocks that it is about, so these are read first, all of them.
+        # A status request comes after the blocks that it asks about, so all of these are read first.
         answers += hear(many, client.group)
         if asked:
             answers += client.unicast(own.recv(65535), time.monotonic())

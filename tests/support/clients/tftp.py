@@ -1,7 +1,7 @@
 """
-Clients of TFTP: by hand, a packet at a time; faultless ones; and those of the field, as simulations.
+Provides clients of TFTP: one that a test drives by hand, faultless ones, and simulations of real clients.
 
-Timers and habits are those of docs/transports/tftp.md; what a client does beside reading a file is left out.
+docs/transports/tftp.md says what each client does; only reading a file is simulated.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ F = pattern(1300)
 
 
 def rrq(name: str = "f", mode: str = "octet", **options: object) -> bytes:
-    """A read request; options in the order given."""
+    """-> a read request, with the options in the order given."""
     return buildRequest(TftpRequest(False, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
 def wrq(name: str = "up", mode: str = "octet", **options: object) -> bytes:
-    """A write request."""
+    """-> a write request, with the options in the order given."""
     return buildRequest(TftpRequest(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
 def say(client: RecordingClient, number: int, tid: Peer) -> None:
-    """Send an ACK."""
+    """Send an ACK to this transfer id."""
     client.send(buildAck(number), tid)
 
 
 def hear(client: RecordingClient, seconds: float = 1.0) -> Any:
-    """The next packet that comes, read."""
+    """Wait for the next packet.  -> that packet, parsed."""
     return parse(client.expect(seconds).datagram)
 
 
@@ -60,7 +60,7 @@ def ackedTo(client: RecordingClient, number: int, tid: Peer) -> Any:
 
 
 def data(number: int, content: bytes = F, blksize: int = 512) -> Data:
-    """Block C{number}, counted from 1, of this content."""
+    """-> block C{number}, counted from 1, of this content."""
     return Data(number & 0xFFFF, content[(number - 1) * blksize : number * blksize])
 
 
@@ -99,11 +99,11 @@ def upload(client: RecordingClient, tid: Peer, content: bytes, blksize: int = 51
 
 
 def isError(packet: object, code: int) -> bool:
-    """Is it an ERROR with this code?"""
+    """-> whether the packet is an ERROR with this code."""
     return isinstance(packet, Error) and packet.code == code
 
 
-# The clients of the field.
+# Real clients.
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ class Habit:
     """
     One kind of client.
 
-    @ivar options: what it asks for, in its order.
-    @ivar intervals: seconds to its repetitions while nothing new comes; when they are used up it fails.
-    @ivar stubborn: it acknowledges its last good block again for whatever block it did not expect; others do so for
-        that very block, or with a window for a gap.
-    @ivar probes: it asks for the size first, says ERROR 8, and asks anew from another port without C{tsize}.
-    @ivar needsOack: plain data as the first answer is no answer to it.
+    @ivar options: the options of the request, in the client's order.
+    @ivar intervals: seconds to each repetition while no new packet comes; after the last interval the client fails.
+    @ivar stubborn: the client acknowledges its last block again for any unexpected block; others do so for a repetition
+        of that block only or, with windows, for a gap.
+    @ivar probes: the client first asks for the size, sends ERROR 8, and asks again from another port without C{tsize}.
+    @ivar needsOack: the client ignores DATA as the first answer.
     @ivar lazy: seconds from a block to its acknowledgement.
-    @ivar pause: (every so many blocks, seconds) that it is busy with what it has.
+    @ivar pause: (number of blocks, seconds): the client pauses for so long after every so many blocks.
     """
 
     name: str
@@ -168,11 +168,11 @@ HABITS = (PLAIN, _window(4), _window(16), _window(64), IPXE, PXELINUX, GRUB, UBO
 
 class Simulated(DatagramProtocol):
     """
-    A machine that reads one file as its habit has it.
+    A machine that reads one file by its habit.
 
-    @ivar done: it has all of it, and has said so.
-    @ivar failed: why it gave up.
-    @ivar octets: what it has.
+    @ivar done: the machine has the file, and has acknowledged the last block.
+    @ivar failed: the reason why it gave up.
+    @ivar octets: the octets that it has.
     """
 
     noisy = False
@@ -187,11 +187,11 @@ class Simulated(DatagramProtocol):
 
     @property
     def over(self) -> bool:
-        """Done or failed."""
+        """Whether it is done or has failed."""
         return self.done or bool(self.failed)
 
     def begin(self) -> None:
-        """Ask, from a new port."""
+        """Send the first request, from a new port."""
         self.octets.clear()
         self._tid: Peer | None = None
         self._blksize, self._window = 512, 1
@@ -284,7 +284,7 @@ class Simulated(DatagramProtocol):
             self._arm()
 
     def _acknowledge(self) -> None:
-        """Ask for what follows, at once or when it pleases."""
+        """Acknowledge the blocks that have come, at once or after C{lazy} seconds."""
         self._since = 0
         self._last = buildAck(self._good)
         wait = self.habit.lazy

@@ -1,5 +1,5 @@
 """
-castd as a process: in a host of the hall, alone on loopback, forked by the dozen; and the files that it serves.
+Runs castd as a process: on a host of the hall, alone on loopback, or forked by the dozen; and makes the files to serve.
 
 C{CASTD_COMMAND} in the environment says which one: C{castd} is the script of an installed wheel, and then
 nothing of the source tree is in reach.  Without it the tree that holds these tests is run.
@@ -39,7 +39,7 @@ def command() -> list[str]:
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
-    """Addresses and ports of the UDP sockets in the namespace of a process, as the kernel lists them."""
+    """-> addresses and ports of the UDP sockets in the namespace of a process, as the kernel lists them."""
     found = set()
     for table in ("udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
@@ -50,7 +50,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 
 def addresses(service: Mapping[str, Any]) -> set[tuple[str, int]]:
-    """Where the transports of a service file listen."""
+    """-> addresses and ports at which the transports of a service file listen."""
     return {(options.get("interface") or "0.0.0.0", options["port"]) for options in service["transports"].values()}
 
 
@@ -159,7 +159,7 @@ class Alone:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def end(self) -> None:
-        """It is alive, leaves cleanly, and has met no bug."""
+        """End it, and check that it was alive, ends cleanly and has logged no fault."""
         alive = self.process.poll() is None
         self.process.terminate()
         status = self.process.wait(20)
@@ -184,7 +184,7 @@ class Peer:
         self._write, self._next, self._again = write, 1, 0.0
 
     def turn(self) -> None:
-        """Hear what has come; repeat what was said a second ago."""
+        """Read the datagrams that have come; repeat the last datagram after a second."""
         try:
             datagram, address = self.socket.recvfrom(2048)
         except BlockingIOError:
@@ -222,9 +222,9 @@ class Peer:
 
 def served(peers: list[Peer], seconds: float = SECONDS) -> None:
     """
-    Until all of them are done.
+    Drive these clients until all of them are done.
 
-    @raise AssertionError: they are not, within this time.
+    @raise AssertionError: they are not done within this time.
     """
     end = time.monotonic() + seconds
     while left := [each for each in peers if not each.done]:
@@ -237,13 +237,13 @@ def served(peers: list[Peer], seconds: float = SECONDS) -> None:
 
 
 def fetched(castd: Alone, name: str) -> bytes:
-    """-> a file, or what the client is told."""
+    """Read a file.  -> its octets, or the ERROR of the server."""
     peer = Peer(castd.port, name)
     served([peer])
     return bytes(peer.data) or peer.error
 
 
-MOTHER = """
+FORK_SERVER = """
 import os, signal, sys
 import castd.cli.main, castd.cli.control, castd.service.bootstrap, castd.service.service
 import twisted.internet.udp, twisted.internet.threads
@@ -262,15 +262,15 @@ for line in sys.stdin:
 """
 
 
-class Mother:
-    """The process that is forked."""
+class ForkServer:
+    """A process that has castd imported, from which servers are forked."""
 
     def __init__(self, folder: Path, tree: Path) -> None:
         self.log = folder / "log"
         self._children: list[int] = []
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", MOTHER],
+                [sys.executable, "-c", FORK_SERVER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -279,8 +279,8 @@ class Mother:
                 env={**os.environ, "PYTHONPATH": str(tree)},
             )
 
-    def bear(self, conf: Path) -> int:
-        """-> the process id of a new server."""
+    def fork(self, conf: Path) -> int:
+        """Fork a new server.  -> its process id."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{conf}\n")
@@ -290,7 +290,7 @@ class Mother:
         return child
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
@@ -303,7 +303,7 @@ ROLLOVER = 65536 * 512 + 1000
 
 class Shelf:
     """
-    A directory of files, known by heart.
+    A directory of files, whose contents are kept in memory as well.
 
     @ivar root: the directory to serve.
     """
@@ -315,7 +315,7 @@ class Shelf:
             self.sized(size)
 
     def sized(self, size: int) -> str:
-        """@return: the name of the file that has as many octets."""
+        """@return: the name of the file with so many octets."""
         name = f"size-{size}"
         if name not in self._known:
             self.add(name, random.Random(size).randbytes(size))

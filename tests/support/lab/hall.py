@@ -1,5 +1,5 @@
 """
-A lecture hall: a switch, a server and its clients, each in a network namespace of its own.
+Builds a network of namespaces: a switch, a server and its clients, each in a network namespace of its own.
 
     with Hall(folder) as hall:
         server, client = hall.host("server", "10.77.0.1"), hall.host("c1")
@@ -40,7 +40,7 @@ def ip(*words: str, netns: str | None = None, batch: Sequence[str] = ()) -> str:
 
 
 def sweep() -> None:
-    """Delete the namespaces of runs that are no more."""
+    """Delete the namespaces of runs that have ended."""
     for line in ip("netns", "list").splitlines():
         found = re.match(rf"({PREFIX}(\d+)-\S+)", line)
         if found and not Path("/proc", found[2]).exists():
@@ -61,7 +61,7 @@ class Counters(NamedTuple):
 
 class Hall:
     """
-    The switch and who is plugged in.
+    The switch, and the hosts that are connected to it.
 
     @ivar folder: where logs, captures and clients' files are put.
     @ivar netns: the switch's namespace.  Each host's end of a wire is there an interface with the host's name.

@@ -1,17 +1,17 @@
 """
-A random linear fountain: a transport for castd, complete in this one file.
+Sends files by a random linear fountain code: a transport for castd, complete in this one file.
 
-A file of n blocks becomes a sequence of numbers without an end.  Number i, for i below n, is block i; every number from
-n on is the exclusive or of a random half of the blocks, and which half follows from the number alone.  Whoever has
-heard a little more than n numbers, whichever they are, has the file.  So receivers need not say I{which} blocks they
-lack, only I{how many}, and a number sent for one repairs whatever the others have lost.
+A file of n blocks becomes an endless sequence of numbered payloads, called I{numbers} here.  Number i, for i below n,
+is block i; every number from n on is the exclusive or of a random half of the blocks, and the number alone determines
+which half.  A receiver that has any set of a little more than n numbers can compute the file.  So receivers need not
+report I{which} blocks they lack, only I{how many} numbers, and one number repairs different losses of many receivers.
 
 On the wire, big-endian, all from and to UDP:
 
   - report, receiver to server: C{F R}, transaction (4), numbers lacking (4), one more than the last number heard (4).
-    A receiver that has heard nothing says 0, L{ALL}, 0; one that is content says that it lacks 0.
+    A receiver that has heard no number reports 0, L{ALL}, 0; one that has the file reports that it lacks 0.
   - question, server to one receiver: C{F S}, transaction (4), octets of the file (8), octets of a block (2).
-  - data, server to group: as the question, but C{F D}; then the number (4) and a block.  The last block is filled up
+  - data, server to group: as the question, but C{F D}; then the number (4) and its payload.  The last block is padded
     with zeros.
 
 C{castd get fountain://host[:port]/[group:port] -o FILE} fetches the one file of a port.
@@ -49,25 +49,25 @@ from castd.request import Local, Peer, Request
 
 fountain = TransportMaker("fountain", __name__, "Random linear fountain: multicast with repair by count")
 
-#: "I do not know how many there are: all of them."
+#: The count of lacking numbers in the report of a receiver that does not know the file's size.
 ALL = 0xFFFFFFFF
-#: Where numbers go if nobody says otherwise.
+#: The default group of data.
 GROUP = HostPort("239.255.9.9", 7777)
-#: Every mixture is made of half the blocks, and undoing them takes the square of their number: more would be slow.
+#: The most blocks of a file: a mixture has half of the blocks, and decoding takes the square of their number.
 MOST_BLOCKS = 4096
 
 _REPORT = struct.Struct("!2sIII")
 _HEAD = struct.Struct("!2sIQH")
 _NUMBER = struct.Struct("!I")
 
-#: A question is given 100 ms; whoever leaves three unanswered is asked no more.
+#: A question is repeated after 100 ms; a receiver that leaves three unanswered is given up.
 POLICY = RetransmitPolicy(
     repeat=FixedTimeouts((0.1,)), progressTimeout=0.1, maxFailedTurns=3, keepAliveInterval=0.5, deafAfterRepeats=3
 )
 
 
 def mixture(number: int, count: int) -> int:
-    """-> which of C{count} blocks a number is made of, block 0 in the lowest bit; never none of them."""
+    """-> the set of blocks that a number is made of, as bits, block 0 in the lowest of C{count}; never empty."""
     if number < count:
         return 1 << number
     octets = shake_128(_NUMBER.pack(number)).digest(-(-count // 8))
@@ -75,15 +75,16 @@ def mixture(number: int, count: int) -> int:
 
 
 def report(transaction: int, lacking: int, heard: int) -> bytes:
-    """-> what a receiver says; C{heard}: one more than the last number heard."""
+    """Build a report; C{heard} is one more than the last number heard."""
     return _REPORT.pack(b"FR", transaction, lacking, heard)
 
 
 def parseReport(datagram: bytes) -> tuple[int, int, int]:
     """
-    -> (transaction, lacking, heard).
+    Parse a report.
 
-    @raise WireError: it is something else.
+    @return: (transaction, lacking, heard).
+    @raise WireError: the datagram is no report.
     """
     if len(datagram) != _REPORT.size or not datagram.startswith(b"FR"):
         raise WireError("no report of a fountain's receiver")
@@ -105,10 +106,10 @@ class Options(ListenOptions):
 
 
 class Spring(Sweep):
-    """A sweep whose numbers are worth the same: whoever has enough needs none of those it has asked for."""
+    """A sweep in which a receiver may leave early: once it has enough numbers it needs no others that it asked for."""
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
-        """As L{Sweep.hear}; to leave before all that was asked for has gone out is not early."""
+        """Handle an event as L{Sweep.hear}; a member that leaves before all it asked for was sent does not fail."""
         if event == Leave(outcomes.DONE):
             super().hear(peer, RequestBlocks(), now)
         super().hear(peer, event, now)
@@ -117,9 +118,9 @@ class Spring(Sweep):
 @implementer(IWire)
 class Wire:
     """
-    The one cast of the port.
+    Translates for the only cast of the port.
 
-    @ivar next: the first number that was never sent.
+    @ivar next: the first number that was not sent yet.
     """
 
     cast = Spring
@@ -141,38 +142,39 @@ class Wire:
         self._read: dict[int, int] = {}
 
     def requestedBlocks(self, request: Request) -> Ranges:
-        """Whoever comes late needs as many as all others, but no number that has gone by already."""
+        """-> as many numbers as the report lacks, all of them not sent yet, so that they help every receiver."""
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
 
     def receive(self, datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave:
         """
-        "I lack k" asks for the k numbers after the last that this receiver has heard, and some more.
+        Read a report that lacks k numbers as a request for the k numbers after the last that the receiver has heard,
+        and some more.
 
-        Nearly all of these are new to everybody.  They are counted from what it heard, not from what was sent, so that
-        one that hears nothing at all asks for the same ones again, by which the cast knows it.
+        Nearly all of these are new to every receiver.  They are counted from the last number heard, not from the last
+        one sent, so that a receiver that hears nothing asks for the same numbers again; so the cast detects it.
         """
         transaction, lacking, heard = parseReport(datagram)
         if not lacking:
             return Leave(outcomes.DONE)
         if transaction != self.transaction or lacking > self.blocks or heard > self.next:
-            return RequestBlocks((range(self.blocks),))  # it knows nothing yet, or another file
+            return RequestBlocks((range(self.blocks),))  # the receiver knows no file yet, or another one
         return RequestBlocks((range(heard, heard + lacking + ceil(lacking * self.redundancy)),))
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        """A question to where the report came from."""
+        """Send a question to the source of the report."""
         if master:
             yield self.question, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """There is no word for it."""
+        """Send nothing: the protocol has no such datagram."""
         return ()
 
     def header(self, number: int) -> bytes:
         return b"FD" + self.question[2:] + _NUMBER.pack(number)
 
     def payload(self, number: int) -> bytes:
-        """@raise ContentChanged: the file is not what it was."""
+        """@raise ContentChanged: the file has become shorter."""
         self.next = max(self.next, number + 1)
         mixed, left = 0, mixture(number, self.blocks)
         while left:
@@ -182,7 +184,7 @@ class Wire:
         return mixed.to_bytes(self.blocksize, "big")
 
     def _block(self, number: int) -> int:
-        """-> a block as one long integer; every mixture needs half of them again."""
+        """-> a block as one long integer, cached, since every mixture needs half of the blocks."""
         block = self._read.get(number)
         if block is None:
             octets = bytes(self.content.read(number * self.blocksize, self.blocksize))
@@ -196,12 +198,12 @@ class Wire:
         return None
 
     def close(self, now: float) -> None:
-        """The group is the operator's."""
+        """Give nothing back: the group is fixed by the service file."""
 
 
 @implementer(IDialect)
 class Dialect:
-    """A fountain as configured: one port, one file, one group."""
+    """One configured fountain: one port, one file, one group."""
 
     name = "fountain"
     ownPort = False
@@ -210,14 +212,14 @@ class Dialect:
         self.options = options
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
-        """A report that lacks something.  What is sent to a group are our own numbers, where the ports are the same."""
+        """Read a report that lacks numbers; ignore datagrams to a group, which may be our own data."""
         if local.broadcast or not datagram.startswith(b"FR"):
             return None
         _, lacking, _ = parseReport(datagram)
         return Request(peer, local, self.options.file, detail=lacking) if lacking else None
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """One group; a newer file waits until the running cast has ended."""
+        """-> the group, so that a newer file waits until the running cast has ended."""
         return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
@@ -241,8 +243,8 @@ class Dialect:
 
 class Decoder:
     """
-    Blocks from numbers, by elimination over GF(2): a row is one long integer, the blocks it is made of in its low bits
-    and their exclusive or above them.
+    Computes the blocks from numbers, by elimination over GF(2).  A row is one long integer: the set of its blocks in
+    the low bits, and their exclusive or above them.
     """
 
     def __init__(self, size: int, blocksize: int) -> None:
@@ -253,11 +255,11 @@ class Decoder:
 
     @property
     def lacking(self) -> int:
-        """How many numbers are still needed, at the least."""
+        """The least number of numbers that are still needed."""
         return self.count - len(self._rows)
 
     def add(self, number: int, payload: bytes) -> bool:
-        """-> whether this number told something new."""
+        """Add a number.  -> whether it was independent of those before."""
         row = int.from_bytes(payload, "big") << self.count | mixture(number, self.count)
         while made := row & self._mask:
             lowest = (made & -made).bit_length() - 1
@@ -268,7 +270,7 @@ class Decoder:
         return False
 
     def content(self) -> bytes:
-        """-> the file, once nothing is lacking."""
+        """-> the file, once C{lacking} is 0."""
         solved: dict[int, int] = {}
         for lowest in range(self.count - 1, -1, -1):
             row = self._rows[lowest]
@@ -284,11 +286,11 @@ class Decoder:
 
 class Receiver:
     """
-    The client's half of the conversation, pure: datagrams in, datagrams out.
+    The client's half without a clock, pure: takes datagrams, and returns datagrams.
 
-    @ivar decoder: L{None} before anything was heard.
+    @ivar decoder: L{None} before the first number was heard.
     @ivar heard: one more than the last number heard.
-    @ivar data: the file, when it is complete.
+    @ivar data: the file, once it is complete.
     """
 
     def __init__(self) -> None:
@@ -297,14 +299,14 @@ class Receiver:
         self.data: bytes | None = None
         self._head = b""
 
-    def say(self) -> bytes:
-        """-> the report as it stands: at the start, and whenever nothing was heard for a while."""
+    def buildReport(self) -> bytes:
+        """-> the report of the present state, for the start and after a silence."""
         if self.decoder is None:
             return report(0, ALL, 0)
         return report(_NUMBER.unpack_from(self._head)[0], self.decoder.lacking, self.heard)
 
     def receive(self, datagram: bytes) -> bytes | None:
-        """-> what is to be answered to a datagram of the server."""
+        """Read a datagram of the server.  -> the report that answers it, or L{None}."""
         if len(datagram) < _HEAD.size or datagram[:2] not in (b"FS", b"FD"):
             return None
         if datagram[2 : _HEAD.size] != self._head:
@@ -312,7 +314,7 @@ class Receiver:
         if self.decoder is None:
             return None
         if datagram.startswith(b"FS"):
-            return self.say()
+            return self.buildReport()
         at = _HEAD.size + _NUMBER.size
         if self.data is not None or len(datagram) != at + self.decoder.blocksize:
             return None
@@ -322,29 +324,29 @@ class Receiver:
         if self.decoder.lacking:
             return None
         self.data = self.decoder.content()
-        return self.say()
+        return self.buildReport()
 
     def _begin(self, datagram: bytes) -> None:
-        """Another file than before, or the first; not one that no server would send."""
+        """Begin a new file, unless its size is one that no server would send."""
         _, _, size, blocksize = _HEAD.unpack_from(datagram)
         if blocksize > 0 and size <= MOST_BLOCKS * blocksize:
             self._head, self.decoder = datagram[2 : _HEAD.size], Decoder(size, blocksize)
             self.heard, self.data = 0, None
 
 
-#: A client that has heard nothing for so long sends its report again.  Seconds.
+#: A client sends its report again after a silence of so long.  Seconds.
 REMINDER = 1.0
 
 
 @implementer(IGroupTransferHalf)
 class Download:
     """
-    A L{DatagramReceiver} with a clock: what C{castd get} drives.
+    The client's half that C{castd get} drives: a L{Receiver} with timers.
 
-    The file is handed out in one piece, once nothing is lacking.
+    The file is returned as one payload, once it is complete.
 
-    @ivar blocks: numbers that told something new.
-    @ivar repeats: reports that nobody had asked for.
+    @ivar blocks: how many independent numbers have come.
+    @ivar repeats: how many reports were sent without a question.
     """
 
     error = terms = None
@@ -364,16 +366,16 @@ class Download:
         self._heardAt = self._reminderAt = 0.0
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the report of a receiver that knows nothing yet."""
+        """-> the first report, of a receiver that knows no file yet."""
         self._serverHeard(now)
-        return [self._receiver.say()]
+        return [self._receiver.buildReport()]
 
     def receive(self, datagram: bytes, now: float) -> tuple[bytes | None, list[bytes]]:
         """
-        Receive a question, or a number.
+        Receive a question or a number.
 
-        @return: (the file if that was the last number it took, a report if one was asked for).
-        @raise WireError: it is something else.
+        @return: (the file if this was the last number that it needed, a report if the server asked for one).
+        @raise WireError: the datagram is neither.
         """
         if len(datagram) < _HEAD.size or datagram[:2] not in (b"FS", b"FD"):
             raise WireError("no question and no number of a fountain")
@@ -384,18 +386,18 @@ class Download:
             self.size, self.blocks = decoder.size, decoder.count - decoder.lacking
         if data is None or self.complete:
             return None, [] if answer is None else [answer]
-        # The answer, that nothing is lacking, has to wait until the file is stored.
+        # The report that nothing is lacking has to wait until the file is stored.
         self.complete = True
         return data, []
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[bytes | None, list[bytes]]:
-        """As L{receive}: a number is the same to whomever it was sent."""
+        """As L{receive}: a number has the same format whether it was sent to the group or to this client."""
         return self.receive(datagram, now)
 
     def stored(self, now: float) -> list[bytes]:
         """End the transfer.  -> the report that nothing is lacking; if it is lost the server asks three times."""
         self.outcome = outcomes.DONE
-        return [self._receiver.say()]
+        return [self._receiver.buildReport()]
 
     def poll(self, now: float) -> list[bytes]:
         """-> the report again, if the server was silent.  Sets C{outcome} when it was silent for too long."""
@@ -406,10 +408,10 @@ class Download:
             return []
         self.repeats += 1
         self._reminderAt = now + REMINDER
-        return [self._receiver.say()]
+        return [self._receiver.buildReport()]
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll again at."""
+        """-> the instant at which L{poll} is due."""
         return None if self.outcome is not None or self.complete else self._reminderAt
 
     def _serverHeard(self, now: float) -> None:
@@ -418,9 +420,9 @@ class Download:
 
 def download(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> Download:
     """
-    -> the half that fetches a URL; there are no options to request.
+    Make the half that fetches a URL; the protocol has no options to request.
 
-    @raise UrlError: something else than a group and a port follows the slash.
+    @raise UrlError: the text behind the slash is no group and port.
     """
     try:
         group = groupEndpoint(url.path) if url.path else GROUP
