@@ -9,11 +9,13 @@ import tracemalloc
 import pytest
 
 from castd.cast.policy import RetransmitPolicy
+from castd.dialects import slam
 from castd.dialects.tftp import Wire
 from castd.packets.options import AgreedOptions
+from castd.packets.slam import Header
 from castd.server.blockcache import BlockCache
 from castd.server.fastpath import NO_STEPS, preparedSteps
-from castd.testing import BytesContent
+from castd.testing import BytesContent, pattern
 from tests.support.quick import slowBut
 
 SIZE = 1 << 21
@@ -38,8 +40,25 @@ def test_memoryIsBounded(blksize: int) -> None:
         tracemalloc.stop()
 
 
-def test_lanesAreBounded() -> None:
-    """Every receiver finds its lane, whatever window it has and wherever it begins, but only a few are kept."""
+@pytest.mark.parametrize("blksize", [64, 512, 900, 1400])
+@pytest.mark.parametrize("count", [1, 32, 33, 100, 8200])
+def test_headersThatGetLonger(blksize: int, count: int) -> None:
+    """SLAM's headers get longer at blocks 32 and 8192: each block is laid out with its own, whatever the block size."""
+    content = BytesContent("f", pattern(blksize * count - 3))
+    wire = slam.Wire(Header(1, content.size, blksize), ("239.255.1.1", 10000))
+    blockCache, number = BlockCache(1 << 26), 0
+    while number < wire.count:
+        chunk = blockCache.chunk(wire, content, number)
+        assert chunk.start == number
+        for block in {number, chunk.stop - 1}:
+            payload = content.read(block * blksize, min(blksize, content.size - block * blksize))
+            assert chunk.slice(block, block + 1) == wire.header(block) + payload
+        number = chunk.stop
+    assert number == count
+
+
+def test_preparedStepsAreBounded() -> None:
+    """Every receiver finds its steps, whatever window it has and wherever it begins, but only a few are kept."""
     content = BytesContent("f", bytes(SIZE))
     chunk = BlockCache(1 << 20).chunk(Wire(AgreedOptions(blksize=512), SIZE, RetransmitPolicy()), content, 0)
     for windowsize in range(1, 65):

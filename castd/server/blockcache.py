@@ -29,8 +29,8 @@ BLOCK_COST = 256
 
 def chunkLength(step: int) -> int:
     """
-    -> how many blocks a chunk has whose datagrams have C{step} octets: a power of two, so that headers which get longer
-    at a power of two (SLAM's do at 32 and 8192) do so between two chunks.
+    -> how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can be
+    halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
     """
     fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
     return 1 << fitting.bit_length() - 1
@@ -84,6 +84,17 @@ def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
     return Chunk(start, stop, step, image.toreadonly())
 
 
+def _bounds(wire: IWire, number: int) -> tuple[int, int]:
+    """-> where the chunk of a block starts and stops: all of its headers have one length."""
+    length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
+    while True:
+        start = number - number % length
+        stop = start + length if count is None else min(start + length, count)
+        if length == 1 or len(wire.header(start)) == len(wire.header(stop - 1)):
+            return start, stop
+        length >>= 1
+
+
 class BlockCache:
     """
     Keeps chunks; the least recently used is dropped first.
@@ -103,14 +114,13 @@ class BlockCache:
 
         @raise ContentChanged: the file has changed.
         """
-        length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
-        start = number - number % length
+        start, stop = _bounds(wire, number)
         key = (content.version, wire.headerKey, wire.blocksize, start)
         chunk = self._chunks.get(key)
         if chunk is not None:
             self._chunks.move_to_end(key)
             return chunk
-        chunk = layOut(wire, content, start, start + length if count is None else min(start + length, count))
+        chunk = layOut(wire, content, start, stop)
         self._chunks[key] = chunk
         self.octets += chunk.cost
         while self.octets > self.limit and len(self._chunks) > 1:
