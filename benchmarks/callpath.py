@@ -61,16 +61,16 @@ class CallPath:
             self.calls.append((counted(above) if above is not None else "", callee, frame.f_code.co_qualname))
 
     def files(self) -> list[str]:
-        """-> the files, in the order in which they are reached first."""
+        """Return the files, in the order in which they are reached first."""
         return list(dict.fromkeys(callee for _, callee, _ in self.calls))
 
     def moves(self) -> list[tuple[str, str, str]]:
-        """-> the calls that lead into another file."""
+        """Return the calls that lead into another file."""
         return [call for call in self.calls if call[0] != call[1]]
 
 
 def counted(frame: FrameType) -> str:
-    """-> the file of this function below C{castd/}; empty: it is of another package, or of the virtual network."""
+    """Return the file of this function below C{castd/}; empty: it is of another package, or of the virtual network."""
     file = frame.f_code.co_filename
     return file.removeprefix(ROOT) if file.startswith(ROOT) and not file.startswith(HARNESS) else ""
 

@@ -164,7 +164,8 @@ class Crowd:
 
     def hostile(self, ports: tuple[int, ...]) -> tuple[bytes, int]:
         """
-        -> one hostile datagram (random octets, or a recorded datagram, often with changes), and the port to send it to.
+        Return one hostile datagram (random octets, or a recorded datagram, often with changes), and the port to send it
+        to.
         """
         chance = self.chance
         port = chance.choice(ports) if chance.random() < 0.5 or not self._tids else chance.choice(self._tids)

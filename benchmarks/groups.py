@@ -212,7 +212,7 @@ class Bench:
 
     @staticmethod
     def _ends(transfers: list[Transfer], patience: float) -> dict[Transfer, float]:
-        """-> when each transfer ended, by the monotonic clock; one that does not end is killed."""
+        """Return when each transfer ended, by the monotonic clock; one that does not end is killed."""
         ended: dict[Transfer, float] = {}
         while len(ended) < len(transfers):
             now = time.monotonic()
@@ -227,7 +227,7 @@ class Bench:
         return ended
 
     def _master(self, clients: list[Host], transfers: list[Transfer], calm: list[Any]) -> Transfer:
-        """-> the transfer that has acknowledged a thousand blocks."""
+        """Return the transfer that has acknowledged a thousand blocks."""
 
         def busy() -> Transfer | None:
             sent = [client.counters().since(then).sent for client, then in zip(clients, calm, strict=True)]

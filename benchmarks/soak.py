@@ -206,7 +206,7 @@ class Soak:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """-> the options."""
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long, about")
     parser.add_argument("--lap", type=float, default=240.0, help="seconds of load between two looks")

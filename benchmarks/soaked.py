@@ -107,10 +107,10 @@ class Server:
         return deferToThread(ask, str(self.folder / "control"), "status")
 
     def memory(self) -> int:
-        """-> resident octets."""
+        """Return resident octets."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
     def faults(self) -> list[str]:
-        """-> the lines of the log that show a fault."""
+        """Return the lines of the log that show a fault."""
         return re.findall(r"^.*(?:Traceback|Unhandled|\[error\] (?!.*refused)).*$", self.log.read_text(), re.MULTILINE)

@@ -118,7 +118,7 @@ class GroupPool:
         self._quarantinedUntil[group] = now + REUSE_DELAY
 
     def quarantined(self, now: float) -> list[tuple[Group, float]]:
-        """-> the released groups in quarantine, each with the seconds left, for L{adopt} in another process."""
+        """Return the released groups in quarantine, each with the seconds left, for L{adopt} in another process."""
         return [(group, until - now) for group, until in self._quarantinedUntil.items() if until > now]
 
     def adopt(self, allocated: Iterable[Group], quarantined: Iterable[tuple[Group, float]], now: float) -> None:

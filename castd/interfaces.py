@@ -77,7 +77,7 @@ class ICast(Interface):
         """
 
     def peerState(peer: Peer) -> PeerState | None:
-        """-> what a wire needs to know of a member to read its datagrams; L{None}: the peer is no member."""
+        """Return what a wire needs to know of a member to read its datagrams; L{None}: the peer is no member."""
 
     def poll(now: float) -> Action | None:
         """
@@ -100,13 +100,13 @@ class ICast(Interface):
         """Note that the last burst has been sent only now: it waited for the pacer or for a full socket."""
 
     def heard(peer: Peer) -> bool:
-        """-> whether this member has sent anything since its request."""
+        """Return whether this member has sent anything since its request."""
 
     def memberCount() -> int:
-        """-> how many receivers there are."""
+        """Return how many receivers there are."""
 
     def statistics() -> Mapping[str, int]:
-        """-> counters by name, to be added as fields to the event C{closed} of a group; C{{}}: none."""
+        """Return counters by name, to be added as fields to the event C{closed} of a group; C{{}}: none."""
 
 
 class IPaced(ICast):
@@ -139,7 +139,7 @@ class IWire(Interface):
     )
 
     def requestedBlocks(request: Request) -> Ranges:
-        """-> the ranges that the request itself asks for; C{()} if the receiver asks for them later."""
+        """Return the ranges that the request itself asks for; C{()} if the receiver asks for them later."""
 
     def receive(datagram: bytes, peer: Peer, peerState: PeerState | None) -> RequestBlocks | Leave | NewRequest | None:
         """
@@ -174,15 +174,15 @@ class IWire(Interface):
         """
 
     def header(number: int) -> bytes:
-        """-> the octets before the payload of this block."""
+        """Return the octets before the payload of this block."""
 
     def payload(number: int) -> bytes | None:
         """
-        -> the payload of this block, for an erasure code; L{None}: blocks are slices of the content, read by castd.
+        Return the payload of this block, for an erasure code; L{None}: blocks are slices of the content, read by castd.
         """
 
     def address(peer: Peer) -> Peer:
-        """-> the address to send blocks for this peer to: the group, or the peer itself."""
+        """Return the address to send blocks for this peer to: the group, or the peer itself."""
 
     def expectedAnswer(stop: int) -> tuple[bytes, int] | None:
         """
@@ -209,7 +209,7 @@ class IGroupWire(IWire):
     )
 
     def unicastAddress(peer: Peer) -> Peer:
-        """-> the address to send data to for a member that does not receive what is sent to the group."""
+        """Return the address to send data to for a member that does not receive what is sent to the group."""
 
 
 class IDialect(Interface):
@@ -244,7 +244,7 @@ class IDialect(Interface):
         """
 
     def fits(request: Request, wire: IWire) -> bool:
-        """-> whether a request with an equal key may join the cast of this wire."""
+        """Return whether a request with an equal key may join the cast of this wire."""
 
     def sameMachine(request: Request, other: Request) -> bool:
         """
@@ -326,7 +326,7 @@ class ITransferHalf(Interface):
         """
 
     def deadline(now: float) -> float | None:
-        """-> the instant at which C{poll} is to be called; L{None}: no timer is needed."""
+        """Return the instant at which C{poll} is to be called; L{None}: no timer is needed."""
 
 
 class IClientTransferHalf(ITransferHalf):
@@ -511,7 +511,7 @@ class ISite(Interface):
         """
 
     def barred(host: str, name: str) -> str | None:
-        """-> why this name is refused to this address; L{None}: it is not."""
+        """Return why this name is refused to this address; L{None}: it is not."""
 
 
 class IPortProtocol(Interface):
@@ -666,7 +666,7 @@ class IDatagramPort(Interface):
         """Close the port, and call the protocol's C{doStop}."""
 
     def getHost() -> IPv4Address | IPv6Address:
-        """-> the address that the port is bound to."""
+        """Return the address that the port is bound to."""
 
     def setGroup(ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         """
@@ -739,10 +739,10 @@ class ILiveTransfer(Interface):
     opened: float = Attribute("The instant at which it began.")
 
     def progress() -> tuple[int, int, int]:
-        """-> blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
+        """Return blocks sent or received so far, how many of them were repetitions, octets of file content in them."""
 
     def liveReceivers() -> Sequence[LiveReceiver]:
-        """-> the receivers of a cast, or the one sender of an upload."""
+        """Return the receivers of a cast, or the one sender of an upload."""
 
 
 class ICastTransport(IListeningProtocol):
@@ -763,7 +763,7 @@ class ICastTransport(IListeningProtocol):
         """
 
     def casts() -> Iterable[ILiveTransfer]:
-        """-> the casts and uploads that are under way, for C{castd status} and the metrics."""
+        """Return the casts and uploads that are under way, for C{castd status} and the metrics."""
 
     def become(other: Any) -> None:
         """
@@ -795,10 +795,10 @@ class IUpgradable(Interface):
     """
 
     def requestPortPeers() -> Iterable[Peer]:
-        """-> the peers of casts whose datagrams come to the request port itself."""
+        """Return the peers of casts whose datagrams come to the request port itself."""
 
     def groups() -> Iterable[Group]:
-        """-> the groups that casts send to; a group of two casts comes twice."""
+        """Return the groups that casts send to; a group of two casts comes twice."""
 
     def handOver(successor: ISuccessor) -> Deferred[None]:
         """
@@ -834,7 +834,7 @@ class IPredecessor(Interface):
     groups: Mapping[Group, int] = Attribute("How many of its casts send to each group; no cast of it begins here.")
 
     def serves(address: tuple[str, int], peer: Peer) -> bool:
-        """-> whether what this peer sends to the request port at this address is for the predecessor."""
+        """Return whether what this peer sends to the request port at this address is for the predecessor."""
 
     def forward(address: tuple[str, int], datagram: bytes, peer: Peer, local: Local) -> None:
         """Pass a datagram on that came to the request port at this address."""
@@ -846,7 +846,7 @@ class IPredecessor(Interface):
         """Have a request served by a group of the predecessor, or here once that group has ended."""
 
     def ended() -> Deferred[None]:
-        """-> fires when the predecessor has ended."""
+        """Return a Deferred that fires when the predecessor has ended."""
 
 
 class ITransportMaker(Interface):

@@ -33,7 +33,7 @@ class Networks:
 
 @lru_cache(_REMEMBERED)
 def _number(host: str) -> tuple[int, int]:
-    """-> (IP version, the address as a number).  @raise ValueError: the text is no numeric address."""
+    """Return (IP version, the address as a number).  @raise ValueError: the text is no numeric address."""
     address = ip_address(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped

@@ -34,12 +34,12 @@ from castd.request import hostPort
 
 
 def _schema(kind: str, *examples: object, types: str | list[str] = "string") -> WithJsonSchema:
-    """-> the JSON schema of a field, from which C{castd plugins} and the reference are made."""
+    """Return the JSON schema of a field, from which C{castd plugins} and the reference are made."""
     return WithJsonSchema({"type": types, "format": kind, "examples": list(examples)})
 
 
 def _written(write: SerializerFunction) -> PlainSerializer:
-    """-> the serializer that writes a value as it would stand in a service file."""
+    """Return the serializer that writes a value as it would stand in a service file."""
     return PlainSerializer(write, when_used="json")
 
 
@@ -224,7 +224,7 @@ FilePath = Annotated[Path, PlainValidator(resolve), _written(str), _schema("path
 
 
 def kebab(name: str) -> str:
-    """-> the name of a field in the service file: C{data-port} for C{dataPort}."""
+    """Return the name of a field in the service file: C{data-port} for C{dataPort}."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"-{found[1]}", name).lower()
 
 
@@ -243,7 +243,7 @@ class Settings(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """-> pydantic's schema, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
+        """Return pydantic's schema, with defaults as they would be written in a service file: C{20 s}, not C{20.0}."""
         schema = handler(core)
         inside = handler.resolve_ref_schema(schema)
         defaults = cls.model_construct().model_dump(mode="json", by_alias=True)
@@ -292,7 +292,7 @@ class ListenOptions(Settings):
         return ()
 
     def warnings(self) -> Iterable[str]:
-        """-> warnings for C{castd check}: settings that are allowed but are probably mistakes, or worth knowing."""
+        """Return warnings for C{castd check}: settings that are allowed but are probably mistakes, or worth knowing."""
         return ()
 
 

@@ -28,7 +28,7 @@ class RateLimit(Protocol):
         """Octets that one cast may send before the next cast sends; one block may be sent in any case."""
 
     def next(self, now: float) -> float:
-        """-> the instant at which the next burst may be sent: C{now}, or at least L{TICK} later."""
+        """Return the instant at which the next burst may be sent: C{now}, or at least L{TICK} later."""
 
     def spend(self, octets: float, now: float) -> None:
         """Charge a burst that was sent."""
@@ -53,7 +53,7 @@ class TokenBucket:
         self._level, self._filledAt = depth, float("-inf")
 
     def available(self, now: float) -> float:
-        """-> the tokens that are in the bucket; below 0: so many were taken too many."""
+        """Return the tokens that are in the bucket; below 0: so many were taken too many."""
         self._fill(now)
         return self._level
 

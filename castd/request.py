@@ -59,7 +59,7 @@ class Request:
     detail: object = field(default=None, compare=False)
 
     def repeats(self, other: Request) -> bool:
-        """-> whether this is the same request as the other one, sent again; the local address may differ."""
+        """Return whether this is the same request as the other one, sent again; the local address may differ."""
         asked = (self.peer, self.name, self.mode, self.write, self.options)
         return asked == (other.peer, other.name, other.mode, other.write, other.options)
 

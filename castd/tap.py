@@ -68,7 +68,7 @@ class Options(usage.Options):
             raise SystemExit(exitStatus(error)) from None
 
     def _user(self) -> UnprivilegedUser | None:
-        """-> the user that twistd is going to switch to."""
+        """Return the user that twistd is going to switch to."""
         if self.parent is None:
             return None
         uid, gid = self.parent.get("uid"), self.parent.get("gid")
@@ -82,7 +82,7 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """
-    -> the server, which writes the log itself in order to limit equal lines.
+    Return the server, which writes the log itself in order to limit equal lines.
 
     @raise SystemExit: with status 69: a log file cannot be opened.
     """
@@ -121,7 +121,7 @@ class ApplicationService(MultiService):
 
 def _logs(parent: usage.Options) -> Logs:
     """
-    -> the outputs of the log that the command line asks for.
+    Return the outputs of the log that the command line asks for.
 
     @param parent: the options of C{twistd} or C{twist}.
     """
@@ -134,7 +134,7 @@ def _logs(parent: usage.Options) -> Logs:
 
 
 def _twistdLogs(parent: usage.Options) -> Logs:
-    """-> the outputs of the log, at the place where C{twistd} would write it by these options."""
+    """Return the outputs of the log, at the place where C{twistd} would write it by these options."""
     daemon = not (parent["nodaemon"] or parent["debug"])
     if parent["syslog"]:
         return Logs(lambda _: _syslog(parent["prefix"]))
@@ -148,7 +148,7 @@ def _twistdLogs(parent: usage.Options) -> Logs:
 
 
 def _syslog(prefix: str) -> Observer:
-    """-> an observer that writes to syslog."""
+    """Return an observer that writes to syslog."""
     from twisted.python.syslog import SyslogObserver
 
     observer = LegacyLogObserverWrapper(SyslogObserver(prefix).emit)  # type: ignore[arg-type]

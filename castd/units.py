@@ -98,7 +98,7 @@ def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fra
 
 
 def _unitHint(found: re.Match[str] | None, scale: _Scale) -> str:
-    """-> a hint at units that differ from the written one only by case or by an C{i}; C{""}: there are none."""
+    """Return a hint at units that differ from the written one only by case or by an C{i}; C{""}: there are none."""
     if found is None:
         return ""
     wrong = found[2].lower().replace("i", "")
@@ -107,7 +107,7 @@ def _unitHint(found: re.Match[str] | None, scale: _Scale) -> str:
 
 
 def _digits(number: float) -> str:
-    """-> a number without an exponent, exactly as C{repr} has it."""
+    """Return a number without an exponent, exactly as C{repr} has it."""
     return format(Decimal(repr(number)), "f")
 
 

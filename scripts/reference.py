@@ -39,7 +39,7 @@ NOTES = {"logging": ("Under `twist` the log itself is kept by `twist`, and only 
 
 
 def stock() -> Kinds:
-    """-> what comes with castd, whatever else is installed here."""
+    """Return what comes with castd, whatever else is installed here."""
     announced = vars(castd_stock).values()
     transports = {each.name: each for each in announced if isinstance(each, TransportMaker)}
     sources = {each.name: each for each in announced if isinstance(each, ContentSourceMaker)}
@@ -60,7 +60,7 @@ def optionTable(model: type[BaseModel]) -> Iterator[str]:
 
 
 def reference(kinds: Kinds) -> str:
-    """-> docs/service-file.md: what is written by hand, then a table for each kind and section."""
+    """Return docs/service-file.md: what is written by hand, then a table for each kind and section."""
     lines = [*(ROOT / "docs" / "service-file.in.md").read_text().splitlines(), ""]
     for kind, maker in kinds.transports.items():
         lines += [f"### `{kind}`", "", f"{maker.description}.", "", *optionTable(maker.options)]
@@ -102,7 +102,7 @@ def optionLines(section: str, model: type[BaseModel], indent: str, commented: bo
 
 
 def exampleFile(kinds: Kinds) -> str:
-    """-> etc/castd.yaml: a service file with every key."""
+    """Return etc/castd.yaml: a service file with every key."""
     lines = [
         "# The service file of castd, with every key and its default.  What is set here has no default; to set more,",
         "# take away the '#' at the start of a line and of those above that it belongs to.  See docs/service-file.md",
@@ -144,7 +144,7 @@ BEGIN, END = "<!-- scripts/reference.py writes this table -->\n", "<!-- end of t
 
 
 def metricsPage(page: str) -> str:
-    """-> docs/metrics.md, with its table as it has to be."""
+    """Return docs/metrics.md, with its table as it has to be."""
     head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
@@ -155,7 +155,7 @@ def metricsPage(page: str) -> str:
 
 
 def files() -> dict[Path, str]:
-    """-> what has to stand in each file."""
+    """Return what has to stand in each file."""
     kinds = stock()
     metrics = ROOT / "docs" / "metrics.md"
     return {

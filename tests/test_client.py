@@ -68,7 +68,7 @@ class Site:
         return parseUrl(f"tftp://[{self.server}]/{rest}" if ":" in self.server else f"tftp://{self.server}/{rest}")
 
     def get(self, rest: str = "f", **more: Any) -> Any:
-        """-> the report, or the exception."""
+        """Return the report, or the exception."""
         return self.settle(fetch(self.host, self.url(rest), self.sink, **more))
 
     def put(self, data: bytes, rest: str = "f", **more: Any) -> Any:
@@ -108,7 +108,7 @@ class Scripted:
         return parseRequest(letter.datagram)
 
     def say(self, datagram: bytes, who: RecordingClient | None = None) -> list[str]:
-        """-> what the client said to that before any timer of its own rang."""
+        """Return what the client said to that before any timer of its own rang."""
         (who or self.transfer).send(datagram, self.client)
         self.network.advance(0.01)
         return [summary(letter.datagram) for letter in (who or self.transfer).take()]

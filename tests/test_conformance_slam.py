@@ -78,7 +78,7 @@ def say(stage: SlamStage, who: RecordingClient, wire: str | bytes, seconds: floa
 
 
 def numbers(sent: list[tuple[Peer, bytes]], header: bytes = HEADER) -> list[int]:
-    """-> the blocks among this, in order."""
+    """Return the blocks among this, in order."""
     found = []
     for where, datagram in sent:
         if where == GROUP:
@@ -443,7 +443,7 @@ def test_SL31_forgedSources(stage: SlamStage) -> None:
 
 
 def asked(stage: SlamStage, among: list[tuple[str, int]]) -> list[SentDatagram]:
-    """-> the questions that went to these."""
+    """Return the questions that went to these."""
     known = set(among)
     return [each for each in stage.network.capture or [] if each.datagram == HEADER and each.destination in known]
 

@@ -31,7 +31,7 @@ def test_links(page: Path) -> None:
 
 
 def conformance() -> Iterator[tuple[str, str]]:
-    """-> (file, name) of every test of TFTP that has an id."""
+    """Return (file, name) of every test of TFTP that has an id."""
     for file in sorted((ROOT / "tests" / "test_conformance").glob("test_tftp_*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and re.match(r"test_TC\d\d_", node.name):
@@ -64,7 +64,7 @@ def test_shortestTimeout(page: str) -> None:
 
 
 def exposed(registry: CollectorRegistry) -> Iterator[Metric]:
-    """-> every metric of castd's own, without those of the process."""
+    """Return every metric of castd's own, without those of the process."""
     return (metric for metric in registry.collect() if metric.name.startswith("castd_"))
 
 
@@ -95,13 +95,13 @@ class Elsewhere:
 
 
 def column(page: str, title: str) -> set[str]:
-    """-> the words in the first column of a table."""
+    """Return the words in the first column of a table."""
     (table,) = re.findall(rf"^\| {title} \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
     return {word for row in table.splitlines() for word in re.findall(r"`([\w-]+)`", row.split("|")[1])}
 
 
 def emitted() -> Iterator[str]:
-    """-> the name of every event that castd logs."""
+    """Return the name of every event that castd logs."""
     for file in (ROOT / "castd").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "event" and isinstance(node.value, ast.Constant):
@@ -116,7 +116,7 @@ def test_events() -> None:
 
 
 def found(name: str) -> bool:
-    """-> whether the package has this name: a module, a class, a function, or an attribute of a class."""
+    """Return whether the package has this name: a module, a class, a function, or an attribute of a class."""
     try:
         resolve_name(f"castd.{name}")
     except (ImportError, AttributeError):

@@ -156,7 +156,7 @@ class Stage:
         return self._told(begun, lambda: self.written.get(name) == DATA)
 
     def _told(self, begun: Deferred[Any], whole: Callable[[], bool]) -> list[Any]:
-        """-> a list that will hold C{True}, for a file that is whole, or why there is none."""
+        """Return a list that will hold C{True}, for a file that is whole, or why there is none."""
         results: list[Any] = []
         self._begun.append(begun)
 
@@ -182,7 +182,7 @@ class Stage:
         self._begun.clear()
 
     def left(self) -> dict[str, int]:
-        """-> what is held though nobody is served."""
+        """Return what is held though nobody is served."""
         admission = self.site.admission
         found = {
             "casts": admission.casts,

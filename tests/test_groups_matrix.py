@@ -39,7 +39,7 @@ def load(habits: list[Habit], weather: Weather, seed: int = 3) -> tuple[GroupSta
 
 
 def run(habits: list[Habit], weather: Weather) -> tuple[float, int] | None:
-    """-> virtual seconds until the last has its file, and datagrams; None: somebody has not."""
+    """Return virtual seconds until the last has its file, and datagrams; None: somebody has not."""
     stage, machines = load(habits, weather)
     return (stage.lasted, stage.network.sent) if all(machine.done for machine in machines) else None
 

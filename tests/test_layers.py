@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def broken(tree: Path) -> set[str]:
-    """-> the names of the contracts that this tree breaks."""
+    """Return the names of the contracts that this tree breaks."""
     linter = Path(sys.executable).parent / "lint-imports"
     ran = subprocess.run(
         [linter, "--config", tree / "pyproject.toml", "--no-cache"],

@@ -94,7 +94,7 @@ class Client(DatagramProtocol):
 
 
 def serve(collected: Collected, network: Network, data: bytes, **options: Any) -> Any:
-    """-> the transport that the announcement makes, listening on the network."""
+    """Return the transport that the announcement makes, listening on the network."""
     site = memorySite(network, {"image": data})
     maker = collected.transports["fountain"]
     made: Any = maker.makeTransport("fountain", maker.options(file="image", **options), site)
@@ -103,7 +103,7 @@ def serve(collected: Collected, network: Network, data: bytes, **options: Any) -
 
 
 def numbers(network: Network) -> int:
-    """-> how many numbers the server has sent."""
+    """Return how many numbers the server has sent."""
     return sum(each.destination == GROUP for each in network.capture or ())
 
 

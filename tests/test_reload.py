@@ -62,7 +62,7 @@ class Case:
         return self.server.reread()
 
     def ports(self) -> list[int]:
-        """-> the request ports that are open."""
+        """Return the request ports that are open."""
         return sorted(port for host, port in self.network.bound if host == SERVER and port < 40000)
 
 

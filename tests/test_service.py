@@ -295,7 +295,7 @@ def test_notThere(boot: Path, network: Network) -> None:
 
 
 def stopped(server: Server) -> list[object]:
-    """-> filled when it has stopped."""
+    """Return filled when it has stopped."""
     done: list[object] = []
     stopping = server.stopService()
     assert isinstance(stopping, Deferred)

@@ -150,7 +150,7 @@ class Case:
         self.exited("was ended by signal 9")
 
     def upgrade(self) -> tuple[str, ...]:
-        """-> the faults, once they are known."""
+        """Return the faults, once they are known."""
         told: list[tuple[str, ...]] = []
         self.old.handover.upgrade().addCallback(told.append)
         self.start()
@@ -158,7 +158,7 @@ class Case:
         return told[0]
 
     def casts(self) -> tuple[int, int]:
-        """-> how many the old one has, and the new one."""
+        """Return how many the old one has, and the new one."""
         assert self.new is not None
         return self.old.site.admission.casts, self.new.site.admission.casts
 

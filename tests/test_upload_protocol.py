@@ -64,7 +64,7 @@ class Site:
         return [summary(letter.datagram) for letter in self.client.take()]
 
     def left(self) -> int:
-        """-> what is still open at the server: casts, lent ports, uploads, limits taken."""
+        """Return what is still open at the server: casts, lent ports, uploads, limits taken."""
         ports = len(self.network.host(SERVER).openPorts()) - 1
         return len(list(self.listener.casts())) + ports + len(self.sink.open) + self.site.admission.casts
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """-> what it printed.  It sees nothing of the sources: not by PYTHONPATH, and not by the working directory."""
+    """Return what it printed.  It sees nothing of the sources: not by PYTHONPATH, and not by the working directory."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """-> the Python of an environment that has castd from the wheel alone, and what it needs from our environment.
+    """Return the Python of an environment that has castd from the wheel alone, and what it needs from our environment.
 
     The folders of our packages are named in a C{.pth}: those are searched, but their own C{.pth} files are not read, so
     an editable castd among them stays out of sight.

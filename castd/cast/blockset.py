@@ -10,7 +10,7 @@ from castd.cast.events import Ranges
 
 
 def merged(runs: Iterable[range]) -> Ranges:
-    """-> the same numbers as ascending runs that are not adjacent; empty runs are left out."""
+    """Return the same numbers as ascending runs that are not adjacent; empty runs are left out."""
     found: list[range] = []
     for run in sorted(runs, key=lambda run: run.start):
         if found and run.start <= found[-1].stop:
@@ -22,7 +22,7 @@ def merged(runs: Iterable[range]) -> Ranges:
 
 
 def intersection(one: Sequence[range], other: Sequence[range]) -> Ranges:
-    """-> the numbers in both; the runs of each are ascending and do not overlap."""
+    """Return the numbers in both; the runs of each are ascending and do not overlap."""
     found: list[range] = []
     left = right = 0
     while left < len(one) and right < len(other):
@@ -37,7 +37,7 @@ def intersection(one: Sequence[range], other: Sequence[range]) -> Ranges:
 
 
 def difference(one: Sequence[range], other: Sequence[range]) -> Ranges:
-    """-> the numbers of the first that are not in the second; the runs of each are ascending and do not overlap."""
+    """Return the numbers of the first that are not in the second; the runs of each are ascending and do not overlap."""
     found: list[range] = []
     at = 0
     for run in one:
@@ -56,7 +56,7 @@ def difference(one: Sequence[range], other: Sequence[range]) -> Ranges:
 
 
 def firstNumbers(runs: Sequence[range], most: int) -> Ranges:
-    """-> the lowest C{most} numbers of ascending runs."""
+    """Return the lowest C{most} numbers of ascending runs."""
     found: list[range] = []
     for run in runs:
         if most <= 0:
@@ -103,7 +103,7 @@ class BlockBitmap:
         self._wanted[run.start : run.stop] = b"\1" * len(run)
 
     def intersects(self, run: range) -> bool:
-        """-> whether any number of this run is in the set."""
+        """Return whether any number of this run is in the set."""
         return self._wanted.find(1, run.start, run.stop) >= 0
 
     def nextRun(self, most: int) -> tuple[range, bool]:

@@ -127,7 +127,7 @@ class Members(Generic[M]):
         return iter(self._byPeer.values())
 
     def get(self, peer: Peer) -> M | None:
-        """-> the member with this address; L{None}: there is none."""
+        """Return the member with this address; L{None}: there is none."""
         return self._byPeer.get(peer)
 
     def add(self, member: M) -> None:

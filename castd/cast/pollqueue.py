@@ -71,7 +71,7 @@ class PollQueue:
         return len(self._members)
 
     def get(self, peer: Peer) -> PolledMember | None:
-        """-> the receiver with this address; L{None}: there is none."""
+        """Return the receiver with this address; L{None}: there is none."""
         return self._members.get(peer)
 
     def add(self, receiver: PolledMember) -> None:
@@ -80,7 +80,7 @@ class PollQueue:
         self.unvalidated[receiver.peer] = receiver
 
     def toEvict(self) -> PolledMember | None:
-        """-> the receiver that must be removed before another one is added; L{None}: the limit is not reached."""
+        """Return the receiver that must be removed before another one is added; L{None}: the limit is not reached."""
         if len(self._members) < self._limit:
             return None
         queue = self.silent or self.unvalidated or self.validated
@@ -112,7 +112,7 @@ class PollQueue:
         return next(iter(self.silent.values()), None)
 
     def candidates(self) -> Iterator[PolledMember]:
-        """-> the receivers that may be asked, the next one first."""
+        """Return the receivers that may be asked, the next one first."""
         yield from self.validated.values()
         yield from self.unvalidated.values()
 

@@ -73,7 +73,7 @@ class Reachability(Generic[M]):
         return allSent and self._inVain >= 2 * limit if self.groupHeard else self._inVain >= limit
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
-        """-> the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""
+        """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""
         after = self._policy.reachabilityCheckAfter
         if after is None:
             return None

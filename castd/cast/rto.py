@@ -78,7 +78,7 @@ class RtoEstimator:
         self.repeats = self._backoffs = 0
 
     def interval(self) -> float:
-        """-> seconds from now until the next repetition is due."""
+        """Return seconds from now until the next repetition is due."""
         repeat = self._repeat
         if isinstance(repeat, FixedTimeouts):
             return repeat.steps[min(self.repeats, len(repeat.steps) - 1)]

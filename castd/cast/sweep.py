@@ -143,7 +143,7 @@ class Sweep:
         return self._loss.pace
 
     def statistics(self) -> Mapping[str, int]:
-        """-> no counters: a sweep has none beyond those that the event of its end has in any case."""
+        """Return no counters: a sweep has none beyond those that the event of its end has in any case."""
         return {}
 
     # Requests and lists.
@@ -361,7 +361,7 @@ class Sweep:
             self._remove(receiver, outcomes.SILENT)
 
     def _nextToAsk(self) -> PolledMember | None:
-        """-> the member to ask: the master while its turn budget lasts, else the next one in the queues."""
+        """Return the member to ask: the master while its turn budget lasts, else the next one in the queues."""
         master = self._master
         if master is None or not self._mayAsk(master):
             return next(filter(self._mayAsk, self._queue.candidates()), None)
@@ -405,7 +405,7 @@ class Sweep:
         return SendBlocks(self._lastBlock, self._asked.peer, again=True)
 
     def _keepAliveAt(self) -> float | None:
-        """-> the instant at which a block is sent only to show that the group is alive; L{None}: it is not sent."""
+        """Return the instant at which a block is sent only to show that the group is alive; L{None}: it is not sent."""
         if (
             self.policy.keepAliveInterval is None
             or self._asked is None

@@ -409,13 +409,13 @@ class GenericTurn(ABC, Generic[M]):
         return True
 
     def _seemsDeaf(self, member: M) -> bool:
-        """-> whether the master asks for the first block and has received nothing, though others hear the group."""
+        """Return whether the master asks for the first block and has received nothing, though others hear the group."""
         if self._reachability is None or self.state is TurnState.ANNOUNCED:
             return False
         return self._reachability.seemsDeaf(member, self.highestSent)
 
     def _goesOnByUnicast(self, member: M, now: float) -> bool:
-        """-> whether the master, which loses its turn, is to go on by unicast."""
+        """Return whether the master, which loses its turn, is to go on by unicast."""
         if self._reachability is None or self.state is not TurnState.WAITING:
             return False
         if self._seemsDeaf(member):
@@ -618,11 +618,11 @@ class GenericTurn(ABC, Generic[M]):
     # cast; these methods keep the state of the cast up to date.
 
     def _onlyMember(self) -> M | None:
-        """-> the only member, if no announcement or farewell is queued; L{None}: there are others, or none."""
+        """Return the only member, if no announcement or farewell is queued; L{None}: there are others, or none."""
         return None if self.members.hasNotices or len(self.members) > 1 else self.master
 
     def mayBeginFastPath(self) -> bool:
-        """-> whether the fast path may begin with the answer to the announcement of the only member."""
+        """Return whether the fast path may begin with the answer to the announcement of the only member."""
         member = self._onlyMember()
         return (
             member is not None

@@ -39,7 +39,7 @@ class ServerStatus(TypedDict):
 
 
 def _defaultPath() -> str:
-    """-> the control socket of a server in the same unit of systemd, or else the usual path."""
+    """Return the control socket of a server in the same unit of systemd, or else the usual path."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return str(Path(folder) / "control") if folder else DEFAULT_PATH
 
@@ -92,7 +92,7 @@ def status(path: str, plain: bool) -> None:
 
 
 def table(found: ServerStatus) -> Table:
-    """-> a table with a line for each receiver, and one for each cast or address without receivers."""
+    """Return a table with a line for each receiver, and one for each cast or address without receivers."""
     made = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "name", "receiver", "blocks", "since"):
         made.add_column(name, overflow="fold", justify="right" if name in ("blocks", "since") else "left")
@@ -112,7 +112,7 @@ def table(found: ServerStatus) -> Table:
 
 
 def _span(seconds: float | None) -> str:
-    """-> a duration as C{4:05} or C{3:04:05}."""
+    """Return a duration as C{4:05} or C{3:04:05}."""
     if seconds is None:
         return ""
     minutes, rest = divmod(int(seconds), 60)

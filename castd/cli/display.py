@@ -107,7 +107,7 @@ class Display:
             self._held.append((text, err))
 
     def progress(self, name: str) -> Progress | None:
-        """-> the callback for the progress of this file; L{None}: no bars are shown."""
+        """Return the callback for the progress of this file; L{None}: no bars are shown."""
         bars = self._bars
         if bars is None:
             return None

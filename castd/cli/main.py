@@ -93,7 +93,7 @@ def serve(config: Path, user: str | None, group: str | None) -> None:
 
 
 def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser | None:
-    """-> the user to become once the ports are bound; L{None}: the command line names none."""
+    """Return the user to become once the ports are bound; L{None}: the command line names none."""
     if user is None:
         if group is not None:
             raise click.UsageError("--group is that of --user: who is it?")
@@ -122,7 +122,7 @@ def check(file: Path) -> None:
 
 
 def summary(server: Server) -> Table:
-    """-> a table of the transports of the server, in the order in which requests are offered to them."""
+    """Return a table of the transports of the server, in the order in which requests are offered to them."""
     table = Table(box=None, pad_edge=False)
     for name in ("address", "transport", "kind", "options"):
         table.add_column(name, overflow="fold")
@@ -141,7 +141,7 @@ _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """-> warnings of settings that have no effect here, but may have one for another user or on another machine."""
+    """Return warnings of settings that have no effect here, but may have one for another user or on another machine."""
     if config.access is None and config.uploads:
         yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
     if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
@@ -155,14 +155,14 @@ def warnings(config: Config) -> Iterator[str]:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """-> the reason why no file can be made in a folder; L{None}: one can be made."""
+    """Return the reason why no file can be made in a folder; L{None}: one can be made."""
     if not folder.is_dir():
         return "no such folder"
     return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
 
 
 def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
-    """-> each port that would be bound: its route in the service file, its number and kind."""
+    """Return each port that would be bound: its route in the service file, its number and kind."""
     for entry in config.transports:
         if (port := getattr(entry.options, "port", None)) is not None:
             yield entry.route, port, socket.SOCK_DGRAM
@@ -172,7 +172,7 @@ def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
 
 
 def _permitted(port: int, kind: socket.SocketKind) -> bool:
-    """-> whether this process may bind a low port; one that is already taken counts as permitted."""
+    """Return whether this process may bind a low port; one that is already taken counts as permitted."""
     with socket.socket(socket.AF_INET, kind) as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -193,7 +193,7 @@ def plugins(name: str | None) -> None:
 
 
 def _makers(collected: Collected) -> Table:
-    """-> a table of all transports and sources."""
+    """Return a table of all transports and sources."""
     table = Table(box=None, pad_edge=False)
     for column in ("name", "is a", "description"):
         table.add_column(column)
@@ -204,7 +204,7 @@ def _makers(collected: Collected) -> Table:
 
 
 def _optionsOf(collected: Collected, name: str) -> Table:
-    """-> a table of the options of one transport or source."""
+    """Return a table of the options of one transport or source."""
     maker = collected.transports.get(name) or collected.sources.get(name)
     if maker is None:
         known = ", ".join([*collected.transports, *collected.sources])

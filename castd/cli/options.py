@@ -42,7 +42,7 @@ class TransferOptions:
     json: bool
 
     def requested(self, address: str) -> RequestedOptions:
-        """-> the TFTP options that a server at this address is asked for."""
+        """Return the TFTP options that a server at this address is asked for."""
         default = defaultOptions(address)
         return replace(
             default,
@@ -52,8 +52,8 @@ class TransferOptions:
 
     def policy(self) -> RetransmitPolicy:
         """
-        -> a policy with C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; a server that is silent
-        for their sum is given up.
+        Return a policy with C{retries} repetitions, in intervals that grow from C{timeout} to 8 s; a server that is
+        silent for their sum is given up.
         """
         repeat = AdaptiveTimeout(first=self.timeout, floor=min(MIN_RTO, self.timeout), ceiling=max(8.0, self.timeout))
         silence = sum(min(self.timeout * 2**tries, repeat.ceiling) for tries in range(self.retries + 1))
@@ -75,7 +75,7 @@ class TransferOptions:
 
 def knownScheme(url: Url) -> Scheme:
     """
-    -> the scheme of a URL; if it is none of castd's own, plugins are imported first.
+    Return the scheme of a URL; if it is none of castd's own, plugins are imported first.
 
     @raise UrlError: the scheme is not known.
     """

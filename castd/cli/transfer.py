@@ -114,7 +114,9 @@ async def _get(
 
 
 def _open(target: str, opened: ExitStack) -> PartialFile | OutputStream:
-    """-> the sink of a fetched file: one that replaces a regular file at the end, or one that writes to a device."""
+    """
+    Return the sink of a fetched file: one that replaces a regular file at the end, or one that writes to a device.
+    """
     if target == "-":
         return OutputStream(sys.stdout.buffer)
     path = Path(target)
@@ -187,7 +189,7 @@ async def _put(
 
 
 def _source(file: str, opened: ExitStack) -> io.BufferedIOBase:
-    """-> an open file that can be read at any offset: a temporary copy where the source cannot."""
+    """Return an open file that can be read at any offset: a temporary copy where the source cannot."""
     if file == "-":
         return _copied(sys.stdin.buffer, bytes, opened)
     source = opened.enter_context(Path(file).open("rb"))  # noqa: SIM115
@@ -195,7 +197,7 @@ def _source(file: str, opened: ExitStack) -> io.BufferedIOBase:
 
 
 def _wireOctets(source: io.BufferedIOBase, mode: str, opened: ExitStack) -> tuple[int, int]:
-    """-> (a descriptor of a file with the octets that go on the wire, how many there are)."""
+    """Return (a descriptor of a file with the octets that go on the wire, how many there are)."""
     source.seek(0)
     if mode == "netascii":
         source = _copied(source, encode, opened)
@@ -205,7 +207,7 @@ def _wireOctets(source: io.BufferedIOBase, mode: str, opened: ExitStack) -> tupl
 def _copied(
     source: BinaryIO | io.BufferedIOBase, convert: Callable[[bytes], bytes], opened: ExitStack
 ) -> io.BufferedIOBase:
-    """-> a temporary copy of an open file, converted piece by piece."""
+    """Return a temporary copy of an open file, converted piece by piece."""
     copy = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     while data := source.read(PIECE):
         copy.write(convert(data))
@@ -215,7 +217,7 @@ def _copied(
 
 
 async def _status(transfers: Sequence[Deferred[Result]]) -> int:
-    """-> the exit status of all transfers, once the last port is closed."""
+    """Return the exit status of all transfers, once the last port is closed."""
     results = await gatherResults(transfers, consumeErrors=True)
     for result in results:
         if result.closed is not None:
@@ -224,7 +226,7 @@ async def _status(transfers: Sequence[Deferred[Result]]) -> int:
 
 
 def _reactor(context: click.Context) -> ICommandReactor:
-    """-> the reactor, imported no earlier than here; a test passes its own as the object of the context."""
+    """Return the reactor, imported no earlier than here; a test passes its own as the object of the context."""
     if isinstance(context.obj, dict) and "reactor" in context.obj:
         return cast(ICommandReactor, context.obj["reactor"])
     from twisted.internet import reactor

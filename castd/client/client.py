@@ -33,7 +33,7 @@ OptionsOrFunction: TypeAlias = RequestedOptions | Callable[[str], RequestedOptio
 
 
 def defaultOptions(address: str) -> RequestedOptions:
-    """-> the options that a server at this address is asked for by default."""
+    """Return the options that a server at this address is asked for by default."""
     return RequestedOptions(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
 
 

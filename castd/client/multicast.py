@@ -30,8 +30,8 @@ def enlargeBuffer(port: object) -> None:
 
 def _addressTowards(port: object, server: str) -> str:
     """
-    -> the address of this machine that sends to this server; the server's groups are joined at its interface, since a
-    machine may have several networks.  C{""}: the system chooses; a port in memory has no socket.
+    Return the address of this machine that sends to this server; the server's groups are joined at its interface, since
+    a machine may have several networks. C{""}: the system chooses; a port in memory has no socket.
     """
     if isinstance(port, Port):
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -49,7 +49,7 @@ class PartialFile:
         self._inOrder = False
 
     def sha256(self) -> str:
-        """-> SHA-256 of all that was written, in hexadecimal digits."""
+        """Return SHA-256 of all that was written, in hexadecimal digits."""
         if self._inOrder:
             return self._hash.hexdigest()
         self._file.seek(0)
@@ -104,7 +104,7 @@ class OutputStream:
         self._kept.write(data)
 
     def sha256(self) -> str:
-        """-> SHA-256 of all that was written, in hexadecimal digits."""
+        """Return SHA-256 of all that was written, in hexadecimal digits."""
         if self._kept is None:
             return self._hash.hexdigest()
         self._kept.seek(0)
@@ -124,12 +124,12 @@ class OutputStream:
 
 
 def checksum(file: io.BufferedIOBase) -> str:
-    """-> SHA-256 of the rest of an open file, in hexadecimal digits."""
+    """Return SHA-256 of the rest of an open file, in hexadecimal digits."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:
-    """-> the umask of this process; a process can read its umask only by setting it."""
+    """Return the umask of this process; a process can read its umask only by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -74,7 +74,7 @@ def _mtftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPoli
 
 def mtftpGroup(url: Url) -> tuple[str, int]:
     """
-    -> the group that an C{mtftp} URL names at its end; by default the only group that iPXE listens to.
+    Return the group that an C{mtftp} URL names at its end; by default the only group that iPXE listens to.
 
     @raise UrlError: the text at the end is no group and port.
     """
@@ -88,7 +88,7 @@ def mtftpGroup(url: Url) -> tuple[str, int]:
 
 def slamGroup(url: Url) -> tuple[str, int]:
     """
-    -> the group that follows the slash of a C{slam} URL: C{group:port}, only one of both, or nothing.
+    Return the group that follows the slash of a C{slam} URL: C{group:port}, only one of both, or nothing.
 
     @raise UrlError: the text behind the slash is none of these.
     """
@@ -121,7 +121,7 @@ def registerScheme(name: str, scheme: Scheme) -> None:
 
 def findScheme(url: Url) -> Scheme:
     """
-    -> the scheme of a URL.
+    Return the scheme of a URL.
 
     @raise UrlError: the scheme is not known.
     """

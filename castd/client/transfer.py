@@ -152,7 +152,7 @@ class ClientTransfer(HalfProtocol):
             self.process(lambda content, now: half.receiveFromGroup(content, peer, now), datagram)
 
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether fewer than L{STRANGERS} datagrams of strangers were answered."""
+        """Return whether fewer than L{STRANGERS} datagrams of strangers were answered."""
         self._strangers += 1
         return self._strangers <= STRANGERS
 
@@ -172,7 +172,7 @@ class ClientTransfer(HalfProtocol):
             self._progress(self._octets, self.half.size)
 
     def _acknowledged(self) -> int:
-        """-> octets of a write that are acknowledged."""
+        """Return octets of a write that are acknowledged."""
         terms = self.half.terms
         return min(self.half.size or 0, self.half.blocks * terms.blksize) if terms else 0
 

@@ -208,7 +208,7 @@ class _Reader:
     folder: Path
 
     def sections(self) -> dict[str, Value]:
-        """-> the sections by name; unknown names are faults, and sections may be missing."""
+        """Return the sections by name; unknown names are faults, and sections may be missing."""
         value = self.tree.value
         if not isinstance(value, dict):
             what = "is empty" if value is None else f"is {showValue(value)}"
@@ -230,11 +230,11 @@ class _Reader:
         return value
 
     def section(self, name: str, top: Mapping[str, Value], model: type[_Model]) -> _Model:
-        """-> a section that is one model; the model with its defaults if the section is absent, empty or wrong."""
+        """Return a section that is one model; the model with its defaults if the section is absent, empty or wrong."""
         return self.options(model, top.get(name), (name,)) or model()
 
     def options(self, model: type[_Model], value: Value, route: Route) -> _Model | None:
-        """-> an instance of the model; L{None} if the value has faults."""
+        """Return an instance of the model; L{None} if the value has faults."""
         given = {} if value is None else value
         try:
             return model.model_validate(given, by_alias=True, by_name=False, context={"folder": self.folder})
@@ -308,14 +308,14 @@ class _Reader:
 
 
 def _listening(config: Config) -> Iterator[tuple[Entry, ListenOptions]]:
-    """-> the transports whose options are L{ListenOptions}, with these options, in the order of the file."""
+    """Return the transports whose options are L{ListenOptions}, with these options, in the order of the file."""
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             yield entry, entry.options
 
 
 def _byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, ListenOptions]]]:
-    """-> the listening transports by interface and port, in the order of the file."""
+    """Return the listening transports by interface and port, in the order of the file."""
     found: dict[tuple[str, int], list[tuple[Entry, ListenOptions]]] = {}
     for entry, options in _listening(config):
         found.setdefault((options.interface, options.port), []).append((entry, options))
@@ -365,7 +365,7 @@ def _missingElsewhere(config: Config) -> Iterator[str]:
 
 
 def _ownWarnings(config: Config) -> Iterator[str]:
-    """-> the warnings of the options of each transport."""
+    """Return the warnings of the options of each transport."""
     for entry, options in _listening(config):
         for text in options.warnings():
             yield f"{config.tree.where(entry.route)}: {text}"

@@ -39,7 +39,7 @@ _MAX_SHOWN = 60
 
 def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> Iterator[tuple[Route, str]]:
     """
-    -> the route to each fault, and a message that says what is wrong.
+    Return the route to each fault, and a message that says what is wrong.
 
     @param value: the value that was validated.
     """
@@ -50,7 +50,7 @@ def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> It
 
 
 def schemaOf(model: type[BaseModel]) -> Schema:
-    """-> the JSON schema of a model as it is written in a service file; empty if a field's type has none."""
+    """Return the JSON schema of a model as it is written in a service file; empty if a field's type has none."""
     try:
         return model.model_json_schema(by_alias=True)
     except PydanticUserError:
@@ -58,7 +58,7 @@ def schemaOf(model: type[BaseModel]) -> Schema:
 
 
 def suggestion(written: str, known: Iterable[str]) -> str:
-    """-> a hint such as C{: did you mean 'x'?}; else the list of known keys if it is short; else C{""}."""
+    """Return a hint such as C{: did you mean 'x'?}; else the list of known keys if it is short; else C{""}."""
     names = sorted(known)
     near = get_close_matches(written.lower().replace("_", "-"), names, n=1, cutoff=0.6)
     if near:
@@ -76,7 +76,7 @@ def showValue(value: object) -> str:
 
 
 def _routeInFile(location: Route, value: Value, kind: str) -> Route:
-    """-> the part of pydantic's location that is a route in the file, without the names of a union's branches."""
+    """Return the part of pydantic's location that is a route in the file, without the names of a union's branches."""
     route: list[str | int] = []
     for key in location:
         inside: dict[str | int, Value] = {}
@@ -92,7 +92,7 @@ def _routeInFile(location: Route, value: Value, kind: str) -> Route:
 
 
 def _schemaAt(schema: Schema, route: Route, root: Schema) -> Schema:
-    """-> the schema of the value at this route; empty if the schema does not describe it."""
+    """Return the schema of the value at this route; empty if the schema does not describe it."""
     for branch in _branches(schema, root):
         if not route:
             if branch.get("type") != "null":
@@ -107,7 +107,7 @@ def _schemaAt(schema: Schema, route: Route, root: Schema) -> Schema:
 
 
 def _branches(schema: Schema, root: Schema) -> Iterator[Schema]:
-    """-> the schema itself; for a reference or a choice, the schemas that it leads to."""
+    """Return the schema itself; for a reference or a choice, the schemas that it leads to."""
     if "$ref" in schema:
         yield from _branches(root.get("$defs", {}).get(schema["$ref"].rpartition("/")[2], {}), root)
     elif "anyOf" in schema or "oneOf" in schema:
@@ -145,13 +145,13 @@ def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
 
 
 def _ownMessage(fault: ErrorDetails) -> str:
-    """-> pydantic's own message, with the value in it."""
+    """Return pydantic's own message, with the value in it."""
     text = fault["msg"].removeprefix("Input ")
     return f"{showValue(fault['input'])} {text}" if text != fault["msg"] else text
 
 
 def _isContainerForScalar(value: object, here: Schema) -> bool:
-    """-> whether a mapping or a list stands where the type is a scalar."""
+    """Return whether a mapping or a list stands where the type is a scalar."""
     types = here.get("type", [])
     types = [types] if isinstance(types, str) else types
     return (

@@ -39,7 +39,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def rows(model: type[BaseModel]) -> Iterator[Row]:
-    """-> a row for each option of a model, and for each option of models within it."""
+    """Return a row for each option of a model, and for each option of models within it."""
     schema = schemaOf(model)
     yield from _rows(schema, schema, "")
 
@@ -54,7 +54,7 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[Row]:
 
 
 def _within(schema: Schema, root: Schema) -> tuple[Schema, str]:
-    """-> the model of the values of a field, and the end of the key: C{[]} for a list."""
+    """Return the model of the values of a field, and the end of the key: C{[]} for a list."""
     if "$ref" in schema:
         return root["$defs"][schema["$ref"].rpartition("/")[2]], ""
     if isinstance(schema.get("items"), dict):

@@ -70,11 +70,11 @@ class Tree:
         self.faults.append(Fault(self.line(route), showRoute(route), text))
 
     def line(self, route: Route) -> int:
-        """-> the line of a value; for one that is not in the file, of the innermost value around it."""
+        """Return the line of a value; for one that is not in the file, of the innermost value around it."""
         return next((self.lines[route[:end]] for end in range(len(route), -1, -1) if route[:end] in self.lines), 1)
 
     def where(self, route: Route) -> str:
-        """-> C{file:line: path} of a value, for faults that show only when the file is in use."""
+        """Return C{file:line: path} of a value, for faults that show only when the file is in use."""
         return ": ".join(part for part in (f"{self.file}:{self.line(route)}", showRoute(route)) if part)
 
     def raiseFaults(self) -> None:

@@ -213,5 +213,5 @@ class GroupWire:
 
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:
-    """-> the policy of a group, with the values of the service file, in seconds."""
+    """Return the policy of a group, with the values of the service file, in seconds."""
     return replace(POLICY, joinDelay=joinDelay, maxJoinDelay=maxJoinDelay, progressTimeout=progressTimeout)

@@ -41,12 +41,12 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
 
 
 def refuse(error: Refused) -> bytes:
-    """-> the ERROR with the code and text of a refusal."""
+    """Return the ERROR with the code and text of a refusal."""
     return tftp.buildError(error.code, error.text)
 
 
 def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """-> whether an address lies in one of these networks."""
+    """Return whether an address lies in one of these networks."""
     address = ip_address(host.partition("%")[0])
     return any(address in network for network in networks)
 
@@ -63,7 +63,7 @@ def unfragmented(local: Local, header: int = 4) -> int:
 
 
 def blockCount(size: int, blksize: int) -> int:
-    """-> how many DATA packets a file has: the last one is shorter than a block, or empty (RFC 1350 section 6)."""
+    """Return how many DATA packets a file has: the last one is shorter than a block, or empty (RFC 1350 section 6)."""
     return size // blksize + 1
 
 
@@ -127,7 +127,7 @@ class AckReader:
         return RequestBlocks((self.window(number),))
 
     def window(self, number: int) -> range:
-        """-> the numbers of the window that begins with this block."""
+        """Return the numbers of the window that begins with this block."""
         return range(number, min(number + self.windowsize, self.count))
 
     def expectedAnswer(self, stop: int) -> tuple[bytes, int] | None:

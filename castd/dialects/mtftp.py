@@ -75,7 +75,7 @@ def readFiles(value: object) -> Files:
 
 
 def show(group: tuple[str, int]) -> str:
-    """-> a group as text, C{address:port}."""
+    """Return a group as text, C{address:port}."""
     return f"{group[0]}:{group[1]}"
 
 
@@ -162,7 +162,7 @@ class Wire:
         self._firstBlock = self.header(0) + bytes(content.read(0, BLKSIZE))
 
     def requestedBlocks(self, request: Request) -> Ranges:
-        """-> block 1: it is sent as soon as the client has the turn."""
+        """Return block 1: it is sent as soon as the client has the turn."""
         return (range(1),)
 
     def receive(
@@ -196,7 +196,7 @@ class Wire:
             yield self._firstBlock, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """-> nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
+        """Return nothing: iPXE's boot fails at an ERROR, and goes on by plain TFTP without one."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -206,7 +206,7 @@ class Wire:
         return None
 
     def address(self, peer: Peer) -> tuple[str, int]:
-        """-> the group: nothing but the block 1 of L{announce} is sent to one client alone."""
+        """Return the group: nothing but the block 1 of L{announce} is sent to one client alone."""
         return self.group
 
     def expectedAnswer(self, stop: int) -> None:
@@ -255,14 +255,14 @@ class Dialect:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the group: a newer version of the file is not sent while the old one is received."""
+        """Return the group: a newer version of the file is not sent while the old one is received."""
         return self._group(request)
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
 
     def sameMachine(self, request: Request, other: Request) -> bool:
-        """-> C{False}: the cast itself recognizes a machine that has restarted."""
+        """Return C{False}: the cast itself recognizes a machine that has restarted."""
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:

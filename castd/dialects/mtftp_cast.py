@@ -83,7 +83,7 @@ class MtftpMember(Member):
         self.sinceFirstBlock = self.allSent = self.lastBlockSent = False
 
     def mayLackBlocks(self, now: float) -> bool:
-        """-> whether it may have received the last block while it lacks others."""
+        """Return whether it may have received the last block while it lacks others."""
         return self.lastBlockSent and (self.hearsGroup or now >= self.askedAt + DEAF_STAYS)
 
 
@@ -225,7 +225,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         return bool(self.serving) and self.serving[-1].stop == self.count
 
     def _maxRepeats(self, master: MtftpMember) -> int | None:
-        """-> repetitions after which the master loses its turn; L{None}: it loses the turn by a timeout."""
+        """Return repetitions after which the master loses its turn; L{None}: it loses the turn by a timeout."""
         if not master.heard:
             return PROMOTED_REPEATS if master.waited else UNHEARD_REPEATS
         return LAST_BLOCK_REPEATS if self._servesLastBlock else None

@@ -85,7 +85,7 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the version and size of the file, the block size, and the local address and interface."""
+        """Return the version and size of the file, the block size, and the local address and interface."""
         terms = self._agree(request, content)
         return content.version, content.size, terms.blksize, request.local.host, request.local.interface
 

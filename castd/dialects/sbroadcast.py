@@ -116,7 +116,9 @@ class IdentifierPool:
         self._until: dict[int, float] = {}
 
     def allocate(self, random: Random, now: float) -> int:
-        """-> 32 random bits, not 0, that no group has, and none that ended in the last L{SBID_REUSE_DELAY} seconds."""
+        """
+        Return 32 random bits, not 0, that no group has, and none that ended in the last L{SBID_REUSE_DELAY} seconds.
+        """
         self._until = {sbid: until for sbid, until in self._until.items() if until > now}
         while True:
             sbid = random.getrandbits(32)
@@ -197,7 +199,7 @@ class Wire(_group.GroupWire):
         return bdataHeader(number + 1, self.sbid, self._options.opcode)
 
     def unicastAddress(self, peer: Peer) -> Peer:
-        """-> the data port of the member: it expects blocks there, by broadcast or by unicast."""
+        """Return the data port of the member: it expects blocks there, by broadcast or by unicast."""
         return peer[0], self._options.dataPort
 
     def close(self, now: float) -> None:
@@ -222,13 +224,14 @@ class Dialect:
         return _group.readRequest(datagram, peer, local, OPTION)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the version and size of the file, the subnet, and the local address and interface."""
+        """Return the version and size of the file, the subnet, and the local address and interface."""
         subnet, _ = self._agree(request, content)
         return content.version, content.size, subnet, request.local.host, request.local.interface
 
     def fits(self, request: Request, wire: IWire) -> bool:
         """
-        -> whether the request asks for blocks at least as large as the group's, or for none and the group's are 512.
+        Return whether the request asks for blocks at least as large as the group's, or for none and the group's are
+        512.
         """
         asked = request.option("blksize")
         wish = None if asked is None else number(asked)

@@ -153,7 +153,7 @@ class Wire:
             yield self.status, request.peer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        """-> nothing: the protocol has no packet for it."""
+        """Return nothing: the protocol has no packet for it."""
         return ()
 
     def header(self, number: int) -> bytes:
@@ -195,7 +195,7 @@ class Dialect:
         return None if missing is None else Request(peer, local, self.options.file, detail=missing)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the group: a newer version of the file is not sent before the running cast has ended."""
+        """Return the group: a newer version of the file is not sent before the running cast has ended."""
         return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:

@@ -157,5 +157,5 @@ class Dialect:
         )
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
-        """-> the policy of a transfer with these options; all that negotiate no interval share one object."""
+        """Return the policy of a transfer with these options; all that negotiate no interval share one object."""
         return self._defaultPolicy if terms.timeout is None else self._defaultPolicy.withTimeout(terms.timeout)

@@ -81,7 +81,7 @@ class Rules:
 
 
 def _rulesFor(rules: tuple[_CompiledRule, ...], host: str, write: bool) -> tuple[_CompiledRule, ...]:
-    """-> the rules that can apply to a client: those for its network, up to the first one for all names."""
+    """Return the rules that can apply to a client: those for its network, up to the first one for all names."""
     found: list[_CompiledRule] = []
     for rule in rules:
         if host in rule.networks and rule.write in (None, write):

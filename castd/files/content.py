@@ -43,7 +43,7 @@ class RewriteOptions(Settings):
 
     def rule(self) -> names.Rewrite:
         """
-        -> the compiled rule.
+        Return the compiled rule.
 
         @raise ValueError: C{from} is no regular expression, or C{to} refers to a group that it does not have.
         """
@@ -132,7 +132,7 @@ class Directory:
 
     def parts(self, name: str) -> names.Parts:
         """
-        -> the parts of the file's path, from the directory downwards, after all rules.
+        Return the parts of the file's path, from the directory downwards, after all rules.
 
         @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
         """

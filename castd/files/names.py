@@ -70,7 +70,7 @@ def prefix(name: str) -> Parts:
 
 
 def text(found: Parts) -> str:
-    """-> the name that L{parts} parses into these parts."""
+    """Return the name that L{parts} parses into these parts."""
     return b"/".join(found).decode("utf-8", "surrogateescape")
 
 
@@ -122,7 +122,7 @@ class Rewrite:
         return rule
 
     def __call__(self, name: str) -> str:
-        """-> the name after this rule."""
+        """Return the name after this rule."""
         return self.pattern.sub(self.to, name, count=0 if self.every else 1)
 
 
@@ -151,7 +151,7 @@ def strip(found: Parts, prefixes: Sequence[Parts]) -> Parts:
 
 def beneath(found: Parts, prefix: Parts) -> Parts:
     """
-    -> the rest of the name below a prefix.
+    Return the rest of the name below a prefix.
 
     @raise NotFound: the name does not begin with the prefix.
     """

@@ -113,7 +113,7 @@ class Root:
 
     def _currentFd(self) -> int:
         """
-        -> the root's descriptor; a new one if there is another directory at its path by now.
+        Return the root's descriptor; a new one if there is another directory at its path by now.
 
         Operators replace whole trees by renaming them, or by changing a link; both must have effect without a reload.
         If the path does not exist any more, or cannot be reached since root privileges were dropped, the old one is
@@ -134,7 +134,7 @@ class Root:
 
 
 def _openRoot(path: str) -> tuple[int, tuple[int, int], Parts]:
-    """-> (descriptor, (device, inode), the parts of its real path)."""
+    """Return (descriptor, (device, inode), the parts of its real path)."""
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not os.access(".", os.X_OK, dir_fd=fd, effective_ids=True):
@@ -171,7 +171,7 @@ class _LinkWalk:
             closeFd(fd)
 
     def open(self, parts: Parts, flags: int) -> int:
-        """-> the descriptor of the file or directory with this name."""
+        """Return the descriptor of the file or directory with this name."""
         ahead = list(reversed(parts))
         while ahead:
             part = ahead.pop()
@@ -194,7 +194,7 @@ class _LinkWalk:
         return os.open(b".", flags & ~os.O_NOFOLLOW, dir_fd=self._directoryFd())
 
     def _directoryFd(self) -> int:
-        """-> the descriptor of the present directory."""
+        """Return the descriptor of the present directory."""
         return self._stack[-1] if self._stack else self._root
 
     def _stepUpOrBack(self, part: bytes) -> None:
@@ -211,7 +211,7 @@ class _LinkWalk:
 
     def _linkTarget(self, part: bytes) -> bytes | None:
         """
-        -> the target of a link, relative to the present position, which an absolute link changes; L{None}: no link.
+        Return the target of a link, relative to the present position, which an absolute link changes; L{None}: no link.
         """
         if not stat.S_ISLNK(os.lstat(part, dir_fd=self._directoryFd()).st_mode):
             return None
@@ -231,7 +231,9 @@ class _LinkWalk:
         return target
 
     def _spellingOnDisk(self, part: bytes) -> bytes:
-        """-> the name on disk: the part itself, or (if case is ignored) the first name that differs only by case."""
+        """
+        Return the name on disk: the part itself, or (if case is ignored) the first name that differs only by case.
+        """
         if not self._ignoreCase:
             return part
         try:
@@ -248,7 +250,7 @@ class _LinkWalk:
 
 
 def readRefusal(error: OSError) -> Refused:
-    """-> the refusal for a file that could not be opened."""
+    """Return the refusal for a file that could not be opened."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return NotFound(why=why)

@@ -76,7 +76,7 @@ class UploadDirectory:
         self._open: dict[tuple[int, int, bytes], FileUpload] = {}
 
     def covers(self, name: str) -> bool:
-        """-> whether a file of this name belongs to this directory (C{under} in its options)."""
+        """Return whether a file of this name belongs to this directory (C{under} in its options)."""
         try:
             names.beneath(names.parts(name), self._under)
         except NotFound:
@@ -275,7 +275,7 @@ class FileUpload:
 
 
 def writeRefusal(error: OSError) -> Refused:
-    """-> the refusal for an upload that could not be written."""
+    """Return the refusal for an upload that could not be written."""
     why = error.strerror or "input/output error"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Full(why=why)

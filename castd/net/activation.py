@@ -108,6 +108,6 @@ def _check(sock: socket.socket) -> None:
 
 
 def addressOf(sock: socket.socket) -> tuple[str, int]:
-    """-> address and port of a bound socket, as in a service file: C{""} is the IPv4 wildcard."""
+    """Return address and port of a bound socket, as in a service file: C{""} is the IPv4 wildcard."""
     host = boundHost(sock)
     return ("" if host == "0.0.0.0" else host), sock.getsockname()[1]

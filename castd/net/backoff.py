@@ -15,7 +15,7 @@ FIRST_REST, LONGEST_REST = 0.005, 0.08
 
 
 def isFull(error: OSError) -> bool:
-    """-> whether this error of a send says that the socket is full."""
+    """Return whether this error of a send says that the socket is full."""
     return isinstance(error, BlockingIOError) or error.errno in FULL
 
 

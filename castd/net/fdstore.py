@@ -30,7 +30,9 @@ class Notifier(Protocol):
 
 
 def fdName(at: tuple[str, int]) -> str:
-    """-> the name of the socket with this interface and port: printable, without colons, as the manager requires."""
+    """
+    Return the name of the socket with this interface and port: printable, without colons, as the manager requires.
+    """
     host, port = at
     return f"{FDNAME_PREFIX}{host.replace(':', '_') or 'any'}.{port}"
 

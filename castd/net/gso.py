@@ -47,7 +47,7 @@ class SegmentOption:
             self._step = 0
 
     def fits(self, octets: int, step: int) -> bool:
-        """-> whether a buffer of so many octets may be sent by one call, in datagrams of C{step} octets."""
+        """Return whether a buffer of so many octets may be sent by one call, in datagrams of C{step} octets."""
         return self.usable and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
 
     def enable(self, step: int) -> bool:

@@ -78,7 +78,7 @@ class UnconnectedPort(Generic[P]):
         protocol.makeConnection(self)
 
     def fileno(self) -> int:
-        """-> the descriptor of the socket."""
+        """Return the descriptor of the socket."""
         return self._socket.fileno()
 
     @abstractmethod
@@ -327,7 +327,7 @@ class Ports:
             self._left.add(sock)
 
     def unclaimed(self) -> list[tuple[str, int]]:
-        """-> interface and port of the sockets that the supervisor has passed and no transport has asked for."""
+        """Return interface and port of the sockets that the supervisor has passed and no transport has asked for."""
         return list(self._adopted)
 
     def reconcileStore(self) -> list[tuple[str, int]]:
@@ -387,8 +387,8 @@ class Ports:
 
     def _numbers(self, ports: range) -> Iterator[int]:
         """
-        -> port numbers to try: a few at random, and only then all in random order: to shuffle 64,000 takes a tenth of a
-        second.
+        Return port numbers to try: a few at random, and only then all in random order: to shuffle 64,000 takes a tenth
+        of a second.
         """
         for _ in range(DRAWS):
             yield self._random.choice(ports)

@@ -42,14 +42,14 @@ REQUEST_BUFFER: Final = 4 << 20
 
 
 def twistedAddress(sock: socket.socket) -> IPv4Address | IPv6Address:
-    """-> the address of a bound socket as Twisted's class."""
+    """Return the address of a bound socket as Twisted's class."""
     name = sock.getsockname()
     kind = IPv6Address if sock.family == socket.AF_INET6 else IPv4Address
     return kind("UDP", name[0], name[1])
 
 
 def familyOf(host: str) -> socket.AddressFamily:
-    """-> AF_INET6 for an address with colons, else AF_INET."""
+    """Return AF_INET6 for an address with colons, else AF_INET."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
@@ -74,7 +74,7 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
 
 
 def boundHost(sock: socket.socket) -> str:
-    """-> the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}."""
+    """Return the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}."""
     host, _, *rest = sock.getsockname()
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
@@ -206,7 +206,7 @@ class Interfaces:
         return found[1], found[2]
 
     def mtu(self, index: int) -> int:
-        """-> octets of the largest IP packet that this interface sends."""
+        """Return octets of the largest IP packet that this interface sends."""
         return self.lookup(index)[0]
 
     def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:

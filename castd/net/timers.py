@@ -59,7 +59,7 @@ class Timers:
         self._callAt = NEVER
 
     def __len__(self) -> int:
-        """-> how many entries the heap has, with those of targets that have no timer any more."""
+        """Return how many entries the heap has, with those of targets that have no timer any more."""
         return len(self._heap)
 
     def set(self, target: TimerTarget, instant: float | None) -> None:

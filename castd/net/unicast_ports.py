@@ -26,7 +26,7 @@ MOST_IDLE = 512
 @lru_cache(1)
 def mostIdle() -> int:
     """
-    -> the most pairs that are kept: they may have an eighth of the descriptors, as files need descriptors, too.
+    Return the most pairs that are kept: they may have an eighth of the descriptors, as files need descriptors, too.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_IDLE if limit == resource.RLIM_INFINITY else max(1, min(MOST_IDLE, limit // 16))

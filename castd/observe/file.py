@@ -64,7 +64,9 @@ class LineFile:
             self.reopen()
 
     def _isOurs(self) -> bool:
-        """-> whether the open file still has its name: during an upgrade two processes write to it and rotate it."""
+        """
+        Return whether the open file still has its name: during an upgrade two processes write to it and rotate it.
+        """
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except FileNotFoundError:

@@ -88,7 +88,7 @@ def _showSecond(second: int) -> str:
 
 
 def levelName(event: LogEvent) -> str:
-    """-> the level of an event: C{debug}, C{info}, C{warn}, C{error} or C{critical}; C{info} if it has none."""
+    """Return the level of an event: C{debug}, C{info}, C{warn}, C{error} or C{critical}; C{info} if it has none."""
     found = event.get("log_level")
     return "info" if found is None else str(found.name)
 
@@ -115,7 +115,9 @@ def _showInstant(when: float) -> str:
 
 
 def _jsonValue(value: object) -> object:
-    """-> a value that JSON can hold.  Text is escaped as in the text log, so that a name is the same in both logs."""
+    """
+    Return a value that JSON can hold. Text is escaped as in the text log, so that a name is the same in both logs.
+    """
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

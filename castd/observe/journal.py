@@ -29,7 +29,7 @@ MAX_VALUE = 16384
 
 
 def isJournal(environ: Mapping[str, str], descriptor: int = 2) -> bool:
-    """-> whether this descriptor is connected to the journal (C{JOURNAL_STREAM}, systemd.exec(5))."""
+    """Return whether this descriptor is connected to the journal (C{JOURNAL_STREAM}, systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -75,7 +75,9 @@ class JournalObserver:
 
 
 def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
-    """-> the fields of a journal entry: those that journald defines, and those of the event, such as C{CASTD_PEER}."""
+    """
+    Return the fields of a journal entry: those that journald defines, and those of the event, such as C{CASTD_PEER}.
+    """
     yield "MESSAGE", _message(event)
     yield "PRIORITY", str(PRIORITY.get(event.get("log_level", LogLevel.info), 6))
     yield "SYSLOG_IDENTIFIER", "castd"
@@ -98,12 +100,14 @@ def _showValue(value: object) -> str:
 
 
 def _fieldName(name: str) -> str:
-    """-> the name of a field for journald: capitals, digits and underscores, with C{CASTD_} at most 64 characters."""
+    """
+    Return the name of a field for journald: capitals, digits and underscores, with C{CASTD_} at most 64 characters.
+    """
     return re.sub("[^A-Z0-9]", "_", name.upper())[:58]
 
 
 def _encode(name: str, value: str) -> bytes:
-    """-> one field in the encoding of the protocol."""
+    """Return one field in the encoding of the protocol."""
     data = value.encode("utf-8", "backslashreplace")[:MAX_VALUE]
     if b"\n" in data:
         return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)

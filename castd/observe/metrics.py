@@ -79,12 +79,14 @@ def _one(event: LogEvent) -> float:
 
 
 def _field(name: str) -> Amount:
-    """-> a function that reads a number from this field of an event; 0 if it is absent or negative."""
+    """Return a function that reads a number from this field of an event; 0 if it is absent or negative."""
     return lambda event: max(0, event.get(name) or 0)
 
 
 def _sent(name: str) -> dict[str, Amount]:
-    """-> the events that report sent data.  A group reports it when it closes, since its receivers share the blocks."""
+    """
+    Return the events that report sent data. A group reports it when it closes, since its receivers share the blocks.
+    """
     field = _field(name)
     return {"received": lambda event: None if event.get("group") else field(event), "closed": field}
 
@@ -219,7 +221,7 @@ class Counters:
                 add([transport if label == "transport" else LABELS[label](event) for label in labels], number)
 
     def transportLabel(self, name: object) -> str:
-        """-> the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
+        """Return the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
         if name not in self._transports:
             if not isinstance(name, str) or len(self._transports) >= MAX_TRANSPORTS:
                 return OTHER
@@ -227,7 +229,7 @@ class Counters:
         return str(name)
 
     def page(self) -> bytes:
-        """-> the page that answers a scrape."""
+        """Return the page that answers a scrape."""
         return bytes(generate_latest(self.registry))
 
 

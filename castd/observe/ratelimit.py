@@ -84,7 +84,7 @@ class RateLimiter:
 
 
 def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
-    """-> a key that equal faults have in common, kind and transport first; L{None}: the event is no fault."""
+    """Return a key that equal faults have in common, kind and transport first; L{None}: the event is no fault."""
     kind = event.get("event")
     failure, why = event.get("log_failure"), event.get("why")
     if kind == "received" or (failure is None and why is None):
@@ -97,7 +97,7 @@ def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
 
 
 def _summary(event: LogEvent, more: int, now: float) -> LogEvent:
-    """-> the first of several equal events once more, with the number of those that came after it."""
+    """Return the first of several equal events once more, with the number of those that came after it."""
     line = f"{asMessage(event)} (and {more} more like it)"
     kept = {key: value for key, value in event.items() if key != "log_failure"}
     return {**kept, "log_time": now, "log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: line, "more": more}

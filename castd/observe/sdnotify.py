@@ -99,7 +99,8 @@ class ServiceNotifier:
 
 def watchdogPeriod(environ: Mapping[str, str], pid: int | None = None) -> float | None:
     """
-    -> the seconds within which the watchdog has to be fed (C{sd_watchdog_enabled(3)}); L{None}: there is no watchdog.
+    Return the seconds within which the watchdog has to be fed (C{sd_watchdog_enabled(3)}); L{None}: there is no
+    watchdog.
 
     @param pid: the process that the watchdog is for; L{None}: this process.
     """

@@ -145,7 +145,7 @@ def resources(site: ISite) -> dict[str, int]:
 
 
 def _openDescriptors() -> int:
-    """-> how many descriptors are open; 0 if C{/dev/fd} does not exist, as in another root (C{twistd --chroot})."""
+    """Return how many descriptors are open; 0 if C{/dev/fd} does not exist, as in another root (C{twistd --chroot})."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError:

@@ -125,12 +125,12 @@ def _port(text: str) -> int | None:
 
 
 def bdataHeader(number: int, sbid: int, opcode: int = BDATA) -> bytes:
-    """-> the eight octets before the payload: opcode, number, identifier; the number is cut to 16 bits."""
+    """Return the eight octets before the payload: opcode, number, identifier; the number is cut to 16 bits."""
     return opcode.to_bytes(2, "big") + (number & 0xFFFF).to_bytes(2, "big") + sbid.to_bytes(4, "big")
 
 
 def buildBdata(number: int, sbid: int, payload: bytes, opcode: int = BDATA) -> bytes:
-    """-> a BDATA packet; the number is cut to 16 bits."""
+    """Return a BDATA packet; the number is cut to 16 bits."""
     return bdataHeader(number, sbid, opcode) + payload
 
 

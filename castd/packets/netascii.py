@@ -21,7 +21,7 @@ def encode(data: bytes) -> bytes:
 
 
 def growth(data: bytes) -> int:
-    """-> how many octets longer than C{data} the result of L{encode} is."""
+    """Return how many octets longer than C{data} the result of L{encode} is."""
     return data.count(b"\r") + data.count(b"\n")
 
 

@@ -78,7 +78,7 @@ class Header:
         return -(-self.size // self.blocksize)
 
     def build(self) -> bytes:
-        """-> the octets of a status request."""
+        """Return the octets of a status request."""
         return pack(self.transaction) + pack(self.size) + pack(self.blocksize)
 
 
@@ -95,7 +95,7 @@ class SlamData:
     payload: bytes
 
     def build(self) -> bytes:
-        """-> the datagram."""
+        """Return the datagram."""
         return self.header.build() + pack(self.number) + self.payload
 
 
@@ -185,5 +185,5 @@ def buildList(missing: Iterable[range], end: int = 0, room: int = LARGEST_DATAGR
 
 
 def clip(missing: Iterable[range], count: int) -> tuple[range, ...]:
-    """-> the part of these runs that lies in a file of so many blocks."""
+    """Return the part of these runs that lies in a file of so many blocks."""
     return tuple(range(run.start, min(run.stop, count)) for run in missing if run.start < count)

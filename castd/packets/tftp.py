@@ -156,7 +156,7 @@ def parse(datagram: bytes) -> Packet:
 
 
 def buildRequest(request: TftpRequest) -> bytes:
-    """-> the RRQ or WRQ.  The strings of the request must not have a NUL."""
+    """Return the RRQ or WRQ.  The strings of the request must not have a NUL."""
     strings = [request.name.encode("utf-8", "surrogateescape"), request.mode.encode("latin-1")]
     for name, value in request.options:
         strings += [name.encode("latin-1"), value.encode("latin-1")]
@@ -164,29 +164,29 @@ def buildRequest(request: TftpRequest) -> bytes:
 
 
 def buildData(number: int, payload: bytes) -> bytes:
-    """-> a DATA packet; the number is cut to 16 bits."""
+    """Return a DATA packet; the number is cut to 16 bits."""
     return dataHeader(number) + payload
 
 
 def dataHeader(number: int) -> bytes:
-    """-> the four octets of a DATA packet before the payload; the number is cut to 16 bits."""
+    """Return the four octets of a DATA packet before the payload; the number is cut to 16 bits."""
     return bytes((0, DATA, number >> 8 & 255, number & 255))
 
 
 def buildAck(number: int) -> bytes:
-    """-> an ACK; the number is cut to 16 bits."""
+    """Return an ACK; the number is cut to 16 bits."""
     return bytes((0, ACK, number >> 8 & 255, number & 255))
 
 
 def buildError(code: int, text: str) -> bytes:
-    """-> an ERROR; the text becomes printable ASCII of at most L{LARGEST_TEXT} octets, then a NUL."""
+    """Return an ERROR; the text becomes printable ASCII of at most L{LARGEST_TEXT} octets, then a NUL."""
     clean = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:LARGEST_TEXT])
     return bytes((0, ERROR, code >> 8 & 255, code & 255)) + clean.encode("ascii") + b"\0"
 
 
 @lru_cache(256)
 def buildOack(options: Options) -> bytes:
-    """-> an OACK with these options, in this order."""
+    """Return an OACK with these options, in this order."""
     return b"\0\6" + b"".join(text.encode("latin-1") + b"\0" for option in options for text in option)
 
 

@@ -46,12 +46,12 @@ class TransferHalf(ABC):
         self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the opening datagram; called again, since the peer has repeated its request, it gives the same one."""
+        """Return the opening datagram; called again, since the peer has repeated its request, it gives the same one."""
         self._timer.start(now)
         return [self._opening]
 
     def poll(self, now: float) -> list[bytes]:
-        """-> datagrams to repeat now.  Sets C{outcome} when the peer was silent for too long."""
+        """Return datagrams to repeat now.  Sets C{outcome} when the peer was silent for too long."""
         if self.outcome is not None or (self.complete and self._dallyUntil is None):
             return []
         if self._dallyUntil is not None:
@@ -66,7 +66,7 @@ class TransferHalf(ABC):
         return []
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
+        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
         if self.outcome is not None:
             return None
         if self._dallyUntil is not None:
@@ -75,7 +75,7 @@ class TransferHalf(ABC):
 
     @abstractmethod
     def _retransmission(self) -> list[bytes]:
-        """-> the last datagrams once more; none if the peer is to send first."""
+        """Return the last datagrams once more; none if the peer is to send first."""
 
     def _parse(self, datagram: bytes) -> Data | Ack | Oack | None:
         """
@@ -118,10 +118,10 @@ class ReceivingHalf(TransferHalf):
 
     @abstractmethod
     def _dallySeconds(self) -> float:
-        """-> the seconds to dally after the last ACK."""
+        """Return the seconds to dally after the last ACK."""
 
     def _receiveData(self, data: Data, now: float) -> tuple[bytes | None, list[bytes]]:
-        """-> (the payload of the next block or L{None}, the ACK if one is due)."""
+        """Return (the payload of the next block or L{None}, the ACK if one is due)."""
         payload, ackDue = self._receiver.receive(data)
         if payload is not None:
             self._timer.progressed(now)
@@ -136,7 +136,7 @@ class ReceivingHalf(TransferHalf):
 
     def _mayAckAgain(self, now: float) -> bool:
         """
-        -> whether a block that comes again is to be acknowledged again.
+        Return whether a block that comes again is to be acknowledged again.
 
         A block that comes right after our ACK has crossed it.  To answer that block would double every later block of
         a sender that sends one block for each ACK, duplicates included (RFC 1123 section 4.2.3.1): curl does so in

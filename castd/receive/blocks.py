@@ -65,7 +65,7 @@ class BlockReceiver:
 
     def _ackDueAgain(self, number: int) -> bool:
         """
-        -> whether the last ACK is due again for a block that is not the next one.
+        Return whether the last ACK is due again for a block that is not the next one.
 
         Without windows, only the last block is acknowledged again, each time it comes.  With windows, any unexpected
         block shows a gap or a lost ACK.  Only the first one is answered: the rest of its window shows the same.
@@ -77,7 +77,7 @@ class BlockReceiver:
 
     def acknowledge(self) -> int:
         """
-        -> the 16 bits of the ACK for all blocks received.  The sender's next window begins behind it.
+        Return the 16 bits of the ACK for all blocks received.  The sender's next window begins behind it.
         """
         self._acked = self.stored
         return wire(self.stored, self.rollover)
@@ -122,7 +122,7 @@ class BlockSender:
 
     def window(self) -> list[bytes]:
         """
-        -> the DATA from C{base} on, as many as one window has.
+        Return the DATA from C{base} on, as many as one window has.
 
         @raise ContentChanged: the file has become shorter.
         """
@@ -140,7 +140,7 @@ class BlockSender:
         return buildData(wire(number, self._terms.rollover), payload)
 
     def resend(self) -> list[bytes]:
-        """-> the DATA of the window once more, which was not acknowledged in time."""
+        """Return the DATA of the window once more, which was not acknowledged in time."""
         self._resent = True
         return self.window()
 

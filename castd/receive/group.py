@@ -93,7 +93,7 @@ class GroupDownload(ABC):
         """
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the request."""
+        """Return the request."""
         self._heardAt = now
         self._timer.start(now)
         self._unicast.begin(now)
@@ -148,7 +148,7 @@ class GroupDownload(ABC):
         return [self._ack()]
 
     def poll(self, now: float) -> list[bytes]:
-        """-> datagrams to repeat now.  Sets C{outcome} when the server was silent for too long."""
+        """Return datagrams to repeat now.  Sets C{outcome} when the server was silent for too long."""
         if self._isUnicast:
             datagrams = self._unicast.poll(now)
             self._copyUnicast()
@@ -161,7 +161,7 @@ class GroupDownload(ABC):
         return self._pollListener(now) if self.terms is not None and not self.master else self._pollMaster(now)
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
+        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
         if self._isUnicast:
             return self._unicast.deadline(now)
         if self.outcome is not None:
@@ -184,7 +184,9 @@ class GroupDownload(ABC):
         self.error, self.terms, self.blocks, self.repeats = half.error, half.terms, half.blocks, half.repeats
 
     def _oackReceived(self, options: Options, value: str, now: float) -> list[bytes]:
-        """-> the ACK of an OACK; the first OACK opens the transfer, a later one only makes or unmakes the master."""
+        """
+        Return the ACK of an OACK; the first OACK opens the transfer, a later one only makes or unmakes the master.
+        """
         others = tuple((name, text) for name, text in options if name.lower() != self.option)
         agreed = self._requested.agree(others)
         try:
@@ -203,7 +205,7 @@ class GroupDownload(ABC):
         return [self._ack() if self.master else buildAck(0)]
 
     def _receiveBlock(self, block: Data, terms: AgreedOptions, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
-        """-> (the block if it is new or L{None}, the ACK of a new block if this client is the master)."""
+        """Return (the block if it is new or L{None}, the ACK of a new block if this client is the master)."""
         if len(block.payload) > terms.blksize:
             raise Unsupported(why=f"a block of {len(block.payload)} octets where {terms.blksize} were agreed on")
         number, last = block.number, len(block.payload) < terms.blksize
@@ -230,11 +232,11 @@ class GroupDownload(ABC):
         return OffsetBlock((number - 1) * terms.blksize, block.payload), replies
 
     def _ack(self) -> bytes:
-        """-> the ACK of all blocks before the first missing one."""
+        """Return the ACK of all blocks before the first missing one."""
         return buildAck(self._firstMissing - 1)
 
     def _pollMaster(self, now: float) -> list[bytes]:
-        """-> the request or the last ACK again, when it is time."""
+        """Return the request or the last ACK again, when it is time."""
         if self._timer.exhausted(now):
             self.outcome = SILENT
         elif self._timer.due(now):
@@ -244,7 +246,7 @@ class GroupDownload(ABC):
         return []
 
     def _pollListener(self, now: float) -> list[bytes]:
-        """-> the request again, after a long silence."""
+        """Return the request again, after a long silence."""
         if now < self._heardAt + LISTENER_SILENCE:
             return []
         self._heardAt = now

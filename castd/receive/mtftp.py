@@ -46,7 +46,7 @@ class MtftpDownload(PassiveReceiver):
         self._unanswered = 0
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the request."""
+        """Return the request."""
         self._serverHeard(now)
         return [self._opening]
 
@@ -102,7 +102,9 @@ class MtftpDownload(PassiveReceiver):
         return block, [] if self.complete else self._ackIfDue(now, number)
 
     def _ackIfDue(self, now: float, number: int) -> list[bytes]:
-        """-> the ACK of a master for a new block, and for one that comes again since the ACK was lost; else none."""
+        """
+        Return the ACK of a master for a new block, and for one that comes again since the ACK was lost; else none.
+        """
         if not self._master or self.complete:
             return []
         again = number <= self._acked and now >= self._ackedAt + CROSSING
@@ -118,7 +120,7 @@ class MtftpDownload(PassiveReceiver):
         return self._ack(now) if self._master else []
 
     def _reminder(self, now: float) -> list[bytes]:
-        """-> the ACK of a master, for a few times, then the request."""
+        """Return the ACK of a master, for a few times, then the request."""
         self._unanswered += 1
         if self._master and self._unanswered <= ACK_REPEATS:
             return self._ack(now)

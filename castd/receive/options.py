@@ -40,7 +40,7 @@ class RequestedOptions:
 
     def options(self, size: int = 0) -> Options:
         """
-        -> the options as they are written in a request.
+        Return the options as they are written in a request.
 
         @param size: octets of the file in a write; 0 in a read.
         """
@@ -55,7 +55,7 @@ class RequestedOptions:
 
     def agree(self, answer: Options) -> AgreedOptions:
         """
-        -> the terms of a transfer that is opened by an OACK with these options.
+        Return the terms of a transfer that is opened by an OACK with these options.
 
         @raise BadOffer: the OACK grants an option that was not asked for, or a value that may not be granted.
         """

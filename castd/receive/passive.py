@@ -41,7 +41,7 @@ class PassiveReceiver(ABC):
         self._pause = REMINDER
 
     def poll(self, now: float) -> list[bytes]:
-        """-> the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long."""
+        """Return the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long."""
         if self.outcome is not None or self.complete:
             return []
         if now >= self._heardAt + self._silence:
@@ -54,17 +54,17 @@ class PassiveReceiver(ABC):
         return self._reminder(now)
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
+        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
         if self.outcome is not None or self.complete:
             return None
         return min(self._reminderAt, self._heardAt + self._silence)
 
     @abstractmethod
     def _reminder(self, now: float) -> list[bytes]:
-        """-> the datagrams that ask the server to continue."""
+        """Return the datagrams that ask the server to continue."""
 
     def _farewell(self) -> list[bytes]:
-        """-> the datagrams to send when the server is given up."""
+        """Return the datagrams to send when the server is given up."""
         return []
 
     def _serverHeard(self, now: float) -> None:

@@ -92,18 +92,18 @@ class RetransmitTimer:
         self.sent(now, first=False)
 
     def due(self, now: float) -> bool:
-        """-> whether a repetition is due."""
+        """Return whether a repetition is due."""
         return self._mayRepeat and now >= self._dueAt
 
     def exhausted(self, now: float) -> bool:
-        """-> whether the peer is to be given up."""
+        """Return whether the peer is to be given up."""
         return (
             self._estimator.repeats >= self._policy.minRepeats
             and now >= self._progressAt + self._policy.progressTimeout
         )
 
     def deadline(self) -> float:
-        """-> the instant at which L{due} or L{exhausted} becomes true."""
+        """Return the instant at which L{due} or L{exhausted} becomes true."""
         end = self._progressAt + self._policy.progressTimeout
         if not self._mayRepeat:
             return end

@@ -35,7 +35,7 @@ class SlamDownload(PassiveReceiver):
         self._have = bytearray()
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the first list, of a client that does not know the file's size."""
+        """Return the first list, of a client that does not know the file's size."""
         self._serverHeard(now)
         return [slam.FIRST_LIST]
 
@@ -83,11 +83,11 @@ class SlamDownload(PassiveReceiver):
         return [slam.DISCONNECT]
 
     def _reminder(self, now: float) -> list[bytes]:
-        """-> a list of missing blocks that the server has not asked for."""
+        """Return a list of missing blocks that the server has not asked for."""
         return [self._list()]
 
     def _farewell(self) -> list[bytes]:
-        """-> the disconnect of a client that gives up."""
+        """Return the disconnect of a client that gives up."""
         return [slam.DISCONNECT]
 
     def _checkFile(self, header: slam.Header) -> None:

@@ -71,7 +71,9 @@ class TftpDownload(ReceivingHalf):
         return payload, replies
 
     def _oackReceived(self, oack: Oack, now: float) -> list[bytes]:
-        """-> ACK 0, for the first OACK and for another one before any block, which shows that our ACK 0 was lost."""
+        """
+        Return ACK 0, for the first OACK and for another one before any block, which shows that our ACK 0 was lost.
+        """
         if self.terms is None:
             self._agree(self._requested.agree(oack.options), now)
             self._confirming = True
@@ -153,11 +155,11 @@ class TftpUpload(TransferHalf):
         return None, self._ackReceived(self._sender, packet.number, now) if isinstance(packet, Ack) else []
 
     def stored(self, now: float) -> list[bytes]:
-        """-> nothing to send; never called, since no payload is stored."""
+        """Return nothing to send; never called, since no payload is stored."""
         return []
 
     def _opened(self, packet: Oack | Ack, now: float) -> list[bytes]:
-        """-> the first window, which answers the OACK or ACK 0 that opens the transfer."""
+        """Return the first window, which answers the OACK or ACK 0 that opens the transfer."""
         if isinstance(packet, Ack):
             if packet.number != 0:
                 raise WireError(f"ACK {packet.number} as the first answer")
@@ -171,7 +173,7 @@ class TftpUpload(TransferHalf):
         return self._sender.window()
 
     def _ackReceived(self, sender: BlockSender, number: int, now: float) -> list[bytes]:
-        """-> the blocks to send after an ACK, once the transfer is open."""
+        """Return the blocks to send after an ACK, once the transfer is open."""
         progress, datagrams = sender.acknowledged(number)
         if progress:
             self._timer.progressed(now)

@@ -50,7 +50,7 @@ class UploadReceiver(ReceivingHalf):
         self._lastAckRepeats: list[float] = []
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the OACK or ACK 0; called again, since the client has repeated its request, it gives the same one."""
+        """Return the OACK or ACK 0; called again, since the client has repeated its request, it gives the same one."""
         self._silentIntervals = 0
         return super().begin(now)
 
@@ -84,7 +84,7 @@ class UploadReceiver(ReceivingHalf):
         return super().stored(now)
 
     def poll(self, now: float) -> list[bytes]:
-        """-> datagrams to repeat now.  Sets C{outcome} when the client was silent for too long."""
+        """Return datagrams to repeat now.  Sets C{outcome} when the client was silent for too long."""
         datagrams = super().poll(now)
         if self.outcome is None and self._lastAckRepeats and now >= self._lastAckRepeats[0]:
             self._lastAckRepeats.pop(0)
@@ -92,7 +92,7 @@ class UploadReceiver(ReceivingHalf):
         return datagrams
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant at which L{poll} is due; L{None}: no timer runs."""
+        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
         instant = super().deadline(now)
         return instant if instant is None else min([instant, *self._lastAckRepeats])
 
@@ -110,8 +110,8 @@ class UploadReceiver(ReceivingHalf):
 
     def _firstBlockShowsTerms(self) -> bool:
         """
-        -> whether the first block will show which terms it was sent on, if ACK 0 is sent now.  A client that has the
-        OACK takes ACK 0 for a repetition; one that has lost it takes ACK 0 for the refusal of all options.
+        Return whether the first block will show which terms it was sent on, if ACK 0 is sent now. A client that has
+        the OACK takes ACK 0 for a repetition; one that has lost it takes ACK 0 for the refusal of all options.
         """
         terms = self.terms
         if (terms.blksize, terms.windowsize, terms.rollover) == (DEFAULT_BLKSIZE, 1, 0):

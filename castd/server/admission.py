@@ -37,7 +37,7 @@ class AddressLimit:
 
 
 def _bucket(rate: float) -> TokenBucket:
-    """-> a bucket that holds a second's worth, and at least one."""
+    """Return a bucket that holds a second's worth, and at least one."""
     return TokenBucket(rate, max(1.0, rate))
 
 
@@ -106,9 +106,9 @@ class Admission:
             del self.receivers[host]
 
     def mayError(self, host: str, now: float) -> bool:
-        """-> whether an ERROR may be sent to this address."""
+        """Return whether an ERROR may be sent to this address."""
         return self._errorsPerPeer.allow(host, now) and self._errors.allow(1, now)
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
-        """-> whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""
+        """Return whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""
         return self._strangers.allow(1, now) and self.mayError(host, now)

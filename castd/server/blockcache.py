@@ -29,8 +29,8 @@ BLOCK_COST = 256
 
 def chunkLength(step: int) -> int:
     """
-    -> how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can be
-    halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
+    Return how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can
+    be halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
     """
     fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
     return 1 << fitting.bit_length() - 1
@@ -59,7 +59,7 @@ class Chunk:
         self.prepared: dict[tuple[int, int], PreparedSteps] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
-        """-> the datagrams of blocks C{start} to C{stop} - 1, all of which must be in this chunk."""
+        """Return the datagrams of blocks C{start} to C{stop} - 1, all of which must be in this chunk."""
         return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
 
 
@@ -85,7 +85,7 @@ def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
 
 
 def _bounds(wire: IWire, number: int) -> tuple[int, int]:
-    """-> where the chunk of a block starts and stops: all of its headers have one length."""
+    """Return where the chunk of a block starts and stops: all of its headers have one length."""
     length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
     while True:
         start = number - number % length

@@ -172,7 +172,7 @@ class CastProtocol(FastPath):
             return False
 
     def _lingers(self, now: float) -> bool:
-        """-> whether the cast is kept without receivers, as one may come back and must find the same file."""
+        """Return whether the cast is kept without receivers, as one may come back and must find the same file."""
         return not self.listener.draining and self._main.cast.deadline(now) is not None
 
     # Receivers join.
@@ -212,7 +212,7 @@ class CastProtocol(FastPath):
         return True
 
     def heard(self, peer: Peer) -> bool:
-        """-> whether this member has acknowledged anything."""
+        """Return whether this member has acknowledged anything."""
         return self._steps > 0 or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
     # Datagrams come in.
@@ -421,7 +421,7 @@ class CastProtocol(FastPath):
     # Receivers that do not hear the group.
 
     def _fallback(self, peer: Peer) -> CastSender | None:
-        """-> the sender of a receiver that goes on by unicast; L{None}: it does not."""
+        """Return the sender of a receiver that goes on by unicast; L{None}: it does not."""
         return None if self._fallbacks is None else self._fallbacks.get(peer)
 
     def _dropFallback(self, peer: Peer) -> None:
@@ -460,7 +460,9 @@ class CastProtocol(FastPath):
         self._dismiss(receiver, self._outcome(action), now, action.heard)
 
     def _outcome(self, action: Left) -> str:
-        """-> the outcome; UNCONFIRMED for a receiver that lacks no more than the acknowledgement of the last block."""
+        """
+        Return the outcome; UNCONFIRMED for a receiver that lacks no more than the acknowledgement of the last block.
+        """
         count = self.wire.count
         missing = count is None or not action.wants or action.wants[-1].stop < count
         # Of one that has never sent anything this is not known: its request may be forged, or a firewall drops the

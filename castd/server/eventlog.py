@@ -122,5 +122,5 @@ def groupClosed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:
 
 
 def _group(cast: CastProtocol) -> str:
-    """-> the group of a cast as text; empty: it has none."""
+    """Return the group of a cast as text; empty: it has none."""
     return "" if cast.group is None else hostPort(cast.group)

@@ -38,7 +38,7 @@ class Fallbacks:
         return peer in self._senders
 
     def get(self, peer: Peer) -> CastSender | None:
-        """-> the sender of this receiver; L{None}: it is not served by unicast."""
+        """Return the sender of this receiver; L{None}: it is not served by unicast."""
         return self._senders.get(peer)
 
     def add(self, peer: Peer, sender: CastSender, now: float) -> None:

@@ -70,11 +70,11 @@ class PreparedSteps:
         self.images: list[memoryview] = []
 
     def numbers(self, steps: int, end: int) -> range:
-        """-> the blocks of the first so many steps; C{end} is the count of all blocks of the file."""
+        """Return the blocks of the first so many steps; C{end} is the count of all blocks of the file."""
         return range(self.start, min(self.start + steps * self.stride, end))
 
     def last(self, steps: int, end: int) -> range:
-        """-> the blocks of the last of so many steps."""
+        """Return the blocks of the last of so many steps."""
         start = self.start + (steps - 1) * self.stride
         return range(start, min(start + self.stride, end))
 
@@ -97,7 +97,7 @@ def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
 
 def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     """
-    -> the steps through a chunk that begin with block C{start}; L{NO_STEPS}: there is none.
+    Return the steps through a chunk that begin with block C{start}; L{NO_STEPS}: there is none.
     """
     if not chunk.start <= start < chunk.stop:
         return NO_STEPS
@@ -209,7 +209,7 @@ class FastPath(DatagramProtocol):
             self._slowPath(datagram, addr)
 
     def _tryStep(self, datagram: bytes) -> bool:
-        """-> whether this datagram was the predicted one, and its step is taken."""
+        """Return whether this datagram was the predicted one, and its step is taken."""
         turn = self._turn
         if turn is None:
             return False
@@ -269,7 +269,7 @@ class FastPath(DatagramProtocol):
             self._sendStep = self._stepSender(self._prepared)
 
     def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
-        """-> the function that sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
+        """Return the function that sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
         transport: IDatagramPort = self.transport
         step = prepared.gap + self.wire.blocksize
         return transport.burstWriter(step, step * prepared.stride)
@@ -306,7 +306,7 @@ class FastPath(DatagramProtocol):
         return True
 
     def _stepsAfter(self, old: PreparedSteps) -> PreparedSteps:
-        """-> the steps through the next chunk, if the same function can send them, else L{NO_STEPS}."""
+        """Return the steps through the next chunk, if the same function can send them, else L{NO_STEPS}."""
         try:
             following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
         except ContentChanged:
@@ -319,12 +319,14 @@ class FastPath(DatagramProtocol):
         self.sent(numbers.start, len(numbers), octets, False)
 
     def _sentBySteps(self, prepared: PreparedSteps) -> tuple[range, int]:
-        """-> the blocks that were sent by the steps taken, and their octets."""
+        """Return the blocks that were sent by the steps taken, and their octets."""
         numbers, blocksize = prepared.numbers(self._steps, self._end), self.wire.blocksize
         return numbers, min(numbers.stop * blocksize, self.content.size) - numbers.start * blocksize
 
     def progress(self) -> tuple[int, int, int]:
-        """-> C{blocks}, C{repeats} and C{octets}, with the steps on the fast path that the cast was not told of yet."""
+        """
+        Return C{blocks}, C{repeats} and C{octets}, with the steps on the fast path that the cast was not told of yet.
+        """
         if not self._steps:
             return self.blocks, self.repeats, self.octets
         numbers, octets = self._sentBySteps(self._prepared)
@@ -350,7 +352,7 @@ class FastPath(DatagramProtocol):
 
     def chunk(self, number: int) -> Chunk:
         """
-        -> the chunk that block C{number} is in.
+        Return the chunk that block C{number} is in.
 
         @raise ContentChanged: the file has changed.
         """

@@ -94,13 +94,13 @@ class HalfProtocol(DatagramProtocol, ABC):
 
     @abstractmethod
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether an ERROR 5 may be sent to this address."""
+        """Return whether an ERROR 5 may be sent to this address."""
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Ignore a datagram of the peer that cannot be read."""
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant to poll the half again at, or L{None}."""
+        """Return the instant to poll the half again at, or L{None}."""
         return self.half.deadline(now)
 
     # What is received.
@@ -183,7 +183,7 @@ class HalfProtocol(DatagramProtocol, ABC):
             self.fail(Failure())
 
     def _wakeAt(self, now: float) -> float | None:
-        """-> the instant to go on at: the half's deadline, or sooner, when a full socket is to be tried again."""
+        """Return the instant to go on at: the half's deadline, or sooner, when a full socket is to be tried again."""
         instant = self.deadline(now)
         if not self._queue.kept:
             return instant

@@ -54,7 +54,7 @@ class PortDialect:
         self.shared: dict[Hashable, list[CastProtocol]] = {}
 
     def differenceFrom(self, cast: CastProtocol) -> str:
-        """-> in what a new group differs from one that already serves the same file name; empty: there is none."""
+        """Return in what a new group differs from one that already serves the same file name; empty: there is none."""
         for other in (other for casts in self.shared.values() for other in casts):
             if other.fileName == cast.fileName and other.joinable:
                 if other.content.version != cast.content.version:
@@ -102,7 +102,7 @@ class Listener(DatagramProtocol):
         return True
 
     def casts(self) -> Iterator[Session]:
-        """-> the casts and uploads that are under way."""
+        """Return the casts and uploads that are under way."""
         return iter(self._sessions.underWay)
 
     def become(self, other: Listener) -> None:
@@ -143,7 +143,7 @@ class Listener(DatagramProtocol):
             self._drained.callback(None)
 
     def served(self) -> Iterable[str]:
-        """-> the names of the transports at this port."""
+        """Return the names of the transports at this port."""
         return [entry.name for entry in self._entries]
 
     # Another process takes over.
@@ -154,11 +154,11 @@ class Listener(DatagramProtocol):
         return self.interface, self.port
 
     def requestPortPeers(self) -> Iterable[Peer]:
-        """-> the members whose datagrams come to the request port itself."""
+        """Return the members whose datagrams come to the request port itself."""
         return tuple(self._sessions.onPort)
 
     def groups(self) -> Iterable[tuple[str, int]]:
-        """-> the groups that casts of this listener send to."""
+        """Return the groups that casts of this listener send to."""
         casts = (session for session in self._sessions.underWay if isinstance(session, CastProtocol))
         return [cast.group for cast in casts if cast.group is not None]
 
@@ -194,7 +194,9 @@ class Listener(DatagramProtocol):
             self.site.predecessor.forwardUnreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
-        """-> whether a peer may be answered: not port 0, nor a request port of this server, as the two could loop."""
+        """
+        Return whether a peer may be answered: not port 0, nor a request port of this server, as the two could loop.
+        """
         if self._closing():
             return False
         if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
@@ -378,7 +380,7 @@ class Listener(DatagramProtocol):
         self._checkDrained()
 
     def mayAnswerStranger(self, peer: Peer) -> bool:
-        """-> whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
+        """Return whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
         return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
     # Refusals: at most one ERROR, and an event in the log.
@@ -410,7 +412,7 @@ class Listener(DatagramProtocol):
             self.counts["unsent"] += 1
 
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
-        """-> whether the datagram was sent."""
+        """Return whether the datagram was sent."""
         try:
             self.transport.writeFrom(datagram, peer, local)
         except OSError:

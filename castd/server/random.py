@@ -36,7 +36,7 @@ class BufferedSystemRandom(Random):
         return self._pool[self._used - count : self._used]
 
     def random(self) -> float:
-        """-> a float from 0 up to 1."""
+        """Return a float from 0 up to 1."""
         if not self._floats:
             # Each timer needs one, so a few hundred are made at a time.
             longs = unpack(f"={PIECE // _LONG}Q", os.urandom(PIECE))
@@ -44,7 +44,7 @@ class BufferedSystemRandom(Random):
         return self._floats.pop()
 
     def getrandbits(self, k: int, /) -> int:
-        """-> an integer of C{k} random bits."""
+        """Return an integer of C{k} random bits."""
         count = (k + 7) // 8
         return int.from_bytes(self._octets(count), "big") >> (count * 8 - k)
 

@@ -39,7 +39,7 @@ class BlockOutput(Protocol):
 
     def chunk(self, number: int) -> Chunk:
         """
-        -> the chunk that block C{number} is in.
+        Return the chunk that block C{number} is in.
 
         @raise ContentChanged: the file has changed.
         """
@@ -157,7 +157,7 @@ class CastSender:
 
 
 def _write(output: BlockOutput, image: bytes | memoryview, step: int, address: Peer) -> int:
-    """-> how many octets were sent; if the network is down they count as sent, and lost."""
+    """Return how many octets were sent; if the network is down they count as sent, and lost."""
     try:
         return output.transport.writeBurst(image, step, address)
     except OSError as error:

@@ -112,7 +112,7 @@ class Sessions:
             del self._deafUntil[next(iter(self._deafUntil))]
 
     def isDeaf(self, host: str) -> bool:
-        """-> whether this machine was found not to receive multicast in the last L{DEAF_FOR} seconds."""
+        """Return whether this machine was found not to receive multicast in the last L{DEAF_FOR} seconds."""
         until = self._deafUntil.get(host)
         if until is not None and self._site.reactor.seconds() >= until:
             del self._deafUntil[host]
@@ -185,7 +185,9 @@ class Opener:
         return True
 
     def _staleMember(self, entry: PortDialect, cast: CastProtocol, request: Request) -> Peer | None:
-        """-> the member of the same machine that has sent nothing since its request, at least L{STALE} seconds ago."""
+        """
+        Return the member of the same machine that has sent nothing since its request, at least L{STALE} seconds ago.
+        """
         now = self._site.reactor.seconds()
         return next(
             (
@@ -267,7 +269,7 @@ class Opener:
     def _castWithPort(
         self, entry: PortDialect, key: Hashable, request: Request, wire: IWire, content: IContent
     ) -> CastProtocol:
-        """-> a cast that is connected to its port."""
+        """Return a cast that is connected to its port."""
         options = entry.options
         grouped = wire if IGroupWire.providedBy(wire) else None
         pacers: list[RateLimit] = [] if options.rate is None else [Pacer(options.rate)]
@@ -320,5 +322,5 @@ class Opener:
 
 
 def _use(wire: IWire, content: IContent) -> str:
-    """-> text that identifies the file and the form of its blocks, for L{GroupPool<castd.group_pool.GroupPool>}."""
+    """Return text that identifies the file and the form of its blocks, for L{GroupPool<castd.group_pool.GroupPool>}."""
     return blake2b(repr((wire.headerKey, content.version)).encode(), digest_size=16).hexdigest()

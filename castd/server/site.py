@@ -133,12 +133,12 @@ class Site:
             self._barred.popitem(last=False)
 
     def bars(self) -> Iterator[tuple[str, str, float, str]]:
-        """-> all that is barred now, each as the arguments of L{bar}."""
+        """Return all that is barred now, each as the arguments of L{bar}."""
         now = self.reactor.seconds()
         return ((*at, until - now, why) for at, (until, why) in self._barred.items() if until > now)
 
     def barred(self, host: str, name: str) -> str | None:
-        """-> why this name is refused to this address; L{None}: it is not."""
+        """Return why this name is refused to this address; L{None}: it is not."""
         if not self._barred:
             return None
         until, why = self._barred.get((host, name), (0.0, ""))

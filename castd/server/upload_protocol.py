@@ -118,7 +118,7 @@ class UploadProtocol(HalfProtocol):
         return True
 
     def _repeats(self, name: str, mode: str, write: bool, options: object) -> bool:
-        """-> whether a request with these fields is the one that began this upload."""
+        """Return whether a request with these fields is the one that began this upload."""
         first = self.request
         return (name, mode, write, options) == (first.name, first.mode, first.write, first.options)
 
@@ -167,7 +167,7 @@ class UploadProtocol(HalfProtocol):
         )
 
     def mayAnswerStranger(self, address: Peer) -> bool:
-        """-> whether the limits of the site allow an ERROR 5 to this address."""
+        """Return whether the limits of the site allow an ERROR 5 to this address."""
         return self.site.admission.mayAnswerStranger(address[0], self._seconds())
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -191,7 +191,7 @@ class UploadProtocol(HalfProtocol):
             super().timerExpired()
 
     def deadline(self, now: float) -> float | None:
-        """-> the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
+        """Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
         instant = super().deadline(now)
         return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
 
@@ -227,7 +227,9 @@ class UploadProtocol(HalfProtocol):
         maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._commitFailed)
 
     def _announcedSize(self) -> int | None:
-        """-> octets of the file as announced; L{None} in netascii, where that may be the size before the conversion."""
+        """
+        Return octets of the file as announced; L{None} in netascii, where that may be the size before the conversion.
+        """
         return self.half.size if self.request.mode == "octet" else None
 
     def _uploadCommitted(self, result: object) -> None:

@@ -146,7 +146,7 @@ class ListeningAddress(Service):
         return maybeDeferred(self.transport.drain)
 
     def _predecessorEnded(self, _: object) -> Deferred[None] | None:
-        """-> fires when no other process needs the datagrams that this one reads from the port."""
+        """Return a Deferred that fires when no other process needs the datagrams that this one reads from the port."""
         predecessor = self.site.predecessor
         return None if predecessor is None else predecessor.ended()
 
@@ -165,12 +165,12 @@ class ListeningAddress(Service):
         return IUpgradable(self.transport, None)
 
     def requestPortPeers(self) -> list[Peer]:
-        """-> the peers that are served on the request port itself."""
+        """Return the peers that are served on the request port itself."""
         upgradable = self._upgradable()
         return [] if upgradable is None else list(upgradable.requestPortPeers())
 
     def groups(self) -> list[Group]:
-        """-> the groups that are sent to."""
+        """Return the groups that are sent to."""
         upgradable = self._upgradable()
         return [] if upgradable is None else list(upgradable.groups())
 

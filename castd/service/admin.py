@@ -118,7 +118,7 @@ class AdminPorts:
         self._ports = ports
 
     def addresses(self) -> dict[str, str]:
-        """-> the address of each open port, by its name."""
+        """Return the address of each open port, by its name."""
         return {name: port.address for name, port in self._ports.items()}
 
     def close(self) -> Deferred[None]:
@@ -143,7 +143,7 @@ class AdminPorts:
 
     def endpoints(self, config: Config) -> dict[str, tuple[str, IStreamServerEndpoint]]:
         """
-        -> the address and the endpoint of each admin port of a service file, by its name: C{metrics}, C{control}.
+        Return the address and the endpoint of each admin port of a service file, by its name: C{metrics}, C{control}.
 
         @raise ConfigError: an address cannot be read, or a library that a port needs is not installed.
         """
@@ -169,7 +169,7 @@ class AdminPorts:
         return found
 
     def _configured(self, config: Config) -> dict[str, AdminPort]:
-        """-> the admin ports of a service file, none of them open."""
+        """Return the admin ports of a service file, none of them open."""
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
         factories: dict[str, Callable[[], IProtocolFactory]] = {
             "metrics": self._metricsSite,
@@ -305,7 +305,7 @@ class ControlFactory(Factory):
 
 def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
     """
-    -> the endpoint that C{127.0.0.1:9147} or C{tcp:9147:interface=127.0.0.1} means.
+    Return the endpoint that C{127.0.0.1:9147} or C{tcp:9147:interface=127.0.0.1} means.
 
     @raise ValueError: the text is neither.
     """
@@ -322,7 +322,7 @@ def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
 
 
 def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
-    """-> the endpoint of a local socket, which also opens where a dead server has left its file."""
+    """Return the endpoint of a local socket, which also opens where a dead server has left its file."""
     from twisted.internet.endpoints import UNIXServerEndpoint
 
     return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)

@@ -93,7 +93,7 @@ def inherit() -> Inheritance | None:
 def _compose(
     file: Path | str, reactor: IReactorCore, inheritance: Inheritance | None, user: UnprivilegedUser | None
 ) -> tuple[Server, Ports]:
-    """-> (the server, with the sockets of a supervisor or a predecessor; the maker of its ports)."""
+    """Return (the server, with the sockets of a supervisor or a predecessor; the maker of its ports)."""
     sockets, stored, unfit = passedSockets(takeVariables())
     if inheritance is not None:
         sockets, stored = inheritance.adopted, inheritance.inherited
@@ -166,5 +166,5 @@ def raiseDescriptorLimit() -> int:
 
 
 def exitStatus(error: ConfigError) -> int:
-    """-> the exit status of C{sysexits.h}: C{EX_UNAVAILABLE} if it may help to try again, else C{EX_CONFIG}."""
+    """Return the exit status of C{sysexits.h}: C{EX_UNAVAILABLE} if it may help to try again, else C{EX_CONFIG}."""
     return os.EX_UNAVAILABLE if isinstance(error, Unavailable) else os.EX_CONFIG

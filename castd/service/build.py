@@ -47,7 +47,7 @@ SINKS = {"directory": _SinkKind(UploadDirectoryOptions, makeSink)}
 
 
 def kinds(collected: Collected) -> Kinds:
-    """-> the kinds of transports, sources and sinks that a service file can name."""
+    """Return the kinds of transports, sources and sinks that a service file can name."""
     return Kinds(collected.transports, collected.sources, SINKS, Rule)
 
 

@@ -43,17 +43,19 @@ def _render(form: Format, event: LogEvent) -> str | None:
 
 
 def textLog(stream: TextIO) -> RateLimiter:
-    """-> an observer that writes the log as text for people, each fault once a minute."""
+    """Return an observer that writes the log as text for people, each fault once a minute."""
     return RateLimiter(FileLogObserver(stream, asText))
 
 
 def jsonLog(stream: TextIO) -> RateLimiter:
-    """-> an observer that writes the log as lines of JSON, each fault once a minute."""
+    """Return an observer that writes the log as lines of JSON, each fault once a minute."""
     return RateLimiter(FileLogObserver(stream, asJSON))
 
 
 def logTo(stream: TextIO) -> MakeObserver:
-    """-> a function that makes the observer for a stream; in the format C{journal} it writes to the journal instead."""
+    """
+    Return a function that makes the observer for a stream; in the format C{journal} it writes to the journal instead.
+    """
 
     def make(form: Format) -> Observer:
         if form == "journal":
@@ -204,7 +206,7 @@ class Logs:
 
 
 def chooseFormat(wanted: Literal["auto"] | Format, toFile: bool) -> Format:
-    """-> the format of a log; C{auto} is chosen by the environment, and C{journal} is not chosen for a file."""
+    """Return the format of a log; C{auto} is chosen by the environment, and C{journal} is not chosen for a file."""
     if wanted == "auto":
         toJournal = not toFile and journal.isJournal(os.environ) and os.path.exists(journal.SOCKET)
         return "journal" if toJournal else "text"

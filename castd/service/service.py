@@ -142,7 +142,7 @@ class Server(MultiService):
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
 
     def stopService(self) -> Deferred[object]:
-        """-> fires when all transfers have ended, all ports are closed, and the log is written."""
+        """Return a Deferred that fires when all transfers have ended, all ports are closed, and the log is written."""
         self.draining = self.stopping = True
         if self.handover.successor is not None:
             self.handover.successor.abandon()
@@ -162,11 +162,11 @@ class Server(MultiService):
     # Status.
 
     def listeningPorts(self) -> list[tuple[str, IListeningPort]]:
-        """-> the ports that requests are read from, each with its address as text."""
+        """Return the ports that requests are read from, each with its address as text."""
         return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
 
     def statusLine(self) -> str:
-        """-> a summary in one line, for the service manager."""
+        """Return a summary in one line, for the service manager."""
         admission = self.site.admission
         return f"{self._state()}: {admission.casts} transfers, {admission.receivers.total()} receivers"
 
@@ -174,7 +174,7 @@ class Server(MultiService):
         return "draining" if self.draining else "serving"
 
     def unready(self) -> str | None:
-        """-> the reason why requests are not answered now; L{None}: they are answered."""
+        """Return the reason why requests are not answered now; L{None}: they are answered."""
         if self.draining:
             return "draining"
         if any(each.port is None for each in self.addresses):
@@ -186,7 +186,7 @@ class Server(MultiService):
         return None
 
     def status(self) -> dict[str, object]:
-        """-> the state of the server, with all transfers under way, as plain data."""
+        """Return the state of the server, with all transfers under way, as plain data."""
         now = self.site.reactor.seconds()
         return {
             "version": __version__,
@@ -203,7 +203,7 @@ class Server(MultiService):
     # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
 
     def adminAddresses(self) -> dict[str, str]:
-        """-> the addresses of the admin ports that are open, by name."""
+        """Return the addresses of the admin ports that are open, by name."""
         return self.admin.addresses()
 
     def stopServing(self) -> Deferred[None]:

@@ -18,7 +18,7 @@ from castd.request import Peer
 
 def pattern(size: int) -> bytes:
     """
-    -> C{size} octets in which no two neighbouring blocks are equal, whatever the block size, so that a block in the
+    Return C{size} octets in which no two neighbouring blocks are equal, whatever the block size, so that a block in the
     wrong place shows.
     """
     unit = bytes((3 + 7 * index + index // 251) & 255 for index in range(64_251))

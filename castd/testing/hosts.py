@@ -72,7 +72,7 @@ class Host:
 
     def successor(self) -> Host:
         """
-        -> this machine, as a second process sees it: a port that listens here listens there too, and one of both
+        Return this machine, as a second process sees it: a port that listens here listens there too, and one of both
         processes reads it.
         """
         made = Host(self.network, tuple(f"{name}/{net.prefixlen}" for name, net in self.subnets.items()))
@@ -127,7 +127,9 @@ class Host:
     # For the network
 
     def sourceFor(self, target: Peer, otherwise: Peer) -> Peer:
-        """-> the address that an unbound port uses to send to this target: one in the same subnet, if there is one."""
+        """
+        Return the address that an unbound port uses to send to this target: one in the same subnet, if there is one.
+        """
         if len(self.addresses) == 1:
             return otherwise
         there = ipaddress.ip_address(target[0])
@@ -136,8 +138,8 @@ class Host:
 
     def heardBy(self, target: Peer, sender: VirtualPort) -> Iterable[VirtualPort] | None:
         """
-        -> the ports that receive a datagram to this address: none for a group without members.  L{None}: the address is
-        no group and no broadcast.
+        Return the ports that receive a datagram to this address: none for a group without members. L{None}: the
+        address is no group and no broadcast.
 
         @raise PermissionError: the sender broadcasts and was not allowed to.
         """
@@ -153,12 +155,12 @@ class Host:
         return [port for host in hosts for port in host.openPorts() if port.wildcard and port.address[1] == target[1]]
 
     def onLink(self, address: str) -> tuple[ipaddress.IPv4Network, ...]:
-        """-> the network that one of the host's addresses reaches without a router."""
+        """Return the network that one of the host's addresses reaches without a router."""
         subnet = self.subnets.get(address)
         return (subnet,) if isinstance(subnet, ipaddress.IPv4Network) else ()
 
     def hasBroadcast(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-        """-> whether this is the broadcast address of one of the host's subnets."""
+        """Return whether this is the broadcast address of one of the host's subnets."""
         return any(subnet.version == 4 and subnet.broadcast_address == address for subnet in self.subnets.values())
 
     # Binding
@@ -193,7 +195,7 @@ class Host:
         return port
 
     def _inherited(self, number: int, interface: str) -> VirtualPort | None:
-        """-> the port of the predecessor that shares this socket; L{None}: there is none."""
+        """Return the port of the predecessor that shares this socket; L{None}: there is none."""
         there = self.predecessor.openPorts() if self.predecessor is not None else ()
         same = (port for port in there if port.address[1] == number and port.wildcard == (interface in ANY))
         return next((port for port in same if port.wildcard or port.address[0] == interface), None)
@@ -208,7 +210,7 @@ class Host:
             members.pop(port, None)
 
     def openPorts(self) -> tuple[VirtualPort, ...]:
-        """-> the ports that are open now, oldest first, so that a test can check that none is left."""
+        """Return the ports that are open now, oldest first, so that a test can check that none is left."""
         return tuple(self._ports)
 
 

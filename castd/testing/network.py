@@ -115,7 +115,7 @@ class Network(Timeline):
         return self._hosts[names[0]]
 
     def hosts(self) -> Iterator[Host]:
-        """-> every host, once."""
+        """Return every host, once."""
         return iter(dict.fromkeys(self._hosts.values()))
 
     def link(

@@ -26,7 +26,7 @@ _LARGEST = 65507
 
 
 def peerAt(host: str, port: int) -> Peer:
-    """-> the address of a peer, as sockets of its family give it."""
+    """Return the address of a peer, as sockets of its family give it."""
     return (host, port, 0, 0) if ":" in host else (host, port)
 
 
@@ -169,7 +169,7 @@ class VirtualPort:
     # Receiving
 
     def hears(self, sender: VirtualPort) -> bool:
-        """-> whether group data of this sender reaches the port: never its own, its host's only with loopback."""
+        """Return whether group data of this sender reaches the port: never its own, its host's only with loopback."""
         return self.host is not sender.host or (sender.loopback and self is not sender)
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:

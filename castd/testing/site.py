@@ -27,7 +27,7 @@ class NoJitterRandom(random.Random):
     getrandbits = random.Random.getrandbits
 
     def random(self) -> float:
-        """-> 0."""
+        """Return 0."""
         return 0.0
 
 

@@ -53,7 +53,7 @@ class Packet(NamedTuple, Generic[Sent]):
 
 
 def socketPair() -> tuple[socket.socket, socket.socket]:
-    """-> the two ends of a channel."""
+    """Return the two ends of a channel."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)

@@ -56,7 +56,7 @@ class Handover:
         return self.successor is not None or not self.serving
 
     def occupiedAdminAddresses(self) -> dict[str, str]:
-        """-> the addresses of admin ports that the predecessor still has open, by name."""
+        """Return the addresses of admin ports that the predecessor still has open, by name."""
         return {} if self.predecessor is None or self.serving else self.predecessor.adminAddresses
 
     def upgrade(self) -> Deferred[tuple[str, ...]]:

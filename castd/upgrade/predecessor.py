@@ -192,7 +192,9 @@ class Predecessor(Service):
         return ended
 
     def ended(self) -> Deferred[None]:
-        """-> fires when the predecessor has ended; until then this process passes datagrams on to it."""
+        """
+        Return a Deferred that fires when the predecessor has ended; until then this process passes datagrams on to it.
+        """
         ended: Deferred[None] = Deferred()
         self._ended.append(ended)
         return ended
@@ -301,7 +303,7 @@ class Predecessor(Service):
     # Messages to the predecessor.
 
     def serves(self, address: BindAddress, peer: Peer) -> bool:
-        """-> whether datagrams of this peer to this request port are for the predecessor."""
+        """Return whether datagrams of this peer to this request port are for the predecessor."""
         guests = self._guests.get(address)
         return guests is not None and peer in guests
 

@@ -53,7 +53,7 @@ class ChildProcess(ProcessProtocol):
 
 
 def command() -> list[str]:
-    """-> the command line that started this process, with the interpreter and its options."""
+    """Return the command line that started this process, with the interpreter and its options."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 

@@ -258,7 +258,7 @@ class Successor:
         self._channel.send({"say": "read"})
 
     def _state(self) -> Iterator[StateMessage]:
-        """-> the state of this process, in messages that fit into a packet."""
+        """Return the state of this process, in messages that fit into a packet."""
         for each in self._server.addresses:
             for peers in _parts(each.requestPortPeers()):
                 yield {"say": "state", "at": each.bindAddress, "guests": peers}
@@ -313,6 +313,6 @@ class Successor:
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """-> the entries, in parts for one message each."""
+    """Return the entries, in parts for one message each."""
     for start in range(0, len(found), ENTRIES):
         yield found[start : start + ENTRIES]

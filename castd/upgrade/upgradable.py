@@ -37,10 +37,10 @@ class UpgradableAddress(Protocol):
         """Begin no transfer, at an address where the successor does not listen.  -> as L{handOver}."""
 
     def requestPortPeers(self) -> Sequence[Peer]:
-        """-> the peers that are served on the request port itself."""
+        """Return the peers that are served on the request port itself."""
 
     def groups(self) -> Sequence[Group]:
-        """-> the groups that are sent to."""
+        """Return the groups that are sent to."""
 
     def deliver(self, datagram: bytes, peer: Peer, local: Local) -> None:
         """Receive a datagram that the other process has read from this port."""
@@ -67,7 +67,7 @@ class UpgradableServer(Protocol):
     def addresses(self) -> Sequence[UpgradableAddress]: ...
 
     def adminAddresses(self) -> dict[str, str]:
-        """-> the addresses of the admin ports that are open, by name."""
+        """Return the addresses of the admin ports that are open, by name."""
 
     def stopServing(self) -> Deferred[None]:
         """Leave new requests to another process.  -> fires when that process can open the admin ports."""

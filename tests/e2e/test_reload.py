@@ -64,7 +64,7 @@ class Castd:
         self.server = Server(self.host, self.service)
 
     def changed(self) -> dict[str, Any]:
-        """-> other content, access, limits and options; a transport more."""
+        """Return other content, access, limits and options; a transport more."""
         new = copy.deepcopy(self.service)
         new["content"] = [{"directory": {"path": str(self.folder / "new")}}]
         new["access"] = [{"deny": "any", "names": ["secret"]}, {"allow": "any"}]

@@ -54,7 +54,7 @@ def udp(address: str = ADDRESS) -> socket.socket:
 
 
 def hears(group: tuple[str, int]) -> socket.socket:
-    """-> a socket that has joined this group."""
+    """Return a socket that has joined this group."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind(group)
@@ -128,7 +128,7 @@ class Running:
         (self.folder / "castd.yaml").write_text(yaml.safe_dump(service, sort_keys=False))
 
     def said(self, words: str) -> int:
-        """-> how often the log says that."""
+        """Return how often the log says that."""
         return self.log.read_text().count(words)
 
     def castd(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -209,7 +209,7 @@ class Fetch:
         self.socket.sendto(rrq("small"), (ADDRESS, port))
 
     def hear(self) -> str | None:
-        """-> what came of it; None: it goes on."""
+        """Return what came of it; None: it goes on."""
         datagram, peer = self.socket.recvfrom(600)
         if datagram[:2] != b"\0\3":
             return f"{self.port}: {datagram!r}"
@@ -299,7 +299,7 @@ class Slow:
         return self
 
     def step(self) -> bool:
-        """-> whether that was the last."""
+        """Return whether that was the last."""
         wanted = len(self.body) // 512 + 1
         while True:
             datagram, peer = self.heard.recvfrom(600)

@@ -100,7 +100,7 @@ class Master(Slow):
 
 
 def second(castd: Running) -> Slow:
-    """-> the master of an MTFTP group whose file has gone out once already: castd has warned of it."""
+    """Return the master of an MTFTP group whose file has gone out once already: castd has warned of it."""
     first = Slow(castd.mtftp, castd.groups["mtftp"])
     first.master()
     waiting = Slow(castd.mtftp, castd.groups["mtftp"], WAITING)
@@ -114,7 +114,7 @@ def second(castd: Running) -> Slow:
 
 
 def falls(castd: Running, address: str) -> bytes:
-    """-> what a client of MTFTP is answered that falls back to plain TFTP there."""
+    """Return what a client of MTFTP is answered that falls back to plain TFTP there."""
     with udp(address) as client:
         client.sendto(rrq("large", "tsize", "0"), (ADDRESS, castd.plain[0]))
         return client.recv(600)

@@ -73,7 +73,7 @@ class Receiver:
     spoke: float = 0.0
 
     def wish(self) -> Event:
-        """-> the event that the receiver would send now."""
+        """Return the event that the receiver would send now."""
         if not self.lacks:
             return Leave(outcomes.DONE)
         first = min(self.lacks)

@@ -65,7 +65,7 @@ class Breaker:
             raise self._error()
 
     def through(self, name: str, call: Any) -> Any:
-        """-> a function that makes this system call through the breaker."""
+        """Return a function that makes this system call through the breaker."""
 
         def work(*args: Any, **more: Any) -> Any:
             done = name.rpartition(".")[2] in DONE
@@ -167,7 +167,7 @@ EXEMPT = {
 
 def cases(whole: bool) -> list[tuple[str, int, bool]]:
     """
-    -> each call, a number that it may fail with, and whether it does so for long or once.
+    Return each call, a number that it may fail with, and whether it does so for long or once.
 
     @param whole: each number both ways; without, a share that has each call both ways.
     """
@@ -182,8 +182,8 @@ def cases(whole: bool) -> list[tuple[str, int, bool]]:
 
 def called(module: str) -> Iterator[tuple[str, int]]:
     """
-    -> the system calls in a module's text and their lines: functions of C{os}, C{socket}, C{select} and C{fcntl}, and
-    what has a name that methods of sockets and epoll sets have.
+    Return the system calls in a module's text and their lines: functions of C{os}, C{socket}, C{select} and C{fcntl},
+    and what has a name that methods of sockets and epoll sets have.
     """
     for node in ast.walk(ast.parse((CASTD / f"{module.replace('.', '/')}.py").read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("ioctl", "open"):
@@ -233,7 +233,7 @@ class Module:
 
 
 def breakable(breaker: Breaker, kind: type, name: str, methods: str) -> type:
-    """-> a class of sockets or epoll sets whose methods go through the breaker."""
+    """Return a class of sockets or epoll sets whose methods go through the breaker."""
 
     def method(each: str) -> Any:
         real = getattr(kind, each)
@@ -336,20 +336,20 @@ class Plugin:
 
 
 def through(breaker: Breaker, value: Any) -> Any:
-    """-> a L{Plugin} for an object of an interface; other values unchanged."""
+    """Return a L{Plugin} for an object of an interface; other values unchanged."""
     return Plugin(breaker, value) if any(seam.providedBy(value) for seam in INTERFACES) else value
 
 
 def _named(seam: Any, name: str) -> str:
-    """-> the name of a method, such as C{IWire.header}, also for an C{IGroupWire}."""
+    """Return the name of a method, such as C{IWire.header}, also for an C{IGroupWire}."""
     return f"{'IWire' if seam is IGroupWire else seam.getName()}.{name}"
 
 
 def methods(seam: type[Interface]) -> list[str]:
-    """-> the names of the methods of an interface."""
+    """Return the names of the methods of an interface."""
     return [name for name in seam.names(all=True) if isinstance(seam[name], Method)]  # type: ignore[misc]
 
 
 def everyMethod() -> list[str]:
-    """-> every method of every interface: C{IWire.header}."""
+    """Return every method of every interface: C{IWire.header}."""
     return sorted({*(_named(seam, name) for seam in INTERFACES for name in methods(seam)), "IContentSource.lookup"})

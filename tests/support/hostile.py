@@ -152,7 +152,7 @@ class Honest:
 
     @property
     def right(self) -> bool:
-        """-> whether it has the file, octet for octet."""
+        """Return whether it has the file, octet for octet."""
         return bool(self.sink.data == LARGE)
 
 
@@ -232,7 +232,7 @@ class Ground:
 
 @contextmanager
 def standing(*args: Any, **kw: Any) -> Iterator[Ground]:
-    """-> a ground whose events are observed while the context is entered."""
+    """Return a ground whose events are observed while the context is entered."""
     ground = Ground(*args, **kw)
     with observed(ground.event):
         yield ground
@@ -260,7 +260,7 @@ def emptied() -> None:
 
 
 def rounds(datagrams: int = DATAGRAMS) -> Iterator[tuple[int, int]]:
-    """-> (seed, datagrams) of each round."""
+    """Return (seed, datagrams) of each round."""
     left, seed = datagrams, SEED
     while left > 0:
         yield seed, min(left, ROUND)

@@ -176,7 +176,7 @@ def until(process: subprocess.Popen[str], words: str) -> str:
 
 
 def free(*kinds: socket.SocketKind) -> list[int]:
-    """-> numbers of free ports of the loopback interface, one of each kind."""
+    """Return numbers of free ports of the loopback interface, one of each kind."""
     with ExitStack() as probes:
         found = [probes.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
         for probe in found:

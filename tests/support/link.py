@@ -22,12 +22,12 @@ from castd.request import Local, Request
 
 
 def pattern(size: int) -> bytes:
-    """-> so many octets that do not repeat at any block size: random, but always the same."""
+    """Return so many octets that do not repeat at any block size: random, but always the same."""
     return random.Random(size).randbytes(size)
 
 
 def asked(datagram: bytes) -> Request:
-    """-> the request of an RRQ or WRQ."""
+    """Return the request of an RRQ or WRQ."""
     ask = parseRequest(datagram)
     assert ask is not None
     return Request(("192.0.2.1", 1024), Local("192.0.2.2", 69), ask.name, ask.mode, ask.write, ask.options)
@@ -204,7 +204,7 @@ class Link:
 
 
 def summary(datagram: bytes) -> str:
-    """-> a datagram in short: C{"DATA 3"}, C{"ACK 0"}, C{"OACK"}, C{"ERROR 5"}, C{"RRQ"}."""
+    """Return a datagram in short: C{"DATA 3"}, C{"ACK 0"}, C{"OACK"}, C{"ERROR 5"}, C{"RRQ"}."""
     ask = parseRequest(datagram)
     if ask is not None:
         return "WRQ" if ask.write else "RRQ"

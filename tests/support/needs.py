@@ -32,7 +32,9 @@ def lack(reason: str) -> NoReturn:
 
 
 def need(*programs: str) -> list[str]:
-    """-> the paths of these programs, in the order of the arguments.  An absolute path may be any file: firmware."""
+    """
+    Return the paths of these programs, in the order of the arguments. An absolute path may be any file: firmware.
+    """
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), ADMIN])
     found = {
         program: program if os.path.isabs(program) and os.path.exists(program) else shutil.which(program, path=search)
@@ -45,7 +47,7 @@ def need(*programs: str) -> list[str]:
 
 
 def needed(argv: Sequence[str | Path]) -> list[str]:
-    """-> this command line, with the path of its program, which is a need; Python itself and other paths stay."""
+    """Return this command line, with the path of its program, which is a need; Python itself and other paths stay."""
     return [*need(str(argv[0])), *map(str, argv[1:])]
 
 
@@ -55,7 +57,7 @@ def run(*argv: str | Path, seconds: float = 60, check: bool = False, **more: Any
 
 
 def needFile(*candidates: str) -> Path:
-    """-> the first of these files that exists: distributions put the same firmware in different places."""
+    """Return the first of these files that exists: distributions put the same firmware in different places."""
     for candidate in candidates:
         if Path(candidate).is_file():
             return Path(candidate)

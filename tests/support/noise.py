@@ -34,7 +34,7 @@ _HEADER = Header(77, 40_000, 1451)
 
 
 def recorded(protocol: str) -> Iterator[bytes]:
-    """-> every datagram in the vectors of this protocol."""
+    """Return every datagram in the vectors of this protocol."""
     yield from _hex(json.loads((FOLDER / f"{protocol}.json").read_text()))
 
 
@@ -102,7 +102,7 @@ REQUESTS["single-port"] = REQUESTS["tftp"]
 
 
 def mutated(chance: random.Random, datagram: bytes, others: list[bytes]) -> bytes:
-    """-> the datagram with a few octets changed, cut off or doubled, or with the end of another one."""
+    """Return the datagram with a few octets changed, cut off or doubled, or with the end of another one."""
     octets = bytearray(datagram)
     for _ in range(chance.choice((0, 0, 1, 1, 2, 5))):
         at = chance.randrange(len(octets) + 1)
@@ -123,7 +123,7 @@ def mutated(chance: random.Random, datagram: bytes, others: list[bytes]) -> byte
 
 
 def answer(chance: random.Random, datagram: bytes, kind: str) -> bytes:
-    """-> an answer that is mostly valid, so that a hunt gets deep into transfers."""
+    """Return an answer that is mostly valid, so that a hunt gets deep into transfers."""
     if kind == "slam":
         start = chance.randrange(28)
         return buildList([range(start, start + 4)], 28)
@@ -140,7 +140,7 @@ def answer(chance: random.Random, datagram: bytes, kind: str) -> bytes:
 
 
 def noise(chance: random.Random, kind: str) -> bytes:
-    """-> one datagram to send to a port of this protocol."""
+    """Return one datagram to send to a port of this protocol."""
     what = chance.random()
     if what < 0.1:
         return chance.randbytes(chance.choice((0, 1, 2, 3, 4, 5, 20, 516, 1472)))

@@ -11,7 +11,7 @@ import pytest
 
 
 def slowBut(quick: Callable[..., bool], cases: Iterable[Any]) -> list[Any]:
-    """-> these cases of C{parametrize}, marked C{slow} but for those that C{quick(*values)} picks."""
+    """Return these cases of C{parametrize}, marked C{slow} but for those that C{quick(*values)} picks."""
     return [
         each if quick(*values) else pytest.param(*values, marks=pytest.mark.slow)
         for each in cases

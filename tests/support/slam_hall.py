@@ -33,7 +33,7 @@ class Bytes:
 
 
 def image(size: int, seed: int = 7) -> bytes:
-    """-> content in which no two blocks are alike."""
+    """Return content in which no two blocks are alike."""
     return random.Random(seed).randbytes(size)
 
 
@@ -205,17 +205,17 @@ class Hall:
             self.now = end
 
     def finished(self) -> bool:
-        """-> whether every receiver has the file or has given up."""
+        """Return whether every receiver has the file or has given up."""
         return all(client.over for client in self.clients.values())
 
     @property
     def ratio(self) -> float:
-        """-> how many blocks were sent for each block of the file."""
+        """Return how many blocks were sent for each block of the file."""
         return len(self.sent) / self.wire.count
 
 
 def floor(receivers: int, loss: float) -> float:
-    """-> the least L{Hall.ratio} without a code: each block is sent until all have it, and never again."""
+    """Return the least L{Hall.ratio} without a code: each block is sent until all have it, and never again."""
     total, power = 0.0, 1.0
     while True:
         lacking = 1 - (1 - power) ** receivers

@@ -39,7 +39,7 @@ Spoken = tuple[Any, dict[str, Any]]
 
 
 def listener(site: Any, *spoken: Spoken) -> Listener:
-    """-> a listener that speaks these dialects, in this order."""
+    """Return a listener that speaks these dialects, in this order."""
     made: list[Listener] = []
     for dialect, given in spoken:
         options = dialect.Options(**given)
@@ -90,21 +90,21 @@ class Stage:
         assert [event for event in self.events if "log_failure" in event or event.get("event") == "fault"] == []
 
     def told(self, kind: str) -> list[dict[str, Any]]:
-        """-> the events of this kind."""
+        """Return the events of this kind."""
         return [event for event in self.events if event.get("event") == kind]
 
     def casts(self) -> list[Any]:
-        """-> the casts that are under way."""
+        """Return the casts that are under way."""
         return list(self.listener.casts())
 
     def sightings(self) -> list[SentDatagram]:
-        """-> the datagrams on the network since the last call."""
+        """Return the datagrams on the network since the last call."""
         capture = self.network.capture or []
         new, self._seen = capture[self._seen :], len(capture)
         return new
 
     def sent(self) -> list[tuple[Peer, bytes]]:
-        """-> (destination, datagram) of what the server's port has sent since this was last asked."""
+        """Return (destination, datagram) of what the server's port has sent since this was last asked."""
         return [(each.destination, each.datagram) for each in self.sightings() if each.source == self.server]
 
 
@@ -133,7 +133,7 @@ class TftpStage(Stage):
         )
 
     def client(self, port: int = 2000, host: str = "10.0.0.9") -> RecordingClient:
-        """-> a client on this port of a machine."""
+        """Return a client on this port of a machine."""
         return RecordingClient(self.network.host(host), port)
 
     def ask(
@@ -199,7 +199,7 @@ class GroupStage(TftpStage):
         ]
 
     def blocks(self, seconds: float = 0.01) -> list[int]:
-        """-> the numbers of the blocks that went to groups since the last call."""
+        """Return the numbers of the blocks that went to groups since the last call."""
         return [number(letter.datagram) for letter in self.heard(seconds)]
 
 
@@ -226,7 +226,7 @@ class MtftpStage(Stage):
         self.plain = Stage(network, site, (tftp, {})) if plain else None
 
     def client(self, number: int = 2, port: int = 2000) -> RecordingClient:
-        """-> a client on the machine of this number."""
+        """Return a client on the machine of this number."""
         return RecordingClient(self.network.host(f"10.0.{number >> 8}.{number & 255}/16"), port)
 
     def say(self, client: RecordingClient, *datagrams: bytes, seconds: float = 0.005) -> list[tuple[Peer, bytes]]:
@@ -238,7 +238,7 @@ class MtftpStage(Stage):
         return self.sent()
 
     def wait(self, seconds: float) -> list[tuple[float, Peer, bytes]]:
-        """-> what the server sends within C{seconds} by itself, with the seconds from now."""
+        """Return what the server sends within C{seconds} by itself, with the seconds from now."""
         self.sightings()
         began = self.network.seconds()
         self.network.advance(seconds)
@@ -293,5 +293,5 @@ class SlamStage(Stage):
         return [player.client for player in self.players]
 
     def played(self) -> bool:
-        """-> whether every player has the file, or has given up."""
+        """Return whether every player has the file, or has given up."""
         return all(player.client.over for player in self.players)

@@ -198,7 +198,7 @@ class World:
         self._life.close()
 
     def leaked(self) -> list[str]:
-        """-> what the server still holds while it serves nobody, and should not."""
+        """Return what the server still holds while it serves nobody, and should not."""
         admission, timers = self.site.admission, self.site.timers
         lent = 2 * sum(map(len, self.ports._idle.values()))
         held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
@@ -216,7 +216,7 @@ class World:
         return [f"{many} {what}" for what, many in found.items() if many]
 
     def descriptors(self) -> list[str]:
-        """-> the sockets of this process, and the files that it has open in the folder."""
+        """Return the sockets of this process, and the files that it has open in the folder."""
         found = []
         for number in os.listdir("/proc/self/fd"):
             with suppress(OSError):
@@ -224,7 +224,7 @@ class World:
         return [each for each in found if each.startswith(("socket:", str(self.folder)))]
 
     def files(self) -> dict[str, bytes]:
-        """-> all files in the upload directories, hidden ones too."""
+        """Return all files in the upload directories, hidden ones too."""
         found = {}
         for policy in ("create", "overwrite", "existing"):
             for file in (self.folder / policy).iterdir():
@@ -246,7 +246,7 @@ def onLoopback(config: Config) -> Config:
 
 
 def free(many: int) -> list[int]:
-    """-> numbers of ports that nobody has now, and that the system gives to nobody who asks for any."""
+    """Return numbers of ports that nobody has now, and that the system gives to nobody who asks for any."""
     found: list[int] = []
     for number in random.SystemRandom().sample(range(12_000, 32_000), 1000):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried, suppress(OSError):

@@ -48,7 +48,7 @@ class Recorded(Turn):
 
 
 def drained(turn: Turn, now: float) -> list[object]:
-    """-> all that is due."""
+    """Return all that is due."""
     found = []
     while (action := turn.poll(now)) is not None:
         found.append(action)

@@ -50,7 +50,7 @@ def cast(count: int = 100, policy: RetransmitPolicy = POLICY, **more: float) -> 
 
 
 def drain(sweep: Sweep, now: float) -> list[Action]:
-    """-> all that is due at this instant; there is an end to it."""
+    """Return all that is due at this instant; there is an end to it."""
     actions: list[Action] = []
     while (action := sweep.poll(now)) is not None:
         actions.append(action)

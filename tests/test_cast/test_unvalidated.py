@@ -11,7 +11,7 @@ COUNT = 100_000
 
 
 def sent(sweep: Sweep, now: float) -> int:
-    """-> how many blocks are due at this instant."""
+    """Return how many blocks are due at this instant."""
     numbers = 0
     while (action := sweep.poll(now)) is not None:
         numbers += len(action.numbers) if isinstance(action, SendBlocks) else 0

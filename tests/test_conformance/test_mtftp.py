@@ -626,7 +626,7 @@ def fallen(stage: MtftpStage, repeats: int = 1) -> RecordingClient:
 
 
 def fallsBack(stage: MtftpStage, host: int, name: str = "linux") -> int:
-    """-> the opcode that plain TFTP answers with."""
+    """Return the opcode that plain TFTP answers with."""
     box = stage.client(host, 2002)
     options = (("blksize", "1432"), ("tsize", "0"))
     box.send(buildRequest(TftpRequest(False, name, "octet", options)), (SERVER[0], 69))

@@ -658,7 +658,7 @@ class Exchange:
                 self._next = self.after()
 
     def after(self) -> int:
-        """-> where in the capture the answers to the last client's datagram begin."""
+        """Return where in the capture the answers to the last client's datagram begin."""
         assert self.stage.network.capture is not None
         return next(
             len(self.stage.network.capture) - back

@@ -156,7 +156,7 @@ class Offered:
         self.client = self.server.expect().source
 
     def grant(self, value: str) -> str:
-        """-> how it ended."""
+        """Return how it ended."""
         self.server.send(buildOack((("multicast", value),)), self.client)
         self.network.advance(0.1)
         return str(self.results[0].value)

@@ -21,7 +21,7 @@ DENIED = "10.0.0.66"
 
 
 def rules() -> Any:
-    """-> what a site asks: this one address may nothing, all others everything."""
+    """Return what a site asks: this one address may nothing, all others everything."""
     ruled = Rules([Rule(deny=DENIED), Rule(allow="any")])
 
     def check(request: Request) -> None:

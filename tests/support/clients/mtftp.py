@@ -26,12 +26,12 @@ def ack(number: int) -> bytes:
 
 
 def block(number: int, data: bytes = LINUX) -> bytes:
-    """-> DATA with this block of a file."""
+    """Return DATA with this block of a file."""
     return b"\0\3" + number.to_bytes(2, "big") + data[(number - 1) * 512 : number * 512]
 
 
 def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
-    """-> a client that has sent its request, and has acknowledged these blocks one after the other."""
+    """Return a client that has sent its request, and has acknowledged these blocks one after the other."""
     client = stage.client(number)
     stage.say(client, R)
     for each in acks:
@@ -40,7 +40,7 @@ def opened(stage: Any, number: int = 2, *acks: int) -> RecordingClient:
 
 
 def summary(sent: list[tuple[Peer, bytes]]) -> list[str]:
-    """-> C{U1} for block 1 to one client, C{G2} for block 2 to the group; other datagrams as they are."""
+    """Return C{U1} for block 1 to one client, C{G2} for block 2 to the group; other datagrams as they are."""
     told = []
     for where, datagram in sent:
         packet = None if parseRequest(datagram) else parse(datagram)
@@ -82,7 +82,7 @@ class Client:
 
     @property
     def gap(self) -> int:
-        """-> how many blocks from the start it has without a gap."""
+        """Return how many blocks from the start it has without a gap."""
         number = 0
         while number + 1 in self.blocks:
             number += 1

@@ -22,7 +22,7 @@ from tests.support.clients.ear import Ear
 
 
 def number(datagram: bytes) -> int:
-    """-> the block number of DATA or BDATA."""
+    """Return the block number of DATA or BDATA."""
     assert datagram[:2] in (b"\0\3", b"\0\7"), datagram
     return int.from_bytes(datagram[2:4], "big")
 
@@ -39,7 +39,7 @@ class Member:
 
     @property
     def value(self) -> str:
-        """-> the value of the group option in the first OACK."""
+        """Return the value of the group option in the first OACK."""
         return value(self.oack)
 
     def ack(self, *numbers: int) -> list[int]:
@@ -54,16 +54,16 @@ class Member:
         self.client.send(buildError(0, "stop"), self.tid)
 
     def told(self) -> list[Any]:
-        """-> the packets that came by unicast since the last call."""
+        """Return the packets that came by unicast since the last call."""
         return [parse(letter.datagram) for letter in self.client.take()]
 
     def roles(self) -> list[str]:
-        """-> the last fields of the OACKs that came, in order; other packets are a fault."""
+        """Return the last fields of the OACKs that came, in order; other packets are a fault."""
         return [value(packet).rpartition(",")[2] for packet in self.told()]
 
 
 def value(packet: Any) -> str:
-    """-> the value of the group option in an OACK."""
+    """Return the value of the group option in an OACK."""
     assert isinstance(packet, Oack), packet
     (found,) = (text for name, text in packet.options if name.lower() in ("multicast", "sbroadcast"))
     return found

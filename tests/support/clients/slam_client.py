@@ -47,7 +47,7 @@ def integer(octets: bytes, at: int, widest: int = 4, spare: int = 0) -> tuple[in
 
 
 def packed(value: int) -> bytes:
-    """-> the integer in its shortest form, built octet by octet."""
+    """Return the integer in its shortest form, built octet by octet."""
     octets = []
     while True:
         octets.append(value & 0xFF)
@@ -95,7 +95,7 @@ class Client:
         self.image[at : at + len(payload)] = payload
 
     def complete(self) -> list[bytes]:
-        """-> the disconnect, if this was the last block and the client has ever sent a list."""
+        """Return the disconnect, if this was the last block and the client has ever sent a list."""
         if self.have.find(0) >= 0:
             return []
         self.done = True
@@ -137,7 +137,7 @@ class Etherboot(Client):
         self.wait(now)
 
     def readHeader(self, octets: bytes) -> int | None:
-        """-> the offset behind the header; Etherboot's decoder needs an octet behind each integer."""
+        """Return the offset behind the header; Etherboot's decoder needs an octet behind each integer."""
         if self.header and octets.startswith(self.header):
             return len(self.header)
         try:

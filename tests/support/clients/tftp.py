@@ -34,12 +34,12 @@ F = pattern(1300)
 
 
 def rrq(name: str = "f", mode: str = "octet", **options: object) -> bytes:
-    """-> a read request, with the options in the order given."""
+    """Return a read request, with the options in the order given."""
     return buildRequest(TftpRequest(False, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
 def wrq(name: str = "up", mode: str = "octet", **options: object) -> bytes:
-    """-> a write request, with the options in the order given."""
+    """Return a write request, with the options in the order given."""
     return buildRequest(TftpRequest(True, name, mode, tuple((key, str(value)) for key, value in options.items())))
 
 
@@ -60,7 +60,7 @@ def ackedTo(client: RecordingClient, number: int, tid: Peer) -> Any:
 
 
 def data(number: int, content: bytes = F, blksize: int = 512) -> Data:
-    """-> block C{number}, counted from 1, of this content."""
+    """Return block C{number}, counted from 1, of this content."""
     return Data(number & 0xFFFF, content[(number - 1) * blksize : number * blksize])
 
 
@@ -99,7 +99,7 @@ def upload(client: RecordingClient, tid: Peer, content: bytes, blksize: int = 51
 
 
 def isError(packet: object, code: int) -> bool:
-    """-> whether the packet is an ERROR with this code."""
+    """Return whether the packet is an ERROR with this code."""
     return isinstance(packet, Error) and packet.code == code
 
 

@@ -39,7 +39,7 @@ def command() -> list[str]:
 
 
 def listening(pid: int) -> set[tuple[str, int]]:
-    """-> addresses and ports of the UDP sockets in the namespace of a process, as the kernel lists them."""
+    """Return addresses and ports of the UDP sockets in the namespace of a process, as the kernel lists them."""
     found = set()
     for table in ("udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
@@ -50,7 +50,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 
 def addresses(service: Mapping[str, Any]) -> set[tuple[str, int]]:
-    """-> addresses and ports at which the transports of a service file listen."""
+    """Return addresses and ports at which the transports of a service file listen."""
     return {(options.get("interface") or "0.0.0.0", options["port"]) for options in service["transports"].values()}
 
 
@@ -155,7 +155,7 @@ class Alone:
         return self._log.read_text()
 
     def descriptors(self) -> int:
-        """-> how many it has open."""
+        """Return how many it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def end(self) -> None:

@@ -106,13 +106,13 @@ class Place:
             raise Late(f"{late}\n{(self.folder / 'output').read_text()}") from None
 
     def get(self, name: str, port: int, seconds: float = 10.0) -> bytes:
-        """-> the first answer to a read request."""
+        """Return the first answer to a read request."""
         with self.client(seconds) as client:
             client.sendto(b"\0\1%s\0octet\0" % name.encode(), (self.host, port))
             return client.recv(600)
 
     def fetch(self, name: str, port: int, options: bytes = b"") -> bytes:
-        """-> the whole file; with options: the answer to them, and then we leave."""
+        """Return the whole file; with options: the answer to them, and then we leave."""
         found, number = b"", 0
         with self.client() as client:
             client.sendto(b"\0\1%s\0octet\0" % name.encode() + options, (self.host, port))

@@ -89,7 +89,7 @@ def _drawn(way: str, port: str, percent: float) -> str:
 
 
 def _among(indices: Iterable[int]) -> str:
-    """-> an expression for those of the datagrams that come here."""
+    """Return an expression for those of the datagrams that come here."""
     picked = ", ".join(map(str, indices))
     # A set must not be empty; no datagram is as short as that.
     return f"numgen inc mod {PERIOD} {{ {picked} }}" if picked else "udp length < 8"

@@ -67,7 +67,7 @@ POLICY = RetransmitPolicy(
 
 
 def mixture(number: int, count: int) -> int:
-    """-> the set of blocks that a number is made of, as bits, block 0 in the lowest of C{count}; never empty."""
+    """Return the set of blocks that a number is made of, as bits, block 0 in the lowest of C{count}; never empty."""
     if number < count:
         return 1 << number
     octets = shake_128(_NUMBER.pack(number)).digest(-(-count // 8))
@@ -142,7 +142,7 @@ class Wire:
         self._read: dict[int, int] = {}
 
     def requestedBlocks(self, request: Request) -> Ranges:
-        """-> as many numbers as the report lacks, all of them not sent yet, so that they help every receiver."""
+        """Return as many numbers as the report lacks, all of them not sent yet, so that they help every receiver."""
         lacking = min(request.detail, self.blocks) if isinstance(request.detail, int) else self.blocks
         return (range(self.next, self.next + lacking),)
 
@@ -184,7 +184,7 @@ class Wire:
         return mixed.to_bytes(self.blocksize, "big")
 
     def _block(self, number: int) -> int:
-        """-> a block as one long integer, cached, since every mixture needs half of the blocks."""
+        """Return a block as one long integer, cached, since every mixture needs half of the blocks."""
         block = self._read.get(number)
         if block is None:
             octets = bytes(self.content.read(number * self.blocksize, self.blocksize))
@@ -219,7 +219,7 @@ class Dialect:
         return Request(peer, local, self.options.file, detail=lacking) if lacking else None
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """-> the group, so that a newer file waits until the running cast has ended."""
+        """Return the group, so that a newer file waits until the running cast has ended."""
         return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
@@ -270,7 +270,7 @@ class Decoder:
         return False
 
     def content(self) -> bytes:
-        """-> the file, once C{lacking} is 0."""
+        """Return the file, once C{lacking} is 0."""
         solved: dict[int, int] = {}
         for lowest in range(self.count - 1, -1, -1):
             row = self._rows[lowest]
@@ -300,7 +300,7 @@ class Receiver:
         self._head = b""
 
     def buildReport(self) -> bytes:
-        """-> the report of the present state, for the start and after a silence."""
+        """Return the report of the present state, for the start and after a silence."""
         if self.decoder is None:
             return report(0, ALL, 0)
         return report(_NUMBER.unpack_from(self._head)[0], self.decoder.lacking, self.heard)
@@ -366,7 +366,7 @@ class Download:
         self._heardAt = self._reminderAt = 0.0
 
     def begin(self, now: float) -> list[bytes]:
-        """-> the first report, of a receiver that knows no file yet."""
+        """Return the first report, of a receiver that knows no file yet."""
         self._serverHeard(now)
         return [self._receiver.buildReport()]
 
@@ -400,7 +400,7 @@ class Download:
         return [self._receiver.buildReport()]
 
     def poll(self, now: float) -> list[bytes]:
-        """-> the report again, if the server was silent.  Sets C{outcome} when it was silent for too long."""
+        """Return the report again, if the server was silent.  Sets C{outcome} when it was silent for too long."""
         if self.outcome is not None or self.complete or now < self._reminderAt:
             return []
         if now >= self._heardAt + self._silence:
@@ -411,7 +411,7 @@ class Download:
         return [self._receiver.buildReport()]
 
     def deadline(self, now: float) -> float | None:
-        """-> the instant at which L{poll} is due."""
+        """Return the instant at which L{poll} is due."""
         return None if self.outcome is not None or self.complete else self._reminderAt
 
     def _serverHeard(self, now: float) -> None:
