@@ -508,7 +508,7 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
 def test_aMeasuredMasterLosesItsTurnSooner() -> None:
     """While others wait, a master whose answering time is known is given a second, and at least its tries."""
     policy = RetransmitPolicy(
-        repeat=AdaptiveTimeout(0.25, 0.02, 1.5, 1.0),
+        repeat=AdaptiveTimeout(0.25, growth=1.5, ceiling=1.0),
         progressTimeout=3.0,
         measuredProgressTimeout=1.0,
         minRepeats=3,

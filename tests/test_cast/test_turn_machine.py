@@ -126,7 +126,7 @@ class MulticastMachine(TurnMachine):
     """RFC 2090 and IBM's subnet broadcast."""
 
     policy = RetransmitPolicy(
-        repeat=AdaptiveTimeout(first=0.25, floor=0.02, growth=1.5, ceiling=1.0),
+        repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
         progressTimeout=3.0,
         measuredProgressTimeout=1.0,
         minRepeats=6,
