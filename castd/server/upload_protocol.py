@@ -192,11 +192,13 @@ class UploadProtocol(HalfProtocol):
 
     def deadline(self, now: float) -> float | None:
         """Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
-        instant = super().deadline(now)
+        instant = self.half.deadline(now)
         return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
 
     def repeat(self, datagrams: Sequence[bytes]) -> None:
         """Send these datagrams again, and count them until the file is stored."""
+        if not datagrams:
+            return  # as after nearly every block
         if self._committedAt is None:
             self.repeats += len(datagrams)
         super().repeat(datagrams)
