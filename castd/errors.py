@@ -63,10 +63,6 @@ class Elsewhere(Declined):
         self.group = group
 
 
-class Crowded(CastdError):
-    """A limit is reached.  The request is counted and not answered; RFC 1350 clients repeat it."""
-
-
 class Refused(CastdError):
     """
     The server refuses a readable request, or ends an upload.

@@ -36,6 +36,3 @@ MEANING: Final[dict[str, str]] = {
     STOPPED: "the server stopped",
     FAILED: "a fault in the server, see the traceback",
 }
-
-#: The outcomes that need no attention of an operator.
-GOOD: Final = frozenset({DONE, PROBE, UNCONFIRMED})
