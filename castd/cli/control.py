@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from castd.cli.console import addRow, makeConsole, makeTable
+from castd.files.names import printable
 from castd.observe.status import AddressStatus
 from castd.service.service import ReloadAnswer
 from castd.upgrade.handover import UpgradeAnswer
@@ -86,28 +87,28 @@ def status(path: str, plain: bool) -> None:
         click.echo(json.dumps(found, indent=2))
     else:
         why = f", {found['unready']}" if found["unready"] and found["unready"] != found["state"] else ""
-        click.echo(f"castd {found['version']}, {found['state']}{why}, {_span(found['seconds'])}, {found['file']}")
-        Console().print(table(found))
+        head = f"castd {found['version']}, {found['state']}{why}, {_span(found['seconds'])}, {found['file']}"
+        click.echo(printable(head))
+        makeConsole().print(table(found))
     raise SystemExit(found["unready"] is not None)
 
 
 def table(found: ServerStatus) -> Table:
     """Return a table with a line for each receiver, and one for each cast or address without receivers."""
-    made = Table(box=None, pad_edge=False)
-    for name in ("address", "transport", "kind", "name", "receiver", "blocks", "since"):
-        made.add_column(name, overflow="fold", justify="right" if name in ("blocks", "since") else "left")
+    columns = ("address", "transport", "kind", "name", "receiver", "blocks", "since")
+    made = makeTable(*columns, right=("blocks", "since"))
     for address in found["addresses"]:
         shown = address["address"] + (" (closing)" if address["retiring"] else "")
         if not address["casts"]:
-            made.add_row(shown, ", ".join(address["transports"]))
+            addRow(made, shown, ", ".join(address["transports"]))
         for cast in address["casts"]:
             kind = f"{cast['kind']} {cast['group']}" if cast["group"] else cast["kind"]
-            row = (shown, cast["transport"], kind, str(cast["name"] or ""))
+            row = (shown, cast["transport"], kind, cast["name"])
             for each in cast["receivers"]:
                 blocks = f"{each['sent']}/{each['needed']}" if each["needed"] is not None else str(each["sent"])
-                made.add_row(*row, each["peer"], blocks, _span(each["seconds"]))
+                addRow(made, *row, each["peer"], blocks, _span(each["seconds"]))
             if not cast["receivers"]:
-                made.add_row(*row)
+                addRow(made, *row)
     return made
 
 

@@ -16,7 +16,9 @@ from rich.progress import Progress as Bars
 from twisted.internet.defer import Deferred
 
 from castd import outcomes
+from castd.cli.console import makeConsole
 from castd.client.report import Progress, Report, TransferError
+from castd.files.names import printable
 
 #: Exit statuses.  Of several files, the largest counts.
 OK, FAILED, USAGE, REFUSED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -81,7 +83,7 @@ class Display:
     def __init__(self, command: str, quiet: bool, json: bool, checksum: bool) -> None:
         self._command = command
         self._quiet, self._json, self._checksum = quiet, json, checksum
-        console = Console(stderr=True)
+        console = makeConsole(stderr=True)
         hasBars = console.is_terminal and not quiet and not json
         self._bars = _bars(console) if hasBars else None
         self._held: list[tuple[str, bool]] = []
@@ -111,7 +113,7 @@ class Display:
         bars = self._bars
         if bars is None:
             return None
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(printable(name), total=None)
         return lambda octets, size: bars.update(task, completed=octets, total=size)
 
     def showResult(self, result: Result, toStdout: bool = False) -> None:
@@ -125,16 +127,16 @@ class Display:
             self._print(json.dumps(shown), err=toStdout)
             return
         if result.error is not None:
-            self._print(f"castd {self._command}: {result.url}: {result.error}", err=True)
+            self._print(printable(f"castd {self._command}: {result.url}: {result.error}"), err=True)
         elif not self._quiet:
-            self._print(_line(result), err=True)
+            self._print(printable(_line(result)), err=True)
         if result.sha256 is not None and self._checksum and result.error is None:
             self._print(f"{result.sha256}  {result.file}", err=toStdout)
 
 
 def _bars(console: Console) -> Bars:
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

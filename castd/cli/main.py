@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import cast
 
 import click
-from rich.console import Console
 from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
+from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, status, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.transfer import ICommandReactor, get, put
@@ -118,21 +118,19 @@ def check(file: Path) -> None:
     except ConfigError as error:
         raise fail(error) from None
     complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))
-    Console().print(summary(server))
+    makeConsole().print(summary(server))
 
 
 def summary(server: Server) -> Table:
     """Return a table of the transports of the server, in the order in which requests are offered to them."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("address", "transport", "kind", "options"):
-        table.add_column(name, overflow="fold")
+    table = makeTable("address", "transport", "kind", "options")
     for address in server.addresses:
         for entry in address.entries:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             shown = ", ".join(f"{key}: {value}" for key, value in options.items())
-            table.add_row(address.address, entry.name, entry.kind, shown)
+            addRow(table, address.address, entry.name, entry.kind, shown)
     for name, (where, _) in server.admin.endpoints(server.config).items():
-        table.add_row(where, "", name)
+        addRow(table, where, "", name)
     return table
 
 
@@ -189,17 +187,15 @@ def plugins(name: str | None) -> None:
     """List what can be named in a service file; with NAME, its options."""
     collected = collect()
     complain(f"warning: {fault}" for fault in collected.faults)
-    Console().print(_optionsOf(collected, name) if name else _makers(collected))
+    makeConsole().print(_optionsOf(collected, name) if name else _makers(collected))
 
 
 def _makers(collected: Collected) -> Table:
     """Return a table of all transports and sources."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "is a", "description"):
-        table.add_column(column)
+    table = makeTable("name", "is a", "description")
     for word, makers in (("transport", collected.transports), ("source", collected.sources)):
         for maker in makers.values():
-            table.add_row(maker.name, word, maker.description)
+            addRow(table, maker.name, word, maker.description)
     return table
 
 
@@ -213,11 +209,9 @@ def _optionsOf(collected: Collected, name: str) -> Table:
         model = maker.options
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    table = Table(title=maker.description, title_justify="left", box=None, pad_edge=False)
-    for column in ("option", "type", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    table = makeTable("option", "type", "default", "meaning", title=maker.description)
     for row in rows(model):
-        table.add_row(*row)
+        addRow(table, *row)
     return table
 
 
