@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -40,9 +41,14 @@ class ServerStatus(TypedDict):
 
 
 def _defaultPath() -> str:
-    """Return the control socket of a server in the same unit of systemd, or else the usual path."""
-    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return str(Path(folder) / "control") if folder else DEFAULT_PATH
+    """
+    Return the control socket of a server in the same unit of systemd, or of one that C{scripts/start} has started in
+    the same virtual environment, or else the usual path.
+    """
+    if folder := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return str(Path(folder) / "control")
+    own = Path(sys.prefix, "run", "control")
+    return str(own) if own.exists() else DEFAULT_PATH
 
 
 def ask(path: str, command: str) -> Any:

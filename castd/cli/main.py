@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import click
+from click.shell_completion import get_completion_class
 from rich.table import Table
 from twisted.logger import globalLogBeginner
 
@@ -21,6 +22,7 @@ from castd import __version__
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, status, upgrade
 from castd.cli.dhcp import dhcp43
+from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config.config import Config
 from castd.config.plugin import Collected, collect
@@ -28,7 +30,7 @@ from castd.config.schema import rows, serviceFileSchema
 from castd.config.yaml import Route
 from castd.errors import ConfigError
 from castd.net.ports import Ports
-from castd.options import endpoint
+from castd.options import address, endpoint
 from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, logTo
@@ -65,16 +67,66 @@ main.add_command(dhcp43)
 
 
 @main.command()
-@click.option("-c", "--config", required=True, type=_FILE, help="The service file.")
+@click.argument("where", required=False, type=_FILE, metavar="[FILE | DIR]")
+@click.option("-c", "--config", type=_FILE, help="The service file.")
 @click.option("--user", metavar="NAME", help="Who to be once the ports are bound; a name or a number.")
 @click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
-def serve(config: Path, user: str | None, group: str | None) -> None:
-    """Serve in the foreground, until interrupted."""
+@click.option("--port", type=click.IntRange(1, 65535), help="Of a directory: its port; 69, or 6969 without the right.")
+@click.option("--listen", multiple=True, metavar="ADDRESS", help="Of a directory: where to listen; all if not given.")
+@click.option("--writable", is_flag=True, help="Of a directory: uploads are stored there, and replace files.")
+def serve(
+    where: Path | None,
+    config: Path | None,
+    user: str | None,
+    group: str | None,
+    port: int | None,
+    listen: tuple[str, ...],
+    writable: bool,
+) -> None:
+    """
+    Serve in the foreground, until interrupted: what a service file says, or one directory.
+
+    A directory is served by TFTP to everybody; the service file that this stands for is printed.
+    """
+    unprivileged = _unprivilegedUser(user, group)
+    file = _oneFile(where, config)
+    if not file.is_dir():
+        if port is not None or listen or writable:
+            raise click.UsageError(f"--port, --listen and --writable are for a directory; {file} is none")
+        _serve(file, unprivileged)
+        return
+    text = _folderServiceFile(file, port, listen, writable)
+    click.echo(text)
+    sys.stdout.flush()
+    with temporaryFile(text) as made:
+        _serve(made, unprivileged)
+
+
+def _oneFile(where: Path | None, config: Path | None) -> Path:
+    """Return the file that the command line names, with or without C{-c}."""
+    if (where is None) == (config is None):
+        command = click.get_current_context().command_path
+        raise click.UsageError(f"Which service file?  {command} FILE, or {command} -c FILE")
+    return where or config or Path()
+
+
+def _folderServiceFile(folder: Path, port: int | None, listen: tuple[str, ...], writable: bool) -> str:
+    """Return the service file of a directory."""
+    if port is None:
+        port = PORT if _permitted(PORT, socket.SOCK_DGRAM) else UNPRIVILEGED_PORT
+    try:
+        addresses = [address(each) for each in listen] or allAddresses()
+        return serviceFile(folder.absolute(), port, list(dict.fromkeys(addresses)), writable)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _serve(config: Path, unprivileged: UnprivilegedUser | None) -> None:
+    """Serve by this service file until interrupted."""
     # Imported here: the commands that only read a service file need no reactor.
     from twisted.internet import reactor as installed
 
     reactor = cast(ICommandReactor, installed)
-    unprivileged = _unprivilegedUser(user, group)
     try:
         server = prepare(config, reactor, unprivileged)
         server.logs = Logs(logTo(sys.stderr))
@@ -105,30 +157,31 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
 
 
 @main.command()
-@click.argument("file", type=_FILE)
-def check(file: Path) -> None:
+@click.argument("file", required=False, type=_FILE)
+@click.option("-c", "--config", type=_FILE, help="The service file.")
+def check(file: Path | None, config: Path | None) -> None:
     """Read a service file as the server would, and say what is wrong with it."""
     # MemoryReactor does nothing.  Imported here, since the import takes long.
     from twisted.internet.testing import MemoryReactorClock
 
     collected, reactor = collect(), MemoryReactorClock()
     try:
-        config = read(file, collected)
-        server = compose(config, collected, reactor, Ports(reactor, BufferedSystemRandom()))
+        found = read(_oneFile(file, config), collected)
+        server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(error) from None
-    complain(f"warning: {each}" for each in (*config.warnings, *warnings(config), *collected.faults))
+    complain(f"warning: {each}" for each in (*found.warnings, *warnings(found), *collected.faults))
     makeConsole().print(summary(server))
 
 
 def summary(server: Server) -> Table:
     """Return a table of the transports of the server, in the order in which requests are offered to them."""
     table = makeTable("address", "transport", "kind", "options")
-    for address in server.addresses:
-        for entry in address.entries:
+    for listening in server.addresses:
+        for entry in listening.entries:
             options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
             shown = ", ".join(f"{key}: {value}" for key, value in options.items())
-            addRow(table, address.address, entry.name, entry.kind, shown)
+            addRow(table, listening.address, entry.name, entry.kind, shown)
     for name, (where, _) in server.admin.endpoints(server.config).items():
         addRow(table, where, "", name)
     return table
@@ -213,6 +266,20 @@ def _optionsOf(collected: Collected, name: str) -> Table:
     for row in rows(model):
         addRow(table, *row)
     return table
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """
+    Print what makes a shell complete the words of castd's commands.
+
+    For bash: eval "$(castd completion bash)", in ~/.bashrc.
+    """
+    maker = get_completion_class(shell)
+    if maker is None:
+        raise click.ClickException(f"this version of click knows no {shell}")
+    click.echo(maker(main, {}, "castd", "_CASTD_COMPLETE").source())
 
 
 @main.command()
