@@ -2,7 +2,6 @@
 
 import gc
 import os
-import random
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,20 +12,16 @@ import pytest
 
 from castd.config import yaml
 from castd.config.config import build
-from castd.config.plugin import collect
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
 from castd.packets import slam
-from castd.service.service import Server, compose, kinds, read
+from castd.service.service import kinds
 from castd.testing import Network, RecordingClient
 from tests.support.jobs import running, until
 from tests.support.quick import slowBut
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, Client
 
-SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
-COLLECTED = collect()
 BODY = bytes(range(256)) * 8
-START = "castd: 1\ncontent: [{directory: {path: boot}}]\n"
-TFTP = "transports:\n  tftp: {}\n"
 
 
 @pytest.fixture
@@ -40,57 +35,6 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(body)
     return tmp_path
-
-
-class Case:
-    """A server on a network in memory, with its file."""
-
-    def __init__(self, folder: Path, network: Network, text: str) -> None:
-        self.folder, self.network = folder, network
-        self.host = network.host(SERVER)
-        self.write(text)
-        config = read(folder / "x.yaml", COLLECTED)
-        self.server: Server = compose(config, COLLECTED, self.host, self.host, random.Random(0))
-        self.server.privilegedStartService()
-        self.server.startService()
-
-    def write(self, text: str) -> None:
-        (self.folder / "x.yaml").write_text(text)
-
-    def reload(self, text: str) -> tuple[str, ...]:
-        self.write(text)
-        return self.server.reread()
-
-    def ports(self) -> list[int]:
-        """Return the request ports that are open."""
-        return sorted(port for host, port in self.network.bound if host == SERVER and port < 40000)
-
-
-class Client:
-    """Fetches the file block by block, as fast as the test lets it."""
-
-    def __init__(self, network: Network, port: int = 69, host: str = CLIENT, name: str = "file") -> None:
-        self.box = RecordingClient(network.host(host))
-        self.body = b""
-        self.box.send(b"\0\1" + name.encode() + b"\0octet\0", (SERVER, port))
-        self.code: int | None = None
-        self.step()
-
-    def step(self) -> bool:
-        """One block; -> whether it was the last."""
-        letter = self.box.expect()
-        if letter.datagram[1] == 5:
-            self.code = letter.datagram[3]
-            return True
-        if int.from_bytes(letter.datagram[2:4]) == len(self.body) // 512 + 1:
-            self.body += letter.datagram[4:]
-        self.box.send(b"\0\4" + letter.datagram[2:4], letter.source)
-        return len(letter.datagram) < 516
-
-    def finish(self) -> bytes:
-        while not self.step():
-            pass
-        return self.body
 
 
 def test_content(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from castd.observe.metrics import Counters, Gauges
 from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
-from tests.test_reload import START, TFTP, Case
+from tests.support.server import START, TFTP, Case
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 

@@ -19,7 +19,8 @@ from castd.testing import Network, RecordingClient
 from castd.upgrade import predecessor
 from castd.upgrade.predecessor import Predecessor
 from castd.upgrade.successor import READY_TIMEOUT, Successor
-from tests.test_reload import BODY, CLIENT, COLLECTED, SERVER, START, TFTP, Client
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Client
+from tests.test_reload import BODY
 
 SINGLE = "transports: {tftp: {single-port: true}}\n"
 SLAM = "transports: {slam: {file: file, interface: 10.0.0.1}}\n"

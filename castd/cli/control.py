@@ -51,19 +51,20 @@ def _defaultPath() -> str:
     return str(own) if own.exists() else DEFAULT_PATH
 
 
-def ask(path: str, command: str) -> Any:
+def ask(path: str, command: str, **about: object) -> Any:
     """
     Send a command to the server with this control socket.
 
+    @param about: what the command is about.
     @return: the answer of the server, parsed from JSON.
     @raise click.ClickException: no server answers at that socket.
     """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(TIMEOUT)
-            control.connect(path)
-            control.sendall(json.dumps({"do": command}).encode() + b"\n")
-            with control.makefile("rb") as answer:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(path)
+            connection.sendall(json.dumps({"do": command, **about}).encode() + b"\n")
+            with connection.makefile("rb") as answer:
                 found = json.loads(answer.readline())
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{path}: no answer: {error}") from None
@@ -72,7 +73,7 @@ def ask(path: str, command: str) -> Any:
     return found
 
 
-def _control(command: _Command) -> _Command:
+def control(command: _Command) -> _Command:
     """Add the option that names the control socket."""
     return click.option(
         "--control",
@@ -84,7 +85,7 @@ def _control(command: _Command) -> _Command:
 
 
 @click.command()
-@_control
+@control
 @click.option("--json", "plain", is_flag=True, help="As JSON.")
 def status(path: str, plain: bool) -> None:
     """Show what a running server is doing.  Exit status 1: it does not answer requests."""
@@ -128,7 +129,7 @@ def _span(seconds: float | None) -> str:
 
 
 @click.command()
-@_control
+@control
 def reload(path: str) -> None:
     """
     Have a running server read its service file again.
@@ -147,7 +148,7 @@ def _exit(answer: ReloadAnswer | UpgradeAnswer) -> None:
 
 
 @click.command()
-@_control
+@control
 def upgrade(path: str) -> None:
     """
     Have a new process take over from a running server, with the code and the service file that there are now.

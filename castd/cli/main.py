@@ -23,6 +23,7 @@ from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, status, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
+from castd.cli.history import history
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config.config import Config
 from castd.config.plugin import Collected, collect
@@ -60,6 +61,7 @@ def fail(error: ConfigError) -> SystemExit:
 
 main.add_command(get)
 main.add_command(put)
+main.add_command(history)
 main.add_command(reload)
 main.add_command(status)
 main.add_command(upgrade)

@@ -20,7 +20,7 @@ from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
 from castd.files.access import Rule
 from castd.interfaces import IContentSourceMaker, ITransportMaker
-from castd.options import FilePath, Limits, ListenOptions, Settings, Size
+from castd.options import Duration, FilePath, Limits, ListenOptions, Settings, Size
 
 #: The version of the service file's schema.
 SCHEMA = "1"
@@ -100,6 +100,18 @@ class ControlOptions(Settings):
     )
 
 
+class HistoryOptions(Settings):
+    """What is kept of the events of every machine, for C{castd history}."""
+
+    path: FilePath | None = Field(
+        None, description="an SQLite file; null: history.sqlite in systemd's StateDirectory, or in memory without that"
+    )
+    age: Duration = Field(90 * 86400.0, gt=0, description="what is older is removed")
+    size: Size = Field(
+        64 << 20, ge=1 << 18, description="the largest size; half of it is for machines that have been served"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
@@ -151,6 +163,7 @@ class Config:
     logging: LoggingOptions
     metrics: MetricsOptions
     control: ControlOptions
+    history: HistoryOptions
     tree: Tree = field(repr=False, compare=False)
     warnings: tuple[str, ...] = ()
 
@@ -184,6 +197,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
         logging=reader.section("logging", top, LoggingOptions),
         metrics=reader.section("metrics", top, MetricsOptions),
         control=reader.section("control", top, ControlOptions),
+        history=reader.section("history", top, HistoryOptions),
         tree=tree,
     )
     _checkAddresses(config)
@@ -192,7 +206,18 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     return replace(config, warnings=(*_missingFallbacks(config), *_missingElsewhere(config), *_ownWarnings(config)))
 
 
-_SECTIONS = ("castd", "content", "uploads", "access", "limits", "logging", "metrics", "control", "transports")
+_SECTIONS = (
+    "castd",
+    "content",
+    "uploads",
+    "access",
+    "limits",
+    "logging",
+    "metrics",
+    "control",
+    "history",
+    "transports",
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 

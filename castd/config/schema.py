@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from castd.config.config import SCHEMA, ControlOptions, Kind, Kinds, LoggingOptions, MetricsOptions
+from castd.config.config import SCHEMA, ControlOptions, HistoryOptions, Kind, Kinds, LoggingOptions, MetricsOptions
 from castd.config.messages import Schema, schemaOf
 from castd.options import Limits
 
@@ -35,6 +35,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "logging": LoggingOptions,
     "metrics": MetricsOptions,
     "control": ControlOptions,
+    "history": HistoryOptions,
 }
 
 

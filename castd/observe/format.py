@@ -100,7 +100,7 @@ def asJSON(event: LogEvent) -> str | None:
     An event of castd has C{time}, C{level} and all its fields, C{event} among them; an event of other code has
     C{system} and C{message} instead of fields.
     """
-    members: dict[str, object] = {"time": _showInstant(event.get("log_time", 0.0)), "level": levelName(event)}
+    members: dict[str, object] = {"time": showInstant(event.get("log_time", 0.0)), "level": levelName(event)}
     if "event" in event:
         members.update((key, _jsonValue(value)) for key, value in event.items() if not key.startswith("log_"))
     else:
@@ -110,7 +110,8 @@ def asJSON(event: LogEvent) -> str | None:
     return json.dumps({key: value for key, value in members.items() if value is not None}) + "\n"
 
 
-def _showInstant(when: float) -> str:
+def showInstant(when: float) -> str:
+    """Write a time, seconds since 1970, as ISO 8601 in UTC with milliseconds."""
     return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds")
 
 

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="castd")
 
+#: A question at the control socket: the command as C{do}, and what it is about.
+Question: TypeAlias = Mapping[str, object]
 #: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one.
-Answer: TypeAlias = Callable[[], object]
+Answer: TypeAlias = Callable[[Question], object]
 
 #: The most connections to the control socket at once.
 MOST_CONNECTIONS = 16
@@ -266,11 +268,12 @@ class ControlConnection(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         try:
-            answer = self._answers[json.loads(line)["do"]]
+            question = json.loads(line)
+            answer = self._answers[question["do"]]
         except (ValueError, KeyError, TypeError):
             self._reply({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'})
             return
-        maybeDeferred(answer).addErrback(self._failed).addCallback(self._reply)
+        maybeDeferred(answer, question).addErrback(self._failed).addCallback(self._reply)
 
     def _failed(self, failure: Failure) -> dict[str, str]:
         _log.failure("a question at the control socket failed", failure, event="fault")

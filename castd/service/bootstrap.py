@@ -32,6 +32,7 @@ from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
+from castd.service.histories import threadOf
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
 from castd.upgrade.channel import ChannelToPredecessor, ChannelToSuccessor
@@ -64,6 +65,8 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
         raise
     server.admin.runtimeDirectory = os.environ.get("RUNTIME_DIRECTORY")
     threads, start = IReactorFromThreads(reactor), partial(spawn, IReactorProcess(reactor))
+    server.histories.stateDirectory = os.environ.get("STATE_DIRECTORY")
+    server.histories.thread = threadOf(threads)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))

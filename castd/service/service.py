@@ -21,14 +21,16 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.interfaces import IListeningPort, IPorts
+from castd.observe.history import Found, Query
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import addressStatus, resources
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
-from castd.service.admin import AdminPorts
+from castd.service.admin import AdminPorts, Answer, Question
 from castd.service.build import SINKS, Components, build, kinds, read
+from castd.service.histories import Histories
 from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.reload import PortChange
@@ -46,6 +48,12 @@ class ReloadAnswer(TypedDict):
     faults: tuple[str, ...]
 
 
+class HistoryAnswer(TypedDict):
+    """The answer to C{castd history}."""
+
+    entries: list[Found]
+
+
 class Server(MultiService):
     """
     The server that a service file describes.  Before the start no socket is open.
@@ -56,6 +64,7 @@ class Server(MultiService):
     @ivar addresses: the addresses where it listens.
     @ivar created: the instant at which this object was made.
     @ivar logs: the observer that writes the log and the file of events.
+    @ivar histories: the observer that keeps what happened to each machine.
     @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
     @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
     @ivar stopping: the server is being stopped.
@@ -73,13 +82,19 @@ class Server(MultiService):
         self.addresses = tuple(components.addresses.values())
         self.created = site.reactor.seconds()
         self.logs = Logs()
+        self.histories = Histories(site.reactor)
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
         self._collected = collected
         self._sinks = components.sinks
         self.handover = Handover(self)
         self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.listeningPorts, self.statusLine)
-        answers = {"status": self.status, "reload": self._answerReload, "upgrade": self.handover.answer}
+        answers: dict[str, Answer] = {
+            "status": lambda _: self.status(),
+            "reload": lambda _: self._answerReload(),
+            "upgrade": lambda _: self.handover.answer(),
+            "history": self._answerHistory,
+        }
         self.admin = AdminPorts(self, answers)
         for each in self.addresses:
             each.setServiceParent(self)
@@ -115,10 +130,14 @@ class Server(MultiService):
             raise Unavailable(*faults)
 
     def _openLogs(self) -> None:
-        """Open the log files.  This waits for the start, since C{castd check} must leave no file behind."""
+        """
+        Open the log files and the history.  This waits for the start, since C{castd check} must leave no file behind.
+        """
         with self.asEffectiveUser():
             self.logs.open(self.config)
-        globalLogPublisher.addObserver(self.logs)
+            self.histories.open(self.config)
+        for observer in (self.logs, self.histories):
+            globalLogPublisher.addObserver(observer)
 
     def startService(self) -> None:
         """Serve requests, and remove the unfinished uploads that a crash has left."""
@@ -157,7 +176,9 @@ class Server(MultiService):
             globalLogPublisher.removeObserver(self.logs)
             self.logs.close()
         self.admin.stopCounting()
-        return self.admin.close().addCallback(lambda _: result)
+        globalLogPublisher.removeObserver(self.histories)
+        closed = self.admin.close().addCallback(lambda _: self.histories.close())
+        return closed.addCallback(lambda _: result)
 
     # Status.
 
@@ -198,7 +219,16 @@ class Server(MultiService):
             "seconds": round(now - self.created, 3),
             "addresses": [addressStatus(each, now) for each in self.addresses],
             "held": resources(self.site),
+            "history": {"path": self.histories.path, "lost": self.histories.lost},
         }
+
+    def _answerHistory(self, question: Question) -> Deferred[HistoryAnswer]:
+        """
+        Answer C{castd history}.
+
+        @raise ValueError: the question names what a L{Query} does not have.
+        """
+        return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
 
@@ -278,7 +308,7 @@ class Server(MultiService):
         admin = self.admin.bind(config)
         outputs: LogOutputs | None = None
         try:
-            outputs = self.logs.openOutputs(config)
+            outputs, history = self.logs.openOutputs(config), self.histories.prepare(config)
             PortChange(self.addresses, components.addresses).bind()
         except ConfigError:
             if outputs is not None:
@@ -286,6 +316,7 @@ class Server(MultiService):
             self.admin.discard(admin)
             raise
         self.logs.replace(outputs)
+        self.histories.replace(history, config)
         self.admin.replace(admin)
         self.config, self._sinks = config, components.sinks
         self.site.adjust(config.limits)

@@ -3,6 +3,7 @@ Provides what tests share.  A test imports helpers from here, and never from ano
 
 I{In memory, in virtual time:} the kit is L{castd.testing}: a network, its hosts, a site, a recording client.
 
+ - C{server}: a whole server composed from a service file (C{Case}), and a client for it.
  - C{stage}: a real listener with its dialects on such a network: C{TftpStage}, C{GroupStage}, C{MtftpStage},
    C{SlamStage}.  Within C{with} it records the log; at the end the log must have no fault.  C{listener} makes the
    listener alone.

@@ -1,0 +1,89 @@
+"""
+Shows what happened to a machine: C{castd history}, of a running server or from its file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from datetime import datetime
+
+import click
+
+from castd import units
+from castd.cli.control import ask, control
+from castd.files.names import printable
+from castd.observe.history import MOST_FOUND, Found, Query, readFile
+from castd.service.histories import FILE
+
+#: Where systemd's StateDirectory=castd puts the file.
+DEFAULT_FILE = f"/var/lib/castd/{FILE}"
+
+
+class _Duration(click.ParamType[float]):
+    """A duration, as in the service file."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return units.duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@control
+@click.option("--file", metavar="PATH", help=f"Read this file, and ask no server; without a server {DEFAULT_FILE}.")
+@click.option("--client", metavar="ADDRESS", help="Of this machine only.")
+@click.option("--name", metavar="PATTERN", help="Of these files only, such as '*.efi'.")
+@click.option("--since", type=_Duration(), metavar="SPAN", help="Not longer ago than this: '1 h', '7 d'.")
+@click.option("--failed", is_flag=True, help="Only what failed.")
+@click.option("--most", type=click.IntRange(1, 100_000), default=MOST_FOUND, show_default=True, help="The latest only.")
+@click.option("--json", "plain", is_flag=True, help="As lines of JSON.")
+def history(
+    path: str,
+    file: str | None,
+    client: str | None,
+    name: str | None,
+    since: float | None,
+    failed: bool,
+    most: int,
+    plain: bool,
+) -> None:
+    """Show what happened to each machine, the oldest first: what it asked for, what it got, why it failed."""
+    query = Query(client, name, None if since is None else time.time() - since, failed, most)
+    found = _readFile(file, query) if file is not None else _find(path, query)
+    for each in found:
+        click.echo(json.dumps(each) if plain else _line(each))
+    if not found:
+        click.echo("nothing", err=True)
+
+
+def _find(path: str, query: Query) -> list[Found]:
+    """Ask the server, or read its usual file if it does not run."""
+    question = {each: getattr(query, each) for each in Query.__slots__}
+    try:
+        found: list[Found] = ask(path, "history", **question)["entries"]
+    except click.ClickException:
+        if not os.path.exists(DEFAULT_FILE):
+            raise
+        click.echo(f"castd history: no server answers, this is from {DEFAULT_FILE}", err=True)
+        return _readFile(DEFAULT_FILE, query)
+    return found
+
+
+def _readFile(file: str, query: Query) -> list[Found]:
+    try:
+        return readFile(file, query)
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{file}: {error}") from None
+
+
+def _line(found: Found) -> str:
+    """Return a line with the local time, the message of the log, and how often it came."""
+    when = datetime.fromisoformat(found["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    times = f" ({found['times']} times)" if found["times"] > 1 else ""
+    return printable(f"{when}  {found['message']}{times}")

@@ -1,0 +1,398 @@
+"""
+Keeps the last events of every machine in an SQLite file, or in memory, for C{castd history}.
+
+The file outlives reloads, upgrades and restarts.  It is bounded in size and in age, and what strangers cause cannot
+displace what happened to machines that have been served: each has half of the room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict, TypeVar
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from castd import outcomes
+from castd.files.threads import RunInThread
+from castd.observe.format import asMessage, levelName, showInstant
+
+_log = Logger(namespace="castd")
+
+_Value = TypeVar("_Value")
+
+#: The version of the tables, as SQLite's C{user_version}; a file of another version is put aside.
+VERSION = 1
+
+#: Seconds from an event until it is written, with those that come meanwhile.
+DELAY = 0.5
+#: The most entries that wait to be written: of machines that were served, and as many of others.
+MOST_WAITING = 4096
+#: Seconds between looks for what is too old.
+PRUNE_INTERVAL = 60.0
+#: The part of the room that is made when the file is full.
+FREED = 0.1
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    address TEXT,
+    name TEXT,
+    event TEXT NOT NULL,
+    failed INTEGER NOT NULL,
+    served INTEGER NOT NULL,
+    times INTEGER NOT NULL,
+    fields TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_address ON events (address, time);
+CREATE INDEX IF NOT EXISTS by_served ON events (served, time);
+PRAGMA user_version = {VERSION};
+"""
+
+#: The event that says that the history itself cannot be written; it is not kept, as it would be lost as well.
+UNKEPT = "unkept"
+#: Events that say that somebody did not get what he wanted.
+_FAILED = frozenset({"refused", "crowded", "refused-reload", "refused-upgrade"})
+#: The outcomes of transfers that did what their machine wanted.
+_SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, outcomes.EARLY})
+
+
+#: The most entries that are found unless more are asked for.
+MOST_FOUND = 1000
+
+
+class KeptEvent(NamedTuple):
+    """
+    One event, as it is kept.
+
+    @ivar time: seconds since 1970.
+    @ivar address: the address of the machine, without port; L{None}: the event is about the server.
+    @ivar name: the name of the file as the machine sent it; L{None}: it is about none.
+    @ivar event: the kind of the event, as in the log.
+    @ivar failed: a machine did not get what it wanted, or the operator did not.
+    @ivar served: the machine has acknowledged something in this event, so its address is no forgery.
+    @ivar times: how many equal events this entry stands for.
+    @ivar fields: the event without its time, as a JSON object; its message is made of it when it is read.
+    """
+
+    time: float
+    address: str | None
+    name: str | None
+    event: str
+    failed: bool
+    served: bool
+    times: int
+    fields: str
+
+
+class Found(TypedDict):
+    """An entry, as C{castd history} shows it; C{time} is as in the log, and C{message} the line of the log."""
+
+    time: str
+    address: str | None
+    name: str | None
+    event: str
+    failed: bool
+    times: int
+    message: str
+    fields: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    What C{castd history} asks for.
+
+    @ivar address: of this machine only.
+    @ivar name: names that match this pattern of SQLite's GLOB (C{*.efi}).
+    @ivar since: not before this time, seconds since 1970.
+    @ivar failed: only what failed.
+    @ivar limit: at most so many, the latest.
+    """
+
+    address: str | None = None
+    name: str | None = None
+    since: float | None = None
+    failed: bool = False
+    limit: int = MOST_FOUND
+
+    @classmethod
+    def read(cls, question: Mapping[str, object]) -> Query:
+        """
+        Read the question of a control connection; what is not in it is not asked for.
+
+        @raise ValueError: a value is none that can be asked for.
+        """
+        return cls(
+            address=_asked(question, "address", str),
+            name=_asked(question, "name", str),
+            since=_asked(question, "since", float),
+            failed=_asked(question, "failed", bool) or False,
+            limit=_asked(question, "limit", int) or MOST_FOUND,
+        )
+
+
+def _asked(question: Mapping[str, object], key: str, kind: type[_Value]) -> _Value | None:
+    value = question.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{key}: {value} cannot be asked for")
+    return value
+
+
+def entryOf(event: LogEvent) -> KeptEvent | None:
+    """Return the entry of an event; L{None}: it is not castd's, or only for those who look for a fault in castd."""
+    kind = event.get("event")
+    if kind is None or kind == UNKEPT or levelName(event) == "debug":
+        return None
+    outcome, name = event.get("outcome"), event.get("name")
+    succeeded = kind == "received" and outcome in _SUCCEEDED
+    fields = {key: value for key, value in event.items() if key == "log_format" or not key.startswith("log_")}
+    return KeptEvent(
+        time=event.get("log_time", 0.0),
+        address=_addressOf(event.get("peer")),
+        name=None if name is None else _storable(str(name)),
+        event=str(kind),
+        failed=kind in _FAILED or (kind == "received" and not succeeded),
+        served=succeeded and bool(event.get("octets")),
+        times=1,
+        fields=json.dumps(fields, default=str),
+    )
+
+
+def _addressOf(peer: object) -> str | None:
+    """Return the address in C{10.0.0.9:2000} or C{[fd00::9]:2000}."""
+    return peer.rpartition(":")[0].strip("[]") or None if isinstance(peer, str) else None
+
+
+def _storable(name: str) -> str:
+    """Return a name that SQLite can hold: octets that are not UTF-8 are shown as C{\\xNN}."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+class Store:
+    """
+    A table of events, in a file or in memory.  Its methods wait for the disk, and only one thread may call them at a
+    time.
+
+    @ivar path: the file; L{None}: in memory.
+    @ivar putAside: the name that an unusable file has got, as it was damaged or of another version; L{None}: none was.
+    """
+
+    def __init__(self, path: str | None, age: float, size: int) -> None:
+        """
+        @param age: how long events are kept, seconds.
+        @param size: the largest size of the file (or of what is in memory), octets.
+        @raise OSError: the file cannot be opened or made.
+        """
+        self.path = path
+        self.putAside: str | None = None
+        self._age, self._size = age, size
+        self._pruned = 0.0
+        self._database = _connect(":memory:") if path is None else self._openFile(path)
+
+    def _openFile(self, path: str) -> sqlite3.Connection:
+        # SQLite would say only that it cannot open the file, and would follow a link that somebody has planted.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640))
+        try:
+            return _connect(path)
+        except sqlite3.OperationalError as error:
+            raise OSError(None, str(error)) from None
+        except sqlite3.DatabaseError:
+            self.putAside = f"{path}.unusable"
+            os.replace(path, self.putAside)
+            for beside in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path + beside)
+            return self._openFile(path)
+
+    def add(self, entries: Sequence[KeptEvent], now: float) -> None:
+        """
+        Write entries, and remove what is too old or too much.
+
+        @param now: seconds since 1970.
+        @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
+        """
+        with self._database:
+            self._database.executemany(f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})", entries)
+            if not self._pruned <= now < self._pruned + PRUNE_INTERVAL:
+                self._pruned = now
+                self._database.execute("DELETE FROM events WHERE time < ?", (now - self._age,))
+            if self._octets() > self._size:
+                self._makeRoom()
+
+    def _octets(self) -> int:
+        """Return the octets that entries take; what has been removed is used again and does not count."""
+        pages, free, octets = (self._pragma(name) for name in ("page_count", "freelist_count", "page_size"))
+        return (pages - free) * octets
+
+    def _pragma(self, name: str) -> int:
+        ((value,),) = self._database.execute(f"PRAGMA {name}")
+        return int(value)
+
+    def _makeRoom(self) -> None:
+        """Remove the oldest entries of the kind that has more than half: of machines that were served, or of others."""
+        ((total, served),) = self._database.execute("SELECT count(*), coalesce(sum(served), 0) FROM events")
+        oldest = "SELECT id FROM events WHERE served = ? ORDER BY time LIMIT ?"
+        few = max(1, int(total * FREED))
+        self._database.execute(f"DELETE FROM events WHERE id IN ({oldest})", (served > total - served, few))
+
+    def find(self, query: Query) -> list[Found]:
+        """
+        Return what was asked for, the oldest first.
+
+        @raise sqlite3.Error: the file is damaged.
+        """
+        return _find(self._database, query)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """
+    Open a database and make its tables.
+
+    Two processes write to it during an upgrade: each waits for the other's lock.
+
+    @raise sqlite3.DatabaseError: it is damaged, or of another version.
+    """
+    database = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    try:
+        ((version,),) = database.execute("PRAGMA user_version")
+        if version not in (0, VERSION):
+            raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
+        # A crash of the machine may lose the last seconds, and never damages the file.
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(_TABLES)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def readFile(path: str, query: Query) -> list[Found]:
+    """
+    Read the file of a server that need not run.
+
+    @raise sqlite3.Error: there is no such file, or it is damaged.
+    """
+    with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=5.0)) as database:
+        return _find(database, query)
+
+
+def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
+    wanted, values = ["1"], list[object]()
+    for condition, value in (
+        ("address = ?", query.address),
+        ("name GLOB ?", query.name),
+        ("time >= ?", query.since),
+        ("failed = ?", query.failed or None),
+    ):
+        if value is not None:
+            wanted.append(condition)
+            values.append(value)
+    columns = ", ".join(KeptEvent._fields)
+    latest = f"WHERE {' AND '.join(wanted)} ORDER BY time DESC, id DESC LIMIT ?"
+    rows = database.execute(f"SELECT {columns} FROM events {latest}", (*values, query.limit)).fetchall()
+    return [_found(KeptEvent(*row)) for row in reversed(rows)]
+
+
+def _found(entry: KeptEvent) -> Found:
+    event = json.loads(entry.fields)
+    return {
+        "time": showInstant(entry.time),
+        "address": entry.address,
+        "name": entry.name,
+        "event": entry.event,
+        "failed": bool(entry.failed),
+        "times": entry.times,
+        "message": asMessage(event),
+        "fields": {key: value for key, value in event.items() if key != "log_format"},
+    }
+
+
+@implementer(ILogObserver)
+class History:
+    """
+    Collects the events of castd, and has a thread write them.
+
+    Of equal events that come together one is written, with their number.
+
+    @ivar store: the events that were written.
+    @ivar lost: how many events were not kept, because too many came at once, or because the disk failed.
+    """
+
+    def __init__(self, reactor: IReactorTime, run: RunInThread, store: Store) -> None:
+        self.store = store
+        self.lost = 0
+        self._reactor = reactor
+        self._run = run
+        # Whether the machine was served -> what equal events have in common -> the first of them, and their number.
+        self._waiting: dict[bool, dict[Hashable, tuple[KeptEvent, int]]] = {True: {}, False: {}}
+        self._timer: IDelayedCall | None = None
+        self._disk = DeferredLock()
+
+    def __call__(self, event: LogEvent) -> None:
+        entry = entryOf(event)
+        if entry is None:
+            return
+        waiting = self._waiting[entry.served]
+        key = entry.address, entry.event, entry.name, event.get("outcome"), event.get("why"), event.get("fault")
+        if key not in waiting and len(waiting) >= MOST_WAITING:
+            self.lost += 1
+            return
+        first, count = waiting.get(key, (entry, 0))
+        waiting[key] = first, count + 1
+        if self._timer is None and not self._disk.locked:
+            self._timer = self._reactor.callLater(DELAY, self._write)
+
+    def _write(self) -> Deferred[None]:
+        """Have the events that wait written.  -> fires when they are, or could not be; it does not fail."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        return self._disk.run(self._writeWaiting).addCallback(self._written)
+
+    def _writeWaiting(self) -> Deferred[None]:
+        entries = [each._replace(times=count) for kind in self._waiting.values() for each, count in kind.values()]
+        for kind in self._waiting.values():
+            kind.clear()
+        if not entries:
+            return succeed(None)
+        now, events = max(each.time for each in entries), sum(each.times for each in entries)
+        return self._run(lambda: self.store.add(entries, now)).addErrback(self._failed, events)
+
+    def _failed(self, failure: Failure, events: int) -> None:
+        self.lost += events
+        form = "{events} events are not in the history: {why}"
+        _log.warn(form, event=UNKEPT, events=events, why=failure.getErrorMessage())
+
+    def _written(self, _: None) -> None:
+        if any(self._waiting.values()) and self._timer is None:
+            self._timer = self._reactor.callLater(DELAY, self._write)
+
+    def find(self, query: Query) -> Deferred[list[Found]]:
+        """
+        Return what was asked for, with all that has happened until now.
+
+        @raise sqlite3.Error: the file is damaged.
+        """
+        self._write()
+        return self._disk.run(lambda: self._run(lambda: self.store.find(query)))
+
+    def close(self) -> Deferred[None]:
+        """Have everything written, and the file closed."""
+        self._write()
+        return self._disk.run(lambda: self._run(self.store.close))

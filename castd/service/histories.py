@@ -1,0 +1,141 @@
+"""
+Opens the history that the service file asks for, exchanges it in a reload, and closes it at the end.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from castd.config.config import Config, HistoryOptions
+from castd.errors import Unavailable
+from castd.files.threads import RunInThread
+from castd.observe.history import Found, History, Query, Store
+
+_log = Logger(namespace="castd")
+
+#: The name of the file in a directory that the service file does not name.
+FILE = "history.sqlite"
+#: The most octets of a history that is in memory.
+MEMORY = 4 << 20
+#: Seconds that a stop waits for the disk.
+PATIENCE = 2.0
+
+
+class _Daemon(Thread):
+    """A thread that does not keep the process alive when a disk does not answer."""
+
+    def start(self) -> None:
+        self.daemon = True
+        super().start()
+
+
+class _Daemons(ThreadPool):
+    threadFactory = _Daemon
+
+
+def threadOf(reactor: IReactorFromThreads) -> RunInThread:
+    """Return what runs functions in one thread of their own, one after the other."""
+    threads = _Daemons(0, 1, "history")
+    threads.start()
+    return partial(deferToThreadPool, reactor, threads)
+
+
+@implementer(ILogObserver)
+class Histories:
+    """
+    The history of one server: an observer of the log.
+
+    @ivar thread: runs what waits for a disk; the default, for a virtual reactor, runs it at once.
+    @ivar stateDirectory: systemd's C{STATE_DIRECTORY}, where the file lies if the service file gives no path for it.
+    """
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self.thread: RunInThread = maybeDeferred
+        self.stateDirectory: str | None = None
+        self._reactor = reactor
+        self._options: HistoryOptions | None = None
+        self._history: History | None = None
+
+    def __call__(self, event: LogEvent) -> None:
+        if self._history is not None:
+            self._history(event)
+
+    @property
+    def path(self) -> str | None:
+        """The file; L{None}: there is none."""
+        return None if self._history is None else self._history.store.path
+
+    @property
+    def lost(self) -> int:
+        """How many events could not be kept."""
+        return 0 if self._history is None else self._history.lost
+
+    def open(self, config: Config) -> None:
+        """
+        Open the history that the service file asks for, unless one is open already.
+
+        @raise Unavailable: its file cannot be opened.
+        """
+        if self._history is None:
+            self.replace(self.prepare(config), config)
+
+    def prepare(self, config: Config) -> History | None:
+        """
+        Open the history that a service file asks for, for L{replace}.
+
+        @return: L{None}: the one that is open stays.
+        @raise Unavailable: its file cannot be opened.
+        """
+        options = config.history
+        if self._history is not None and options == self._options:
+            return None
+        folder = (self.stateDirectory or "").partition(":")[0]
+        path = options.path or (Path(folder, FILE) if folder else None)
+        if path is None:
+            store = Store(None, options.age, min(options.size, MEMORY))
+            return History(self._reactor, maybeDeferred, store)
+        try:
+            store = Store(str(path), options.age, options.size)
+        except OSError as error:
+            raise Unavailable(f"{config.tree.where(('history', 'path'))}: {path}: {error.strerror}") from None
+        return History(self._reactor, self.thread, store)
+
+    def replace(self, history: History | None, config: Config) -> None:
+        """Use this history from now on, and close the one before; L{None}: nothing changes."""
+        if history is None:
+            return
+        before, self._history, self._options = self._history, history, config.history
+        if before is not None:
+            before.close().addErrback(_closingFailed)
+        if history.store.putAside is not None:
+            form = "{path} could not be used as a history, and is {aside} now"
+            _log.warn(form, event="put-aside", path=history.store.path, aside=history.store.putAside)
+
+    def find(self, query: Query) -> Deferred[list[Found]]:
+        """Return what was asked for; see L{History.find}."""
+        return succeed([]) if self._history is None else self._history.find(query)
+
+    def close(self) -> Deferred[None]:
+        """Have everything written and the file closed, if the disk answers in time."""
+        history, self._history = self._history, None
+        if history is None:
+            return succeed(None)
+        return history.close().addTimeout(PATIENCE, self._reactor).addErrback(_closingFailed)
+
+
+def _closingFailed(failure: Failure) -> None:
+    """Log that the last events may be missing in the history; the file itself is whole."""
+    if failure.check(TimeoutError):
+        _log.warn("the disk of the history does not answer; its last events are lost", event="unkept")
+    else:
+        _log.failure("the history was not closed", failure, event="fault")

@@ -1,0 +1,152 @@
+"""The service file says where the history lies; it outlives a reload, an upgrade and the end of the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+
+from castd.cli import history as command
+from castd.cli import main
+from castd.observe.history import DELAY, Found, Query
+from castd.service import histories
+from castd.service.histories import Histories
+from castd.testing import Network
+from tests.support.jobs import running, until
+from tests.support.server import START, TFTP, Case, Client
+
+pytestmark = pytest.mark.loopback
+
+
+def castd(*arguments: str | Path) -> str:
+    return CliRunner().invoke(main.main, [str(each) for each in arguments]).stdout
+
+
+def found(server: Case, **query: str | bool) -> list[Found]:
+    answers: list[list[Found]] = []
+    server.server.histories.find(Query.read(query)).addCallback(answers.append)
+    return answers[0]
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(bytes(2000))
+    return tmp_path
+
+
+def test_withoutSetting(folder: Path, network: Network) -> None:
+    """Without a setting the last events are in memory, and no file is made."""
+    case = Case(folder, network, START + TFTP)
+    Client(network).finish()
+    network.advance(5)
+    assert Client(network, name="none").code == 1
+    assert [each["event"] for each in found(case)] == ["listening", "received", "refused"]
+    assert [each["name"] for each in found(case, failed=True)] == ["none"]
+    assert sorted(os.listdir(folder)) == ["boot", "x.yaml"]
+    case.server.stopService()
+
+
+def test_reload(folder: Path, network: Network) -> None:
+    """A reload that leaves the setting as it is goes on in the file; another path begins another file."""
+    kept = "history: {path: kept.sqlite}\n"
+    case = Case(folder, network, START + TFTP + kept)
+    Client(network).finish()
+    network.advance(5)
+    assert case.reload(START + TFTP + kept) == ()
+    assert [each["event"] for each in found(case)] == ["listening", "received", "reloaded"]
+    assert case.reload(START + TFTP + "history: {path: other.sqlite}\n") == ()
+    assert [each["event"] for each in found(case)] == ["reloaded"]
+    case.server.stopService()
+    assert castd("history", "--file", folder / "kept.sqlite").count("\n") == 3
+
+
+def test_notThere(folder: Path, network: Network) -> None:
+    """A file that cannot be opened is a fault with file, line and reason; the history before it goes on."""
+    case = Case(folder, network, START + TFTP)
+    assert case.reload(START + TFTP + "history: {path: none/x.sqlite}\n") == (
+        f"{folder}/x.yaml:5: history.path: {folder}/none/x.sqlite: No such file or directory",
+    )
+    assert [each["event"] for each in found(case)] == ["listening", "refused-reload"]
+    case.server.stopService()
+
+
+def test_slowDisk() -> None:
+    """A disk that does not answer does not hold up the end of the process for longer than two seconds."""
+    clock = Clock()
+    kept = Histories(clock)
+    kept._history = histories.History(clock, lambda function: Deferred(), histories.Store(None, 1.0, 1 << 20))
+    kept({"event": "refused", "log_level": LogLevel.info, "log_time": 1.0})
+    closed: list[None] = []
+    kept.close().addCallback(closed.append)
+    clock.advance(histories.PATIENCE - 0.1)
+    assert closed == []
+    clock.advance(DELAY)
+    assert closed == [None]
+
+
+def test_noServer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no server answers, its usual file is read; where there is none, that is said."""
+    monkeypatch.setattr(command, "DEFAULT_FILE", str(tmp_path / "usual.sqlite"))
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    asked = ["history", "--control", str(tmp_path / "control")]
+    said = CliRunner().invoke(main.main, asked)
+    assert (said.exit_code, "no answer" in said.stderr) == (1, True)
+    histories.Store(str(tmp_path / "usual.sqlite"), 1.0, 1 << 20).close()
+    said = CliRunner().invoke(main.main, asked)
+    assert (said.exit_code, said.stdout, said.stderr.splitlines()[-1]) == (0, "", "nothing")
+    (tmp_path / "usual.sqlite").write_bytes(b"x" * 5000)
+    said = CliRunner().invoke(main.main, asked)
+    assert (said.exit_code, "file is not a database" in said.stderr) == (1, True)
+
+
+def ask(port: int, name: bytes) -> bytes:
+    """Ask for a file of one block, and acknowledge it.  -> the answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        client.sendto(b"\0\1" + name + b"\0octet\0", ("127.0.0.1", port))
+        datagram, peer = client.recvfrom(600)
+        client.sendto(b"\0\4\0\1", peer)
+        return datagram
+
+
+@pytest.mark.slow
+def test_process(folder: Path) -> None:
+    """A process that is killed has lost at most what came in the last half second; the next one goes on."""
+    (folder / "boot" / "small").write_bytes(b"x")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "x.yaml").write_text(
+        f"{START}transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\ncontrol: {{path: control}}\n"
+    )
+    state = {"STATE_DIRECTORY": str(folder)}
+    with running("-m", "castd", "serve", folder / "x.yaml", **state) as process:
+        until(process, "listens at")
+        assert ask(port, b"small") == b"\0\3\0\1x"
+        assert ask(port, b"none")[:4] == b"\0\5\0\1"
+        lines = castd("history", "--control", folder / "control", "--client", "127.0.0.1")
+        assert (lines.count("\n"), "small: complete" in lines, "none: File not found" in lines) == (2, True, True)
+        process.kill()
+        process.wait(timeout=30)
+    assert castd("history", "--file", folder / histories.FILE, "--client", "127.0.0.1") == lines
+    with running("-m", "castd", "serve", folder / "x.yaml", **state) as process:
+        until(process, "listens at")
+        assert ask(port, b"gone")[:4] == b"\0\5\0\1"
+        told = castd("history", "--control", folder / "control", "--failed", "--json").splitlines()
+        assert [json.loads(line)["name"] for line in told] == ["none", "gone"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0

@@ -1,0 +1,263 @@
+"""The history keeps what happened to each machine: bounded, over restarts, and no stranger displaces it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel
+
+from castd.observe import history
+from castd.observe.history import History, Query, Store, entryOf, readFile
+
+T = TypeVar("T")
+
+LARGE = 1 << 30
+AGE = 3600.0
+
+
+def received(
+    time: float, peer: str = "10.0.0.9:2000", name: str = "kernel", outcome: str = "done", octets: int = 512
+) -> LogEvent:
+    return {
+        "event": "received",
+        "log_time": time,
+        "log_level": LogLevel.info,
+        "log_format": "…",
+        "transport": "tftp",
+        "peer": peer,
+        "name": name,
+        "outcome": outcome,
+        "octets": octets,
+        "seconds": 1.0,
+    }
+
+
+def refused(time: float, peer: str = "10.0.0.9:2000", name: str = "nothing", why: str = "not there") -> LogEvent:
+    return {
+        "event": "refused",
+        "log_time": time,
+        "log_level": LogLevel.info,
+        "log_format": "{transport}: {peer} is refused {name}: {why}",
+        "transport": "tftp",
+        "peer": peer,
+        "name": name,
+        "why": why,
+        "code": 1,
+    }
+
+
+class Kept:
+    """A history in the hands of a test: its clock is virtual, and its thread runs at once."""
+
+    def __init__(self, path: Path | None = None, age: float = AGE, size: int = LARGE) -> None:
+        self.clock = Clock()
+        self.held: list[Callable[[], None]] = []
+        self.slow = False
+        self.store = Store(None if path is None else str(path), age, size)
+        self.history = History(self.clock, self.run, self.store)
+
+    def run(self, function: Callable[[], T], /) -> Deferred[T]:
+        if not self.slow:
+            return maybeDeferred(function)
+        later: Deferred[T] = Deferred()
+        self.held.append(lambda: maybeDeferred(function).chainDeferred(later))
+        return later
+
+    def found(self, **query: object) -> list[history.Found]:
+        results: list[list[history.Found]] = []
+        self.history.find(Query(**query)).addCallback(results.append)  # type: ignore[arg-type]
+        return results[0]
+
+
+def test_each() -> None:
+    """What happened to one machine is found by its address, by name, by time, and by whether it failed."""
+    kept = Kept()
+    kept.history(received(100.0))
+    kept.history(refused(200.0))
+    kept.history(received(300.0, peer="[fd00::9]:2000", outcome="silent"))
+    assert [each["event"] for each in kept.found(address="10.0.0.9")] == ["received", "refused"]
+    assert [each["name"] for each in kept.found(name="noth*")] == ["nothing"]
+    assert [each["address"] for each in kept.found(since=250.0)] == ["fd00::9"]
+    assert [each["failed"] for each in kept.found(failed=True)] == [True, True]
+    assert [each["time"][11:19] for each in kept.found(limit=1)] == ["00:05:00"]
+
+
+def test_message() -> None:
+    """An entry is shown as the line of the log, with its fields."""
+    kept = Kept()
+    kept.history(refused(1.0, name="a\x1b"))
+    (found,) = kept.found()
+    assert found["message"] == "tftp: 10.0.0.9:2000 is refused a\\x1b: not there"
+    assert (found["fields"]["code"], "log_format" in found["fields"]) == (1, False)
+
+
+def test_notKept() -> None:
+    """Lines for those who look for faults, and those of other code, are no history."""
+    assert entryOf({**refused(1.0), "log_level": LogLevel.debug}) is None
+    assert entryOf({"log_time": 1.0, "log_format": "Main loop terminated."}) is None
+
+
+def test_equalEvents() -> None:
+    """A machine that asks for the same again and again has one entry for each half second, with the number."""
+    kept = Kept()
+    for _ in range(50):
+        kept.history(refused(1.0))
+    kept.history(refused(1.0, name="other"))
+    kept.history(refused(1.0, peer="10.0.0.8:2000"))
+    assert sorted(each["times"] for each in kept.found()) == [1, 1, 50]
+
+
+def test_batches() -> None:
+    """The disk is asked once for all that comes within half a second."""
+    kept = Kept()
+    kept.slow = True
+    for second in range(20):
+        kept.history(refused(second))
+    kept.clock.advance(history.DELAY)
+    assert len(kept.held) == 1
+    kept.history(refused(50.0, name="meanwhile"))
+    kept.clock.advance(10)
+    assert len(kept.held) == 1
+    kept.held.pop()()
+    kept.clock.advance(history.DELAY)
+    assert len(kept.held) == 1
+
+
+def test_slowDisk() -> None:
+    """While the disk hangs a bounded number of events waits, the others are counted, and a stranger takes no place."""
+    kept = Kept()
+    kept.slow = True
+    kept.history(refused(0.0))
+    kept.clock.advance(history.DELAY)
+    for number in range(history.MOST_WAITING + 7):
+        kept.history(refused(1.0, peer=f"10.9.{number >> 8}.{number & 255}:2000"))
+    kept.history(received(1.0, peer="10.0.0.7:2000"))
+    assert kept.history.lost == 7
+    kept.slow = False
+    kept.held.pop()()
+    assert len(kept.found(address="10.0.0.7")) == 1
+    assert len(kept.found(limit=LARGE)) == history.MOST_WAITING + 2
+
+
+def test_overRestarts(tmp_path: Path) -> None:
+    """What was written is there for the next process, also if this one did not end well."""
+    file = tmp_path / "history.sqlite"
+    kept = Kept(file)
+    kept.history(received(1.0))
+    kept.clock.advance(history.DELAY)
+    kept.history(received(2.0, name="initrd"))
+    kept.history.close()
+    assert [each["name"] for each in Kept(file).found()] == ["kernel", "initrd"]
+    assert [each["name"] for each in readFile(str(file), Query(name="init*"))] == ["initrd"]
+
+
+def test_twoProcesses(tmp_path: Path) -> None:
+    """During an upgrade both processes write, and neither loses anything."""
+    file = tmp_path / "history.sqlite"
+    old, new = Kept(file), Kept(file)
+    for second in range(20):
+        (old if second % 2 else new).history(received(second, name=f"file{second}"))
+        old.clock.advance(1)
+        new.clock.advance(1)
+    assert [each["name"] for each in new.found()] == [f"file{second}" for second in range(20)]
+    assert old.history.lost == new.history.lost == 0
+
+
+def test_age() -> None:
+    """What is older than the service file says is removed."""
+    kept = Kept(age=100.0)
+    kept.history(received(0.0, name="old"))
+    kept.found()
+    kept.history(received(99.0, name="young"))
+    kept.history(received(150.0, name="now"))
+    assert [each["name"] for each in kept.found()] == ["young", "now"]
+
+
+def test_size(tmp_path: Path) -> None:
+    """The file does not grow beyond its bound, and the latest events are those that are kept."""
+    file = tmp_path / "history.sqlite"
+    kept = Kept(file, age=1e6, size=256 << 10)
+    for second in range(4000):
+        kept.history(received(float(second), name=f"file{second}"))
+        kept.clock.advance(history.DELAY)
+    assert file.stat().st_size < 300 << 10
+    names = [each["name"] for each in kept.found(limit=LARGE)]
+    assert names == [f"file{second}" for second in range(4000 - len(names), 4000)]
+    assert len(names) > 400
+
+
+def test_floods(tmp_path: Path) -> None:
+    """Strangers who are refused without end take their half of the file, not that of a machine that was served."""
+    kept = Kept(tmp_path / "history.sqlite", age=1e6, size=256 << 10)
+    for second in range(200):
+        kept.history(received(float(second), name=f"file{second}"))
+    kept.clock.advance(history.DELAY)
+    for second in range(6000):
+        kept.history(refused(1000.0 + second, peer=f"10.9.{second >> 8 & 255}.{second & 255}:9"))
+        kept.clock.advance(history.DELAY)
+    assert len(kept.found(address="10.0.0.9")) == 200
+
+
+@pytest.mark.parametrize("damage", [b"this is no database" * 100, None], ids=["text", "version"])
+def test_unusable(damage: bytes | None, tmp_path: Path) -> None:
+    """A file that is damaged, or of another version, is put aside, and a new one is begun."""
+    file = tmp_path / "history.sqlite"
+    if damage is None:
+        with sqlite3.connect(file) as database:
+            database.execute(f"PRAGMA user_version = {history.VERSION + 1}")
+        database.close()
+    else:
+        file.write_bytes(damage)
+    before = file.read_bytes()
+    kept = Kept(file)
+    assert kept.store.putAside == f"{file}.unusable"
+    assert (tmp_path / "history.sqlite.unusable").read_bytes() == before
+    kept.history(received(1.0))
+    assert len(kept.found()) == 1
+
+
+def test_notThere(tmp_path: Path) -> None:
+    """A file that cannot be opened, or is a link that somebody has planted, is an OSError with its reason."""
+    with pytest.raises(FileNotFoundError):
+        Store(str(tmp_path / "none" / "history.sqlite"), AGE, LARGE)
+    (tmp_path / "planted").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        Store(str(tmp_path / "planted"), AGE, LARGE)
+    assert not (tmp_path / "target").exists()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):  # noqa: PT011 - what SQLite says differs by version
+        Store(str(tmp_path / "pipe"), AGE, LARGE)
+
+
+def test_diskFull(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is counted and logged, and the next events are written again."""
+    kept = Kept()
+
+    def full(entries: object, now: float) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kept.store, "add", full)
+        kept.history(received(1.0))
+        kept.clock.advance(history.DELAY)
+    assert kept.history.lost == 1
+    kept.history(received(2.0, name="later"))
+    assert [each["name"] for each in kept.found()] == ["later"]
+
+
+@given(st.dictionaries(st.sampled_from(["peer", "name", "outcome", "why", "octets", "size"]), st.text() | st.none()))
+def test_anyEvent(fields: dict[str, object]) -> None:
+    """Whatever a client has written into an event is kept and found again."""
+    kept = Kept()
+    kept.history({"event": "refused", "log_time": 1.0, "log_level": LogLevel.info, "log_format": "x {name}", **fields})
+    (found,) = kept.found()
+    assert found["fields"].get("why") == fields.get("why")
