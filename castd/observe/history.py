@@ -156,7 +156,7 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
         return None
     outcome, name = event.get("outcome"), event.get("name")
     succeeded = kind == "received" and outcome in _SUCCEEDED
-    fields = {key: value for key, value in event.items() if key == "log_format" or not key.startswith("log_")}
+    fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
         address=_addressOf(event.get("peer")),
@@ -165,8 +165,12 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
         failed=kind in _FAILED or (kind == "received" and not succeeded),
         served=succeeded and bool(event.get("octets")),
         times=1,
-        fields=json.dumps(fields, default=str),
+        fields=_encode(fields),
     )
+
+
+# Made once: json.dumps makes one for each call.
+_encode = json.JSONEncoder(default=str).encode
 
 
 def _addressOf(peer: object) -> str | None:
