@@ -152,6 +152,8 @@ def test_journal(journald: socket.socket) -> None:
         "CASTD_EVENT": "refused",
         "CASTD_TRANSPORT": "tftp",
         "CASTD_PEER": "10.0.0.7:2070",
+        "CASTD_PEER_ADDRESS": "10.0.0.7",
+        "CASTD_PEER_PORT": "2070",
         "CASTD_NAME": "a\\x0aMESSAGE=all is well",
         "CASTD_WHY": "File not found",
         "CASTD_CODE": "1",

@@ -176,6 +176,8 @@ def test_json() -> None:
         "event": "received",
         "transport": "tftp",
         "peer": "10.0.0.7:2070",
+        "peer_address": "10.0.0.7",
+        "peer_port": "2070",
         "name": "pxelinux.0",
         "outcome": "done",
         "seconds": 0.05,

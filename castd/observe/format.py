@@ -8,7 +8,7 @@ that a plugin's transport is logged like castd's own.  Text that a client sends 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeAlias
@@ -102,12 +102,31 @@ def asJSON(event: LogEvent) -> str | None:
     """
     members: dict[str, object] = {"time": showInstant(event.get("log_time", 0.0)), "level": levelName(event)}
     if "event" in event:
-        members.update((key, _jsonValue(value)) for key, value in event.items() if not key.startswith("log_"))
+        members.update((key, _jsonValue(value)) for key, value in fieldsOf(event))
     else:
         members.update(system=event.get("log_namespace"), message=printable(formatEvent(event)))
     if isinstance(failure := event.get("log_failure"), Failure):
         members["traceback"] = [printable(line) for line in failure.getTraceback().expandtabs(4).splitlines()]
     return json.dumps({key: value for key, value in members.items() if value is not None}) + "\n"
+
+
+def fieldsOf(event: LogEvent) -> Iterator[tuple[str, object]]:
+    """
+    Return the fields of an event of castd; those without a value are left out.  Behind C{peer}, its address and its port
+    stand apart, so that a machine can be looked for: C{peer_address}, C{peer_port}.
+    """
+    for key, value in event.items():
+        if value is None or key.startswith("log_"):
+            continue
+        yield key, value
+        if key == "peer" and (address := addressOf(value)) is not None:
+            yield "peer_address", address
+            yield "peer_port", str(value).rpartition(":")[2]
+
+
+def addressOf(peer: object) -> str | None:
+    """Return the address in C{10.0.0.9:2000} or C{[fd00::9]:2000}; L{None}: this is no such text."""
+    return peer.rpartition(":")[0].strip("[]") or None if isinstance(peer, str) else None
 
 
 def showInstant(when: float) -> str:

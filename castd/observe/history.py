@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.files.threads import RunInThread
-from castd.observe.format import asMessage, levelName, showInstant
+from castd.observe.format import addressOf, asMessage, levelName, showInstant
 
 _log = Logger(namespace="castd")
 
@@ -159,7 +159,7 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
     fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
-        address=_addressOf(event.get("peer")),
+        address=addressOf(event.get("peer")),
         name=None if name is None else _storable(str(name)),
         event=str(kind),
         failed=kind in _FAILED or (kind == "received" and not succeeded),
@@ -171,11 +171,6 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
 
 # Made once: json.dumps makes one for each call.
 _encode = json.JSONEncoder(default=str).encode
-
-
-def _addressOf(peer: object) -> str | None:
-    """Return the address in C{10.0.0.9:2000} or C{[fd00::9]:2000}."""
-    return peer.rpartition(":")[0].strip("[]") or None if isinstance(peer, str) else None
 
 
 def _storable(name: str) -> str:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.files.names import printable
-from castd.observe.format import asMessage
+from castd.observe.format import asMessage, fieldsOf
 
 #: The socket of journald.
 SOCKET = "/run/systemd/journal/socket"
@@ -83,9 +83,8 @@ def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
     yield "SYSLOG_IDENTIFIER", "castd"
     yield "CASTD_LOGGER", str(event.get("log_namespace", "-"))
     if "event" in event:
-        for name, value in event.items():
-            if value is not None and not name.startswith("log_"):
-                yield f"CASTD_{_fieldName(name)}", _showValue(value)
+        for name, value in fieldsOf(event):
+            yield f"CASTD_{_fieldName(name)}", _showValue(value)
 
 
 def _message(event: LogEvent) -> str:
