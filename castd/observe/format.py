@@ -112,7 +112,7 @@ def asJSON(event: LogEvent) -> str | None:
 
 def fieldsOf(event: LogEvent) -> Iterator[tuple[str, object]]:
     """
-    Return the fields of an event of castd; those without a value are left out.  Behind C{peer}, its address and its port
+    Return the fields of an event of castd; those without a value are left out.  Behind C{peer}, its address and port
     stand apart, so that a machine can be looked for: C{peer_address}, C{peer_port}.
     """
     for key, value in event.items():
