@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,9 +46,20 @@ def _written(write: SerializerFunction) -> PlainSerializer:
 
 _AMOUNT = ["string", "number"]
 
+#: The longest duration that a service file may name.  Seconds.
+LONGEST = 366 * 86400.0
+
+
+def _notEndless(seconds: float) -> float:
+    if seconds > LONGEST:
+        raise ValueError(f"{units.showDuration(seconds)} is more than a year, which was hardly meant")
+    return seconds
+
+
 #: Seconds: C{200 ms}, C{1 s}, C{2 min}; a plain number is seconds.
 Duration = Annotated[
     float,
+    AfterValidator(_notEndless),
     BeforeValidator(units.duration),
     _written(units.showDuration),
     _schema("duration", "200 ms", "1 s", "2 min", types=_AMOUNT),
@@ -259,10 +271,12 @@ class ListenOptions(Settings):
 
     @cvar fallback: the kind of transport that should come after this one at the same address, to serve what it
         declines; L{None}: none.
+    @cvar takesAll: it takes every request that comes to its address, so that a transport behind it is never asked.
     @cvar elsewhere: the kind and port that its clients turn to when they give up here; L{None}: none.
     """
 
     fallback: ClassVar[str | None] = None
+    takesAll: ClassVar[bool] = False
     elsewhere: ClassVar[tuple[str, int] | None] = None
 
     port: Port = Field(description="UDP port that requests come to")

@@ -1,7 +1,7 @@
 """The commands, and `twistd castd`, as an operator meets them."""
 
+import errno
 import json
-import os
 import resource
 import signal
 import socket
@@ -18,7 +18,7 @@ from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
 from castd import __version__, tap
-from castd.cli import main
+from castd.cli import check, main
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.service import bootstrap
@@ -90,9 +90,8 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "x.yaml").write_text(
         "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
     )
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(main, "_permitted", lambda port, kind: False)
-    monkeypatch.setattr(main, "_UNPRIVILEGED", Path("/nowhere"))
+    monkeypatch.setattr(check, "_bind", lambda host, port, kind: errno.EACCES if 0 < port < 1024 else 0)
+    monkeypatch.setattr(check, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -105,19 +104,18 @@ def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's ways in are checked as ports are: what is no address is a fault, what may be wrong a warning."""
     good = GOOD + "transports: {tftp: {port: 6969, interface: 127.0.0.1}}\n"
     file = folder / "x.yaml"
-    file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: none/control}\n")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(main, "_permitted", lambda port, kind: False)
-    monkeypatch.setattr(main, "_UNPRIVILEGED", Path("/nowhere"))
+    file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: /run/castd-none/control}\n")
+    monkeypatch.setattr(check, "_bind", lambda host, port, kind: errno.EACCES if 0 < port < 1024 else 0)
+    monkeypatch.setattr(check, "_UNPRIVILEGED", Path("/nowhere"))
     result = castd("check", file)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
-        f"warning: {file}:6: control.path: {folder}/none: no such folder",
+        f"warning: {file}:6: control.path: /run/castd-none: no such folder yet; systemd's RuntimeDirectory= makes it",
         f"warning: {file}:5: metrics.listen: port 80 is below 1024: this user may not have it",
     ]
     assert [line.split() for line in result.stdout.splitlines()[2:]] == [
         ["127.0.0.1:80", "metrics"],
-        [f"{folder}/none/control", "control"],
+        ["/run/castd-none/control", "control"],
     ]
     file.write_text(good + "metrics: {listen: 'tcp:what'}\n")
     result = castd("check", file)
@@ -136,6 +134,41 @@ def test_serveOptions(folder: Path) -> None:
     ):
         result = castd("serve", "-c", folder / "good.yaml", *options)
         assert (result.exit_code, complaint in result.stderr) == (2, True)
+
+
+def test_checkMachine(folder: Path) -> None:
+    """What this machine lacks is a fault, beside wrong keys, all at once: the server would not start."""
+    file = folder / "x.yaml"
+    file.write_text(
+        GOOD.replace("boot", "none")
+        + "transports:\n  tftp: {interface: 192.0.2.7}\n  other: {use: tftp, prot: 1}\n"
+        + "  six: {use: tftp, interface: fe80::1%none}\n"
+        + "metrics: {listen: '192.0.2.7:9147'}\nlogging: {json: none/x.log}\ncontrol: {path: none/control}\n"
+    )
+    assert castd("check", file).stderr.splitlines() == [
+        f"{file}:2: content[0].directory.path: {folder}/none: No such file or directory",
+        f"{file}:5: transports.tftp: no interface of this machine has the address 192.0.2.7",
+        f"{file}:6: transports.other.prot: unknown key: did you mean port?",
+        f"{file}:7: transports.six: no interface of this machine has the address fe80::1%none",
+        f"{file}:8: metrics.listen: no interface of this machine has the address 192.0.2.7",
+        f"{file}:9: logging.json: {folder}/none: no such folder",
+        f"{file}:10: control.path: {folder}/none: no such folder",
+    ]
+
+
+@pytest.mark.loopback
+def test_checkTaken(folder: Path) -> None:
+    """A port that is taken is a warning: a castd that runs has it."""
+    file = folder / "x.yaml"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
+        said = castd("check", file)
+    assert (said.exit_code, said.stderr) == (
+        0,
+        f"warning: {file}:4: transports.tftp: port {port} is taken now, by a castd that runs or another program\n",
+    )
 
 
 MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"

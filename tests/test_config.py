@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 
 from castd.config import yaml
 from castd.config.config import Config, Kinds, build, load
+from castd.config.plugin import collect
+from castd.config.warnings import warningsOf
 from castd.errors import ConfigError
 from castd.options import (
     Clients,
@@ -23,6 +25,7 @@ from castd.options import (
     Rate,
     Settings,
 )
+from castd.service.service import kinds
 
 
 class Plain(ListenOptions):
@@ -142,7 +145,7 @@ def test_least() -> None:
     assert config.transports[0].options == Plain()
     assert config.limits == Limits()
     assert config.access is None
-    assert config.warnings == ()
+    assert list(warningsOf(config)) == []
 
 
 @pytest.mark.parametrize(
@@ -302,7 +305,13 @@ def test_wrong(line: str, complaint: str) -> None:
             "castd: {1\n",
             "x.yaml:2: not YAML: expected ',' or '}', but got '<stream end>' (while parsing a flow mapping, line 1)",
         ),
-        ("\tcastd: 1\n", "x.yaml:1: not YAML: found character '\\t' that cannot start any token"),
+        (
+            "\tcastd: 1\n",
+            (
+                "x.yaml:1: not YAML: found character '\\t' that cannot start any token: "
+                "this is a tab, and YAML indents with blanks only"
+            ),
+        ),
         ("a: *b\n", "x.yaml:1: not YAML: found undefined alias 'b'"),
         (
             "castd: 1\n---\ncastd: 1\n",
@@ -401,6 +410,11 @@ def test_addFault() -> None:
     )
 
 
+def stock(text: str) -> Config:
+    """Read a service file that may name what comes with castd."""
+    return build(yaml.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collect()))
+
+
 @pytest.mark.parametrize(
     ("transports", "warned"),
     [
@@ -412,7 +426,7 @@ def test_addFault() -> None:
 )
 def test_unserved(transports: str, warned: bool) -> None:
     """A warning tells of a group transport that no plain one follows at its address."""
-    warnings = read(START + f"transports: {{{transports}}}\n").warnings
+    warnings = tuple(warningsOf(read(START + f"transports: {{{transports}}}\n")))
     told = "x.yaml:4: transports.slam: no tftp follows at its address, so clients it declines get no answer"
     assert warnings == ((told,) if warned else ())
 
@@ -428,9 +442,75 @@ def test_unserved(transports: str, warned: bool) -> None:
 )
 def test_nobodyElsewhere(transports: str, warned: bool) -> None:
     """A warning tells that clients which give up MTFTP find no plain TFTP where they look for it."""
-    warnings = read(START + f"transports: {{{transports}}}\n").warnings
+    warnings = tuple(warningsOf(read(START + f"transports: {{{transports}}}\n")))
     told = "x.yaml:4: transports.mtftp: no tftp at port 69: clients that give up here ask there"
     assert warnings == ((told,) if warned else ())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("transports: {tftp: {}, slam: {file: a, port: 69}}", "4: transports.slam: is never asked: 'tftp'"),
+        ("transports: {tftp: {}, b: {use: tftp}}", "4: transports.b: is never asked: 'tftp'"),
+        ("access: [{allow: any}, {deny: 10.0.0.0/8}]", "4: access[1]: never decides: the rule in line 4"),
+        ("access: [{deny: any, for: read}, {allow: 10.0.0.1, for: read, names: [a]}]", "4: access[1]: never decides"),
+        ("access: [{allow: any, names: [/srv/boot/a]}]", "4: access[0].names: /srv/boot/a is a path on this machine"),
+        ("uploads: [{directory: {path: x}}]\naccess: [{allow: any, for: read}]", "4: uploads: no access rule"),
+        ("uploads: [{directory: {path: x}}]", "4: uploads: without access rules"),
+    ],
+)
+def test_noEffect(text: str, told: str) -> None:
+    """What a service file says without any effect is worth a warning, with its line."""
+    more = "" if "transports" in text else "\ntransports: {tftp: {}}"
+    config = stock(f"castd: 1\ncontent:\n- directory: {{path: /srv/boot}}\n{text}{more}\n")
+    assert [each[7:].startswith(told) for each in warningsOf(config)] == [True], list(warningsOf(config))
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        "[{deny: 10.0.0.0/8}, {allow: any}]",
+        "[{allow: any, for: read}, {allow: 10.0.0.0/8}]",
+        "[{allow: any, names: [a]}, {allow: any, names: [b]}, {deny: any}]",
+        "[{deny: 0.0.0.0/0}, {allow: any}]",
+        "[{allow: any, names: [/a, boot/b]}]",
+    ],
+)
+def test_withEffect(access: str) -> None:
+    """Rules that can decide are no warning."""
+    config = stock(
+        f"castd: 1\ncontent: [{{directory: {{path: /srv/boot}}}}]\naccess: {access}\ntransports: {{tftp: {{}}}}\n"
+    )
+    assert list(warningsOf(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "transports:\n\ttftp: {}",
+            "4: not YAML: found character '\\t' that cannot start any token: this is a tab",
+        ),
+        (
+            "transports:\n  tftp:\n    port: 6\n     ttl: 1",
+            "6: not YAML: mapping values are not allowed here: does",
+        ),
+        ("transports:\n  tftp: {port:\u00a069}", "4: transports.tftp.port:\\xa069: unknown key: it has a blank"),
+        (
+            "transports: {tftp: {port:69}}",
+            "3: transports.tftp.port:69: unknown key: a blank is missing",
+        ),
+        (
+            "transports: {tftp: {silence: 999999999999 d}}",
+            "3: transports.tftp.silence: 999999999999 d is more",
+        ),
+    ],
+)
+def test_cures(text: str, told: str) -> None:
+    """What people get wrong in YAML is said with its cure."""
+    with pytest.raises(ConfigError) as raised:
+        stock(f"castd: 1\ncontent: [{{directory: {{path: /srv/boot}}}}]\n{text}\n")
+    assert raised.value.faults[0].startswith(f"x.yaml:{told}"), raised.value.faults
 
 
 @given(

@@ -14,6 +14,7 @@ from zope.interface.verify import verifyObject
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, collect
+from castd.config.warnings import warningsOf
 from castd.errors import ConfigError, Forbidden, NotFound
 from castd.interfaces import IContentSink, ISite
 from castd.request import Local, Request
@@ -247,10 +248,10 @@ def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> 
 def test_groupAlone(boot: Path, network: Network) -> None:
     """A group transport with no plain one behind it is worth a warning; with one it is not."""
     alone = made(boot, network, START + ANY + "transports: {multicast: {interface: 10.0.0.1}}\n")
-    (warning,) = alone.config.warnings
+    (warning,) = warningsOf(alone.config)
     assert warning.startswith("x.yaml:4: transports.multicast: no tftp follows at its address")
     both = "transports: {multicast: {interface: 10.0.0.1}, tftp: {interface: 10.0.0.1}}\n"
-    assert made(boot, network, START + ANY + both).config.warnings == ()
+    assert list(warningsOf(made(boot, network, START + ANY + both).config)) == []
 
 
 class Loner:

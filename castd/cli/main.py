@@ -4,12 +4,9 @@ Runs the command C{castd}, with serve, check, plugins and schema; the other comm
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -19,24 +16,26 @@ from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
+from castd.cli.check import findMissing, machineWarnings, permitted, summary
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, status, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
 from castd.cli.transfer import ICommandReactor, get, put
-from castd.config.config import Config
+from castd.config import yaml
+from castd.config.config import examine
 from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, serviceFileSchema
-from castd.config.yaml import Route
+from castd.config.warnings import warningsOf
 from castd.errors import ConfigError
 from castd.net.ports import Ports
-from castd.options import address, endpoint
+from castd.options import address
 from castd.server.random import BufferedSystemRandom
 from castd.service.bootstrap import exitStatus, prepare
 from castd.service.logs import Logs, logTo
 from castd.service.privileges import UnprivilegedUser
-from castd.service.service import Server, compose, kinds, read
+from castd.service.service import compose, kinds
 
 _FILE = click.Path(path_type=Path)
 
@@ -115,7 +114,7 @@ def _oneFile(where: Path | None, config: Path | None) -> Path:
 def _folderServiceFile(folder: Path, port: int | None, listen: tuple[str, ...], writable: bool) -> str:
     """Return the service file of a directory."""
     if port is None:
-        port = PORT if _permitted(PORT, socket.SOCK_DGRAM) else UNPRIVILEGED_PORT
+        port = PORT if permitted(PORT) else UNPRIVILEGED_PORT
     try:
         addresses = [address(each) for each in listen] or allAddresses()
         return serviceFile(folder.absolute(), port, list(dict.fromkeys(addresses)), writable)
@@ -162,78 +161,20 @@ def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser |
 @click.argument("file", required=False, type=_FILE)
 @click.option("-c", "--config", type=_FILE, help="The service file.")
 def check(file: Path | None, config: Path | None) -> None:
-    """Read a service file as the server would, and say what is wrong with it."""
+    """Read a service file as the server would, and say what is wrong with it.  Exit status 0: it would start."""
     # MemoryReactor does nothing.  Imported here, since the import takes long.
     from twisted.internet.testing import MemoryReactorClock
 
     collected, reactor = collect(), MemoryReactorClock()
+    path = _oneFile(file, config)
     try:
-        found = read(_oneFile(file, config), collected)
+        found = examine(yaml.read(path), path, kinds(collected))
+        findMissing(found)
         server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
-        raise fail(error) from None
-    complain(f"warning: {each}" for each in (*found.warnings, *warnings(found), *collected.faults))
+        raise fail(ConfigError(*error.faults, *collected.faults)) from None
+    complain(f"warning: {each}" for each in (*warningsOf(found), *machineWarnings(found), *collected.faults))
     makeConsole().print(summary(server))
-
-
-def summary(server: Server) -> Table:
-    """Return a table of the transports of the server, in the order in which requests are offered to them."""
-    table = makeTable("address", "transport", "kind", "options")
-    for listening in server.addresses:
-        for entry in listening.entries:
-            options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
-            shown = ", ".join(f"{key}: {value}" for key, value in options.items())
-            addRow(table, listening.address, entry.name, entry.kind, shown)
-    for name, (where, _) in server.admin.endpoints(server.config).items():
-        addRow(table, where, "", name)
-    return table
-
-
-#: Where Linux shows the first port that needs no privileges.
-_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-
-
-def warnings(config: Config) -> Iterator[str]:
-    """Return warnings of settings that have no effect here, but may have one for another user or on another machine."""
-    if config.access is None and config.uploads:
-        yield f"{config.tree.where(('uploads',))}: without access rules nobody may upload"
-    if (path := config.control.path) is not None and (why := _unwritable(path.parent)):
-        yield f"{config.tree.where(('control', 'path'))}: {path.parent}: {why}"
-    first = int(_UNPRIVILEGED.read_text()) if _UNPRIVILEGED.exists() else 1024
-    if os.geteuid() == 0:
-        return
-    for where, port, kind in _ports(config):
-        if port < first and not _permitted(port, kind):
-            yield f"{config.tree.where(where)}: port {port} is below {first}: this user may not have it"
-
-
-def _unwritable(folder: Path) -> str | None:
-    """Return the reason why no file can be made in a folder; L{None}: one can be made."""
-    if not folder.is_dir():
-        return "no such folder"
-    return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
-
-
-def _ports(config: Config) -> Iterator[tuple[Route, int, socket.SocketKind]]:
-    """Return each port that would be bound: its route in the service file, its number and kind."""
-    for entry in config.transports:
-        if (port := getattr(entry.options, "port", None)) is not None:
-            yield entry.route, port, socket.SOCK_DGRAM
-    if config.metrics.listen is not None:
-        with contextlib.suppress(ValueError):
-            yield ("metrics", "listen"), endpoint(config.metrics.listen)[1], socket.SOCK_STREAM
-
-
-def _permitted(port: int, kind: socket.SocketKind) -> bool:
-    """Return whether this process may bind a low port; one that is already taken counts as permitted."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            return False
-        except OSError:
-            return True
-    return True
 
 
 @main.command()

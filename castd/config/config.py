@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -151,7 +151,6 @@ class Config:
     @ivar file: the path of the service file.
     @ivar access: the access rules in order; L{None}: the file has no such section.
     @ivar tree: the file as it was read, with the line of each value.
-    @ivar warnings: settings that are allowed but are probably mistakes, each as C{file:line: path: what}.
     """
 
     file: Path
@@ -165,7 +164,6 @@ class Config:
     control: ControlOptions
     history: HistoryOptions
     tree: Tree = field(repr=False, compare=False)
-    warnings: tuple[str, ...] = ()
 
 
 def load(file: Path | str, kinds: Kinds) -> Config:
@@ -185,6 +183,19 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     @param file: the path of the file; paths in it are relative to its folder.
     @raise ConfigError: with every fault that was found.
     """
+    config = examine(tree, file, kinds)
+    tree.raiseFaults()
+    return config
+
+
+def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
+    """
+    Turn a service file into options as far as it has no faults, for C{castd check}: what is without a fault can be
+    looked at further, so that all faults are found at once.
+
+    @return: what could be read; the faults are in the tree.
+    @raise ConfigError: the file is no mapping of sections.
+    """
     reader = _Reader(tree, file.absolute().parent)
     top = reader.sections()
     config = Config(
@@ -202,8 +213,7 @@ def build(tree: Tree, file: Path, kinds: Kinds) -> Config:
     )
     _checkAddresses(config)
     _checkTogether(config)
-    tree.raiseFaults()
-    return replace(config, warnings=(*_missingFallbacks(config), *_missingElsewhere(config), *_ownWarnings(config)))
+    return config
 
 
 _SECTIONS = (
@@ -332,24 +342,24 @@ class _Reader:
         return tuple(rule for rule in rules if rule is not None)
 
 
-def _listening(config: Config) -> Iterator[tuple[Entry, ListenOptions]]:
+def listening(config: Config) -> Iterator[tuple[Entry, ListenOptions]]:
     """Return the transports whose options are L{ListenOptions}, with these options, in the order of the file."""
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             yield entry, entry.options
 
 
-def _byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, ListenOptions]]]:
+def byAddress(config: Config) -> dict[tuple[str, int], list[tuple[Entry, ListenOptions]]]:
     """Return the listening transports by interface and port, in the order of the file."""
     found: dict[tuple[str, int], list[tuple[Entry, ListenOptions]]] = {}
-    for entry, options in _listening(config):
+    for entry, options in listening(config):
         found.setdefault((options.interface, options.port), []).append((entry, options))
     return found
 
 
 def _checkAddresses(config: Config) -> None:
     """Check that no port is used at the wildcard and at an address of its family: the system would bind only one."""
-    listening = _byAddress(config)
+    listening = byAddress(config)
     for (interface, port), transports in listening.items():
         whole = "::" if ":" in interface else ""
         if interface != whole and (whole, port) in listening:
@@ -362,35 +372,8 @@ def _checkAddresses(config: Config) -> None:
 def _checkTogether(config: Config) -> None:
     """Ask each kind of transport for clashes among its transports, such as two files of SLAM in one group."""
     alike: dict[type[ListenOptions], dict[str, tuple[Entry, ListenOptions]]] = {}
-    for entry, options in _listening(config):
+    for entry, options in listening(config):
         alike.setdefault(type(options), {})[entry.name] = entry, options
     for model, transports in alike.items():
         for name, text in model.clashes([(name, options) for name, (_, options) in transports.items()]):
             transports[name][0].addFault(text)
-
-
-def _missingFallbacks(config: Config) -> Iterator[str]:
-    """Warn of a transport without its C{fallback} after it at the same address, for the requests that it declines."""
-    for transports in _byAddress(config).values():
-        for place, (entry, options) in enumerate(transports):
-            wanted = options.fallback
-            if wanted and wanted not in (other.kind for other, _ in transports[place + 1 :]):
-                text = f"no {wanted} follows at its address, so clients it declines get no answer"
-                yield f"{config.tree.where(entry.route)}: {text}"
-
-
-def _missingElsewhere(config: Config) -> Iterator[str]:
-    """Warn of a transport whose C{elsewhere} is missing: its clients turn there when they give it up."""
-    there = {(entry.kind, options.port) for entry, options in _listening(config)}
-    for entry, options in _listening(config):
-        wanted = options.elsewhere
-        if wanted and wanted not in there:
-            text = f"no {wanted[0]} at port {wanted[1]}: clients that give up here ask there"
-            yield f"{config.tree.where(entry.route)}: {text}"
-
-
-def _ownWarnings(config: Config) -> Iterator[str]:
-    """Return the warnings of the options of each transport."""
-    for entry, options in _listening(config):
-        for text in options.warnings():
-            yield f"{config.tree.where(entry.route)}: {text}"

@@ -60,10 +60,21 @@ def schemaOf(model: type[BaseModel]) -> Schema:
 def suggestion(written: str, known: Iterable[str]) -> str:
     """Return a hint such as C{: did you mean 'x'?}; else the list of known keys if it is short; else C{""}."""
     names = sorted(known)
+    if hint := _blankHint(written, names):
+        return hint
     near = get_close_matches(written.lower().replace("_", "-"), names, n=1, cutoff=0.6)
     if near:
         return f": did you mean {near[0]}?"
     return f": known are {', '.join(names)}" if 0 < len(names) <= _MAX_LISTED else ""
+
+
+def _blankHint(written: str, names: Iterable[str]) -> str:
+    """Return a hint about a blank that is missing behind a colon, or is none for YAML; C{""}: no blank is wrong."""
+    unusual = next((each for each in written if each.isspace() and each not in " \t\r\n"), None)
+    if unusual is not None:
+        return f": it has a blank that YAML takes for a letter (U+{ord(unusual):04X}): write a plain one"
+    key, colon, value = written.partition(":")
+    return f": a blank is missing: write '{key}: {value}'" if colon and value and key in names else ""
 
 
 def showValue(value: object) -> str:

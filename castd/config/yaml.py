@@ -149,7 +149,18 @@ def _syntaxFault(error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     begun = error.context_mark.line + 1 if error.context and error.context_mark else None
     inside = f" ({error.context}, line {begun})" if begun else ""
-    return Fault(mark.line + 1 if mark else 1, "", f"not YAML: {error.problem or error.context}{inside}")
+    problem = str(error.problem or error.context)
+    hint = next((hint for part, hint in _SYNTAX_HINTS.items() if part in problem), "")
+    return Fault(mark.line + 1 if mark else 1, "", f"not YAML: {problem}{inside}{hint and f': {hint}'}")
+
+
+#: What an author has done, by a part of what PyYAML says of it.
+_SYNTAX_HINTS = {
+    "'\\t'": "this is a tab, and YAML indents with blanks only",
+    "mapping values are not allowed here": "does this line begin under the one that it belongs to?",
+    "expected <block end>": "does this line begin under the one that it belongs to?",
+    "could not find expected ':'": "is a blank missing behind a colon in the line before?",
+}
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ Serve unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{b
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from typing import ClassVar
 
 from pydantic import Field
 from zope.interface import implementer
@@ -38,6 +39,8 @@ class Without(Settings):
 
 class Options(ListenOptions):
     """The options of a transport of kind tftp."""
+
+    takesAll: ClassVar[bool] = True
 
     port: Port = Field(69, description="UDP port that requests come to")
     blksize: int | None = Field(

@@ -160,7 +160,8 @@ class AdminPorts:
             except ImportError as error:
                 raise ConfigError(f"{source}: castd[metrics] is not installed: {error}") from None
             except ValueError as error:
-                raise ConfigError(f"{source}: {listen}: {error}") from None
+                cure = "write an address and a port, such as 127.0.0.1:9147"
+                raise ConfigError(f"{source}: {listen}: {error}: {cure}") from None
         directory = self.runtimeDirectory
         path = config.control.path or (Path(directory.partition(":")[0]) / "control" if directory else None)
         if path is not None:

@@ -1,0 +1,125 @@
+"""
+Checks a service file as C{castd check}: what is wrong with it, and what this machine lacks for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from castd.cli.console import addRow, makeTable
+from castd.config.config import Config, listening
+from castd.config.yaml import Route
+from castd.options import endpoint
+from castd.service.service import Server
+
+#: Where Linux shows the first port that needs no privileges.
+_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+#: What exists while the system runs only: systemd makes folders there when it starts castd.
+_RUNTIME = Path("/run")
+
+
+def summary(server: Server) -> Table:
+    """Return a table of the transports of the server, in the order in which requests are offered to them."""
+    table = makeTable("address", "transport", "kind", "options")
+    for each in server.addresses:
+        for entry in each.entries:
+            options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
+            shown = ", ".join(f"{key}: {value}" for key, value in options.items())
+            addRow(table, each.address, entry.name, entry.kind, shown)
+    for name, (where, _) in server.admin.endpoints(server.config).items():
+        addRow(table, where, "", name)
+    return table
+
+
+def findMissing(config: Config) -> None:
+    """Record a fault for each address and folder that this machine does not have: the server would not start."""
+    for route, host, _, kind in _ports(config):
+        if _bind(host, 0, kind) == errno.EADDRNOTAVAIL:
+            config.tree.addFault(route, f"no interface of this machine has the address {host}")
+    for route, file in _files(config):
+        if (why := _unwritable(file.parent)) is not None and not _madeAtStart(file.parent):
+            config.tree.addFault(route, f"{file.parent}: {why}")
+
+
+def machineWarnings(config: Config) -> Iterator[str]:
+    """Return warnings of what may differ for the server: another user, another moment."""
+    for route, file in _files(config):
+        if (why := _unwritable(file.parent)) is not None and _madeAtStart(file.parent):
+            yield f"{config.tree.where(route)}: {file.parent}: {why} yet; systemd's RuntimeDirectory= makes it"
+    first = int(_UNPRIVILEGED.read_text()) if _UNPRIVILEGED.exists() else 1024
+    for route, host, port, kind in _ports(config):
+        failed = _bind(host, port, kind)
+        if failed == errno.EADDRINUSE:
+            yield f"{config.tree.where(route)}: port {port} is taken now, by a castd that runs or another program"
+        elif failed == errno.EACCES:
+            yield f"{config.tree.where(route)}: port {port} is below {first}: this user may not have it"
+
+
+def _files(config: Config) -> Iterator[tuple[Route, Path]]:
+    """Return each file or socket that the server makes, and its route in the service file."""
+    for route, path in (
+        (("control", "path"), config.control.path),
+        (("history", "path"), config.history.path),
+        (("logging", "file"), config.logging.file),
+        (("logging", "json"), config.logging.json_),
+    ):
+        if path is not None:
+            yield route, path
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Return the reason why no file can be made in a folder; L{None}: one can be made."""
+    if not folder.is_dir():
+        return "no such folder"
+    return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
+
+
+def _madeAtStart(folder: Path) -> bool:
+    return _RUNTIME in folder.parents and not folder.exists()
+
+
+def _ports(config: Config) -> Iterator[tuple[Route, str, int, socket.SocketKind]]:
+    """Return each port that would be bound: its route in the service file, its address, number and kind."""
+    for entry, options in listening(config):
+        yield entry.route, options.interface, options.port, socket.SOCK_DGRAM
+    if config.metrics.listen is not None:
+        try:
+            host, port = endpoint(config.metrics.listen)
+        except ValueError:
+            return
+        yield ("metrics", "listen"), host, port, socket.SOCK_STREAM
+
+
+def permitted(port: int) -> bool:
+    """Return whether this process may bind this UDP port; one that is taken counts as permitted."""
+    return _bind("", port, socket.SOCK_DGRAM) != errno.EACCES
+
+
+def _bind(host: str, port: int, kind: socket.SocketKind) -> int:
+    """
+    Bind a socket, for a moment.
+
+    @param port: 0: any.
+    @return: the C{errno} of the failure; 0: it could be bound.
+    """
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(
+            host or "0.0.0.0", port, type=kind, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                # As the server does: connections that have just ended do not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        # The zone of a link-local address is the name of an interface that is not there.
+        return errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0

@@ -1,0 +1,112 @@
+"""
+Finds what a service file may say and hardly means, for C{castd check}: transports and rules that have no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from castd.config.config import Config, byAddress, listening
+from castd.files.access import Rule
+from castd.options import AnyNetwork
+
+
+def warningsOf(config: Config) -> Iterator[str]:
+    """Return the warnings of a service file, each as C{file:line: path: what}."""
+    yield from _neverAsked(config)
+    yield from _missingFallbacks(config)
+    yield from _missingElsewhere(config)
+    yield from _neverUsed(config)
+    yield from _pathsAsNames(config)
+    yield from _uploadsDenied(config)
+    for entry, options in listening(config):
+        for text in options.warnings():
+            yield f"{config.tree.where(entry.route)}: {text}"
+
+
+def _neverAsked(config: Config) -> Iterator[str]:
+    """Warn of a transport behind one at the same address that takes every request."""
+    for transports in byAddress(config).values():
+        for (before, options), (entry, _) in pairwise(transports):
+            if options.takesAll:
+                text = f"is never asked: '{before.name}', before it at the same address, takes every request"
+                cure = "give one another address" if entry.kind == before.kind else f"put '{before.name}' last"
+                yield f"{config.tree.where(entry.route)}: {text}; {cure}"
+                break
+
+
+def _missingFallbacks(config: Config) -> Iterator[str]:
+    """Warn of a transport without its C{fallback} after it at the same address, for the requests that it declines."""
+    for transports in byAddress(config).values():
+        for place, (entry, options) in enumerate(transports):
+            if any(before.takesAll for _, before in transports[:place]):
+                break
+            wanted = options.fallback
+            if wanted and wanted not in (other.kind for other, _ in transports[place + 1 :]):
+                text = f"no {wanted} follows at its address, so clients it declines get no answer"
+                yield f"{config.tree.where(entry.route)}: {text}"
+
+
+def _missingElsewhere(config: Config) -> Iterator[str]:
+    """Warn of a transport whose C{elsewhere} is missing: its clients turn there when they give it up."""
+    there = {(entry.kind, options.port) for entry, options in listening(config)}
+    for entry, options in listening(config):
+        wanted = options.elsewhere
+        if wanted and wanted not in there:
+            text = f"no {wanted[0]} at port {wanted[1]}: clients that give up here ask there"
+            yield f"{config.tree.where(entry.route)}: {text}"
+
+
+def _neverUsed(config: Config) -> Iterator[str]:
+    """Warn of an access rule that never decides, since one before it matches all that it could match."""
+    rules = config.access or ()
+    for number, rule in enumerate(rules):
+        for earlier, before in enumerate(rules[:number]):
+            if _covers(before, rule):
+                line = config.tree.line(("access", earlier))
+                where = config.tree.where(("access", number))
+                yield f"{where}: never decides: the rule in line {line} matches all that it could match"
+                break
+
+
+def _covers(rule: Rule, other: Rule) -> bool:
+    """Return whether a rule matches every request that another one matches."""
+    return rule.names is None and rule.use in (None, other.use) and _within(_clients(other), _clients(rule))
+
+
+def _clients(rule: Rule) -> tuple[AnyNetwork, ...]:
+    return rule.allow or rule.deny or ()
+
+
+def _within(inner: Iterable[AnyNetwork], outer: Iterable[AnyNetwork]) -> bool:
+    wide = [(each.version, int(each.network_address), int(each.netmask)) for each in outer]
+    return all(
+        any(
+            version == each.version and mask <= int(each.netmask) and int(each.network_address) & mask == net
+            for version, net, mask in wide
+        )
+        for each in inner
+    )
+
+
+def _pathsAsNames(config: Config) -> Iterator[str]:
+    """Warn of a pattern that begins with the path of a directory: clients never send such names."""
+    folders = [path for entry in config.content if isinstance(path := getattr(entry.options, "path", None), Path)]
+    for number, rule in enumerate(config.access or ()):
+        for pattern in rule.names or ():
+            if any(f"{pattern}/".startswith(f"{folder}/") for folder in folders if folder != Path("/")):
+                where = config.tree.where(("access", number, "names"))
+                yield f"{where}: {pattern} is a path on this machine, and names are as clients send them"
+
+
+def _uploadsDenied(config: Config) -> Iterator[str]:
+    """Warn of places for uploads that no rule lets anybody use."""
+    if not config.uploads:
+        return
+    where = config.tree.where(("uploads",))
+    if config.access is None:
+        yield f"{where}: without access rules nobody may upload"
+    elif not any(rule.allow is not None and rule.use in (None, "write") for rule in config.access):
+        yield f"{where}: no access rule lets anybody upload: {{allow: …, for: write}} would"
