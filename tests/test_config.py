@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml as pyyaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -368,6 +369,35 @@ def test_aliases() -> None:
             yaml.parse(text.encode(), "x.yaml")
 
 
+def test_honest() -> None:
+    """A file of many thousand values without an alias is read; only what aliases repeat is limited."""
+    rules = "".join(f"- {{allow: 10.{n >> 8}.{n & 255}.0/24, names: [a, b], for: read}}\n" for n in range(12_000))
+    tree = yaml.parse(f"castd: 1\naccess:\n{rules}".encode(), "x.yaml")
+    assert isinstance(tree.value, dict)
+    assert len(tree.value["access"] or ()) == 12_000
+
+
+@pytest.mark.skipif(not pyyaml.__with_libyaml__, reason="PyYAML was built without libyaml")
+@given(
+    st.text(alphabet="{}[]:,-&*!|>'\"% \n\tab1~?#")
+    | st.text(alphabet=":{}[], \n12a").map(lambda text: START + "transports: {tftp: {" + text)
+)
+def test_bothParsers(text: str) -> None:
+    """What libyaml accepts, and PyYAML's own parser too, gives the same values at the same lines."""
+
+    def read(fast: bool) -> tuple[object, object, object] | None:
+        with pytest.MonkeyPatch.context() as chosen:
+            chosen.setattr(pyyaml, "__with_libyaml__", fast)
+            try:
+                tree = yaml.parse(text.encode(), "x.yaml")
+            except ConfigError:
+                return None
+            return tree.value, tree.lines, tree.faults
+
+    slow = read(False)
+    assert slow is None or read(True) == slow
+
+
 def test_large() -> None:
     """A file above a mebibyte is refused unread."""
     with pytest.raises(ConfigError, match=r"x.yaml: larger than 1 MiB"):
@@ -454,6 +484,10 @@ def test_nobodyElsewhere(transports: str, warned: bool) -> None:
         ("transports: {tftp: {}, b: {use: tftp}}", "4: transports.b: is never asked: 'tftp'"),
         ("access: [{allow: any}, {deny: 10.0.0.0/8}]", "4: access[1]: never decides: the rule in line 4"),
         ("access: [{deny: any, for: read}, {allow: 10.0.0.1, for: read, names: [a]}]", "4: access[1]: never decides"),
+        (
+            "access: [{allow: 10.0.0.0/9}, {deny: 10.128.0.0/9}, {allow: [10.1.0.0/16, 10.200.0.0/16]}]",
+            "4: access[2]: n",
+        ),
         ("access: [{allow: any, names: [/srv/boot/a]}]", "4: access[0].names: /srv/boot/a is a path on this machine"),
         ("uploads: [{directory: {path: x}}]\naccess: [{allow: any, for: read}]", "4: uploads: no access rule"),
         ("uploads: [{directory: {path: x}}]", "4: uploads: without access rules"),
@@ -473,6 +507,8 @@ def test_noEffect(text: str, told: str) -> None:
         "[{allow: any, for: read}, {allow: 10.0.0.0/8}]",
         "[{allow: any, names: [a]}, {allow: any, names: [b]}, {deny: any}]",
         "[{deny: 0.0.0.0/0}, {allow: any}]",
+        "[{allow: 10.0.0.0/16}, {deny: [10.0.1.0/24, 10.1.0.0/24]}, {deny: 10.0.0.0/15}]",
+        "[{allow: any, for: write}, {deny: any, for: read}]",
         "[{allow: any, names: [/a, boot/b]}]",
     ],
 )

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from castd.config.config import Config, byAddress, listening
-from castd.files.access import Rule
 from castd.options import AnyNetwork
 
 
@@ -60,35 +60,41 @@ def _missingElsewhere(config: Config) -> Iterator[str]:
 
 
 def _neverUsed(config: Config) -> Iterator[str]:
-    """Warn of an access rule that never decides, since one before it matches all that it could match."""
-    rules = config.access or ()
-    for number, rule in enumerate(rules):
-        for earlier, before in enumerate(rules[:number]):
-            if _covers(before, rule):
-                line = config.tree.line(("access", earlier))
-                where = config.tree.where(("access", number))
-                yield f"{where}: never decides: the rule in line {line} matches all that it could match"
-                break
+    """Warn of an access rule that never decides, since rules for all names before it match all that it could match."""
+    decided: dict[Literal["read", "write"], _Decided] = {"read": _Decided(), "write": _Decided()}
+    for number, rule in enumerate(config.access or ()):
+        uses = [decided[use] for use in decided if rule.use in (None, use)]
+        networks = rule.allow or rule.deny or ()
+        lines = [use.line(network) for use in uses for network in networks]
+        if lines and None not in lines:
+            where = config.tree.where(("access", number))
+            yield f"{where}: never decides: the rule in line {lines[0]} matches all that it could match"
+        elif rule.names is None:
+            for use in uses:
+                use.add(networks, config.tree.line(("access", number)))
 
 
-def _covers(rule: Rule, other: Rule) -> bool:
-    """Return whether a rule matches every request that another one matches."""
-    return rule.names is None and rule.use in (None, other.use) and _within(_clients(other), _clients(rule))
+class _Decided:
+    """The networks for which rules decide, whatever the name is, with the line of each rule."""
 
+    def __init__(self) -> None:
+        # The length of a prefix, with the version of IP -> the network -> the line.
+        self._lines: dict[tuple[int, int], dict[int, int]] = {}
 
-def _clients(rule: Rule) -> tuple[AnyNetwork, ...]:
-    return rule.allow or rule.deny or ()
+    def add(self, networks: Iterable[AnyNetwork], line: int) -> None:
+        for network in networks:
+            known = self._lines.setdefault((network.version, network.prefixlen), {})
+            known.setdefault(int(network.network_address), line)
 
-
-def _within(inner: Iterable[AnyNetwork], outer: Iterable[AnyNetwork]) -> bool:
-    wide = [(each.version, int(each.network_address), int(each.netmask)) for each in outer]
-    return all(
-        any(
-            version == each.version and mask <= int(each.netmask) and int(each.network_address) & mask == net
-            for version, net, mask in wide
-        )
-        for each in inner
-    )
+    def line(self, network: AnyNetwork) -> int | None:
+        """Return the line of a rule that decides for all of this network; L{None}: there is none."""
+        first = int(network.network_address)
+        for (version, length), known in self._lines.items():
+            if version == network.version and length <= network.prefixlen:
+                host = network.max_prefixlen - length
+                if (line := known.get(first >> host << host)) is not None:
+                    return line
+        return None
 
 
 def _pathsAsNames(config: Config) -> Iterator[str]:

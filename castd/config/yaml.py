@@ -7,10 +7,11 @@ scalar is read.  A plain C{null}, a plain C{~} and an empty value are L{None}; i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import yaml
 
@@ -20,8 +21,8 @@ from castd.errors import ConfigError
 MAX_OCTETS = 1 << 20
 #: The most levels of nesting.
 MAX_DEPTH = 32
-#: The most values, each alias counted as often as it is used.
-MAX_VALUES = 50_000
+#: The most values that aliases repeat.
+MAX_REPEATED = 50_000
 
 #: The value that a node of the file becomes.
 Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
@@ -117,7 +118,7 @@ def parse(content: bytes, file: str) -> Tree:
         raise ConfigError(f"{file}: larger than {MAX_OCTETS >> 20} MiB, which no service file is")
     tree = Tree(file)
     try:
-        node = _Loader(content.decode("utf-8-sig")).get_single_node()
+        node = _compose(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{file}:{line}: not UTF-8") from None
@@ -131,18 +132,106 @@ def parse(content: bytes, file: str) -> Tree:
     return tree
 
 
-class _Loader(yaml.BaseLoader):
-    """Composes nodes whose scalars stay text, and bounds their nesting before it can exhaust the stack."""
+def _compose(text: str) -> yaml.Node | None:
+    """
+    Parse a document into nodes whose scalars stay text.
 
-    depth = 0
+    libyaml does it ten times faster than PyYAML's own parser.  What it refuses is parsed again by the other one, so
+    that the message is the same on every machine.
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", self.get_mark())
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+    @raise yaml.YAMLError: the text is no YAML.
+    """
+    if yaml.__with_libyaml__:
+        with suppress(yaml.YAMLError):
+            return _Composer().document(yaml.parse(text, Loader=yaml.CBaseLoader))
+    return _Composer().document(yaml.parse(text, Loader=yaml.BaseLoader))
+
+
+class _Composer:
+    """
+    Makes nodes of the events of a parser, without recursion, and bounds their nesting.
+
+    @ivar open: the lists and mappings around the next node, the outermost first; a mapping with the key that waits for
+        its value.
+    @ivar anchors: the nodes that aliases may stand for.
+    """
+
+    def __init__(self) -> None:
+        self.open: list[tuple[yaml.CollectionNode, list[yaml.Node]]] = []
+        self.anchors: dict[str, yaml.Node] = {}
+        self.root: yaml.Node | None = None
+
+    def document(self, events: Iterable[yaml.Event]) -> yaml.Node | None:
+        """
+        Return the root of the only document; L{None}: the text is empty.
+
+        @raise yaml.YAMLError: the text is no YAML, or has several documents.
+        """
+        begun: yaml.Mark | None = None
+        for event in events:
+            if isinstance(event, yaml.NodeEvent):
+                self._node(event)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self.open.pop()
+            elif isinstance(event, yaml.DocumentStartEvent):
+                if begun is not None:
+                    expected = "expected a single document in the stream"
+                    raise yaml.composer.ComposerError(expected, begun, "but found another document", _markOf(event))
+                begun = _markOf(event)
+        return self.root
+
+    def _node(self, event: yaml.NodeEvent) -> None:
+        mark, anchor = _markOf(event), event.anchor
+        if isinstance(event, yaml.AliasEvent):
+            if anchor not in self.anchors:
+                raise yaml.composer.ComposerError(None, None, f"found undefined alias {anchor!r}", mark)
+            self._add(self.anchors[anchor])
+            return
+        if anchor in self.anchors:
+            first = self.anchors[anchor].start_mark
+            told = f"found duplicate anchor {anchor!r}; first occurrence"
+            raise yaml.composer.ComposerError(told, first, "second occurrence", mark)
+        node = _nodeOf(event)
+        if anchor is not None:
+            self.anchors[anchor] = node
+        self._add(node)
+        if isinstance(node, yaml.CollectionNode):
+            self.open.append((node, []))
+            if len(self.open) >= MAX_DEPTH:
+                raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", mark)
+
+    def _add(self, node: yaml.Node) -> None:
+        if not self.open:
+            self.root = node
+            return
+        around, key = self.open[-1]
+        if isinstance(around, yaml.SequenceNode):
+            around.value.append(node)
+        elif key:
+            around.value.append((key.pop(), node))
+        else:
+            key.append(node)
+
+
+def _nodeOf(event: yaml.NodeEvent) -> yaml.Node:
+    """Return the node of an event, without what is in it; no type is guessed from the text of a scalar."""
+    mark = _markOf(event)
+    if isinstance(event, yaml.ScalarEvent):
+        # libyaml says '' of a plain scalar, PyYAML None.
+        return yaml.ScalarNode(_tagOf(event.tag, "str"), event.value, mark, mark, style=event.style or None)
+    if isinstance(event, yaml.SequenceStartEvent):
+        return yaml.SequenceNode(_tagOf(event.tag, "seq"), [], mark, mark)
+    assert isinstance(event, yaml.MappingStartEvent)
+    return yaml.MappingNode(_tagOf(event.tag, "map"), [], mark, mark)
+
+
+def _tagOf(tag: str | None, kind: str) -> str:
+    return f"tag:yaml.org,2002:{kind}" if tag in (None, "", "!") else tag
+
+
+def _markOf(event: yaml.Event) -> yaml.Mark:
+    """Return where an event begins; libyaml's marks have a class of their own, with the same attributes."""
+    return cast(yaml.Mark, event.start_mark)
 
 
 def _syntaxFault(error: yaml.MarkedYAMLError) -> Fault:
@@ -168,17 +257,20 @@ class _NodeReader:
     """
     Makes values of nodes.
 
-    @ivar seen: values made so far.  An alias counts as often as it is used, so an alias that contains itself, or very
-        many values, ends at a limit.
+    @ivar seen: the nodes that a value was made of.
+    @ivar repeated: values made of a node once more, since an alias stands for it: an alias that contains itself, or
+        very many others, ends at a limit.
     """
 
     tree: Tree
-    seen: int = 0
+    seen: set[int] = field(default_factory=set)
+    repeated: int = 0
 
     def value(self, node: yaml.Node, route: Route) -> Value:
-        self.seen += 1
+        self.repeated += id(node) in self.seen
+        self.seen.add(id(node))
         self.tree.lines.setdefault(route, node.start_mark.line + 1)
-        if self.seen > MAX_VALUES or len(route) > MAX_DEPTH:
+        if self.repeated > MAX_REPEATED or len(route) > MAX_DEPTH:
             where = f"{self.tree.file}:{node.start_mark.line + 1}: {showRoute(route[:4])}"
             raise ConfigError(f"{where}: aliases make this larger than any service file is")
         if node.tag not in _TAGS:
