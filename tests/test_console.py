@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from castd.cli import console, display
-from castd.cli.control import ServerStatus, table
 from castd.cli.display import Display, Result
+from castd.cli.status import ServerStatus, table
 from castd.observe.status import AddressStatus
 
 HOSTILE = ("[red]big[/nope].img", "[/]", "a :smile: b", "fd77:1::1", ":1:", "\x1b[2Jgone", "two\nlines", "\u202eright")

@@ -1,5 +1,5 @@
 """
-Sends C{castd status}, C{castd reload} and C{castd upgrade} to a running server over its control socket.
+Asks a running server over its control socket; the commands C{castd reload} and C{castd upgrade}.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import click
-from rich.table import Table
 
-from castd.cli.console import addRow, makeConsole, makeTable
-from castd.files.names import printable
-from castd.observe.status import AddressStatus
 from castd.service.service import ReloadAnswer
 from castd.upgrade.handover import UpgradeAnswer
 
@@ -27,17 +23,6 @@ DEFAULT_PATH = "/run/castd/control"
 TIMEOUT = 60.0
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
-
-
-class ServerStatus(TypedDict):
-    """The part of the answer to C{status} that the table shows; C{--json} shows all of the answer."""
-
-    version: str
-    state: str
-    unready: str | None
-    seconds: float
-    file: str
-    addresses: list[AddressStatus]
 
 
 def _defaultPath() -> str:
@@ -82,50 +67,6 @@ def control(command: _Command) -> _Command:
         default=_defaultPath,
         help=f"The server's control socket; {DEFAULT_PATH} if not given.",
     )(command)
-
-
-@click.command()
-@control
-@click.option("--json", "plain", is_flag=True, help="As JSON.")
-def status(path: str, plain: bool) -> None:
-    """Show what a running server is doing.  Exit status 1: it does not answer requests."""
-    found: ServerStatus = ask(path, "status")
-    if plain:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        why = f", {found['unready']}" if found["unready"] and found["unready"] != found["state"] else ""
-        head = f"castd {found['version']}, {found['state']}{why}, {_span(found['seconds'])}, {found['file']}"
-        click.echo(printable(head))
-        makeConsole().print(table(found))
-    raise SystemExit(found["unready"] is not None)
-
-
-def table(found: ServerStatus) -> Table:
-    """Return a table with a line for each receiver, and one for each cast or address without receivers."""
-    columns = ("address", "transport", "kind", "name", "receiver", "blocks", "since")
-    made = makeTable(*columns, right=("blocks", "since"))
-    for address in found["addresses"]:
-        shown = address["address"] + (" (closing)" if address["retiring"] else "")
-        if not address["casts"]:
-            addRow(made, shown, ", ".join(address["transports"]))
-        for cast in address["casts"]:
-            kind = f"{cast['kind']} {cast['group']}" if cast["group"] else cast["kind"]
-            row = (shown, cast["transport"], kind, cast["name"])
-            for each in cast["receivers"]:
-                blocks = f"{each['sent']}/{each['needed']}" if each["needed"] is not None else str(each["sent"])
-                addRow(made, *row, each["peer"], blocks, _span(each["seconds"]))
-            if not cast["receivers"]:
-                addRow(made, *row)
-    return made
-
-
-def _span(seconds: float | None) -> str:
-    """Return a duration as C{4:05} or C{3:04:05}."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @click.command()

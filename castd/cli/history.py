@@ -57,7 +57,7 @@ def history(
     query = Query(client, name, None if since is None else time.time() - since, failed, most)
     found = _readFile(file, query) if file is not None else _find(path, query)
     for each in found:
-        click.echo(json.dumps(each) if plain else _line(each))
+        click.echo(json.dumps(each) if plain else line(each))
     if not found:
         click.echo("nothing", err=True)
 
@@ -82,7 +82,7 @@ def _readFile(file: str, query: Query) -> list[Found]:
         raise click.ClickException(f"{file}: {error}") from None
 
 
-def _line(found: Found) -> str:
+def line(found: Found) -> str:
     """Return a line with the local time, the message of the log, and how often it came."""
     when = datetime.fromisoformat(found["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     times = f" ({found['times']} times)" if found["times"] > 1 else ""

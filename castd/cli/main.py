@@ -18,10 +18,11 @@ from twisted.logger import globalLogBeginner
 from castd import __version__
 from castd.cli.check import findMissing, machineWarnings, permitted, summary
 from castd.cli.console import addRow, makeConsole, makeTable
-from castd.cli.control import reload, status, upgrade
+from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
+from castd.cli.status import status
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config import yaml
 from castd.config.config import examine

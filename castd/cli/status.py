@@ -1,0 +1,170 @@
+"""
+Shows what a running server is doing: C{castd status}, once or again and again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
+from typing import TypedDict
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from castd.cli.console import addRow, makeConsole, makeTable
+from castd.cli.control import ask, control
+from castd.cli.history import line
+from castd.files.names import printable
+from castd.observe.format import showOctets
+from castd.observe.history import Found
+from castd.observe.status import AddressStatus, TransferStatus
+
+#: How many of the latest events a watched status shows.
+LATEST = 10
+
+
+class ServerStatus(TypedDict):
+    """The part of the answer to C{status} that the table shows; C{--json} shows all of the answer."""
+
+    version: str
+    state: str
+    unready: str | None
+    seconds: float
+    file: str
+    addresses: list[AddressStatus]
+
+
+@click.command()
+@control
+@click.option(
+    "--watch",
+    "every",
+    is_flag=False,
+    flag_value=1.0,
+    type=click.FloatRange(0.1, 3600),
+    metavar="[SECONDS]",
+    help="Again and again, with rates and with what happened last, until Ctrl-C.",
+)
+@click.option("--json", "plain", is_flag=True, help="As JSON; with --watch an object each time.")
+def status(path: str, every: float | None, plain: bool) -> None:
+    """Show what a running server is doing.  Exit status 1: it does not answer requests."""
+    found: ServerStatus = ask(path, "status")
+    if every is not None:
+        with suppress(KeyboardInterrupt):
+            _watch(path, every, plain)
+    elif plain:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(head(found))
+        makeConsole().print(table(found))
+    raise SystemExit(found["unready"] is not None)
+
+
+def head(found: ServerStatus) -> str:
+    """Return the line above the table: the version, the state, since when, and the service file."""
+    why = f", {found['unready']}" if found["unready"] and found["unready"] != found["state"] else ""
+    return printable(f"castd {found['version']}, {found['state']}{why}, {_span(found['seconds'])}, {found['file']}")
+
+
+def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) -> Table:
+    """
+    Return a table with a line for each receiver, and one for each cast or address without receivers.
+
+    @param rates: the rate of each transfer, as L{Rates} finds it; L{None}: they are not shown.
+    """
+    columns = (
+        "address",
+        "transport",
+        "kind",
+        "name",
+        "receiver",
+        "blocks",
+        "since",
+        *(() if rates is None else ("rate",)),
+    )
+    made = makeTable(*columns, right=("blocks", "since", "rate"))
+    for address in found["addresses"]:
+        shown = address["address"] + (" (closing)" if address["retiring"] else "")
+        if not address["casts"]:
+            addRow(made, shown, ", ".join(address["transports"]))
+        for cast in address["casts"]:
+            kind = f"{cast['kind']} {cast['group']}" if cast["group"] else cast["kind"]
+            row = (shown, cast["transport"], kind, cast["name"])
+            rate = (rates or {}).get(_keyOf(address, cast))
+            last = () if rates is None else ("" if rate is None else f"{showOctets(rate)}/s",)
+            for each in cast["receivers"]:
+                blocks = f"{each['sent']}/{each['needed']}" if each["needed"] is not None else str(each["sent"])
+                addRow(made, *row, each["peer"], blocks, _span(each["seconds"]), *last)
+            if not cast["receivers"]:
+                addRow(made, *row)
+    return made
+
+
+def _span(seconds: float | None) -> str:
+    """Return a duration as C{4:05} or C{3:04:05}."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Rates:
+    """Finds the rate of each transfer, from one look at the server to the next."""
+
+    def __init__(self) -> None:
+        self._before: dict[Hashable, int] = {}
+        self._at: float | None = None
+
+    def measure(self, found: ServerStatus, now: float) -> dict[Hashable, float]:
+        """
+        Return the rate of each transfer since the look before, octets a second; nothing at the first look.
+
+        @param now: the instant of this look.
+        """
+        addresses = found["addresses"]
+        octets = {_keyOf(each, cast): cast["octets"] or 0 for each in addresses for cast in each["casts"]}
+        before, self._before = self._before, octets
+        span, self._at = now - (now if self._at is None else self._at), now
+        # One that was not there before has sent all of its octets since then.
+        return {key: max(0, sent - before.get(key, 0)) / span for key, sent in octets.items()} if span > 0 else {}
+
+
+def _keyOf(address: AddressStatus, cast: TransferStatus) -> Hashable:
+    """Return what tells a transfer from all others: a group, or the one receiver."""
+    peer = cast["receivers"][0]["peer"] if cast["receivers"] and cast["group"] is None else None
+    return address["address"], cast["transport"], cast["group"], peer
+
+
+def _watch(path: str, every: float, plain: bool) -> None:
+    """Show the status until the user ends it; a server that does not answer now may answer again, after a restart."""
+    if plain:
+        while True:
+            click.echo(json.dumps(ask(path, "status")))
+            time.sleep(every)
+    console = makeConsole()
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        for view in _views(path):
+            if console.is_terminal:
+                live.update(view, refresh=True)
+            else:
+                console.print(view)
+            time.sleep(every)
+
+
+def _views(path: str) -> Iterator[Group]:
+    rates = Rates()
+    while True:
+        try:
+            found: ServerStatus = ask(path, "status")
+            latest: list[Found] = ask(path, "history", limit=LATEST)["entries"]
+        except click.ClickException as error:
+            yield Group(Text(error.message))
+            continue
+        shown = table(found, rates.measure(found, time.monotonic()))
+        yield Group(Text(head(found)), shown, Text(), *(Text(line(each)) for each in reversed(latest)))
