@@ -77,17 +77,8 @@ def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) ->
 
     @param rates: the rate of each transfer, as L{Rates} finds it; L{None}: they are not shown.
     """
-    columns = (
-        "address",
-        "transport",
-        "kind",
-        "name",
-        "receiver",
-        "blocks",
-        "since",
-        *(() if rates is None else ("rate",)),
-    )
-    made = makeTable(*columns, right=("blocks", "since", "rate"))
+    columns = ("address", "transport", "kind", "name", "receiver", "blocks", "since")
+    made = makeTable(*columns, *(() if rates is None else ("rate",)), right=("blocks", "since", "rate"))
     for address in found["addresses"]:
         shown = address["address"] + (" (closing)" if address["retiring"] else "")
         if not address["casts"]:
