@@ -1,6 +1,7 @@
 """What two processes say to each other, over a real pair of sockets."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Network
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from castd.request import Local
+from castd.upgrade import predecessor
 from castd.upgrade.channel import MOST_WAITING, Channel, Packet, receivePacket, sendPacket, socketPair
 from castd.upgrade.messages import asAddress, asLocal, asPeer, localFields
 from castd.upgrade.predecessor import ENVIRON, Inheritance, receiveInheritance
@@ -165,14 +167,38 @@ def test_inheritance() -> None:
         made.close()
 
 
-def test_noInheritance() -> None:
-    """Most processes have none; one whose predecessor died as it began says so."""
+def test_noInheritance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most processes have none; one whose predecessor closes its end, and lives, says so."""
+    monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
     assert receiveInheritance({"PATH": "/bin"}) is None
     ours, theirs = socketPair()
     ours.close()
     with pytest.raises(EOFError):
         Inheritance(theirs)
     theirs.close()
+
+
+@pytest.mark.loopback
+def test_orphaned() -> None:
+    """If the predecessor is killed in the middle, this process has what was passed on, and no predecessor."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind(("127.0.0.1", 0))
+    # The pair is made by the process that is killed, as in an upgrade.
+    ours, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        mine, theirs = socketPair()
+        sendPacket(mine, Packet({"say": "sockets", "at": [(*bound.getsockname(), True)]}, b"", (bound.fileno(),)))
+        socket.send_fds(outside, [b"x"], [theirs.fileno()])
+        os.kill(os.getpid(), signal.SIGKILL)
+    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    given = Inheritance(socket.socket(fileno=descriptors[0]))
+    assert (given.orphaned, given.pid, list(given.inherited)) == (True, pid, [bound.getsockname()])
+    os.waitpid(pid, 0)
+    assert predecessor.hasEnded(pid)
+    assert not predecessor.hasEnded(os.getpid())
+    for each in (given.end, bound, ours, outside, *given.inherited.values()):
+        each.close()
 
 
 def test_disorder() -> None:

@@ -17,7 +17,7 @@ from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import predecessor
-from castd.upgrade.predecessor import Predecessor
+from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
 from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Client
 from tests.test_reload import BODY
@@ -114,6 +114,7 @@ class Case:
         self.line = Line(network)
         self.left: list[str] = []
         self.killed = 0
+        self.killedOld = False
         self.new: Server | None = None
         self.old.handover.makeSuccessor = lambda: Successor(
             self.old, self.host.boundSockets, self.spawn, lambda: self.left.append("old"), self.line
@@ -128,7 +129,10 @@ class Case:
     def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":
         self.exited, self.pid = exited, 4321
         self.new = self.made(self.text if self.after is None else self.after, self.host.successor())
-        self.new.handover.predecessor = Predecessor(self.new, Given(), lambda: self.left.append("new"), self.line)  # type: ignore[arg-type]
+        given: Any = Given()
+        self.new.handover.predecessor = Predecessor(
+            self.new, given, lambda: self.left.append("new"), self.line, lambda pid: self.killedOld
+        )
         self.new.handover.predecessor.setServiceParent(self.new)
         return self
 
@@ -471,13 +475,32 @@ def test_stopsMeanwhile(case: Callable[..., Case], network: Network) -> None:
 
 
 def test_disowned(case: Callable[..., Case], network: Network) -> None:
-    """A new process whose predecessor dies before the word leaves: it was never in charge."""
+    """A new process whose predecessor breaks off, and lives, leaves: two processes must not read one port."""
     one = case(START + TFTP)
     one.old.handover.upgrade()
     one.start()
     one.line.ends[0].close()
+    network.advance(DEATH_TIMEOUT - 0.5)
+    assert one.left == []
     network.advance(1)
     assert one.left == ["new"]
+
+
+def test_orphaned(case: Callable[..., Case], network: Network) -> None:
+    """A new process whose predecessor is killed before the word takes over all the same, once it is sure of that."""
+    one = case(START + TFTP)
+    one.old.handover.upgrade()
+    one.start()
+    assert one.new is not None
+    for port in one.old.site.ports.openPorts():
+        one.old.site.ports.unbind(port)
+    one.line.ends[0].close()
+    network.advance(0.3)
+    assert one.new.unready() is not None or one.new.handover.predecessor is not None
+    one.killedOld = True
+    network.advance(0.3)
+    assert (one.left, one.new.unready(), one.new.site.predecessor) == ([], None, None)
+    assert Client(network).finish() == BODY
 
 
 def test_cannot(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
     server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, reactor.stop, toSuccessor)
-    if inheritance is not None:
+    if inheritance is not None and not inheritance.orphaned:
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
         server.handover.predecessor = Predecessor(server, inheritance, reactor.stop, toPredecessor)
         server.handover.predecessor.setServiceParent(server)
@@ -85,12 +85,12 @@ def inherit() -> Inheritance | None:
     Receive what a predecessor passes on to this process.
 
     @return: L{None}: this process has no predecessor.
-    @raise Unavailable: the predecessor has died.
+    @raise Unavailable: the predecessor passes nothing on.
     """
     try:
         return receiveInheritance(os.environ)
     except (OSError, EOFError) as error:
-        raise Unavailable(f"the process before this one is no more: {error}") from None
+        raise Unavailable(f"the process before this one passes nothing on: {error}") from None
 
 
 def _compose(
@@ -103,8 +103,8 @@ def _compose(
     random = BufferedSystemRandom()
     notifier = ServiceNotifier(os.environ.get("NOTIFY_SOCKET"))
     # Until this process has taken over, only the predecessor notifies the service manager.
-    notifier.muted = inheritance is not None
-    ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), inheritance is not None)
+    notifier.muted = follows = inheritance is not None and not inheritance.orphaned
+    ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), follows)
     collected = collect()
     with nullcontext() if user is None else user.asEffectiveUser():
         config = read(file, collected)

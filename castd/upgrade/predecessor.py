@@ -5,7 +5,9 @@ Takes over from the predecessor, in the new process; L{castd.upgrade} has the th
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
@@ -42,6 +44,11 @@ _log = Logger(namespace="castd")
 ENVIRON = "CASTD_ELDER"
 #: The most seconds that this process waits for the sockets.
 SOCKETS_TIMEOUT = 10.0
+#: The most seconds from the end of the channel to that of the predecessor: a process that is killed closes its
+#: descriptors a moment before it is gone.
+DEATH_TIMEOUT = 5.0
+#: Seconds between two looks for its end.
+DEATH_CHECK = 0.1
 #: The most peers remembered whose request came back from the predecessor.
 MOST_RETURNED = 4096
 #: The most peers at a port that are taken for the predecessor's before it has said C{here}.
@@ -60,6 +67,7 @@ class Inheritance:
     @ivar inherited: sockets that the predecessor has bound itself.
     @ivar adminAddresses: the addresses of the predecessor's admin ports, by name.
     @ivar pid: the process id of the predecessor.
+    @ivar orphaned: the predecessor died before it had passed on everything: this process serves with what has come.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -67,12 +75,23 @@ class Inheritance:
         Receive what the predecessor passes on.
 
         @param end: this process's end of the channel.
-        @raise OSError, EOFError: the predecessor has died, or sends nothing.
+        @raise OSError, EOFError: the predecessor sends nothing, or has closed its end and lives.
         """
         self.end = end
         self.adopted: SocketsByAddress = {}
         self.inherited: SocketsByAddress = {}
+        self.adminAddresses: dict[str, str] = {}
+        self.pid = _creatorOf(end)
+        self.orphaned = False
         end.settimeout(SOCKETS_TIMEOUT)
+        try:
+            self._receive(end)
+        except (EOFError, ConnectionError):
+            if not hasEnded(self.pid, DEATH_TIMEOUT):
+                raise
+            self.orphaned = True
+
+    def _receive(self, end: socket.socket) -> None:
         packet: Packet[FromPredecessor] = receivePacket(end)
         while packet.message["say"] == "sockets":
             for (host, port, own), descriptor in zip(packet.message["at"], packet.descriptors, strict=True):
@@ -98,13 +117,37 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
 
     @param environ: the environment; the variable of the channel is removed from it.
     @return: L{None}: this process has no predecessor.
-    @raise OSError, EOFError: the predecessor has died.
+    @raise OSError, EOFError: as L{Inheritance}.
     """
     descriptor = environ.pop(ENVIRON, None)
     if descriptor is None:
         return None
     os.set_inheritable(int(descriptor), False)
     return Inheritance(socket.socket(fileno=int(descriptor)))
+
+
+def _creatorOf(end: socket.socket) -> int:
+    """Return the process id of the process that has made a pair of sockets."""
+    pid, _, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(pid)
+
+
+def hasEnded(pid: int, seconds: float = 0.0) -> bool:
+    """
+    Return whether a process has ended, though perhaps its parent has not asked for its status yet.
+
+    @param seconds: how long to wait for its end.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)
 
 
 @implementer(IPredecessor)
@@ -124,10 +167,12 @@ class Predecessor(Service):
         inheritance: Inheritance,
         leave: Callable[[], object],
         makeChannel: MakeChannel[FromPredecessor, FromSuccessor],
+        hasEnded: Callable[[int], bool] = hasEnded,
     ) -> None:
         """
         @param server: the server of this process, not started.
-        @param leave: ends this process, when the predecessor goes on, or has died before this process has taken over.
+        @param leave: ends this process, when the predecessor has closed the channel and goes on.
+        @param hasEnded: -> whether the process with this id has ended.
         """
         self.pid = inheritance.pid
         self.adminAddresses = inheritance.adminAddresses
@@ -138,6 +183,7 @@ class Predecessor(Service):
         self._inheritance = inheritance
         self._leave = leave
         self._makeChannel = makeChannel
+        self._hasEnded = hasEnded
         self._channel: ChannelToPredecessor | None = None
         self._guests: dict[BindAddress, set[Peer]] = {}
         self._used: dict[Group, tuple[str, float]] = {}
@@ -207,12 +253,25 @@ class Predecessor(Service):
             self._channel.close()
 
     def _channelLost(self) -> None:
-        """Serve alone, since the predecessor has ended; exit if this process has not taken over."""
+        """Serve alone, since the predecessor has ended; first take over, if it was killed before this process had."""
         self._close()
-        if not self.takenOver:
-            _log.error("the process before this one goes on, or has died: nothing is taken over", event="disowned")
+        if self.takenOver:
+            self._serveAlone()
+        else:
+            self._checkDeath(self._site.reactor.seconds() + DEATH_TIMEOUT)
+
+    def _checkDeath(self, until: float) -> None:
+        """Take over from a predecessor that has died without a word; leave if it lives: two must not read one port."""
+        if self._hasEnded(self.pid):
+            self._takeOver()
+            self._serveAlone()
+        elif self._site.reactor.seconds() < until:
+            self._site.reactor.callLater(DEATH_CHECK, self._checkDeath, until)
+        else:
+            _log.error("the process before this one goes on: nothing is taken over", event="disowned")
             self._leave()
-            return
+
+    def _serveAlone(self) -> None:
         now = self._site.reactor.seconds()
         for group in self.groups:
             self._groupFreed(group, now)

@@ -434,6 +434,31 @@ def test_takenBack(castd: Running) -> None:
     assert castd.status()["pid"] not in (before, new)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5])
+def test_killed(castd: Running, delay: float) -> None:
+    """If the old process is killed at any moment of an upgrade, the new one serves, in full."""
+    old = castd.first.pid
+    os.kill(old, signal.SIGUSR2)
+    children = Path(f"/proc/{old}/task/{old}/children")
+    eventually(lambda: children.read_text().split(), "the new process", PATIENCE)
+    (new,) = map(int, children.read_text().split())
+    castd.pids.append(new)
+    # The moments are spread over the start of the new process, however long that takes here.
+    time.sleep(delay)
+    os.kill(old, signal.SIGKILL)
+    castd.first.wait(PATIENCE)
+
+    def serves() -> bool:
+        answer = castd.castd("status", "--json")
+        return bool(answer.stdout) and json.loads(answer.stdout)["state"] == "serving"
+
+    eventually(lambda: serves() or not alive(new), "the new process to serve", PATIENCE)
+    assert alive(new), castd.log.read_text()
+    assert castd.status()["pid"] == new
+    assert [Slow(port).finish() == LARGE for port in (*castd.plain, castd.single)] == [True] * 3
+    castd.alone()
+
+
 def test_stopped(castd: Running) -> None:
     """SIGTERM to the new process ends the old one as well, when its transfers are over."""
     slow = Slow(castd.single).take(10)
