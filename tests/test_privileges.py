@@ -5,6 +5,8 @@ Who castd is when root has been given up.
 import grp
 import os
 import pwd
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,3 +107,24 @@ def test_notRoot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "setgroups", refuse)
     with pytest.raises(Unavailable, match="user 1000: only root can become another user"):
         UnprivilegedUser(1000, 100).dropPrivileges()
+
+
+@pytest.mark.root
+def test_program() -> None:
+    """A user who may not read the program is told what is closed to him, before anything is bound."""
+    nobody = UnprivilegedUser(65534, 65534, (65534,))
+    # The folder of pytest is closed to everybody else.
+    with tempfile.TemporaryDirectory() as name:
+        folder, library = Path(name), Path(name, "lib")
+        folder.chmod(0o755)
+        library.mkdir()
+        module = library / "module.py"
+        module.write_text("")
+        nobody.requireReadable([str(module)])
+        library.chmod(0o700)
+        with pytest.raises(Unavailable, match=rf"^user 65534 may not read {module}, since {library} is closed to it: "):
+            nobody.requireReadable([str(module)])
+        library.chmod(0o755)
+        module.chmod(0o600)
+        with pytest.raises(Unavailable, match=rf"^user 65534 may not read {module}: install"):
+            nobody.requireReadable([str(module)])

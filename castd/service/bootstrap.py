@@ -8,12 +8,14 @@ import gc
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import twisted
 from twisted.application.service import Service
 from twisted.internet.interfaces import (
     IReactorCore,
@@ -24,6 +26,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
+import castd
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
 from castd.net.activation import passedSockets, takeVariables
@@ -42,6 +45,9 @@ from castd.upgrade.successor import Successor
 
 _log = Logger(namespace="castd")
 
+#: Files that castd consists of: the interpreter, its library, Twisted, and castd itself.
+PROGRAM = (sys.executable, os.__file__, twisted.__file__, castd.__file__)
+
 
 def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | None = None) -> Server:
     """
@@ -58,6 +64,8 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     collectGarbageSeldom()
     inheritance = inherit()
     try:
+        if user is not None:
+            user.requireReadable(PROGRAM)
         server, ports = _compose(file, reactor, inheritance, user)
     except ConfigError as error:
         if inheritance is not None:

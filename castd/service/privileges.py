@@ -7,11 +7,16 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from castd.errors import Unavailable
+
+
+def _mayEnter(folder: Path) -> bool:
+    return os.access(folder, os.X_OK, effective_ids=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,22 @@ class UnprivilegedUser:
             os.seteuid(0)
             os.setegid(gid)
             os.setgroups(groups)
+
+    def requireReadable(self, files: Iterable[str]) -> None:
+        """
+        Find out whether this user may read the files that the program consists of: modules that are imported late, and
+        the interpreter, which an upgrade starts again.
+
+        @raise Unavailable: one of them cannot be read; the innermost directory that is closed is named.
+        """
+        with self.asEffectiveUser():
+            for file in map(Path, files):
+                if os.access(file, os.R_OK, effective_ids=True):
+                    continue
+                closed = next((each for each in reversed(file.parents) if not _mayEnter(each)), file)
+                place = "" if closed == file else f", since {closed} is closed to it"
+                cure = "install castd where it may read"
+                raise Unavailable(f"user {self.uid} may not read {file}{place}: {cure}")
 
     def dropPrivileges(self) -> None:
         """
