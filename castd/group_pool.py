@@ -5,9 +5,12 @@ whose datagrams may still arrive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from heapq import heappop, heappush
+from ipaddress import IPv4Network
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 if TYPE_CHECKING:
     from random import Random
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 #: A group's address and port.
 Group: TypeAlias = tuple[str, int]
 
+#: A group of a pool that is in use elsewhere is looked at again after so long.  Seconds.
+LOOK_AGAIN = 1.0
 #: How long an address of a pool is not allocated again after its group has ended: late datagrams must not reach the
 #: next group.  Seconds.
 REUSE_DELAY = 30.0
@@ -37,6 +42,61 @@ class _Reservation:
     until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class GroupRange(Sequence[Group]):
+    """
+    The groups with the addresses of a network, at one port, from the lowest address on.
+
+    @ivar network: multicast addresses.
+    """
+
+    network: IPv4Network
+    port: int
+
+    def __len__(self) -> int:
+        return self.network.num_addresses
+
+    @overload
+    def __getitem__(self, at: int) -> Group: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Group]: ...
+    def __getitem__(self, at: int | slice) -> Group | list[Group]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(len(self))[at]]
+        return str(self.network[at]), self.port
+
+
+class _Vacancies:
+    """
+    Finds the lowest group of a pool that is free, without asking for each that is not.
+
+    @ivar never: the lowest place in the pool that was never asked for; all above it were not, either.
+    @ivar free: places below it that are free, or were when they were put here: a heap.
+    @ivar later: the instants at which other places are to be looked at again: a heap.
+    """
+
+    __slots__ = ("free", "later", "never")
+
+    def __init__(self) -> None:
+        self.never = 0
+        self.free: list[int] = []
+        self.later: list[tuple[float, int]] = []
+
+    def places(self, size: int, now: float) -> Iterator[int]:
+        """Yield places that may be free, the lowest first; each is taken out, and has to be put back if it is not."""
+        while self.later and self.later[0][0] <= now:
+            heappush(self.free, heappop(self.later)[1])
+        while self.free:
+            yield heappop(self.free)
+        while self.never < size:
+            self.never += 1
+            yield self.never - 1
+
+    def lookAgain(self, place: int, when: float) -> None:
+        """Look at this place again, from this instant on."""
+        heappush(self.later, (when, place))
+
+
 class GroupPool:
     """
     Keeps account of the groups of one server, for all its ports and transports.
@@ -49,6 +109,8 @@ class GroupPool:
     def __init__(self) -> None:
         self._allocated: set[Group] = set()
         self._quarantinedUntil: dict[Group, float] = {}
+        self._vacancies: dict[Sequence[Group], _Vacancies] = {}
+        self._poolOf: dict[Group, tuple[_Vacancies, int]] = {}
         self._reserved: dict[Group, _Reservation] = {}
 
     def isFree(self, group: Group, use: str | None, now: float) -> bool:
@@ -98,24 +160,41 @@ class GroupPool:
         """
         self._reserved[group] = _Reservation(use, seconds, until=now + seconds)
 
-    def allocate(self, groups: Iterable[Group], now: float) -> Group | None:
+    def allocate(self, groups: Sequence[Group], now: float) -> Group | None:
         """
-        Allocate the first of these groups that is free.
+        Allocate the first of these groups that is free.  The cost does not grow with the groups that are taken.
 
+        @param groups: the groups of one pool, hashable, and equal at each call for that pool: a L{GroupRange}, a tuple.
         @return: the group, or L{None} if none is free.
         """
-        for group in groups:
-            if self.isFree(group, None, now) and self._quarantinedUntil.get(group, now) <= now:
+        vacancies = self._vacancies.setdefault(groups, _Vacancies())
+        taken: list[tuple[int, float]] = []
+        found = None
+        for place in vacancies.places(len(groups), now):
+            group = groups[place]
+            restsUntil = self._quarantinedUntil.get(group, now)
+            if restsUntil <= now and self.isFree(group, None, now):
                 self._quarantinedUntil.pop(group, None)
                 self._allocated.add(group)
-                return group
-        return None
+                self._poolOf[group] = vacancies, place
+                found = group
+                break
+            taken.append((place, restsUntil if restsUntil > now else now + LOOK_AGAIN))
+        for place, until in taken:
+            vacancies.lookAgain(place, until)
+        return found
 
     def release(self, group: Group, now: float) -> None:
         """Release an allocated group, and quarantine it for L{REUSE_DELAY}."""
         self._allocated.discard(group)
-        self._quarantinedUntil = {other: until for other, until in self._quarantinedUntil.items() if until > now}
+        # In the order in which their rest ends, but for those that another process has released.
+        for other, until in list(islice(self._quarantinedUntil.items(), 2)):
+            if until <= now:
+                del self._quarantinedUntil[other]
+        self._quarantinedUntil.pop(group, None)
         self._quarantinedUntil[group] = now + REUSE_DELAY
+        if (pool := self._poolOf.pop(group, None)) is not None:
+            pool[0].lookAgain(pool[1], now + REUSE_DELAY)
 
     def quarantined(self, now: float) -> list[tuple[Group, float]]:
         """Return the released groups in quarantine, each with the seconds left, for L{adopt} in another process."""

@@ -4,7 +4,12 @@ Whose group is whose.
 
 from __future__ import annotations
 
-from castd.group_pool import REUSE_DELAY, GroupPool
+from ipaddress import IPv4Network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castd.group_pool import LOOK_AGAIN, REUSE_DELAY, Group, GroupPool, GroupRange
 
 PLACE, OTHER = ("239.255.1.1", 3001), ("239.255.1.2", 3001)
 
@@ -56,3 +61,78 @@ def test_ofAnotherProcess() -> None:
     assert [here.isFree(PLACE, use, 1029.9) for use in "ab"] == [True, False]
     assert here.isFree(PLACE, "b", 1030.0)
     assert here.reservations(1030.0) == [(OTHER, "b", 5.0)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["allocate", "release", "reserve", "unreserve"]), st.integers(0, 20)), max_size=60
+    )
+)
+def test_lowest(steps: list[tuple[str, int]]) -> None:
+    """Whatever was taken and given back, in whatever order, the lowest group that is free is allocated."""
+    addresses = GroupRange(IPv4Network("239.255.1.0/30"), 3001)
+    pool, now = GroupPool(), 0.0
+    allocated: list[Group] = []
+    resting: dict[Group, float] = {}
+    reserved: list[Group] = []
+    everReserved = False
+    for action, amount in steps:
+        now += amount
+        if action == "allocate":
+            free = [each for each in addresses if each not in (*allocated, *reserved) and resting.get(each, 0) <= now]
+            found = pool.allocate(addresses, now)
+            if found is not None:
+                assert found in free
+                allocated.append(found)
+            if not everReserved:
+                assert found == (free[0] if free else None)
+        elif action == "release" and allocated:
+            group = allocated.pop(amount % len(allocated))
+            pool.release(group, now)
+            resting[group] = now + REUSE_DELAY
+        elif action == "reserve" and pool.isFree(group := addresses[amount % 4], "a", now):
+            pool.reserve(group, "a", 0.0)
+            reserved.append(group)
+            everReserved = True
+        elif action == "unreserve" and reserved:
+            pool.unreserve(reserved.pop(), now)
+
+
+def test_afterFixed() -> None:
+    """A group of the pool that a fixed one had is found again within a second of its end."""
+    addresses, pool = GroupRange(IPv4Network("239.255.1.0/31"), 3001), GroupPool()
+    pool.reserve(addresses[0], "a", 0.0)
+    assert pool.allocate(addresses, 0.0) == addresses[1]
+    assert pool.allocate(addresses, 0.5) is None
+    pool.unreserve(addresses[0], 0.6)
+    assert pool.allocate(addresses, 0.5 + LOOK_AGAIN) == addresses[0]
+
+
+def test_range() -> None:
+    """The groups of a network have its addresses in order, at one port."""
+    addresses = GroupRange(IPv4Network("239.255.1.0/30"), 3001)
+    assert list(addresses) == [(f"239.255.1.{place}", 3001) for place in range(4)]
+    assert addresses[1:3] == [addresses[1], addresses[2]]
+
+
+class Counted(GroupPool):
+    """A pool that counts how often it has looked at a group."""
+
+    looks = 0
+
+    def isFree(self, group: Group, use: str | None, now: float) -> bool:
+        self.looks += 1
+        return super().isFree(group, use, now)
+
+
+def test_flat() -> None:
+    """Where thousands of groups are taken, one more costs the same as the first."""
+    addresses, pool = GroupRange(IPv4Network("239.192.0.0/16"), 3001), Counted()
+    for number in range(5000):
+        pool.allocate(addresses, number / 100)
+    assert pool.looks == 5000
+    for place in range(5000):
+        pool.release(addresses[place], 60.0)
+    assert pool.allocate(addresses, 61.0) == addresses[5000]
+    assert pool.allocate(addresses, 60.0 + REUSE_DELAY) == addresses[0]
+    assert pool.looks == 5002

@@ -5,7 +5,7 @@ Serve multicast TFTP (RFC 2090): one client, the master, acknowledges, and all c
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network
 from typing import ClassVar
 
 from pydantic import Field
@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
-from castd.group_pool import GroupPool, OpenContext
+from castd.group_pool import GroupPool, GroupRange, OpenContext
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
 from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
@@ -104,10 +104,7 @@ class Dialect:
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         terms = self._agree(request, content)
-        first = int(ip_address(self.options.groups.network_address))
-        groups = (
-            (str(ip_address(first + at)), self.options.dataPort) for at in range(self.options.groups.num_addresses)
-        )
+        groups = GroupRange(self.options.groups, self.options.dataPort)
         group = context.groupPool.allocate(groups, context.now)
         if group is None:
             raise Declined("pool-empty")

@@ -55,7 +55,10 @@ class Code:
     def __init__(self, folder: Path) -> None:
         self.link, self._trees = folder / "code", {name: folder / name for name in ("old", "new")}
         with tarfile.open(BEFORE) as packed:
-            packed.extractall(self._trees["old"], filter="data")
+            if hasattr(tarfile, "data_filter"):
+                # Debian 12's Python 3.11.2 has none; the archive is our own.
+                packed.extraction_filter = tarfile.data_filter
+            packed.extractall(self._trees["old"])
         for part in ("castd", "twisted"):
             shutil.copytree(TREE / part, self._trees["new"] / part, ignore=shutil.ignore_patterns("__pycache__"))
         for name, tree in self._trees.items():
