@@ -158,7 +158,7 @@ class Wire:
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
         self.policy = policy
-        self.cast = partial(MtftpCast, remember=remember)
+        self.cast = partial(MtftpCast, remember=remember, clientPort=group[1])
         self._firstBlock = self.header(0) + bytes(content.read(0, BLKSIZE))
 
     def requestedBlocks(self, request: Request) -> Ranges:
