@@ -64,7 +64,7 @@ def play(content: bytes, count: int, seed: int, loss: float, bursts: bool = Fals
     network = Network(seed, loss, latency=0.0002, capture=False)
     if bursts:
         network.losing(Bursts(network, seed))
-    with MtftpStage({"linux": content}, network=network, jitter=True, gather=0.1, gatherLimit=0.15) as stage:
+    with MtftpStage({"linux": content}, network=network, jitter=True, gather=0.1, gatherLimit=0.15):
         clients = [Atftp(network.host(f"10.0.0.{10 + number}"), "linux") for number in range(count)]
         for client in clients:
             client.begin()

@@ -34,8 +34,8 @@ REPLACE_AFTER = 0.5
 #: many, and lie so far apart that no burst of loss takes them all.
 COPIES_ALONE = 7
 #: The repetitions, counted from 1, that block 1 goes before, to the master alone: atftp acknowledges it, and then the
-#: block in flight once more.  They are few, as the address of the master may be forged.
-REMINDERS = range(2, 5)
+#: block in flight once more.  They are no more than 2 s have, as the address of the master may be forged.
+REMINDERS = range(2, 15)
 #: A block is not sent twice within this time, even if a client asks for it again; nor is a remembered client promoted
 #: faster.  Seconds.
 MIN_REPEAT_INTERVAL = 0.08
@@ -46,8 +46,10 @@ CROSSING = 0.1
 #: An iPXE that receives nothing repeats its request once and leaves half a second later; one that stays longer receives
 #: something.  Seconds.
 DEAF_STAYS = 1.0
-#: How long other transports do not serve a client that has left a pass after it could receive the last block.  Seconds.
-BARRED = 10.0
+#: How long other transports do not serve a client that has left a pass after it could receive the last block: so long
+#: from its request, and at least so long from when it was given up.  iPXE asks them 0.25 s after the last packet that
+#: it has heard.  Seconds.
+BARRED, LEAVING = 10.0, 2.0
 BARRED_BECAUSE = (
     "it left MTFTP after the last block had gone out, without having it all; "
     "iPXE would start an image with a hole, so its fallback is refused for a moment"
@@ -82,7 +84,7 @@ class MtftpMember(Member):
     @ivar askedAt: the instant of its last request.
     @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
     @ivar allSent: every block has been sent since it asked.
-    @ivar lastBlockSent: the last block has been sent since it asked.
+    @ivar lastBlockSent: the last block has been sent since it asked, and not only when it had acknowledged all others.
     @ivar answers: the estimator of the time in which it answers as master.
     """
 
@@ -277,8 +279,9 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def repetition(self) -> list[range]:
         """
-        Choose the block that was asked for; after L{COPIES_ALONE} copies of it one that the next block follows, but
-        never that one alone.
+        Choose the block that was asked for; after L{COPIES_ALONE} copies of it the next one, too, but never that one
+        alone: once for so many copies where atftp is reminded of the block, as it hardly ever needs it then, else each
+        time.
 
         A master that was never heard gets block 2 with its last two repetitions: if its first ACK was lost, it already
         has block 1.
@@ -286,26 +289,30 @@ class MtftpCast(GenericTurn[MtftpMember]):
         assert self.master is not None
         number, master = self.serving[0].start, self.master
         if master.heard:
-            longer = master.rto.repeats % (COPIES_ALONE + 1) == COPIES_ALONE
+            beyond = master.rto.repeats - COPIES_ALONE
+            longer = beyond >= 0 and (not self._mayRemind(number) or beyond % (COPIES_ALONE + 1) == 0)
         else:
             longer = master.rto.repeats >= UNHEARD_REPEATS - 1
         return [range(number, min(number + 2, self.count))] if longer else list(self.serving)
 
-    def _reminds(self, burst: SendBlocks) -> bool:
+    def _mayRemind(self, number: int) -> bool:
         """
-        Find out whether block 1 goes before these blocks, to the master alone: with the first block, to tell it that it
-        is the master; and with some repetitions.
+        Find out whether block 1 may go to the master alone before this block is repeated.
 
         atftp never acknowledges one block twice in a row, so it has to hear another one in between to repeat an ACK
         that was lost.  Of block 1 alone nobody else hears, it has it for sure, and its ACK says nothing here.  It is
-        not sent to one that has not acknowledged a block of the group, for it may hear none; nor after the last block,
+        not sent to one that has not acknowledged a block of the group, for it may hear none; nor before the last block,
         whose ACK is the end of every client.
         """
-        master, number = self.master, burst.numbers.start
-        if master is None or not number:
+        assert self.master is not None
+        return number > SECOND_BLOCK.start and not self._servesLastBlock and not self._countsCopies(self.master)
+
+    def _goesAlone(self, burst: SendBlocks) -> bool:
+        """Return whether block 1 goes to the master alone before this burst: to tell it so, or to remind it."""
+        number = burst.numbers.start
+        if not number or not burst.again or self.master is None:
             return not number
-        reminded = burst.again and master.rto.repeats in REMINDERS and number > SECOND_BLOCK.start
-        return reminded and not self._servesLastBlock and not self._countsCopies(master)
+        return self.master.rto.repeats in REMINDERS and self._mayRemind(number)
 
     # Actions.
 
@@ -318,7 +325,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
                 action = super().poll(now)
             if isinstance(action, SendBlocks):
                 self._sent(action, now)
-                if self._reminds(action):
+                if self._goesAlone(action):
                     self._actions.append(Announce(action.peer, True, action.again))
             if action is not None:
                 self._actions.append(action)
@@ -336,7 +343,9 @@ class MtftpCast(GenericTurn[MtftpMember]):
             self._passEndedAt = now
             for each in self.members:
                 each.allSent = each.allSent or each.sinceFirstBlock
-                self._lastBlockHeard(each, now)
+                if each.lastBlockSent or each is not self.master:
+                    # A master has acknowledged all others, so it lacks none.
+                    self._lastBlockHeard(each, now)
 
     # Clients that may lack blocks.
 
@@ -355,7 +364,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
             # While the group serves others the client goes on listening, and may leave later.  A host that reports the
             # port as closed does not run iPXE, which never does that.
             stays = self._remember if len(self.members) > 1 else 0.0
-            self._bar(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
+            rest = max(member.askedAt + BARRED - now, LEAVING)
+            self._bar(member, stays + rest if outcome == outcomes.SILENT else 0.0)
         if lost and member.allSent and not member.heard:
             return outcomes.UNCONFIRMED  # it has probably received everything
         if lost and member.heard and member is self.master and self.serving == (SECOND_BLOCK,):

@@ -282,7 +282,7 @@ class Listener(DatagramProtocol):
             return
         # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
-        if why is not None:
+        if why is not None and not self._sessions.serves(host):
             self.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
             self._beginUpload(index, request, datagram)

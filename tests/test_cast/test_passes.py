@@ -77,8 +77,8 @@ class Play:
         self.poll()
 
 
-def test_whoAskedTwiceAndAcknowledges() -> None:
-    """A client that repeats its request and then acknowledges hears the group: it is barred with the last block."""
+def test_whoAcknowledges() -> None:
+    """A client that has acknowledged all blocks but the last one lacks none, and is not barred, however it asked."""
     cast, client = MtftpCast(POLICY, 2), PEERS[0]
 
     def bars(now: float) -> list[float]:
@@ -90,7 +90,9 @@ def test_whoAskedTwiceAndAcknowledges() -> None:
     cast.join(client, 0.3, (range(1),))
     assert bars(0.3) == [0.0]
     cast.hear(client, RequestBlocks((range(1, 2),)), 0.32)
-    assert bars(0.32) == [40.0]
+    assert bars(0.32) == []
+    cast.hear(client, Leave(outcomes.SILENT), 0.4)
+    assert bars(0.4) == []
 
 
 def test_passesIsACast() -> None:
