@@ -331,6 +331,10 @@ class Listener(DatagramProtocol):
 
     def _beginUpload(self, index: int, request: Request, datagram: bytes) -> None:
         entry = self._entries[index]
+        if not entry.dialect.ownPort and self.site.requestPorts[request.peer[1]]:
+            # Another server, perhaps: by one more forged request it would send us a whole file.
+            self.counts["implausible"] += 1
+            return
         uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:
             self._serve(datagram, request.peer, request.local, index + 1)

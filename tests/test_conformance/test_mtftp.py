@@ -19,7 +19,7 @@ from castd.dialects import mtftp
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.dialects.mtftp_cast import MOST_REMEMBERED
 from castd.interfaces import IDialect, IWire
-from castd.options import Limits
+from castd.options import HostPort, Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
@@ -834,3 +834,22 @@ def test_badFiles(files: object) -> None:
     """No files, names that are none, and a name twice are refused."""
     with pytest.raises(ValidationError):
         mtftp.Options.model_validate({"files": files})
+
+
+def test_manyFiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group of a port is compared with no more than a few others, however many files there are."""
+    compared = [0]
+
+    class Group(HostPort):
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return tuple.__eq__(self, other)
+
+        def __hash__(self) -> int:
+            return tuple.__hash__(self)
+
+    endpoint = mtftp.groupEndpoint
+    monkeypatch.setattr(mtftp, "groupEndpoint", lambda place: Group(*endpoint(place)))
+    files = {f"file{number}": f"239.1.{number // 250}.{number % 250}:3001" for number in range(2000)}
+    assert len(mtftp.readFiles(files)) == 2000
+    assert compared[0] < 2000
