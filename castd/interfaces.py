@@ -504,14 +504,19 @@ class ISite(Interface):
         Let all transports refuse this file to this address for so many seconds; 0: let them serve it again.
 
         Only requests with options are refused: those of a client that has fallen back from a protocol without options
-        to TFTP.
+        to TFTP.  An address is refused for ten seconds at most, and then nothing for five minutes, for what makes a
+        transport bar it may be forged.
 
         @param host: numeric address of the client.
         @param why: the reason, for the log.
         """
 
     def barred(host: str, name: str) -> str | None:
-        """Return why this name is refused to this address; L{None}: it is not."""
+        """
+        Return why this name is refused to this address now; L{None}: it is not.
+
+        Call it for a request only: the ten seconds of L{bar} begin when it first returns a reason.
+        """
 
 
 class IPortProtocol(Interface):

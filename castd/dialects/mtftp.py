@@ -60,6 +60,7 @@ def readFiles(value: object) -> Files:
     if not isinstance(value, Mapping) or not value:
         raise ValueError("name each file with its group and port, such as vmlinuz: 239.255.1.1:3001")
     found: dict[str, HostPort] = {}
+    at: dict[HostPort, str] = {}
     for name, place in value.items():
         try:
             known = names.text(names.parts(str(name)))
@@ -68,7 +69,7 @@ def readFiles(value: object) -> Files:
         group = IPXE if place is None else groupEndpoint(place)
         if known in found:
             raise ValueError(f"{known} is named twice")
-        if (other := next((name for name, taken in found.items() if taken == group), None)) is not None:
+        if (other := at.setdefault(group, known)) != known:
             raise ValueError(f"{known} and {other} are both sent to {show(group)}: receivers could not tell them apart")
         found[known] = group
     return tuple(found.items())
@@ -158,7 +159,7 @@ class Wire:
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
         self.policy = policy
-        self.cast = partial(MtftpCast, remember=remember)
+        self.cast = partial(MtftpCast, remember=remember, clientPort=group[1])
         self._firstBlock = self.header(0) + bytes(content.read(0, BLKSIZE))
 
     def requestedBlocks(self, request: Request) -> Ranges:

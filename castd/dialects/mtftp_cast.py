@@ -19,7 +19,8 @@ from collections import deque
 from castd import outcomes
 from castd.cast.events import Action, Announce, Bar, Event, Ranges, RequestBlocks, SendBlocks
 from castd.cast.members import Member
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
+from castd.cast.policy import MIN_RTO, AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
+from castd.cast.rto import RtoEstimator
 from castd.cast.turn import NEVER, GenericTurn, TurnState
 from castd.request import Peer
 
@@ -28,8 +29,13 @@ from castd.request import Peer
 UNHEARD_REPEATS, PROMOTED_REPEATS, LAST_BLOCK_REPEATS = 5, 2, 5
 #: A master that was silent for so long loses its turn to the next client that asks.  Seconds.
 REPLACE_AFTER = 0.5
-#: After so long each repetition is followed by the next block, for atftp, which never repeats a lost ACK.  Seconds.
-NEXT_BLOCK_AFTER = 1.0
+#: So many copies of a block are sent alone before one that the next block follows, for atftp, which never acknowledges
+#: one block twice in a row.  A master that hears the next block and no copy of this one ends with a hole, so they are
+#: many, and lie so far apart that no burst of loss takes them all.
+COPIES_ALONE = 7
+#: The repetitions, counted from 1, that block 1 goes before, to the master alone: atftp acknowledges it, and then the
+#: block in flight once more.  They are no more than 2 s have, as the address of the master may be forged.
+REMINDERS = range(2, 15)
 #: A block is not sent twice within this time, even if a client asks for it again; nor is a remembered client promoted
 #: faster.  Seconds.
 MIN_REPEAT_INTERVAL = 0.08
@@ -40,8 +46,10 @@ CROSSING = 0.1
 #: An iPXE that receives nothing repeats its request once and leaves half a second later; one that stays longer receives
 #: something.  Seconds.
 DEAF_STAYS = 1.0
-#: How long other transports do not serve a client that has left a pass after it could receive the last block.  Seconds.
-BARRED = 10.0
+#: How long other transports do not serve a client that has left a pass after it could receive the last block: so long
+#: from its request, and at least so long from when it was given up.  iPXE asks them 0.25 s after the last packet that
+#: it has heard.  Seconds.
+BARRED, LEAVING = 10.0, 2.0
 BARRED_BECAUSE = (
     "it left MTFTP after the last block had gone out, without having it all; "
     "iPXE would start an image with a hole, so its fallback is refused for a moment"
@@ -57,6 +65,11 @@ POLICY = RetransmitPolicy(
     maxFailedTurns=1,
     minTurnProgress=MinProgress(0.01, 10.0),
 )
+#: The repetitions to a master that is known to answer within L{MIN_RTO}: the first two soon, as most often one datagram
+#: was lost; L{COPIES_ALONE} over 0.41 s, of which a burst of loss of 0.3 s leaves three; then as slow as for all.
+QUICK = FixedTimeouts((MIN_RTO, 0.04, 0.1, 0.15, 0.05, 0.05, 0.04, 0.2))
+#: How the time is measured in which a master answers.
+ANSWERS = AdaptiveTimeout(floor=MIN_RTO)
 
 #: The first block that goes to the group only.
 SECOND_BLOCK = range(1, 2)
@@ -71,16 +84,23 @@ class MtftpMember(Member):
     @ivar askedAt: the instant of its last request.
     @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
     @ivar allSent: every block has been sent since it asked.
-    @ivar lastBlockSent: the last block has been sent since it asked.
+    @ivar lastBlockSent: the last block has been sent since it asked, and not only when it had acknowledged all others.
+    @ivar answers: the estimator of the time in which it answers as master.
     """
 
-    __slots__ = ("allSent", "askedAt", "lastBlockSent", "sinceFirstBlock")
+    __slots__ = ("allSent", "answers", "askedAt", "lastBlockSent", "sinceFirstBlock")
 
     def __init__(self, peer: Peer, wants: Ranges, repeat: AdaptiveTimeout | FixedTimeouts, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
         self.hearsGroup = True
         self.sinceFirstBlock = self.allSent = self.lastBlockSent = False
+        self.answers = RtoEstimator(ANSWERS)
+
+    @property
+    def quick(self) -> bool:
+        """Whether it was measured to answer within L{MIN_RTO}."""
+        return self.answers.smoothedRtt is not None and self.answers.interval() <= MIN_RTO
 
     def mayLackBlocks(self, now: float) -> bool:
         """Return whether it may have received the last block while it lacks others."""
@@ -96,12 +116,14 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     count: int
 
-    def __init__(self, policy: RetransmitPolicy, count: int, remember: float = 30.0) -> None:
+    def __init__(self, policy: RetransmitPolicy, count: int, remember: float = 30.0, clientPort: int = 0) -> None:
         """
         @param remember: seconds until a remembered request expires, while no pass makes progress.
+        @param clientPort: the port of the group, which EFI's client asks from; 0: it is not known.
         """
         super().__init__(policy, count)
-        self._remember = remember
+        self._remember, self._clientPort = remember, clientPort
+        self._sentOnce = False  # what was sent last is no repetition
         self._actions: deque[Action] = deque()
         self._takesOver: MtftpMember | None = None  # becomes master before all remembered clients
         self._masterAliveAt = 0.0  # the master got the turn, or has sent anything
@@ -207,6 +229,9 @@ class MtftpCast(GenericTurn[MtftpMember]):
             super().hear(peer, event, now)
             return
         start = event.ranges[0].start
+        if self._sentOnce and self.state is TurnState.WAITING and start > self.serving[0].start > 0:
+            # The answer to the first block is not measured: it comes when the client is ready for the others.
+            master.answers.sample(now - self.sentAt)
         if start > 1:
             master.hearsGroup = True
         if start > self._reached:
@@ -230,9 +255,20 @@ class MtftpCast(GenericTurn[MtftpMember]):
             return PROMOTED_REPEATS if master.waited else UNHEARD_REPEATS
         return LAST_BLOCK_REPEATS if self._servesLastBlock else None
 
+    def _countsCopies(self, member: MtftpMember) -> bool:
+        """Return whether this may be EFI's client, which leaves at the third copy of a block."""
+        return member.peer[1] == self._clientPort
+
     def interval(self, member: MtftpMember) -> float:
-        """Choose the shortest interval for a remembered client, which may have left."""
-        return MIN_REPEAT_INTERVAL if member.waited and not member.heard else super().interval(member)
+        """
+        Choose the interval: the shortest one for a remembered client, which may have left; those of L{QUICK} for a
+        master that answers quickly, unless it counts copies, or has left after the last block.
+        """
+        if member.waited and not member.heard:
+            return MIN_REPEAT_INTERVAL
+        if member.quick and not self._servesLastBlock and not self._countsCopies(member):
+            return QUICK.steps[min(member.rto.repeats, len(QUICK.steps) - 1)]
+        return super().interval(member)
 
     def turnEndsAt(self, member: MtftpMember) -> float:
         """Choose the instant after the last allowed repetition, or that of the timeout where those are not limited."""
@@ -243,8 +279,9 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def repetition(self) -> list[range]:
         """
-        Choose the block that was asked for; after a while without an answer the next one, too, but never that one
-        alone.
+        Choose the block that was asked for; after L{COPIES_ALONE} copies of it the next one, too, but never that one
+        alone: once for so many copies where atftp is reminded of the block, as it hardly ever needs it then, else each
+        time.
 
         A master that was never heard gets block 2 with its last two repetitions: if its first ACK was lost, it already
         has block 1.
@@ -252,10 +289,30 @@ class MtftpCast(GenericTurn[MtftpMember]):
         assert self.master is not None
         number, master = self.serving[0].start, self.master
         if master.heard:
-            silent = self.repeatAt >= self.progressAt + NEXT_BLOCK_AFTER
+            beyond = master.rto.repeats - COPIES_ALONE
+            longer = beyond >= 0 and (not self._mayRemind(number) or beyond % (COPIES_ALONE + 1) == 0)
         else:
-            silent = master.rto.repeats >= UNHEARD_REPEATS - 1
-        return [range(number, min(number + 2, self.count))] if silent else list(self.serving)
+            longer = master.rto.repeats >= UNHEARD_REPEATS - 1
+        return [range(number, min(number + 2, self.count))] if longer else list(self.serving)
+
+    def _mayRemind(self, number: int) -> bool:
+        """
+        Find out whether block 1 may go to the master alone before this block is repeated.
+
+        atftp never acknowledges one block twice in a row, so it has to hear another one in between to repeat an ACK
+        that was lost.  Of block 1 alone nobody else hears, it has it for sure, and its ACK says nothing here.  It is
+        not sent to one that has not acknowledged a block of the group, for it may hear none; nor before the last block,
+        whose ACK is the end of every client.
+        """
+        assert self.master is not None
+        return number > SECOND_BLOCK.start and not self._servesLastBlock and not self._countsCopies(self.master)
+
+    def _goesAlone(self, burst: SendBlocks) -> bool:
+        """Return whether block 1 goes to the master alone before this burst: to tell it so, or to remind it."""
+        number = burst.numbers.start
+        if not number or not burst.again or self.master is None:
+            return not number
+        return self.master.rto.repeats in REMINDERS and self._mayRemind(number)
 
     # Actions.
 
@@ -268,7 +325,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
                 action = super().poll(now)
             if isinstance(action, SendBlocks):
                 self._sent(action, now)
-                if not action.numbers.start:
+                if self._goesAlone(action):
                     self._actions.append(Announce(action.peer, True, action.again))
             if action is not None:
                 self._actions.append(action)
@@ -276,6 +333,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def _sent(self, burst: SendBlocks, now: float) -> None:
         """Note which blocks of the pass have been sent."""
+        self._sentOnce = not burst.again
         if burst.numbers.start == 0 and not burst.again:
             for each in self.members:
                 each.sinceFirstBlock = True
@@ -285,7 +343,9 @@ class MtftpCast(GenericTurn[MtftpMember]):
             self._passEndedAt = now
             for each in self.members:
                 each.allSent = each.allSent or each.sinceFirstBlock
-                self._lastBlockHeard(each, now)
+                if each.lastBlockSent or each is not self.master:
+                    # A master has acknowledged all others, so it lacks none.
+                    self._lastBlockHeard(each, now)
 
     # Clients that may lack blocks.
 
@@ -304,7 +364,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
             # While the group serves others the client goes on listening, and may leave later.  A host that reports the
             # port as closed does not run iPXE, which never does that.
             stays = self._remember if len(self.members) > 1 else 0.0
-            self._bar(member, stays + BARRED if outcome == outcomes.SILENT else 0.0)
+            rest = max(member.askedAt + BARRED - now, LEAVING)
+            self._bar(member, stays + rest if outcome == outcomes.SILENT else 0.0)
         if lost and member.allSent and not member.heard:
             return outcomes.UNCONFIRMED  # it has probably received everything
         if lost and member.heard and member is self.master and self.serving == (SECOND_BLOCK,):

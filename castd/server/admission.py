@@ -5,6 +5,7 @@ Limit what unknown clients can make the server do and remember.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 
 from castd.options import Limits
 from castd.pacing import TokenBucket
@@ -39,6 +40,70 @@ class AddressLimit:
 def _bucket(rate: float) -> TokenBucket:
     """Return a bucket that holds a second's worth, and at least one."""
     return TokenBucket(rate, max(1.0, rate))
+
+
+class Bars:
+    """
+    Keeps which files one transport has the others refuse to an address: L{castd.cast.events.Bar}.
+
+    What makes a transport do that may be forged.  So an address is refused for L{REFUSED} seconds at most, counted from
+    the first request that is, and then nothing for L{RESPITE} seconds, whatever is barred meanwhile.
+    """
+
+    #: Seconds.
+    REFUSED, RESPITE = 10.0, 300.0
+
+    def __init__(self, most: int) -> None:
+        """
+        @param most: (address, name) pairs, and addresses that were refused one, remembered at once; beyond, the oldest
+            is forgotten.
+        """
+        self._most = most
+        self._until: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self._refusedAt: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return max(len(self._until), len(self._refusedAt))
+
+    def bar(self, host: str, name: str, until: float, why: str) -> None:
+        """Bar a file from an address until this instant, in place of an earlier one."""
+        self._until.pop((host, name), None)
+        self._until[host, name] = (until, why)
+        if len(self._until) > self._most:
+            self._until.popitem(last=False)
+
+    def lift(self, host: str, name: str) -> None:
+        """Let the address have the file again."""
+        self._until.pop((host, name), None)
+
+    def all(self, now: float) -> Iterator[tuple[str, str, float, str]]:
+        """Return all that is refused if it is asked for: address, name, the instant at which that ends, why."""
+        for (host, name), (until, why) in self._until.items():
+            refusedAt = self._refusedAt.get(host)
+            end = until
+            if refusedAt is not None and now < refusedAt + self.RESPITE:
+                end = min(until, refusedAt + self.REFUSED)
+            if now < end:
+                yield host, name, end, why
+
+    def refuse(self, host: str, name: str, now: float) -> str | None:
+        """
+        Find out whether a request is to be refused, and count the seconds from the first one that is.
+
+        @return: why; L{None}: it is not.
+        """
+        until, why = self._until.get((host, name), (0.0, ""))
+        if now >= until:
+            self._until.pop((host, name), None)
+            return None
+        refusedAt = self._refusedAt.get(host)
+        if refusedAt is not None and now < refusedAt + self.RESPITE:
+            return why if now < refusedAt + self.REFUSED else None
+        self._refusedAt.pop(host, None)
+        self._refusedAt[host] = now
+        if len(self._refusedAt) > self._most:
+            self._refusedAt.popitem(last=False)
+        return why
 
 
 class Admission:

@@ -282,7 +282,7 @@ class Listener(DatagramProtocol):
             return
         # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
-        if why is not None:
+        if why is not None and not self._sessions.serves(host):
             self.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
             self._beginUpload(index, request, datagram)
@@ -331,6 +331,10 @@ class Listener(DatagramProtocol):
 
     def _beginUpload(self, index: int, request: Request, datagram: bytes) -> None:
         entry = self._entries[index]
+        if not entry.dialect.ownPort and self.site.requestPorts[request.peer[1]]:
+            # Another server, perhaps: by one more forged request it would send us a whole file.
+            self.counts["implausible"] += 1
+            return
         uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:
             self._serve(datagram, request.peer, request.local, index + 1)

@@ -91,6 +91,13 @@ class Sessions:
                 self.successor.peerLeft(peer)
         self._site.admission.leave(peer[0])
 
+    def serves(self, host: str) -> bool:
+        """Return whether a receiver at this address is being served that has answered."""
+        return any(
+            peer[0] == host and isinstance(session, CastProtocol) and session.heard(peer)
+            for peer, session in self.members.items()
+        )
+
     # Peers whose file is being looked up.
 
     def beginLookup(self, peer: Peer) -> None:

@@ -4,7 +4,7 @@ Hold what all transports of one server share: the L{Site}.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any
@@ -25,10 +25,11 @@ from castd.net.timers import Timers
 from castd.options import Limits
 from castd.pacing import Pacer
 from castd.request import Request
-from castd.server.admission import Admission
+from castd.server.admission import Admission, Bars
 from castd.server.blockcache import BlockCache
 
-#: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
+#: Barred (address, name) pairs, and addresses that were refused one, remembered at once; beyond, the oldest is
+#: forgotten.
 MOST_BARRED = 4096
 
 
@@ -62,7 +63,7 @@ class Site:
         self.drops: dict[str, SinkChain] = {}
         self.rules: Rules | None = None
         self._converter = NetasciiConverter()
-        self._barred: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self._barred = Bars(MOST_BARRED)
 
     def adjust(self, limits: Limits) -> None:
         """
@@ -125,24 +126,16 @@ class Site:
         """Let all transports refuse this file to this address for so many seconds; see L{ISite.bar}."""
         if self.barring is not None:
             self.barring(host, name, seconds, why)
-        self._barred.pop((host, name), None)
         if seconds <= 0:
-            return
-        self._barred[host, name] = (self.reactor.seconds() + seconds, why)
-        if len(self._barred) > MOST_BARRED:
-            self._barred.popitem(last=False)
+            self._barred.lift(host, name)
+        else:
+            self._barred.bar(host, name, self.reactor.seconds() + seconds, why)
 
     def bars(self) -> Iterator[tuple[str, str, float, str]]:
         """Return all that is barred now, each as the arguments of L{bar}."""
         now = self.reactor.seconds()
-        return ((*at, until - now, why) for at, (until, why) in self._barred.items() if until > now)
+        return ((host, name, until - now, why) for host, name, until, why in self._barred.all(now))
 
     def barred(self, host: str, name: str) -> str | None:
-        """Return why this name is refused to this address; L{None}: it is not."""
-        if not self._barred:
-            return None
-        until, why = self._barred.get((host, name), (0.0, ""))
-        if self.reactor.seconds() < until:
-            return why
-        self._barred.pop((host, name), None)
-        return None
+        """Return why this name is refused to this address now; see L{ISite.barred}."""
+        return self._barred.refuse(host, name, self.reactor.seconds()) if self._barred else None
