@@ -96,12 +96,12 @@ class UploadReceiver(ReceivingHalf):
         instant = super().deadline(now)
         return instant if instant is None else min([instant, *self._lastAckRepeats])
 
-    def _retransmission(self) -> list[bytes]:
+    def _retransmission(self, now: float) -> list[bytes]:
         # A client that has lost the OACK repeats its request, and gets the OACK again.  Repeated by our own timer after
         # a lost DATA 1, the OACK would corrupt curl's upload: curl answers a second OACK by sending its next octets as
         # block 1.  ACK 0 does no harm.
         if self.blocks or self._oackWithdrawn or not self.terms.answer:
-            return super()._retransmission()
+            return super()._retransmission(now)
         self._silentIntervals += 1
         if self._silentIntervals < OACK_INTERVALS or not (self._openingReceived or self._firstBlockShowsTerms()):
             return []
