@@ -544,3 +544,44 @@ def test_puttingToAServerThatAcknowledgesEveryBlock() -> None:
         sent += len(sender.acknowledged(number, 0.002 + number / 1e5, timer))
     assert sender.done
     assert sent <= 401 + 63
+
+
+# What a socket holds.
+
+
+def test_aWindowThatTheSocketHolds() -> None:
+    """A window that fits the receive buffer is granted as it was asked for, and nothing is logged."""
+    with TftpStage({}, uploads=True) as stage:
+        stage.network.host(SERVER[0]).buffer = 64 * 2048
+        _, packet, _ = stage.ask(wrq(blksize=1024, windowsize=64))
+        assert dict(packet.options) == {"blksize": "1024", "windowsize": "64"}
+        assert stage.told("window-reduced") == []
+
+
+@pytest.mark.parametrize(("buffer", "granted"), [(50_000, 46), (1000, 1)])
+def test_aWindowThatTheSocketDoesNotHold(buffer: int, granted: int) -> None:
+    """
+    Of a larger window what fits is granted (RFC 7440, section 3), a block at the least; the log has the cure, and a
+    repeated request gets the same answer.
+    """
+    with TftpStage({}, uploads=True) as stage:
+        stage.network.host(SERVER[0]).buffer = buffer
+        client, packet, tid = stage.ask(wrq(blksize=1024, windowsize=64))
+        answer = {"blksize": "1024", "windowsize": str(granted)}
+        assert dict(packet.options) == answer
+        assert dict(stage.ask(wrq(blksize=1024, windowsize=64), client)[1].options) == answer
+        (event,) = stage.told("window-reduced")
+        assert (event["granted"], event["asked"]) == (granted, 64)
+        assert "net.core.rmem_max=131072" in event["cure"]
+        for number in range(1, granted + 1):
+            client.send(b"\0\3" + number.to_bytes(2, "big") + bytes(1024), tid)
+        assert client.expect(0.01).datagram == buildAck(granted)
+
+
+def test_noCureWhereThereIsNone() -> None:
+    """A window beyond the largest buffer that castd asks for fits no socket, whatever the system allows."""
+    with TftpStage({}, uploads=True, options={"blksize": 65464, "windowsize": 4096}) as stage:
+        stage.network.host(SERVER[0]).buffer = 8 << 20
+        stage.ask(wrq(blksize=65464, windowsize=4096))
+        (event,) = stage.told("window-reduced")
+        assert event["cure"] == ""
