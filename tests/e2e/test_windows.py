@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 
 import pytest
 
@@ -16,10 +15,9 @@ from tests.support.lab.hall import Hall, Host, ip
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
 SIZE = 3_000_000
-#: A window that is lost in part costs the timer, 20 ms at the least, each time; without losses all takes a tenth.
-SECONDS = 8.0
-#: Windows that may be repeated since the machine that runs this stalls.
-FEW = 4
+#: Windows of datagrams that a full socket may drop: a machine that stalls repeats a window before it reads the first.
+#: A socket that does not hold a window drops most of each.
+FEW = 2
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +31,40 @@ def host(hall: Hall, serve: Serve) -> Host:
     return client
 
 
-def transferred(host: Host, *words: str) -> tuple[str, float]:
-    """Run a command of castd on the client.  -> what it printed, and how long it took."""
+def dropped(host: Host) -> int:
+    """Return how many datagrams full sockets on this machine have dropped since it was plugged in."""
+    names, values = (
+        line.split()[1:] for line in host.run(["cat", "/proc/net/snmp"]).text.splitlines() if line.startswith("Udp:")
+    )
+    return int(dict(zip(names, values, strict=True))["RcvbufErrors"])
+
+
+def transfer(host: Host, *words: str) -> None:
+    """Run a command of castd on this machine, which must end well within 30 s."""
     program = [sys.executable, "-m", "castd"] if command()[0] == sys.executable else command()
-    start = time.monotonic()
-    done = host.start([*program, *words], cwd=TREE).finish(60)
+    done = host.start([*program, *words], cwd=TREE).finish(30)
     assert done.code == 0, done.text
-    return done.text, time.monotonic() - start
 
 
 @pytest.mark.parametrize("windowsize", [64, 256])
 def test_upload(hall: Hall, host: Host, windowsize: int) -> None:
-    """3 MB in blocks of 8192 and windows of 64 or 256 arrive; a busy machine repeats a few windows at the most."""
+    """3 MB in blocks of 8192 and windows of 64 or 256 arrive, and castd's socket holds each window."""
     data = random.Random(windowsize).randbytes(SIZE)
     source = host.folder / f"sent-{windowsize}"
     source.write_bytes(data)
-    before = host.counters()
+    server = hall.hosts["server"]
+    before = dropped(server)
     options = ("--blksize", "8192", "--windowsize", str(windowsize))
-    _, seconds = transferred(host, "put", *options, str(source), f"tftp://{SERVER}/create/{source.name}")
+    transfer(host, "put", *options, str(source), f"tftp://{SERVER}/create/{source.name}")
     assert (hall.folder / "create" / source.name).read_bytes() == data
-    assert host.counters().since(before).sentOctets < 1.05 * SIZE + FEW * windowsize * 8192
-    assert seconds < SECONDS
+    assert dropped(server) - before <= FEW * windowsize
 
 
 def test_download(host: Host, shelf: Shelf) -> None:
-    """castd get asks for no larger window than its socket holds: a window of 256 blocks of 8192 arrives at once."""
+    """A window of 256 blocks of 8192 is one that the socket of castd get holds."""
     name = shelf.add("windows", random.Random(1).randbytes(SIZE))
     target = host.folder / "got"
-    before = host.counters()
-    _, seconds = transferred(
-        host, "get", "--blksize", "8192", "--windowsize", "256", "-o", str(target), f"tftp://{SERVER}/{name}"
-    )
+    before = dropped(host)
+    transfer(host, "get", "--blksize", "8192", "--windowsize", "256", "-o", str(target), f"tftp://{SERVER}/{name}")
     assert target.read_bytes() == shelf[name]
-    assert host.counters().since(before).heardOctets < 1.05 * SIZE + FEW * 256 * 8192
-    assert seconds < SECONDS
+    assert dropped(host) - before <= FEW * 256
