@@ -273,6 +273,18 @@ def test_aGapInsideTwice(stage: TftpStage) -> None:
     assert talk.ack(6) == [7, 8, 9, 10]
 
 
+def test_theAckThatACopyDraws(stage: TftpStage) -> None:
+    """
+    A client reports a gap that was none, as a block came twice: it acknowledges the end of the first flight when the
+    copy arrives, and only what was never sent follows.
+    """
+    talk = Talk(stage)
+    talk.ack(0)
+    assert talk.ack(2) == [3, 4, 5, 6]
+    assert talk.ack(4) == [7, 8]
+    assert talk.ack(8) == [9, 10, 11]
+
+
 def test_anOldAck(stage: TftpStage) -> None:
     """An ACK of an earlier window, or of a block inside it, brings nothing."""
     talk = Talk(stage)
