@@ -488,7 +488,8 @@ class GenericTurn(ABC, Generic[M]):
         self.master = member
         self.state = TurnState.ANNOUNCED
         self.serving, self._repeating = (), False
-        self._window = SendWindow()
+        if self._turns:
+            self._window = SendWindow()
         self.sentAt = now
         self.progressAt, self._turnBlocks = now, 0
         if self.policy.turnBudget is not None or self.policy.minTurnProgress is not None:
