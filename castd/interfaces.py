@@ -329,6 +329,15 @@ class ITransferHalf(Interface):
         """Return the instant at which C{poll} is to be called; L{None}: no timer is needed."""
 
 
+class IWindowHalf(ITransferHalf):
+    """Adds what the server needs to grant an upload no larger windows than its socket holds."""
+
+    terms: AgreedOptions = Attribute("The terms that were agreed on.")
+
+    def limitWindow(blocks: int) -> None:
+        """Grant windows of so many blocks.  Called before C{begin}."""
+
+
 class IClientTransferHalf(ITransferHalf):
     """Adds what the client reports of its side of a transfer."""
 
@@ -665,6 +674,16 @@ class IDatagramPort(Interface):
         @param most: octets of the largest buffer that the function will be called with.
         @return: the function.  It raises OSError if it has not sent the whole buffer; it may have sent a part of it.
         @raise OSError: the port has no peer.
+        """
+
+    def holdWindow(blocks: int, octets: int) -> int:
+        """
+        Make the receive buffer large enough for a window of an upload (RFC 7440), as far as the system allows.
+
+        @param blocks: how many datagrams may arrive at once.
+        @param octets: octets of the largest of them, with its headers.
+        @return: how many the buffer holds.
+        @raise OSError: the system does not tell.
         """
 
     def stopListening() -> Deferred[None] | None:

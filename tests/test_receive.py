@@ -489,7 +489,8 @@ class TestIntake:
         whole = pattern(size)
         terms = AgreedOptions(blksize=blksize, windowsize=windowsize) if seen else AgreedOptions()
         sender = BlockSender(terms, size, lambda start, length: whole[start : start + length])
-        kept, now, due = b"", 4.0, sender.window()
+        timer = RetransmitTimer(RetransmitPolicy())
+        kept, now, due = b"", 4.0, sender.window(4.0)
         while not sender.done:
             assert due
             answers = []
@@ -499,7 +500,7 @@ class TestIntake:
                 answers += more
                 if uploadReceiver.complete and not uploadReceiver.outcome and payload is not None:
                     answers += uploadReceiver.stored(now)
-            due = [again for answer in answers for again in sender.acknowledged(parse(answer).number)[1]]
+            due = [again for answer in answers for again in sender.acknowledged(parse(answer).number, now, timer)]
             now += 0.01
         assert kept == whole
 
@@ -667,14 +668,14 @@ class TestAnything:
         sender = BlockSender(
             AgreedOptions(blksize, windowsize), size, lambda start, length: content[start : start + length]
         )
-        assert 1 <= len(sender.window()) <= windowsize
+        assert 1 <= len(sender.window(0.0)) <= windowsize
         for ack in acks:
             before = sender.base
-            _, sent = sender.acknowledged(ack)
-            assert len(sent) <= windowsize
+            sent = sender.acknowledged(ack, 0.0, RetransmitTimer(RetransmitPolicy()))
             assert sender.base >= before
-            for offset, datagram in enumerate(sent):
-                block = sender.base + offset
+            for datagram in sent:
+                block = parse(datagram).number
+                assert sender.base <= block < sender.base + windowsize
                 assert datagram == buildData(block, content[(block - 1) * blksize : block * blksize])
 
     def test_largest_block(self) -> None:

@@ -4,12 +4,15 @@ Unicast ports through real sockets: who is heard, and what is left when a port i
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from castd.net import sockets
 from castd.net.ports import Ports
 from castd.request import Local
 from tests.support.fakes import Hearer, Reactor
@@ -110,3 +113,35 @@ def test_keptForOthers(ports: Ports, peers: tuple[socket.socket, socket.socket])
     opened[3].write(b"still here")
     opened[3].stopListening()
     assert ports.idle == 1
+
+
+def test_aBufferForAWindow(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """
+    A port tells how many datagrams of an upload its socket holds, and it does hold them; one with a larger buffer than
+    usual is not used again.
+    """
+    one, _ = peers
+    heard = Hearer()
+    port = ports.openPort(heard, HERE, one.getsockname())
+    octets = 8192
+    room = port.holdWindow(40, octets + sockets.HEADERS)
+    if os.geteuid() == 0 or int(Path("/proc/sys/net/core/rmem_max").read_text()) >= 40 * 16384:
+        assert room >= 40
+    for _ in range(min(room, 40)):
+        one.sendto(bytes(octets), ("127.0.0.1", port.getHost().port))
+    for _ in range(min(room, 40)):
+        ports.readArrived()
+    assert len(heard.heard) == min(room, 40)
+    port.stopListening()
+    assert ports.idle == 0
+
+
+def test_noBufferIsLargerThanAllowed(ports: Ports, peers: tuple[socket.socket, socket.socket]) -> None:
+    """However large the window, the buffer of one transfer is bounded; a usual one leaves the port as it is."""
+    port = ports.openPort(Hearer(), HERE, peers[0].getsockname())
+    assert port.holdWindow(4, 512) >= 4
+    port.stopListening()
+    assert ports.idle == 1
+    port = ports.openPort(Hearer(), HERE, peers[0].getsockname())
+    assert port.holdWindow(4096, 65464) <= sockets.MOST_WINDOW_BUFFER // sockets.windowBuffer(1, 65464)
+    port.stopListening()

@@ -8,6 +8,9 @@ from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
+#: A longer time is not taken for a round trip: the answer may have been lost, and repeated by the receiver's own timer,
+#: which is 0.25 s with iPXE and longer with all others.  Seconds.
+LONGEST_RTT = 0.2
 
 
 class RtoEstimator:
@@ -19,14 +22,16 @@ class RtoEstimator:
 
     @ivar repeats: repetitions since the last progress.
     @ivar smoothedRtt: the smoothed round-trip time (SRTT of RFC 6298); L{None} before the first measurement.
+    @ivar shortestRtt: the shortest time in which anything was answered; 0: none was answered within L{LONGEST_RTT}.
     """
 
-    __slots__ = ("_backoffs", "_deviation", "_repeat", "_timeout", "repeats", "smoothedRtt")
+    __slots__ = ("_backoffs", "_deviation", "_repeat", "_timeout", "repeats", "shortestRtt", "smoothedRtt")
 
     def __init__(self, repeat: AdaptiveTimeout | FixedTimeouts) -> None:
         self._repeat = repeat
         self.repeats = self._backoffs = 0
         self.smoothedRtt: float | None = None
+        self.shortestRtt = 0.0
         self._deviation = 0.0
         self._timeout = repeat.first if isinstance(repeat, AdaptiveTimeout) else 0.0
 
@@ -40,6 +45,7 @@ class RtoEstimator:
 
         @param seconds: from what was sent to its answer.
         """
+        self.answeredWithin(seconds)
         if self.smoothedRtt is None:
             self.smoothedRtt, self._deviation = seconds, seconds / 2
         elif seconds < self.smoothedRtt / 2:
@@ -53,6 +59,13 @@ class RtoEstimator:
             self._backoffs = 0
             limit = self.smoothedRtt + 4 * self._deviation
             self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+
+    def answeredWithin(self, seconds: float) -> None:
+        """
+        Note that something was answered within this time, which is no sample: the receiver may have been busy first.
+        """
+        if 0 < seconds < (self.shortestRtt or LONGEST_RTT):
+            self.shortestRtt = seconds
 
     @property
     def converged(self) -> bool:
@@ -74,7 +87,10 @@ class RtoEstimator:
         self.repeats = 0
 
     def reset(self) -> None:
-        """Count repetitions from 0 again, and use the interval as it was measured: something new is sent."""
+        """
+        Count repetitions from 0 again, and use the interval as it was measured: something new is sent, or the answer
+        to what was repeated has shown that some of it was lost, so that the repetition was due.
+        """
         self.repeats = self._backoffs = 0
 
     def interval(self) -> float:

@@ -17,8 +17,7 @@ compared with the request that is being served, by its first block:
 
  - a later block: this is progress; the new request is served instead;
  - the very same blocks: this is a duplicate, which never causes a block (Sorcerer's Apprentice, RFC 1123, section
-   4.2.3.1), with one exception: when all blocks of a window are sent the window is sent again, once, as its first block
-   may be lost;
+   4.2.3.1), with one exception: a window is sent again, once, if the duplicate says that its first block was lost;
  - an earlier block, or the same one with another end: the new request is ignored.  So within its turn a receiver cannot
    go back, nor ask for more or less of what it has just asked for.
 
@@ -39,12 +38,13 @@ What happens in each::
     ANNOUNCED  a listener            SENDING                    next turn (2)   announced again
     SENDING    a listener            a later one: is served     next turn       not looked at
                                      instead
-    WAITING    a listener            a later one: SENDING;      next turn       SENDING what repetition() says
+    WAITING    a listener            a later one: SENDING (3);  next turn       SENDING what repetition() says
                                      the same window: SENDING
-                                     again, once
+                                     again, once, if it is lost
 
  1. SENDING at once, if the request itself asks for blocks (C{wants}).  The master is announced in both cases.
  2. ANNOUNCED (or SENDING) with the next master; EMPTY if there is no other member.
+ 3. WAITING, if all blocks that it asks for are on their way.
 
 In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget is spent (L{TurnBudget}): the master is
 removed after C{maxFailedTurns}, and else has another turn after all members that are not suspect.  Announcements and
@@ -86,6 +86,7 @@ from castd.cast.limits import JoinDelay, TurnBudget
 from castd.cast.members import M, Member, Members
 from castd.cast.policy import RetransmitPolicy, ShortTurn
 from castd.cast.reachability import DEAF_TURN, Reachability
+from castd.cast.window import SendWindow
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -149,7 +150,8 @@ class GenericTurn(ABC, Generic[M]):
         self._checking = False  # the master got its turn early, only to show that it hears the group
         self._pending: list[range] = []  # blocks that are still to be sent
         self._repeating = False  # the pending blocks, or those that were sent last, are a repetition
-        self._windowRepeated = False  # the window was already sent again for a duplicate request
+        self._timed = True  # the answer to the pending blocks is to be measured
+        self._window = SendWindow()  # what was sent in this turn, and what the requests of the master say of it
         self._blocksSentAt = 0.0  # the instant of the last burst
         self._turnBlocks = 0  # blocks sent in this turn, with repetitions
 
@@ -336,44 +338,76 @@ class GenericTurn(ABC, Generic[M]):
             if reachability is not None:
                 reachability.foundHearing()
         if self.state is TurnState.ANNOUNCED:
+            if not member.rto.repeats:
+                member.rto.answeredWithin(now - self.sentAt)
             member.rto.reset()
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
-            if self.state is TurnState.WAITING and not self._repeating:
-                member.rto.sample(now - self.sentAt)
-            member.rto.answered()
-            member.failedTurns = 0
+            self._progress(member, ranges[0].start, now)
             if reachability is not None and (other := reachability.nextToCheck(self.members, now)) is not None:
                 self.members.announce(member, False)
                 self._checking = True
                 self.giveTurn(other, now)
+            elif self._servesWindow:
+                self._serveWindow(member, ranges, now)
             else:
                 self._serve(member, ranges, now)
         elif ranges == self.serving and self.state is TurnState.WAITING:
-            self._sameRequestAgain()
+            self._sameRequestAgain(member, now)
+
+    def _sameRequestAgain(self, master: M, now: float) -> None:
+        """Send a window again for a duplicate request, if that says that its first block was lost."""
+        if self._servesWindow and self._window.firstLost(self.serving[0].start, now, master.rto.shortestRtt):
+            self.sendAgain()
+            self._timed = True
+
+    def _progress(self, master: M, number: int, now: float) -> None:
+        """Note that the master asks for a later block than before."""
+        seconds = self._window.measured(number, now, master.rto.shortestRtt)
+        if seconds is not None:
+            master.rto.sample(seconds)
+        if self._repeating and self._servesWindow and number < self._window.sentStop:
+            master.rto.reset()  # a part of the window was lost: no longer round-trip time has caused the repetition
+        else:
+            master.rto.answered()
+        master.failedTurns = 0
+
+    @property
+    def _servesWindow(self) -> bool:
+        """Whether the master has asked for more than one block."""
+        return len(self.serving[0]) > 1 or len(self.serving) > 1
 
     def _serve(self, master: M, ranges: Ranges, now: float) -> None:
         """Begin to send the blocks that the master has asked for."""
         self.serving, self._pending = ranges, list(ranges)
         self.state = TurnState.SENDING
-        self._repeating = self._windowRepeated = False
+        self._repeating, self._timed = False, True
         self.progressAt = now
         if ranges != master.wanted:
             master.wanted, master.servedAt = ranges, NEVER
 
-    def _sameRequestAgain(self) -> None:
-        """Send a window again, once, for a duplicate request: the first block of the window may be lost."""
-        if not self._windowRepeated and sum(map(len, self.serving)) > 1:
-            self._windowRepeated = True
-            self.sendAgain()
+    def _serveWindow(self, master: M, ranges: Ranges, now: float) -> None:
+        """Begin to send those blocks of the next window that the master lacks, by what its request says."""
+        start = self._window.advanced(self.serving[0].start, ranges[0].start, now, master.rto.shortestRtt)
+        self._serve(master, ranges, now)
+        self._pending = [range(max(run.start, start), run.stop) for run in ranges if run.stop > start]
+        if not self._pending:
+            # Those that it lacks are on their way.
+            self.state, self.repeatAt = TurnState.WAITING, now + self.interval(master)
 
     def sendAgain(self) -> None:
         """Send again the blocks that the master has asked for last, as a repetition."""
-        self._pending, self._repeating, self.state = list(self.serving), True, TurnState.SENDING
+        self._repeatRuns(list(self.serving), timer=False)
+
+    def _repeatRuns(self, runs: list[range], timer: bool) -> None:
+        self._window.sentAgain(timer)
+        self._pending, self._repeating, self.state = runs, True, TurnState.SENDING
+        self._timed = False
 
     def burstDelayed(self, now: float) -> None:
         """Begin now to wait for the answer to a burst that has waited for the pacer or the socket."""
         if self.state is TurnState.WAITING and self.master is not None:
+            self._window.delayed(now)
             self.sentAt = self._blocksSentAt = self.master.servedAt = now
             self.repeatAt = now + self.interval(self.master)
             if not self._repeating:
@@ -453,7 +487,9 @@ class GenericTurn(ABC, Generic[M]):
         self.turnGiven(member, now)
         self.master = member
         self.state = TurnState.ANNOUNCED
-        self.serving, self._repeating, self._windowRepeated = (), False, False
+        self.serving, self._repeating = (), False
+        if self._turns:
+            self._window = SendWindow()
         self.sentAt = now
         self.progressAt, self._turnBlocks = now, 0
         if self.policy.turnBudget is not None or self.policy.minTurnProgress is not None:
@@ -535,6 +571,7 @@ class GenericTurn(ABC, Generic[M]):
         if not self._pending:
             self.state = TurnState.WAITING
         assert self.master is not None
+        self._window.sent(numbers, now, not self._timed)
         self.sentAt = self._blocksSentAt = now
         self.master.servedAt = min(self.master.servedAt, now)
         self.repeatAt = now + self.interval(self.master)
@@ -571,8 +608,7 @@ class GenericTurn(ABC, Generic[M]):
             self.members.announce(member, True)
             self.sentAt, self.repeatAt = now, now + self.interval(member)
             return
-        self._pending, self._repeating, self._windowRepeated = self.repetition(), True, True
-        self.state = TurnState.SENDING
+        self._repeatRuns(self.repetition(), timer=True)
 
     def _announceUnconfirmed(self, now: float) -> bool:
         """
@@ -658,7 +694,9 @@ class GenericTurn(ABC, Generic[M]):
         member = self._onlyMember()
         if self.state is not TurnState.WAITING or member is None or not member.heard or self._repeating:
             return None
-        return self.sentAt if stop == self.highestSent + 1 else None
+        if self._window.often:
+            return None  # its next ACK is not that of the last block
+        return self._window.timedAt if stop == self.highestSent + 1 else None
 
     @property
     def rttConverged(self) -> bool:
@@ -684,7 +722,7 @@ class GenericTurn(ABC, Generic[M]):
         """Note that the only member was served by the fast path up to these blocks, which were sent at C{now}."""
         assert self.master is not None
         self.serving = self.master.wanted = (numbers,)
-        self._windowRepeated = False
+        self._window.followed(numbers, now)
         self.sentAt = self.progressAt = now
         self.repeatAt = now + self.master.rto.interval()
         self.highestSent = numbers.stop - 1

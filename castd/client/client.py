@@ -5,6 +5,8 @@ Gets and puts files from a program: L{fetch} gets a file, L{send} puts one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from socket import AF_INET, SOCK_DGRAM, socket
 from typing import TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -19,6 +21,8 @@ from castd.client.report import Progress, Report, Sink, TransferError
 from castd.client.schemes import findScheme
 from castd.client.transfer import ClientTransfer, IClientReactor
 from castd.client.urls import Url, UrlError
+from castd.net.sockets import HEADERS, enlargeForWindow
+from castd.packets.options import DEFAULT_BLKSIZE
 from castd.receive.blocks import Read
 from castd.receive.options import RequestedOptions
 from castd.receive.tftp import CLIENT_POLICY
@@ -35,6 +39,19 @@ OptionsOrFunction: TypeAlias = RequestedOptions | Callable[[str], RequestedOptio
 def defaultOptions(address: str) -> RequestedOptions:
     """Return the options that a server at this address is asked for by default."""
     return RequestedOptions(blksize=BLKSIZE_IPV6 if isIPv6Address(address) else BLKSIZE, windowsize=WINDOWSIZE)
+
+
+def _fitting(requested: RequestedOptions) -> RequestedOptions:
+    """
+    Ask for no larger window than a socket of this machine holds, as more would be lost each time; see
+    L{castd.net.sockets.enlargeForWindow}.
+    """
+    windowsize, octets = requested.windowsize or 1, HEADERS + (requested.blksize or DEFAULT_BLKSIZE)
+    if windowsize == 1:
+        return requested
+    with socket(AF_INET, SOCK_DGRAM) as probe:
+        room = max(1, enlargeForWindow(probe, windowsize, octets))
+    return requested if room >= windowsize else replace(requested, windowsize=room)
 
 
 def fetch(
@@ -54,7 +71,7 @@ def fetch(
     """
 
     def begin(server: tuple[str, int], options: RequestedOptions) -> Deferred[Report]:
-        half = findScheme(url).download(url, options, policy)
+        half = findScheme(url).download(url, _fitting(options), policy)
         return ClientTransfer(reactor, half, server, sink, progress).start()
 
     return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))

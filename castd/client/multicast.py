@@ -13,10 +13,9 @@ from twisted.internet.interfaces import IMulticastTransport, IReactorMulticast
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.udp import Port
 
+from castd.net import sockets
 from castd.request import Peer
 
-#: Octets that the kernel is asked to buffer for a port while Python is busy.
-RECEIVE_BUFFER = 4 << 20
 #: The most octets in a datagram.
 LARGEST = 65535
 
@@ -24,8 +23,7 @@ LARGEST = 65535
 def enlargeBuffer(port: object) -> None:
     """Enlarge the receive buffer of a port as far as the kernel allows; do nothing for a port in memory."""
     if isinstance(port, Port):
-        with suppress(OSError):
-            port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sockets.enlargeBuffer(port.socket, sockets.MOST_WINDOW_BUFFER)
 
 
 def _addressTowards(port: object, server: str) -> str:

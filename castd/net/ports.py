@@ -142,6 +142,10 @@ class UnconnectedPort(Generic[P]):
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         sockets.setGroupOptions(self._socket, ttl, interface, loopback, broadcast)
 
+    def holdWindow(self, blocks: int, octets: int) -> int:
+        # The buffer is large already, and shared by all: it stays as it is.
+        return sockets.windowRoom(self._socket, octets)
+
     def getHost(self) -> IPv4Address | IPv6Address:
         return sockets.twistedAddress(self._socket)
 

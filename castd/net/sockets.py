@@ -39,6 +39,10 @@ _MOST_ERRORS: Final = 64
 #: Octets of the receive buffer of a request port.  Many machines may be switched on at once; with the default buffer
 #: some of 512 simultaneous requests are lost.
 REQUEST_BUFFER: Final = 4 << 20
+#: Octets of the headers before the payload of a block: IPv6, UDP, TFTP.
+HEADERS: Final = 40 + 8 + 4
+#: The largest receive buffer of one transfer, octets; the kernel allows twice as many, for its own structures.
+MOST_WINDOW_BUFFER: Final = 8 << 20
 
 
 def twistedAddress(sock: socket.socket) -> IPv4Address | IPv6Address:
@@ -113,8 +117,46 @@ def setRequestOptions(sock: socket.socket) -> None:
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    if not setOptional(sock, socket.SOL_SOCKET, _SO_RCVBUFFORCE, REQUEST_BUFFER):
-        setOptional(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, REQUEST_BUFFER)
+    enlargeBuffer(sock, REQUEST_BUFFER)
+
+
+def enlargeBuffer(sock: socket.socket, octets: int) -> None:
+    """Set the receive buffer of a socket, as far as the system allows; root may set any."""
+    if not setOptional(sock, socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets):
+        setOptional(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+
+
+def windowBuffer(blocks: int, octets: int) -> int:
+    """
+    Compute the receive buffer that holds a window, as a value of SO_RCVBUF.
+
+    The kernel charges a datagram with the memory that it lies in (C{truesize}): a power of two with most drivers, and
+    some octets for its own structures.  It doubles the value of the option for these, which is room for drivers that
+    take whole pages, and for fragments.
+
+    @param blocks: datagrams of the window.
+    @param octets: octets of the largest, with its headers.
+    """
+    return blocks << (octets + 512 - 1).bit_length()
+
+
+def windowRoom(sock: socket.socket, octets: int) -> int:
+    """Return how many datagrams of so many octets, with their headers, the receive buffer of a socket holds."""
+    return (sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2) // windowBuffer(1, octets)
+
+
+def enlargeForWindow(sock: socket.socket, blocks: int, octets: int) -> int:
+    """
+    Enlarge the receive buffer of a socket for a window, as far as the system allows and up to L{MOST_WINDOW_BUFFER}.
+
+    @param blocks, octets: as in L{windowBuffer}.
+    @return: how many blocks the buffer holds.
+    """
+    room = windowRoom(sock, octets)
+    if room >= blocks:
+        return room
+    enlargeBuffer(sock, min(windowBuffer(blocks, octets), MOST_WINDOW_BUFFER))
+    return windowRoom(sock, octets)
 
 
 def bindTwin(first: socket.socket) -> socket.socket:

@@ -43,9 +43,10 @@ class SocketPair:
     @ivar twin: the socket for all other senders.
     @ivar segments: the segmentation option of C{main}.
     @ivar port: the port that uses the sockets; L{None}: they are idle.
+    @ivar enlarged: the receive buffer of C{main} is larger than usual, so the pair is not for later transfers.
     """
 
-    __slots__ = ("_epoll", "main", "port", "segments", "twin")
+    __slots__ = ("_epoll", "enlarged", "main", "port", "segments", "twin")
 
     def __init__(self, epoll: EpollSet, main: socket.socket) -> None:
         """
@@ -53,6 +54,7 @@ class SocketPair:
         @raise OSError: the twin cannot be opened, or the sockets cannot be watched.
         """
         self.main = main
+        self.enlarged = False
         try:
             self.twin = sockets.bindTwin(main)
         except BaseException:
@@ -203,6 +205,12 @@ class UnicastPort:
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         """Do nothing: the port has a peer, and never sends to a group."""
 
+    def holdWindow(self, blocks: int, octets: int) -> int:
+        assert self._pair is not None
+        pair = self._pair
+        pair.enlarged = pair.enlarged or sockets.windowRoom(pair.main, octets) < blocks
+        return sockets.enlargeForWindow(pair.main, blocks, octets)
+
     def getHost(self) -> IPv4Address | IPv6Address:
         assert self._pair is not None
         return sockets.twistedAddress(self._pair.main)
@@ -213,7 +221,7 @@ class UnicastPort:
             return
         pair, self._pair = self._pair, None
         pair.detach()
-        if len(self._idle) < mostIdle():
+        if len(self._idle) < mostIdle() and not pair.enlarged:
             self._idle.append(pair)
         else:
             pair.close()

@@ -59,11 +59,15 @@ class TransferHalf(ABC):
         elif self._timer.exhausted(now):
             self.outcome = SILENT
         elif self._timer.due(now):
-            self._timer.repeated(now)
-            datagrams = self._retransmission()
+            self._backOff(now)
+            datagrams = self._retransmission(now)
             self.repeats += bool(datagrams)
             return datagrams
         return []
+
+    def _backOff(self, now: float) -> None:
+        """Note that the last datagrams are about to be sent again."""
+        self._timer.repeated(now)
 
     def deadline(self, now: float) -> float | None:
         """Return the instant at which L{poll} is due; L{None}: no timer runs."""
@@ -74,7 +78,7 @@ class TransferHalf(ABC):
         return None if self.complete else self._timer.deadline()
 
     @abstractmethod
-    def _retransmission(self) -> list[bytes]:
+    def _retransmission(self, now: float) -> list[bytes]:
         """Return the last datagrams once more; none if the peer is to send first."""
 
     def _parse(self, datagram: bytes) -> Data | Ack | Oack | None:
@@ -131,8 +135,21 @@ class ReceivingHalf(TransferHalf):
         # While the last block is being stored its repetitions get no answer: an ACK would say that it is stored.
         if not ackDue or self.complete or (payload is None and not self._mayAckAgain(now)):
             return payload, []
-        self._timer.sent(now, first=payload is not None)
+        self._timer.sent(now, first=self._acksNewBlock)
         return payload, [self._ack()]
+
+    @property
+    def _acksNewBlock(self) -> bool:
+        """Whether the ACK of the last block is none that was sent before, so that its answer can be measured (Karn)."""
+        return self._receiver.stored > self._receiver.acked
+
+    def _backOff(self, now: float) -> None:
+        # A timer that brings the first ACK of a block repeats nothing: the end of a window was lost, and the interval
+        # stays as it was measured.
+        if self._acksNewBlock:
+            self._timer.sent(now)
+        else:
+            super()._backOff(now)
 
     def _mayAckAgain(self, now: float) -> bool:
         """
@@ -156,5 +173,5 @@ class ReceivingHalf(TransferHalf):
     def _ack(self) -> bytes:
         return buildAck(self._receiver.acknowledge())
 
-    def _retransmission(self) -> list[bytes]:
+    def _retransmission(self, now: float) -> list[bytes]:
         return [self._ack()] if self.blocks else [self._opening]

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from castd.cast.window import SendWindow
 from castd.errors import ContentChanged, Unsupported, WireError
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, buildData, unwrap, wire
+from castd.receive.retransmit import RetransmitTimer
 
 #: Octets at an offset: C{read(offset, length)}, fewer than C{length} only at the end.
 Read: TypeAlias = Callable[[int, int], bytes]
@@ -26,15 +28,16 @@ class BlockReceiver:
     No block is kept, so that no datagram of a peer costs memory.
 
     @ivar stored: the number of the last block that was received in order.
+    @ivar acked: the number of the last block that was acknowledged.
     @ivar final: the block C{stored} was the last one of the file.
     @ivar rollover: the number after 65535.
     """
 
-    __slots__ = ("_acked", "_gapAcked", "_terms", "final", "rollover", "stored")
+    __slots__ = ("_gapAcked", "_terms", "acked", "final", "rollover", "stored")
 
     def __init__(self, terms: AgreedOptions) -> None:
         self._terms = terms
-        self._acked = 0
+        self.acked = 0
         self._gapAcked = False
         self.stored = 0
         self.final = False
@@ -60,7 +63,7 @@ class BlockReceiver:
         self.final = len(data.payload) < self._terms.blksize
         return (
             data.payload,
-            not self.final and number - self._acked >= self._terms.windowsize,
+            not self.final and number - self.acked >= self._terms.windowsize,
         )
 
     def _ackDueAgain(self, number: int) -> bool:
@@ -79,7 +82,7 @@ class BlockReceiver:
         """
         Return the 16 bits of the ACK for all blocks received.  The sender's next window begins behind it.
         """
-        self._acked = self.stored
+        self.acked = self.stored
         return wire(self.stored, self.rollover)
 
 
@@ -88,25 +91,14 @@ class BlockSender:
     Sends a sequence of blocks, a window at a time.
 
     A duplicate ACK never causes a block (RFC 1123 section 4.2.3.1), with one exception: a receiver that misses the
-    first block of a window can only repeat its last ACK, and is answered once.
+    first block of a window can only repeat its last ACK, and is answered once.  L{castd.cast.window} finds out which
+    ACKs say so.
 
     @ivar done: the last block was acknowledged.
     @ivar base: the first block that was not acknowledged.
-    @ivar fresh: no block of the last window had been sent before.
     """
 
-    __slots__ = (
-        "_highest",
-        "_last",
-        "_next",
-        "_read",
-        "_resent",
-        "_size",
-        "_terms",
-        "base",
-        "done",
-        "fresh",
-    )
+    __slots__ = ("_acks", "_last", "_read", "_resent", "_size", "_terms", "base", "done")
 
     def __init__(self, terms: AgreedOptions, size: int, read: Read) -> None:
         self._terms = terms
@@ -114,22 +106,26 @@ class BlockSender:
         self._read = read
         # The last block is shorter than the others, if need be empty: so the receiver detects the end of the file.
         self._last = size // terms.blksize + 1
+        self._acks = SendWindow()
         self._resent = False
-        self.base = self._next = 1
-        self._highest = 0
+        self.base = 1
         self.done = False
-        self.fresh = True
 
-    def window(self) -> list[bytes]:
+    def window(self, now: float) -> list[bytes]:
         """
         Return the DATA from C{base} on, as many as one window has.
 
         @raise ContentChanged: the file has become shorter.
         """
-        self._next = min(self.base + self._terms.windowsize, self._last + 1)
-        self.fresh = self.base > self._highest
-        self._highest = max(self._highest, self._next - 1)
-        return [self._data(number) for number in range(self.base, self._next)]
+        return self._send(self.base, now)
+
+    def _send(self, start: int, now: float, again: bool = False) -> list[bytes]:
+        """Return the DATA from this block on to the end of the window."""
+        numbers = range(start, min(self.base + self._terms.windowsize, self._last + 1))
+        self._resent = again
+        if numbers:
+            self._acks.sent(numbers, now, again)
+        return [self._data(number) for number in numbers]
 
     def _data(self, number: int) -> bytes:
         start = (number - 1) * self._terms.blksize
@@ -139,24 +135,33 @@ class BlockSender:
             raise ContentChanged
         return buildData(wire(number, self._terms.rollover), payload)
 
-    def resend(self) -> list[bytes]:
+    def resend(self, now: float) -> list[bytes]:
         """Return the DATA of the window once more, which was not acknowledged in time."""
-        self._resent = True
-        return self.window()
+        self._acks.sentAgain(timer=True)
+        return self._send(self.base, now, again=True)
 
-    def acknowledged(self, short: int) -> tuple[bool, list[bytes]]:
+    def acknowledged(self, short: int, now: float, timer: RetransmitTimer) -> list[bytes]:
         """
         Receive an ACK.
 
         @param short: the 16 bits of the block number.
-        @return: (whether the ACK is progress, the DATA to send now).
+        @param timer: is told of progress, with the round-trip time that the ACK gives.
+        @return: the DATA to send now.
         """
-        number = unwrap(short, self.base, self._terms.rollover)
-        if self.base <= number < self._next:
-            self.base = number + 1
-            self._resent = False
-            self.done = number == self._last
-            return True, [] if self.done else self.window()
-        if number == self.base - 1 and self._terms.windowsize > 1 and not self._resent:
-            return False, self.resend()
-        return False, []
+        number = unwrap(short, self.base, self._terms.rollover) + 1
+        if self.base < number <= self._acks.sentStop:
+            return self._progress(number, now, timer)
+        isWindow = self._acks.sentStop - self.base > 1
+        if number == self.base and isWindow and self._acks.firstLost(number, now, timer.shortestRoundTrip):
+            self._acks.sentAgain(timer=False)
+            return self._send(self.base, now)
+        return []
+
+    def _progress(self, number: int, now: float, timer: RetransmitTimer) -> list[bytes]:
+        """Return the DATA to send after an ACK of blocks of the window; C{number} is the block that it asks for."""
+        lossShown = self._resent and number < self._acks.sentStop
+        timer.answered(now, self._acks.measured(number, now, timer.shortestRoundTrip), lossShown)
+        start = self._acks.advanced(self.base, number, now, timer.shortestRoundTrip)
+        self.base = number
+        self.done = number > self._last
+        return self._send(start, now)

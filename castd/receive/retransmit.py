@@ -50,6 +50,11 @@ class RetransmitTimer:
         return self._estimator.smoothedRtt
 
     @property
+    def shortestRoundTrip(self) -> float:
+        """The shortest round-trip time that was measured, in seconds; 0: nothing was measured."""
+        return self._estimator.shortestRtt
+
+    @property
     def interval(self) -> float:
         """Seconds between a datagram and its repetition."""
         return self._estimator.interval()
@@ -72,12 +77,25 @@ class RetransmitTimer:
         self._dueAt = now + self._estimator.interval()
 
     def progressed(self, now: float) -> None:
-        """Note that the peer has made progress."""
-        if self._sample:
-            self._estimator.sample(now - self.sentAt)
+        """Note that the peer has made progress, by its answer to what was sent last."""
+        self.answered(now, now - self.sentAt if self._sample else None)
+
+    def answered(self, now: float, seconds: float | None, lossShown: bool = False) -> None:
+        """
+        Note that the peer has made progress.
+
+        @param seconds: the round-trip time that its answer gives; L{None}: it gives no sample.
+        @param lossShown: the answer has shown that a part of what was repeated was lost.  So the repetition was due,
+            and ends no longer interval.
+        """
+        if seconds is not None:
+            self._estimator.sample(seconds)
         self._sample = False
         self._everHeard = True
-        self._estimator.answered()
+        if lossShown:
+            self._estimator.reset()
+        else:
+            self._estimator.answered()
         self._progressAt = now
         self._dueAt = now + self._estimator.interval()
 

@@ -97,7 +97,7 @@ class TftpDownload(ReceivingHalf):
         if self.blocks == 0xFFFF and data.number == 1 and not self._hasWindows and self._requested.rollover is None:
             self._receiver.rollover = 1
 
-    def _retransmission(self) -> list[bytes]:
+    def _retransmission(self, now: float) -> list[bytes]:
         return [self._ack()] if self.terms else [self._opening]
 
     def _dallySeconds(self) -> float:
@@ -170,18 +170,16 @@ class TftpUpload(TransferHalf):
         self._timer.setTimeout(self.terms.timeout, now)
         self._timer.sent(now)
         self._sender = BlockSender(self.terms, self._octets, self._read)
-        return self._sender.window()
+        return self._sender.window(now)
 
     def _ackReceived(self, sender: BlockSender, number: int, now: float) -> list[bytes]:
         """Return the blocks to send after an ACK, once the transfer is open."""
-        progress, datagrams = sender.acknowledged(number)
-        if progress:
-            self._timer.progressed(now)
+        datagrams = sender.acknowledged(number, now, self._timer)
         if sender.done:
             self.outcome = DONE
         elif datagrams:
-            self._timer.sent(now, first=sender.fresh)
+            self._timer.sent(now)
         return datagrams
 
-    def _retransmission(self) -> list[bytes]:
-        return self._sender.resend() if self._sender else [self._opening]
+    def _retransmission(self, now: float) -> list[bytes]:
+        return self._sender.resend(now) if self._sender else [self._opening]

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import ITransferHalf
+from castd.interfaces import IWindowHalf
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
@@ -26,7 +26,7 @@ LAST_ACK_REPEATS = (0.2, 1.0)
 OACK_INTERVALS = 2
 
 
-@implementer(ITransferHalf)
+@implementer(IWindowHalf)
 class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
@@ -48,6 +48,14 @@ class UploadReceiver(ReceivingHalf):
         self._silentIntervals = 0
         self._oackWithdrawn = self._openingReceived = False
         self._lastAckRepeats: list[float] = []
+
+    def limitWindow(self, blocks: int) -> None:
+        """Grant windows of so many blocks.  Called before L{begin}."""
+        answer = tuple(
+            (name, str(blocks) if name.lower() == "windowsize" else value) for name, value in self.terms.answer
+        )
+        self._setTerms(replace(self.terms, windowsize=blocks, answer=answer))
+        self._opening = buildOack(answer)
 
     def begin(self, now: float) -> list[bytes]:
         """Return the OACK or ACK 0; called again, since the client has repeated its request, it gives the same one."""
@@ -96,12 +104,12 @@ class UploadReceiver(ReceivingHalf):
         instant = super().deadline(now)
         return instant if instant is None else min([instant, *self._lastAckRepeats])
 
-    def _retransmission(self) -> list[bytes]:
+    def _retransmission(self, now: float) -> list[bytes]:
         # A client that has lost the OACK repeats its request, and gets the OACK again.  Repeated by our own timer after
         # a lost DATA 1, the OACK would corrupt curl's upload: curl answers a second OACK by sending its next octets as
         # block 1.  ACK 0 does no harm.
         if self.blocks or self._oackWithdrawn or not self.terms.answer:
-            return super()._retransmission()
+            return super()._retransmission(now)
         self._silentIntervals += 1
         if self._silentIntervals < OACK_INTERVALS or not (self._openingReceived or self._firstBlockShowsTerms()):
             return []

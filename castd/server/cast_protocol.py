@@ -576,6 +576,9 @@ class ListeningTransport:
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         self._port.setGroup(ttl, interface, loopback, broadcast)
 
+    def holdWindow(self, blocks: int, octets: int) -> int:
+        return self._port.holdWindow(blocks, octets)
+
     def getHost(self) -> IPv4Address | IPv6Address:
         return self._port.getHost()
 

@@ -14,7 +14,17 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Refused, WireError
-from castd.interfaces import IDialect, ILiveTransfer, ISite, ITransferHalf, ITransferProtocol, IUpload, LiveReceiver
+from castd.interfaces import (
+    IDialect,
+    ILiveTransfer,
+    ISite,
+    ITransferHalf,
+    ITransferProtocol,
+    IUpload,
+    IWindowHalf,
+    LiveReceiver,
+)
+from castd.net.sockets import HEADERS, MOST_WINDOW_BUFFER, windowBuffer
 from castd.packets.tftp import LARGEST_BLKSIZE, parseRequest
 from castd.receive.base import OffsetBlock
 from castd.request import Peer, Request, hostPort
@@ -95,7 +105,40 @@ class UploadProtocol(HalfProtocol):
         # The client's requests come to the request port; at a port of its own they would be no requests.
         with suppress(OSError):
             self._onRequestPort = self.transport.getHost().port == self.request.local.port
+            if IWindowHalf.providedBy(self.half):
+                self._fitWindow(self.half)
         self._open()
+
+    def _fitWindow(self, half: IWindowHalf) -> None:
+        """
+        Have the socket hold a window, or grant one that it holds (RFC 7440, section 3): what does not fit is lost each
+        time.
+
+        @raise OSError: the system does not tell what the socket holds.
+        """
+        blksize, windowsize = half.terms.blksize, half.terms.windowsize
+        if windowsize == 1:
+            return
+        octets = HEADERS + blksize
+        room = max(1, self.transport.holdWindow(windowsize, octets))
+        if room < windowsize:
+            half.limitWindow(room)
+            self._logSmallWindow(room, windowsize, blksize, windowBuffer(windowsize, octets))
+
+    def _logSmallWindow(self, granted: int, asked: int, blksize: int, buffer: int) -> None:
+        """Log that the receive buffer holds no window as large as could be granted, and the cure."""
+        cure = f"; they do with sysctl net.core.rmem_max={buffer}" if buffer <= MOST_WINDOW_BUFFER else ""
+        _log.warn(
+            "{transport}: {peer} may send windows of {granted} blocks of {blksize} octets: {asked} do not fit the "
+            "receive buffer{cure}",
+            event="window-reduced",
+            transport=self.name,
+            peer=hostPort(self.request.peer),
+            granted=granted,
+            asked=asked,
+            blksize=blksize,
+            cure=cure,
+        )
 
     def _open(self) -> None:
         """Send the OACK or ACK 0, or send it again."""

@@ -37,6 +37,7 @@ class Host:
 
     @ivar addresses: the addresses of the machine; unbound ports send from the first by default.
     @ivar room: how many more datagrams the sockets take before they are full; L{None}: they are never full.
+    @ivar buffer: octets of datagrams that the receive buffer of a port holds; L{None}: it holds any number.
     @ivar errno: the error that every write fails with; 0: writes do not fail.
     @ivar predecessor: the same machine, as the predecessor in an upgrade sees it.
     """
@@ -47,6 +48,7 @@ class Host:
         self.addresses = tuple(str(face.ip) for face in faces)
         self.subnets = {str(face.ip): face.network for face in faces}
         self.room: int | None = None
+        self.buffer: int | None = None
         self.errno = 0
         self.predecessor: Host | None = None
         self._ports: dict[VirtualPort, None] = {}

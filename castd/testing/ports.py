@@ -168,6 +168,10 @@ class VirtualPort:
 
     # Receiving
 
+    def holdWindow(self, blocks: int, octets: int) -> int:
+        """As L{IDatagramPort.holdWindow}; see L{Host.buffer<castd.testing.Host>}."""
+        return blocks if self.host.buffer is None else self.host.buffer // octets
+
     def hears(self, sender: VirtualPort) -> bool:
         """Return whether group data of this sender reaches the port: never its own, its host's only with loopback."""
         return self.host is not sender.host or (sender.loopback and self is not sender)

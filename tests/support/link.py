@@ -62,12 +62,10 @@ class Serve:
             self.opening = b""
             self.wait.progressed(now)
             self.wait.sent(now)
-            return None, self.sender.window()
-        progress, datagrams = self.sender.acknowledged(packet.number)
-        if progress:
-            self.wait.progressed(now)
+            return None, self.sender.window(now)
+        datagrams = self.sender.acknowledged(packet.number, now, self.wait)
         if datagrams:
-            self.wait.sent(now, first=self.sender.fresh)
+            self.wait.sent(now)
         if self.sender.done:
             self.outcome = DONE
         return None, datagrams
@@ -80,7 +78,7 @@ class Serve:
         self.wait = RetransmitTimer(self.policy.withTimeout(terms.timeout))
         self.wait.start(now)
         if not terms.answer:
-            return self.sender.window()
+            return self.sender.window(now)
         self.opening = buildOack(terms.answer)
         return [self.opening]
 
@@ -91,7 +89,7 @@ class Serve:
             self.outcome = SILENT
         elif self.wait.due(now):
             self.wait.repeated(now)
-            return [self.opening] if self.opening else self.sender.resend()
+            return [self.opening] if self.opening else self.sender.resend(now)
         return []
 
     def deadline(self, now: float) -> float | None:

@@ -245,7 +245,7 @@ def test_TC20_windows() -> None:
 
 
 def test_TC21_aGapInAWindow() -> None:
-    """ACK 2 after blocks 1 to 4: blocks 3 to 6."""
+    """ACK 2 after blocks 1 to 4, not sooner than an answer can come: blocks 3 to 6."""
     with TftpStage({"f": EIGHTY}) as stage:
         client, tid = window(stage)
         assert blocks(stage, client) == [1, 2, 3, 4]
@@ -254,7 +254,10 @@ def test_TC21_aGapInAWindow() -> None:
 
 
 def test_TC22_theWholeWindowLost() -> None:
-    """ACK 4 again while 5 to 8 are in flight: these once more; a third ACK 4 causes nothing."""
+    """
+    ACK 4 again while 5 to 8 are in flight, not sooner than an answer can come: these once more; a third ACK 4 causes
+    nothing.
+    """
     with TftpStage({"f": EIGHTY}) as stage:
         client, tid = window(stage)
         blocks(stage, client)
