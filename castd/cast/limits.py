@@ -30,6 +30,14 @@ class JoinDelay:
             self._latest = now + self._policy.maxJoinDelay
         self.until = min(now + self._policy.joinDelay, self._latest)
 
+    def halfway(self, now: float) -> float | None:
+        """
+        Return the instant at which the announcement of a listener that joins now is repeated, half of the delay later;
+        L{None}: the first block is sent before that.
+        """
+        instant = now + self._policy.joinDelay / 2
+        return instant if self.until is not None and instant < self.until else None
+
 
 class TurnBudget:
     """

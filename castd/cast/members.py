@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, TypeVar
 
 from castd.cast.events import Announce, Left, Ranges
@@ -152,6 +154,7 @@ class Members(Generic[M]):
     def remove(self, member: M, outcome: str, wants: Ranges = ()) -> None:
         """Remove a member, and queue its farewell; C{wants} is what it still lacks."""
         del self._byPeer[member.peer]
+        member.announceAt = None
         self._dropAnnouncement(member)
         self._notices.append(Left(member.peer, outcome, wants, member.heard))
 
@@ -167,3 +170,38 @@ class Members(Generic[M]):
     def nextNotice(self) -> Announce | Left | None:
         """Remove the next announcement or farewell from the queue and return it; L{None}: the queue is empty."""
         return self._notices.popleft() if self._notices else None
+
+
+class ListenerTimers(Generic[M]):
+    """
+    Finds the listeners whose announcement is to be repeated, by C{Member.announceAt}, without a look at all members.
+    """
+
+    __slots__ = ("_heap", "_ordinals")
+
+    def __init__(self) -> None:
+        # An entry whose instant is no longer that of its member is out of date.
+        self._heap: list[tuple[float, int, M]] = []
+        self._ordinals = count()
+
+    def set(self, member: M, instant: float) -> None:
+        """Have the announcement of this member repeated at this instant, in place of an earlier or later one."""
+        member.announceAt = instant
+        heappush(self._heap, (instant, next(self._ordinals), member))
+
+    @property
+    def next(self) -> float | None:
+        """The instant at which the next announcement is due; L{None}: none is."""
+        heap = self._heap
+        while heap and heap[0][2].announceAt != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def due(self, now: float) -> M | None:
+        """Return a member whose announcement is due now, and stop its timer; L{None}: there is none."""
+        instant = self.next
+        if instant is None or now < instant:
+            return None
+        member = heappop(self._heap)[2]
+        member.announceAt = None
+        return member

@@ -12,6 +12,10 @@ from typing import NamedTuple
 #: that is repeated too early costs one datagram, and all clients can handle duplicates (docs/transports/tftp.md).
 #: Seconds.
 MIN_RTO = 0.02
+#: The least that is waited beyond the smoothed round-trip time, however steady that is: the clock granularity G of RFC
+#: 6298, section 2, and kGranularity of RFC 9002, section 6.2.1.  Clients and timers are late by about a millisecond.
+#: Seconds.
+GRANULARITY = 0.002
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Compute the retransmission timeout of one receiver from its measured round-trip 
 
 from __future__ import annotations
 
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
+from castd.cast.policy import GRANULARITY, AdaptiveTimeout, FixedTimeouts
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
@@ -51,7 +51,7 @@ class RtoEstimator:
             self._deviation += (abs(error) - self._deviation) / 4
         if isinstance(self._repeat, AdaptiveTimeout):
             self._backoffs = 0
-            limit = self.smoothedRtt + 4 * self._deviation
+            limit = self.smoothedRtt + max(4 * self._deviation, GRANULARITY)
             self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
 
     @property

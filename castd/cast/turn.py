@@ -63,7 +63,8 @@ Everything that happens by itself happens at one of these; C{deadline} gives the
    repetitions to a member that has never answered.
  - C{turnEndsAt(master)}: the master, silent or without progress, loses its turn.
  - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may be sent, as no member has joined for a while.
- - C{Member.announceAt}: the announcement of a listener, which has not confirmed it, is repeated.
+ - C{Member.announceAt}: the announcement of a listener that has said nothing is repeated: once within the delay of the
+   first block, and then as often as its protocol has listeners confirm it.
  - C{_blocksSentAt + keepAliveInterval}: a block is sent only to show that the group is alive, as some clients start an
    incomplete image when their group is silent.
 
@@ -83,7 +84,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.limits import JoinDelay, TurnBudget
-from castd.cast.members import M, Member, Members
+from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import RetransmitPolicy, ShortTurn
 from castd.cast.reachability import DEAF_TURN, Reachability
 from castd.interfaces import ICast
@@ -145,6 +146,7 @@ class GenericTurn(ABC, Generic[M]):
         mayBeDeaf = (policy.deafAfterRepeats, policy.allDeafAfterMembers, policy.reachabilityCheckAfter)
         self._reachability: Reachability[M] | None = None if mayBeDeaf == (None, None, None) else Reachability(policy)
         self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
+        self._listeners: ListenerTimers[M] = ListenerTimers()
         self._budget: TurnBudget | None = None
         self._checking = False  # the master got its turn early, only to show that it hears the group
         self._pending: list[range] = []  # blocks that are still to be sent
@@ -289,8 +291,12 @@ class GenericTurn(ABC, Generic[M]):
 
     def _announceListener(self, member: M, now: float) -> None:
         self.members.announce(member, False)
-        member.announcements = 0
-        member.announceAt = now + MIN_NOTICE_INTERVAL if self.policy.maxListenerRepeats else None
+        member.announcements, member.announceAt = 0, None
+        early = None if self._joinDelay is None or self.highestSent >= 0 else self._joinDelay.halfway(now)
+        if early is not None:
+            self._listeners.set(member, early)
+        elif self.policy.maxListenerRepeats:
+            self._listeners.set(member, now + MIN_NOTICE_INTERVAL)
 
     def delayFirstBlock(self, now: float) -> None:
         """Delay the first block, if it has not been sent, for more members to join, as one has just joined."""
@@ -576,18 +582,21 @@ class GenericTurn(ABC, Generic[M]):
 
     def _announceUnconfirmed(self, now: float) -> bool:
         """
-        Announce a listener again that has not confirmed its announcement, where its protocol has it do so.
+        Announce a listener again that has said nothing: once while the first block is delayed, as a listener that has
+        lost its only announcement misses the whole pass; and then where its protocol has it confirm that.
 
-        @return: whether one was announced.
+        @return: whether one was due.
         """
+        member = self._listeners.due(now)
+        if member is None:
+            return False
         limit = self.policy.maxListenerRepeats
-        for member in self.members if limit else ():
-            if member.announceAt is not None and now >= member.announceAt:
-                member.announcements += 1
-                member.announceAt = now + MIN_NOTICE_INTERVAL if member.announcements < limit else None
-                self.members.announce(member, member is self.master)
-                return True
-        return False
+        if self.highestSent < 0 or member.announcements < limit:
+            self.members.announce(member, member is self.master)
+        member.announcements += 1
+        if member.announcements < limit:
+            self._listeners.set(member, now + MIN_NOTICE_INTERVAL)
+        return True
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
         """Send a block once more to a group that was sent nothing for C{keepAliveInterval}."""
@@ -604,14 +613,17 @@ class GenericTurn(ABC, Generic[M]):
         member = self.master
         if member is None:
             return None
+        announceAt = self._listeners.next
         if self.state is TurnState.SENDING:
             until = None if self._joinDelay is None else self._joinDelay.until
+            if until is not None and announceAt is not None:
+                until = min(until, announceAt)
             return now if until is None else max(until, now)
         times = [self.turnEndsAt(member), self.repeatAt]
+        if announceAt is not None:
+            times.append(announceAt)
         if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
             times.append(self._blocksSentAt + self.policy.keepAliveInterval)
-        if self.policy.maxListenerRepeats:
-            times.extend(member.announceAt for member in self.members if member.announceAt is not None)
         return max(min(times), now)
 
     # The fast path (castd.server.fastpath): while the only member answers as predicted it is served without polling the

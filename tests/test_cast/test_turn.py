@@ -561,7 +561,10 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
 
 
 def test_gathering() -> None:
-    """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
+    """
+    The first block waits until nobody has joined for a while, but not for ever; greetings do not wait, and one of a
+    listener that says nothing comes again after half of the delay, once.
+    """
     turn = empty(
         RetransmitPolicy(repeat=FixedTimeouts((1.0,)), joinDelay=0.2, maxJoinDelay=0.5, maxRepeatsUnheard=None)
     )
@@ -570,7 +573,9 @@ def test_gathering() -> None:
     turn.hear(A, want(0), 0.01)
     for tenth in range(1, 5):
         turn.join(("10.0.0.20", tenth), tenth / 10)
-        assert [type(action) for action in out(turn, tenth / 10)] == [Announce]
+        told = [action.peer[1] for action in out(turn, tenth / 10 + 0.001) if isinstance(action, Announce)]
+        assert told == [tenth, *range(tenth - 1, max(tenth - 2, 0), -1)]
+    turn.hear(("10.0.0.20", 4), RequestBlocks(), 0.4)
     assert turn.deadline(0.4) == 0.5
     assert out(turn, 0.499) == []
     assert out(turn, 0.5) == [burst(0)]
