@@ -5,11 +5,13 @@ What one machine of a group misses, cannot hear or draws out costs the others ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from castd.testing import Network, pattern
-from tests.support.clients.multicast import ATFTP, Habit, Machine
+from tests.support.clients.multicast import ATFTP, EDK2, HEARING, IPXE, UBOOT, Habit, Machine
+from tests.support.quick import slowBut
 from tests.support.stage import GroupStage
 
 CONTENT = pattern(1_000_000)
@@ -24,11 +26,16 @@ class Group:
     """
 
     def __init__(
-        self, habits: Sequence[Habit], content: bytes = CONTENT, seed: int = 3, latency: float = 0.0002
+        self,
+        habits: Sequence[Habit],
+        content: bytes = CONTENT,
+        seed: int = 3,
+        latency: float = 0.0002,
+        **options: float,
     ) -> None:
         self.network = Network(seed, latency=latency, capture=False)
         self.content = content
-        self.stage = GroupStage({"f": content}, network=self.network, options={"gather": 0.2}, seed=seed)
+        self.stage = GroupStage({"f": content}, network=self.network, options={"gather": 0.2, **options}, seed=seed)
         self.machines = [self.machine(f"10.0.0.{10 + index}", habit) for index, habit in enumerate(habits)]
 
     def machine(self, host: str, habit: Habit) -> Machine:
@@ -47,9 +54,10 @@ class Group:
 
     @property
     def cost(self) -> float:
-        """Blocks sent for each block of the file, by all casts that have ended."""
+        """Blocks sent for each block of the file since this was last asked, by all groups, which have ended."""
         self.network.advance(60)
         blocks = sum(event["blocks"] + event["beside"] for event in self.stage.told("closed"))
+        self.stage.events.clear()
         return float(blocks / (len(self.content) // 1428 + 1))
 
 
@@ -70,3 +78,106 @@ def test_aListenersFirstAnswerIsLost(latency: float) -> None:
         assert lost
         assert [machine.asked for machine in group.machines] == [1] * 4
         assert group.cost < 1.01
+
+
+def hearing(deaf: int) -> tuple[float, float]:
+    """
+    Let sixteen load the file; from 0.4 s on so many of them hear nothing of the group, among them the master.
+
+    @return: seconds until the last of the others has it, and until all have it.
+    """
+    group = Group([ATFTP] * 16, pattern(4_000_000))
+    with group.stage:
+        # Every second one, so that they alternate in the order of the turns while there are others.
+        gone = sorted(group.machines, key=lambda machine: group.machines.index(machine) % 2)[:deaf]
+        group.network.callLater(0.4, group.deafen, *gone)
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 16
+        ends = [machine.ended for machine in group.machines]
+        others = [end for end, machine in zip(ends, group.machines, strict=True) if machine not in gone]
+        group.network.advance(60)
+        # Others may go with them when everything was sent, which costs those nothing: they have it.
+        assert deaf <= len(group.stage.told("moved"))
+        group.stage.over()
+    return max(others, default=0.0), max(ends)
+
+
+@pytest.mark.parametrize("deaf", slowBut(lambda deaf: deaf == 5, (1, 4, 5, 8, 12, 15, 16)))
+def test_someHearNoMore(deaf: int) -> None:
+    """Any number of sixteen hear nothing from mid-transfer on: all get the file, the others within 2 s of the time."""
+    calm, _ = hearing(0)
+    others, last = hearing(deaf)
+    assert others < calm + 2.0
+    assert last < calm + 6.0
+
+
+def addresses(machines: Sequence[Machine]) -> list[str]:
+    return [machine.host.addresses[0] for machine in machines]
+
+
+def remembered(group: Group) -> set[str]:
+    return {host for host, _ in group.stage.site.deafMachines.remembered(group.network.seconds())}
+
+
+def test_twoDeafMachinesAskFirst() -> None:
+    """Two stock iPXE ask before fourteen atftp: two files by unicast and one to the group, and no atftp is blamed."""
+    group = Group([IPXE] * 2 + [ATFTP] * 14)
+    with group.stage:
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 16
+        assert remembered(group) == set(addresses(group.machines[:2]))
+        assert [event["peer"].partition(":")[0] for event in group.stage.told("moved")] == addresses(group.machines[:2])
+        assert group.cost <= 3.2
+        group.machines = [group.machine(host, ATFTP) for host in addresses(group.machines[2:])]
+        group.run()
+        assert group.stage.told("moved") == []
+        assert group.cost <= 1.1
+
+
+@pytest.mark.parametrize("first", slowBut(lambda first: first == 3, range(1, 13)))
+def test_howeverManyDeafMachinesAskFirst(first: int) -> None:
+    """Each of them costs a file by unicast, and for each eight of them one of the others may."""
+    group = Group([IPXE] * first + [ATFTP] * (16 - first))
+    with group.stage:
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 16
+        # Those who went with another one were not found to be deaf themselves.
+        assert remembered(group) <= set(addresses(group.machines[:first]))
+        assert len(remembered(group)) >= min(first, 8)
+        assert group.cost <= first + 1.1 + first // 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("habit", "seconds"), [(ATFTP, 8.0), (IPXE, 5.0), (HEARING, 5.0), (EDK2, 8.0), (UBOOT, 8.0)])
+def test_nobodyIsReached(habit: Habit, seconds: float) -> None:
+    """A hall of a hundred that nothing reaches, of any kind, is served by unicast before anybody gives up."""
+    group = Group([replace(habit, deaf=True)] * 100, pattern(50_000))
+    with group.stage:
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 100
+        assert max(machine.ended for machine in group.machines) < seconds
+
+
+def test_notRemembered() -> None:
+    """With C{deaf-for: 0} a machine is never remembered."""
+    group = Group([IPXE, ATFTP], deafFor=0)
+    with group.stage:
+        group.run()
+        assert len(group.stage.told("moved")) == 1
+        assert remembered(group) == set()
+
+
+def test_rememberedForAWhile() -> None:
+    """A deaf machine is in no group until C{deaf-for} is over; the log says for how long."""
+    group = Group([IPXE, ATFTP], deafFor=100)
+    host = "10.0.0.10"
+    with group.stage:
+        group.run()
+        (moved,) = group.stage.told("moved")
+        assert moved["remembered"] == 100.0
+        for declined in (True, False):
+            group.stage.events.clear()
+            group.machines = [group.machine(host, ATFTP)]
+            group.run()
+            assert (group.stage.told("declined") != []) is declined
+            group.network.advance(100)

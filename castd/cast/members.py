@@ -44,6 +44,7 @@ class Member:
     @ivar servedAt: the instant at which the first of these blocks was sent, or sent after the last unchanged request
         that counted; infinite: none was.
     @ivar unchangedRequests: how often it has asked for the same blocks again although they had been sent.
+    @ivar duplicates: copies of what it has received already that it may still acknowledge: such a request says nothing.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class Member:
         "confirmed",
         "correctedAt",
         "corrections",
+        "duplicates",
         "failedTurns",
         "heard",
         "hearsGroup",
@@ -85,6 +87,7 @@ class Member:
         self.joinedAt = joinedAt
         self.heard = self.hearsGroup = self.confirmed = self.suspect = False
         self.failedTurns = self.turns = self.corrections = self.unchangedRequests = self.announcements = 0
+        self.duplicates = 0
         self.correctedAt = float("-inf")
         self.servedAt = float("inf")
         self.wanted: Ranges = ()
@@ -95,10 +98,14 @@ class Member:
         Find out whether a request repeats the one before although its blocks were sent, and count it if so.
 
         It counts only if the blocks were sent after the request before, at least a round-trip time ago.  The count goes
-        on from one turn to the next: a slow client repeats its request when its turn is over.
+        on from one turn to the next: a slow client repeats its request when its turn is over.  A client that was busy
+        acknowledges all copies of a block one after the other: so many requests are not counted.
         """
         if ranges != self.wanted:
-            self.unchangedRequests = 0
+            self.unchangedRequests, self.duplicates = 0, self.rto.repeats
+            return False
+        if self.duplicates:
+            self.duplicates -= 1
             return False
         rtt = self.rto.smoothedRtt or ASSUMED_RTT
         if now - self.servedAt < rtt:
@@ -151,12 +158,17 @@ class Members(Generic[M]):
         self._notices.append(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
-    def remove(self, member: M, outcome: str, wants: Ranges = ()) -> None:
-        """Remove a member, and queue its farewell; C{wants} is what it still lacks."""
+    def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False) -> None:
+        """
+        Remove a member, and queue its farewell.
+
+        @param wants: the blocks that it still lacks.
+        @param deaf: it was shown to receive nothing that is sent to the group.
+        """
         del self._byPeer[member.peer]
         member.announceAt = None
         self._dropAnnouncement(member)
-        self._notices.append(Left(member.peer, outcome, wants, member.heard))
+        self._notices.append(Left(member.peer, outcome, wants, member.heard, deaf))
 
     def _dropAnnouncement(self, member: M) -> None:
         if self._notices:

@@ -108,8 +108,9 @@ class RetransmitPolicy:
     @ivar maxJoinDelay: ... but no longer than this after the first member has joined.  Seconds.
     @ivar deafAfterRepeats: a receiver is deaf if it has repeated its request so often, unchanged, although the blocks
         were sent each time.
-    @ivar allDeafAfterMembers: all members are taken for deaf when so many members have asked for the first block in
-        vain, until they were found to be deaf or fell silent, and none has asked for another block.
+    @ivar foundPerAssumedDeaf: whenever so many members have been found to be deaf, one more goes on by unicast that is
+        not known to hear the group, as it may give up before its turn; only if no member is known to hear, or
+        everything was sent.
     @ivar reachabilityCheckAfter: a member that has joined before the first block, and has had no turn for so long, gets
         one in the middle of a pass, to show that it hears the group: a deaf one would give up.  Seconds.
     @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it does not have
@@ -132,7 +133,7 @@ class RetransmitPolicy:
     joinDelay: float = 0.0
     maxJoinDelay: float = 0.0
     deafAfterRepeats: int | None = None
-    allDeafAfterMembers: int | None = None
+    foundPerAssumedDeaf: int | None = None
     reachabilityCheckAfter: float | None = None
     maxCorrections: int = 3
     maxListenerRepeats: int = 0

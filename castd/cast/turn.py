@@ -86,7 +86,7 @@ from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBl
 from castd.cast.limits import JoinDelay, TurnBudget
 from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import RetransmitPolicy, ShortTurn
-from castd.cast.reachability import DEAF_TURN, Reachability
+from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
 
@@ -112,8 +112,9 @@ class GenericTurn(ABC, Generic[M]):
     Serves members one at a time.  The subclass chooses the class of the members.
 
     A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
-    L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all attributes below, and call
-    L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else is promised.
+    L{announcesAgain}, L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all
+    attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else
+    is promised.
 
     @ivar policy: the timeouts and limits of the cast.
     @ivar count: how many blocks the content has.
@@ -124,6 +125,7 @@ class GenericTurn(ABC, Generic[M]):
     @ivar serving: the blocks that the master has asked for last; empty before it has asked for any.
     @ivar sentAt: the instant at which the last of these, or the announcement of the master, was sent.
     @ivar repeatAt: the instant at which that is repeated.
+    @ivar progressed: the master has received blocks that it asked for in this turn.
     @ivar progressAt: the instant at which the turn began, or at which the master last asked for something new.
     """
 
@@ -143,12 +145,14 @@ class GenericTurn(ABC, Generic[M]):
         self.progressAt = 0.0
         self._turns = self._masters = self._passes = self._lostTurns = 0
         # For groups alone; a transfer by unicast has none of these three.
-        mayBeDeaf = (policy.deafAfterRepeats, policy.allDeafAfterMembers, policy.reachabilityCheckAfter)
+        mayBeDeaf = (policy.deafAfterRepeats, policy.foundPerAssumedDeaf, policy.reachabilityCheckAfter)
         self._reachability: Reachability[M] | None = None if mayBeDeaf == (None, None, None) else Reachability(policy)
         self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
         self._listeners: ListenerTimers[M] = ListenerTimers()
         self._budget: TurnBudget | None = None
         self._checking = False  # the master got its turn early, only to show that it hears the group
+        self.progressed = False
+        self._deafTurn = DEAF_TURN  # limits the turn while the master may be deaf
         self._pending: list[range] = []  # blocks that are still to be sent
         self._repeating = False  # the pending blocks, or those that were sent last, are a repetition
         self._windowRepeated = False  # the window was already sent again for a duplicate request
@@ -183,6 +187,14 @@ class GenericTurn(ABC, Generic[M]):
         @return: runs of numbers, at least one.  By default all blocks that the master has asked for last.
         """
         return list(self.serving)
+
+    def announcesAgain(self, member: M) -> bool:
+        """
+        Hook: choose whether the master is announced again together with the blocks of L{repetition}.
+
+        @return: by default it is not.
+        """
+        return False
 
     def interval(self, member: M) -> float:
         """
@@ -320,6 +332,7 @@ class GenericTurn(ABC, Generic[M]):
     def _listenerRequests(self, member: M, ranges: Ranges, now: float) -> None:
         """Note that a listener is alive, and tell it now and then that it does not have the turn."""
         member.heard, member.suspect = True, False
+        self._noteHearing(member, ranges)
         if ranges and self._removedAsDeaf(member, ranges, now):
             return
         if not member.confirmed or not ranges:
@@ -336,12 +349,11 @@ class GenericTurn(ABC, Generic[M]):
         member.suspect = False
         if not ranges or self._removedAsDeaf(member, ranges, now):
             return
+        self._noteHearing(member, ranges)
         reachability = self._reachability
-        if not member.hearsGroup and ranges[0].start > 0:
-            member.hearsGroup = True
-            if reachability is not None:
-                reachability.foundHearing()
         if self.state is TurnState.ANNOUNCED:
+            prompt = not member.rto.repeats and now - self.sentAt < PROMPT
+            self._deafTurn = PROMPT_DEAF_TURN if prompt else DEAF_TURN
             member.rto.reset()
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
@@ -349,6 +361,7 @@ class GenericTurn(ABC, Generic[M]):
                 member.rto.sample(now - self.sentAt)
             member.rto.answered()
             member.failedTurns = 0
+            self.progressed = True
             if reachability is not None and (other := reachability.nextToCheck(self.members, now)) is not None:
                 self.members.announce(member, False)
                 self._checking = True
@@ -357,6 +370,13 @@ class GenericTurn(ABC, Generic[M]):
                 self._serve(member, ranges, now)
         elif ranges == self.serving and self.state is TurnState.WAITING:
             self._sameRequestAgain()
+
+    def _noteHearing(self, member: M, ranges: Ranges) -> None:
+        """Note that a member hears the group if it asks for a block after the first one."""
+        if not member.hearsGroup and ranges and ranges[0].start > 0:
+            member.hearsGroup = True
+            if self._reachability is not None:
+                self._reachability.groupHeard = True
 
     def _serve(self, master: M, ranges: Ranges, now: float) -> None:
         """Begin to send the blocks that the master has asked for."""
@@ -396,38 +416,30 @@ class GenericTurn(ABC, Generic[M]):
         limit = self.policy.deafAfterRepeats
         if limit is None or not member.asksInVain(ranges, now) or member.unchangedRequests < limit:
             return False
-        if ranges[0].start == 0:
-            self._firstBlockMissed(member, now)
-        self.remove(member, outcomes.DEAF, now, ranges)
-        return True
-
-    def _firstBlockMissed(self, member: M, now: float) -> bool:
-        """
-        Note that a member has asked for the first block in vain.  If the group seems to reach no member, remove all
-        other members that are not known to hear it.
-
-        @return: whether they were removed: then this member should go on by unicast as well.
-        """
-        if self._reachability is None or not self._reachability.firstBlockMissed(member, self._allSent):
+        if member is self.master and self.progressed and not self._outOfReach(member, now):
             return False
-        for other in [other for other in self.members if other is not member and not other.hearsGroup]:
-            self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
+        self._removeDeaf(member, ranges, now)
         return True
+
+    def _outOfReach(self, member: M, now: float) -> bool:
+        """Return whether a master that has received blocks in this turn was sent one often enough in vain."""
+        seconds = DEAF_TURN.repeats * DEAF_TURN.interval
+        return member.rto.repeats + 1 >= COPIES and now >= self.progressAt + seconds
+
+    def _removeDeaf(self, member: M, ranges: Ranges, now: float) -> None:
+        """Remove a member that does not hear the group, and others that are assumed not to hear it either."""
+        gone = [] if self._reachability is None else self._reachability.assumedDeaf(self.members, member, self._allSent)
+        for other in gone:
+            self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
+        self.members.remove(member, self.leaving(member, outcomes.DEAF, now), ranges, deaf=not member.hearsGroup)
+        if self.master is member or self.master in gone:
+            self.passTurn(now)
 
     def _seemsDeaf(self, member: M) -> bool:
         """Return whether the master asks for the first block and has received nothing, though others hear the group."""
         if self._reachability is None or self.state is TurnState.ANNOUNCED:
             return False
         return self._reachability.seemsDeaf(member, self.highestSent)
-
-    def _goesOnByUnicast(self, member: M, now: float) -> bool:
-        """Return whether the master, which loses its turn, is to go on by unicast."""
-        if self._reachability is None or self.state is not TurnState.WAITING:
-            return False
-        if self._seemsDeaf(member):
-            self._firstBlockMissed(member, now)
-            return True
-        return not self._reachability.groupHeard and self._firstBlockMissed(member, now)
 
     @property
     def _allSent(self) -> bool:
@@ -460,6 +472,7 @@ class GenericTurn(ABC, Generic[M]):
         self.master = member
         self.state = TurnState.ANNOUNCED
         self.serving, self._repeating, self._windowRepeated = (), False, False
+        self.progressed = False
         self.sentAt = now
         self.progressAt, self._turnBlocks = now, 0
         if self.policy.turnBudget is not None or self.policy.minTurnProgress is not None:
@@ -476,8 +489,8 @@ class GenericTurn(ABC, Generic[M]):
 
     def _failTurn(self, member: M, now: float) -> None:
         """End the turn of a master that was silent for too long, or has spent the budget of its turn."""
-        if self._goesOnByUnicast(member, now):
-            self.remove(member, outcomes.DEAF, now, self.serving)
+        if self.state is TurnState.WAITING and self._seemsDeaf(member):
+            self._removeDeaf(member, self.serving, now)
             return
         member.failedTurns += 1
         member.suspect = True
@@ -500,18 +513,25 @@ class GenericTurn(ABC, Generic[M]):
         Find out whether the turn of this member is a short one.
 
         Many listeners leave without a datagram when they have everything, so the first turn of a member after the last
-        block is short; so is that of a member that seems to be deaf, or is only to show that it is not.
+        block is short; so is that of a member that seems to be deaf, or is only to show that it is not; and that of one
+        that was a listener, until it has answered the first block that it asks for.
         """
         if self.policy.shortTurn is None:
             return None
-        if self._seemsDeaf(member):
-            return DEAF_TURN
+        if self._seemsDeaf(member) or self._mayBeDeaf(member):
+            return self._deafTurn
         if self._checking and self.state is TurnState.ANNOUNCED:
             return self.policy.shortTurn
         if len(self.members) == 1:
             return None
         unproved = member.waited and not member.failedTurns and member.rto.smoothedRtt is None
         return self.policy.shortTurn if self._allSent and unproved and self.state is TurnState.ANNOUNCED else None
+
+    def _mayBeDeaf(self, member: M) -> bool:
+        """Return whether a master that was a listener is to show, while others wait, that it hears the group."""
+        if self._reachability is None or self.state is TurnState.ANNOUNCED or self.progressed:
+            return False
+        return member.turns + member.waited > 1 and not member.failedTurns and len(self.members) > 1
 
     # Actions.
 
@@ -577,6 +597,8 @@ class GenericTurn(ABC, Generic[M]):
             self.members.announce(member, True)
             self.sentAt, self.repeatAt = now, now + self.interval(member)
             return
+        if self.announcesAgain(member):
+            self.members.announce(member, True)
         self._pending, self._repeating, self._windowRepeated = self.repetition(), True, True
         self.state = TurnState.SENDING
 

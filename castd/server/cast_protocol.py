@@ -22,6 +22,7 @@ from castd.cast.events import (
     Left,
     NewRequest,
     PeerState,
+    RequestBlocks,
     SendBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
@@ -265,10 +266,20 @@ class CastProtocol(FastPath):
 
     def _hear(self, peer: Peer, event: Event) -> None:
         """Pass an event to the cast that decides for this peer."""
+        if self.group is not None and self.site.deafMachines.until:
+            self._noteHearing(peer, event)
         if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
             self._fallbacks.hear(fallback, peer, event, self._seconds())
         else:
             self._main.cast.hear(peer, event, self._seconds())
+
+    def _noteHearing(self, peer: Peer, event: Event) -> None:
+        """Forget that a machine is deaf if it has received a block that was sent to the group only."""
+        request = event.ranges if isinstance(event, RequestBlocks) else ()
+        fallback = self._fallback(peer)
+        sent = -1 if fallback is None else fallback.cast.highestSent
+        if request and request[0].start > sent + 1 and self.site.deafMachines.forget(peer[0]):
+            eventlog.hearsAfterAll(self, peer)
 
     def _fail(self) -> None:
         """Log the traceback of a fault of castd or of a plugin, and end this cast; the server goes on."""
@@ -392,7 +403,7 @@ class CastProtocol(FastPath):
             if isinstance(action, SendBlocks):
                 sender.load(action)
             elif isinstance(action, Announce):
-                budget -= self._announce(action) if sender.announces else 1
+                budget -= self._announce(action)
             elif isinstance(action, Left):
                 self._receiverLeft(sender, action, now)
             elif isinstance(action, Bar):
@@ -434,15 +445,18 @@ class CastProtocol(FastPath):
         unheard = None if action.heard else policy.maxRepeatsUnheard
         plain = RetransmitPolicy(repeat=policy.repeat, maxRepeatsUnheard=unheard)
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
-        turn = Turn(plain, self.wire.count)
-        # A listener that never had the turn is told that it has it.
+        turn = self.wire.cast(plain, self.wire.count)
+        # It is told that it has the turn, whatever it was told before: a listener does not acknowledge blocks.
         turn.join(action.peer, now, action.wants)
         if self._fallbacks is None:
             self._fallbacks = Fallbacks()
-        self._fallbacks.add(action.peer, CastSender(turn, target, announces=not action.wants), now)
+        self._fallbacks.add(action.peer, CastSender(turn, target), now)
         self.fallbackReasons[action.outcome] += 1
-        eventlog.movedToUnicast(self, receiver.request)
-        self.listener.receiverLeft(self, receiver.request, outcomes.DEAF)
+        # Another that goes on by unicast has heard blocks, or was only assumed to hear none.
+        seconds = self.entry.deafFor if action.deaf else 0.0
+        if seconds:
+            self.site.deafMachines.remember(action.peer[0], seconds, now)
+        eventlog.movedToUnicast(self, receiver.request, action.deaf, seconds)
         self.site.timers.set(self, now)
 
     # Receivers leave.

@@ -27,6 +27,7 @@ from castd.pacing import Pacer
 from castd.request import Request
 from castd.server.admission import Admission
 from castd.server.blockcache import BlockCache
+from castd.server.deaf import DeafMachines
 
 #: Barred (address, name) pairs remembered at once; beyond, the oldest is forgotten.
 MOST_BARRED = 4096
@@ -55,6 +56,7 @@ class Site:
         self.blockCache = BlockCache(limits.memory)
         self.admission = Admission(limits)
         self.groupPool = GroupPool()
+        self.deafMachines = DeafMachines()
         self.requestPorts: Counter[int] = Counter()
         self.predecessor: IPredecessor | None = None
         self.barring: Callable[[str, str, float, str], object] | None = None
