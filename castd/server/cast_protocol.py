@@ -60,6 +60,8 @@ _log = Logger(namespace="castd")
 CLOSED_PORTS = 2
 #: The largest random delay that is added to an interval, as a part of the interval.
 JITTER = 0.1
+#: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
+GROUP_FIRST = 0.002
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
 
@@ -140,6 +142,8 @@ class CastProtocol(FastPath):
         self._main = CastSender(cast)
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
+        self._groupBlocks = 0  # blocks that were sent to the group when receivers by unicast were last served
+        self._groupSentAt = 0.0  # the instant at which the last of them was found to be sent
         self._queue = SendQueue()
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
@@ -373,8 +377,26 @@ class CastProtocol(FastPath):
         if not self._fallbacks:
             return due
         # Also if they were first: the main cast may just have moved a receiver to unicast.
-        fallback = self._fallbacks.run(self._run, now)
+        share = self._fallbackShare(now)
+        fallback = self._fallbacks.run(self._run, now, share)
+        if fallback is not None and share is not None:
+            fallback = max(fallback, self._groupSentAt + GROUP_FIRST)
         return fallback if due is None or (fallback is not None and fallback < due) else due
+
+    def _fallbackShare(self, now: float) -> int | None:
+        """
+        Find out how many receivers by unicast may be served now: one for each block of the group, as long as the group
+        goes on; else some that are deaf would slow down all that hear, on a busy machine.
+
+        @return: L{None}: all, as the group waits for its master, or is over.
+        """
+        blocks = self.blocks - self.fallbackBlocks
+        share, self._groupBlocks = blocks - self._groupBlocks, blocks
+        if share:
+            self._groupSentAt = now
+        elif now >= self._groupSentAt + GROUP_FIRST or not self._main.cast.memberCount():
+            return None
+        return share
 
     def _run(self, sender: CastSender, now: float) -> float | None:
         """
