@@ -67,7 +67,8 @@ class Fallbacks:
         @return: the instant at which the next sender is due; L{None}: when a datagram arrives.
         @raise ContentChanged: the file has changed.
         """
-        heap, later = self._heap, []
+        heap = self._heap
+        later: list[tuple[CastSender, float | None]] = []
         while heap and heap[0][0] <= now:
             if most is not None and len(later) >= most:
                 break
