@@ -13,9 +13,13 @@ from typing import NamedTuple
 #: Seconds.
 MIN_RTO = 0.02
 #: The least that is waited beyond the smoothed round-trip time, however steady that is: the clock granularity G of RFC
-#: 6298, section 2, and kGranularity of RFC 9002, section 6.2.1.  Clients and timers are late by about a millisecond.
-#: Seconds.
+#: 6298, section 2, and kGranularity of RFC 9002, section 6.2.1.  A single block that is lost now and then is repeated
+#: after the probe timeout of RFC 9002, which has no other floor (L{castd.cast.rto}).  Clients and timers are late by
+#: about a millisecond.  Seconds.
 GRANULARITY = 0.002
+#: Longer than the shortest timer by which a client repeats its acknowledgement, BusyBox's of 50 ms, which each
+#: duplicate of a block starts anew.  Seconds.
+CLIENT_TIMER = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,15 @@ class AdaptiveTimeout:
     @ivar floor: the shortest timeout.
     @ivar growth: the factor from one unanswered repetition to the next.
     @ivar ceiling: the longest timeout.
+    @ivar quickRepeats: a single block is repeated so often before its receiver is given L{CLIENT_TIMER} to repeat its
+        acknowledgement by itself; L{None}: it is not given that, as others wait.
     """
 
     first: float = 1.0
     floor: float = MIN_RTO
     growth: float = 2.0
     ceiling: float = 8.0
+    quickRepeats: int | None = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ Compute the retransmission timeout of one receiver from its measured round-trip 
 
 from __future__ import annotations
 
-from castd.cast.policy import GRANULARITY, AdaptiveTimeout, FixedTimeouts
+from castd.cast.policy import CLIENT_TIMER, GRANULARITY, AdaptiveTimeout, FixedTimeouts
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
+#: A single block is repeated after the floor again when so many repetitions in a row were not what was answered.
+MOST_LATE = 3
 
 
 class RtoEstimator:
@@ -17,11 +19,28 @@ class RtoEstimator:
     With L{AdaptiveTimeout} the interval is computed as in RFC 6298: smoothed round-trip time plus four deviations,
     within floor and ceiling, growing with each unanswered repetition.  With L{FixedTimeouts} it is taken from a table.
 
+    A single block is another matter than a window: a duplicate costs one datagram, and its acknowledgement draws
+    nothing.  So when repetitions have shown that blocks are lost, single blocks are I{probed} for: they are repeated
+    after the probe timeout of RFC 9002, section 6.2, which has no floor but its granularity.  That is only done where
+    blocks are lost, as a machine that is busy for some milliseconds would be sent a heap of duplicates.
+
     @ivar repeats: repetitions since the last progress.
+    @ivar probing: single blocks are repeated after the probe timeout.
     @ivar smoothedRtt: the smoothed round-trip time (SRTT of RFC 6298); L{None} before the first measurement.
     """
 
-    __slots__ = ("_backoffs", "_deviation", "_repeat", "_timeout", "repeats", "smoothedRtt")
+    __slots__ = (
+        "_backoffs",
+        "_deviation",
+        "_late",
+        "_probe",
+        "_quickRepeats",
+        "_repeat",
+        "_timeout",
+        "probing",
+        "repeats",
+        "smoothedRtt",
+    )
 
     def __init__(self, repeat: AdaptiveTimeout | FixedTimeouts) -> None:
         self._repeat = repeat
@@ -29,6 +48,10 @@ class RtoEstimator:
         self.smoothedRtt: float | None = None
         self._deviation = 0.0
         self._timeout = repeat.first if isinstance(repeat, AdaptiveTimeout) else 0.0
+        self._probe = 0.0  # the probe timeout
+        self.probing = False
+        self._late = 0  # repetitions in a row that were not what was answered
+        self._quickRepeats = repeat.quickRepeats if isinstance(repeat, AdaptiveTimeout) else None
 
     def sample(self, seconds: float) -> None:
         """
@@ -51,13 +74,13 @@ class RtoEstimator:
             self._deviation += (abs(error) - self._deviation) / 4
         if isinstance(self._repeat, AdaptiveTimeout):
             self._backoffs = 0
-            limit = self.smoothedRtt + max(4 * self._deviation, GRANULARITY)
-            self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+            self._probe = self.smoothedRtt + max(4 * self._deviation, GRANULARITY)
+            self._timeout = min(max(self._probe, self._repeat.floor), self._repeat.ceiling)
 
     @property
     def converged(self) -> bool:
         """Whether more measurements would hardly change the interval."""
-        return isinstance(self._repeat, FixedTimeouts) or self._timeout <= CONVERGED
+        return isinstance(self._repeat, FixedTimeouts) or (self._timeout <= CONVERGED and not self.probing)
 
     def backOff(self) -> None:
         """Count a repetition, and make the interval longer."""
@@ -77,11 +100,40 @@ class RtoEstimator:
         """Count repetitions from 0 again, and use the interval as it was measured: something new is sent."""
         self.repeats = self._backoffs = 0
 
-    def interval(self) -> float:
-        """Return seconds from now until the next repetition is due."""
+    def repeatedBlockAnswered(self, seconds: float) -> None:
+        """
+        Find out from the answer to a single block, which was repeated, whether to probe for the next ones.
+
+        An answer a round-trip time after a repetition is one to that: the block, or the acknowledgement before, was
+        lost.  Else the receiver was busy, or does not answer a duplicate and has repeated its acknowledgement by
+        itself.
+
+        @param seconds: from the last repetition to the answer.
+        """
+        if self.smoothedRtt is None or isinstance(self._repeat, FixedTimeouts):
+            return
+        if self.smoothedRtt / 2 <= seconds <= self._probe:
+            self.probing, self._late = True, 0
+            return
+        self._late += 1
+        if self._late >= MOST_LATE:
+            self.probing = False
+        if self._quickRepeats is not None and self.repeats >= self._quickRepeats:
+            self._quickRepeats = 1
+
+    def interval(self, single: bool = False) -> float:
+        """
+        Return seconds from now until the next repetition is due.
+
+        @param single: it is that of a single block.
+        """
         repeat = self._repeat
         if isinstance(repeat, FixedTimeouts):
             return repeat.steps[min(self.repeats, len(repeat.steps) - 1)]
+        waits = single and self._quickRepeats is not None and self.repeats >= self._quickRepeats
         # The exponent is bounded, as the interval has reached its ceiling long before.
-        grown = self._timeout * repeat.growth ** min(self._backoffs, 64)
+        timeout = self._probe if single and self.probing and not waits else self._timeout
+        grown = timeout * repeat.growth ** min(self._backoffs, 64)
+        if waits and grown < CLIENT_TIMER:
+            grown = CLIENT_TIMER
         return grown if grown < repeat.ceiling else repeat.ceiling

@@ -203,7 +203,10 @@ class GenericTurn(ABC, Generic[M]):
         @return: seconds.  By default the interval of L{RtoEstimator<castd.cast.rto.RtoEstimator>}, or of a short turn.
         """
         short = self._shortTurn(member)
-        return short.interval if short else member.rto.interval()
+        if short is not None:
+            return short.interval
+        serving = self.serving
+        return member.rto.interval(len(serving) == 1 and len(serving[0]) == 1)
 
     def turnEndsAt(self, member: M) -> float:
         """
@@ -357,8 +360,12 @@ class GenericTurn(ABC, Generic[M]):
             member.rto.reset()
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
-            if self.state is TurnState.WAITING and not self._repeating:
-                member.rto.sample(now - self.sentAt)
+            if self.state is TurnState.WAITING:
+                # The answer to a repetition is no sample (Karn).
+                if not self._repeating:
+                    member.rto.sample(now - self.sentAt)
+                elif self._servesOneBlock:
+                    member.rto.repeatedBlockAnswered(now - self.sentAt)
             member.rto.answered()
             member.failedTurns = 0
             self.progressed = True
@@ -370,6 +377,10 @@ class GenericTurn(ABC, Generic[M]):
                 self._serve(member, ranges, now)
         elif ranges == self.serving and self.state is TurnState.WAITING:
             self._sameRequestAgain()
+
+    @property
+    def _servesOneBlock(self) -> bool:
+        return len(self.serving) == 1 and len(self.serving[0]) == 1
 
     def _noteHearing(self, member: M, ranges: Ranges) -> None:
         """Note that a member hears the group if it asks for a block after the first one."""
@@ -680,7 +691,7 @@ class GenericTurn(ABC, Generic[M]):
         member.rto.reset()
         self._serve(member, (numbers,), now)
         self._send(now)
-        return member.rto.interval()
+        return member.rto.interval(self._servesOneBlock)
 
     def mayEnterFastPath(self, stop: int) -> float | None:
         """
@@ -712,7 +723,7 @@ class GenericTurn(ABC, Generic[M]):
         rto.sample(seconds)
         rto.answered()
         self.master.failedTurns = 0
-        return rto.interval()
+        return rto.interval(self._servesOneBlock)
 
     def fastPathLeft(self, numbers: range, now: float) -> None:
         """Note that the only member was served by the fast path up to these blocks, which were sent at C{now}."""
@@ -720,7 +731,7 @@ class GenericTurn(ABC, Generic[M]):
         self.serving = self.master.wanted = (numbers,)
         self._windowRepeated = False
         self.sentAt = self.progressAt = now
-        self.repeatAt = now + self.master.rto.interval()
+        self.repeatAt = now + self.master.rto.interval(self._servesOneBlock)
         self.highestSent = numbers.stop - 1
 
 

@@ -43,7 +43,7 @@ ANNOUNCED_AGAIN_AFTER, ANNOUNCED_AGAIN_EVERY = 2, 0.1
 
 #: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.
 POLICY = RetransmitPolicy(
-    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
+    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0, quickRepeats=None),
     progressTimeout=3.0,
     measuredProgressTimeout=1.0,
     minRepeats=6,
