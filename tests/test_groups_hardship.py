@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from castd.testing import Network, pattern
+from castd.request import Peer
+from castd.testing import Host, Network, pattern
 from tests.support.clients.multicast import ATFTP, EDK2, HEARING, IPXE, UBOOT, Habit, Machine
 from tests.support.quick import slowBut
 from tests.support.stage import GroupStage
@@ -181,3 +182,67 @@ def test_rememberedForAWhile() -> None:
             group.run()
             assert (group.stage.told("declined") != []) is declined
             group.network.advance(100)
+
+
+class BusyMachine(Machine):
+    """
+    A machine that is busy now and then: what comes meanwhile is read afterwards, 5 ms apart, its own datagrams first.
+
+    @ivar most: the most datagrams that have waited.
+    """
+
+    def __init__(self, host: Host, habit: Habit, name: str, server: Peer, content: bytes) -> None:
+        super().__init__(host, habit, name, server, content)
+        self._alone: list[tuple[bytes, Peer]] = []
+        self._group: list[tuple[bytes, Peer]] = []
+        self._busy = False
+        self.most = 0
+
+    def stall(self, seconds: float) -> None:
+        """Be busy from now on, if it is the master."""
+        if not self._busy and self.master:
+            self._busy = True
+            self.host.callLater(seconds, self._next)
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        if self._busy:
+            self._alone.append((datagram, addr))
+        else:
+            super().datagramReceived(datagram, addr)
+
+    def heard(self, datagram: bytes, addr: Peer, group: bool) -> None:
+        if self._busy:
+            self._group.append((datagram, addr))
+        else:
+            super().heard(datagram, addr, group)
+
+    def _next(self) -> None:
+        self.most = max(self.most, len(self._alone) + len(self._group))
+        if self._alone:
+            super().datagramReceived(*self._alone.pop(0))
+        elif self._group:
+            super().heard(*self._group.pop(0), True)
+        else:
+            self._busy = False
+            return
+        self.host.callLater(0.005, self._next)
+
+
+@pytest.mark.parametrize("habit", [EDK2, UBOOT, ATFTP], ids=lambda habit: habit.name)
+def test_aMasterThatStalls(habit: Habit) -> None:
+    """
+    A master is busy for 30 ms now and then, and acknowledges all that has come meanwhile, 5 ms apart, on a network that
+    loses blocks, so that they are repeated soon.  It is not taken for deaf.
+    """
+    group = Group([replace(habit, duplicates=1 << 30)] * 3, pattern(1_400_000))
+    network = group.network
+    network.link(loss=0.03)
+    first = BusyMachine(network.host("10.0.0.99"), group.machines[0].habit, "f", group.stage.server, group.content)
+    group.machines[0] = first
+    with group.stage:
+        for index in range(200):
+            network.callLater(0.3 + index * 0.1, first.stall, 0.03)
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 3
+        assert first.most >= 4, "copies have come while it was busy"
+        assert group.stage.told("moved") == []

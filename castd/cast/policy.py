@@ -17,9 +17,9 @@ MIN_RTO = 0.02
 #: after the probe timeout of RFC 9002, which has no other floor (L{castd.cast.rto}).  Clients and timers are late by
 #: about a millisecond.  Seconds.
 GRANULARITY = 0.002
-#: Longer than the shortest timer by which a client repeats its acknowledgement, BusyBox's of 50 ms, which each
-#: duplicate of a block starts anew.  Seconds.
-CLIENT_TIMER = 0.06
+#: Longer than the timer by which a client repeats its acknowledgement that does not answer a duplicate: BusyBox's of
+#: 100 ms, which each duplicate starts anew.  Seconds.
+CLIENT_TIMER = 0.12
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ Compute the retransmission timeout of one receiver from its measured round-trip 
 
 from __future__ import annotations
 
-from castd.cast.policy import CLIENT_TIMER, GRANULARITY, AdaptiveTimeout, FixedTimeouts
+from castd.cast.policy import CLIENT_TIMER, GRANULARITY, MIN_RTO, AdaptiveTimeout, FixedTimeouts
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
-#: A single block is repeated after the floor again when so many repetitions in a row were not what was answered.
-MOST_LATE = 3
+#: What is waited for a single block beyond the round-trip time is divided and multiplied by these when a repetition was
+#: needed, and when it was not.
+SOONER, LATER = 4, 2
+#: The factor from one probe for a single block to the next (RFC 9002, section 6.2.1).
+PROBE_GROWTH = 2.0
 
 
 class RtoEstimator:
@@ -22,7 +25,8 @@ class RtoEstimator:
     A single block is another matter than a window: a duplicate costs one datagram, and its acknowledgement draws
     nothing.  So when repetitions have shown that blocks are lost, single blocks are I{probed} for: they are repeated
     after the probe timeout of RFC 9002, section 6.2, which has no floor but its granularity.  That is only done where
-    blocks are lost, as a machine that is busy for some milliseconds would be sent a heap of duplicates.
+    more blocks are lost than answers are late: a machine that is often busy for some milliseconds would be sent heaps
+    of duplicates.
 
     @ivar repeats: repetitions since the last progress.
     @ivar probing: single blocks are repeated after the probe timeout.
@@ -32,10 +36,10 @@ class RtoEstimator:
     __slots__ = (
         "_backoffs",
         "_deviation",
-        "_late",
         "_probe",
         "_quickRepeats",
         "_repeat",
+        "_slack",
         "_timeout",
         "probing",
         "repeats",
@@ -48,9 +52,9 @@ class RtoEstimator:
         self.smoothedRtt: float | None = None
         self._deviation = 0.0
         self._timeout = repeat.first if isinstance(repeat, AdaptiveTimeout) else 0.0
-        self._probe = 0.0  # the probe timeout
+        self._probe = 0.0  # the timeout of a single block
+        self._slack = MIN_RTO  # the least that is waited for a single block beyond the round-trip time
         self.probing = False
-        self._late = 0  # repetitions in a row that were not what was answered
         self._quickRepeats = repeat.quickRepeats if isinstance(repeat, AdaptiveTimeout) else None
 
     def sample(self, seconds: float) -> None:
@@ -74,8 +78,11 @@ class RtoEstimator:
             self._deviation += (abs(error) - self._deviation) / 4
         if isinstance(self._repeat, AdaptiveTimeout):
             self._backoffs = 0
-            self._probe = self.smoothedRtt + max(4 * self._deviation, GRANULARITY)
-            self._timeout = min(max(self._probe, self._repeat.floor), self._repeat.ceiling)
+            variation = 4 * self._deviation
+            limit = self.smoothedRtt + (variation if variation > GRANULARITY else GRANULARITY)
+            self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+            if self.probing:
+                self._probe = self.smoothedRtt + max(variation, self._slack)
 
     @property
     def converged(self) -> bool:
@@ -110,16 +117,18 @@ class RtoEstimator:
 
         @param seconds: from the last repetition to the answer.
         """
-        if self.smoothedRtt is None or isinstance(self._repeat, FixedTimeouts):
+        rtt = self.smoothedRtt
+        if rtt is None or isinstance(self._repeat, FixedTimeouts):
             return
-        if self.smoothedRtt / 2 <= seconds <= self._probe:
-            self.probing, self._late = True, 0
-            return
-        self._late += 1
-        if self._late >= MOST_LATE:
-            self.probing = False
-        if self._quickRepeats is not None and self.repeats >= self._quickRepeats:
-            self._quickRepeats = 1
+        variation = max(4 * self._deviation, GRANULARITY)
+        if rtt / 2 <= seconds <= rtt + variation:
+            self._slack = max(self._slack / SOONER, GRANULARITY)
+        else:
+            self._slack = min(self._slack * LATER, MIN_RTO)
+            if self._quickRepeats is not None and self.repeats >= self._quickRepeats:
+                self._quickRepeats = 1
+        self.probing = self._slack < MIN_RTO
+        self._probe = rtt + max(variation, self._slack)
 
     def interval(self, single: bool = False) -> float:
         """
@@ -132,8 +141,10 @@ class RtoEstimator:
             return repeat.steps[min(self.repeats, len(repeat.steps) - 1)]
         waits = single and self._quickRepeats is not None and self.repeats >= self._quickRepeats
         # The exponent is bounded, as the interval has reached its ceiling long before.
-        timeout = self._probe if single and self.probing and not waits else self._timeout
-        grown = timeout * repeat.growth ** min(self._backoffs, 64)
+        if single and self.probing and not waits:
+            grown = self._probe * PROBE_GROWTH ** min(self._backoffs, 64)
+        else:
+            grown = self._timeout * repeat.growth ** min(self._backoffs, 64)
         if waits and grown < CLIENT_TIMER:
             grown = CLIENT_TIMER
         return grown if grown < repeat.ceiling else repeat.ceiling
