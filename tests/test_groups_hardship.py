@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from twisted.internet.protocol import DatagramProtocol
 
+from castd.packets.tftp import Oack, TftpRequest, buildAck, buildRequest, parse
 from castd.request import Peer
 from castd.testing import Host, Network, pattern
 from tests.support.clients.multicast import ATFTP, EDK2, HEARING, IPXE, UBOOT, Habit, Machine
@@ -246,3 +248,51 @@ def test_aMasterThatStalls(habit: Habit) -> None:
         assert [machine.failed for machine in group.machines] == [""] * 3
         assert first.most >= 4, "copies have come while it was busy"
         assert group.stage.told("moved") == []
+
+
+class StallingMember(DatagramProtocol):
+    """
+    A member that asks for one block after the other, each as late as the rules allow.
+
+    @ivar pause: seconds from one request to the next.
+    """
+
+    noisy = False
+
+    def __init__(self, host: Host, server: Peer, pause: float) -> None:
+        self.host, self.server, self.pause = host, server, pause
+        self._port = host.listenUDP(0, self)
+        self._tid: Peer | None = None
+        self._number = 0
+        self._turn = 0
+
+    def begin(self) -> None:
+        options = (("tsize", "0"), ("blksize", "1428"), ("multicast", ""))
+        self._port.write(buildRequest(TftpRequest(False, "f", "octet", options)), self.server)
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        packet = parse(datagram)
+        self._tid = addr
+        if isinstance(packet, Oack) and dict(packet.options)["multicast"].endswith(",1"):
+            self._turn += 1
+            self._ask(self._turn)
+
+    def _ask(self, turn: int) -> None:
+        if turn == self._turn and self._tid is not None:
+            self._port.write(buildAck(self._number), self._tid)
+            self._number += 1
+            self.host.callLater(self.pause, self._ask, turn)
+
+
+@pytest.mark.parametrize("pause", [0.04, 0.28, 0.9, 2.9])
+def test_oneMachineWithEightPorts(pause: float) -> None:
+    """However one machine with eight ports draws out its turns, the others wait for it no longer than for one port."""
+    group = Group([ATFTP] * 14)
+    stalling = group.network.host("10.0.0.200")
+    attackers = [StallingMember(stalling, group.stage.server, pause) for _ in range(8)]
+    with group.stage:
+        for attacker in attackers:
+            attacker.begin()
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 14
+        assert max(machine.ended for machine in group.machines) < 11.5

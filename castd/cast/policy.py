@@ -124,6 +124,8 @@ class RetransmitPolicy:
         it; once a second at most.
     @ivar maxListenerRepeats: how often the announcement of a listener is repeated, once a second, until it is
         confirmed.
+    @ivar addressBudget: so long may the members at one address let those at others wait, over all their turns; then
+        their turns come after those of all others.  So do they when C{turnBudget} is spent by them together.  Seconds.
     @ivar turnBudget: the most blocks sent in one turn, as a multiple of the blocks of the file.
     @ivar minTurnProgress: a master that advances more slowly while others wait loses its turn.
     """
@@ -144,6 +146,7 @@ class RetransmitPolicy:
     reachabilityCheckAfter: float | None = None
     maxCorrections: int = 3
     maxListenerRepeats: int = 0
+    addressBudget: float | None = None
     turnBudget: float | None = None
     minTurnProgress: MinProgress | None = None
 

@@ -83,9 +83,9 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
-from castd.cast.limits import JoinDelay, TurnBudget
+from castd.cast.limits import AddressCosts, JoinDelay, TurnBudget
 from castd.cast.members import ListenerTimers, M, Member, Members
-from castd.cast.policy import RetransmitPolicy, ShortTurn
+from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
 from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -150,6 +150,7 @@ class GenericTurn(ABC, Generic[M]):
         self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
         self._listeners: ListenerTimers[M] = ListenerTimers()
         self._budget: TurnBudget | None = None
+        self._costs = None if policy.addressBudget is None else AddressCosts(policy, count)
         self._checking = False  # the master got its turn early, only to show that it hears the group
         self.progressed = False
         self._deafTurn = DEAF_TURN  # limits the turn while the master may be deaf
@@ -173,9 +174,16 @@ class GenericTurn(ABC, Generic[M]):
         """
         Hook: choose who gets the turn next, when a turn has ended.
 
-        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest.
+        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest;
+            those whose address has spent its budget come after all others, the one that has cost least first.
         """
-        return next((member for member in self.members if not member.suspect), None) or next(iter(self.members), None)
+        costs, members = self._costs, self.members
+        if costs is None or not costs.seconds:
+            return next((member for member in members if not member.suspect), None) or next(iter(members), None)
+        within = [member for member in members if costs.left(member.peer[0]) > 0.0]
+        if within:
+            return next((member for member in within if not member.suspect), within[0])
+        return min(members, key=lambda member: costs.seconds.get(member.peer[0], 0.0), default=None)
 
     def turnGiven(self, member: M, now: float) -> None:
         """Hook: note that a member gets the turn; called before it is announced.  By default nothing is done."""
@@ -355,11 +363,14 @@ class GenericTurn(ABC, Generic[M]):
         self._noteHearing(member, ranges)
         reachability = self._reachability
         if self.state is TurnState.ANNOUNCED:
+            self._chargeWaiting(member, now)
             prompt = not member.rto.repeats and now - self.sentAt < PROMPT
             self._deafTurn = PROMPT_DEAF_TURN if prompt else DEAF_TURN
             member.rto.reset()
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
+            if self._costs is not None and now - self.progressAt > MIN_RTO:
+                self._chargeWaiting(member, now)
             if self.state is TurnState.WAITING:
                 # The answer to a repetition is no sample (Karn).
                 if not self._repeating:
@@ -471,6 +482,7 @@ class GenericTurn(ABC, Generic[M]):
 
     def passTurn(self, now: float) -> None:
         """End the turn, and give the next one to the L{successor}."""
+        self._chargeTurn(now)
         self.master, self.state, self.repeatAt, self._pending = None, TurnState.EMPTY, NEVER, []
         self._checking = False
         chosen = self.successor(now)
@@ -479,6 +491,9 @@ class GenericTurn(ABC, Generic[M]):
 
     def giveTurn(self, member: M, now: float) -> None:
         """Make a member the master, also in place of another one, and queue its announcement."""
+        self._chargeTurn(now)
+        if self._costs is not None:
+            self._costs.turnBegins(member.peer[0])
         self.turnGiven(member, now)
         self.master = member
         self.state = TurnState.ANNOUNCED
@@ -512,6 +527,26 @@ class GenericTurn(ABC, Generic[M]):
         self.passTurn(now)
         if self.master is not member and (member.heard or member.failedTurns == 1):
             self.members.announce(member, False)
+
+    def _chargeWaiting(self, member: M, now: float) -> None:
+        """Charge the address of the master for the time since it last asked for anything new, if others wait."""
+        waited = now - self.progressAt
+        if self._costs is not None and waited > MIN_RTO and len(self.members) > 1:
+            self._costs.waited(member.peer[0], waited)
+
+    def _chargeTurn(self, now: float) -> None:
+        """Charge the address of the master, if there is one, for its turn, which ends."""
+        if self._costs is not None and self.master is not None:
+            self._chargeWaiting(self.master, now)
+            self._costs.sent(self.master.peer[0], self._turnBlocks)
+
+    def _budgetEndsAt(self, member: M) -> float:
+        """Return when the master has spent the budget of its address; infinite: nobody waits who has not."""
+        costs, host = self._costs, member.peer[0]
+        if costs is None or host not in costs.seconds:
+            return NEVER
+        others = (other.peer[0] for other in self.members if other.peer[0] != host)
+        return self.progressAt + costs.leftOfTurn(host) if any(costs.left(other) > 0.0 for other in others) else NEVER
 
     def _overspent(self, now: float) -> bool:
         if self._budget is None or len(self.members) == 1 or not self.count:
@@ -590,7 +625,10 @@ class GenericTurn(ABC, Generic[M]):
         if member is None:
             return False
         if self.state in (TurnState.ANNOUNCED, TurnState.WAITING):
-            if now >= self.turnEndsAt(member) or self._overspent(now):
+            end = self.turnEndsAt(member)
+            if self._costs is not None:
+                end = min(end, self._budgetEndsAt(member))
+            if now >= end or self._overspent(now):
                 self._failTurn(member, now)
                 return True
             if now >= self.repeatAt:
@@ -653,6 +691,8 @@ class GenericTurn(ABC, Generic[M]):
                 until = min(until, announceAt)
             return now if until is None else max(until, now)
         times = [self.turnEndsAt(member), self.repeatAt]
+        if self._costs is not None:
+            times.append(self._budgetEndsAt(member))
         if announceAt is not None:
             times.append(announceAt)
         if self.policy.keepAliveInterval is not None and self.highestSent >= 0:

@@ -41,6 +41,9 @@ NEXT_BLOCK_AFTER = 4
 #: A master that was busy should not find a heap of announcements.  Seconds.
 ANNOUNCED_AGAIN_AFTER, ANNOUNCED_AGAIN_EVERY = 2, 0.1
 
+#: What is left of the budget of an address after a first turn in which its member was silent.  Seconds.
+SECOND_TURN = 1.0
+
 #: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.
 POLICY = RetransmitPolicy(
     repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0, quickRepeats=None),
@@ -242,4 +245,11 @@ class GroupWire:
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:
     """Return the policy of a group, with the values of the service file, in seconds."""
-    return replace(POLICY, joinDelay=joinDelay, maxJoinDelay=maxJoinDelay, progressTimeout=progressTimeout)
+    return replace(
+        POLICY,
+        joinDelay=joinDelay,
+        maxJoinDelay=maxJoinDelay,
+        progressTimeout=progressTimeout,
+        # Over all its turns a machine may cost as much as one that is silent in its first turn, and gets a second one.
+        addressBudget=progressTimeout + SECOND_TURN,
+    )
