@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from castd.request import Local, Peer, Request
     from castd.server.admission import Admission
     from castd.server.blockcache import BlockCache
+    from castd.server.deaf import DeafMachines
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
@@ -488,6 +489,7 @@ class ISite(Interface):
     blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
     admission: Admission = Attribute("Applies the limits on transfers and ERROR datagrams, of each client and of all.")
     groupPool: GroupPool = Attribute("The group addresses in use.")
+    deafMachines: DeafMachines = Attribute("The machines that receive nothing of groups, for all transports.")
     predecessor: IPredecessor | None = Attribute(
         "The process that this one takes over from, while it still serves transfers; None: there is none."
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from castd.cli.status import deafLine
 from castd.observe.metrics import Counters, Gauges
 from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
@@ -69,3 +70,20 @@ def test_elsewhere() -> None:
     page = counters.page().decode()
     assert 'castd_casts{kind="other",transport="other"} 2.0' in page
     assert 'castd_receivers{transport="other"} 2.0' in page
+
+
+def test_deafMachines(tmp_path: Path) -> None:
+    """The machines that are in no group are told, for how long, and no longer than that."""
+    (tmp_path / "boot").mkdir()
+    network = Network()
+    case = Case(tmp_path, network, START + TFTP)
+    case.server.site.deafMachines.remember("10.0.0.7", 245.0, network.seconds())
+    case.server.site.deafMachines.remember("10.0.0.8", 5.0, network.seconds())
+    assert case.server.status()["deaf"] == [
+        {"host": "10.0.0.7", "seconds": 245.0},
+        {"host": "10.0.0.8", "seconds": 5.0},
+    ]
+    network.advance(5)
+    (machine,) = deaf = case.server.status()["deaf"]
+    assert machine["host"] == "10.0.0.7"
+    assert deafLine(deaf) == "in no group, as they hear none: 10.0.0.7 (for 4:00)"

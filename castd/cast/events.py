@@ -80,12 +80,15 @@ class Left:
     @ivar wants: the blocks that it still lacked, as far as it had asked for them.  A receiver that does not hear the
         group goes on by unicast from there.
     @ivar heard: it had sent something since its request; if not, the request may be forged.
+    @ivar deaf: it was shown to receive nothing that is sent to the group; another that goes on by unicast has received
+        blocks of it before, or is only assumed to be deaf.
     """
 
     peer: Peer
     outcome: str
     wants: Ranges = ()
     heard: bool = field(default=True, compare=False)
+    deaf: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,14 @@ class JoinDelay:
             self._latest = now + self._policy.maxJoinDelay
         self.until = min(now + self._policy.joinDelay, self._latest)
 
+    def halfway(self, now: float) -> float | None:
+        """
+        Return the instant at which the announcement of a listener that joins now is repeated, half of the delay later;
+        L{None}: the first block is sent before that.
+        """
+        instant = now + self._policy.joinDelay / 2
+        return instant if self.until is not None and instant < self.until else None
+
 
 class TurnBudget:
     """
@@ -61,3 +69,54 @@ class TurnBudget:
             return False
         self._checkpoint = (now, wanted)
         return wanted - start < slowest.share * count
+
+
+class AddressCosts:
+    """
+    Counts what the members at each address have cost those at others, over all their turns: one machine may have many
+    ports, and stall in each turn just as long as the rules for a turn allow.
+
+    The first turn of an address may cost more: a slow machine with one port is cut short by the rules for a turn.
+
+    @ivar seconds: for how long the masters at an address have let others wait, by its host; one with nothing is left
+        out.
+    """
+
+    __slots__ = ("_blocks", "_budget", "_firstTurn", "_mostBlocks", "_turns", "seconds")
+
+    def __init__(self, policy: RetransmitPolicy, count: int | None) -> None:
+        """@param count: how many blocks the file has; L{None}: it is not known."""
+        assert policy.addressBudget is not None
+        self._budget = policy.addressBudget
+        self._mostBlocks = (
+            None if policy.turnBudget is None or not count else max(policy.turnBudget * count, MIN_TURN_BUDGET)
+        )
+        slowest = policy.minTurnProgress
+        self._firstTurn = self._budget if slowest is None else max(self._budget, slowest.seconds)
+        self.seconds: dict[str, float] = {}
+        self._blocks: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
+
+    def turnBegins(self, host: str) -> None:
+        """Note that a member at an address gets the turn."""
+        self._turns[host] = self._turns.get(host, 0) + 1
+
+    def waited(self, host: str, seconds: float) -> None:
+        """Charge an address for a time in which its master has asked for nothing new while others waited."""
+        self.seconds[host] = self.seconds.get(host, 0.0) + seconds
+
+    def sent(self, host: str, blocks: int) -> None:
+        """Charge an address for the blocks that were sent in a turn."""
+        self._blocks[host] = self._blocks.get(host, 0) + blocks
+
+    def left(self, host: str) -> float:
+        """Return the seconds that the masters at an address may still let others wait; 0: none."""
+        if self._mostBlocks is not None and self._blocks.get(host, 0) > self._mostBlocks:
+            return 0.0
+        return max(0.0, self._budget - self.seconds.get(host, 0.0))
+
+    def leftOfTurn(self, host: str) -> float:
+        """Return the seconds that the master, which is at this address, may still let others wait in its turn."""
+        if self._turns.get(host, 0) > 1:
+            return self.left(host)
+        return max(0.0, self._firstTurn - self.seconds.get(host, 0.0))

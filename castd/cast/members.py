@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, TypeVar
 
 from castd.cast.events import Announce, Left, Ranges
@@ -42,6 +44,7 @@ class Member:
     @ivar servedAt: the instant at which the first of these blocks was sent, or sent after the last unchanged request
         that counted; infinite: none was.
     @ivar unchangedRequests: how often it has asked for the same blocks again although they had been sent.
+    @ivar duplicates: copies of what it has received already that it may still acknowledge: such a request says nothing.
     """
 
     __slots__ = (
@@ -50,6 +53,7 @@ class Member:
         "confirmed",
         "correctedAt",
         "corrections",
+        "duplicates",
         "failedTurns",
         "heard",
         "hearsGroup",
@@ -83,6 +87,7 @@ class Member:
         self.joinedAt = joinedAt
         self.heard = self.hearsGroup = self.confirmed = self.suspect = False
         self.failedTurns = self.turns = self.corrections = self.unchangedRequests = self.announcements = 0
+        self.duplicates = 0
         self.correctedAt = float("-inf")
         self.servedAt = float("inf")
         self.wanted: Ranges = ()
@@ -93,10 +98,14 @@ class Member:
         Find out whether a request repeats the one before although its blocks were sent, and count it if so.
 
         It counts only if the blocks were sent after the request before, at least a round-trip time ago.  The count goes
-        on from one turn to the next: a slow client repeats its request when its turn is over.
+        on from one turn to the next: a slow client repeats its request when its turn is over.  A client that was busy
+        acknowledges all copies of a block one after the other: so many requests are not counted.
         """
         if ranges != self.wanted:
-            self.unchangedRequests = 0
+            self.unchangedRequests, self.duplicates = 0, self.rto.repeats
+            return False
+        if self.duplicates:
+            self.duplicates -= 1
             return False
         rtt = self.rto.smoothedRtt or ASSUMED_RTT
         if now - self.servedAt < rtt:
@@ -149,11 +158,17 @@ class Members(Generic[M]):
         self._notices.append(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
-    def remove(self, member: M, outcome: str, wants: Ranges = ()) -> None:
-        """Remove a member, and queue its farewell; C{wants} is what it still lacks."""
+    def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False) -> None:
+        """
+        Remove a member, and queue its farewell.
+
+        @param wants: the blocks that it still lacks.
+        @param deaf: it was shown to receive nothing that is sent to the group.
+        """
         del self._byPeer[member.peer]
+        member.announceAt = None
         self._dropAnnouncement(member)
-        self._notices.append(Left(member.peer, outcome, wants, member.heard))
+        self._notices.append(Left(member.peer, outcome, wants, member.heard, deaf))
 
     def _dropAnnouncement(self, member: M) -> None:
         if self._notices:
@@ -167,3 +182,38 @@ class Members(Generic[M]):
     def nextNotice(self) -> Announce | Left | None:
         """Remove the next announcement or farewell from the queue and return it; L{None}: the queue is empty."""
         return self._notices.popleft() if self._notices else None
+
+
+class ListenerTimers(Generic[M]):
+    """
+    Finds the listeners whose announcement is to be repeated, by C{Member.announceAt}, without a look at all members.
+    """
+
+    __slots__ = ("_heap", "_ordinals")
+
+    def __init__(self) -> None:
+        # An entry whose instant is no longer that of its member is out of date.
+        self._heap: list[tuple[float, int, M]] = []
+        self._ordinals = count()
+
+    def set(self, member: M, instant: float) -> None:
+        """Have the announcement of this member repeated at this instant, in place of an earlier or later one."""
+        member.announceAt = instant
+        heappush(self._heap, (instant, next(self._ordinals), member))
+
+    @property
+    def next(self) -> float | None:
+        """The instant at which the next announcement is due; L{None}: none is."""
+        heap = self._heap
+        while heap and heap[0][2].announceAt != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def due(self, now: float) -> M | None:
+        """Return a member whose announcement is due now, and stop its timer; L{None}: there is none."""
+        instant = self.next
+        if instant is None or now < instant:
+            return None
+        member = heappop(self._heap)[2]
+        member.announceAt = None
+        return member

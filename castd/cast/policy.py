@@ -12,6 +12,14 @@ from typing import NamedTuple
 #: that is repeated too early costs one datagram, and all clients can handle duplicates (docs/transports/tftp.md).
 #: Seconds.
 MIN_RTO = 0.02
+#: The least that is waited beyond the smoothed round-trip time, however steady that is: the clock granularity G of RFC
+#: 6298, section 2, and kGranularity of RFC 9002, section 6.2.1.  A single block that is lost now and then is repeated
+#: after the probe timeout of RFC 9002, which has no other floor (L{castd.cast.rto}).  Clients and timers are late by
+#: about a millisecond.  Seconds.
+GRANULARITY = 0.002
+#: Longer than the timer by which a client repeats its acknowledgement that does not answer a duplicate: BusyBox's of
+#: 100 ms, which each duplicate starts anew.  Seconds.
+CLIENT_TIMER = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +32,15 @@ class AdaptiveTimeout:
     @ivar floor: the shortest timeout.
     @ivar growth: the factor from one unanswered repetition to the next.
     @ivar ceiling: the longest timeout.
+    @ivar quickRepeats: a single block is repeated so often before its receiver is given L{CLIENT_TIMER} to repeat its
+        acknowledgement by itself; L{None}: it is not given that, as others wait.
     """
 
     first: float = 1.0
     floor: float = MIN_RTO
     growth: float = 2.0
     ceiling: float = 8.0
+    quickRepeats: int | None = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +115,17 @@ class RetransmitPolicy:
     @ivar maxJoinDelay: ... but no longer than this after the first member has joined.  Seconds.
     @ivar deafAfterRepeats: a receiver is deaf if it has repeated its request so often, unchanged, although the blocks
         were sent each time.
-    @ivar allDeafAfterMembers: all members are taken for deaf when so many members have asked for the first block in
-        vain, until they were found to be deaf or fell silent, and none has asked for another block.
+    @ivar foundPerAssumedDeaf: whenever so many members have been found to be deaf, one more goes on by unicast that is
+        not known to hear the group, as it may give up before its turn; only if no member is known to hear, or
+        everything was sent.
     @ivar reachabilityCheckAfter: a member that has joined before the first block, and has had no turn for so long, gets
         one in the middle of a pass, to show that it hears the group: a deaf one would give up.  Seconds.
     @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it does not have
         it; once a second at most.
     @ivar maxListenerRepeats: how often the announcement of a listener is repeated, once a second, until it is
         confirmed.
+    @ivar addressBudget: so long may the members at one address let those at others wait, over all their turns; then
+        their turns come after those of all others.  So do they when C{turnBudget} is spent by them together.  Seconds.
     @ivar turnBudget: the most blocks sent in one turn, as a multiple of the blocks of the file.
     @ivar minTurnProgress: a master that advances more slowly while others wait loses its turn.
     """
@@ -128,10 +142,11 @@ class RetransmitPolicy:
     joinDelay: float = 0.0
     maxJoinDelay: float = 0.0
     deafAfterRepeats: int | None = None
-    allDeafAfterMembers: int | None = None
+    foundPerAssumedDeaf: int | None = None
     reachabilityCheckAfter: float | None = None
     maxCorrections: int = 3
     maxListenerRepeats: int = 0
+    addressBudget: float | None = None
     turnBudget: float | None = None
     minTurnProgress: MinProgress | None = None
 

@@ -6,16 +6,23 @@ it; those are called I{deaf}.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Generic
 
 from castd.cast.members import M, Members
-from castd.cast.policy import RetransmitPolicy, ShortTurn
+from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
 
 #: A member that asks for the first block after so many blocks were sent since it joined has received none of them.
 MISSED_BLOCKS = 16
-#: Limits the turn of such a member: how often it is sent the first block until it is taken for deaf.  It may have lost
-#: only that block: with a loss of 5 % in each direction one in a million is taken for deaf by mistake.
+#: Limits how long a member that was a listener has for the first answer of its turn: it was alive a moment ago, as it
+#: has answered its announcement.  It may have lost only that block: with a loss of 5 % in each direction one in a
+#: million is taken for deaf by mistake.
 DEAF_TURN = ShortTurn(6, 0.05)
+#: The same for a member that has answered its announcement within L{PROMPT} seconds.
+PROMPT, PROMPT_DEAF_TURN = 0.005, ShortTurn(15, MIN_RTO)
+#: A master that has received blocks in its turn is taken for deaf only after so many copies of one block, and not
+#: within the time of L{DEAF_TURN}: a file has thousands of blocks, and losses come in bursts.
+COPIES = 7
 
 
 class Reachability(Generic[M]):
@@ -25,23 +32,18 @@ class Reachability(Generic[M]):
     @ivar groupHeard: at least one member hears the group.
     """
 
-    __slots__ = ("_inVain", "_policy", "_unchecked", "groupHeard")
+    __slots__ = ("_found", "_policy", "_unchecked", "groupHeard")
 
     def __init__(self, policy: RetransmitPolicy) -> None:
         self.groupHeard = False
         self._policy = policy
-        self._inVain = 0  # how many members in a row have asked for the first block in vain
+        self._found = 0  # how many members were found to be deaf
         self._unchecked: deque[M] = deque()  # members that joined before the first block, and may have had no turn
 
     def joined(self, member: M) -> None:
         """Note a new member."""
         if self._policy.reachabilityCheckAfter is not None and member.highestSentAtJoin < 0:
             self._unchecked.append(member)
-
-    def foundHearing(self) -> None:
-        """Note that a member has asked for a block after the first one: it hears the group."""
-        self.groupHeard = True
-        self._inVain = 0
 
     def seemsDeaf(self, member: M, highestSent: int) -> bool:
         """
@@ -50,27 +52,27 @@ class Reachability(Generic[M]):
 
         @param highestSent: the highest number that was sent.
         """
-        if self._policy.allDeafAfterMembers is None or not self.groupHeard:
+        if self._policy.foundPerAssumedDeaf is None or not self.groupHeard:
             return False
         return member.highestSentAtJoin < 0 and not member.hearsGroup and highestSent >= MISSED_BLOCKS
 
-    def firstBlockMissed(self, member: M, allSent: bool) -> bool:
+    def assumedDeaf(self, members: Members[M], found: M, allSent: bool) -> list[M]:
         """
-        Note that a member has asked for the first block, and did not receive it however often it was sent.
+        Note that a member was found to be deaf, and choose others that are to go on by unicast with it.
 
-        If this happens to the first few members (C{allDeafAfterMembers}) and no member is known to hear the group, then
-        nothing that is sent to the group arrives.  If it happens to twice as many in a row after everything was sent,
-        then a part of the network does not receive it.  The other members there would give up before their turns.
+        To be deaf is a property of a machine, so each is found by itself.  But that takes a while, and in a large hall
+        that nothing reaches the last ones would give up before.  So their number grows with that of those found.
 
-        @param allSent: every block has been sent.
-        @return: whether all members that are not known to hear the group are to go on by unicast.  One of them that has
-            received everything will acknowledge the last block at once.
+        @param found: the member that was found.
+        @param allSent: every block has been sent: one that has received everything acknowledges the last block at once.
+        @return: members that are not known to hear the group.
         """
-        self._inVain += not member.failedTurns
-        limit = self._policy.allDeafAfterMembers
-        if limit is None:
-            return False
-        return allSent and self._inVain >= 2 * limit if self.groupHeard else self._inVain >= limit
+        self._found += 1
+        share = self._policy.foundPerAssumedDeaf
+        if share is None or (self.groupHeard and not allSent):
+            return []
+        others = (each for each in members if each is not found and not each.hearsGroup)
+        return list(islice(others, self._found // share))
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
         """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""

@@ -4,13 +4,18 @@ Compute the retransmission timeout of one receiver from its measured round-trip 
 
 from __future__ import annotations
 
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts
+from castd.cast.policy import CLIENT_TIMER, GRANULARITY, MIN_RTO, AdaptiveTimeout, FixedTimeouts
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
 #: A longer time is not taken for a round trip: the answer may have been lost, and repeated by the receiver's own timer,
 #: which is 0.25 s with iPXE and longer with all others.  Seconds.
 LONGEST_RTT = 0.2
+#: What is waited for a single block beyond the round-trip time is divided and multiplied by these when a repetition was
+#: needed, and when it was not.
+SOONER, LATER = 4, 2
+#: The factor from one probe for a single block to the next (RFC 9002, section 6.2.1).
+PROBE_GROWTH = 2.0
 
 
 class RtoEstimator:
@@ -20,12 +25,31 @@ class RtoEstimator:
     With L{AdaptiveTimeout} the interval is computed as in RFC 6298: smoothed round-trip time plus four deviations,
     within floor and ceiling, growing with each unanswered repetition.  With L{FixedTimeouts} it is taken from a table.
 
+    A single block is another matter than a window: a duplicate costs one datagram, and its acknowledgement draws
+    nothing.  So when repetitions have shown that blocks are lost, single blocks are I{probed} for: they are repeated
+    after the probe timeout of RFC 9002, section 6.2, which has no floor but its granularity.  That is only done where
+    more blocks are lost than answers are late: a machine that is often busy for some milliseconds would be sent heaps
+    of duplicates.
+
     @ivar repeats: repetitions since the last progress.
+    @ivar probing: single blocks are repeated after the probe timeout.
     @ivar smoothedRtt: the smoothed round-trip time (SRTT of RFC 6298); L{None} before the first measurement.
     @ivar shortestRtt: the shortest time in which anything was answered; 0: none was answered within L{LONGEST_RTT}.
     """
 
-    __slots__ = ("_backoffs", "_deviation", "_repeat", "_timeout", "repeats", "shortestRtt", "smoothedRtt")
+    __slots__ = (
+        "_backoffs",
+        "_deviation",
+        "_probe",
+        "_quickRepeats",
+        "_repeat",
+        "_slack",
+        "_timeout",
+        "probing",
+        "repeats",
+        "shortestRtt",
+        "smoothedRtt",
+    )
 
     def __init__(self, repeat: AdaptiveTimeout | FixedTimeouts) -> None:
         self._repeat = repeat
@@ -34,6 +58,10 @@ class RtoEstimator:
         self.shortestRtt = 0.0
         self._deviation = 0.0
         self._timeout = repeat.first if isinstance(repeat, AdaptiveTimeout) else 0.0
+        self._probe = 0.0  # the timeout of a single block
+        self._slack = MIN_RTO  # the least that is waited for a single block beyond the round-trip time
+        self.probing = False
+        self._quickRepeats = repeat.quickRepeats if isinstance(repeat, AdaptiveTimeout) else None
 
     def sample(self, seconds: float) -> None:
         """
@@ -57,8 +85,11 @@ class RtoEstimator:
             self._deviation += (abs(error) - self._deviation) / 4
         if isinstance(self._repeat, AdaptiveTimeout):
             self._backoffs = 0
-            limit = self.smoothedRtt + 4 * self._deviation
+            variation = 4 * self._deviation
+            limit = self.smoothedRtt + (variation if variation > GRANULARITY else GRANULARITY)
             self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
+            if self.probing:
+                self._probe = self.smoothedRtt + max(variation, self._slack)
 
     def answeredWithin(self, seconds: float) -> None:
         """
@@ -70,7 +101,7 @@ class RtoEstimator:
     @property
     def converged(self) -> bool:
         """Whether more measurements would hardly change the interval."""
-        return isinstance(self._repeat, FixedTimeouts) or self._timeout <= CONVERGED
+        return isinstance(self._repeat, FixedTimeouts) or (self._timeout <= CONVERGED and not self.probing)
 
     def backOff(self) -> None:
         """Count a repetition, and make the interval longer."""
@@ -93,11 +124,44 @@ class RtoEstimator:
         """
         self.repeats = self._backoffs = 0
 
-    def interval(self) -> float:
-        """Return seconds from now until the next repetition is due."""
+    def repeatedBlockAnswered(self, seconds: float) -> None:
+        """
+        Find out from the answer to a single block, which was repeated, whether to probe for the next ones.
+
+        An answer a round-trip time after a repetition is one to that: the block, or the acknowledgement before, was
+        lost.  Else the receiver was busy, or does not answer a duplicate and has repeated its acknowledgement by
+        itself.
+
+        @param seconds: from the last repetition to the answer.
+        """
+        rtt = self.smoothedRtt
+        if rtt is None or isinstance(self._repeat, FixedTimeouts):
+            return
+        variation = max(4 * self._deviation, GRANULARITY)
+        if rtt / 2 <= seconds <= rtt + variation:
+            self._slack = max(self._slack / SOONER, GRANULARITY)
+        else:
+            self._slack = min(self._slack * LATER, MIN_RTO)
+            if self._quickRepeats is not None and self.repeats >= self._quickRepeats:
+                self._quickRepeats = 1
+        self.probing = self._slack < MIN_RTO
+        self._probe = rtt + max(variation, self._slack)
+
+    def interval(self, single: bool = False) -> float:
+        """
+        Return seconds from now until the next repetition is due.
+
+        @param single: it is that of a single block.
+        """
         repeat = self._repeat
         if isinstance(repeat, FixedTimeouts):
             return repeat.steps[min(self.repeats, len(repeat.steps) - 1)]
+        waits = single and self._quickRepeats is not None and self.repeats >= self._quickRepeats
         # The exponent is bounded, as the interval has reached its ceiling long before.
-        grown = self._timeout * repeat.growth ** min(self._backoffs, 64)
+        if single and self.probing and not waits:
+            grown = self._probe * PROBE_GROWTH ** min(self._backoffs, 64)
+        else:
+            grown = self._timeout * repeat.growth ** min(self._backoffs, 64)
+        if waits and grown < CLIENT_TIMER:
+            grown = CLIENT_TIMER
         return grown if grown < repeat.ceiling else repeat.ceiling

@@ -63,7 +63,8 @@ Everything that happens by itself happens at one of these; C{deadline} gives the
    repetitions to a member that has never answered.
  - C{turnEndsAt(master)}: the master, silent or without progress, loses its turn.
  - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may be sent, as no member has joined for a while.
- - C{Member.announceAt}: the announcement of a listener, which has not confirmed it, is repeated.
+ - C{Member.announceAt}: the announcement of a listener that has said nothing is repeated: once within the delay of the
+   first block, and then as often as its protocol has listeners confirm it.
  - C{_blocksSentAt + keepAliveInterval}: a block is sent only to show that the group is alive, as some clients start an
    incomplete image when their group is silent.
 
@@ -82,10 +83,10 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
-from castd.cast.limits import JoinDelay, TurnBudget
-from castd.cast.members import M, Member, Members
-from castd.cast.policy import RetransmitPolicy, ShortTurn
-from castd.cast.reachability import DEAF_TURN, Reachability
+from castd.cast.limits import AddressCosts, JoinDelay, TurnBudget
+from castd.cast.members import ListenerTimers, M, Member, Members
+from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
+from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
 from castd.cast.window import SendWindow
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -112,8 +113,9 @@ class GenericTurn(ABC, Generic[M]):
     Serves members one at a time.  The subclass chooses the class of the members.
 
     A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
-    L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all attributes below, and call
-    L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else is promised.
+    L{announcesAgain}, L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all
+    attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else
+    is promised.
 
     @ivar policy: the timeouts and limits of the cast.
     @ivar count: how many blocks the content has.
@@ -124,6 +126,7 @@ class GenericTurn(ABC, Generic[M]):
     @ivar serving: the blocks that the master has asked for last; empty before it has asked for any.
     @ivar sentAt: the instant at which the last of these, or the announcement of the master, was sent.
     @ivar repeatAt: the instant at which that is repeated.
+    @ivar progressed: the master has received blocks that it asked for in this turn.
     @ivar progressAt: the instant at which the turn began, or at which the master last asked for something new.
     """
 
@@ -143,11 +146,15 @@ class GenericTurn(ABC, Generic[M]):
         self.progressAt = 0.0
         self._turns = self._masters = self._passes = self._lostTurns = 0
         # For groups alone; a transfer by unicast has none of these three.
-        mayBeDeaf = (policy.deafAfterRepeats, policy.allDeafAfterMembers, policy.reachabilityCheckAfter)
+        mayBeDeaf = (policy.deafAfterRepeats, policy.foundPerAssumedDeaf, policy.reachabilityCheckAfter)
         self._reachability: Reachability[M] | None = None if mayBeDeaf == (None, None, None) else Reachability(policy)
         self._joinDelay: JoinDelay | None = JoinDelay(policy) if policy.joinDelay else None
+        self._listeners: ListenerTimers[M] = ListenerTimers()
         self._budget: TurnBudget | None = None
+        self._costs = None if policy.addressBudget is None else AddressCosts(policy, count)
         self._checking = False  # the master got its turn early, only to show that it hears the group
+        self.progressed = False
+        self._deafTurn = DEAF_TURN  # limits the turn while the master may be deaf
         self._pending: list[range] = []  # blocks that are still to be sent
         self._repeating = False  # the pending blocks, or those that were sent last, are a repetition
         self._timed = True  # the answer to the pending blocks is to be measured
@@ -169,9 +176,16 @@ class GenericTurn(ABC, Generic[M]):
         """
         Hook: choose who gets the turn next, when a turn has ended.
 
-        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest.
+        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest;
+            those whose address has spent its budget come after all others, the one that has cost least first.
         """
-        return next((member for member in self.members if not member.suspect), None) or next(iter(self.members), None)
+        costs, members = self._costs, self.members
+        if costs is None or not costs.seconds:
+            return next((member for member in members if not member.suspect), None) or next(iter(members), None)
+        within = [member for member in members if costs.left(member.peer[0]) > 0.0]
+        if within:
+            return next((member for member in within if not member.suspect), within[0])
+        return min(members, key=lambda member: costs.seconds.get(member.peer[0], 0.0), default=None)
 
     def turnGiven(self, member: M, now: float) -> None:
         """Hook: note that a member gets the turn; called before it is announced.  By default nothing is done."""
@@ -184,6 +198,14 @@ class GenericTurn(ABC, Generic[M]):
         """
         return list(self.serving)
 
+    def announcesAgain(self, member: M) -> bool:
+        """
+        Hook: choose whether the master is announced again together with the blocks of L{repetition}.
+
+        @return: by default it is not.
+        """
+        return False
+
     def interval(self, member: M) -> float:
         """
         Hook: choose how long to wait for the answer to what is sent now, before it is repeated.
@@ -191,7 +213,10 @@ class GenericTurn(ABC, Generic[M]):
         @return: seconds.  By default the interval of L{RtoEstimator<castd.cast.rto.RtoEstimator>}, or of a short turn.
         """
         short = self._shortTurn(member)
-        return short.interval if short else member.rto.interval()
+        if short is not None:
+            return short.interval
+        serving = self.serving
+        return member.rto.interval(len(serving) == 1 and len(serving[0]) == 1)
 
     def turnEndsAt(self, member: M) -> float:
         """
@@ -291,8 +316,12 @@ class GenericTurn(ABC, Generic[M]):
 
     def _announceListener(self, member: M, now: float) -> None:
         self.members.announce(member, False)
-        member.announcements = 0
-        member.announceAt = now + MIN_NOTICE_INTERVAL if self.policy.maxListenerRepeats else None
+        member.announcements, member.announceAt = 0, None
+        early = None if self._joinDelay is None or self.highestSent >= 0 else self._joinDelay.halfway(now)
+        if early is not None:
+            self._listeners.set(member, early)
+        elif self.policy.maxListenerRepeats:
+            self._listeners.set(member, now + MIN_NOTICE_INTERVAL)
 
     def delayFirstBlock(self, now: float) -> None:
         """Delay the first block, if it has not been sent, for more members to join, as one has just joined."""
@@ -316,6 +345,7 @@ class GenericTurn(ABC, Generic[M]):
     def _listenerRequests(self, member: M, ranges: Ranges, now: float) -> None:
         """Note that a listener is alive, and tell it now and then that it does not have the turn."""
         member.heard, member.suspect = True, False
+        self._noteHearing(member, ranges)
         if ranges and self._removedAsDeaf(member, ranges, now):
             return
         if not member.confirmed or not ranges:
@@ -332,32 +362,34 @@ class GenericTurn(ABC, Generic[M]):
         member.suspect = False
         if not ranges or self._removedAsDeaf(member, ranges, now):
             return
+        self._noteHearing(member, ranges)
         reachability = self._reachability
-        if not member.hearsGroup and ranges[0].start > 0:
-            member.hearsGroup = True
-            if reachability is not None:
-                reachability.foundHearing()
         if self.state is TurnState.ANNOUNCED:
+            self._chargeWaiting(member, now)
             if not member.rto.repeats:
                 member.rto.answeredWithin(now - self.sentAt)
+            prompt = not member.rto.repeats and now - self.sentAt < PROMPT
+            self._deafTurn = PROMPT_DEAF_TURN if prompt else DEAF_TURN
             member.rto.reset()
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
+            if self._costs is not None and now - self.progressAt > MIN_RTO:
+                self._chargeWaiting(member, now)
             self._progress(member, ranges[0].start, now)
             if reachability is not None and (other := reachability.nextToCheck(self.members, now)) is not None:
                 self.members.announce(member, False)
                 self._checking = True
                 self.giveTurn(other, now)
-            elif self._servesWindow:
-                self._serveWindow(member, ranges, now)
-            else:
+            elif self._servesOneBlock:
                 self._serve(member, ranges, now)
+            else:
+                self._serveWindow(member, ranges, now)
         elif ranges == self.serving and self.state is TurnState.WAITING:
             self._sameRequestAgain(member, now)
 
     def _sameRequestAgain(self, master: M, now: float) -> None:
         """Send a window again for a duplicate request, if that says that its first block was lost."""
-        if self._servesWindow and self._window.firstLost(self.serving[0].start, now, master.rto.shortestRtt):
+        if not self._servesOneBlock and self._window.firstLost(self.serving[0].start, now, master.rto.shortestRtt):
             self.sendAgain()
             self._timed = True
 
@@ -366,16 +398,27 @@ class GenericTurn(ABC, Generic[M]):
         seconds = self._window.measured(number, now, master.rto.shortestRtt)
         if seconds is not None:
             master.rto.sample(seconds)
-        if self._repeating and self._servesWindow and number < self._window.sentStop:
+        elif self._repeating and self.state is TurnState.WAITING and self._servesOneBlock:
+            # No sample (Karn), but it tells whether the repetition was needed.
+            master.rto.repeatedBlockAnswered(now - self.sentAt)
+        if self._repeating and not self._servesOneBlock and number < self._window.sentStop:
             master.rto.reset()  # a part of the window was lost: no longer round-trip time has caused the repetition
         else:
             master.rto.answered()
         master.failedTurns = 0
+        self.progressed = True
 
     @property
-    def _servesWindow(self) -> bool:
-        """Whether the master has asked for more than one block."""
-        return len(self.serving[0]) > 1 or len(self.serving) > 1
+    def _servesOneBlock(self) -> bool:
+        """Whether the master has asked for one block, not for a window, nor for nothing yet."""
+        return len(self.serving) == 1 and len(self.serving[0]) == 1
+
+    def _noteHearing(self, member: M, ranges: Ranges) -> None:
+        """Note that a member hears the group if it asks for a block after the first one."""
+        if not member.hearsGroup and ranges and ranges[0].start > 0:
+            member.hearsGroup = True
+            if self._reachability is not None:
+                self._reachability.groupHeard = True
 
     def _serve(self, master: M, ranges: Ranges, now: float) -> None:
         """Begin to send the blocks that the master has asked for."""
@@ -424,38 +467,30 @@ class GenericTurn(ABC, Generic[M]):
         limit = self.policy.deafAfterRepeats
         if limit is None or not member.asksInVain(ranges, now) or member.unchangedRequests < limit:
             return False
-        if ranges[0].start == 0:
-            self._firstBlockMissed(member, now)
-        self.remove(member, outcomes.DEAF, now, ranges)
-        return True
-
-    def _firstBlockMissed(self, member: M, now: float) -> bool:
-        """
-        Note that a member has asked for the first block in vain.  If the group seems to reach no member, remove all
-        other members that are not known to hear it.
-
-        @return: whether they were removed: then this member should go on by unicast as well.
-        """
-        if self._reachability is None or not self._reachability.firstBlockMissed(member, self._allSent):
+        if member is self.master and self.progressed and not self._outOfReach(member, now):
             return False
-        for other in [other for other in self.members if other is not member and not other.hearsGroup]:
-            self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
+        self._removeDeaf(member, ranges, now)
         return True
+
+    def _outOfReach(self, member: M, now: float) -> bool:
+        """Return whether a master that has received blocks in this turn was sent one often enough in vain."""
+        seconds = DEAF_TURN.repeats * DEAF_TURN.interval
+        return member.rto.repeats + 1 >= COPIES and now >= self.progressAt + seconds
+
+    def _removeDeaf(self, member: M, ranges: Ranges, now: float) -> None:
+        """Remove a member that does not hear the group, and others that are assumed not to hear it either."""
+        gone = [] if self._reachability is None else self._reachability.assumedDeaf(self.members, member, self._allSent)
+        for other in gone:
+            self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
+        self.members.remove(member, self.leaving(member, outcomes.DEAF, now), ranges, deaf=not member.hearsGroup)
+        if self.master is member or self.master in gone:
+            self.passTurn(now)
 
     def _seemsDeaf(self, member: M) -> bool:
         """Return whether the master asks for the first block and has received nothing, though others hear the group."""
         if self._reachability is None or self.state is TurnState.ANNOUNCED:
             return False
         return self._reachability.seemsDeaf(member, self.highestSent)
-
-    def _goesOnByUnicast(self, member: M, now: float) -> bool:
-        """Return whether the master, which loses its turn, is to go on by unicast."""
-        if self._reachability is None or self.state is not TurnState.WAITING:
-            return False
-        if self._seemsDeaf(member):
-            self._firstBlockMissed(member, now)
-            return True
-        return not self._reachability.groupHeard and self._firstBlockMissed(member, now)
 
     @property
     def _allSent(self) -> bool:
@@ -476,6 +511,7 @@ class GenericTurn(ABC, Generic[M]):
 
     def passTurn(self, now: float) -> None:
         """End the turn, and give the next one to the L{successor}."""
+        self._chargeTurn(now)
         self.master, self.state, self.repeatAt, self._pending = None, TurnState.EMPTY, NEVER, []
         self._checking = False
         chosen = self.successor(now)
@@ -484,10 +520,13 @@ class GenericTurn(ABC, Generic[M]):
 
     def giveTurn(self, member: M, now: float) -> None:
         """Make a member the master, also in place of another one, and queue its announcement."""
+        self._chargeTurn(now)
+        if self._costs is not None:
+            self._costs.turnBegins(member.peer[0])
         self.turnGiven(member, now)
         self.master = member
         self.state = TurnState.ANNOUNCED
-        self.serving, self._repeating = (), False
+        self.serving, self._repeating, self.progressed = (), False, False
         if self._turns:
             self._window = SendWindow()
         self.sentAt = now
@@ -506,8 +545,8 @@ class GenericTurn(ABC, Generic[M]):
 
     def _failTurn(self, member: M, now: float) -> None:
         """End the turn of a master that was silent for too long, or has spent the budget of its turn."""
-        if self._goesOnByUnicast(member, now):
-            self.remove(member, outcomes.DEAF, now, self.serving)
+        if self.state is TurnState.WAITING and self._seemsDeaf(member):
+            self._removeDeaf(member, self.serving, now)
             return
         member.failedTurns += 1
         member.suspect = True
@@ -518,6 +557,26 @@ class GenericTurn(ABC, Generic[M]):
         self.passTurn(now)
         if self.master is not member and (member.heard or member.failedTurns == 1):
             self.members.announce(member, False)
+
+    def _chargeWaiting(self, member: M, now: float) -> None:
+        """Charge the address of the master for the time since it last asked for anything new, if others wait."""
+        waited = now - self.progressAt
+        if self._costs is not None and waited > MIN_RTO and len(self.members) > 1:
+            self._costs.waited(member.peer[0], waited)
+
+    def _chargeTurn(self, now: float) -> None:
+        """Charge the address of the master, if there is one, for its turn, which ends."""
+        if self._costs is not None and self.master is not None:
+            self._chargeWaiting(self.master, now)
+            self._costs.sent(self.master.peer[0], self._turnBlocks)
+
+    def _budgetEndsAt(self, member: M) -> float:
+        """Return when the master has spent the budget of its address; infinite: nobody waits who has not."""
+        costs, host = self._costs, member.peer[0]
+        if costs is None or host not in costs.seconds:
+            return NEVER
+        others = (other.peer[0] for other in self.members if other.peer[0] != host)
+        return self.progressAt + costs.leftOfTurn(host) if any(costs.left(other) > 0.0 for other in others) else NEVER
 
     def _overspent(self, now: float) -> bool:
         if self._budget is None or len(self.members) == 1 or not self.count:
@@ -530,18 +589,25 @@ class GenericTurn(ABC, Generic[M]):
         Find out whether the turn of this member is a short one.
 
         Many listeners leave without a datagram when they have everything, so the first turn of a member after the last
-        block is short; so is that of a member that seems to be deaf, or is only to show that it is not.
+        block is short; so is that of a member that seems to be deaf, or is only to show that it is not; and that of one
+        that was a listener, until it has answered the first block that it asks for.
         """
         if self.policy.shortTurn is None:
             return None
-        if self._seemsDeaf(member):
-            return DEAF_TURN
+        if self._seemsDeaf(member) or self._mayBeDeaf(member):
+            return self._deafTurn
         if self._checking and self.state is TurnState.ANNOUNCED:
             return self.policy.shortTurn
         if len(self.members) == 1:
             return None
         unproved = member.waited and not member.failedTurns and member.rto.smoothedRtt is None
         return self.policy.shortTurn if self._allSent and unproved and self.state is TurnState.ANNOUNCED else None
+
+    def _mayBeDeaf(self, member: M) -> bool:
+        """Return whether a master that was a listener is to show, while others wait, that it hears the group."""
+        if self._reachability is None or self.state is TurnState.ANNOUNCED or self.progressed:
+            return False
+        return member.turns + member.waited > 1 and not member.failedTurns and len(self.members) > 1
 
     # Actions.
 
@@ -590,7 +656,10 @@ class GenericTurn(ABC, Generic[M]):
         if member is None:
             return False
         if self.state in (TurnState.ANNOUNCED, TurnState.WAITING):
-            if now >= self.turnEndsAt(member) or self._overspent(now):
+            end = self.turnEndsAt(member)
+            if self._costs is not None:
+                end = min(end, self._budgetEndsAt(member))
+            if now >= end or self._overspent(now):
                 self._failTurn(member, now)
                 return True
             if now >= self.repeatAt:
@@ -608,22 +677,27 @@ class GenericTurn(ABC, Generic[M]):
             self.members.announce(member, True)
             self.sentAt, self.repeatAt = now, now + self.interval(member)
             return
+        if self.announcesAgain(member):
+            self.members.announce(member, True)
         self._repeatRuns(self.repetition(), timer=True)
 
     def _announceUnconfirmed(self, now: float) -> bool:
         """
-        Announce a listener again that has not confirmed its announcement, where its protocol has it do so.
+        Announce a listener again that has said nothing: once while the first block is delayed, as a listener that has
+        lost its only announcement misses the whole pass; and then where its protocol has it confirm that.
 
-        @return: whether one was announced.
+        @return: whether one was due.
         """
+        member = self._listeners.due(now)
+        if member is None:
+            return False
         limit = self.policy.maxListenerRepeats
-        for member in self.members if limit else ():
-            if member.announceAt is not None and now >= member.announceAt:
-                member.announcements += 1
-                member.announceAt = now + MIN_NOTICE_INTERVAL if member.announcements < limit else None
-                self.members.announce(member, member is self.master)
-                return True
-        return False
+        if self.highestSent < 0 or member.announcements < limit:
+            self.members.announce(member, member is self.master)
+        member.announcements += 1
+        if member.announcements < limit:
+            self._listeners.set(member, now + MIN_NOTICE_INTERVAL)
+        return True
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
         """Send a block once more to a group that was sent nothing for C{keepAliveInterval}."""
@@ -640,14 +714,19 @@ class GenericTurn(ABC, Generic[M]):
         member = self.master
         if member is None:
             return None
+        announceAt = self._listeners.next
         if self.state is TurnState.SENDING:
             until = None if self._joinDelay is None else self._joinDelay.until
+            if until is not None and announceAt is not None:
+                until = min(until, announceAt)
             return now if until is None else max(until, now)
         times = [self.turnEndsAt(member), self.repeatAt]
+        if self._costs is not None:
+            times.append(self._budgetEndsAt(member))
+        if announceAt is not None:
+            times.append(announceAt)
         if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
             times.append(self._blocksSentAt + self.policy.keepAliveInterval)
-        if self.policy.maxListenerRepeats:
-            times.extend(member.announceAt for member in self.members if member.announceAt is not None)
         return max(min(times), now)
 
     # The fast path (castd.server.fastpath): while the only member answers as predicted it is served without polling the
@@ -682,7 +761,7 @@ class GenericTurn(ABC, Generic[M]):
         member.rto.reset()
         self._serve(member, (numbers,), now)
         self._send(now)
-        return member.rto.interval()
+        return member.rto.interval(self._servesOneBlock)
 
     def mayEnterFastPath(self, stop: int) -> float | None:
         """
@@ -716,7 +795,7 @@ class GenericTurn(ABC, Generic[M]):
         rto.sample(seconds)
         rto.answered()
         self.master.failedTurns = 0
-        return rto.interval()
+        return rto.interval(self._servesOneBlock)
 
     def fastPathLeft(self, numbers: range, now: float) -> None:
         """Note that the only member was served by the fast path up to these blocks, which were sent at C{now}."""
@@ -724,7 +803,7 @@ class GenericTurn(ABC, Generic[M]):
         self.serving = self.master.wanted = (numbers,)
         self._window.followed(numbers, now)
         self.sentAt = self.progressAt = now
-        self.repeatAt = now + self.master.rto.interval()
+        self.repeatAt = now + self.master.rto.interval(self._servesOneBlock)
         self.highestSent = numbers.stop - 1
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import click
 from rich.console import Group
@@ -22,7 +22,7 @@ from castd.cli.history import line
 from castd.files.names import printable
 from castd.observe.format import showOctets
 from castd.observe.history import Found
-from castd.observe.status import AddressStatus, TransferStatus
+from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 
 #: How many of the latest events a watched status shows.
 LATEST = 10
@@ -37,6 +37,7 @@ class ServerStatus(TypedDict):
     seconds: float
     file: str
     addresses: list[AddressStatus]
+    deaf: NotRequired[list[DeafStatus]]
 
 
 @click.command()
@@ -62,6 +63,8 @@ def status(path: str, every: float | None, plain: bool) -> None:
     else:
         click.echo(head(found))
         makeConsole().print(table(found))
+        if deaf := found.get("deaf"):
+            click.echo(deafLine(deaf))
     raise SystemExit(found["unready"] is not None)
 
 
@@ -94,6 +97,13 @@ def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) ->
             if not cast["receivers"]:
                 addRow(made, *row)
     return made
+
+
+def deafLine(machines: Iterable[DeafStatus]) -> str:
+    """Return a line that names the machines that are in no group, and for how long."""
+    return "in no group, as they hear none: " + ", ".join(
+        f"{each['host']} (for {_span(each['seconds'])})" for each in machines
+    )
 
 
 def _span(seconds: float | None) -> str:
@@ -158,4 +168,5 @@ def _views(path: str) -> Iterator[Group]:
             yield Group(Text(error.message))
             continue
         shown = table(found, rates.measure(found, time.monotonic()))
-        yield Group(Text(head(found)), shown, Text(), *(Text(line(each)) for each in reversed(latest)))
+        deaf = [Text(deafLine(machines))] if (machines := found.get("deaf")) else []
+        yield Group(Text(head(found)), shown, *deaf, Text(), *(Text(line(each)) for each in reversed(latest)))

@@ -19,6 +19,7 @@ from castd.cast.events import (
     Ranges,
     RequestBlocks,
 )
+from castd.cast.members import Member
 from castd.cast.policy import AdaptiveTimeout, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.dialects import _tftp
@@ -36,10 +37,16 @@ REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"
 
 #: Repetitions without an answer after which the next block is sent, too.
 NEXT_BLOCK_AFTER = 4
+#: Repetitions with which a master is announced again, and how long it has to answer that before it is told once more.
+#: A master that was busy should not find a heap of announcements.  Seconds.
+ANNOUNCED_AGAIN_AFTER, ANNOUNCED_AGAIN_EVERY = 2, 0.1
+
+#: What is left of the budget of an address after a first turn in which its member was silent.  Seconds.
+SECOND_TURN = 1.0
 
 #: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.
 POLICY = RetransmitPolicy(
-    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0),
+    repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0, quickRepeats=None),
     progressTimeout=3.0,
     measuredProgressTimeout=1.0,
     minRepeats=6,
@@ -51,7 +58,7 @@ POLICY = RetransmitPolicy(
     joinDelay=0.2,
     maxJoinDelay=3.0,
     deafAfterRepeats=2,
-    allDeafAfterMembers=2,
+    foundPerAssumedDeaf=8,
     reachabilityCheckAfter=5.0,
     maxCorrections=3,
     turnBudget=2.0,
@@ -140,11 +147,35 @@ class GroupReader(_tftp.AckReader):
 
 class GroupTurn(Turn):
     """
-    Serves masters that do not repeat a lost acknowledgement.
+    Serves masters that do not repeat a lost acknowledgement, and finds out soon that one does not hear the group.
 
     atftp acknowledges one duplicate of a block, and no more until its own timeout of five seconds; if that
-    acknowledgement is lost too, atftp answers only to a block that it does not have.
+    acknowledgement is lost too, atftp answers only to a block that it does not have, and to an announcement.
     """
+
+    _announcedAgainAt = 0.0
+
+    def turnGiven(self, member: Member, now: float) -> None:
+        """Note that the first announcement of a turn is no repetition."""
+        self._announcedAgainAt = float("-inf")
+
+    def announcesAgain(self, member: Member) -> bool:
+        """
+        Choose whether a master that does not answer a block is announced again: it says then what it lacks, even if
+        it hears nothing of the group (atftp, iPXE, Etherboot and EDK II answer each announcement).
+
+        One that goes on by unicast is, until it has answered: it may not know that it is to acknowledge blocks.  The
+        first master of a group is not before it was measured.
+        """
+        if not member.heard:
+            return True
+        known = member.rto.smoothedRtt is not None or member.waited or member.turns > 1
+        if not known or member.rto.repeats < (ANNOUNCED_AGAIN_AFTER if self.progressed else 1):
+            return False
+        if not member.confirmed and self.repeatAt < self._announcedAgainAt + ANNOUNCED_AGAIN_EVERY:
+            return False
+        self._announcedAgainAt = self.repeatAt
+        return True
 
     def repetition(self) -> list[range]:
         """
@@ -214,4 +245,11 @@ class GroupWire:
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:
     """Return the policy of a group, with the values of the service file, in seconds."""
-    return replace(POLICY, joinDelay=joinDelay, maxJoinDelay=maxJoinDelay, progressTimeout=progressTimeout)
+    return replace(
+        POLICY,
+        joinDelay=joinDelay,
+        maxJoinDelay=maxJoinDelay,
+        progressTimeout=progressTimeout,
+        # Over all its turns a machine may cost as much as one that is silent in its first turn, and gets a second one.
+        addressBudget=progressTimeout + SECOND_TURN,
+    )

@@ -41,6 +41,9 @@ class Options(ListenOptions):
     gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
     gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
     silence: Duration = Field(3.0, gt=0, description="a master that never answered is replaced after so long")
+    deafFor: Duration = Field(
+        300.0, ge=0, description="a machine that has received nothing of a group is served by unicast for so long"
+    )
     loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
 
 

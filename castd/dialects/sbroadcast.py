@@ -71,6 +71,9 @@ class Options(ListenOptions):
     gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
     gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
     silence: Duration = Field(3.0, gt=0, description="a master that never answered is replaced after so long")
+    deafFor: Duration = Field(
+        300.0, ge=0, description="a machine that has received nothing of a group is served by unicast for so long"
+    )
     opcode: int = Field(BDATA, ge=7, le=65535, description="experimental: opcode of data packets, which is a guess")
     masterFlag: Flag = Field(
         "1", pattern="^[!-+.-~-]{1,16}$", description="experimental: how the master is told that it is one, a guess"

@@ -68,6 +68,19 @@ class _Address(Protocol):
     def transport(self) -> ICastTransport: ...
 
 
+class DeafStatus(TypedDict):
+    """A machine that is in no group, as it has received nothing of one; C{seconds} from now on."""
+
+    host: str
+    seconds: float
+
+
+def deafStatus(site: ISite) -> list[DeafStatus]:
+    """Describe the machines that are in no group now."""
+    now = site.reactor.seconds()
+    return [{"host": host, "seconds": round(left, 3)} for host, left in site.deafMachines.remembered(now)]
+
+
 def addressStatus(address: _Address, now: float) -> AddressStatus:
     """Describe an address that requests come to, with the transfers that are under way there now."""
     return {

@@ -22,6 +22,7 @@ from castd.cast.events import (
     Left,
     NewRequest,
     PeerState,
+    RequestBlocks,
     SendBlocks,
 )
 from castd.cast.policy import RetransmitPolicy
@@ -59,6 +60,8 @@ _log = Logger(namespace="castd")
 CLOSED_PORTS = 2
 #: The largest random delay that is added to an interval, as a part of the interval.
 JITTER = 0.1
+#: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
+GROUP_FIRST = 0.002
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
 
@@ -139,6 +142,8 @@ class CastProtocol(FastPath):
         self._main = CastSender(cast)
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
+        self._groupBlocks = 0  # blocks that were sent to the group when receivers by unicast were last served
+        self._groupSentAt = 0.0  # the instant at which the last of them was found to be sent
         self._queue = SendQueue()
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
@@ -265,10 +270,20 @@ class CastProtocol(FastPath):
 
     def _hear(self, peer: Peer, event: Event) -> None:
         """Pass an event to the cast that decides for this peer."""
+        if self.group is not None and self.site.deafMachines.until:
+            self._noteHearing(peer, event)
         if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
             self._fallbacks.hear(fallback, peer, event, self._seconds())
         else:
             self._main.cast.hear(peer, event, self._seconds())
+
+    def _noteHearing(self, peer: Peer, event: Event) -> None:
+        """Forget that a machine is deaf if it has received a block that was sent to the group only."""
+        request = event.ranges if isinstance(event, RequestBlocks) else ()
+        fallback = self._fallback(peer)
+        sent = -1 if fallback is None else fallback.cast.highestSent
+        if request and request[0].start > sent + 1 and self.site.deafMachines.forget(peer[0]):
+            eventlog.hearsAfterAll(self, peer)
 
     def _fail(self) -> None:
         """Log the traceback of a fault of castd or of a plugin, and end this cast; the server goes on."""
@@ -362,8 +377,26 @@ class CastProtocol(FastPath):
         if not self._fallbacks:
             return due
         # Also if they were first: the main cast may just have moved a receiver to unicast.
-        fallback = self._fallbacks.run(self._run, now)
+        share = self._fallbackShare(now)
+        fallback = self._fallbacks.run(self._run, now, share)
+        if fallback is not None and share is not None:
+            fallback = max(fallback, self._groupSentAt + GROUP_FIRST)
         return fallback if due is None or (fallback is not None and fallback < due) else due
+
+    def _fallbackShare(self, now: float) -> int | None:
+        """
+        Find out how many receivers by unicast may be served now: one for each block of the group, as long as the group
+        goes on; else some that are deaf would slow down all that hear, on a busy machine.
+
+        @return: L{None}: all, as the group waits for its master, or is over.
+        """
+        blocks = self.blocks - self.fallbackBlocks
+        share, self._groupBlocks = blocks - self._groupBlocks, blocks
+        if share:
+            self._groupSentAt = now
+        elif now >= self._groupSentAt + GROUP_FIRST or not self._main.cast.memberCount():
+            return None
+        return share
 
     def _run(self, sender: CastSender, now: float) -> float | None:
         """
@@ -392,7 +425,7 @@ class CastProtocol(FastPath):
             if isinstance(action, SendBlocks):
                 sender.load(action)
             elif isinstance(action, Announce):
-                budget -= self._announce(action) if sender.announces else 1
+                budget -= self._announce(action)
             elif isinstance(action, Left):
                 self._receiverLeft(sender, action, now)
             elif isinstance(action, Bar):
@@ -434,15 +467,18 @@ class CastProtocol(FastPath):
         unheard = None if action.heard else policy.maxRepeatsUnheard
         plain = RetransmitPolicy(repeat=policy.repeat, maxRepeatsUnheard=unheard)
         target = self.wire.unicastAddress(action.peer) if IGroupWire.providedBy(self.wire) else action.peer
-        turn = Turn(plain, self.wire.count)
-        # A listener that never had the turn is told that it has it.
+        turn = self.wire.cast(plain, self.wire.count)
+        # It is told that it has the turn, whatever it was told before: a listener does not acknowledge blocks.
         turn.join(action.peer, now, action.wants)
         if self._fallbacks is None:
             self._fallbacks = Fallbacks()
-        self._fallbacks.add(action.peer, CastSender(turn, target, announces=not action.wants), now)
+        self._fallbacks.add(action.peer, CastSender(turn, target), now)
         self.fallbackReasons[action.outcome] += 1
-        eventlog.movedToUnicast(self, receiver.request)
-        self.listener.receiverLeft(self, receiver.request, outcomes.DEAF)
+        # Another that goes on by unicast has heard blocks, or was only assumed to hear none.
+        seconds = self.entry.deafFor if action.deaf else 0.0
+        if seconds:
+            self.site.deafMachines.remember(action.peer[0], seconds, now)
+        eventlog.movedToUnicast(self, receiver.request, action.deaf, seconds)
         self.site.timers.set(self, now)
 
     # Receivers leave.

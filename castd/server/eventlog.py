@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from castd import outcomes
-from castd.request import Request, hostPort
+from castd.request import Peer, Request, hostPort
+from castd.units import showDuration
 
 if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol, Receiver
@@ -55,15 +56,34 @@ def rollover(cast: CastProtocol) -> None:
     )
 
 
-def movedToUnicast(cast: CastProtocol, request: Request) -> None:
-    """Log that a receiver does not hear the group and goes on by unicast."""
+def movedToUnicast(cast: CastProtocol, request: Request, deaf: bool, seconds: float) -> None:
+    """
+    Log that a receiver goes on by unicast.
+
+    @param deaf: it was shown to receive nothing of the group.
+    @param seconds: for how long the machine is not admitted to a group.
+    """
     _log.info(
-        "{transport}: {peer} hears no multicast, goes on by unicast: {name}",
+        "{transport}: {peer} {how}, goes on by unicast: {name}{remark}",
         event="moved",
         transport=cast.name,
         peer=hostPort(request.peer),
         name=request.name,
         why=outcomes.DEAF,
+        how="hears no multicast" if deaf else "may not receive the group any more",
+        remembered=seconds,
+        remark=f"; its machine is in no group for {showDuration(seconds)}" if seconds else "",
+    )
+
+
+def hearsAfterAll(cast: CastProtocol, peer: Peer) -> None:
+    """Log that a machine that was remembered as deaf hears a group, and may be in groups again."""
+    _log.info(
+        "{transport}: {peer} hears the group after all: {name}",
+        event="hears",
+        transport=cast.name,
+        peer=hostPort(peer),
+        name=cast.fileName,
     )
 
 

@@ -56,16 +56,22 @@ class Fallbacks:
         sender.cast.hear(peer, event, now)
         self._schedule(sender, now)
 
-    def run(self, each: Callable[[CastSender, float], float | None], now: float) -> float | None:
+    def run(
+        self, each: Callable[[CastSender, float], float | None], now: float, most: int | None = None
+    ) -> float | None:
         """
         Run the senders that are due.
 
         @param each: runs one sender, and returns the instant to go on at; L{None}: when a datagram arrives.
+        @param most: how many may be run; L{None}: all.
         @return: the instant at which the next sender is due; L{None}: when a datagram arrives.
         @raise ContentChanged: the file has changed.
         """
-        heap, later = self._heap, []
+        heap = self._heap
+        later: list[tuple[CastSender, float | None]] = []
         while heap and heap[0][0] <= now:
+            if most is not None and len(later) >= most:
+                break
             instant, _, sender = heappop(heap)
             if sender.due == instant:
                 sender.due = RUNNING

@@ -22,6 +22,7 @@ from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccess
 from castd.options import ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
+from castd.server.deaf import DEAF_FOR
 from castd.server.sessions import Opener, Session, Sessions
 from castd.server.upload_protocol import UploadProtocol
 
@@ -32,7 +33,7 @@ class PortDialect:
     """
     Holds one dialect that is spoken at a port, with its options and its casts.
 
-    The optional fields C{ports}, C{broadcast} and C{loopback} of the options are read here: the base class
+    The optional fields C{ports}, C{broadcast}, C{loopback} and C{deafFor} of the options are read here: the base class
     L{ListenOptions} cannot declare them, as a pydantic model cannot declare an attribute that a subclass makes a field.
 
     @ivar name: name of the transport, as the service file calls it.
@@ -41,6 +42,7 @@ class PortDialect:
     @ivar ports: the range that ports of casts are taken from; L{None}: any.
     @ivar broadcast: requests sent to a broadcast address are answered.
     @ivar loopback: receivers on this machine hear the group.
+    @ivar deafFor: for how many seconds a machine that hears nothing of a group is remembered.
     @ivar shared: the casts that may be joined, by key.
     """
 
@@ -51,6 +53,7 @@ class PortDialect:
         self.ports: range | None = getattr(options, "ports", None)
         self.broadcast: bool = getattr(options, "broadcast", False)
         self.loopback: bool = getattr(options, "loopback", True)
+        self.deafFor: float = getattr(options, "deafFor", DEAF_FOR)
         self.shared: dict[Hashable, list[CastProtocol]] = {}
 
     def differenceFrom(self, cast: CastProtocol) -> str:
@@ -358,13 +361,8 @@ class Listener(DatagramProtocol):
             self._serve(datagram, peer, session.receivers[peer].request.local)
 
     def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
-        """
-        Remove a receiver whose transfer has ended; one that is deaf goes on by unicast, and is remembered as deaf.
-        """
-        if outcome == outcomes.DEAF:
-            self._sessions.rememberDeaf(request.peer[0])
-        else:
-            self._sessions.leave(cast, request.peer)
+        """Remove a receiver whose transfer has ended with this outcome."""
+        self._sessions.leave(cast, request.peer)
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Forget a cast that has ended, and close its port."""

@@ -59,7 +59,6 @@ class CastSender:
     @ivar unsent: numbers of the blocks that wait for the pacer or the socket.
     @ivar unicastTo: the address that all blocks go to, for the cast of one receiver that does not hear the group;
         L{None}: C{IWire.address} has it.
-    @ivar announces: announcements of the cast are sent; a receiver that goes on by unicast may need none.
     @ivar due: the instant at which L{castd.server.fallback} is to run it; L{None}: there is none.
     @ivar restUntil: the instant until which no send is tried, as the socket was full.
     """
@@ -70,7 +69,6 @@ class CastSender:
         "_late",
         "_peer",
         "_sentAt",
-        "announces",
         "cast",
         "due",
         "restUntil",
@@ -78,10 +76,9 @@ class CastSender:
         "unsent",
     )
 
-    def __init__(self, cast: ICast, unicastTo: Peer | None = None, announces: bool = True) -> None:
+    def __init__(self, cast: ICast, unicastTo: Peer | None = None) -> None:
         self.cast = cast
         self.unicastTo = unicastTo
-        self.announces = announces
         self.due: float | None = None
         self.unsent = range(0)
         self.restUntil = 0.0

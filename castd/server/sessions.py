@@ -31,10 +31,6 @@ from castd.server.upload_protocol import UploadProtocol
 if TYPE_CHECKING:
     from castd.server.listener import Listener, PortDialect
 
-#: How long a machine that does not receive multicast is not admitted to a group again.  Seconds.
-DEAF_FOR = 300.0
-#: Addresses remembered for that; beyond that the oldest is forgotten.
-MOST_DEAF = 4096
 #: How long ago a member that has sent nothing else must have asked before its machine, asking from another port,
 #: replaces it.  Seconds.
 STALE = 1.0
@@ -62,7 +58,6 @@ class Sessions:
         self.onPort: dict[Peer, Session] = {}
         self.lookingUp: set[Peer] = set()
         self.successor: ISuccessor | None = None
-        self._deafUntil: dict[str, float] = {}
 
     def begin(self, session: Session) -> None:
         """Add a cast or upload that begins."""
@@ -109,22 +104,6 @@ class Sessions:
         """Remove a peer whose look-up has ended."""
         self.lookingUp.discard(peer)
         self._site.admission.looking -= 1
-
-    # Machines that do not receive multicast.
-
-    def rememberDeaf(self, host: str) -> None:
-        """Remember for L{DEAF_FOR} that this machine does not receive multicast."""
-        self._deafUntil[host] = self._site.reactor.seconds() + DEAF_FOR
-        if len(self._deafUntil) > MOST_DEAF:
-            del self._deafUntil[next(iter(self._deafUntil))]
-
-    def isDeaf(self, host: str) -> bool:
-        """Return whether this machine was found not to receive multicast in the last L{DEAF_FOR} seconds."""
-        until = self._deafUntil.get(host)
-        if until is not None and self._site.reactor.seconds() >= until:
-            del self._deafUntil[host]
-            return False
-        return until is not None
 
 
 class Opener:
@@ -208,8 +187,8 @@ class Opener:
         )
 
     def _declineDeaf(self, request: Request) -> None:
-        """@raise Declined: the machine does not receive multicast."""
-        if self._sessions.isDeaf(request.peer[0]):
+        """@raise Declined: the machine has lately received nothing of a group."""
+        if self._site.deafMachines.knows(request.peer[0], self._site.reactor.seconds()):
             raise Declined("deaf")
 
     def _claimFixedGroup(self, group: tuple[str, int], use: str) -> None:

@@ -27,6 +27,7 @@ from castd.pacing import Pacer
 from castd.request import Request
 from castd.server.admission import Admission, Bars
 from castd.server.blockcache import BlockCache
+from castd.server.deaf import DeafMachines
 
 #: Barred (address, name) pairs, and addresses that were refused one, remembered at once; beyond, the oldest is
 #: forgotten.
@@ -56,6 +57,7 @@ class Site:
         self.blockCache = BlockCache(limits.memory)
         self.admission = Admission(limits)
         self.groupPool = GroupPool()
+        self.deafMachines = DeafMachines()
         self.requestPorts: Counter[int] = Counter()
         self.predecessor: IPredecessor | None = None
         self.barring: Callable[[str, str, float, str], object] | None = None

@@ -23,7 +23,7 @@ from castd.errors import ConfigError, Refused, Unavailable
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.history import Found, Query
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.status import addressStatus, resources
+from castd.observe.status import addressStatus, deafStatus, resources
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
@@ -218,6 +218,7 @@ class Server(MultiService):
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.created, 3),
             "addresses": [addressStatus(each, now) for each in self.addresses],
+            "deaf": deafStatus(self.site),
             "held": resources(self.site),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
         }

@@ -25,7 +25,7 @@ both sides until the first block is acknowledged.  A server that waited one seco
 and 37, in the blocks of tftp-hpa 40 and 100.
 """
 
-BLOCKS = {hasty: ("blksize 1428",), curl: ("--tftp-blksize", "1428"), hpa: ()}
+BLOCKS = {hasty: ("blksize 1428",), curl: ("--tftp-blksize", "1428"), hpa: (), busybox: ("-b1428",)}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
-from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
+from castd.cast.policy import CLIENT_TIMER, AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy, ShortTurn
 from castd.cast.turn import Turn
 from castd.interfaces import ICast
 from castd.request import Peer
@@ -422,7 +422,7 @@ def test_aMeasuredIntervalIsShort() -> None:
         out(turn, number / 1000)
     repeats = [now for now, _ in until(turn, 0.019, 2.0)]
     gaps = [round(after - before, 3) for before, after in pairwise([0.019, *repeats])]
-    assert gaps == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64]
+    assert gaps == [0.02, 0.04, CLIENT_TIMER, 0.16, 0.32, 0.64]
 
 
 def test_aLateAnswerIsForgottenSoon() -> None:
@@ -563,7 +563,10 @@ def test_aBriefFirstTurnAfterTheEnd() -> None:
 
 
 def test_gathering() -> None:
-    """The first block waits until nobody has joined for a while, but not for ever; greetings do not wait."""
+    """
+    The first block waits until nobody has joined for a while, but not for ever; greetings do not wait, and one of a
+    listener that says nothing comes again after half of the delay, once.
+    """
     turn = empty(
         RetransmitPolicy(repeat=FixedTimeouts((1.0,)), joinDelay=0.2, maxJoinDelay=0.5, maxRepeatsUnheard=None)
     )
@@ -572,7 +575,9 @@ def test_gathering() -> None:
     turn.hear(A, want(0), 0.01)
     for tenth in range(1, 5):
         turn.join(("10.0.0.20", tenth), tenth / 10)
-        assert [type(action) for action in out(turn, tenth / 10)] == [Announce]
+        told = [action.peer[1] for action in out(turn, tenth / 10 + 0.001) if isinstance(action, Announce)]
+        assert told == [tenth, *range(tenth - 1, max(tenth - 2, 0), -1)]
+    turn.hear(("10.0.0.20", 4), RequestBlocks(), 0.4)
     assert turn.deadline(0.4) == 0.5
     assert out(turn, 0.499) == []
     assert out(turn, 0.5) == [burst(0)]
@@ -601,42 +606,59 @@ def test_aDeafReceiverLeaves() -> None:
     assert polled(turn, 2.0)[:2] == [Left(A, outcomes.DEAF, (range(3, 7),)), Announce(B, True, False)]
 
 
-ALL_DEAF = replace(GROUP, deafAfterRepeats=2, allDeafAfterMembers=2)
+ALL_DEAF = replace(GROUP, deafAfterRepeats=2, foundPerAssumedDeaf=2)
 
 
-def test_nobodyHears() -> None:
-    """Two have asked for the first block in vain: nothing that is sent arrives, and all go on by unicast at once."""
+def test_nobodyIsHeldAgainstOthers() -> None:
+    """One that asks for the first block in vain, and says so, is alone in that: nobody leaves with it."""
     turn = announced(ALL_DEAF)
-    for peer in (B, C):
-        turn.join(peer, 0.0)
+    turn.join(B, 0.0)
     out(turn)
-    turn.hear(A, want(0), 0.0)
-    assert [action for _, action in until(turn, 0.0, 5.0)][-2:] == [Announce(B, True, False), Announce(A, False, True)]
-    turn.hear(B, want(0), 5.0)
-    until(turn, 5.0, 9.9)
-    assert polled(turn, 10.0) == [
-        Left(A, outcomes.DEAF, (), True),
-        Left(C, outcomes.DEAF, (), False),
-        Left(B, outcomes.DEAF, (range(1),), True),
-    ]
-    assert (turn.memberCount(), turn.deadline(10.0)) == (0, None)
-
-
-def test_nobodyHearsAndSaysSo() -> None:
-    """The same of two that repeat themselves, as iPXE does; the third was no longer asked."""
-    turn = announced(ALL_DEAF)
-    for peer in (B, C):
-        turn.join(peer, 0.0)
-    gone = []
+    gone: list[Left] = []
     for step in range(12):
-        for peer in (A, B):
-            turn.hear(peer, want(0), step / 4)
+        turn.hear(A, want(0), step / 4)
         gone += [action for action in polled(turn, step / 4) if isinstance(action, Left)]
-    assert [(action.peer, action.outcome) for action in gone] == [
-        (A, outcomes.DEAF),
-        (C, outcomes.DEAF),
-        (B, outcomes.DEAF),
+    assert [(action.peer, action.outcome, action.wants, action.deaf) for action in gone] == [
+        (A, outcomes.DEAF, (range(1),), True)
     ]
+    assert turn.peerState(B) == PeerState(True, None, 0)
+
+
+def test_assumedToBeDeaf() -> None:
+    """For every two that were found another goes with them, while nobody is known to hear; it is not called deaf."""
+    turn = announced(ALL_DEAF)
+    peers = [A, *(("10.0.1.1", number) for number in range(1, 10))]
+    for peer in peers[1:]:
+        turn.join(peer, 0.0)
+    gone: list[Left] = []
+    for step in range(40):
+        if turn.master is not None:
+            turn.hear(turn.master.peer, want(0), step / 4)
+        gone += [action for action in polled(turn, step / 4) if isinstance(action, Left)]
+    assert [(peers.index(action.peer), action.deaf) for action in gone] == [
+        *((0, True), (2, False), (1, True), (4, False), (3, True), (6, False), (7, False), (5, True)),
+        *((9, False), (8, True)),
+    ]
+
+
+def test_whoHasHeardIsNotCalledDeaf() -> None:
+    """A master that has received blocks, and then asks for one in vain, goes on by unicast, but was not always deaf."""
+    turn = announced(ALL_DEAF)
+    turn.join(B, 0.0)
+    out(turn)
+    for number in (0, 1):
+        turn.hear(A, want(number), number / 10)
+        out(turn, number / 10)
+    gone: list[tuple[float, Left]] = []
+    now = 0.1
+    for _ in range(60):
+        now += 0.25
+        gone += [(now, action) for action in polled(turn, now) if isinstance(action, Left)]
+        turn.hear(A, want(1), now)
+    # In its first turn it is not sent the block seven times.
+    ((instant, left),) = gone
+    assert (left.peer, left.outcome, left.deaf) == (A, outcomes.DEAF, False)
+    assert instant > 5.1
 
 
 @pytest.mark.parametrize("silent", [A, B])
@@ -893,25 +915,3 @@ def test_whoAskedAgainIsNotTried() -> None:
     turn.join(B, 3.0)
     turn.hear(A, want(20), 6.0)
     assert Announce(B, True, False) not in out(turn, 6.0)
-
-
-def test_partOfTheHallHearsNothing() -> None:
-    """When all has been sent, four in a row who ask for the first block stand for all not known to hear."""
-    turn = announced(TRIED)
-    others = [("10.0.1.1", number) for number in range(1, 9)]
-    for peer in others:
-        turn.join(peer, 0.0)
-    for number in range(COUNT):
-        turn.hear(A, want(number), 1.0)
-        out(turn, 1.0)
-    turn.hear(A, Leave(outcomes.DONE), 1.0)
-    now, actions = 1.0, out(turn, 1.0)
-    for peer in others[:4]:
-        assert Announce(peer, True, False) in actions
-        turn.hear(peer, want(0), now)
-        for _ in range(8):
-            actions += out(turn, now)
-            now += 0.05
-    gone = [(action.peer, action.outcome) for action in actions if isinstance(action, Left)]
-    deaf = [*others[:3], *others[4:], others[3]]
-    assert gone == [(A, outcomes.DONE), *((peer, outcomes.DEAF) for peer in deaf)]
