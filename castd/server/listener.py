@@ -19,7 +19,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.errors import Busy, Declined, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
-from castd.options import ListenOptions
+from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.sessions import Opener, Session, Sessions
@@ -51,6 +51,9 @@ class PortDialect:
         self.ports: range | None = getattr(options, "ports", None)
         self.broadcast: bool = getattr(options, "broadcast", False)
         self.loopback: bool = getattr(options, "loopback", True)
+        group: object = getattr(options, "group", None)
+        # Then receivers on this machine bind the number of this port, too.
+        self.sharesNumber = self.loopback and isinstance(group, HostPort) and group.port == options.port
         self.shared: dict[Hashable, list[CastProtocol]] = {}
 
     def differenceFrom(self, cast: CastProtocol) -> str:
@@ -90,6 +93,8 @@ class Listener(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
+        if any(entry.sharesNumber for entry in self._entries):
+            self.transport.admitReceivers()
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
