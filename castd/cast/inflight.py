@@ -6,6 +6,7 @@ how many were lost.
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 
 from castd.cast.blockset import intersection, merged
 from castd.cast.events import Ranges
@@ -40,10 +41,9 @@ class InFlight:
         self._sent.append((now, ordinal, run))
         self._forget(now)
 
-    def runs(self, now: float) -> int:
-        """Return how many runs of blocks were sent within L{MEMORY}."""
-        self._forget(now)
-        return len(self._sent)
+    def runs(self, since: float) -> int:
+        """Return how many runs of blocks were sent after this instant, within L{MEMORY} before the last one."""
+        return sum(1 for _ in takewhile(lambda entry: entry[0] > since, reversed(self._sent)))
 
     def _forget(self, now: float) -> None:
         while self._sent and self._sent[0][0] <= now - self._memory:

@@ -71,7 +71,7 @@ from castd import outcomes
 from castd.cast.allowance import Allowance, total
 from castd.cast.blockset import BlockBitmap, difference, intersection
 from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
-from castd.cast.inflight import InFlight, LossEstimator
+from castd.cast.inflight import MEMORY, InFlight, LossEstimator
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.pollqueue import CROWD, PolledMember, PollQueue
 from castd.interfaces import IPaced
@@ -178,7 +178,7 @@ class Sweep:
             if (oldest := self._queue.toEvict()) is not None:
                 self._remove(oldest, outcomes.SILENT)
             sent = self._lacking.runs
-            receiver = PolledMember(peer, self.policy, sent, sent - self._inFlight.runs(now))
+            receiver = PolledMember(peer, self.policy, sent, sent - self._inFlight.runs(now - MEMORY))
             self._queue.add(receiver)
         self._listReceived(receiver, wants, now)
         self._limitWaiting(receiver, now)
@@ -333,7 +333,8 @@ class Sweep:
         else:
             receiver.proof.answered(total(gained))
         # Blocks and questions may overtake each other on their way.
-        receiver.known, receiver.knownRun = ranges, receiver.askedRun - self._inFlight.runs(now)
+        flying = self._inFlight.runs(receiver.askedAt - self._inFlight.flightTime)
+        receiver.known, receiver.knownRun = ranges, min(receiver.askedRun, self._lacking.runs - flying)
         if not receiver.failedTurns:
             receiver.rto.sample(now - receiver.askedAt)
         receiver.rto.answered()
