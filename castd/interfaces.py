@@ -727,6 +727,12 @@ class IListeningPort(IDatagramPort):
         @param alone: no other process has the socket any more.
         """
 
+    def admitReceivers() -> None:
+        """
+        Let receivers on this machine bind the number of this port to a group's address, if the port is bound to the
+        wildcard; without this the system refuses it.
+        """
+
     def probe() -> Deferred[None]:
         """
         Send a datagram from the port to itself, to see whether the port is still read.  The protocol never sees it.

@@ -30,7 +30,7 @@ MEANING: Final[dict[str, str]] = {
     SILENT: "the client fell silent",
     CLOSED: "the client's port is closed",
     DEAF: "hears no multicast, goes on by unicast",
-    UNHEARD: "acknowledges what it is sent alone and nothing of the group: does a switch drop the multicast?",
+    UNHEARD: "answers what it is sent alone and nothing of the group: does a switch drop the multicast?",
     REPLACED: "the client has restarted",
     CHANGED: "the file changed while it was being sent",
     STOPPED: "the server stopped",

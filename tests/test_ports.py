@@ -190,3 +190,22 @@ def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], 
     monkeypatch.setattr(ports.epoll, "_epoll", drained)
     ports.epoll.read()
     assert drained.waits == [0] * len(waits)
+
+
+@pytest.mark.parametrize("admits", [True, False])
+def test_receiversOnThisMachine(ports: Ports, admits: bool) -> None:
+    """A receiver binds the number of a wildcard port to its group, if that is allowed; a second server never does."""
+    port = ports.listen(0, Hearer())
+    number = port.getHost().port
+    if admits:
+        port.admitReceivers()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if admits:
+            receiver.bind(("239.255.1.1", number))
+        else:
+            with pytest.raises(OSError, match="in use"):
+                receiver.bind(("239.255.1.1", number))
+    with pytest.raises(CannotListenError):
+        ports.listen(number, Hearer())
+    port.stopListening()

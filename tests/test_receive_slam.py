@@ -14,9 +14,9 @@ from castd.client.report import TransferError
 from castd.client.schemes import slamGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
-from castd.outcomes import DONE, SILENT
+from castd.outcomes import DONE, SILENT, UNHEARD
 from castd.packets import slam
-from castd.receive.slam import GROUP, SlamDownload
+from castd.receive.slam import DALLY, GROUP, SlamDownload
 from castd.testing import ReceivedFile, pattern
 from tests.support.clients.slam_client import Etherboot, Ipxe
 from tests.support.stage import SlamStage
@@ -35,7 +35,7 @@ def begun(silence: float = 31.0) -> SlamDownload:
 
 
 def test_blocksInAnyOrder() -> None:
-    """Blocks are kept as they come, each once, and the last one missing ends it with a farewell."""
+    """Blocks are kept as they come, each once, and at the last one missing it leaves the group with a farewell."""
     download = begun()
     assert download.receiveFromGroup(data(2), None, 0.1) == ((8, b"ij"), [])
     assert download.size == 10
@@ -45,9 +45,25 @@ def test_blocksInAnyOrder() -> None:
     assert download.receiveFromGroup(data(1), None, 0.1) == ((4, b"efgh"), [])
     assert download.complete
     assert download.stored(0.1) == [b"\0"]
-    assert download.outcome == DONE
-    assert download.deadline(0.2) is None
+    assert download.group is None
     assert download.blocks == 3
+
+
+def test_saysGoodbyeAgain() -> None:
+    """Who is complete answers questions by the farewell for a moment, as the first one may be lost; then it ends."""
+    download = begun()
+    for number in range(3):
+        download.receiveFromGroup(data(number), None, 0.1)
+    download.stored(0.1)
+    assert download.receive(HEADER.build(), 0.15) == (None, [b"\0"])
+    assert download.receiveFromGroup(data(1), None, 0.2) == (None, [])
+    assert download.receive(HEADER.build(), 0.4) == (None, [b"\0"])
+    assert download.poll(0.5) == []
+    assert download.outcome is None
+    assert download.deadline(0.5) == 0.1 + DALLY
+    assert download.poll(0.1 + DALLY) == []
+    assert download.outcome == DONE
+    assert download.deadline(1.0) is None
 
 
 def test_answersQuestions() -> None:
@@ -60,23 +76,52 @@ def test_answersQuestions() -> None:
         download.receive(HEADER.build() + b"\0", 0.4)
 
 
-def test_speaksAfterSilence() -> None:
-    """While blocks arrive it is quiet; without any it asks after 1, 2, 4, 4 … seconds, and gives up in the end."""
+def lists(download: SlamDownload, until: float = 60.0) -> list[tuple[float, bytes]]:
+    """Return what it says by itself, with the instants."""
+    said: list[tuple[float, bytes]] = []
+    while (due := download.deadline(0.0)) is not None and due <= until:
+        said += [(round(due, 3), datagram) for datagram in download.poll(due)]
+        assert download.deadline(due) != due
+    return said
+
+
+def test_speaksUntilItIsAsked() -> None:
+    """Until it is asked it lists one block after 0.1, 0.2, 0.4 … 4 s, also while blocks come: its list may be lost."""
     download = begun(12.0)
-    said = []
-    now = 0.0
-    while download.outcome is None:
-        due = download.deadline(now)
-        assert due is not None
-        assert due > now
-        now = due
-        said += [(now, datagram) for datagram in download.poll(now)]
-    assert said == [*((at, slam.FIRST_LIST) for at in (1.0, 3.0, 7.0, 11.0)), (12.0, b"\0")]
+    times = (0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 10.3)
+    assert lists(download) == [*((at, slam.FIRST_LIST) for at in times), (12.0, b"\0")]
     assert download.outcome == SILENT
     busy = begun()
+    busy.receiveFromGroup(data(0), None, 0.05)
+    assert lists(busy, 0.29) == [(0.1, bytes.fromhex("212100"))]
+    busy.receiveFromGroup(data(1), None, 0.29)
+    assert lists(busy, 0.5) == [(0.3, bytes.fromhex("222100"))]
+
+
+def test_speaksAfterSilence() -> None:
+    """Once it was asked it is quiet while blocks arrive; without any it lists all after 1, 2, 4, 4 … seconds."""
+    download = begun(12.0)
+    download.receive(HEADER.build(), 0.0)
+    download.receiveFromGroup(data(0), None, 0.0)
+    assert lists(download) == [*((at, bytes.fromhex("212200")) for at in (1.0, 3.0, 7.0, 11.0)), (12.0, b"\0")]
+    assert download.outcome == SILENT
+    busy = begun()
+    busy.receive(HEADER.build(), 0.01)
     busy.receiveFromGroup(data(0), None, 0.9)
     assert busy.poll(1.5) == []
     assert busy.poll(1.9) == [bytes.fromhex("212200")]
+
+
+def test_askedButNothingHeard() -> None:
+    """Questions do not put off the end of a client that hears no block; it says that the group is not heard."""
+    download = begun(31.0)
+    now = 0.0
+    while download.outcome is None:
+        now += 0.5
+        download.receive(HEADER.build(), now)
+        download.poll(now)
+    assert now == 31.0
+    assert download.outcome == UNHEARD
 
 
 def test_anotherFile() -> None:

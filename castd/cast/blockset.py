@@ -4,6 +4,7 @@ Represent sets of block numbers: as ascending ranges (runs), or, for long lists,
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 
 from castd.cast.events import Ranges
@@ -71,12 +72,14 @@ class BlockBitmap:
     Collects the numbers that any receiver lacks, and returns them in ascending order, over and over.
 
     There is one octet for each number.  Marking a run and finding the next one are then single operations on memory, so
-    long lists of many receivers are cheap; for a file of half a gigabyte it takes 370 kB twice.
+    long lists of many receivers are cheap.  Beside it stands the count of runs up to the last that had the number, in
+    four octets; for a file of half a gigabyte all of it takes 2.2 MB.
 
     @ivar cursor: the number at which the search for the next run begins.
+    @ivar runs: how many runs were returned.
     """
 
-    __slots__ = ("_bounded", "_remaining", "_sent", "_wanted", "cursor")
+    __slots__ = ("_bounded", "_remaining", "_sent", "_sentIn", "_wanted", "cursor", "runs")
 
     def __init__(self, count: int | None = None) -> None:
         """
@@ -85,8 +88,9 @@ class BlockBitmap:
         self._wanted = bytearray(count or 0)
         self._sent = bytearray(count or 0)
         self._bounded = count is not None
+        self._sentIn = array("I", [0]) * (count or 0)
         self._remaining = 0
-        self.cursor = 0
+        self.cursor = self.runs = 0
 
     def __len__(self) -> int:
         return self._remaining
@@ -99,12 +103,46 @@ class BlockBitmap:
             more = bytes(max(run.stop - len(self._wanted), 0))
             self._wanted += more
             self._sent += more
+            self._sentIn.extend(more)
         self._remaining += len(run) - self._wanted.count(1, run.start, run.stop)
         self._wanted[run.start : run.stop] = b"\1" * len(run)
 
     def intersects(self, run: range) -> bool:
         """Return whether any number of this run is in the set."""
         return self._wanted.find(1, run.start, run.stop) >= 0
+
+    @property
+    def next(self) -> int:
+        """The first number of the next run; -1: the set is empty."""
+        start = self._wanted.find(1, self.cursor)
+        return start if start >= 0 else self._wanted.find(1)
+
+    def absent(self, run: range) -> Ranges:
+        """Return the part of this run that is not in the set, as ascending runs."""
+        found: list[range] = []
+        start = self._wanted.find(0, run.start, run.stop)
+        while start >= 0:
+            end = self._wanted.find(1, start, run.stop)
+            stop = end if end >= 0 else min(run.stop, len(self._wanted))
+            found.append(range(start, stop))
+            start = self._wanted.find(0, stop, run.stop)
+        if not self._bounded and run.stop > len(self._wanted):
+            found.append(range(max(run.start, len(self._wanted)), run.stop))
+        return tuple(found)
+
+    def allReturned(self, run: range, after: int = 0) -> bool:
+        """Return whether each number of this run was in one of the runs after the first C{after} ones."""
+        numbers = self._sentIn[run.start : run.stop]
+        return len(numbers) == len(run) and min(numbers, default=after + 1) > after
+
+    def anyReturned(self, run: range, after: int = 0) -> bool:
+        """Return whether any number of this run was in one of the runs after the first C{after} ones."""
+        return max(self._sentIn[run.start : run.stop], default=0) > after
+
+    def noteReturned(self, run: range) -> None:
+        """Count a run that is sent although it is not in the set."""
+        self.runs += 1
+        self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
 
     def nextRun(self, most: int) -> tuple[range, bool]:
         """
@@ -113,9 +151,7 @@ class BlockBitmap:
         @param most: numbers of the longest run.
         @return: the run, and whether its numbers were returned before: either all of them or none.
         """
-        start = self._wanted.find(1, self.cursor)
-        if start < 0:
-            start = self._wanted.find(1)
+        start = self.next
         end = self._wanted.find(0, start, start + most)
         stop = end if end >= 0 else min(start + most, len(self._wanted))
         before = self._sent[start]
@@ -123,6 +159,7 @@ class BlockBitmap:
         run = range(start, change if change >= 0 else stop)
         self._wanted[run.start : run.stop] = bytes(len(run))
         self._sent[run.start : run.stop] = b"\1" * len(run)
+        self.noteReturned(run)
         self._remaining -= len(run)
         self.cursor = run.stop
         return run, bool(before)

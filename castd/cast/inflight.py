@@ -6,6 +6,7 @@ how many were lost.
 from __future__ import annotations
 
 from collections import deque
+from itertools import takewhile
 
 from castd.cast.blockset import intersection, merged
 from castd.cast.events import Ranges
@@ -17,6 +18,8 @@ MIN_SAMPLE = 32
 HIGH_LOSS, LOW_LOSS = 0.2, 0.02
 #: The smallest pace, as a part of the configured rate.
 MIN_PACE = 0.1
+#: How long blocks are remembered: longer than any answer is waited for.  Seconds.
+MEMORY = 0.5
 
 
 class InFlight:
@@ -26,29 +29,37 @@ class InFlight:
     @ivar flightTime: a list may have been sent before a block arrived that was sent within this time.  Seconds.
     """
 
-    __slots__ = ("_sent", "flightTime")
+    __slots__ = ("_memory", "_sent", "flightTime")
 
     def __init__(self, flightTime: float) -> None:
         self.flightTime = flightTime
-        self._sent: deque[tuple[float, range]] = deque()
+        self._memory = max(flightTime, MEMORY)
+        self._sent: deque[tuple[float, int, range]] = deque()
 
-    def sent(self, run: range, now: float) -> None:
-        """Note that blocks were sent."""
-        self._sent.append((now, run))
-        while self._sent and self._sent[0][0] <= now - self.flightTime:
+    def sent(self, run: range, ordinal: int, now: float) -> None:
+        """Note that a run of blocks was sent, the one with this ordinal."""
+        self._sent.append((now, ordinal, run))
+        self._forget(now)
+
+    def runs(self, since: float) -> int:
+        """Return how many runs of blocks were sent after this instant, within L{MEMORY} before the last one."""
+        return sum(1 for _ in takewhile(lambda entry: entry[0] > since, reversed(self._sent)))
+
+    def _forget(self, now: float) -> None:
+        while self._sent and self._sent[0][0] <= now - self._memory:
             self._sent.popleft()
 
-    def crossing(self, askedAt: float | None, now: float) -> Ranges:
+    def crossing(self, askedAfter: int | None, now: float) -> Ranges:
         """
         Find the blocks that may have been on their way when a list was sent that arrives now.
 
-        @param askedAt: the instant of the question that the list answers: blocks sent before that had arrived.
-            L{None}: the list answers no question.
+        @param askedAfter: the ordinal of the last run before the question that the list answers: those blocks had
+            arrived, and of later ones the list need not know, however long the receiver took to answer.  L{None}: the
+            list answers no question.
         """
         found: list[range] = []
-        since = now - self.flightTime if askedAt is None else max(askedAt, now - self.flightTime)
-        for sentAt, run in reversed(self._sent):
-            if sentAt <= since:
+        for sentAt, ordinal, run in reversed(self._sent):
+            if sentAt <= now - self.flightTime if askedAfter is None else ordinal <= askedAfter:
                 break
             found.append(run)
         return merged(found)
@@ -56,7 +67,7 @@ class InFlight:
 
 class LossEstimator:
     """
-    Estimates the loss between one question and the next, and adapts the pace of the cast to it.
+    Estimates the loss between one round of questions and the next, and adapts the pace of the cast to it.
 
     @ivar pace: the part of the configured rate to send at, L{MIN_PACE} to 1.
     """
@@ -65,25 +76,33 @@ class LossEstimator:
 
     def __init__(self) -> None:
         self.pace = 1.0
-        self._sinceQuestion: list[range] = []
-        self._beforeQuestion: Ranges = ()
+        self._sinceQuestion: list[tuple[int, range]] = []
+        self._beforeQuestion: list[tuple[int, range]] = []
 
-    def sent(self, run: range) -> None:
-        """Note that blocks were sent."""
-        self._sinceQuestion.append(run)
+    def sent(self, run: range, burst: int) -> None:
+        """Note that blocks were sent, in the burst with this number."""
+        self._sinceQuestion.append((burst, run))
 
     def asked(self) -> None:
-        """Note that a question was sent: its answer says which of the blocks sent since the last question were lost."""
-        enough = sum(map(len, self._sinceQuestion)) >= MIN_SAMPLE
-        self._beforeQuestion = merged(self._sinceQuestion) if enough else ()
-        self._sinceQuestion.clear()
+        """
+        Note that a question was sent: its answer says which of the blocks were lost that were sent since the question
+        before.  Several questions without a block between them are one.
+        """
+        if self._sinceQuestion:
+            self._beforeQuestion, self._sinceQuestion = self._sinceQuestion, []
 
-    def answered(self, lacking: Ranges) -> None:
-        """Adapt the pace to an answer, which lists the blocks that the receiver lacks."""
-        sent = sum(map(len, self._beforeQuestion))
-        if not sent:
+    def answered(self, lacking: Ranges, joinedAt: int) -> None:
+        """
+        Adapt the pace to the first answer, which lists the blocks that the receiver lacks.
+
+        @param joinedAt: the number of the last burst before the receiver joined: it could not hear that one.
+        """
+        sample = merged(run for burst, run in self._beforeQuestion if burst > joinedAt)
+        self._beforeQuestion = []
+        sent = sum(map(len, sample))
+        if sent < MIN_SAMPLE:
             return
-        lost = sum(map(len, intersection(lacking, self._beforeQuestion))) / sent
+        lost = sum(map(len, intersection(lacking, sample))) / sent
         if lost > HIGH_LOSS:
             self.pace = max(self.pace / 2, MIN_PACE)
         elif lost < LOW_LOSS:

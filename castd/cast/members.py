@@ -123,11 +123,12 @@ class Members(Generic[M]):
     Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent.
     """
 
-    __slots__ = ("_byPeer", "_notices")
+    __slots__ = ("_announced", "_byPeer", "_notices")
 
     def __init__(self) -> None:
         self._byPeer: dict[Peer, M] = {}
         self._notices: deque[Announce | Left] = deque()
+        self._announced: set[Peer] = set()  # whose announcement is queued
 
     def __len__(self) -> int:
         return len(self._byPeer)
@@ -156,6 +157,7 @@ class Members(Generic[M]):
         """Queue an announcement to a member, in place of an earlier one that is still queued."""
         self._dropAnnouncement(member)
         self._notices.append(Announce(member.peer, master, member.heard))
+        self._announced.add(member.peer)
         member.confirmed = False
 
     def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False) -> None:
@@ -171,7 +173,8 @@ class Members(Generic[M]):
         self._notices.append(Left(member.peer, outcome, wants, member.heard, deaf))
 
     def _dropAnnouncement(self, member: M) -> None:
-        if self._notices:
+        if member.peer in self._announced:
+            self._announced.discard(member.peer)
             self._notices = deque(each for each in self._notices if isinstance(each, Left) or each.peer != member.peer)
 
     @property
@@ -181,7 +184,12 @@ class Members(Generic[M]):
 
     def nextNotice(self) -> Announce | Left | None:
         """Remove the next announcement or farewell from the queue and return it; L{None}: the queue is empty."""
-        return self._notices.popleft() if self._notices else None
+        if not self._notices:
+            return None
+        notice = self._notices.popleft()
+        if isinstance(notice, Announce):
+            self._announced.discard(notice.peer)
+        return notice
 
 
 class ListenerTimers(Generic[M]):

@@ -18,6 +18,8 @@ from castd.request import Peer
 
 #: The most octets in a datagram.
 LARGEST = 65535
+#: The most datagrams of a group that are read before a datagram of the server is: as many as a buffer holds.
+MOST_WAITING = 4096
 
 
 def enlargeBuffer(port: object) -> None:
@@ -61,7 +63,12 @@ class MulticastPort(DatagramProtocol):
         """
         self.group = group
         self._received = received
-        port: IMulticastTransport = reactor.listenMulticast(group[1], self, maxPacketSize=LARGEST, listenMultiple=True)
+        self._reads = 0
+        # Bound to the group's address the socket receives nothing else, and the port may be that of a server on this
+        # machine.
+        port: IMulticastTransport = reactor.listenMulticast(
+            group[1], self, interface=group[0], maxPacketSize=LARGEST, listenMultiple=True
+        )
         self._port = port
         self._socketPort: Port | None = port if isinstance(port, Port) else None
         enlargeBuffer(port)
@@ -71,12 +78,21 @@ class MulticastPort(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram from any sender."""
+        self._reads += 1
         self._received(datagram, addr)
 
     def readWaiting(self) -> None:
-        """Read the datagrams that have arrived now; at a port in memory none ever waits."""
+        """
+        Read the datagrams that have arrived now; at a port in memory none ever waits.
+
+        Twisted reads a part of them each time.  The number is bounded, since they may come faster than they are read.
+        """
         if self._socketPort is not None:
-            self._socketPort.doRead()
+            until = self._reads + MOST_WAITING
+            before = -1
+            while before < self._reads < until:
+                before = self._reads
+                self._socketPort.doRead()
 
     def close(self) -> None:
         """Close the port; the kernel then leaves the group."""

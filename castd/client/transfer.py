@@ -104,6 +104,9 @@ class ClientTransfer(HalfProtocol):
         try:
             self._port = self._reactor.listenUDP(0, self, "::" if isIPv6Address(address) else "", LARGEST)
             enlargeBuffer(self._port)
+            # Before the request, if the group is known: the first block may come at once.
+            if not self._joinGroup():
+                return self.done
             # An error here tells what is wrong with the address; a later one counts as a lost datagram.
             self.transport.write(self.half.begin(self._startedAt)[0], self._server)
         except (OSError, CannotListenError) as error:
@@ -189,9 +192,16 @@ class ClientTransfer(HalfProtocol):
             super().reply(datagrams)
 
     def setTimer(self, instant: float | None) -> None:
-        """Set the only timer to this instant; L{None}: stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """
+        Set the only timer to this instant; L{None}: stop the timer.
+
+        A timer that expires before that stays: the half is then polled in vain, once, and not each block sets a timer.
+        """
+        timer = self._timer
+        if timer is not None and instant is not None and timer.getTime() <= instant:
+            return
+        if timer is not None:
+            timer.cancel()
         delay = None if instant is None else max(0.0, instant - self._seconds())
         self._timer = None if delay is None else self._reactor.callLater(delay, self._timerExpired)
 
@@ -239,6 +249,10 @@ class ClientTransfer(HalfProtocol):
         elif error is not None:
             text = f"ERROR {error.code}" + (f": {error.text}" if error.text else "")
             self._end(TransferError(outcome, text, error.code))
+        elif outcome == outcomes.UNHEARD and self._groupPort is not None:
+            address, number = self._groupPort.group
+            why = "is it the server's group, and does a switch drop it?"
+            self._end(TransferError(outcome, f"nothing came from the group {address}, port {number}: {why}"))
         elif self._tid is None:
             self._end(TransferError(outcome, f"no answer from {self._server[0]} port {self._server[1]}"))
         else:

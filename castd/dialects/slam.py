@@ -8,6 +8,7 @@ has one file and one group.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2s
 from typing import Self
 
@@ -21,7 +22,7 @@ from castd.cast.events import (
     Ranges,
     RequestBlocks,
 )
-from castd.cast.policy import FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
@@ -39,16 +40,15 @@ LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER
 
 TOO_LONG = "512 MiB or more: clients built for 32 bits cannot load it (large: true allows it)"
 
-#: A client has 100 ms to answer a status request; one that leaves three unanswered is asked no more.  After a second of
-#: silence all iPXE clients send lists at once, so a block is sent twice a second at least.  One turn may take as many
-#: blocks as twice the file.
+#: A client has 100 ms to answer the first status request; later that is measured.  One that leaves three unanswered is
+#: asked no more.  After a second of silence all iPXE clients send lists at once, so a block is sent twice a second at
+#: least.
 POLICY = RetransmitPolicy(
-    repeat=FixedTimeouts((0.1,)),
+    repeat=AdaptiveTimeout(first=0.1, ceiling=0.4),
     progressTimeout=0.1,
     maxFailedTurns=3,
     keepAliveInterval=0.5,
     deafAfterRepeats=3,
-    turnBudget=2.0,
 )
 
 
@@ -125,12 +125,15 @@ class Wire:
     @ivar status: a status request, and the beginning of each data packet.
     """
 
-    cast = Sweep
     policy = POLICY
     stride = 0
     reuseDelay = 0.0
 
-    def __init__(self, header: slam.Header, group: tuple[str, int]) -> None:
+    def __init__(self, header: slam.Header, group: tuple[str, int], chance: Callable[[], float] | None = None) -> None:
+        """
+        @param chance: as for L{Sweep}.
+        """
+        self.cast = partial(Sweep, chance=chance)
         self.blocksize = header.blocksize
         self.count = header.count
         self.group = group
@@ -211,7 +214,11 @@ class Dialect:
         if content.size > limit:
             raise Declined(f"file of {TOO_LONG}")
         block = blockSize(content.size, request.local.mtu, self.options.blksize)
-        return Wire(slam.Header(transaction(content), content.size, block), self.options.group)
+        header = slam.Header(transaction(content), content.size, block)
+        if context is None:
+            return Wire(header, self.options.group)
+        bits = context.random.getrandbits
+        return Wire(header, self.options.group, lambda: bits(32) / (1 << 32))
 
     def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None

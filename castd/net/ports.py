@@ -231,6 +231,11 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
             self.paused = False
             self._ports.epoll.add(self._socket.fileno(), self.readable)
 
+    def admitReceivers(self) -> None:
+        if self._wildcard:
+            # After the bind: else a second castd could be started at this port, and would get a part of the requests.
+            sockets.setOptional(self._socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
     def probe(self) -> Deferred[None]:
         name = self._socket.getsockname()
         if self._wildcard:

@@ -114,14 +114,28 @@ def parseHeader(datagram: bytes) -> tuple[Header, int]:
     return Header(transaction, size, blocksize), at
 
 
-def parseData(datagram: bytes) -> SlamData:
+def isHeader(datagram: bytes) -> bool:
+    """
+    Return whether a datagram is a status request: three integers and nothing else.  A list of any client ends in NUL.
+    """
+    try:
+        return len(datagram) <= LARGEST_HEADER and parseHeader(datagram)[1] == len(datagram)
+    except WireError:
+        return False
+
+
+def parseData(datagram: bytes, known: Header | None = None, octets: bytes = b"") -> SlamData:
     """
     Parse a data packet.
 
+    @param known: a header that the packet may have, and C{octets}, its form on the wire: such a header is not parsed.
     @raise WireError: it does not agree with its header: the number is too high, or the payload has another length than
         that block.
     """
-    header, at = parseHeader(datagram)
+    if known is not None and datagram.startswith(octets):
+        header, at = known, len(octets)
+    else:
+        header, at = parseHeader(datagram)
     number, at = unpack(datagram, at)
     if number >= header.count:
         raise WireError(f"block {number} of {header.count}")
@@ -139,12 +153,15 @@ def parseList(datagram: bytes) -> tuple[range, ...] | None:
     for nothing.  The blocks are not checked against the file, see L{clip}.
 
     @return: the missing blocks, ascending, with adjacent runs merged; L{None}: the client disconnects.
-    @raise WireError: the datagram is empty, is longer than any client's list, or does not begin with an integer.
+    @raise WireError: the datagram is empty, is longer than any client's list, does not begin with an integer, or is a
+        status request: of two servers that took those for lists each would ask the other for ever.
     """
     if not 0 < len(datagram) <= LARGEST_DATAGRAM:
         raise WireError(f"a list of {len(datagram)} octets")
     if datagram[0] < 0x20:
         return None
+    if isHeader(datagram):
+        raise WireError("a status request, not a list")
     number, at = unpack(datagram, 0)
     missing: list[range] = []
     while at < len(datagram) and datagram[at] >= 0x20:

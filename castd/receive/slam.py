@@ -2,7 +2,8 @@
 Receives a file by SLAM: C{slam://host[:port][/[group][:port]]}.
 
 The client sends a full list of the missing blocks, as Etherboot does.  While blocks arrive it sends a list only when
-the server asks for one, as iPXE does.
+the server asks for one, as iPXE does; but until it was asked for the first time it lists one block again and again,
+since a server that does not know of it would not ask it.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from zope.interface import implementer
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IGroupTransferHalf
-from castd.outcomes import DONE
+from castd.outcomes import DONE, SILENT, UNHEARD
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
 from castd.receive.base import OffsetBlock
-from castd.receive.passive import PassiveReceiver
+from castd.receive.passive import REMINDER, PassiveReceiver
 from castd.request import Peer
 
 #: The default group of blocks: the only one that every client knows.
 GROUP = ("239.255.1.1", 10000)
 #: The most blocks in a file, some 24 GB: a header may announce 2^53 octets, and each block costs an octet here.
 MOST_BLOCKS = 1 << 24
+#: Seconds from the first list to its repetition, while the server has not asked; each further interval is twice as
+#: long, as that of reminders.
+REGISTER = 0.1
+#: Seconds for which a client that is complete answers each question by the disconnect: the first one may be lost.
+DALLY = 0.5
 
 
 @implementer(IGroupTransferHalf)
@@ -32,28 +38,63 @@ class SlamDownload(PassiveReceiver):
     def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
         super().__init__(policy, group)
         self._header: slam.Header | None = None
+        self._headerOctets = b""
         self._have = bytearray()
+        self._asked = False
+        self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
         """Return the first list, of a client that does not know the file's size."""
         self._serverHeard(now)
         return [slam.FIRST_LIST]
 
+    def poll(self, now: float) -> list[bytes]:
+        """
+        Return the list that is due.  Sets C{outcome} at the end: L{UNHEARD} if the server has asked, but no block has
+        come.
+        """
+        if self._dallyUntil is not None:
+            self.outcome = DONE if now >= self._dallyUntil else None
+            return []
+        datagrams = super().poll(now)
+        if self.outcome == SILENT and self._asked and not self.blocks:
+            self.outcome = UNHEARD
+        return datagrams
+
+    def deadline(self, now: float) -> float | None:
+        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
+        if self._dallyUntil is not None:
+            return self._dallyUntil if self.outcome is None else None
+        return super().deadline(now)
+
+    def _serverHeard(self, now: float) -> None:
+        """Restart the timer of the server's silence; as long as it has not asked, it may not know of this client."""
+        self._heardAt = now
+        if self._asked:
+            self._scheduleReminder(now, REMINDER)
+        elif self._header is None:
+            self._scheduleReminder(now, REGISTER)
+
     def receive(self, datagram: bytes, now: float) -> tuple[None, list[bytes]]:
         """
         Receive a datagram sent to this client alone: a status request.
 
-        @return: (L{None}, the list of missing blocks).
+        It is no sign that the group is heard, so it does not put off the end of a client that hears no block.
+
+        @return: (L{None}, the list of missing blocks, or the disconnect of a client that is complete).
         @raise WireError: the datagram is no header alone, or announces a file that is too long.
         @raise ContentChanged: the header is of another file than before.
         """
         header, end = slam.parseHeader(datagram)
         if end != len(datagram):
             raise WireError("something follows the header of a status request")
+        if self._dallyUntil is not None:
+            return None, [slam.DISCONNECT]
         self._checkFile(header)
         if self.complete:
             return None, []
-        self._serverHeard(now)
+        self._asked = True
+        self._scheduleReminder(now, REMINDER)
         return None, [self._list()]
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
@@ -64,7 +105,9 @@ class SlamDownload(PassiveReceiver):
         @raise WireError: the datagram is no block that fits its own header.
         @raise ContentChanged: the block is of another file than before.
         """
-        data = slam.parseData(datagram)
+        if self.complete:
+            return None, []
+        data = slam.parseData(datagram, self._header, self._headerOctets)
         self._checkFile(data.header)
         self._serverHeard(now)
         if self._have[data.number]:
@@ -76,15 +119,16 @@ class SlamDownload(PassiveReceiver):
 
     def stored(self, now: float) -> list[bytes]:
         """
-        End the transfer.  -> the disconnect.  It is not acknowledged; if it is lost, the server polls this client a few
-        times more.
+        Leave the group, and return the disconnect.  It is not acknowledged; as it may be lost, it is the answer to each
+        question of the server for a moment.
         """
-        self.outcome = DONE
+        self.group = None
+        self._dallyUntil = now + DALLY
         return [slam.DISCONNECT]
 
     def _reminder(self, now: float) -> list[bytes]:
-        """Return a list of missing blocks that the server has not asked for."""
-        return [self._list()]
+        """Return a list that the server has not asked for: one block is enough for a server that knows of no client."""
+        return [self._list(most=None if self._asked else 1)]
 
     def _farewell(self) -> list[bytes]:
         """Return the disconnect of a client that gives up."""
@@ -99,20 +143,25 @@ class SlamDownload(PassiveReceiver):
         @raise WireError: the header announces more blocks than the limit.
         @raise ContentChanged: the header is of another file.
         """
+        if header is self._header:
+            return
         if header.count > MOST_BLOCKS:
             raise WireError(f"a file of {header.count} blocks")
         if self._header is None:
-            self._header, self.size = header, header.size
+            self._header, self._headerOctets, self.size = header, header.build(), header.size
             self.terms = AgreedOptions(blksize=header.blocksize)
             self._have = bytearray(header.count)
         elif header != self._header:
             raise ContentChanged(why="the server has begun to send another file")
 
-    def _list(self) -> bytes:
+    def _list(self, most: int | None = None) -> bytes:
+        """Build the list of the missing blocks, or of so many of them."""
         if self._header is None:
             return slam.FIRST_LIST
         runs: list[range] = []
         start = self._have.find(0)
+        if most is not None:
+            return slam.buildList([range(start, start + most)])
         # A list has no room for more runs than this.
         while start >= 0 and len(runs) < slam.LARGEST_DATAGRAM // 2:
             end = self._have.find(1, start)

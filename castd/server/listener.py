@@ -19,7 +19,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.errors import Busy, Declined, Refused, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
-from castd.options import ListenOptions
+from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
@@ -33,8 +33,9 @@ class PortDialect:
     """
     Holds one dialect that is spoken at a port, with its options and its casts.
 
-    The optional fields C{ports}, C{broadcast}, C{loopback} and C{deafFor} of the options are read here: the base class
-    L{ListenOptions} cannot declare them, as a pydantic model cannot declare an attribute that a subclass makes a field.
+    The optional fields C{ports}, C{broadcast}, C{loopback}, C{deafFor} and C{group} of the options are read here: the
+    base class L{ListenOptions} cannot declare them, as a pydantic model cannot declare an attribute that a subclass
+    makes a field.
 
     @ivar name: name of the transport, as the service file calls it.
     @ivar options: the options of the transport.
@@ -43,6 +44,7 @@ class PortDialect:
     @ivar broadcast: requests sent to a broadcast address are answered.
     @ivar loopback: receivers on this machine hear the group.
     @ivar deafFor: for how many seconds a machine that hears nothing of a group is remembered.
+    @ivar sharesNumber: the group has the number of the request port, so receivers on this machine bind that number too.
     @ivar shared: the casts that may be joined, by key.
     """
 
@@ -54,6 +56,8 @@ class PortDialect:
         self.broadcast: bool = getattr(options, "broadcast", False)
         self.loopback: bool = getattr(options, "loopback", True)
         self.deafFor: float = getattr(options, "deafFor", DEAF_FOR)
+        group: object = getattr(options, "group", None)
+        self.sharesNumber = self.loopback and isinstance(group, HostPort) and group.port == options.port
         self.shared: dict[Hashable, list[CastProtocol]] = {}
 
     def differenceFrom(self, cast: CastProtocol) -> str:
@@ -93,6 +97,8 @@ class Listener(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
+        if any(entry.sharesNumber for entry in self._entries):
+            self.transport.admitReceivers()
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])

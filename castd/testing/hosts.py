@@ -111,8 +111,17 @@ class Host:
         maxPacketSize: int = 8192,
         listenMultiple: bool = False,
     ) -> VirtualPort:
-        """As L{IReactorMulticast.listenMulticast}."""
-        return self.listenUDP(port, protocol, interface)
+        """
+        As L{IReactorMulticast.listenMulticast}.  A port that is bound to the address of a group receives what is sent
+        to that group, if it joins it, and nothing else; its number may be that of another port.
+        """
+        if interface in ANY or not ipaddress.ip_address(interface).is_multicast:
+            return self.listenUDP(port, protocol, interface)
+        if any(each.wildcard and not each.admits and each.address[1] == port for each in self.openPorts()):
+            raise _cannotListen(interface, port, errno.EADDRINUSE)
+        made = VirtualPort(self, port, "", client=protocol)
+        made.locals, made.wildcard = {}, False
+        return self._open(made)
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:
         """As L{IReactorTime.callLater}."""

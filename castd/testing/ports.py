@@ -55,6 +55,7 @@ class VirtualPort:
     @ivar peer: the only peer of the port; other senders are strangers.  L{None}: the port receives from every sender.
     @ivar locals: for each address of the host that the port is bound to, the L{Local} of datagrams to that address.
     @ivar wildcard: the port is bound to all addresses of the host.
+    @ivar admits: other ports may have the same number at the address of a group.
     @ivar group: the arguments of the last L{setGroup}.
     @ivar paused: as L{IListeningPort.paused}.
     @ivar waiting: datagrams that came while the port was paused; shared with the port of another process that has the
@@ -67,6 +68,7 @@ class VirtualPort:
         "_probes",
         "_transfer",
         "address",
+        "admits",
         "broadcast",
         "closed",
         "group",
@@ -98,7 +100,7 @@ class VirtualPort:
             for index, address in enumerate(addresses)
         }
         self.address = peerAt(addresses[0], number)
-        self.closed = self.broadcast = self.paused = False
+        self.closed = self.broadcast = self.paused = self.admits = False
         self.waiting: list[tuple[bytes, Peer, Local | None]] = []
         self.loopback = True
         self.group: tuple[int, str, bool, bool] | None = None
@@ -230,6 +232,10 @@ class VirtualPort:
         for protocol in (self._listening, self._transfer):
             if protocol is not None and not self.closed:
                 protocol.peerUnreachable(peer)
+
+    def admitReceivers(self) -> None:
+        """As L{IListeningPort.admitReceivers}."""
+        self.admits = True
 
     def probe(self) -> defer.Deferred[None]:
         """As L{IListeningPort.probe}."""

@@ -122,6 +122,15 @@ def test_onTheServerItself(hall: Hall, shelf: Shelf) -> None:
     assert all(not each["resets"] for each in results)
 
 
+@pytest.mark.parametrize("port", [10001, 10002])
+def test_castdGetOnTheServerItself(hall: Hall, shelf: Shelf, port: int) -> None:
+    """castd's client on the server's machine binds the group's port, which has the number of the server's own."""
+    job, copy = get(hall.hosts["server"], port)
+    done = job.finish(SECONDS)
+    assert done.code == 0, done.text
+    assert copy.read_bytes() == shelf["size-100000"]
+
+
 @pytest.mark.parametrize("kind", ["ipxe", "etherboot"])
 def test_anyInterface(hall: Hall, shelf: Shelf, kind: str) -> None:
     """A transport that listens at all addresses answers from the one that was asked, and its group is heard as well."""

@@ -89,7 +89,7 @@ class Hall:
         self.dialect = Dialect(self.options)
         first = Request(("10.0.0.2", 1), SERVER, "image")
         self.wire: Wire = self.dialect.open(first, Bytes(self.data))  # type: ignore[arg-type]
-        self.sweep = Sweep(self.wire.policy, self.wire.count)
+        self.sweep = Sweep(self.wire.policy, self.wire.count, chance=random.Random(self.seed + 1).random)
         self.clients: dict[Peer, Etherboot | Ipxe] = {}
         self.sent: list[int] = []
         self.log: list[tuple[float, str, Any]] = []

@@ -2,9 +2,10 @@
 What goes out for receivers whose addresses have not been validated.
 """
 
+from castd.cast.allowance import UNVALIDATED_DEPTH
 from castd.cast.blockset import firstNumbers
 from castd.cast.events import RequestBlocks, SendBlocks
-from castd.cast.sweep import UNVALIDATED_DEPTH, Sweep
+from castd.cast.sweep import Sweep
 from castd.dialects.slam import POLICY
 
 COUNT = 100_000

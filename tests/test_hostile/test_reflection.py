@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from castd.cast.sweep import UNVALIDATED_DEPTH, UNVALIDATED_RATE
+from castd.cast.allowance import UNVALIDATED_DEPTH, UNVALIDATED_RATE
 from castd.packets.slam import buildList
 from castd.packets.tftp import buildAck
 from castd.request import Peer

@@ -14,8 +14,6 @@ import pytest
 from castd.client.client import fetch
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
-from castd.errors import WireError
-from castd.packets.slam import parseHeader
 from castd.packets.tftp import buildAck
 from castd.request import Peer
 from castd.testing import MemorySink, Network, ReceivedFile, RecordingClient, SentDatagram, memorySite, pattern
@@ -142,15 +140,6 @@ def isError(datagram: bytes) -> bool:
     return datagram[:2] == ERROR
 
 
-def isStatus(datagram: bytes) -> bool:
-    """Return whether this begins as all packets of a SLAM server."""
-    try:
-        parseHeader(datagram)
-    except WireError:
-        return False
-    return True
-
-
 def test_allIsSpoken() -> None:
     """What is delivered below has every kind that a server says."""
     opcodes = {datagram[:2] for datagram in spoken()}
@@ -177,8 +166,6 @@ def test_whatOneSays(target: str) -> None:
     for datagram, kind in spoken().items():
         with standing() as pair:
             for name, source in strangers(pair).items():
-                if target == "slam" and isStatus(datagram):
-                    continue  # SLAM still takes a status request for a list
                 client, port = pair.transfer(ONE, target) if target in TRANSFERS else (None, (ONE, PORTS[target]))
                 pair.forge(datagram, source, port)
                 found = pair.between()
@@ -195,8 +182,6 @@ def test_requests(kind: str) -> None:
     for request in REQUESTS[kind]:
         with standing() as pair:
             for name, source in strangers(pair).items():
-                if (kind, name) == ("slam", "slam"):
-                    continue  # SLAM still takes a status request for a list
                 pair.forge(request, source, (ONE, HOSTILE[kind]))
                 found = pair.between()
                 answers = [each.datagram for each in found if each.source[0] == OTHER]
