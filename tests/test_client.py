@@ -191,6 +191,16 @@ class TestFetch:
         assert str(server.results[0]) == "the server fell silent"
         assert (server.results[0].outcome, server.results[0].code) == ("silent", None)
 
+    def test_no_block(self) -> None:
+        """A server whose answer comes and whose blocks do not may send blocks that are too large for the way."""
+        server = Scripted()
+        server.get()
+        assert server.say(buildOack((("blksize", "1468"), ("tsize", "9000")))) == ["ACK 0"]
+        server.network.run(lambda: server.results, limit=60)
+        assert str(server.results[0]) == (
+            "the server fell silent; if the way does not carry blocks of 1468 octets, ask for a smaller blksize"
+        )
+
     def test_refused_options(self) -> None:
         """A server that answers options with ERROR 8 is asked once more without any (RFC 2347)."""
         server = Scripted()

@@ -28,6 +28,7 @@ from castd.client.multicast import LARGEST, MulticastPort, preparePort
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
+from castd.packets.options import DEFAULT_BLKSIZE
 from castd.receive.base import OffsetBlock
 from castd.request import Peer
 from castd.server.half_protocol import HalfProtocol, Payload
@@ -276,7 +277,14 @@ class ClientTransfer(HalfProtocol):
         elif self._tid is None:
             self._end(TransferError(outcome, f"no answer from {self._server[0]} port {self._server[1]}"))
         else:
-            self._end(TransferError(outcome, "the server fell silent"))
+            self._end(TransferError(outcome, "the server fell silent" + self._oversizeHint()))
+
+    def _oversizeHint(self) -> str:
+        """Return advice if the options were agreed on, and then no block came through, or none was acknowledged."""
+        terms = self.half.terms
+        if terms is None or self.half.blocks or terms.blksize <= DEFAULT_BLKSIZE:
+            return ""
+        return f"; if the way does not carry blocks of {terms.blksize} octets, ask for a smaller blksize"
 
     def refuse(self, error: Refused) -> None:
         """End the transfer: the server's answer is not what was agreed on, or the file has changed."""
