@@ -226,6 +226,10 @@ class CastProtocol(FastPath):
 
     # Datagrams come in.
 
+    def readArrived(self) -> None:
+        """Receive what has arrived at the port of the cast."""
+        self.transport.readArrived()
+
     def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
         """Handle a datagram that is not from the peer that the port was opened for."""
         self._slowPath(datagram, addr)
@@ -642,6 +646,9 @@ class ListeningTransport:
 
     def getHost(self) -> IPv4Address | IPv6Address:
         return self._port.getHost()
+
+    def readArrived(self) -> None:
+        """Do nothing: the datagrams of a peer at the request port are read in their order."""
 
     def stopListening(self) -> None:
         """Do nothing: the port belongs to the listener."""
