@@ -688,6 +688,9 @@ class IDatagramPort(Interface):
         @raise OSError: the system does not tell.
         """
 
+    def readArrived() -> None:
+        """Pass the datagrams that have arrived to the protocol, a bounded number of them; some of them may close it."""
+
     def stopListening() -> Deferred[None] | None:
         """Close the port, and call the protocol's C{doStop}."""
 

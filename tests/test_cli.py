@@ -100,6 +100,48 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+CAPPED = """\
+transports:
+  multicast:
+    port: 6969
+    caps:
+      - {clients: 10.0.0.0/8, blksize: 1428}
+  tftp:
+    port: 6969
+    windowsize: 16
+    caps:
+      - {clients: 10.9.0.0/16, blksize: 1228}
+      - {clients: any, windowsize: 64}
+"""
+
+
+def test_checkCaps(folder: Path) -> None:
+    """A cap that is none is a fault at its line; one that changes nothing is a warning."""
+    file = folder / "x.yaml"
+    file.write_text(GOOD + CAPPED)
+    result = castd("check", file)
+    at = len(GOOD.splitlines())
+    assert result.exit_code == 0, result.stderr
+    group = "multicast: caps: a blksize of 1428 changes nothing: blksize is 1428 for all"
+    unicast = "tftp: caps: a windowsize of 64 changes nothing: windowsize is 16 for all"
+    assert [line for line in result.stderr.splitlines() if "caps" in line] == [
+        f"warning: {file}:{at + 2}: transports.{group}",
+        f"warning: {file}:{at + 6}: transports.{unicast}",
+    ]
+    wrong = {
+        "{clients: 10.9.0.0/16}": "[0]: a cap names blksize, windowsize or both",
+        "{clients: 10.9.0.0/16, blksize: 7}": "[0].blksize: 7 is not between 8 and 65464",
+        "{clients: 10.9.0.1/16, blksize: 512}": "[0].clients: 10.9.0.1/16 has bits set behind its prefix: "
+        "did you mean 10.9.0.0/16?",
+        "{blksize: 512}": "[0].clients: is missing (networks of those clients)",
+    }
+    for cap, complaint in wrong.items():
+        file.write_text(GOOD + CAPPED.replace("{clients: 10.9.0.0/16, blksize: 1228}", cap))
+        result = castd("check", file)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[0] == f"{file}:{at + 10}: transports.tftp.caps{complaint}"
+
+
 def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's ways in are checked as ports are: what is no address is a fault, what may be wrong a warning."""
     good = GOOD + "transports: {tftp: {port: 6969, interface: 127.0.0.1}}\n"

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import random
+import socket
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from castd.client import schemes
 from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
+from castd.client.transfer import ClientTransfer, socketAddress
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
@@ -188,6 +190,16 @@ class TestFetch:
         server.network.run(lambda: server.results, limit=60)
         assert str(server.results[0]) == "the server fell silent"
         assert (server.results[0].outcome, server.results[0].code) == ("silent", None)
+
+    def test_no_block(self) -> None:
+        """A server whose answer comes and whose blocks do not may send blocks that are too large for the way."""
+        server = Scripted()
+        server.get()
+        assert server.say(buildOack((("blksize", "1468"), ("tsize", "9000")))) == ["ACK 0"]
+        server.network.run(lambda: server.results, limit=60)
+        assert str(server.results[0]) == (
+            "the server fell silent; if the way does not carry blocks of 1468 octets, ask for a smaller blksize"
+        )
 
     def test_refused_options(self) -> None:
         """A server that answers options with ERROR 8 is asked once more without any (RFC 2347)."""
@@ -554,6 +566,32 @@ class TestLoopback:
         report = await send(reactor, url, 500_000, read).addTimeout(30, reactor)
         await report.closed
         assert files["up"] == pattern(500_000)
+
+    def test_zone(self) -> None:
+        """An address goes to the kernel with the number of its zone, which Python takes from the text of no address."""
+        index = socket.if_nametoindex("lo")
+        assert socketAddress("fe80::1%lo", 69) == ("fe80::1", 69, 0, index)
+        assert socketAddress("fe80::1%7", 69) == ("fe80::1", 69, 0, 7)
+        assert socketAddress("fd00::1", 69) == ("fd00::1", 69)
+        site = Site()
+        error = site.settle(fetch(site.host, parseUrl("tftp://[fe80::1%25nothing]/f"), site.sink))
+        assert str(error) == "cannot send to fe80::1%nothing: no interface with this name"
+
+    @pytest_twisted.ensureDeferred
+    async def test_fragments(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the client sends may be fragmented on its way, as what the server sends may."""
+        found: list[int] = []
+
+        def note(transfer: ClientTransfer, *args: Any) -> Any:
+            found.append(transfer.transport.socket.getsockopt(socket.IPPROTO_IP, 10))  # type: ignore[attr-defined]
+            return real(transfer, *args)
+
+        real = ClientTransfer.finish
+        monkeypatch.setattr(ClientTransfer, "finish", note)
+        url = parseUrl(f"tftp://127.0.0.1:{served[0]}/nothing")
+        with pytest.raises(TransferError, match="ERROR 1"):
+            await fetch(reactor, url, ReceivedFile()).addTimeout(30, reactor)
+        assert found == [0]
 
     @pytest_twisted.ensureDeferred
     async def test_resolve(self) -> None:

@@ -4,12 +4,14 @@ Bursts through real sockets: what leaves in one call arrives as the datagrams th
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from castd.net.gso import SegmentOption, sendBurst
+from castd.net.gso import PAUSE, SegmentOption, sendBurst
 
 pytestmark = pytest.mark.loopback
 
@@ -58,3 +60,47 @@ def test_anotherPath(ways: tuple[socket.socket, socket.socket]) -> None:
     bursts.setMtu(1500)
     here.send(b"b" * 30)
     assert lengths(there, 3) == [10, 10, 30]
+
+
+class Path:
+    """
+    A way that carries no segments for now: a buffer that is longer than one datagram is refused with this errno.
+
+    @ivar tried: how many such buffers there were.
+    """
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        self.socket, self.number, self.tried = sock, number, 0
+
+    def send(self, image: Any) -> int:
+        if len(image) > 100:
+            self.tried += 1
+            if self.number:
+                raise OSError(self.number, "refused")
+        return self.socket.send(image)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EMSGSIZE])
+def test_aSmallerMtuOnTheWay(ways: tuple[socket.socket, socket.socket], number: int) -> None:
+    """Segments that are too large for the path go out as datagrams; now and then segments are tried again."""
+    here, there = ways
+    path, bursts = Path(here, number), SegmentOption(here, 1500)
+    for _ in range(PAUSE + 1):
+        assert sendBurst(bursts, path.send, b"a" * 250, 100) == 250
+        assert lengths(there, 3) == [100, 100, 50]
+    assert path.tried == 1
+    path.number = 0
+    assert sendBurst(bursts, path.send, b"a" * 250, 100) == 250
+    assert lengths(there, 3) == [100, 100, 50]
+    assert path.tried == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EOPNOTSUPP])
+def test_aKernelThatCannot(ways: tuple[socket.socket, socket.socket], number: int) -> None:
+    """A kernel that cannot segment is asked once."""
+    here, there = ways
+    path, bursts = Path(here, number), SegmentOption(here, 1500)
+    for _ in range(2 * PAUSE):
+        assert sendBurst(bursts, path.send, b"a" * 250, 100) == 250
+        assert lengths(there, 3) == [100, 100, 50]
+    assert path.tried == 1

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from twisted.internet.error import CannotListenError
 
-from castd.net.ports import Ports
+from castd.net import sockets
+from castd.net.ports import GroupPort, Ports
+from castd.net.unicast_ports import UnicastPort
 from castd.request import Local, Peer
 from tests.support.fakes import Hearer, Reactor
 
@@ -131,6 +133,46 @@ def test_closedPortOfARefusedClient(ports: Ports, peer: socket.socket, nobody: P
     assert hearer.unreachable == [nobody]
     assert not wakes(ports, 0)
     port.stopListening()
+
+
+IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
+
+
+def fragments(sock: socket.socket) -> bool:
+    """Return whether path MTU discovery is off for this socket (ip(7), ipv6(7)): the value is 0."""
+    if sock.family == socket.AF_INET6:
+        return sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) == 0
+    return sock.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_whatIsSentMayBeFragmented(ports: Ports, host: str) -> None:
+    """
+    Every port sends without DF: those that castd opens, the twin of a unicast port, and those of a supervisor or of the
+    process before.
+    """
+    local = Local(host, 69)
+    with sockets.bindSocket(host, 0) as peer:
+        unicast = ports.openPort(Hearer(), local, peer.getsockname())
+        group = ports.openPort(Hearer(), local)
+    listening = ports.listen(0, Hearer(), host)
+    given = [socket.socket(peer.family, socket.SOCK_DGRAM) for _ in range(2)]
+    for sock in given:
+        sock.bind((host, 0))
+    numbers = [sock.getsockname()[1] for sock in given]
+    assert [fragments(sock) for sock in given] == [False, False]
+    passed = Ports(
+        Reactor(), random.Random(1), {(host, numbers[0]): given[0]}, {(host, numbers[1]): given[1]}, shared=True
+    )
+    opened = [passed.listen(number, Hearer(), host) for number in numbers]
+    assert isinstance(unicast, UnicastPort)
+    assert isinstance(group, GroupPort)
+    assert unicast._pair is not None
+    sent = [unicast._pair.main, unicast._pair.twin, group._socket, listening._socket, *given]
+    assert [fragments(sock) for sock in sent] == [True] * 6
+    for port in (unicast, group, listening, *opened):
+        port.stopListening()
+    given[0].close()
 
 
 def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:

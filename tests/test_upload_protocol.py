@@ -283,18 +283,30 @@ class TestRestart:
         assert (site.files, site.left()) == ({"up": b"all"}, 0)
 
     def test_restarted_on_one_port(self) -> None:
-        """On the listening port a restart costs one repetition of the request."""
+        """On the listening port, too, the new request is answered at once."""
         site = Site(single=True)
         source = site.ask()
         site.client.send(buildData(1, bytes(512)), source)
         site.network.advance(0.1)
         site.client.take()
-        site.client.send(buildRequest(TftpRequest(True, "up", "octet")), source)
-        site.network.advance(0.1)
-        assert (site.heard(), site.left()) == ([], 0)
-        site.client.send(buildData(1, b"all"), site.ask())
+        with logged() as events:
+            assert site.ask() == source
+        assert ends(events)[0]["outcome"] == "replaced"
+        site.client.send(buildData(1, b"all"), source)
         site.network.run(limit=60)
-        assert site.files == {"up": b"all"}
+        assert (site.files, site.left()) == ({"up": b"all"}, 0)
+
+    @pytest.mark.parametrize("single", [False, True], ids=["own port", "single port"])
+    def test_the_next_file(self, single: bool) -> None:
+        """The next file, asked for from the same client port while the server dallies, is served at once, and kept."""
+        site = Site(single=single)
+        with logged() as events:
+            for name in ("one", "two", "three"):
+                site.client.send(buildData(1, name.encode()), site.ask(name))
+                assert summary(site.client.expect().datagram) == "ACK 1"
+            site.network.run(limit=60)
+        assert [event["outcome"] for event in ends(events)] == ["done"] * 3
+        assert (site.files, site.left()) == ({"one": b"one", "two": b"two", "three": b"three"}, 0)
 
     def test_once_more(self) -> None:
         """A file that is complete stays so when its client begins another write while the server dallies."""

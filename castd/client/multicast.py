@@ -22,9 +22,13 @@ LARGEST = 65535
 MOST_WAITING = 4096
 
 
-def enlargeBuffer(port: object) -> None:
-    """Enlarge the receive buffer of a port as far as the kernel allows; do nothing for a port in memory."""
+def preparePort(port: object) -> None:
+    """
+    Enlarge the receive buffer of a port as far as the kernel allows, and let what it sends be fragmented, as the server
+    does; do nothing for a port in memory.
+    """
     if isinstance(port, Port):
+        sockets.allowFragments(port.socket)
         sockets.enlargeBuffer(port.socket, sockets.MOST_WINDOW_BUFFER)
 
 
@@ -71,7 +75,7 @@ class MulticastPort(DatagramProtocol):
         )
         self._port = port
         self._socketPort: Port | None = port if isinstance(port, Port) else None
-        enlargeBuffer(port)
+        preparePort(port)
         self.joined: Deferred[None] = succeed(None)
         if group[0]:
             self.joined = port.joinGroup(group[0], _addressTowards(port, server))

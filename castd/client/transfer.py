@@ -5,8 +5,10 @@ Runs one transfer of the client over real sockets.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
@@ -18,15 +20,15 @@ from twisted.internet.interfaces import (
     IReactorPluggableNameResolver,
     IReactorTime,
     IReactorUDP,
-    IUDPTransport,
 )
 from twisted.python.failure import Failure
 
 from castd import outcomes
-from castd.client.multicast import LARGEST, MulticastPort, enlargeBuffer
+from castd.client.multicast import LARGEST, MulticastPort, preparePort
 from castd.client.report import Progress, Report, Sink, TransferError
 from castd.errors import Full, Refused
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
+from castd.packets.options import DEFAULT_BLKSIZE
 from castd.receive.base import OffsetBlock
 from castd.request import Peer
 from castd.server.half_protocol import HalfProtocol, Payload
@@ -38,8 +40,27 @@ STRANGERS = 20
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def socketAddress(host: str, port: int) -> Peer:
+    """
+    Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
+
+    @raise OSError: there is no interface of this name.
+    """
+    plain, _, zone = host.partition("%")
+    if not zone:
+        return host, port
+    return plain, port, 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+
+
 class IClientReactor(IReactorTime, IReactorUDP, IReactorMulticast, IReactorPluggableNameResolver):
     """The interfaces that the client needs of a reactor."""
+
+
+class ClientTransport(Protocol):
+    """A port of Twisted's, which declares addresses as pairs; with a zone they have four parts."""
+
+    def write(self, packet: bytes, addr: Peer | None = None, /) -> object:
+        """Send a datagram."""
 
 
 class _ReplyQueue(SendQueue):
@@ -67,7 +88,7 @@ class ClientTransfer(HalfProtocol):
 
     queueClass = _ReplyQueue
     half: IClientTransferHalf
-    transport: IUDPTransport
+    transport: ClientTransport
 
     def __init__(
         self,
@@ -103,12 +124,13 @@ class ClientTransfer(HalfProtocol):
         address = self._server[0]
         try:
             self._port = self._reactor.listenUDP(0, self, "::" if isIPv6Address(address) else "", LARGEST)
-            enlargeBuffer(self._port)
+            preparePort(self._port)
             # Before the request, if the group is known: the first block may come at once.
             if not self._joinGroup():
                 return self.done
             # An error here tells what is wrong with the address; a later one counts as a lost datagram.
-            self.transport.write(self.half.begin(self._startedAt)[0], self._server)
+            self.peer = socketAddress(*self._server)
+            self.transport.write(self.half.begin(self._startedAt)[0], self.peer)
         except (OSError, CannotListenError) as error:
             why = error.strerror if isinstance(error, OSError) else None
             self._end(TransferError(outcomes.FAILED, f"cannot send to {address}: {why or error}"))
@@ -131,7 +153,7 @@ class ClientTransfer(HalfProtocol):
         if known:
             self.process(partial(self._receive, peer), datagram)
         else:
-            self.strangerReceived(datagram, addr)
+            self.strangerReceived(datagram, socketAddress(*addr[:2]))
 
     def _receive(self, peer: tuple[str, int], datagram: bytes, now: float) -> tuple[Payload, list[bytes]]:
         """Pass a datagram of the server to the half; the first that can be read fixes the server's transfer id."""
@@ -145,8 +167,7 @@ class ClientTransfer(HalfProtocol):
 
     def _setTid(self, peer: tuple[str, int]) -> None:
         if self._tid is None:
-            # The address of the request, since it may have a scope.
-            self._tid, self.peer = peer, (self._server[0], peer[1])
+            self._tid, self.peer = peer, socketAddress(self._server[0], peer[1])
             if self._groupHalf is not None:
                 self._groupHalf.tid = peer
 
@@ -256,7 +277,14 @@ class ClientTransfer(HalfProtocol):
         elif self._tid is None:
             self._end(TransferError(outcome, f"no answer from {self._server[0]} port {self._server[1]}"))
         else:
-            self._end(TransferError(outcome, "the server fell silent"))
+            self._end(TransferError(outcome, "the server fell silent" + self._oversizeHint()))
+
+    def _oversizeHint(self) -> str:
+        """Return advice if the options were agreed on, and then no block came through, or none was acknowledged."""
+        terms = self.half.terms
+        if terms is None or self.half.blocks or terms.blksize <= DEFAULT_BLKSIZE:
+            return ""
+        return f"; if the way does not carry blocks of {terms.blksize} octets, ask for a smaller blksize"
 
     def refuse(self, error: Refused) -> None:
         """End the transfer: the server's answer is not what was agreed on, or the file has changed."""

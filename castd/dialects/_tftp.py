@@ -7,12 +7,16 @@ Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and AC
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
+
+from pydantic import Field
 
 from castd import outcomes
 from castd.cast.events import Leave, NewRequest, PeerState, Ranges, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported
+from castd.options import Clients, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
@@ -60,6 +64,39 @@ def unfragmented(local: Local, header: int = 4) -> int:
     @return: octets of the block, at least 512.
     """
     return max(512, local.mtu - (40 if ":" in local.host else 20) - 8 - header)
+
+
+class GroupCap(Settings):
+    """A block size that is not exceeded for some clients, since larger blocks do not reach them."""
+
+    clients: Clients = Field(description="networks of those clients")
+    blksize: int = Field(ge=8, le=65464, description="largest block size granted to them")
+
+
+class BlockCap(Protocol):
+    """Describes what is read of a cap on the block size; L{None}: there is none."""
+
+    @property
+    def clients(self) -> tuple[IPv4Network | IPv6Network, ...]: ...
+    @property
+    def blksize(self) -> int | None: ...
+
+
+def cappedBlksize(host: str, largest: int, caps: Iterable[BlockCap]) -> int:
+    """
+    Find the largest block size to grant to a client: the least of its caps and of what is granted to all.
+
+    @param largest: octets granted to all.
+    """
+    theirs = [cap.blksize for cap in caps if cap.blksize is not None and within(host, cap.clients)]
+    return min([largest, *theirs])
+
+
+def idleCaps(largest: int | None, caps: Iterable[BlockCap]) -> Iterator[str]:
+    """Return a warning for each cap that changes nothing, as no client is granted more than C{largest} octets."""
+    for cap in caps:
+        if largest is not None and cap.blksize is not None and cap.blksize >= largest:
+            yield f"caps: a blksize of {cap.blksize} changes nothing: blksize is {largest} for all"
 
 
 def blockCount(size: int, blksize: int) -> int:

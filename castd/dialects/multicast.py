@@ -4,7 +4,7 @@ Serve multicast TFTP (RFC 2090): one client, the master, acknowledges, and all c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import IPv4Network
 from typing import ClassVar
 
@@ -38,6 +38,9 @@ class Options(ListenOptions):
     blksize: int = Field(
         1428, ge=8, le=65464, description="largest block size of a group: clients that ask for more share one of this"
     )
+    caps: tuple[_tftp.GroupCap, ...] = Field(
+        (), description="smaller blocks for some clients, which get a group of their own; of several the least counts"
+    )
     gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
     gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
     silence: Duration = Field(3.0, gt=0, description="a master that never answered is replaced after so long")
@@ -45,6 +48,9 @@ class Options(ListenOptions):
         300.0, ge=0, description="a machine that has received nothing of a group is served by unicast for so long"
     )
     loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
+
+    def warnings(self) -> Iterator[str]:
+        yield from _tftp.idleCaps(self.blksize, self.caps)
 
 
 @implementer(IGroupWire)
@@ -102,7 +108,8 @@ class Dialect:
         allowed = request.local.networks if self.options.clients is None else self.options.clients
         if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")
-        cap = min(self.options.blksize, _tftp.unfragmented(request.local))
+        largest = min(self.options.blksize, _tftp.unfragmented(request.local))
+        cap = _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)
         return _group.agreeOptions(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:

@@ -7,7 +7,7 @@ service file can change.  docs/transports/sbroadcast.md says what is known and w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -67,6 +67,9 @@ class Options(ListenOptions):
     blksize: int | None = Field(
         None, ge=8, le=65464, description="largest block; null: what the MTU carries in one piece, less 36 octets"
     )
+    caps: tuple[_tftp.GroupCap, ...] = Field(
+        (), description="smaller blocks for some clients; their group has such blocks if one of them opens it"
+    )
     packets: Frequency = Field(2000.0, description="most broadcasts to each subnet, all its groups together")
     gather: Duration = Field(0.2, ge=0, description="the first block waits until nobody has joined for so long")
     gatherLimit: Duration = Field(3.0, ge=0, description="but no longer than this")
@@ -81,6 +84,9 @@ class Options(ListenOptions):
     listenerFlag: Flag = Field(
         "0", pattern="^[!-+.-~-]{1,16}$", description="experimental: how the others are told that they are not, a guess"
     )
+
+    def warnings(self) -> Iterator[str]:
+        yield from _tftp.idleCaps(self.blksize, self.caps)
 
     @model_validator(mode="after")
     def _flagsDiffer(self) -> Options:
@@ -233,14 +239,14 @@ class Dialect:
 
     def fits(self, request: Request, wire: IWire) -> bool:
         """
-        Return whether the request asks for blocks at least as large as the group's, or for none and the group's are
-        512.
+        Return whether the request may be granted blocks as large as the group's: it asks for no smaller ones, and its
+        client is not capped below; or it asks for none and the group's are 512.
         """
         asked = request.option("blksize")
         wish = None if asked is None else number(asked)
         if wish is None or wish < 8:
             return bool(wire.blocksize == DEFAULT_BLKSIZE)
-        return bool(wish >= wire.blocksize)
+        return bool(min(wish, self._largest(request)) >= wire.blocksize)
 
     def sameMachine(self, request: Request, other: Request) -> bool:
         return _group.sameMachine(request, other)
@@ -260,8 +266,12 @@ class Dialect:
         if subnet not in self._pacers:
             near = any(IPv4Address(request.peer[0]) in known for known in self.options.subnets)
             raise Declined("other-mask" if near else "outside")
-        cap = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
-        return subnet, _group.agreeOptions(request, content.size, cap)
+        return subnet, _group.agreeOptions(request, content.size, self._largest(request))
+
+    def _largest(self, request: Request) -> int:
+        """Return octets of the largest block that is granted to the client of a request."""
+        largest = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
+        return _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)

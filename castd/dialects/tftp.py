@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from zope.interface import implementer
 
 from castd.cast.events import (
@@ -37,6 +37,24 @@ class Without(Settings):
     options: tuple[str, ...] = Field(description="names of options that are not granted to them")
 
 
+class Cap(Settings):
+    """Values that are not exceeded for some clients, since larger blocks or windows do not reach them."""
+
+    clients: Clients = Field(description="networks of those clients")
+    blksize: int | None = Field(
+        None, ge=8, le=65464, description="largest block size granted to them; null: as to all others"
+    )
+    windowsize: int | None = Field(
+        None, ge=1, le=4096, description="largest window granted to them, blocks; null: as to all others"
+    )
+
+    @model_validator(mode="after")
+    def _capsSomething(self) -> Cap:
+        if self.blksize is None and self.windowsize is None:
+            raise ValueError("a cap names blksize, windowsize or both")
+        return self
+
+
 class Options(ListenOptions):
     """The options of a transport of kind tftp."""
 
@@ -55,8 +73,17 @@ class Options(ListenOptions):
     ports: PortRange | None = Field(None, description="range that transfer ports are taken from (firewalls); null: any")
     broadcast: bool = Field(False, description="answer requests sent to a broadcast address, never with an error")
     without: tuple[Without, ...] = Field((), description="options that are not granted to some clients")
+    caps: tuple[Cap, ...] = Field(
+        (), description="smaller blocks or windows for some clients; of several caps the least counts"
+    )
 
     def warnings(self) -> Iterator[str]:
+        yield from _tftp.idleCaps(self.blksize, self.caps)
+        for cap in self.caps:
+            if cap.windowsize is not None and cap.windowsize >= self.windowsize:
+                yield (
+                    f"caps: a windowsize of {cap.windowsize} changes nothing: windowsize is {self.windowsize} for all"
+                )
         if self.singlePort and self.windowsize > 1:
             yield (
                 "single-port: the port of a transfer is no secret then, so an ACK proves no address, and each that is "
@@ -155,9 +182,12 @@ class Dialect:
         for rule in self.options.without:
             if _tftp.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
-        return OptionLimits(
-            self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize, frozenset(refused)
-        )
+        blksize, window = self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize
+        for cap in self.options.caps:
+            if cap.windowsize is not None and _tftp.within(request.peer[0], cap.clients):
+                window = min(window, cap.windowsize)
+        blksize = _tftp.cappedBlksize(request.peer[0], blksize, self.options.caps)
+        return OptionLimits(blksize, window, frozenset(refused))
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
         """Return the policy of a transfer with these options; all that negotiate no interval share one object."""

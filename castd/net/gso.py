@@ -16,8 +16,14 @@ from castd.net.sockets import setOptional
 _UDP_SEGMENT: Final = 103
 #: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
 MOST_SEGMENTS, MOST_OCTETS = 64, 65507
-#: Errors of a kernel that cannot segment on this socket; it is not tried again.
+#: Errors of a kernel that does not segment.  Unless it is for one of the two below, it is not tried again.
 UNSEGMENTED: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP})
+#: Errors for a segment that is larger than the MTU of the path to its peer, as an ICMP message has told the kernel:
+#: segments are not fragmented, datagrams are.
+TOO_LARGE: Final = frozenset({errno.EINVAL, errno.EMSGSIZE})
+#: Bursts that are then sent datagram by datagram, before segments are tried again: a socket may have many peers, and
+#: the kernel forgets such an MTU after some minutes.
+PAUSE: Final = 64
 
 
 class SegmentOption:
@@ -30,6 +36,7 @@ class SegmentOption:
     def __init__(self, sock: socket.socket, mtu: int) -> None:
         self._socket = sock
         self._step = 0
+        self._pause = 0
         self.usable = True
         # A segment and its headers must fit the MTU: the kernel does not fragment segments.
         self._largest = mtu - (28 if sock.family == socket.AF_INET else 48)
@@ -38,7 +45,7 @@ class SegmentOption:
         """Use the socket on another path, with this MTU."""
         self._largest = mtu - (28 if self._socket.family == socket.AF_INET else 48)
         self.disable()
-        self.usable = True
+        self.usable, self._pause = True, 0
 
     def keepWhole(self, octets: int) -> None:
         """Make sure that the kernel does not cut a datagram of this size, whatever was sent before."""
@@ -48,6 +55,9 @@ class SegmentOption:
 
     def fits(self, octets: int, step: int) -> bool:
         """Return whether a buffer of so many octets may be sent by one call, in datagrams of C{step} octets."""
+        if self._pause:
+            self._pause -= 1
+            return False
         return self.usable and step <= self._largest and octets <= MOST_OCTETS and octets <= MOST_SEGMENTS * step
 
     def enable(self, step: int) -> bool:
@@ -69,8 +79,14 @@ class SegmentOption:
         self._step = 0
         self.usable = usable
 
+    def refused(self, number: int) -> None:
+        """Send datagram by datagram, as the kernel has refused to segment with this errno: for good, or for a while."""
+        self.disable()
+        if number in TOO_LARGE:
+            self.usable, self._pause = True, PAUSE
+
     def disable(self) -> None:
-        """Send datagram by datagram from now on, as the kernel has refused to segment."""
+        """Send datagram by datagram from now on."""
         self.usable = False
         if self._step:
             setOptional(self._socket, socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
@@ -105,7 +121,7 @@ def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: 
         except OSError as error:
             if error.errno not in UNSEGMENTED:
                 raise
-            segments.disable()
+            segments.refused(error.errno)
     segments.keepWhole(step)
     for start in range(0, octets, step):
         try:

@@ -146,6 +146,10 @@ class UnconnectedPort(Generic[P]):
         # The buffer is large already, and shared by all: it stays as it is.
         return sockets.windowRoom(self._socket, octets)
 
+    def readArrived(self) -> None:
+        if not self._closed:
+            self.readable()
+
     def getHost(self) -> IPv4Address | IPv6Address:
         return sockets.twistedAddress(self._socket)
 

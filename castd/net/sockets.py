@@ -19,6 +19,10 @@ from castd.request import ETHERNET_MTU, Local, Peer
 
 # Linux's numbers, where Python has no names for them.
 _SO_RCVBUFFORCE: Final = 33
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+#: The same value for both families: IP_PMTUDISC_DONT, IPV6_PMTUDISC_DONT.
+_PMTUDISC_DONT: Final = 0
 _IP_RECVERR: Final = 11
 _IPV6_RECVERR: Final = 25
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
@@ -88,17 +92,32 @@ def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
     Set the options that every socket of castd has.
 
     The socket gets no datagrams of groups that other sockets on this host have joined: else a server bound to the
-    wildcard would read its own data as requests.
+    wildcard would read its own data as requests.  What it sends may be fragmented (L{allowFragments}).
 
     @param errors: keep ICMP errors, with the addresses they are about, until L{readErrors} reads them; until then the
         socket counts as readable.  A connected socket does not need this.
     """
+    allowFragments(sock)
     if sock.family == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         if errors:
             setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
     elif errors:
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+
+
+def allowFragments(sock: socket.socket) -> None:
+    """
+    Let datagrams be fragmented where a hop has a smaller MTU: no DF in IPv4 (ip(7), C{IP_MTU_DISCOVER}).
+
+    Blocks have one size from the first to the last, so a datagram that is dropped for its size is dropped each time:
+    with path MTU discovery a smaller hop costs seconds, and all of the transfer where a firewall drops the ICMP message
+    (RFC 2923 section 2.1).  By IPv6 only the sender fragments (RFC 8200 section 5), as soon as the message has arrived.
+    """
+    if sock.family == socket.AF_INET:
+        setOptional(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+    else:
+        setOptional(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
 
 
 def setOptional(sock: socket.socket, level: int, option: int, value: int) -> bool:

@@ -21,6 +21,8 @@ from castd.request import Local, Peer
 #: The most pairs of sockets that are kept for the next transfers, for each local address and range of ports; fewer
 #: where descriptors are scarce.
 MOST_IDLE = 512
+#: The most datagrams that L{UnicastPort.readArrived} reads: a window of ACKs, as the peer may still be sending.
+MOST_ARRIVED = 128
 
 
 @lru_cache(1)
@@ -150,8 +152,12 @@ class UnicastPort:
         pair.segments.setMtu(local.mtu)
         protocol.makeConnection(self)
 
-    def readable(self) -> None:
-        """Read one datagram; if there are more the socket stays readable, and other ports are read before."""
+    def readable(self) -> bool:
+        """
+        Read one datagram; if there are more the socket stays readable, and other ports are read before.
+
+        @return: whether there was a datagram, or an error.
+        """
         try:
             datagram = self._receive(self._largest)
         except OSError as error:
@@ -160,8 +166,14 @@ class UnicastPort:
                 sockets.readErrors(self._pair.main)
             if isinstance(error, ConnectionRefusedError):
                 self._protocol.peerUnreachable(self._peer)
-            return
+            return not isinstance(error, BlockingIOError)
         self._datagramReceived(datagram, self._peer)
+        return True
+
+    def readArrived(self) -> None:
+        for _ in range(MOST_ARRIVED):
+            if self._pair is None or not self.readable():
+                return
 
     def twinReceived(self, datagram: bytes, peer: Peer) -> None:
         """

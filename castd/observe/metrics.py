@@ -123,6 +123,9 @@ EVENT_METRICS = (
         {"closed": _field("lost")},
     ),
     EventMetric(
+        "castd_oversize", "Receivers that no block of their size seems to reach.", ("transport",), {"oversize": _one}
+    ),
+    EventMetric(
         "castd_moved_to_unicast", "Receivers of groups that hear no multicast.", ("transport",), {"moved": _one}
     ),
     EventMetric("castd_malformed", "Datagrams that say nothing.", (), {"malformed": _one}),

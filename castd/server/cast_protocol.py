@@ -22,6 +22,7 @@ from castd.cast.events import (
     Left,
     NewRequest,
     PeerState,
+    Ranges,
     RequestBlocks,
     SendBlocks,
 )
@@ -44,6 +45,7 @@ from castd.interfaces import (
     Octets,
 )
 from castd.pacing import Pacer, RateLimit
+from castd.packets.options import DEFAULT_BLKSIZE
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
 from castd.server.fallback import Fallbacks
@@ -58,6 +60,8 @@ _log = Logger(namespace="castd")
 #: How often in a row a receiver's host must report a closed port until the receiver counts as closed: one report may
 #: come from a restart.
 CLOSED_PORTS = 2
+#: How often the first block must have been repeated without an answer before it is taken for too large.
+OVERSIZE_REPEATS = 2
 #: The largest random delay that is added to an interval, as a part of the interval.
 JITTER = 0.1
 #: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
@@ -221,6 +225,10 @@ class CastProtocol(FastPath):
         return self._steps > 0 or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
     # Datagrams come in.
+
+    def readArrived(self) -> None:
+        """Receive what has arrived at the port of the cast."""
+        self.transport.readArrived()
 
     def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
         """Handle a datagram that is not from the peer that the port was opened for."""
@@ -493,7 +501,23 @@ class CastProtocol(FastPath):
             return
         self.receivers.pop(action.peer)
         self._dropFallback(action.peer)
+        if action.heard and action.wants:
+            self._checkOversize(sender.cast, receiver, action.wants)
         self._dismiss(receiver, self._outcome(action), now, action.heard)
+
+    def _checkOversize(self, cast: ICast, receiver: Receiver, wants: Ranges) -> None:
+        """
+        Log it if a receiver that leaves has answered small datagrams, and never the first block, though that was
+        repeated: perhaps the way does not carry datagrams of this size.
+
+        @param wants: the blocks that it still lacks.
+        """
+        octets = min(self.wire.blocksize, self.content.size)
+        if not isinstance(cast, Turn) or wants[0].start or octets <= DEFAULT_BLKSIZE:
+            return
+        times = (self.repeats - receiver.progressBefore[1]) // sum(map(len, wants))
+        if times >= OVERSIZE_REPEATS:
+            eventlog.oversize(self, receiver.request, times + 1)
 
     def _outcome(self, action: Left) -> str:
         """
@@ -540,11 +564,16 @@ class CastProtocol(FastPath):
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
+        fallback = self._fallback(peer)
         self._dropFallback(peer)
         # The machine would take an announcement that is kept for a full socket for the answer to its new request.
         self._queue.discard(peer)
         try:
             self._leaveFastPath()
+            cast = self._main.cast if fallback is None else fallback.cast
+            peerState = cast.peerState(peer)
+            if peerState is not None and peerState.serving is not None and cast.heard(peer):
+                self._checkOversize(cast, receiver, (peerState.serving,))
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         except Exception:
             self._fail()
@@ -617,6 +646,9 @@ class ListeningTransport:
 
     def getHost(self) -> IPv4Address | IPv6Address:
         return self._port.getHost()
+
+    def readArrived(self) -> None:
+        """Do nothing: the datagrams of a peer at the request port are read in their order."""
 
     def stopListening(self) -> None:
         """Do nothing: the port belongs to the listener."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from castd import outcomes
+from castd.packets.options import DEFAULT_BLKSIZE
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
 
@@ -22,6 +23,9 @@ _log = Logger(namespace="castd")
 
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
+#: What IPv6's least MTU of 1280 octets carries, and what most tunnels over Ethernet carry of IPv4, less the headers of
+#: IP, UDP and TFTP.  Octets.
+LEAST_IPV6_BLKSIZE, COMMON_TUNNEL_BLKSIZE = 1228, 1368
 
 
 def groupOpened(cast: CastProtocol, difference: str) -> None:
@@ -53,6 +57,29 @@ def rollover(cast: CastProtocol) -> None:
         name=cast.fileName,
         count=cast.wire.count,
         blksize=cast.wire.blocksize,
+    )
+
+
+def oversize(cast: CastProtocol, request: Request, times: int) -> None:
+    """
+    Warn that a client answers small datagrams, but not the first block, however often it is sent: datagrams of this
+    size do not seem to reach it.
+    """
+    host = request.peer[0].partition("%")[0]
+    smaller = LEAST_IPV6_BLKSIZE if ":" in host else COMMON_TUNNEL_BLKSIZE
+    cure = smaller if cast.wire.blocksize > smaller else DEFAULT_BLKSIZE
+    _log.warn(
+        "{transport}: {peer} answers small datagrams, but not the first block, of {blksize} octets, which was sent "
+        "{times} times: {name}; if the way does not carry that size, grant its network less: "
+        "caps: [{{clients: {host}, blksize: {cure}}}]",
+        event="oversize",
+        transport=cast.name,
+        peer=hostPort(request.peer),
+        host=host,
+        name=request.name,
+        blksize=cast.wire.blocksize,
+        times=times,
+        cure=cure,
     )
 
 

@@ -189,6 +189,9 @@ class Listener(DatagramProtocol):
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local):
+                if (session := self._sessions.members.get(peer)) is not None:
+                    # What the peer has sent before, perhaps the last ACK of the file before this one.
+                    session.readArrived()
                 self._serve(datagram, peer, local)
         except Exception:
             # A fault of one dialect must not close the port for the others.
@@ -363,7 +366,9 @@ class Listener(DatagramProtocol):
     def requestFromMember(self, datagram: bytes, peer: Peer) -> None:
         """Serve a request that a member has sent, to the port of its cast or to the request port."""
         session = self._sessions.members.get(peer)
-        if isinstance(session, CastProtocol) and peer in session.receivers:
+        if isinstance(session, UploadProtocol):
+            self._serve(datagram, peer, session.request.local)
+        elif session is not None and peer in session.receivers:
             self._serve(datagram, peer, session.receivers[peer].request.local)
 
     def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:

@@ -296,7 +296,9 @@ class Opener:
         @raise CannotListenError, OSError: no port can be opened.
         """
         upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
-        protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, self._listener.uploadEnded)
+        listener = self._listener
+        ended, requested = listener.uploadEnded, listener.requestFromMember
+        protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, ended, requested)
         try:
             self._openPort(entry, protocol, request, request.peer)
         except BaseException:

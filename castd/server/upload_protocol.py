@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Refused, WireError
+from castd.errors import Refused
 from castd.interfaces import (
     IDialect,
     ILiveTransfer,
@@ -25,7 +25,7 @@ from castd.interfaces import (
     LiveReceiver,
 )
 from castd.net.sockets import HEADERS, MOST_WINDOW_BUFFER, windowBuffer
-from castd.packets.tftp import LARGEST_BLKSIZE, parseRequest
+from castd.packets.tftp import LARGEST_BLKSIZE, RRQ, WRQ, opcode
 from castd.receive.base import OffsetBlock
 from castd.request import Peer, Request, hostPort
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
@@ -64,9 +64,12 @@ class UploadProtocol(HalfProtocol):
         uploadReceiver: ITransferHalf,
         upload: IUpload,
         done: Callable[[UploadProtocol], object],
+        requested: Callable[[bytes, Peer], object],
     ) -> None:
         """
         @param name: name of the transport, for events.
+        @param requested: called with a request that the peer sends while the upload is under way, if the upload uses
+            the request port; it answers the request, and may end the upload.
         @param done: called once, with this protocol, when the upload has ended.
         """
         super().__init__(name, uploadReceiver, request.peer, site.reactor)
@@ -78,6 +81,7 @@ class UploadProtocol(HalfProtocol):
         self.heapEntry: tuple[float, int] | None = None
         self._upload = upload
         self._done = done
+        self._requested = requested
         self._committing = False
         self._committedAt: float | None = None
         self._closedReports = 0
@@ -155,15 +159,14 @@ class UploadProtocol(HalfProtocol):
         @return: C{True}: it was the same request, as the OACK or ACK 0 was lost; that was sent again.  C{False}: the
             client has restarted.
         """
-        if self.blocks or not self._repeats(request.name, request.mode, request.write, request.options):
+        if self.blocks or not request.repeats(self.request):
             return False
         self._open()
         return True
 
-    def _repeats(self, name: str, mode: str, write: bool, options: object) -> bool:
-        """Return whether a request with these fields is the one that began this upload."""
-        first = self.request
-        return (name, mode, write, options) == (first.name, first.mode, first.write, first.options)
+    def readArrived(self) -> None:
+        """Receive what has arrived at the port of the upload."""
+        self.transport.readArrived()
 
     # What is received.
 
@@ -171,33 +174,10 @@ class UploadProtocol(HalfProtocol):
         """Receive a datagram of the peer."""
         if self.over:
             return
-        try:
-            if self._onRequestPort and self._receiveRequest(datagram):
-                return
-        except Exception:
-            self.fail(Failure())
-            return
-        self.process(self.half.receive, datagram)
-
-    def _receiveRequest(self, datagram: bytes) -> bool:
-        """
-        Answer a request of the peer, if the transfer uses the request port. A repetition is answered again. Every
-        other request ends this upload without an answer; the client's next request then begins a new one.
-
-        @return: whether it was a request.
-        """
-        try:
-            request = parseRequest(datagram)
-        except (WireError, Refused) as error:
-            self.malformed(datagram, error)
-            return True
-        if request is None:
-            return False
-        if self.blocks or not self._repeats(request.name, self.request.mode, request.write, request.options):
-            self.finish(outcomes.REPLACED)
+        if self._onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
+            self._requested(datagram, addr)
         else:
-            self._open()
-        return True
+            self.process(self.half.receive, datagram)
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Log a datagram that cannot be read; the event is counted."""

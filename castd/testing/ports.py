@@ -267,6 +267,9 @@ class VirtualPort:
 
     # Address and end
 
+    def readArrived(self) -> None:
+        """Do nothing: what has arrived was delivered at once."""
+
     def getHost(self) -> IPv4Address | IPv6Address:
         """As L{IDatagramPort.getHost}."""
         six = ":" in self.address[0]

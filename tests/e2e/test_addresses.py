@@ -7,18 +7,20 @@ import pytest
 from tests.e2e.conftest import Serve
 from tests.support.lab.castd import Shelf
 from tests.support.lab.clients import SERVER, Client, atftp, busybox, curl, hpa
-from tests.support.lab.hall import Hall
+from tests.support.lab.clients import castd as own
+from tests.support.lab.hall import Hall, ip
 from tests.support.lab.wires import NEEDS, capturing
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
-SECOND, SIXTH = "10.77.0.2", "fd77::1"
+SECOND, SIXTH, LINK = "10.77.0.2", "fd77::1", "fe80::77"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def castd(serve: Serve) -> None:
-    serve(tftp={"port": 69}, six={"use": "tftp", "port": 69, "interface": SIXTH})
+def castd(hall: Hall, serve: Serve) -> None:
+    ip("addr", "add", f"{LINK}/64", "dev", "eth0", "nodad", netns=hall.hosts["server"].netns)
+    serve(tftp={"port": 69}, six={"use": "tftp", "port": 69, "interface": "::"})
 
 
 @pytest.mark.parametrize("server", [SERVER, SECOND])
@@ -49,3 +51,21 @@ def test_sixPut(hall: Hall, shelf: Shelf) -> None:
     (host,) = hall.clients(1)
     assert curl.put(host, "create/six", data, server=SIXTH).result().code == 0
     assert (hall.folder / "create" / "six").read_bytes() == data
+
+
+@pytest.mark.parametrize("zone", ["%eth0", "%25eth0"])
+def test_linkLocal(hall: Hall, shelf: Shelf, zone: str) -> None:
+    """A link-local address is asked in its zone, by get and by put, also where the URL has the percent sign encoded."""
+    name = shelf.sized(100_000)
+    host = hall.host(f"two{len(zone)}")
+    # A second network, where an address without its zone would be looked for.
+    ip(
+        netns=host.netns,
+        batch=["link add eth1 type bridge", "link set eth1 up", "route add fe80::/64 dev eth1 metric 1"],
+    )
+    link = f"link-{len(zone)}"
+    got = own.get(host, name, server=LINK + zone).result()
+    assert got.data == shelf[name], got.text
+    put = own.put(host, f"create/{link}", shelf[name], server=LINK + zone).result()
+    assert put.code == 0, put.text
+    assert (hall.folder / "create" / link).read_bytes() == shelf[name]

@@ -32,9 +32,9 @@ I{With processes:}
  - C{needs}: the requirements of a test.  C{run} runs a program, C{need} requires one; without it the test is skipped,
    and fails where C{CI=true}.
  - C{jobs}: runs a program (C{Job}), runs castd from these sources (C{running}), waits for a condition (C{eventually}).
- - C{lab}: castd as a process (C{castd}, C{daemons}), network namespaces with a switch (C{hall}), losses and captures
-   on its wires (C{wires}), other people's clients (C{clients}) and machines that boot (C{machines}).
-   C{tests/e2e/README.md} says how they go together.
+ - C{lab}: castd as a process (C{castd}, C{daemons}), network namespaces with a switch (C{hall}), losses, delays and
+   captures on its wires (C{wires}), troubles with what they cost (C{cells}), other people's clients (C{clients}) and
+   machines that boot (C{machines}).  C{tests/e2e/README.md} says how they go together.
 
 C{quick.slowBut} marks the cases of a matrix C{slow} but for a few, so that C{pytest -m "not slow"} takes half a minute.
 """

@@ -788,6 +788,23 @@ def test_othersShareTheCap() -> None:
         assert values == ["239.255.0.0,1758,1"] + ["239.255.0.0,1758,0"] * 3
 
 
+def test_aCapOfSomeClients() -> None:
+    """Clients with a cap share a group of their own, with blocks that reach them; the others have the larger ones."""
+    caps = [{"clients": "10.0.0.128/25", "blksize": 1228}]
+    with GroupStage({"afile": pattern(9000)}, options={"caps": caps}) as stage:
+        asked = rrq("afile", blksize=1468, tsize=0, multicast="")
+        found = [
+            stage.ask(asked, stage.client(2000, f"10.0.0.{number}"))[1].options[::2] for number in (20, 130, 21, 131)
+        ]
+        assert found == [
+            (("blksize", "1428"), ("multicast", "239.255.0.0,1758,1")),
+            (("blksize", "1228"), ("multicast", "239.255.0.1,1758,1")),
+            (("blksize", "1428"), ("multicast", "239.255.0.0,1758,0")),
+            (("blksize", "1228"), ("multicast", "239.255.0.1,1758,0")),
+        ]
+        assert [event["beside"] for event in stage.told("opened")] == ["", "block size"]
+
+
 def test_outsideTheNetworks() -> None:
     """A client of another network than the interface's own, behind a router perhaps, is served by unicast."""
     with GroupStage() as stage:

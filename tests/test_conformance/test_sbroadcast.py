@@ -209,6 +209,17 @@ def test_BC15_aSmallerWish(stage: Subnets) -> None:
     assert stage.sbid(fourth) == stage.sbid(first)
 
 
+@pytest.mark.parametrize("stage", [{"caps": [{"clients": "10.1.2.6", "blksize": 256}]}], indirect=True)
+def test_aCapOfSomeClients(stage: Subnets) -> None:
+    """A client with a cap does not join a group of larger blocks, whatever it asks for; others may join its own."""
+    first = stage.member(1, name="large", blksize=512, sbroadcast=MASK)
+    second = stage.member(2, name="large", blksize=1468, sbroadcast=MASK)
+    assert second.oack == Oack((("blksize", "256"), ("sbroadcast", f"247,{stage.sbid(second)},1")))
+    assert stage.sbid(second) != stage.sbid(first)
+    third = stage.member(4, name="large", blksize=300, sbroadcast=MASK)
+    assert stage.sbid(third) == stage.sbid(second)
+
+
 def test_BC16_noWish(stage: Subnets) -> None:
     """A request without blksize joins a group of 512; its OACK has no blksize.  It does not join one of 8."""
     first = stage.member(1, name="large", blksize=512, sbroadcast=MASK)

@@ -43,6 +43,42 @@ def test_optionsThatSomeClientsCannotBear() -> None:
         assert stage.ask(rrq(blksize=1000), other)[1] == Oack((("blksize", "1000"),))
 
 
+CAPS = [
+    {"clients": ["10.0.0.8/29", "fd00::/64"], "blksize": 1228},
+    {"clients": "10.0.0.9", "windowsize": 8},
+    {"clients": "10.0.0.10", "blksize": 1400, "windowsize": 2},
+    {"clients": "10.0.0.11", "blksize": 256},
+]
+
+
+@pytest.mark.parametrize(
+    ("client", "asked", "granted"),
+    [
+        ("10.0.0.7", {"blksize": 1468, "windowsize": 16}, {"blksize": 1468, "windowsize": 16}),
+        ("10.0.0.8", {"blksize": 1468, "windowsize": 16}, {"blksize": 1228, "windowsize": 16}),
+        ("10.0.0.8", {"blksize": 1024}, {"blksize": 1024}),
+        ("10.0.0.8", {"blksize2": 4096}, {"blksize2": 1024}),
+        ("10.0.0.9", {"blksize": 1468, "windowsize": 16}, {"blksize": 1228, "windowsize": 8}),
+        ("10.0.0.9", {"blksize": 1468, "windowsize": 4}, {"blksize": 1228, "windowsize": 4}),
+        # Of two caps on one value the smaller one counts, whatever their order.
+        ("10.0.0.10", {"blksize": 1468, "windowsize": 16}, {"blksize": 1228, "windowsize": 2}),
+        ("10.0.0.11", {"blksize": 1468}, {"blksize": 256}),
+    ],
+)
+def test_capsOfSomeClients(client: str, asked: dict[str, int], granted: dict[str, int]) -> None:
+    """Clients of a network with a cap are granted no more, in reads and in uploads; others what they ask for."""
+    wanted = Oack(tuple((name, str(value)) for name, value in granted.items()))
+    with TftpStage({"f": pattern(5000)}, options={"caps": CAPS}, uploads=True) as stage:
+        assert stage.ask(rrq(**asked), stage.client(2000, client))[1] == wanted
+        assert stage.ask(wrq("up", **asked), stage.client(2001, client))[1] == wanted
+
+
+def test_aCapIsNoOption() -> None:
+    """A client with a cap that asks for no block size gets the 512 octets of RFC 1350, and no OACK."""
+    with TftpStage({"f": pattern(5000)}, options={"caps": CAPS}) as stage:
+        assert stage.ask(rrq(), stage.client(2000, "10.0.0.11"))[1] == Data(1, pattern(5000)[:512])
+
+
 def test_portsForAFirewall() -> None:
     """Transfer ports lie in the configured range, and are used again."""
     with TftpStage(options={"ports": "30000-30002"}) as stage:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.jobs import Job
+from tests.support.lab.castd import TREE, command
 from tests.support.lab.hall import Host
 
 SERVER = "10.77.0.1"
@@ -52,7 +53,10 @@ class Client:
     reading: tuple[str, ...]
     writing: tuple[str, ...]
     option: tuple[str, ...] = ("{option}",)
-    """Templates of its words, of C{name}, C{local}, C{server}, C{port}, C{url}; C{option} for each option."""
+    """
+    Templates of its words, of C{name}, C{local} (in the host's folder), C{path} (the same, absolute), C{server},
+    C{port}, C{url}; C{option} for each option.
+    """
 
     def get(self, host: Host, name: str, *options: str, server: str = SERVER, port: int = 69) -> Transfer:
         """Read a file into a new one in the host's folder.  Options are in the words of the client."""
@@ -77,8 +81,13 @@ class Client:
     ) -> Transfer:
         url = f"tftp://{f'[{server}]' if ':' in server else server}:{port}/{name}"
         spelled = [part.format(option=option) for option in options for part in self.option]
-        named = [word.format(name=name, local=local.name, server=server, port=port, url=url) for word in words]
-        return Transfer(host.start([*self.program, *spelled, *named]), local)
+        known = {"name": name, "local": local.name, "path": local, "server": server, "port": port, "url": url}
+        named = [word.format_map(known) for word in words]
+        return Transfer(self.start(host, [*self.program, *spelled, *named]), local)
+
+    def start(self, host: Host, words: list[str]) -> Job:
+        """Start this command line, in the host's folder."""
+        return host.start(words)
 
 
 class Atftp(Client):
@@ -139,4 +148,18 @@ class Busybox(Client):
     writing = ("-p", "-r", "{name}", "-l", "{local}", "{server}", "{port}")
 
 
+class Castd(Client):
+    """castd's own, from the tree or from C{CASTD_COMMAND}.  Options: C{"--windowsize", "16"}."""
+
+    program = ("castd",)
+    reading = ("get", "-q", "-o", "{path}", "{url}")
+    writing = ("put", "-q", "{path}", "{url}")
+
+    def start(self, host: Host, words: list[str]) -> Job:
+        verb = words.index("get" if "get" in words else "put")
+        # Options belong to the verb.
+        return host.start([*command(), words[verb], *words[1:verb], *words[verb + 1 :]], cwd=TREE)
+
+
 atftp, hasty, mget, hpa, hpaText, curl, busybox = Atftp(), Hasty(), Mget(), Hpa(), HpaText(), Curl(), Busybox()
+castd = Castd()

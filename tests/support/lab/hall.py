@@ -26,6 +26,17 @@ from tests.support.needs import needed, run
 
 PREFIX = "castd-e2e-"
 BRIDGE = "br0"
+FOLDER = Path(__file__).parent
+FORWARDING = "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
+NO_ICMP = """
+table inet silence {
+ chain out {
+  type filter hook output priority 0;
+  icmp type destination-unreachable counter drop
+  icmpv6 type packet-too-big counter drop
+ }
+}
+"""
 PROBE = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('239.77.255.255', 9))"
 _numbers = itertools.count(1)
 
@@ -45,6 +56,26 @@ def sweep() -> None:
         found = re.match(rf"({PREFIX}(\d+)-\S+)", line)
         if found and not Path("/proc", found[2]).exists():
             ip("netns", "del", found[1])
+
+
+def wire(name: str, netns: str) -> str:
+    """
+    Return the command that makes a wire: at this end C{name}, at the other C{eth0} of a namespace.
+
+    One segment to a packet: what the kernel would split later is lost and counted packet by packet here.
+    """
+    return f"link add {name} gso_max_segs 1 type veth peer name eth0 gso_max_segs 1 netns {netns}"
+
+
+def addressed(interface: str, addresses: Sequence[str], prefix: int = 16) -> list[str]:
+    """Return the commands that give an interface its addresses, and switch it on; C{prefix} is that of IPv4."""
+    return [
+        *(
+            f"addr add {a}/64 dev {interface} nodad" if ":" in a else f"addr add {a}/{prefix} dev {interface}"
+            for a in addresses
+        ),
+        f"link set {interface} up",
+    ]
 
 
 class Counters(NamedTuple):
@@ -76,6 +107,8 @@ class Hall:
         self.tag = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
         self.netns = f"{self.tag}-switch"
         self.hosts: dict[str, Host] = {}
+        self._plugged: list[str] = []
+        self._routes: list[str] = []
         self._logs = itertools.count(1)
         self._life = contextlib.ExitStack()
 
@@ -116,13 +149,46 @@ class Hall:
         addresses = addresses or (f"10.77.1.{number}", f"fd77::1:{number}")
         netns = f"{self.tag}-{name}"
         self.addNamespace(netns)
-        # One segment to a packet: what the kernel would split later is lost and counted packet by packet here.
-        batch = [f"link add {name} gso_max_segs 1 type veth peer name eth0 gso_max_segs 1 netns {netns}"]
-        ip(netns=self.netns, batch=[*batch, f"link set {name} master {BRIDGE} up"])
-        batch = [f"addr add {a}/64 dev eth0 nodad" if ":" in a else f"addr add {a}/16 dev eth0" for a in addresses]
-        ip(netns=netns, batch=[*batch, "link set eth0 up", "route add default dev eth0"])
-        self.forwarding(name)
+        self._plugIn(name, netns, addresses)
         host = self.hosts[name] = Host(self, name, netns, addresses)
+        return host
+
+    def _plugIn(self, port: str, netns: str, addresses: Sequence[str]) -> None:
+        """Connect a namespace, by an interface C{eth0} with these addresses, to a new port of the switch."""
+        ip(netns=self.netns, batch=[wire(port, netns), f"link set {port} master {BRIDGE} up"])
+        ip(netns=netns, batch=[*addressed("eth0", addresses), "route add default dev eth0", *self._routes])
+        self.forwarding(port)
+        self._plugged.append(netns)
+
+    def beyond(self, name: str, mtu: int, icmp: bool = True, groups: Sequence[str] = ()) -> Host:
+        """
+        Add a host behind a router, whose wire to the host has this MTU.  The router is at the switch, at a port with
+        the host's name.
+
+        @param icmp: the router says when a datagram is too large; if not, as where a firewall drops that, nobody does.
+        @param groups: those that the router forwards to the host, if the server of 10.77.0.1 sends to them.
+        """
+        number = len(self.hosts) + 1
+        router, netns = f"{self.tag}-{name}-router", f"{self.tag}-{name}"
+        self.addNamespace(router)
+        self.addNamespace(netns)
+        near, far = (f"10.77.200.{number}", f"fd77::200:{number}"), (f"10.78.{number}.2", f"fd78:0:0:{number}::2")
+        gates = (f"10.78.{number}.1", f"fd78:0:0:{number}::1")
+        self._plugIn(name, router, near)
+        ip(netns=router, batch=[wire("eth1", netns), *addressed("eth1", gates, 24), f"link set eth1 mtu {mtu}"])
+        toward = [f"route add default via {gate}" for gate in gates]
+        ip(netns=netns, batch=[*addressed("eth0", far, 24), f"link set eth0 mtu {mtu}", *toward])
+        run("ip", "netns", "exec", router, "sh", "-c", FORWARDING, check=True)
+        if not icmp:
+            run("ip", "netns", "exec", router, *needed(["nft", "-f", "-"]), input=NO_ICMP, check=True)
+        if groups:
+            words = [sys.executable, str(FOLDER / "route_groups.py"), "eth0", "eth1", "10.77.0.1", *groups]
+            self.start(words, router).until("routing", 10)
+        routes = [f"route add 10.78.{number}.0/24 via {near[0]}", f"route add fd78:0:0:{number}::/64 via {near[1]}"]
+        for plugged in self._plugged[:-1]:
+            ip(netns=plugged, batch=routes)
+        self._routes += routes
+        host = self.hosts[name] = Host(self, name, netns, far)
         return host
 
     def clients(self, count: int) -> list[Host]:

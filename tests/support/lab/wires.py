@@ -1,4 +1,7 @@
-"""Wires of the hall: nftables drops datagrams at a port of its switch, dumpcap captures them, tshark reads them."""
+"""
+Wires of the hall: at a port of its switch nftables drops datagrams, or passes them to a relay that delays or doubles
+them; dumpcap captures them, tshark reads them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.support.jobs import eventually
-from tests.support.lab.hall import Hall
+from tests.support.lab.hall import BRIDGE, FOLDER, Hall, ip
 from tests.support.needs import needed, run
 
 #: Other losses, by hand.
@@ -36,9 +39,9 @@ def nft(hall: Hall, *words: str, rules: str = "") -> str:
 
 class Loss:
     """
-    What one lossy wire has dropped.
+    What the rules for a wire have dropped, or passed to a relay.
 
-    @ivar lost: datagrams, at the end of L{lossy}.
+    @ivar lost: datagrams, at the end of L{lossy} and the others.
     """
 
     lost = 0
@@ -71,14 +74,47 @@ def lossy(
     return _dropping(hall, [(way, port, f"{match} {_drawn(way, port, percent)}") for way, port in wires])
 
 
-def losing(hall: Hall, port: str, way: str, *ordinals: int) -> contextlib.AbstractContextManager[Loss]:
+def losing(hall: Hall, port: str, way: str, *ordinals: int, match: str = "") -> contextlib.AbstractContextManager[Loss]:
     """
     Drop these of the UDP datagrams, and no other.
 
     @param way: C{from} the host or C{to} it.
-    @param ordinals: counted from 1.
+    @param ordinals: counted from 1, among those that match.
+    @param match: as for L{lossy}.
     """
-    return _dropping(hall, [(way, port, _among(n - 1 for n in ordinals))])
+    return _dropping(hall, [(way, port, f"{match} {_numbered(ordinals)}")])
+
+
+def deafening(hall: Hall, ports: Sequence[str], after: int = 0) -> contextlib.AbstractContextManager[Loss]:
+    """
+    Drop what goes to these hosts by multicast, as a switch does that has forgotten who has joined.
+
+    @param after: so many octets of it still arrive at each host, frames and all.
+    """
+    groups = "ip daddr 224.0.0.0/4" + (f" quota over {after} bytes" if after else "")
+    return _dropping(hall, [("to", port, groups) for port in ports])
+
+
+def delaying(
+    hall: Hall, port: str, way: str, seconds: float, *ordinals: int, match: str = ""
+) -> contextlib.AbstractContextManager[Loss]:
+    """
+    Deliver these of the UDP datagrams so much later; all others overtake them.  Parameters as for L{losing}; without
+    C{ordinals} all that match are meant.
+    """
+    return _relaying(hall, port, way, [seconds], f"{match} {_numbered(ordinals)}")
+
+
+def doubling(
+    hall: Hall, port: str, way: str, *ordinals: int, match: str = ""
+) -> contextlib.AbstractContextManager[Loss]:
+    """Deliver these of the UDP datagrams twice.  Parameters as for L{delaying}."""
+    return _relaying(hall, port, way, [0, 0], f"{match} {_numbered(ordinals)}")
+
+
+def _numbered(ordinals: Sequence[int]) -> str:
+    """Return an expression for the datagrams with these numbers, counted from 1; for all if there is none."""
+    return _among(n - 1 for n in ordinals) if ordinals else ""
 
 
 def _drawn(way: str, port: str, percent: float) -> str:
@@ -95,15 +131,46 @@ def _among(indices: Iterable[int]) -> str:
     return f"numgen inc mod {PERIOD} {{ {picked} }}" if picked else "udp length < 8"
 
 
+#: The mark of datagrams that come from a relay, and are not to be sent there again.
+RELAYED = 7
+
+
 @contextlib.contextmanager
-def _dropping(hall: Hall, victims: Iterable[tuple[str, str, str]]) -> Iterator[Loss]:
+def _relaying(hall: Hall, port: str, way: str, delays: Sequence[float], expression: str) -> Iterator[Loss]:
+    """Pass the datagrams of a port that match to a relay, which delivers each after every one of these delays."""
+    name = f"relay{next(_tables)}"
+    ip(
+        netns=hall.netns,
+        batch=[
+            f"link add {name} type veth peer name {name}r",
+            # Without an address it says nothing of its own.
+            f"link set {name} addrgenmode none up",
+            f"link set {name}r addrgenmode none up",
+        ],
+    )
+    # What comes from a host goes on where the switch sends it; what goes to a host leaves by its port.
+    out = port if way == "to" else BRIDGE
+    words = [sys.executable, str(FOLDER / "relay.py"), f"{name}r", out, str(RELAYED), *map(str, delays)]
+    job = hall.start(words)
+    job.until("relaying", 10)
+    try:
+        with _dropping(hall, [(way, port, f"meta mark != {RELAYED} {expression}")], f"fwd to {name}") as loss:
+            yield loss
+    finally:
+        job.end()
+        ip("link", "del", name, netns=hall.netns)
+
+
+@contextlib.contextmanager
+def _dropping(hall: Hall, victims: Iterable[tuple[str, str, str]], verdict: str = "drop") -> Iterator[Loss]:
     """
     @param victims: way, port and expression.
+    @param verdict: what is done with them.
     """
     table = f"loss_{next(_tables)}"
     chains = [
         f"chain {HOOKS[way]}_{port} {{\n type filter hook {HOOKS[way]} device {port} priority 0;\n"
-        f" meta l4proto udp {expression} counter drop\n}}"
+        f" meta l4proto udp {expression} counter {verdict}\n}}"
         for way, port, expression in victims
     ]
     nft(hall, "-f", "-", rules=f"table netdev {table} {{\n" + "\n".join(chains) + "\n}\n")
