@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
@@ -92,7 +93,9 @@ class SocketPair:
         self.port = None
         for sock in (self.main, self.twin):
             self._epoll.remove(sock.fileno())
-            sock.close()
+            # Linux releases the descriptor whatever close returns.
+            with suppress(OSError):
+                sock.close()
 
 
 @implementer(IDatagramPort)
