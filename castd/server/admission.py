@@ -6,13 +6,31 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from typing import Protocol
 
 from castd.options import Limits
 from castd.pacing import TokenBucket
+from castd.request import Peer
 
 #: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
 #: limit stricter.
 REMEMBERED = 65536
+
+
+#: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
+MIN_STAY = 0.25
+#: The most receivers that are displaced for one request: in a group one that leaves makes no room for another cast.
+MOST_DISPLACED = 4
+
+
+class Displaceable(Protocol):
+    """Describes a cast or upload whose receivers may have to leave."""
+
+    def heard(self, peer: Peer) -> bool:
+        """Return whether this receiver has sent anything since its request."""
+
+    def displace(self, peer: Peer) -> object:
+        """Remove a receiver that has sent nothing since its request, and send it nothing more."""
 
 
 class AddressLimit:
@@ -106,6 +124,13 @@ class Bars:
         return why
 
 
+def _decrease(counts: Counter[str], host: str) -> None:
+    """Count one less for an address, and forget the address at none."""
+    counts[host] -= 1
+    if counts[host] <= 0:
+        del counts[host]
+
+
 class Admission:
     """
     Applies the limits of one site, for all its transports.
@@ -113,15 +138,19 @@ class Admission:
     @ivar casts: how many casts and uploads are under way.
     @ivar looking: how many requests wait for their file to be looked up.
     @ivar receivers: how many receivers there are at each address.
+    @ivar displaced: how many receivers had to leave before their time, as the server was full.
     """
 
     #: ERROR 5 datagrams a second to unknown transfer IDs, in all (docs/transports/tftp.md).
     STRANGERS = 5.0
 
     def __init__(self, limits: Limits) -> None:
-        self.casts = self.looking = 0
+        self.casts = self.looking = self.displaced = 0
         self.receivers: Counter[str] = Counter()
+        self._lookups: Counter[str] = Counter()
         self._held = 0
+        #: Those who had sent nothing but their request when they were last looked at, the oldest first.
+        self._unheard: dict[tuple[Displaceable, Peer], float] = {}
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
@@ -136,19 +165,44 @@ class Admission:
     def crowded(self, host: str, now: float) -> str | None:
         """
         Find out whether a new receiver at this address exceeds a limit, and count it against the rate of its address.
+        If the server is full, those have to leave who have sent nothing but their request, the oldest first.
 
         @return: the key of that limit in the service file; L{None}: there is none.
         """
         limits = self._limits
-        if self.casts + self.looking >= limits.casts:
-            return "limits.casts"
-        if self._held >= limits.receivers:
-            return "limits.receivers"
-        if self.receivers[host] >= limits.perPeer:
+        if self.receivers[host] + self._lookups[host] >= limits.perPeer:
             return "limits.per-peer"
         if not self._new.allow(host, now):
             return "limits.new-per-peer"
-        return None
+        full = self._full()
+        for _ in range(MOST_DISPLACED):
+            if full is None or not self._displace(now):
+                break
+            full = self._full()
+        return full
+
+    def _full(self) -> str | None:
+        """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
+        if self.casts + self.looking >= self._limits.casts:
+            return "limits.casts"
+        return "limits.receivers" if self._held >= self._limits.receivers else None
+
+    def _displace(self, now: float) -> bool:
+        """
+        Remove the receiver that has sent nothing but its request for the longest time: its address may be forged.
+
+        @return: whether one was removed.  Nobody is who has answered anything, or has just come.
+        """
+        while self._unheard:
+            (session, peer), since = found = next(iter(self._unheard.items()))
+            if now < since + MIN_STAY:
+                return False
+            del self._unheard[found[0]]
+            if not session.heard(peer):
+                self.displaced += 1
+                session.displace(peer)
+                return True
+        return False
 
     def mayRepeat(self, host: str, now: float) -> bool:
         """
@@ -158,17 +212,27 @@ class Admission:
         """
         return self._again.allow(host, now)
 
-    def enter(self, host: str) -> None:
-        """Count a receiver that has joined."""
-        self.receivers[host] += 1
-        self._held += 1
+    def beginLookup(self, host: str) -> None:
+        """Count a request of this address whose file is being looked up."""
+        self.looking += 1
+        self._lookups[host] += 1
 
-    def leave(self, host: str) -> None:
+    def endLookup(self, host: str) -> None:
+        """Count that the look-up of a request of this address has ended."""
+        self.looking -= 1
+        _decrease(self._lookups, host)
+
+    def enter(self, session: Displaceable, peer: Peer, now: float) -> None:
+        """Count a receiver that has joined."""
+        self.receivers[peer[0]] += 1
+        self._held += 1
+        self._unheard[session, peer] = now
+
+    def leave(self, session: Displaceable, peer: Peer) -> None:
         """Count a receiver that has left."""
+        self._unheard.pop((session, peer), None)
         self._held -= 1
-        self.receivers[host] -= 1
-        if self.receivers[host] <= 0:
-            del self.receivers[host]
+        _decrease(self.receivers, peer[0])
 
     def mayError(self, host: str, now: float) -> bool:
         """Return whether an ERROR may be sent to this address."""

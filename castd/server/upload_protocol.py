@@ -301,6 +301,14 @@ class UploadProtocol(HalfProtocol):
         """End the upload, since the machine of the peer has restarted."""
         self.finish(outcomes.REPLACED)
 
+    def heard(self, peer: Peer) -> bool:
+        """Return whether the client has sent a block: it has received the answer to its request."""
+        return self.blocks > 0
+
+    def displace(self, peer: Peer) -> None:
+        """End the upload of a client that has sent nothing but its request, as its place is needed."""
+        self.finish(outcomes.SILENT)
+
     def endIfIdle(self) -> None:
         """End an upload whose file is committed, so that the server can stop even if the last ACK was lost."""
         if self._committedAt is not None:
