@@ -4,17 +4,19 @@ Strangers: who has not shown his address gets little, keeps nothing, and displac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from castd.options import Limits
-from castd.packets.tftp import Ack, Data, Error, Oack
+from castd.packets.tftp import Ack, Data, Error, Oack, parse
+from castd.request import Peer
 from castd.server.admission import MIN_STAY
 from castd.testing import BytesContent, pattern
-from tests.support.clients.tftp import F, ackedTo, data, rrq, wrq
+from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, wrq
 from tests.support.hostile import SERVER, Wilds
 from tests.support.stage import TftpStage
 
@@ -173,3 +175,82 @@ def test_lookUpsCount() -> None:
             each.callback(BytesContent("f", F))
         stage.network.advance(0.1)
         assert (stage.site.admission.looking, stage.site.admission.receivers["10.0.0.9"]) == (0, 10)
+
+
+_ports = count(4000)
+
+
+def missing(stage: TftpStage, host: str, name: str) -> bool:
+    """Ask for a file that is not there.  -> whether the client is told."""
+    client = stage.client(next(_ports), host)
+    client.send(rrq(name), stage.server)
+    stage.network.advance(0.005)
+    told = [parse(letter.datagram) for letter in client.take()]
+    assert all(isError(packet, 1) for packet in told)
+    return bool(told)
+
+
+def stormed(stage: TftpStage, seconds: float, rate: int, sources: Iterator[Peer]) -> int:
+    """Forge requests for missing files, so many a second.  -> how many ERRORs they draw."""
+    stage.sightings()
+    for number, source in zip(range(round(seconds * rate)), sources, strict=False):
+        stage.network.forge(rrq(f"no{number}"), source, (SERVER, 69))  # type: ignore[attr-defined]
+        stage.network.advance(1 / rate)
+    return sum(each.datagram[:2] == b"\0\5" for each in stage.sightings())
+
+
+def far() -> Iterator[Peer]:
+    """Addresses of all the world."""
+    return ((f"{number % 200 + 20}.{number // 200 % 250}.1.1", 2000) for number in count())
+
+
+def oneNetwork() -> Iterator[Peer]:
+    """Addresses of one network far away."""
+    return ((f"172.16.5.{number % 250 + 1}", 2000 + number) for number in count())
+
+
+def onLink() -> Iterator[Peer]:
+    """Addresses of the server's own network."""
+    return ((f"10.0.0.{number % 200 + 10}", 2000 + number // 200) for number in count())
+
+
+@pytest.mark.parametrize("sources", [far, oneNetwork], ids=["far", "one network"])
+def test_honestErrors(sources: Callable[[], Iterator[Peer]]) -> None:
+    """While six hundred requests a second for missing files are forged neighbours are told that a file is not there."""
+    with recorded() as stage:
+        stormed(stage, 2.0, 600, sources())
+        told = []
+        for number in range(20):
+            stormed(stage, 0.1, 600, sources())
+            told.append(missing(stage, f"10.0.0.{number + 220}", "pxelinux.cfg/01-52-54-00-12-34-56"))
+        assert told == [True] * 20
+
+
+def test_honestErrorsOfWhoWasServed() -> None:
+    """Even if the forged addresses are of the same network, whoever was served before is told."""
+    with recorded() as stage:
+        client, _, tid = stage.ask(rrq(), stage.client(2000, "10.0.0.250"))
+        for number in (1, 2, 3):
+            ackedTo(client, number, tid) if number < 3 else client.send(b"\0\4\0\3", tid)
+        stormed(stage, 3.0, 600, onLink())
+        told = []
+        for _ in range(20):
+            stormed(stage, 0.1, 600, onLink())
+            told.append(missing(stage, "10.0.0.250", "grub.cfg"))
+        assert told == [True] * 20
+
+
+@pytest.mark.parametrize("sources", [far, oneNetwork, onLink])
+def test_errorsInAll(sources: Callable[[], Iterator[Peer]]) -> None:
+    """All together still get two hundred ERRORs a second and no more, strangers half of that, one network a quarter."""
+    most = {far: 100, oneNetwork: 50, onLink: 150}[sources]
+    with recorded() as stage:
+        stormed(stage, 1.0, 1000, sources())
+        assert 0.9 * most * 3 <= stormed(stage, 3.0, 1000, sources()) <= most * 3 + 2
+
+
+def recorded() -> TftpStage:
+    """A server on a network where every address can be forged, and what it sends is seen."""
+    network = Wilds(1, 0.0)
+    network.capture = []
+    return TftpStage(network=network)

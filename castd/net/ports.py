@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -37,6 +38,8 @@ from castd.request import Local, Peer
 
 #: The most datagrams read from one port before other ports are read.
 READ_SLICE = 128
+#: For how long requests are read from one port before transfers are read.  Seconds.
+REQUEST_SLICE = 0.0005
 #: The datagram that a listening port sends to itself to see whether it is still read; the protocol never gets it.
 PROBE = b"castd: is anybody there?"
 #: How many port numbers of a range are tried, at random: all of a small one.  To try all of a large one that is full
@@ -78,7 +81,7 @@ class UnconnectedPort(Generic[P]):
         self._segments = SegmentOption(sock, mtu)
         try:
             host, self._number, *_ = sock.getsockname()
-            ports.epoll.add(sock.fileno(), self.readable)
+            self._watch()
         except OSError:
             closeSocket(sock)
             raise
@@ -88,6 +91,10 @@ class UnconnectedPort(Generic[P]):
     def fileno(self) -> int:
         """Return the descriptor of the socket."""
         return self._socket.fileno()
+
+    def _watch(self) -> None:
+        """Have L{readable} called whenever there is a datagram."""
+        self._ports.epoll.add(self._socket.fileno(), self.readable)
 
     @abstractmethod
     def readable(self) -> None:
@@ -206,8 +213,14 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._probes: list[Deferred[None]] = []
         super().__init__(ports, sock, protocol, mtu, closeSocket)
 
+    def _watch(self) -> None:
+        self._ports.epoll.add(self._socket.fileno(), self.readable, requests=True)
+
     def readable(self) -> None:
+        if not self._mayRead():
+            return  # since the set has found it readable
         sock, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
+        until = time.monotonic() + REQUEST_SLICE
         for visit in range(READ_SLICE):
             try:
                 datagram, peer, local = sockets.receiveFrom(sock, interfaces, self._number)
@@ -222,8 +235,12 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
                 protocol.datagramFrom(datagram, peer, local)
             if self._probes:
                 self._answerProbes()
-            if self._closed or self.paused:
+            if not self._mayRead() or time.monotonic() >= until:
                 return
+
+    def _mayRead(self) -> bool:
+        """Return whether datagrams are read: the port is neither closed nor paused."""
+        return not self._closed and not self.paused
 
     def pause(self, shared: bool) -> None:
         if shared:
@@ -237,7 +254,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._segments.reset(alone)
         if self.paused:
             self.paused = False
-            self._ports.epoll.add(self._socket.fileno(), self.readable)
+            self._watch()
 
     def admitReceivers(self) -> None:
         if self._wildcard:

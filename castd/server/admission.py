@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from typing import Protocol
 
 from castd.options import Limits
-from castd.pacing import TokenBucket
 from castd.request import Peer
-
-#: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
-#: limit stricter.
-REMEMBERED = 65536
-
+from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, bucketOf
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
 #: The most receivers that are displaced for one request: in a group one that leaves makes no room for another cast.
 MOST_DISPLACED = 4
+#: How often a second receivers are displaced for addresses that were never served; requests beyond that cost little.
+DISPLACED_RATE = 1000.0
 
 
 class Displaceable(Protocol):
@@ -31,33 +29,6 @@ class Displaceable(Protocol):
 
     def displace(self, peer: Peer) -> object:
         """Remove a receiver that has sent nothing since its request, and send it nothing more."""
-
-
-class AddressLimit:
-    """
-    Limits how often something is done for each address: so many times a second; after a pause a second's worth at once,
-    at least one.
-    """
-
-    def __init__(self, rate: float) -> None:
-        """
-        @param rate: times a second.
-        """
-        self._rate = rate
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def allow(self, host: str, now: float) -> bool:
-        """Count one for this address, if its limit allows that now.  -> whether it does."""
-        bucket = self._buckets.pop(host, None) or _bucket(self._rate)
-        self._buckets[host] = bucket
-        if len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        return bucket.allow(1, now)
-
-
-def _bucket(rate: float) -> TokenBucket:
-    """Return a bucket that holds a second's worth, and at least one."""
-    return TokenBucket(rate, max(1.0, rate))
 
 
 class Bars:
@@ -138,6 +109,7 @@ class Admission:
     @ivar casts: how many casts and uploads are under way.
     @ivar looking: how many requests wait for their file to be looked up.
     @ivar receivers: how many receivers there are at each address.
+    @ivar known: the addresses that were served.
     @ivar displaced: how many receivers had to leave before their time, as the server was full.
     """
 
@@ -148,6 +120,7 @@ class Admission:
         self.casts = self.looking = self.displaced = 0
         self.receivers: Counter[str] = Counter()
         self._lookups: Counter[str] = Counter()
+        self.known = KnownAddresses()
         self._held = 0
         #: Those who had sent nothing but their request when they were last looked at, the oldest first.
         self._unheard: dict[tuple[Displaceable, Peer], float] = {}
@@ -158,28 +131,37 @@ class Admission:
         self._limits = limits
         self._new = AddressLimit(limits.newPerPeer)
         self._again = AddressLimit(limits.newPerPeer)
-        self._errors = _bucket(limits.errors)
+        self._errors = DividedLimit(limits.errors)
         self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
-        self._strangers = _bucket(self.STRANGERS)
+        self._strangers = bucketOf(self.STRANGERS)
+        self._mayDisplace = DividedLimit(DISPLACED_RATE)
 
-    def crowded(self, host: str, now: float) -> str | None:
+    def crowded(self, host: str, now: float, networks: tuple[IPv4Network, ...] = ()) -> str | None:
         """
         Find out whether a new receiver at this address exceeds a limit, and count it against the rate of its address.
         If the server is full, those have to leave who have sent nothing but their request, the oldest first.
 
+        @param networks: those on the link of the interface that was asked.
         @return: the key of that limit in the service file; L{None}: there is none.
         """
         limits = self._limits
         if self.receivers[host] + self._lookups[host] >= limits.perPeer:
             return "limits.per-peer"
+        full = self._full()
+        if full is not None and not self._mayMakeRoom(host, now, networks):
+            return full
         if not self._new.allow(host, now):
             return "limits.new-per-peer"
-        full = self._full()
         for _ in range(MOST_DISPLACED):
             if full is None or not self._displace(now):
                 break
             full = self._full()
         return full
+
+    def _mayMakeRoom(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+        """Return whether others may be displaced for this address now: always if it was served before."""
+        rank = self.known.rank(host, networks)
+        return rank is Rank.SERVED or self._mayDisplace.allow(host, rank, now)
 
     def _full(self) -> str | None:
         """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
@@ -234,9 +216,13 @@ class Admission:
         self._held -= 1
         _decrease(self.receivers, peer[0])
 
-    def mayError(self, host: str, now: float) -> bool:
-        """Return whether an ERROR may be sent to this address."""
-        return self._errorsPerPeer.allow(host, now) and self._errors.allow(1, now)
+    def mayError(self, host: str, now: float, networks: tuple[IPv4Network, ...] = ()) -> bool:
+        """
+        Return whether an ERROR may be sent to this address.
+
+        @param networks: those on the link of the interface that was asked.
+        """
+        return self._errorsPerPeer.allow(host, now) and self._errors.allow(host, self.known.rank(host, networks), now)
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
         """Return whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""

@@ -285,7 +285,7 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         entry, host = self._entries[index], request.peer[0]
-        limit = self.site.admission.crowded(host, self.site.reactor.seconds())
+        limit = self.site.admission.crowded(host, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
             self._logCrowded(entry, request, limit)
             return
@@ -369,6 +369,9 @@ class Listener(DatagramProtocol):
     def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
         """Remove a receiver whose transfer has ended with this outcome."""
         self._sessions.leave(cast, request.peer)
+        # Of a group the port is no secret: each member knows it.
+        if outcome in outcomes.ANSWERED and cast.group is None and cast.entry.dialect.ownPort:
+            self.site.admission.known.add(request.peer[0])
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Forget a cast that has ended, and close its port."""
@@ -379,7 +382,10 @@ class Listener(DatagramProtocol):
 
     def uploadEnded(self, upload: UploadProtocol) -> None:
         """Forget an upload that has ended, and close its port."""
-        self._sessions.leave(upload, upload.request.peer)
+        peer = upload.request.peer
+        self._sessions.leave(upload, peer)
+        if upload.heard(peer) and not upload.onRequestPort:
+            self.site.admission.known.add(peer[0])
         self._ended(upload)
 
     def _ended(self, session: Session) -> None:
@@ -412,7 +418,7 @@ class Listener(DatagramProtocol):
             return
         if answer is None or local.broadcast:
             return
-        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds()):
+        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds(), local.networks):
             self.counts["errors"] += 1
             return
         if self.transport is None or not self._send(answer, peer, local):

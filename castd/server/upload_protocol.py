@@ -46,6 +46,7 @@ class UploadProtocol(HalfProtocol):
     @ivar request: the request that began the upload.
     @ivar blocks, octets: how many blocks and octets were received.
     @ivar repeats: how many datagrams were sent again until the file was stored.
+    @ivar onRequestPort: the transfer uses the port that was asked.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     @cvar largest: octets of the longest datagram that is received whole: one more than that of the largest block, so
         that a longer one is noticed.
@@ -81,7 +82,7 @@ class UploadProtocol(HalfProtocol):
         self._committing = False
         self._committedAt: float | None = None
         self._closedReports = 0
-        self._onRequestPort = False
+        self.onRequestPort = False
 
     # ILiveTransfer
 
@@ -104,7 +105,7 @@ class UploadProtocol(HalfProtocol):
         """Open the transfer, once the port is connected."""
         # The client's requests come to the request port; at a port of its own they would be no requests.
         with suppress(OSError):
-            self._onRequestPort = self.transport.getHost().port == self.request.local.port
+            self.onRequestPort = self.transport.getHost().port == self.request.local.port
             if IWindowHalf.providedBy(self.half):
                 self._fitWindow(self.half)
         self._open()
@@ -172,7 +173,7 @@ class UploadProtocol(HalfProtocol):
         if self.over:
             return
         try:
-            if self._onRequestPort and self._receiveRequest(datagram):
+            if self.onRequestPort and self._receiveRequest(datagram):
                 return
         except Exception:
             self.fail(Failure())
