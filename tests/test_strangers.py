@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
@@ -146,6 +147,35 @@ def test_uploadsLeaveToo() -> None:
         writer.send(b"\0\3\0\2" + F[512:1000], tid)
         stage.network.advance(0.5)
         assert stage.site.files["mine"] == F[:1000]
+
+
+def test_storedUploadsDoNotCount() -> None:
+    """An upload that is stored and only waits for a lost ACK is no transfer of its address any more."""
+    with TftpStage(uploads=True, limits=Limits(perPeer=2)) as stage:
+        for number in range(6):
+            client, packet, tid = stage.ask(wrq(f"new{number}"), stage.client(2000 + number))
+            assert packet == Ack(0)
+            client.send(b"\0\3\0\1short", tid)
+            stage.network.advance(0.01)
+            assert parse(client.take()[0].datagram) == Ack(1)
+        assert len(stage.casts()) == 6
+        assert stage.site.admission.receivers.total() == 0
+        stage.network.advance(10)
+        assert stage.casts() == []
+        assert stage.site.admission.receivers.total() == 0
+
+
+def test_rolloverIsToldOnce() -> None:
+    """A file that is asked for again and again, and has too many blocks, is warned of once a minute."""
+    lines: list[Any] = []
+    limiter = RateLimiter(lines.append)
+    with TftpStage({"long": bytes(600_000)}) as stage:
+        for number in range(30):
+            stage.ask(rrq("long", blksize=8), stage.client(2000 + number))
+        told = stage.told("rollover")
+    for event in told:
+        limiter(event)
+    assert (len(told), len(lines)) == (30, 1)
 
 
 class Never:

@@ -122,6 +122,7 @@ class Admission:
         self._lookups: Counter[str] = Counter()
         self.known = KnownAddresses()
         self._held = 0
+        self._entered: set[tuple[Displaceable, Peer]] = set()
         #: Those who had sent nothing but their request when they were last looked at, the oldest first.
         self._unheard: dict[tuple[Displaceable, Peer], float] = {}
         self.adjust(limits)
@@ -206,12 +207,16 @@ class Admission:
 
     def enter(self, session: Displaceable, peer: Peer, now: float) -> None:
         """Count a receiver that has joined."""
+        self._entered.add((session, peer))
         self.receivers[peer[0]] += 1
         self._held += 1
         self._unheard[session, peer] = now
 
     def leave(self, session: Displaceable, peer: Peer) -> None:
-        """Count a receiver that has left."""
+        """Count a receiver that has left; once, also if this is called again."""
+        if (session, peer) not in self._entered:
+            return
+        self._entered.remove((session, peer))
         self._unheard.pop((session, peer), None)
         self._held -= 1
         _decrease(self.receivers, peer[0])

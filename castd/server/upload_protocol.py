@@ -281,6 +281,8 @@ class UploadProtocol(HalfProtocol):
     def _uploadCommitted(self, result: object) -> None:
         self._committing = False
         self._committedAt = self._seconds()
+        # From now on it only waits for a lost ACK: that must not keep the client's next files waiting.
+        self.site.admission.leave(self, self.request.peer)
         if not self.over:
             try:
                 self.committed()
