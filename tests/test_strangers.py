@@ -4,18 +4,25 @@ Strangers: who has not shown his address gets little, keeps nothing, and displac
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
+from castd.files.content import Directory, DirectoryOptions
+from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
 from castd.server.admission import MIN_STAY
+from castd.service.bootstrap import MIN_CASTS, affordableCasts
 from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, wrq
 from tests.support.hostile import SERVER, Wilds
@@ -176,6 +183,48 @@ def test_rolloverIsToldOnce() -> None:
     for event in told:
         limiter(event)
     assert (len(told), len(lines)) == (30, 1)
+
+
+@pytest.mark.parametrize("asked", [rrq(), wrq("new")])
+def test_noDescriptors(asked: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no descriptor is left a client is not answered, and asks again: told "busy" it would give up."""
+    (tmp_path / "f").write_bytes(F)
+    content = Directory(DirectoryOptions.model_validate({"path": str(tmp_path)}))
+    sink = UploadDirectory(
+        UploadDirectoryOptions.model_validate({"path": str(tmp_path), "keep-free": 0}), thread=maybeDeferred
+    )
+    with TftpStage(source=content, uploads=sink) as stage:
+        client = stage.client()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", Failing(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+            client.send(asked, stage.server)
+            stage.network.advance(0.1)
+        assert client.take() == []
+        assert [event["why"] for event in stage.told("crowded")] == ["Too many open files"]
+        assert not isinstance(stage.ask(asked, client)[1], Error)
+
+
+class Failing:
+    """Raises an error in place of a call."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, *args: object, **more: object) -> Any:
+        raise self._error
+
+
+def test_affordable() -> None:
+    """As many transfers run at once as there are descriptors for, whatever the service file says."""
+    with TftpStage(limits=Limits(casts=100)) as stage:
+        stage.site.admission.affordable = 3
+        for number in range(5):
+            stage.client(2000 + number).send(rrq(), stage.server)
+        stage.network.advance(0.1)
+        assert stage.site.admission.casts == 3
+    assert affordableCasts(resource.RLIM_INFINITY) == float("inf")
+    assert affordableCasts(48) == MIN_CASTS
+    assert 150 < affordableCasts(1024) < 342
 
 
 class Never:

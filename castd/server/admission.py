@@ -109,6 +109,7 @@ class Admission:
     @ivar casts: how many casts and uploads are under way.
     @ivar looking: how many requests wait for their file to be looked up.
     @ivar receivers: how many receivers there are at each address.
+    @ivar affordable: for how many casts there are descriptors.
     @ivar known: the addresses that were served.
     @ivar displaced: how many receivers had to leave before their time, as the server was full.
     """
@@ -120,6 +121,7 @@ class Admission:
         self.casts = self.looking = self.displaced = 0
         self.receivers: Counter[str] = Counter()
         self._lookups: Counter[str] = Counter()
+        self.affordable: float = float("inf")
         self.known = KnownAddresses()
         self._held = 0
         self._entered: set[tuple[Displaceable, Peer]] = set()
@@ -166,7 +168,7 @@ class Admission:
 
     def _full(self) -> str | None:
         """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
-        if self.casts + self.looking >= self._limits.casts:
+        if self.casts + self.looking >= min(self._limits.casts, self.affordable):
             return "limits.casts"
         return "limits.receivers" if self._held >= self._limits.receivers else None
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Declined, Refused, WireError
+from castd.errors import Busy, Declined, Refused, Unanswered, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
@@ -309,7 +309,7 @@ class Listener(DatagramProtocol):
         self._sessions.endLookup(request.peer)
         if not isinstance(failure.value, Refused):
             return failure
-        self.refuse(entry, request, request.peer, request.local, failure.value)
+        self._refuseRequest(entry, request, failure.value)
         self._checkDrained()
         return None
 
@@ -354,7 +354,7 @@ class Listener(DatagramProtocol):
         try:
             self._opener.upload(entry, request, uploadReceiver)
         except Refused as error:
-            self.refuse(entry, request, request.peer, request.local, error)
+            self._refuseRequest(entry, request, error)
         except (CannotListenError, OSError) as error:
             self.logNoPort(entry, request, error)
 
@@ -398,6 +398,14 @@ class Listener(DatagramProtocol):
         return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
     # Refusals: at most one ERROR, and an event in the log.
+
+    def _refuseRequest(self, entry: PortDialect, request: Request, error: Refused) -> None:
+        """Refuse a request; or do not answer it, as the client is to ask again."""
+        if isinstance(error, Unanswered):
+            self.counts["unanswered"] += 1
+            self._logUnanswered(entry, request, str(error))
+        else:
+            self.refuse(entry, request, request.peer, request.local, error)
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
@@ -444,19 +452,23 @@ class Listener(DatagramProtocol):
             why=limit,
         )
 
+    def _logUnanswered(self, entry: PortDialect, request: Request, why: str) -> None:
+        """Log that a request gets no answer, as it could not be served in time; the client asks again."""
+        _log.warn(
+            "{transport}: {peer} is not answered: {why}",
+            event="crowded",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            why=why,
+        )
+
     def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
         Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
         again; some clients would give up at an ERROR.
         """
         self.counts["no port"] += 1
-        _log.warn(
-            "{transport}: {peer} is not answered: {why}",
-            event="crowded",
-            transport=entry.name,
-            peer=hostPort(request.peer),
-            why=f"no port for it: {error}",
-        )
+        self._logUnanswered(entry, request, f"no port for it: {error}")
 
     def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""
