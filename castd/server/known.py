@@ -113,6 +113,10 @@ class DividedLimit:
             return False
         return any(bucket.allow(1, now) for bucket in self._buckets[rank:])
 
+    def exhausted(self, rank: Rank, now: float) -> bool:
+        """Return whether nothing is left for any address of this rank."""
+        return all(bucket.available(now) < 1 for bucket in self._buckets[rank:])
+
 
 def bucketOf(rate: float) -> TokenBucket:
     """Return a bucket that holds a second's worth, and at least one."""

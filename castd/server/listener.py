@@ -92,6 +92,9 @@ class Listener(DatagramProtocol):
         self._sessions = Sessions(site)
         self._opener = Opener(site, self, self._sessions)
         self._drained: Deferred[None] | None = None
+        # Datagrams that were dropped unread since that was last logged.
+        self._dropped = 0
+        self._droppedLoggedAt = float("-inf")
 
     # Start, reload and stop.
 
@@ -188,7 +191,7 @@ class Listener(DatagramProtocol):
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
-            elif self._plausible(peer, local):
+            elif self._plausible(peer, local) and not self._shed(peer, local):
                 self._serve(datagram, peer, local)
         except Exception:
             # A fault of one dialect must not close the port for the others.
@@ -211,6 +214,28 @@ class Listener(DatagramProtocol):
         if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
             self.counts["implausible"] += 1
             return False
+        return True
+
+    def _shed(self, peer: Peer, local: Local) -> bool:
+        """
+        Drop a datagram unread, if it is no member's and there is no room for a request of its address.
+
+        @return: whether it is dropped; how many were is logged once a second.
+        """
+        now = self.site.reactor.seconds()
+        if peer in self._sessions.members or not self.site.admission.sheds(peer[0], now, local.networks):
+            return False
+        self.counts["limits.casts"] += 1
+        self._dropped += 1
+        if now >= self._droppedLoggedAt + 1:
+            _log.info(
+                "{transport}: {requests} requests are not answered: {why}",
+                event="crowded",
+                transport=self._entries[0].name,
+                requests=self._dropped,
+                why="the server is full",
+            )
+            self._dropped, self._droppedLoggedAt = 0, now
         return True
 
     def _closing(self) -> bool:
