@@ -100,7 +100,7 @@ DRAWN = {
     "multicast": Drawn(7, 500, 0, 0),
     "sbroadcast": Drawn(7, 500, 0, 0),
     "single-port": Drawn(2000, 3_000_000, 0, 0),
-    "mtftp": Drawn(6, 3300, 110, 60_000),
+    "mtftp": Drawn(14, 7700, 110, 60_000),
     "slam": Drawn(10, 500, 2700, 4_000_000),
 }
 
