@@ -267,9 +267,9 @@ def test_narrowPorts(boot: Path, network: Network, tftp: str, told: str | None) 
     """A range of few ports is worth a warning, which tells how soon a forger hits the port of a transfer."""
     config = made(boot, network, START + ANY + f"transports: {{tftp: {{{tftp}}}}}\n").config
     if told is None:
-        assert config.warnings == ()
+        assert list(warningsOf(config)) == []
     else:
-        (warning,) = config.warnings
+        (warning,) = warningsOf(config)
         assert warning.startswith("x.yaml:4: transports.tftp: ports: a forger hits the port of a transfer ")
         assert told in warning
 
