@@ -603,7 +603,7 @@ class IPorts(Interface):
         @raise CannotListenError: no number is free.
         """
 
-    idle: int = Attribute("How many open ports are kept for the next transfers, with two descriptors each.")
+    idle: int = Attribute("How many ports were opened in advance, with two descriptors each.")
 
     def readArrived() -> None:
         """Read datagrams that have arrived at the ports, for a bounded time."""

@@ -115,6 +115,8 @@ _MULTICAST = IPv4Network("224.0.0.0/4")
 def _ip(text: object, right: str) -> IPv4Address | IPv6Address:
     """@param right: examples of right values, for the error's text."""
     try:
+        if isinstance(text, str) and not text.isprintable():
+            raise ValueError("no zone has such a name")
         return ip_address(text if isinstance(text, str) else "")
     except ValueError:
         raise ValueError(f"{text} is not a numeric address: write it as {right}") from None

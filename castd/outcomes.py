@@ -20,6 +20,9 @@ CHANGED: Final = "changed"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 
+#: The outcomes of a receiver that has answered what was sent to its address.
+ANSWERED: Final = frozenset({DONE, PROBE, UNCONFIRMED, EARLY})
+
 #: The text of each outcome in the log.
 MEANING: Final[dict[str, str]] = {
     DONE: "complete",

@@ -171,6 +171,13 @@ def test_noInheritance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most processes have none; one whose predecessor closes its end, and lives, says so."""
     monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
     assert receiveInheritance({"PATH": "/bin"}) is None
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "999999", "9" * 40, "\u0663", "1.5"])
+def test_notThePredecessorsVariable(value: str) -> None:
+    """A variable that names no descriptor is an error of the system, for which there is one line, not a traceback."""
+    with pytest.raises(OSError, match=r"descriptor"):
+        receiveInheritance({ENVIRON: value})
     ours, theirs = socketPair()
     ours.close()
     with pytest.raises(EOFError):

@@ -328,6 +328,25 @@ def test_wrongFile(text: str, complaint: str) -> None:
     assert faults(text) == [complaint]
 
 
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('"a\\0b"', f"transports.tftp.word: {yaml.UNFIT}"),
+        ('"\\ud800"', f"transports.tftp.word: {yaml.UNFIT}"),
+        ('"x", "a\\0b": 1', f"transports.tftp: a key has {yaml.UNFIT}"),
+    ],
+)
+def test_textThatNothingHas(line: str, complaint: str) -> None:
+    """Text with an octet of 0 or a lone surrogate is a fault of its line, wherever it would have been used."""
+    assert faults(START + f"transports: {{tftp: {{word: {line}}}}}\n") == [f"x.yaml:4: {complaint}"]
+
+
+def test_octetsInText() -> None:
+    """An escape that stands for one octet, which is no UTF-8, passes: a file may have such a name."""
+    config = read(START + 'transports: {tftp: {word: "\\udce9"}}\n')
+    assert config.transports[0].options.word == "\udce9"
+
+
 def test_allAtOnce() -> None:
     """All faults are told at once, in the order of the file."""
     text = (

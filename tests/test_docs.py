@@ -133,3 +133,17 @@ def test_newNames() -> None:
     assert len(rows) == len(re.findall(r"^\| `", page, re.MULTILINE)) > 250
     new = {name for _, names in rows for name in re.findall(r"`([\w.]+)`", names)}
     assert {name for name in new if not found(name)} == set()
+
+
+def test_promises() -> None:
+    """The page on security names for each promise a test, and each of these tests is there."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| (.+) \| ((?:`\w+`(?:, )?)+) in `([\w/.]+)` \|$", page, re.MULTILINE)
+    assert len(rows) > 15
+    for _, names, file in rows:
+        defined = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert set(re.findall(r"`(\w+)`", names)) <= defined, file

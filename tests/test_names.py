@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,11 +132,63 @@ def test_rewriteKeepsOctets() -> None:
     assert rewrite((b"a", b"\xe9"), [Rewrite.compile("^a", "b")]) == (b"b", b"\xe9")
 
 
-@pytest.mark.parametrize(("pattern", "to"), [("(", ""), ("a", r"\1"), ("(a)", r"\g<b>"), ("a", "\\")])
+@pytest.mark.parametrize(
+    ("pattern", "to"),
+    [
+        ("(", ""),
+        ("a", r"\1"),
+        ("(a)", r"\g<b>"),
+        ("a", "\\"),
+        ("a", r"\n"),
+        (r"(a)\1", ""),
+        ("(?=a)", ""),
+        ("(" * 20_000, ""),
+        ("(?:(?:a{1000}){1000}){1000}", ""),
+        ("\ud800", ""),
+        ("a", "\ud800"),
+    ],
+)
 def test_rewriteWrong(pattern: str, to: str) -> None:
     """A rule that cannot work is found when it is made, not at the first request that it matches."""
     with pytest.raises(ValueError, match="to"):
         Rewrite.compile(pattern, to)
+
+
+def test_rewriteGroups() -> None:
+    """A replacement may name groups by number and by name; one that had no part in the match is empty."""
+    rule = Rewrite.compile(r"(?P<what>x)|(y)", r"<\1\2\g<what>\g<2>\\>", every=True)
+    assert rule("xaya") == r"<xx\>a<yy\>a"
+
+
+def test_rewriteWithoutTheLibrary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where RE2 is not installed a rule is refused, and the reason says what to install."""
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(ValueError, match=r"pip install 'castd\[rewrite\]'"):
+        Rewrite.compile("a", "b")
+
+
+#: For these a matcher that backtracks takes hours.
+HOSTILE = """
+from castd.files.names import Patterns, Rewrite
+for pattern, name in [
+    ("pxelinux.cfg/01-*-*-*-*-*-*", "pxelinux.cfg/01" + "-" * 200 + "/x"),
+    ("*a*a*a*a*a*a*a*a*a*b", "a" * 255),
+    ("*-*-*-*-*-*-*-*-*-*[!-]", "-" * 255),
+    ("**/a/**/a/**/a/**/a/**/a/**/b", "a/" * 511 + "a"),
+    ("**/*a*/**/*a*/**/*a*/**/*a*b", "/".join(["a" * 60] * 16)),
+    ("a*b*c*d*e*f*g*h*i*j/**", "abcdefghij" * 25),
+    ("*?*?*?*?*?*?*?*?*?*?/x", "y" * 255),
+]:
+    assert name not in Patterns([pattern]), pattern
+for pattern in ["(a+)+$", "(a|a)*$", "(.*)*(.*)*(.*)*b", "^(([a-z])+.)+[A-Z]([a-z])+$", ".*.*.*.*.*.*x"]:
+    for every in (False, True):
+        Rewrite.compile(pattern, "", every)("a" * 1000 + "!")
+"""
+
+
+def test_hostileNames() -> None:
+    """Whatever pattern an operator has written, no name of a client keeps the server busy."""
+    subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=20, cwd=Path(__file__).parents[1])
 
 
 def test_strip() -> None:
@@ -210,3 +264,34 @@ def test_severalPatterns() -> None:
     assert "b" in Patterns(["a", "b"])
     assert "ab" not in Patterns(["a", "b"])
     assert "a" not in Patterns([])
+
+
+def globbed(pattern: str, name: str) -> bool:
+    """Match by the definition: every split of the name is tried.  For short names alone."""
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any("/" not in name[:end] and globbed(pattern[1:], name[end:]) for end in range(len(name) + 1))
+    if not name or name[0] == "/":
+        return False
+    return (pattern[0] == "?" or pattern[0] == name[0]) and globbed(pattern[1:], name[1:])
+
+
+def matched(steps: list[str], parts: list[str]) -> bool:
+    """Match a pattern and a name, part by part: C{**} is any number of parts, in the end at least one."""
+    if not steps or not parts:
+        return not steps and not parts
+    if steps[0] != "**":
+        return globbed(steps[0], parts[0]) and matched(steps[1:], parts[1:])
+    return any(matched(steps[1:], parts[end:]) for end in range(len(parts))) if steps[1:] else True
+
+
+@given(
+    st.lists(st.text("ab*?", min_size=1, max_size=6), min_size=1, max_size=5),
+    st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=5),
+)
+def test_asDefined(steps: list[str], parts: list[str]) -> None:
+    """A pattern matches exactly the names that its definition says."""
+    steps = [step if set(step) != {"*"} else step[:2] for step in steps]
+    wanted = ["**", *steps] if len(steps) == 1 else steps
+    assert ("/".join(parts) in Patterns(["/".join(steps)])) == matched(wanted, parts)

@@ -17,9 +17,10 @@ from twisted.logger import ILogObserver, Logger, LogLevel
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
-from castd.observe.file import JSONFile
+from castd.observe.file import LineFile
 from castd.observe.format import asJSON, asMessage, asText, showOctets
 from castd.observe.ratelimit import RateLimiter
+from castd.observe.writer import LineWriter, eventsOnly
 from castd.service.logs import jsonLog, textLog
 
 NOON = 1_800_000_000.0
@@ -313,9 +314,10 @@ def test_jsonFile(tmp_path: Path) -> None:
     """The file has castd's events, all of them, and nobody else's; it is appended to."""
     path = tmp_path / "events.json"
     path.write_text("{}\n")
-    file = JSONFile(str(path))
-    assert verifyObject(ILogObserver, file)
-    made = Events(file)
+    file = LineFile(str(path))
+    observer = LineWriter(file, eventsOnly)
+    assert verifyObject(ILogObserver, observer)
+    made = Events(observer)
     for _ in range(3):
         made.refused()
     made.other("not castd's")
@@ -328,8 +330,8 @@ def test_rotated(tmp_path: Path) -> None:
     """After a rotation the file goes on under its name, and where it cannot, in the old one."""
     path = tmp_path / "logs" / "events.json"
     path.parent.mkdir()
-    file = JSONFile(str(path))
-    made = Events(file)
+    file = LineFile(str(path))
+    made = Events(LineWriter(file, eventsOnly))
     made.received()
     path.rename(path.with_suffix(".1"))
     made.received()
@@ -345,15 +347,17 @@ def test_rotated(tmp_path: Path) -> None:
 
 
 def test_diskFull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk costs lines, which are counted, and nothing else; half a line does not spoil the next one."""
+    """A full disk costs lines and nothing else: no half line is left, and once there is room it is told how many."""
     path = tmp_path / "events.json"
-    file = JSONFile(str(path))
-    made = Events(file)
+    file = LineFile(str(path))
+    elsewhere: list[Any] = []
+    made = Events(LineWriter(file, eventsOnly, elsewhere.append))
     write = os.write
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
+    made.received()
     for broken in (full, lambda fd, data: write(fd, data[:20]), full):
         monkeypatch.setattr(os, "write", broken)
         made.received()
@@ -361,8 +365,30 @@ def test_diskFull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.received()
     made.received()
     file.close()
-    torn, *whole = path.read_text().splitlines()
-    assert (len(torn), [json.loads(line)["event"] for line in whole], file.lost) == (20, ["received"] * 2, 3)
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [each["event"] for each in told] == ["received", "lost-lines", "received", "received"]
+    assert told[1]["lines"] == 3
+    assert [(each["event"], each["log_level"]) for each in elsewhere] == [("lost-lines", LogLevel.warn)]
+
+
+def test_diskFullBesideAnother(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line that another process has written behind is left, and does not spoil the next one."""
+    path = tmp_path / "events.json"
+    file, other = LineFile(str(path)), LineFile(str(path))
+    write = os.write
+
+    def half(fd: int, data: bytes) -> int:
+        written = write(fd, data[:20])
+        monkeypatch.setattr(os, "write", write)
+        other.write("of the other\n")
+        return written
+
+    monkeypatch.setattr(os, "write", half)
+    assert not file.write("x" * 40 + "\n")
+    assert file.write("whole\n")
+    for each in (file, other):
+        each.close()
+    assert path.read_text().splitlines() == ["x" * 20 + "of the other", "", "whole"]
 
 
 def test_levels() -> None:

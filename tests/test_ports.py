@@ -4,6 +4,7 @@ Real ports: what the kernel has to say of a peer is heard once, and wakes nobody
 
 from __future__ import annotations
 
+import errno
 import random
 import select
 import socket
@@ -14,7 +15,7 @@ import pytest
 from twisted.internet.error import CannotListenError
 
 from castd.net import sockets
-from castd.net.ports import GroupPort, Ports
+from castd.net.ports import DRAWS, GroupPort, Ports
 from castd.net.unicast_ports import UnicastPort
 from castd.request import Local, Peer
 from tests.support.fakes import Hearer, Reactor
@@ -90,38 +91,6 @@ def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) 
     port.stopListening()
 
 
-def test_errorsOfTheLastTransfer(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
-    """A port that is used again knows nothing of what became of its last peer."""
-    first = ports.openPort(Hearer(), LOCAL, nobody)
-    first.write(b"block")
-    first.stopListening()
-    hearer = Hearer()
-    port = ports.openPort(hearer, LOCAL, peer.getsockname())
-    assert not wakes(ports, 0)
-    port.write(b"block")
-    assert peer.recv(100) == b"block"
-    assert hearer.unreachable == []
-    port.stopListening()
-
-
-def test_lastPeerGoesOnTalking(ports: Ports, peer: socket.socket) -> None:
-    """What the last peer of a port said to it after its transfer is never taken for the next peer's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-        last.bind(("127.0.0.1", 0))
-        first = ports.openPort(Hearer(), LOCAL, last.getsockname())
-        at = ("127.0.0.1", first.getHost().port)
-        first.stopListening()
-        last.sendto(b"once more", at)
-        hearer = Hearer()
-        port = ports.openPort(hearer, LOCAL, peer.getsockname())
-        assert port.getHost().port == at[1]
-        assert not wakes(ports, 0)
-        last.sendto(b"and again", at)
-        assert settled(ports)
-        assert (hearer.heard, hearer.strangers) == ([], [b"and again"])
-        port.stopListening()
-
-
 @pytest.mark.parametrize("interface", ["", "127.0.0.1"])
 def test_closedPortOfARefusedClient(ports: Ports, peer: socket.socket, nobody: Peer, interface: str) -> None:
     """A client that is gone when it gets its answer neither costs the next one its own nor wakes the reactor again."""
@@ -194,6 +163,37 @@ def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:
         assert set(numbers) <= set(pool) - {first}
         for port in opened:
             port.stopListening()
+
+
+def test_numbersThatMayNotBeBound(ports: Ports, peer: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of the range that may not be bound is passed over; where none may the reason is told."""
+    bind = sockets.bindSocket
+
+    def below(host: str, port: int, errors: bool = True) -> socket.socket:
+        if port < 40_010:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return bind(host, port, errors)
+
+    monkeypatch.setattr(sockets, "bindSocket", below)
+    port = ports.openPort(Hearer(), LOCAL, peer.getsockname(), range(40_000, 40_040))
+    assert port.getHost().port >= 40_010
+    port.stopListening()
+    with pytest.raises(CannotListenError, match="Permission denied"):
+        ports.openPort(Hearer(), LOCAL, peer.getsockname(), range(40_000, 40_010))
+
+
+def test_aLargeRangeThatIsFull(ports: Ports, peer: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large range that is full a bounded number is tried: nobody waits until all are."""
+    tried: list[int] = []
+
+    def full(host: str, port: int, errors: bool = True) -> socket.socket:
+        tried.append(port)
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr(sockets, "bindSocket", full)
+    with pytest.raises(CannotListenError, match="no free port in 1024-65535"):
+        ports.openPort(Hearer(), LOCAL, peer.getsockname(), range(1024, 65536))
+    assert len(tried) <= DRAWS + 1
 
 
 def test_withoutEpoll(monkeypatch: pytest.MonkeyPatch, peer: socket.socket) -> None:

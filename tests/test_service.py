@@ -254,6 +254,26 @@ def test_groupAlone(boot: Path, network: Network) -> None:
     assert list(warningsOf(made(boot, network, START + ANY + both).config)) == []
 
 
+@pytest.mark.parametrize(
+    ("tftp", "told"),
+    [
+        ("ports: 30000-30099", "by 50 datagrams on average"),
+        ("ports: 30000-34094", "by 2048 datagrams on average"),
+        ("ports: 30000-34095", None),
+        ("ports: 30000-30099, single-port: true, windowsize: 1", None),
+    ],
+)
+def test_narrowPorts(boot: Path, network: Network, tftp: str, told: str | None) -> None:
+    """A range of few ports is worth a warning, which tells how soon a forger hits the port of a transfer."""
+    config = made(boot, network, START + ANY + f"transports: {{tftp: {{{tftp}}}}}\n").config
+    if told is None:
+        assert list(warningsOf(config)) == []
+    else:
+        (warning,) = warningsOf(config)
+        assert warning.startswith("x.yaml:4: transports.tftp: ports: a forger hits the port of a transfer ")
+        assert told in warning
+
+
 class Loner:
     """A transport that shares with nobody."""
 

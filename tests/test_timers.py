@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from castd.net.timers import Timers
+from castd.net.timers import MOST_EXPIRED, Timers
 
 
 class Sleeper:
@@ -33,3 +33,17 @@ def test_readingFails() -> None:
         timers.set(sleeper, instant)
         clock.advance(1)
     assert sleeper.woken == 2
+
+
+def test_manyAtOnce() -> None:
+    """Of thousands of timers that expire at one instant some do, then ports are read; none is late for long."""
+    reads: list[int] = []
+    clock, sleepers = Clock(), [Sleeper() for _ in range(10 * MOST_EXPIRED)]
+    timers = Timers(clock, lambda: reads.append(sum(each.woken for each in sleepers)))
+    for each in sleepers:
+        timers.set(each, 1.0)
+    clock.advance(1.0)
+    while clock.getDelayedCalls():
+        clock.advance(0)
+    assert [each.woken for each in sleepers] == [1] * len(sleepers)
+    assert reads == list(range(0, 10 * MOST_EXPIRED, MOST_EXPIRED))

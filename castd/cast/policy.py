@@ -98,6 +98,8 @@ class RetransmitPolicy:
     @ivar repeat: the timeouts after which what was not answered is repeated.
     @ivar progressTimeout: a receiver that asks for nothing new for so long loses its turn; in a transfer with one peer
         it is given up.  Seconds.
+    @ivar unheardTimeout: the same, if that is sooner, for one that has sent nothing but its request: whoever forges an
+        address must not choose how long it is remembered; L{None}: no sooner.  Seconds.
     @ivar measuredProgressTimeout: the same for a master whose round-trip time was measured, while others wait.
         Seconds.
     @ivar minRepeats: so many repetitions must have been sent as well before C{measuredProgressTimeout} counts; in an
@@ -132,6 +134,7 @@ class RetransmitPolicy:
 
     repeat: AdaptiveTimeout | FixedTimeouts = AdaptiveTimeout()
     progressTimeout: float = 31.0
+    unheardTimeout: float | None = None
     measuredProgressTimeout: float | None = None
     minRepeats: int = 0
     loneProgressTimeout: float | None = None
@@ -153,7 +156,8 @@ class RetransmitPolicy:
     def withTimeout(self, timeout: float | None) -> RetransmitPolicy:
         """
         Apply a negotiated interval (RFC 2349's C{timeout}): exactly that until a round-trip time was measured, then
-        never longer, since the interval only says how long the peer waits itself (docs/transports/tftp.md).
+        never longer, since the interval only says how long the peer waits itself (docs/transports/tftp.md).  The longer
+        time without progress that goes with it is only for a peer that has answered.
 
         @param timeout: seconds; L{None}: no interval was negotiated.
         @return: the policy of that transfer.
@@ -162,4 +166,15 @@ class RetransmitPolicy:
             return self
         known = self.repeat if isinstance(self.repeat, AdaptiveTimeout) else AdaptiveTimeout()
         repeat = replace(known, first=timeout, floor=min(known.floor, timeout), ceiling=timeout)
-        return replace(self, repeat=repeat, progressTimeout=max(TIMEOUT_INTERVALS * timeout, MIN_NEGOTIATED_TIMEOUT))
+        negotiated = max(TIMEOUT_INTERVALS * timeout, MIN_NEGOTIATED_TIMEOUT)
+        return replace(self, repeat=repeat, progressTimeout=negotiated, unheardTimeout=self.patience(False))
+
+    def patience(self, heard: bool) -> float:
+        """
+        Return how long a peer may be without progress.  Seconds.
+
+        @param heard: it has sent something since its request.
+        """
+        if heard or self.unheardTimeout is None:
+            return self.progressTimeout
+        return min(self.progressTimeout, self.unheardTimeout)

@@ -24,6 +24,9 @@ MAX_DEPTH = 32
 #: The most values that aliases repeat.
 MAX_REPEATED = 50_000
 
+#: The fault of a text that no file, name or address can have.
+UNFIT = "an octet of 0, or a half of a character (surrogate): nothing here can have that"
+
 #: The value that a node of the file becomes.
 Value: TypeAlias = "str | list[Value] | dict[str, Value] | None"
 #: The keys and indices that lead to a value: C{("content", 0, "directory")}.
@@ -280,7 +283,13 @@ class _NodeReader:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(each, (*route, index)) for index, each in enumerate(node.value)]
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        return None if plain and node.value in ("", "~", "null") else str(node.value)
+        if plain and node.value in ("", "~", "null"):
+            return None
+        text = str(node.value)
+        if _unfit(text):
+            self.tree.addFault(route, UNFIT)
+            return text.replace("\0", "").encode("utf-8", "replace").decode()
+        return text
 
     def pairs(self, node: yaml.MappingNode, route: Route) -> Iterator[tuple[str, Value]]:
         first: dict[str, int] = {}
@@ -288,6 +297,8 @@ class _NodeReader:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _TAGS:
                 self.tree.faults.append(Fault(line, showRoute(route), "a key must be plain text"))
+            elif _unfit(key.value):
+                self.tree.faults.append(Fault(line, showRoute(route), f"a key has {UNFIT}"))
             elif key.value == "<<" and key.style is None:
                 self.tree.faults.append(
                     Fault(line, showRoute((*route, "<<")), "merging is not done here: write the keys out")
@@ -298,6 +309,16 @@ class _NodeReader:
             else:
                 first[key.value] = self.tree.lines[*route, key.value] = line
                 yield key.value, self.value(below, (*route, key.value))
+
+
+def _unfit(text: str) -> bool:
+    """Return whether no file, name or address can have this text; an escape such as C{\\udce9} stands for one octet."""
+    if text.isascii():
+        return "\0" in text
+    try:
+        return b"\0" in text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return True
 
 
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))

@@ -29,6 +29,9 @@ from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.receive.upload import UploadReceiver
 from castd.request import Local, Peer, Request
 
+#: A range of fewer ports is a weak secret: `castd check` warns.
+NARROW_RANGE = 4096
+
 
 class Without(Settings):
     """Options that some clients ask for and cannot bear."""
@@ -88,6 +91,11 @@ class Options(ListenOptions):
             yield (
                 "single-port: the port of a transfer is no secret then, so an ACK proves no address, and each that is "
                 f"forged draws {self.windowsize} blocks; windowsize: 1 where addresses can be forged"
+            )
+        if self.ports is not None and len(self.ports) < NARROW_RANGE and not self.singlePort:
+            yield (
+                f"ports: a forger hits the port of a transfer by {(len(self.ports) + 1) // 2} datagrams on average, "
+                f"and can end it or draw its windows; {NARROW_RANGE} numbers or more where addresses can be forged"
             )
 
 

@@ -32,7 +32,9 @@ Version: TypeAlias = tuple[int, int, int, int]
 class RewriteOptions(Settings):
     """One rule that changes the names asked for."""
 
-    pattern: str = Field(alias="from", description="regular expression, searched for in the name (no leading slash)")
+    pattern: str = Field(
+        alias="from", description="regular expression (RE2), searched for in the name (no leading slash)"
+    )
     to: str = Field(description="what its match becomes; \\1 is the first group")
     every: bool = Field(False, description="replace every match in a name; false: the first")
 

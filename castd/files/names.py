@@ -9,12 +9,13 @@ are opened by parts only; no whole name of a client is ever passed to the file s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 from castd.errors import Forbidden, NotFound, Refused, Unsupported
+from castd.files.regex import Match, Regexp, linearRegex
 
 #: The parts of a name, from the root downwards.
 Parts: TypeAlias = tuple[bytes, ...]
@@ -92,18 +93,26 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{octet:02x}" for octet in octets)
 
 
+#: A reference to a group in a replacement, or a backslash.
+_REFERENCE = re.compile(rb"\\(?:([0-9]{1,2})|g<([A-Za-z0-9_]{1,64})>|(\\))")
+
+
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """
     Changes names by one rule: a regular expression, and the replacement of its match (C{\\1} is the first group).
 
-    @ivar pattern: searched for anywhere in the name, which is written with single slashes and without a leading one.
-    @ivar to: the replacement.
+    The expression is matched by RE2, in a time that grows with the length of the name: an engine that backtracks would
+    let a client choose a name for which it takes hours (docs/decisions/patterns.md).
+
+    @ivar pattern: searched for anywhere in the octets of the name, which is written with single slashes and without a
+        leading one.
+    @ivar to: the replacement: octets, and numbers of groups.
     @ivar every: replace every match in the name, not just the first.
     """
 
-    pattern: re.Pattern[str]
-    to: str
+    pattern: Regexp
+    to: tuple[bytes | int, ...]
     every: bool = False
 
     @classmethod
@@ -114,16 +123,48 @@ class Rewrite:
         @raise ValueError: the pattern or the replacement is wrong, with the reason.
         """
         try:
-            rule = cls(re.compile(pattern), to, every)
-            # An alternative that always matches has the replacement checked now, not at the first request.
-            re.sub(f"{pattern}|", to, "", count=1)
-        except (re.error, IndexError) as error:
+            expression, replacement = (text.encode("utf-8", "surrogateescape") for text in (pattern, to))
+            compiled = linearRegex(expression)
+            return cls(compiled, tuple(_template(replacement, compiled)), every)
+        except ValueError as error:
             raise ValueError(f"{pattern!r} to {to!r}: {error}") from None
-        return rule
 
     def __call__(self, name: str) -> str:
         """Return the name after this rule."""
-        return self.pattern.sub(self.to, name, count=0 if self.every else 1)
+        changed = self.pattern.sub(self._replacement, _octets(name), 0 if self.every else 1)
+        return changed.decode("utf-8", "surrogateescape")
+
+    def _replacement(self, match: Match) -> bytes:
+        return b"".join(each if isinstance(each, bytes) else match[each] or b"" for each in self.to)
+
+
+def _template(replacement: bytes, compiled: Regexp) -> Iterator[bytes | int]:
+    """
+    Split a replacement at its references to groups.
+
+    @raise ValueError: there is no such group, or a backslash is none of these references.
+    """
+    at = 0
+    for found in _REFERENCE.finditer(replacement):
+        yield _literal(replacement[at : found.start()])
+        number, name, _ = found.groups()
+        yield b"\\" if number is name is None else _group(number or name, compiled)
+        at = found.end()
+    yield _literal(replacement[at:])
+
+
+def _group(reference: bytes, compiled: Regexp) -> int:
+    """Return the number of a group.  @raise ValueError: there is no such group."""
+    number = int(reference) if reference.isdigit() else compiled.groupindex.get(reference, -1)
+    if not 0 <= number <= compiled.groups:
+        raise ValueError(f"there is no group {reference.decode()}")
+    return number
+
+
+def _literal(octets: bytes) -> bytes:
+    if b"\\" in octets:
+        raise ValueError("a backslash stands before a group, as in \\1 or \\g<name>, or before another backslash")
+    return octets
 
 
 def rewrite(found: Parts, rules: Iterable[Rewrite]) -> Parts:
@@ -179,29 +220,57 @@ class Patterns:
 
 
 def _toRegex(pattern: str) -> str:
-    """@raise ValueError: it is no pattern of a name."""
+    """
+    Translate a pattern.
+
+    Each star is matched once: what follows it, up to the next one, is looked for from the left, and where it was found
+    is never changed again (C{(?>...)}).  That finds a match if there is one, since an earlier place leaves more for the
+    rest.  With plain C{.*} the time would be the length of the name to the power of the number of stars.
+
+    @raise ValueError: it is no pattern of a name.
+    """
     steps = pattern.removeprefix("/").split("/")
     if "" in steps:
         hint = f", did you mean {pattern}**?" if pattern.strip("/") and pattern.endswith("/") else ""
         raise ValueError(f"{pattern!r} is no pattern of a name{hint}")
     if "/" not in pattern:
         steps.insert(0, "**")
-    # Two in a row match the same as one, but in the square of the time.
-    *above, last = (step for step, before in zip(steps, [None, *steps], strict=False) if not step == before == "**")
-    lead = "".join("(?:[^/]+/)*" if part == "**" else _glob(part) + "/" for part in above)
-    return lead + (".+" if last == "**" else _glob(last))
+    # The directories between two C{**}, and the last part.
+    runs: list[str] = [""]
+    for step in steps[:-1]:
+        if step == "**":
+            runs.append("")
+        else:
+            runs[-1] += f"(?>{_glob(step)}/)"
+    first, *between = runs
+    last = ".+" if steps[-1] == "**" else _glob(steps[-1])
+    if not between:
+        return first + last
+    *middle, end = between
+    lead = "".join(f"(?>(?:[^/]+/)*?{run})" for run in middle if run)
+    return f"{first}{lead}(?:[^/]+/)*{end}{last}"
 
 
 _GLOB = re.compile(r"\*+|\?|\[(!?)(\]?[^\]]*)\]|.", re.DOTALL)
 
 
 def _glob(part: str) -> str:
-    return "".join(map(_globToken, _GLOB.finditer(part)))
+    """Translate the pattern of one part of a name; the last star has to leave what follows it for the end."""
+    chunks = [""]
+    for token in _GLOB.finditer(part):
+        if token[0].startswith("*"):
+            chunks.append("")
+        else:
+            chunks[-1] += _globToken(token)
+    first, *rest = chunks
+    if not rest:
+        return first
+    *middle, end = rest
+    return first + "".join(f"(?>[^/]*?{chunk})" for chunk in middle) + "[^/]*" + end
 
 
 def _globToken(token: re.Match[str]) -> str:
-    if token[0].startswith("*"):
-        return "[^/]*"
+    """Translate what matches one character."""
     if token[0] == "?":
         return "[^/]"
     if token[2] is not None:

@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 from typing import Literal, TypeAlias
 
-from castd.errors import Busy, Forbidden, NotFound, Refused
+from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
 from castd.files.names import Parts
 
 Links: TypeAlias = Literal["inside", "never"]
@@ -249,6 +249,10 @@ class _LinkWalk:
         return part
 
 
+#: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
 def readRefusal(error: OSError) -> Refused:
     """Return the refusal for a file that could not be opened."""
     why = error.strerror or "input/output error"
@@ -256,5 +260,7 @@ def readRefusal(error: OSError) -> Refused:
         return NotFound(why=why)
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):
         return Forbidden(why=why)
-    # Other errors (no descriptors left, a failing disk) must not become "not found", at which clients give up.
+    if error.errno in NO_DESCRIPTORS:
+        return Unanswered(why=why)
+    # Other errors, as of a failing disk, must not become "not found", at which clients give up.
     return Busy(why=why)

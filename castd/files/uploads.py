@@ -19,9 +19,9 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import Exists, Forbidden, Full, NotFound, Refused
+from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import names, partial
-from castd.files.root import Links, Root, closeFd
+from castd.files.root import NO_DESCRIPTORS, Links, Root, closeFd
 from castd.files.threads import RunInThread
 from castd.interfaces import IContentSink, IUpload
 from castd.networks import Networks
@@ -285,4 +285,6 @@ def writeRefusal(error: OSError) -> Refused:
         return NotFound(why=why)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
         return Forbidden(why=why)
+    if error.errno in NO_DESCRIPTORS:
+        return Unanswered(why=why)
     return Refused("The file could not be written", why)

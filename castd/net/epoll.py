@@ -4,6 +4,9 @@ Read all ports of the server by one reader of the reactor.
 An epoll descriptor is readable when one of its members is.  So the reactor watches one descriptor, however many
 transfers there are, and reading takes half the time that a reader for each port takes.  Without epoll, each port is a
 reader.
+
+Request ports and transfers share the time: as long as both have something to do, each has half of it.  Else a flood of
+requests would make each block of a transfer wait for as many requests as can be read at once.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -50,17 +54,24 @@ class EpollSet:
         self._members: dict[int, Readable] = {}
         self._single: dict[int, _SingleReader] = {}
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        # Functions of the request ports that are readable in this round, and the time that transfers have still to get
+        # before requests are read again.
+        self._requests: list[Readable] = []
+        self._owed = 0.0
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def add(self, descriptor: int, readable: Readable) -> None:
+    def add(self, descriptor: int, readable: Readable, requests: bool = False) -> None:
         """
         Watch a descriptor, or change the function of one that is watched already.
 
         @param readable: called when the descriptor is readable.
+        @param requests: it is a request port: it is read after the transfers, and for a part of the time only.
         @raise OSError: the descriptor cannot be watched (C{fs.epoll.max_user_watches}, no memory).
         """
+        if requests and self._epoll is not None:
+            readable = partial(self._requests.append, readable)
         if descriptor in self._members:
             self._members[descriptor] = readable
             return
@@ -110,7 +121,8 @@ class EpollSet:
                     single.doRead()
             return
         get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
-        until = clock() + LONGEST_VISIT
+        begun = clock()
+        until = begun + LONGEST_VISIT
         timeout: float = 0
         while True:
             try:
@@ -126,9 +138,34 @@ class EpollSet:
                 except Exception:
                     # A fault of one port must not end the reader of the others.
                     _log.failure("a port failed", event="fault")
-            if not events or clock() >= until:
+            now = clock()
+            if self._requests:
+                self._readRequests(len(events), now - begun)
+                now = clock()
+            if not events or now >= until:
                 return
+            begun = now
             timeout = wait if len(events) <= FEW_EVENTS else 0
+
+    def _readRequests(self, events: int, spent: float) -> None:
+        """
+        Read the request ports that are readable, unless the transfers have still to get their half of the time.
+
+        @param events: how many ports were readable in this round.
+        @param spent: seconds that the transfers have taken in this round.
+        """
+        waiting = self._requests[:]
+        self._requests.clear()
+        self._owed -= spent
+        if self._owed > 0 and events > len(waiting):
+            return  # they are readable still, in the next round
+        begun = time.monotonic()
+        for readable in waiting:
+            try:
+                readable()
+            except Exception:
+                _log.failure("a port failed", event="fault")
+        self._owed = time.monotonic() - begun
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the set, as the reactor is shutting down."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Generic, TypeVar
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from zope.interface import implementer
 
 from castd.interfaces import (
@@ -31,15 +32,25 @@ from castd.net import sockets
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
 from castd.net.gso import SegmentOption, sendBurst
+from castd.net.port_stock import PortStock, mostStock
 from castd.net.unicast_ports import SocketPair, UnicastPort
 from castd.request import Local, Peer
 
 #: The most datagrams read from one port before other ports are read.
 READ_SLICE = 128
+#: For how long requests are read from one port before transfers are read.  Seconds.
+REQUEST_SLICE = 0.0005
 #: The datagram that a listening port sends to itself to see whether it is still read; the protocol never gets it.
 PROBE = b"castd: is anybody there?"
-#: How many port numbers of a range are tried at random before all of the range is tried.
-DRAWS = 16
+#: How many port numbers of a range are tried, at random: all of a small one.  To try all of a large one that is full
+#: would take a second.
+DRAWS = 64
+#: What part of a range is kept in stock at the most: the rest is for transfers and groups.
+STOCK_SHARE = 8
+#: Errors of a number that cannot be bound, although another may be.
+_NUMBER_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES})
+#: Errors that may be due to the ports in stock.
+_SCARCE = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 P = TypeVar("P", bound=IPortProtocol)
 
@@ -70,7 +81,7 @@ class UnconnectedPort(Generic[P]):
         self._segments = SegmentOption(sock, mtu)
         try:
             host, self._number, *_ = sock.getsockname()
-            ports.epoll.add(sock.fileno(), self.readable)
+            self._watch()
         except OSError:
             closeSocket(sock)
             raise
@@ -80,6 +91,10 @@ class UnconnectedPort(Generic[P]):
     def fileno(self) -> int:
         """Return the descriptor of the socket."""
         return self._socket.fileno()
+
+    def _watch(self) -> None:
+        """Have L{readable} called whenever there is a datagram."""
+        self._ports.epoll.add(self._socket.fileno(), self.readable)
 
     @abstractmethod
     def readable(self) -> None:
@@ -202,8 +217,14 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._probes: list[Deferred[None]] = []
         super().__init__(ports, sock, protocol, mtu, closeSocket)
 
+    def _watch(self) -> None:
+        self._ports.epoll.add(self._socket.fileno(), self.readable, requests=True)
+
     def readable(self) -> None:
+        if not self._mayRead():
+            return  # since the set has found it readable
         sock, protocol, interfaces = self._socket, self._protocol, self._ports.interfaces
+        until = time.monotonic() + REQUEST_SLICE
         for visit in range(READ_SLICE):
             try:
                 datagram, peer, local = sockets.receiveFrom(sock, interfaces, self._number)
@@ -218,8 +239,12 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
                 protocol.datagramFrom(datagram, peer, local)
             if self._probes:
                 self._answerProbes()
-            if self._closed or self.paused:
+            if not self._mayRead() or time.monotonic() >= until:
                 return
+
+    def _mayRead(self) -> bool:
+        """Return whether datagrams are read: the port is neither closed nor paused."""
+        return not self._closed and not self.paused
 
     def pause(self, shared: bool) -> None:
         if shared:
@@ -233,7 +258,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._segments.reset(alone)
         if self.paused:
             self.paused = False
-            self._ports.epoll.add(self._socket.fileno(), self.readable)
+            self._watch()
 
     def admitReceivers(self) -> None:
         if self._wildcard:
@@ -298,8 +323,7 @@ class Ports:
         self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
         #: Sockets of a supervisor that a port has used and left: datagrams that have arrived since are dropped.
         self._left: set[socket.socket] = set()
-        #: Pairs of sockets for the next transfers, by the address and the range of ports that they are bound in.
-        self._idle: dict[tuple[str, range | None], list[SocketPair]] = {}
+        self._stock: PortStock[SocketPair] = PortStock(IReactorTime(reactor))
 
     def listen(self, port: int, protocol: IListeningProtocol, interface: str = "") -> ListeningPort:
         at = (interface, port)
@@ -361,6 +385,9 @@ class Ports:
 
     def freezeStore(self, frozen: bool) -> None:
         self._store.frozen = frozen
+        if frozen:
+            # Another process serves, or none: it needs the numbers of the range.
+            self.closeIdle()
 
     def boundSockets(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
         unused = [(at, sock, False) for at, sock in self._adopted.items()]
@@ -370,54 +397,66 @@ class Ports:
         self, protocol: ITransferProtocol, local: Local, peer: Peer | None = None, ports: range | None = None
     ) -> IDatagramPort:
         try:
-            if peer is None:
-                return GroupPort(self, self._bindRandom(local.host, ports), protocol, local.mtu)
-            idle = self._idle.setdefault((local.host, ports), [])
-            pair = self._popIdle(idle) or SocketPair(self.epoll, self._bindRandom(local.host, ports, errors=False))
-            return UnicastPort(idle, pair, protocol, local, peer)
+            return self._open(protocol, local, peer, ports)
+        except OSError as error:
+            if error.errno not in _SCARCE or not len(self._stock):
+                raise CannotListenError(local.host, "any", error) from error
+        self.closeIdle()
+        try:
+            return self._open(protocol, local, peer, ports)
         except OSError as error:
             raise CannotListenError(local.host, "any", error) from error
 
-    def _popIdle(self, idle: list[SocketPair]) -> SocketPair | None:
-        """Remove a random pair from those that were used before and return it; L{None}: there is none."""
-        if not idle:
-            return None
-        index = self._random.randrange(len(idle))
-        idle[index], idle[-1] = idle[-1], idle[index]
-        return idle.pop()
+    def _open(
+        self, protocol: ITransferProtocol, local: Local, peer: Peer | None, ports: range | None
+    ) -> UnicastPort | GroupPort:
+        """@raise OSError: no port can be opened."""
+        host = local.host
+        if peer is None:
+            return GroupPort(self, self._bindRandom(host, ports), protocol, local.mtu)
+        most = mostStock() if ports is None else min(mostStock(), len(ports) // STOCK_SHARE)
+        return UnicastPort(
+            self._stock.take((host, ports), lambda: self._bindPair(host, ports), most), protocol, local, peer
+        )
+
+    def _bindPair(self, host: str, ports: range | None) -> SocketPair:
+        """@raise OSError: no port can be bound."""
+        return SocketPair(self.epoll, self._bindRandom(host, ports, errors=False))
 
     def _bindRandom(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
-        """Bind a socket to a random port: the port numbers of client and server are the only secret of a transfer."""
+        """
+        Bind a socket to a random port: the port numbers of client and server are the only secret of a transfer.
+
+        Without a range the kernel draws the number: Linux begins its search at a random place of
+        C{net.ipv4.ip_local_port_range} for each C{bind} (C{udp_lib_get_port}, by its own generator for cryptography).
+        """
         if ports is None:
             return sockets.bindSocket(host, 0, errors)
+        taken: OSError | None = None
         for number in self._numbers(ports):
             try:
                 return sockets.bindSocket(host, number, errors)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:
+                if error.errno not in _NUMBER_TAKEN:
                     raise
-        raise OSError(errno.EADDRINUSE, f"no free port in {ports[0]}-{ports[-1]}")
+                taken = error
+        assert taken is not None
+        raise OSError(taken.errno, f"no free port in {ports[0]}-{ports[-1]}: {taken.strerror}")
 
     def _numbers(self, ports: range) -> Iterator[int]:
-        """
-        Return port numbers to try: a few at random, and only then all in random order: to shuffle 64,000 takes a tenth
-        of a second.
-        """
-        for _ in range(DRAWS):
-            yield self._random.choice(ports)
-        yield from self._random.sample(ports, len(ports))
+        """Return L{DRAWS} numbers to try, in random order; mostly the first one is free."""
+        yield self._random.choice(ports)
+        yield from self._random.sample(ports, min(len(ports), DRAWS))
 
     @property
     def idle(self) -> int:
-        """How many open ports are kept for the next transfers, with two descriptors each."""
-        return sum(map(len, self._idle.values()))
+        """How many ports were opened in advance for the next transfers, with two descriptors each."""
+        return len(self._stock)
 
     def readArrived(self) -> None:
         if len(self.epoll):
             self.epoll.read()
 
     def closeIdle(self) -> None:
-        """Close the ports that are kept for the next transfers."""
-        for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
+        """Close the ports that were opened in advance for the next transfers."""
+        self._stock.clear()

@@ -68,13 +68,17 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
     @param errors: see L{setCommonOptions}.
     @raise OSError: as C{bind}.
     """
-    sock = socket.socket(familyOf(host), socket.SOCK_DGRAM)
+    # Not read from the socket again and again: it makes an enum of a number, which takes longer than a system call.
+    family = familyOf(host)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        if sock.family == socket.AF_INET6:
+        if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(socket.getaddrinfo(host or "0.0.0.0", port, sock.family, socket.SOCK_DGRAM)[0][4])
-        setCommonOptions(sock, errors)
+        # An address with a zone needs the look-up; for all others it would take as long as the bind.
+        name = (host or "0.0.0.0", port)
+        sock.bind(socket.getaddrinfo(*name, family, socket.SOCK_DGRAM)[0][4] if "%" in host else name)
+        setCommonOptions(sock, errors, family)
     except BaseException:
         sock.close()
         raise
@@ -87,7 +91,7 @@ def boundHost(sock: socket.socket) -> str:
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
 
-def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
+def setCommonOptions(sock: socket.socket, errors: bool = True, family: socket.AddressFamily | None = None) -> None:
     """
     Set the options that every socket of castd has.
 
@@ -96,9 +100,11 @@ def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
 
     @param errors: keep ICMP errors, with the addresses they are about, until L{readErrors} reads them; until then the
         socket counts as readable.  A connected socket does not need this.
+    @param family: the family of the socket, if the caller knows it.
     """
-    allowFragments(sock)
-    if sock.family == socket.AF_INET:
+    family = family or sock.family
+    allowFragments(sock, family)
+    if family == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         if errors:
             setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
@@ -106,15 +112,17 @@ def setCommonOptions(sock: socket.socket, errors: bool = True) -> None:
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
-def allowFragments(sock: socket.socket) -> None:
+def allowFragments(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
     """
     Let datagrams be fragmented where a hop has a smaller MTU: no DF in IPv4 (ip(7), C{IP_MTU_DISCOVER}).
 
     Blocks have one size from the first to the last, so a datagram that is dropped for its size is dropped each time:
     with path MTU discovery a smaller hop costs seconds, and all of the transfer where a firewall drops the ICMP message
     (RFC 2923 section 2.1).  By IPv6 only the sender fragments (RFC 8200 section 5), as soon as the message has arrived.
+
+    @param family: the family of the socket, if the caller knows it.
     """
-    if sock.family == socket.AF_INET:
+    if (family or sock.family) == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
     else:
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
@@ -188,14 +196,15 @@ def bindTwin(first: socket.socket) -> socket.socket:
     """
     # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    twin = socket.socket(first.family, socket.SOCK_DGRAM)
+    family = first.family
+    twin = socket.socket(family, socket.SOCK_DGRAM)
     try:
         twin.setblocking(False)
-        if twin.family == socket.AF_INET6:
+        if family == socket.AF_INET6:
             twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         twin.bind(first.getsockname())
-        setCommonOptions(twin, errors=False)
+        setCommonOptions(twin, False, family)
     except BaseException:
         twin.close()
         raise

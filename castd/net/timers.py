@@ -19,6 +19,8 @@ from twisted.logger import Logger
 _log = Logger(namespace="castd")
 
 NEVER = float("inf")
+#: The most timers that expire at once, before the reactor reads ports and handles signals.
+MOST_EXPIRED = 64
 
 
 class TimerTarget(Protocol):
@@ -121,11 +123,11 @@ class Timers:
         # Reset only now: timers that were set by the call above need no delayed call of their own.
         self._callAt = NEVER
         now = self._reactor.seconds()
-        # Only the timers that are due now: one that expires and is set to expire at once waits for the next call, so
-        # that the reactor reads and handles signals before.
+        # Only timers that are due now, and not too many: one that expires and is set to expire at once waits for the
+        # next call, so that the reactor reads and handles signals before.
         expired: list[TimerTarget] = []
         self._refreshTop()
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now and len(expired) < MOST_EXPIRED:
             _, number = heappop(self._heap)
             target = self._targets.pop(number)
             target.heapEntry = target.due = None

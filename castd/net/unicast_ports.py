@@ -1,13 +1,12 @@
 """
-Provide ports for unicast transfers: each is connected to its one peer, and its sockets are reused for later transfers.
+Provide ports for unicast transfers: each is connected to its one peer, and closed after its transfer.
 """
 
 from __future__ import annotations
 
-import resource
 import socket
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
@@ -18,37 +17,26 @@ from castd.net.epoll import EpollSet
 from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.request import Local, Peer
 
-#: The most pairs of sockets that are kept for the next transfers, for each local address and range of ports; fewer
-#: where descriptors are scarce.
-MOST_IDLE = 512
 #: The most datagrams that L{UnicastPort.readArrived} reads: a window of ACKs, as the peer may still be sending.
 MOST_ARRIVED = 128
-
-
-@lru_cache(1)
-def mostIdle() -> int:
-    """
-    Return the most pairs that are kept: they may have an eighth of the descriptors, as files need descriptors, too.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_IDLE if limit == resource.RLIM_INFINITY else max(1, min(MOST_IDLE, limit // 16))
+#: The most datagrams that are dropped at once: more than a receive buffer of the usual size holds.
+MOST_QUEUED = 4096
 
 
 class SocketPair:
     """
     Holds two sockets on one port: one that is connected to the peer, and its twin for all other senders.
 
-    Both stay in the epoll set while no transfer uses them, and datagrams that arrive then are dropped: to add and
-    remove them for each transfer took a twentieth of the time of a small file.
+    Both are in the epoll set from the beginning: while no transfer uses them datagrams that arrive are dropped, so that
+    nobody can fill their buffers in advance.
 
     @ivar main: the socket for the peer.
     @ivar twin: the socket for all other senders.
     @ivar segments: the segmentation option of C{main}.
     @ivar port: the port that uses the sockets; L{None}: they are idle.
-    @ivar enlarged: the receive buffer of C{main} is larger than usual, so the pair is not for later transfers.
     """
 
-    __slots__ = ("_epoll", "enlarged", "main", "port", "segments", "twin")
+    __slots__ = ("_epoll", "main", "port", "segments", "twin")
 
     def __init__(self, epoll: EpollSet, main: socket.socket) -> None:
         """
@@ -56,7 +44,6 @@ class SocketPair:
         @raise OSError: the twin cannot be opened, or the sockets cannot be watched.
         """
         self.main = main
-        self.enlarged = False
         try:
             self.twin = sockets.bindTwin(main)
         except BaseException:
@@ -79,20 +66,20 @@ class SocketPair:
         @raise OSError: there is no route to the peer.
         """
         self.main.connect(peer)
-        # From now on only the new peer is received, which does not know this port yet: queued datagrams are of an
-        # earlier peer.
-        sockets.discardQueued(self.main)
+        # From now on only the peer is received, which does not know this port yet: whatever is queued is forged.
+        self._discard(MOST_QUEUED)
         self.port = port
         self._epoll.add(self.main.fileno(), port.readable)
 
-    def detach(self) -> None:
-        """End the use of the sockets by their port."""
-        self.port = None
-        self._epoll.add(self.main.fileno(), self._discard)
-
-    def _discard(self) -> None:
-        """Drop a datagram of the last peer."""
-        sockets.discardQueued(self.main, 1)
+    def _discard(self, most: int = 1) -> None:
+        """Drop so many datagrams at the most, as no transfer uses the port yet."""
+        for _ in range(most):
+            try:
+                self.main.recv(1)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
 
     def _readTwin(self) -> None:
         try:
@@ -105,9 +92,12 @@ class SocketPair:
 
     def close(self) -> None:
         """Close both sockets."""
+        self.port = None
         for sock in (self.main, self.twin):
             self._epoll.remove(sock.fileno())
-            sock.close()
+            # Linux releases the descriptor whatever close returns.
+            with suppress(OSError):
+                sock.close()
 
 
 @implementer(IDatagramPort)
@@ -118,7 +108,6 @@ class UnicastPort:
 
     __slots__ = (
         "_datagramReceived",
-        "_idle",
         "_largest",
         "_pair",
         "_peer",
@@ -128,14 +117,11 @@ class UnicastPort:
         "_send",
     )
 
-    def __init__(
-        self, idle: list[SocketPair], pair: SocketPair, protocol: ITransferProtocol, local: Local, peer: Peer
-    ) -> None:
+    def __init__(self, pair: SocketPair, protocol: ITransferProtocol, local: Local, peer: Peer) -> None:
         """
-        @param idle: the list that gets the pair when the port is closed, unless it is full.
+        @param pair: sockets on a port whose number nobody has seen.
         @raise OSError: there is no route to the peer; the pair is closed.
         """
-        self._idle = idle
         self._pair: SocketPair | None = pair
         self._peer = peer
         self._protocol = protocol
@@ -220,7 +206,6 @@ class UnicastPort:
     def holdWindow(self, blocks: int, octets: int) -> int:
         assert self._pair is not None
         pair = self._pair
-        pair.enlarged = pair.enlarged or sockets.windowRoom(pair.main, octets) < blocks
         return sockets.enlargeForWindow(pair.main, blocks, octets)
 
     def getHost(self) -> IPv4Address | IPv6Address:
@@ -228,13 +213,9 @@ class UnicastPort:
         return sockets.twistedAddress(self._pair.main)
 
     def stopListening(self) -> None:
-        """Keep the sockets for a later transfer, or close them if enough are kept."""
+        """Close the sockets: the peer knows the number of the port, so no other peer gets it."""
         if self._pair is None:
             return
         pair, self._pair = self._pair, None
-        pair.detach()
-        if len(self._idle) < mostIdle() and not pair.enlarged:
-            self._idle.append(pair)
-        else:
-            pair.close()
+        pair.close()
         self._protocol.doStop()

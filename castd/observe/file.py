@@ -7,18 +7,12 @@ from __future__ import annotations
 import contextlib
 import os
 
-from twisted.logger import ILogObserver, LogEvent
-from zope.interface import implementer
-
-from castd.observe.format import asJSON
-
 
 class LineFile:
     """
     A file that lines are appended to, with older files beside it: C{name.1}, before that C{name.2}.
 
-    @ivar lost: how many lines could not be written because the disk was full; once there is room, lines are written
-        again.
+    @ivar lost: how many lines could not be written since L{tellLost} was last called: the disk was full.
     """
 
     def __init__(self, path: str, size: int | None = None, keep: int = 5) -> None:
@@ -34,10 +28,14 @@ class LineFile:
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
 
-    def write(self, text: str) -> None:
-        """Append one line, or several that belong together; each ends with a line feed."""
+    def write(self, text: str) -> bool:
+        """
+        Append one line, or several that belong together; each ends with a line feed.
+
+        @return: whether they are written; else they are counted as lost, and nothing of them is left in the file.
+        """
         if self._fd < 0:
-            return
+            return False
         line = text.encode("utf-8", "backslashreplace")
         # One write for each line: a process that reads the file, or writes to it too, never meets half a line.
         whole = b"\n" + line if self._torn else line
@@ -47,9 +45,31 @@ class LineFile:
             written = os.write(self._fd, whole)
         except OSError:
             written = 0
-        self._size += written
-        self._torn = 0 < written < len(whole) or (self._torn and not written)
-        self.lost += written < len(whole)
+        if written == len(whole):
+            self._size += written
+            self._torn = False
+            return True
+        self.lost += 1
+        if written and not self._cut(written):
+            self._size += written
+            self._torn = True
+        return False
+
+    def _cut(self, octets: int) -> bool:
+        """Cut off the last octets of the file, which this process has written.  -> whether that could be done."""
+        try:
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if os.fstat(self._fd).st_size != end:
+                return False  # another process has written behind them
+            os.ftruncate(self._fd, end - octets)
+        except OSError:
+            return False
+        return True
+
+    def tellLost(self) -> int:
+        """Return C{lost}, and count from 0 again."""
+        lost, self.lost = self.lost, 0
+        return lost
 
     def rotate(self) -> None:
         """
@@ -100,14 +120,3 @@ class LineFile:
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
-
-
-@implementer(ILogObserver)
-class JSONFile(LineFile):
-    """
-    Writes the events of castd, and no others, to a file as lines of JSON.
-    """
-
-    def __call__(self, event: LogEvent) -> None:
-        if "event" in event:
-            self.write(asJSON(event) or "")

@@ -111,7 +111,13 @@ EVENT_METRICS = (
     EventMetric(
         "castd_refused", "Requests refused, by the code of TFTP's ERROR.", ("transport", "code"), {"refused": _one}
     ),
-    EventMetric("castd_crowded", "Requests not answered since a limit was reached.", ("transport",), {"crowded": _one}),
+    EventMetric(
+        "castd_crowded",
+        "Requests not answered since a limit was reached.",
+        ("transport",),
+        # Of a flood there is one event a second.
+        {"crowded": lambda event: event.get("requests", 1)},
+    ),
     EventMetric(
         "castd_declined", "Requests that a transport left to the next one.", ("transport",), {"declined": _one}
     ),

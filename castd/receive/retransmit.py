@@ -115,17 +115,18 @@ class RetransmitTimer:
 
     def exhausted(self, now: float) -> bool:
         """Return whether the peer is to be given up."""
-        return (
-            self._estimator.repeats >= self._policy.minRepeats
-            and now >= self._progressAt + self._policy.progressTimeout
-        )
+        return self._estimator.repeats >= self._policy.minRepeats and now >= self._end
 
     def deadline(self) -> float:
         """Return the instant at which L{due} or L{exhausted} becomes true."""
-        end = self._progressAt + self._policy.progressTimeout
         if not self._mayRepeat:
-            return end
-        return self._dueAt if self._estimator.repeats < self._policy.minRepeats else min(self._dueAt, end)
+            return self._end
+        return self._dueAt if self._estimator.repeats < self._policy.minRepeats else min(self._dueAt, self._end)
+
+    @property
+    def _end(self) -> float:
+        """The instant at which the peer is given up, unless it makes progress."""
+        return self._progressAt + self._policy.patience(self._everHeard)
 
     @property
     def _mayRepeat(self) -> bool:

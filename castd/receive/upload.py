@@ -141,4 +141,4 @@ class UploadReceiver(ReceivingHalf):
 
     def _dallySeconds(self) -> float:
         # Not the measured interval: the client's timer, which is slow, decides when the last block comes again.
-        return DALLY_INTERVALS * self._policy.repeat.first
+        return min(DALLY_INTERVALS * self._policy.repeat.first, self._policy.patience(False))

@@ -6,40 +6,30 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Protocol
 
 from castd.options import Limits
-from castd.pacing import TokenBucket
+from castd.request import Peer
+from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, bucketOf
 
-#: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
-#: limit stricter.
-REMEMBERED = 65536
-
-
-class AddressLimit:
-    """
-    Limits how often something is done for each address: so many times a second; after a pause a second's worth at once,
-    at least one.
-    """
-
-    def __init__(self, rate: float) -> None:
-        """
-        @param rate: times a second.
-        """
-        self._rate = rate
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def allow(self, host: str, now: float) -> bool:
-        """Count one for this address, if its limit allows that now.  -> whether it does."""
-        bucket = self._buckets.pop(host, None) or _bucket(self._rate)
-        self._buckets[host] = bucket
-        if len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        return bucket.allow(1, now)
+#: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
+MIN_STAY = 0.25
+#: The most receivers that are displaced for one request: in a group one that leaves makes no room for another cast.
+MOST_DISPLACED = 4
+#: How often a second receivers are displaced for addresses that were never served.  Each takes a third of a
+#: millisecond; requests beyond that are dropped unread, which takes a small part of that.
+DISPLACED_RATE = 400.0
 
 
-def _bucket(rate: float) -> TokenBucket:
-    """Return a bucket that holds a second's worth, and at least one."""
-    return TokenBucket(rate, max(1.0, rate))
+class Displaceable(Protocol):
+    """Describes a cast or upload whose receivers may have to leave."""
+
+    def heard(self, peer: Peer) -> bool:
+        """Return whether this receiver has sent anything since its request."""
+
+    def displace(self, peer: Peer) -> object:
+        """Remove a receiver that has sent nothing since its request, and send it nothing more."""
 
 
 class Bars:
@@ -106,6 +96,13 @@ class Bars:
         return why
 
 
+def _decrease(counts: Counter[str], host: str) -> None:
+    """Count one less for an address, and forget the address at none."""
+    counts[host] -= 1
+    if counts[host] <= 0:
+        del counts[host]
+
+
 class Admission:
     """
     Applies the limits of one site, for all its transports.
@@ -113,15 +110,24 @@ class Admission:
     @ivar casts: how many casts and uploads are under way.
     @ivar looking: how many requests wait for their file to be looked up.
     @ivar receivers: how many receivers there are at each address.
+    @ivar affordable: for how many casts there are descriptors.
+    @ivar known: the addresses that were served.
+    @ivar displaced: how many receivers had to leave before their time, as the server was full.
     """
 
     #: ERROR 5 datagrams a second to unknown transfer IDs, in all (docs/transports/tftp.md).
     STRANGERS = 5.0
 
     def __init__(self, limits: Limits) -> None:
-        self.casts = self.looking = 0
+        self.casts = self.looking = self.displaced = 0
         self.receivers: Counter[str] = Counter()
+        self._lookups: Counter[str] = Counter()
+        self.affordable: float = float("inf")
+        self.known = KnownAddresses()
         self._held = 0
+        self._entered: set[tuple[Displaceable, Peer]] = set()
+        #: Those who had sent nothing but their request when they were last looked at, the oldest first.
+        self._unheard: dict[tuple[Displaceable, Peer], float] = {}
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
@@ -129,26 +135,70 @@ class Admission:
         self._limits = limits
         self._new = AddressLimit(limits.newPerPeer)
         self._again = AddressLimit(limits.newPerPeer)
-        self._errors = _bucket(limits.errors)
+        self._errors = DividedLimit(limits.errors)
         self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
-        self._strangers = _bucket(self.STRANGERS)
+        self._strangers = bucketOf(self.STRANGERS)
+        self._mayDisplace = DividedLimit(DISPLACED_RATE)
 
-    def crowded(self, host: str, now: float) -> str | None:
+    def crowded(self, host: str, now: float, networks: tuple[IPv4Network, ...] = ()) -> str | None:
         """
         Find out whether a new receiver at this address exceeds a limit, and count it against the rate of its address.
+        If the server is full, those have to leave who have sent nothing but their request, the oldest first.
 
+        @param networks: those on the link of the interface that was asked.
         @return: the key of that limit in the service file; L{None}: there is none.
         """
         limits = self._limits
-        if self.casts + self.looking >= limits.casts:
-            return "limits.casts"
-        if self._held >= limits.receivers:
-            return "limits.receivers"
-        if self.receivers[host] >= limits.perPeer:
+        if self.receivers[host] + self._lookups[host] >= limits.perPeer:
             return "limits.per-peer"
+        full = self._full()
+        if full is not None and not self._mayMakeRoom(host, now, networks):
+            return full
         if not self._new.allow(host, now):
             return "limits.new-per-peer"
-        return None
+        for _ in range(MOST_DISPLACED):
+            if full is None or not self._displace(now):
+                break
+            full = self._full()
+        return full
+
+    def sheds(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+        """
+        Return whether a request of this address would only be refused, as the server is full of others: so a flood is
+        dropped unread.
+        """
+        if self._full() is None:
+            return False
+        rank = self.known.rank(host, networks)
+        return rank is not Rank.SERVED and self._mayDisplace.exhausted(rank, now)
+
+    def _mayMakeRoom(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+        """Return whether others may be displaced for this address now: always if it was served before."""
+        rank = self.known.rank(host, networks)
+        return rank is Rank.SERVED or self._mayDisplace.allow(host, rank, now)
+
+    def _full(self) -> str | None:
+        """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
+        if self.casts + self.looking >= min(self._limits.casts, self.affordable):
+            return "limits.casts"
+        return "limits.receivers" if self._held >= self._limits.receivers else None
+
+    def _displace(self, now: float) -> bool:
+        """
+        Remove the receiver that has sent nothing but its request for the longest time: its address may be forged.
+
+        @return: whether one was removed.  Nobody is who has answered anything, or has just come.
+        """
+        while self._unheard:
+            (session, peer), since = found = next(iter(self._unheard.items()))
+            if now < since + MIN_STAY:
+                return False
+            del self._unheard[found[0]]
+            if not session.heard(peer):
+                self.displaced += 1
+                session.displace(peer)
+                return True
+        return False
 
     def mayRepeat(self, host: str, now: float) -> bool:
         """
@@ -158,21 +208,39 @@ class Admission:
         """
         return self._again.allow(host, now)
 
-    def enter(self, host: str) -> None:
+    def beginLookup(self, host: str) -> None:
+        """Count a request of this address whose file is being looked up."""
+        self.looking += 1
+        self._lookups[host] += 1
+
+    def endLookup(self, host: str) -> None:
+        """Count that the look-up of a request of this address has ended."""
+        self.looking -= 1
+        _decrease(self._lookups, host)
+
+    def enter(self, session: Displaceable, peer: Peer, now: float) -> None:
         """Count a receiver that has joined."""
-        self.receivers[host] += 1
+        self._entered.add((session, peer))
+        self.receivers[peer[0]] += 1
         self._held += 1
+        self._unheard[session, peer] = now
 
-    def leave(self, host: str) -> None:
-        """Count a receiver that has left."""
+    def leave(self, session: Displaceable, peer: Peer) -> None:
+        """Count a receiver that has left; once, also if this is called again."""
+        if (session, peer) not in self._entered:
+            return
+        self._entered.remove((session, peer))
+        self._unheard.pop((session, peer), None)
         self._held -= 1
-        self.receivers[host] -= 1
-        if self.receivers[host] <= 0:
-            del self.receivers[host]
+        _decrease(self.receivers, peer[0])
 
-    def mayError(self, host: str, now: float) -> bool:
-        """Return whether an ERROR may be sent to this address."""
-        return self._errorsPerPeer.allow(host, now) and self._errors.allow(1, now)
+    def mayError(self, host: str, now: float, networks: tuple[IPv4Network, ...] = ()) -> bool:
+        """
+        Return whether an ERROR may be sent to this address.
+
+        @param networks: those on the link of the interface that was asked.
+        """
+        return self._errorsPerPeer.allow(host, now) and self._errors.allow(host, self.known.rank(host, networks), now)
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
         """Return whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""

@@ -580,6 +580,15 @@ class CastProtocol(FastPath):
         self._dismiss(receiver, outcomes.REPLACED, now)
         self.pump()
 
+    def displace(self, peer: Peer) -> None:
+        """Remove a receiver that has sent nothing but its request, as its place is needed; it is sent nothing more."""
+        try:
+            self._leaveFastPath()
+            self._hear(peer, Leave(outcomes.SILENT))
+        except Exception:
+            self._fail()
+        self.pump()
+
     def endIfIdle(self) -> None:
         """End a cast without receivers that only waits for one to come back, as the server is about to stop."""
         if not self.receivers:

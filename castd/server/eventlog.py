@@ -50,9 +50,11 @@ def groupOpened(cast: CastProtocol, difference: str) -> None:
 def rollover(cast: CastProtocol) -> None:
     """Warn that a file has more blocks than some clients can count."""
     _log.warn(
-        "{transport}: {name} has {count} blocks of {blksize}: the block number rolls over, "
+        "{transport}: {name} has {count} blocks of {blksize}: {why}, "
         "which old clients cannot follow; a larger block size would help",
         event="rollover",
+        # With a reason it is logged once a minute for each file, however often the file is asked for.
+        why="the block number rolls over",
         transport=cast.name,
         name=cast.fileName,
         count=cast.wire.count,

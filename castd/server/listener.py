@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Declined, Refused, WireError
+from castd.errors import Busy, Declined, Refused, Unanswered, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
@@ -92,6 +92,9 @@ class Listener(DatagramProtocol):
         self._sessions = Sessions(site)
         self._opener = Opener(site, self, self._sessions)
         self._drained: Deferred[None] | None = None
+        # Datagrams that were dropped unread since that was last logged.
+        self._dropped = 0
+        self._droppedLoggedAt = float("-inf")
 
     # Start, reload and stop.
 
@@ -188,7 +191,7 @@ class Listener(DatagramProtocol):
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
-            elif self._plausible(peer, local):
+            elif self._plausible(peer, local) and not self._shed(peer, local):
                 if (session := self._sessions.members.get(peer)) is not None:
                     # What the peer has sent before, perhaps the last ACK of the file before this one.
                     session.readArrived()
@@ -214,6 +217,28 @@ class Listener(DatagramProtocol):
         if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
             self.counts["implausible"] += 1
             return False
+        return True
+
+    def _shed(self, peer: Peer, local: Local) -> bool:
+        """
+        Drop a datagram unread, if it is no member's and there is no room for a request of its address.
+
+        @return: whether it is dropped; how many were is logged once a second.
+        """
+        now = self.site.reactor.seconds()
+        if peer in self._sessions.members or not self.site.admission.sheds(peer[0], now, local.networks):
+            return False
+        self.counts["limits.casts"] += 1
+        self._dropped += 1
+        if now >= self._droppedLoggedAt + 1:
+            _log.info(
+                "{transport}: {requests} requests are not answered: {why}",
+                event="crowded",
+                transport=self._entries[0].name,
+                requests=self._dropped,
+                why="the server is full",
+            )
+            self._dropped, self._droppedLoggedAt = 0, now
         return True
 
     def _closing(self) -> bool:
@@ -288,7 +313,7 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         entry, host = self._entries[index], request.peer[0]
-        limit = self.site.admission.crowded(host, self.site.reactor.seconds())
+        limit = self.site.admission.crowded(host, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
             self._logCrowded(entry, request, limit)
             return
@@ -312,7 +337,7 @@ class Listener(DatagramProtocol):
         self._sessions.endLookup(request.peer)
         if not isinstance(failure.value, Refused):
             return failure
-        self.refuse(entry, request, request.peer, request.local, failure.value)
+        self._refuseRequest(entry, request, failure.value)
         self._checkDrained()
         return None
 
@@ -357,7 +382,7 @@ class Listener(DatagramProtocol):
         try:
             self._opener.upload(entry, request, uploadReceiver)
         except Refused as error:
-            self.refuse(entry, request, request.peer, request.local, error)
+            self._refuseRequest(entry, request, error)
         except (CannotListenError, OSError) as error:
             self.logNoPort(entry, request, error)
 
@@ -374,6 +399,9 @@ class Listener(DatagramProtocol):
     def receiverLeft(self, cast: CastProtocol, request: Request, outcome: str) -> None:
         """Remove a receiver whose transfer has ended with this outcome."""
         self._sessions.leave(cast, request.peer)
+        # Of a group the port is no secret: each member knows it.
+        if outcome in outcomes.ANSWERED and cast.group is None and cast.entry.dialect.ownPort:
+            self.site.admission.known.add(request.peer[0])
 
     def castClosed(self, cast: CastProtocol) -> None:
         """Forget a cast that has ended, and close its port."""
@@ -384,7 +412,10 @@ class Listener(DatagramProtocol):
 
     def uploadEnded(self, upload: UploadProtocol) -> None:
         """Forget an upload that has ended, and close its port."""
-        self._sessions.leave(upload, upload.request.peer)
+        peer = upload.request.peer
+        self._sessions.leave(upload, peer)
+        if upload.heard(peer) and not upload.onRequestPort:
+            self.site.admission.known.add(peer[0])
         self._ended(upload)
 
     def _ended(self, session: Session) -> None:
@@ -397,6 +428,14 @@ class Listener(DatagramProtocol):
         return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
     # Refusals: at most one ERROR, and an event in the log.
+
+    def _refuseRequest(self, entry: PortDialect, request: Request, error: Refused) -> None:
+        """Refuse a request; or do not answer it, as the client is to ask again."""
+        if isinstance(error, Unanswered):
+            self.counts["unanswered"] += 1
+            self._logUnanswered(entry, request, str(error))
+        else:
+            self.refuse(entry, request, request.peer, request.local, error)
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
@@ -417,7 +456,7 @@ class Listener(DatagramProtocol):
             return
         if answer is None or local.broadcast:
             return
-        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds()):
+        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds(), local.networks):
             self.counts["errors"] += 1
             return
         if self.transport is None or not self._send(answer, peer, local):
@@ -443,19 +482,23 @@ class Listener(DatagramProtocol):
             why=limit,
         )
 
+    def _logUnanswered(self, entry: PortDialect, request: Request, why: str) -> None:
+        """Log that a request gets no answer, as it could not be served in time; the client asks again."""
+        _log.warn(
+            "{transport}: {peer} is not answered: {why}",
+            event="crowded",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            why=why,
+        )
+
     def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
         Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
         again; some clients would give up at an ERROR.
         """
         self.counts["no port"] += 1
-        _log.warn(
-            "{transport}: {peer} is not answered: {why}",
-            event="crowded",
-            transport=entry.name,
-            peer=hostPort(request.peer),
-            why=f"no port for it: {error}",
-        )
+        self._logUnanswered(entry, request, f"no port for it: {error}")
 
     def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""

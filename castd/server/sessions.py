@@ -76,7 +76,7 @@ class Sessions:
             self.onPort[peer] = session
             if self.successor is not None:
                 self.successor.peerJoined(peer)
-        self._site.admission.enter(peer[0])
+        self._site.admission.enter(session, peer, self._site.reactor.seconds())
 
     def leave(self, session: Session, peer: Peer) -> None:
         """Remove a member of a session, unless the peer is a member of another session by now."""
@@ -84,7 +84,7 @@ class Sessions:
             del self.members[peer]
             if self.onPort.pop(peer, None) is not None and self.successor is not None:
                 self.successor.peerLeft(peer)
-        self._site.admission.leave(peer[0])
+        self._site.admission.leave(session, peer)
 
     def serves(self, host: str) -> bool:
         """Return whether a receiver at this address is being served that has answered."""
@@ -98,12 +98,12 @@ class Sessions:
     def beginLookup(self, peer: Peer) -> None:
         """Add a peer whose file is being looked up."""
         self.lookingUp.add(peer)
-        self._site.admission.looking += 1
+        self._site.admission.beginLookup(peer[0])
 
     def endLookup(self, peer: Peer) -> None:
         """Remove a peer whose look-up has ended."""
         self.lookingUp.discard(peer)
-        self._site.admission.looking -= 1
+        self._site.admission.endLookup(peer[0])
 
 
 class Opener:

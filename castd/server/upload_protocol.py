@@ -46,6 +46,7 @@ class UploadProtocol(HalfProtocol):
     @ivar request: the request that began the upload.
     @ivar blocks, octets: how many blocks and octets were received.
     @ivar repeats: how many datagrams were sent again until the file was stored.
+    @ivar onRequestPort: the transfer uses the port that was asked.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     @cvar largest: octets of the longest datagram that is received whole: one more than that of the largest block, so
         that a longer one is noticed.
@@ -85,7 +86,7 @@ class UploadProtocol(HalfProtocol):
         self._committing = False
         self._committedAt: float | None = None
         self._closedReports = 0
-        self._onRequestPort = False
+        self.onRequestPort = False
 
     # ILiveTransfer
 
@@ -108,7 +109,7 @@ class UploadProtocol(HalfProtocol):
         """Open the transfer, once the port is connected."""
         # The client's requests come to the request port; at a port of its own they would be no requests.
         with suppress(OSError):
-            self._onRequestPort = self.transport.getHost().port == self.request.local.port
+            self.onRequestPort = self.transport.getHost().port == self.request.local.port
             if IWindowHalf.providedBy(self.half):
                 self._fitWindow(self.half)
         self._open()
@@ -174,7 +175,7 @@ class UploadProtocol(HalfProtocol):
         """Receive a datagram of the peer."""
         if self.over:
             return
-        if self._onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
+        if self.onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
             self._requested(datagram, addr)
         else:
             self.process(self.half.receive, datagram)
@@ -260,6 +261,8 @@ class UploadProtocol(HalfProtocol):
     def _uploadCommitted(self, result: object) -> None:
         self._committing = False
         self._committedAt = self._seconds()
+        # From now on it only waits for a lost ACK: that must not keep the client's next files waiting.
+        self.site.admission.leave(self, self.request.peer)
         if not self.over:
             try:
                 self.committed()
@@ -280,6 +283,14 @@ class UploadProtocol(HalfProtocol):
     def replace(self, peer: Peer) -> None:
         """End the upload, since the machine of the peer has restarted."""
         self.finish(outcomes.REPLACED)
+
+    def heard(self, peer: Peer) -> bool:
+        """Return whether the client has sent a block: it has received the answer to its request."""
+        return self.blocks > 0
+
+    def displace(self, peer: Peer) -> None:
+        """End the upload of a client that has sent nothing but its request, as its place is needed."""
+        self.finish(outcomes.SILENT)
 
     def endIfIdle(self) -> None:
         """End an upload whose file is committed, so that the server can stop even if the last ACK was lost."""

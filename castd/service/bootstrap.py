@@ -31,6 +31,7 @@ from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
 from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
+from castd.net.port_stock import MOST_STOCK
 from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
@@ -45,6 +46,12 @@ from castd.upgrade.successor import Successor
 
 _log = Logger(namespace="castd")
 
+#: Descriptors of one cast: two for its port, one for its file.
+CAST_DESCRIPTORS = 3
+#: Descriptors that the rest of the process needs: request ports, admin ports, logs, directories.
+OTHER_DESCRIPTORS = 32
+#: So many casts are tried, however few descriptors there are.
+MIN_CASTS = 4
 #: Files that castd consists of: the interpreter, its library, Twisted, and castd itself.
 PROGRAM = (sys.executable, os.__file__, twisted.__file__, castd.__file__)
 
@@ -60,7 +67,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     @raise Unavailable: this machine does not have what the file asks for.
     """
     useMonotonicClock(IReactorTime(reactor))
-    raiseDescriptorLimit()
+    descriptors = raiseDescriptorLimit()
     collectGarbageSeldom()
     inheritance = inherit()
     try:
@@ -71,6 +78,8 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
         if inheritance is not None:
             inheritance.refuse(error.faults)
         raise
+    server.site.admission.affordable = affordableCasts(descriptors)
+    reactor.callWhenRunning(reportDescriptors, descriptors, server)
     server.admin.runtimeDirectory = os.environ.get("RUNTIME_DIRECTORY")
     threads, start = IReactorFromThreads(reactor), partial(spawn, IReactorProcess(reactor))
     server.histories.stateDirectory = os.environ.get("STATE_DIRECTORY")
@@ -174,6 +183,28 @@ def raiseDescriptorLimit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def affordableCasts(descriptors: int) -> float:
+    """Return for how many casts there are descriptors: each needs two for its port and one for its file."""
+    if descriptors == resource.RLIM_INFINITY:
+        return float("inf")
+    stock = min(2 * MOST_STOCK, descriptors // 8)
+    return max(MIN_CASTS, (descriptors - stock - OTHER_DESCRIPTORS) // CAST_DESCRIPTORS)
+
+
+def reportDescriptors(descriptors: int, server: Server) -> None:
+    """Warn if the service file allows more casts than there are descriptors for."""
+    casts, affordable = server.site.limits.casts, server.site.admission.affordable
+    if affordable < casts:
+        _log.warn(
+            "limits.casts: {casts} need more than the {descriptors} descriptors that this process may have (ulimit -n, "
+            "LimitNOFILE): {affordable} transfers at once, others are not answered",
+            event="few-descriptors",
+            casts=casts,
+            descriptors=descriptors,
+            affordable=affordable,
+        )
 
 
 def exitStatus(error: ConfigError) -> int:

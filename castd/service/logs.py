@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias, TypeVar
+from typing import Literal, TextIO, TypeAlias
 
 from twisted.logger import (
-    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
@@ -26,16 +26,16 @@ from zope.interface import implementer
 from castd.config.config import Config
 from castd.errors import Unavailable
 from castd.observe import journal
-from castd.observe.file import JSONFile, LineFile
+from castd.observe.file import LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
+from castd.observe.stream import LineStream
+from castd.observe.writer import LineWriter, eventsOnly
 
 #: The formats that an event can be written in.
 Format: TypeAlias = Literal["text", "json", "journal"]
 #: Makes the observer that writes the log in this format, where no file is configured.
 MakeObserver: TypeAlias = Callable[[Format], Observer]
-
-_File = TypeVar("_File", bound=LineFile)
 
 
 def _render(form: Format, event: LogEvent) -> str | None:
@@ -44,12 +44,12 @@ def _render(form: Format, event: LogEvent) -> str | None:
 
 def textLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as text for people, each fault once a minute."""
-    return RateLimiter(FileLogObserver(stream, asText))
+    return RateLimiter(LineWriter(LineStream(stream), asText))
 
 
 def jsonLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as lines of JSON, each fault once a minute."""
-    return RateLimiter(FileLogObserver(stream, asJSON))
+    return RateLimiter(LineWriter(LineStream(stream), asJSON))
 
 
 def logTo(stream: TextIO) -> MakeObserver:
@@ -57,10 +57,15 @@ def logTo(stream: TextIO) -> MakeObserver:
     Return a function that makes the observer for a stream; in the format C{journal} it writes to the journal instead.
     """
 
+    @cache
+    def lines() -> LineStream:
+        # Made when it is needed: a daemon does not need it, and would hold the stream of whoever has started it.
+        return LineStream(stream)
+
     def make(form: Format) -> Observer:
         if form == "journal":
             return journal.JournalObserver()
-        return FileLogObserver(stream, lambda event: _render(form, event))
+        return LineWriter(lines(), partial(_render, form))
 
     return make
 
@@ -146,20 +151,19 @@ class Logs:
         outputs, wanted = LogOutputs(), config.logging
         with ExitStack() as undo:
             undo.callback(outputs.closeFiles)
-            if wanted.json_ is not None:
-                outputs.events = RateLimiter(self._openFile(config, outputs, "json", wanted.json_, JSONFile))
             if self._makeObserver is not None:
                 outputs.log = RateLimiter(self._openLog(config, outputs, self._makeObserver))
                 level = LogLevel.levelWithName(wanted.level)
                 outputs.filtered = FilteringLogObserver(outputs.log, [LogLevelFilterPredicate(level)])
+            if wanted.json_ is not None:
+                file = self._openFile(config, outputs, "json", wanted.json_)
+                outputs.events = RateLimiter(LineWriter(file, eventsOnly, outputs.filtered))
             undo.pop_all()
         return outputs
 
-    def _openFile(
-        self, config: Config, outputs: LogOutputs, key: str, path: Path | str, make: Callable[..., _File]
-    ) -> _File:
+    def _openFile(self, config: Config, outputs: LogOutputs, key: str, path: Path | str) -> LineFile:
         try:
-            file = make(str(path), config.logging.size, config.logging.keep)
+            file = LineFile(str(path), config.logging.size, config.logging.keep)
         except OSError as error:
             where = config.tree.where(("logging", key))
             raise Unavailable(f"{where}: {path}: {error.strerror}") from None
@@ -170,8 +174,7 @@ class Logs:
         path = self._file or config.logging.file or self._defaultFile
         form = chooseFormat(config.logging.format, path is not None)
         if path is not None:
-            lines = self._openFile(config, outputs, "file", path, LineFile)
-            return lambda event: lines.write(_render(form, event) or "")
+            return LineWriter(self._openFile(config, outputs, "file", path), partial(_render, form))
         try:
             observer = makeObserver(form)
         except OSError as error:

@@ -4,6 +4,7 @@ Takes over from the predecessor, in the new process; L{castd.upgrade} has the th
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -117,11 +118,13 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
 
     @param environ: the environment; the variable of the channel is removed from it.
     @return: L{None}: this process has no predecessor.
-    @raise OSError, EOFError: as L{Inheritance}.
+    @raise OSError, EOFError: as L{Inheritance}; or the variable names no descriptor.
     """
     descriptor = environ.pop(ENVIRON, None)
     if descriptor is None:
         return None
+    if not (descriptor.isascii() and descriptor.isdecimal() and len(descriptor) < 10):
+        raise OSError(errno.EBADF, f"{ENVIRON} names no descriptor")
     os.set_inheritable(int(descriptor), False)
     return Inheritance(socket.socket(fileno=int(descriptor)))
 

@@ -25,7 +25,7 @@ from castd.observe.ratelimit import RateLimiter
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
-from castd.server.admission import REMEMBERED
+from castd.server.known import REMEMBERED
 from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.log import observed
@@ -210,7 +210,15 @@ class Ground:
         assert max(admission.receivers.values(), default=0) <= limits.perPeer, where
         assert site.blockCache.octets <= limits.memory, where
         assert len(site._barred) <= MOST_BARRED, where
-        for limit in (admission._new, admission._again, admission._errorsPerPeer):
+        assert len(admission.known) <= REMEMBERED, where
+        assert len(admission._unheard) <= admission.receivers.total(), where
+        for limit in (
+            admission._new,
+            admission._again,
+            admission._errorsPerPeer,
+            admission._errors._networks,
+            admission._mayDisplace._networks,
+        ):
             assert len(limit._buckets) <= REMEMBERED, where
         # Only transfers that were admitted log without limit; all other lines come once a minute.
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))

@@ -200,8 +200,8 @@ class World:
     def leaked(self) -> list[str]:
         """Return what the server still holds while it serves nobody, and should not."""
         admission, timers = self.site.admission, self.site.timers
-        lent = 2 * sum(map(len, self.ports._idle.values()))
-        held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - lent
+        stocked = 2 * self.ports.idle
+        held = len(set(self.descriptors()) - set(self.before)) - len(self.server.addresses) - stocked
         listeners = [each.transport for each in self.server.addresses]
         found = {
             "casts": admission.casts,

@@ -76,6 +76,67 @@ def test_theTable() -> None:
     """The figures of this page are those of docs/security.md."""
     text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     assert [row(kind, bound) for kind, bound in BOUNDS.items() if row(kind, bound) not in text] == []
+    assert [drawnRow(kind, drawn) for kind, drawn in DRAWN.items() if drawnRow(kind, drawn) not in text] == []
+
+
+class Drawn(NamedTuple):
+    """
+    What a request and twenty answers draw that are forged in one name, to the port that was asked.
+
+    @ivar datagrams, octets: to that address; C{groupDatagrams}, C{groupOctets}: to groups.  Octets with headers.
+    """
+
+    datagrams: int
+    octets: int
+    groupDatagrams: int
+    groupOctets: int
+
+
+#: Octets of the file, of which windows of 64 blocks are asked for where there are windows.
+FORGED_FILE = 3_000_000
+FORGED_ANSWERS = 20
+DRAWN = {
+    "tftp": Drawn(4, 300, 0, 0),
+    "multicast": Drawn(7, 500, 0, 0),
+    "sbroadcast": Drawn(7, 500, 0, 0),
+    "single-port": Drawn(2000, 3_000_000, 0, 0),
+    "mtftp": Drawn(14, 7700, 110, 60_000),
+    "slam": Drawn(10, 500, 2700, 4_000_000),
+}
+
+
+def drawnRow(kind: str, drawn: Drawn) -> str:
+    """The line of the table in docs/security.md."""
+    return f"| {kind} | {drawn.datagrams:,}; {drawn.octets:,} | {drawn.groupDatagrams:,}; {drawn.groupOctets:,} |"
+
+
+def forgedAnswer(kind: str, number: int) -> bytes:
+    """Return what a receiver says that has everything up to this answer."""
+    if kind == "slam":
+        return buildList([range(number, 1 << 20)])
+    return buildAck(number * (64 if kind in ("tftp", "single-port") else 1))
+
+
+@pytest.mark.parametrize("kind", PORTS)
+def test_forgedConversation(kind: str) -> None:
+    """A request and twenty answers that are forged in one name draw no more than the table says."""
+    drawn = DRAWN[kind]
+    request = rrq("large", blksize=1468, windowsize=64) if kind in ("tftp", "single-port") else REQUESTS[kind][0]
+    with standing(SEED, faults=0.0, files={"large": pattern(FORGED_FILE)}) as ground:
+        network = ground.network
+        tally = network.tallies[VICTIMS[0]] = Tally()
+        network.forge(request, (VICTIMS[0], 2000), (SERVER, PORTS[kind]))
+        network.advance(0.05)
+        for number in range(FORGED_ANSWERS):
+            network.forge(forgedAnswer(kind, number), (VICTIMS[0], 2000), (SERVER, PORTS[kind]))
+            network.advance(0.02)
+        network.advance(40)
+        ground.over()
+        assert tally.datagrams <= drawn.datagrams
+        assert tally.octets + HEADERS * tally.datagrams <= drawn.octets
+        groups = network.grouped.values()
+        assert sum(each.datagrams for each in groups) <= drawn.groupDatagrams
+        assert sum(each.octets + HEADERS * each.datagrams for each in groups) <= drawn.groupOctets
 
 
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))

@@ -164,7 +164,7 @@ class Alone:
         self.process.terminate()
         status = self.process.wait(20)
         assert (alive, status) == (True, 0), self.log()[-4000:]
-        assert "Traceback" not in self.log()
+        assert "Traceback" not in self.log(), self.log()[self.log().find("Traceback") - 500 :][:3000]
 
 
 class Peer:

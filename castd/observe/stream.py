@@ -1,0 +1,149 @@
+"""
+Writes lines to a stream that others read, such as standard error, and never waits for them.
+
+Whoever started castd may not read what it writes: a pipe that is full would stop the server, as would a terminal whose
+output is held (Ctrl-S).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+#: Octets that a pipe is to hold, so that a reader may be late for a moment: the most that Linux allows to everybody.
+PIPE_SIZE = 1 << 20
+#: Octets that a pipe takes at once if it counts as writable (PIPE_BUF).
+PIECE = 4096
+#: How long a full stream is waited for: its reader may only be slow.  After that it is not waited for again before it
+#: has taken something.  Seconds.
+PATIENCE = 0.01
+#: Octets of a line that a stream has taken in part, and that are written first when it takes more.
+MAX_REST = 1 << 20
+
+#: Writes as many of these octets as it can without waiting.  -> how many; raises OSError.
+_Write = Callable[[bytes], int]
+
+
+class LineStream:
+    """
+    Writes lines to a stream without waiting for its reader.
+
+    @ivar lost: how many lines could not be written since L{tellLost} was last called.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.lost = 0
+        self._rest = b""
+        self._stuck = False
+        self._opened: int | None = None
+        self._stream = stream
+        self._fd = -1
+        self._write = self._writer()
+
+    def _writer(self) -> _Write:
+        """Choose how to write without waiting, by the kind of the file."""
+        try:
+            self._fd = self._stream.fileno()
+            mode = os.fstat(self._fd).st_mode
+        except (OSError, ValueError):
+            return self._toText  # no file, as in a test
+        if stat.S_ISSOCK(mode):
+            return self._toSocket
+        if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
+            return lambda octets: os.write(self._fd, octets)
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        with contextlib.suppress(OSError):
+            # Opened anew, as the flag would hold for all who share the open file: a shell, another process.
+            self._opened = os.open(
+                f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            )
+        return self._toPolled if self._opened is None else self._toOpened
+
+    def _toText(self, octets: bytes) -> int:
+        self._stream.write(octets.decode("utf-8", "replace"))
+        self._stream.flush()
+        return len(octets)
+
+    def _toSocket(self, octets: bytes) -> int:
+        with socket.socket(fileno=os.dup(self._fd)) as connected:
+            return connected.send(octets, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _toOpened(self, octets: bytes) -> int:
+        assert self._opened is not None
+        return os.write(self._opened, octets)
+
+    def _toPolled(self, octets: bytes) -> int:
+        """Write to a pipe of somebody else, which cannot be opened anew."""
+        if not self._writable(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return os.write(self._fd, octets[:PIECE])
+
+    def _writable(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return any(event & select.POLLOUT for _, event in poll.poll(seconds * 1000))
+
+    def write(self, text: str) -> bool:
+        """
+        Write one line, or several that belong together; each ends with a line feed.
+
+        @return: whether they are written, or will be as soon as more is; else they are counted as lost.
+        """
+        line = text.encode("utf-8", "backslashreplace")
+        until = 0.0 if self._stuck else time.monotonic() + PATIENCE
+        if self._rest and self._writeRest(until):
+            self.lost += 1
+            return False
+        self._rest = line
+        left = self._writeRest(until)
+        if left == len(line) or left > MAX_REST:
+            self._rest = b""
+            self.lost += 1
+            return False
+        return True
+
+    def _writeRest(self, until: float) -> int:
+        """Write what is kept, and wait until this instant at the most.  -> how many octets are left."""
+        while self._rest:
+            try:
+                written = self._write(self._rest)
+            except BlockingIOError:
+                if not self._mayWait(until):
+                    break
+                continue
+            except OSError:
+                # Nobody will ever read it: the other end is closed.
+                self._stuck = True
+                break
+            self._stuck = False
+            self._rest = self._rest[written:]
+        return len(self._rest)
+
+    def _mayWait(self, until: float) -> bool:
+        """Wait for a slow reader.  -> whether the stream takes something."""
+        seconds = until - time.monotonic()
+        if seconds > 0 and self._writable(seconds):
+            return True
+        self._stuck = True
+        return False
+
+    def tellLost(self) -> int:
+        """Return C{lost}, and count from 0 again."""
+        lost, self.lost = self.lost, 0
+        return lost
+
+    def close(self) -> None:
+        """Release what was opened; the stream itself stays open."""
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
+            self._write = self._toPolled

@@ -1,0 +1,20 @@
+# The part of google-re2 that castd uses, for octets; the library has no types of its own.
+from collections.abc import Callable, Mapping
+
+class error(Exception): ...  # noqa: N801
+
+class Options:
+    log_errors: bool
+    max_mem: int
+
+class Match:
+    def __getitem__(self, group: int) -> bytes | None: ...
+
+class Regexp:
+    @property
+    def groups(self) -> int: ...
+    @property
+    def groupindex(self) -> Mapping[bytes, int]: ...
+    def sub(self, repl: Callable[[Match], bytes], text: bytes, count: int = 0) -> bytes: ...
+
+def compile(pattern: bytes, options: Options | None = None) -> Regexp: ...

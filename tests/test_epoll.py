@@ -1,0 +1,129 @@
+"""
+The epoll set, with a kernel and a clock of the test's: transfers and requests share the time, and nobody is forgotten.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from castd.net import epoll
+from castd.net.epoll import EpollSet
+from tests.support.fakes import Reactor
+
+#: What reading one datagram of a transfer takes, and what the request port takes at a time.  Seconds.
+BLOCK, SLICE = 0.00002, 0.0005
+REQUESTS = 1
+
+
+class Kernel:
+    """
+    In place of epoll: ports that have a datagram whenever C{busy} says so.
+
+    @ivar now: the time of the test.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.busy: dict[int, Callable[[], bool]] = {}
+
+    def register(self, descriptor: int, events: int) -> None:
+        self.busy.setdefault(descriptor, lambda: True)
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        found = [(each, select.EPOLLIN) for each, busy in self.busy.items() if busy()]
+        if not found:
+            self.now += wait
+        return found[:most]
+
+
+class Shares:
+    """
+    A set with one request port and some transfers.
+
+    @ivar used: seconds that each port has taken; C{reads}: the instants at which it was read.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, transfers: int) -> None:
+        self.kernel = Kernel()
+        monkeypatch.setattr(time, "monotonic", lambda: self.kernel.now)
+        self.set = EpollSet(Reactor())
+        monkeypatch.setattr(self.set, "_epoll", self.kernel)
+        self.used: dict[int, float] = {}
+        self.reads: dict[int, list[float]] = {}
+        self.set.add(REQUESTS, self._reader(REQUESTS, SLICE), requests=True)
+        for descriptor in range(2, 2 + transfers):
+            self.set.add(descriptor, self._reader(descriptor, BLOCK))
+
+    def _reader(self, descriptor: int, seconds: float) -> Callable[[], None]:
+        self.used[descriptor], self.reads[descriptor] = 0.0, []
+
+        def read() -> None:
+            self.reads[descriptor].append(self.kernel.now)
+            self.kernel.now += seconds
+            self.used[descriptor] += seconds
+
+        return read
+
+    def run(self, seconds: float) -> None:
+        until = self.kernel.now + seconds
+        while self.kernel.now < until:
+            self.set.doRead()
+
+    def longestGap(self, descriptor: int) -> float:
+        reads = self.reads[descriptor]
+        return max(late - early for early, late in pairwise(reads))
+
+
+@pytest.mark.parametrize("transfers", [1, 10, 60])
+def test_half(monkeypatch: pytest.MonkeyPatch, transfers: int) -> None:
+    """While both have something to do requests get half of the time at the most, and not much less."""
+    shares = Shares(monkeypatch, transfers)
+    shares.run(1.0)
+    assert 0.25 < shares.used[REQUESTS] <= 0.51
+    others = [used for descriptor, used in shares.used.items() if descriptor != REQUESTS]
+    assert max(others) <= 1.1 * min(others)
+    assert shares.longestGap(2) <= SLICE + 2 * transfers * BLOCK
+
+
+def test_aLoneTransfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that answers each block after a while waits for one slice of requests at the most, however many come."""
+    shares = Shares(monkeypatch, 1)
+    answered = 0.0003
+    shares.kernel.busy[2] = lambda: shares.kernel.now >= (shares.reads[2] or [0.0])[-1] + answered
+    shares.run(1.0)
+    assert shares.longestGap(2) <= answered + SLICE + 2 * BLOCK
+
+
+def test_nobodyElse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests get all of the time while no transfer needs any, and transfers while there is no request."""
+    shares = Shares(monkeypatch, 1)
+    shares.kernel.busy[2] = lambda: False
+    shares.run(0.5)
+    assert shares.used[REQUESTS] >= 0.49
+    shares.kernel.busy = {REQUESTS: lambda: False, 2: lambda: True}
+    shares.run(0.5)
+    assert shares.used[2] >= 0.49
+
+
+def test_aFaultOfARequestPort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request port that fails keeps neither transfers nor other request ports from being read."""
+    shares = Shares(monkeypatch, 1)
+
+    def fail() -> None:
+        shares.kernel.now += BLOCK
+        raise RuntimeError("a fault")
+
+    shares.set.add(50, fail, requests=True)
+    shares.run(0.1)
+    assert len(shares.reads[REQUESTS]) > 50
+    assert len(shares.reads[2]) > 1000
+
+
+def test_slices() -> None:
+    """A slice of requests is shorter than a visit, so that in each visit both are read."""
+    assert epoll.LONGEST_VISIT >= 4 * SLICE

@@ -1,0 +1,203 @@
+"""
+A log that nobody reads: nobody waits for it, what is lost is counted and told, and what is read is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import socket
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import pytest
+
+from castd.observe import stream
+from castd.observe.format import asText
+from castd.observe.stream import LineStream
+from castd.observe.writer import LineWriter
+
+LINE = "x" * 99 + "\n"
+
+
+class Pipe:
+    """
+    A pipe whose other end a test reads when it likes.
+
+    @ivar text: the end that is written to.
+    """
+
+    def __init__(self) -> None:
+        self.reading, writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        self.text: TextIO = os.fdopen(writing, "w")
+
+    def read(self) -> str:
+        """Return all that is in the pipe."""
+        found = []
+        try:
+            while piece := os.read(self.reading, 1 << 16):
+                found.append(piece)
+        except BlockingIOError:
+            pass
+        return b"".join(found).decode()
+
+    def close(self) -> None:
+        os.close(self.reading)
+        self.text.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["opened anew", "of somebody else"])
+def lines(request: pytest.FixtureRequest, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Iterator[LineStream]:
+    """Writes to the pipe, which may be one that cannot be opened anew."""
+    with monkeypatch.context() as patch:
+        if request.param == "of somebody else":
+
+            def refuse(*_: object) -> int:
+                raise PermissionError(13, "Permission denied")
+
+            patch.setattr(os, "open", refuse)
+        made = LineStream(pipe.text)
+    yield made
+    made.close()
+
+
+def filled(lines: LineStream) -> int:
+    """Write until no more is taken.  -> how many lines were."""
+    count = 0
+    while lines.write(LINE):
+        count += 1
+        assert count < 100_000
+    return count
+
+
+def test_nobodyReads(lines: LineStream, pipe: Pipe) -> None:
+    """A full pipe costs lines, which are counted, and hardly any time, however many there are."""
+    taken = filled(lines)
+    assert taken >= stream.PIPE_SIZE // 200
+    began = time.monotonic()
+    for _ in range(5000):
+        assert not lines.write(LINE)
+    assert time.monotonic() - began < 2
+    assert lines.lost == 5001
+    assert set(pipe.read().splitlines(keepends=True)) <= {LINE, LINE[: stream.PIECE]}
+
+
+def test_readAgain(lines: LineStream, pipe: Pipe) -> None:
+    """Once it is read again lines are written again, and no line is torn."""
+    taken = filled(lines)
+    before = pipe.read()
+    assert lines.write("next\n")
+    whole = (before + pipe.read()).splitlines()
+    assert whole[:taken] == [LINE[:-1]] * taken
+    assert whole[-1] == "next"
+    assert set(whole) == {LINE[:-1], "next"}
+
+
+def test_longLines(lines: LineStream, pipe: Pipe) -> None:
+    """A line that is longer than a pipe takes at once is whole as well, be it in pieces."""
+    long = "y" * 300_000 + "\n"
+    assert lines.write(long)
+    found = pipe.read()
+    while len(found) < len(long):
+        lines.write("z\n")
+        found += pipe.read()
+    assert found.startswith(long)
+
+
+def test_aSlowReader(lines: LineStream, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is late by a moment loses nothing."""
+    monkeypatch.setattr(stream, "PATIENCE", 5.0)
+    found: list[str] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            found.append(pipe.read())
+            time.sleep(0.001)
+        found.append(pipe.read())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert all(lines.write(LINE) for _ in range(30_000))
+    over.set()
+    reader.join()
+    assert "".join(found) == LINE * 30_000
+
+
+def test_theFlagIsNotShared(pipe: Pipe) -> None:
+    """The open file of others stays as it was: a shell's terminal is not made non-blocking."""
+    lines = LineStream(pipe.text)
+    assert not fcntl.fcntl(pipe.text.fileno(), fcntl.F_GETFL) & os.O_NONBLOCK
+    lines.close()
+
+
+def test_lostIsTold(pipe: Pipe) -> None:
+    """The next line that is taken says how many were lost before it."""
+    lines = LineStream(pipe.text)
+    observe = LineWriter(lines, asText)
+
+    def event(text: str) -> dict[str, Any]:
+        return {"log_format": "{text}", "text": text, "event": "x", "log_time": 1e9, "log_namespace": "castd"}
+
+    while not lines.lost:
+        observe(event("x" * 2000))
+    for _ in range(9):
+        observe(event("lost"))
+    pipe.read()
+    observe(event("last"))
+    observe(event("and one more"))
+    told = [line.partition("] ")[2] for line in pipe.read().splitlines()]
+    assert "10 lines before this one were lost: nobody has read the log, or its disk was full" in told
+    assert told[-2:] == ["last", "and one more"]
+    lines.close()
+
+
+def test_nobodyThere(pipe: Pipe) -> None:
+    """A pipe whose reader has gone costs lines and nothing else."""
+    lines = LineStream(pipe.text)
+    os.close(pipe.reading)
+    pipe.reading = os.open(os.devnull, os.O_RDONLY)
+    for _ in range(3):
+        assert not lines.write(LINE)
+    assert lines.tellLost() == 3
+    assert lines.lost == 0
+    lines.close()
+
+
+def test_aSocket() -> None:
+    """A stream socket, as systemd gives it, is not waited for either, and its flag is not changed."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, os.fdopen(os.dup(ours.fileno()), "w") as text:
+        lines = LineStream(text)
+        taken = filled(lines)
+        assert taken > 100
+        assert ours.getblocking()
+        assert theirs.recv(1 << 20).startswith(LINE.encode())
+
+
+def test_aHeldTerminal() -> None:
+    """A terminal whose output is held by Ctrl-S does not hold the server."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as text:
+        lines = LineStream(text)
+        termios.tcflow(slave, termios.TCOOFF)
+        began = time.monotonic()
+        for _ in range(3000):
+            lines.write(LINE)
+        assert time.monotonic() - began < 2
+        assert lines.lost > 0
+        termios.tcflow(slave, termios.TCOON)
+        lines.close()
+        os.close(master)
