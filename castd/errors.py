@@ -134,6 +134,10 @@ class Busy(Refused):
     text = "Busy, try again later"
 
 
+class Unanswered(Busy):
+    """The request is dropped without an answer, since there are too many or the disk is too slow; clients ask again."""
+
+
 class ContentChanged(Refused):
     """The file has become shorter, or could not be read, while it was being sent."""
 

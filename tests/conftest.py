@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from twisted.internet.defer import maybeDeferred
 
 from tests.support.log import observed
 from tests.support.needs import needRoot
@@ -42,6 +43,13 @@ def events() -> Iterator[list[dict[str, Any]]]:
     seen: list[dict[str, Any]] = []
     with observed(seen.append):
         yield seen
+
+
+@pytest.fixture
+def disksHere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks are waited for in the test's own thread, also those of directories that are made later."""
+    for module in ("content", "uploads", "netascii"):
+        monkeypatch.setattr(f"castd.files.{module}.DiskThreads", lambda *_: maybeDeferred)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

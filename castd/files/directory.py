@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from castd.errors import ConfigError, Forbidden, NotFound
@@ -59,21 +60,23 @@ class SinkChain:
         self.directories = tuple(directories)
         self.mode = mode
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
+    def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
         As L{IContentSink.begin}.
 
         @raise Forbidden: also if the name belongs to none of the directories.
         @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
+        begun = Deferred.fromCoroutine(self._begin(name, peer, size))
+        return begun.addCallback(NetasciiUpload) if self.mode == "netascii" else begun
+
+    async def _begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
         missing: NotFound | None = None
         for directory in self.directories:
             if not directory.covers(name):
                 continue
             try:
-                upload = directory.begin(name, peer, size)
+                return await directory.begin(name, peer, size)
             except NotFound as error:
                 missing = error
-                continue
-            return NetasciiUpload(upload) if self.mode == "netascii" else upload
         raise missing or Forbidden(why="no place for uploads of this name")

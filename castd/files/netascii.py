@@ -15,12 +15,11 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Refused
-from castd.files.threads import RunInThread
+from castd.files.threads import DiskThreads, RunInThread
 from castd.interfaces import IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
 
@@ -105,15 +104,13 @@ class NetasciiConverter:
     busy by requesting an image in netascii again and again.
     """
 
-    def __init__(
-        self, thread: RunInThread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED
-    ) -> None:
+    def __init__(self, thread: RunInThread | None = None, atOnce: int = AT_ONCE, remembered: int = REMEMBERED) -> None:
         """
         @param thread: runs the measurement of large files.
         @param atOnce: octets of the largest file that is measured in the reactor's thread.
         @param remembered: how many indexes are cached.
         """
-        self._thread, self._atOnce, self._most = thread, atOnce, remembered
+        self._thread, self._atOnce, self._most = thread or DiskThreads(), atOnce, remembered
         self._known: OrderedDict[Hashable, Index] = OrderedDict()
         self._waiting: dict[Hashable, list[Deferred[Index]]] = {}
 
@@ -176,9 +173,9 @@ class NetasciiUpload:
         """
         self._upload, self._decoder = upload, Decoder()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Deferred[None] | None:
         """As L{IUpload.write}; the octets are netascii."""
-        self._upload.write(self._decoder.feed(data))
+        return self._upload.write(self._decoder.feed(data))
 
     def commit(self) -> Deferred[None]:
         """As L{IUpload.commit}; a CR at the end of the data is written first."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -17,16 +17,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Declined, Refused, WireError
+from castd.errors import Busy, Declined, Refused, Unanswered, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
-from castd.server.sessions import Opener, Session, Sessions
+from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
 
 _log = Logger(namespace="castd")
+
+T = TypeVar("T")
 
 
 class PortDialect:
@@ -302,7 +304,7 @@ class Listener(DatagramProtocol):
             self._sessions.beginLookup(request.peer)
             # The dialects as they are now: a reload may exchange them before the file is found.
             entries = self._entries[index:]
-            found = self.site.lookup(request)
+            found = inTime(self.site.lookup(request), self.site.reactor)
             found.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
             found.addErrback(self._requestFailed, entry, request)
 
@@ -312,7 +314,7 @@ class Listener(DatagramProtocol):
         self._sessions.endLookup(request.peer)
         if not isinstance(failure.value, Refused):
             return failure
-        self.refuse(entry, request, request.peer, request.local, failure.value)
+        self._refuseRequest(entry, request, failure.value)
         self._checkDrained()
         return None
 
@@ -354,12 +356,24 @@ class Listener(DatagramProtocol):
         if self._sessions.successor is not None:
             self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
-        try:
-            self._opener.upload(entry, request, uploadReceiver)
-        except Refused as error:
-            self.refuse(entry, request, request.peer, request.local, error)
-        except (CannotListenError, OSError) as error:
-            self.logNoPort(entry, request, error)
+        self._sessions.beginLookup(request.peer)
+        begun = self._opener.upload(entry, request, uploadReceiver, datagram)
+        begun.addBoth(self._uploadBegun, request).addErrback(self._uploadRefused, entry, request)
+        begun.addErrback(self._requestFailed, entry, request)
+
+    def _uploadBegun(self, result: T, request: Request) -> T:
+        self._sessions.endLookup(request.peer)
+        self._checkDrained()
+        return result
+
+    def _uploadRefused(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
+        if isinstance(failure.value, Refused):
+            self._refuseRequest(entry, request, failure.value)
+        elif isinstance(failure.value, CannotListenError | OSError):
+            self.logNoPort(entry, request, failure.value)
+        else:
+            return failure
+        return None
 
     # Called by casts and uploads.
 
@@ -397,6 +411,14 @@ class Listener(DatagramProtocol):
         return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
     # Refusals: at most one ERROR, and an event in the log.
+
+    def _refuseRequest(self, entry: PortDialect, request: Request, error: Refused) -> None:
+        """Refuse a request; or do not answer it, as the client is to ask again."""
+        if isinstance(error, Unanswered):
+            self.counts["slow disk"] += 1
+            self._logUnanswered(entry, request, str(error))
+        else:
+            self.refuse(entry, request, request.peer, request.local, error)
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
@@ -443,19 +465,23 @@ class Listener(DatagramProtocol):
             why=limit,
         )
 
+    def _logUnanswered(self, entry: PortDialect, request: Request, why: str) -> None:
+        """Log that a request gets no answer, as it could not be served in time; the client asks again."""
+        _log.warn(
+            "{transport}: {peer} is not answered: {why}",
+            event="crowded",
+            transport=entry.name,
+            peer=hostPort(request.peer),
+            why=why,
+        )
+
     def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
         Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
         again; some clients would give up at an ERROR.
         """
         self.counts["no port"] += 1
-        _log.warn(
-            "{transport}: {peer} is not answered: {why}",
-            event="crowded",
-            transport=entry.name,
-            peer=hostPort(request.peer),
-            why=f"no port for it: {error}",
-        )
+        self._logUnanswered(entry, request, f"no port for it: {error}")
 
     def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""

@@ -4,16 +4,17 @@ Receive one upload by a DatagramProtocol.  The server is the receiver, so there 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Refused
+from castd.errors import Busy, Refused
 from castd.interfaces import (
     IDialect,
     ILiveTransfer,
@@ -33,12 +34,20 @@ from castd.server.half_protocol import HalfProtocol, Payload
 
 _log = Logger(namespace="castd")
 
+#: A disk that takes nothing for so many seconds ends the upload: its client has given up by then.
+STORE_TIMEOUT = 60.0
+#: Datagrams of a client that are kept while its upload waits for the disk; beyond that they count as lost.
+MOST_KEPT = 128
+
 
 @implementer(ILiveTransfer, ITransferProtocol)
 class UploadProtocol(HalfProtocol):
     """
     Receives one upload on a port: payloads are written to the L{IUpload}, and the last ACK is sent when it is
     committed.
+
+    While the disk is slower than the client, datagrams are kept and not read: without an ACK the client sends no more
+    than its window.
 
     If the upload ends in any other way, nothing of the file is left.  The caller owns the port, and closes it when
     C{done} is called.
@@ -86,6 +95,9 @@ class UploadProtocol(HalfProtocol):
         self._committedAt: float | None = None
         self._closedReports = 0
         self._onRequestPort = False
+        self._unread: deque[bytes] = deque()  # kept while the upload waits for the disk
+        self._room: Deferred[None] | None = None  # fires when the disk has taken enough
+        self._waitsSince: float | None = None
 
     # ILiveTransfer
 
@@ -176,8 +188,11 @@ class UploadProtocol(HalfProtocol):
             return
         if self._onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
             self._requested(datagram, addr)
-        else:
+        elif self._room is None:
             self.process(self.half.receive, datagram)
+        elif len(self._unread) < MOST_KEPT and datagram not in self._unread:
+            # The client repeats what is not acknowledged; once is enough.
+            self._unread.append(datagram)
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Log a datagram that cannot be read; the event is counted."""
@@ -210,11 +225,28 @@ class UploadProtocol(HalfProtocol):
         """Handle the timer, or end the upload if the client's port is closed."""
         if self._closedReports >= CLOSED_PORTS:
             self.finish(outcomes.CLOSED)
+        elif self._waitsSince is not None and self._seconds() >= self._waitsSince + STORE_TIMEOUT:
+            self.refuse(Busy(why=f"the disk has taken nothing for {STORE_TIMEOUT:.0f} s"))
         else:
             super().timerExpired()
 
+    def pump(self) -> None:
+        """
+        Poll the half, and set the timer.  While datagrams are kept the half is not polled, as it would take its client
+        for silent.
+        """
+        if self._room is None:
+            super().pump()
+        elif not self.over:
+            self.setTimer(self._wakeAt(self._seconds()))
+
     def deadline(self, now: float) -> float | None:
-        """Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
+        """
+        Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide; or the
+        instant at which the disk is given up.
+        """
+        if self._waitsSince is not None:
+            return self._waitsSince + STORE_TIMEOUT
         instant = self.half.deadline(now)
         return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
 
@@ -232,12 +264,27 @@ class UploadProtocol(HalfProtocol):
         """Write a payload to the upload."""
         if isinstance(payload, OffsetBlock):
             raise TypeError("an upload is written in order")
-        if payload:
-            self._upload.write(payload)
+        room = self._upload.write(payload) if payload else None
         self._closedReports = 0
         if payload is not None:
             self.blocks += 1
             self.octets += len(payload)
+        if room is not None:
+            self._room, self._waitsSince = room, self._seconds()
+            room.addCallbacks(self._roomMade, self._storingFailed)
+
+    def _roomMade(self, result: object) -> None:
+        """Go on with the datagrams that came while the disk was waited for."""
+        self._room = None
+        if not self._committing:
+            self._waitsSince = None
+        while self._mayRead():
+            self.process(self.half.receive, self._unread.popleft())
+        self.pump()
+
+    def _mayRead(self) -> bool:
+        """Return whether a datagram that was kept may be read now."""
+        return bool(self._unread) and self._room is None and not self.over
 
     def commit(self) -> None:
         """
@@ -249,7 +296,8 @@ class UploadProtocol(HalfProtocol):
         if size is not None and self.octets < size:
             raise Refused(f"{self.octets} octets came of {size}")
         self._committing = True
-        maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._commitFailed)
+        self._waitsSince = self._seconds()
+        maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._storingFailed)
 
     def _announcedSize(self) -> int | None:
         """
@@ -259,6 +307,7 @@ class UploadProtocol(HalfProtocol):
 
     def _uploadCommitted(self, result: object) -> None:
         self._committing = False
+        self._waitsSince = None
         self._committedAt = self._seconds()
         if not self.over:
             try:
@@ -267,8 +316,9 @@ class UploadProtocol(HalfProtocol):
                 self.fail(Failure())
             self.pump()
 
-    def _commitFailed(self, failure: Failure) -> None:
+    def _storingFailed(self, failure: Failure) -> None:
         self._committing = False
+        self._waitsSince = None
         error = failure.value
         if not isinstance(error, Refused):
             self.fail(failure)

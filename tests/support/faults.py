@@ -26,6 +26,7 @@ import pytest
 from zope.interface import Interface, directlyProvides, providedBy
 from zope.interface.interface import Method
 
+from castd.files import athand
 from castd.interfaces import ICast, IContent, IContentSink, IDialect, IGroupWire, ITransferHalf, IUpload, IWire
 
 
@@ -122,12 +123,13 @@ ROWS = {
     "files.root.os.readlink": "EIO ESTALE EINVAL",
     "files.root.os.listdir": f"EIO ENOMEM {_NONE_LEFT}",
     "files.root.os.close": "EIO ENOSPC EDQUOT",
+    "files.athand.openat2": f"EACCES {_NONE_LEFT} ENOENT",
+    "files.space.os.fstatvfs": "EIO ENOSYS ESTALE",
     "files.content.os.fstat": _STATUS,
     "files.content.os.pread": "EIO ESTALE ENOMEM EAGAIN EISDIR",
     "files.content.os.preadv": "EIO ESTALE ENOMEM EAGAIN",
     "files.uploads.os.fstat": _STATUS,
     "files.uploads.os.lstat": _STATUS,
-    "files.uploads.os.fstatvfs": "EIO ENOSYS ESTALE",
     "files.uploads.os.write": f"{_WRITING} EAGAIN",
     "files.uploads.os.fchmod": "EPERM EROFS EIO",
     "files.uploads.os.fsync": "EIO ENOSPC EDQUOT EROFS",
@@ -159,6 +161,8 @@ EXEMPT = {
     "os.fsencode": "no system call",
     "os.fsdecode": "no system call",
     "os.getpid": "cannot fail",
+    "os.makedev": "no system call",
+    "os.strerror": "no system call",
     "os.umask": "cannot fail",
     "os.urandom": "cannot fail once the machine is up",
     "os.fwalk": "at the start only, and what is thrown there is logged: tests/test_uploads.py",
@@ -208,7 +212,7 @@ METHODS = {
 
 #: The names that are replaced, by module.
 MODULES = {
-    "os": ("files.root", "files.content", "files.partial", "files.uploads"),
+    "os": ("files.root", "files.content", "files.partial", "files.space", "files.uploads"),
     "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
@@ -279,6 +283,7 @@ def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
             elif seam == "select":
                 instead = {"epoll": lambda: Epoll(breaker)}
             patch.setattr(f"castd.{each}.{seam}", Module(breaker, f"{each}.{seam}", real[seam], **instead))
+    patch.setattr(athand, "openat2", breaker.through("files.athand.openat2", athand.openat2))
     sockets = importlib.import_module("castd.net.sockets")
     patch.setattr(sockets, "ioctl", breaker.through("net.sockets.ioctl", fcntl.ioctl))
     patch.setattr(sockets, "open", breaker.through("net.sockets.open", open), raising=False)
