@@ -21,8 +21,8 @@ from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand, names, partial
-from castd.files.root import Links, Root, closeFd, readRefusal
-from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
+from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
+from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
 from castd.interfaces import IAwaitedContent, IContent, IContentSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
@@ -103,10 +103,12 @@ class Directory:
         options: DirectoryOptions,
         thread: RunInThread | None = None,
         background: RunInThread | None = None,
+        patience: float = OPEN_TIMEOUT,
     ) -> None:
         """
         Open the directory.
 
+        @param patience: seconds to wait for a disk that does not answer, see L{Root}.
         @param thread: runs what waits for the disk; L{None}: threads of its own.
         @param background: runs what reads whole files; L{None}: a thread of its own.
         @raise OSError: it is not there or cannot be searched.
@@ -114,13 +116,18 @@ class Directory:
         self.options = options
         self.thread = thread or DiskThreads()
         self.background = background or DiskThreads(1)
-        self._root = Root(str(options.path), options.links, options.ignoreCase)
+        self._root = Root(str(options.path), options.links, options.ignoreCase, patience)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
         self._rules = tuple(each.rule() for each in options.rewrite)
         self._networks = Networks(options.networks) if options.networks != clients("any") else None
         self._open: dict[Version, _OpenFile] = {}
         self._awaited = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered when the directory was to be opened."""
+        return self._root.answers
 
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
         """
@@ -144,9 +151,11 @@ class Directory:
         opening.addBoth(handOver, asked, lambda content: content.close())
         return asked
 
-    def lookupNow(self, name: str, peer: Peer) -> File:
-        """Open the file of this name, as L{lookup}, and wait for the disk."""
-        return self._file(name, self._openWaiting(self._partsFor(name, peer)))
+    def sizeNow(self, name: str, peer: Peer) -> int:
+        """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
+        opened = self._openWaiting(self._partsFor(name, peer))
+        closeFd(opened.fd)
+        return opened.version[2]
 
     def _partsFor(self, name: str, peer: Peer) -> names.Parts:
         """@raise NotFound: the directory is not for this client, or as L{parts}."""
@@ -413,6 +422,30 @@ class SourceChain:
                 return found.addErrback(self._lookupNext, number + 1, name, peer)
             return found
         raise NotFound()
+
+    def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
+        """
+        Return octets of a file, before the server serves anybody.
+
+        @param patience: seconds to wait for a disk.
+        @return: L{None}: no source has it, or answers at once.
+        """
+        for source in self.sources:
+            try:
+                if isinstance(source, Directory):
+                    return callWithin(patience, bind(source.sizeNow, name, peer))
+                found = source.lookup(name, peer)
+            except NotFound:
+                continue
+            except (Refused, TimeoutError):
+                return None
+            if isinstance(found, Deferred):
+                found.addCallbacks(lambda late: late.close(), lambda _: None)
+                return None
+            found.close()
+            octets: int = found.size
+            return octets
+        return None
 
     def _lookupNext(self, failure: Failure, first: int, name: str, peer: Peer) -> Deferred[IContent]:
         failure.trap(NotFound)

@@ -17,14 +17,18 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from functools import partial as bind
 from typing import Literal, TypeAlias
 
 from castd.errors import Busy, Forbidden, NotFound, Refused
 from castd.files import athand
 from castd.files.names import Parts
+from castd.files.threads import callWithin
 
 Links: TypeAlias = Literal["inside", "never"]
 
+#: Seconds that the start waits for a directory whose disk does not answer.
+OPEN_TIMEOUT = 10.0
 #: Symbolic links followed for one name; the kernel's own limit.
 MOST_LINKS = 40
 
@@ -54,11 +58,30 @@ class Root:
     miss.
     """
 
-    def __init__(self, path: str, links: Links = "inside", ignoreCase: bool = False) -> None:
-        """@raise OSError: there is no such directory, or it cannot be searched."""
+    def __init__(
+        self,
+        path: str,
+        links: Links = "inside",
+        ignoreCase: bool = False,
+        patience: float = OPEN_TIMEOUT,
+        writable: bool = False,
+    ) -> None:
+        """
+        @param writable: the directory must be one that can be written to.
+        @param patience: seconds to wait for a disk that does not answer; then the directory is opened when the first
+            request needs it.
+        @raise OSError: there is no such directory, or it cannot be searched or written to.
+        """
         # The working directory changes when the server becomes a daemon.
         self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
-        self._opened = _OpenedRoot(self.path)
+        self._opened: _OpenedRoot | None = None
+        with suppress(TimeoutError):
+            self._opened = callWithin(patience, bind(_openRoot, self.path, writable))
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered so far."""
+        return self._opened is not None
 
     def openAtHand(self, parts: Parts) -> int | None:
         """
@@ -67,7 +90,7 @@ class Root:
         @return: its descriptor; L{None}: L{openFile} is to be asked, in a thread.
         """
         root = self._opened
-        if not root.fromMemory:
+        if root is None or not root.fromMemory:
             return None
         try:
             if not root.isStill(os.fsencode(self.path)):
@@ -92,16 +115,16 @@ class Root:
     def openDirectory(self, parts: Parts) -> int:
         """Open a directory beneath the root, or the root itself, to create files in.  Raises as L{openFile}."""
         if not parts:
-            root = self._current()
             try:
+                root = self._current()
                 return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
             except OSError as error:
                 raise readRefusal(error) from error
         return self._openBeneath(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _openBeneath(self, parts: Parts, flags: int) -> int:
-        root = self._current()
         try:
+            root = self._current()
             try:
                 return _openPlain(root.fd, parts, flags)
             except OSError as error:
@@ -123,8 +146,13 @@ class Root:
         Operators replace whole trees by renaming them, or by changing a link; both must have effect without a reload.
         If the path does not exist any more, or cannot be reached since root privileges were dropped, the old one is
         used.
+
+        @raise OSError: it could not be opened at the start, nor can it be now.
         """
         root = self._opened
+        if root is None:
+            self._opened = root = _OpenedRoot(self.path)
+            return root
         try:
             found = os.stat(self.path)
             if (found.st_dev, found.st_ino) != root.identity:
@@ -132,6 +160,14 @@ class Root:
         except OSError:
             pass
         return root
+
+
+def _openRoot(path: str, writable: bool) -> _OpenedRoot:
+    """@raise OSError: there is no such directory, or it cannot be searched, or written to if it is to be."""
+    root = _OpenedRoot(path)
+    if writable and not os.access(path, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, "directory cannot be written to", path)
+    return root
 
 
 class _OpenedRoot:

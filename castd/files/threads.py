@@ -4,14 +4,16 @@ Run functions that wait for a disk outside the reactor's thread.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from queue import Empty, SimpleQueue
 from threading import Condition, Thread
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -39,6 +41,14 @@ def asDeferred(value: T | Deferred[T]) -> Deferred[T]:
     return value if isinstance(value, Deferred) else succeed(value)
 
 
+def allWithin(waited: Iterable[Deferred[None]], seconds: float, clock: IReactorTime) -> Deferred[None]:
+    """Return a Deferred that fires when all of these have fired, but after so many seconds at the latest."""
+    everything = DeferredList(list(waited))
+    if not everything.called:
+        everything.addTimeout(seconds, clock, lambda *_: [])
+    return everything.addCallback(lambda _: None)
+
+
 def handOver(result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
     """
     Fire a Deferred with a result; if it was cancelled, nobody waits for the result any more, and it is discarded.
@@ -47,6 +57,33 @@ def handOver(result: T | Failure, asked: Deferred[T], discard: Callable[[T], obj
         asked.callback(result)
     elif not isinstance(result, Failure):
         discard(result)
+
+
+def callWithin(seconds: float, function: Callable[[], T]) -> T:
+    """
+    Call a function in a thread, and wait for its result, but not for long.
+
+    @raise TimeoutError: it takes longer.  It goes on, and its result is lost.
+    """
+    results: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            found = function()
+        except BaseException as error:
+            results.put(partial(_raise, error))
+        else:
+            results.put(lambda: found)
+
+    Thread(target=work, name="castd-disk", daemon=True).start()
+    try:
+        return results.get(timeout=seconds)()
+    except Empty:
+        raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 class DiskThreads:

@@ -18,13 +18,13 @@ from functools import partial as bind
 from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import names, partial
-from castd.files.root import Links, Root, closeFd
+from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd
 from castd.files.space import SpaceClaim
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
 from castd.interfaces import IContentSink, IUpload
@@ -72,21 +72,28 @@ class UploadDirectory:
     @ivar unwritten: octets of all uploads that wait for the disk.
     """
 
-    def __init__(self, options: UploadDirectoryOptions, thread: RunInThread | None = None) -> None:
+    def __init__(
+        self, options: UploadDirectoryOptions, thread: RunInThread | None = None, patience: float = OPEN_TIMEOUT
+    ) -> None:
         """
+        @param patience: seconds to wait for a disk that does not answer, see L{Root}.
         @param thread: runs functions that wait for the disk; L{None}: threads of its own.
         @raise OSError: the directory does not exist, or cannot be searched or written to.
         """
         self.options = options
-        self._root = Root(str(options.path), options.links)
-        if not os.access(options.path, os.W_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, "directory cannot be written to", options.path)
+        self._root = Root(str(options.path), options.links, patience=patience, writable=True)
         self._under = names.prefix(options.under)
         self._networks = Networks(options.networks)
         self.thread = thread or DiskThreads()
         self.unwritten = 0
         self._open: dict[Key, FileUpload] = {}
+        self._ending: set[FileUpload] = set()
         self._awaited = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered when the directory was to be opened."""
+        return self._root.answers
 
     def covers(self, name: str) -> bool:
         """Return whether a file of this name belongs to this directory (C{under} in its options)."""
@@ -171,10 +178,20 @@ class UploadDirectory:
         finally:
             closeFd(directory)
 
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
+        ending = [*self._ending, *(upload for upload in self._open.values() if upload.storing)]
+        return DeferredList([upload.ended() for upload in ending]).addCallback(lambda _: None)
+
     def forget(self, upload: FileUpload) -> None:
-        """Forget an upload that was committed or aborted."""
+        """Forget an upload that was committed or aborted, but for what is left to do on the disk."""
         if self._open.get(upload.key) is upload:
             del self._open[upload.key]
+        self._ending.add(upload)
+
+    def forgetWhole(self, upload: FileUpload) -> None:
+        """Forget an upload of which nothing is left to do."""
+        self._ending.discard(upload)
 
     async def _endFormer(self, key: Key, peer: Peer) -> None:
         """
@@ -183,9 +200,9 @@ class UploadDirectory:
         @raise Forbidden: another client is uploading it; there is one upload of a name at a time.
         """
         busy = self._open.get(key)
-        if busy is not None and busy.peer == peer:
+        if busy is not None and busy.peer == peer and not busy.storing:
             busy.abort()
-            await busy.removed()
+            await busy.ended()
             busy = self._open.get(key)
         if busy is not None:
             raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
@@ -232,7 +249,7 @@ class FileUpload:
         self._room: Deferred[None] | None = None
         self._committed: Deferred[None] = Deferred()
         self._mode = 0
-        self._removed: list[Deferred[None]] = []
+        self._ended: list[Deferred[None]] = []
 
     # The beginning.
 
@@ -389,12 +406,17 @@ class FileUpload:
             if not self._busy:
                 self._end()
 
-    def removed(self) -> Deferred[None]:
-        """Return a Deferred that fires when an upload that was aborted has left nothing; it has if it is over."""
-        if self._fd < 0 or self._state != "over":
+    @property
+    def storing(self) -> bool:
+        """Whether it is being stored, and cannot be aborted any more."""
+        return self._state == "storing"
+
+    def ended(self) -> Deferred[None]:
+        """Return a Deferred that fires when there is nothing left to do on the disk."""
+        if self._fd < 0:
             return succeed(None)
-        self._removed.append(Deferred())
-        return self._removed[-1]
+        self._ended.append(Deferred())
+        return self._ended[-1]
 
     def _end(self) -> None:
         """Close the descriptors, and remove the partial file if it has not got its name."""
@@ -415,9 +437,11 @@ class FileUpload:
 
     def _closed(self, result: object) -> None:
         self._fd = -1
-        removed, self._removed = self._removed, []
-        for each in removed:
-            each.callback(None)
+        self._sink.forgetWhole(self)
+        ended, self._ended = self._ended, []
+        for each in ended:
+            if not each.called:
+                each.callback(None)
 
 
 def writeRefusal(error: OSError) -> Refused:
