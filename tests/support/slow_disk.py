@@ -12,11 +12,13 @@ import ctypes
 import errno
 import os
 import select
+import signal
 import stat
 import struct
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 
 _MNT_DETACH = 2
@@ -95,7 +97,8 @@ class SlowDisk:
                 self.delay = float(rest[0])
             elif word == b"file":
                 self.file(rest[0]).data[:] = b"x" * int(rest[1])
-            print("done", flush=True)
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
         return bool(line)
 
     def _request(self, request: bytes) -> None:
@@ -115,10 +118,9 @@ class SlowDisk:
             heappush(self._late, (time.monotonic() + self.delay, unique, whole))
 
     def _reply(self, answer: bytes) -> None:
-        try:
+        # A request that was interrupted is not there any more.
+        with suppress(FileNotFoundError):
             os.write(self._fuse, answer)
-        except FileNotFoundError:
-            pass  # it was interrupted
 
     # What each request is answered with.
 
@@ -204,10 +206,13 @@ def mount(directory: str) -> int:
 
 
 def main(directory: str) -> None:
+    """Serve the file system until the end of the input, or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     fuse = mount(directory)
     try:
         disk = SlowDisk(fuse)
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         disk.serve(sys.stdin.fileno())
     finally:
         _libc.umount2(os.fsencode(directory), _MNT_DETACH)
