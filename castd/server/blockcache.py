@@ -174,7 +174,7 @@ class BlockCache:
             return self._layOut(key, wire, content, start, stop)
         self._chunks.move_to_end(key)
         if chunk.fetched:
-            self._readAhead(wire, content, stop)
+            self.readAhead(wire, content, stop)
         return chunk
 
     def _layOut(self, key: Hashable, wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
@@ -207,8 +207,11 @@ class BlockCache:
         for reader in readers:
             reader.chunkRead(awaited, awaited.result)
 
-    def _readAhead(self, wire: IWire, content: IContent, number: int) -> None:
-        """Begin to read the chunk after one that had to be waited for, so that the next one need not be."""
+    def readAhead(self, wire: IWire, content: IContent, number: int) -> None:
+        """
+        Begin to read the chunk that begins with this block, since the one before it had to be waited for; if there is
+        one.
+        """
         if wire.count is not None and number >= wire.count:
             return
         start, stop = _bounds(wire, number)

@@ -223,6 +223,8 @@ class CastProtocol(FastPath):
             return False
         if self._fallback(request.peer) is not None or (self.group is None and self.heard(request.peer)):
             return False
+        if self.group is None and self._awaited:
+            return True  # its first block is being read
         self.join(request)
         return True
 
@@ -467,6 +469,7 @@ class CastProtocol(FastPath):
         self._awaited.pop(awaited, None)
         if isinstance(result, Chunk):
             self._chunk = result
+            self.site.blockCache.readAhead(self.wire, self.content, result.stop)
             self.pump()
         elif result.check(ContentChanged):
             self.end(outcomes.CHANGED)
