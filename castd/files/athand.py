@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import struct
+from functools import lru_cache
 
 _SYS_OPENAT2 = 437
 _AT_FDCWD = -100
@@ -57,6 +58,24 @@ _FINAL = frozenset((errno.ENOENT, errno.EACCES, errno.EMFILE, errno.ENFILE))
 # PyDLL keeps the interpreter's lock: these calls do not wait, and a thread that got the lock might keep it for long.
 _quick = ctypes.PyDLL(None, use_errno=True)
 _slow = ctypes.CDLL(None, use_errno=True)
+_syscall = _quick.syscall
+_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_statx = getattr(_quick, "statx", None)
+#: Inode, major and minor number of the device in C{struct statx}.
+_STATUS = struct.Struct("Q96xII")
+#: The result of statx; only the reactor's thread asks for it.
+_status = ctypes.create_string_buffer(256)
+
+
+@lru_cache(16)
+def _how(flags: int, beneath: bool, links: bool) -> bytes:
+    """Return the C{struct open_how} of L{openat2}."""
+    resolve = _RESOLVE_CACHED
+    if beneath:
+        resolve |= _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS
+    if not links:
+        resolve |= _RESOLVE_NO_SYMLINKS
+    return struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
 
 
 def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = True) -> int | None:
@@ -72,13 +91,8 @@ def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = T
     """
     if b"\0" in path:
         return None
-    resolve = _RESOLVE_CACHED
-    if beneath is not None:
-        resolve |= _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS
-    if not links:
-        resolve |= _RESOLVE_NO_SYMLINKS
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    fd: int = _quick.syscall(_SYS_OPENAT2, _AT_FDCWD if beneath is None else beneath, path, how, len(how))
+    how = _how(flags, beneath is not None, links)
+    fd: int = _syscall(_SYS_OPENAT2, _AT_FDCWD if beneath is None else beneath, path, how, len(how))
     if fd >= 0:
         return fd
     number = ctypes.get_errno()
@@ -93,15 +107,9 @@ def identity(fd: int) -> tuple[int, int] | None:
 
     @return: L{None}: the C library has no C{statx}, or the call fails.
     """
-    try:
-        statx = _quick.statx
-    except AttributeError:
+    if _statx is None or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, _status):
         return None
-    found = ctypes.create_string_buffer(256)
-    if statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, found):
-        return None
-    (inode,) = struct.unpack_from("Q", found, 32)
-    major, minor = struct.unpack_from("II", found, 136)
+    inode, major, minor = _STATUS.unpack_from(_status, 32)
     return os.makedev(major, minor), inode
 
 
