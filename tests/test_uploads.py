@@ -23,10 +23,11 @@ from zope.interface.verify import verifyObject
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import partial, space
 from castd.files.content import DirectoryOptions
+from castd.files.directory import SinkChain
 from castd.files.threads import MOST_AWAITED
 from castd.files.uploads import MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
-from tests.support.disks import HereDirectory, HereUploads, Later
+from tests.support.disks import HereDirectory, HereUploads, Later, result
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
 
@@ -224,6 +225,60 @@ def test_replaceOnlyFiles(tmp_path: Path, make: Any) -> None:
     with pytest.raises(Forbidden):
         drop(tmp_path, policy="overwrite").begin("a", ONE, None)
     assert everything(tmp_path)["b"] == b"target"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("owner", "mode", "theirs"),
+    [(9999, 0o444, True), (9999, 0o664, True), (9999, 0o666, False), (12345, 0o444, True), (12345, 0o600, False)],
+)
+def test_replaceForeign(tmp_path: Path, owner: int, mode: int, theirs: bool) -> None:
+    """What the server's user could not write to is not replaced by an upload either, unless the switch says so."""
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    os.chown(file, owner, owner)
+    file.chmod(mode)
+    sinks = drop(tmp_path, policy="overwrite"), drop(tmp_path, policy="overwrite", **{"replace-foreign": "true"})
+    os.seteuid(12345)
+    try:
+        if theirs:
+            with pytest.raises(Forbidden, match="replace-foreign is off"):
+                sinks[0].begin("a", ONE, None)
+            assert everything(tmp_path) == {"a": b"old"} or mode & 0o004 == 0
+        else:
+            assert upload(sinks[0], "a", b"new") is None
+        assert upload(sinks[1], "a", b"newer") is None
+    finally:
+        os.seteuid(0)
+    assert everything(tmp_path) == {"a": b"newer"}
+
+
+def test_replaceReadOnlyAsRoot(tmp_path: Path) -> None:
+    """A file that nobody may write to is not replaced, even by root, who could write to it."""
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o444)
+    with pytest.raises(Forbidden):
+        drop(tmp_path, policy="existing").begin("a", ONE, None)
+
+
+def test_severalDirectories(tmp_path: Path) -> None:
+    """An upload goes to the first directory that is for its name and its client; if none is, that is forbidden."""
+    sinks = []
+    for name, networks in ("one", "10.0.0.7"), ("two", "10.0.0.8"):
+        (tmp_path / name).mkdir()
+        given = {"path": str(tmp_path / name), "networks": networks, "keep-free": 0}
+        sinks.append(UploadDirectory(UploadDirectoryOptions.model_validate(given), maybeDeferred))
+    chain = SinkChain(sinks)
+    for peer in (ONE, TWO):
+        begun = result(chain.begin("a", peer, None))
+        begun.write(peer[0].encode())
+        begun.commit()
+    assert everything(tmp_path) == {"one/a": b"10.0.0.7", "two/a": b"10.0.0.8"}
+    with pytest.raises(Forbidden, match="by this client"):
+        result(chain.begin("a", ("10.0.0.9", 1), None))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from castd.errors import ConfigError, Forbidden, NotFound
+from castd.errors import ConfigError, Forbidden, NotFound, Refused
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
@@ -73,7 +73,7 @@ def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError
 @implementer(IContentSink)
 class SinkChain:
     """
-    Chooses among several upload directories: an upload goes to the first one that its name belongs to.
+    Chooses among several upload directories: an upload goes to the first one for its name and its client.
     """
 
     def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
@@ -87,19 +87,22 @@ class SinkChain:
         """
         As L{IContentSink.begin}.
 
-        @raise Forbidden: also if the name belongs to none of the directories.
+        @raise Forbidden: also if the name belongs to none of the directories, or none of them is for this client.
         @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
         begun = Deferred.fromCoroutine(self._begin(name, peer, size))
         return begun.addCallback(NetasciiUpload) if self.mode == "netascii" else begun
 
     async def _begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
-        missing: NotFound | None = None
+        refusal: Refused | None = None
         for directory in self.directories:
             if not directory.covers(name):
+                continue
+            if not directory.isFor(peer):
+                refusal = refusal or Forbidden(why="no uploads by this client")
                 continue
             try:
                 return await directory.begin(name, peer, size)
             except NotFound as error:
-                missing = error
-        raise missing or Forbidden(why="no place for uploads of this name")
+                refusal = error
+        raise refusal or Forbidden(why="no place for uploads of this name")

@@ -54,8 +54,13 @@ class UploadDirectoryOptions(Settings):
     )
     maxSize: Size | None = Field(None, description="octets of the largest upload; null: no limit")
     keepFree: Size = Field(64 << 20, description="octets that uploads leave free on the disk")
-    networks: Clients = Field(clients("any"), description="clients that may upload here")
+    networks: Clients = Field(
+        clients("any"), description="clients that may upload here; for the others the next directory is tried"
+    )
     links: Links = Field("inside", description="links to directories: inside: followed if they stay inside; or never")
+    replaceForeign: bool = Field(
+        False, description="replace also files of other users and files that are read-only, which stay otherwise"
+    )
 
     @field_validator("under")
     @classmethod
@@ -103,6 +108,10 @@ class UploadDirectory:
             return False
         return True
 
+    def isFor(self, peer: Peer) -> bool:
+        """Return whether this client may upload here."""
+        return peer[0] in self._networks
+
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
         Begin an upload.
@@ -116,7 +125,7 @@ class UploadDirectory:
         @raise Full: the upload is too large, or there is too little space.
         @raise Unanswered: too many requests wait for this disk.
         """
-        if peer[0] not in self._networks:
+        if not self.isFor(peer):
             raise Forbidden(why="no uploads by this client")
         *above, last = names.beneath(names.parts(name), self._under)
         if partial.NAME.fullmatch(last):
@@ -210,7 +219,7 @@ class UploadDirectory:
     def checkPolicy(self, directory: int, last: bytes) -> None:
         """@raise Refused: the policy does not allow the upload, or there is something else than a regular file."""
         try:
-            mode = os.lstat(last, dir_fd=directory).st_mode
+            status = os.lstat(last, dir_fd=directory)
         except FileNotFoundError:
             if self.options.policy == "existing":
                 raise NotFound(why="only files that exist may be replaced") from None
@@ -219,8 +228,25 @@ class UploadDirectory:
             raise writeRefusal(error) from error
         if self.options.policy == "create":
             raise Exists()
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise Forbidden(why="not a regular file")
+        if not self.options.replaceForeign and not _isOurs(status):
+            raise Forbidden(why="a file of another user, or a read-only one: replace-foreign is off")
+
+
+def _isOurs(status: os.stat_result) -> bool:
+    """
+    Return whether this process could write to a file: it is of its user, or its group's, or everybody's, and not
+    read-only for them.  Root may write to each file, but replaces none that nobody may write to.
+    """
+    mode, user = status.st_mode, os.geteuid()
+    if user == 0:
+        return bool(mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    if status.st_uid == user:
+        return bool(mode & stat.S_IWUSR)
+    if status.st_gid in (os.getegid(), *os.getgroups()):
+        return bool(mode & stat.S_IWGRP)
+    return bool(mode & stat.S_IWOTH)
 
 
 @implementer(IUpload)
