@@ -6,6 +6,7 @@ is denied.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache, partial
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,8 @@ from castd.files.names import Patterns
 from castd.networks import NetworkMap
 from castd.options import Clients, Settings
 
+#: How many clients the rules are cached for.
+_REMEMBERED = 8192
 #: The number of no rule.
 NONE = float("inf")
 #: Letters that are equal to one of ASCII if case is ignored, as regular expressions do, and C{str.lower} does not.
@@ -62,10 +65,12 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self._allows: list[bool] = []
-        self._tables: dict[bool, NetworkMap[_NameTable]] = {False: NetworkMap(), True: NetworkMap()}
+        tables: dict[bool, NetworkMap[_NameTable]] = {False: NetworkMap(), True: NetworkMap()}
+        # Not a method: by the cycle of references it would outlive a reload, with its cache.
+        self._tablesFor = lru_cache(_REMEMBERED)(partial(_tablesFor, tables))
         for number, rule in enumerate(rules):
             self._allows.append(rule.allow is not None)
-            for write, networks in self._tables.items():
+            for write, networks in tables.items():
                 if rule.use is None or (rule.use == "write") is write:
                     for network in rule.allow or rule.deny or ():
                         networks.setdefault(network, _NameTable()).add(number, rule.names)
@@ -78,9 +83,8 @@ class Rules:
         @raise Forbidden: it may not.
         @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
-        tables = self._tables[write].containing(host)
-        found = min((table.everything for table in tables), default=NONE)
-        if any(table.firstNamed < found for table in tables):
+        tables, found = self._tablesFor(host, write)
+        if tables:
             plain = names.text(names.parts(name))
             for table in tables:
                 found = table.first(plain, found)
@@ -88,6 +92,17 @@ class Rules:
             raise Forbidden(why="allowed by no access rule")
         if not self._allows[int(found)]:
             raise Forbidden(why="denied by an access rule")
+
+
+def _tablesFor(
+    tables: dict[bool, NetworkMap[_NameTable]], host: str, write: bool
+) -> tuple[tuple[_NameTable, ...], float]:
+    """
+    Return the tables that names are to be looked up in for a client, and the number of the first rule for all names.
+    """
+    found = tables[write].containing(host)
+    everything = min((table.everything for table in found), default=NONE)
+    return tuple(table for table in found if table.firstNamed < everything), everything
 
 
 class _NameTable:
@@ -153,7 +168,7 @@ class _NameTable:
         @param name: with single slashes, and none at the beginning.
         @param before: return this number if no rule before it matches.
         """
-        folded = name.translate(_FOLDED).lower()
+        folded = name.lower() if name.isascii() else name.translate(_FOLDED).lower()
         last = folded[folded.rfind("/") + 1 :]
         found = min(before, self._whole.get(folded, NONE), self._last.get(last, NONE))
         if self._beneath:
