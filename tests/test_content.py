@@ -27,6 +27,7 @@ from zope.interface.verify import verifyObject
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
 from castd.files import athand
 from castd.files.content import HEAD, Directory, DirectoryOptions, SourceChain
+from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
 from tests.support.disks import HereDirectory
@@ -421,6 +422,40 @@ def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert content(source, "x") == b"the file x"
 
 
+def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A directory is listed once as long as it does not change, however many miss; one that has just changed is listed
+    each time, as another change might not show; of the names of all directories only so many are kept.
+    """
+    listed, listdir, now = list[int](), os.listdir, time.time() + 100
+    monkeypatch.setattr(os, "listdir", lambda fd: (listed.append(fd), listdir(fd))[1])
+    monkeypatch.setattr(time, "time", lambda: now)
+    places = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        for name in ("AbC", "aBC", "ABD"):
+            (tmp_path / place / name).touch()
+        places.append(os.open(tmp_path / place, os.O_RDONLY))
+    kept = Spellings(most=3)
+    for _ in range(5):
+        assert kept.find(places[0], b"abc") == b"AbC"
+        assert kept.find(places[0], b"none") is None
+    assert len(listed) == 1
+    (tmp_path / "one" / "ABC").touch()
+    assert kept.find(places[0], b"abc") == b"ABC"
+    assert len(listed) == 2
+    for place in (1, 1, 0):
+        kept.find(places[place], b"abc")
+    assert len(listed) == 4
+    now -= 100
+    (tmp_path / "one" / "new").touch()
+    for _ in range(3):
+        assert kept.find(places[0], b"NEW") == b"new"
+    assert len(listed) == 7
+    for each in places:
+        os.close(each)
+
+
 def test_rootExchanged(tree: Path) -> None:
     """A tree that is exchanged as a whole is seen by the next request; one that vanishes is kept."""
     source = directory(tree)
@@ -511,8 +546,7 @@ def test_shortReads(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that gives less than was asked for is asked for the rest."""
     (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
     file = directory(tree).lookup("long", PEER)
-    pread, preadv = os.pread, os.preadv
-    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 3), offset))
+    preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [memoryview(buffers[0])[:2]], offset))
     assert file.read(HEAD, 10) == b"the file x"
     buffers = [bytearray(3), bytearray(0), bytearray(7)]
@@ -529,7 +563,6 @@ def test_diskFails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "pread", broken)
     monkeypatch.setattr(os, "preadv", broken)
     with pytest.raises(ContentChanged, match="Input/output"):
         file.read(HEAD, 4)

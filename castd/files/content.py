@@ -70,9 +70,7 @@ class DirectoryOptions(Settings):
     networks: Clients = Field(
         clients("any"), description="clients that see this directory; the others look further down"
     )
-    ignoreCase: bool = Field(
-        False, description="find boot/x for BOOT/X if there is no exact match; slow where many miss"
-    )
+    ignoreCase: bool = Field(False, description="find boot/x for BOOT/X if there is no exact match")
     links: Links = Field(
         "inside", description="symbolic links: inside: as long as they stay in the directory; or never"
     )
@@ -329,26 +327,19 @@ class File:
         head = self._file.opened.head
         if offset + length <= len(head):
             return head[offset : offset + length]
-        try:
-            data = os.pread(self._fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self._fd, length - len(data), offset + len(data))
-                if not more:
-                    raise ContentChanged(why="the file shrank")
-                data += more
-        except OSError as error:
-            raise ContentChanged(why=error.strerror or "input/output error") from error
-        return data
+        data = bytearray(length)
+        self.readInto([data], offset)
+        return bytes(data)
 
     def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """As L{IContent.readInto}; at most 1024 buffers, which is as many as the kernel takes."""
         wanted = self._octetsOf(buffers, offset)
         try:
             found = os.preadv(self._fd, buffers, offset)
+            if found != wanted:
+                self._fill(buffers, offset, found)
         except OSError as error:
             raise ContentChanged(why=error.strerror or "input/output error") from error
-        if found != wanted:
-            self._fill(buffers, offset, found)
 
     def readAtHand(self, buffers: Sequence[bytearray | memoryview], offset: int) -> bool:
         """As L{IAwaitedContent.readAtHand}; at most 1024 buffers."""
@@ -389,8 +380,12 @@ class File:
     def _fill(self, buffers: Sequence[bytearray | memoryview], offset: int, found: int) -> None:
         """Read the rest after a short read, which happens on network file systems, and where the file has shrunk."""
         for buffer in buffers:
-            if found < len(buffer):
-                memoryview(buffer)[found:] = self.read(offset + found, len(buffer) - found)
+            rest = memoryview(buffer)[found:]
+            while rest:
+                more = os.preadv(self._fd, [rest], offset + len(buffer) - len(rest))
+                if not more:
+                    raise ContentChanged(why="the file shrank")
+                rest = rest[more:]
             offset += len(buffer)
             found = max(0, found - len(buffer))
 

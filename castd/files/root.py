@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 from castd.errors import Busy, Forbidden, NotFound, Refused
 from castd.files import athand
 from castd.files.names import Parts
+from castd.files.spelling import Spellings
 from castd.files.threads import callWithin
 
 Links: TypeAlias = Literal["inside", "never"]
@@ -54,8 +55,7 @@ class Root:
 
     @ivar path: the absolute path of the directory, as configured.
     @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
-    @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match; costs a listing of the directory for each
-    miss.
+    @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match, see L{Spellings}.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Root:
         """
         # The working directory changes when the server becomes a daemon.
         self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
+        self._spellings = Spellings() if ignoreCase else None
         self._opened: _OpenedRoot | None = None
         with suppress(TimeoutError):
             self._opened = callWithin(patience, bind(_openRoot, self.path, writable))
@@ -134,7 +135,7 @@ class Root:
                     self.ignoreCase and error.errno == errno.ENOENT
                 ):
                     raise
-            with _LinkWalk(root.fd, root.realParts, self.path, self.links, self.ignoreCase) as walk:
+            with _LinkWalk(root.fd, root.realParts, self.path, self.links, self._spellings) as walk:
                 return walk.open(parts, flags)
         except OSError as error:
             raise readRefusal(error) from error
@@ -244,8 +245,8 @@ class _LinkWalk:
     absolute link begins at C{/}, as far above the root as possible.
     """
 
-    def __init__(self, root: int, realParts: Parts, path: str, links: Links, ignoreCase: bool) -> None:
-        self._root, self._realParts, self._links, self._ignoreCase = root, realParts, links, ignoreCase
+    def __init__(self, root: int, realParts: Parts, path: str, links: Links, spellings: Spellings | None) -> None:
+        self._root, self._realParts, self._links, self._spellings = root, realParts, links, spellings
         self._path = os.fsencode(path)
         self._stack: list[int] = []
         self._above = 0
@@ -322,18 +323,16 @@ class _LinkWalk:
         """
         Return the name on disk: the part itself, or (if case is ignored) the first name that differs only by case.
         """
-        if not self._ignoreCase:
+        if self._spellings is None:
             return part
         try:
             os.lstat(part, dir_fd=self._directoryFd())
         except FileNotFoundError:
-            wanted = os.fsdecode(part).casefold()
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directoryFd())
             try:
-                alike = sorted(name for name in os.listdir(fd) if name.casefold() == wanted)
+                return self._spellings.find(fd, part) or part
             finally:
                 closeFd(fd)
-            return os.fsencode(alike[0]) if alike else part
         return part
 
 

@@ -34,7 +34,7 @@ class Breaker:
     """
     Which call fails, with what, and how often.
 
-    @ivar calls: how often each call was made: C{files.content.os.pread}, C{socket.bind}, C{IWire.header}.
+    @ivar calls: how often each call was made: C{files.content.os.preadv}, C{socket.bind}, C{IWire.header}.
     @ivar hits: how often the chosen call failed.
     """
 
@@ -121,13 +121,13 @@ ROWS = {
     "files.root.os.stat": _STATUS,
     "files.root.os.lstat": _STATUS,
     "files.root.os.readlink": "EIO ESTALE EINVAL",
-    "files.root.os.listdir": f"EIO ENOMEM {_NONE_LEFT}",
+    "files.spelling.os.fstat": _STATUS,
+    "files.spelling.os.listdir": f"EIO ENOMEM {_NONE_LEFT}",
     "files.root.os.close": "EIO ENOSPC EDQUOT",
     "files.athand.openat2": f"EACCES {_NONE_LEFT} ENOENT",
     "files.space.os.fstatvfs": "EIO ENOSYS ESTALE",
     "files.content.os.fstat": _STATUS,
-    "files.content.os.pread": "EIO ESTALE ENOMEM EAGAIN EISDIR",
-    "files.content.os.preadv": "EIO ESTALE ENOMEM EAGAIN",
+    "files.content.os.preadv": "EIO ESTALE ENOMEM EAGAIN EISDIR",
     "files.uploads.os.fstat": _STATUS,
     "files.uploads.os.lstat": _STATUS,
     "files.uploads.os.write": f"{_WRITING} EAGAIN",
@@ -161,6 +161,10 @@ EXEMPT = {
     "os.fsencode": "no system call",
     "os.fsdecode": "no system call",
     "os.getpid": "cannot fail",
+    "os.stat_result": "no system call",
+    "os.geteuid": "cannot fail",
+    "os.getegid": "cannot fail",
+    "os.getgroups": "cannot fail for a process that has no more groups than the kernel allows",
     "os.makedev": "no system call",
     "os.strerror": "no system call",
     "os.umask": "cannot fail",
@@ -212,7 +216,7 @@ METHODS = {
 
 #: The names that are replaced, by module.
 MODULES = {
-    "os": ("files.root", "files.content", "files.partial", "files.space", "files.uploads"),
+    "os": ("files.root", "files.content", "files.partial", "files.space", "files.spelling", "files.uploads"),
     "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
