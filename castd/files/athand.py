@@ -116,7 +116,11 @@ def identity(fd: int) -> tuple[int, int] | None:
 def fromMemory(fd: int) -> bool:
     """
     Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.
+
+    @return: also C{False} where Python does not know how to read from memory.
     """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
     found = ctypes.create_string_buffer(256)
     if _slow.fstatfs(fd, found):
         return False
