@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib.util
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -420,6 +422,22 @@ def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = directory(Path("boot"))
     monkeypatch.chdir("/")
     assert content(source, "x") == b"the file x"
+
+
+def test_withoutCtypes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python has no ctypes, as it may be where memory is locked down, everything is done in threads."""
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    spec = importlib.util.spec_from_file_location("athand", athand.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without.openat2(b"/", os.O_PATH) is None
+    assert without.identity(0) is None
+    assert not without.fromMemory(0)
+    for name in ("openat2", "identity", "fromMemory"):
+        monkeypatch.setattr(athand, name, getattr(without, name))
+    assert content(directory(tree), "x") == b"the file x"
 
 
 def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ C library or a seccomp filter does not have one, L{openat2} returns L{None}, and
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -55,16 +54,23 @@ _FROM_MEMORY = frozenset(
 #: Errors of L{openat2} that the same request would have in a thread.
 _FINAL = frozenset((errno.ENOENT, errno.EACCES, errno.EMFILE, errno.ENFILE))
 
-# PyDLL keeps the interpreter's lock: these calls do not wait, and a thread that got the lock might keep it for long.
-_quick = ctypes.PyDLL(None, use_errno=True)
-_slow = ctypes.CDLL(None, use_errno=True)
-_syscall = _quick.syscall
-_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-_statx = getattr(_quick, "statx", None)
 #: Inode, major and minor number of the device in C{struct statx}.
 _STATUS = struct.Struct("Q96xII")
-#: The result of statx; only the reactor's thread asks for it.
-_status = ctypes.create_string_buffer(256)
+
+try:
+    import ctypes
+
+    # PyDLL keeps the lock of the interpreter: these calls do not wait, and who got the lock might keep it for long.
+    _quick = ctypes.PyDLL(None, use_errno=True)
+    _slow = ctypes.CDLL(None, use_errno=True)
+    _syscall, _statx = _quick.syscall, _quick.statx
+    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+    #: The result of statx; only the reactor's thread asks for it.
+    _status = ctypes.create_string_buffer(256)
+    _available = hasattr(os, "RWF_NOWAIT")
+except (ImportError, AttributeError, OSError, MemoryError):
+    # Without ctypes, or without the memory that it needs where nothing may be written and run.
+    _available = False
 
 
 @lru_cache(16)
@@ -89,7 +95,7 @@ def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = T
     @return: the descriptor; L{None}: unknown, as the disk would have to be asked, or the kernel cannot do this.
     @raise OSError: there is no such file, it may not be opened, or no descriptors are left.
     """
-    if b"\0" in path:
+    if not _available or b"\0" in path:
         return None
     how = _how(flags, beneath is not None, links)
     fd: int = _syscall(_SYS_OPENAT2, _AT_FDCWD if beneath is None else beneath, path, how, len(how))
@@ -105,9 +111,9 @@ def identity(fd: int) -> tuple[int, int] | None:
     """
     Return device and inode of an open file, as C{os.fstat} does, without asking a file server.
 
-    @return: L{None}: the C library has no C{statx}, or the call fails.
+    @return: L{None}: the call fails.
     """
-    if _statx is None or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, _status):
+    if not _available or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, _status):
         return None
     inode, major, minor = _STATUS.unpack_from(_status, 32)
     return os.makedev(major, minor), inode
@@ -117,9 +123,9 @@ def fromMemory(fd: int) -> bool:
     """
     Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.
 
-    @return: also C{False} where Python does not know how to read from memory.
+    @return: also C{False} where this cannot be found out, or Python does not know how to read from memory.
     """
-    if not hasattr(os, "RWF_NOWAIT"):
+    if not _available:
         return False
     found = ctypes.create_string_buffer(256)
     if _slow.fstatfs(fd, found):

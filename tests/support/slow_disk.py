@@ -164,6 +164,7 @@ class SlowDisk:
 
     def _write(self, node: Node, data: bytes) -> bytes:
         offset, size = struct.unpack_from("8xQI", data)
+        node.data.extend(bytes(max(0, offset - len(node.data))))
         node.data[offset : offset + size] = data[40 : 40 + size]
         node.changed = time.time_ns()
         return struct.pack("II", size, 0)
