@@ -45,10 +45,13 @@ def events() -> Iterator[list[dict[str, Any]]]:
         yield seen
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def disksHere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disks are waited for in the test's own thread, also those of directories that are made later."""
-    for module in ("content", "uploads", "netascii"):
+    """
+    Disks are waited for in the test's own thread, unless it says otherwise: time in most tests is virtual, and what is
+    in the kernel's memory differs from run to run.
+    """
+    for module in ("content", "netascii", "presence", "uploads"):
         monkeypatch.setattr(f"castd.files.{module}.DiskThreads", lambda *_: maybeDeferred)
 
 

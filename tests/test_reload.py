@@ -21,8 +21,6 @@ from tests.support.jobs import running, until
 from tests.support.quick import slowBut
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, Client
 
-pytestmark = pytest.mark.usefixtures("disksHere")
-
 BODY = bytes(range(256)) * 8
 
 

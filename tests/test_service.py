@@ -23,8 +23,6 @@ from castd.service.service import Server, compose, kinds
 from castd.testing import Host, Network, RecordingClient
 from tests.support.disks import result
 
-pytestmark = pytest.mark.usefixtures("disksHere")
-
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 COLLECTED = collect()

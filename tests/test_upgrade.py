@@ -22,8 +22,6 @@ from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Client
 from tests.test_reload import BODY
 
-pytestmark = pytest.mark.usefixtures("disksHere")
-
 SINGLE = "transports: {tftp: {single-port: true}}\n"
 SLAM = "transports: {slam: {file: file, interface: 10.0.0.1}}\n"
 EVERYTHING = slam.buildList([range(2)])

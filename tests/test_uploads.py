@@ -24,7 +24,7 @@ from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unans
 from castd.files import partial, space
 from castd.files.content import DirectoryOptions
 from castd.files.directory import SinkChain
-from castd.files.threads import MOST_AWAITED
+from castd.files.threads import MOST_AWAITED, DiskThreads
 from castd.files.uploads import MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
 from tests.support.disks import HereDirectory, HereUploads, Later, result
@@ -134,7 +134,7 @@ def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_twisted.inlineCallbacks
 def test_realThread(tmp_path: Path) -> Any:
     """With threads of its own it is as with a test's, for many uploads at a time."""
-    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0))
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), DiskThreads())
     begun = yield gatherResults([sink.begin(f"f{number}", ONE, None) for number in range(20)])
     for number, each in enumerate(begun):
         each.write(b"%d" % number)
