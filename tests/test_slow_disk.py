@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 
 from castd.dialects import mtftp
+from castd.errors import NotFound
 from castd.files import athand
 from castd.files.access import Rule
 from castd.files.content import Directory, DirectoryOptions
@@ -33,7 +34,8 @@ from castd.server.site import Site
 from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
 from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
-from tests.support.disks import Later, result
+from tests.support.disks import HereDirectory, Later, result
+from tests.support.needs import lack, run
 from tests.support.stage import HOST, SERVER, Stage, TftpStage
 
 CHUNK = 64 * 512
@@ -371,6 +373,60 @@ def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:
     assert stage.casts() == []
     slow.thread.run()
     assert slow.sink._open == {}
+
+
+def test_anotherMount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on another mount below a directory is waited for apart, so that the directory itself still answers."""
+    (tmp_path / "mount").mkdir()
+    for name in ("mount/f", "f"):
+        (tmp_path / name).write_bytes(FILE)
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    monkeypatch.setattr(athand, "fromMemory", lambda _: False)
+    monkeypatch.setattr(athand, "leadsBeyond", lambda path, _: path.startswith(b"mount/"))
+    own, other, found = Later(), Later(), list[Any]()
+    source = Directory(DirectoryOptions(path=str(tmp_path)), own, own, other)
+    for name in ("mount/f", "f"):
+        asked: Any = source.lookup(name, ("10.0.0.9", 2000))
+        asked.addCallback(found.append)
+        own.run()
+    assert [each.name for each in found] == ["f"]
+    other.run()
+    buffer = bytearray(1000)
+    found[1].fetch([buffer], 1000).addCallback(found.append)
+    found[1].close()
+    assert own.jobs == []
+    other.run()
+    assert (bytes(buffer), found[2]) == (FILE[1000:2000], None)
+    found[0].close()
+    own.run()
+    assert source._open == {}
+
+
+@pytest.mark.root
+def test_leadsBeyond(tmp_path: Path) -> None:
+    """Another mount in the way is seen, and is no hindrance."""
+    for name in ("root", "root/mount", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("root/f", "other/f"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "root" / "link").symlink_to("mount/f")
+    tried = run("mount", "--bind", tmp_path / "other", tmp_path / "root" / "mount")
+    if tried.returncode:
+        lack(f"nothing can be mounted here: {tried.stderr}")
+    try:
+        source = HereDirectory(DirectoryOptions(path=str(tmp_path / "root")), maybeDeferred, beyond=maybeDeferred)
+        if not source._root._opened.fromMemory:
+            pytest.skip("the tests' own disk is none that is opened from memory")
+        for name, beyond in {"f": False, "mount/f": True, "link": True, "mount/none": True, "none": False}.items():
+            assert source._root.leadsBeyond(tuple(name.encode().split(b"/"))) is beyond
+        for name, octets in {"f": b"root/f", "mount/f": b"other/f", "link": b"other/f"}.items():
+            found = source.lookup(name, ("10.0.0.9", 2000))
+            assert found.read(0, 99) == octets
+            found.close()
+        with pytest.raises(NotFound):
+            source.lookup("mount/none", ("10.0.0.9", 2000))
+    finally:
+        run("umount", tmp_path / "root" / "mount", check=True)
 
 
 # Threads.

@@ -107,6 +107,24 @@ def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = T
     return None
 
 
+def leadsBeyond(path: bytes, beneath: int) -> bool:
+    """
+    Return whether a path leads to another mount, or by an absolute link.  This waits for the disk, but only for that of
+    the directory itself.
+
+    @param beneath: the descriptor of the directory that the path is relative to.
+    @return: also C{False} where this cannot be found out.
+    """
+    if not _available or b"\0" in path:
+        return False
+    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_XDEV)
+    fd: int = _slow.syscall(_SYS_OPENAT2, beneath, path, how, len(how))
+    if fd >= 0:
+        os.close(fd)
+        return False
+    return ctypes.get_errno() == errno.EXDEV
+
+
 def identity(fd: int) -> tuple[int, int] | None:
     """
     Return device and inode of an open file, as C{os.fstat} does, without asking a file server.

@@ -101,6 +101,7 @@ class Directory:
         options: DirectoryOptions,
         thread: RunInThread | None = None,
         background: RunInThread | None = None,
+        beyond: RunInThread | None = None,
         patience: float = OPEN_TIMEOUT,
     ) -> None:
         """
@@ -109,11 +110,13 @@ class Directory:
         @param patience: seconds to wait for a disk that does not answer, see L{Root}.
         @param thread: runs what waits for the disk; L{None}: threads of its own.
         @param background: runs what reads whole files; L{None}: a thread of its own.
+        @param beyond: runs what waits for other mounts below the directory; L{None}: threads of its own.
         @raise OSError: it is not there or cannot be searched.
         """
         self.options = options
         self.thread = thread or DiskThreads()
         self.background = background or DiskThreads(1)
+        self.beyond = beyond or DiskThreads()
         self._root = Root(str(options.path), options.links, options.ignoreCase, patience)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
@@ -145,8 +148,9 @@ class Directory:
             raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
         self._awaited += 1
         asked: Deferred[IContent] = Deferred()
-        opening = self.thread(bind(self._openWaiting, parts)).addBoth(self._opened, name)
-        opening.addBoth(handOver, asked, lambda content: content.close())
+        opening = self.thread(bind(self._openWithin, parts)).addCallback(self._openBeyond, parts)
+        found = opening.addBoth(self._opened, name)
+        found.addBoth(handOver, asked, lambda content: content.close())
         return asked
 
     def sizeNow(self, name: str, peer: Peer) -> int:
@@ -175,9 +179,22 @@ class Directory:
             return None
         return opened
 
-    def _openWaiting(self, parts: names.Parts) -> _Opened:
+    def _openWithin(self, parts: names.Parts) -> _Opened | None:
+        """Open a file as L{_openWaiting}, unless it lies on another mount; L{None}: it does."""
+        return None if self._root.leadsBeyond(parts) else self._openWaiting(parts)
+
+    def _openBeyond(self, opened: _Opened | None, parts: names.Parts) -> Deferred[_Opened]:
+        """Open a file that lies on another mount, in the threads for that; one that is open stays so."""
+        return self.beyond(bind(self._openWaiting, parts, True)) if opened is None else succeed(opened)
+
+    def threadFor(self, opened: _Opened) -> RunInThread:
+        """Return what runs functions that wait for the disk of this file."""
+        return self.beyond if opened.beyond else self.thread
+
+    def _openWaiting(self, parts: names.Parts, beyond: bool = False) -> _Opened:
         """Open a file and read its first octets.  This waits for the disk."""
         opened = self._checked(self._root.openFile(parts))
+        opened.beyond = beyond
         try:
             opened.fromMemory = athand.fromMemory(opened.fd)
             opened.readHead()
@@ -231,7 +248,7 @@ class Directory:
         if quick:
             closeFd(opened.fd)
         else:
-            self.thread(bind(closeFd, opened.fd))
+            self.threadFor(opened)(bind(closeFd, opened.fd))
 
     def parts(self, name: str) -> names.Parts:
         """
@@ -257,14 +274,15 @@ class _Opened:
 
     @ivar version: as L{IContent.version}.
     @ivar fromMemory: it lies on a file system that does nothing but memory can do when a file is opened or closed.
+    @ivar beyond: it lies on another mount than its directory.
     @ivar head: its first octets, up to L{HEAD}.
     """
 
-    __slots__ = ("fd", "fromMemory", "head", "version")
+    __slots__ = ("beyond", "fd", "fromMemory", "head", "version")
 
     def __init__(self, fd: int, version: Version) -> None:
         self.fd, self.version = fd, version
-        self.fromMemory, self.head = True, b""
+        self.fromMemory, self.beyond, self.head = True, False, b""
 
     def readHead(self, flags: int = 0) -> None:
         """
@@ -360,7 +378,8 @@ class File:
     def fetch(self, buffers: Sequence[bytearray | memoryview], offset: int) -> Deferred[None]:
         """As L{IAwaitedContent.fetch}."""
         self._file.readers += 1
-        return self._file.directory.thread(bind(self.readInto, buffers, offset)).addBoth(self._fetched)
+        thread = self._file.directory.threadFor(self._file.opened)
+        return thread(bind(self.readInto, buffers, offset)).addBoth(self._fetched)
 
     def _fetched(self, result: T) -> T:
         self._file.removeReader()

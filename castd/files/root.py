@@ -102,6 +102,17 @@ class Root:
                 return None
             raise readRefusal(error) from error
 
+    def leadsBeyond(self, parts: Parts) -> bool:
+        """
+        Return whether the path of a file leads to another mount.  Waits for the directory's own disk, and no other.
+
+        @raise Refused: as L{openFile}.
+        """
+        try:
+            return athand.leadsBeyond(b"/".join(parts), self._current().fd)
+        except OSError as error:
+            raise readRefusal(error) from error
+
     def openFile(self, parts: Parts) -> int:
         """
         Open a file for reading.

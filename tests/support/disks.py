@@ -74,4 +74,4 @@ def inThisThread(site: Any) -> None:
     site._converter = NetasciiConverter(maybeDeferred)
     sinks = [directory for chain in site.drops.values() for directory in chain.directories]
     for directory in (*site.content.sources, *sinks):
-        directory.thread = directory.background = maybeDeferred
+        directory.thread = directory.background = directory.beyond = maybeDeferred
