@@ -36,7 +36,8 @@ _log = Logger(namespace="castd")
 
 #: A disk that takes nothing for so many seconds ends the upload: its client has given up by then.
 STORE_TIMEOUT = 60.0
-#: Datagrams of a client that are kept while its upload waits for the disk; beyond that they count as lost.
+#: Datagrams of a client that are kept while its upload waits for the disk, or a window if that has more; beyond that
+#: they count as lost.
 MOST_KEPT = 128
 
 
@@ -96,6 +97,7 @@ class UploadProtocol(HalfProtocol):
         self._closedReports = 0
         self._onRequestPort = False
         self._unread: deque[bytes] = deque()  # kept while the upload waits for the disk
+        self._mostUnread = MOST_KEPT
         self._room: Deferred[None] | None = None  # fires when the disk has taken enough
         self._waitsSince: float | None = None
 
@@ -135,6 +137,7 @@ class UploadProtocol(HalfProtocol):
         blksize, windowsize = half.terms.blksize, half.terms.windowsize
         if windowsize == 1:
             return
+        self._mostUnread = max(MOST_KEPT, windowsize)
         octets = HEADERS + blksize
         room = max(1, self.transport.holdWindow(windowsize, octets))
         if room < windowsize:
@@ -190,7 +193,7 @@ class UploadProtocol(HalfProtocol):
             self._requested(datagram, addr)
         elif self._room is None:
             self.process(self.half.receive, datagram)
-        elif len(self._unread) < MOST_KEPT and datagram not in self._unread:
+        elif len(self._unread) < self._mostUnread and datagram not in self._unread:
             # The client repeats what is not acknowledged; once is enough.
             self._unread.append(datagram)
 
