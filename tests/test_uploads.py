@@ -143,6 +143,7 @@ def test_realThread(tmp_path: Path) -> Any:
     assert everything(tmp_path) == {f"f{number}": b"%d" % number for number in range(20)}
     removed = yield sink.removeAbandoned()
     assert removed == 0
+    yield sink.settled()
 
 
 def test_abort(tmp_path: Path) -> None:
