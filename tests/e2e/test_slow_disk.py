@@ -32,9 +32,8 @@ WATCHED, BEFORE = 12.0, 3.0
 """Seconds for which the others are watched while the disk is slow, and before."""
 NOTICED, WORST = 0.1, DELAY / 2
 """
-Seconds that most answers may take longer than before, and that each one may take at most.  On a quiet machine the worst
-takes less than 0.1 s; on one that does much else, a processor may be waited for.  A server that waited for the disk
-would take eight.
+Seconds that most answers may take, and each one.  Where the machine does so much else that they have taken longer
+before, most may take three times as long as then.  A server that waited for the disk would take eight.
 """
 
 
@@ -255,7 +254,7 @@ def test_nobodyElseNotices(disk: Disk, tmp_path: Path) -> None:
         for half in halves:
             half.start()
         for quick, times in zip(before, watched(WATCHED, works), strict=True):
-            assert statistics.median(times) < statistics.median(quick) + NOTICED
+            assert statistics.median(times) < max(NOTICED, 3 * statistics.median(quick))
             assert max(times) < WORST
         began = time.monotonic()
         assert castd.ask("reload") == {"ok": True, "faults": []}
