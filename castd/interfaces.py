@@ -16,7 +16,7 @@ with its traceback and gives up that datagram, request or cast, never the server
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from zope.interface import Attribute, Interface
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
+
+T = TypeVar("T")
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
@@ -400,6 +402,32 @@ class IContent(Interface):
         """Close the file.  castd calls this once for each content that a source has returned."""
 
 
+class IAwaitedContent(IContent):
+    """
+    Reads one opened file that may have to be waited for, as on a slow disk, without making the reactor wait.
+
+    The methods of L{IContent} wait.
+    """
+
+    def readAtHand(buffers: Sequence[bytearray | memoryview], offset: int) -> bool:
+        """
+        Fill these buffers, as L{IContent.readInto}, if that can be done without waiting.
+
+        @return: C{False}: it cannot, L{fetch} can; what is in the buffers is undefined.
+        @raise ContentChanged: as L{IContent.readInto}.
+        """
+
+    def fetch(buffers: Sequence[bytearray | memoryview], offset: int) -> Deferred[None]:
+        """
+        Fill these buffers, as L{IContent.readInto}.  C{close} may be called before the Deferred fires.
+
+        @return: fires when the buffers are filled; fails with ContentChanged.
+        """
+
+    def inBackground(function: Callable[[], T]) -> Deferred[T]:
+        """Run a function that reads the content as a whole, while the reads of transfers go on."""
+
+
 class IContentSource(Interface):
     """
     Opens files by the names that clients ask for.
@@ -441,11 +469,13 @@ class IUpload(Interface):
     Writes one file that is being received.  The file does not appear under its name until it is committed.
     """
 
-    def write(data: bytes) -> None:
+    def write(data: bytes) -> Deferred[None] | None:
         """
         Append octets to the file.
 
-        @raise Full: no space is left, or the file is larger than an upload may be.
+        @return: L{None}; or a Deferred: nothing more is to be written before it fires, as the disk is slow.
+        @raise Full: no space is left, or the file is larger than an upload may be.  This may concern octets that were
+            written before.
         @raise Refused: the disk has failed, or the upload is over.
         """
 
@@ -466,13 +496,14 @@ class IContentSink(Interface):
     Begins uploads.
     """
 
-    def begin(name: str, peer: Peer, size: int | None) -> IUpload:
+    def begin(name: str, peer: Peer, size: int | None) -> IUpload | Deferred[IUpload]:
         """
         Begin an upload.
 
         @param name: as asked for (see L{Request<castd.request.Request>}).
         @param peer: the client that writes.
         @param size: octets that the client has announced, or L{None}.
+        @return: the upload, or a Deferred of it, which may fail with the same errors.
         @raise Refused: Forbidden (also while another client uploads that name), Exists, Full, NotFound (no such
             directory).
         """

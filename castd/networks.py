@@ -9,8 +9,11 @@ from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from socket import AF_INET, inet_pton
+from typing import Generic, TypeVar
 
 from castd.options import AnyNetwork
+
+T = TypeVar("T")
 
 #: The most addresses whose numbers are cached: a machine that boots asks for many files.
 _REMEMBERED = 8192
@@ -31,6 +34,30 @@ class Networks:
     def __contains__(self, host: str) -> bool:
         version, number = _number(host)
         return any(kind == version and number & mask == net for kind, net, mask in self._networks)
+
+
+class NetworkMap(Generic[T]):
+    """
+    Maps IP networks to values, and finds those of all networks that a client is in: one look for each length of a
+    prefix, however many networks there are.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, int], dict[int, T]] = {}
+
+    def setdefault(self, network: AnyNetwork, value: T) -> T:
+        """Return the value of a network; it gets this one if it has none."""
+        table = self._tables.setdefault((network.version, int(network.netmask)), {})
+        return table.setdefault(int(network.network_address), value)
+
+    def containing(self, host: str) -> list[T]:
+        """Return the values of all networks that this numeric address is in, as by L{Networks}."""
+        version, number = _number(host)
+        found = []
+        for (kind, mask), table in self._tables.items():
+            if kind == version and (number & mask) in table:
+                found.append(table[number & mask])
+        return found
 
 
 @lru_cache(_REMEMBERED)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from twisted.internet.defer import maybeDeferred
 
 from tests.support.log import observed
 from tests.support.needs import needRoot
@@ -42,6 +43,16 @@ def events() -> Iterator[list[dict[str, Any]]]:
     seen: list[dict[str, Any]] = []
     with observed(seen.append):
         yield seen
+
+
+@pytest.fixture(autouse=True)
+def disksHere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Disks are waited for in the test's own thread, unless it says otherwise: time in most tests is virtual, and what is
+    in the kernel's memory differs from run to run.
+    """
+    for module in ("content", "netascii", "presence", "uploads"):
+        monkeypatch.setattr(f"castd.files.{module}.DiskThreads", lambda *_: maybeDeferred)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from castd.errors import Forbidden, Refused
-from castd.files.access import Rule, Rules
+from castd.files.access import NONE, Rule, Rules, _NameTable
+from castd.files.names import Patterns
 
 
 def rules(*written: dict[str, Any]) -> Rules:
@@ -25,6 +26,15 @@ def allows(asked: Rules, host: str, name: str = "x", write: bool = False) -> boo
     try:
         asked.check(host, name, write)
     except Forbidden:
+        return False
+    return True
+
+
+def isPattern(text: str) -> bool:
+    """May it stand in a service file?"""
+    try:
+        Patterns([text])
+    except ValueError:
         return False
     return True
 
@@ -151,3 +161,56 @@ def test_asOneByOne(written: list[dict[str, Any]], host: str, name: str, write: 
             break
     together = rules(*written)
     assert [allows(together, host, name, write) for _ in range(2)] == [wanted, wanted]
+
+
+PATTERNS = st.one_of(
+    st.sampled_from(
+        ["*", "**", "a/**", "/a/**", "*.k", "ks*", "a/*", "/a", "**/k", "a/**/k", "[ks]", "?s", "k/s", "i*k"]
+    ),
+    st.lists(
+        st.sampled_from(["a", "k", "s", "I", "*", "?", "[ks]", "/a", ".", "\u017f", "\u0130"]), min_size=1, max_size=4
+    )
+    .map("".join)
+    .filter(isPattern),
+)
+LETTERS = st.sampled_from(["a", "A", "k", "K", "s", "i", "I", ".", "/", "\u017f", "\u212a", "\u0130", "\u0131", "\xe4"])
+
+
+@settings(max_examples=500)
+@given(st.lists(PATTERNS, min_size=1, max_size=6), st.lists(LETTERS, min_size=1, max_size=6).map("".join))
+def test_tables(patterns: list[str], name: str) -> None:
+    """Whatever table a pattern is in, the first rule that matches is the one that its pattern alone matches."""
+    table = _NameTable()
+    for number, pattern in enumerate(patterns):
+        table.add(number, [pattern])
+    name = "/".join(part for part in name.split("/") if part) or "a"
+    wanted = next((number for number, pattern in enumerate(patterns) if name in Patterns([pattern])), NONE)
+    assert table.first(name, NONE) == wanted
+
+
+def tried(asked: Rules, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many patterns are tried one by one for a request that no rule is for."""
+    tries = 0
+    real = Patterns.__contains__
+
+    def counted(self: Patterns, name: object) -> bool:
+        nonlocal tries
+        tries += 1
+        return real(self, str(name))
+
+    monkeypatch.setattr(Patterns, "__contains__", counted)
+    assert not allows(asked, "10.200.0.1", "nobody/has.this")
+    return tries
+
+
+def test_manyRules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten thousand rules by name, and as many by network, none is tried that is not about the request."""
+    byName = ["boot/host{}", "{}.efi", "*.{}", "01-{}-*", "images/{}/**"]
+    every = [{"allow": "any", "names": [form.format(n) for form in byName]} for n in range(2000)]
+    every += [{"allow": f"10.{n >> 8}.{n & 255}.0/24", "names": ["x[0-9]*"]} for n in range(10_000)]
+    asked = rules(*every)
+    assert tried(asked, monkeypatch) == 0
+    assert allows(asked, "192.168.0.1", "dir/01-1999-aa")
+    assert allows(asked, "192.168.0.1", "images/7/a/b")
+    assert allows(asked, "10.39.15.9", "X7")
+    assert not allows(asked, "10.39.16.9", "X7")

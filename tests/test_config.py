@@ -1,5 +1,7 @@
 """The service file, as a table: text, then what it says or what is wrong with it."""
 
+import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -585,3 +587,24 @@ def test_anyText(text: str) -> None:
     except ConfigError as error:
         told = error.faults or ("nothing",)
     assert all(fault.startswith("x.yaml:") and fault.isprintable() for fault in told)
+
+
+def test_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service file may come through a pipe; one that nobody writes to, or goes on with, is not waited for long."""
+    monkeypatch.setattr(yaml, "PIPE_TIMEOUT", 0.05)
+    pipe = tmp_path / "castd.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"castd\.yaml: cannot be read: it is no file, and nothing has come"):
+        yaml.read(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY)
+    os.write(writer, b"a: b\n")
+    with pytest.raises(ConfigError, match="nothing has come"):
+        yaml.read(pipe)
+    os.close(reader)
+    os.close(writer)
+    writing = threading.Thread(target=pipe.write_bytes, args=(b"a: b\n",))
+    monkeypatch.setattr(yaml, "PIPE_TIMEOUT", 10.0)
+    writing.start()
+    assert yaml.read(pipe).value == {"a": "b"}
+    writing.join()

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib.util
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +22,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
-from castd.files.content import Directory, DirectoryOptions, SourceChain
+from castd.files import athand
+from castd.files.content import HEAD, Directory, DirectoryOptions, SourceChain
+from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource
 from castd.networks import Networks
+from tests.support.disks import HereDirectory
 
 PEER = ("10.0.0.7", 2070)
 
@@ -46,9 +51,22 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test twice, but for one that does so itself, as Hypothesis asks of it."""
+    if metafunc.function is not test_linksAsTheKernel:
+        metafunc.parametrize("memory", [True, False], ids=["at hand", "in a thread"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are opened from memory where that can be done, or never."""
+    if not getattr(request, "param", True):
+        monkeypatch.setattr(athand, "openat2", lambda *_: None)
+
+
 def directory(path: Path, **options: Any) -> Directory:
     """The source that a service file would make."""
-    return Directory(DirectoryOptions.model_validate({"path": str(path), **options}))
+    return HereDirectory(DirectoryOptions.model_validate({"path": str(path), **options}), maybeDeferred)
 
 
 def content(source: Directory, name: str) -> bytes:
@@ -276,10 +294,10 @@ def test_linksAsTheKernel(links: list[tuple[str, str]], steps: list[str]) -> Non
         for number, (place, target) in enumerate(links):
             (root / place / f"l{number}").symlink_to(target.format(root=root) or ".")
         name = "/".join(steps)
-        try:
-            served: str | None = content(directory(root), name).decode()
-        except (NotFound, Forbidden, Unsupported):
-            served = None
+        served = orNone(root, name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(athand, "openat2", lambda *_: None)
+            assert served == orNone(root, name)
         real = Path(os.path.realpath(f"{root}/{name}"))
         inside = real.is_relative_to(root) and real.is_file()
         if served is not None:
@@ -287,6 +305,14 @@ def test_linksAsTheKernel(links: list[tuple[str, str]], steps: list[str]) -> Non
             assert served == real.read_text()
         elif inside and ".." not in steps:
             assert any("outside" in target for _, target in links), name
+
+
+def orNone(root: Path, name: str) -> str | None:
+    """The text of a file as it is served; L{None}: it is refused."""
+    try:
+        return content(directory(root), name).decode()
+    except (NotFound, Forbidden, Unsupported):
+        return None
 
 
 def test_permissions(tree: Path) -> None:
@@ -398,6 +424,56 @@ def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert content(source, "x") == b"the file x"
 
 
+def test_withoutCtypes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python has no ctypes, as it may be where memory is locked down, everything is done in threads."""
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    spec = importlib.util.spec_from_file_location("athand", athand.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without.openat2(b"/", os.O_PATH) is None
+    assert without.identity(0) is None
+    assert not without.fromMemory(0)
+    for name in ("openat2", "identity", "fromMemory"):
+        monkeypatch.setattr(athand, name, getattr(without, name))
+    assert content(directory(tree), "x") == b"the file x"
+
+
+def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A directory is listed once as long as it does not change, however many miss; one that has just changed is listed
+    each time, as another change might not show; of the names of all directories only so many are kept.
+    """
+    listed, listdir, now = list[int](), os.listdir, time.time() + 100
+    monkeypatch.setattr(os, "listdir", lambda fd: (listed.append(fd), listdir(fd))[1])
+    monkeypatch.setattr(time, "time", lambda: now)
+    places = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        for name in ("AbC", "aBC", "ABD"):
+            (tmp_path / place / name).touch()
+        places.append(os.open(tmp_path / place, os.O_RDONLY))
+    kept = Spellings(most=3)
+    for _ in range(5):
+        assert kept.find(places[0], b"abc") == b"AbC"
+        assert kept.find(places[0], b"none") is None
+    assert len(listed) == 1
+    (tmp_path / "one" / "ABC").touch()
+    assert kept.find(places[0], b"abc") == b"ABC"
+    assert len(listed) == 2
+    for place in (1, 1, 0):
+        kept.find(places[place], b"abc")
+    assert len(listed) == 4
+    now -= 100
+    (tmp_path / "one" / "new").touch()
+    for _ in range(3):
+        assert kept.find(places[0], b"NEW") == b"new"
+    assert len(listed) == 7
+    for each in places:
+        os.close(each)
+
+
 def test_rootExchanged(tree: Path) -> None:
     """A tree that is exchanged as a whole is seen by the next request; one that vanishes is kept."""
     source = directory(tree)
@@ -451,13 +527,15 @@ def test_writtenInPlace(tree: Path) -> None:
 
 def test_shrunk(tree: Path) -> None:
     """A file that shrinks while it is sent is ContentChanged, either way it is read; what is left can be read."""
-    file = directory(tree).lookup("x", PEER)
-    os.truncate(tree / "x", 4)
-    assert file.read(0, 4) == b"the "
+    (tree / "long").write_bytes(bytes(HEAD + 10))
+    file = directory(tree).lookup("long", PEER)
+    os.truncate(tree / "long", HEAD + 4)
+    assert file.read(HEAD, 4) == bytes(4)
     with pytest.raises(ContentChanged):
-        file.read(0, 8)
+        file.read(HEAD, 8)
     with pytest.raises(ContentChanged):
-        file.readInto([bytearray(3), bytearray(7)], 0)
+        file.readInto([bytearray(3), bytearray(7)], HEAD)
+    assert not file.readAtHand([bytearray(10)], HEAD)
     file.close()
 
 
@@ -484,30 +562,32 @@ def test_readInto(tree: Path) -> None:
 
 def test_shortReads(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that gives less than was asked for is asked for the rest."""
-    file = directory(tree).lookup("x", PEER)
-    pread, preadv = os.pread, os.preadv
-    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 3), offset))
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    file = directory(tree).lookup("long", PEER)
+    preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [memoryview(buffers[0])[:2]], offset))
-    assert file.read(0, 10) == b"the file x"
+    assert file.read(HEAD, 10) == b"the file x"
     buffers = [bytearray(3), bytearray(0), bytearray(7)]
-    file.readInto(buffers, 0)
+    file.readInto(buffers, HEAD)
     assert b"".join(buffers) == b"the file x"
     file.close()
 
 
 def test_diskFails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails in the middle is ContentChanged, never another exception."""
-    file = directory(tree).lookup("x", PEER)
+    (tree / "long").write_bytes(bytes(HEAD + 4))
+    file = directory(tree).lookup("long", PEER)
 
     def broken(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "pread", broken)
     monkeypatch.setattr(os, "preadv", broken)
     with pytest.raises(ContentChanged, match="Input/output"):
-        file.read(0, 4)
+        file.read(HEAD, 4)
     with pytest.raises(ContentChanged, match="Input/output"):
         file.readInto([bytearray(4)], 0)
+    with pytest.raises(ContentChanged, match="Input/output"):
+        file.readAtHand([bytearray(4)], 0)
     file.close()
 
 
@@ -519,6 +599,7 @@ def test_noDescriptors(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", exhausted)
+    monkeypatch.setattr(athand, "openat2", exhausted)
     with pytest.raises(Busy):
         source.lookup("x", PEER)
     monkeypatch.undo()

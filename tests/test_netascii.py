@@ -13,12 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
-from castd.errors import ContentChanged, Full
-from castd.files.netascii import AT_ONCE, PIECE, NetasciiContent, NetasciiConverter, NetasciiUpload, measure
-from castd.interfaces import IContent, IUpload
+from castd.errors import ContentChanged, Full, Unanswered
+from castd.files.netascii import (
+    AT_ONCE,
+    MOST_MEASURED,
+    PIECE,
+    Abandoned,
+    NetasciiContent,
+    NetasciiConverter,
+    NetasciiUpload,
+    measure,
+)
+from castd.interfaces import IAwaitedContent, IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())
@@ -237,6 +246,73 @@ def test_convertCancelled() -> None:
     assert (errors[0].type, octets.closed) == (CancelledError, 0)
     thread.run()
     assert octets.closed == 1
+
+
+class Awaited(Octets):
+    """Content that has to be waited for, with a thread that runs in the middle of what is read, or when it is told."""
+
+    def __init__(self, data: bytes, thread: Any) -> None:
+        super().__init__(data)
+        self.inBackground = thread
+        self.fetch = self.readAtHand = lambda *_: False
+        self.before: Any = bool
+        directlyProvides(self, IAwaitedContent)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        self.before(offset)
+        return super().read(offset, length)
+
+
+def test_convertAwaited() -> None:
+    """Content that has to be waited for is measured in its own background, however small it is."""
+    mine, others, results = Later(), Later(), list[Any]()
+    NetasciiConverter(others).convert(Awaited(b"a\n", mine)).addCallback(results.append)
+    assert (len(mine.jobs), others.jobs, results) == (1, [], [])
+    mine.run()
+    assert results[0].size == 3
+
+
+def test_measuringStops() -> None:
+    """A measurement stops when nobody waits for it any more, and the next request goes on where it was."""
+    thread, errors, results = Later(), list[Any](), list[Any]()
+    converter, octets = NetasciiConverter(), Awaited(b"\n" * (4 * PIECE), thread)
+    waiting = converter.convert(octets).addErrback(errors.append)
+    octets.before = lambda offset: waiting.cancel() if offset == 2 * PIECE else None
+    thread.run()
+    assert (len(errors), octets.reads, octets.closed) == (1, 3, 1)
+    again = Awaited(octets.data, thread)
+    converter.convert(again).addCallback(results.append)
+    thread.run()
+    assert (results[0].size, again.reads) == (8 * PIECE, 1)
+
+
+def test_measuringGoesOn() -> None:
+    """Who asks while a measurement stops, as those before have gone, is answered all the same."""
+    thread, results = Later(), list[Any]()
+    converter = NetasciiConverter()
+    octets, other = (Awaited(b"\n" * (4 * PIECE), thread) for _ in range(2))
+    waiting = converter.convert(octets).addErrback(lambda _: None)
+    waiting.cancel()
+    # The thread has seen that nobody waits; then another asks.
+    (done, job, _), thread.jobs = thread.jobs[0], []
+    with pytest.raises(Abandoned):
+        job()
+    converter.convert(other).addCallback(results.append)
+    done.errback(Abandoned())
+    thread.run()
+    assert results[0].size == 8 * PIECE
+    assert octets.closed == 1
+
+
+def test_tooManyMeasured() -> None:
+    """So many files are measured at once; beyond that a request is dropped, and its content closed."""
+    thread, errors = Later(), list[Any]()
+    converter = NetasciiConverter(thread, atOnce=4)
+    for number in range(MOST_MEASURED):
+        converter.convert(Octets(b"\n" * 8, f"f{number}"))
+    more = Octets(b"\n" * 8, "more")
+    converter.convert(more).addErrback(errors.append)
+    assert (errors[0].type, more.closed) == (Unanswered, 1)
 
 
 def test_convertRemembers() -> None:

@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,33 @@ def test_uploads(folder: Path, network: Network) -> None:
     assert case.reload(START + allowed + TFTP) == ()
     box.send(b"\0\3\0\1abc", ack.source)
     box.send(b"\0\2newer\0octet\0", (SERVER, 69))
+
+
+def test_aDiskThatDoesNotAnswer(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
+) -> None:
+    """
+    A reload does not touch a directory that stays, nor wait for a new one whose disk does not answer: that is opened
+    when somebody asks for its files.
+    """
+    case = Case(folder, network, START + TFTP)
+    (folder / "late").mkdir()
+    (folder / "late" / "more").write_bytes(BODY)
+    hangs, opened = threading.Event(), os.open
+
+    def hanging(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).startswith(str(folder)) and "x.yaml" not in str(path):
+            hangs.wait(10)
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", hanging)
+    began = time.monotonic()
+    assert case.reload(START.replace("}}]", "}}, {directory: {path: late, under: late}}]") + TFTP) == ()
+    assert time.monotonic() - began < 5
+    assert [event["path"] for event in events if event.get("event") == "slow-disk"] == [str(folder / "late")]
+    hangs.set()
+    assert Client(network).finish() == BODY
+    assert Client(network, host="10.0.0.8", name="late/more").finish() == BODY
 
 
 def test_options(folder: Path, network: Network) -> None:

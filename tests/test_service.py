@@ -21,6 +21,7 @@ from castd.request import Local, Request
 from castd.service import service
 from castd.service.service import Server, compose, kinds
 from castd.testing import Host, Network, RecordingClient
+from tests.support.disks import result
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -154,14 +155,17 @@ def test_uploads(boot: Path, network: Network) -> None:
     site = made(boot, network, START + ANY + uploads + TFTP).site
     sink = site.sink(asked("a.txt", mode="netascii", write=True))
     assert verifyObject(IContentSink, sink)
-    upload = sink.begin("a.txt", (CLIENT, 2000), None)
+    upload = result(sink.begin("a.txt", (CLIENT, 2000), None))
     upload.write(b"one\r\ntwo\r\n")
     (part,) = (boot / "in").iterdir()
-    assert part.read_bytes() == b"one\ntwo\n"
-    upload.abort()
-    assert list((boot / "in").iterdir()) == []
+    assert part.name.startswith(".castd-")
+    result(upload.commit())
+    (file,) = (boot / "in").iterdir()
+    assert file.read_bytes() == b"one\ntwo\n"
+    result(sink.begin("b.txt", (CLIENT, 2000), None)).abort()
+    assert list((boot / "in").iterdir()) == [file]
     with pytest.raises(NotFound):
-        sink.begin("nowhere/a.txt", (CLIENT, 2000), None)
+        result(sink.begin("nowhere/a.txt", (CLIENT, 2000), None))
 
 
 def test_eventFile(boot: Path, network: Network) -> None:

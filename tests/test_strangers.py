@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.observe.ratelimit import RateLimiter
@@ -196,7 +197,9 @@ def test_noDescriptors(asked: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with TftpStage(source=content, uploads=sink) as stage:
         client = stage.client()
         with monkeypatch.context() as patch:
-            patch.setattr(os, "open", Failing(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+            failing = Failing(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            patch.setattr(os, "open", failing)
+            patch.setattr(athand, "openat2", failing)
             client.send(asked, stage.server)
             stage.network.advance(0.1)
         assert client.take() == []

@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,42 +17,27 @@ from typing import Any
 import pytest
 import pytest_twisted
 from pydantic import ValidationError
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import gatherResults, maybeDeferred
 from zope.interface.verify import verifyObject
 
-from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused
-from castd.files import partial
-from castd.files.content import Directory, DirectoryOptions
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
+from castd.files import partial, space
+from castd.files.content import DirectoryOptions
+from castd.files.directory import SinkChain
+from castd.files.threads import MOST_AWAITED, DiskThreads
+from castd.files.uploads import MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
+from tests.support.disks import HereDirectory, HereUploads, Later, result
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
 
 
-class Later:
-    """A thread that runs when it is told to."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Callable[[], None]] = []
-
-    def __call__(self, job: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred()
-        self.jobs.append(lambda: maybeDeferred(job, *args).chainDeferred(done))
-        return done
-
-    def run(self) -> None:
-        while self.jobs:
-            self.jobs.pop(0)()
-
-
-def drop(path: Path, thread: Any = maybeDeferred, **options: Any) -> UploadDirectory:
+def drop(path: Path, thread: Any = maybeDeferred, **options: Any) -> HereUploads:
     """The sink that a service file would make; its thread is this one."""
-    return UploadDirectory(
-        UploadDirectoryOptions.model_validate({"path": str(path), "keep-free": 0, **options}), thread
-    )
+    return HereUploads(UploadDirectoryOptions.model_validate({"path": str(path), "keep-free": 0, **options}), thread)
 
 
-def upload(sink: UploadDirectory, name: str, *pieces: bytes, peer: Any = ONE) -> Any:
+def upload(sink: HereUploads, name: str, *pieces: bytes, peer: Any = ONE) -> Any:
     """A whole upload: what its commit fired with, L{None} if all went well, else the error."""
     results: list[Any] = []
     begun = sink.begin(name, peer, None)
@@ -85,6 +70,7 @@ def _noneLeft(tmp_path: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
     assert [link for link in links if link.startswith(str(tmp_path)) and ".part" in link] == []
+    assert not any(disk.setAside for disk in space._disks.values())
 
 
 def test_interfaces(tmp_path: Path) -> None:
@@ -121,7 +107,7 @@ def test_unseen(tmp_path: Path) -> None:
     (only,) = tmp_path.iterdir()
     assert only.name.startswith(".")
     assert stat.S_IMODE(only.stat().st_mode) == 0o600
-    source = Directory(DirectoryOptions(path=str(tmp_path), ignoreCase=True))
+    source = HereDirectory(DirectoryOptions(path=str(tmp_path), ignoreCase=True), maybeDeferred)
     for name in ("a", only.name, only.name.upper()):
         with pytest.raises(NotFound):
             source.lookup(name, ONE)
@@ -147,9 +133,9 @@ def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest_twisted.inlineCallbacks
 def test_realThread(tmp_path: Path) -> Any:
-    """With the reactor's own threads it is as with a test's, for many uploads at a time."""
-    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0))
-    begun = [sink.begin(f"f{number}", ONE, None) for number in range(20)]
+    """With threads of its own it is as with a test's, for many uploads at a time."""
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), DiskThreads())
+    begun = yield gatherResults([sink.begin(f"f{number}", ONE, None) for number in range(20)])
     for number, each in enumerate(begun):
         each.write(b"%d" % number)
     for each in [each.commit() for each in begun]:
@@ -157,6 +143,7 @@ def test_realThread(tmp_path: Path) -> Any:
     assert everything(tmp_path) == {f"f{number}": b"%d" % number for number in range(20)}
     removed = yield sink.removeAbandoned()
     assert removed == 0
+    yield sink.settled()
 
 
 def test_abort(tmp_path: Path) -> None:
@@ -239,6 +226,60 @@ def test_replaceOnlyFiles(tmp_path: Path, make: Any) -> None:
     with pytest.raises(Forbidden):
         drop(tmp_path, policy="overwrite").begin("a", ONE, None)
     assert everything(tmp_path)["b"] == b"target"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("owner", "mode", "theirs"),
+    [(9999, 0o444, True), (9999, 0o664, True), (9999, 0o666, False), (12345, 0o444, True), (12345, 0o600, False)],
+)
+def test_replaceForeign(tmp_path: Path, owner: int, mode: int, theirs: bool) -> None:
+    """What the server's user could not write to is not replaced by an upload either, unless the switch says so."""
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    os.chown(file, owner, owner)
+    file.chmod(mode)
+    sinks = drop(tmp_path, policy="overwrite"), drop(tmp_path, policy="overwrite", **{"replace-foreign": "true"})
+    os.seteuid(12345)
+    try:
+        if theirs:
+            with pytest.raises(Forbidden, match="replace-foreign is off"):
+                sinks[0].begin("a", ONE, None)
+            assert everything(tmp_path) == {"a": b"old"} or mode & 0o004 == 0
+        else:
+            assert upload(sinks[0], "a", b"new") is None
+        assert upload(sinks[1], "a", b"newer") is None
+    finally:
+        os.seteuid(0)
+    assert everything(tmp_path) == {"a": b"newer"}
+
+
+def test_replaceReadOnlyAsRoot(tmp_path: Path) -> None:
+    """A file that nobody may write to is not replaced, even by root, who could write to it."""
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o444)
+    with pytest.raises(Forbidden):
+        drop(tmp_path, policy="existing").begin("a", ONE, None)
+
+
+def test_severalDirectories(tmp_path: Path) -> None:
+    """An upload goes to the first directory that is for its name and its client; if none is, that is forbidden."""
+    sinks = []
+    for name, networks in ("one", "10.0.0.7"), ("two", "10.0.0.8"):
+        (tmp_path / name).mkdir()
+        given = {"path": str(tmp_path / name), "networks": networks, "keep-free": 0}
+        sinks.append(UploadDirectory(UploadDirectoryOptions.model_validate(given), maybeDeferred))
+    chain = SinkChain(sinks)
+    for peer in (ONE, TWO):
+        begun = result(chain.begin("a", peer, None))
+        begun.write(peer[0].encode())
+        begun.commit()
+    assert everything(tmp_path) == {"one/a": b"10.0.0.7", "two/a": b"10.0.0.8"}
+    with pytest.raises(Forbidden, match="by this client"):
+        result(chain.begin("a", ("10.0.0.9", 1), None))
 
 
 @pytest.mark.parametrize(
@@ -334,22 +375,138 @@ def test_largest(tmp_path: Path) -> None:
 
 
 def test_keepFree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Space is kept free: by the size announced, and looked at again as the file grows."""
+    """Space is kept free: by the size announced, and looked at again before each write."""
     free = 10_000_000
     monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=free // 1000, f_frsize=1000))
     sink = drop(tmp_path, **{"keep-free": "4 MB"})
     with pytest.raises(Full):
         sink.begin("a", ONE, 6_000_001)
-    begun = sink.begin("a", ONE, 6_000_000)
-    free = 4_050_000
-    for _ in range(16):
-        begun.write(b"x" * 65_464)
+    begun = sink.begin("a", ONE, None)
+    free = 4_066_000
+    begun.write(b"x" * WRITE_AT_ONCE)
+    free = 4_000_000
     with pytest.raises(Full):
-        begun.write(b"x" * 65_464)
+        begun.write(b"x" * WRITE_AT_ONCE)
     assert everything(tmp_path) == {}
     free = 3_999_000
     with pytest.raises(Full):
         sink.begin("a", ONE, None)
+
+
+def test_keepFreeOfMany(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    However many upload at once, to whatever directories on the disk, less is never left free: what they have announced
+    is set aside until it is written or they have ended, and what they have not is counted at each write.
+    """
+    written, taken = 0, 10_000_000
+    write = os.write
+
+    def counted(fd: int, data: bytes) -> int:
+        nonlocal written
+        written += write(fd, data)
+        return len(data)
+
+    monkeypatch.setattr(os, "write", counted)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=taken + 4_000_000 - written, f_frsize=1))
+    sinks = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sinks.append(drop(tmp_path / name, **{"keep-free": "4 MB"}))
+    announced = [sinks[number % 2].begin(f"a{number}", ONE, 1_000_000) for number in range(9)]
+    with pytest.raises(Full):
+        sinks[0].begin("b", ONE, 1_000_001)
+    unannounced = [sinks[number % 2].begin(f"c{number}", ONE, None) for number in range(180)]
+    full = 0
+    for each in unannounced:
+        try:
+            each.write(b"x" * WRITE_AT_ONCE)
+        except Full:
+            full += 1
+    assert full == 180 - 1_000_000 // WRITE_AT_ONCE
+    assert written <= 1_000_000
+    for each in announced:
+        for _ in range(10):
+            each.write(b"x" * 100_000)
+        each.commit()
+    assert 9_900_000 < written <= 10_000_000
+    for each in unannounced:
+        each.abort()
+    written = 0
+    sinks[0].begin("d", ONE, 10_000_000).abort()
+
+
+def test_unwritten(tmp_path: Path) -> None:
+    """A disk that is slower than the client: after so many octets write() asks to wait, and all of it is stored."""
+    thread, fired = Later(), list[Any]()
+    sink = drop(tmp_path, thread)
+    begun = sink.begin("a", ONE, None)
+    for _ in range(MOST_UNWRITTEN // 1000):
+        assert begun.write(b"x" * 1000) is None
+    room = begun.write(b"x" * 1000)
+    assert begun.write(b"x") is room
+    room.addCallback(fired.append)
+    assert sink.unwritten == 1000 * (MOST_UNWRITTEN // 1000) + 1001
+    thread.run(1)
+    assert fired == [None]
+    begun.commit().addCallback(fired.append)
+    assert fired == [None]
+    thread.run()
+    assert fired == [None, None]
+    assert everything(tmp_path) == {"a": b"x" * (1000 * (MOST_UNWRITTEN // 1000) + 1001)}
+    assert sink.unwritten == 0
+
+
+def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that waits for a disk is told when that fails; so is one that has sent all, and one that goes on."""
+    thread, told = Later(), list[Any]()
+    sink = drop(tmp_path, thread)
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    waiting, whole, going = (sink.begin(name, ONE, None) for name in "abc")
+    waiting.write(b"x" * (MOST_UNWRITTEN + 1)).addErrback(lambda failure: told.append(failure.type))
+    whole.write(b"x")
+    whole.commit().addErrback(lambda failure: told.append(failure.type))
+    going.write(b"x" * WRITE_AT_ONCE)
+    thread.run()
+    assert told == [Full, Full]
+    with pytest.raises(Full):
+        going.write(b"x")
+    assert (everything(tmp_path), sink.unwritten) == ({}, 0)
+
+
+def test_abortWhileWriting(tmp_path: Path) -> None:
+    """An upload that ends while its disk is waited for leaves nothing once the disk has answered."""
+    thread = Later()
+    sink = drop(tmp_path, thread)
+    begun = sink.begin("a", ONE, None)
+    begun.write(b"x" * WRITE_AT_ONCE)
+    begun.abort()
+    thread.run()
+    assert (everything(tmp_path), sink.unwritten) == ({}, 0)
+
+
+def test_nobodyWaits(tmp_path: Path) -> None:
+    """An upload whose request was let go before the disk had made it leaves nothing."""
+    thread, errors = Later(), list[Any]()
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread)
+    begun = sink.begin("a", ONE, None).addErrback(errors.append)
+    thread.run(1)
+    begun.cancel()
+    thread.run()
+    assert (everything(tmp_path), len(errors)) == ({}, 1)
+
+
+def test_tooManyWait(tmp_path: Path) -> None:
+    """So many requests wait for one disk, and no more; that they are dropped is no answer."""
+    thread = Later()
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread)
+    begun = [sink.begin(f"f{number}", ONE, None) for number in range(MOST_AWAITED)]
+    with pytest.raises(Unanswered):
+        sink.begin("one more", ONE, None)
+    thread.run()
+    assert all(each.called for each in begun)
+    for each in [*begun, sink.begin("one more", ONE, None)]:
+        each.addCallback(lambda upload: upload.abort())
+    thread.run()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +525,8 @@ def test_writeFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", broken)
         with pytest.raises(Refused) as refused:
-            begun.write(b"x")
+            begun.write(b"x" * WRITE_AT_ONCE)
+        assert type(upload(sink, "b", b"x")) is error
     assert type(refused.value) is error
     assert everything(tmp_path) == {}
     assert upload(sink, "a", b"x") is None
@@ -412,8 +570,7 @@ import os, sys
 from twisted.internet.defer import maybeDeferred
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 directory = UploadDirectory(UploadDirectoryOptions(path=sys.argv[1], keepFree=0), maybeDeferred)
-upload = directory.begin("d/a", ("10.0.0.1", 1), None)
-upload.write(b"half")
+directory.begin("d/a", ("10.0.0.1", 1), None).addCallback(lambda upload: upload.write(b"h" * 100000))
 os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())
 """
 

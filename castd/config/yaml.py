@@ -7,6 +7,10 @@ scalar is read.  A plain C{null}, a plain C{~} and an empty value are L{None}; i
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +27,8 @@ MAX_OCTETS = 1 << 20
 MAX_DEPTH = 32
 #: The most values that aliases repeat.
 MAX_REPEATED = 50_000
+#: Seconds that the next octets may take of a service file that is a pipe, as with C{castd check <(...)}.
+PIPE_TIMEOUT = 2.0
 
 #: The fault of a text that no file, name or address can have.
 UNFIT = "an octet of 0, or a half of a character (surrogate): nothing here can have that"
@@ -104,11 +110,30 @@ def read(file: Path) -> Tree:
     @raise ConfigError: the file cannot be read, or is no YAML.
     """
     try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_OCTETS + 1)
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as stream:
+            content = _contentOf(stream)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     return parse(content, str(file))
+
+
+def _contentOf(stream: io.FileIO) -> bytes:
+    """
+    Read to the end, at most one octet more than L{MAX_OCTETS}.
+
+    @raise OSError: it cannot be read; also if it is a pipe or a terminal, and nothing comes for L{PIPE_TIMEOUT}.
+    """
+    waits, content = select.poll(), b""
+    waits.register(stream, select.POLLIN)
+    while len(content) <= MAX_OCTETS:
+        if not waits.poll(PIPE_TIMEOUT * 1000):
+            raise TimeoutError(errno.ETIMEDOUT, f"it is no file, and nothing has come for {PIPE_TIMEOUT:g} s")
+        piece = stream.read(MAX_OCTETS + 1 - len(content))
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def parse(content: bytes, file: str) -> Tree:

@@ -7,26 +7,36 @@ replaced file, and a transfer under way does not.  All contents of one file shar
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial as bind
+from typing import TypeAlias, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import ContentChanged, Forbidden, NotFound, Refused
-from castd.files import names, partial
-from castd.files.root import Links, Root, closeFd, readRefusal
-from castd.interfaces import IContent, IContentSource
+from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
+from castd.files import athand, names, partial
+from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
+from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
+from castd.interfaces import IAwaitedContent, IContent, IContentSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
 from castd.request import Peer
 
 #: Device, inode, size, time of the last change in nanoseconds.
 Version: TypeAlias = tuple[int, int, int, int]
+
+T = TypeVar("T")
+
+#: The first octets of each open file are kept, as many as a block has without options: MTFTP needs them at once.
+HEAD = 512
+#: Errors of a read from memory where the file system, the kernel or a seccomp filter does not have it.
+_NOT_AT_HAND = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
 class RewriteOptions(Settings):
@@ -62,9 +72,7 @@ class DirectoryOptions(Settings):
     networks: Clients = Field(
         clients("any"), description="clients that see this directory; the others look further down"
     )
-    ignoreCase: bool = Field(
-        False, description="find boot/x for BOOT/X if there is no exact match; slow where many miss"
-    )
+    ignoreCase: bool = Field(False, description="find boot/x for BOOT/X if there is no exact match")
     links: Links = Field(
         "inside", description="symbolic links: inside: as long as they stay in the directory; or never"
     )
@@ -85,33 +93,120 @@ class DirectoryOptions(Settings):
 class Directory:
     """
     Serves the files of one directory.
+
+    What the kernel has in memory is opened and read at once.  Everything else is done in threads of this directory
+    alone, so that its disk delays nobody who asks another one (docs/decisions/slow-disks.md).
     """
 
-    def __init__(self, options: DirectoryOptions) -> None:
+    def __init__(
+        self,
+        options: DirectoryOptions,
+        thread: RunInThread | None = None,
+        background: RunInThread | None = None,
+        beyond: RunInThread | None = None,
+        patience: float = OPEN_TIMEOUT,
+    ) -> None:
         """
         Open the directory.
 
+        @param patience: seconds to wait for a disk that does not answer, see L{Root}.
+        @param thread: runs what waits for the disk; L{None}: threads of its own.
+        @param background: runs what reads whole files; L{None}: a thread of its own.
+        @param beyond: runs what waits for other mounts below the directory; L{None}: threads of its own.
         @raise OSError: it is not there or cannot be searched.
         """
         self.options = options
-        self._root = Root(str(options.path), options.links, options.ignoreCase)
+        self.thread = thread or DiskThreads()
+        self.background = background or DiskThreads(1)
+        self.beyond = beyond or DiskThreads()
+        self._root = Root(str(options.path), options.links, options.ignoreCase, patience)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
         self._rules = tuple(each.rule() for each in options.rewrite)
         self._networks = Networks(options.networks) if options.networks != clients("any") else None
         self._open: dict[Version, _OpenFile] = {}
+        self._awaited = 0
 
-    def lookup(self, name: str, peer: Peer) -> File:
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered when the directory was to be opened."""
+        return self._root.answers
+
+    def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
         """
         Open the file of this name.
 
+        @return: a Deferred if the disk has to be asked.
         @raise NotFound: there is no such file, or the directory is not for this client.
         @raise Forbidden: it is no regular file, cannot be read, or its path leads out of the directory.
-        @raise Busy: the system cannot open it now, as it has no descriptors left or the disk has failed.
+        @raise Unanswered: no descriptors are left, or too many requests wait for this disk.
+        @raise Busy: the disk has failed.
         """
+        parts = self._partsFor(name, peer)
+        fd = self._root.openAtHand(parts)
+        if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
+            return self._file(name, opened)
+        if self._awaited >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
+        self._awaited += 1
+        asked: Deferred[IContent] = Deferred()
+        opening = self.thread(bind(self._openWithin, parts)).addCallback(self._openBeyond, parts)
+        found = opening.addBoth(self._opened, name)
+        found.addBoth(handOver, asked, lambda content: content.close())
+        return asked
+
+    def sizeNow(self, name: str, peer: Peer) -> int:
+        """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
+        opened = self._openWaiting(self._partsFor(name, peer))
+        closeFd(opened.fd)
+        return opened.version[2]
+
+    def _partsFor(self, name: str, peer: Peer) -> names.Parts:
+        """@raise NotFound: the directory is not for this client, or as L{parts}."""
         if self._networks is not None and peer[0] not in self._networks:
             raise NotFound(why="not for this client")
-        fd = self._root.openFile(self.parts(name))
+        return self.parts(name)
+
+    def _checkedAtHand(self, fd: int) -> _Opened | None:
+        """
+        Check a file that was opened from memory, and read its first octets.
+
+        @return: L{None}: they are not in memory; the descriptor is closed.
+        """
+        opened = self._checked(fd)
+        try:
+            opened.readHead(os.RWF_NOWAIT)
+        except OSError:
+            closeFd(fd)
+            return None
+        return opened
+
+    def _openWithin(self, parts: names.Parts) -> _Opened | None:
+        """Open a file as L{_openWaiting}, unless it lies on another mount; L{None}: it does."""
+        return None if self._root.leadsBeyond(parts) else self._openWaiting(parts)
+
+    def _openBeyond(self, opened: _Opened | None, parts: names.Parts) -> Deferred[_Opened]:
+        """Open a file that lies on another mount, in the threads for that; one that is open stays so."""
+        return self.beyond(bind(self._openWaiting, parts, True)) if opened is None else succeed(opened)
+
+    def threadFor(self, opened: _Opened) -> RunInThread:
+        """Return what runs functions that wait for the disk of this file."""
+        return self.beyond if opened.beyond else self.thread
+
+    def _openWaiting(self, parts: names.Parts, beyond: bool = False) -> _Opened:
+        """Open a file and read its first octets.  This waits for the disk."""
+        opened = self._checked(self._root.openFile(parts))
+        opened.beyond = beyond
+        try:
+            opened.fromMemory = athand.fromMemory(opened.fd)
+            opened.readHead()
+        except OSError as error:
+            closeFd(opened.fd)
+            raise readRefusal(error) from error
+        return opened
+
+    def _checked(self, fd: int) -> _Opened:
+        """@raise Forbidden: it is no regular file, or not for everybody; the descriptor is closed."""
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -124,13 +219,38 @@ class Directory:
         except Refused:
             closeFd(fd)
             raise
-        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        shared = self._open.get(version)
+        return _Opened(fd, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+    def _opened(self, result: _Opened | Failure, name: str) -> IContent | Failure:
+        """Return the content of a file that a thread has opened."""
+        self._awaited -= 1
+        return result if isinstance(result, Failure) else self._file(name, result)
+
+    def _file(self, name: str, opened: _Opened) -> File:
+        """Return the content of an open file, which shares the descriptor of those that read the same version."""
+        shared = self._open.get(opened.version)
         if shared is None:
-            shared = self._open[version] = _OpenFile(fd, version, self._open)
+            shared = self._open[opened.version] = _OpenFile(opened, self)
         else:
-            closeFd(fd)
+            self.close(opened)
         return File(name, shared)
+
+    def forget(self, file: _OpenFile) -> None:
+        """Close a file that nobody reads any more."""
+        # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
+        del self._open[file.opened.version]
+        self.close(file.opened)
+
+    def close(self, opened: _Opened) -> None:
+        """Close a file; in a thread if its server is told of that, or if the space of a deleted file is freed by it."""
+        try:
+            quick = opened.fromMemory and os.fstat(opened.fd).st_nlink > 0
+        except OSError:
+            quick = False
+        if quick:
+            closeFd(opened.fd)
+        else:
+            self.threadFor(opened)(bind(closeFd, opened.fd))
 
     def parts(self, name: str) -> names.Parts:
         """
@@ -150,74 +270,143 @@ class Directory:
         return found
 
 
+class _Opened:
+    """
+    Holds the descriptor of an open regular file.
+
+    @ivar version: as L{IContent.version}.
+    @ivar fromMemory: it lies on a file system that does nothing but memory can do when a file is opened or closed.
+    @ivar beyond: it lies on another mount than its directory.
+    @ivar head: its first octets, up to L{HEAD}.
+    """
+
+    __slots__ = ("beyond", "fd", "fromMemory", "head", "version")
+
+    def __init__(self, fd: int, version: Version) -> None:
+        self.fd, self.version = fd, version
+        self.fromMemory, self.beyond, self.head = True, False, b""
+
+    def readHead(self, flags: int = 0) -> None:
+        """
+        Read the first octets.
+
+        @param flags: as for C{preadv}; C{RWF_NOWAIT}: they are to be in memory.
+        @raise OSError: they cannot be read; C{BlockingIOError}: they are not in memory.
+        """
+        size = min(HEAD, self.version[2])
+        if not size:
+            return
+        head = bytearray(size)
+        if os.preadv(self.fd, [head], 0, flags) == size:
+            self.head = bytes(head)
+
+
 class _OpenFile:
     """
-    Holds one open file, and closes it when no content reads it any more.
+    Shares one open file among contents, and closes it when no content reads it any more.
+
+    @ivar atHand: what is in memory can be read at once; C{False}: its file system has no such call.
+    @ivar readers: how many contents and threads read it.
     """
 
-    __slots__ = ("_openFiles", "fd", "readers", "version")
+    __slots__ = ("atHand", "directory", "opened", "readers")
 
-    def __init__(self, fd: int, version: Version, openFiles: dict[Version, _OpenFile]) -> None:
-        self.fd, self.version, self.readers, self._openFiles = fd, version, 0, openFiles
+    def __init__(self, opened: _Opened, directory: Directory) -> None:
+        self.opened, self.directory, self.readers = opened, directory, 0
+        self.atHand = opened.fromMemory
 
     def removeReader(self) -> None:
         """Note that a content was closed."""
         self.readers -= 1
         if not self.readers:
-            # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
-            del self._openFiles[self.version]
-            closeFd(self.fd)
+            self.directory.forget(self)
 
 
-@implementer(IContent)
+@implementer(IAwaitedContent)
 class File:
     """
     Reads a file as content.
 
     Its size stays the one that the file had when it was opened: of a file that grows only so much is sent; one that
-    shrinks or cannot be read raises L{ContentChanged}.
+    shrinks or cannot be read raises L{ContentChanged}.  Its first L{HEAD} octets never have to be waited for.
     """
 
     __slots__ = ("_fd", "_file", "name", "size", "version")
 
     def __init__(self, name: str, shared: _OpenFile) -> None:
         shared.readers += 1
-        self.name, self.version, self.size = name, shared.version, shared.version[2]
-        self._fd, self._file = shared.fd, shared
+        opened = shared.opened
+        self.name, self.version, self.size = name, opened.version, opened.version[2]
+        self._fd, self._file = opened.fd, shared
 
     def read(self, offset: int, length: int) -> bytes:
         """As L{IContent.read}."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        try:
-            data = os.pread(self._fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self._fd, length - len(data), offset + len(data))
-                if not more:
-                    raise ContentChanged(why="the file shrank")
-                data += more
-        except OSError as error:
-            raise ContentChanged(why=error.strerror or "input/output error") from error
-        return data
+        head = self._file.opened.head
+        if offset + length <= len(head):
+            return head[offset : offset + length]
+        data = bytearray(length)
+        self.readInto([data], offset)
+        return bytes(data)
 
     def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """As L{IContent.readInto}; at most 1024 buffers, which is as many as the kernel takes."""
+        wanted = self._octetsOf(buffers, offset)
+        try:
+            found = os.preadv(self._fd, buffers, offset)
+            if found != wanted:
+                self._fill(buffers, offset, found)
+        except OSError as error:
+            raise ContentChanged(why=error.strerror or "input/output error") from error
+
+    def readAtHand(self, buffers: Sequence[bytearray | memoryview], offset: int) -> bool:
+        """As L{IAwaitedContent.readAtHand}; at most 1024 buffers."""
+        wanted = self._octetsOf(buffers, offset)
+        if not self._file.atHand:
+            return False
+        try:
+            # Less may be found: only a part is in memory, or the file has shrunk.
+            return os.preadv(self._fd, buffers, offset, os.RWF_NOWAIT) == wanted
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NOT_AT_HAND:
+                raise ContentChanged(why=error.strerror or "input/output error") from error
+            self._file.atHand = False
+            return False
+
+    def fetch(self, buffers: Sequence[bytearray | memoryview], offset: int) -> Deferred[None]:
+        """As L{IAwaitedContent.fetch}."""
+        self._file.readers += 1
+        thread = self._file.directory.threadFor(self._file.opened)
+        return thread(bind(self.readInto, buffers, offset)).addBoth(self._fetched)
+
+    def _fetched(self, result: T) -> T:
+        self._file.removeReader()
+        return result
+
+    def inBackground(self, function: Callable[[], T]) -> Deferred[T]:
+        """As L{IAwaitedContent.inBackground}."""
+        return self._file.directory.background(function)
+
+    def _octetsOf(self, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        """@raise ContentChanged: the file has fewer octets from there on than the buffers."""
         wanted = sum(map(len, buffers))
         if offset + wanted > self.size:
             raise ContentChanged(why="more was asked for than the file has")
-        try:
-            found = os.preadv(self._fd, buffers, offset)
-        except OSError as error:
-            raise ContentChanged(why=error.strerror or "input/output error") from error
-        if found != wanted:
-            self._fill(buffers, offset, found)
+        return wanted
 
     def _fill(self, buffers: Sequence[bytearray | memoryview], offset: int, found: int) -> None:
         """Read the rest after a short read, which happens on network file systems, and where the file has shrunk."""
         for buffer in buffers:
-            if found < len(buffer):
-                memoryview(buffer)[found:] = self.read(offset + found, len(buffer) - found)
+            rest = memoryview(buffer)[found:]
+            while rest:
+                more = os.preadv(self._fd, [rest], offset + len(buffer) - len(rest))
+                if not more:
+                    raise ContentChanged(why="the file shrank")
+                rest = rest[more:]
             offset += len(buffer)
             found = max(0, found - len(buffer))
 
@@ -249,6 +438,30 @@ class SourceChain:
                 return found.addErrback(self._lookupNext, number + 1, name, peer)
             return found
         raise NotFound()
+
+    def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
+        """
+        Return octets of a file, before the server serves anybody.
+
+        @param patience: seconds to wait for a disk.
+        @return: L{None}: no source has it, or answers at once.
+        """
+        for source in self.sources:
+            try:
+                if isinstance(source, Directory):
+                    return callWithin(patience, bind(source.sizeNow, name, peer))
+                found = source.lookup(name, peer)
+            except NotFound:
+                continue
+            except (Refused, TimeoutError):
+                return None
+            if isinstance(found, Deferred):
+                found.addCallbacks(lambda late: late.close(), lambda _: None)
+                return None
+            found.close()
+            octets: int = found.size
+            return octets
+        return None
 
     def _lookupNext(self, failure: Failure, first: int, name: str, peer: Peer) -> Deferred[IContent]:
         failure.trap(NotFound)

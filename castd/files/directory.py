@@ -5,17 +5,29 @@ Make what C{directory} stands for in a service file: a source below C{content:},
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from zope.interface import implementer
 
-from castd.errors import ConfigError, Forbidden, NotFound
+from castd.errors import ConfigError, Forbidden, NotFound, Refused
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
+from castd.files.root import OPEN_TIMEOUT
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
 from castd.request import Peer
 
 Options = DirectoryOptions
+
+Made = TypeVar("Made", Directory, UploadDirectory)
+
+
+#: Seconds that a server which is serving waits for a new directory whose disk does not answer.
+RELOAD_TIMEOUT = 0.1
+
+_log = Logger(namespace="castd")
 
 
 def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
@@ -25,21 +37,33 @@ def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
     @raise ConfigError: the directory is not there or cannot be searched.
     """
     try:
-        return Directory(options)
+        return _warned(Directory(options, patience=patience(site)))
     except OSError as error:
         raise _unusable(options, error) from None
 
 
-def makeSink(options: UploadDirectoryOptions) -> UploadDirectory:
+def makeSink(options: UploadDirectoryOptions, site: ISite) -> UploadDirectory:
     """
     Make a sink for uploads.
 
     @raise ConfigError: the directory is not there or cannot be written to.
     """
     try:
-        return UploadDirectory(options)
+        return _warned(UploadDirectory(options, patience=patience(site)))
     except OSError as error:
         raise _unusable(options, error) from None
+
+
+def patience(site: ISite) -> float:
+    """Return seconds to wait for a disk: next to none while requests are served."""
+    return RELOAD_TIMEOUT if site.requestPorts else OPEN_TIMEOUT
+
+
+def _warned(directory: Made) -> Made:
+    """Log that a directory's disk does not answer; it is opened when the first request needs it."""
+    if not directory.answers:
+        _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.path))
+    return directory
 
 
 def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
@@ -49,7 +73,7 @@ def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError
 @implementer(IContentSink)
 class SinkChain:
     """
-    Chooses among several upload directories: an upload goes to the first one that its name belongs to.
+    Chooses among several upload directories: an upload goes to the first one for its name and its client.
     """
 
     def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
@@ -59,21 +83,26 @@ class SinkChain:
         self.directories = tuple(directories)
         self.mode = mode
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
+    def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
         As L{IContentSink.begin}.
 
-        @raise Forbidden: also if the name belongs to none of the directories.
+        @raise Forbidden: also if the name belongs to none of the directories, or none of them is for this client.
         @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
-        missing: NotFound | None = None
+        begun = Deferred.fromCoroutine(self._begin(name, peer, size))
+        return begun.addCallback(NetasciiUpload) if self.mode == "netascii" else begun
+
+    async def _begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
+        refusal: Refused | None = None
         for directory in self.directories:
             if not directory.covers(name):
                 continue
-            try:
-                upload = directory.begin(name, peer, size)
-            except NotFound as error:
-                missing = error
+            if not directory.isFor(peer):
+                refusal = refusal or Forbidden(why="no uploads by this client")
                 continue
-            return NetasciiUpload(upload) if self.mode == "netascii" else upload
-        raise missing or Forbidden(why="no place for uploads of this name")
+            try:
+                return await directory.begin(name, peer, size)
+            except NotFound as error:
+                refusal = error
+        raise refusal or Forbidden(why="no place for uploads of this name")

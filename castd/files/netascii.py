@@ -9,43 +9,73 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from itertools import accumulate
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import ContentChanged, Refused
-from castd.files.threads import RunInThread
-from castd.interfaces import IContent, IUpload
+from castd.errors import ContentChanged, Refused, Unanswered
+from castd.files.threads import DiskThreads, RunInThread
+from castd.interfaces import IAwaitedContent, IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
+
+T = TypeVar("T")
 
 #: Octets of the file that are converted together.
 PIECE = 1 << 16
-#: Octets of the largest file that is measured in the reactor's thread; it takes some milliseconds.
-AT_ONCE = 8 << 20
+#: Octets of the largest file that is measured in the reactor's thread, if it need not be waited for; it takes a
+#: millisecond.
+AT_ONCE = 1 << 20
 #: Files whose index is cached: a few hundred octets for each MiB.
 REMEMBERED = 64
+#: Files that are measured at once, or wait for that; beyond that a request is dropped.
+MOST_MEASURED = 16
 
 #: The offset at which each piece of the file begins in netascii, and the end of the last one.
 Index: TypeAlias = Sequence[int]
 
 
-def measure(content: IContent) -> Index:
+class Abandoned(Exception):
+    """Nobody waits for a measurement any more."""
+
+
+def measure(content: IContent, index: list[int] | None = None, isAbandoned: Callable[[], bool] = bool) -> Index:
     """
     Read a whole content to find the offset of each of its pieces in netascii.
 
+    @param index: the offsets that are known already; the others are added.
+    @param isAbandoned: asked before each piece whether to stop.
+    @raise Abandoned: it was stopped.
     @raise ContentChanged: as reading it does.
     """
-    lengths = (content.read(offset, PIECE) for offset in range(0, content.size, PIECE))
-    return list(accumulate((len(piece) + growth(bytes(piece)) for piece in lengths), initial=0))
+    index = [0] if index is None else index
+    for offset in range((len(index) - 1) * PIECE, content.size, PIECE):
+        if isAbandoned():
+            raise Abandoned
+        piece = bytes(content.read(offset, PIECE))
+        index.append(index[-1] + len(piece) + growth(piece))
+    return index
 
 
-@implementer(IContent)
+def measureAtHand(content: IAwaitedContent) -> Index | None:
+    """
+    As L{measure}, for what can be read without waiting.
+
+    @return: L{None}: the content has to be waited for.
+    """
+    index = [0]
+    for offset in range(0, content.size, PIECE):
+        piece = bytearray(min(PIECE, content.size - offset))
+        if not content.readAtHand([piece], offset):
+            return None
+        index.append(index[-1] + len(piece) + growth(bytes(piece)))
+    return index
+
+
+@implementer(IAwaitedContent)
 class NetasciiContent:
     """
     Reads a content, converted to netascii.
@@ -64,29 +94,69 @@ class NetasciiContent:
 
     def read(self, offset: int, length: int) -> bytes:
         """As L{IContent.read}; offset and length are those in netascii."""
-        end = min(offset + length, self.size)
-        found = []
-        while offset < end:
-            number = bisect_right(self._index, offset) - 1
-            start = offset - self._index[number]
-            part = self._converted(number)[start : start + end - offset]
-            found.append(part)
-            offset += len(part)
-        return found[0] if len(found) == 1 else b"".join(found)
+        return self._gather(offset, length, lambda number: bytes(self._content.read(number * PIECE, PIECE)))
 
     def readInto(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """As L{IContent.readInto}; the octets are copied."""
-        data = memoryview(self.read(offset, sum(map(len, buffers))))
-        for buffer in buffers:
-            # Slices of unequal length would change the size of a bytearray instead of failing.
-            if len(data) < len(buffer):
-                raise ContentChanged(why="more was asked for than the file has")
-            buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+        _fill(buffers, self.read(offset, sum(map(len, buffers))))
 
-    def _converted(self, number: int) -> bytes:
+    def readAtHand(self, buffers: Sequence[bytearray | memoryview], offset: int) -> bool:
+        """As L{IAwaitedContent.readAtHand}; of a content that is none, everything is at hand."""
+        try:
+            _fill(buffers, self._gather(offset, sum(map(len, buffers)), self._pieceAtHand))
+        except BlockingIOError:
+            return False
+        return True
+
+    def fetch(self, buffers: Sequence[bytearray | memoryview], offset: int) -> Deferred[None]:
+        """As L{IAwaitedContent.fetch}."""
+        return Deferred.fromCoroutine(self._fetch(buffers, offset))
+
+    def inBackground(self, function: Callable[[], T]) -> Deferred[T]:
+        """As L{IAwaitedContent.inBackground}."""
+        content = self._content
+        return content.inBackground(function) if IAwaitedContent.providedBy(content) else maybeDeferred(function)
+
+    async def _fetch(self, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
+        content, length = self._content, sum(map(len, buffers))
+        pieces = {}
+        if IAwaitedContent.providedBy(content):
+            for number in self._piecesOf(offset, length):
+                piece = bytearray(min(PIECE, content.size - number * PIECE))
+                await content.fetch([piece], number * PIECE)
+                pieces[number] = bytes(piece)
+        _fill(buffers, self._gather(offset, length, pieces.__getitem__))
+
+    def _pieceAtHand(self, number: int) -> bytes:
+        """@raise BlockingIOError: the piece has to be waited for."""
+        content = self._content
+        if not IAwaitedContent.providedBy(content):
+            return bytes(content.read(number * PIECE, PIECE))
+        piece = bytearray(min(PIECE, content.size - number * PIECE))
+        if not content.readAtHand([piece], number * PIECE):
+            raise BlockingIOError
+        return bytes(piece)
+
+    def _piecesOf(self, offset: int, length: int) -> range:
+        """Return the numbers of the pieces that a part in netascii is of."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return range(0)
+        return range(bisect_right(self._index, offset) - 1, bisect_right(self._index, end - 1))
+
+    def _gather(self, offset: int, length: int, read: Callable[[int], bytes]) -> bytes:
+        """Return a part in netascii; C{read} returns the octets of the file in the piece of a number."""
+        end = min(offset + length, self.size)
+        found = []
+        for number in self._piecesOf(offset, length):
+            start = self._index[number]
+            found.append(self._converted(number, read)[max(0, offset - start) : end - start])
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def _converted(self, number: int, read: Callable[[int], bytes]) -> bytes:
         """Convert one piece; the last result is kept, since its blocks are read one after the other."""
         if number != self._number:
-            piece = encode(bytes(self._content.read(number * PIECE, PIECE)))
+            piece = encode(read(number))
             if len(piece) != self._index[number + 1] - self._index[number]:
                 raise ContentChanged(why="the file was written to while it was being sent")
             self._number, self._piece = number, piece
@@ -97,71 +167,125 @@ class NetasciiContent:
         self._content.close()
 
 
+def _fill(buffers: Sequence[bytearray | memoryview], octets: bytes) -> None:
+    """
+    Copy octets into buffers.
+
+    @raise ContentChanged: there are too few.
+    """
+    data = memoryview(octets)
+    for buffer in buffers:
+        # Slices of unequal length would change the size of a bytearray instead of failing.
+        if len(data) < len(buffer):
+            raise ContentChanged(why="more was asked for than the file has")
+        buffer[:], data = data[: len(buffer)], data[len(buffer) :]
+
+
+class _Measurement:
+    """
+    Holds the measurement of one version of a file, and who waits for it.
+
+    @ivar index: the offsets that are known so far.
+    @ivar asked: who waits, each with his content.
+    """
+
+    __slots__ = ("asked", "index")
+
+    def __init__(self, index: list[int]) -> None:
+        self.index = index
+        self.asked: dict[Deferred[IContent], IContent] = {}
+
+    def isAbandoned(self) -> bool:
+        """Return whether nobody waits any more.  In any thread."""
+        return all(asked.called for asked in list(self.asked))
+
+
 class NetasciiConverter:
     """
     Makes a L{NetasciiContent} of each content.
 
-    Each version of a file is measured once for all requests, a large one in a thread: so clients cannot keep the disk
-    busy by requesting an image in netascii again and again.
+    Each version of a file is measured once for all requests, in a thread unless it is small and in memory: so clients
+    cannot keep the disk busy by requesting an image in netascii again and again.  A measurement that nobody waits for
+    any more stops, and the next one goes on where it was.
     """
 
-    def __init__(
-        self, thread: RunInThread = deferToThread, atOnce: int = AT_ONCE, remembered: int = REMEMBERED
-    ) -> None:
+    def __init__(self, thread: RunInThread | None = None, atOnce: int = AT_ONCE, remembered: int = REMEMBERED) -> None:
         """
-        @param thread: runs the measurement of large files.
+        @param thread: runs the measurement of large files that are no L{IAwaitedContent}; L{None}: a thread of its own.
         @param atOnce: octets of the largest file that is measured in the reactor's thread.
         @param remembered: how many indexes are cached.
         """
-        self._thread, self._atOnce, self._most = thread, atOnce, remembered
+        self._thread, self._atOnce, self._most = thread or DiskThreads(1), atOnce, remembered
         self._known: OrderedDict[Hashable, Index] = OrderedDict()
-        self._waiting: dict[Hashable, list[Deferred[Index]]] = {}
+        self._begun: OrderedDict[Hashable, list[int]] = OrderedDict()
+        self._measured: dict[Hashable, _Measurement] = {}
 
     def convert(self, content: IContent) -> Deferred[IContent]:
         """
         Convert a content to netascii.
 
         @param content: the content to convert; it is closed with the result, or if this fails.
-        @return: a Deferred of a L{NetasciiContent}; fails with L{ContentChanged}.
+        @return: a Deferred of a L{NetasciiContent}; fails with L{ContentChanged}, or L{Unanswered}: too many files are
+            being measured.
         """
+        version = content.version
+        try:
+            index = self._known.get(version) or self._measureAtOnce(content)
+        except Refused:
+            content.close()
+            return fail()
+        if index is not None:
+            self._remember(version, index)
+            return succeed(NetasciiContent(content, index))
+        measurement = self._measured.get(version)
         asked: Deferred[IContent] = Deferred()
-        self._index(content).addBoth(_answer, content, asked)
+        if measurement is not None:
+            measurement.asked[asked] = content
+            return asked
+        if len(self._measured) >= MOST_MEASURED:
+            content.close()
+            return fail(Unanswered(why=f"{MOST_MEASURED} files are being measured for netascii"))
+        measurement = self._measured[version] = _Measurement(self._begun.pop(version, [0]))
+        measurement.asked[asked] = content
+        self._measure(measurement, content)
         return asked
 
-    def _index(self, content: IContent) -> Deferred[Index]:
-        version = content.version
-        if version in self._known:
-            self._known.move_to_end(version)
-            return succeed(self._known[version])
-        waiting: Deferred[Index] = Deferred()
-        if version in self._waiting:
-            self._waiting[version].append(waiting)
-            return waiting
-        self._waiting[version] = [waiting]
-        measuring = (
-            self._thread(partial(measure, content)) if content.size > self._atOnce else maybeDeferred(measure, content)
-        )
-        measuring.addBoth(self._measured, version)
-        return waiting
+    def _measureAtOnce(self, content: IContent) -> Index | None:
+        """Measure a small file; L{None}: it is large, or has to be waited for."""
+        if content.size > self._atOnce:
+            return None
+        return measureAtHand(content) if IAwaitedContent.providedBy(content) else measure(content)
 
-    def _measured(self, result: Index | Failure, version: Hashable) -> None:
+    def _measure(self, measurement: _Measurement, content: IContent) -> None:
+        work = partial(measure, content, measurement.index, measurement.isAbandoned)
+        thread = content.inBackground if IAwaitedContent.providedBy(content) else self._thread
+        thread(work).addBoth(self._ended, measurement, content)
+
+    def _ended(self, result: Index | Failure, measurement: _Measurement, measured: IContent) -> None:
+        """Answer those who wait; if only those have gone who had waited when it stopped, measure on for the others."""
+        version = measured.version
+        if isinstance(result, Failure) and result.check(Abandoned) and not measurement.isAbandoned():
+            self._measure(measurement, next(each for asked, each in measurement.asked.items() if not asked.called))
+            return
+        del self._measured[version]
         if not isinstance(result, Failure):
-            self._known[version] = result
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
-        for waiting in self._waiting.pop(version):
-            waiting.callback(result)
+            self._remember(version, result)
+        elif result.check(Abandoned):
+            self._begun[version] = measurement.index
+            if len(self._begun) > self._most:
+                self._begun.popitem(last=False)
+        for asked, content in measurement.asked.items():
+            # Content whose caller has cancelled is closed only now, as the thread may have been reading it.
+            if isinstance(result, Failure) or asked.called:
+                content.close()
+            if not asked.called:
+                asked.callback(result if isinstance(result, Failure) else NetasciiContent(content, result))
 
-
-def _answer(result: Index | Failure, content: IContent, asked: Deferred[IContent]) -> None:
-    """
-    Fire the Deferred of a caller with its content.  If the caller has cancelled it the content is closed only now, as
-    the thread was still reading it.
-    """
-    if isinstance(result, Failure) or asked.called:
-        content.close()
-    if not asked.called:
-        asked.callback(result if isinstance(result, Failure) else NetasciiContent(content, result))
+    def _remember(self, version: Hashable, index: Index) -> None:
+        self._known[version] = index
+        self._known.move_to_end(version)
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
 
 
 @implementer(IUpload)
@@ -176,9 +300,9 @@ class NetasciiUpload:
         """
         self._upload, self._decoder = upload, Decoder()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Deferred[None] | None:
         """As L{IUpload.write}; the octets are netascii."""
-        self._upload.write(self._decoder.feed(data))
+        return self._upload.write(self._decoder.feed(data))
 
     def commit(self) -> Deferred[None]:
         """As L{IUpload.commit}; a CR at the end of the data is written first."""

@@ -3,7 +3,12 @@ Open files below a directory without ever leaving it, whatever the name and the 
 
 Each part of a name is opened relative to the descriptor of the directory before it, and never through a symbolic link:
 L{_LinkWalk} follows links itself, one step at a time, and stops where a path leaves the root.  So changes on the disk
-between a check and its use have no effect.  (The C{openat2} of Linux would do the same; Python does not have it.)
+between a check and its use have no effect.
+
+All this waits for the disk.  L{Root.openAtHand} does not: it has the kernel do the same at once (C{openat2} with
+C{RESOLVE_BENEATH}) as long as nothing but memory is needed, and leaves everything else to the others.
+
+The methods may be called in several threads at once.
 """
 
 from __future__ import annotations
@@ -12,13 +17,19 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from functools import partial as bind
 from typing import Literal, TypeAlias
 
 from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
+from castd.files import athand
 from castd.files.names import Parts
+from castd.files.spelling import Spellings
+from castd.files.threads import callWithin
 
 Links: TypeAlias = Literal["inside", "never"]
 
+#: Seconds that the start waits for a directory whose disk does not answer.
+OPEN_TIMEOUT = 10.0
 #: Symbolic links followed for one name; the kernel's own limit.
 MOST_LINKS = 40
 
@@ -44,19 +55,63 @@ class Root:
 
     @ivar path: the absolute path of the directory, as configured.
     @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
-    @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match; costs a listing of the directory for each
-    miss.
+    @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match, see L{Spellings}.
     """
 
-    def __init__(self, path: str, links: Links = "inside", ignoreCase: bool = False) -> None:
-        """@raise OSError: there is no such directory, or it cannot be searched."""
+    def __init__(
+        self,
+        path: str,
+        links: Links = "inside",
+        ignoreCase: bool = False,
+        patience: float = OPEN_TIMEOUT,
+        writable: bool = False,
+    ) -> None:
+        """
+        @param writable: the directory must be one that can be written to.
+        @param patience: seconds to wait for a disk that does not answer; then the directory is opened when the first
+            request needs it.
+        @raise OSError: there is no such directory, or it cannot be searched or written to.
+        """
         # The working directory changes when the server becomes a daemon.
         self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
-        self._fd, self._identity, self._realParts = _openRoot(self.path)
+        self._spellings = Spellings() if ignoreCase else None
+        self._opened: _OpenedRoot | None = None
+        with suppress(TimeoutError):
+            self._opened = callWithin(patience, bind(_openRoot, self.path, writable))
 
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):
-            closeFd(self._fd)
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered so far."""
+        return self._opened is not None
+
+    def openAtHand(self, parts: Parts) -> int | None:
+        """
+        Open a file for reading, as L{openFile}, if that needs nothing but what the kernel has in memory.
+
+        @return: its descriptor; L{None}: L{openFile} is to be asked, in a thread.
+        """
+        root = self._opened
+        if root is None or not root.fromMemory:
+            return None
+        try:
+            if not root.isStill(os.fsencode(self.path)):
+                return None
+            return athand.openat2(b"/".join(parts), _FILE_FLAGS & ~os.O_NOFOLLOW, root.fd, self.links == "inside")
+        except OSError as error:
+            if self.ignoreCase and error.errno == errno.ENOENT:
+                return None
+            raise readRefusal(error) from error
+
+    def leadsBeyond(self, parts: Parts) -> bool:
+        """
+        Return whether the path of a file leads to another mount.  Waits for the directory's own disk, and no other.
+
+        @raise Refused: as L{openFile}.
+        """
+        try:
+            return athand.leadsBeyond(b"/".join(parts), self._current().fd)
+        except OSError as error:
+            raise readRefusal(error) from error
 
     def openFile(self, parts: Parts) -> int:
         """
@@ -65,7 +120,8 @@ class Root:
         @return: its descriptor.  The caller must check (by C{fstat}) that it is a regular file, and close it.
         @raise NotFound: there is no such file.
         @raise Forbidden: it is not readable, or its path leaves the root.
-        @raise Busy: the system cannot open it now: no descriptors are left, or the disk has failed.
+        @raise Unanswered: no descriptors are left.
+        @raise Busy: the disk has failed.
         """
         return self._openBeneath(parts, _FILE_FLAGS)
 
@@ -73,15 +129,17 @@ class Root:
         """Open a directory beneath the root, or the root itself, to create files in.  Raises as L{openFile}."""
         if not parts:
             try:
-                return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._currentFd())
+                root = self._current()
+                return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
             except OSError as error:
                 raise readRefusal(error) from error
         return self._openBeneath(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _openBeneath(self, parts: Parts, flags: int) -> int:
         try:
+            root = self._current()
             try:
-                return self._openPlain(parts, flags)
+                return _openPlain(root.fd, parts, flags)
             except OSError as error:
                 # A link in the way, or another spelling of the name.  O_DIRECTORY turns the ELOOP of a link into
                 # ENOTDIR.
@@ -89,62 +147,105 @@ class Root:
                     self.ignoreCase and error.errno == errno.ENOENT
                 ):
                     raise
-            with _LinkWalk(self._currentFd(), self._realParts, self.path, self.links, self.ignoreCase) as walk:
+            with _LinkWalk(root.fd, root.realParts, self.path, self.links, self._spellings) as walk:
                 return walk.open(parts, flags)
         except OSError as error:
             raise readRefusal(error) from error
 
-    def _openPlain(self, parts: Parts, flags: int) -> int:
-        """Open a file without links in its path, spelled as on disk, as in nearly all requests."""
-        place = self._currentFd()
-        if len(parts) == 1:
-            return os.open(parts[0], flags, dir_fd=place)
-        held = -1
-        try:
-            for part in parts[:-1]:
-                place = os.open(part, _DIRECTORY_FLAGS, dir_fd=place)
-                if held >= 0:
-                    closeFd(held)
-                held = place
-            return os.open(parts[-1], flags, dir_fd=place)
-        finally:
-            if held >= 0:
-                closeFd(held)
-
-    def _currentFd(self) -> int:
+    def _current(self) -> _OpenedRoot:
         """
-        Return the root's descriptor; a new one if there is another directory at its path by now.
+        Return the opened root; it is opened anew if there is another directory at its path by now.
 
         Operators replace whole trees by renaming them, or by changing a link; both must have effect without a reload.
         If the path does not exist any more, or cannot be reached since root privileges were dropped, the old one is
         used.
+
+        @raise OSError: it could not be opened at the start, nor can it be now.
         """
+        root = self._opened
+        if root is None:
+            self._opened = root = _OpenedRoot(self.path)
+            return root
         try:
             found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) != root.identity:
+                self._opened = root = _OpenedRoot(self.path)
         except OSError:
-            return self._fd
-        if (found.st_dev, found.st_ino) != self._identity:
-            try:
-                fresh = _openRoot(self.path)
-            except OSError:
-                return self._fd
-            closeFd(self._fd)
-            self._fd, self._identity, self._realParts = fresh
-        return self._fd
+            pass
+        return root
 
 
-def _openRoot(path: str) -> tuple[int, tuple[int, int], Parts]:
-    """Return (descriptor, (device, inode), the parts of its real path)."""
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not os.access(".", os.X_OK, dir_fd=fd, effective_ids=True):
+def _openRoot(path: str, writable: bool) -> _OpenedRoot:
+    """@raise OSError: there is no such directory, or it cannot be searched, or written to if it is to be."""
+    root = _OpenedRoot(path)
+    if writable and not os.access(path, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, "directory cannot be written to", path)
+    return root
+
+
+class _OpenedRoot:
+    """
+    Holds a root as it was opened.  It is closed when nobody refers to it any more: a thread may still use the one that
+    another thread has replaced.
+
+    @ivar fd: its descriptor.
+    @ivar identity: its device and inode.
+    @ivar realParts: the parts of its real path.
+    @ivar fromMemory: it lies on a file system that opens files from memory, see L{athand.fromMemory}.
+    """
+
+    __slots__ = ("fd", "fromMemory", "identity", "realParts")
+
+    def __init__(self, path: str) -> None:
+        """@raise OSError: there is no such directory, or it cannot be searched."""
+        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not os.access(".", os.X_OK, dir_fd=self.fd, effective_ids=True):
             raise PermissionError(errno.EACCES, "directory cannot be searched", path)
-        status = os.fstat(fd)
-        realParts = os.path.realpath(os.fsencode(path)).split(b"/")
-    except BaseException:
-        closeFd(fd)
-        raise
-    return fd, (status.st_dev, status.st_ino), tuple(part for part in realParts if part)
+        status = os.fstat(self.fd)
+        self.identity = status.st_dev, status.st_ino
+        self.realParts: Parts = tuple(part for part in os.path.realpath(os.fsencode(path)).split(b"/") if part)
+        self.fromMemory = athand.fromMemory(self.fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            closeFd(self.fd)
+
+    def isStill(self, path: bytes) -> bool:
+        """
+        Return whether this is the directory at a path, by what the kernel has in memory.
+
+        @return: also C{True} if there is none at the path; C{False}: it is not, or the disk would have to be asked.
+        @raise OSError: no descriptors are left.
+        """
+        try:
+            fd = athand.openat2(path, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                raise
+            return True
+        if fd is None:
+            return False
+        try:
+            return athand.identity(fd) == self.identity
+        finally:
+            closeFd(fd)
+
+
+def _openPlain(root: int, parts: Parts, flags: int) -> int:
+    """Open a file without links in its path, spelled as on disk, as in nearly all requests."""
+    if len(parts) == 1:
+        return os.open(parts[0], flags, dir_fd=root)
+    place, held = root, -1
+    try:
+        for part in parts[:-1]:
+            place = os.open(part, _DIRECTORY_FLAGS, dir_fd=place)
+            if held >= 0:
+                closeFd(held)
+            held = place
+        return os.open(parts[-1], flags, dir_fd=place)
+    finally:
+        if held >= 0:
+            closeFd(held)
 
 
 class _LinkWalk:
@@ -156,8 +257,8 @@ class _LinkWalk:
     absolute link begins at C{/}, as far above the root as possible.
     """
 
-    def __init__(self, root: int, realParts: Parts, path: str, links: Links, ignoreCase: bool) -> None:
-        self._root, self._realParts, self._links, self._ignoreCase = root, realParts, links, ignoreCase
+    def __init__(self, root: int, realParts: Parts, path: str, links: Links, spellings: Spellings | None) -> None:
+        self._root, self._realParts, self._links, self._spellings = root, realParts, links, spellings
         self._path = os.fsencode(path)
         self._stack: list[int] = []
         self._above = 0
@@ -234,18 +335,16 @@ class _LinkWalk:
         """
         Return the name on disk: the part itself, or (if case is ignored) the first name that differs only by case.
         """
-        if not self._ignoreCase:
+        if self._spellings is None:
             return part
         try:
             os.lstat(part, dir_fd=self._directoryFd())
         except FileNotFoundError:
-            wanted = os.fsdecode(part).casefold()
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directoryFd())
             try:
-                alike = sorted(name for name in os.listdir(fd) if name.casefold() == wanted)
+                return self._spellings.find(fd, part) or part
             finally:
                 closeFd(fd)
-            return os.fsencode(alike[0]) if alike else part
         return part
 
 

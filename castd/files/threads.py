@@ -4,15 +4,148 @@ Run functions that wait for a disk outside the reactor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import errno
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Condition, Thread
+from typing import NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
+#: The most threads that wait for one directory at once.
+MOST_THREADS = 8
+#: The most requests that wait for one directory at once; beyond that a request is dropped.
+MOST_AWAITED = 256
+#: A thread without work ends after so many seconds.
+IDLE = 10.0
+
 
 class RunInThread(Protocol):
-    """Runs a function in a thread, as C{twisted.internet.threads.deferToThread}; C{maybeDeferred} in a test."""
+    """
+    Runs a function in a thread, as L{DiskThreads}; C{maybeDeferred} in a test.
+
+    If the Deferred is cancelled the function is not run, or its result is lost.
+    """
 
     def __call__(self, function: Callable[[], T], /) -> Deferred[T]: ...
+
+
+def asDeferred(value: T | Deferred[T]) -> Deferred[T]:
+    """Return a Deferred of a value that may be one already."""
+    return value if isinstance(value, Deferred) else succeed(value)
+
+
+def allWithin(waited: Iterable[Deferred[None]], seconds: float, clock: IReactorTime) -> Deferred[None]:
+    """Return a Deferred that fires when all of these have fired, but after so many seconds at the latest."""
+    everything = DeferredList(list(waited))
+    if not everything.called:
+        everything.addTimeout(seconds, clock, lambda *_: [])
+    return everything.addCallback(lambda _: None)
+
+
+def handOver(result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
+    """
+    Fire a Deferred with a result; if it was cancelled, nobody waits for the result any more, and it is discarded.
+    """
+    if not asked.called:
+        asked.callback(result)
+    elif not isinstance(result, Failure):
+        discard(result)
+
+
+def callWithin(seconds: float, function: Callable[[], T]) -> T:
+    """
+    Call a function in a thread, and wait for its result, but not for long.
+
+    @raise TimeoutError: it takes longer.  It goes on, and its result is lost.
+    """
+    results: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            found = function()
+        except BaseException as error:
+            results.put(partial(_raise, error))
+        else:
+            results.put(lambda: found)
+
+    Thread(target=work, name="castd-disk", daemon=True).start()
+    try:
+        return results.get(timeout=seconds)()
+    except Empty:
+        raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+class DiskThreads:
+    """
+    A few threads for one directory.  A disk that does not answer keeps them busy, and nobody else's.
+
+    The functions begin in the order in which they were given.  Nothing waits for the threads: neither a stop of the
+    reactor nor the end of the process.
+    """
+
+    def __init__(self, most: int = MOST_THREADS) -> None:
+        """
+        @param most: the most threads; each is made when there is work for it.
+        """
+        self._most = most
+        self._jobs: deque[Callable[[], Callable[[], object]]] = deque()
+        self._changed = Condition()
+        self._threads = self._idle = 0
+
+    def __call__(self, function: Callable[[], T], /) -> Deferred[T]:
+        """Run a function in one of the threads.  -> a Deferred of its result, which fires in the reactor's thread."""
+        fired: Deferred[T] = Deferred()
+        with self._changed:
+            self._jobs.append(partial(_run, function, fired))
+            if len(self._jobs) > self._idle and self._threads < self._most:
+                self._threads += 1
+                Thread(target=self._work, name="castd-disk", daemon=True).start()
+            else:
+                self._changed.notify()
+        return fired
+
+    def _work(self) -> None:
+        # Imported here: whoever imports castd need not have chosen the reactor yet.
+        from twisted.internet import reactor
+
+        callFromThread = IReactorFromThreads(reactor).callFromThread
+        while (job := self._nextJob()) is not None:
+            callFromThread(job())
+            # Until the next one comes the thread must not keep what the function refers to.
+            del job
+
+    def _nextJob(self) -> Callable[[], Callable[[], object]] | None:
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._jobs, IDLE)
+            self._idle -= 1
+            if self._jobs:
+                return self._jobs.popleft()
+            self._threads -= 1
+            return None
+
+
+def _run(function: Callable[[], T], fired: Deferred[T]) -> Callable[[], object]:
+    """
+    Call a function in a thread, unless nobody waits for its result any more.
+
+    @return: what fires the Deferred, to be called in the reactor's thread.
+    """
+    if fired.called:
+        return bool
+    try:
+        result: T | Failure = function()
+    except BaseException:
+        result = Failure()
+    return partial(fired.callback, result)

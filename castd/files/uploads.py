@@ -3,6 +3,9 @@ Store uploads in a directory, in which a file is complete or does not exist.
 
 Each upload is written to a partial file in the same directory, which gets the name of the upload only when it is
 complete and synced to the disk.  Until then clients cannot see it, and if the upload fails nothing is left.
+
+Whatever waits for the disk is done in threads of the directory.  Octets are collected and written some at a time; where
+the disk is slower than the client, L{FileUpload.write} says so.
 """
 
 from __future__ import annotations
@@ -10,30 +13,35 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from functools import partial as bind
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThread
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import names, partial
-from castd.files.root import NO_DESCRIPTORS, Links, Root, closeFd
-from castd.files.threads import RunInThread
+from castd.files.root import NO_DESCRIPTORS, OPEN_TIMEOUT, Links, Root, closeFd
+from castd.files.space import SpaceClaim
+from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
 from castd.interfaces import IContentSink, IUpload
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, Size, clients
 from castd.request import Peer
 
-T = TypeVar("T")
-
 Policy: TypeAlias = Literal["create", "overwrite", "existing"]
+#: Device and inode of a directory, and a name in it.
+Key: TypeAlias = tuple[int, int, bytes]
 
-#: The free space of the disk is checked after each so many octets.
-_CHECK_EVERY = 1 << 20
+#: Octets of one upload that are written together.
+WRITE_AT_ONCE = 1 << 16
+#: Octets of one upload that wait for the disk; beyond that its client has to wait.
+MOST_UNWRITTEN = 4 * WRITE_AT_ONCE
+#: Octets of all uploads to one directory that wait for the disk; beyond that each may have L{WRITE_AT_ONCE}.
+MOST_UNWRITTEN_IN_ALL = 16 << 20
 
 
 class UploadDirectoryOptions(Settings):
@@ -46,8 +54,13 @@ class UploadDirectoryOptions(Settings):
     )
     maxSize: Size | None = Field(None, description="octets of the largest upload; null: no limit")
     keepFree: Size = Field(64 << 20, description="octets that uploads leave free on the disk")
-    networks: Clients = Field(clients("any"), description="clients that may upload here")
+    networks: Clients = Field(
+        clients("any"), description="clients that may upload here; for the others the next directory is tried"
+    )
     links: Links = Field("inside", description="links to directories: inside: followed if they stay inside; or never")
+    replaceForeign: bool = Field(
+        False, description="replace also files of other users and files that are read-only, which stay otherwise"
+    )
 
     @field_validator("under")
     @classmethod
@@ -59,21 +72,33 @@ class UploadDirectoryOptions(Settings):
 class UploadDirectory:
     """
     Stores uploads in one directory.
+
+    @ivar thread: runs functions that wait for the disk.
+    @ivar unwritten: octets of all uploads that wait for the disk.
     """
 
-    def __init__(self, options: UploadDirectoryOptions, thread: RunInThread = deferToThread) -> None:
+    def __init__(
+        self, options: UploadDirectoryOptions, thread: RunInThread | None = None, patience: float = OPEN_TIMEOUT
+    ) -> None:
         """
-        @param thread: runs functions that wait for the disk.
+        @param patience: seconds to wait for a disk that does not answer, see L{Root}.
+        @param thread: runs functions that wait for the disk; L{None}: threads of its own.
         @raise OSError: the directory does not exist, or cannot be searched or written to.
         """
         self.options = options
-        self._root = Root(str(options.path), options.links)
-        if not os.access(options.path, os.W_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, "directory cannot be written to", options.path)
+        self._root = Root(str(options.path), options.links, patience=patience, writable=True)
         self._under = names.prefix(options.under)
         self._networks = Networks(options.networks)
-        self._thread = thread
-        self._open: dict[tuple[int, int, bytes], FileUpload] = {}
+        self.thread = thread or DiskThreads()
+        self.unwritten = 0
+        self._open: dict[Key, FileUpload] = {}
+        self._ending: set[FileUpload] = set()
+        self._awaited = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered when the directory was to be opened."""
+        return self._root.answers
 
     def covers(self, name: str) -> bool:
         """Return whether a file of this name belongs to this directory (C{under} in its options)."""
@@ -83,37 +108,66 @@ class UploadDirectory:
             return False
         return True
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> FileUpload:
+    def isFor(self, peer: Peer) -> bool:
+        """Return whether this client may upload here."""
+        return peer[0] in self._networks
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
         Begin an upload.
 
         @param size: octets announced, or L{None}.
+        @return: a Deferred of a L{FileUpload}, which may fail with the same errors.
         @raise Exists: the policy is C{create}, and there is such a file.
         @raise NotFound: its directory does not exist, or the policy is C{existing} and there is no such file.
         @raise Forbidden: this client may not upload, there is something else than a regular file, or another client is
             uploading it ("busy").
         @raise Full: the upload is too large, or there is too little space.
+        @raise Unanswered: too many requests wait for this disk.
         """
-        if peer[0] not in self._networks:
+        if not self.isFor(peer):
             raise Forbidden(why="no uploads by this client")
         *above, last = names.beneath(names.parts(name), self._under)
         if partial.NAME.fullmatch(last):
             raise Forbidden(why="this name is for unfinished uploads")
-        directory = self._root.openDirectory(tuple(above))
+        self.checkSize(size or 0)
+        if self._awaited >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
+        self._awaited += 1
+        asked: Deferred[IUpload] = Deferred()
+        Deferred.fromCoroutine(self._begin(tuple(above), last, peer, size)).addBoth(self._begun, asked)
+        return asked
+
+    def _begun(self, result: IUpload | Failure, asked: Deferred[IUpload]) -> None:
+        self._awaited -= 1
+        handOver(result, asked, lambda upload: upload.abort())
+
+    async def _begin(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> IUpload:
+        directory, place = await self.thread(bind(self._openDirectory, above))
+        key = (*place, last)
+        try:
+            await self._endFormer(key, peer)
+            upload = self._open[key] = FileUpload(self, key, peer, directory)
+        except Refused:
+            self.thread(bind(closeFd, directory))
+            raise
+        await upload.create(size)
+        return upload
+
+    def _openDirectory(self, above: names.Parts) -> tuple[int, tuple[int, int]]:
+        """Open a directory.  -> its descriptor, and its device and inode.  In a thread."""
+        directory = self._root.openDirectory(above)
         try:
             status = os.fstat(directory)
-            key = (status.st_dev, status.st_ino, last)
-            self._endFormer(key, peer)
-            self._checkPolicy(directory, last)
-            upload = FileUpload(self, key, peer, directory, size)
         except OSError as error:
             closeFd(directory)
             raise writeRefusal(error) from error
-        except Refused:
-            closeFd(directory)
-            raise
-        self._open[key] = upload
-        return upload
+        return directory, (status.st_dev, status.st_ino)
+
+    def checkSize(self, size: int) -> None:
+        """@raise Full: an upload may not be so large."""
+        if self.options.maxSize is not None and size > self.options.maxSize:
+            raise Full(why="larger than an upload may be")
 
     def removeAbandoned(self) -> Deferred[int]:
         """
@@ -123,40 +177,49 @@ class UploadDirectory:
 
         @return: a Deferred of how many files were removed.
         """
+        return self.thread(self._removeAbandoned)
+
+    def _removeAbandoned(self) -> int:
         # By its descriptor: after twistd --chroot its path does not exist any more.
+        directory = self._root.openDirectory(())
         try:
-            directory = self._root.openDirectory(())
-        except Refused:
-            return fail()
-
-        def closed(result: T) -> T:
+            return partial.removeAbandoned(".", directory)
+        finally:
             closeFd(directory)
-            return result
 
-        return self._thread(bind(partial.removeAbandoned, ".", directory)).addBoth(closed)
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
+        ending = [*self._ending, *(upload for upload in self._open.values() if upload.storing)]
+        return DeferredList([upload.ended() for upload in ending]).addCallback(lambda _: None)
 
     def forget(self, upload: FileUpload) -> None:
-        """Forget an upload that was committed or aborted."""
+        """Forget an upload that was committed or aborted, but for what is left to do on the disk."""
         if self._open.get(upload.key) is upload:
             del self._open[upload.key]
+        self._ending.add(upload)
 
-    def _endFormer(self, key: tuple[int, int, bytes], peer: Peer) -> None:
+    def forgetWhole(self, upload: FileUpload) -> None:
+        """Forget an upload of which nothing is left to do."""
+        self._ending.discard(upload)
+
+    async def _endFormer(self, key: Key, peer: Peer) -> None:
         """
-        Abort an earlier upload of this name by the same client, which begins anew.
+        Abort an earlier upload of this name by the same client, which begins anew, and wait until its file is removed.
 
         @raise Forbidden: another client is uploading it; there is one upload of a name at a time.
         """
         busy = self._open.get(key)
-        if busy is not None and busy.peer == peer:
+        if busy is not None and busy.peer == peer and not busy.storing:
             busy.abort()
+            await busy.ended()
             busy = self._open.get(key)
         if busy is not None:
             raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
 
-    def _checkPolicy(self, directory: int, last: bytes) -> None:
+    def checkPolicy(self, directory: int, last: bytes) -> None:
         """@raise Refused: the policy does not allow the upload, or there is something else than a regular file."""
         try:
-            mode = os.lstat(last, dir_fd=directory).st_mode
+            status = os.lstat(last, dir_fd=directory)
         except FileNotFoundError:
             if self.options.policy == "existing":
                 raise NotFound(why="only files that exist may be replaced") from None
@@ -165,8 +228,25 @@ class UploadDirectory:
             raise writeRefusal(error) from error
         if self.options.policy == "create":
             raise Exists()
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise Forbidden(why="not a regular file")
+        if not self.options.replaceForeign and not _isOurs(status):
+            raise Forbidden(why="a file of another user, or a read-only one: replace-foreign is off")
+
+
+def _isOurs(status: os.stat_result) -> bool:
+    """
+    Return whether this process could write to a file: it is of its user, or its group's, or everybody's, and not
+    read-only for them.  Root may write to each file, but replaces none that nobody may write to.
+    """
+    mode, user = status.st_mode, os.geteuid()
+    if user == 0:
+        return bool(mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    if status.st_uid == user:
+        return bool(mode & stat.S_IWUSR)
+    if status.st_gid in (os.getegid(), *os.getgroups()):
+        return bool(mode & stat.S_IWGRP)
+    return bool(mode & stat.S_IWOTH)
 
 
 @implementer(IUpload)
@@ -174,104 +254,220 @@ class FileUpload:
     """
     Writes one upload to a partial file, and publishes it.
 
-    @ivar key: device and inode of the directory, and the name in it.
+    @ivar key: the directory and the name in it.
     @ivar peer: the client that sends it.
-    @ivar octets: octets written so far.
+    @ivar octets: octets received so far.
     """
 
-    def __init__(
-        self, sink: UploadDirectory, key: tuple[int, int, bytes], peer: Peer, directory: int, size: int | None
-    ) -> None:
+    def __init__(self, sink: UploadDirectory, key: Key, peer: Peer, directory: int) -> None:
         """
         @param directory: descriptor of the directory; the upload closes it.
-        @raise Refused: there is too little space, or no file can be created.
         """
         self.key, self.peer, self.octets = key, peer, 0
-        self._sink, self._directory, self._options = sink, directory, sink.options
-        self._checkedAt = 0
-        self._checkSize(size or 0)
+        self._sink, self._directory = sink, directory
+        self._space = SpaceClaim(key[0], directory, sink.options.keepFree)
+        self._part, self._fd = b"", -1
+        self._state: Literal["open", "storing", "over"] = "open"
+        self._error: BaseException | None = None
+        self._pieces: list[bytes] = []
+        self._unwritten = 0
+        self._busy = False  # a thread uses the descriptors
+        self._room: Deferred[None] | None = None
+        self._committed: Deferred[None] = Deferred()
+        self._mode = 0
+        self._ended: list[Deferred[None]] = []
+
+    # The beginning.
+
+    def create(self, size: int | None) -> Deferred[None]:
+        """
+        Create the partial file.
+
+        @param size: octets announced, or L{None}.
+        @return: fails with Refused: the policy does not allow the upload, there is too little space, or no file can be
+            created.
+        """
+        self._busy = True
+        return self._sink.thread(bind(self._create, size or 0)).addBoth(self._created)
+
+    def _create(self, size: int) -> None:
+        """In a thread."""
+        self._sink.checkPolicy(self._directory, self.key[2])
         try:
-            self._part, self._fd = partial.create(directory)
+            self._space.setAside(size)
+            self._part, self._fd = partial.create(self._directory)
         except OSError as error:
             raise writeRefusal(error) from error
-        self._state = "open"
 
-    def write(self, data: bytes) -> None:
+    def _created(self, result: Failure | None) -> Failure | None:
+        self._busy = False
+        if isinstance(result, Failure):
+            self._state = "over"
+            self._end()
+        return result
+
+    # What is written.
+
+    def write(self, data: bytes) -> Deferred[None] | None:
         """
         Append to the file.
 
+        @return: L{None}; or a Deferred: nothing more is to be written before it fires, as the disk is slow.
         @raise Full: the upload is too large, or the disk is full; the partial file is removed at once.
         @raise Refused: the disk has failed, or the upload is over.
         """
-        if self._state != "open":
-            raise Refused("Upload is over")
+        self._checkOpen()
         try:
-            if self._options.maxSize is not None and self.octets + len(data) > self._options.maxSize:
-                raise Full(why="larger than an upload may be")
-            if self.octets + len(data) - self._checkedAt >= _CHECK_EVERY:
-                self._checkSize(len(data))
-                self._checkedAt = self.octets
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            self.abort()
-            raise writeRefusal(error) from error
-        except Refused:
+            self._sink.checkSize(self.octets + len(data))
+        except Full:
             self.abort()
             raise
-        self.octets += len(data)
+        if data:
+            self._pieces.append(data)
+            self._count(len(data))
+            self.octets += len(data)
+        if self._unwritten >= WRITE_AT_ONCE and not self._busy:
+            self._writeSome()
+            self._checkOpen()
+        if self._unwritten > MOST_UNWRITTEN or (
+            self._unwritten > WRITE_AT_ONCE and self._sink.unwritten > MOST_UNWRITTEN_IN_ALL
+        ):
+            self._room = self._room or Deferred()
+            return self._room
+        return None
+
+    def _checkOpen(self) -> None:
+        """@raise Refused: the upload has failed, or is over."""
+        if self._error is not None:
+            raise self._error
+        if self._state != "open":
+            raise Refused("Upload is over")
+
+    def _count(self, octets: int) -> None:
+        """Count octets that wait for the disk; fewer if the number is negative."""
+        self._unwritten += octets
+        self._sink.unwritten += octets
+
+    def _writeSome(self) -> None:
+        """Write what has been collected, and store the file if all of it has been."""
+        pieces, self._pieces, self._busy = self._pieces, [], True
+        work = bind(self._writeAll, pieces)
+        if self._state == "storing":
+            work = bind(self._store, pieces)
+        self._sink.thread(work).addBoth(self._written, sum(map(len, pieces)), self._state == "storing")
+
+    def _writeAll(self, pieces: Sequence[bytes]) -> None:
+        """Write these pieces.  In a thread."""
+        data = b"".join(pieces)
+        rest = memoryview(data)
+        try:
+            self._space.setAside(len(data))
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            self._space.written(len(data))
+        except OSError as error:
+            raise writeRefusal(error) from error
+
+    def _store(self, pieces: Sequence[bytes]) -> None:
+        """Write the last pieces, sync the file to the disk, then publish it.  In a thread."""
+        if pieces:
+            self._writeAll(pieces)
+        try:
+            os.fchmod(self._fd, self._mode)
+            os.fsync(self._fd)
+            partial.publish(self._directory, self._part, self.key[2], self._sink.options.policy)
+            partial.syncDirectory(self._directory)
+        except OSError as error:
+            raise writeRefusal(error) from error
+
+    def _written(self, result: Failure | None, octets: int, stored: bool) -> None:
+        self._busy = False
+        self._count(-octets)
+        if isinstance(result, Failure):
+            self._failed(result)
+        elif stored:
+            self._part = b""  # it has its name
+            self._end()
+            self._committed.callback(None)
+        elif self._state == "over":
+            self._end()
+        elif self._state == "storing" or self._unwritten >= WRITE_AT_ONCE:
+            self._writeSome()
+        if self._room is not None and self._unwritten <= MOST_UNWRITTEN:
+            room, self._room = self._room, None
+            room.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        """End the upload, as it could not be written: the next call tells why."""
+        storing, self._state = self._state == "storing", "over"
+        self._error = failure.value
+        self._end()
+        if self._room is not None:
+            self._room.errback(self._error)
+            self._room = None
+        if storing:
+            self._committed.errback(self._error)
+
+    # The end.
 
     def commit(self) -> Deferred[None]:
         """As L{IUpload.commit}."""
-        if self._state != "open":
-            return fail(Refused("Upload is over"))
+        try:
+            self._checkOpen()
+        except Refused:
+            return fail()
         self._state = "storing"
         # The mask can be read only by setting it, which a thread must not do.
         mask = os.umask(0o077)
         os.umask(mask)
-        return self._sink._thread(bind(self._store, 0o644 & ~mask)).addBoth(self._stored)
+        self._mode = 0o644 & ~mask
+        if not self._busy:
+            self._writeSome()
+        return self._committed
 
     def abort(self) -> None:
         """As L{IUpload.abort}."""
         if self._state == "open":
             self._state = "over"
-            partial.remove(self._directory, self._part)
-            self._close()
+            if not self._busy:
+                self._end()
 
-    def _checkSize(self, size: int) -> None:
-        """
-        Check that so many octets more may be written.
+    @property
+    def storing(self) -> bool:
+        """Whether it is being stored, and cannot be aborted any more."""
+        return self._state == "storing"
 
-        @raise Full: an upload may not be so large, or too little space is left.
-        """
-        if self._options.maxSize is not None and size > self._options.maxSize:
-            raise Full(why="larger than an upload may be")
-        space = os.fstatvfs(self._directory)
-        if space.f_bavail * space.f_frsize < size + self._options.keepFree:
-            raise Full(why="too little space left")
+    def ended(self) -> Deferred[None]:
+        """Return a Deferred that fires when there is nothing left to do on the disk."""
+        if self._fd < 0:
+            return succeed(None)
+        self._ended.append(Deferred())
+        return self._ended[-1]
 
-    def _store(self, mode: int) -> None:
-        """Sync the file to the disk, then publish it.  Runs in a thread."""
-        try:
-            os.fchmod(self._fd, mode)
-            os.fsync(self._fd)
-            partial.publish(self._directory, self._part, self.key[2], self._options.policy)
-            partial.syncDirectory(self._directory)
-        except OSError as error:
-            raise writeRefusal(error) from error
-
-    def _stored(self, result: Failure | None) -> Failure | None:
+    def _end(self) -> None:
+        """Close the descriptors, and remove the partial file if it has not got its name."""
         self._state = "over"
-        if isinstance(result, Failure):
-            partial.remove(self._directory, self._part)
-        self._close()
-        return result
-
-    def _close(self) -> None:
-        closeFd(self._fd)
-        closeFd(self._directory)
+        self._pieces = []
+        self._count(-self._unwritten)
         self._sink.forget(self)
+        self._sink.thread(bind(self._close, self._directory, self._part, self._fd)).addBoth(self._closed)
+
+    def _close(self, directory: int, part: bytes, fd: int) -> None:
+        """In a thread."""
+        if part:
+            partial.remove(directory, part)
+        if fd >= 0:
+            closeFd(fd)
+        closeFd(directory)
+        self._space.release()
+
+    def _closed(self, result: object) -> None:
+        self._fd = -1
+        self._sink.forgetWhole(self)
+        ended, self._ended = self._ended, []
+        for each in ended:
+            if not each.called:
+                each.callback(None)
 
 
 def writeRefusal(error: OSError) -> Refused:

@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import ILogObserver, LogEvent
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
 from castd.interfaces import ICastTransport, ILiveTransfer, ISite
@@ -32,6 +33,8 @@ MAX_TRANSPORTS = 256
 
 #: Reads from an event the amount that it adds to a metric; L{None}: it adds nothing.
 Amount: TypeAlias = Callable[[LogEvent], float | None]
+#: Status and body of a page.
+Answer: TypeAlias = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,15 +312,15 @@ class MetricsSite(Site):
 class MetricsPage(Resource):
     """Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
 
-    def __init__(self, counters: Counters, unready: Callable[[], str | None]) -> None:
-        """@param unready: -> the reason why requests are not answered now; L{None}: they are answered."""
+    def __init__(self, counters: Counters, unready: Callable[[], Deferred[str | None]]) -> None:
+        """@param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered."""
         Resource.__init__(self)
-        self.putChild(b"metrics", _TextPage(lambda: (200, counters.page()), CONTENT_TYPE_LATEST))
-        self.putChild(b"healthz", _TextPage(lambda: (200, b"alive\n")))
-        self.putChild(b"readyz", _TextPage(lambda: _readiness(unready())))
+        self.putChild(b"metrics", _TextPage(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
+        self.putChild(b"healthz", _TextPage(lambda: succeed((200, b"alive\n"))))
+        self.putChild(b"readyz", _TextPage(lambda: unready().addCallback(_readiness)))
 
 
-def _readiness(why: str | None) -> tuple[int, bytes]:
+def _readiness(why: str | None) -> Answer:
     return (200, b"ready\n") if why is None else (503, f"{why}\n".encode())
 
 
@@ -326,17 +329,27 @@ class _TextPage(Resource):
 
     isLeaf = True
 
-    def __init__(self, answer: Callable[[], tuple[int, bytes]], kind: str = "text/plain; charset=utf-8") -> None:
+    def __init__(self, answer: Callable[[], Deferred[Answer]], kind: str = "text/plain; charset=utf-8") -> None:
         """
-        @param answer: -> status and body of the page.
+        @param answer: -> a Deferred of status and body of the page.
         @param kind: the content type of the page.
         """
         Resource.__init__(self)
         self._answer = answer
         self._kind = kind
 
-    def render_GET(self, request: Request) -> bytes:
-        status, body = self._answer()
+    def render_GET(self, request: Request) -> int:
+        gone = request.notifyFinish()
+        gone.addErrback(lambda _: None)
+        self._answer().addCallback(self._send, request, gone)
+        return NOT_DONE_YET
+
+    def _send(self, answer: Answer, request: Request, gone: Deferred[None]) -> None:
+        if gone.called:
+            return
+        status, body = answer
         request.setResponseCode(status)
         request.setHeader("content-type", self._kind)
-        return body
+        request.setHeader("content-length", str(len(body)))
+        request.write(body)
+        request.finish()

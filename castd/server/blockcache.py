@@ -5,15 +5,22 @@ A I{chunk} is filled by one scattered read, and its headers are written into the
 and a window is sent by one call.  All casts of the same file with the same headers and block size share chunks: for
 many machines that boot one image each block is read and laid out once.  Memory is bounded in octets; a cast keeps a
 reference to the chunk that it is sending, even if the cache drops that chunk.
+
+A chunk whose octets have to be waited for (L{IAwaitedContent}) is read in a thread.  Meanwhile all who ask for it get
+L{ChunkAwaited}, and go on when it is there.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
 
-from castd.interfaces import IContent, IWire
+from twisted.python.failure import Failure
+
+from castd.errors import ContentChanged
+from castd.interfaces import IAwaitedContent, IContent, IWire
 
 if TYPE_CHECKING:
     from castd.server.fastpath import PreparedSteps
@@ -45,10 +52,11 @@ class Chunk:
     @ivar step: octets of a datagram with a full block.
     @ivar image: all datagrams, one behind the other.
     @ivar cost: octets of memory, about.
+    @ivar fetched: its octets had to be waited for.
     @ivar prepared: steps on the fast path through this chunk, by start and stride, see L{castd.server.fastpath}.
     """
 
-    __slots__ = ("cost", "image", "prepared", "start", "step", "stop")
+    __slots__ = ("cost", "fetched", "image", "prepared", "start", "step", "stop")
 
     def __init__(self, start: int, stop: int, step: int, image: memoryview) -> None:
         self.start = start
@@ -56,6 +64,7 @@ class Chunk:
         self.step = step
         self.image = image
         self.cost = len(image) + BLOCK_COST * (stop - start)
+        self.fetched = False
         self.prepared: dict[tuple[int, int], PreparedSteps] = {}
 
     def slice(self, start: int, stop: int) -> memoryview:
@@ -63,25 +72,67 @@ class Chunk:
         return self.image[(start - self.start) * self.step : (stop - self.start) * self.step]
 
 
-def layOut(wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
+class _Layout:
     """
-    Lay out the blocks C{start} to C{stop} - 1, whose headers must have one length.
+    Lays out the blocks C{start} to C{stop} - 1, whose headers must have one length.
 
-    @raise ContentChanged: the file has changed.
+    @ivar offset: of the first block in the file.
+    @ivar gaps: where the octets of the file belong, one buffer for each block.
     """
-    headers = [wire.header(number) for number in range(start, stop)]
-    gap, blocksize = len(headers[0]), wire.blocksize
-    step = gap + blocksize
-    octets = min(stop * blocksize, content.size) - start * blocksize
-    image = memoryview(bytearray((stop - start) * gap + octets))
-    buffers = []
-    for index, header in enumerate(headers):
-        offset = index * step
-        image[offset : offset + gap] = header
-        buffers.append(image[offset + gap : offset + step])
-    # The last block of a file may be empty; it needs no buffer.
-    content.readInto([buffer for buffer in buffers if len(buffer)], start * blocksize)
-    return Chunk(start, stop, step, image.toreadonly())
+
+    def __init__(self, wire: IWire, content: IContent, start: int, stop: int) -> None:
+        headers = [wire.header(number) for number in range(start, stop)]
+        gap, blocksize = len(headers[0]), wire.blocksize
+        step = gap + blocksize
+        self.offset = start * blocksize
+        octets = min(stop * blocksize, content.size) - self.offset
+        self._image = memoryview(bytearray((stop - start) * gap + octets))
+        self._start, self._stop, self._step = start, stop, step
+        gaps = []
+        for index, header in enumerate(headers):
+            offset = index * step
+            self._image[offset : offset + gap] = header
+            gaps.append(self._image[offset + gap : offset + step])
+        # The last block of a file may be empty; it needs no buffer.
+        self.gaps = [each for each in gaps if len(each)]
+
+    def chunk(self) -> Chunk:
+        """Return the chunk, once the gaps are filled."""
+        return Chunk(self._start, self._stop, self._step, self._image.toreadonly())
+
+
+class ChunkReader(Protocol):
+    """Waits for a chunk."""
+
+    def chunkRead(self, awaited: AwaitedChunk, result: Chunk | Failure) -> None:
+        """Go on with a chunk that was read; or with the failure to read it, mostly ContentChanged."""
+
+
+class AwaitedChunk:
+    """
+    Stands for a chunk that is being read.
+
+    @ivar readers: those who wait for it.
+    @ivar result: the chunk, or why it could not be read; L{None}: it is being read.
+    """
+
+    __slots__ = ("readers", "result")
+
+    def __init__(self) -> None:
+        self.readers: dict[ChunkReader, None] = {}
+        self.result: Chunk | Failure | None = None
+
+
+class ChunkAwaited(Exception):
+    """
+    The octets of a chunk have to be waited for.
+
+    @ivar awaited: where to wait.
+    """
+
+    def __init__(self, awaited: AwaitedChunk) -> None:
+        super().__init__()
+        self.awaited = awaited
 
 
 def _bounds(wire: IWire, number: int) -> tuple[int, int]:
@@ -107,20 +158,70 @@ class BlockCache:
         self.limit = limit
         self.octets = 0
         self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
+        self._awaited: dict[Hashable, AwaitedChunk] = {}
 
     def chunk(self, wire: IWire, content: IContent, number: int) -> Chunk:
         """
         Find the chunk of a block, or lay it out.
 
+        @raise ChunkAwaited: it has to be waited for.
         @raise ContentChanged: the file has changed.
         """
         start, stop = _bounds(wire, number)
         key = (content.version, wire.headerKey, wire.blocksize, start)
         chunk = self._chunks.get(key)
-        if chunk is not None:
-            self._chunks.move_to_end(key)
-            return chunk
-        chunk = layOut(wire, content, start, stop)
+        if chunk is None:
+            return self._layOut(key, wire, content, start, stop)
+        self._chunks.move_to_end(key)
+        if chunk.fetched:
+            self.readAhead(wire, content, stop)
+        return chunk
+
+    def _layOut(self, key: Hashable, wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
+        """Lay out a chunk that is not in the cache.  Raises as L{chunk}."""
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            layout = _Layout(wire, content, start, stop)
+            if not IAwaitedContent.providedBy(content):
+                content.readInto(layout.gaps, layout.offset)
+                return self._keep(key, layout.chunk())
+            if content.readAtHand(layout.gaps, layout.offset):
+                return self._keep(key, layout.chunk())
+            awaited = self._awaited[key] = AwaitedChunk()
+            content.fetch(layout.gaps, layout.offset).addBoth(self._fetched, key, layout, awaited)
+        if isinstance(awaited.result, Failure):
+            awaited.result.raiseException()
+        if isinstance(awaited.result, Chunk):
+            return awaited.result
+        raise ChunkAwaited(awaited)
+
+    def _fetched(self, result: Failure | None, key: Hashable, layout: _Layout, awaited: AwaitedChunk) -> None:
+        """Keep a chunk that was read, and hand it to those who wait for it."""
+        del self._awaited[key]
+        if isinstance(result, Failure):
+            awaited.result = result
+        else:
+            awaited.result = self._keep(key, layout.chunk())
+            awaited.result.fetched = True
+        readers, awaited.readers = awaited.readers, {}
+        for reader in readers:
+            reader.chunkRead(awaited, awaited.result)
+
+    def readAhead(self, wire: IWire, content: IContent, number: int) -> None:
+        """
+        Begin to read the chunk that begins with this block, since the one before it had to be waited for; if there is
+        one.
+        """
+        if wire.count is not None and number >= wire.count:
+            return
+        start, stop = _bounds(wire, number)
+        key = (content.version, wire.headerKey, wire.blocksize, start)
+        if key not in self._chunks:
+            with suppress(ChunkAwaited, ContentChanged):
+                self._layOut(key, wire, content, start, stop)
+
+    def _keep(self, key: Hashable, chunk: Chunk) -> Chunk:
+        """Add a chunk, and drop the least recently used ones if there are too many."""
         self._chunks[key] = chunk
         self.octets += chunk.cost
         while self.octets > self.limit and len(self._chunks) > 1:

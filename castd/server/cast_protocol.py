@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
@@ -48,6 +49,7 @@ from castd.pacing import Pacer, RateLimit
 from castd.packets.options import DEFAULT_BLKSIZE
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
+from castd.server.blockcache import AwaitedChunk, Chunk, ChunkAwaited
 from castd.server.fallback import Fallbacks
 from castd.server.fastpath import FastPath
 from castd.server.sender import CastSender, SendQueue
@@ -66,6 +68,8 @@ OVERSIZE_REPEATS = 2
 JITTER = 0.1
 #: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
 GROUP_FIRST = 0.002
+#: A disk that does not answer a read for so many seconds ends the cast: its receivers have given up by then.
+READ_TIMEOUT = 60.0
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
 
@@ -149,6 +153,8 @@ class CastProtocol(FastPath):
         self._groupBlocks = 0  # blocks that were sent to the group when receivers by unicast were last served
         self._groupSentAt = 0.0  # the instant at which the last of them was found to be sent
         self._queue = SendQueue()
+        # The chunks that are being read for it, and since when it waits for each.
+        self._awaited: dict[AwaitedChunk, float] = {}
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
         self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
@@ -217,6 +223,8 @@ class CastProtocol(FastPath):
             return False
         if self._fallback(request.peer) is not None or (self.group is None and self.heard(request.peer)):
             return False
+        if self.group is None and self._awaited:
+            return True  # its first block is being read
         self.join(request)
         return True
 
@@ -419,7 +427,10 @@ class CastProtocol(FastPath):
                 wait = sender.blockedUntil(self.pacers, now)
                 if wait is not None:
                     return wait
-                sent = sender.send(self, budget, now)
+                try:
+                    sent = sender.send(self, budget, now)
+                except ChunkAwaited as unread:
+                    return self._awaitChunk(unread.awaited, now)
                 if sent == 0:
                     self.full += 1
                     return sender.restUntil
@@ -439,6 +450,32 @@ class CastProtocol(FastPath):
             elif isinstance(action, Bar):
                 self._bar(action)
         return now
+
+    def _awaitChunk(self, awaited: AwaitedChunk, now: float) -> float:
+        """
+        Wait for blocks that are being read from a slow disk.
+
+        @return: the instant at which the cast is to end if they have not come.
+        @raise ContentChanged: they have not come for L{READ_TIMEOUT} seconds.
+        """
+        until = self._awaited.setdefault(awaited, now) + READ_TIMEOUT
+        awaited.readers[self] = None
+        if now >= until:
+            raise ContentChanged(why="the disk does not answer")
+        return until
+
+    def chunkRead(self, awaited: AwaitedChunk, result: Chunk | Failure) -> None:
+        """As L{ChunkReader.chunkRead<castd.server.blockcache.ChunkReader.chunkRead>}: send the blocks."""
+        self._awaited.pop(awaited, None)
+        if isinstance(result, Chunk):
+            self._chunk = result
+            self.site.blockCache.readAhead(self.wire, self.content, result.stop)
+            self.pump()
+        elif result.check(ContentChanged):
+            self.end(outcomes.CHANGED)
+        else:
+            _log.failure("{transport}: a file cannot be read", result, event="fault", transport=self.name)
+            self.end(outcomes.FAILED)
 
     def _announce(self, action: Announce) -> int:
         """Send an announcement to a receiver.  -> how many datagrams count against the budget, at least one."""
@@ -611,6 +648,9 @@ class CastProtocol(FastPath):
             eventlog.groupClosed(self, self._statistics())
         self._dropFastPath()
         self._chunk = None
+        for awaited in self._awaited:
+            awaited.readers.pop(self, None)
+        self._awaited.clear()
         self.site.timers.set(self, None)
         try:
             self.wire.close(self._seconds())

@@ -41,7 +41,7 @@ from castd.cast.turn import Turn
 from castd.errors import ContentChanged
 from castd.interfaces import IContent, IDatagramPort, ISite, IWire
 from castd.request import Peer
-from castd.server.blockcache import Chunk
+from castd.server.blockcache import Chunk, ChunkAwaited
 
 #: Prepared steps kept with a chunk: receivers that lost nothing share one for each window size.  Those that begin
 #: elsewhere, by losses or by design, have their own.
@@ -239,7 +239,7 @@ class FastPath(DatagramProtocol):
         self._firstAnswer = None
         try:
             first = preparedSteps(self.wire, self.chunk(0), 0)
-        except ContentChanged:
+        except (ContentChanged, ChunkAwaited):
             return False
         if first is NO_STEPS:
             return False
@@ -309,7 +309,7 @@ class FastPath(DatagramProtocol):
         """Return the steps through the next chunk, if the same function can send them, else L{NO_STEPS}."""
         try:
             following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
-        except ContentChanged:
+        except (ContentChanged, ChunkAwaited):
             return NO_STEPS
         return following if following.gap == old.gap else NO_STEPS
 
@@ -354,6 +354,7 @@ class FastPath(DatagramProtocol):
         """
         Return the chunk that block C{number} is in.
 
+        @raise ChunkAwaited: it has to be waited for.
         @raise ContentChanged: the file has changed.
         """
         chunk = self._chunk

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -23,10 +23,12 @@ from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
-from castd.server.sessions import Opener, Session, Sessions
+from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
 
 _log = Logger(namespace="castd")
+
+T = TypeVar("T")
 
 
 class PortDialect:
@@ -327,7 +329,7 @@ class Listener(DatagramProtocol):
             self._sessions.beginLookup(request.peer)
             # The dialects as they are now: a reload may exchange them before the file is found.
             entries = self._entries[index:]
-            found = self.site.lookup(request)
+            found = inTime(self.site.lookup(request), self.site.reactor)
             found.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
             found.addErrback(self._requestFailed, entry, request)
 
@@ -379,12 +381,24 @@ class Listener(DatagramProtocol):
         if self._sessions.successor is not None:
             self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
-        try:
-            self._opener.upload(entry, request, uploadReceiver)
-        except Refused as error:
-            self._refuseRequest(entry, request, error)
-        except (CannotListenError, OSError) as error:
-            self.logNoPort(entry, request, error)
+        self._sessions.beginLookup(request.peer)
+        begun = self._opener.upload(entry, request, uploadReceiver, datagram)
+        begun.addBoth(self._uploadBegun, request).addErrback(self._uploadRefused, entry, request)
+        begun.addErrback(self._requestFailed, entry, request)
+
+    def _uploadBegun(self, result: T, request: Request) -> T:
+        self._sessions.endLookup(request.peer)
+        self._checkDrained()
+        return result
+
+    def _uploadRefused(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
+        if isinstance(failure.value, Refused):
+            self._refuseRequest(entry, request, failure.value)
+        elif isinstance(failure.value, CannotListenError | OSError):
+            self.logNoPort(entry, request, failure.value)
+        else:
+            return failure
+        return None
 
     # Called by casts and uploads.
 

@@ -18,7 +18,7 @@ from castd.interfaces import ICast, IDatagramPort, IWire
 from castd.net.backoff import FULL, Backoff, isFull
 from castd.pacing import TICK, RateLimit
 from castd.request import Peer, hostPort
-from castd.server.blockcache import Chunk
+from castd.server.blockcache import Chunk, ChunkAwaited
 
 _log = Logger(namespace="castd")
 
@@ -41,6 +41,7 @@ class BlockOutput(Protocol):
         """
         Return the chunk that block C{number} is in.
 
+        @raise ChunkAwaited: it has to be waited for.
         @raise ContentChanged: the file has changed.
         """
 
@@ -115,6 +116,7 @@ class CastSender:
 
         @param budget: the most datagrams to send.
         @return: how many datagrams were sent; 0: the socket is full, and no send is tried until C{restUntil}.
+        @raise ChunkAwaited: the blocks have to be waited for.
         @raise ContentChanged: the file has changed.
         """
         wire, start = output.wire, self.unsent.start
@@ -137,6 +139,9 @@ class CastSender:
                 count = stop - start if sent >= len(image) else sent // step
         except BlockingIOError:
             count = sent = 0
+        except ChunkAwaited:
+            self._late = True
+            raise
         if count:
             self._backoff = None
             self._sentAt = now

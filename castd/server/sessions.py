@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
-from castd.errors import Declined, Elsewhere, Refused
+from castd.errors import Declined, Elsewhere, Refused, Unanswered
+from castd.files.threads import asDeferred
 from castd.group_pool import OpenContext
 from castd.interfaces import (
     IContent,
@@ -20,6 +24,7 @@ from castd.interfaces import (
     ISuccessor,
     ITransferHalf,
     ITransferProtocol,
+    IUpload,
     IWire,
 )
 from castd.pacing import Pacer, RateLimit
@@ -34,6 +39,10 @@ if TYPE_CHECKING:
 #: How long ago a member that has sent nothing else must have asked before its machine, asking from another port,
 #: replaces it.  Seconds.
 STALE = 1.0
+#: A request whose file has not been found for so many seconds is dropped: no client waits longer for its first answer.
+LOOKUP_TIMEOUT = 30.0
+
+T = TypeVar("T")
 
 Session = CastProtocol | UploadProtocol
 
@@ -104,6 +113,18 @@ class Sessions:
         """Remove a peer whose look-up has ended."""
         self.lookingUp.discard(peer)
         self._site.admission.endLookup(peer[0])
+
+
+def inTime(found: Deferred[T], clock: IReactorTime) -> Deferred[T]:
+    """Let a Deferred fail with L{Unanswered} if it has not fired within L{LOOKUP_TIMEOUT} seconds."""
+    if not found.called or found.paused:
+        found.addTimeout(LOOKUP_TIMEOUT, clock, _tooSlow)
+    return found
+
+
+def _tooSlow(_: object, seconds: float) -> Failure:
+    """Return what a Deferred fails with as it was cancelled by a timeout."""
+    return Failure(Unanswered(why=f"its file is not found or opened within {seconds:.0f} s"))
 
 
 class Opener:
@@ -288,14 +309,31 @@ class Opener:
         port: IDatagramPort = self._listener.transport
         return port
 
-    def upload(self, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf) -> None:
+    def upload(
+        self, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf, datagram: bytes
+    ) -> Deferred[None]:
         """
         Begin an upload.
 
-        @raise Refused: the access rules or the sink refuse it.
-        @raise CannotListenError, OSError: no port can be opened.
+        @return: fires when it has begun; fails with Refused: the access rules or the sink refuse it; or with
+            CannotListenError or OSError: no port can be opened.
         """
-        upload = self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size)
+        return inTime(maybeDeferred(self._beginUpload, request, uploadReceiver), self._site.reactor).addCallback(
+            self._receive, entry, request, uploadReceiver, datagram
+        )
+
+    def _beginUpload(self, request: Request, uploadReceiver: ITransferHalf) -> Deferred[IUpload]:
+        return asDeferred(self._site.sink(request).begin(request.name, request.peer, uploadReceiver.size))
+
+    def _receive(
+        self, upload: IUpload, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf, datagram: bytes
+    ) -> None:
+        """Receive an upload whose place was made, unless the server has been told to stop in the meantime."""
+        if self._listener.draining:
+            upload.abort()
+            if self._sessions.successor is not None:
+                self._sessions.successor.returnRequest(datagram, request.peer, request.local)
+            return
         listener = self._listener
         ended, requested = listener.uploadEnded, listener.requestFromMember
         protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, ended, requested)

@@ -4,16 +4,17 @@ Receive one upload by a DatagramProtocol.  The server is the receiver, so there 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Refused
+from castd.errors import Busy, Refused
 from castd.interfaces import (
     IDialect,
     ILiveTransfer,
@@ -33,12 +34,21 @@ from castd.server.half_protocol import HalfProtocol, Payload
 
 _log = Logger(namespace="castd")
 
+#: A disk that takes nothing for so many seconds ends the upload: its client has given up by then.
+STORE_TIMEOUT = 60.0
+#: Datagrams of a client that are kept while its upload waits for the disk, or a window if that has more; beyond that
+#: they count as lost.
+MOST_KEPT = 128
+
 
 @implementer(ILiveTransfer, ITransferProtocol)
 class UploadProtocol(HalfProtocol):
     """
     Receives one upload on a port: payloads are written to the L{IUpload}, and the last ACK is sent when it is
     committed.
+
+    While the disk is slower than the client, datagrams are kept and not read: without an ACK the client sends no more
+    than its window.
 
     If the upload ends in any other way, nothing of the file is left.  The caller owns the port, and closes it when
     C{done} is called.
@@ -87,6 +97,10 @@ class UploadProtocol(HalfProtocol):
         self._committedAt: float | None = None
         self._closedReports = 0
         self.onRequestPort = False
+        self._unread: deque[bytes] = deque()  # kept while the upload waits for the disk
+        self._mostUnread = MOST_KEPT
+        self._room: Deferred[None] | None = None  # fires when the disk has taken enough
+        self._waitsSince: float | None = None
 
     # ILiveTransfer
 
@@ -124,6 +138,7 @@ class UploadProtocol(HalfProtocol):
         blksize, windowsize = half.terms.blksize, half.terms.windowsize
         if windowsize == 1:
             return
+        self._mostUnread = max(MOST_KEPT, windowsize)
         octets = HEADERS + blksize
         room = max(1, self.transport.holdWindow(windowsize, octets))
         if room < windowsize:
@@ -177,8 +192,11 @@ class UploadProtocol(HalfProtocol):
             return
         if self.onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
             self._requested(datagram, addr)
-        else:
+        elif self._room is None:
             self.process(self.half.receive, datagram)
+        elif len(self._unread) < self._mostUnread and datagram not in self._unread:
+            # The client repeats what is not acknowledged; once is enough.
+            self._unread.append(datagram)
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Log a datagram that cannot be read; the event is counted."""
@@ -211,11 +229,28 @@ class UploadProtocol(HalfProtocol):
         """Handle the timer, or end the upload if the client's port is closed."""
         if self._closedReports >= CLOSED_PORTS:
             self.finish(outcomes.CLOSED)
+        elif self._waitsSince is not None and self._seconds() >= self._waitsSince + STORE_TIMEOUT:
+            self.refuse(Busy(why=f"the disk has taken nothing for {STORE_TIMEOUT:.0f} s"))
         else:
             super().timerExpired()
 
+    def pump(self) -> None:
+        """
+        Poll the half, and set the timer.  While datagrams are kept the half is not polled, as it would take its client
+        for silent.
+        """
+        if self._room is None:
+            super().pump()
+        elif not self.over:
+            self.setTimer(self._wakeAt(self._seconds()))
+
     def deadline(self, now: float) -> float | None:
-        """Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide."""
+        """
+        Return the deadline of the half with a random delay, so that the timers of many uploads do not coincide; or the
+        instant at which the disk is given up.
+        """
+        if self._waitsSince is not None:
+            return self._waitsSince + STORE_TIMEOUT
         instant = self.half.deadline(now)
         return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
 
@@ -233,12 +268,27 @@ class UploadProtocol(HalfProtocol):
         """Write a payload to the upload."""
         if isinstance(payload, OffsetBlock):
             raise TypeError("an upload is written in order")
-        if payload:
-            self._upload.write(payload)
+        room = self._upload.write(payload) if payload else None
         self._closedReports = 0
         if payload is not None:
             self.blocks += 1
             self.octets += len(payload)
+        if room is not None:
+            self._room, self._waitsSince = room, self._seconds()
+            room.addCallbacks(self._roomMade, self._storingFailed)
+
+    def _roomMade(self, result: object) -> None:
+        """Go on with the datagrams that came while the disk was waited for."""
+        self._room = None
+        if not self._committing:
+            self._waitsSince = None
+        while self._mayRead():
+            self.process(self.half.receive, self._unread.popleft())
+        self.pump()
+
+    def _mayRead(self) -> bool:
+        """Return whether a datagram that was kept may be read now."""
+        return bool(self._unread) and self._room is None and not self.over
 
     def commit(self) -> None:
         """
@@ -250,7 +300,8 @@ class UploadProtocol(HalfProtocol):
         if size is not None and self.octets < size:
             raise Refused(f"{self.octets} octets came of {size}")
         self._committing = True
-        maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._commitFailed)
+        self._waitsSince = self._seconds()
+        maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._storingFailed)
 
     def _announcedSize(self) -> int | None:
         """
@@ -260,6 +311,7 @@ class UploadProtocol(HalfProtocol):
 
     def _uploadCommitted(self, result: object) -> None:
         self._committing = False
+        self._waitsSince = None
         self._committedAt = self._seconds()
         # From now on it only waits for a lost ACK: that must not keep the client's next files waiting.
         self.site.admission.leave(self, self.request.peer)
@@ -270,8 +322,9 @@ class UploadProtocol(HalfProtocol):
                 self.fail(Failure())
             self.pump()
 
-    def _commitFailed(self, failure: Failure) -> None:
+    def _storingFailed(self, failure: Failure) -> None:
         self._committing = False
+        self._waitsSince = None
         error = failure.value
         if not isinstance(error, Refused):
             self.fail(failure)

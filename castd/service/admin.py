@@ -195,7 +195,11 @@ class AdminPorts:
                 self._server.site,
             )
             globalLogPublisher.addObserver(self._counters)
-        return MetricsSite(MetricsPage(self._counters, self._server.unready))  # type: ignore[no-untyped-call]
+        return MetricsSite(MetricsPage(self._counters, self._readiness))  # type: ignore[no-untyped-call]
+
+    def _readiness(self) -> Deferred[str | None]:
+        """Return a Deferred of the reason why requests are not answered now."""
+        return self._server.lookAtDisks().addCallback(lambda _: self._server.unready())
 
 
 class AdminPort:

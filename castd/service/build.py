@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from twisted.internet.defer import Deferred
 
 from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected
-from castd.errors import ConfigError, Refused
+from castd.errors import ConfigError
 from castd.files.access import Rule
-from castd.files.content import SourceChain
-from castd.files.directory import makeSink
+from castd.files.content import Directory, SourceChain
+from castd.files.directory import makeSink, patience
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import ICastTransport, IContentSource
 from castd.options import ListenOptions
@@ -36,11 +35,11 @@ class _SinkKind:
     """
     One kind of sink that can be named beneath C{uploads:}.
 
-    @ivar make: called with an instance of C{options}.
+    @ivar make: called with an instance of C{options}, and the site.
     """
 
     options: type[BaseModel]
-    make: Callable[[Any], UploadDirectory]
+    make: Callable[[Any, Site], UploadDirectory]
 
 
 SINKS = {"directory": _SinkKind(UploadDirectoryOptions, makeSink)}
@@ -94,22 +93,32 @@ class Components:
         site.open(self.sources, [each.sink for each in self.sinks], self.config.access)
 
 
-def build(config: Config, collected: Collected, site: Site, sinks: Iterable[ConfiguredSink] = ()) -> Components:
+def build(
+    config: Config,
+    collected: Collected,
+    site: Site,
+    sinks: Iterable[ConfiguredSink] = (),
+    sources: Iterable[IContentSource] = (),
+) -> Components:
     """
     Make the sources, sinks and transports that a service file names.
 
     @param site: the site that the transports share; it is not changed.
     @param sinks: the sinks in use; one with the same options is kept.
+    @param sources: the sources in use; a directory with the same options is kept, so that a reload does not wait for
+        its disk.
     @raise ConfigError: with a fault for each entry that cannot be made.
     """
     current = list(sinks)
+    directories = [each for each in sources if isinstance(each, Directory)]
 
     def source(entry: Entry) -> IContentSource:
-        return collected.sources[entry.kind].makeSource(entry.options, site)
+        kept = next((each for each in directories if each.options == entry.options), None)
+        return kept or collected.sources[entry.kind].makeSource(entry.options, site)
 
     def sink(entry: Entry) -> ConfiguredSink:
         kept = next((each for each in current if each.options == entry.options), None)
-        return kept or ConfiguredSink(entry.options, SINKS[entry.kind].make(entry.options))
+        return kept or ConfiguredSink(entry.options, SINKS[entry.kind].make(entry.options, site))
 
     def transport(entry: Entry) -> None:
         made: ICastTransport = collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
@@ -119,7 +128,7 @@ def build(config: Config, collected: Collected, site: Site, sinks: Iterable[Conf
     components.sources = _makeEach(config.content, source)
     components.sinks = _makeEach(config.uploads, sink)
     _makeEach(config.transports, transport)
-    _checkFileSizes(config, SourceChain(components.sources))
+    _checkFileSizes(config, SourceChain(components.sources), patience(site))
     config.tree.raiseFaults()
     return components
 
@@ -149,21 +158,15 @@ def _addTransport(
         entry.addFault(f"cannot share {first.address} with '{other}': give one of them another port")
 
 
-def _checkFileSizes(config: Config, content: SourceChain) -> None:
-    """Record a fault for each file that a transport names and could never send."""
+def _checkFileSizes(config: Config, content: SourceChain, patience: float) -> None:
+    """
+    Record a fault for each file that a transport names and could never send.
+
+    @param patience: seconds to wait for each file.
+    """
 
     def size(name: str) -> int | None:
-        try:
-            found = content.lookup(name, NO_PEER)
-        except Refused:
-            return None
-        if isinstance(found, Deferred):
-            # The check does not wait for a source that answers later.
-            found.addCallbacks(lambda late: late.close(), lambda _: None)
-            return None
-        found.close()
-        octets: int = found.size
-        return octets
+        return content.sizeNow(name, NO_PEER, patience)
 
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):

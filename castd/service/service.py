@@ -20,6 +20,8 @@ from castd import __version__
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
+from castd.files.presence import Presence, lookAt
+from castd.files.threads import allWithin
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.history import Found, Query
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
@@ -39,6 +41,10 @@ from castd.upgrade.handover import Handover
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 
 _log = Logger(namespace="castd")
+
+#: Seconds that a stop waits for disks to remove the files of uploads that were broken off.  The next start removes the
+#: others.
+SETTLE_TIMEOUT = 1.0
 
 
 class ReloadAnswer(TypedDict):
@@ -87,10 +93,11 @@ class Server(MultiService):
         self.draining = self.stopping = False
         self._collected = collected
         self._sinks = components.sinks
+        self._presence: dict[str, Presence] = {}
         self.handover = Handover(self)
         self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.listeningPorts, self.statusLine)
         answers: dict[str, Answer] = {
-            "status": lambda _: self.status(),
+            "status": lambda _: self._answerStatus(),
             "reload": lambda _: self._answerReload(),
             "upgrade": lambda _: self.handover.answer(),
             "history": self._answerHistory,
@@ -167,7 +174,12 @@ class Server(MultiService):
             self.handover.successor.abandon()
         self.site.ports.freezeStore(True)
         self.watch.stopping(self.site.limits.drain)
-        return super().stopService().addBoth(self._stopped)
+        return super().stopService().addBoth(self._removeUnfinished).addBoth(self._stopped)
+
+    def _removeUnfinished(self, result: object) -> Deferred[object]:
+        """Wait until the files of uploads that were broken off are removed, but not for a disk that hangs."""
+        settling = allWithin([each.sink.settled() for each in self._sinks], SETTLE_TIMEOUT, self.site.reactor)
+        return settling.addCallback(lambda _: result)
 
     def _stopped(self, result: object) -> Deferred[object]:
         self.watch.stop()
@@ -200,11 +212,27 @@ class Server(MultiService):
             return "draining"
         if any(each.port is None for each in self.addresses):
             return "not every port is open"
+        for name, presence in self._presences():
+            fault = presence.fault()
+            if fault is not None:
+                return f"{name} {fault}"
+        return None
+
+    def lookAtDisks(self) -> Deferred[None]:
+        """
+        Find out whether the directories of content are there, for L{unready}.  -> fires soon, also if a disk hangs.
+        """
+        return lookAt((presence for _, presence in self._presences()), self.site.reactor)
+
+    def _presences(self) -> list[tuple[str, Presence]]:
+        """Return what is known of each directory of content, by the name of its entry in the service file."""
+        found = []
         for entry in self.config.content:
             path = getattr(entry.options, "path", None)
-            if path is not None and not os.path.isdir(path):
-                return f"{entry.name} is not there"
-        return None
+            if path is not None:
+                known = self._presence.setdefault(str(path), Presence(str(path), self.site.reactor))
+                found.append((entry.name, known))
+        return found
 
     def status(self) -> dict[str, object]:
         """Return the state of the server, with all transfers under way, as plain data."""
@@ -230,6 +258,9 @@ class Server(MultiService):
         @raise ValueError: the question names what a L{Query} does not have.
         """
         return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
+
+    def _answerStatus(self) -> Deferred[dict[str, object]]:
+        return self.lookAtDisks().addCallback(lambda _: self.status())
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
 
@@ -305,7 +336,7 @@ class Server(MultiService):
 
         @raise ConfigError: the file cannot be put in force, such as when a port cannot be bound; nothing has changed.
         """
-        components = build(config, self._collected, self.site, self._sinks)
+        components = build(config, self._collected, self.site, self._sinks, self.site.content.sources)
         admin = self.admin.bind(config)
         outputs: LogOutputs | None = None
         try:

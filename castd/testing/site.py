@@ -12,7 +12,8 @@ from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
-from castd.interfaces import IContent, IContentSink, IContentSource, ISite
+from castd.files.threads import asDeferred
+from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload
 from castd.options import Limits
 from castd.request import Peer, Request
 from castd.server.site import Site
@@ -38,9 +39,9 @@ class NetasciiSink:
     def __init__(self, sink: IContentSink) -> None:
         self._sink = sink
 
-    def begin(self, name: str, peer: Peer, size: int | None) -> NetasciiUpload:
+    def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """As L{IContentSink.begin}."""
-        return NetasciiUpload(self._sink.begin(name, peer, size))
+        return asDeferred(self._sink.begin(name, peer, size)).addCallback(NetasciiUpload)
 
 
 @implementer(ISite)

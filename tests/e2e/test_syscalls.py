@@ -25,11 +25,12 @@ DATA = pattern(20_000)
 #: With what each call of the data path is made to fail; EINTR is Python's to repeat.
 FAULTS = {
     "openat": "EINTR EMFILE EIO",
+    "openat2": "EAGAIN ENOSYS EPERM EMFILE",
+    "statx": "EIO ENOSYS",
     "newfstatat": "EIO",
     "fstat": "EIO",
     "close": "EIO EINTR",
-    "pread64": "EINTR EIO",
-    "preadv2": "EINTR EIO",
+    "preadv2": "EINTR EIO EAGAIN EOPNOTSUPP",
     "write": "EINTR ENOSPC",
     "fsync": "EINTR EIO",
     "fchmod": "EIO",

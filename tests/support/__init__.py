@@ -24,6 +24,8 @@ I{With real sockets of the loopback interface:}
 
  - C{fakes}: C{Reactor}, whose readers a test calls by hand; C{Hand}, a reactor with virtual time; C{Hearer}, a protocol
    that records what it receives.
+ - C{disks}: directories whose disks a test holds in its hand.  All others are waited for in the test's own thread, by
+   the fixture C{disksHere}.
  - C{faults}: makes system calls and methods of plugins fail, each with the errors that it can have.
  - C{world}: a whole castd in this process, with a client of each kind.
 
@@ -35,6 +37,7 @@ I{With processes:}
  - C{lab}: castd as a process (C{castd}, C{daemons}), network namespaces with a switch (C{hall}), losses, delays and
    captures on its wires (C{wires}), troubles with what they cost (C{cells}), other people's clients (C{clients}) and
    machines that boot (C{machines}).  C{tests/e2e/README.md} says how they go together.
+ - C{slow_disk}: a program: a file system that answers as late as it is told to, by FUSE.
 
 C{quick.slowBut} marks the cases of a matrix C{slow} but for a few, so that C{pytest -m "not slow"} takes half a minute.
 """

@@ -26,6 +26,7 @@ import pytest
 from zope.interface import Interface, directlyProvides, providedBy
 from zope.interface.interface import Method
 
+from castd.files import athand
 from castd.interfaces import ICast, IContent, IContentSink, IDialect, IGroupWire, ITransferHalf, IUpload, IWire
 
 
@@ -33,7 +34,7 @@ class Breaker:
     """
     Which call fails, with what, and how often.
 
-    @ivar calls: how often each call was made: C{files.content.os.pread}, C{socket.bind}, C{IWire.header}.
+    @ivar calls: how often each call was made: C{files.content.os.preadv}, C{socket.bind}, C{IWire.header}.
     @ivar hits: how often the chosen call failed.
     """
 
@@ -119,14 +120,15 @@ ROWS = {
     "files.root.os.stat": _STATUS,
     "files.root.os.lstat": _STATUS,
     "files.root.os.readlink": "EIO ESTALE EINVAL",
-    "files.root.os.listdir": f"EIO ENOMEM {_NONE_LEFT}",
+    "files.spelling.os.fstat": _STATUS,
+    "files.spelling.os.listdir": f"EIO ENOMEM {_NONE_LEFT}",
     "files.root.os.close": "EIO ENOSPC EDQUOT",
+    "files.athand.openat2": f"EACCES {_NONE_LEFT} ENOENT",
+    "files.space.os.fstatvfs": "EIO ENOSYS ESTALE",
     "files.content.os.fstat": _STATUS,
-    "files.content.os.pread": "EIO ESTALE ENOMEM EAGAIN EISDIR",
-    "files.content.os.preadv": "EIO ESTALE ENOMEM EAGAIN",
+    "files.content.os.preadv": "EIO ESTALE ENOMEM EAGAIN EISDIR",
     "files.uploads.os.fstat": _STATUS,
     "files.uploads.os.lstat": _STATUS,
-    "files.uploads.os.fstatvfs": "EIO ENOSYS ESTALE",
     "files.uploads.os.write": f"{_WRITING} EAGAIN",
     "files.uploads.os.fchmod": "EPERM EROFS EIO",
     "files.uploads.os.fsync": "EIO ENOSPC EDQUOT EROFS",
@@ -155,10 +157,17 @@ EXEMPT = {
     "epoll.close": "at the end",
     "os.access": "at the start, and when the root has been exchanged: tests/test_content.py",
     "files.root.os.fstat": "as above",
+    "files.athand.os.close": "of a descriptor without an open file (O_PATH)",
     "os.path": "realpath, as above",
     "os.fsencode": "no system call",
     "os.fsdecode": "no system call",
     "os.getpid": "cannot fail",
+    "os.stat_result": "no system call",
+    "os.geteuid": "cannot fail",
+    "os.getegid": "cannot fail",
+    "os.getgroups": "cannot fail for a process that has no more groups than the kernel allows",
+    "os.makedev": "no system call",
+    "os.strerror": "no system call",
     "os.umask": "cannot fail",
     "os.urandom": "cannot fail once the machine is up",
     "os.fwalk": "at the start only, and what is thrown there is logged: tests/test_uploads.py",
@@ -208,7 +217,7 @@ METHODS = {
 
 #: The names that are replaced, by module.
 MODULES = {
-    "os": ("files.root", "files.content", "files.partial", "files.uploads"),
+    "os": ("files.root", "files.content", "files.partial", "files.space", "files.spelling", "files.uploads"),
     "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
@@ -279,6 +288,7 @@ def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
             elif seam == "select":
                 instead = {"epoll": lambda: Epoll(breaker)}
             patch.setattr(f"castd.{each}.{seam}", Module(breaker, f"{each}.{seam}", real[seam], **instead))
+    patch.setattr(athand, "openat2", breaker.through("files.athand.openat2", athand.openat2))
     sockets = importlib.import_module("castd.net.sockets")
     patch.setattr(sockets, "ioctl", breaker.through("net.sockets.ioctl", fcntl.ioctl))
     patch.setattr(sockets, "open", breaker.through("net.sockets.open", open), raising=False)

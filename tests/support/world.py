@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
 from castd.client.client import fetch, send
@@ -24,13 +24,13 @@ from castd.client.urls import parseUrl
 from castd.config import yaml
 from castd.config.config import Config, build
 from castd.config.plugin import collect
-from castd.files.netascii import NetasciiConverter
 from castd.net.ports import Ports
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
 from castd.testing import ReceivedFile, pattern
+from tests.support.disks import inThisThread
 from tests.support.fakes import LOOPBACK, Hand
 from tests.support.log import observed
 
@@ -99,12 +99,8 @@ class World:
         config = onLoopback(build(yaml.parse(text, "castd.yaml"), folder / "castd.yaml", kinds(COLLECTED)))
         self.ports = Ports(self.reactor, random.Random(1))
         self.server = compose(config, COLLECTED, self.reactor, self.ports, random.Random(2))
-        # Disks are waited for in this thread.
         self.site: Any = self.server.site
-        self.site._converter = NetasciiConverter(maybeDeferred)
-        for drops in self.site.drops.values():
-            for drop in drops.directories:
-                drop._thread = maybeDeferred
+        inThisThread(self.site)
         self.before = self.descriptors()
         self.server.privilegedStartService()
         self.server.startService()

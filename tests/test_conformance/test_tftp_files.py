@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import maybeDeferred
 
 from castd.errors import Forbidden
+from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.packets.tftp import Data
 from castd.testing import pattern
@@ -32,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 def directory(root: Path) -> dict[str, Any]:
     """What a stage needs to serve it."""
-    return {"source": Directory(DirectoryOptions(path=str(root)))}
+    return {"source": Directory(DirectoryOptions(path=str(root)), maybeDeferred)}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def test_TC39_namesThatLeaveTheRoot(root: Path, name: str, monkeypatch: pytest.M
         opened: list[object] = []
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", lambda path, *rest, **more: opened.append(path))
+            patch.setattr(athand, "openat2", lambda path, *rest: opened.append(path))
             _, packet, source = stage.ask(rrq(name))
         assert isError(packet, 2)
         assert source == SERVER
@@ -229,7 +232,7 @@ def test_nothingIsOpenedForARequestThatIsRefused(root: Path) -> None:
     def deny(request: Any) -> None:
         raise Forbidden
 
-    source = Directory(DirectoryOptions(path=str(root)))
+    source = Directory(DirectoryOptions(path=str(root)), maybeDeferred)
     with TftpStage(source=source, access=deny) as stage:
         assert isError(stage.ask(rrq("f"))[1], 2)
         assert stage.site.contents == []

@@ -20,6 +20,7 @@ from castd.packets.tftp import Ack, Oack, buildAck, buildData, buildError, parse
 from castd.server.site import Site
 from castd.testing import Network, NoJitterRandom, pattern
 from tests.support.clients.tftp import F, download, hear, isError, rrq, upload, wrq
+from tests.support.disks import result
 from tests.support.stage import TftpStage
 from tests.support.vectors import vectors
 
@@ -94,9 +95,9 @@ def test_namesThatNoDirectoryIsFor(place: Path) -> None:
         [UploadDirectory(UploadDirectoryOptions(path=str(place), under="up", keepFree=0), thread=maybeDeferred)]
     )
     with pytest.raises(Forbidden):
-        drops.begin("elsewhere/x", ("10.0.0.9", 2000), None)
+        result(drops.begin("elsewhere/x", ("10.0.0.9", 2000), None))
     with pytest.raises(NotFound):
-        drops.begin("up/missing/x", ("10.0.0.9", 2000), None)
+        result(drops.begin("up/missing/x", ("10.0.0.9", 2000), None))
 
 
 def test_TC48_anExistingFile(stage: TftpStage, place: Path) -> None:
@@ -227,7 +228,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
         site = Site(network, NoJitterRandom(1), network.host("10.0.0.1"), Limits())
         drop = UploadDirectory(UploadDirectoryOptions(path=str(place), keepFree=0), thread=maybeDeferred)
         rules = [Rule(allow="any")]
-        site.open([Directory(DirectoryOptions(path=str(place)))], [drop], rules)
+        site.open([Directory(DirectoryOptions(path=str(place)), maybeDeferred)], [drop], rules)
         return site
 
     with TftpStage(made=made) as stage:

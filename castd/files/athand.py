@@ -1,0 +1,152 @@
+"""
+Open files without waiting for a disk: ask the kernel only for what it has in memory.
+
+C{openat2} with C{RESOLVE_CACHED} (Linux 5.12) opens a file if all directories in its path are in memory, and fails with
+C{EAGAIN} if one is not.  It says nothing of what the file system itself does when a file is opened: FUSE, NFS, SMB and
+9p ask a server.  So it is used on file systems only that are known to open a file from memory (L{fromMemory}), and
+never crosses to another mount.
+
+Python has no function for these calls; by C{ctypes} each costs a quarter of a microsecond more.  Where the kernel, the
+C library or a seccomp filter does not have one, L{openat2} returns L{None}, and everything is done in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from functools import lru_cache
+
+_SYS_OPENAT2 = 437
+_AT_FDCWD = -100
+
+#: Resolve only what is in memory (openat2(2)).
+_RESOLVE_CACHED = 0x20
+_RESOLVE_BENEATH = 0x08
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_XDEV = 0x01
+
+_AT_EMPTY_PATH = 0x1000
+#: Return what is in memory, as a file server's answer would have to be waited for (statx(2)).
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_INO = 0x100
+
+#: File systems that open a file from memory once its inode is there, by their magic number (statfs(2)): ext2 to ext4,
+#: XFS, btrfs, F2FS, bcachefs, tmpfs, ramfs, EROFS, SquashFS, ISO 9660, FAT.  All others may ask somebody: FUSE, NFS,
+#: SMB, 9p, Ceph; and overlayfs, whose files may lie on any of these.
+_FROM_MEMORY = frozenset(
+    (
+        0xEF53,
+        0x58465342,
+        0x9123683E,
+        0xF2F52010,
+        0xCA451A4E,
+        0x01021994,
+        0x858458F6,
+        0xE0F5E1E2,
+        0x73717368,
+        0x9660,
+        0x4D44,
+    )
+)
+
+#: Errors of L{openat2} that the same request would have in a thread.
+_FINAL = frozenset((errno.ENOENT, errno.EACCES, errno.EMFILE, errno.ENFILE))
+
+#: Inode, major and minor number of the device in C{struct statx}.
+_STATUS = struct.Struct("Q96xII")
+
+try:
+    import ctypes
+
+    # PyDLL keeps the lock of the interpreter: these calls do not wait, and who got the lock might keep it for long.
+    _quick = ctypes.PyDLL(None, use_errno=True)
+    _slow = ctypes.CDLL(None, use_errno=True)
+    _syscall, _statx = _quick.syscall, _quick.statx
+    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+    #: The result of statx; only the reactor's thread asks for it.
+    _status = ctypes.create_string_buffer(256)
+    _available = hasattr(os, "RWF_NOWAIT")
+except (ImportError, AttributeError, OSError, MemoryError):
+    # Without ctypes, or without the memory that it needs where nothing may be written and run.
+    _available = False
+
+
+@lru_cache(16)
+def _how(flags: int, beneath: bool, links: bool) -> bytes:
+    """Return the C{struct open_how} of L{openat2}."""
+    resolve = _RESOLVE_CACHED
+    if beneath:
+        resolve |= _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | _RESOLVE_NO_MAGICLINKS
+    if not links:
+        resolve |= _RESOLVE_NO_SYMLINKS
+    return struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+
+
+def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = True) -> int | None:
+    """
+    Open a file if that needs nothing but what is in memory.
+
+    @param flags: as for C{open}; without C{O_CREAT} and C{O_TRUNC}.
+    @param beneath: the descriptor of a directory that the path is relative to, and must not leave, nor must it lead to
+        another mount; L{None}: the path is absolute.
+    @param links: follow symbolic links; C{False}: do not open what is behind one.
+    @return: the descriptor; L{None}: unknown, as the disk would have to be asked, or the kernel cannot do this.
+    @raise OSError: there is no such file, it may not be opened, or no descriptors are left.
+    """
+    if not _available or b"\0" in path:
+        return None
+    how = _how(flags, beneath is not None, links)
+    fd: int = _syscall(_SYS_OPENAT2, _AT_FDCWD if beneath is None else beneath, path, how, len(how))
+    if fd >= 0:
+        return fd
+    number = ctypes.get_errno()
+    if number in _FINAL:
+        raise OSError(number, os.strerror(number))
+    return None
+
+
+def leadsBeyond(path: bytes, beneath: int) -> bool:
+    """
+    Return whether a path leads to another mount, or by an absolute link.  This waits for the disk, but only for that of
+    the directory itself.
+
+    @param beneath: the descriptor of the directory that the path is relative to.
+    @return: also C{False} where this cannot be found out.
+    """
+    if not _available or b"\0" in path:
+        return False
+    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_XDEV)
+    fd: int = _slow.syscall(_SYS_OPENAT2, beneath, path, how, len(how))
+    if fd >= 0:
+        os.close(fd)
+        return False
+    return ctypes.get_errno() == errno.EXDEV
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """
+    Return device and inode of an open file, as C{os.fstat} does, without asking a file server.
+
+    @return: L{None}: the call fails.
+    """
+    if not _available or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, _status):
+        return None
+    inode, major, minor = _STATUS.unpack_from(_status, 32)
+    return os.makedev(major, minor), inode
+
+
+def fromMemory(fd: int) -> bool:
+    """
+    Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.
+
+    @return: also C{False} where this cannot be found out, or Python does not know how to read from memory.
+    """
+    if not _available:
+        return False
+    found = ctypes.create_string_buffer(256)
+    if _slow.fstatfs(fd, found):
+        return False
+    (magic,) = struct.unpack_from("l", found)
+    return magic & 0xFFFFFFFF in _FROM_MEMORY

@@ -1,0 +1,551 @@
+"""
+A disk that does not answer is waited for by those who need it, for a bounded time; nobody else waits, on no transport.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.task import Clock
+
+from castd.dialects import mtftp
+from castd.errors import NotFound
+from castd.files import athand
+from castd.files.access import Rule
+from castd.files.content import Directory, DirectoryOptions
+from castd.files.netascii import PIECE
+from castd.files.presence import PATIENCE, Presence, lookAt
+from castd.files.root import Root
+from castd.files.threads import MOST_AWAITED, DiskThreads, allWithin, callWithin
+from castd.files.uploads import MOST_UNWRITTEN, UploadDirectory, UploadDirectoryOptions
+from castd.options import Limits
+from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, parse
+from castd.server.cast_protocol import READ_TIMEOUT
+from castd.server.sessions import LOOKUP_TIMEOUT
+from castd.server.site import Site
+from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
+from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
+from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
+from tests.support.disks import HereDirectory, Later, result
+from tests.support.needs import lack, run
+from tests.support.stage import HOST, SERVER, Stage, TftpStage
+
+CHUNK = 64 * 512
+"""Octets that are read at once for blocks of 512."""
+FILE = pattern(3 * CHUNK - 100)
+
+
+class Disk:
+    """
+    A directory on a disk that is in the test's hand: nothing of it is ever in memory.
+
+    @ivar thread: does what the disk is asked when it is told to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.thread = Later()
+        self.source = Directory(DirectoryOptions(path=str(path)), self.thread, self.thread)
+        self.sink = UploadDirectory(UploadDirectoryOptions(path=str(path), keepFree=0), self.thread)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    monkeypatch.setattr(athand, "fromMemory", lambda _: False)
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "f").write_bytes(FILE)
+    return Disk(tmp_path / "slow")
+
+
+@pytest.fixture
+def stage(slow: Disk, tmp_path: Path) -> Iterator[TftpStage]:
+    """A slow disk, and another under C{quick}; uploads to the slow one."""
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "q").write_bytes(b"quick")
+    quick = Directory(DirectoryOptions(path=str(tmp_path / "quick"), under="quick"), maybeDeferred)
+
+    def made(network: Network) -> Site:
+        site = Site(network, NoJitterRandom(1), network.host(HOST), Limits())
+        site.open([quick, slow.source], [slow.sink], [Rule.model_validate({"allow": "any"})])
+        return site
+
+    with TftpStage(made=made, options={"blksize": 512}) as stage:
+        yield stage
+
+
+_ports = count(10_000)
+
+
+def quickly(stage: TftpStage) -> None:
+    """Somebody else is served at once."""
+    client, packet, tid = stage.ask(rrq("quick/q"), stage.client(next(_ports)), 0.01)
+    assert packet == Data(1, b"quick")
+    say(client, 1, tid)
+    stage.network.advance(0.01)
+
+
+# Reading.
+
+
+def test_aFileIsLookedUp(stage: TftpStage, slow: Disk) -> None:
+    """While a file is looked up a repeated request changes nothing; once it is found the answer goes out."""
+    client = stage.client()
+    for _ in range(3):
+        client.send(rrq(), SERVER)
+        stage.network.advance(1)
+    assert len(slow.thread.jobs) == 1
+    assert stage.site.admission.looking == 1
+    quickly(stage)
+    slow.thread.run()
+    assert hear(client) == Data(1, FILE[:512])
+
+
+def test_noFileIsFound(stage: TftpStage, slow: Disk) -> None:
+    """That there is no such file is said when the disk has said so."""
+    client = stage.client()
+    client.send(rrq("none"), SERVER)
+    stage.network.advance(1)
+    assert client.inbox == []
+    slow.thread.run()
+    assert isError(hear(client), 1)
+
+
+def test_aRequestIsLetGo(stage: TftpStage, slow: Disk) -> None:
+    """Who has waited for half a minute waits no longer and gets no ERROR; what the disk then finds is closed."""
+    client = stage.client()
+    client.send(rrq(), SERVER)
+    client.send(wrq("new"), SERVER)
+    stage.network.advance(LOOKUP_TIMEOUT - 1)
+    assert stage.site.admission.looking == 1
+    stage.network.advance(2)
+    assert stage.site.admission.looking == 0
+    before = len(os.listdir("/proc/self/fd"))
+    slow.thread.run()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert client.inbox == []
+    assert [event["event"] for event in stage.events if event.get("event") in ("crowded", "refused")] == ["crowded"]
+    assert slow.source._open == {}
+
+
+def test_anUploadIsLetGo(stage: TftpStage, slow: Disk) -> None:
+    """The same of one who wants to write: nothing is left of it."""
+    client = stage.client()
+    client.send(wrq("new"), SERVER)
+    stage.network.advance(LOOKUP_TIMEOUT + 1)
+    assert stage.site.admission.looking == 0
+    slow.thread.run()
+    stage.network.advance(1)
+    assert client.inbox == []
+    assert os.listdir(slow.sink.options.path) == ["f"]
+    assert slow.sink._open == {}
+
+
+def test_tooManyWait(stage: TftpStage, slow: Disk) -> None:
+    """So many wait for one disk; those beyond get no answer, and ask again."""
+    for number in range(MOST_AWAITED + 5):
+        stage.client(3000 + number, f"10.0.{number & 127}.9").send(rrq(), SERVER)
+    stage.network.advance(0.1)
+    assert len(slow.thread.jobs) == MOST_AWAITED
+    assert stage.listener.counts["unanswered"] == 5
+    quickly(stage)
+    late = stage.client(next(_ports))
+    slow.thread.run()
+    late.send(rrq(), SERVER)
+    stage.network.advance(0.1)
+    slow.thread.run()
+    assert hear(late) == Data(1, FILE[:512])
+
+
+def test_blocksAreRead(stage: TftpStage, slow: Disk) -> None:
+    """
+    A transfer whose blocks are being read waits without giving its client up, is not confused by what that repeats, and
+    then has read the next blocks before they are asked for.
+    """
+    client = stage.client()
+    client.send(rrq(), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(1)
+    for _ in range(8):
+        client.send(rrq(), SERVER)
+        stage.network.advance(1)
+    assert client.inbox == []
+    quickly(stage)
+    assert len(slow.thread.jobs) == 1
+    slow.thread.run(1)
+    stage.network.advance(0.01)
+    tid = client.inbox[0].source
+    assert [parse(each.datagram) for each in client.take()] == [Data(1, FILE[:512])]
+    for number in range(1, 64):
+        assert ackedTo(client, number, tid) == Data(number + 1, FILE[number * 512 :][:512])
+    # What follows was asked for at once, and is not there yet.
+    assert len(slow.thread.jobs) == 1
+    say(client, 64, tid)
+    stage.network.advance(3)
+    say(client, 64, tid)
+    stage.network.advance(3)
+    assert client.inbox == []
+    slow.thread.run()
+    stage.network.advance(0.01)
+    assert [parse(each.datagram) for each in client.take()] == [Data(65, FILE[64 * 512 :][:512])]
+    # The chunk after that was read as well.
+    for number in range(65, 192):
+        assert ackedTo(client, number, tid) == Data(number + 1, FILE[number * 512 :][:512])
+
+
+def test_readOnceForAll(stage: TftpStage, slow: Disk) -> None:
+    """Those who need the same blocks have them read once; when one has left in the meantime, the others go on."""
+    clients = [stage.client(2000 + number) for number in range(3)]
+    for client in clients:
+        client.send(rrq(), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(3)
+    stage.network.advance(0.01)
+    assert len(stage.site.blockCache._awaited) == 1
+    casts: list[Any] = stage.casts()
+    casts[0].end("stopped")
+    slow.thread.run()
+    stage.network.advance(0.01)
+    for client in clients[1:]:
+        assert parse(client.take()[0].datagram) == Data(1, FILE[:512])
+
+
+def test_aReadThatNeverEnds(stage: TftpStage, slow: Disk) -> None:
+    """A transfer whose blocks never come ends, and its descriptor is kept until the disk lets go of it."""
+    client = stage.client()
+    client.send(rrq(), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(1)
+    stage.network.advance(READ_TIMEOUT - 1)
+    assert len(stage.casts()) == 1
+    stage.network.advance(2)
+    assert stage.casts() == []
+    assert len(slow.source._open) == 1
+    slow.thread.run()
+    assert slow.source._open == {}
+
+
+def test_aReadThatFails(stage: TftpStage, slow: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails after a while ends the transfers that wait for it, with an ERROR."""
+    client = stage.client()
+    client.send(rrq(), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(1)
+
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    slow.thread.run()
+    assert isinstance(hear(client), Error)
+    assert stage.casts() == []
+    slow.thread.run()
+    assert slow.source._open == {}
+
+
+def test_mtftp(slow: Disk, tmp_path: Path) -> None:
+    """MTFTP has its first block when it opens a file, so it never waits in the reactor's thread."""
+    network = Network(latency=0.0005)
+    site = memorySite(network, host=f"{HOST}/16", source=slow.source)
+    given = {"files": {"f": "239.255.1.1:3001"}, "gather": 0, "gatherLimit": 0}
+    with Stage(network, site, (mtftp, given), port=1759) as stage:
+        client = RecordingClient(network.host("10.0.0.2/16"), 2000)
+        client.send(rrq(), (HOST, 1759))
+        network.advance(0.01)
+        slow.thread.run(1)
+        network.advance(0.01)
+        assert parse(client.inbox[0].datagram) == Data(1, FILE[:512])
+        slow.thread.run()
+        stage.listener.stop()
+        slow.thread.run()
+
+
+def test_netascii(stage: TftpStage, slow: Disk) -> None:
+    """Text is measured and converted off the reactor's thread, too, and comes whole."""
+    text = b"one line\n" * 20_000
+    Path(slow.sink.options.path, "text").write_bytes(text)
+    client = stage.client()
+    client.send(rrq("text", "netascii", blksize=512), SERVER)
+    got, number, tid = b"", 0, SERVER
+    while len(got) < len(text) + 20_000:
+        for _ in range(20):
+            stage.network.advance(0.01)
+            if client.inbox:
+                break
+            quickly(stage)
+            slow.thread.run(1)
+        letter = client.take()[-1]
+        packet, tid = parse(letter.datagram), letter.source
+        if isinstance(packet, Data) and packet.number == number + 1:
+            number += 1
+            got += packet.payload
+        client.send(buildAck(number), tid)
+    assert len(text) > 2 * PIECE
+    assert got == text.replace(b"\n", b"\r\n")
+
+
+def test_aStop(stage: TftpStage, slow: Disk) -> None:
+    """A stop ends those who wait for a disk as it ends all others, at once."""
+    for number in range(3):
+        stage.client(2000 + number).send(rrq(), SERVER)
+    stage.client(2010).send(wrq("new"), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(2)
+    stage.network.advance(0.01)
+    drained = stage.listener.drain()
+    stage.listener.stop()
+    assert drained.called
+    slow.thread.run()
+    stage.network.advance(0.01)
+    assert stage.casts() == []
+    assert (slow.source._open, slow.sink._open) == ({}, {})
+    assert os.listdir(slow.sink.options.path) == ["f"]
+
+
+# Writing.
+
+
+def begun(stage: TftpStage, slow: Disk, **options: int) -> Any:
+    """Begin an upload.  -> the client, and the address to send to."""
+    client = stage.client(next(_ports))
+    client.send(wrq("new", **options), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run()
+    stage.network.advance(0.01)
+    return client, client.take()[0].source
+
+
+def test_anUploadIsHeldBack(stage: TftpStage, slow: Disk) -> None:
+    """
+    A client that sends faster than the disk takes gets no ACK until there is room; what it repeats meanwhile is not
+    acknowledged twice; and every octet is stored.
+    """
+    client, tid = begun(stage, slow, blksize=512)
+    data, number = pattern(2 * MOST_UNWRITTEN), 0
+    while True:
+        number += 1
+        client.send(buildData(number, data[(number - 1) * 512 : number * 512]), tid)
+        stage.network.advance(0.01)
+        if not client.take():
+            break
+    assert MOST_UNWRITTEN <= (number - 1) * 512 <= MOST_UNWRITTEN + 2048
+    for _ in range(4):
+        client.send(buildData(number, data[(number - 1) * 512 : number * 512]), tid)
+        stage.network.advance(5)
+    assert client.inbox == []
+    quickly(stage)
+    slow.thread.run()
+    stage.network.advance(0.01)
+    assert [parse(each.datagram) for each in client.take()] == [Ack(number)]
+    while number * 512 <= len(data):
+        number += 1
+        client.send(buildData(number, data[(number - 1) * 512 : number * 512]), tid)
+        stage.network.advance(0.01)
+        slow.thread.run()
+        assert hear(client) == Ack(number)
+    assert Path(slow.sink.options.path, "new").read_bytes() == data
+    stage.network.advance(40)
+    (event,) = (each for each in stage.told("received") if each.get("write"))
+    assert (event["outcome"], event["octets"], event["repeats"]) == ("done", len(data), 0)
+
+
+def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:
+    """An upload that the disk does not take ends with an ERROR, while it is sent and when it is complete."""
+    held, tid = begun(stage, slow, blksize=512)
+    for number in range(1, 2 * MOST_KEPT + MOST_UNWRITTEN // 512):
+        held.send(buildData(number, bytes(512)), tid)
+        stage.network.advance(0.001)
+    stage.network.advance(STORE_TIMEOUT + 2)
+    assert isinstance(parse(held.take()[-1].datagram), Error)
+    slow.thread.run()
+    whole, tid = begun(stage, slow)
+    whole.send(buildData(1, b"all"), tid)
+    stage.network.advance(STORE_TIMEOUT - 1)
+    assert whole.inbox == []
+    stage.network.advance(2)
+    assert isinstance(hear(whole), Error)
+    assert stage.casts() == []
+    slow.thread.run()
+    assert slow.sink._open == {}
+
+
+def test_anotherMount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on another mount below a directory is waited for apart, so that the directory itself still answers."""
+    (tmp_path / "mount").mkdir()
+    for name in ("mount/f", "f"):
+        (tmp_path / name).write_bytes(FILE)
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    monkeypatch.setattr(athand, "fromMemory", lambda _: False)
+    monkeypatch.setattr(athand, "leadsBeyond", lambda path, _: path.startswith(b"mount/"))
+    own, other, found = Later(), Later(), list[Any]()
+    source = Directory(DirectoryOptions(path=str(tmp_path)), own, own, other)
+    for name in ("mount/f", "f"):
+        asked: Any = source.lookup(name, ("10.0.0.9", 2000))
+        asked.addCallback(found.append)
+        own.run()
+    assert [each.name for each in found] == ["f"]
+    other.run()
+    buffer = bytearray(1000)
+    found[1].fetch([buffer], 1000).addCallback(found.append)
+    found[1].close()
+    assert own.jobs == []
+    other.run()
+    assert (bytes(buffer), found[2]) == (FILE[1000:2000], None)
+    found[0].close()
+    own.run()
+    assert source._open == {}
+
+
+@pytest.mark.root
+def test_leadsBeyond(tmp_path: Path) -> None:
+    """Another mount in the way is seen, and is no hindrance."""
+    for name in ("root", "root/mount", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("root/f", "other/f"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "root" / "link").symlink_to("mount/f")
+    tried = run("mount", "--bind", tmp_path / "other", tmp_path / "root" / "mount")
+    if tried.returncode:
+        lack(f"nothing can be mounted here: {tried.stderr}")
+    try:
+        source = HereDirectory(DirectoryOptions(path=str(tmp_path / "root")), maybeDeferred, beyond=maybeDeferred)
+        if not source._root._opened.fromMemory:
+            pytest.skip("the tests' own disk is none that is opened from memory")
+        for name, beyond in {"f": False, "mount/f": True, "link": True, "mount/none": True, "none": False}.items():
+            assert source._root.leadsBeyond(tuple(name.encode().split(b"/"))) is beyond
+        for name, octets in {"f": b"root/f", "mount/f": b"other/f", "link": b"other/f"}.items():
+            found = source.lookup(name, ("10.0.0.9", 2000))
+            assert found.read(0, 99) == octets
+            found.close()
+        with pytest.raises(NotFound):
+            source.lookup("mount/none", ("10.0.0.9", 2000))
+    finally:
+        run("umount", tmp_path / "root" / "mount", check=True)
+
+
+# Threads.
+
+
+@pytest_twisted.inlineCallbacks
+def test_threads() -> Any:
+    """
+    Functions run in their order and at once as far as there are threads; what hangs holds up no other directory; who
+    has cancelled is not waited for.
+    """
+    hangs, few, others = threading.Event(), DiskThreads(2), DiskThreads(2)
+    ran: list[int] = []
+    waiting = [few(hangs.wait) for _ in range(2)]
+    cancelled = few(lambda: ran.append(0)).addErrback(lambda failure: None)
+    last = few(lambda: ran.append(1))
+    assert (yield others(threading.get_ident)) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        yield others(lambda: 1 // 0)
+    assert ran == []
+    cancelled.cancel()
+    hangs.set()
+    yield gatherResults([*waiting, last])
+    assert ran == [1]
+
+
+def test_callWithin() -> None:
+    """A function is waited for, but not for long; its error is raised."""
+    hangs = threading.Event()
+    with pytest.raises(TimeoutError):
+        callWithin(0.01, hangs.wait)
+    hangs.set()
+    assert callWithin(10, lambda: 1) == 1
+    with pytest.raises(ZeroDivisionError):
+        callWithin(10, lambda: 1 // 0)
+
+
+def test_allWithin() -> None:
+    """Several are waited for, but not for long."""
+    clock, fired = Clock(), list[Any]()
+    never: Deferred[None] = Deferred()
+    never.addErrback(lambda _: None)
+    allWithin([], 1, clock).addCallback(fired.append)
+    assert fired == [None]
+    allWithin([never], 1, clock).addCallback(fired.append)
+    clock.advance(0.9)
+    assert fired == [None]
+    clock.advance(0.2)
+    assert fired == [None, None]
+
+
+# A directory that does not answer.
+
+
+def test_aRootThatDoesNotAnswer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that does not answer at the start does not stop it, and serves as soon as it answers."""
+    hangs, stat = threading.Event(), os.open
+    (tmp_path / "f").write_bytes(b"found")
+
+    def hanging(path: Any, *rest: Any, **more: Any) -> int:
+        if path == str(tmp_path):
+            hangs.wait(10)
+        return stat(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", hanging)
+    root = Root(str(tmp_path), patience=0.01)
+    source = Directory(DirectoryOptions(path=str(tmp_path)), maybeDeferred, patience=0.01)
+    assert not root.answers
+    assert not source.answers
+    hangs.set()
+    os.close(root.openFile((b"f",)))
+    assert root.answers
+    found = result(source.lookup("f", ("10.0.0.9", 2000)))
+    assert found.read(0, 9) == b"found"
+    found.close()
+
+
+def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a directory is there is known at once where memory has it, else when the disk has said so, or not."""
+    clock, thread, fired = Clock(), Later(), list[Any]()
+    presence = Presence(str(tmp_path), clock, thread)
+    lookAt([presence], clock).addCallback(fired.append)
+    assert (fired, presence.fault(), thread.jobs) == ([None], None, [])
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    for _ in range(3):
+        lookAt([presence], clock).addCallback(fired.append)
+    assert (len(fired), len(thread.jobs)) == (1, 1)
+    clock.advance(PATIENCE)
+    assert (len(fired), presence.fault()) == (4, "does not answer")
+    thread.run()
+    assert presence.fault() is None
+    tmp_path.rmdir()
+    lookAt([presence], clock)
+    thread.run()
+    assert presence.fault() == "is not there"
+
+
+def test_closedInAThread(slow: Disk, tmp_path: Path) -> None:
+    """A file is closed in a thread if its server is told, or if it is deleted, as its space is freed then."""
+    found: list[Any] = []
+    slow.source.lookup("f", ("10.0.0.9", 1)).addCallback(found.append)
+    slow.thread.run()
+    found[0].close()
+    assert len(slow.thread.jobs) == 1
+    slow.thread.run()
+
+
+def test_closedAtOnce(tmp_path: Path) -> None:
+    """A file of a disk that is known to be quick is closed at once, unless it was deleted."""
+    thread = Later()
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"x")
+    source: Any = Directory(DirectoryOptions(path=str(tmp_path)), thread)
+    if not source._root._opened.fromMemory:
+        pytest.skip("the tests' own disk is none that is opened from memory")
+    kept, deleted = source.lookup("a", ("10.0.0.9", 1)), source.lookup("b", ("10.0.0.9", 1))
+    kept.close()
+    assert thread.jobs == []
+    (tmp_path / "b").unlink()
+    deleted.close()
+    assert len(thread.jobs) == 1
+    thread.run()
