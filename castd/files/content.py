@@ -20,7 +20,7 @@ from zope.interface import implementer
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused
 from castd.files import names, partial
 from castd.files.root import Links, Root, closeFd, readRefusal
-from castd.interfaces import IContent, IContentSource
+from castd.interfaces import IContent, IContentSource, INetworkSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
 from castd.request import Peer
@@ -79,7 +79,7 @@ class DirectoryOptions(Settings):
         return tuple(names.text(names.prefix(each)) for each in strip)
 
 
-@implementer(IContentSource)
+@implementer(INetworkSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -92,6 +92,7 @@ class Directory:
         @raise OSError: it is not there or cannot be searched.
         """
         self.options = options
+        self.networks = options.networks
         self._root = Root(str(options.path), options.links, options.ignoreCase)
         self._under = names.prefix(options.under)
         self._strip = tuple(map(names.prefix, options.strip))
