@@ -3,7 +3,7 @@ Define the interfaces between the parts of castd, all in one file.
 
 The author of a transport implements L{ITransportMaker}, L{IDialect} and L{IWire}, and reads files through L{IContent}.
 A transport that does not fit one listener with its casts also implements L{ICastTransport}, by a C{DatagramProtocol} of
-its own.
+its own.  What sends no files, but answers at ports of its own beside the transports, implements L{IPortService}.
 
 Shapes used throughout: a I{peer} is an address as the socket gives it, C{(host, port)} or C{(host, port, flow, scope)};
 an I{instant} is a value of C{reactor.seconds()}, a float of seconds; the I{number} of a block counts from 0; I{ranges}
@@ -23,6 +23,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     import socket
     from collections import Counter
+    from ipaddress import IPv4Network
     from random import Random
 
     from pydantic import BaseModel
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from castd.errors import Refused
     from castd.group_pool import Group, GroupPool, OpenContext
     from castd.net.timers import Timers
-    from castd.options import Limits
+    from castd.options import AnyNetwork, Limits
     from castd.pacing import Pacer, RateLimit
     from castd.packets.options import AgreedOptions
     from castd.packets.tftp import Error
@@ -445,6 +446,14 @@ class IContentSource(Interface):
         """
 
 
+class INetworkSource(IContentSource):
+    """Has files for some networks only."""
+
+    networks: Sequence[AnyNetwork] = Attribute(
+        "The networks whose clients it tells apart from others: L{ISite.lookupAny} asks for an address of each part."
+    )
+
+
 class IContentSourceMaker(Interface):
     """
     Makes the content sources of one kind.  A plugin announces it in C{castd/plugins/} or by an entry point;
@@ -526,12 +535,24 @@ class ISite(Interface):
     )
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
     ports: IPorts = Attribute("Opens ports.")
+    observers: list[Callable[[Request], object]] = Attribute(
+        "Each is called with every request whose file is looked up, before it is."
+    )
 
     def lookup(request: Request) -> Deferred[IContent]:
         """
         Apply the access rules, then ask the sources in order.
 
         @return: fires with the content; fails with Refused.
+        """
+
+    def lookupAny(name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
+        """
+        Find out whether a client could read a file, of which only the networks are known that it is in.
+
+        @param networks: one address of theirs that is given the file is enough.
+        @return: fires with the content, to be closed by the caller; fails with NotFound if the file is not there for
+            any of them, and with another Refused if it is there or unknown, but none of them may read it.
         """
 
     def sink(request: Request) -> IContentSink:
@@ -618,8 +639,17 @@ class IPorts(Interface):
         """
         Open a port that requests come to, and connect the protocol to it.
 
-        @param interface: the numeric address to bind to; C{""}: the IPv4 wildcard.
+        @param interface: the numeric address to bind to; C{""}: the IPv4 wildcard.  C{"255.255.255.255%10.0.0.5"}: only
+            broadcasts, and only those that come in by the interface with the address behind the C{%}; other programs
+            may have the port beside it.  C{"239.255.66.1%10.0.0.5"}: the same for a group, which is joined.
         @raise CannotListenError: Twisted's: the address cannot be bound.
+        """
+
+    def reached(address: str) -> tuple[IPv4Network, ...] | None:
+        """
+        Return the networks that the interface with this address reaches without a router, if they hold the address.
+
+        @return: L{None}: no interface of this machine has this address.
         """
 
     def openPort(
@@ -851,6 +881,103 @@ class ICastTransport(IListeningProtocol):
         """End all casts and uploads at once, and tell their peers so."""
 
 
+class ConfiguredTransport(NamedTuple):
+    """
+    One transport of the service file, as a L{IPortService} sees it.
+
+    @ivar name: its name in the service file.
+    @ivar kind: the kind of transport, such as C{"tftp"}.
+    @ivar options: an instance of the model of this kind.
+    """
+
+    name: str
+    kind: str
+    options: BaseModel
+
+
+class IServiceFile(Interface):
+    """Shows an L{IPortService} what the rest of the service file says, and what is served."""
+
+    transports: Sequence[ConfiguredTransport] = Attribute("The transports, in the order of the file.")
+
+    def size(name: str) -> int | None:
+        """
+        Look a file up as a client without an address would.
+
+        @return: octets; L{None}: it is not there (yet), or its source answers later.
+        """
+
+    def readable(name: str, networks: Iterable[AnyNetwork]) -> bool:
+        """Return whether the access rules let any address of these networks read a file of this name."""
+
+
+class ServicePort(NamedTuple):
+    """
+    One port that an L{IPortService} asks for.
+
+    @ivar host: the address to bind to, as L{IPorts.listen} takes it.
+    @ivar required: C{False}: the service works without it; if it cannot be bound, a line in the log says so.
+    @ivar remedy: what an operator can do if another program has the port, for the fault.
+    """
+
+    host: str
+    port: int
+    required: bool = True
+    remedy: str = ""
+
+
+class IPortService(Interface):
+    """
+    Answers datagrams at ports of its own, and sends no files: the second kind of plugin that an L{ITransportMaker}
+    makes.  castd opens the ports, keeps them over a reload, hands them over in an upgrade, and closes them.
+
+    It should keep nothing that an answer depends on: after an upgrade another process answers the next datagram.
+    """
+
+    ports: Sequence[ServicePort] = Attribute("The ports that it needs, fixed when it is made.")
+    counts: Mapping[str, int] = Attribute("Numbers for C{castd status} and the gauges of the metrics, by name.")
+
+    def configure(file: IServiceFile) -> None:
+        """
+        Look at the rest of the service file.  It is called once, before any port is open: at a start, at a reload and
+        by C{castd check}.
+
+        @raise ConfigError: the file cannot be put in force.  A fault may begin with a path of keys and a colon, such as
+            C{rules[2].by: ...}, and then gets the line of that value.
+        """
+
+    def warnings() -> Iterable[str]:
+        """
+        Return warnings for C{castd check}, after C{configure}: what is allowed, but is probably a mistake.  Each may
+        begin with a path of keys, as a fault of C{configure}.
+        """
+
+    def opened(at: ServicePort, port: IListeningPort) -> None:
+        """Begin to use one of the ports.  Datagrams are sent through it."""
+
+    def closed(at: ServicePort) -> None:
+        """Note that one of the ports was closed, also when others that were wanted with it could not be opened."""
+
+    def datagramFrom(at: ServicePort, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Receive a datagram.  An exception is logged as a fault, and the port stays open."""
+
+    def inherit(other: object) -> None:
+        """
+        Take over from a service of the same class, after a reload.  It is called before C{opened} is, once for each
+        port that both have; all that arrives from now on comes to this object.
+        """
+
+    def drain() -> Deferred[None]:
+        """
+        Answer no more datagrams.
+
+        @return: fires when what is being looked up has been answered or given up.
+        """
+
+    def stop() -> None:
+        """End at once, cancel every timer."""
+
+
 class IUpgradable(Interface):
     """
     Lets the transfers of an L{ICastTransport} on its request port outlive a C{castd upgrade}.
@@ -923,11 +1050,13 @@ class ITransportMaker(Interface):
 
     name: str = Attribute("The kind of transport, as the service file calls it.")
     description: str = Attribute("One line for 'castd plugins'.")
-    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.ListenOptions.")
+    options: type[BaseModel] = Attribute(
+        "A frozen model, mostly a subclass of castd.options.ListenOptions, or of Settings for an IPortService."
+    )
 
-    def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport:
+    def makeTransport(name: str, options: Any, site: ISite) -> ICastTransport | IPortService:
         """
-        Make a transport.  It opens no socket: castd calls L{IPorts.listen} for it later.
+        Make a transport, or a service.  It opens no socket: castd calls L{IPorts.listen} for it later.
 
         @param name: name of this transport in the service file, for logs and metrics.
         @param options: an instance of the model in the attribute C{options}.

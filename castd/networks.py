@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import AF_INET, inet_pton
 from typing import Generic, TypeVar
 
@@ -58,6 +58,36 @@ class NetworkMap(Generic[T]):
             if kind == version and (number & mask) in table:
                 found.append(table[number & mask])
         return found
+
+
+def isWithin(network: AnyNetwork, others: Iterable[AnyNetwork]) -> bool:
+    """Return whether all of a network lies in one of the others."""
+    return any(
+        (isinstance(network, IPv4Network) and isinstance(other, IPv4Network) and network.subnet_of(other))
+        or (isinstance(network, IPv6Network) and isinstance(other, IPv6Network) and network.subnet_of(other))
+        for other in others
+    )
+
+
+def viewpoints(networks: Iterable[AnyNetwork], edges: Iterable[AnyNetwork], most: int = 64) -> list[str]:
+    """
+    Return addresses of some networks, one for each set of addresses that other networks treat alike.
+
+    @param edges: the other networks, such as those of access rules.
+    @param most: the most addresses to return.
+    """
+    others = tuple(edges)
+    found: dict[IPv4Address | IPv6Address, None] = {}
+    for network in networks:
+        begins = [network.network_address]
+        for other in others:
+            if other.version == network.version and network.overlaps(other):
+                begins.append(other.network_address)
+                # There is no address behind the last of all.
+                if int(other.broadcast_address) < int(network.broadcast_address):
+                    begins.append(other.broadcast_address + 1)
+        found.update(dict.fromkeys(begin for begin in begins if begin in network))
+    return [str(address) for address in found][:most]
 
 
 @lru_cache(_REMEMBERED)

@@ -267,6 +267,22 @@ class Settings(BaseModel):
         return schema
 
 
+class BootPath(NamedTuple):
+    """
+    How a machine that boots fetches one file from a transport, as DHCP has to tell it.
+
+    @ivar url: what iPXE is told.
+    @ivar plain: every firmware fetches it by its name alone, by TFTP from port 69.
+    @ivar feature: the feature that iPXE must have, a value of L{castd.packets.pxe.IPXE_FEATURES}; 0: none.
+    @ivar mtftp: group and port that MTFTP sends the file to, and the port that it is asked at; L{None}: it is no MTFTP.
+    """
+
+    url: str | None
+    plain: bool = False
+    feature: int = 0
+    mtftp: tuple[HostPort, int] | None = None
+
+
 class ListenOptions(Settings):
     """
     The options of every transport that listens at a port.
@@ -306,6 +322,17 @@ class ListenOptions(Settings):
         @return: one line for each fault.
         """
         return ()
+
+    def bootPath(self, name: str, host: str) -> BootPath:
+        """
+        Return how a machine that boots fetches a file from here.  The default is for a protocol that no boot loader
+        speaks.
+
+        @param name: the name of the file in the content.
+        @param host: the address of this server that the machine is told.
+        @raise ValueError: it cannot, with the reason.
+        """
+        raise ValueError("no boot loader can fetch from it")
 
     def warnings(self) -> Iterable[str]:
         """Return warnings for C{castd check}: settings that are allowed but are probably mistakes, or worth knowing."""

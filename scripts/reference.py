@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from castd.config.config import Kinds  # noqa: E402
-from castd.config.plugin import ContentSourceMaker, TransportMaker  # noqa: E402
+from castd.config.plugin import ContentSourceMaker, ServiceMaker, TransportMaker  # noqa: E402
 from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefault  # noqa: E402
 from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
@@ -31,6 +31,7 @@ EXAMPLES = {
     ("transports", "file"): "vmlinuz",
     ("transports", "subnets"): "[10.1.2.0/24]",
     ("transports", "files"): "{vmlinuz: 239.255.1.1:3001}",
+    ("transports", "rules"): "[{boot: boot.ipxe}]",
     ("uploads", "path"): "/srv/uploads",
 }
 
@@ -41,7 +42,7 @@ NOTES = {"logging": ("Under `twist` the log itself is kept by `twist`, and only 
 def stock() -> Kinds:
     """Return what comes with castd, whatever else is installed here."""
     announced = vars(castd_stock).values()
-    transports = {each.name: each for each in announced if isinstance(each, TransportMaker)}
+    transports = {each.name: each for each in announced if isinstance(each, TransportMaker | ServiceMaker)}
     sources = {each.name: each for each in announced if isinstance(each, ContentSourceMaker)}
     return Kinds(transports, sources, SINKS, Rule)
 

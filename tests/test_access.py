@@ -4,6 +4,7 @@ Access rules.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from pydantic import ValidationError
 from castd.errors import Forbidden, Refused
 from castd.files.access import NONE, Rule, Rules, _NameTable
 from castd.files.names import Patterns
+from castd.networks import viewpoints
+from castd.options import clients
 
 
 def rules(*written: dict[str, Any]) -> Rules:
@@ -214,3 +217,25 @@ def test_manyRules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allows(asked, "192.168.0.1", "images/7/a/b")
     assert allows(asked, "10.39.15.9", "X7")
     assert not allows(asked, "10.39.16.9", "X7")
+
+
+small = st.integers(24, 32).flatmap(
+    lambda prefix: st.builds(lambda host: ip_network((0x0A000000 + host, prefix), strict=False), st.integers(0, 511))
+)
+ruled = st.lists(st.tuples(st.booleans(), st.one_of(small, st.just("any"))), max_size=5)
+
+
+@given(small, ruled)
+def test_anyAddress(network: Any, written: Any) -> None:
+    """Whether any address of a network may read a file is found without asking for each of them."""
+    asked = rules(*({"allow" if allowed else "deny": str(there)} for allowed, there in written))
+    assert asked.allowAny([network], "x") == any(allows(asked, str(address)) for address in network)
+
+
+def test_lastAddress() -> None:
+    """There is nothing behind the last address of all."""
+    assert viewpoints(clients("any"), clients("any")) == ["0.0.0.0", "::"]
+    assert viewpoints([ip_network("255.255.255.0/24")], [ip_network("255.255.255.128/25")]) == [
+        "255.255.255.0",
+        "255.255.255.128",
+    ]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import ClassVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from zope.interface.interface import InterfaceClass
 
 from castd.cast.policy import MIN_RTO
-from castd.config.plugin import TransportMaker
+from castd.config.plugin import ServiceMaker, TransportMaker
 from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
 from castd.outcomes import MEANING
 from castd.plugins import castd_stock
@@ -46,7 +47,7 @@ def test_conformanceList() -> None:
     assert {name[5:9] for name, _ in named} == {f"TC{number:02}" for number in range(1, 65)}
 
 
-STOCK = [maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker)]
+STOCK = [maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker | ServiceMaker)]
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -73,7 +74,7 @@ def test_metricsPage() -> None:
     counters = Counters()
     for event in {event for metric in EVENT_METRICS for event in metric.events}:
         counters({"event": event, "transport": "tftp", "outcome": "done"})
-    Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}))
+    Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}), lambda: [("proxydhcp", Rivals())])
     labels = {metric.name: set(metric.labels) for metric in (*EVENT_METRICS, *GAUGES)}
     found = {}
     for metric in exposed(counters.registry):
@@ -92,6 +93,12 @@ class Elsewhere:
 
     def casts(self) -> list[object]:
         return [object()]
+
+
+class Rivals:
+    """A service that has heard another server."""
+
+    counts: ClassVar[dict[str, int]] = {"rivals": 1}
 
 
 def column(page: str, title: str) -> set[str]:

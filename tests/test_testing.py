@@ -3,6 +3,8 @@ The test kit itself: what it delivers, when, to whom, and that it says so when a
 """
 
 import errno
+from ipaddress import IPv4Network
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
@@ -441,3 +443,53 @@ def test_theExampleOfTheKitRuns() -> None:
     names = {**vars(kit), "Listener": Listener, "Options": Options, "Dialect": Dialect}
     exec(example, names)
     assert names["received"].datagram == b"\0\3\0\1" + pattern(512)
+
+
+def test_sharedPorts() -> None:
+    """A port bound to the broadcast address of an interface hears broadcasts there alone; one of a group that group."""
+    network = Network()
+    server = network.host("10.0.0.1/24", "10.1.0.1/24")
+    heard: list[tuple[str, bytes, str]] = []
+
+    class Ear:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def makeConnection(self, port: Any) -> None:
+            self.port = port
+
+        def doStop(self) -> None:
+            pass
+
+        def datagramFrom(self, datagram: bytes, peer: Any, local: Any) -> None:
+            heard.append((self.name, datagram, local.host))
+            if self.name != "wild":
+                self.port.writeFrom(b"answer", ("255.255.255.255", 68), local)
+
+    for name, port, place in (
+        ("wild", 67, ""),
+        ("near", 67, "255.255.255.255%10.0.0.1"),
+        ("far", 67, "255.255.255.255%10.1.0.1"),
+        ("group", 4011, "239.255.1.1%10.0.0.1"),
+    ):
+        server.listen(port, Ear(name), place)
+    client = RecordingClient(network.host("10.0.0.9/24"), 68)
+    client.port.setBroadcastAllowed(True)
+    client.send(b"one", ("10.0.0.1", 67))
+    network.advance(0.1)
+    assert [each[:2] for each in heard] == [("wild", b"one")]
+    client.take()
+    heard.clear()
+    client.send(b"all", ("255.255.255.255", 67))
+    client.send(b"some", ("239.255.1.1", 4011))
+    network.advance(0.1)
+    assert ("near", b"all", "10.0.0.1") in heard
+    assert ("group", b"some", "10.0.0.1") in heard
+    assert "far" not in {name for name, _, _ in heard}
+    assert ("10.0.0.1", 67) in {each.source for each in client.take()}
+    with pytest.raises(CannotListenError):
+        server.listen(67, Ear("again"), "255.255.255.255%10.0.0.1")
+    with pytest.raises(CannotListenError):
+        server.listen(67, Ear("nowhere"), "255.255.255.255%10.9.0.1")
+    assert server.reached("10.0.0.1") == (IPv4Network("10.0.0.0/24"),)
+    assert server.reached("10.9.0.1") is None

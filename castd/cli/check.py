@@ -27,11 +27,14 @@ _RUNTIME = Path("/run")
 def summary(server: Server) -> Table:
     """Return a table of the transports of the server, in the order in which requests are offered to them."""
     table = makeTable("address", "transport", "kind", "options")
+    # A service may have several ports; its options are shown once.
+    shown: set[str] = set()
     for each in server.addresses:
         for entry in each.entries:
-            options = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
-            shown = ", ".join(f"{key}: {value}" for key, value in options.items())
-            addRow(table, each.address, entry.name, entry.kind, shown)
+            options = {} if entry.name in shown else entry.options.model_dump(mode="json", exclude_unset=True)
+            shown.add(entry.name)
+            values = (f"{key}: {value}" for key, value in options.items() if key not in ("port", "interface"))
+            addRow(table, each.address, entry.name, entry.kind, ", ".join(values))
     for name, (where, _) in server.admin.endpoints(server.config).items():
         addRow(table, where, "", name)
     return table
@@ -59,6 +62,15 @@ def machineWarnings(config: Config) -> Iterator[str]:
             yield f"{config.tree.where(route)}: port {port} is taken now, by a castd that runs or another program"
         elif failed == errno.EACCES:
             yield f"{config.tree.where(route)}: port {port} is below {first}: this user may not have it"
+
+
+def serviceWarnings(server: Server) -> Iterator[str]:
+    """Return the warnings of services, and of their ports that this user may not have."""
+    yield from server.warnings()
+    for entry, service in server.portServices:
+        for port in sorted({each.port for each in service.ports if each.required}):
+            if not permitted(port):
+                yield entry.describe(f"port {port} is a privileged one: this user may not have it")
 
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:

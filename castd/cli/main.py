@@ -16,12 +16,13 @@ from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
-from castd.cli.check import findMissing, machineWarnings, permitted, summary
+from castd.cli.check import findMissing, machineWarnings, permitted, serviceWarnings, summary
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
+from castd.cli.pxe import pxeCommand
 from castd.cli.status import status
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config import yaml
@@ -66,6 +67,7 @@ main.add_command(reload)
 main.add_command(status)
 main.add_command(upgrade)
 main.add_command(dhcp43)
+main.add_command(pxeCommand)
 
 
 @main.command()
@@ -174,7 +176,8 @@ def check(file: Path | None, config: Path | None) -> None:
         server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(ConfigError(*error.faults, *collected.faults)) from None
-    complain(f"warning: {each}" for each in (*warningsOf(found), *machineWarnings(found), *collected.faults))
+    told = (*warningsOf(found), *serviceWarnings(server), *machineWarnings(found), *collected.faults)
+    complain(f"warning: {each}" for each in told)
     makeConsole().print(summary(server))
 
 

@@ -134,13 +134,21 @@ class Entry:
         """
         Record a fault that shows only when the transport, source or sink is made.
 
-        @param text: what is wrong.  If it begins with a key of the options and a colon, the fault gets that key's line.
+        @param text: what is wrong.  If it begins with a path of keys within the options and a colon (C{files: ...},
+            C{rules[2].by: ...}), the fault gets the line of that value.
         """
-        key, colon, rest = text.partition(": ")
-        if colon and (*self.route, key) in self.tree.lines:
-            self.tree.addFault((*self.route, key), rest)
-        else:
-            self.tree.addFault(self.route, text)
+        self.tree.addFault(*self._place(text))
+
+    def describe(self, text: str) -> str:
+        """Return a warning as C{file:line: path: what}; C{text} as for L{addFault}."""
+        route, rest = self._place(text)
+        return f"{self.tree.where(route)}: {rest}"
+
+    def _place(self, text: str) -> tuple[Route, str]:
+        """Return the route of the value that a text is about, and the text without it."""
+        path, colon, rest = text.partition(": ")
+        route = (*self.route, *(int(key[1:-1]) if key[0] == "[" else key for key in _PATH_KEY.findall(path)))
+        return (route, rest) if colon and route in self.tree.lines else (self.route, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,8 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
     return config
 
 
+#: A key, or an index in brackets, of a path within options.
+_PATH_KEY = re.compile(r"[^.\[\]]+|\[[0-9]{1,9}\]", re.ASCII)
 _SECTIONS = (
     "castd",
     "content",

@@ -27,7 +27,14 @@ from zope.interface.verify import verifyObject
 
 from castd import plugins
 from castd.errors import ConfigError
-from castd.interfaces import ICastTransport, IContentSource, IContentSourceMaker, ISite, ITransportMaker
+from castd.interfaces import (
+    ICastTransport,
+    IContentSource,
+    IContentSourceMaker,
+    IPortService,
+    ISite,
+    ITransportMaker,
+)
 from castd.server.listener import Listener
 
 
@@ -80,6 +87,21 @@ class TransportMaker(_Announcement):
     def makeTransport(self, name: str, options: Any, site: ISite) -> ICastTransport:
         """Make a listener that speaks this dialect."""
         return Listener(site, name, options, self._load("Dialect")(options))
+
+
+@implementer(ITransportMaker)
+class ServiceMaker(_Announcement):
+    """
+    Announces a service whose module promises two names: C{Options}, a model, and C{makeService(name, options, site)},
+    which gives an L{IPortService<castd.interfaces.IPortService>}.
+    """
+
+    __slots__ = ()
+
+    def makeTransport(self, name: str, options: BaseModel, site: ISite) -> IPortService:
+        """Make the service, by the module's C{makeService}."""
+        service: IPortService = self._load("makeService")(name, options, site)
+        return service
 
 
 @implementer(IContentSourceMaker)

@@ -30,10 +30,12 @@ from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
+from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
+#: The port that requests come to by default, also where a URL does not say it.
+PORT = 1759
 #: Octets of a block: the protocol cannot negotiate another size.
 BLKSIZE = 512
 #: The most blocks of a file: block numbers have 16 bits and begin with 1, and only some clients count beyond the last.
@@ -97,7 +99,7 @@ class Options(ListenOptions):
 
     elsewhere: ClassVar[tuple[str, int] | None] = ("tftp", 69)
 
-    port: Port = Field(1759, description="UDP port that requests come to, and everything is sent from")
+    port: Port = Field(PORT, description="UDP port that requests come to, and everything is sent from")
     files: Annotated[
         Files,
         PlainValidator(readFiles),
@@ -134,6 +136,14 @@ class Options(ListenOptions):
         for name, _ in self.files:
             if (size(name) or 0) > LONGEST:
                 yield f"files: {name} is longer than {LONGEST} octets, more than MTFTP has numbers for"
+
+    def bootPath(self, name: str, host: str) -> BootPath:
+        place = dict(self.files).get(name)
+        if place is None:
+            raise ValueError(f"it does not send {name}")
+        port = "" if self.port == PORT else f":{self.port}"
+        url = f"mtftp://{host}{port}/{name}" if place == IPXE else None
+        return BootPath(url, mtftp=(place, self.port))
 
     def warnings(self) -> Iterator[str]:
         unheard = [name for name, place in self.files if place != IPXE]

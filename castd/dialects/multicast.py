@@ -15,7 +15,7 @@ from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
 from castd.interfaces import IContent, IDialect, IGroupWire, IWire
-from castd.options import Clients, Duration, GroupNetwork, ListenOptions, Port
+from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
 from castd.request import Local, Peer, Request
@@ -51,6 +51,10 @@ class Options(ListenOptions):
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
+
+    def bootPath(self, name: str, host: str) -> BootPath:
+        port = "" if self.port == 69 else f":{self.port}"
+        return BootPath(f"tftm://{host}{port}/{name}")
 
 
 @implementer(IGroupWire)

@@ -27,9 +27,10 @@ from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import GroupEndpoint, HostPort, ListenOptions, Port, Rate
+from castd.options import BootPath, GroupEndpoint, HostPort, ListenOptions, Port, Rate
 from castd.packets import slam
-from castd.request import Local, Peer, Request
+from castd.packets.pxe import IPXE_FEATURES
+from castd.request import Local, Peer, Request, hostPort
 
 #: Octets of IPv4 and UDP before a packet.
 OVERHEAD = 20 + 8
@@ -51,6 +52,9 @@ POLICY = RetransmitPolicy(
     deafAfterRepeats=3,
 )
 
+#: The only group and port that iPXE listens to.
+IPXE = HostPort("239.255.1.1", 10000)
+
 
 class Options(ListenOptions):
     """The options of a transport of kind slam."""
@@ -58,7 +62,7 @@ class Options(ListenOptions):
     port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
     group: GroupEndpoint = Field(
-        HostPort("239.255.1.1", 10000),
+        IPXE,
         description="group and port that blocks go to; today's iPXE knows 239.255.1.1 only",
     )
     rate: Rate | None = Field(
@@ -74,6 +78,13 @@ class Options(ListenOptions):
     large: bool = Field(
         False, description="serve files of 512 MiB and more, which clients built for 32 bits cannot load"
     )
+
+    def bootPath(self, name: str, host: str) -> BootPath:
+        if name != self.file.strip("/"):
+            raise ValueError(f"its one file is {self.file}")
+        if self.group != IPXE:
+            raise ValueError(f"iPXE hears {hostPort(IPXE)} only")
+        return BootPath(f"x-slam://{host}:{self.port}", feature=IPXE_FEATURES["slam"])
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:

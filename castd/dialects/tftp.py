@@ -23,7 +23,7 @@ from castd.dialects import _tftp
 from castd.errors import Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
-from castd.options import Clients, Duration, ListenOptions, Port, PortRange, Settings
+from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.receive.upload import UploadReceiver
@@ -79,6 +79,11 @@ class Options(ListenOptions):
     caps: tuple[Cap, ...] = Field(
         (), description="smaller blocks or windows for some clients; of several caps the least counts"
     )
+
+    def bootPath(self, name: str, host: str) -> BootPath:
+        # Firmware has no field for a port: it asks at 69.
+        plain = self.port == 69
+        return BootPath(name if plain else f"tftp://{host}:{self.port}/{name}", plain)
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)

@@ -6,16 +6,17 @@ is denied.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from castd.errors import Forbidden
+from castd.errors import Forbidden, Refused
 from castd.files import names
 from castd.files.names import Patterns
-from castd.networks import NetworkMap
-from castd.options import Clients, Settings
+from castd.networks import NetworkMap, viewpoints
+from castd.options import AnyNetwork, Clients, Settings
 
 #: How many clients the rules are cached for.
 _REMEMBERED = 8192
@@ -64,6 +65,8 @@ class Rules:
     """
 
     def __init__(self, rules: Iterable[Rule]) -> None:
+        rules = tuple(rules)
+        self.networks = tuple(network for rule in rules for network in rule.allow or rule.deny or ())
         self._allows: list[bool] = []
         tables: dict[bool, NetworkMap[_NameTable]] = {False: NetworkMap(), True: NetworkMap()}
         # Not a method: by the cycle of references it would outlive a reload, with its cache.
@@ -74,6 +77,14 @@ class Rules:
                 if rule.use is None or (rule.use == "write") is write:
                     for network in rule.allow or rule.deny or ():
                         networks.setdefault(network, _NameTable()).add(number, rule.names)
+
+    def allowAny(self, networks: Iterable[AnyNetwork], name: str) -> bool:
+        """Return whether any address of these networks may read the file of this name."""
+        for host in viewpoints(networks, self.networks):
+            with suppress(Refused):
+                self.check(host, name)
+                return True
+        return False
 
     def check(self, host: str, name: str, write: bool = False) -> None:
         """

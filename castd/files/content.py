@@ -23,7 +23,7 @@ from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswere
 from castd.files import athand, names, partial
 from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
-from castd.interfaces import IAwaitedContent, IContent, IContentSource
+from castd.interfaces import IAwaitedContent, IContent, IContentSource, INetworkSource
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
 from castd.request import Peer
@@ -89,7 +89,7 @@ class DirectoryOptions(Settings):
         return tuple(names.text(names.prefix(each)) for each in strip)
 
 
-@implementer(IContentSource)
+@implementer(INetworkSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -116,6 +116,7 @@ class Directory:
         @raise OSError: it is not there or cannot be searched.
         """
         self.options = options
+        self.networks = options.networks
         self.thread = thread or DiskThreads()
         self.background = background or DiskThreads(1)
         self.beyond = beyond or DiskThreads()

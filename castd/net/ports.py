@@ -11,10 +11,11 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Generic, TypeVar
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from zope.interface import implementer
@@ -28,7 +29,7 @@ from castd.interfaces import (
     ITransferProtocol,
     Octets,
 )
-from castd.net import sockets
+from castd.net import devices, sockets
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
 from castd.net.gso import SegmentOption, sendBurst
@@ -85,7 +86,8 @@ class UnconnectedPort(Generic[P]):
         except OSError:
             closeSocket(sock)
             raise
-        self._wildcard = host in ("0.0.0.0", "::")
+        # A port that is bound to a broadcast address or a group sends from an address that it must be told, too.
+        self._wildcard = host in ("0.0.0.0", "::") or devices.isShared(host)
         protocol.makeConnection(self)
 
     def fileno(self) -> int:
@@ -267,6 +269,9 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
 
     def probe(self) -> Deferred[None]:
         name = self._socket.getsockname()
+        if self._socket.family == socket.AF_INET and devices.isShared(name[0]):
+            # What is sent to it would be sent to everybody.
+            return succeed(None)
         if self._wildcard:
             name = ("::1" if self._socket.family == socket.AF_INET6 else "127.0.0.1", self._number)
         else:
@@ -352,6 +357,9 @@ class Ports:
             opened.resume(True)
         self._shared.discard(sock)
         return opened
+
+    def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
+        return self.interfaces.reached(address)
 
     def _closeListening(self, at: tuple[str, int], ours: bool, sock: socket.socket) -> None:
         self._listening.pop(at, None)

@@ -9,12 +9,13 @@ import struct
 import time
 from collections.abc import Callable
 from fcntl import ioctl
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from typing import Final
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from castd.interfaces import Octets
+from castd.net import devices
 from castd.request import ETHERNET_MTU, Local, Peer
 
 # Linux's numbers, where Python has no names for them.
@@ -65,6 +66,7 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
     """
     Open a non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
 
+    @param host: with C{%} and an address of this machine behind it, as L{castd.net.devices.bindShared}.
     @param errors: see L{setCommonOptions}.
     @raise OSError: as C{bind}.
     """
@@ -75,9 +77,13 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # An address with a zone needs the look-up; for all others it would take as long as the bind.
-        name = (host or "0.0.0.0", port)
-        sock.bind(socket.getaddrinfo(*name, family, socket.SOCK_DGRAM)[0][4] if "%" in host else name)
+        shared, _, address = host.partition("%")
+        if address and family == socket.AF_INET:
+            devices.bindShared(sock, shared, port, address)
+        else:
+            # An address with a zone needs the look-up; for all others it would take as long as the bind.
+            name = (host or "0.0.0.0", port)
+            sock.bind(socket.getaddrinfo(*name, family, socket.SOCK_DGRAM)[0][4] if address else name)
         setCommonOptions(sock, errors, family)
     except BaseException:
         sock.close()
@@ -86,8 +92,13 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
 
 
 def boundHost(sock: socket.socket) -> str:
-    """Return the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}."""
+    """
+    Return the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}; for a socket that
+    hears only broadcasts or a group an address of its device, C{255.255.255.255%10.0.0.5}.
+    """
     host, _, *rest = sock.getsockname()
+    if sock.family == socket.AF_INET:
+        return devices.zoned(sock, host)
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
 
@@ -278,6 +289,18 @@ class Interfaces:
     def mtu(self, index: int) -> int:
         """Return octets of the largest IP packet that this interface sends."""
         return self.lookup(index)[0]
+
+    def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
+        """
+        Return the networks that hold this address and that its interface reaches without a router.
+
+        @return: L{None}: no interface of this machine has this address.
+        """
+        try:
+            index = socket.if_nametoindex(devices.deviceOf(address))
+        except OSError:
+            return None
+        return tuple(network for network in self.lookup(index)[1] if ip_address(address) in network)
 
     def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         try:

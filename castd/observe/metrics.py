@@ -24,9 +24,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from castd.interfaces import ICastTransport, ILiveTransfer, ISite
+from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.observe.status import KINDS, OTHER, resources
 from castd.outcomes import DONE, MEANING
+from castd.packets.pxe import ARCHITECTURES
 
 #: The most transports that have a label of their own, over all reloads; all others are L{OTHER}.
 MAX_TRANSPORTS = 256
@@ -94,11 +95,23 @@ def _sent(name: str) -> dict[str, Amount]:
     return {"received": lambda event: None if event.get("group") else field(event), "closed": field}
 
 
+def _word(value: object, known: Iterable[str]) -> str:
+    """Return a word if it is one of those that are known."""
+    return value if isinstance(value, str) and value in known else OTHER
+
+
+#: Kinds of requests that a proxydhcp hears, and why it does not answer one.
+PXE_KINDS = ("discover", "request", "item")
+PXE_REASONS = ("class", "network", "access", "rule", "missing", "limit", "foreign")
+
 #: Reads the value of each label from an event; L{Counters} bounds C{transport} itself.
 LABELS: dict[str, Callable[[LogEvent], str]] = {
     "outcome": lambda event: outcome if (outcome := event.get("outcome", OTHER)) in MEANING else OTHER,
     "write": lambda event: "true" if event.get("write") else "false",
     "code": lambda event: str(code) if isinstance(code := event.get("code"), int) and 0 <= code <= 8 else OTHER,
+    "kind": lambda event: _word(event.get("kind"), PXE_KINDS),
+    "arch": lambda event: _word(event.get("arch"), ARCHITECTURES.values()),
+    "reason": lambda event: _word(event.get("reason"), PXE_REASONS),
     "ok": lambda event: "true" if event["event"] == "reloaded" else "false",
 }
 
@@ -137,6 +150,30 @@ EVENT_METRICS = (
     EventMetric(
         "castd_moved_to_unicast", "Receivers of groups that hear no multicast.", ("transport",), {"moved": _one}
     ),
+    EventMetric(
+        "castd_pxe_requests",
+        "DHCP packets that a proxydhcp has heard.",
+        ("transport", "kind"),
+        {"pxe-request": _one},
+    ),
+    EventMetric(
+        "castd_pxe_answers",
+        "Machines that were told what to boot.",
+        ("transport", "kind", "arch"),
+        {"offered": _one, "acknowledged": _one},
+    ),
+    EventMetric(
+        "castd_pxe_silent",
+        "DHCP packets that a proxydhcp has not answered.",
+        ("transport", "reason"),
+        {"pxe-silent": _one},
+    ),
+    EventMetric(
+        "castd_pxe_unfetched",
+        "Machines that were told what to boot, and have not fetched it.",
+        ("transport",),
+        {"unfetched": _one},
+    ),
     EventMetric("castd_malformed", "Datagrams that say nothing.", (), {"malformed": _one}),
     EventMetric("castd_faults", "Faults of castd or of a plugin; each is in the log.", (), {"fault": _one}),
     EventMetric(
@@ -162,6 +199,12 @@ GAUGES = (
     ),
     GaugeMetric(
         "castd_receivers", "Receivers, and senders of uploads.", ("transport",), lambda readings: readings.receivers
+    ),
+    GaugeMetric(
+        "castd_pxe_rivals",
+        "Other servers that were heard to tell machines what to boot, in the last hour.",
+        ("transport",),
+        lambda readings: readings.rivals,
     ),
     GaugeMetric(
         "castd_alarms",
@@ -253,12 +296,14 @@ class Readings:
     @ivar site: the site of the server.
     @ivar transfers: how many transfers are under way, by transport and kind.
     @ivar receivers: how many receivers there are, by transport.
+    @ivar rivals: other servers that a service has heard, by transport.
     @ivar resources: the counts of L{castd.observe.status.resources}.
     """
 
     site: ISite
     transfers: Mapping[tuple[str, ...], int]
     receivers: Mapping[tuple[str, ...], int]
+    rivals: Mapping[tuple[str, ...], int]
     resources: Mapping[str, int]
 
 
@@ -267,11 +312,19 @@ class Gauges(Collector):
     Reads the metrics of L{GAUGES} when a scrape asks for them.
     """
 
-    def __init__(self, counters: Counters, transports: Callable[[], Iterable[ICastTransport]], site: ISite) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        transports: Callable[[], Iterable[ICastTransport]],
+        site: ISite,
+        services: Callable[[], Iterable[tuple[str, IPortService]]] = tuple,
+    ) -> None:
         """
         @param counters: the counters in whose registry the gauges are shown, with the same labels of transports.
         @param transports: -> each transport that listens.
+        @param services: -> each service with its name in the service file.
         """
+        self._services = services
         self._counters = counters
         self._transports = transports
         self._site = site
@@ -297,7 +350,12 @@ class Gauges(Collector):
                 label = self._counters.transportLabel(name)
                 transfers[label, kind if kind in KINDS else OTHER] += 1
                 receivers[label,] += here
-        return Readings(self._site, transfers, receivers, resources(self._site))
+        rivals: dict[tuple[str, ...], int] = {
+            (self._counters.transportLabel(name),): each.counts["rivals"]
+            for name, each in self._services()
+            if "rivals" in each.counts
+        }
+        return Readings(self._site, transfers, receivers, rivals, resources(self._site))
 
 
 class MetricsSite(Site):

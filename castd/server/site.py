@@ -9,22 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import Forbidden
+from castd.errors import Forbidden, NotFound, Refused
 from castd.files.access import Rule, Rules
 from castd.files.content import SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
-from castd.interfaces import IContent, IContentSink, IContentSource, IPorts, IPredecessor, ISite
+from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite
 from castd.net.timers import Timers
-from castd.options import Limits
+from castd.networks import viewpoints
+from castd.options import AnyNetwork, Limits
 from castd.pacing import Pacer
-from castd.request import Request
+from castd.request import Local, Request
 from castd.server.admission import Admission, Bars
 from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
@@ -66,6 +68,7 @@ class Site:
         self.rules: Rules | None = None
         self._converter = NetasciiConverter()
         self._barred = Bars(MOST_BARRED)
+        self.observers: list[Callable[[Request], object]] = []
 
     def adjust(self, limits: Limits) -> None:
         """
@@ -99,6 +102,8 @@ class Site:
 
     def lookup(self, request: Request) -> Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
+        for observer in self.observers:
+            observer(request)
         found: Deferred[IContent] = maybeDeferred(self._find, request)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
@@ -108,6 +113,28 @@ class Site:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
         return self.content.lookup(request.name, request.peer)
+
+    def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
+        """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
+        edges = [] if self.rules is None else [*self.rules.networks]
+        for source in self.content.sources:
+            edges += source.networks if INetworkSource.providedBy(source) else ()
+        local = Local("0.0.0.0", 0)
+        requests = [Request((host, 0), local, name) for host in viewpoints(networks, edges)]
+        return self._lookupEach(requests, NotFound())
+
+    def _lookupEach(self, requests: Sequence[Request], refusal: Refused) -> Deferred[IContent]:
+        """Look up each request until one is answered with a content; NotFound counts for less than another refusal."""
+        if not requests:
+            return fail(refusal)
+        found: Deferred[IContent] = maybeDeferred(self._find, requests[0])
+
+        def next(failure: Failure) -> Deferred[IContent]:
+            failure.trap(Refused)
+            known = refusal if isinstance(failure.value, NotFound) else failure.value
+            return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal)
+
+        return found.addErrback(next)
 
     def sink(self, request: Request) -> IContentSink:
         """

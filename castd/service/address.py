@@ -35,10 +35,16 @@ class ListeningAddress(Service):
     @ivar transport: all transports at this address, in one object.
     @ivar entries: the entries of these transports in the service file.
     @ivar port: the open port; L{None}: no port is open.
+    @ivar required: the server does not start without this port.
+    @ivar remedy: what an operator can do if another program has the port; C{""}: nothing in particular.
     @ivar retiring: requests of new peers are not served any more.
     """
 
-    def __init__(self, site: Site, transport: ICastTransport, entry: Entry) -> None:
+    def __init__(
+        self, site: Site, transport: ICastTransport, entry: Entry, required: bool = True, remedy: str = ""
+    ) -> None:
+        self.required = required
+        self.remedy = remedy
         self.site = site
         self.transport = transport
         self.entries = [entry]
@@ -77,7 +83,7 @@ class ListeningAddress(Service):
         super().privilegedStartService()
         if self.port is None:
             self.bind()
-        for entry in self.entries:
+        for entry in self.entries if self.port is not None else ():
             _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 
     def bind(self) -> None:
@@ -92,7 +98,12 @@ class ListeningAddress(Service):
         except CannotListenError as error:
             entry, why = self.entries[0], error.socketError
             reason = _REASONS.get(getattr(why, "errno", 0), f"not to be had: {why}")
-            raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+            if self.remedy and getattr(why, "errno", 0) == errno.EADDRINUSE:
+                reason += f"; {self.remedy}"
+            if self.required:
+                raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+            form = "{transport}: {address} is {why}: goes on without it"
+            _log.warn(form, event="unopened", transport=entry.name, address=self.address, why=reason)
 
     def unbind(self) -> None:
         """Close the port at once; L{bind} can open it again."""
@@ -103,7 +114,7 @@ class ListeningAddress(Service):
     def startService(self) -> None:
         """Bind the port now, if there was no privileged phase."""
         super().startService()
-        if self.port is None:
+        if self.port is None and self.required:
             self.privilegedStartService()
 
     def stopService(self) -> Deferred[None] | None:
@@ -131,7 +142,7 @@ class ListeningAddress(Service):
         """Take over the transports of C{other}, on the port that is open here, also if it was about to be closed."""
         self.retiring = False
         self.transport.become(other.transport)
-        self.entries = other.entries
+        self.entries, self.required, self.remedy = other.entries, other.required, other.remedy
 
     def retire(self) -> Deferred[None]:
         """

@@ -193,6 +193,7 @@ class AdminPorts:
                 self._counters,
                 lambda: [each.transport for each in self._server.addresses],
                 self._server.site,
+                lambda: [(entry.name, service) for entry, service in self._server.portServices],
             )
             globalLogPublisher.addObserver(self._counters)
         return MetricsSite(MetricsPage(self._counters, self._readiness))  # type: ignore[no-untyped-call]

@@ -6,21 +6,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from zope.interface import implementer
 
 from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected
 from castd.errors import ConfigError
-from castd.files.access import Rule
+from castd.files.access import Rule, Rules
 from castd.files.content import Directory, SourceChain
 from castd.files.directory import makeSink, patience
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-from castd.interfaces import ICastTransport, IContentSource
-from castd.options import ListenOptions
+from castd.interfaces import (
+    ConfiguredTransport,
+    ICastTransport,
+    IContentSource,
+    IPortService,
+    IServiceFile,
+    ServicePort,
+)
+from castd.options import AnyNetwork, ListenOptions
 from castd.request import Peer
+from castd.server.service_port import ServiceListener
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 
@@ -80,10 +90,12 @@ class Components:
     """
     The sources, sinks and addresses that a service file names; no socket is open yet.
 
+    @ivar services: the services, each with its entry in the service file.
     @ivar addresses: the addresses to listen at, by interface and port.
     """
 
     config: Config
+    services: tuple[tuple[Entry, IPortService], ...] = ()
     sources: Sequence[IContentSource] = ()
     sinks: Sequence[ConfiguredSink] = ()
     addresses: dict[tuple[str, int], ListeningAddress] = field(default_factory=dict)
@@ -121,16 +133,34 @@ def build(
         return kept or ConfiguredSink(entry.options, SINKS[entry.kind].make(entry.options, site))
 
     def transport(entry: Entry) -> None:
-        made: ICastTransport = collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
-        _addTransport(components.addresses, site, made, entry)
+        made = collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
+        if IPortService.providedBy(made):
+            components.services += ((entry, made),)
+            for at in made.ports:
+                listener = ServiceListener(entry.name, made, at)
+                _addTransport(components.addresses, listener, entry, partial(_listeningAddress, site, at))
+        else:
+            _addTransport(components.addresses, made, entry, partial(ListeningAddress, site))
 
     components = Components(config)
     components.sources = _makeEach(config.content, source)
     components.sinks = _makeEach(config.uploads, sink)
     _makeEach(config.transports, transport)
-    _checkFileSizes(config, SourceChain(components.sources), patience(site))
+    file = ServiceFile(config, SourceChain(components.sources), patience(site))
+    _checkFileSizes(config, file)
+    for entry, service in components.services:
+        _makeEach([entry], partial(_configure, service, file))
     config.tree.raiseFaults()
     return components
+
+
+def _listeningAddress(site: Site, at: ServicePort, transport: ICastTransport, entry: Entry) -> ListeningAddress:
+    """Make the address of one port of a service."""
+    return ListeningAddress(site, transport, entry, at.required, at.remedy)
+
+
+def _configure(service: IPortService, file: IServiceFile, _: Entry) -> None:
+    service.configure(file)
 
 
 def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[_Made]:
@@ -146,29 +176,44 @@ def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[
 
 
 def _addTransport(
-    addresses: dict[tuple[str, int], ListeningAddress], site: Site, transport: ICastTransport, entry: Entry
+    addresses: dict[tuple[str, int], ListeningAddress],
+    transport: ICastTransport,
+    entry: Entry,
+    make: Callable[[ICastTransport, Entry], ListeningAddress],
 ) -> None:
     """Add a transport to its address, where other transports may listen already."""
     bindAddress = (transport.interface, transport.port)
     first = addresses.get(bindAddress)
     if first is None:
-        addresses[bindAddress] = ListeningAddress(site, transport, entry)
+        addresses[bindAddress] = make(transport, entry)
     elif not first.share(transport, entry):
         other = first.entries[0].name
         entry.addFault(f"cannot share {first.address} with '{other}': give one of them another port")
 
 
-def _checkFileSizes(config: Config, content: SourceChain, patience: float) -> None:
-    """
-    Record a fault for each file that a transport names and could never send.
+@implementer(IServiceFile)
+class ServiceFile:
+    """Shows the services what the rest of the service file says; see L{IServiceFile}."""
 
-    @param patience: seconds to wait for each file.
-    """
+    def __init__(self, config: Config, content: SourceChain, patience: float) -> None:
+        """@param patience: seconds to wait for each file that is looked up."""
+        self.transports = [ConfiguredTransport(each.name, each.kind, each.options) for each in config.transports]
+        self._content = content
+        self._patience = patience
+        self._rules = None if config.access is None else Rules(config.access)
 
-    def size(name: str) -> int | None:
-        return content.sizeNow(name, NO_PEER, patience)
+    def readable(self, name: str, networks: Iterable[AnyNetwork]) -> bool:
+        """As L{IServiceFile.readable}."""
+        return self._rules is None or self._rules.allowAny(networks, name)
 
+    def size(self, name: str) -> int | None:
+        """As L{IServiceFile.size}."""
+        return self._content.sizeNow(name, NO_PEER, self._patience)
+
+
+def _checkFileSizes(config: Config, file: ServiceFile) -> None:
+    """Record a fault for each file that a transport names and could never send."""
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
-            for complaint in entry.options.unfit(size):
+            for complaint in entry.options.unfit(file.size):
                 entry.addFault(complaint)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from castd.errors import ConfigError
+from castd.interfaces import ICastTransport
+from castd.server.service_port import ServiceListener
 from castd.service.address import ListeningAddress
 
 
@@ -63,8 +65,13 @@ class PortChange:
 
 
 def _checkSameType(current: ListeningAddress, wanted: ListeningAddress) -> None:
-    if type(current.transport) is not type(wanted.transport):
+    if _make(current.transport) is not _make(wanted.transport):
         raise _refusal(wanted, f"what runs at {current.address} is of another make: restart castd for that")
+
+
+def _make(transport: ICastTransport) -> type[object]:
+    """Return the class of what serves: that of the service, where a port belongs to one."""
+    return type(transport.service if isinstance(transport, ServiceListener) else transport)
 
 
 def _refusal(wanted: ListeningAddress, why: str) -> ConfigError:

@@ -5,7 +5,7 @@ Starts, reloads, upgrades and stops the server that a service file describes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import TypedDict
@@ -68,6 +68,7 @@ class Server(MultiService):
     @ivar file: the absolute path of the service file.
     @ivar site: the site that all transports share.
     @ivar addresses: the addresses where it listens.
+    @ivar portServices: the services of the file in force, each with its entry there.
     @ivar created: the instant at which this object was made.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
@@ -86,6 +87,7 @@ class Server(MultiService):
         self.file = components.config.file.absolute()
         self.site = site
         self.addresses = tuple(components.addresses.values())
+        self.portServices = components.services
         self.created = site.reactor.seconds()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
@@ -198,6 +200,12 @@ class Server(MultiService):
         """Return the ports that requests are read from, each with its address as text."""
         return [(each.address, each.port) for each in self.addresses if each.port is not None and not each.port.paused]
 
+    def warnings(self) -> Iterator[str]:
+        """Return the warnings of the services for C{castd check}, each as C{file:line: path: what}."""
+        for entry, service in self.portServices:
+            for text in service.warnings():
+                yield entry.describe(text)
+
     def statusLine(self) -> str:
         """Return a summary in one line, for the service manager."""
         admission = self.site.admission
@@ -210,7 +218,7 @@ class Server(MultiService):
         """Return the reason why requests are not answered now; L{None}: they are answered."""
         if self.draining:
             return "draining"
-        if any(each.port is None for each in self.addresses):
+        if any(each.port is None and each.required for each in self.addresses):
             return "not every port is open"
         for name, presence in self._presences():
             fault = presence.fault()
@@ -247,6 +255,7 @@ class Server(MultiService):
             "seconds": round(now - self.created, 3),
             "addresses": [addressStatus(each, now) for each in self.addresses],
             "deaf": deafStatus(self.site),
+            "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
             "held": resources(self.site),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
         }
@@ -350,7 +359,7 @@ class Server(MultiService):
         self.logs.replace(outputs)
         self.histories.replace(history, config)
         self.admin.replace(admin)
-        self.config, self._sinks = config, components.sinks
+        self.config, self._sinks, self.portServices = config, components.sinks, components.services
         self.site.adjust(config.limits)
         components.openSite(self.site)
         self._changeAddresses(components)

@@ -163,7 +163,16 @@ class Host:
             return None
         if not sender.broadcast:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return [port for host in hosts for port in host.openPorts() if port.wildcard and port.address[1] == target[1]]
+        ports = (port for host in hosts for port in host.openPorts() if port.address[1] == target[1])
+        return [port for port in ports if port.wildcard or port.shared == target[0]]
+
+    def reached(self, address: str) -> tuple[ipaddress.IPv4Network, ...] | None:
+        """As L{IPorts.reached}."""
+        return self.onLink(address) if address in self.addresses else None
+
+    def reaches(self, address: str) -> bool:
+        """Return whether an address lies in one of the host's subnets."""
+        return any(ipaddress.ip_address(address) in subnet for subnet in self.subnets.values())
 
     def onLink(self, address: str) -> tuple[ipaddress.IPv4Network, ...]:
         """Return the network that one of the host's addresses reaches without a router."""
@@ -185,7 +194,7 @@ class Host:
         """
         bound = self.network.bound
         addresses = self.addresses if interface in ANY else (interface,)
-        if not set(addresses) <= set(self.addresses):
+        if not {_ownAddress(each) for each in addresses} <= set(self.addresses):
             raise _cannotListen(interface, number, errno.EADDRNOTAVAIL)
         tries = range(1) if number else range(10 * len(pool))
         for _ in tries:
@@ -198,9 +207,11 @@ class Host:
 
     def _open(self, port: VirtualPort, inherited: VirtualPort | None = None) -> VirtualPort:
         if inherited is None:
-            self.network.bound.update({(address, port.address[1]): port for address in port.locals})
+            self.network.bound.update({(place, port.address[1]): port for place in port.places})
         else:
             port.waiting, port.paused = inherited.waiting, True
+        if port.shared not in ("", _EVERYBODY):
+            port.joinGroup(port.shared)
         self._ports[port] = None
         port.connect()
         return port
@@ -209,12 +220,12 @@ class Host:
         """Return the port of the predecessor that shares this socket; L{None}: there is none."""
         there = self.predecessor.openPorts() if self.predecessor is not None else ()
         same = (port for port in there if port.address[1] == number and port.wildcard == (interface in ANY))
-        return next((port for port in same if port.wildcard or port.address[0] == interface), None)
+        return next((port for port in same if port.wildcard or interface in port.places), None)
 
     def unbind(self, port: VirtualPort) -> None:
         """Forget a port that was closed."""
         del self._ports[port]
-        for place in ((address, port.address[1]) for address in port.locals):
+        for place in ((each, port.address[1]) for each in port.places):
             if self.network.bound.get(place) is port:
                 del self.network.bound[place]
         for members in self.network.groups.values():
@@ -223,6 +234,12 @@ class Host:
     def openPorts(self) -> tuple[VirtualPort, ...]:
         """Return the ports that are open now, oldest first, so that a test can check that none is left."""
         return tuple(self._ports)
+
+
+def _ownAddress(interface: str) -> str:
+    """Return the address of a host that a port is bound to or, for a shared one, that stands behind its C{%}."""
+    shared, _, near = interface.partition("%")
+    return near if near and ":" not in shared else interface
 
 
 def _withPrefix(address: str) -> str:

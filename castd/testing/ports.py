@@ -56,6 +56,9 @@ class VirtualPort:
     @ivar locals: for each address of the host that the port is bound to, the L{Local} of datagrams to that address.
     @ivar wildcard: the port is bound to all addresses of the host.
     @ivar admits: other ports may have the same number at the address of a group.
+    @ivar shared: the broadcast address or the group that the port is bound to; C{""}: it is bound to addresses of the
+        host.
+    @ivar places: what the port is bound to, as the network knows it.
     @ivar group: the arguments of the last L{setGroup}.
     @ivar paused: as L{IListeningPort.paused}.
     @ivar waiting: datagrams that came while the port was paused; shared with the port of another process that has the
@@ -77,6 +80,8 @@ class VirtualPort:
         "loopback",
         "paused",
         "peer",
+        "places",
+        "shared",
         "waiting",
         "wildcard",
     )
@@ -94,13 +99,17 @@ class VirtualPort:
         self.host = host
         self.peer = peer
         self.wildcard = interface in ANY
-        addresses = host.addresses if self.wildcard else (interface,)
+        shared, _, near = interface.partition("%")
+        self.shared = shared if near and ":" not in shared else ""
+        addresses = host.addresses if self.wildcard else (near if self.shared else interface,)
         self.locals = {
             address: Local(address, number, index + 1, networks=host.onLink(address))
             for index, address in enumerate(addresses)
         }
         self.address = peerAt(addresses[0], number)
-        self.closed = self.broadcast = self.paused = self.admits = False
+        self.places = (interface,) if self.shared else tuple(self.locals)
+        self.closed = self.paused = self.admits = False
+        self.broadcast = bool(self.shared)
         self.waiting: list[tuple[bytes, Peer, Local | None]] = []
         self.loopback = True
         self.group: tuple[int, str, bool, bool] | None = None
@@ -175,7 +184,12 @@ class VirtualPort:
         return blocks if self.host.buffer is None else self.host.buffer // octets
 
     def hears(self, sender: VirtualPort) -> bool:
-        """Return whether group data of this sender reaches the port: never its own, its host's only with loopback."""
+        """
+        Return whether group data of this sender reaches the port: never its own, its host's only with loopback, and to
+        a shared port only from its own network.
+        """
+        if self.shared and not sender.host.reaches(self.address[0]):
+            return False
         return self.host is not sender.host or (sender.loopback and self is not sender)
 
     def receive(self, datagram: bytes, source: Peer, local: Local | None) -> None:
@@ -186,7 +200,7 @@ class VirtualPort:
             answer leaves from the address in the sender's subnet.
         """
         if self.paused:
-            reader = next((self.host.network.bound.get((address, self.address[1])) for address in self.locals), self)
+            reader = next((self.host.network.bound.get((place, self.address[1])) for place in self.places), self)
             if reader is None or reader.paused:
                 self.waiting.append((datagram, source, local))
             else:
@@ -199,7 +213,7 @@ class VirtualPort:
             if source == self.address and not datagram:
                 return
             if local is None:
-                near = self.host.sourceFor(source, self.address)[0]
+                near = self.address[0] if self.shared else self.host.sourceFor(source, self.address)[0]
                 local = replace(self.locals[near], broadcast=True)
             self._listening.datagramFrom(datagram, source, local)
         elif self._client is not None:
@@ -223,7 +237,7 @@ class VirtualPort:
     def resume(self, alone: bool) -> None:
         """As L{IListeningPort.resume}."""
         self.paused = False
-        self.host.network.bound.update({(address, self.address[1]): self for address in self.locals})
+        self.host.network.bound.update({(place, self.address[1]): self for place in self.places})
         while self.waiting and not self.paused:
             self.receive(*self.waiting.pop(0))
 
@@ -239,6 +253,8 @@ class VirtualPort:
 
     def probe(self) -> defer.Deferred[None]:
         """As L{IListeningPort.probe}."""
+        if self.shared:
+            return defer.succeed(None)
         answer: defer.Deferred[None] = defer.Deferred()
         self._send(b"", self.address, self.address)
         self._probes.append(answer)

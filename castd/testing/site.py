@@ -78,14 +78,16 @@ class MemorySite(Site):
     def lookup(self, request: Request) -> Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        found: Deferred[IContent] = succeed(request).addCallback(self._open)
+        for observer in self.observers:
+            observer(request)
+        found: Deferred[IContent] = succeed(request).addCallback(self._find)
         return found.addCallback(self._handOut, request.mode)
 
     def _handOut(self, content: IContent, mode: str) -> IContent | Deferred[IContent]:
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _open(self, request: Request) -> IContent | Deferred[IContent]:
+    def _find(self, request: Request) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
         if self.source is not None:

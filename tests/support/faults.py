@@ -81,7 +81,7 @@ class Breaker:
 
 CASTD = Path(__file__).parents[2] / "castd"
 #: The packages on the path of every datagram and every octet of a file, without those of the start alone.
-AT_THE_START = ("net.activation", "net.fdstore")
+AT_THE_START = ("net.activation", "net.devices", "net.fdstore")
 DATA_PATH = tuple(
     name
     for room in ("files", "net", "server")
@@ -153,6 +153,7 @@ EXEMPT = {
     "socket.inet_ntop": "no system call",
     "socket.inet_pton": "no system call",
     "socket.writeBurst": "of castd",
+    "net.sockets.socket.if_nametoindex": "at a start and a reload: a device that is gone reaches no network",
     "epoll.epoll": "once, at the start, which then fails",
     "epoll.close": "at the end",
     "os.access": "at the start, and when the root has been exchanged: tests/test_content.py",

@@ -10,22 +10,31 @@ import os
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import _lru_cache_wrapper
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
 
 from castd.client.client import fetch
 from castd.client.transfer import ClientTransfer
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
+from castd.errors import WireError
+from castd.interfaces import ConfiguredTransport
 from castd.observe.format import asText
 from castd.observe.ratelimit import RateLimiter
+from castd.packets import dhcp
+from castd.packets.dhcp import DhcpPacket
+from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
+from castd.proxydhcp.options import Options
+from castd.proxydhcp.service import MOST_KNOWN, ProxyDhcp
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.known import REMEMBERED
+from castd.server.service_port import ServiceListener
 from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.log import observed
@@ -34,7 +43,15 @@ from tests.support.stage import listener
 
 SERVER = "10.0.0.1"
 #: The request port of each transport.
-PORTS = {"tftp": 69, "multicast": 69, "sbroadcast": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+PORTS = {
+    "tftp": 69,
+    "multicast": 69,
+    "sbroadcast": 69,
+    "single-port": 6969,
+    "mtftp": 1759,
+    "slam": 10000,
+    "proxydhcp": 4011,
+}
 #: The transports that have a case in the quick tests.
 QUICK = ("tftp",)
 #: The name of a transport in events, where it differs.
@@ -109,6 +126,57 @@ class Wilds(Network):
             self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
+class Everything:
+    """What a proxydhcp sees of the service file: a tftp, and files that all may read."""
+
+    transports = (ConfiguredTransport("tftp", "tftp", tftp.Options()),)
+
+    def size(self, name: str) -> int | None:
+        return len(FILES[name]) if name in FILES else None
+
+    def readable(self, name: str, networks: object) -> bool:
+        return True
+
+
+def proxy(site: Any, host: str = SERVER) -> list[ServiceListener]:
+    """Return the ports of a proxydhcp that offers the large file to all machines."""
+    rules = [{"arch": "efi-x86", "boot": "nothere"}, {"machines": "52:54:00:*", "boot": "large"}, {"boot": "f"}]
+    service = ProxyDhcp("proxydhcp", Options.model_validate({"interface": host, "rules": rules}), site)
+    service.configure(Everything())
+    return [ServiceListener("proxydhcp", service, at) for at in service.ports]
+
+
+class Booting(DatagramProtocol):
+    """
+    A machine that asks at port 4011 what to boot, once a second, and fetches that.
+
+    @ivar told: fires with the name of the file.
+    """
+
+    noisy = False
+
+    def __init__(self, machine: Any, number: int) -> None:
+        self.told: Deferred[str] = Deferred()
+        self._machine = machine
+        address = bytes([0x52, 0x54, 0, 1, number >> 8, number & 255])
+        options = {53: b"\3", 60: b"PXEClient:Arch:00007:UNDI:003000", 93: b"\0\7"}
+        asked = DhcpPacket(1, 1, 6, address[2:], address.ljust(16, b"\0"), options=options)
+        self._request, self._port = dhcp.build(asked), machine.listenUDP(68, self)
+        self._again()
+
+    def _again(self) -> None:
+        if not self.told.called:
+            self._port.write(self._request, (SERVER, PORTS["proxydhcp"]))
+            self._machine.callLater(1.0, self._again)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        with suppress(WireError):
+            packet = dhcp.parse(datagram)
+            if packet.op == 2 and datagram[28:44] == self._request[28:44] and not self.told.called:
+                self._port.stopListening()
+                self.told.callback(packet.file.decode())
+
+
 class Bounded(ReceivedFile):
     """The sink of an honest client, which raises on octets beyond the end of the file."""
 
@@ -140,12 +208,22 @@ class Honest:
         self.fetched.addBoth(self._over)
 
     def _begin(self, kind: str) -> Deferred[Any]:
+        if kind == "proxydhcp":
+            # A machine whose boot fails begins anew, as firmware does.
+            return self._boot().addErrback(lambda _: self._boot())
         if kind == "sbroadcast":
             half = SbroadcastDownload("large", "255.255.255.0", RequestedOptions(blksize=1464))
             return ClientTransfer(self.machine, half, (SERVER, PORTS[kind]), self.sink, None).start()
         scheme = {"multicast": "tftm", "single-port": "tftp"}.get(kind, kind)
         name = "" if kind == "slam" else "large"
         return fetch(self.machine, parseUrl(f"{scheme}://{SERVER}:{PORTS[kind]}/{name}"), self.sink)
+
+    def _boot(self) -> Deferred[Any]:
+        """Ask what to boot, and fetch it."""
+        self.sink.data = bytearray()
+        number = int(self.machine.addresses[0].rpartition(".")[2])
+        told = Booting(self.machine, number).told
+        return told.addCallback(lambda name: fetch(self.machine, parseUrl(f"tftp://{SERVER}/{name}"), self.sink))
 
     def _over(self, result: Any) -> None:
         self.result = result
@@ -178,6 +256,8 @@ class Ground:
             listener(self.site, (slam, {"port": 10000, "file": "large", "rate": "2 MB/s"})),
         ]
         self.ports = [self.site.ports.listen(each.port, each) for each in self.listeners]
+        self.services = proxy(self.site)
+        self.ports += [self.site.ports.listen(each.port, each, each.interface) for each in self.services]
         self.faults: list[Any] = []
         self.kinds: Counter[str] = Counter()
         self.ends: dict[str, set[str]] = defaultdict(set)
@@ -221,7 +301,12 @@ class Ground:
         ):
             assert len(limit._buckets) <= REMEMBERED, where
         # Only transfers that were admitted log without limit; all other lines come once a minute.
+        memory: Any = self.services[0].service
+        assert memory._memory.limits.remembered <= MOST_MACHINES, where
+        assert len(memory._memory.missing) <= MOST_REFUSALS, where
+        assert len(memory._files._known) <= MOST_KNOWN, where
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
+        told += sum(self.kinds[kind] for kind in ("offered", "acknowledged", "fetching", "unanswered"))
         assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:

@@ -1,5 +1,5 @@
 """
-Makes the datagrams of attackers: those of all vectors of the five protocols, answers in mid-transfer, and mutations.
+Makes the datagrams of attackers: those of all vectors of the six protocols, answers in mid-transfer, and mutations.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from castd.packets.dhcp import DhcpPacket, build
 from castd.packets.slam import DISCONNECT, FIRST_LIST, Header, SlamData, buildList
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack
 from tests.support.clients.tftp import rrq, wrq
@@ -80,7 +81,15 @@ def _requests(name: str) -> dict[str, list[bytes]]:
             _HEADER.build(),
             SlamData(_HEADER, 3, bytes(1451)).build(),
         ],
+        "proxydhcp": [_asked({}), _asked({93: b"\0\0", 97: bytes(17)}), _asked({77: b"iPXE", 93: b"\0\0"})],
     }
+
+
+def _asked(options: dict[int, bytes]) -> bytes:
+    """Return a REQUEST to port 4011, as short as it can be."""
+    given = {53: b"\3", 60: b"PXEClient", 93: b"\0\7", **options}
+    packet = DhcpPacket(1, 1, 6, b"\0\0\0\1", bytes.fromhex("525400010203").ljust(16, b"\0"), options=given)
+    return build(packet).rstrip(b"\0")
 
 
 #: Datagrams by the protocol of the port that they go to.
@@ -90,6 +99,7 @@ SEEDS: dict[str, list[bytes]] = {
     "sbroadcast": [*recorded("sbroadcast"), *_MID, *_OFFERS],
     "mtftp": [*recorded("mtftp"), *_MID],
     "slam": [*recorded("slam")],
+    "proxydhcp": [*recorded("proxydhcp")],
 }
 for _name in ("f", "large", "empty", "boot/x"):
     for _kind, _said in _requests(_name).items():

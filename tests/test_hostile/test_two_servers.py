@@ -19,6 +19,7 @@ from castd.request import Peer
 from castd.testing import MemorySink, Network, ReceivedFile, RecordingClient, SentDatagram, memorySite, pattern
 from tests.support.clients.tftp import rrq, wrq
 from tests.support.hostile import PORTS as HOSTILE
+from tests.support.hostile import proxy
 from tests.support.log import observed
 from tests.support.noise import REQUESTS
 from tests.support.quick import slowBut
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.fuzz
 
 ONE, OTHER, CLIENT = "10.0.0.1", "10.0.0.2", "10.0.0.9"
 #: The request ports of each server: tftp, multicast and sbroadcast share one.
-PORTS = {"tftp": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000}
+PORTS = {"tftp": 69, "single-port": 6969, "mtftp": 1759, "slam": 10000, "proxydhcp": 4011}
 FILES = {"f": pattern(1300), "large": pattern(40_000)}
 ERROR = b"\0\5"
 
@@ -54,6 +55,8 @@ class Pair:
             ):
                 each = listener(site, *spoken)
                 site.ports.listen(each.port, each)
+            for service in proxy(site, host):
+                site.ports.listen(service.port, service, service.interface)
         self._seen = 0
 
     def forge(self, datagram: bytes, source: Peer, destination: Peer) -> None:

@@ -51,7 +51,11 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 def addresses(service: Mapping[str, Any]) -> set[tuple[str, int]]:
     """Return addresses and ports at which the transports of a service file listen."""
-    return {(options.get("interface") or "0.0.0.0", options["port"]) for options in service["transports"].values()}
+    found = set()
+    for name, options in service["transports"].items():
+        port = 4011 if options.get("use", name) == "proxydhcp" else options["port"]
+        found.add((options.get("interface") or "0.0.0.0", port))
+    return found
 
 
 class Server:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.support.jobs import Job
 from tests.support.lab.clients import SERVER
 from tests.support.lab.hall import Counters, Hall, Host
+from tests.support.needs import need
 
 MEMORY = 128
 """Megabytes of a machine."""
@@ -23,6 +25,9 @@ UBOOT = "/usr/lib/u-boot/qemu_arm/u-boot.bin"
 UBOOT_LOAD = 0x40200000
 """Where U-Boot's C{loadaddr} is on this board, and where the board's memory begins."""
 UBOOT_BASE = 0x40000000
+
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+OVMF_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
 NET = "tap,id=net,ifname={name},script=no,downscript=no"
 COMMON = ("-accel", "tcg", "-nodefaults", "-display", "none", "-serial", "stdio", "-m", str(MEMORY))
@@ -102,6 +107,18 @@ def ipxe(hall: Hall, name: str, number: int, card: str = "virtio-net-pci") -> Ma
     return Machine(hall, name, ["qemu-system-x86_64", "-M", "pc,graphics=off", "-device", device], mac(number))
 
 
+def ovmf(hall: Hall, name: str, number: int) -> Machine:
+    """A PC with UEFI that boots from its network card by the firmware's own PXE."""
+    need(OVMF, OVMF_VARIABLES)
+    variables = hall.folder / f"{name}.variables"
+    variables.write_bytes(Path(OVMF_VARIABLES).read_bytes())
+    flash = ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}"]
+    flash += ["-drive", f"if=pflash,format=raw,file={variables}"]
+    device = f"virtio-net-pci,netdev=net,mac={mac(number)},bootindex=0,romfile="
+    argv = ["qemu-system-x86_64", "-M", "q35", *flash, "-device", device]
+    return Machine(hall, name, argv, mac(number))
+
+
 def uboot(hall: Hall, name: str, number: int) -> Machine:
     """An ARM board with U-Boot at its prompt."""
     card = f"virtio-net-pci,netdev=net,mac={mac(number)}"
@@ -127,6 +144,16 @@ def dhcp(host: Host, files: Mapping[str, str], server: str = SERVER) -> Job:
         words += [f"--dhcp-host={mac},10.77.3.{number},set:m{number}", f"--dhcp-boot=tag:m{number},{file},,{server}"]
     job = host.start(words)
     job.until("DHCP, static leases only", 10)
+    return job
+
+
+def addresses(host: Host) -> Job:
+    """Give addresses by DHCP, and say nothing of booting, from a host of the hall."""
+    words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--log-facility=-"]
+    words += ["--port=0", "--interface=eth0", "--bind-interfaces", "--dhcp-leasefile=leases", "--no-ping"]
+    words += ["--dhcp-range=10.77.4.1,10.77.4.250,255.255.0.0,1h", "--dhcp-authoritative", "--pid-file="]
+    job = host.start(words)
+    job.until("DHCP, IP range", 10)
     return job
 
 

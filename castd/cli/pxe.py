@@ -1,0 +1,194 @@
+"""
+Shows what a machine would be told to boot, for C{castd pxe}.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import cast
+
+import click
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFDSet
+
+from castd.cli.transfer import ICommandReactor
+from castd.config.plugin import collect
+from castd.errors import ConfigError
+from castd.net.ports import Ports
+from castd.packets import dhcp, pxe
+from castd.packets.dhcp import DhcpPacket
+from castd.proxydhcp.answers import Answer
+from castd.proxydhcp.options import NUMBERS, architectureNumbers, machinePatterns
+from castd.proxydhcp.requests import Silence
+from castd.proxydhcp.service import ProxyDhcp
+from castd.request import Local, hostPort
+from castd.server.random import BufferedSystemRandom
+from castd.service.service import Server, compose, read
+
+_REASONS = {
+    "class": "it is no PXE client",
+    "network": "it is in none of the networks that are answered",
+    "access": "the access rules do not give it the file",
+    "rule": "no rule matches",
+    "missing": "the file is not there",
+    "limit": "the answer is longer than it takes",
+    "foreign": "it asks another server",
+}
+
+
+def _mac(context: click.Context, parameter: click.Parameter, value: str) -> bytes:
+    try:
+        (pattern,) = machinePatterns(value)
+        return bytes.fromhex(pattern.replace(":", ""))
+    except ValueError:
+        raise click.BadParameter("write it as 52:54:00:66:00:10") from None
+
+
+def _architecture(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    try:
+        return architectureNumbers(value)[0]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; known are {', '.join(NUMBERS)}") from None
+
+
+def _uuid(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes | None:
+    """Return option 97 for a UUID, whose first three fields have their low octet first there."""
+    if value is None:
+        return None
+    try:
+        fields = [bytes.fromhex(field) for field in value.split("-")]
+    except ValueError:
+        fields = []
+    if list(map(len, fields)) != [4, 2, 2, 2, 6]:
+        raise click.BadParameter("write it as 00112233-4455-6677-8899-aabbccddeeff")
+    return b"\0" + b"".join(field[::-1] for field in fields[:3]) + b"".join(fields[3:])
+
+
+def _xid(context: click.Context, parameter: click.Parameter, value: str) -> bytes:
+    try:
+        xid = bytes.fromhex(value)
+    except ValueError:
+        xid = b""
+    if len(xid) != 4:
+        raise click.BadParameter("write it as eight hexadecimal digits")
+    return xid
+
+
+@click.command("pxe")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("mac", callback=_mac)
+@click.argument("arch", callback=_architecture)
+@click.option("--ipxe", is_flag=True, help="It is iPXE, not the machine's firmware.")
+@click.option("--user-class", metavar="TEXT", help="Its user class, as an own build of iPXE has.")
+@click.option("--uuid", callback=_uuid, metavar="UUID", help="The UUID of the machine.")
+@click.option("--relay", metavar="ADDRESS", help="The relay that passes its request on.")
+@click.option("--xid", callback=_xid, default="00000000", metavar="HEX", help="The transaction ID of its request.")
+def pxeCommand(
+    file: Path,
+    mac: bytes,
+    arch: int,
+    ipxe: bool,
+    user_class: str | None,
+    uuid: bytes | None,
+    relay: str | None,
+    xid: bytes,
+) -> None:
+    """
+    Print what a machine with this hardware address and architecture would be told to boot.
+
+    FILE is the service file. ARCH is a word such as bios or efi-x64, or the number of DHCP's option 93. Nothing is
+    sent. Exit status 1: the machine gets no answer.
+    """
+    try:
+        giaddr = IPv4Address(relay or 0)
+    except ValueError:
+        raise click.UsageError("--relay: write it as 10.0.0.1") from None
+    request = discover(mac, arch, xid, uuid, giaddr, _userClass(ipxe, user_class), ipxe)
+    found = _ask(file, dhcp.build(request), giaddr)
+    for name, answer in found:
+        if len(found) > 1:
+            click.echo(f"{name}:")
+        _show(answer)
+    raise SystemExit(not any(isinstance(answer, Answer) for _, answer in found))
+
+
+def _userClass(ipxe: bool, userClass: str | None) -> bytes:
+    return userClass.encode() if userClass is not None else b"iPXE" if ipxe else b""
+
+
+def discover(
+    mac: bytes, architecture: int, xid: bytes, uuid: bytes | None, relay: IPv4Address, userClass: bytes, ipxe: bool
+) -> DhcpPacket:
+    """Return the DHCPDISCOVER of a machine, as UEFI or, for iPXE, as that sends it."""
+    options = {
+        dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
+        dhcp.LARGEST_MESSAGE: dhcp.LARGEST.to_bytes(2, "big"),
+        dhcp.ARCHITECTURE: architecture.to_bytes(2, "big"),
+        dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:%05d:UNDI:003000" % architecture,
+    }
+    if userClass:
+        options[dhcp.USER_CLASS] = userClass
+    if ipxe:
+        features = [(code, b"\1") for code in pxe.IPXE_FEATURES.values()]
+        options[dhcp.IPXE] = pxe.buildSuboptions(features).removesuffix(b"\xff")
+    if uuid is not None:
+        options[dhcp.MACHINE_ID] = uuid
+    flags = dhcp.BROADCAST
+    return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, xid, mac.ljust(16, b"\0"), flags=flags, giaddr=relay, options=options)
+
+
+def _ask(file: Path, datagram: bytes, relay: IPv4Address) -> list[tuple[str, Answer | Silence]]:
+    """Return what each proxydhcp of a service file would say, with its name."""
+    from twisted.internet import reactor as installed
+
+    reactor = cast(ICommandReactor, installed)
+    try:
+        ports = Ports(IReactorFDSet(installed), BufferedSystemRandom())
+        collected = collect()
+        server = compose(read(file, collected), collected, reactor, ports)
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(fault, err=True)
+        raise SystemExit(1) from None
+    asked = [
+        (entry.name, _simulate(server, service, datagram, relay))
+        for entry, service in server.portServices
+        if isinstance(service, ProxyDhcp)
+    ]
+    if not asked:
+        raise click.ClickException(f"{file} has no transport of kind proxydhcp")
+    return [(name, _wait(reactor, answer)) for name, answer in asked]
+
+
+def _simulate(server: Server, service: ProxyDhcp, datagram: bytes, relay: IPv4Address) -> Deferred[Answer | Silence]:
+    interface = service.options.interface
+    local = Local(interface, dhcp.SERVER_PORT, broadcast=True, networks=server.site.ports.reached(interface) or ())
+    peer = (str(relay), dhcp.SERVER_PORT) if int(relay) else ("0.0.0.0", dhcp.CLIENT_PORT)
+    return service.simulate(datagram, False, peer, local)
+
+
+def _wait(reactor: ICommandReactor, answer: Deferred[Answer | Silence]) -> Answer | Silence:
+    """Return a result that a source of content may have to be waited for."""
+    found: list[Answer | Silence] = []
+    answer.addCallback(found.append)
+    if not answer.called:
+        answer.addBoth(lambda _: reactor.stop())
+        reactor.run()
+    return found[0]
+
+
+def _show(answer: Answer | Silence) -> None:
+    if isinstance(answer, Silence):
+        told = f"{answer.name}: {answer.told}" if answer.name else answer.told or _REASONS[answer.reason]
+        click.echo(f"no answer: {told}")
+        return
+    lines = {
+        "boots": answer.file or "what is chosen from a menu",
+        "form": answer.form,
+        "rule": str(answer.rule),
+        "to": hostPort(answer.to),
+        "octets": answer.datagram.hex(),
+    }
+    for name, value in lines.items():
+        click.echo(f"{name + ':':<8}{value}")

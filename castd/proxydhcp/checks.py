@@ -1,0 +1,233 @@
+"""
+Find out whether the rules of a proxydhcp fit the rest of the service file: what C{castd check} says.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv4Network
+
+from castd.interfaces import ConfiguredTransport, IServiceFile
+from castd.networks import isWithin
+from castd.options import AnyNetwork, ListenOptions
+from castd.packets import pxe
+from castd.proxydhcp.answers import RuleInForce, fileField, menuOption
+from castd.proxydhcp.options import LONGEST_NAME, PLACEHOLDERS, BootRule, Options, expand
+from castd.proxydhcp.requests import Machine
+
+#: An iPXE with every feature, and one that has none: what it may be told does not depend on anything else.
+_IPXE = Machine("", None, None, (), True, frozenset(pxe.IPXE_FEATURES.values()), b"iPXE")
+_FIRMWARE = Machine("", None, None, (), False, frozenset(), b"")
+#: Octets of a menu's text that EDK II shows.
+_SHOWN = 70
+_LOADERS = ("*ipxe*", "undionly*", "snponly*")
+#: The second stages that shim looks for beside itself.
+_SECOND_STAGES = ("grubx64.efi", "grubaa64.efi", "grubia32.efi", "grubriscv64.efi", "grubloongarch64.efi")
+
+
+class Checker:
+    """
+    Checks one service against the rest of its file.
+
+    @ivar rules: the rules, each with its transports.
+    @ivar faults: what is wrong, each behind a path of keys.
+    """
+
+    def __init__(self, options: Options, file: IServiceFile, reached: Sequence[IPv4Network] | None) -> None:
+        """
+        @param reached: the networks of the interface; L{None}: no interface of this machine has the address.
+        """
+        self._options = options
+        self._file = file
+        self._own = IPv4Address(options.interface)
+        self._reached = () if reached is None else tuple(reached)
+        self.faults: list[str] = []
+        if reached is None:
+            self.faults.append(f"interface: no interface of this machine has {options.interface}")
+        self.rules = [self._inForce(place, rule) for place, rule in enumerate(options.rules)]
+
+    # Faults.
+
+    def _inForce(self, place: int, rule: BootRule) -> RuleInForce:
+        found = RuleInForce(place + 1, rule, tuple(self._transports(place, rule)))
+        before = len(self.faults)
+        if found.transports:
+            for key, template in _templates(place, rule):
+                self._checkFile(key, template, found)
+        if len(self.faults) == before:
+            self._checkForm(place, rule)
+        return found
+
+    def _transports(self, place: int, rule: BootRule) -> Iterator[ListenOptions]:
+        """Return the transports that deliver the files of a rule; one that cannot becomes a fault."""
+        if rule.by is None:
+            first = next((each for each in self._file.transports if each.kind == "tftp" and self._isHere(each)), None)
+            if first is not None and isinstance(first.options, ListenOptions):
+                yield first.options
+            else:
+                self.faults.append(f"rules[{place}]: no tftp is at {self._own}: say by which transport")
+        for name in rule.by or ():
+            found = next((each for each in self._file.transports if each.name == name), None)
+            if found is None or not isinstance(found.options, ListenOptions):
+                self.faults.append(f"rules[{place}].by: no transport is called {name}")
+            elif not self._isHere(found):
+                self.faults.append(f"rules[{place}].by: {name} is not at {self._own}, so machines would ask in vain")
+            elif type(found.options).bootPath is ListenOptions.bootPath:
+                self.faults.append(f"rules[{place}].by: no boot loader can fetch from {name}")
+            else:
+                yield found.options
+
+    def _isHere(self, transport: ConfiguredTransport) -> bool:
+        options = transport.options
+        return isinstance(options, ListenOptions) and options.interface in ("", self._options.interface)
+
+    def _checkFile(self, key: str, template: str, inForce: RuleInForce) -> None:
+        """Check that the machines of a rule can fetch a file of it."""
+        rule, name = inForce.rule, expand(template, PLACEHOLDERS) or template
+        if "{ip}" in template and rule.answer != "ask":
+            self.faults.append(f"{key}: {{ip}} is known at port 4011 only: say answer: ask")
+        reasons = self._unfetchable(inForce, name)
+        if reasons and "{" in template:
+            # It depends on the machine which name it is.
+            return
+        by = f"rules[{inForce.number - 1}].by"
+        if rule.ipxe is not False and reasons and not self._told(inForce, name, _IPXE):
+            self.faults.append(f"{by}: iPXE cannot fetch {template}: {'; '.join(reasons)}")
+        elif rule.ipxe is not True and not self._told(inForce, name, _FIRMWARE):
+            why = "; ".join(reasons) or "it has no field for another protocol or port"
+            self.faults.append(f"{by}: firmware fetches {template} by a tftp at port 69 only: {why}")
+
+    def _told(self, inForce: RuleInForce, name: str, machine: Machine) -> bool:
+        return fileField(inForce.transports, name, machine, self._own) is not None
+
+    def _unfetchable(self, inForce: RuleInForce, name: str) -> list[str]:
+        """Return the reasons why transports of a rule do not deliver a file to iPXE."""
+        reasons = []
+        for options in inForce.transports:
+            try:
+                path = options.bootPath(name, str(self._own))
+            except ValueError as error:
+                reasons.append(str(error))
+                continue
+            if path.url is None:
+                reasons.append("iPXE's mtftp hears 239.255.1.1:3001 only")
+            elif len(path.url) > LONGEST_NAME:
+                reasons.append(f"{path.url} has {len(path.url)} octets, and DHCP has room for {LONGEST_NAME}")
+        return reasons
+
+    def _checkForm(self, place: int, rule: BootRule) -> None:
+        if rule.menu is None:
+            return
+        parts = menuOption(rule.menu, self._own, self._options.discovery)
+        octets = len(pxe.buildSuboptions(parts))
+        if octets > pxe.LARGEST_OPTION:
+            names = {pxe.BOOT_SERVERS: "list of servers", pxe.BOOT_MENU: "texts", pxe.MENU_PROMPT: "prompt"}
+            sums = ", ".join(f"{names[code]} {len(value) + 2}" for code, value in parts if code in names)
+            text = f"option 43 would have {octets} octets ({sums}), and holds {pxe.LARGEST_OPTION}"
+            self.faults.append(f"rules[{place}].menu: {text}")
+        if rule.answer not in ("auto", "ask", "direct"):
+            self.faults.append(f"rules[{place}].answer: {rule.answer} shows no menu")
+
+    # Warnings.
+
+    def warnings(self) -> Iterator[str]:
+        """Return what is allowed, but is probably a mistake."""
+        for place, inForce in enumerate(self.rules):
+            yield from self._unreached(place, inForce)
+            yield from self._partNetworks(place, inForce.rule)
+            for key, template in _templates(place, inForce.rule):
+                yield from self._ofFile(key, template, inForce.rule)
+            for key, text in _menuTexts(place, inForce.rule):
+                if len(text) > _SHOWN:
+                    yield f"{key}: EDK II shows {_SHOWN} of its {len(text)} characters"
+        yield from self._loops()
+
+    def _unreached(self, place: int, inForce: RuleInForce) -> Iterator[str]:
+        for earlier in self.rules[:place]:
+            if _covers(earlier.rule, inForce.rule):
+                file = earlier.rule.boot or "a file of its menu"
+                yield f"rules[{place}]: never reached while {file} is there: rule {earlier.number} matches before"
+                return
+
+    def _partNetworks(self, place: int, rule: BootRule) -> Iterator[str]:
+        for network in self._reached:
+            for other in rule.networks:
+                if isinstance(other, IPv4Network) and other != network and other.subnet_of(network):
+                    text = f"{other} is a part of {network}: a machine has no address yet when it asks at port 67"
+                    yield f"rules[{place}].networks: {text}"
+
+    def _ofFile(self, key: str, template: str, rule: BootRule) -> Iterator[str]:
+        if "{" in template:
+            return
+        size = self._file.size(template)
+        if size is None:
+            yield f"{key}: {template} is not there, so nobody is answered by this rule"
+        elif not self._file.readable(template, self._allowed()):
+            yield f"{key}: the access rules give {template} to none of the machines that are answered"
+        folder, last = posixpath.split(template)
+        if rule.ipxe is not True and fnmatchcase(last, "grub*.efi"):
+            yield (
+                f"{key}: GRUB asks the DHCP server for its files, not this one: build it with a prefix, "
+                f"-p '(tftp,{self._own})/grub'"
+            )
+        if fnmatchcase(last, "shim*") and size is not None and not self._hasSecondStage(folder):
+            yield f"{key}: shim loads grubx64.efi (or grubaa64.efi) from beside itself, and there is none"
+
+    def _hasSecondStage(self, folder: str) -> bool:
+        return any(self._file.size(posixpath.join(folder, name)) is not None for name in _SECOND_STAGES)
+
+    def _allowed(self) -> tuple[AnyNetwork, ...]:
+        return self._reached if self._options.clients is None else self._options.clients
+
+    def _loops(self) -> Iterator[str]:
+        """Warn of rules by which an iPXE that was just loaded is told to load iPXE."""
+        for place, inForce in enumerate(self.rules):
+            rule = inForce.rule
+            if rule.ipxe is False or rule.lacks or rule.userClass or not any(map(_isLoader, rule.templates)):
+                continue
+            if rule.ipxe or not any(_catchesIpxe(earlier.rule, rule) for earlier in self.rules[:place]):
+                yield f"rules[{place}]: an iPXE is told to load iPXE, for ever: put a rule with ipxe: true before it"
+
+
+def _templates(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
+    """Return the names of a rule's files, each with the path of its key."""
+    if rule.boot is not None:
+        yield f"rules[{place}].boot", rule.boot
+    for number, item in enumerate(rule.menu.items if rule.menu else ()):
+        if item.boot is not None:
+            yield f"rules[{place}].menu.items[{number}].boot", item.boot
+
+
+def _menuTexts(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
+    for number, item in enumerate(rule.menu.items if rule.menu else ()):
+        yield f"rules[{place}].menu.items[{number}].text", item.text
+
+
+def _isLoader(template: str | None) -> bool:
+    """Return whether a file is iPXE itself; C{boot.ipxe} is a script."""
+    last = posixpath.basename(template or "")
+    return not last.endswith(".ipxe") and any(fnmatchcase(last, pattern) for pattern in _LOADERS)
+
+
+def _catchesIpxe(earlier: BootRule, rule: BootRule) -> bool:
+    """Return whether an iPXE that a rule is for may be answered by an earlier rule, with something else."""
+    return bool(earlier.ipxe) and _holds(earlier.arch, rule.arch) and not any(map(_isLoader, earlier.templates))
+
+
+def _covers(earlier: BootRule, rule: BootRule) -> bool:
+    """Return whether an earlier rule matches all machines of a rule, with a file whose name does not depend on them."""
+    return (
+        all(template is None or "{" not in template for template in earlier.templates)
+        and earlier.ipxe in (None, rule.ipxe)
+        and earlier.userClass in (None, rule.userClass)
+        and set(earlier.lacks) <= set(rule.lacks)
+        and earlier.machines in (None, rule.machines)
+        and _holds(earlier.arch, rule.arch)
+        and all(isWithin(network, earlier.networks) for network in rule.networks)
+    )
+
+
+def _holds(wide: tuple[int, ...] | None, narrow: tuple[int, ...] | None) -> bool:
+    return wide is None or (narrow is not None and set(narrow) <= set(wide))

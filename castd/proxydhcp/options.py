@@ -1,0 +1,280 @@
+"""
+Define the options of a transport of kind proxydhcp: the rules by which machines are told what to boot.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
+
+from castd.errors import Refused
+from castd.files import names
+from castd.options import Address, Clients, Duration, Frequency, GroupAddress, Settings, clients
+from castd.packets.dhcp import FILE
+from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT, IPXE_FEATURES, LARGEST_OPTION
+
+#: Octets of the longest name or URL: one of the field is a zero.
+LONGEST_NAME = FILE - 1
+#: What a placeholder of a name stands for at most.
+PLACEHOLDERS = {
+    "mac": "52-54-00-66-00-10",
+    "uuid": "00112233-4455-6677-8899-aabbccddeeff",
+    "arch": max(ARCHITECTURES.values(), key=len),
+    "ip": "255.255.255.255",
+}
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+#: The numbers that a word stands for.  Firmware for x64 says 7 or 9, whatever the RFC has.
+NUMBERS = {word: (number,) for number, word in ARCHITECTURES.items() if number not in HTTP_BOOT} | {"efi-x64": (7, 9)}
+
+DIRECT, ASK, RASPBERRY_PI, MENU = "direct", "ask", "raspberry-pi", "menu"
+_Item = TypeVar("_Item")
+Form: TypeAlias = Literal["auto", "direct", "ask", "raspberry-pi"]
+
+
+def expand(template: str, values: dict[str, str]) -> str | None:
+    """
+    Put values in the place of placeholders, C{{mac}}.
+
+    @return: L{None}: a placeholder has no value.
+    """
+    if not set(_PLACEHOLDER.findall(template)) <= values.keys():
+        return None
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
+
+
+def _items(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def architectureNumbers(value: object) -> tuple[int, ...]:
+    """
+    Read architectures: one or several, each a word or a number; C{efi-x64} stands for 7 and 9.
+
+    @raise ValueError: one is unknown, or of firmware that boots by HTTP.
+    """
+    found: dict[int, None] = {}
+    for each in _items(value):
+        text = str(each)
+        if text in NUMBERS:
+            found.update(dict.fromkeys(NUMBERS[text]))
+        elif text in ARCHITECTURES.values() or (text.isdecimal() and int(text[:6]) in HTTP_BOOT):
+            raise ValueError(f"{text} boots by HTTP, and is never answered")
+        elif text.isascii() and text.isdecimal() and int(text[:6]) <= 0xFFFF:
+            found[int(text)] = None
+        else:
+            raise ValueError(f"{text} is no architecture: write a word such as efi-x64, or its number")
+    if not found:
+        raise ValueError("an empty list is no architecture: leave it out for all")
+    return tuple(found)
+
+
+def _showArchitectures(numbers: tuple[int, ...]) -> str | list[str]:
+    """Write architectures as L{architectureNumbers} reads them."""
+    words = []
+    for number in numbers:
+        if number == 9 and 7 in numbers:
+            continue
+        exact = NUMBERS.get(ARCHITECTURES.get(number, ""))
+        words.append(ARCHITECTURES[number] if exact and set(exact) <= set(numbers) else str(number))
+    return words[0] if len(words) == 1 else words
+
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){0,5}\*|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+
+
+def machinePatterns(value: object) -> tuple[str, ...]:
+    """
+    Read machines: hardware addresses, C{52:54:00:66:00:10}, beginnings of them, C{52:54:00:*}, and UUIDs.
+
+    @return: in lower case.
+    """
+    found = []
+    for each in _items(value):
+        text = str(each).lower()
+        if _UUID.fullmatch(text) is None:
+            text = text.replace("-", ":")
+            if _MAC.fullmatch(text) is None:
+                raise ValueError(f"{each} is no machine: write 52:54:00:66:00:10, 52:54:00:* or a UUID")
+        found.append(text)
+    if not found:
+        raise ValueError("an empty list is no machine: leave it out for all")
+    return tuple(found)
+
+
+def features(value: object) -> tuple[str, ...]:
+    """Read words for features of iPXE, C{http}."""
+    found = tuple(map(str, _items(value)))
+    for each in found:
+        if each not in IPXE_FEATURES:
+            raise ValueError(f"{each} is no feature that iPXE lists: they are {', '.join(IPXE_FEATURES)}")
+    return found
+
+
+def bootName(name: str) -> str:
+    """
+    Read the name of a file that machines are told, with placeholders.
+
+    @raise ValueError: it cannot be told, or can never be a name of a file.
+    """
+    if not name.isascii() or not name.isprintable() or " " in name:
+        raise ValueError("a machine can be told ASCII without blanks only")
+    if name.startswith("/"):
+        raise ValueError("a name begins without a slash, since firmware does not agree on what it means")
+    for placeholder in _PLACEHOLDER.findall(name):
+        if placeholder not in PLACEHOLDERS:
+            raise ValueError(f"{{{placeholder}}} is unknown: known are {', '.join(map('{{{}}}'.format, PLACEHOLDERS))}")
+    longest = expand(name, PLACEHOLDERS) or ""
+    if len(longest) > LONGEST_NAME:
+        raise ValueError(f"{len(longest)} octets, and DHCP has room for {LONGEST_NAME}")
+    try:
+        names.parts(longest)
+    except Refused as refusal:
+        raise ValueError(f"this is no name of a file: {refusal}") from None
+    return name
+
+
+def _text(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("firmware shows ASCII only")
+    return value
+
+
+def _someItems(value: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    # Not min_length, which complains of an empty list as well where each item has a fault.
+    if not value:
+        raise ValueError("an empty list says nothing")
+    return value
+
+
+def _listed(kind: str, *examples: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": ["string", "array"], "format": kind, "examples": list(examples)})
+
+
+def _short(value: tuple[str, ...]) -> str | list[str]:
+    return value[0] if len(value) == 1 else list(value)
+
+
+_WRITTEN = PlainSerializer(_short, when_used="json")
+
+Architectures = Annotated[
+    tuple[int, ...],
+    PlainValidator(architectureNumbers),
+    PlainSerializer(_showArchitectures, when_used="json"),
+    _listed("architectures", "efi-x64"),
+]
+Machines = Annotated[tuple[str, ...], PlainValidator(machinePatterns), _WRITTEN, _listed("machines", "52:54:00:*")]
+Features = Annotated[tuple[str, ...], PlainValidator(features), _WRITTEN, _listed("features of iPXE", "http")]
+TransportNames = Annotated[
+    tuple[str, ...],
+    PlainValidator(lambda value: tuple(map(str, _items(value)))),
+    _WRITTEN,
+    _listed("names of transports", "tftp"),
+]
+BootName = Annotated[str, AfterValidator(bootName), Field(min_length=1)]
+Text = Annotated[str, AfterValidator(_text), Field(min_length=1, max_length=LARGEST_OPTION - 3)]
+
+
+class MenuItem(Settings):
+    """One line of a menu."""
+
+    text: Text = Field(description="what is shown; EDK II cuts it after 70")
+    boot: BootName | None = Field(None, description="the file; null: the machine goes on to its next boot device")
+
+
+class Menu(Settings):
+    """A menu that the firmware shows."""
+
+    prompt: Text = Field("Press F8 for a menu", description="what is shown while it waits")
+    wait: Duration | None = Field(
+        5.0,
+        ge=0,
+        le=254,
+        description="whole seconds until the first item is taken; 0: at once; null: the menu is shown, and waits",
+    )
+    items: Annotated[tuple[MenuItem, ...], AfterValidator(_someItems)] = Field(
+        description="the lines; items whose file is not there are left out"
+    )
+
+
+class BootRule(Settings):
+    """What some machines are told to boot."""
+
+    arch: Architectures | None = Field(
+        None, description="architectures, by word or number; efi-x64 is 7 and 9; null: all"
+    )
+    ipxe: bool | None = Field(None, description="true: iPXE only; false: firmware only; null: both")
+    userClass: str | None = Field(None, min_length=1, description="DHCP's user class, such as an own build of iPXE has")
+    lacks: Features = Field((), description="only an iPXE without these features, such as http")
+    machines: Machines | None = Field(None, description="hardware addresses, with * at the end, and UUIDs; null: all")
+    networks: Clients = Field(
+        clients("any"), description="that hold the relay, or the interface's whole network; on port 4011 the machine"
+    )
+    boot: BootName | None = Field(
+        None, description="the file, as a TFTP client would ask for it; {mac}, {uuid}, {arch} and {ip} are replaced"
+    )
+    menu: Menu | None = Field(None, description="a menu in the place of boot")
+    by: TransportNames | None = Field(
+        None, description="transports that deliver it, the best first; null: the first tftp at this interface"
+    )
+    answer: Form = Field(
+        "auto",
+        description="direct: all is in the offer; ask: the machine asks at port 4011; auto: direct for BIOS and iPXE, "
+        "ask for UEFI; raspberry-pi: as its ROM wants it",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> BootRule:
+        if (self.boot is None) == (self.menu is None):
+            raise ValueError("a rule says either boot or menu")
+        if self.lacks and not self.ipxe:
+            raise ValueError("lacks: only iPXE lists its features: say ipxe: true as well")
+        return self
+
+    @property
+    def templates(self) -> tuple[str | None, ...]:
+        """The names of its files, with placeholders: one, or one for each item of the menu."""
+        return (self.boot,) if self.menu is None else tuple(item.boot for item in self.menu.items)
+
+
+def _oneAddress(value: str) -> str:
+    if not value or ":" in value:
+        raise ValueError("one IPv4 address of this machine: a proxy is never everywhere")
+    return value
+
+
+class Options(Settings):
+    """The options of a transport of kind proxydhcp."""
+
+    interface: Annotated[Address, AfterValidator(_oneAddress)] = Field(
+        description="IPv4 address of this machine; only what comes in by its interface is heard"
+    )
+    port67: bool = Field(
+        True,
+        alias="port-67",
+        description="hear DISCOVERs; false: the DHCP server sends option 60 itself, and only port 4011 is used",
+    )
+    relays: bool = Field(
+        False, description="answer what relays send to this address; needs port 67 of the address for itself"
+    )
+    clients: Clients | None = Field(
+        None, description="networks that are answered; null: those that the interface reaches directly"
+    )
+    rules: Annotated[tuple[BootRule, ...], AfterValidator(_someItems)] = Field(
+        description="the first that matches and has its file decides; without one there is no answer"
+    )
+    discovery: GroupAddress | None = Field(
+        None, description="group at which menus are to look for this server; null: menus name its address"
+    )
+    watch: bool = Field(True, description="report other servers that answer such machines, if port 68 can be heard")
+    answers: Frequency = Field(200.0, ge=1, description="most answers to all machines together")
+    answersPerMachine: Frequency = Field(2.0, ge=0.25, description="most answers to one machine, over four seconds")
+
+    @model_validator(mode="after")
+    def _relaysNeedPort(self) -> Options:
+        if self.relays and not self.port67:
+            raise ValueError("relays: they send to port 67: leave out port-67: false")
+        return self

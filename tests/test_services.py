@@ -1,0 +1,198 @@
+"""
+A service from outside, whole: the echo of C{examples/echo}, which sends no files, with all that castd does for one.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from castd import plugins
+from castd.config.plugin import Collected, ServiceMaker, collect
+from castd.errors import ConfigError
+from castd.interfaces import ICastTransport, IPortService, ITransportMaker
+from castd.server.service_port import ServiceListener
+from castd.service.service import Server, compose, read
+from castd.testing import Network, RecordingClient
+from tests.support.log import observed
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "echo"
+SERVER = "10.0.0.1"
+START = "castd: 1\ncontent: [{directory: {path: boot}}]\nlimits: {drain: 1 s}\ntransports:\n"
+ECHO = START + "  echo: {}\n"
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
+    """What is found when the folder of the example is on the path; it is forgotten afterwards."""
+    monkeypatch.setattr(plugins, "__path__", [*plugins.__path__, str(EXAMPLE / "castd" / "plugins")])
+    yield collect()
+    sys.modules.pop("castd.plugins.castd_echo", None)
+
+
+class Case:
+    """A server on a network in memory, and a client."""
+
+    def __init__(self, folder: Path, collected: Collected, text: str = ECHO, host: Any = None) -> None:
+        self.folder, self.collected = folder, collected
+        self.network = Network()
+        self.host = host or self.network.host(SERVER)
+        (folder / "boot").mkdir(exist_ok=True)
+        (folder / "boot" / "file").write_bytes(b"!")
+        self.write(text)
+        self.server = self.composed()
+        self.client = RecordingClient(self.network.host("10.0.0.9"))
+
+    def composed(self, host: Any = None) -> Server:
+        there = host or self.host
+        return compose(read(self.folder / "x.yaml", self.collected), self.collected, there, there, random.Random(0))
+
+    def start(self) -> Case:
+        self.server.privilegedStartService()
+        self.server.startService()
+        return self
+
+    def write(self, text: str) -> None:
+        (self.folder / "x.yaml").write_text(text)
+
+    def ask(self, datagram: bytes, port: int = 7) -> list[bytes]:
+        """Send a datagram.  -> the answers."""
+        self.client.send(datagram, (SERVER, port))
+        self.network.advance(0.01)
+        return [each.datagram for each in self.client.take()]
+
+
+def test_seams(collected: Collected, tmp_path: Path) -> None:
+    """Everything that goes through a seam keeps to its interface."""
+    assert collected.faults == []
+    assert isinstance(collected.transports["echo"], ServiceMaker)
+    assert verifyObject(ITransportMaker, collected.transports["echo"])
+    case = Case(tmp_path, collected)
+    ((entry, service),) = case.server.portServices
+    assert entry.name == "echo"
+    assert verifyObject(IPortService, service)
+    assert verifyObject(ICastTransport, ServiceListener("echo", service, service.ports[0]))
+
+
+def test_answers(collected: Collected, tmp_path: Path) -> None:
+    """It is told what comes to its port, with the address that it was sent to, and answers from there."""
+    case = Case(tmp_path, collected).start()
+    assert case.ask(b"hello") == [b"hello"]
+    assert case.ask(b"x" * 513) == []
+    status: Any = case.server.status()
+    assert status["services"] == {"echo": {"answered": 1}}
+    assert [each["address"] for each in status["addresses"]] == ["*:7"]
+    assert case.server.unready() is None
+    assert case.server.stopService().called
+    assert case.ask(b"hello") == []
+
+
+def test_reload(collected: Collected, tmp_path: Path) -> None:
+    """After a reload the socket is the same, other options hold, and what the service counts goes on."""
+    case = Case(tmp_path, collected).start()
+    (before,) = case.host.openPorts()
+    assert case.ask(b"hello") == [b"hello"]
+    case.write(START + "  echo: {longest: 4}\n")
+    assert case.server.reread() == ()
+    assert case.host.openPorts() == (before,)
+    assert case.ask(b"hello") == []
+    assert case.ask(b"hell") == [b"hell"]
+    assert case.server.portServices[0][1].counts == {"answered": 2}
+    case.write(START + "  echo: {port: 77}\n")
+    assert case.server.reread() == ()
+    assert case.ask(b"hello", 77) == [b"hello"]
+    assert case.ask(b"hello") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("  echo: {after: nobody}\n", "x.yaml:5: transports.echo.after: no transport is called nobody"),
+        ("  echo: {port: 69}\n  tftp: {}\n", "x.yaml:6: transports.tftp: cannot share *:69 with 'echo'"),
+        ("  tftp: {}\n  echo: {port: 69}\n", "x.yaml:6: transports.echo: cannot share *:69 with 'tftp'"),
+        ("  echo: {longest: -1}\n", "x.yaml:5: transports.echo.longest: -1"),
+    ],
+)
+def test_faults(collected: Collected, tmp_path: Path, text: str, fault: str) -> None:
+    """What is wrong is told with file, line and key, at a start and at a reload, which then changes nothing."""
+    case = Case(tmp_path, collected).start()
+    case.write(START + text)
+    with pytest.raises(ConfigError) as caught:
+        case.composed()
+    assert len(caught.value.faults) == 1
+    assert fault in caught.value.faults[0]
+    assert fault in case.server.reread()[0]
+    assert case.ask(b"hello") == [b"hello"]
+
+
+def test_otherMake(collected: Collected, tmp_path: Path) -> None:
+    """A reload does not make a service of a transport, nor a transport of a service, at one port."""
+    case = Case(tmp_path, collected).start()
+    case.write(START + "  tftp: {port: 7}\n")
+    assert "of another make" in case.server.reread()[0]
+    assert case.ask(b"hello") == [b"hello"]
+
+
+def test_warnings(collected: Collected, tmp_path: Path) -> None:
+    """A warning has the line of its key."""
+    case = Case(tmp_path, collected, START + "  echo:\n    port: 7\n    longest: 0\n")
+    (warning,) = case.server.warnings()
+    assert warning.endswith("x.yaml:7: transports.echo.longest: only empty datagrams are sent back")
+
+
+def test_taken(collected: Collected, tmp_path: Path) -> None:
+    """A port that is taken is a fault with the service's own advice; one that is not required is not."""
+    case = Case(tmp_path, collected)
+    RecordingClient(case.network.host(SERVER), 7)
+    with pytest.raises(ConfigError, match="inetd may have an echo"):
+        case.server.privilegedStartService()
+    ((_, service),) = case.server.portServices
+    optional: Any = service
+    optional.ports = (service.ports[0]._replace(required=False),)
+    lax = Case(tmp_path, collected)
+    ((address,), events) = (lax.server.addresses, [])
+    RecordingClient(lax.network.host(SERVER), 7)
+    address.required = False
+    with observed(events.append):
+        lax.start()
+    assert [each["event"] for each in events if each.get("event") in ("unopened", "listening")] == ["unopened"]
+    assert lax.server.unready() is None
+    assert lax.server.stopService().called
+
+
+def test_fault(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception of the service is logged with its traceback, and the port goes on."""
+    case = Case(tmp_path, collected).start()
+    ((_, service),) = case.server.portServices
+    monkeypatch.setattr(type(service), "datagramFrom", lambda *_: 1 / 0)
+    events: list[Any] = []
+    with observed(events.append):
+        assert case.ask(b"hello") == []
+    assert [each["event"] for each in events if "log_failure" in each] == ["fault"]
+    monkeypatch.undo()
+    assert case.ask(b"hello") == [b"hello"]
+
+
+def test_handedOver(collected: Collected, tmp_path: Path) -> None:
+    """A process that takes over reads the port; if it dies, the one before goes on."""
+    case = Case(tmp_path, collected).start()
+    (address,) = case.server.addresses
+    successor: Any = None
+    assert address.handOver(successor).called
+    after = case.composed(case.host.successor())
+    after.privilegedStartService()
+    assert case.ask(b"early") == []
+    (taken,) = after.addresses
+    assert taken.port is not None
+    taken.port.resume(True)
+    case.network.advance(0.01)
+    assert [each.datagram for each in case.client.take()] == [b"early"]
+    taken.port.pause(True)
+    address.resume()
+    assert case.ask(b"hello") == [b"hello"]
