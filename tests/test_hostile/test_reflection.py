@@ -102,7 +102,8 @@ DRAWN = {
     "sbroadcast": Drawn(7, 500, 0, 0),
     "single-port": Drawn(2000, 3_000_000, 0, 0),
     "mtftp": Drawn(14, 7700, 110, 60_000),
-    "slam": Drawn(10, 500, 2700, 4_000_000),
+    "slam": Drawn(10, 500, 1100, 1_650_000),
+    "proxydhcp": Drawn(1, 350, 0, 0),
 }
 
 
