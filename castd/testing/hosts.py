@@ -120,7 +120,7 @@ class Host:
         if any(each.wildcard and not each.admits and each.address[1] == port for each in self.openPorts()):
             raise _cannotListen(interface, port, errno.EADDRINUSE)
         made = VirtualPort(self, port, "", client=protocol)
-        made.locals, made.wildcard = {}, False
+        made.locals, made.places, made.wildcard = {}, (), False
         return self._open(made)
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> DelayedCall:
