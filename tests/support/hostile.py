@@ -122,10 +122,8 @@ class Wilds(Network):
     def forge(self, datagram: bytes, source: Peer, destination: Peer) -> None:
         """Send a datagram with any source; it is lost if no port listens at the destination."""
         receiver = self.bound.get(destination[:2])
-        # A port that is bound to the address of a group gets nothing else.
-        local = None if receiver is None else receiver.locals.get(destination[0])
-        if receiver is not None and local is not None:
-            self._forward(receiver, datagram, source, local)
+        if receiver is not None:
+            self._forward(receiver, datagram, source, receiver.locals[destination[0]])
 
 
 class Everything:
