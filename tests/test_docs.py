@@ -113,6 +113,10 @@ def emitted() -> Iterator[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "event" and isinstance(node.value, ast.Constant):
                 yield node.value.value
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values, strict=True):
+                    if isinstance(key, ast.Constant) and key.value == "event" and isinstance(value, ast.Constant):
+                        yield str(value.value)
 
 
 def test_events() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, Logger, LogLevel, eventAsText
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
@@ -221,15 +222,16 @@ def test_faultOnce() -> None:
 
 
 def test_faultsApart() -> None:
-    """Faults of another kind, transport, file or reason are said beside it."""
+    """Faults of another kind, transport, machine, file or reason are said beside it."""
     passed: list[Any] = []
     made = Events(RateLimiter(passed.append))
-    for _ in range(3):
-        made.refused()
+    for port in range(3):
+        made.refused(peer=f"10.0.0.7:{port}")
+        made.refused(peer=f"10.0.0.8:{port}")
         made.refused(name="y")
         made.refused(why="Access violation")
         made.refused(transport="slam")
-    assert len(passed) == 4
+    assert len(passed) == 5
 
 
 def test_tracebackOnce() -> None:
@@ -266,11 +268,47 @@ def test_manyNames() -> None:
     made = Events(observer)
     for number in range(10_000):
         made.refused(name=f"guess{number}")
-    assert len(passed) == RateLimiter.MAX_FAULTS + 1
-    assert len(observer._seen) == RateLimiter.MAX_FAULTS + 1
+    assert len(passed) == RateLimiter.MAX_FAULTS
+    assert sum(map(len, observer._seen.values())) == RateLimiter.MAX_FAULTS
     observer.flush()
-    assert len(passed) == RateLimiter.MAX_FAULTS + 2
-    assert passed[-1]["more"] == 10_000 - RateLimiter.MAX_FAULTS - 1
+    assert len(passed) == RateLimiter.MAX_FAULTS + 1
+    assert passed[-1]["count"] == 10_000 - RateLimiter.MAX_FAULTS
+    assert eventAsText(passed[-1]).endswith(
+        "9744 lines were left out of the log, since there were too many: 9744 refused"
+    )
+
+
+def test_strangersKeepNobodyOut() -> None:
+    """However many addresses are forged, what happens to machines that were served and their neighbours is logged."""
+    passed: list[Any] = []
+    made = Events(RateLimiter(passed.append))
+    made.received(peer="10.0.0.7:2000")
+    for number in range(30_000):
+        peer = f"172.{16 + (number >> 16)}.{number >> 8 & 255}.{number & 255}:9"
+        made.refused(peer=peer)
+        made.received(peer=peer, outcome=outcomes.SILENT)
+    passed.clear()
+    made.refused(peer="10.0.0.7:2001")
+    made.refused(peer="10.0.0.8:2001")
+    made.received(peer="10.0.0.8:2002")
+    made.refused(peer="172.20.0.1:9")
+    assert [event["peer"] for event in passed] == ["10.0.0.7:2001", "10.0.0.8:2001", "10.0.0.8:2002"]
+
+
+def test_inTime() -> None:
+    """What was held back is said when the minute is over, though nothing more happens."""
+    passed: list[Any] = []
+    clock = Clock()
+    made = Events(RateLimiter(passed.append, clock.callLater))
+    for _ in range(5):
+        made.refused()
+        made.now += 5
+    clock.advance(54.9)
+    assert len(passed) == 1
+    clock.advance(0.2)
+    assert [event.get("more") for event in passed] == [None, 4]
+    assert passed[1]["log_time"] == NOON + 60
+    assert clock.getDelayedCalls() == []
 
 
 def test_heldBackIsSaid() -> None:

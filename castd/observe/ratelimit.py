@@ -1,18 +1,31 @@
 """
-Limits the rate of the log: each fault once a minute, and a bounded number of lines in all.
+Limits the rate of the log: each fault of each machine once a minute, and a bounded number of lines in all.
 
-Anybody who can send a datagram can cause a line in the log, and must not be able to fill a disk with such lines.
+Anybody who can send a datagram can cause a line in the log, and must not be able to fill a disk with such lines, nor to
+keep the lines of others out of it.
 """
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from twisted.logger import ILogObserver, LogEvent
+from twisted.logger import ILogObserver, LogEvent, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.observe.format import MESSAGE_KEY, Observer, asMessage
+from castd.networks import networkOf
+from castd.observe.format import MESSAGE_KEY, Observer, addressOf, asMessage
+from castd.outcomes import DONE
+
+#: Calls a function after so many seconds.
+Later: TypeAlias = Callable[[float, Callable[[], object]], object]
+
+#: Networks remembered in which a machine was served.
+MOST_SERVED = 8192
 
 
 @dataclass(slots=True)
@@ -28,59 +41,106 @@ class RateLimiter:
     """
     Passes events on to another observer, but equal faults only once a minute, with a summary of how many there were.
 
-    Faults are equal if they are events of one kind, transport, file and reason, or tracebacks that end in the same
-    line, whatever their text is.  Events without a reason (of all that succeeds, and of every transfer that has ended)
-    are passed on, up to a number in a minute that only an attacker reaches; from there on only one event of each kind,
-    transport and outcome is.  Time is taken from the events.
+    Faults are equal if they are events of one kind, transport, machine, file and reason, or tracebacks that end in the
+    same line, whatever their text is.  Events without a reason (of all that succeeds, and of every transfer that has
+    ended) are passed on, up to a number in a minute that only an attacker reaches.  What is beyond these bounds is left
+    out, and counted in one line.
+
+    Each bound holds twice: for machines that were served and their neighbours (24 bits of the address, 64 in IPv6), and
+    for all others.  So whoever forges addresses does not keep the lines of a hall out of the log.  Time is taken from
+    the events.
     """
 
     #: Length of the period in which equal faults are passed on once.  Seconds.
     WINDOW = 60.0
-    #: The most different faults in a period; further ones (invented file names) differ by their kinds only.
+    #: The most different faults in a period.
     MAX_FAULTS = 256
     #: The most events without a reason in a period: 4,096 machines that fetch five files each.
     MAX_LINES = 20_000
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, later: Later | None = None) -> None:
+        """
+        @param later: has the summaries passed on when the period ends; L{None}: the next event after it does that.
+        """
         self._observer = observer
+        self._later = later
         self._since = 0.0
-        self._lines = 0
-        self._seen: dict[tuple[object, ...], _Repeated] = {}
+        self._served: OrderedDict[str, None] = OrderedDict()
+        # Whether the machine was served, or is a neighbour.
+        self._lines = {True: 0, False: 0}
+        self._seen: dict[bool, dict[tuple[object, ...], _Repeated]] = {True: {}, False: {}}
+        self._leftOut: Counter[str] = Counter()
+        self._due = False
 
     def __call__(self, event: LogEvent) -> None:
         now = event.get("log_time", 0.0)
         if not self._since <= now < self._since + self.WINDOW:
             self.flush(now)
-        fault = _faultKey(event)
+        known, fault = self._isKnown(event), _faultKey(event)
         if fault is None:
-            self._lines += 1
-            if self._lines <= self.MAX_LINES:
-                self._observer(event)
-                return
-            fault = event.get("event") or event.get("log_namespace"), event.get("transport"), event.get("outcome")
-        if fault not in self._seen and len(self._seen) >= self.MAX_FAULTS:
-            fault = fault[:2]
-        seen = self._seen.get(fault)
-        if seen is not None:
-            seen.more += 1
+            self._lines[known] += 1
+            passed = self._lines[known] <= self.MAX_LINES
+        else:
+            passed = self._isFirst(self._seen[known], fault, event)
+        if passed:
+            self._observer(event)
             return
-        self._seen[fault] = _Repeated(event)
-        self._observer(event)
+        if not self._due and self._later is not None:
+            self._due = True
+            self._later(self._since + self.WINDOW - now, self._periodEnded)
+
+    def _isKnown(self, event: LogEvent) -> bool:
+        """Return whether an event is about a machine that was served or is a neighbour of one, or about the server."""
+        address = addressOf(event.get("peer"))
+        if address is None:
+            return True
+        with suppress(ValueError):
+            network = networkOf(address.partition("%")[0])
+            if event.get("event") == "received" and event.get("outcome") == DONE:
+                self._served[network] = None
+                self._served.move_to_end(network)
+                if len(self._served) > MOST_SERVED:
+                    self._served.popitem(last=False)
+            return network in self._served
+        return False
+
+    def _isFirst(self, seen: dict[tuple[object, ...], _Repeated], fault: tuple[object, ...], event: LogEvent) -> bool:
+        """Return whether a fault is to be passed on, and count it if not."""
+        if (before := seen.get(fault)) is not None:
+            before.more += 1
+        elif len(seen) >= self.MAX_FAULTS:
+            self._leftOut[str(fault[0])] += 1
+        else:
+            seen[fault] = _Repeated(event)
+            return True
+        return False
+
+    def _periodEnded(self) -> None:
+        self._due = False
+        if any(each.more for seen in self._seen.values() for each in seen.values()) or self._leftOut:
+            self.flush(self._since + self.WINDOW)
 
     def flush(self, now: float | None = None) -> None:
         """
         Pass on a summary of each fault that was held back, and begin a new period.
 
-        The first event after a period calls this; at the end of a log it has to be called.
+        The end of a period, or the first event after it, calls this; at the end of a log it has to be called.
 
         @param now: the time of the summaries; L{None}: each has the time of its fault.
         """
-        seen, self._seen, self._lines = self._seen, {}, 0
+        repeated = [each for seen in self._seen.values() for each in seen.values() if each.more]
+        leftOut = self._leftOut
+        for each in self._lines:
+            if self._lines[each] > self.MAX_LINES:
+                leftOut["received"] += self._lines[each] - self.MAX_LINES
+        self._seen, self._lines, self._leftOut = {True: {}, False: {}}, {True: 0, False: 0}, Counter()
+        last = self._since + self.WINDOW if now is None else now
         self._since = self._since if now is None else now
-        for each in seen.values():
-            if each.more:
-                at = each.first.get("log_time", 0.0) if now is None else now
-                self._observer(_summary(each.first, each.more, at))
+        for one in repeated:
+            at = one.first.get("log_time", 0.0) if now is None else now
+            self._observer(_summary(one.first, one.more, at))
+        if leftOut:
+            self._observer(_leftOut(leftOut, last))
 
 
 def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
@@ -93,7 +153,7 @@ def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
     if isinstance(failure, Failure):
         # Only the innermost line: text and file name may come from a client, and differ each time.
         return *source, failure.type, *(frame[1:3] for frame in failure.frames[-1:])
-    return *source, event.get("name"), why
+    return *source, addressOf(event.get("peer")), event.get("name"), why
 
 
 def _summary(event: LogEvent, more: int, now: float) -> LogEvent:
@@ -101,3 +161,16 @@ def _summary(event: LogEvent, more: int, now: float) -> LogEvent:
     line = f"{asMessage(event)} (and {more} more like it)"
     kept = {key: value for key, value in event.items() if key != "log_failure"}
     return {**kept, "log_time": now, "log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: line, "more": more}
+
+
+def _leftOut(kinds: Counter[str], now: float) -> LogEvent:
+    """Return the event that counts what was left out of the log, by kind."""
+    return {
+        "event": "left-out",
+        "log_time": now,
+        "log_level": LogLevel.warn,
+        "log_namespace": "castd",
+        "log_format": "{count} lines were left out of the log, since there were too many: {kinds}",
+        "count": kinds.total(),
+        "kinds": ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()),
+    }

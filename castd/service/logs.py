@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TextIO, TypeAlias
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -109,6 +110,7 @@ class Logs:
     Writes every event to the log and to the file of events: an observer.
 
     @ivar keepsLog: this observer writes the log; otherwise it writes only the file of events.
+    @ivar clock: has summaries written in time; L{None}: the next event after a minute does that.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Logs:
         @param defaultFile: the file of the log, if the service file names none.
         """
         self.keepsLog = makeObserver is not None
+        self.clock: IReactorTime | None = None
         self._makeObserver = makeObserver
         self._file, self._defaultFile = file, defaultFile
         self._outputs: LogOutputs | None = None
@@ -152,14 +155,18 @@ class Logs:
         with ExitStack() as undo:
             undo.callback(outputs.closeFiles)
             if self._makeObserver is not None:
-                outputs.log = RateLimiter(self._openLog(config, outputs, self._makeObserver))
+                outputs.log = RateLimiter(self._openLog(config, outputs, self._makeObserver), self._callLater)
                 level = LogLevel.levelWithName(wanted.level)
                 outputs.filtered = FilteringLogObserver(outputs.log, [LogLevelFilterPredicate(level)])
             if wanted.json_ is not None:
                 file = self._openFile(config, outputs, "json", wanted.json_)
-                outputs.events = RateLimiter(LineWriter(file, eventsOnly, outputs.filtered))
+                outputs.events = RateLimiter(LineWriter(file, eventsOnly, outputs.filtered), self._callLater)
             undo.pop_all()
         return outputs
+
+    def _callLater(self, seconds: float, function: Callable[[], object]) -> None:
+        if self.clock is not None:
+            self.clock.callLater(seconds, function)
 
     def _openFile(self, config: Config, outputs: LogOutputs, key: str, path: Path | str) -> LineFile:
         try:

@@ -142,6 +142,7 @@ class Server(MultiService):
         """
         Open the log files and the history.  This waits for the start, since C{castd check} must leave no file behind.
         """
+        self.logs.clock = self.site.reactor
         with self.asEffectiveUser():
             self.logs.open(self.config)
             self.histories.open(self.config)

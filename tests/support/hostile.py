@@ -307,7 +307,7 @@ class Ground:
         assert len(memory._files._known) <= MOST_KNOWN, where
         told = sum(self.kinds[kind] for kind in ("received", "opened", "closed", "moved", "rollover"))
         told += sum(self.kinds[kind] for kind in ("offered", "acknowledged", "fetching", "unanswered"))
-        assert self.lines <= told + 2 * (RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
+        assert self.lines <= told + 2 * (2 * RateLimiter.MAX_FAULTS + 64), (where, self.lines, self.kinds)
 
     def over(self) -> None:
         """Check that no state is left once all clients are silent."""
