@@ -29,6 +29,7 @@ from twisted.logger import Logger
 import castd
 from castd.config.plugin import collect
 from castd.errors import ConfigError, Unavailable
+from castd.files.threads import DiskThreads
 from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
 from castd.net.port_stock import MOST_STOCK
@@ -36,7 +37,6 @@ from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
-from castd.service.histories import threadOf
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
 from castd.upgrade.channel import ChannelToPredecessor, ChannelToSuccessor
@@ -83,7 +83,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     server.admin.runtimeDirectory = os.environ.get("RUNTIME_DIRECTORY")
     threads, start = IReactorFromThreads(reactor), partial(spawn, IReactorProcess(reactor))
     server.histories.stateDirectory = os.environ.get("STATE_DIRECTORY")
-    server.histories.thread = threadOf(threads)
+    server.histories.thread = DiskThreads(1)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))

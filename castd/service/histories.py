@@ -4,16 +4,12 @@ Opens the history that the service file asks for, exchanges it in a reload, and 
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from threading import Thread
 
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from castd.config.config import Config, HistoryOptions
@@ -29,25 +25,6 @@ FILE = "history.sqlite"
 MEMORY = 4 << 20
 #: Seconds that a stop waits for the disk.
 PATIENCE = 2.0
-
-
-class _Daemon(Thread):
-    """A thread that does not keep the process alive when a disk does not answer."""
-
-    def start(self) -> None:
-        self.daemon = True
-        super().start()
-
-
-class _Daemons(ThreadPool):
-    threadFactory = _Daemon
-
-
-def threadOf(reactor: IReactorFromThreads) -> RunInThread:
-    """Return what runs functions in one thread of their own, one after the other."""
-    threads = _Daemons(0, 1, "history")
-    threads.start()
-    return partial(deferToThreadPool, reactor, threads)
 
 
 @implementer(ILogObserver)
