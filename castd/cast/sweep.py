@@ -195,6 +195,7 @@ class Sweep:
             return
         if isinstance(event, RequestBlocks):
             self._listReceived(receiver, event.ranges, now)
+            self._limitWaiting(receiver, now)
         elif isinstance(event, Leave):
             self._heardAt = now
             self._widen(True)

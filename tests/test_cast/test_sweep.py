@@ -8,6 +8,7 @@ import itertools
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -532,6 +533,25 @@ def test_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_askedForNothing() -> None:
+    """Who joins in a flood, when nothing is sent for its list, is removed after a while, though it lists again."""
+    sweep = cast(policy=replace(POLICY, keepAliveInterval=None))
+    for number in range(300):
+        sweep.join((f"x{number}", 1), 0.0, (range(number % 50, 60),))
+    drain(sweep, 0.0)
+    sweep.join(B, 1.0, (range(60),))
+    assert [each for each in drain(sweep, 1.0) if isinstance(each, SendBlocks)] != []
+    sweep.join(A, 1.1, (range(5, 60),))
+    sweep.hear(A, RequestBlocks((range(6, 60),)), 1.2)
+    assert [each for each in drain(sweep, 1.2) if isinstance(each, SendBlocks)] == []
+    now, left = 1.2, list[Action]()
+    while (due := sweep.deadline(now)) is not None and now < 200.0:
+        now = max(due, now)
+        left += drain(sweep, now)
+    assert A in [each.peer for each in left if isinstance(each, Left)]
+    assert sweep.memberCount() == 0
 
 
 def test_neverBeyondTheEnd() -> None:
