@@ -84,11 +84,13 @@ class Machine:
             lambda cable: self.crowd.reactor.listenUDP(port, cable, interface=self.host, maxPacketSize=maxPacketSize),
         )
 
-    def listenMulticast(self, port: int, protocol: Any, maxPacketSize: int, listenMultiple: bool) -> Cable:
+    def listenMulticast(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192, listenMultiple: bool = False
+    ) -> Cable:
         cable = self._plugged(
             protocol,
             lambda cable: self.crowd.reactor.listenMulticast(
-                port, cable, maxPacketSize=maxPacketSize, listenMultiple=listenMultiple
+                port, cable, interface, maxPacketSize=maxPacketSize, listenMultiple=listenMultiple
             ),
         )
         cable.socket.setsockopt(0, IP_MULTICAST_ALL, 0)

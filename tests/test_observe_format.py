@@ -299,7 +299,7 @@ def test_inTime() -> None:
     """What was held back is said when the minute is over, though nothing more happens."""
     passed: list[Any] = []
     clock = Clock()
-    made = Events(RateLimiter(passed.append, clock.callLater))
+    made = Events(RateLimiter(passed.append, lambda seconds, call: clock.callLater(seconds, call).active()))
     for _ in range(5):
         made.refused()
         made.now += 5

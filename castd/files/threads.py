@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Condition, Thread
@@ -121,7 +122,9 @@ class DiskThreads:
 
         callFromThread = IReactorFromThreads(reactor).callFromThread
         while (job := self._nextJob()) is not None:
-            callFromThread(job())
+            with suppress(OSError):
+                # The call is queued; if the reactor cannot be woken, it is made with the next event.
+                callFromThread(job())
             # Until the next one comes the thread must not keep what the function refers to.
             del job
 

@@ -357,6 +357,11 @@ class History:
         if self._timer is None and not self._disk.locked:
             self._timer = self._reactor.callLater(DELAY, self._write)
 
+    @property
+    def pendingCalls(self) -> int:
+        """How many delayed calls of the reactor wait until events are written."""
+        return int(self._timer is not None and self._timer.active())
+
     def _write(self) -> Deferred[None]:
         """Have the events that wait written.  -> fires when they are, or could not be; it does not fail."""
         if self._timer is not None and self._timer.active():

@@ -21,8 +21,8 @@ from castd.networks import networkOf
 from castd.observe.format import MESSAGE_KEY, Observer, addressOf, asMessage
 from castd.outcomes import DONE
 
-#: Calls a function after so many seconds.
-Later: TypeAlias = Callable[[float, Callable[[], object]], object]
+#: Calls a function after so many seconds.  -> whether it will.
+Later: TypeAlias = Callable[[float, Callable[[], object]], bool]
 
 #: Networks remembered in which a machine was served.
 MOST_SERVED = 8192
@@ -86,8 +86,7 @@ class RateLimiter:
             self._observer(event)
             return
         if not self._due and self._later is not None:
-            self._due = True
-            self._later(self._since + self.WINDOW - now, self._periodEnded)
+            self._due = self._later(self._since + self.WINDOW - now, self._periodEnded)
 
     def _isKnown(self, event: LogEvent) -> bool:
         """Return whether an event is about a machine that was served or is a neighbour of one, or about the server."""

@@ -136,11 +136,12 @@ def _receiverStatus(receiver: LiveReceiver, now: float) -> ReceiverStatus:
     }
 
 
-def resources(site: ISite) -> dict[str, int]:
+def resources(site: ISite, passingCalls: int = 0) -> dict[str, int]:
     """
     Count the resources that the server holds; the numbers return to the same values when the same transfers are under
     way, so a leak shows.
 
+    @param passingCalls: delayed calls of the reactor that come and go with the log; they are left out.
     @return: C{descriptors}: open descriptors; C{ports}: ports that wait for the next transfer, with two descriptors
         each; C{alarms}: timers of casts; C{calls}: delayed calls of the reactor; C{casts} and C{receivers}: those under
         way; C{looking}: requests whose file is being looked for.
@@ -150,7 +151,7 @@ def resources(site: ISite) -> dict[str, int]:
         "descriptors": _openDescriptors(),
         "ports": site.ports.idle,
         "alarms": len(site.timers),
-        "calls": len(site.reactor.getDelayedCalls()),
+        "calls": len(site.reactor.getDelayedCalls()) - passingCalls,
         "casts": admission.casts,
         "looking": admission.looking,
         "receivers": admission.receivers.total(),

@@ -57,6 +57,11 @@ class Histories:
         """How many events could not be kept."""
         return 0 if self._history is None else self._history.lost
 
+    @property
+    def pendingCalls(self) -> int:
+        """How many delayed calls of the reactor wait until events are written."""
+        return 0 if self._history is None else self._history.pendingCalls
+
     def open(self, config: Config) -> None:
         """
         Open the history that the service file asks for, unless one is open already.

@@ -110,6 +110,7 @@ class Logs:
     Writes every event to the log and to the file of events: an observer.
 
     @ivar keepsLog: this observer writes the log; otherwise it writes only the file of events.
+    @ivar pendingCalls: how many delayed calls of the reactor wait for the time of a summary.
     @ivar clock: has summaries written in time; L{None}: the next event after a minute does that.
     """
 
@@ -123,6 +124,7 @@ class Logs:
         """
         self.keepsLog = makeObserver is not None
         self.clock: IReactorTime | None = None
+        self.pendingCalls = 0
         self._makeObserver = makeObserver
         self._file, self._defaultFile = file, defaultFile
         self._outputs: LogOutputs | None = None
@@ -164,9 +166,16 @@ class Logs:
             undo.pop_all()
         return outputs
 
-    def _callLater(self, seconds: float, function: Callable[[], object]) -> None:
-        if self.clock is not None:
-            self.clock.callLater(seconds, function)
+    def _callLater(self, seconds: float, function: Callable[[], object]) -> bool:
+        if self.clock is None:
+            return False
+        self.pendingCalls += 1
+        self.clock.callLater(seconds, self._call, function)
+        return True
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self.pendingCalls -= 1
+        function()
 
     def _openFile(self, config: Config, outputs: LogOutputs, key: str, path: Path | str) -> LineFile:
         try:

@@ -257,7 +257,7 @@ class Server(MultiService):
             "addresses": [addressStatus(each, now) for each in self.addresses],
             "deaf": deafStatus(self.site),
             "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
-            "held": resources(self.site),
+            "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
         }
 
