@@ -99,6 +99,18 @@ def test_lastAckWaits(server: Server) -> None:
     assert len(list(server.listener.casts())) == 1
 
 
+def test_aCopyOfTheRequest(server: Server) -> None:
+    """A copy of the request that is read behind the first ACK, though it was sent before that, restarts nothing."""
+    answer, tid = server.ask(rrq("one", blksize=512))
+    assert answer[1] == 6
+    server.client.sendto(buildAck(0), tid)
+    server.client.sendto(rrq("one", blksize=512), server.at)
+    server.port.readable()
+    assert server.client.recv(2048) == buildData(1, FILE[:512])
+    assert server.say(buildAck(1), tid) == buildData(2, FILE[512:1024])
+    assert server.ended() == []
+
+
 def test_theSameFileAgain(server: Server) -> None:
     """The same file once more is a new transfer, too, not a repetition of the request."""
     for _ in range(3):

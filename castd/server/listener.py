@@ -194,10 +194,12 @@ class Listener(DatagramProtocol):
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local) and not self._shed(peer, local):
-                if (session := self._sessions.members.get(peer)) is not None:
+                session = self._sessions.members.get(peer)
+                unheard = None if session is None or session.heard(peer) else session
+                if session is not None:
                     # What the peer has sent before, perhaps the last ACK of the file before this one.
                     session.readArrived()
-                self._serve(datagram, peer, local)
+                self._serve(datagram, peer, local, unheard=unheard)
         except Exception:
             # A fault of one dialect must not close the port for the others.
             self.counts["fault"] += 1
@@ -253,15 +255,19 @@ class Listener(DatagramProtocol):
             self.counts["draining"] += 1
         return closing
 
-    def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0) -> None:
-        """Find the dialect that this request is for, beginning with number C{first}, and serve it."""
+    def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0, unheard: Session | None = None) -> None:
+        """
+        Find the dialect that this request is for, beginning with number C{first}, and serve it.
+
+        @param unheard: the transfer of the peer, if nothing had been read of the peer since its request until now.
+        """
         found = self._read(datagram, peer, local, first)
         if found is None:
             return
         index, request = found
         if local.broadcast and not self._entries[index].broadcast:
             self.counts["broadcast"] += 1
-        elif not self._answeredAgain(self._entries[index], request, datagram):
+        elif not _isCopy(request, unheard) and not self._answeredAgain(self._entries[index], request, datagram):
             self._admit(index, request, datagram)
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
@@ -536,3 +542,18 @@ class Listener(DatagramProtocol):
             octets=len(datagram),
             why=str(error),
         )
+
+
+def _isCopy(request: Request, unheard: Session | None) -> bool:
+    """
+    Return whether a request is a copy of the one that began a transfer, and was sent before the answer to that arrived:
+    the client repeats its request until it has one, and its first ACK may be read before the last copy.
+
+    @param unheard: as in L{Listener._serve}.
+    """
+    if unheard is None or not unheard.heard(request.peer):
+        return False
+    if isinstance(unheard, UploadProtocol):
+        return not unheard.over and request.repeats(unheard.request)
+    receiver = unheard.receivers.get(request.peer)
+    return receiver is not None and request.repeats(receiver.request)
