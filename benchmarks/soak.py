@@ -45,6 +45,9 @@ NETWORK = (
 HOSTS = [f"10.99.{high}.{low}" for high in range(1, 33) for low in range(1, 251)]
 #: How much the memory of the server may grow from the first lap on, as a share.
 GROWTH = 0.15
+#: Descriptors by which two laps may differ: threads open directories for a moment.  What leaks one with each reload or
+#: upload leaks dozens in a lap.
+PASSING = 4
 #: The share of clients that may fail: the client or the server gives up after so many losses.
 FAILING = 0.01
 
@@ -169,7 +172,7 @@ class Soak:
         first, last = self.laps[0], self.laps[-1]
         for number, lap in enumerate(self.laps[1:], 2):
             bare = [each["descriptors"] - 2 * each["ports"] for each in (first, lap)]
-            if bare[0] != bare[1]:
+            if abs(bare[0] - bare[1]) > PASSING:
                 bad.append(f"lap {number}: {bare[1]} descriptors without kept ports, {bare[0]} in the first")
             bad += [
                 f"lap {number}: {lap[key]} {key}, {first[key]} in the first"
