@@ -5,11 +5,14 @@ The epoll set, with a kernel and a clock of the test's: transfers and requests s
 from __future__ import annotations
 
 import select
+import socket
 import time
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from castd.net import epoll
 from castd.net.epoll import EpollSet
@@ -127,3 +130,19 @@ def test_aFaultOfARequestPort(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slices() -> None:
     """A slice of requests is shorter than a visit, so that in each visit both are read."""
     assert epoll.LONGEST_VISIT >= 4 * SLICE
+
+
+@pytest.mark.loopback
+def test_closedWhileReadable() -> None:
+    """A reactor that is shutting down may call a set that it has just closed: nothing is read, and nothing raised."""
+    ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    reads: list[None] = []
+    watched = EpollSet(Reactor())
+    watched.add(ours.fileno(), lambda: reads.append(None))
+    other.send(b"x")
+    watched.connectionLost(Failure(ConnectionDone()))
+    watched.doRead()
+    watched.remove(ours.fileno())
+    assert reads == []
+    for each in (ours, other):
+        each.close()

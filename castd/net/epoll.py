@@ -54,6 +54,7 @@ class EpollSet:
         self._members: dict[int, Readable] = {}
         self._single: dict[int, _SingleReader] = {}
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self._closed = False
         # Functions of the request ports that are readable in this round, and the time that transfers have still to get
         # before requests are read again.
         self._requests: list[Readable] = []
@@ -92,7 +93,7 @@ class EpollSet:
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))
             return
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             # If this fails, closing the descriptor removes it from the set.
             self._epoll.unregister(descriptor)
         if not self._members:
@@ -101,13 +102,15 @@ class EpollSet:
     # IReadDescriptor
 
     def fileno(self) -> int:
-        return -1 if self._epoll is None or self._epoll.closed else self._epoll.fileno()
+        return -1 if self._epoll is None or self._closed else self._epoll.fileno()
 
     def logPrefix(self) -> str:
         return "castd"
 
     def doRead(self) -> None:
-        self.read(SHORT_WAIT)
+        # A reactor that is shutting down closes this set, though it has just found it readable.
+        if not self._closed:
+            self.read(SHORT_WAIT)
 
     def read(self, wait: float = 0.0) -> None:
         """
@@ -169,6 +172,7 @@ class EpollSet:
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the set, as the reactor is shutting down."""
+        self._closed = True
         if self._epoll is not None:
             self._epoll.close()
 
