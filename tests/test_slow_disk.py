@@ -416,7 +416,7 @@ def test_leadsBeyond(tmp_path: Path) -> None:
     try:
         source = HereDirectory(DirectoryOptions(path=str(tmp_path / "root")), maybeDeferred, beyond=maybeDeferred)
         if not source._root._opened.fromMemory:
-            pytest.skip("the tests' own disk is none that is opened from memory")
+            lack("the tests' own disk is none that is opened from memory")
         for name, beyond in {"f": False, "mount/f": True, "link": True, "mount/none": True, "none": False}.items():
             assert source._root.leadsBeyond(tuple(name.encode().split(b"/"))) is beyond
         for name, octets in {"f": b"root/f", "mount/f": b"other/f", "link": b"other/f"}.items():
@@ -541,7 +541,7 @@ def test_closedAtOnce(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     source: Any = Directory(DirectoryOptions(path=str(tmp_path)), thread)
     if not source._root._opened.fromMemory:
-        pytest.skip("the tests' own disk is none that is opened from memory")
+        lack("the tests' own disk is none that is opened from memory")
     kept, deleted = source.lookup("a", ("10.0.0.9", 1)), source.lookup("b", ("10.0.0.9", 1))
     kept.close()
     assert thread.jobs == []
