@@ -49,6 +49,14 @@ class InFlight:
         while self._sent and self._sent[0][0] <= now - self._memory:
             self._sent.popleft()
 
+    def between(self, first: int, last: int | None = None) -> Ranges:
+        """
+        Return the blocks that were sent after the run with the first ordinal, and not after the one with the last;
+        within L{MEMORY} before the last of all.
+        """
+        later = takewhile(lambda entry: entry[1] > first, reversed(self._sent))
+        return merged([run for _, ordinal, run in later if last is None or ordinal <= last])
+
     def crossing(self, askedAfter: int | None, now: float) -> Ranges:
         """
         Find the blocks that may have been on their way when a list was sent that arrives now.
@@ -57,12 +65,11 @@ class InFlight:
             arrived, and of later ones the list need not know, however long the receiver took to answer.  L{None}: the
             list answers no question.
         """
-        found: list[range] = []
-        for sentAt, ordinal, run in reversed(self._sent):
-            if sentAt <= now - self.flightTime if askedAfter is None else ordinal <= askedAfter:
-                break
-            found.append(run)
-        return merged(found)
+        if askedAfter is not None:
+            return self.between(askedAfter)
+        return merged(
+            [run for at, _, run in takewhile(lambda entry: entry[0] > now - self.flightTime, reversed(self._sent))]
+        )
 
 
 class LossEstimator:

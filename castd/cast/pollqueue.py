@@ -5,6 +5,7 @@ Keep the receivers of a L{Sweep<castd.cast.sweep.Sweep>}, in the order in which 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 from castd.cast.allowance import REPEATS_DEPTH, REPEATS_RATE, Proof
 from castd.cast.events import Left, Ranges
@@ -17,13 +18,24 @@ from castd.request import Peer
 CROWD = 16
 
 
+class Question(NamedTuple):
+    """
+    Holds when a receiver was asked.
+
+    @ivar at: the instant.  Seconds.
+    @ivar run: how many runs of blocks had been sent before.
+    """
+
+    at: float
+    run: int
+
+
 class PolledMember(Member):
     """
     Holds what a L{Sweep<castd.cast.sweep.Sweep>} knows of one receiver.
 
-    @ivar askedAt: the instant of its last question.
-    @ivar askedRun: how many runs of blocks had been sent before its last question; before the first, if it has left
-        several unanswered, as its list may be the late answer to any of them.
+    @ivar questions: those that may still be answered, oldest first: a list may be the late answer to one that was given
+        up.
     @ivar answerDueAt: the instant until which a list counts as the answer to its last question.
     @ivar joinedRun: how many runs of blocks had been sent when it joined.
     @ivar listensFrom: how many had been sent when it may have begun to listen: shortly before it joined.
@@ -32,6 +44,7 @@ class PolledMember(Member):
     @ivar knownRun: blocks that it lacks no more since then were sent after so many runs.
     @ivar repeats: how many lists of it that answer no question are read.
     @ivar proof: how far it has proved that it receives what is sent to the group.
+    @ivar grantedAt: the instant at which blocks were last sent for an answer of it.
     @ivar progressed: an answer has shown that it received blocks from the group.
     @ivar vainLists: how many lists have come from it, one after the other, that show no block received although some
         that it lacks were sent.
@@ -45,11 +58,10 @@ class PolledMember(Member):
 
     __slots__ = (
         "answerDueAt",
-        "askedAt",
-        "askedRun",
         "deferred",
         "deferredUntil",
         "emptyLists",
+        "grantedAt",
         "joinedRun",
         "known",
         "knownRun",
@@ -59,6 +71,7 @@ class PolledMember(Member):
         "paused",
         "progressed",
         "proof",
+        "questions",
         "removeAt",
         "repeats",
         "vainLists",
@@ -68,8 +81,9 @@ class PolledMember(Member):
         super().__init__(peer, (), policy.repeat, waited=False)
         self.listensFrom = listensFrom
         self.joinedRun = self.listedRun = joinedRun
-        self.askedAt = self.answerDueAt = self.listedAt = float("-inf")
-        self.askedRun = self.knownRun = 0
+        self.questions: list[Question] = []
+        self.answerDueAt = self.listedAt = self.grantedAt = float("-inf")
+        self.knownRun = 0
         self.known: Ranges = ()
         self.repeats = TokenBucket(REPEATS_RATE, REPEATS_DEPTH)
         self.proof = Proof()

@@ -64,6 +64,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from itertools import count as counter
+from typing import NamedTuple
 
 from zope.interface import implementer
 
@@ -73,7 +74,7 @@ from castd.cast.blockset import BlockBitmap, difference, intersection
 from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.inflight import MEMORY, InFlight, LossEstimator
 from castd.cast.policy import RetransmitPolicy
-from castd.cast.pollqueue import CROWD, PolledMember, PollQueue
+from castd.cast.pollqueue import CROWD, PolledMember, PollQueue, Question
 from castd.interfaces import IPaced
 from castd.request import Peer
 
@@ -98,6 +99,10 @@ MIN_WIDTH, MAX_WIDTH = 2, 16
 #: Members that have answered before are asked for so long after their last list, however many questions were lost.
 #: Seconds.
 PATIENCE = 1.0
+#: A receiver whose lists have so often shown no block received is not taken for a slow one.
+VAIN_LISTS = 3
+#: The most questions of one receiver that a late list may answer.
+MOST_QUESTIONS = 8
 #: A member that may draw nothing now is asked again after this time.  Seconds.
 STARVED = 0.25
 #: The shortest time between two questions to members that never gave an answer: a crowd of them is mostly forged.
@@ -106,6 +111,18 @@ MIN_ASKING_INTERVAL = 0.01
 #: Lists with so few blocks end with them, and lists with so many runs may have been cut: they do not show that the
 #: receiver has the blocks after the last one.
 SHORT_LIST, LONG_LIST = 4, 300
+
+
+class Answered(NamedTuple):
+    """
+    Holds the questions that a list may be the answer to.
+
+    @ivar first: the earliest one: what was sent since need not have reached the receiver.
+    @ivar last: the latest one.
+    """
+
+    first: Question
+    last: Question
 
 
 @implementer(IPaced)
@@ -221,17 +238,18 @@ class Sweep:
         """Handle a list: its sender lacks these blocks, and no others that it has listed before."""
         if receiver.proof.guesses:
             return  # until it is removed
-        answers = self._isAnswer(receiver, ranges)
+        answered = self._answered(receiver, ranges)
+        answers = answered is not None
         if not answers:
             self._allowance.listed(now)
             if not receiver.repeats.allow(1, now):
                 return
         self._heardAt = receiver.listedAt = now
-        crossing = intersection(ranges, self._inFlight.crossing(receiver.askedRun if answers else None, now))
+        crossing = intersection(ranges, self._inFlight.crossing(answered.last.run if answered else None, now))
         unchanged = bool(ranges) and ranges == receiver.wanted
         paused = unchanged and self._mustPause(receiver, bool(crossing), now)
         self._noteProgress(receiver, ranges)
-        if answers and self._questionAnswered(receiver, ranges, now):
+        if answered and self._questionAnswered(receiver, ranges, answered.first, now):
             self._queue.setSilent(receiver, now + self.linger)
             return
         if paused:
@@ -261,6 +279,8 @@ class Sweep:
         if not fresh:
             return
         granted = self._allowance.forAnswer(receiver.proof, fresh, now) if answers else None
+        if granted is not None:
+            receiver.grantedAt = now
         if answers and granted is None:
             receiver.paused = True  # else it would be asked at once, and again
             self._queue.dequeue(receiver)
@@ -293,16 +313,51 @@ class Sweep:
 
     # Answers.
 
-    def _isAnswer(self, receiver: PolledMember, ranges: Ranges) -> bool:
+    def _answered(self, receiver: PolledMember, ranges: Ranges) -> Answered | None:
         """
-        Find out whether a list is the answer to the question that its sender was asked.
+        Find the question that a list answers.
 
         A list that cannot be true does not close the question of a receiver that has proved itself: it may be forged,
-        and the true one may follow.
+        and the true one may follow.  A list that may have been sent before the blocks by which its sender is to prove
+        itself does not disprove anything.
+
+        @return: L{None}: the list is no answer.
         """
-        if receiver.peer not in self._queue.asked:
-            return False
-        return not (receiver.proof.complete and self._gained(receiver, ranges) is None)
+        answered = self._mayAnswer(receiver, ranges) if receiver.questions else None
+        if receiver.peer not in self._queue.asked or answered is None:
+            return None
+        proof = receiver.proof
+        gained = self._gained(receiver, ranges)
+        if proof.complete and gained is None:
+            return None
+        early = proof.stake and answered.first.at < receiver.grantedAt
+        return None if early and total(gained or ()) < proof.due else answered
+
+    def _mayAnswer(self, receiver: PolledMember, ranges: Ranges) -> Answered:
+        """
+        Find the questions that a list can be the answer to, and forget those that draw no list any more.
+
+        A receiver may answer more slowly than it is asked, and then several times at once.  Were each list taken for
+        the answer to the last question, the receiver would seem to name what it cannot know.  So a list is no answer to
+        a question if its sender has got most of what was sent to it only after that question, and before the next; and
+        none to the next if its sender lacks most of that.
+        """
+        questions = receiver.questions
+        first = last = 0
+        for number in range(1, len(questions)) if receiver.vainLists < VAIN_LISTS else ():
+            before, after = questions[number - 1].run, questions[number].run
+            sent = difference(self._inFlight.between(before, after), self._inFlight.between(-1, before))
+            sent = intersection(receiver.wanted, sent)
+            if total(intersection(ranges, sent)) * 2 > total(sent):
+                break
+            first, last = number if sent else first, number
+        if receiver.vainLists >= VAIN_LISTS:
+            first = last = len(questions) - 1  # it hears nothing, so its lists cannot tell
+        answered = Answered(questions[first], questions[last])
+        # A list that its sender may have sent by itself may be followed by the answer.
+        unasked = ranges == receiver.wanted or (total(ranges) == 1 and not receiver.known)
+        del questions[: first + (not unasked)]
+        return answered
 
     def _gained(self, receiver: PolledMember, ranges: Ranges) -> Ranges | None:
         """
@@ -322,9 +377,9 @@ class Sweep:
         allSent = all(self._lacking.allReturned(run, receiver.knownRun) for run in gained)
         return gained if allSent else None
 
-    def _questionAnswered(self, receiver: PolledMember, ranges: Ranges, now: float) -> bool:
+    def _questionAnswered(self, receiver: PolledMember, ranges: Ranges, question: Question, now: float) -> bool:
         """
-        Handle an answer to a question: the address of its sender is not forged, and it is asked before others.
+        Handle the answer to a question: the address of its sender is not forged, and it is asked before others.
 
         @return: whether its answers are guessed, so that nothing that it says is read until it is removed.
         """
@@ -334,10 +389,10 @@ class Sweep:
         else:
             receiver.proof.answered(total(gained))
         # Blocks and questions may overtake each other on their way.
-        flying = self._inFlight.runs(receiver.askedAt - self._inFlight.flightTime)
-        receiver.known, receiver.knownRun = ranges, min(receiver.askedRun, self._lacking.runs - flying)
-        if not receiver.failedTurns:
-            receiver.rto.sample(now - receiver.askedAt)
+        flying = self._inFlight.runs(question.at - self._inFlight.flightTime)
+        receiver.known, receiver.knownRun = ranges, min(question.run, self._lacking.runs - flying)
+        if not receiver.questions:
+            receiver.rto.sample(now - question.at)
         receiver.rto.answered()
         receiver.failedTurns = 0
         self._loss.answered(ranges, receiver.joinedRun)
@@ -536,9 +591,9 @@ class Sweep:
         return next(iter(queue.validated.values()))
 
     def _question(self, receiver: PolledMember, now: float) -> Announce:
-        receiver.askedAt = now
-        if not receiver.failedTurns:
-            receiver.askedRun = self._lacking.runs
+        late = [each for each in receiver.questions if each.at > now - MEMORY]
+        receiver.questions = late[1 - MOST_QUESTIONS :]
+        receiver.questions.append(Question(now, self._lacking.runs))
         receiver.answerDueAt = now + receiver.rto.interval()
         self._queue.setAsked(receiver)
         if not self._lacking:
