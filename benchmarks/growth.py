@@ -1,25 +1,32 @@
 """Measures what grows with the size of a server: C{python benchmarks/growth.py [--docs]}.
 
-Each row does one thing at several sizes: members of a group, groups, rules, files. The figure is the processor time of
-one such thing at that size, the least of several runs. What is flat costs the same at every size; the last column is
-the cost at the largest size divided by that at the smallest, and is the one to look at, since it does not depend on the
-machine. Everything is in memory: no packet is sent.
+Each row does one thing at several sizes: members of a group, groups, rules, files, transfers. The figure is the
+processor time of one such thing at that size, the least of several runs. What is flat costs the same at every size; the
+last column is the cost at the largest size divided by that at the smallest, and the one to look at, since it does not
+depend on the machine. Everything but the directories is in memory: no packet is sent.
 """
 
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
+from twisted.internet.protocol import DatagramProtocol
 
 from castd import outcomes
-from castd.cast.events import Leave
+from castd.cast.events import Leave, RequestBlocks
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.cast.turn import Turn
@@ -29,13 +36,20 @@ from castd.config.plugin import collect
 from castd.config.warnings import warningsOf
 from castd.dialects.mtftp import readFiles
 from castd.files.access import Rule, Rules
+from castd.files.root import Root
 from castd.group_pool import GroupPool, GroupRange
 from castd.options import groups
 from castd.request import Peer
-from castd.service.service import kinds
+from castd.service.service import compose, kinds
+from castd.testing import Network
 
 SIZES = (100, 1_000, 10_000)
+#: Sizes up to the most transfers that are promised, and of directories.
+TRANSFERS, NAMES = (50, 500, 5_000), (1_000, 10_000, 100_000)
 RUNS = 5
+DOCS = Path(__file__).parents[1] / "docs"
+#: Begins the section of the page; it is the last one.
+HEADING = "## What one more costs"
 
 #: Prepares something of a size, and returns what is timed, with the number of things that it does.
 Row = Callable[[int], tuple[Callable[[], object], int]]
@@ -122,6 +136,105 @@ def serviceFileRead(size: int) -> tuple[Callable[[], object], int]:
     return lambda: list(warningsOf(build(yaml.parse(text.encode(), "x"), Path("x"), known))), size
 
 
+def confirmed(size: int) -> tuple[Callable[[], object], int]:
+    """One listener of a group in which each is told that it is one (C{confirm}) acknowledges."""
+    cast = Turn(RetransmitPolicy(maxListenerRepeats=3), 1000)
+    for number in range(size):
+        cast.join(peerOf(number), 0.0)
+        _drain(cast, 0.0)
+    return lambda: (cast.hear(peerOf(size // 2), RequestBlocks((range(1000),)), 0.1), _drain(cast, 0.1)), 1
+
+
+SERVICE = """
+castd: 1
+content: [{directory: {path: boot}}]
+access: [{allow: any}]
+limits: {casts: 20000, receivers: 20000, per-peer: 20000, new-per-peer: 100000/s}
+transports:
+  tftp: {port: 69}
+"""
+
+
+class Reader(DatagramProtocol):
+    """A client of TFTP that acknowledges what it is told to, and no more."""
+
+    def __init__(self) -> None:
+        self.server: Any = None
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.server = addr
+
+    def acknowledge(self, number: int) -> None:
+        self.transport.write(b"\0\4" + number.to_bytes(2, "big"), self.server)
+
+
+class Busy:
+    """A server on a network in memory, in the midst of so many transfers."""
+
+    def __init__(self, size: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        (folder / "boot").mkdir()
+        (folder / "boot" / "f").write_bytes(bytes(1_000_000))
+        self.network = Network(capture=False)
+        config = build(yaml.parse(SERVICE.encode(), "castd.yaml"), folder / "castd.yaml", kinds(collect()))
+        host: Any = self.network.host("10.0.0.1")
+        server = compose(config, collect(), host, host, random.Random(0))
+        server.privilegedStartService()
+        server.startService()
+        self.network.advance(1)
+        self.readers = [self.ask(number) for number in range(size)]
+        self.network.advance(0.002)
+
+    def ask(self, number: int) -> Reader:
+        reader = Reader()
+        port = self.network.host(f"10.1.{number >> 8}.{number & 255}").listenUDP(2000, reader)
+        port.write(b"\0\1f\0octet\0", ("10.0.0.1", 69))
+        if number % 100 == 99:
+            self.network.advance(0.002)
+        return reader
+
+
+def transferBegins(size: int) -> tuple[Callable[[], object], int]:
+    """One more transfer begins: request, first block."""
+    busy = Busy(size)
+    return lambda: (busy.ask(size), busy.network.advance(0.002)), 1
+
+
+def blockSent(size: int) -> tuple[Callable[[], object], int]:
+    """One of the transfers acknowledges a block, and gets the next."""
+    busy = Busy(size)
+    assert busy.readers[size // 2].server is not None
+    return lambda: (busy.readers[size // 2].acknowledge(1), busy.network.advance(0.002)), 1
+
+
+@cache
+def _directory(size: int) -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="growth-")
+    for number in range(size):
+        os.close(os.open(f"{folder.name}/file{number:06}.img", os.O_CREAT | os.O_WRONLY))
+    os.utime(folder.name, (1, 1))
+    return folder
+
+
+def nameFound(size: int) -> tuple[Callable[[], object], int]:
+    """A file is opened and closed, in a directory of so many."""
+    root = Root(_directory(size).name)
+    _closed(root, (b"file000001.img",))
+    return lambda: _closed(root, (b"file000007.img",)), 1
+
+
+def caseFound(size: int) -> tuple[Callable[[], object], int]:
+    """A file whose name has other letters is opened (C{ignore-case}), in a directory of so many, read before."""
+    root = Root(_directory(size).name, ignoreCase=True)
+    _closed(root, (b"FILE000001.img",))
+    return lambda: _closed(root, (b"FILE000007.img",)), 1
+
+
+def _closed(root: Root, parts: tuple[bytes, ...]) -> None:
+    os.close(root.openFile(parts))
+
+
 #: What is measured, with its name in the table, and the sizes that it is measured at.
 ROWS: dict[str, tuple[Row, tuple[int, ...]]] = {
     "a member joins a group (multicast)": (turnJoins, SIZES),
@@ -132,6 +245,11 @@ ROWS: dict[str, tuple[Row, tuple[int, ...]]] = {
     "a request meets rules by name": (rulesByName, SIZES),
     "a file of an MTFTP map is read": (mapRead, SIZES),
     "a rule of a service file is read": (serviceFileRead, SIZES),
+    "a listener confirms": (confirmed, SIZES),
+    "a transfer begins": (transferBegins, TRANSFERS),
+    "a block is acknowledged, the next sent": (blockSent, TRANSFERS),
+    "a file is opened": (nameFound, NAMES),
+    "a file is found by ignore-case": (caseFound, NAMES),
 }
 
 
@@ -176,25 +294,62 @@ def measure(row: Row, size: int, runs: int = RUNS) -> float:
 
 def table(found: list[Figures]) -> list[str]:
     """Return the lines of the table, in Markdown."""
-    lines = [f"| what | {' | '.join(f'{size:,}' for size in SIZES)} | grows |", f"|---|{'---|' * len(SIZES)}---|"]
+    lines = ["| what | µs, at so many | µs, at so many | µs, at so many | grows |", "|---|---|---|---|---|"]
     for each in found:
-        costs = " | ".join(f"{each.costs[size]:,.1f}" for size in SIZES)
+        costs = " | ".join(f"{cost:,.1f} at {size:,}" for size, cost in each.costs.items())
         lines.append(f"| {each.name} | {costs} | × {each.growth:.1f} |")
     return lines
+
+
+def draw(found: list[Figures], path: Path) -> None:
+    """Write a plot of all rows: cost against size, both logarithmic."""
+    # Of the plot alone, so it is not needed for the table.
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    for number, each in enumerate(found):
+        axes.plot(list(each.costs), list(each.costs.values()), "o-^-s-"[2 * (number // 10) % 6 :][:2], label=each.name)
+    axes.set(xscale="log", yscale="log", xlabel="members, groups, rules, files or transfers", ylabel="µs of the CPU")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def section(found: list[Figures]) -> str:
+    """Return what C{docs/benchmarks.md} says of these figures."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": ?")
+    facts = f"{date.today()}, {cpu.partition(':')[2].strip()}, Python {platform.python_version()}"
+    return "\n".join(
+        [
+            HEADING,
+            "",
+            f"{facts}. By `python benchmarks/growth.py`: the least of {RUNS} runs, processor time of one",
+            "such thing at each size. What is flat costs the same however many there are.",
+            "",
+            "![processor time of one thing, against how many there are](growth.svg)",
+            "",
+            *table(found),
+            "",
+        ]
+    )
 
 
 @click.command()
 @click.option("--only", default="", help="Rows whose names contain this.")
 @click.option("--runs", default=RUNS, show_default=True)
-def main(only: str, runs: int) -> None:
+@click.option("--docs", is_flag=True, help="Write the section of docs/benchmarks.md, and docs/growth.svg.")
+def main(only: str, runs: int, docs: bool) -> None:
     """Print the table."""
     found = []
     for name, (row, sizes) in ROWS.items():
         if only in name:
             found.append(Figures(name, {size: measure(row, size, runs) for size in sizes}))
             click.echo(f"{name}: × {found[-1].growth:.1f}", err=True)
-    click.echo("Microseconds of the processor, at so many members, groups, rules or files:\n")
     click.echo("\n".join(table(found)))
+    if docs:
+        page = DOCS / "benchmarks.md"
+        page.write_text(page.read_text().partition(HEADING)[0] + section(found))
+        draw(found, DOCS / "growth.svg")
 
 
 if __name__ == "__main__":

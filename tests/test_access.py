@@ -209,6 +209,7 @@ def tried(asked: Rules, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_manyRules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten thousand rules by name, and as many by network, none is tried that is not about the request."""
     byName = ["boot/host{}", "{}.efi", "*.{}", "01-{}-*", "images/{}/**"]
+    byName += ["images/{}/*.img", "boot/*/host{}", "**/{}.cfg", "a*-{}.cfg", "[ks]*-{}"]
     every = [{"allow": "any", "names": [form.format(n) for form in byName]} for n in range(2000)]
     every += [{"allow": f"10.{n >> 8}.{n & 255}.0/24", "names": ["x[0-9]*"]} for n in range(10_000)]
     asked = rules(*every)

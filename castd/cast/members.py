@@ -4,7 +4,7 @@ Keep the members of a cast, in their order, and the announcements and farewells 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import count
@@ -123,12 +123,13 @@ class Members(Generic[M]):
     Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent.
     """
 
-    __slots__ = ("_announced", "_byPeer", "_notices")
+    __slots__ = ("_announced", "_byPeer", "_notices", "_ordinals")
 
     def __init__(self) -> None:
         self._byPeer: dict[Peer, M] = {}
-        self._notices: deque[Announce | Left] = deque()
-        self._announced: set[Peer] = set()  # whose announcement is queued
+        self._notices: OrderedDict[int, Announce | Left] = OrderedDict()
+        self._announced: dict[Peer, int] = {}  # whose announcement is queued, and its place there
+        self._ordinals = count()
 
     def __len__(self) -> int:
         return len(self._byPeer)
@@ -156,8 +157,8 @@ class Members(Generic[M]):
     def announce(self, member: M, master: bool) -> None:
         """Queue an announcement to a member, in place of an earlier one that is still queued."""
         self._dropAnnouncement(member)
-        self._notices.append(Announce(member.peer, master, member.heard))
-        self._announced.add(member.peer)
+        self._announced[member.peer] = place = next(self._ordinals)
+        self._notices[place] = Announce(member.peer, master, member.heard)
         member.confirmed = False
 
     def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False) -> None:
@@ -170,12 +171,12 @@ class Members(Generic[M]):
         del self._byPeer[member.peer]
         member.announceAt = None
         self._dropAnnouncement(member)
-        self._notices.append(Left(member.peer, outcome, wants, member.heard, deaf))
+        self._notices[next(self._ordinals)] = Left(member.peer, outcome, wants, member.heard, deaf)
 
     def _dropAnnouncement(self, member: M) -> None:
-        if member.peer in self._announced:
-            self._announced.discard(member.peer)
-            self._notices = deque(each for each in self._notices if isinstance(each, Left) or each.peer != member.peer)
+        place = self._announced.pop(member.peer, None)
+        if place is not None:
+            del self._notices[place]
 
     @property
     def hasNotices(self) -> bool:
@@ -186,9 +187,9 @@ class Members(Generic[M]):
         """Remove the next announcement or farewell from the queue and return it; L{None}: the queue is empty."""
         if not self._notices:
             return None
-        notice = self._notices.popleft()
+        _, notice = self._notices.popitem(last=False)
         if isinstance(notice, Announce):
-            self._announced.discard(notice.peer)
+            del self._announced[notice.peer]
         return notice
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Literal
+from operator import itemgetter
+from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +21,9 @@ from castd.options import AnyNetwork, Clients, Settings
 
 #: How many clients the rules are cached for.
 _REMEMBERED = 8192
+#: Where in a name a text is to be found: in the whole name, or else its last part; at the end, or else at the
+#: beginning; and its length.
+_Place: TypeAlias = tuple[bool, bool, int]
 #: The number of no rule.
 NONE = float("inf")
 #: Letters that are equal to one of ASCII if case is ignored, as regular expressions do, and C{str.lower} does not.
@@ -121,8 +125,8 @@ class _NameTable:
     Holds the rules for one network, and finds the first one for a name.
 
     Tables have the patterns that most rules use: a name (C{pxelinux.0}), a name with its directories (C{boot/x}), the
-    beginning or the end of a name (C{01-52-54-*}, C{*.efi}), all beneath a directory (C{images/**}).  Others are tried
-    one by one, in the order of their rules.
+    beginning or the end of a name (C{01-52-54-*}, C{*.efi}), all beneath a directory (C{images/**}).  Of others those
+    are tried, in the order of their rules, whose plain beginning or end is that of the name.
 
     @ivar everything: the number of the first rule for all names; L{NONE}: there is none.
     @ivar firstNamed: the number of the first rule for certain names.
@@ -138,7 +142,7 @@ class _NameTable:
         # By the length of the beginning or end.
         self._beginnings: dict[int, dict[str, int]] = {}
         self._ends: dict[int, dict[str, int]] = {}
-        self._others: list[tuple[int, Patterns]] = []
+        self._others: dict[_Place, dict[str, list[tuple[int, Patterns]]]] = {}
 
     def add(self, number: int, patterns: Iterable[str] | None) -> None:
         """Add a rule, whose number is higher than those before; L{None}: it is for all names."""
@@ -151,7 +155,8 @@ class _NameTable:
         for pattern in patterns:
             table, key = self._tableOf(pattern)
             if table is None:
-                self._others.append((number, Patterns([pattern])))
+                place, text = _plainPart(pattern)
+                self._others.setdefault(place, {}).setdefault(text, []).append((number, Patterns([pattern])))
             else:
                 table.setdefault(key, number)
 
@@ -193,9 +198,34 @@ class _NameTable:
         for length, ends in self._ends.items():
             if length <= len(last):
                 found = min(found, ends.get(last[len(last) - length :], NONE))
-        for number, patterns in self._others:
+        for number, patterns in self._toTry(folded, last) if self._others else ():
             if number >= found:
                 break
             if name in patterns:
                 return number
         return found
+
+    def _toTry(self, name: str, last: str) -> Iterable[tuple[int, Patterns]]:
+        """Return the patterns whose plain beginning or end is that of a name or its last part, in their order."""
+        found: list[tuple[int, Patterns]] = []
+        for (whole, end, length), table in self._others.items():
+            text = name if whole else last
+            if length <= len(text):
+                found += table.get(text[len(text) - length :] if end else text[:length], ())
+        found.sort(key=itemgetter(0))
+        return found
+
+
+def _plainPart(pattern: str) -> tuple[_Place, str]:
+    """
+    Return the longer one of the beginning and the end of a pattern in which no letter is special, and where in a name
+    it has to be found.
+    """
+    body, whole = pattern.removeprefix("/"), "/" in pattern
+    if not body.isascii():
+        return (whole, False, 0), ""
+    marks = [place for place, letter in enumerate(body) if letter in "*?[]"]
+    # C{**/x} matches x, too.
+    beginning, end = body[: marks[0]].lower(), body[marks[-1] + 1 :].lower().removeprefix("/")
+    text = max(beginning, end, key=len)
+    return (whole, text is end, len(text)), text
