@@ -99,6 +99,14 @@ def test_broken(folder: Path) -> None:
     assert found.faults[1].startswith(f"{folder}/worse.py: cannot be imported: SyntaxError: ")
 
 
+def test_exits(folder: Path) -> None:
+    """A plugin that ends the program as it is imported is reported like one that fails."""
+    (folder / "bad.py").write_text("import sys\nsys.exit('not today')\n")
+    found = collect()
+    assert "tftp" in found.transports
+    assert found.faults == [f"{folder}/bad.py: cannot be imported: SystemExit: not today ({folder}/bad.py, line 2)"]
+
+
 def test_oneName(folder: Path) -> None:
     """Two announcements of one name are reported with both files, and the first is used."""
     (folder / "mine.py").write_text(ANNOUNCEMENT.format(name="tftp", module="nowhere"))

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from castd.net import epoll
 from castd.net.epoll import EpollSet
 from tests.support.fakes import Reactor
+from tests.support.log import observed
 
 #: What reading one datagram of a transfer takes, and what the request port takes at a time.  Seconds.
 BLOCK, SLICE = 0.00002, 0.0005
@@ -125,6 +126,44 @@ def test_aFaultOfARequestPort(monkeypatch: pytest.MonkeyPatch) -> None:
     shares.run(0.1)
     assert len(shares.reads[REQUESTS]) > 50
     assert len(shares.reads[2]) > 1000
+
+
+@pytest.mark.parametrize("requests", [True, False])
+@pytest.mark.parametrize("fault", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_noProgramEndsHere(monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], requests: bool) -> None:
+    """
+    What would end a program, raised by a port or by who observes the log of that, is a fault of that port: the reactor,
+    which would drop the reader of all ports, never sees it.
+    """
+    shares = Shares(monkeypatch, 1)
+
+    def fail(*_: object) -> None:
+        shares.kernel.now += BLOCK
+        raise fault("a plugin")
+
+    shares.set.add(50, fail, requests=requests)
+    with observed(fail):
+        shares.run(0.1)
+    assert len(shares.reads[REQUESTS]) > 50
+    assert len(shares.reads[2]) > 500
+
+
+@pytest.mark.loopback
+def test_noProgramEndsWithoutEpoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each port is a reader of its own, nothing escapes either."""
+    monkeypatch.delattr(select, "epoll")
+    reactor = Reactor()
+    watched = EpollSet(reactor)
+    failed: list[None] = []
+
+    def fail(*_: object) -> None:
+        failed.append(None)
+        raise SystemExit
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port, observed(fail):
+        watched.add(port.fileno(), fail)
+        watched.read()
+    assert len(failed) == 2
 
 
 def test_slices() -> None:

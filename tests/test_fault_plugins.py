@@ -10,10 +10,11 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import LogEvent
 
 from castd.client.client import fetch, send
@@ -27,9 +28,12 @@ from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
 from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
+from tests.support.clients.tftp import rrq
 from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
 from tests.support.quick import slowBut
+from tests.support.server import START, TFTP, Case, Client
+from tests.support.stage import TftpStage
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)
@@ -41,6 +45,14 @@ TRACEBACKS = 14
 
 class Bug(Exception):
     """Of a plugin."""
+
+
+class Exit(SystemExit):
+    """Of a plugin that calls C{sys.exit}."""
+
+
+#: What a plugin raises; the last two end a program or a generator, and are no C{Exception} either.
+KINDS = (Bug, Exit, KeyboardInterrupt, GeneratorExit)
 
 
 class Source:
@@ -223,9 +235,13 @@ def test_everythingIsCalled(stage: Stage) -> None:
 
 @pytest.mark.parametrize("times", slowBut(lambda times: times is not None, [1, None]), ids=["once", "ever"])
 @pytest.mark.parametrize("name", slowBut(lambda name: name.endswith(QUICK), everyMethod()))
-def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
-    """Each transfer ends whole or with a word, one traceback says why, and once it is mended all are served again."""
-    stage.breaker.fail(name, partial(Bug, f"a bug in {name}"), float("inf") if times is None else times)
+@pytest.mark.parametrize("kind", slowBut(lambda kind: kind in (Bug, Exit), KINDS))
+def test_aMethodRaises(stage: Stage, kind: type[BaseException], name: str, times: int | None) -> None:
+    """
+    Each transfer ends whole or with a word, one traceback says why, and once it is mended all are served again; also if
+    what is raised would end a program.
+    """
+    stage.breaker.fail(name, partial(kind, f"a bug in {name}"), float("inf") if times is None else times)
     results = stage.served()
     assert stage.breaker.hits > 0
     assert "told that all is well" not in results.values()
@@ -238,3 +254,47 @@ def test_aMethodRaises(stage: Stage, name: str, times: int | None) -> None:
     lost = {"IContent.close": "contents", "IWire.close": "groups", "IUpload.abort": "uploads"}.get(name)
     assert {what for what in stage.left() if what != lost} == set()
     healthy(stage.served())
+
+
+class Stubborn:
+    """A source that never answers, and whose Deferreds cannot be cancelled."""
+
+    def __init__(self, fault: type[BaseException], nested: bool) -> None:
+        self._fault, self._nested = fault, nested
+
+    def lookup(self, name: str, peer: Peer) -> Deferred[BytesContent]:
+        found: Deferred[BytesContent] = Deferred(self._refuse)
+        return succeed(None).addCallback(lambda _: found) if self._nested else found
+
+    def _refuse(self, _: object) -> None:
+        raise self._fault("not now")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_whatCannotBeCancelled(events: list[dict[str, Any]], kind: type[BaseException], nested: bool) -> None:
+    """A source that fails as its look-up is cancelled keeps no place: the request is let go like any other."""
+    stage = TftpStage(source=Stubborn(kind, nested))
+    stage.client(2000).send(rrq(), stage.server)
+    stage.network.advance(29)
+    assert stage.site.admission.looking == 1
+    stage.network.advance(2)
+    assert (stage.site.admission.looking, stage.listener.counts["unanswered"]) == (0, 1)
+    assert [each["event"] for each in events if "log_failure" in each] == ["fault"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faultyObserver(tmp_path: Path, events: list[dict[str, Any]], kind: type[BaseException]) -> None:
+    """Who observes requests and fails costs the request nothing."""
+
+    def fail(_: object) -> None:
+        raise kind("of an observer")
+
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(DATA)
+    network = Network()
+    case = Case(tmp_path, network, START + TFTP)
+    case.server.site.observers.append(fail)
+    assert Client(network).finish() == DATA
+    assert [each["event"] for each in events if "log_failure" in each] == ["fault"]
+    assert case.server.site.admission.looking == 0

@@ -320,6 +320,19 @@ def test_taken(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) 
     assert Client(network).finish() == BODY
 
 
+def test_saidOnceInForce(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
+) -> None:
+    """Of a port that a reload opens nothing is said if the reload then fails."""
+    case = Case(folder, network, START + TFTP)
+    more = START + "transports: {tftp: {}, a: {use: tftp, port: 70}, b: {use: tftp, port: 71}}\n"
+    RecordingClient(network.host(SERVER), 71)
+    assert len(case.reload(more)) == 1
+    assert case.reload(more.replace("71", "72")) == ()
+    listening = [each["address"] for each in events if each.get("event") == "listening"]
+    assert listening == ["*:69", "*:70", "*:72"]
+
+
 def test_wider(folder: Path, network: Network) -> None:
     """From one address to all and back: the old port makes room if it is idle, else the file is refused."""
     one = START + "transports:\n  tftp: {interface: 10.0.0.1}\n"

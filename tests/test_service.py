@@ -213,9 +213,16 @@ class Taken:
     def freezeStore(self, frozen: bool) -> None:
         """As IPorts."""
 
+    def reconcileStore(self) -> tuple[Any, ...]:
+        """As IPorts."""
+        return ()
 
-def test_cannotListen(boot: Path, network: Network) -> None:
-    """All ports that cannot be had are told at once, with the reason and their lines; none stays open."""
+
+def test_cannotListen(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """
+    All ports that cannot be had are told at once, with the reason and their lines; none stays open, and of none is
+    said that it listens.
+    """
     transports = (
         "transports:\n"
         "  tftp: {port: 69}\n"
@@ -238,6 +245,37 @@ def test_cannotListen(boot: Path, network: Network) -> None:
     )
     network.advance(0)
     assert network.bound == {}
+    assert told(events) == []
+
+
+def told(events: list[dict[str, Any]]) -> list[Any]:
+    """What was said of ports."""
+    return [each["event"] for each in events if each.get("event") in ("listening", "unopened")]
+
+
+def test_saidOnceAllIsWell(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """
+    A port is bound while that is permitted, but that it listens is said when nothing can fail any more, as the change
+    of the user; and that castd goes on without another one, too.
+    """
+    server = made(boot, network, START + ANY + TFTP + "  a: {use: tftp, port: 1069}\n")
+    server.addresses[1].required = False
+    server.site.ports = Taken(network.host(SERVER), {1069: errno.EADDRINUSE})
+    server.privilegedStartService()
+    assert ([port for _, port in network.bound], told(events)) == ([69], [])
+    server.startService()
+    assert told(events) == ["listening", "unopened"]
+
+
+def test_startAloneFails(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """Without a privileged phase all ports are bound, or none."""
+    server = made(boot, network, START + ANY + TFTP + "  a: {use: tftp, port: 1069}\n")
+    server.site.ports = Taken(network.host(SERVER), {1069: errno.EADDRINUSE})
+    with pytest.raises(ConfigError, match="is taken"):
+        server.startService()
+    network.advance(0)
+    assert network.bound == {}
+    assert told(events) == []
 
 
 def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:

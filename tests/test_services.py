@@ -166,16 +166,58 @@ def test_taken(collected: Collected, tmp_path: Path) -> None:
     assert lax.server.stopService().called
 
 
-def test_fault(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def faulty(fault: type[BaseException]) -> Any:
+    """Return a method that raises this."""
+
+    def fail(*_: object) -> None:
+        raise fault("of the service")
+
+    return fail
+
+
+@pytest.mark.parametrize("fault", [ValueError, SystemExit, KeyboardInterrupt])
+def test_fault(
+    collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
     """An exception of the service is logged with its traceback, and the port goes on."""
     case = Case(tmp_path, collected).start()
     ((_, service),) = case.server.portServices
-    monkeypatch.setattr(type(service), "datagramFrom", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(service), "datagramFrom", faulty(fault))
     events: list[Any] = []
     with observed(events.append):
         assert case.ask(b"hello") == []
     assert [each["event"] for each in events if "log_failure" in each] == ["fault"]
     monkeypatch.undo()
+    assert case.ask(b"hello") == [b"hello"]
+
+
+@pytest.mark.parametrize("method", ["drain", "stop", "closed"])
+@pytest.mark.parametrize("fault", [ValueError, SystemExit])
+def test_faultAtTheEnd(
+    collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], method: str
+) -> None:
+    """A service that fails to stop is logged, and its port is closed all the same, by a reload and by a stop."""
+    case = Case(tmp_path, collected, ECHO + "  tftp: {}\n").start()
+    ((_, service),) = case.server.portServices
+    monkeypatch.setattr(type(service), method, faulty(fault))
+    events: list[Any] = []
+    with observed(events.append):
+        case.write(START + "  tftp: {}\n")
+        assert case.server.reread() == ()
+        case.network.advance(0.1)
+        assert [port for host, port in case.network.bound if host == SERVER] == [69]
+        case.write(ECHO)
+        assert case.server.reread() == ()
+        assert case.server.stopService().called
+    assert [port for host, port in case.network.bound if host == SERVER] == []
+    assert {each["event"] for each in events if "log_failure" in each} == {"fault"}
+
+
+def test_faultOfAReload(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that ends the program while a service file is put in force makes that reload fail, and nothing else."""
+    case = Case(tmp_path, collected).start()
+    monkeypatch.setattr(type(case.server.portServices[0][1]), "configure", faulty(SystemExit))
+    assert case.server.reread() == ("a fault of castd or of a plugin, see the log",)
     assert case.ask(b"hello") == [b"hello"]
 
 

@@ -4,9 +4,11 @@ Timers: whatever fails, they go on expiring.
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.task import Clock
 
 from castd.net.timers import MOST_EXPIRED, Timers
+from tests.support.log import observed
 
 
 class Sleeper:
@@ -32,6 +34,27 @@ def test_readingFails() -> None:
     for instant in (1, 2):
         timers.set(sleeper, instant)
         clock.advance(1)
+    assert sleeper.woken == 2
+
+
+@pytest.mark.parametrize("fault", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_noProgramEndsHere(fault: type[BaseException]) -> None:
+    """What would end a program, raised by a target, by reading, or by who observes the log, stops no timer."""
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    class Faulty(Sleeper):
+        def timerExpired(self) -> None:
+            fail()
+
+    clock, faulty, sleeper = Clock(), Faulty(), Sleeper()
+    timers = Timers(clock, fail)
+    with observed(fail):
+        for instant in (1, 2):
+            timers.set(faulty, instant)
+            timers.set(sleeper, instant)
+            clock.advance(1)
     assert sleeper.woken == 2
 
 

@@ -70,7 +70,7 @@ class _Announcement:
             return getattr(import_module(self.module), name)
         except AttributeError:
             raise ConfigError(f"{self.module} has no {name}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The author's module may raise anything; the fault names the module, beside the other faults.
             raise ConfigError(f"{self.module} cannot be imported: {_showException(error)}") from error
 
@@ -188,7 +188,7 @@ def collect(package: ModuleType = plugins) -> Collected:
             origin = f"{point.dist.name if point.dist else 'an entry point'} ({point.name} = {point.value})"
             try:
                 collected.add(point.load(), interface, origin)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 collected.faults.append(f"{origin}: cannot be imported: {_showException(error)}")
     return collected
 
@@ -205,7 +205,7 @@ def _imported(package: ModuleType, faults: list[str]) -> Iterator[ModuleType]:
             seen[found.name] = file
             try:
                 yield import_module(f"{package.__name__}.{found.name}")
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 faults.append(f"{file}: cannot be imported: {_showException(error)}")
 
 

@@ -23,6 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from castd.net.faults import logFault
+
 _log = Logger(namespace="castd")
 
 #: Events fetched by one call of epoll_wait.
@@ -132,15 +134,16 @@ class EpollSet:
                 events = poll(timeout, MOST_EVENTS)
             except OSError as error:
                 # Not raised: the reactor would drop this reader, and no port would be read any more.
-                _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
+                with suppress(BaseException):
+                    _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
                 return
             for descriptor, _ in events:
                 try:
                     # A function that was called before may have closed the descriptor.
                     get(descriptor, _ignore)()
-                except Exception:
-                    # A fault of one port must not end the reader of the others.
-                    _log.failure("a port failed", event="fault")
+                except BaseException:
+                    # A fault of one port must not end the reader of the others, be it a SystemExit.
+                    logFault("a port failed")
             now = clock()
             if self._requests:
                 self._readRequests(len(events), now - begun)
@@ -166,8 +169,8 @@ class EpollSet:
         for readable in waiting:
             try:
                 readable()
-            except Exception:
-                _log.failure("a port failed", event="fault")
+            except BaseException:
+                logFault("a port failed")
         self._owed = time.monotonic() - begun
 
     def connectionLost(self, reason: Failure) -> None:
@@ -196,8 +199,8 @@ class _SingleReader:
     def doRead(self) -> None:
         try:
             self._members[self._descriptor]()
-        except Exception:
-            _log.failure("a port failed", event="fault")
+        except BaseException:
+            logFault("a port failed")
 
     def connectionLost(self, reason: Failure) -> None:
         """Do nothing: the port closes the descriptor."""

@@ -14,9 +14,8 @@ from itertools import count
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
-_log = Logger(namespace="castd")
+from castd.net.faults import logFault
 
 NEVER = float("inf")
 #: The most timers that expire at once, before the reactor reads ports and handles signals.
@@ -118,8 +117,8 @@ class Timers:
         if self._before is not None:
             try:
                 self._before()
-            except Exception:
-                _log.failure("reading before the alarms failed", event="fault")
+            except BaseException:
+                logFault("reading before the alarms failed")
         # Reset only now: timers that were set by the call above need no delayed call of their own.
         self._callAt = NEVER
         now = self._reactor.seconds()
@@ -136,7 +135,7 @@ class Timers:
         for target in expired:
             try:
                 target.timerExpired()
-            except Exception:
+            except BaseException:
                 # A fault of one target must not stop the timers of the others.
-                _log.failure("an alarm failed", event="fault")
+                logFault("an alarm failed")
         self._schedule()

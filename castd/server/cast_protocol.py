@@ -78,7 +78,7 @@ def closeContent(content: IContent, transport: str) -> None:
     """Close a content; a failure is a fault of its source and is only logged."""
     try:
         content.close()
-    except Exception:
+    except BaseException:
         _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
 
 
@@ -182,7 +182,7 @@ class CastProtocol(FastPath):
         """Whether the main cast can be joined: it has members, or lingers without any."""
         try:
             return not self.ended and (self._main.cast.memberCount() > 0 or self._lingers(self._seconds()))
-        except Exception:
+        except BaseException:
             self._fail()
             return False
 
@@ -207,7 +207,7 @@ class CastProtocol(FastPath):
         try:
             self._leaveFastPath()
             self._main.cast.join(request.peer, now, self.wire.requestedBlocks(request), replaced)
-        except Exception:
+        except BaseException:
             self._fail()
         self.pump()
 
@@ -247,7 +247,7 @@ class CastProtocol(FastPath):
             return
         try:
             self._receive(datagram, peer)
-        except Exception:
+        except BaseException:
             self._fail()
 
     def _receive(self, datagram: bytes, peer: Peer) -> None:
@@ -336,7 +336,7 @@ class CastProtocol(FastPath):
         try:
             self._leaveFastPath()
             self._removeClosed()
-        except Exception:
+        except BaseException:
             self._fail()
         self.pump()
 
@@ -350,7 +350,7 @@ class CastProtocol(FastPath):
             self._pump(self._seconds())
         except ContentChanged:
             self.end(outcomes.CHANGED)
-        except Exception:
+        except BaseException:
             self._fail()
 
     def _pump(self, now: float) -> None:
@@ -583,7 +583,7 @@ class CastProtocol(FastPath):
     def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
         try:
             return list(self.wire.farewell(request, outcome))
-        except Exception:
+        except BaseException:
             # The others still get their farewells, and the cast is closed.
             _log.failure("{transport}: a farewell failed", event="fault", transport=self.name)
             return []
@@ -591,7 +591,7 @@ class CastProtocol(FastPath):
     def _statistics(self) -> Mapping[str, int]:
         try:
             return self._main.cast.statistics()
-        except Exception:
+        except BaseException:
             # A cast without its counters closes all the same.
             _log.failure("{transport}: the statistics of a cast failed", event="fault", transport=self.name)
             return {}
@@ -612,7 +612,7 @@ class CastProtocol(FastPath):
             if peerState is not None and peerState.serving is not None and cast.heard(peer):
                 self._checkOversize(cast, receiver, (peerState.serving,))
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
-        except Exception:
+        except BaseException:
             self._fail()
         self._dismiss(receiver, outcomes.REPLACED, now)
         self.pump()
@@ -622,7 +622,7 @@ class CastProtocol(FastPath):
         try:
             self._leaveFastPath()
             self._hear(peer, Leave(outcomes.SILENT))
-        except Exception:
+        except BaseException:
             self._fail()
         self.pump()
 
@@ -654,7 +654,7 @@ class CastProtocol(FastPath):
         self.site.timers.set(self, None)
         try:
             self.wire.close(self._seconds())
-        except Exception:
+        except BaseException:
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
         closeContent(self.content, self.name)
         self.listener.castClosed(self)

@@ -217,7 +217,7 @@ class FastPath(DatagramProtocol):
             if self._prepared is not NO_STEPS:
                 return self._measuredStep(turn, self._prepared, datagram)
             return datagram == self._firstAnswer and self._firstStep(turn)
-        except Exception:
+        except BaseException:
             self._fail()
             return True
 

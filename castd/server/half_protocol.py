@@ -122,7 +122,7 @@ class HalfProtocol(DatagramProtocol, ABC):
             self.malformed(datagram, error)
         except Refused as error:
             self.refuse(error)
-        except Exception:
+        except BaseException:
             self.fail(Failure())
 
     def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
@@ -179,7 +179,7 @@ class HalfProtocol(DatagramProtocol, ABC):
                 self.setTimer(self._wakeAt(now))
         except Refused as error:
             self.refuse(error)
-        except Exception:
+        except BaseException:
             self.fail(Failure())
 
     def _wakeAt(self, now: float) -> float | None:

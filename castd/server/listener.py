@@ -200,7 +200,7 @@ class Listener(DatagramProtocol):
                     # What the peer has sent before, perhaps the last ACK of the file before this one.
                     session.readArrived()
                 self._serve(datagram, peer, local, unheard=unheard)
-        except Exception:
+        except BaseException:
             # A fault of one dialect must not close the port for the others.
             self.counts["fault"] += 1
             _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
@@ -471,7 +471,7 @@ class Listener(DatagramProtocol):
         )
         try:
             answer = entry.dialect.refuse(request, error)
-        except Exception:
+        except BaseException:
             _log.failure("{transport}: a refusal failed", event="fault", transport=entry.name)
             return
         if answer is None or local.broadcast:

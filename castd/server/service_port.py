@@ -82,7 +82,7 @@ class ServiceListener:
         """Pass a datagram to the service; an exception is logged as a fault."""
         try:
             self.service.datagramFrom(self.at, datagram, peer, local)
-        except Exception:
+        except BaseException:
             _log.failure("{transport}: a datagram failed", event="fault", transport=self._name)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:

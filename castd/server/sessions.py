@@ -8,9 +8,10 @@ from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.errors import Declined, Elsewhere, Refused, Unanswered
@@ -35,6 +36,8 @@ from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:
     from castd.server.listener import Listener, PortDialect
+
+_log = Logger(namespace="castd")
 
 #: How long ago a member that has sent nothing else must have asked before its machine, asking from another port,
 #: replaces it.  Seconds.
@@ -118,13 +121,31 @@ class Sessions:
 def inTime(found: Deferred[T], clock: IReactorTime) -> Deferred[T]:
     """Let a Deferred fail with L{Unanswered} if it has not fired within L{LOOKUP_TIMEOUT} seconds."""
     if not found.called or found.paused:
-        found.addTimeout(LOOKUP_TIMEOUT, clock, _tooSlow)
+        found.addBoth(_inTime, clock.callLater(LOOKUP_TIMEOUT, _cancel, found))
     return found
 
 
-def _tooSlow(_: object, seconds: float) -> Failure:
-    """Return what a Deferred fails with as it was cancelled by a timeout."""
-    return Failure(Unanswered(why=f"its file is not found or opened within {seconds:.0f} s"))
+def _cancel(found: Deferred[T]) -> None:
+    """Cancel a Deferred of a plugin, so that it fires in any case: what is to cancel it may fail."""
+    try:
+        found.cancel()
+    except BaseException:
+        _log.failure("a look-up could not be cancelled", event="fault")
+        waited: Deferred[T] = found
+        while waited.called and isinstance(waited.result, Deferred):
+            waited = waited.result
+        if not waited.called:
+            waited.errback(CancelledError())
+
+
+def _inTime(result: T, timeout: IDelayedCall) -> T | Failure:
+    """Return a result; or, if it comes of the timeout, what the request is refused with."""
+    if timeout.active():
+        timeout.cancel()
+        return result
+    if isinstance(result, Failure):
+        return Failure(Unanswered(why=f"its file is not found or opened within {LOOKUP_TIMEOUT:.0f} s"))
+    return result
 
 
 class Opener:

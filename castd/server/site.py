@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,6 +31,8 @@ from castd.request import Local, Request
 from castd.server.admission import Admission, Bars
 from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
+
+_log = Logger(namespace="castd")
 
 #: Barred (address, name) pairs, and addresses that were refused one, remembered at once; beyond, the oldest is
 #: forgotten.
@@ -103,7 +106,11 @@ class Site:
     def lookup(self, request: Request) -> Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
         for observer in self.observers:
-            observer(request)
+            try:
+                observer(request)
+            except BaseException:
+                # The request is served all the same.
+                _log.failure("who observes requests failed", event="fault")
         found: Deferred[IContent] = maybeDeferred(self._find, request)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)

@@ -164,7 +164,7 @@ class UploadProtocol(HalfProtocol):
         """Send the OACK or ACK 0, or send it again."""
         try:
             self.reply(self.half.begin(self._seconds()))
-        except Exception:
+        except BaseException:
             self.fail(Failure())
         self.pump()
 
@@ -318,7 +318,7 @@ class UploadProtocol(HalfProtocol):
         if not self.over:
             try:
                 self.committed()
-            except Exception:
+            except BaseException:
                 self.fail(Failure())
             self.pump()
 
@@ -391,7 +391,7 @@ class UploadProtocol(HalfProtocol):
     def _abort(self) -> None:
         try:
             self._upload.abort()
-        except Exception:
+        except BaseException:
             _log.failure("{transport}: an upload failed to break off", event="fault", transport=self.name)
 
     def _logEnd(self, outcome: str | None, refusal: Refused | None) -> None:

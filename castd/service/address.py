@@ -5,6 +5,8 @@ Serves one address that requests come to: binds its port while that is permitted
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
@@ -20,6 +22,8 @@ from castd.request import Local, Peer, hostPort
 from castd.server.site import Site
 
 _log = Logger(namespace="castd")
+
+T = TypeVar("T")
 
 _REASONS = {
     errno.EACCES: "not permitted: a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE",
@@ -51,6 +55,8 @@ class ListeningAddress(Service):
         self.port: IListeningPort | None = None
         self.retiring = False
         self._handedOver = False
+        self._announced = False
+        self._unopened = ""  # why there is no port
 
     @property
     def address(self) -> str:
@@ -76,21 +82,34 @@ class ListeningAddress(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Bind the port, and log that it listens.
+        Bind the port, unless it is bound already.
 
-        @raise Unavailable: the port cannot be bound; the text says where the service file asks for it, and why.
+        @raise Unavailable: as L{bind}.
         """
         super().privilegedStartService()
         if self.port is None:
             self.bind()
-        for entry in self.entries if self.port is not None else ():
+
+    def announce(self) -> None:
+        """
+        Log that the port listens, or why the server goes on without it; once.  It is called when the whole start has
+        succeeded, or the whole reload: until then the port may be closed again.
+        """
+        if self._announced:
+            return
+        self._announced = True
+        if self.port is None:
+            form, first = "{transport}: {address} is {why}: goes on without it", self.entries[0].name
+            _log.warn(form, event="unopened", transport=first, address=self.address, why=self._unopened)
+            return
+        for entry in self.entries:
             _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 
     def bind(self) -> None:
         """
         Bind the port.
 
-        @raise Unavailable: as L{privilegedStartService}.
+        @raise Unavailable: the port cannot be bound; the text says where the service file asks for it, and why.
         """
         interface, number = self.bindAddress
         try:
@@ -102,20 +121,13 @@ class ListeningAddress(Service):
                 reason += f"; {self.remedy}"
             if self.required:
                 raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
-            form = "{transport}: {address} is {why}: goes on without it"
-            _log.warn(form, event="unopened", transport=entry.name, address=self.address, why=reason)
+            self._unopened = reason
 
     def unbind(self) -> None:
         """Close the port at once; L{bind} can open it again."""
         port, self.port = self.port, None
         if port is not None:
             port.stopListening()
-
-    def startService(self) -> None:
-        """Bind the port now, if there was no privileged phase."""
-        super().startService()
-        if self.port is None and self.required:
-            self.privilegedStartService()
 
     def stopService(self) -> Deferred[None] | None:
         """
@@ -151,7 +163,7 @@ class ListeningAddress(Service):
         @return: fires when their transfers have ended, however long that takes, and the port is closed.
         """
         self.retiring = True
-        return self._drainTransport().addCallback(self._close)
+        return self._drainTransport().addErrback(self._drainFailed).addCallback(self._close)
 
     def _drainTransport(self) -> Deferred[None]:
         return maybeDeferred(self.transport.drain)
@@ -166,9 +178,17 @@ class ListeningAddress(Service):
             _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
 
     def _close(self, _: object) -> Deferred[None] | None:
-        self.transport.stop()
+        self._attempt(self.transport.stop)
         port, self.port = self.port, None
-        return None if port is None else port.stopListening()
+        return None if port is None else self._attempt(port.stopListening)
+
+    def _attempt(self, step: Callable[[], T]) -> T | None:
+        """Take a step of the end; if it fails that is logged, and the next one is taken all the same."""
+        try:
+            return step()
+        except BaseException:
+            _log.failure("{address}: stopping failed", event="fault", address=self.address)
+            return None
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableAddress promises.
 

@@ -93,6 +93,7 @@ class Server(MultiService):
         self.histories = Histories(site.reactor)
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
+        self._bound = False  # or it was tried
         self._collected = collected
         self._sinks = components.sinks
         self._presence: dict[str, Presence] = {}
@@ -120,10 +121,12 @@ class Server(MultiService):
 
     def privilegedStartService(self) -> None:
         """
-        Bind all ports, or none.
+        Open the logs, and bind all ports, or none.  Nothing is said of them before L{startService}: the start may fail
+        yet, as when the user cannot be changed.
 
         @raise ConfigError: with each port that cannot be bound.
         """
+        self._bound = True
         faults: list[str] = []
         steps: list[Callable[[], object]] = [self._openLogs, self.admin.open]
         for step in [*steps, *(service.privilegedStartService for service in self)]:
@@ -150,14 +153,14 @@ class Server(MultiService):
             globalLogPublisher.addObserver(observer)
 
     def startService(self) -> None:
-        """Serve requests, and remove the unfinished uploads that a crash has left."""
-        self._openLogs()
-        self.admin.open()
-        try:
-            super().startService()
-        except ConfigError:
-            self.admin.removeFiles()
-            raise
+        """
+        Serve requests, and remove the unfinished uploads that a crash has left.
+
+        @raise ConfigError: as L{privilegedStartService}, if there was no privileged phase.
+        """
+        if not self._bound:
+            self.privilegedStartService()
+        super().startService()
         if self.handover.predecessor is None:
             self._announceServing()
         for drops in list(self.site.drops.values())[:1]:
@@ -165,7 +168,11 @@ class Server(MultiService):
                 directory.removeAbandoned().addErrback(_removalFailed)
 
     def _announceServing(self) -> None:
-        """Notify the service manager that this process serves, and close the passed sockets that nothing uses."""
+        """
+        Log where this process listens, notify the service manager, and close the passed sockets that nothing uses.
+        """
+        for each in self.addresses:
+            each.announce()
         self.watch.start()
         for host, port in self.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
@@ -327,7 +334,7 @@ class Server(MultiService):
             self.reload(read(self.file, self._collected))
         except ConfigError as error:
             faults = error.faults
-        except Exception:
+        except BaseException:
             _log.failure("a reload failed", event="fault")
             faults = ("a fault of castd or of a plugin, see the log",)
         else:
@@ -374,6 +381,7 @@ class Server(MultiService):
                 current[bindAddress].become(fresh)
             else:
                 fresh.setServiceParent(self)
+                fresh.announce()
         vanished = [each for bindAddress, each in current.items() if bindAddress not in wanted]
         self.addresses = (*(current.get(bindAddress, fresh) for bindAddress, fresh in wanted.items()), *vanished)
         for each in vanished:

@@ -156,7 +156,7 @@ class Channel(Generic[Sent, Received]):
                 return
             try:
                 self._received(packet.message, packet.datagram)
-            except Exception:
+            except BaseException:
                 _log.failure("a word of the other process failed", event="fault")
             if self._closed:
                 return

@@ -42,10 +42,10 @@ class Breaker:
         self.calls: Counter[str] = Counter()
         self.hits = 0
         self.name = ""
-        self._error: Callable[[], Exception] = Exception
+        self._error: Callable[[], BaseException] = Exception
         self._left: float = 0
 
-    def fail(self, name: str, error: Callable[[], Exception], times: float = float("inf")) -> None:
+    def fail(self, name: str, error: Callable[[], BaseException], times: float = float("inf")) -> None:
         """Let this call raise C{error()} from now on, so many times."""
         self.name, self._error, self._left, self.hits = name, error, times, 0
 
@@ -57,7 +57,7 @@ class Breaker:
         """
         Count a call, and let it fail if it is the chosen one.
 
-        @raise Exception: the error of the chosen call.
+        @raise BaseException: the error of the chosen call.
         """
         self.calls[name] += 1
         if name == self.name and self._left > 0:
