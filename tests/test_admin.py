@@ -8,16 +8,24 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from castd.cli import control, main
-from castd.observe.metrics import MAX_TRANSPORTS, Counters
+from castd.observe import metrics
+from castd.observe.metrics import MAX_TRANSPORTS, Counters, MetricsPage, MetricsSite
+from castd.service import admin
+from castd.service.admin import ControlFactory
 from tests.support.jobs import free, running, until
 
 BODY = bytes(1500)
@@ -174,3 +182,123 @@ def test_bounded() -> None:
     assert 'castd_octets_total{transport="t1"} 75.0' in page
     assert 'castd_masters_lost_total{transport="t1"} 2.0' in page
     assert "secret" not in page
+
+
+class Link(StringTransport):
+    """
+    A transport in memory that is closed at once.
+
+    @ivar aborting: the server has closed it.
+    """
+
+    aborting = False
+
+    def abortConnection(self) -> None:
+        self.aborting = True
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+
+
+def connected(factory: Any) -> Link:
+    """A connection to this factory."""
+    link, made = Link(), factory.buildProtocol(None)
+    link.protocol = made
+    made.makeConnection(link)
+    return link
+
+
+def control16() -> tuple[Any, bytes, int, list[Deferred[object]]]:
+    """A control socket that answers when the test says so: factory, question, the most connections, its answers."""
+    asked: list[Deferred[object]] = []
+
+    def answer(_: object) -> Deferred[object]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    return ControlFactory(Clock(), {"status": answer}), b'{"do": "status"}\n', admin.MOST_CONNECTIONS, asked
+
+
+def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:
+    """A metrics address whose readiness is known when the test says so."""
+    asked: list[Deferred[Any]] = []
+
+    def unready() -> Deferred[Any]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    site = MetricsSite(MetricsPage(Counters(), unready))
+    site.reactor = Clock()  # type: ignore[assignment]
+    return site, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", metrics.MOST_CONNECTIONS, asked
+
+
+@pytest.mark.parametrize("port", [control16, page32])
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost"], ids=["silent", "half a question"])
+def test_idleOnesLeave(port: Callable[[], Any], said: bytes) -> None:
+    """Who connects and asks nothing keeps nobody out: the oldest of them leaves, and not who waits for an answer."""
+    factory, question, most, asked = port()
+    first = connected(factory)
+    first.protocol.dataReceived(question)
+    idle = [connected(factory) for _ in range(most - 1)]
+    for each in idle:
+        each.protocol.dataReceived(said)
+    late = connected(factory)
+    late.protocol.dataReceived(question)
+    assert [each.aborting for each in idle] == [True] + [False] * (most - 2)
+    for each in asked:
+        each.callback(None)
+    assert all(b"ready" in link.value() or b"null" in link.value() for link in (first, late))
+
+
+@pytest.mark.parametrize("port", [control16, page32])
+def test_nobodyIdle(port: Callable[[], Any]) -> None:
+    """Where all wait for answers the newcomer has to go; who has been answered and does not leave counts as idle."""
+    factory, question, most, asked = port()
+    links = [connected(factory) for _ in range(most)]
+    for each in links:
+        each.protocol.dataReceived(question)
+    late = connected(factory)
+    assert (late.aborting, any(each.aborting for each in links)) == (True, False)
+    asked[3].callback(None)
+    assert not connected(factory).aborting
+    assert [number for number, each in enumerate(links) if each.aborting] == [3]
+
+
+def test_forgottenWhenClosed() -> None:
+    """A connection that is closed makes room."""
+    for factory, _, most, _ in (control16(), page32()):
+        for _ in range(3 * most):
+            link = connected(factory)
+            link.protocol.connectionLost(Failure(ConnectionDone()))
+            assert not link.aborting
+
+
+def test_anAnswerThatIsNoJSON(events: list[dict[str, Any]]) -> None:
+    """What a plugin counts may be anything: whoever asks is told of a fault, on the socket and on the page."""
+    link = connected(ControlFactory(Clock(), {"status": lambda _: {"count": object()}}))
+    link.protocol.dataReceived(b'{"do": "status"}\n')
+    assert json.loads(link.value()) == {"error": "a fault of castd, see its log"}
+    broken = connected(MetricsSite(MetricsPage(Counters(), lambda: 1 / 0)))  # type: ignore[arg-type, return-value]
+    broken.protocol.dataReceived(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert broken.value().startswith(b"HTTP/1.1 500 ")
+    assert [each["event"] for each in events if "log_failure" in each] == ["fault", "fault"]
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_manyIdle(tmp_path: Path) -> None:
+    """Against idle connections, more than each admin port may have, status, metrics and readiness answer at once."""
+    with serving(tmp_path) as server, ExitStack() as stack:
+        for family, address, most in (
+            (socket.AF_UNIX, str(server.control), admin.MOST_CONNECTIONS),
+            (socket.AF_INET, ("127.0.0.1", server.web), metrics.MOST_CONNECTIONS),
+        ):
+            for _ in range(most + 4):
+                idle = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                idle.settimeout(20)
+                idle.connect(address)
+        began = time.monotonic()
+        assert server.castd("status").exit_code == 0
+        assert [server.get(page)[0] for page in ("metrics", "readyz", "healthz")] == [200] * 3
+        assert time.monotonic() - began < 10

@@ -18,17 +18,26 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred, succeed
-from twisted.logger import ILogObserver, LogEvent
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
+from castd.net.connections import ConnectionLimit
 from castd.observe.status import KINDS, OTHER, resources
 from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
 
+_log = Logger(namespace="castd")
+
+#: The most connections to the metrics address at once; beyond, the oldest that asks nothing leaves for the next one.
+MOST_CONNECTIONS = 32
 #: The most transports that have a label of their own, over all reloads; all others are L{OTHER}.
 MAX_TRANSPORTS = 256
 
@@ -358,10 +367,53 @@ class Gauges(Collector):
         return Readings(self._site, transfers, receivers, rivals, resources(self._site))
 
 
+class PageConnection(HTTPChannel):
+    """
+    One connection to the metrics address.
+
+    @ivar answering: see L{LimitedConnection<castd.net.connections.LimitedConnection>}.
+    """
+
+    transport: ITCPTransport
+    site: MetricsSite
+    answering = False
+
+    def connectionMade(self) -> None:
+        HTTPChannel.connectionMade(self)
+        self.site.limit.enter(self)
+
+    def allContentReceived(self) -> None:
+        """Answer a request, as the whole of it has come: headers that never end are no request."""
+        self.answering = True
+        HTTPChannel.allContentReceived(self)
+
+    def requestDone(self, request: object) -> None:
+        """End a request that was answered."""
+        self.answering = False
+        HTTPChannel.requestDone(self, request)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.limit.leave(self)
+        HTTPChannel.connectionLost(self, reason)
+
+
 class MetricsSite(Site):
-    """Serves L{MetricsPage} without logging requests, which come every few seconds."""
+    """
+    Serves L{MetricsPage} without logging requests, which come every few seconds.
+
+    @ivar limit: counts the connections.
+    """
 
     noisy = False
+    protocol = PageConnection  # type: ignore[assignment]
+
+    def __init__(self, page: Resource) -> None:
+        Site.__init__(self, page)
+        self.limit = ConnectionLimit(MOST_CONNECTIONS)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return the only protocol that L{PageConnection} speaks, for an endpoint with TLS."""
+        return [b"http/1.1"]
 
     def log(self, request: object) -> None:
         """Log nothing."""
@@ -382,6 +434,12 @@ def _readiness(why: str | None) -> Answer:
     return (200, b"ready\n") if why is None else (503, f"{why}\n".encode())
 
 
+def _failed(failure: Failure) -> Answer:
+    """Log a fault of castd, or of a plugin whose transfers are counted, and answer all the same."""
+    _log.failure("a page failed", failure, event="fault")
+    return 500, b"a fault of castd, see its log\n"
+
+
 class _TextPage(Resource):
     """One page of text."""
 
@@ -399,7 +457,7 @@ class _TextPage(Resource):
     def render_GET(self, request: Request) -> int:
         gone = request.notifyFinish()
         gone.addErrback(lambda _: None)
-        self._answer().addCallback(self._send, request, gone)
+        maybeDeferred(self._answer).addErrback(_failed).addCallback(self._send, request, gone)
         return NOT_DONE_YET
 
     def _send(self, answer: Answer, request: Request, gone: Deferred[None]) -> None:

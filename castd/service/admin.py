@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
+from castd.net.connections import ConnectionLimit
 from castd.options import endpoint
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ Question: TypeAlias = Mapping[str, object]
 #: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one.
 Answer: TypeAlias = Callable[[Question], object]
 
-#: The most connections to the control socket at once.
+#: The most connections to the control socket at once; beyond, the oldest that asks nothing leaves for the next one.
 MOST_CONNECTIONS = 16
 #: Seconds that a connection to the control socket may last.
 CONNECTION_TIMEOUT = 30.0
@@ -196,7 +197,7 @@ class AdminPorts:
                 lambda: [(entry.name, service) for entry, service in self._server.portServices],
             )
             globalLogPublisher.addObserver(self._counters)
-        return MetricsSite(MetricsPage(self._counters, self._readiness))  # type: ignore[no-untyped-call]
+        return MetricsSite(MetricsPage(self._counters, self._readiness))
 
     def _readiness(self) -> Deferred[str | None]:
         """Return a Deferred of the reason why requests are not answered now."""
@@ -251,65 +252,73 @@ class AdminPort:
 
 
 class ControlConnection(LineOnlyReceiver):
-    """One connection to the control socket: receives a command, a line of text, and answers by a line of JSON."""
+    """
+    One connection to the control socket: receives a command, a line of text, and answers by a line of JSON.
+
+    @ivar answering: see L{LimitedConnection<castd.net.connections.LimitedConnection>}.
+    """
 
     delimiter = b"\n"
     MAX_LENGTH = 4096
     transport: ITCPTransport
 
-    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer], closed: Callable[[], object]) -> None:
-        """@param closed: called when the connection has ended."""
+    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer], limit: ConnectionLimit) -> None:
+        self.answering = False
         self._reactor = reactor
         self._answers = answers
-        self._closed = closed
+        self._limit = limit
         self._timeout: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self._timeout = self._reactor.callLater(CONNECTION_TIMEOUT, self.transport.abortConnection)
+        self._limit.enter(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._closed()
+        self._limit.leave(self)
         if self._timeout is not None and self._timeout.active():
             self._timeout.cancel()
 
     def lineReceived(self, line: bytes) -> None:
+        if self.answering:
+            return  # one question for each connection
+        self.answering = True
         try:
             question = json.loads(line)
             answer = self._answers[question["do"]]
-        except (ValueError, KeyError, TypeError):
-            self._reply({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._reply(json.dumps({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'}))
             return
-        maybeDeferred(answer, question).addErrback(self._failed).addCallback(self._reply)
+        maybeDeferred(answer, question).addCallback(_asText).addErrback(self._failed).addCallback(self._reply)
 
-    def _failed(self, failure: Failure) -> dict[str, str]:
+    def _failed(self, failure: Failure) -> str:
         _log.failure("a question at the control socket failed", failure, event="fault")
-        return {"error": "a fault of castd, see its log"}
+        return json.dumps({"error": "a fault of castd, see its log"})
 
-    def _reply(self, answer: object) -> None:
-        self.transport.write(json.dumps(answer).encode() + self.delimiter)
+    def _reply(self, answer: str) -> None:
+        self.transport.write(answer.encode() + self.delimiter)
         self.transport.loseConnection()
+        # Whoever does not read the answer is idle again.
+        self.answering = False
+
+
+def _asText(answer: object) -> str:
+    return json.dumps(answer)
 
 
 class ControlFactory(Factory):
-    """Makes the connections of the control socket, and limits how many are open at once."""
+    """Makes the connections of the control socket."""
 
     noisy = False
 
     def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer]) -> None:
         self._reactor = reactor
         self._answers = answers
-        self._connections = 0
+        self._limit = ConnectionLimit(MOST_CONNECTIONS)
 
-    def buildProtocol(self, addr: IAddress | None) -> ControlConnection | None:
-        if self._connections >= MOST_CONNECTIONS:
-            return None
-        self._connections += 1
-        made = ControlConnection(self._reactor, self._answers, self._connectionClosed)
+    def buildProtocol(self, addr: IAddress | None) -> ControlConnection:
+        made = ControlConnection(self._reactor, self._answers, self._limit)
         made.factory = self
         return made
-
-    def _connectionClosed(self) -> None:
-        self._connections -= 1
 
 
 def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:

@@ -48,8 +48,8 @@ _log = Logger(namespace="castd")
 
 #: Descriptors of one cast: two for its port, one for its file.
 CAST_DESCRIPTORS = 3
-#: Descriptors that the rest of the process needs: request ports, admin ports, logs, directories.
-OTHER_DESCRIPTORS = 32
+#: Descriptors that the rest of the process needs: request ports, admin ports with their connections, logs, directories.
+OTHER_DESCRIPTORS = 80
 #: So many casts are tried, however few descriptors there are.
 MIN_CASTS = 4
 #: Files that castd consists of: the interpreter, its library, Twisted, and castd itself.
