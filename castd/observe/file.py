@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from castd.files.private import openOwn
+
 
 class LineFile:
     """
@@ -19,7 +21,7 @@ class LineFile:
         """
         @param size: octets from which on a new file is begun; L{None}: other programs rotate the file, see L{reopen}.
         @param keep: how many older files are kept.
-        @raise OSError: the file cannot be opened for appending.
+        @raise OSError: the file cannot be opened for appending, or it was planted by somebody else, see L{openOwn}.
         """
         self.path, self.lost = os.path.abspath(path), 0
         self._maxSize, self._keep = size, keep
@@ -119,4 +121,4 @@ class LineFile:
             self._fd = -1
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+        return openOwn(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY)

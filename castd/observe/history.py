@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.files.private import checkBeside, openOwn
 from castd.files.threads import RunInThread
 from castd.observe.format import addressOf, asMessage, levelName, showInstant
 
@@ -201,7 +202,8 @@ class Store:
 
     def _openFile(self, path: str) -> sqlite3.Connection:
         # SQLite would say only that it cannot open the file, and would follow a link that somebody has planted.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640))
+        os.close(openOwn(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK))
+        checkBeside(tuple(path + ending for ending in ("-wal", "-shm", "-journal")))
         try:
             return _connect(path)
         except sqlite3.OperationalError as error:

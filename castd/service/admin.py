@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
+from castd.files.private import checkSocket
 from castd.net.connections import ConnectionLimit
 from castd.options import endpoint
 
@@ -180,7 +181,7 @@ class AdminPorts:
             "control": lambda: ControlFactory(self._server.site.reactor, self._answers),
         }
         return {
-            name: AdminPort(address, config.tree.where(keys[name]), where, factories[name]())
+            name: AdminPort(address, config.tree.where(keys[name]), where, factories[name](), name == "control")
             for name, (address, where) in self.endpoints(config).items()
         }
 
@@ -211,10 +212,16 @@ class AdminPort:
     @ivar address: the text in the service file; equal texts mean the same port.
     """
 
-    def __init__(self, address: str, source: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
-        """@param source: file, line and path of the entry that asks for this port in the service file."""
+    def __init__(
+        self, address: str, source: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, local: bool
+    ) -> None:
+        """
+        @param source: file, line and path of the entry that asks for this port in the service file.
+        @param local: the address is the path of a local socket.
+        """
         self.address = address
         self._source = source
+        self._local = local
         self._endpoint = endpoint
         self._factory = factory
         self._port: IListeningPort | None = None
@@ -225,6 +232,12 @@ class AdminPort:
 
         @raise Unavailable: the port cannot be opened.
         """
+        if self._local:
+            try:
+                # Twisted follows a link that somebody has put in the place of the socket it has just made.
+                checkSocket(self.address)
+            except OSError as fault:
+                raise Unavailable(f"{self._source}: {self.address}: {fault.strerror}") from None
         outcome: list[IListeningPort | Failure] = []
         # A process that may write to the socket's file may send every command; a chmod would come a moment too late.
         mask = os.umask(0o177)

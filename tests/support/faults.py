@@ -80,8 +80,8 @@ class Breaker:
 # System calls, and the errors that each may have.
 
 CASTD = Path(__file__).parents[2] / "castd"
-#: The packages on the path of every datagram and every octet of a file, without those of the start alone.
-AT_THE_START = ("net.activation", "net.devices", "net.fdstore")
+#: The packages on the path of every datagram and every octet of a file, without those of the start, or a reload, alone.
+AT_THE_START = ("files.private", "net.activation", "net.devices", "net.fdstore")
 DATA_PATH = tuple(
     name
     for room in ("files", "net", "server")
