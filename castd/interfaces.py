@@ -500,6 +500,25 @@ class IUpload(Interface):
         """Remove what has been written.  It may be called more than once; after C{commit} it does nothing."""
 
 
+class IContestedUpload(IUpload):
+    """
+    Writes a file whose name another upload of the same machine may have: one that has been silent for some seconds, as
+    of a client that was started anew.  That one keeps the name until the newer client has shown its address.
+    """
+
+    contested: bool = Attribute("Another upload has the name, and nothing can be written before C{claim}.")
+
+    def claim() -> None:
+        """
+        Take the name: the client has sent a block to a port that only its machine knows.
+
+        @raise Forbidden: another upload has the name, and is not silent.
+        """
+
+    def whenReplaced(function: Callable[[], object]) -> None:
+        """Have a function called when another upload takes the name, after which this one is over."""
+
+
 class IContentSink(Interface):
     """
     Begins uploads.
@@ -512,7 +531,7 @@ class IContentSink(Interface):
         @param name: as asked for (see L{Request<castd.request.Request>}).
         @param peer: the client that writes.
         @param size: octets that the client has announced, or L{None}.
-        @return: the upload, or a Deferred of it, which may fail with the same errors.
+        @return: the upload, perhaps an L{IContestedUpload}; or a Deferred of it, which may fail with the same errors.
         @raise Refused: Forbidden (also while another client uploads that name), Exists, Full, NotFound (no such
             directory).
         """

@@ -49,7 +49,7 @@ def makeSink(options: UploadDirectoryOptions, site: ISite) -> UploadDirectory:
     @raise ConfigError: the directory is not there or cannot be written to.
     """
     try:
-        return _warned(UploadDirectory(options, patience=patience(site)))
+        return _warned(UploadDirectory(options, patience=patience(site), seconds=site.reactor.seconds))
     except OSError as error:
         raise _unusable(options, error) from None
 

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from castd.errors import ContentChanged, Refused, Unanswered
 from castd.files.threads import DiskThreads, RunInThread
-from castd.interfaces import IAwaitedContent, IContent, IUpload
+from castd.interfaces import IAwaitedContent, IContent, IContestedUpload, IUpload
 from castd.packets.netascii import Decoder, encode, growth
 
 T = TypeVar("T")
@@ -288,7 +288,7 @@ class NetasciiConverter:
             self._known.popitem(last=False)
 
 
-@implementer(IUpload)
+@implementer(IContestedUpload)
 class NetasciiUpload:
     """
     Writes an upload, converted from netascii to native text.
@@ -299,6 +299,7 @@ class NetasciiUpload:
         @param upload: gets the native text; it is committed and aborted with this one.
         """
         self._upload, self._decoder = upload, Decoder()
+        self._contest = upload if IContestedUpload.providedBy(upload) else None
 
     def write(self, data: bytes) -> Deferred[None] | None:
         """As L{IUpload.write}; the octets are netascii."""
@@ -315,3 +316,18 @@ class NetasciiUpload:
     def abort(self) -> None:
         """As L{IUpload.abort}."""
         self._upload.abort()
+
+    @property
+    def contested(self) -> bool:
+        """As L{IContestedUpload.contested}."""
+        return self._contest is not None and self._contest.contested
+
+    def claim(self) -> None:
+        """As L{IContestedUpload.claim}."""
+        if self._contest is not None:
+            self._contest.claim()
+
+    def whenReplaced(self, function: Callable[[], object]) -> None:
+        """As L{IContestedUpload.whenReplaced}."""
+        if self._contest is not None:
+            self._contest.whenReplaced(function)

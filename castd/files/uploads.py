@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial as bind
 from typing import Literal, TypeAlias
 
@@ -27,7 +28,7 @@ from castd.files import names, partial
 from castd.files.root import NO_DESCRIPTORS, OPEN_TIMEOUT, Links, Root, closeFd
 from castd.files.space import SpaceClaim
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
-from castd.interfaces import IContentSink, IUpload
+from castd.interfaces import IContentSink, IContestedUpload, IUpload
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, Size, clients
 from castd.request import Peer
@@ -36,6 +37,9 @@ Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 #: Device and inode of a directory, and a name in it.
 Key: TypeAlias = tuple[int, int, bytes]
 
+#: An upload that has brought nothing for so many seconds leaves its name to a newer one of its machine.  Clients repeat
+#: a block every second to every five.
+SILENT_FOR = 5.0
 #: Octets of one upload that are written together.
 WRITE_AT_ONCE = 1 << 16
 #: Octets of one upload that wait for the disk; beyond that its client has to wait.
@@ -74,13 +78,19 @@ class UploadDirectory:
     Stores uploads in one directory.
 
     @ivar thread: runs functions that wait for the disk.
+    @ivar seconds: tells the time.
     @ivar unwritten: octets of all uploads that wait for the disk.
     """
 
     def __init__(
-        self, options: UploadDirectoryOptions, thread: RunInThread | None = None, patience: float = OPEN_TIMEOUT
+        self,
+        options: UploadDirectoryOptions,
+        thread: RunInThread | None = None,
+        patience: float = OPEN_TIMEOUT,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """
+        @param seconds: tells the time.
         @param patience: seconds to wait for a disk that does not answer, see L{Root}.
         @param thread: runs functions that wait for the disk; L{None}: threads of its own.
         @raise OSError: the directory does not exist, or cannot be searched or written to.
@@ -90,6 +100,7 @@ class UploadDirectory:
         self._under = names.prefix(options.under)
         self._networks = Networks(options.networks)
         self.thread = thread or DiskThreads()
+        self.seconds = seconds
         self.unwritten = 0
         self._open: dict[Key, FileUpload] = {}
         self._ending: set[FileUpload] = set()
@@ -146,11 +157,13 @@ class UploadDirectory:
         directory, place = await self.thread(bind(self._openDirectory, above))
         key = (*place, last)
         try:
-            await self._endFormer(key, peer)
-            upload = self._open[key] = FileUpload(self, key, peer, directory)
+            contested = await self._endFormer(key, peer)
+            upload = FileUpload(self, key, peer, directory, contested)
         except Refused:
             self.thread(bind(closeFd, directory))
             raise
+        if not contested:
+            self._open[key] = upload
         await upload.create(size)
         return upload
 
@@ -202,10 +215,11 @@ class UploadDirectory:
         """Forget an upload of which nothing is left to do."""
         self._ending.discard(upload)
 
-    async def _endFormer(self, key: Key, peer: Peer) -> None:
+    async def _endFormer(self, key: Key, peer: Peer) -> bool:
         """
         Abort an earlier upload of this name by the same client, which begins anew, and wait until its file is removed.
 
+        @return: whether another upload has the name, which this client may take from it, see L{claim}.
         @raise Forbidden: another client is uploading it; there is one upload of a name at a time.
         """
         busy = self._open.get(key)
@@ -213,8 +227,22 @@ class UploadDirectory:
             busy.abort()
             await busy.ended()
             busy = self._open.get(key)
-        if busy is not None:
-            raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
+        if busy is not None and not busy.yieldsTo(peer):
+            raise _busy(busy)
+        return busy is not None
+
+    def claim(self, upload: FileUpload) -> None:
+        """
+        Give an upload its name, in place of a silent one of the same machine.
+
+        @raise Forbidden: another upload has the name.
+        """
+        holder = self._open.get(upload.key)
+        if holder is not None and holder is not upload:
+            if not holder.yieldsTo(upload.peer):
+                raise _busy(holder)
+            holder.replace()
+        self._open[upload.key] = upload
 
     def checkPolicy(self, directory: int, last: bytes) -> None:
         """@raise Refused: the policy does not allow the upload, or there is something else than a regular file."""
@@ -234,6 +262,10 @@ class UploadDirectory:
             raise Forbidden(why="a file of another user, or a read-only one: replace-foreign is off")
 
 
+def _busy(holder: FileUpload) -> Forbidden:
+    return Forbidden("busy", f"{holder.peer[0]} is uploading this file")
+
+
 def _isOurs(status: os.stat_result) -> bool:
     """
     Return whether this process could write to a file: it is of its user, or its group's, or everybody's, and not
@@ -249,7 +281,7 @@ def _isOurs(status: os.stat_result) -> bool:
     return bool(mode & stat.S_IWOTH)
 
 
-@implementer(IUpload)
+@implementer(IContestedUpload)
 class FileUpload:
     """
     Writes one upload to a partial file, and publishes it.
@@ -257,13 +289,17 @@ class FileUpload:
     @ivar key: the directory and the name in it.
     @ivar peer: the client that sends it.
     @ivar octets: octets received so far.
+    @ivar contested: see L{IContestedUpload.contested}.
     """
 
-    def __init__(self, sink: UploadDirectory, key: Key, peer: Peer, directory: int) -> None:
+    def __init__(self, sink: UploadDirectory, key: Key, peer: Peer, directory: int, contested: bool) -> None:
         """
         @param directory: descriptor of the directory; the upload closes it.
         """
         self.key, self.peer, self.octets = key, peer, 0
+        self.contested = contested
+        self._heardAt = sink.seconds()
+        self._replaced: Callable[[], object] = bool
         self._sink, self._directory = sink, directory
         self._space = SpaceClaim(key[0], directory, sink.options.keepFree)
         self._part, self._fd = b"", -1
@@ -317,6 +353,7 @@ class FileUpload:
         @raise Refused: the disk has failed, or the upload is over.
         """
         self._checkOpen()
+        self._heardAt = self._sink.seconds()
         try:
             self._sink.checkSize(self.octets + len(data))
         except Full:
@@ -342,6 +379,8 @@ class FileUpload:
             raise self._error
         if self._state != "open":
             raise Refused("Upload is over")
+        if self.contested:
+            raise Forbidden("busy", "another upload has this name")
 
     def _count(self, octets: int) -> None:
         """Count octets that wait for the disk; fewer if the number is negative."""
@@ -395,6 +434,8 @@ class FileUpload:
             self._writeSome()
         if self._room is not None and self._unwritten <= MOST_UNWRITTEN:
             room, self._room = self._room, None
+            # Until now its client was held back.
+            self._heardAt = self._sink.seconds()
             room.callback(None)
 
     def _failed(self, failure: Failure) -> None:
@@ -411,7 +452,7 @@ class FileUpload:
     # The end.
 
     def commit(self) -> Deferred[None]:
-        """As L{IUpload.commit}."""
+        """As L{IContestedUpload.commit}."""
         try:
             self._checkOpen()
         except Refused:
@@ -426,11 +467,36 @@ class FileUpload:
         return self._committed
 
     def abort(self) -> None:
-        """As L{IUpload.abort}."""
+        """As L{IContestedUpload.abort}."""
         if self._state == "open":
             self._state = "over"
             if not self._busy:
                 self._end()
+
+    # Another upload of the same name.
+
+    def yieldsTo(self, peer: Peer) -> bool:
+        """
+        Return whether this upload leaves its name to another one of this client: of the same machine, while this one
+        has been silent for L{SILENT_FOR} seconds, and not because the disk is slow.
+        """
+        silent = self._state == "open" and self._room is None and self._sink.seconds() >= self._heardAt + SILENT_FOR
+        return silent and self.peer[0] == peer[0]
+
+    def claim(self) -> None:
+        """As L{IContestedUpload.claim}."""
+        if self.contested:
+            self._sink.claim(self)
+            self.contested = False
+
+    def whenReplaced(self, function: Callable[[], object]) -> None:
+        """As L{IContestedUpload.whenReplaced}."""
+        self._replaced = function
+
+    def replace(self) -> None:
+        """End the upload, as another one takes its name."""
+        self.abort()
+        self._replaced()
 
     @property
     def storing(self) -> bool:

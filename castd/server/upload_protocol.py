@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -14,8 +15,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Refused
+from castd.errors import Busy, Forbidden, Refused
 from castd.interfaces import (
+    IContestedUpload,
     IDialect,
     ILiveTransfer,
     ISite,
@@ -91,6 +93,7 @@ class UploadProtocol(HalfProtocol):
         self.due: float | None = None
         self.heapEntry: tuple[float, int] | None = None
         self._upload = upload
+        self._contest = upload if IContestedUpload.providedBy(upload) else None
         self._done = done
         self._requested = requested
         self._committing = False
@@ -126,6 +129,12 @@ class UploadProtocol(HalfProtocol):
             self.onRequestPort = self.transport.getHost().port == self.request.local.port
             if IWindowHalf.providedBy(self.half):
                 self._fitWindow(self.half)
+        if self._contest is not None:
+            self._contest.whenReplaced(partial(self.finish, outcomes.REPLACED))
+            if self._contest.contested and self.onRequestPort:
+                # A block that comes there shows nothing: everybody knows the port.
+                self.refuse(Forbidden("busy", "another upload has this name, and the port is no secret"))
+                return
         self._open()
 
     def _fitWindow(self, half: IWindowHalf) -> None:
@@ -268,6 +277,9 @@ class UploadProtocol(HalfProtocol):
         """Write a payload to the upload."""
         if isinstance(payload, OffsetBlock):
             raise TypeError("an upload is written in order")
+        if self._contest is not None and payload is not None:
+            self._contest.claim()
+            self._contest = None
         room = self._upload.write(payload) if payload else None
         self._closedReports = 0
         if payload is not None:
