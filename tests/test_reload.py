@@ -4,22 +4,30 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from castd.cli.control import TIMEOUT
 from castd.config import yaml
 from castd.config.config import build
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
+from castd.files.access import Rules
 from castd.packets import slam
-from castd.service.service import kinds
+from castd.service.admin import CONNECTION_TIMEOUT
+from castd.service.build import USUAL_TURN, ServiceFileRead
+from castd.service.service import REREAD_TIMEOUT, kinds
 from castd.testing import Network, RecordingClient
-from tests.support.jobs import running, until
+from castd.upgrade.handover import Handover
+from tests.support.disks import Later, result
+from tests.support.jobs import free, running, until
 from tests.support.quick import slowBut
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, Client
 
@@ -304,7 +312,7 @@ def test_missing(folder: Path, network: Network) -> None:
     (fault,) = case.reload(START.replace("boot", "nowhere") + TFTP)
     assert f"content[0].directory.path: {folder}/nowhere: " in fault
     (folder / "x.yaml").unlink()
-    assert len(case.server.reread()) == 1
+    assert len(result(case.server.reread())) == 1
     assert Client(network).finish() == BODY
 
 
@@ -395,7 +403,130 @@ def test_stopping(folder: Path, network: Network) -> None:
     """A server that is stopping does not reload."""
     case = Case(folder, network, START + TFTP)
     case.server.stopService()
-    assert case.server.reread() == ("castd is stopping",)
+    assert result(case.server.reread()) == ("castd is stopping",)
+
+
+def awaited(case: Case, later: Later) -> list[Any]:
+    """Ask for a reload whose file is read when C{later} runs.  -> will hold its answer."""
+    case.server.thread = later
+    answers: list[Any] = []
+    case.server.reread().addBoth(answers.append)
+    return answers
+
+
+def test_readBesideTheLoop(folder: Path, network: Network) -> None:
+    """While the file is being read the server serves by the old one; it is put in force when all of it is checked."""
+    case, later = Case(folder, network, START + TFTP), Later()
+    case.write(START.replace("boot", "other") + TFTP)
+    answers = awaited(case, later)
+    assert Client(network).finish() == BODY
+    assert answers == []
+    later.run()
+    assert answers == [()]
+    assert Client(network, host="10.0.0.8").finish() == BODY[::-1]
+
+
+def test_twoAtOnce(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """
+    Who asks while the file is being read may have changed it: it is read once more for all of these, and each is
+    answered by what was read for him.
+    """
+    case, later = Case(folder, network, START + TFTP), Later()
+    case.write(START + "limits: {casts: 0}\n" + TFTP)
+    first = awaited(case, later)
+    others = [awaited(case, later) for _ in range(3)]
+    later.run(1)
+    assert (len(first), others) == (1, [[]] * 3)
+    assert "limits.casts" in first[0][0]
+    case.write(START.replace("boot", "other") + TFTP)
+    later.run()
+    assert others == [[()]] * 3
+    assert len(later.jobs) == 0
+    assert [each["event"] for each in events if "reload" in str(each.get("event"))] == ["refused-reload", "reloaded"]
+    assert Client(network).finish() == BODY[::-1]
+
+
+def test_stopMeanwhile(folder: Path, network: Network) -> None:
+    """A stop does not wait for a file that is being read, which then has no effect."""
+    case, later = Case(folder, network, START + TFTP), Later()
+    case.write(START + "transports: {tftp: {}, a: {use: tftp, port: 70}}\n")
+    answers, waiting = awaited(case, later), awaited(case, later)
+    assert case.server.stopService().called
+    later.run()
+    assert (answers, waiting) == ([("castd is stopping",)], [("castd is stopping",)])
+    assert case.ports() == []
+    assert network.getDelayedCalls() == []
+
+
+def test_upgradeMeanwhile(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an upgrade has begun nothing changes, as the next process reads the file; if it fails, all goes on."""
+    case, later = Case(folder, network, START + TFTP), Later()
+    case.write(START.replace("boot", "other") + TFTP)
+    answers = awaited(case, later)
+    with monkeypatch.context() as upgrade:
+        upgrade.setattr(Handover, "busy", True)
+        later.run()
+    assert answers == [("an upgrade is under way",)]
+    assert Client(network).finish() == BODY
+    answers = awaited(case, later)
+    later.run()
+    assert answers == [()]
+
+
+def test_neverRead(folder: Path, network: Network) -> None:
+    """A disk that does not answer is given up; what it answers later has no effect, and the next reload is read."""
+    case, hanging = Case(folder, network, START + TFTP), Later()
+    case.write(START.replace("boot", "other") + TFTP)
+    answers = awaited(case, hanging)
+    network.advance(REREAD_TIMEOUT + 1)
+    assert answers == [(f"{folder}/x.yaml: cannot be read: it has taken longer than 25 s",)]
+    hanging.run()
+    assert Client(network).finish() == BODY
+    again = Later()
+    answers = awaited(case, again)
+    again.run()
+    assert answers == [()]
+    assert REREAD_TIMEOUT < CONNECTION_TIMEOUT < TIMEOUT
+
+
+@pytest.mark.parametrize("fault", [ValueError, SystemExit, KeyboardInterrupt])
+def test_faultWhileReading(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    """What the options of a plugin raise in that thread makes the reload fail, and nothing else."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise fault("of a plugin")
+
+    case, later = Case(folder, network, START + TFTP), Later()
+    with monkeypatch.context() as broken:
+        broken.setattr("castd.service.build.load", fail)
+        answers = awaited(case, later)
+        later.run()
+    assert answers == [("a fault of castd or of a plugin, see the log",)]
+    assert sys.getswitchinterval() == USUAL_TURN
+    answers = awaited(case, later)
+    later.run()
+    assert answers == [()]
+
+
+def test_compiledOnce(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Access rules, of which there may be ten thousand, are compiled once, where the file is read."""
+    case, later = Case(folder, network, START + TFTP), Later()
+    made: list[object] = []
+
+    class Counted(Rules):
+        def __init__(self, rules: Any) -> None:
+            made.append(None)
+            super().__init__(rules)
+
+    for module in ("castd.service.build", "castd.server.site", "castd.files.access"):
+        monkeypatch.setattr(f"{module}.Rules", Counted)
+    case.write(START + "access: [{deny: any}]\n" + TFTP)
+    answers = awaited(case, later)
+    later.run()
+    assert (answers, len(made)) == ([()], 1)
+    assert Client(network).code == 2
 
 
 def descriptors() -> int:
@@ -435,10 +566,11 @@ def test_compose(folder: Path, network: Network) -> None:
     """A config that is handed over is put in force like one that is read."""
     case = Case(folder, network, START + TFTP)
     text = (START + "transports: {tftp: {port: 70}}\n").encode()
-    case.server.reload(build(yaml.parse(text, "y"), folder / "y", kinds(COLLECTED)))
+    case.server.reload(ServiceFileRead.of(build(yaml.parse(text, "y"), folder / "y", kinds(COLLECTED))))
     assert case.ports() == [70]
+    none = build(yaml.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED))
     with pytest.raises(ConfigError):
-        case.server.reload(build(yaml.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED)))
+        case.server.reload(ServiceFileRead.of(none))
 
 
 COMMANDS = {
@@ -494,3 +626,30 @@ def test_hangup(folder: Path, command: str) -> None:
         until(process, "x.yaml is in force")
         assert finish(ask(b"file", port)) == BODY[::-1]
         assert [finish(client, body) == BODY for client, body in zip(clients, bodies, strict=True)] == [True] * 64
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_theLoopTurns(folder: Path) -> None:
+    """While a service file that hangs is being read, real requests and the health page are answered as always."""
+    port, web = free(socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    file = folder / "x.yaml"
+    more = f"metrics: {{listen: '127.0.0.1:{web}'}}\nlimits: {{per-peer: 200, new-per-peer: 1000/s}}\n"
+    file.write_text(START + more + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
+    with running(*COMMANDS["castd"], "-c", file) as process:
+        until(process, "listens at")
+        file.unlink()
+        os.mkfifo(file)
+        process.send_signal(signal.SIGHUP)
+        # Nothing is ever written to it, so reading takes two seconds (castd.config.yaml.PIPE_TIMEOUT).
+        began, worst, answered = time.monotonic(), 0.0, 0
+        while time.monotonic() - began < 1.5:
+            asked = time.monotonic()
+            assert finish(ask(b"file", port)) == BODY
+            with urllib.request.urlopen(f"http://127.0.0.1:{web}/healthz", timeout=20) as answer:
+                assert answer.status == 200
+            worst, answered = max(worst, time.monotonic() - asked), answered + 1
+            time.sleep(0.02)
+        until(process, "nothing has come for 2 s")
+        assert time.monotonic() - began >= 1.9
+        assert (worst < 1.2, answered > 1) == (True, True)

@@ -22,6 +22,7 @@ from castd.net.ports import PROBE, Ports
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch, watchdogPeriod
 from castd.service.service import Server, compose, kinds
 from castd.testing import Network, RecordingClient
+from tests.support.disks import Later
 from tests.support.fakes import Hearer, Reactor
 from tests.support.quick import slowBut
 
@@ -107,6 +108,26 @@ def test_nobody(tmp_path: Path, events: list[dict[str, Any]]) -> None:
         notifier.notify("READY=1")
         notifier.close()
     assert [(each["event"], each["told"]) for each in events] == [("unsaid", "READY=1")]
+
+
+def test_stopDuringAReload(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
+    """A reload is begun and ended for the supervisor, but after STOPPING nothing is said of it."""
+    server, later = serving(tmp_path, network, supervisor, None), Later()
+    server.privilegedStartService()
+    server.startService()
+    network.advance(0)
+    supervisor.take()
+    server.thread = later
+    for stops in (False, True):
+        server.reread()
+        assert [each.get("RELOADING") for each in supervisor.take()] == ["1"]
+        if stops:
+            RecordingClient(network.host("10.0.0.9")).send(b"\0\1hello.txt\0octet\0", (SERVER, 69))
+            network.advance(0.1)
+            server.stopService()
+        later.run()
+        assert [sorted(each)[-1] for each in supervisor.take()] == (["STOPPING"] if stops else ["STATUS"])
+    network.advance(60)
 
 
 def test_life(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:

@@ -20,6 +20,7 @@ from castd.interfaces import ICastTransport, IPortService, ITransportMaker
 from castd.server.service_port import ServiceListener
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
+from tests.support.disks import result
 from tests.support.log import observed
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "echo"
@@ -99,13 +100,13 @@ def test_reload(collected: Collected, tmp_path: Path) -> None:
     (before,) = case.host.openPorts()
     assert case.ask(b"hello") == [b"hello"]
     case.write(START + "  echo: {longest: 4}\n")
-    assert case.server.reread() == ()
+    assert result(case.server.reread()) == ()
     assert case.host.openPorts() == (before,)
     assert case.ask(b"hello") == []
     assert case.ask(b"hell") == [b"hell"]
     assert case.server.portServices[0][1].counts == {"answered": 2}
     case.write(START + "  echo: {port: 77}\n")
-    assert case.server.reread() == ()
+    assert result(case.server.reread()) == ()
     assert case.ask(b"hello", 77) == [b"hello"]
     assert case.ask(b"hello") == []
 
@@ -127,7 +128,7 @@ def test_faults(collected: Collected, tmp_path: Path, text: str, fault: str) -> 
         case.composed()
     assert len(caught.value.faults) == 1
     assert fault in caught.value.faults[0]
-    assert fault in case.server.reread()[0]
+    assert fault in result(case.server.reread())[0]
     assert case.ask(b"hello") == [b"hello"]
 
 
@@ -135,7 +136,7 @@ def test_otherMake(collected: Collected, tmp_path: Path) -> None:
     """A reload does not make a service of a transport, nor a transport of a service, at one port."""
     case = Case(tmp_path, collected).start()
     case.write(START + "  tftp: {port: 7}\n")
-    assert "of another make" in case.server.reread()[0]
+    assert "of another make" in result(case.server.reread())[0]
     assert case.ask(b"hello") == [b"hello"]
 
 
@@ -203,11 +204,11 @@ def test_faultAtTheEnd(
     events: list[Any] = []
     with observed(events.append):
         case.write(START + "  tftp: {}\n")
-        assert case.server.reread() == ()
+        assert result(case.server.reread()) == ()
         case.network.advance(0.1)
         assert [port for host, port in case.network.bound if host == SERVER] == [69]
         case.write(ECHO)
-        assert case.server.reread() == ()
+        assert result(case.server.reread()) == ()
         assert case.server.stopService().called
     assert [port for host, port in case.network.bound if host == SERVER] == []
     assert {each["event"] for each in events if "log_failure" in each} == {"fault"}
@@ -217,7 +218,7 @@ def test_faultOfAReload(collected: Collected, tmp_path: Path, monkeypatch: pytes
     """A plugin that ends the program while a service file is put in force makes that reload fail, and nothing else."""
     case = Case(tmp_path, collected).start()
     monkeypatch.setattr(type(case.server.portServices[0][1]), "configure", faulty(SystemExit))
-    assert case.server.reread() == ("a fault of castd or of a plugin, see the log",)
+    assert result(case.server.reread()) == ("a fault of castd or of a plugin, see the log",)
     assert case.ask(b"hello") == [b"hello"]
 
 

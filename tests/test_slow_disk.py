@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from castd.dialects import mtftp
 from castd.errors import NotFound
 from castd.files import athand
-from castd.files.access import Rule
+from castd.files.access import Rule, Rules
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import PIECE
 from castd.files.presence import PATIENCE, Presence, lookAt
@@ -73,7 +73,7 @@ def stage(slow: Disk, tmp_path: Path) -> Iterator[TftpStage]:
 
     def made(network: Network) -> Site:
         site = Site(network, NoJitterRandom(1), network.host(HOST), Limits())
-        site.open([quick, slow.source], [slow.sink], [Rule.model_validate({"allow": "any"})])
+        site.open([quick, slow.source], [slow.sink], Rules([Rule.model_validate({"allow": "any"})]))
         return site
 
     with TftpStage(made=made, options={"blksize": 512}) as stage:

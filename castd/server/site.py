@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound, Refused
-from castd.files.access import Rule, Rules
+from castd.files.access import Rules
 from castd.files.content import SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
@@ -89,9 +89,7 @@ class Site:
 
     # Files.
 
-    def open(
-        self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Sequence[Rule] | None
-    ) -> None:
+    def open(self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Rules | None) -> None:
         """
         Use these sources, sinks and access rules from now on.  Transfers under way are not affected.
 
@@ -100,7 +98,7 @@ class Site:
         self.content = SourceChain(sources)
         kept = tuple(sinks)
         self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
-        self.rules = None if rules is None else Rules(rules)
+        self.rules = rules
         self._converter = NetasciiConverter()
 
     def lookup(self, request: Request) -> Deferred[IContent]:

@@ -4,6 +4,7 @@ Makes the sources, sinks and transports that a service file names, for a start a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +37,9 @@ from castd.service.address import ListeningAddress
 
 #: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
+
+#: How long a thread has the interpreter if another one wants it: while a service file is read, and else.  Seconds.
+SHORT_TURN, USUAL_TURN = 0.0002, sys.getswitchinterval()
 
 _Made = TypeVar("_Made")
 
@@ -74,6 +78,37 @@ def read(file: Path | str, collected: Collected) -> Config:
 
 
 @dataclass(frozen=True)
+class ServiceFileRead:
+    """
+    A service file that was read and checked, as far as that needs neither the reactor nor the other files it names.
+
+    @ivar rules: the access rules, compiled; L{None}: the file has no such section.
+    """
+
+    config: Config
+    rules: Rules | None
+
+    @classmethod
+    def of(cls, config: Config) -> ServiceFileRead:
+        """Compile the access rules of a service file."""
+        return cls(config, None if config.access is None else Rules(config.access))
+
+
+def readInThread(file: Path, collected: Collected) -> ServiceFileRead:
+    """
+    Read a service file as L{read} does, in a thread beside the reactor's.
+
+    Both want the interpreter's lock, which the reactor's thread gives up at each call of the system.  It would then
+    wait 5 ms to get it back, and a transfer would move a hundred blocks a second; so the lock is passed on sooner.
+    """
+    sys.setswitchinterval(SHORT_TURN)
+    try:
+        return ServiceFileRead.of(read(file, collected))
+    finally:
+        sys.setswitchinterval(USUAL_TURN)
+
+
+@dataclass(frozen=True)
 class ConfiguredSink:
     """
     A place for uploads, with its options.
@@ -90,11 +125,13 @@ class Components:
     """
     The sources, sinks and addresses that a service file names; no socket is open yet.
 
+    @ivar rules: see L{ServiceFileRead.rules}.
     @ivar services: the services, each with its entry in the service file.
     @ivar addresses: the addresses to listen at, by interface and port.
     """
 
     config: Config
+    rules: Rules | None = None
     services: tuple[tuple[Entry, IPortService], ...] = ()
     sources: Sequence[IContentSource] = ()
     sinks: Sequence[ConfiguredSink] = ()
@@ -102,11 +139,11 @@ class Components:
 
     def openSite(self, site: Site) -> None:
         """Make the site serve files from these sources, and put uploads into these sinks."""
-        site.open(self.sources, [each.sink for each in self.sinks], self.config.access)
+        site.open(self.sources, [each.sink for each in self.sinks], self.rules)
 
 
 def build(
-    config: Config,
+    file: ServiceFileRead,
     collected: Collected,
     site: Site,
     sinks: Iterable[ConfiguredSink] = (),
@@ -142,14 +179,15 @@ def build(
         else:
             _addTransport(components.addresses, made, entry, partial(ListeningAddress, site))
 
-    components = Components(config)
+    config = file.config
+    components = Components(config, file.rules)
     components.sources = _makeEach(config.content, source)
     components.sinks = _makeEach(config.uploads, sink)
     _makeEach(config.transports, transport)
-    file = ServiceFile(config, SourceChain(components.sources), patience(site))
-    _checkFileSizes(config, file)
+    shown = ServiceFile(file, SourceChain(components.sources), patience(site))
+    _checkFileSizes(config, shown)
     for entry, service in components.services:
-        _makeEach([entry], partial(_configure, service, file))
+        _makeEach([entry], partial(_configure, service, shown))
     config.tree.raiseFaults()
     return components
 
@@ -195,12 +233,13 @@ def _addTransport(
 class ServiceFile:
     """Shows the services what the rest of the service file says; see L{IServiceFile}."""
 
-    def __init__(self, config: Config, content: SourceChain, patience: float) -> None:
+    def __init__(self, file: ServiceFileRead, content: SourceChain, patience: float) -> None:
         """@param patience: seconds to wait for each file that is looked up."""
-        self.transports = [ConfiguredTransport(each.name, each.kind, each.options) for each in config.transports]
+        named = file.config.transports
+        self.transports = [ConfiguredTransport(each.name, each.kind, each.options) for each in named]
         self._content = content
         self._patience = patience
-        self._rules = None if config.access is None else Rules(config.access)
+        self._rules = file.rules
 
     def readable(self, name: str, networks: Iterable[AnyNetwork]) -> bool:
         """As L{IServiceFile.readable}."""

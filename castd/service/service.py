@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from random import Random
 from typing import TypedDict
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
@@ -21,7 +22,7 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.files.presence import Presence, lookAt
-from castd.files.threads import allWithin
+from castd.files.threads import RunInThread, allWithin
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.history import Found, Query
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
@@ -31,7 +32,7 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
-from castd.service.build import SINKS, Components, build, kinds, read
+from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read, readInThread
 from castd.service.histories import Histories
 from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
@@ -45,6 +46,10 @@ _log = Logger(namespace="castd")
 #: Seconds that a stop waits for disks to remove the files of uploads that were broken off.  The next start removes the
 #: others.
 SETTLE_TIMEOUT = 1.0
+
+
+#: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
+REREAD_TIMEOUT = 25.0
 
 
 class ReloadAnswer(TypedDict):
@@ -77,6 +82,7 @@ class Server(MultiService):
     @ivar stopping: the server is being stopped.
     @ivar handover: the processes before and after this one.
     @ivar admin: the metrics page and the control socket.
+    @ivar thread: reads the service file for a reload.
     @ivar watch: notifies the service manager; sends nothing before L{setServiceManager}.
     """
 
@@ -94,7 +100,9 @@ class Server(MultiService):
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
         self._bound = False  # or it was tried
+        self.thread: RunInThread = maybeDeferred
         self._collected = collected
+        self._rereads: list[Deferred[tuple[str, ...]]] = []  # those who wait for the service file to be read
         self._sinks = components.sinks
         self._presence: dict[str, Presence] = {}
         self.handover = Handover(self)
@@ -315,45 +323,84 @@ class Server(MultiService):
 
     # Reload.
 
-    def _answerReload(self) -> ReloadAnswer:
-        faults = self.reread()
-        return {"ok": not faults, "faults": faults}
+    def _answerReload(self) -> Deferred[ReloadAnswer]:
+        return self.reread().addCallback(_reloadAnswer)
 
-    def reread(self) -> tuple[str, ...]:
+    def reread(self) -> Deferred[tuple[str, ...]]:
         """
         Read the service file again and put it in force; on any fault everything stays as it was.
 
-        @return: the faults, as for a start; an empty tuple: the file is in force.
+        It is read and checked in a thread: a large file takes seconds, and its disk may not answer.  If it is being
+        read already it is read once more afterwards, since it may have changed meanwhile.
+
+        @return: fires with the faults, as for a start; an empty tuple: the file is in force.
         """
-        if self.draining:
-            return ("castd is stopping",)
-        if self.handover.busy:
-            return ("an upgrade is under way",)
+        answer: Deferred[tuple[str, ...]] = Deferred()
+        self._rereads.append(answer)
+        if len(self._rereads) == 1:
+            self._reread()
+        return answer
+
+    def _reread(self) -> None:
+        """Read the file for all who have asked until now."""
+        asked = len(self._rereads)
+        why = self._refusesReload()
+        if why is not None:
+            self._answerRereads((why,), asked)
+            return
         self.watch.notifier.reloading()
-        try:
-            self.reload(read(self.file, self._collected))
-        except ConfigError as error:
-            faults = error.faults
-        except BaseException:
-            _log.failure("a reload failed", event="fault")
-            faults = ("a fault of castd or of a plugin, see the log",)
-        else:
-            faults = ()
-            _log.info("{file} is in force", event="reloaded", file=str(self.file))
+        reading = self.thread(partial(readInThread, self.file, self._collected))
+        if not reading.called:
+            reading.addTimeout(REREAD_TIMEOUT, self.site.reactor)
+        reading.addCallback(self._putInForce).addErrback(self._faultsOfReload).addCallback(self._reloaded, asked)
+
+    def _refusesReload(self) -> str | None:
+        """Return why no file is put in force now; L{None}: one may be."""
+        if self.draining:
+            return "castd is stopping"
+        return "an upgrade is under way" if self.handover.busy else None
+
+    def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
+        why = self._refusesReload()
+        if why is not None:
+            return (why,)
+        self.reload(file)
+        _log.info("{file} is in force", event="reloaded", file=str(self.file))
+        return ()
+
+    def _faultsOfReload(self, failure: Failure) -> tuple[str, ...]:
+        if isinstance(failure.value, ConfigError):
+            return failure.value.faults
+        if failure.check(TimeoutError):
+            return (f"{self.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
+        _log.failure("a reload failed", failure, event="fault")
+        return ("a fault of castd or of a plugin, see the log",)
+
+    def _reloaded(self, faults: tuple[str, ...], asked: int) -> None:
         for nth, fault in enumerate(faults, 1):
             form = "{file} is refused ({nth} of {count}): {fault}"
             told = {"file": str(self.file), "fault": fault, "nth": nth, "count": len(faults)}
             _log.error(form, event="refused-reload", **told)
-        self.watch.ready()
-        return faults
+        if not self.draining:
+            self.watch.ready()
+        self._answerRereads(faults, asked)
 
-    def reload(self, config: Config) -> None:
+    def _answerRereads(self, faults: tuple[str, ...], asked: int) -> None:
+        """Answer those who have asked first, and read the file again for those who have asked since."""
+        answered, self._rereads = self._rereads[:asked], self._rereads[asked:]
+        for each in answered:
+            each.callback(faults)
+        if self._rereads:
+            self._reread()
+
+    def reload(self, file: ServiceFileRead) -> None:
         """
         Put another service file in force.  Transfers under way keep what they began with.
 
         @raise ConfigError: the file cannot be put in force, such as when a port cannot be bound; nothing has changed.
         """
-        components = build(config, self._collected, self.site, self._sinks, self.site.content.sources)
+        config = file.config
+        components = build(file, self._collected, self.site, self._sinks, self.site.content.sources)
         admin = self.admin.bind(config)
         outputs: LogOutputs | None = None
         try:
@@ -394,6 +441,10 @@ class Server(MultiService):
         _log.info("{address} is closed", event="closed-port", address=vanished.address)
 
 
+def _reloadAnswer(faults: tuple[str, ...]) -> ReloadAnswer:
+    return {"ok": not faults, "faults": faults}
+
+
 def _removalFailed(failure: Failure) -> None:
     """Log that unfinished uploads could not be removed: they do no harm, and the next start tries again."""
     if failure.check(OSError, Refused) is None:
@@ -413,7 +464,7 @@ def compose(
     @raise ConfigError: with a fault for each entry that cannot be made.
     """
     site = Site(reactor, random or BufferedSystemRandom(), ports, config.limits)
-    components = build(config, collected, site)
+    components = build(ServiceFileRead.of(config), collected, site)
     components.openSite(site)
     server = Server(components, site, collected)
     # Made now, so that faults in the addresses of admin ports are found before the start.

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from castd.config.plugin import collect
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
+from tests.support.disks import result
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 COLLECTED = collect()
@@ -34,9 +36,9 @@ class Case:
     def write(self, text: str) -> None:
         (self.folder / "x.yaml").write_text(text)
 
-    def reload(self, text: str) -> tuple[str, ...]:
+    def reload(self, text: str) -> Any:
         self.write(text)
-        return self.server.reread()
+        return result(self.server.reread())
 
     def ports(self) -> list[int]:
         """Return the request ports that are open."""

@@ -39,6 +39,7 @@ from castd.proxydhcp.requests import REASONS, BootRequest, Machine, Reach, Silen
 from castd.request import Local
 from castd.service import service
 from castd.testing import RecordingClient
+from tests.support.disks import result
 from tests.support.log import observed
 from tests.support.pxe import (
     ALL,
@@ -602,7 +603,7 @@ def test_PX42_reloaded(tmp_path: Path) -> None:
         assert only(stage.replay("Q-01")).datagram == vector("A-05")
         mtftp = {"interface": SERVER, "port": 1760, "files": {"undionly.kpxe": "239.255.1.2:3002"}}
         stage.write(rule, mtftp=mtftp)
-        assert stage.server.reread() == ()
+        assert result(stage.server.reread()) == ()
         stage.network.advance(1)
         vendor = pxe.parseSuboptions(only(stage.replay("Q-01")).packet.options[43])
         assert (vendor[1], vendor[2], vendor[3]) == (bytes([239, 255, 1, 2]), b"\xba\x0b", b"\xe0\x06")
@@ -1043,11 +1044,11 @@ def test_PX63_reload(tmp_path: Path) -> None:
     with ProxyStage(tmp_path, X64, own={"answers-per-machine": "0.5/s"}) as stage:
         assert only(stage.replay("P-08")).file == "snponly.efi"
         stage.write(X64 | {"boot": "bootcode.bin"})
-        assert stage.server.reread() == ()
+        assert result(stage.server.reread()) == ()
         assert only(stage.replay("P-13")).file == "bootcode.bin"
         assert stage.replay("P-30") == []
         stage.write(X64 | {"by": "nobody"})
-        assert "no transport is called nobody" in stage.server.reread()[0]
+        assert "no transport is called nobody" in result(stage.server.reread())[0]
         stage.network.advance(4)
         assert only(stage.replay("P-13")).file == "bootcode.bin"
         stage.network.advance(40)
@@ -1061,7 +1062,7 @@ def test_PX63_refusedReload(tmp_path: Path) -> None:
         RecordingClient(stage.network.host(SERVER), 70)
         stage._own.update(RELAYED)
         stage.write(X64, other={"use": "tftp", "interface": SERVER, "port": 70})
-        assert "taken" in stage.server.reread()[0]
+        assert "taken" in result(stage.server.reread())[0]
         assert stage.server.site.observers == observers
         assert only(stage.replay("P-08")).file == "snponly.efi"
 
@@ -1072,11 +1073,11 @@ def test_PX63_relaysByReload(tmp_path: Path) -> None:
         before = [port for port in stage.host.openPorts() if port.address[1] == 4011]
         stage._own.update(RELAYED)
         stage.write(IPXE)
-        assert stage.server.reread() == ()
+        assert result(stage.server.reread()) == ()
         assert only(stage.replay("Q-03")).datagram == vector("A-07")
         stage._own.clear()
         stage.write(IPXE)
-        assert stage.server.reread() == ()
+        assert result(stage.server.reread()) == ()
         assert stage.replay("Q-03") == []
         assert [port for port in stage.host.openPorts() if port.address[1] == 4011] == before
         stage.network.advance(1)

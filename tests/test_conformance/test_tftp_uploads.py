@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 
 from castd.errors import Forbidden, NotFound
-from castd.files.access import Rule
+from castd.files.access import Rule, Rules
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
@@ -227,7 +227,7 @@ def test_TC55_convertedOnce(place: Path) -> None:
     def made(network: Network) -> Site:
         site = Site(network, NoJitterRandom(1), network.host("10.0.0.1"), Limits())
         drop = UploadDirectory(UploadDirectoryOptions(path=str(place), keepFree=0), thread=maybeDeferred)
-        rules = [Rule(allow="any")]
+        rules = Rules([Rule(allow="any")])
         site.open([Directory(DirectoryOptions(path=str(place)), maybeDeferred)], [drop], rules)
         return site
 
