@@ -20,6 +20,7 @@ from castd.cli.check import findMissing, machineWarnings, permitted, serviceWarn
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
+from castd.cli.explain import explain
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
 from castd.cli.pxe import pxeCommand
@@ -62,6 +63,7 @@ def fail(error: ConfigError) -> SystemExit:
 
 main.add_command(get)
 main.add_command(put)
+main.add_command(explain)
 main.add_command(history)
 main.add_command(reload)
 main.add_command(status)

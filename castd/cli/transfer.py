@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.interfaces import IReactorCore
+from twisted.internet.interfaces import IReactorCore, IReactorFDSet
 from twisted.python.failure import Failure
 
 from castd.cli.display import INTERRUPTED, Display, Result
@@ -34,7 +34,7 @@ from castd.packets.netascii import encode
 AT_ONCE = 8
 
 
-class ICommandReactor(IClientReactor, IReactorCore):
+class ICommandReactor(IClientReactor, IReactorCore, IReactorFDSet):
     """The interfaces that a command needs of the reactor that it runs."""
 
 
@@ -75,7 +75,7 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
     if output not in (None, "-") and directory != Path():
         targets = [str(directory / target) for target in targets]
     display = Display("get", options.quiet, options.json, options.sha256 == "")
-    reactor = _reactor(context)
+    reactor = commandReactor(context)
     limit = DeferredSemaphore(AT_ONCE)
 
     def getOne(text: str, url: Url, target: str) -> Deferred[Result]:
@@ -148,7 +148,7 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
     if knownScheme(target).upload is None:
         raise click.UsageError(f"{target.scheme}:// has no writes")
     display = Display("put", options.quiet, options.json, options.sha256 == "")
-    reactor = _reactor(context)
+    reactor = commandReactor(context)
 
     async def putOne() -> int:
         return await _status([Deferred.fromCoroutine(_put(reactor, url, target, file, options, display))])
@@ -225,7 +225,7 @@ async def _status(transfers: Sequence[Deferred[Result]]) -> int:
     return max(result.status for result in results)
 
 
-def _reactor(context: click.Context) -> ICommandReactor:
+def commandReactor(context: click.Context) -> ICommandReactor:
     """Return the reactor, imported no earlier than here; a test passes its own as the object of the context."""
     if isinstance(context.obj, dict) and "reactor" in context.obj:
         return cast(ICommandReactor, context.obj["reactor"])

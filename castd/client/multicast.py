@@ -4,9 +4,7 @@ Receives datagrams that are sent to a group, many at once, for the client.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IMulticastTransport, IReactorMulticast
@@ -37,12 +35,7 @@ def _addressTowards(port: object, server: str) -> str:
     Return the address of this machine that sends to this server; the server's groups are joined at its interface, since
     a machine may have several networks. C{""}: the system chooses; a port in memory has no socket.
     """
-    if isinstance(port, Port):
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # Connecting a UDP socket sends nothing.
-            probe.connect((server, 9))
-            return str(probe.getsockname()[0])
-    return ""
+    return sockets.addressTowards(server) if isinstance(port, Port) else ""
 
 
 class MulticastPort(DatagramProtocol):

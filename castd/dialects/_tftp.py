@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
@@ -82,14 +82,40 @@ class BlockCap(Protocol):
     def blksize(self) -> int | None: ...
 
 
+AnyCap = TypeVar("AnyCap", bound=BlockCap)
+
+
 def cappedBlksize(host: str, largest: int, caps: Iterable[BlockCap]) -> int:
     """
     Find the largest block size to grant to a client: the least of its caps and of what is granted to all.
 
     @param largest: octets granted to all.
     """
-    theirs = [cap.blksize for cap in caps if cap.blksize is not None and within(host, cap.clients)]
-    return min([largest, *theirs])
+    return min([largest, *(cap.blksize for _, cap in capsFor(host, caps) if cap.blksize is not None)])
+
+
+def capsFor(host: str, caps: Iterable[AnyCap]) -> Iterator[tuple[int, AnyCap]]:
+    """Return the caps that are for this client, each with its number in the service file."""
+    return ((number, cap) for number, cap in enumerate(caps) if within(host, cap.clients))
+
+
+def blksizeBounds(
+    host: str, local: Local, blksize: int | None, caps: Iterable[BlockCap], header: int = 4
+) -> Iterator[str]:
+    """
+    Return what bounds the block size of this client, as L{IExplainedDialect.bounds
+    <castd.interfaces.IExplainedDialect.bounds>}.
+
+    @param blksize: the option of that name; L{None}: what the interface carries in one piece.
+    @param header: as for L{unfragmented}.
+    """
+    if blksize is None:
+        yield f"interface: its MTU of {local.mtu} carries blocks of {unfragmented(local, header)} octets in one piece"
+    else:
+        yield f"blksize: at most {blksize} octets"
+    for number, cap in capsFor(host, caps):
+        if cap.blksize is not None:
+            yield f"caps[{number}]: blocks of at most {cap.blksize} octets for this client"
 
 
 def idleCaps(largest: int | None, caps: Iterable[BlockCap]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
-from castd.interfaces import IContent, IDialect, IGroupWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, IWire
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -84,7 +84,7 @@ class Wire(_group.GroupWire):
         self._groupPool.release(self.group, now)
 
 
-@implementer(IDialect)
+@implementer(IExplainedDialect)
 class Dialect:
     """Speaks RFC 2090 as configured.  Plain TFTP behind it at the same port serves what it declines."""
 
@@ -123,6 +123,15 @@ class Dialect:
         if group is None:
             raise Declined("pool-empty")
         return Wire(terms, content.size, self.options, group, context.groupPool)
+
+    def opening(self, name: str) -> None:
+        """Return L{None}: a request of TFTP's, with the option, asks for each file."""
+
+    def bounds(self, request: Request) -> Iterator[str]:
+        """As L{IExplainedDialect.bounds}."""
+        host, local, options = request.peer[0], request.local, self.options
+        yield from _tftp.blksizeBounds(host, local, None, ())
+        yield from _tftp.blksizeBounds(host, local, options.blksize, options.caps)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

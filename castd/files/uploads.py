@@ -125,18 +125,60 @@ class UploadDirectory:
         @raise Full: the upload is too large, or there is too little space.
         @raise Unanswered: too many requests wait for this disk.
         """
+        above, last = self._placeOf(name, peer, size)
+        if self._awaited >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
+        self._awaited += 1
+        asked: Deferred[IUpload] = Deferred()
+        Deferred.fromCoroutine(self._begin(above, last, peer, size)).addBoth(self._begun, asked)
+        return asked
+
+    def check(self, name: str, peer: Peer, size: int | None) -> Deferred[None]:
+        """
+        Find out whether an upload would begin, and begin none: no file is made, and no other upload is disturbed.
+
+        @return: fails as L{begin}.
+        @raise Refused: as L{begin}.
+        """
+        above, last = self._placeOf(name, peer, size)
+        return Deferred.fromCoroutine(self._check(above, last, peer, size))
+
+    async def _check(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> None:
+        directory, place = await self.thread(bind(self._openDirectory, above))
+        try:
+            busy = self._open.get((*place, last))
+            if busy is not None and (busy.peer != peer or busy.storing):
+                raise _busy(busy)
+            space = SpaceClaim(place[0], directory, self.options.keepFree)
+            await self.thread(bind(self._checkBeginning, space, directory, last, size or 0))
+        finally:
+            self.thread(bind(closeFd, directory))
+
+    def _checkBeginning(self, space: SpaceClaim, directory: int, last: bytes, size: int) -> None:
+        """Check what the disk has to say to an upload.  In a thread.  @raise Refused: it may not be."""
+        self.checkPolicy(directory, last)
+        try:
+            space.setAside(size)
+        except OSError as error:
+            raise writeRefusal(error) from error
+        finally:
+            space.release()
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+            raise Forbidden(why=os.strerror(errno.EACCES))
+
+    def _placeOf(self, name: str, peer: Peer, size: int | None) -> tuple[names.Parts, bytes]:
+        """
+        Return the directory and the name in it of an upload.
+
+        @raise Refused: it may not be, whatever is on the disk.
+        """
         if not self.isFor(peer):
             raise Forbidden(why="no uploads by this client")
         *above, last = names.beneath(names.parts(name), self._under)
         if partial.NAME.fullmatch(last):
             raise Forbidden(why="this name is for unfinished uploads")
         self.checkSize(size or 0)
-        if self._awaited >= MOST_AWAITED:
-            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
-        self._awaited += 1
-        asked: Deferred[IUpload] = Deferred()
-        Deferred.fromCoroutine(self._begin(tuple(above), last, peer, size)).addBoth(self._begun, asked)
-        return asked
+        return tuple(above), last
 
     def _begun(self, result: IUpload | Failure, asked: Deferred[IUpload]) -> None:
         self._awaited -= 1
@@ -214,7 +256,7 @@ class UploadDirectory:
             await busy.ended()
             busy = self._open.get(key)
         if busy is not None:
-            raise Forbidden("busy", f"{busy.peer[0]} is uploading this file")
+            raise _busy(busy)
 
     def checkPolicy(self, directory: int, last: bytes) -> None:
         """@raise Refused: the policy does not allow the upload, or there is something else than a regular file."""
@@ -232,6 +274,11 @@ class UploadDirectory:
             raise Forbidden(why="not a regular file")
         if not self.options.replaceForeign and not _isOurs(status):
             raise Forbidden(why="a file of another user, or a read-only one: replace-foreign is off")
+
+
+def _busy(upload: FileUpload) -> Forbidden:
+    """Return the refusal for a name that another client is uploading."""
+    return Forbidden("busy", f"{upload.peer[0]} is uploading this file")
 
 
 def _isOurs(status: os.stat_result) -> bool:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound, Refused
 from castd.files.access import Rule, Rules
-from castd.files.content import SourceChain
+from castd.files.content import Missed, SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
@@ -104,15 +104,23 @@ class Site:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
         for observer in self.observers:
             observer(request)
-        found: Deferred[IContent] = maybeDeferred(self._find, request)
+        return self.look(request)
+
+    def look(self, request: Request, missed: Missed | None = None) -> Deferred[IContent]:
+        """
+        As L{lookup}, but no observer is told of the request: nobody has sent it.
+
+        @param missed: called with the reason of each source that does not have the file.
+        """
+        found: Deferred[IContent] = maybeDeferred(self._find, request, missed)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
         return found
 
-    def _find(self, request: Request) -> Any:
+    def _find(self, request: Request, missed: Missed | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
-        return self.content.lookup(request.name, request.peer)
+        return self.content.lookup(request.name, request.peer, missed)
 
     def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""

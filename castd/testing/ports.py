@@ -181,7 +181,7 @@ class VirtualPort:
 
     def holdWindow(self, blocks: int, octets: int) -> int:
         """As L{IDatagramPort.holdWindow}; see L{Host.buffer<castd.testing.Host>}."""
-        return blocks if self.host.buffer is None else self.host.buffer // octets
+        return self.host.windowRoom(blocks, octets)
 
     def hears(self, sender: VirtualPort) -> bool:
         """
