@@ -559,7 +559,14 @@ def _tooSlow(result: object, seconds: float) -> Failure | object:
 def _mismatch(rule: Rule, request: Request) -> str:
     """Return for what else a rule is that does not match a request: other clients, other names, or the other use."""
     for word, loosened in (("clients", {"use": None, "names": None}), ("names", {"use": None})):
-        loose = Rules([rule.model_copy(update=loosened)])
-        if loose.deciding(request.peer[0], request.name, request.write) is None:
+        if not _matches(rule.model_copy(update=loosened), request):
             return word
     return f"uses, to {rule.use}"
+
+
+def _matches(rule: Rule, request: Request) -> bool:
+    """Return whether a rule alone would decide; also where only a malformed name keeps it from that."""
+    try:
+        return Rules([rule]).deciding(request.peer[0], request.name, request.write) is not None
+    except Refused:
+        return True
