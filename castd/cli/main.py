@@ -16,7 +16,7 @@ from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
-from castd.cli.check import findMissing, machineWarnings, permitted, serviceWarnings, summary
+from castd.cli.check import fileWarnings, findMissing, machineWarnings, permitted, serviceWarnings, summary
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
@@ -178,7 +178,13 @@ def check(file: Path | None, config: Path | None) -> None:
         server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(ConfigError(*error.faults, *collected.faults)) from None
-    told = (*warningsOf(found), *serviceWarnings(server), *machineWarnings(found), *collected.faults)
+    told = (
+        *warningsOf(found),
+        *fileWarnings(server),
+        *serviceWarnings(server),
+        *machineWarnings(found),
+        *collected.faults,
+    )
     complain(f"warning: {each}" for each in told)
     makeConsole().print(summary(server))
 

@@ -4,7 +4,7 @@ Serve multicast TFTP (RFC 2090): one client, the master, acknowledges, and all c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from typing import ClassVar
 
@@ -51,6 +51,9 @@ class Options(ListenOptions):
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
+
+    def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
+        return _tftp.largerBlocks(self.blksize, self.caps, self.clients, others)
 
     def bootPath(self, name: str, host: str) -> BootPath:
         port = "" if self.port == 69 else f":{self.port}"

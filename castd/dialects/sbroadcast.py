@@ -7,7 +7,7 @@ service file can change.  docs/transports/sbroadcast.md says what is known and w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -87,6 +87,9 @@ class Options(ListenOptions):
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
+
+    def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
+        return _tftp.largerBlocks(self.blksize, self.caps, self.subnets, others)
 
     @model_validator(mode="after")
     def _flagsDiffer(self) -> Options:

@@ -96,6 +96,9 @@ class Options(ListenOptions):
         """Octets of the longest file."""
         return slam.LARGEST if self.large else slam.LARGEST_32
 
+    def named(self) -> Iterable[tuple[str, str]]:
+        return [("file", self.file)]
+
     def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
         if (size(self.file) or 0) > self.limit:
             yield f"file: {self.file} has {TOO_LONG}"

@@ -469,6 +469,16 @@ class SourceChain:
         @param patience: seconds to wait for a disk.
         @return: L{None}: no source has it, or answers at once.
         """
+        found = self.lookNow(name, peer, patience)
+        return None if isinstance(found, Refused) else found
+
+    def lookNow(self, name: str, peer: Peer, patience: float) -> int | Refused | None:
+        """
+        Find out whether there is a file, before the server serves anybody.
+
+        @param patience: seconds to wait for a disk.
+        @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
+        """
         for source in self.sources:
             try:
                 if isinstance(source, Directory):
@@ -476,7 +486,9 @@ class SourceChain:
                 found = source.lookup(name, peer)
             except NotFound:
                 continue
-            except (Refused, TimeoutError):
+            except Refused as error:
+                return error
+            except TimeoutError:
                 return None
             if isinstance(found, Deferred):
                 found.addCallbacks(lambda late: late.close(), lambda _: None)
@@ -484,7 +496,7 @@ class SourceChain:
             found.close()
             octets: int = found.size
             return octets
-        return None
+        return NotFound()
 
     def _lookupNext(
         self, failure: Failure, first: int, name: str, peer: Peer, missed: Missed | None

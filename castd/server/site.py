@@ -124,12 +124,37 @@ class Site:
 
     def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
+        local = Local("0.0.0.0", 0)
+        requests = [Request((host, 0), local, name) for host in self._viewpoints(networks)]
+        return self._lookupEach(requests, NotFound())
+
+    def _viewpoints(self, networks: Iterable[AnyNetwork]) -> Sequence[str]:
+        """Return an address of these networks for each part of them that rules or sources tell from others."""
         edges = [] if self.rules is None else [*self.rules.networks]
         for source in self.content.sources:
             edges += source.networks if INetworkSource.providedBy(source) else ()
-        local = Local("0.0.0.0", 0)
-        requests = [Request((host, 0), local, name) for host in viewpoints(networks, edges)]
-        return self._lookupEach(requests, NotFound())
+        return viewpoints(networks, edges)
+
+    def missingNow(self, name: str, networks: Iterable[AnyNetwork], patience: float) -> Refused | None:
+        """
+        Find out whether no client of these networks would get a file, before the server serves anybody.
+
+        @param patience: seconds to wait for each disk.
+        @return: why; L{None}: one would, or that is not known, as a disk or a source answers later.
+        """
+        refusal: Refused = NotFound()
+        for host in self._viewpoints(networks):
+            found: int | Refused | None
+            try:
+                if self.rules is not None:
+                    self.rules.check(host, name)
+                found = self.content.lookNow(name, (host, 0), patience)
+            except Refused as error:
+                found = error
+            if not isinstance(found, Refused):
+                return None
+            refusal = refusal if isinstance(found, NotFound) else found
+        return refusal
 
     def _lookupEach(self, requests: Sequence[Request], refusal: Refused) -> Deferred[IContent]:
         """Look up each request until one is answered with a content; NotFound counts for less than another refusal."""
