@@ -52,8 +52,11 @@ class MulticastPort(DatagramProtocol):
         group: tuple[str, int],
         server: str,
         received: Callable[[bytes, Peer], object],
+        interface: str = "",
     ) -> None:
         """
+        @param interface: the address of this machine whose network the group is joined in; C{""}: the one that sends to
+            the server.
         @param server: the address of the server, which sends to the group.
         @param received: called with each datagram and its sender.
         @raise CannotListenError: the port cannot be bound.
@@ -71,7 +74,7 @@ class MulticastPort(DatagramProtocol):
         preparePort(port)
         self.joined: Deferred[None] = succeed(None)
         if group[0]:
-            self.joined = port.joinGroup(group[0], _addressTowards(port, server))
+            self.joined = port.joinGroup(group[0], interface or _addressTowards(port, server))
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram from any sender."""

@@ -117,9 +117,19 @@ def setCommonOptions(sock: socket.socket, errors: bool = True, family: socket.Ad
     allowFragments(sock, family)
     if family == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        if errors:
-            setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
-    elif errors:
+    if errors:
+        queueErrors(sock, family)
+
+
+def queueErrors(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
+    """
+    Keep ICMP errors, with the addresses they are about, until L{readErrors} reads them.
+
+    @param family: the family of the socket, if the caller knows it.
+    """
+    if (family or sock.family) == socket.AF_INET:
+        setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
