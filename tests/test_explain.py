@@ -651,6 +651,7 @@ def test_shownSafely(file: Path) -> None:
 
 
 @pytest.mark.loopback
+@pytest.mark.slow
 def test_running(file: Path) -> None:
     """The running server is asked by its control socket; without one, threads and a reactor of the command's own do."""
     port = free(socket.SOCK_DGRAM)[0]

@@ -20,9 +20,9 @@ from castd.config.plugin import collect
 from castd.receive.options import RequestedOptions
 
 STATUSES = """
-Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a full disk; 2 wrong usage; 3 the server
-refused (its ERROR code is shown; 1 is "file not found"); 4 a checksum is not the one that was given; 130 interrupted.
-Of several files, the largest counts.
+Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a closed port, a full disk; 2 wrong usage; 3 the
+server refused (its ERROR code is shown; 1 is "file not found"); 4 a checksum is not the one that was given; 130
+interrupted.  Of several files, the largest counts.
 """
 
 
