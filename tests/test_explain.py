@@ -13,18 +13,17 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from castd.cli import main
-from castd.files.content import Directory
+from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
 from castd.packets import tftp
 from castd.packets.slam import FIRST_LIST
 from castd.server.admission import MIN_STAY
 from castd.service.explain import PATIENCE, DryRequest, ExplainAnswer, Explanation
 from castd.testing import Network, RecordingClient
-from tests.support.disks import result
+from tests.support.disks import Later, result
 from tests.support.jobs import ROOT, free, running, until
 from tests.support.server import SERVER, Case
 
@@ -502,25 +501,43 @@ def test_reload(hall: Path) -> None:
     assert placed(one(case, "images/kernel"), "access") == [(18, "denies it")]
 
 
-def test_slowDisk(hall: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that hangs is not waited for longer than PATIENCE, and others are served meanwhile."""
-    case = Case(hall, Network(), FILE.format(rules=ALL))
-    hung: list[Deferred[object]] = []
-
-    def hangs(self: Directory, name: str, peer: object) -> Deferred[object]:
-        hung.append(Deferred())
-        return hung[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Directory, "lookup", hangs)
-        results: list[ExplainAnswer] = []
-        case.server.explain(asked("images/kernel", to=f"{SERVER}:69")).addCallback(results.append)
-    assert first(case, asked("images/kernel"), 69) is not None
+@pytest.mark.parametrize(
+    ("name", "write", "hangsAt", "told"),
+    [
+        ("images/kernel", False, 0, "refuses it: its disk does not answer"),
+        ("nowhere", False, 0, "refuses it: its disk does not answer"),
+        ("nowhere", False, 1, "does not have it: No such file or directory"),
+        ("new", True, 0, None),
+        ("new", True, 1, None),
+    ],
+)
+def test_slowDisk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: bool, hangsAt: int, told: str | None
+) -> None:
+    """
+    A disk that hangs is not waited for longer than PATIENCE, wherever it begins to; meanwhile time goes on for the
+    others, and when the disk answers at last nothing is left open.
+    """
+    fill(tmp_path)
+    disk = Later()
+    for module in ("content", "uploads"):
+        monkeypatch.setattr(f"castd.files.{module}.DiskThreads", lambda *_: disk)
+    monkeypatch.setattr(Root, "openAtHand", lambda *_: None)
+    case = Case(tmp_path, Network(), FILE.format(rules=ALL))
+    disk.run()
+    results: list[ExplainAnswer] = []
+    case.server.explain(asked(name, to=f"{SERVER}:69", write=write)).addCallback(results.append)
+    disk.run(hangsAt)
+    open_ = len(os.listdir("/proc/self/fd"))
+    case.network.advance(PATIENCE - 0.1)
     assert results == []
-    case.network.advance(PATIENCE)
+    case.network.advance(0.2)
     ((found,),) = (each["explanations"] for each in results)
-    assert texts(found, "source")[-1] == "refuses it: its disk does not answer"
-    assert found["answer"]["kind"] == "nothing"
+    assert told is None or texts(found, "source")[-1] == told
+    assert found["answer"]["kind"] == ("ERROR" if hangsAt and not write else "nothing")
+    disk.run()
+    assert len(os.listdir("/proc/self/fd")) <= open_
+    assert os.listdir(tmp_path / "drop") == ["old"]
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))

@@ -13,9 +13,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial as bind
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
@@ -35,6 +35,8 @@ from castd.request import Peer
 Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 #: Device and inode of a directory, and a name in it.
 Key: TypeAlias = tuple[int, int, bytes]
+
+T = TypeVar("T")
 
 #: Octets of one upload that are written together.
 WRITE_AT_ONCE = 1 << 16
@@ -126,12 +128,9 @@ class UploadDirectory:
         @raise Unanswered: too many requests wait for this disk.
         """
         above, last = self._placeOf(name, peer, size)
-        if self._awaited >= MOST_AWAITED:
-            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
-        self._awaited += 1
-        asked: Deferred[IUpload] = Deferred()
-        Deferred.fromCoroutine(self._begin(above, last, peer, size)).addBoth(self._begun, asked)
-        return asked
+        return self._awaitDisk(
+            lambda: Deferred.fromCoroutine(self._begin(above, last, peer, size)), lambda upload: upload.abort()
+        )
 
     def check(self, name: str, peer: Peer, size: int | None) -> Deferred[None]:
         """
@@ -141,7 +140,21 @@ class UploadDirectory:
         @raise Refused: as L{begin}.
         """
         above, last = self._placeOf(name, peer, size)
-        return Deferred.fromCoroutine(self._check(above, last, peer, size))
+        return self._awaitDisk(lambda: Deferred.fromCoroutine(self._check(above, last, peer, size)), lambda _: None)
+
+    def _awaitDisk(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object]) -> Deferred[T]:
+        """
+        Begin what waits for the disk, which goes on to its end also if nobody waits for its result any more.
+
+        @param discard: called with the result in that case.
+        @raise Unanswered: too many requests wait for this disk.
+        """
+        if self._awaited >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
+        self._awaited += 1
+        asked: Deferred[T] = Deferred()
+        ask().addBoth(self._answered, asked, discard)
+        return asked
 
     async def _check(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> None:
         directory, place = await self.thread(bind(self._openDirectory, above))
@@ -180,9 +193,9 @@ class UploadDirectory:
         self.checkSize(size or 0)
         return tuple(above), last
 
-    def _begun(self, result: IUpload | Failure, asked: Deferred[IUpload]) -> None:
+    def _answered(self, result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
         self._awaited -= 1
-        handOver(result, asked, lambda upload: upload.abort())
+        handOver(result, asked, discard)
 
     async def _begin(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> IUpload:
         directory, place = await self.thread(bind(self._openDirectory, above))
