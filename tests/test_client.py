@@ -22,14 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.internet.udp import Port
 from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.client import schemes
 from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.describe import LONGEST, describe
+from castd.client.port import ReportingPort
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
 from castd.client.transfer import ClientTransfer, socketAddress
@@ -42,7 +45,7 @@ from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parse
 from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
 from castd.server.site import Site as ServerSite
-from castd.testing import Network, ReceivedFile, RecordingClient, memorySite, pattern
+from castd.testing import Network, ReceivedFile, RecordingClient, VirtualPort, memorySite, pattern
 from tests.support.jobs import ROOT, free
 from tests.support.link import summary
 from tests.support.log import observed
@@ -286,6 +289,34 @@ class TestClosedPort:
         client.unreachable(site.transfer.address)
         assert [type(each) for each in site.results] == [Report]
         assert bytes(site.sink.data) == b"x"
+
+
+class TestBind:
+    def test_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A group is joined in the network of the address that was chosen."""
+        joined: list[str] = []
+
+        def join(port: VirtualPort, group: str, interface: str = "") -> Deferred[None]:
+            joined.append(interface)
+            return real(port, group, interface)
+
+        real = VirtualPort.joinGroup
+        monkeypatch.setattr(VirtualPort, "joinGroup", join)
+        site = Site({"f": pattern(2000)})
+        site.memory.ports.listen(70, listener(site.memory, (multicast, {"port": 70, "gather": 0, "clients": "any"})))
+        site.settle(fetch(site.host, parseUrl(f"tftm://{SERVER}:70/f"), site.sink, bind=CLIENT))
+        assert (joined, site.sink.data) == ([CLIENT], pattern(2000))
+
+    def test_otherErrors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error of another kind that comes while the port is read is not the end of the port."""
+
+        def fails(port: Port) -> None:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+        monkeypatch.setattr(Port, "doRead", fails)
+        port = ReportingPort(reactor, DatagramProtocol(), "127.0.0.1")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port.socket:
+            port.doRead()
 
 
 class TestWatcher:

@@ -124,7 +124,7 @@ def placed(found: Explanation, step: str) -> list[tuple[int | None, str]]:
 
 # What it says is what a request gets.
 
-NAMES = st.sampled_from(
+READS = st.sampled_from(
     [
         "images/kernel",
         "pxe/kernel",
@@ -142,15 +142,11 @@ NAMES = st.sampled_from(
         "/images//kernel",
         "../etc/passwd",
         "images\\kernel",
-        "logs/old",
-        "logs/new",
-        "drop/x",
-        "old",
-        "new",
-        "one",
         "x.efi",
-        "logs/deep/x",
     ]
+)
+WRITES = st.sampled_from(
+    ["logs/old", "logs/new", "drop/x", "old", "new", "one", "x.efi", "logs/deep/x", "../new", "logs", "images/kernel"]
 )
 PATTERNS = st.sampled_from(["*.efi", "images/**", "kernel", "/old", "?-b", "logs/*", "*"])
 NETWORKS = st.sampled_from(["any", "10.0.0.0/24", "10.0.1.0/24", "10.0.0.9/32", "192.168.0.0/16"])
@@ -206,26 +202,20 @@ def same(found: Explanation, datagram: bytes | None) -> bool:
 
 @given(
     rules=RULES | st.just([{"allow": "any"}]),
-    name=NAMES,
+    wanted=st.tuples(st.just(False), READS) | st.tuples(st.just(True), WRITES),
     client=st.sampled_from([HERE, THERE, "10.0.0.8"]),
-    write=st.booleans(),
     mode=st.sampled_from(["octet", "octet", "netascii", "mail"]),
     options=OPTIONS,
     port=st.sampled_from([69, 69, 69, 1759]),
 )
 def test_saysWhatARequestGets(
-    hall: Path, rules: Any, name: str, client: str, write: bool, mode: str, options: list[tuple[str, str]], port: int
+    hall: Path, rules: Any, wanted: Any, client: str, mode: str, options: list[tuple[str, str]], port: int
 ) -> None:
     """Whatever the rules, the name, the client and the options are, a real request gets what was explained before."""
     case = Case(hall, Network(), FILE.format(rules=json.dumps(rules)))
-    question = DryRequest(
-        client,
-        name,
-        write,
-        mode,
-        tuple({each.lower(): (each, value) for each, value in options}.values()),
-        (SERVER, port),
-    )
+    write, name = wanted
+    given = {option.lower(): (option, value) for option, value in options}
+    question = DryRequest(client, name, write, mode, tuple(given.values()), (SERVER, port))
     (found,) = explained(case, question)["explanations"]
     got = first(case, question, port)
     assert same(found, got), (found, got)
@@ -390,6 +380,36 @@ def test_uploadsAreOff(hall: Path) -> None:
     uploads = f"{text}uploads: [{{directory: {{path: drop}}}}]\ntransports: {{tftp: {{}}}}\n"
     without = one(Case(hall, Network(), uploads), "x", write=True)
     assert texts(without, "access") == ["there are no access rules: nobody may write"]
+
+
+def test_noUploadsHere(hall: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport that takes no uploads leaves them to the next one."""
+    two = "transports:\n  first: {use: tftp}\n  second: {use: tftp, windowsize: 2}\n"
+    case = Case(hall, Network(), FILE.format(rules=ALL).partition("transports:")[0] + two)
+    monkeypatch.setattr(case.server.addresses[0].transport.dialects[0].dialect, "uploadReceiver", lambda _: None)
+    question = asked("logs/new", write=True, options=["windowsize=8"], to=f"{SERVER}:69")
+    (found,) = explained(case, question)["explanations"]
+    assert "takes no uploads" in texts(found, "transport")
+    assert (found["transport"], found["answer"]["options"]) == ("second", {"windowsize": "2"})
+    assert same(found, first(case, question, 69))
+    case.server.stopService()
+    case.network.advance(30)
+
+
+@pytest.mark.parametrize("blocks", [65535, 65536])
+def test_tooLarge(tmp_path: Path, blocks: int) -> None:
+    """A file with more blocks than a protocol has numbers for is told to be none for it, as it is then."""
+    fill(tmp_path)
+    case = Case(tmp_path, Network(), FILE.format(rules=ALL))
+    with (tmp_path / "boot" / "images" / "kernel").open("r+b") as file:
+        file.truncate(blocks * 512 - 1)
+    found = one(case, "images/kernel", f"{SERVER}:1759", client="10.0.0.8")
+    group = one(case, "images/kernel", client="10.0.0.8", options=["multicast="])
+    told = "does not serve it: too-many-blocks; the next one is asked"
+    assert (told in texts(found, "transport")) is (blocks > 65535)
+    assert (told in texts(group, "transport")) is (blocks > 65535)
+    assert same(found, first(case, asked("images/kernel", client="10.0.0.8"), 1759))
+    assert same(group, first(case, asked("images/kernel", client="10.0.0.8", options=["multicast="]), 69))
 
 
 def test_window(case: Case) -> None:
