@@ -204,7 +204,7 @@ def same(found: Explanation, datagram: bytes | None) -> bool:
     rules=RULES | st.just([{"allow": "any"}]),
     wanted=st.tuples(st.just(False), READS) | st.tuples(st.just(True), WRITES),
     client=st.sampled_from([HERE, THERE, "10.0.0.8"]),
-    mode=st.sampled_from(["octet", "octet", "netascii", "mail"]),
+    mode=st.sampled_from(["octet", "octet", "octet", "netascii", "mail"]),
     options=OPTIONS,
     port=st.sampled_from([69, 69, 69, 1759]),
 )
@@ -223,6 +223,15 @@ def test_saysWhatARequestGets(
     case.network.advance(30)
     for file in ("logs/new", "drop/new", "drop/x"):
         assert not (hall / file).exists()
+
+
+@pytest.mark.parametrize("client", [HERE, THERE])
+@pytest.mark.parametrize("name", ["logs/old", "logs/new", "old", "new", "logs/deep/x", "../new", "logs"])
+def test_writes(case: Case, name: str, client: str) -> None:
+    """So does each kind of write."""
+    question = asked(name, client=client, write=True, to=f"{SERVER}:69", options=["tsize=100"])
+    (found,) = explained(case, question)["explanations"]
+    assert same(found, first(case, question, 69))
 
 
 @pytest.mark.parametrize("name", ["images/kernel", "/images/kernel", "other"])
