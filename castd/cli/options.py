@@ -41,8 +41,8 @@ class TransferOptions:
     netascii: bool
     quiet: bool
     json: bool
-    verbose: bool
-    bind: str
+    verbose: bool = False
+    bind: str = ""
 
     def __post_init__(self) -> None:
         """@raise click.UsageError: two options do not go together."""

@@ -120,6 +120,8 @@ class Site:
     def _find(self, request: Request, missed: Missed | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
+        if missed is None:
+            return self.content.lookup(request.name, request.peer)
         return self.content.lookup(request.name, request.peer, missed)
 
     def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
