@@ -196,6 +196,12 @@ class GroupPool:
         if (pool := self._poolOf.pop(group, None)) is not None:
             pool[0].lookAgain(pool[1], now + REUSE_DELAY)
 
+    def putBack(self, group: Group) -> None:
+        """Put back a group that was allocated and never used: it is free at once."""
+        self._allocated.discard(group)
+        vacancies, place = self._poolOf.pop(group)
+        heappush(vacancies.free, place)
+
     def quarantined(self, now: float) -> list[tuple[Group, float]]:
         """Return the released groups in quarantine, each with the seconds left, for L{adopt} in another process."""
         return [(group, until - now) for group, until in self._quarantinedUntil.items() if until > now]
@@ -209,6 +215,29 @@ class GroupPool:
         """
         self._allocated.update(allocated)
         self._quarantinedUntil.update({group: now + seconds for group, seconds in quarantined})
+
+
+class BorrowedGroups(GroupPool):
+    """
+    Finds out which group a pool would allocate: what is allocated here is put back when it is released, as if it had
+    never been used.
+    """
+
+    def __init__(self, groups: GroupPool) -> None:
+        super().__init__()
+        self._groups = groups
+
+    def isFree(self, group: Group, use: str | None, now: float) -> bool:
+        """As L{GroupPool.isFree}."""
+        return self._groups.isFree(group, use, now)
+
+    def allocate(self, groups: Sequence[Group], now: float) -> Group | None:
+        """As L{GroupPool.allocate}."""
+        return self._groups.allocate(groups, now)
+
+    def release(self, group: Group, now: float) -> None:
+        """Put a group back, without a quarantine."""
+        self._groups.putBack(group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,23 @@ class IDialect(Interface):
         """
 
 
+class IExplainedDialect(IDialect):
+    """Adds what C{castd explain} tells of a dialect."""
+
+    def opening(name: str) -> bytes | None:
+        """
+        Return the datagram by which a client of this protocol asks for a file, if it is no request of TFTP's.
+
+        @return: L{None}: a request of TFTP's, or none at all, asks for it.
+        """
+
+    def bounds(request: Request) -> Iterable[str]:
+        """
+        Return what bounds the options that this request is granted, each as C{key: what it bounds}; the key is a path
+        within the options of the service file: C{caps[0]: blksize at most 1400}.
+        """
+
+
 class ITransferHalf(Interface):
     """
     Decides for one side of one transfer: an upload to the server, a download or an upload in the client.  It is pure.
@@ -669,6 +686,18 @@ class IPorts(Interface):
         Return the networks that the interface with this address reaches without a router, if they hold the address.
 
         @return: L{None}: no interface of this machine has this address.
+        """
+
+    def windowRoom(blocks: int, octets: int) -> int:
+        """Return what L{IDatagramPort.holdWindow} would return at a port that L{openPort} opens."""
+
+    def localFor(interface: str, port: int, client: str) -> Local:
+        """
+        Return the local address that a client's request would come to.
+
+        @param interface: the address that is asked; C{""} or C{"::"}: the one that this machine sends to the client
+            from.
+        @param client: numeric address of the client.
         """
 
     def openPort(

@@ -323,6 +323,18 @@ class ListenOptions(Settings):
         """
         return ()
 
+    def named(self) -> Iterable[tuple[str, str]]:
+        """Return the files that these options name, each as (key of the options, name)."""
+        return ()
+
+    def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterable[str]:
+        """
+        Return warnings for C{castd check}, as L{warnings}, of what does not go with other transports at the address.
+
+        @param others: (name in the service file, options) of those that are asked after this one.
+        """
+        return ()
+
     def bootPath(self, name: str, host: str) -> BootPath:
         """
         Return how a machine that boots fetches a file from here.  The default is for a protocol that no boot loader

@@ -115,6 +115,52 @@ transports:
 """
 
 
+LARGER = "clients in 10.9.0.0/16 on the interface's link get blocks of up to 1428 octets here"
+
+
+@pytest.mark.parametrize(
+    ("group", "tftp", "told"),
+    [
+        ("multicast: {port: 6969}", "blksize: 1428", None),
+        ("multicast: {port: 6969}", "caps: [{clients: any, windowsize: 4}]", None),
+        (
+            "multicast: {port: 6969}",
+            "blksize: 1024",
+            "clients in 0.0.0.0/0 on the interface's link get blocks of up to 1428",
+        ),
+        ("multicast: {port: 6969, blksize: 1024}", "blksize: 1024", None),
+        ("multicast: {port: 6969}", "caps: [{clients: 10.9.0.0/16, blksize: 1228}]", LARGER),
+        ("multicast: {port: 6970}", "caps: [{clients: 10.9.0.0/16, blksize: 1228}]", None),
+        ("multicast: {port: 6969, clients: 10.8.0.0/16}", "caps: [{clients: 10.9.0.0/16, blksize: 1228}]", None),
+        (
+            "multicast: {port: 6969, caps: [{clients: 10.0.0.0/8, blksize: 1228}]}",
+            "caps: [{clients: 10.9.0.0/16, blksize: 1228}]",
+            None,
+        ),
+        (
+            "multicast: {port: 6969, caps: [{clients: 10.9.1.0/24, blksize: 1228}]}",
+            "caps: [{clients: 10.9.0.0/16, blksize: 1228}]",
+            LARGER,
+        ),
+        (
+            "sbroadcast: {port: 6969, subnets: [10.9.1.0/24]}",
+            "caps: [{clients: 10.9.0.0/16, blksize: 1228}]",
+            "blocks of up to what the MTU carries here, and of at most 1228",
+        ),
+        ("sbroadcast: {port: 6969, subnets: [10.8.1.0/24]}", "caps: [{clients: 10.9.0.0/16, blksize: 1228}]", None),
+    ],
+)
+def test_checkLargerBlocks(folder: Path, group: str, tftp: str, told: str | None) -> None:
+    """A group that sends larger blocks to somebody than the tftp behind it does is worth a warning."""
+    (folder / "x.yaml").write_text(f"{GOOD}transports:\n  {group}\n  tftp: {{port: 6969, {tftp}}}\n")
+    result = castd("check", folder / "x.yaml")
+    assert result.exit_code == 0, result.stderr
+    warned = [line for line in result.stderr.splitlines() if "from 'tftp'" in line]
+    assert len(warned) == (told is not None)
+    assert told is None or told in warned[0]
+    assert all(line.startswith(f"warning: {folder}/x.yaml:5: transports.") for line in warned)
+
+
 def test_checkCaps(folder: Path) -> None:
     """A cap that is none is a fault at its line; one that changes nothing is a warning."""
     file = folder / "x.yaml"
@@ -127,6 +173,7 @@ def test_checkCaps(folder: Path) -> None:
     assert [line for line in result.stderr.splitlines() if "caps" in line] == [
         f"warning: {file}:{at + 2}: transports.{group}",
         f"warning: {file}:{at + 6}: transports.{unicast}",
+        f"warning: {file}:{at + 4}: transports.multicast.caps: {LARGER}, and of at most 1228 from 'tftp'",
     ]
     wrong = {
         "{clients: 10.9.0.0/16}": "[0]: a cap names blksize, windowsize or both",
@@ -213,12 +260,48 @@ def test_checkTaken(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("access", "file", "told"),
+    [
+        ("[{allow: any}]", "hello.txt", None),
+        ("[{allow: any}]", "/hello.txt", None),
+        ("[{allow: any}]", "Hello.txt", "Hello.txt is not there: who asks for it is not served"),
+        (
+            "[{allow: any}]",
+            "out",
+            "out is refused to everybody: a link leads out of the root: who asks for it is not served",
+        ),
+        (
+            "[{allow: any, names: [x]}]",
+            "hello.txt",
+            "hello.txt is refused to everybody: allowed by no access rule: who asks",
+        ),
+        ("[{deny: any, for: write}, {allow: 10.9.0.0/16}]", "hello.txt", None),
+        ("[{allow: any}]", "private/hello.txt", None),
+    ],
+)
+def test_checkFiles(folder: Path, access: str, file: str, told: str | None) -> None:
+    """A file of slam or mtftp that nobody would get is a warning at the line of its key: it may come later."""
+    (folder / "boot" / "out").symlink_to("/etc/passwd")
+    directories = "[{directory: {path: boot}}, {directory: {path: boot, under: private, networks: 10.9.0.0/16}}]"
+    text = f"castd: 1\ncontent: {directories}\naccess: {access}\ntransports:\n  tftp: {{}}\n"
+    for kind, line in ((f"  slam:\n    file: {file}\n", 7), (f"  mtftp:\n    files: {{{file}: null}}\n", 7)):
+        (folder / "x.yaml").write_text(text + kind)
+        result = castd("check", folder / "x.yaml")
+        assert result.exit_code == 0, result.stderr
+        warned = [each for each in result.stderr.splitlines() if "who asks" in each]
+        assert len(warned) == (told is not None), result.stderr
+        assert told is None or told in warned[0]
+        assert all(each.startswith(f"warning: {folder}/x.yaml:{line}: transports.") for each in warned)
+
+
 MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"
 
 
 def test_checkGroups(folder: Path) -> None:
     """Files that iPXE cannot have are named, and that is a warning only."""
     (folder / "x.yaml").write_text(MTFTP + "      hello.txt: 239.255.1.1:3001\n      b: 239.255.1.2:3002\n")
+    (folder / "boot" / "b").write_bytes(b"b")
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
     assert f"warning: {folder}/x.yaml:4: transports.mtftp: iPXE hears 239.255.1.1:3001 only" in result.stderr

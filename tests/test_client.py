@@ -9,6 +9,11 @@ import io
 import os
 import random
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import groupby, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.internet.udp import Port
 from zope.interface import implementer
 
+from castd.cast.policy import RetransmitPolicy
 from castd.client import schemes
 from castd.client.client import defaultOptions, fetch, resolve, send
+from castd.client.describe import LONGEST, describe
+from castd.client.port import ReportingPort
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
 from castd.client.transfer import ClientTransfer, socketAddress
@@ -29,13 +41,15 @@ from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
 from castd.packets.netascii import encode
-from castd.packets.tftp import buildData, buildError, buildOack, parseRequest
+from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parseRequest
 from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
 from castd.server.site import Site as ServerSite
-from castd.testing import Network, ReceivedFile, RecordingClient, memorySite, pattern
+from castd.testing import Network, ReceivedFile, RecordingClient, VirtualPort, memorySite, pattern
+from tests.support.jobs import ROOT, free
 from tests.support.link import summary
 from tests.support.log import observed
+from tests.support.quick import slowBut
 from tests.support.stage import listener
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -114,6 +128,215 @@ class Scripted:
         (who or self.transfer).send(datagram, self.client)
         self.network.advance(0.01)
         return [summary(letter.datagram) for letter in (who or self.transfer).take()]
+
+
+class Seen:
+    """A watcher that keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.packets: list[tuple[bool, str]] = []
+        self.notes: list[str] = []
+
+    def packet(self, sent: bool, datagram: bytes, peer: Any) -> None:
+        self.packets.append((sent, summary(datagram)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Deciding:
+    """A server that answers each request as a test decides by its options; None: with silence."""
+
+    def __init__(self, answer: Callable[[tuple[tuple[str, str], ...], bool], bytes | None]) -> None:
+        self.network = Network()
+        self.listening = RecordingClient(self.network.host(SERVER), 69)
+        self.host = self.network.host(CLIENT)
+        self.sink, self.seen = ReceivedFile(), Seen()
+        self.asked: list[tuple[float, dict[str, str]]] = []
+        self._answer = answer
+        self.listening.datagramReceived = self._received  # type: ignore[method-assign]
+
+    def _received(self, datagram: bytes, addr: Any) -> None:
+        request = parseRequest(datagram)
+        if request is None:
+            return
+        self.asked.append((self.network.seconds(), dict(request.options)))
+        answer = self._answer(request.options, request.write)
+        if answer is not None:
+            RecordingClient(self.network.host(SERVER)).send(answer, addr)
+
+    def get(self, url: str = f"tftp://{SERVER}/f", **more: Any) -> Any:
+        return self._settle(fetch(self.host, parseUrl(url), self.sink, watcher=self.seen, **more))
+
+    def put(self, **more: Any) -> Any:
+        url = parseUrl(f"tftp://{SERVER}/f")
+        return self._settle(send(self.host, url, 0, lambda start, length: b"", watcher=self.seen, **more))
+
+    def _settle(self, asked: Deferred[Any]) -> Any:
+        results: list[Any] = []
+        asked.addCallbacks(results.append, lambda failure: results.append(failure.value))
+        self.network.run(lambda: results, limit=200)
+        return results[0]
+
+    @property
+    def requests(self) -> list[dict[str, str]]:
+        """The options of each request that was not a repetition."""
+        return [options for options, _ in groupby(options for _, options in self.asked)]
+
+
+ASKED = {"blksize": "1468", "windowsize": "16", "tsize": "0"}
+
+
+class TestOnceMore:
+    @pytest.mark.parametrize("put", [False, True])
+    @pytest.mark.parametrize("first", [None, buildError(0, "what?"), buildError(8, "no")], ids=["silence", "0", "8"])
+    def test_withoutOptions(self, first: bytes | None, put: bool) -> None:
+        """A server that can do nothing with options is asked once more without them, and the watcher is told."""
+        plain = buildAck(0) if put else buildData(1, b"plain")
+        server = Deciding(lambda options, write: first if options else plain)
+        if put:
+            # The last ACK is never sent here: what counts is that the server is asked again.
+            server.put(policy=RetransmitPolicy(progressTimeout=8.0, maxRepeatsUnheard=None))
+        else:
+            server.get()
+            assert bytes(server.sink.data) == b"plain"
+        assert server.requests == [ASKED, {}]
+        (note,) = server.seen.notes
+        assert note.endswith(": once more without options")
+
+    def test_time(self) -> None:
+        """A server that is silent for good gets as long as the policy says, the last three seconds without options."""
+        server = Deciding(lambda options, write: None)
+        error = server.get()
+        assert (str(error), server.network.seconds()) == (f"no answer from {SERVER} port 69", 31.0)
+        assert [(round(at), bool(options)) for at, options in server.asked] == [
+            *((each, True) for each in (0, 1, 3, 7, 15, 23)),
+            (28, False),
+            (29, False),
+        ]
+
+    def test_afterTheOack(self) -> None:
+        """So is one whose blocks do not come through, which grants the options: small blocks may."""
+        oack = buildOack((("blksize", "1468"),))
+        server = Deciding(lambda options, write: oack if options else buildData(1, b"small"))
+        server.get()
+        assert bytes(server.sink.data) == b"small"
+
+    @pytest.mark.parametrize("code", [1, 2, 3, 4])
+    def test_refused(self, code: int) -> None:
+        """A refusal that has nothing to do with options is final."""
+        server = Deciding(lambda options, write: buildError(code, "no"))
+        assert server.get().code == code
+        assert server.put().code == code
+        assert (server.requests, server.seen.notes) == ([ASKED], [])
+
+    def test_inTheMiddle(self) -> None:
+        """So is an ERROR 0 once blocks have come: the file would be written twice."""
+        site = Scripted()
+        site.get()
+        site.say(buildOack((("windowsize", "1"),)))
+        site.say(buildData(1, bytes(512)))
+        site.say(buildError(0, "gone"))
+        assert [each.code for each in site.results] == [0]
+        assert site.listening.inbox == []
+
+    def test_none(self) -> None:
+        """A request without options is not sent twice, nor one of a protocol that has none."""
+        server = Deciding(lambda options, write: None)
+        server.get(requested=RequestedOptions(tsize=False))
+        assert (server.requests, server.seen.notes, server.network.seconds()) == ([{}], [], 31.0)
+        other = Deciding(lambda options, write: None)
+        other.get(f"mtftp://{SERVER}:69/f")
+        assert other.seen.notes == []
+
+    def test_group(self) -> None:
+        """A server that is silent to the option of a group is asked by plain TFTP."""
+        server = Deciding(lambda options, write: None if options else buildData(1, b"plain"))
+        server.get(f"tftm://{SERVER}/f")
+        assert bytes(server.sink.data) == b"plain"
+
+
+class TestClosedPort:
+    @pytest.mark.parametrize("put", [False, True])
+    def test_atOnce(self, put: bool) -> None:
+        """A port at which no server listens is told at once, with its number, and not asked again."""
+        site = Site()
+        site.listener.transport.stopListening()
+        error = site.put(b"x") if put else site.get()
+        assert (str(error), error.outcome) == (f"port 69 of {SERVER} is closed: no server listens there", "closed")
+        assert site.network.seconds() < 0.1
+        assert site.quiet()
+
+    def test_leaves(self) -> None:
+        """So is a server whose transfer ends while it lasts."""
+        site = Scripted()
+        site.get()
+        site.say(buildOack((("windowsize", "1"),)))
+        port = site.transfer.port.address[1]
+        site.transfer.port.stopListening()
+        site.network.run(lambda: site.results, limit=5)
+        assert str(site.results[0]) == f"port {port} of {SERVER} is closed: the server has left the transfer"
+
+    def test_others(self) -> None:
+        """What is said of other ports, or of none, ends nothing."""
+        site = Scripted()
+        site.get()
+        (client,) = (each for each in site.host.openPorts())
+        for peer in ((SERVER, 70), ("10.0.0.3", 69), ("10.0.0.3", 69, 0, 0)):
+            client.unreachable(peer)
+        site.say(buildData(1, b"x"))
+        client.unreachable((SERVER, 69))
+        client.unreachable(site.transfer.address)
+        assert [type(each) for each in site.results] == [Report]
+        assert bytes(site.sink.data) == b"x"
+
+
+class TestBind:
+    def test_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A group is joined in the network of the address that was chosen."""
+        joined: list[str] = []
+
+        def join(port: VirtualPort, group: str, interface: str = "") -> Deferred[None]:
+            joined.append(interface)
+            return real(port, group, interface)
+
+        real = VirtualPort.joinGroup
+        monkeypatch.setattr(VirtualPort, "joinGroup", join)
+        site = Site({"f": pattern(2000)})
+        site.memory.ports.listen(70, listener(site.memory, (multicast, {"port": 70, "gather": 0, "clients": "any"})))
+        site.settle(fetch(site.host, parseUrl(f"tftm://{SERVER}:70/f"), site.sink, bind=CLIENT))
+        assert (joined, site.sink.data) == ([CLIENT], pattern(2000))
+
+    def test_otherErrors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error of another kind that comes while the port is read is not the end of the port."""
+
+        def fails(port: Port) -> None:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+        monkeypatch.setattr(Port, "doRead", fails)
+        port = ReportingPort(reactor, DatagramProtocol(), "127.0.0.1")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port.socket:
+            port.doRead()
+
+
+class TestWatcher:
+    def test_group(self) -> None:
+        """What comes from a group is seen as well."""
+        site = Site({"f": pattern(2000)})
+        made = listener(site.memory, (multicast, {"port": 70, "gather": 0, "clients": "any"}))
+        site.memory.ports.listen(70, made)
+        seen = Seen()
+        site.settle(fetch(site.host, parseUrl(f"tftm://{SERVER}:70/f"), site.sink, watcher=seen))
+        assert site.sink.data == pattern(2000)
+        assert sum(text.startswith("DATA") for sent, text in seen.packets if not sent) >= 2
+
+    @given(st.integers(0, 7), st.binary(max_size=600))
+    def test_describe(self, kind: int, rest: bytes) -> None:
+        """Whatever comes is described in one line that no terminal obeys, and that ends."""
+        for datagram in (bytes((0, kind)) + rest, rest):
+            text = describe(datagram)
+            assert text.isprintable()
+            assert 0 < len(text) <= LONGEST
 
 
 class TestFetch:
@@ -592,6 +815,70 @@ class TestLoopback:
         with pytest.raises(TransferError, match="ERROR 1"):
             await fetch(reactor, url, ReceivedFile()).addTimeout(30, reactor)
         assert found == [0]
+
+    @pytest.mark.parametrize(
+        ("put", "kind"),
+        slowBut(
+            lambda put, kind: (put, kind) == (False, "epoll"),
+            product([False, True], ["epoll", "poll", "select", "asyncio"]),
+        ),
+    )
+    def test_closedPort(self, tmp_path: Path, put: bool, kind: str) -> None:
+        """The kernel's word that a port is closed comes through each reactor, at once."""
+        (tmp_path / "file").write_bytes(b"x")
+        code = f"from twisted.internet import {kind}reactor; {kind}reactor.install()\n"
+        code += "from castd.cli.main import main; main()"
+        url = f"tftp://127.0.0.1:{free(socket.SOCK_DGRAM)[0]}/file"
+        words = ["put", "file", url] if put else ["get", url]
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *words, "--timeout", "60"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert (ran.returncode, "is closed: no server listens there" in ran.stderr) == (1, True), ran.stderr
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    @pytest_twisted.ensureDeferred
+    async def test_othersPortsClosed(self, host: str) -> None:
+        """A stranger whose port is closed when the answer arrives ends nothing: the port stays open, and reads on."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sink = ReceivedFile()
+        with socket.socket(family, socket.SOCK_DGRAM) as server:
+            server.bind((host, 0))
+            server.settimeout(10)
+            where = f"[{host}]" if ":" in host else host
+            url = parseUrl(f"tftp://{where}:{server.getsockname()[1]}/f")
+            asked = fetch(reactor, url, sink, RequestedOptions(tsize=False))
+            client = (await deferToThread(server.recvfrom, 600))[1]
+            server.sendto(buildData(1, bytes(512)), client)
+            await deferToThread(server.recvfrom, 600)
+            for _ in range(3):
+                with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+                    stranger.bind((host, 0))
+                    stranger.sendto(buildData(2, b"no"), client)
+                await deferLater(reactor, 0.02, lambda: None)
+            server.sendto(buildData(2, b"yes"), client)
+            report = await asked.addTimeout(10, reactor)
+            await report.closed
+        assert sink.data == bytes(512) + b"yes"
+
+    @pytest_twisted.ensureDeferred
+    async def test_bind(self) -> None:
+        """A request leaves from the address that was chosen."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(10)
+            url = parseUrl(f"tftp://127.0.0.1:{server.getsockname()[1]}/f")
+            asked = fetch(reactor, url, ReceivedFile(), bind="127.0.0.77")
+            _, client = await deferToThread(server.recvfrom, 600)
+            server.sendto(buildError(1, "no"), client)
+            with pytest.raises(TransferError):
+                await asked.addTimeout(10, reactor)
+        assert client[0] == "127.0.0.77"
 
     @pytest_twisted.ensureDeferred
     async def test_resolve(self) -> None:

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from rich.table import Table
@@ -15,6 +16,8 @@ from rich.table import Table
 from castd.cli.console import addRow, makeTable
 from castd.config.config import Config, listening
 from castd.config.yaml import Route
+from castd.errors import NotFound
+from castd.files.directory import patience
 from castd.options import endpoint
 from castd.service.service import Server
 
@@ -71,6 +74,18 @@ def serviceWarnings(server: Server) -> Iterator[str]:
         for port in sorted({each.port for each in service.ports if each.required}):
             if not permitted(port):
                 yield entry.describe(f"port {port} is a privileged one: this user may not have it")
+
+
+def fileWarnings(server: Server) -> Iterator[str]:
+    """Return a warning for each file that a transport names and that nobody would get now."""
+    site = server.site
+    for entry, options in listening(server.config):
+        networks = getattr(options, "clients", None) or (IPv4Network("0.0.0.0/0"),)
+        for key, name in options.named():
+            refusal = site.missingNow(name, networks, patience(site))
+            if refusal is not None:
+                why = "is not there" if isinstance(refusal, NotFound) else f"is refused to everybody: {refusal}"
+                yield entry.describe(f"{key}: {name} {why}: who asks for it is not served")
 
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:

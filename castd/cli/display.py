@@ -5,7 +5,7 @@ Shows the progress and the results of C{castd get} and C{castd put}: as bars on 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,8 +17,10 @@ from twisted.internet.defer import Deferred
 
 from castd import outcomes
 from castd.cli.console import makeConsole
-from castd.client.report import Progress, Report, TransferError
+from castd.client.describe import describe
+from castd.client.report import Progress, Report, TransferError, Watcher
 from castd.files.names import printable
+from castd.request import Peer, hostPort
 
 #: Exit statuses.  Of several files, the largest counts.
 OK, FAILED, USAGE, REFUSED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -55,19 +57,26 @@ class Result:
         self.blksize, self.windowsize = report.blksize, report.windowsize
         self.closed = report.closed
 
-    def failed(self, error: Exception) -> None:
-        """Fill in the error of a transfer that has failed, and the exit status for it."""
+    def failed(self, error: Exception, stream: str) -> None:
+        """
+        Fill in the error of a transfer that has failed, and the exit status for it; a local one names the file.
+
+        @param stream: what C{-} stands for.
+        """
+        file = stream if self.file == "-" else self.file
         self.outcome = outcomes.FAILED
         self.error = str(error)
         self.status = FAILED
         if isinstance(error, TransferError):
             self.outcome, self.code = error.outcome, error.code
+            if error.local:
+                self.error = f"{file}: {error}"
             if error.code is not None:
                 self.status = REFUSED
             elif error.outcome == outcomes.STOPPED:
                 self.status = INTERRUPTED
         elif isinstance(error, OSError):
-            self.error = error.strerror or str(error)
+            self.error = f"{file}: {error.strerror or error}"
 
     def mismatched(self, wanted: str) -> None:
         """Fill in that the checksum differs from the one that the user gave."""
@@ -75,16 +84,34 @@ class Result:
         self.error = f"sha256 is {self.sha256}, not {wanted}"
 
 
+class PacketLines:
+    """A L{Watcher<castd.client.report.Watcher>} that prints a line for each packet: C{0.000142 > 10.0.0.1:69 RRQ f}."""
+
+    def __init__(self, seconds: Callable[[], float], name: str) -> None:
+        self._seconds = seconds
+        self._begun = seconds()
+        self._name = f"{printable(name)} " if name else ""
+
+    def packet(self, sent: bool, datagram: bytes, peer: Peer) -> None:
+        """Print what was sent, behind C{>}, or what has come, behind C{<}."""
+        self.note(f"{'>' if sent else '<'} {hostPort(peer)} {describe(datagram)}")
+
+    def note(self, text: str) -> None:
+        """Print a line, with the seconds since the beginning."""
+        click.echo(f"{self._name}{self._seconds() - self._begun:.6f} {printable(text)}", err=True)
+
+
 class Display:
     """
     Shows the files of one command: a bar for each file on a terminal, and a line for each result.
     """
 
-    def __init__(self, command: str, quiet: bool, json: bool, checksum: bool) -> None:
+    def __init__(self, command: str, quiet: bool, json: bool, checksum: bool, verbose: bool = False) -> None:
+        """@param verbose: a line for each packet, and no bars."""
         self._command = command
-        self._quiet, self._json, self._checksum = quiet, json, checksum
+        self._quiet, self._json, self._checksum, self._verbose = quiet, json, checksum, verbose
         console = makeConsole(stderr=True)
-        hasBars = console.is_terminal and not quiet and not json
+        hasBars = console.is_terminal and not (quiet or json or verbose)
         self._bars = _bars(console) if hasBars else None
         self._held: list[tuple[str, bool]] = []
 
@@ -115,6 +142,15 @@ class Display:
             return None
         task = bars.add_task(printable(name), total=None)
         return lambda octets, size: bars.update(task, completed=octets, total=size)
+
+    def watcher(self, seconds: Callable[[], float], name: str = "") -> Watcher | None:
+        """
+        Return what shows the packets of a transfer, on standard error; L{None}: nobody wants to see them.
+
+        @param seconds: the clock.
+        @param name: what to begin each line with, if there are several transfers.
+        """
+        return PacketLines(seconds, name) if self._verbose else None
 
     def showResult(self, result: Result, toStdout: bool = False) -> None:
         """

@@ -16,10 +16,11 @@ from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
-from castd.cli.check import findMissing, machineWarnings, permitted, serviceWarnings, summary
+from castd.cli.check import fileWarnings, findMissing, machineWarnings, permitted, serviceWarnings, summary
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
+from castd.cli.explain import explain
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
 from castd.cli.pxe import pxeCommand
@@ -62,6 +63,7 @@ def fail(error: ConfigError) -> SystemExit:
 
 main.add_command(get)
 main.add_command(put)
+main.add_command(explain)
 main.add_command(history)
 main.add_command(reload)
 main.add_command(status)
@@ -176,7 +178,13 @@ def check(file: Path | None, config: Path | None) -> None:
         server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
     except ConfigError as error:
         raise fail(ConfigError(*error.faults, *collected.faults)) from None
-    told = (*warningsOf(found), *serviceWarnings(server), *machineWarnings(found), *collected.faults)
+    told = (
+        *warningsOf(found),
+        *fileWarnings(server),
+        *serviceWarnings(server),
+        *machineWarnings(found),
+        *collected.faults,
+    )
     complain(f"warning: {each}" for each in told)
     makeConsole().print(summary(server))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import click
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 
 from castd.cast.policy import MIN_RTO, AdaptiveTimeout, RetransmitPolicy
 from castd.client.client import defaultOptions
@@ -19,9 +20,9 @@ from castd.config.plugin import collect
 from castd.receive.options import RequestedOptions
 
 STATUSES = """
-Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a full disk; 2 wrong usage; 3 the server
-refused (its ERROR code is shown; 1 is "file not found"); 4 a checksum is not the one that was given; 130 interrupted.
-Of several files, the largest counts.
+Exit status: 0 all is well; 1 a transfer failed: no answer, silence, a closed port, a full disk; 2 wrong usage; 3 the
+server refused (its ERROR code is shown; 1 is "file not found"); 4 a checksum is not the one that was given; 130
+interrupted.  Of several files, the largest counts.
 """
 
 
@@ -40,6 +41,13 @@ class TransferOptions:
     netascii: bool
     quiet: bool
     json: bool
+    verbose: bool = False
+    bind: str = ""
+
+    def __post_init__(self) -> None:
+        """@raise click.UsageError: two options do not go together."""
+        if self.quiet and self.verbose:
+            raise click.UsageError("-q shows nothing, and -v everything: give one of them")
 
     def requested(self, address: str) -> RequestedOptions:
         """Return the TFTP options that a server at this address is asked for."""
@@ -107,6 +115,13 @@ def _sha256(context: click.Context, parameter: click.Parameter, value: str | Non
     return value.lower() if value else value
 
 
+def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    plain = value.partition("%")[0]
+    if value and not (isIPAddress(plain) or isIPv6Address(plain)):
+        raise click.BadParameter(f"{value} is no numeric address, such as 10.0.0.7")
+    return value
+
+
 def transferOptions(command: _Command) -> _Command:
     """Add the options that both commands have to a command."""
     for option in reversed(
@@ -135,6 +150,16 @@ def transferOptions(command: _Command) -> _Command:
             ),
             click.option("--netascii", is_flag=True, help="A text: convert the ends of its lines."),
             click.option("-q", "--quiet", is_flag=True, help="Nothing but errors."),
+            click.option(
+                "-v", "--verbose", is_flag=True, help="Each packet that goes or comes, a line each, on stderr."
+            ),
+            click.option(
+                "--bind",
+                metavar="ADDRESS",
+                default="",
+                callback=_address,
+                help="The address of this machine to send from; its network hears the groups.",
+            ),
             click.option("--json", is_flag=True, help="One line of JSON for each file, on the standard output."),
         )
     ):

@@ -18,14 +18,14 @@ from urllib.parse import quote
 
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.interfaces import IReactorCore
+from twisted.internet.interfaces import IReactorCore, IReactorFDSet
 from twisted.python.failure import Failure
 
 from castd.cli.display import INTERRUPTED, Display, Result
 from castd.cli.options import STATUSES, ChecksumCommand, TransferOptions, knownScheme, transferOptions
 from castd.client.client import fetch, send
 from castd.client.output import PIECE, OutputStream, PartialFile, checksum
-from castd.client.report import TransferError
+from castd.client.report import TransferError, Watcher
 from castd.client.transfer import IClientReactor
 from castd.client.urls import Url, UrlError
 from castd.packets.netascii import encode
@@ -34,7 +34,7 @@ from castd.packets.netascii import encode
 AT_ONCE = 8
 
 
-class ICommandReactor(IClientReactor, IReactorCore):
+class ICommandReactor(IClientReactor, IReactorCore, IReactorFDSet):
     """The interfaces that a command needs of the reactor that it runs."""
 
 
@@ -74,12 +74,13 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
         raise click.UsageError("two of these files would have the same name")
     if output not in (None, "-") and directory != Path():
         targets = [str(directory / target) for target in targets]
-    display = Display("get", options.quiet, options.json, options.sha256 == "")
-    reactor = _reactor(context)
+    display = Display("get", options.quiet, options.json, options.sha256 == "", options.verbose)
+    reactor = commandReactor(context)
     limit = DeferredSemaphore(AT_ONCE)
 
     def getOne(text: str, url: Url, target: str) -> Deferred[Result]:
-        return Deferred.fromCoroutine(_get(reactor, text, url, target, options, display))
+        watcher = display.watcher(reactor.seconds, target if len(jobs) > 1 else "")
+        return Deferred.fromCoroutine(_get(reactor, text, url, target, options, display, watcher))
 
     async def getAll() -> int:
         files = zip(jobs, targets, strict=True)
@@ -91,7 +92,13 @@ def get(context: click.Context, /, urls: Sequence[str], output: str | None, dire
 
 
 async def _get(
-    reactor: IClientReactor, text: str, url: Url, target: str, options: TransferOptions, display: Display
+    reactor: IClientReactor,
+    text: str,
+    url: Url,
+    target: str,
+    options: TransferOptions,
+    display: Display,
+    watcher: Watcher | None,
 ) -> Result:
     result = Result(text, target)
     sink: PartialFile | OutputStream | None = None
@@ -100,7 +107,8 @@ async def _get(
             sink = _open(target, opened)
             opened.callback(sink.abort)
             progress = display.progress(target if target != "-" else text)
-            result.succeeded(await fetch(reactor, url, sink, options.requested, options.policy(), progress))
+            policy, requested = options.policy(), options.requested
+            result.succeeded(await fetch(reactor, url, sink, requested, policy, progress, options.bind, watcher))
             if options.sha256 is not None:
                 result.sha256 = sink.sha256()
             if options.sha256 and options.sha256 != result.sha256:
@@ -108,7 +116,7 @@ async def _get(
             else:
                 sink.commit()
     except (TransferError, UrlError, OSError) as error:
-        result.failed(error)
+        result.failed(error, "the standard output")
     display.showResult(result, toStdout=target == "-")
     return result
 
@@ -147,8 +155,8 @@ def put(context: click.Context, /, file: str, url: str, **given: Any) -> None:
         raise click.UsageError(f"{url}: {error}") from error
     if knownScheme(target).upload is None:
         raise click.UsageError(f"{target.scheme}:// has no writes")
-    display = Display("put", options.quiet, options.json, options.sha256 == "")
-    reactor = _reactor(context)
+    display = Display("put", options.quiet, options.json, options.sha256 == "", options.verbose)
+    reactor = commandReactor(context)
 
     async def putOne() -> int:
         return await _status([Deferred.fromCoroutine(_put(reactor, url, target, file, options, display))])
@@ -180,10 +188,12 @@ async def _put(
                         options.requested,
                         options.policy(),
                         display.progress(file),
+                        options.bind,
+                        display.watcher(reactor.seconds),
                     )
                 )
     except (TransferError, UrlError, OSError) as error:
-        result.failed(error)
+        result.failed(error, "the standard input")
     display.showResult(result)
     return result
 
@@ -225,7 +235,7 @@ async def _status(transfers: Sequence[Deferred[Result]]) -> int:
     return max(result.status for result in results)
 
 
-def _reactor(context: click.Context) -> ICommandReactor:
+def commandReactor(context: click.Context) -> ICommandReactor:
     """Return the reactor, imported no earlier than here; a test passes its own as the object of the context."""
     if isinstance(context.obj, dict) and "reactor" in context.obj:
         return cast(ICommandReactor, context.obj["reactor"])

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.policy import RetransmitPolicy
-from castd.client.report import Progress, Report, Sink, TransferError
+from castd.client.report import Progress, Report, Sink, TransferError, Watcher
 from castd.client.schemes import findScheme
 from castd.client.transfer import ClientTransfer, IClientReactor
 from castd.client.urls import Url, UrlError
@@ -31,6 +31,10 @@ from castd.receive.tftp import CLIENT_POLICY
 BLKSIZE, BLKSIZE_IPV6, WINDOWSIZE = 1468, 1448, 16
 #: ERROR 8 refuses the options; the server may still accept a request without options (RFC 2347).
 OPTIONS_REFUSED = 8
+#: So many of the first interval are for a request without options, after nothing has answered the one with options.
+PLAIN_TIMEOUTS = 3
+#: A request without options.
+NO_OPTIONS = RequestedOptions(tsize=False)
 
 #: The options to ask for, or a function from the server's address to these options.
 OptionsOrFunction: TypeAlias = RequestedOptions | Callable[[str], RequestedOptions]
@@ -61,20 +65,26 @@ def fetch(
     requested: OptionsOrFunction = defaultOptions,
     policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
+    bind: str = "",
+    watcher: Watcher | None = None,
 ) -> Deferred[Report]:
     """
     Get a file.
 
     @param requested: the options to ask for, or a function from the server's address, once resolved, to these options.
     @param progress: called with (octets, size or L{None}) as blocks come.
+    @param bind: the address of this machine to send from; C{""}: the system chooses.
+    @param watcher: sees each datagram; L{None}: nobody does.
     @return: fires with the report, or fails with L{TransferError} or L{UrlError}; cancelling sends the server an ERROR.
     """
 
-    def begin(server: tuple[str, int], options: RequestedOptions) -> Deferred[Report]:
-        half = findScheme(url).download(url, _fitting(options), policy)
-        return ClientTransfer(reactor, half, server, sink, progress).start()
+    def begin(server: tuple[str, int], options: RequestedOptions, policy: RetransmitPolicy) -> Deferred[Report]:
+        scheme = findScheme(url)
+        download = scheme.plain if options == NO_OPTIONS and scheme.plain is not None else scheme.download
+        half = download(url, _fitting(options), policy)
+        return ClientTransfer(reactor, half, server, sink, progress, bind, watcher).start()
 
-    return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
+    return Deferred.fromCoroutine(_attempt(reactor, url, requested, policy, begin, watcher))
 
 
 def send(
@@ -85,6 +95,8 @@ def send(
     requested: OptionsOrFunction = defaultOptions,
     policy: RetransmitPolicy = CLIENT_POLICY,
     progress: Progress | None = None,
+    bind: str = "",
+    watcher: Watcher | None = None,
 ) -> Deferred[Report]:
     """
     Put a file.  For a URL in netascii mode, C{read} returns netascii already.
@@ -94,31 +106,51 @@ def send(
     @return: as L{fetch}.
     """
 
-    def begin(server: tuple[str, int], options: RequestedOptions) -> Deferred[Report]:
+    def begin(server: tuple[str, int], options: RequestedOptions, policy: RetransmitPolicy) -> Deferred[Report]:
         upload = findScheme(url).upload
         if upload is None:
             raise UrlError(f"{url.scheme}:// has no writes")
-        return ClientTransfer(reactor, upload(url, size, read, options, policy), server, None, progress).start()
+        half = upload(url, size, read, options, policy)
+        return ClientTransfer(reactor, half, server, None, progress, bind, watcher).start()
 
-    return Deferred.fromCoroutine(_attempt(reactor, url, requested, begin))
+    return Deferred.fromCoroutine(_attempt(reactor, url, requested, policy, begin, watcher))
 
 
 async def _attempt(
     reactor: IReactorPluggableNameResolver,
     url: Url,
     requested: OptionsOrFunction,
-    begin: Callable[[tuple[str, int], RequestedOptions], Deferred[Report]],
+    policy: RetransmitPolicy,
+    begin: Callable[[tuple[str, int], RequestedOptions, RetransmitPolicy], Deferred[Report]],
+    watcher: Watcher | None,
 ) -> Report:
-    """Try a transfer once with options; if the server refuses these, once without."""
-    port = url.port or findScheme(url).port
-    server = (await resolve(reactor, url.host), port)
+    """
+    Try a transfer once with options; if the server refuses these, or can do nothing with them, once without.
+
+    A server that does not answer at all is given up after the time of the policy, of which the last L{PLAIN_TIMEOUTS}
+    intervals are for the request without options.
+    """
+    scheme = findScheme(url)
+    server = (await resolve(reactor, url.host), url.port or scheme.port)
     options = requested if isinstance(requested, RequestedOptions) else requested(server[0])
+    whole = policy.patience(False)
+    last = min(PLAIN_TIMEOUTS * policy.repeat.first, whole / 2)
+    twice = scheme.plain is not None and options != NO_OPTIONS
     try:
-        return await begin(server, options)
+        return await begin(server, options, replace(policy, unheardTimeout=whole - last) if twice else policy)
     except TransferError as error:
-        if error.code != OPTIONS_REFUSED or not options.options():
+        refused = error.code == OPTIONS_REFUSED
+        helpless = twice and error.early and (error.code == 0 or error.outcome == outcomes.SILENT)
+        if options == NO_OPTIONS or not (refused or helpless):
             raise
-    return await begin(server, RequestedOptions(tsize=False))
+        if watcher is not None:
+            watcher.note(f"{error}: once more without options")
+        first = error
+    try:
+        return await begin(server, NO_OPTIONS, replace(policy, unheardTimeout=last))
+    except TransferError as error:
+        # If there is only silence now, the first failure says more.
+        raise first if error.outcome == outcomes.SILENT else error from None
 
 
 def resolve(reactor: IReactorPluggableNameResolver, host: str) -> Deferred[str]:

@@ -4,9 +4,7 @@ Receives datagrams that are sent to a group, many at once, for the client.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IMulticastTransport, IReactorMulticast
@@ -37,12 +35,7 @@ def _addressTowards(port: object, server: str) -> str:
     Return the address of this machine that sends to this server; the server's groups are joined at its interface, since
     a machine may have several networks. C{""}: the system chooses; a port in memory has no socket.
     """
-    if isinstance(port, Port):
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # Connecting a UDP socket sends nothing.
-            probe.connect((server, 9))
-            return str(probe.getsockname()[0])
-    return ""
+    return sockets.addressTowards(server) if isinstance(port, Port) else ""
 
 
 class MulticastPort(DatagramProtocol):
@@ -59,8 +52,11 @@ class MulticastPort(DatagramProtocol):
         group: tuple[str, int],
         server: str,
         received: Callable[[bytes, Peer], object],
+        interface: str = "",
     ) -> None:
         """
+        @param interface: the address of this machine whose network the group is joined in; C{""}: the one that sends to
+            the server.
         @param server: the address of the server, which sends to the group.
         @param received: called with each datagram and its sender.
         @raise CannotListenError: the port cannot be bound.
@@ -78,7 +74,7 @@ class MulticastPort(DatagramProtocol):
         preparePort(port)
         self.joined: Deferred[None] = succeed(None)
         if group[0]:
-            self.joined = port.joinGroup(group[0], _addressTowards(port, server))
+            self.joined = port.joinGroup(group[0], interface or _addressTowards(port, server))
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram from any sender."""

@@ -11,9 +11,20 @@ from typing import Protocol, TypeAlias
 from twisted.internet.defer import Deferred
 
 from castd.errors import CastdError
+from castd.request import Peer
 
 #: Called with (octets so far, size of the file or L{None}).
 Progress: TypeAlias = Callable[[int, "int | None"], object]
+
+
+class Watcher(Protocol):
+    """What sees a transfer as it goes: C{castd get -v}."""
+
+    def packet(self, sent: bool, datagram: bytes, peer: Peer) -> object:
+        """Note a datagram that was sent to this peer, or has come from it."""
+
+    def note(self, text: str) -> object:
+        """Note what the client does, and why."""
 
 
 class Sink(Protocol):
@@ -32,12 +43,18 @@ class TransferError(CastdError):
 
     @ivar outcome: a word of L{castd.outcomes}.
     @ivar code: the code of the server's ERROR; L{None}: the server sent none.
+    @ivar early: no block had come through: the options of the request may be the reason.
+    @ivar local: it is a fault of this machine's file, which the text does not name.
     """
 
-    def __init__(self, outcome: str, text: str, code: int | None = None) -> None:
+    def __init__(
+        self, outcome: str, text: str, code: int | None = None, early: bool = False, local: bool = False
+    ) -> None:
         super().__init__(text)
         self.outcome = outcome
         self.code = code
+        self.early = early
+        self.local = local
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,14 @@ class Scheme:
     @ivar download: makes the half of a read; raises L{UrlError} if the URL cannot be used.
     @ivar upload: makes the half of a write; L{None}: the scheme has no writes.
     @ivar named: URLs of this scheme name a file.
+    @ivar plain: makes the half of a read whose request has no options at all; L{None}: no request of this scheme has.
     """
 
     port: int
     download: Download
     upload: Upload | None = None
     named: bool = True
+    plain: Download | None = None
 
 
 def _tftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
@@ -100,8 +102,8 @@ def slamGroup(url: Url) -> tuple[str, int]:
 
 
 _SCHEMES: dict[str, Scheme] = {
-    "tftp": Scheme(69, _tftpDownload, _tftpUpload),
-    "tftm": Scheme(69, _multicastDownload),
+    "tftp": Scheme(69, _tftpDownload, _tftpUpload, plain=_tftpDownload),
+    "tftm": Scheme(69, _multicastDownload, plain=_tftpDownload),
     "slam": Scheme(10000, _slamDownload, named=False),
     "mtftp": Scheme(1759, _mtftpDownload),
 }

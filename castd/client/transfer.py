@@ -24,8 +24,9 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from castd import outcomes
-from castd.client.multicast import LARGEST, MulticastPort, preparePort
-from castd.client.report import Progress, Report, Sink, TransferError
+from castd.client.multicast import MulticastPort
+from castd.client.port import openPort
+from castd.client.report import Progress, Report, Sink, TransferError, Watcher
 from castd.errors import Full, Refused
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
 from castd.packets.options import DEFAULT_BLKSIZE
@@ -77,6 +78,21 @@ class _ReplyQueue(SendQueue):
         """Ignore a datagram that could not be sent."""
 
 
+class _WatchedTransport:
+    """Passes datagrams to a port, and shows them to a watcher."""
+
+    def __init__(self, transport: ClientTransport, watcher: Watcher) -> None:
+        self._transport = transport
+        self._watcher = watcher
+
+    def write(self, packet: bytes, addr: Peer | None = None, /) -> object:
+        """Send a datagram."""
+        result = self._transport.write(packet, addr)
+        if addr is not None:
+            self._watcher.packet(True, packet, addr)
+        return result
+
+
 class ClientTransfer(HalfProtocol):
     """
     Drives the client's half of one transfer on a port of its own.
@@ -97,10 +113,13 @@ class ClientTransfer(HalfProtocol):
         server: tuple[str, int],
         sink: Sink | None,
         progress: Progress | None,
+        bind: str = "",
+        watcher: Watcher | None = None,
     ) -> None:
         """
         @param server: numeric address and port that the request is sent to.
         @param sink: the output of a read; L{None} for a write.
+        @param bind, watcher: as in L{fetch<castd.client.client.fetch>}.
         """
         super().__init__("client", half, server, reactor)
         self.done: Deferred[Report] = Deferred(lambda _: self._abort("cancelled", outcome=outcomes.STOPPED))
@@ -110,6 +129,8 @@ class ClientTransfer(HalfProtocol):
         self._tid: tuple[str, int] | None = None
         self._sink = sink
         self._progress = progress
+        self._bind = bind
+        self._watcher = watcher
         self._octets = 0
         self._strangers = 0
         self._startedAt = 0.0
@@ -122,9 +143,11 @@ class ClientTransfer(HalfProtocol):
         """Open the port and send the request.  -> C{done}."""
         self._startedAt = self._seconds()
         address = self._server[0]
+        if self._bind and isIPv6Address(self._bind.partition("%")[0]) != isIPv6Address(address.partition("%")[0]):
+            self._end(TransferError(outcomes.FAILED, f"{self._bind} cannot send to {address}: another family"))
+            return self.done
         try:
-            self._port = self._reactor.listenUDP(0, self, "::" if isIPv6Address(address) else "", LARGEST)
-            preparePort(self._port)
+            self._port = openPort(self._reactor, self, address, self._bind)
             # Before the request, if the group is known: the first block may come at once.
             if not self._joinGroup():
                 return self.done
@@ -132,8 +155,10 @@ class ClientTransfer(HalfProtocol):
             self.peer = socketAddress(*self._server)
             self.transport.write(self.half.begin(self._startedAt)[0], self.peer)
         except (OSError, CannotListenError) as error:
-            why = error.strerror if isinstance(error, OSError) else None
-            self._end(TransferError(outcomes.FAILED, f"cannot send to {address}: {why or error}"))
+            whence = f" from {self._bind}" if self._bind else ""
+            cause = error.socketError if isinstance(error, CannotListenError) else error
+            why = getattr(cause, "strerror", None) or error
+            self._end(TransferError(outcomes.FAILED, f"cannot send to {address}{whence}: {why}"))
         else:
             self.pump()
         return self.done
@@ -148,6 +173,8 @@ class ClientTransfer(HalfProtocol):
         if self.over:
             # They may have completed the file, and closed this port.
             return
+        if self._watcher is not None:
+            self._watcher.packet(False, datagram, addr)
         peer = (addr[0].partition("%")[0], addr[1])
         known = peer == self._tid if self._tid else peer[0] == self._server[0].partition("%")[0]
         if known:
@@ -173,7 +200,25 @@ class ClientTransfer(HalfProtocol):
 
     def _receiveFromGroup(self, half: IGroupTransferHalf, datagram: bytes, peer: Peer) -> None:
         if not self.over:
+            if self._watcher is not None:
+                self._watcher.packet(False, datagram, peer)
             self.process(lambda content, now: half.receiveFromGroup(content, peer, now), datagram)
+
+    def startProtocol(self) -> None:
+        """Let the watcher see what is sent by the port."""
+        if self._watcher is not None:
+            self.transport = _WatchedTransport(self.transport, self._watcher)
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """
+        End the transfer, as the port of the server is closed: its host says so (ICMP port unreachable).  What concerns
+        another port is ignored, and what comes after the end.
+        """
+        host, port = self._server[0], self.peer[1]
+        ours = peer is not None and (peer[0].partition("%")[0], peer[1]) == (host.partition("%")[0], port)
+        if ours and not self.over and not self.done.called:
+            why = "no server listens there" if self._tid is None else "the server has left the transfer"
+            self._end(TransferError(outcomes.CLOSED, f"port {port} of {host} is closed: {why}"))
 
     def mayAnswerStranger(self, address: Peer) -> bool:
         """Return whether fewer than L{STRANGERS} datagrams of strangers were answered."""
@@ -240,7 +285,8 @@ class ClientTransfer(HalfProtocol):
             return True
         address, number = half.group
         try:
-            port = MulticastPort(self._reactor, half.group, self._server[0], partial(self._receiveFromGroup, half))
+            received = partial(self._receiveFromGroup, half)
+            port = MulticastPort(self._reactor, half.group, self._server[0], received, self._bind)
         except (OSError, CannotListenError) as error:
             # A server may name a port that is taken on this machine, or needs root.
             why = error.socketError if isinstance(error, CannotListenError) else error
@@ -269,15 +315,17 @@ class ClientTransfer(HalfProtocol):
             self._close()
         elif error is not None:
             text = f"ERROR {error.code}" + (f": {error.text}" if error.text else "")
-            self._end(TransferError(outcome, text, error.code))
+            self._end(TransferError(outcome, text, error.code, early=not self.half.blocks))
         elif outcome == outcomes.UNHEARD and self._groupPort is not None:
             address, number = self._groupPort.group
             why = "is it the server's group, and does a switch drop it?"
             self._end(TransferError(outcome, f"nothing came from the group {address}, port {number}: {why}"))
         elif self._tid is None:
-            self._end(TransferError(outcome, f"no answer from {self._server[0]} port {self._server[1]}"))
+            text = f"no answer from {self._server[0]} port {self._server[1]}"
+            self._end(TransferError(outcome, text, early=True))
         else:
-            self._end(TransferError(outcome, "the server fell silent" + self._oversizeHint()))
+            text = "the server fell silent" + self._oversizeHint()
+            self._end(TransferError(outcome, text, early=not self.half.blocks))
 
     def _oversizeHint(self) -> str:
         """Return advice if the options were agreed on, and then no block came through, or none was acknowledged."""
@@ -295,7 +343,7 @@ class ClientTransfer(HalfProtocol):
         error = failure.value
         if not isinstance(error, OSError):
             failure.raiseException()
-        self._abort(error.strerror or str(error), Full.code if error.errno in FULL_DISK else 0)
+        self._abort(error.strerror or str(error), Full.code if error.errno in FULL_DISK else 0, local=True)
 
     def _succeed(self) -> None:
         """Fire C{done} with the report.  The port stays open as long as the last ACK may have to be repeated."""
@@ -317,11 +365,15 @@ class ClientTransfer(HalfProtocol):
         )
         self.done.callback(report)
 
-    def _abort(self, text: str, code: int = 0, outcome: str = outcomes.FAILED) -> None:
-        """End the transfer, and send the server an ERROR."""
+    def _abort(self, text: str, code: int = 0, outcome: str = outcomes.FAILED, local: bool = False) -> None:
+        """
+        End the transfer, and send the server an ERROR.
+
+        @param local: see L{TransferError}.
+        """
         if not self.over:
             self.replyError(code, text)
-            self._end(TransferError(outcome, text))
+            self._end(TransferError(outcome, text, local=local))
 
     def _end(self, error: TransferError) -> None:
         self._close()

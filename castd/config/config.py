@@ -141,8 +141,12 @@ class Entry:
 
     def describe(self, text: str) -> str:
         """Return a warning as C{file:line: path: what}; C{text} as for L{addFault}."""
+        return ": ".join(self.locate(text))
+
+    def locate(self, text: str) -> tuple[str, str]:
+        """Return C{file:line: path} of what a text is about, and the rest of the text; C{text} as for L{addFault}."""
         route, rest = self._place(text)
-        return f"{self.tree.where(route)}: {rest}"
+        return self.tree.where(route), rest
 
     def _place(self, text: str) -> tuple[Route, str]:
         """Return the route of the value that a text is about, and the text without it."""

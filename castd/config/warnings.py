@@ -24,6 +24,10 @@ def warningsOf(config: Config) -> Iterator[str]:
     for entry, options in listening(config):
         for text in options.warnings():
             yield f"{config.tree.where(entry.route)}: {text}"
+    for transports in byAddress(config).values():
+        for place, (entry, options) in enumerate(transports):
+            others = [(other.name, each) for other, each in transports[place + 1 :]]
+            yield from map(entry.describe, options.beside(others))
 
 
 def _neverAsked(config: Config) -> Iterator[str]:

@@ -7,16 +7,17 @@ Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and AC
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
 from castd import outcomes
 from castd.cast.events import Leave, NewRequest, PeerState, Ranges, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported
-from castd.options import Clients, Settings
+from castd.networks import isWithin
+from castd.options import AnyNetwork, Clients, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
 
@@ -82,14 +83,40 @@ class BlockCap(Protocol):
     def blksize(self) -> int | None: ...
 
 
+AnyCap = TypeVar("AnyCap", bound=BlockCap)
+
+
 def cappedBlksize(host: str, largest: int, caps: Iterable[BlockCap]) -> int:
     """
     Find the largest block size to grant to a client: the least of its caps and of what is granted to all.
 
     @param largest: octets granted to all.
     """
-    theirs = [cap.blksize for cap in caps if cap.blksize is not None and within(host, cap.clients)]
-    return min([largest, *theirs])
+    return min([largest, *(cap.blksize for _, cap in capsFor(host, caps) if cap.blksize is not None)])
+
+
+def capsFor(host: str, caps: Iterable[AnyCap]) -> Iterator[tuple[int, AnyCap]]:
+    """Return the caps that are for this client, each with its number in the service file."""
+    return ((number, cap) for number, cap in enumerate(caps) if within(host, cap.clients))
+
+
+def blksizeBounds(
+    host: str, local: Local, blksize: int | None, caps: Iterable[BlockCap], header: int = 4
+) -> Iterator[str]:
+    """
+    Return what bounds the block size of this client, as L{IExplainedDialect.bounds
+    <castd.interfaces.IExplainedDialect.bounds>}.
+
+    @param blksize: the option of that name; L{None}: what the interface carries in one piece.
+    @param header: as for L{unfragmented}.
+    """
+    if blksize is None:
+        yield f"interface: its MTU of {local.mtu} carries blocks of {unfragmented(local, header)} octets in one piece"
+    else:
+        yield f"blksize: at most {blksize} octets"
+    for number, cap in capsFor(host, caps):
+        if cap.blksize is not None:
+            yield f"caps[{number}]: blocks of at most {cap.blksize} octets for this client"
 
 
 def idleCaps(largest: int | None, caps: Iterable[BlockCap]) -> Iterator[str]:
@@ -97,6 +124,56 @@ def idleCaps(largest: int | None, caps: Iterable[BlockCap]) -> Iterator[str]:
     for cap in caps:
         if largest is not None and cap.blksize is not None and cap.blksize >= largest:
             yield f"caps: a blksize of {cap.blksize} changes nothing: blksize is {largest} for all"
+
+
+@runtime_checkable
+class CappedBlocks(Protocol):
+    """Describes options that bound the block size; L{None}: the MTU does."""
+
+    @property
+    def blksize(self) -> int | None: ...
+    @property
+    def caps(self) -> Sequence[BlockCap]: ...
+
+
+def largerBlocks(
+    blksize: int | None,
+    caps: Sequence[BlockCap],
+    clients: Sequence[AnyNetwork] | None,
+    others: Iterable[tuple[str, object]],
+) -> Iterator[str]:
+    """
+    Return a warning for each network whose clients get larger blocks by a group than by another transport at the same
+    address: what has to be small there by unicast has to be so in a group.
+
+    @param blksize, caps: those of the group transport.
+    @param clients: networks whose clients may join groups; L{None}: it is not known.
+    @param others: (name, options) of the other transports.
+    """
+    for name, options in others:
+        if not isinstance(options, CappedBlocks):
+            continue
+        bounds = [(cap.clients, cap.blksize) for cap in options.caps] + [(_EVERYBODY, options.blksize)]
+        for networks, most in bounds:
+            for network in networks if most is not None else ():
+                granted = _mostGranted(network, blksize, caps)
+                joins = clients is None or any(
+                    each.version == network.version and each.overlaps(network) for each in clients
+                )
+                if most is not None and joins and (granted is None or granted > most):
+                    shown = "what the MTU carries" if granted is None else f"{granted} octets"
+                    who = f"clients in {network}" + (" on the interface's link" if clients is None else "")
+                    yield f"caps: {who} get blocks of up to {shown} here, and of at most {most} from '{name}'"
+
+
+#: IPv4's: there are no groups in IPv6.
+_EVERYBODY = (IPv4Network("0.0.0.0/0"),)
+
+
+def _mostGranted(network: AnyNetwork, blksize: int | None, caps: Iterable[BlockCap]) -> int | None:
+    """Return the largest block that some client in a network is granted; L{None}: the MTU bounds it."""
+    bounds = [cap.blksize for cap in caps if cap.blksize is not None and isWithin(network, cap.clients)]
+    return min([*bounds, *([] if blksize is None else [blksize])], default=None)
 
 
 def blockCount(size: int, blksize: int) -> int:

@@ -132,6 +132,9 @@ class Options(ListenOptions):
                 if other != name:
                     yield name, f"files: {show(place)} is already that of {otherFile} in {other}"
 
+    def named(self) -> Iterator[tuple[str, str]]:
+        return (("files", name) for name, _ in self.files)
+
     def unfit(self, size: Callable[[str], int | None]) -> Iterator[str]:
         for name, _ in self.files:
             if (size(name) or 0) > LONGEST:

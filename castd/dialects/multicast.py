@@ -4,7 +4,7 @@ Serve multicast TFTP (RFC 2090): one client, the master, acknowledges, and all c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
-from castd.interfaces import IContent, IDialect, IGroupWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, IWire
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -52,6 +52,9 @@ class Options(ListenOptions):
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
 
+    def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
+        return _tftp.largerBlocks(self.blksize, self.caps, self.clients, others)
+
     def bootPath(self, name: str, host: str) -> BootPath:
         port = "" if self.port == 69 else f":{self.port}"
         return BootPath(f"tftm://{host}{port}/{name}")
@@ -84,7 +87,7 @@ class Wire(_group.GroupWire):
         self._groupPool.release(self.group, now)
 
 
-@implementer(IDialect)
+@implementer(IExplainedDialect)
 class Dialect:
     """Speaks RFC 2090 as configured.  Plain TFTP behind it at the same port serves what it declines."""
 
@@ -123,6 +126,15 @@ class Dialect:
         if group is None:
             raise Declined("pool-empty")
         return Wire(terms, content.size, self.options, group, context.groupPool)
+
+    def opening(self, name: str) -> None:
+        """Return L{None}: a request of TFTP's, with the option, asks for each file."""
+
+    def bounds(self, request: Request) -> Iterator[str]:
+        """As L{IExplainedDialect.bounds}."""
+        host, local, options = request.peer[0], request.local, self.options
+        yield from _tftp.blksizeBounds(host, local, None, ())
+        yield from _tftp.blksizeBounds(host, local, options.blksize, options.caps)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

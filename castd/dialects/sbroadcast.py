@@ -7,7 +7,7 @@ service file can change.  docs/transports/sbroadcast.md says what is known and w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -18,7 +18,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IDialect, IGroupWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, IWire
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
 from castd.packets import tftp
@@ -87,6 +87,9 @@ class Options(ListenOptions):
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
+
+    def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
+        return _tftp.largerBlocks(self.blksize, self.caps, self.subnets, others)
 
     @model_validator(mode="after")
     def _flagsDiffer(self) -> Options:
@@ -215,7 +218,7 @@ class Wire(_group.GroupWire):
         self._identifiers.release(self.sbid, now)
 
 
-@implementer(IDialect)
+@implementer(IExplainedDialect)
 class Dialect:
     """Speaks subnet broadcast as configured.  Plain TFTP behind it at the same port serves what it declines."""
 
@@ -276,6 +279,14 @@ class Dialect:
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)
         return Wire(terms, content.size, self.options, subnet, self._identifiers, self._pacers[subnet], context)
+
+    def opening(self, name: str) -> None:
+        """Return L{None}: a request of TFTP's, with the option, asks for each file."""
+
+    def bounds(self, request: Request) -> Iterator[str]:
+        """As L{IExplainedDialect.bounds}."""
+        host, options = request.peer[0], self.options
+        return _tftp.blksizeBounds(host, request.local, options.blksize, options.caps, HEADER)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

@@ -26,7 +26,7 @@ from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
+from castd.interfaces import IContent, IExplainedDialect, ITransferHalf, IWire
 from castd.options import BootPath, GroupEndpoint, HostPort, ListenOptions, Port, Rate
 from castd.packets import slam
 from castd.packets.pxe import IPXE_FEATURES
@@ -95,6 +95,9 @@ class Options(ListenOptions):
     def limit(self) -> int:
         """Octets of the longest file."""
         return slam.LARGEST if self.large else slam.LARGEST_32
+
+    def named(self) -> Iterable[tuple[str, str]]:
+        return [("file", self.file)]
 
     def unfit(self, size: Callable[[str], int | None]) -> Iterable[str]:
         if (size(self.file) or 0) > self.limit:
@@ -186,7 +189,7 @@ class Wire:
         """Do nothing: the group is fixed in the service file."""
 
 
-@implementer(IDialect)
+@implementer(IExplainedDialect)
 class Dialect:
     """Speaks SLAM as configured."""
 
@@ -230,6 +233,14 @@ class Dialect:
             return Wire(header, self.options.group)
         bits = context.random.getrandbits
         return Wire(header, self.options.group, lambda: bits(32) / (1 << 32))
+
+    def opening(self, name: str) -> bytes | None:
+        """Return the first list of a client, if this is the file of the port."""
+        return slam.FIRST_LIST if name.strip("/") == self.options.file.strip("/") else None
+
+    def bounds(self, request: Request) -> Iterator[str]:
+        """As L{IExplainedDialect.bounds}: a client asks for no options."""
+        yield f"blksize: blocks of at most {self.options.blksize} octets, fewer where the MTU asks for it"
 
     def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None

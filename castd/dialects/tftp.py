@@ -22,7 +22,7 @@ from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
+from castd.interfaces import IContent, IExplainedDialect, ITransferHalf, IWire
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
@@ -154,7 +154,7 @@ class Wire:
         """Do nothing: no group was allocated."""
 
 
-@implementer(IDialect)
+@implementer(IExplainedDialect)
 class Dialect:
     """Speaks unicast TFTP as configured; it reads every TFTP request, so it must be the last dialect at a port."""
 
@@ -196,11 +196,26 @@ class Dialect:
             if _tftp.within(request.peer[0], rule.clients):
                 refused.update(name.lower() for name in rule.options)
         blksize, window = self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize
-        for cap in self.options.caps:
-            if cap.windowsize is not None and _tftp.within(request.peer[0], cap.clients):
+        for _, cap in _tftp.capsFor(request.peer[0], self.options.caps):
+            if cap.windowsize is not None:
                 window = min(window, cap.windowsize)
         blksize = _tftp.cappedBlksize(request.peer[0], blksize, self.options.caps)
         return OptionLimits(blksize, window, frozenset(refused))
+
+    def opening(self, name: str) -> None:
+        """Return L{None}: a request of TFTP's asks for each file."""
+
+    def bounds(self, request: Request) -> Iterator[str]:
+        """As L{IExplainedDialect.bounds}."""
+        host, options = request.peer[0], self.options
+        for number, rule in enumerate(options.without):
+            if _tftp.within(host, rule.clients):
+                yield f"without[{number}]: {', '.join(rule.options)} not granted to this client"
+        yield from _tftp.blksizeBounds(host, request.local, options.blksize, options.caps)
+        yield f"windowsize: at most {options.windowsize} blocks"
+        for number, cap in _tftp.capsFor(host, options.caps):
+            if cap.windowsize is not None:
+                yield f"caps[{number}]: windows of at most {cap.windowsize} blocks for this client"
 
     def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
         """Return the policy of a transfer with these options; all that negotiate no interval share one object."""

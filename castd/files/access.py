@@ -98,15 +98,24 @@ class Rules:
         @raise Forbidden: it may not.
         @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
+        found = self.deciding(host, name, write)
+        if found is None:
+            raise Forbidden(why="allowed by no access rule")
+        if not self._allows[found]:
+            raise Forbidden(why="denied by an access rule")
+
+    def deciding(self, host: str, name: str, write: bool = False) -> int | None:
+        """
+        Return the number of the rule that decides, counted from 0; L{None}: none matches.
+
+        @raise Refused: the name is malformed, as L{castd.files.names.parts}.
+        """
         tables, found = self._tablesFor(host, write)
         if tables:
             plain = names.text(names.parts(name))
             for table in tables:
                 found = table.first(plain, found)
-        if found == NONE:
-            raise Forbidden(why="allowed by no access rule")
-        if not self._allows[int(found)]:
-            raise Forbidden(why="denied by an access rule")
+        return None if found == NONE else int(found)
 
 
 def _tablesFor(

@@ -31,6 +31,9 @@ from castd.request import Peer
 #: Device, inode, size, time of the last change in nanoseconds.
 Version: TypeAlias = tuple[int, int, int, int]
 
+#: Called with the reason of each source that does not have a file.
+Missed: TypeAlias = Callable[[NotFound], object]
+
 T = TypeVar("T")
 
 #: The first octets of each open file are kept, as many as a block has without options: MTFTP needs them at once.
@@ -143,7 +146,7 @@ class Directory:
         @raise Unanswered: no descriptors are left, or too many requests wait for this disk.
         @raise Busy: the disk has failed.
         """
-        parts = self._partsFor(name, peer)
+        parts = self.partsFor(name, peer)
         fd = self._root.openAtHand(parts)
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
             return self._file(name, opened)
@@ -158,15 +161,23 @@ class Directory:
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
-        opened = self._openWaiting(self._partsFor(name, peer))
+        opened = self._openWaiting(self.partsFor(name, peer))
         closeFd(opened.fd)
         return opened.version[2]
 
-    def _partsFor(self, name: str, peer: Peer) -> names.Parts:
-        """@raise NotFound: the directory is not for this client, or as L{parts}."""
+    def partsFor(self, name: str, peer: Peer, seen: names.Seen | None = None) -> names.Parts:
+        """
+        Return the parts of the file's path, as L{parts}, for this client.
+
+        @raise NotFound: the directory is not for this client, or as L{parts}.
+        """
         if self._networks is not None and peer[0] not in self._networks:
             raise NotFound(why="not for this client")
-        return self.parts(name)
+        return self.parts(name, seen)
+
+    def nearest(self, parts: names.Parts) -> Deferred[tuple[int, names.Parts | None]]:
+        """Find out how far a path exists, and which name differs from it in case only, as L{Root.nearest}."""
+        return self.thread(bind(self._root.nearest, parts))
 
     def _checkedAtHand(self, fd: int) -> _Opened | None:
         """
@@ -253,19 +264,24 @@ class Directory:
         else:
             self.threadFor(opened)(bind(closeFd, opened.fd))
 
-    def parts(self, name: str) -> names.Parts:
+    def parts(self, name: str, seen: names.Seen | None = None) -> names.Parts:
         """
         Return the parts of the file's path, from the directory downwards, after all rules.
 
+        @param seen: called with each step; nothing is called for a request that is served.
         @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
         """
         found = names.parts(name)
         if self._strip:
             found = names.strip(found, self._strip)
+            if seen is not None:
+                seen("strip", names.text(found))
         if self._rules:
-            found = names.rewrite(found, self._rules)
+            found = names.rewrite(found, self._rules, seen)
         if self._under:
             found = names.beneath(found, self._under)
+            if seen is not None:
+                seen("under", names.text(found))
         if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
             raise NotFound(why="an unfinished upload")
         return found
@@ -425,18 +441,24 @@ class SourceChain:
     def __init__(self, sources: Iterable[IContentSource]) -> None:
         self.sources = tuple(sources)
 
-    def lookup(self, name: str, peer: Peer) -> IContent | Deferred[IContent]:
-        """As L{IContentSource.lookup}; a Deferred only where a source answers later."""
-        return self._lookupFrom(0, name, peer)
+    def lookup(self, name: str, peer: Peer, missed: Missed | None = None) -> IContent | Deferred[IContent]:
+        """
+        As L{IContentSource.lookup}; a Deferred only where a source answers later.
 
-    def _lookupFrom(self, first: int, name: str, peer: Peer) -> IContent | Deferred[IContent]:
+        @param missed: called with the reason of each source that does not have the file.
+        """
+        return self._lookupFrom(0, name, peer, missed)
+
+    def _lookupFrom(self, first: int, name: str, peer: Peer, missed: Missed | None) -> IContent | Deferred[IContent]:
         for number, source in enumerate(self.sources[first:], first):
             try:
                 found = source.lookup(name, peer)
-            except NotFound:
+            except NotFound as error:
+                if missed is not None:
+                    missed(error)
                 continue
             if isinstance(found, Deferred):
-                return found.addErrback(self._lookupNext, number + 1, name, peer)
+                return found.addErrback(self._lookupNext, number + 1, name, peer, missed)
             return found
         raise NotFound()
 
@@ -447,6 +469,16 @@ class SourceChain:
         @param patience: seconds to wait for a disk.
         @return: L{None}: no source has it, or answers at once.
         """
+        found = self.lookNow(name, peer, patience)
+        return None if isinstance(found, Refused) else found
+
+    def lookNow(self, name: str, peer: Peer, patience: float) -> int | Refused | None:
+        """
+        Find out whether there is a file, before the server serves anybody.
+
+        @param patience: seconds to wait for a disk.
+        @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
+        """
         for source in self.sources:
             try:
                 if isinstance(source, Directory):
@@ -454,7 +486,9 @@ class SourceChain:
                 found = source.lookup(name, peer)
             except NotFound:
                 continue
-            except (Refused, TimeoutError):
+            except Refused as error:
+                return error
+            except TimeoutError:
                 return None
             if isinstance(found, Deferred):
                 found.addCallbacks(lambda late: late.close(), lambda _: None)
@@ -462,9 +496,13 @@ class SourceChain:
             found.close()
             octets: int = found.size
             return octets
-        return None
+        return NotFound()
 
-    def _lookupNext(self, failure: Failure, first: int, name: str, peer: Peer) -> Deferred[IContent]:
+    def _lookupNext(
+        self, failure: Failure, first: int, name: str, peer: Peer, missed: Missed | None
+    ) -> Deferred[IContent]:
         failure.trap(NotFound)
-        found = self._lookupFrom(first, name, peer)
+        if missed is not None and isinstance(failure.value, NotFound):
+            missed(failure.value)
+        found = self._lookupFrom(first, name, peer, missed)
         return found if isinstance(found, Deferred) else succeed(found)

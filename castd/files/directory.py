@@ -4,8 +4,8 @@ Make what C{directory} stands for in a service file: a source below C{content:},
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -22,7 +22,9 @@ from castd.request import Peer
 Options = DirectoryOptions
 
 Made = TypeVar("Made", Directory, UploadDirectory)
-
+T = TypeVar("T")
+#: Called with each directory that is asked for a place for an upload, and its refusal.
+Told: TypeAlias = Callable[[UploadDirectory, "Refused | None"], object]
 
 #: Seconds that a server which is serving waits for a new directory whose disk does not answer.
 RELOAD_TIMEOUT = 0.1
@@ -90,19 +92,56 @@ class SinkChain:
         @raise Forbidden: also if the name belongs to none of the directories, or none of them is for this client.
         @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
-        begun = Deferred.fromCoroutine(self._begin(name, peer, size))
+
+        def begin(directory: UploadDirectory) -> Deferred[IUpload]:
+            return directory.begin(name, peer, size)
+
+        begun = Deferred.fromCoroutine(self._first(name, peer, begin))
         return begun.addCallback(NetasciiUpload) if self.mode == "netascii" else begun
 
-    async def _begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
+    def check(self, name: str, peer: Peer, size: int | None, told: Told | None = None) -> Deferred[None]:
+        """
+        Find out whether an upload would begin, and begin none.
+
+        @param told: called with each directory that is asked, and its refusal; L{None}: the upload would go there.
+        @return: fails as L{begin}.
+        """
+
+        def check(directory: UploadDirectory) -> Deferred[None]:
+            return directory.check(name, peer, size)
+
+        return Deferred.fromCoroutine(self._first(name, peer, check, told))
+
+    async def _first(
+        self, name: str, peer: Peer, ask: Callable[[UploadDirectory], Deferred[T]], told: Told | None = None
+    ) -> T:
+        """Ask each directory for this name and client, until one has a place for it.  -> its answer."""
         refusal: Refused | None = None
+        told = told or _tellNobody
         for directory in self.directories:
             if not directory.covers(name):
+                told(directory, _NO_PLACE)
                 continue
             if not directory.isFor(peer):
                 refusal = refusal or Forbidden(why="no uploads by this client")
+                told(directory, refusal)
                 continue
             try:
-                return await directory.begin(name, peer, size)
+                answer = await ask(directory)
             except NotFound as error:
+                told(directory, error)
                 refusal = error
+            except Refused as error:
+                told(directory, error)
+                raise
+            else:
+                told(directory, None)
+                return answer
         raise refusal or Forbidden(why="no place for uploads of this name")
+
+
+_NO_PLACE = NotFound(why="not for this name")
+
+
+def _tellNobody(directory: UploadDirectory, refusal: Refused | None) -> None:
+    """Do nothing: nobody wants to know."""

@@ -9,7 +9,7 @@ are opened by parts only; no whole name of a client is ever passed to the file s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -19,6 +19,8 @@ from castd.files.regex import Match, Regexp, linearRegex
 
 #: The parts of a name, from the root downwards.
 Parts: TypeAlias = tuple[bytes, ...]
+#: Called with each step by which a name is changed: the key of the service file that asks for it, and the new name.
+Seen: TypeAlias = Callable[[str, str], object]
 
 #: Octets of the longest part (the limit of Linux file systems) and of the longest name.
 LARGEST_PART = 255
@@ -167,16 +169,19 @@ def _literal(octets: bytes) -> bytes:
     return octets
 
 
-def rewrite(found: Parts, rules: Iterable[Rewrite]) -> Parts:
+def rewrite(found: Parts, rules: Iterable[Rewrite], seen: Seen | None = None) -> Parts:
     """
     Apply all rules in order, each to the result of the one before.
 
+    @param seen: called with C{rewrite[0]} and the name after this rule, for each rule.
     @raise Forbidden: as L{parts}, which parses the result: no rule can lead out of the root.
     @raise NotFound: the result is empty or too long.
     """
     name = text(found)
-    for rule in rules:
+    for number, rule in enumerate(rules):
         name = rule(name)
+        if seen is not None:
+            seen(f"rewrite[{number}]", name)
     if not name:
         raise NotFound(why="the rules leave nothing of the name")
     return parts(name)

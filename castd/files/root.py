@@ -135,6 +135,30 @@ class Root:
                 raise readRefusal(error) from error
         return self._openBeneath(parts, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def nearest(self, parts: Parts) -> tuple[int, Parts | None]:
+        """
+        Find out how much of a path is there, and what was meant.  Waits for the disk.
+
+        @return: how many parts of the path exist; and the path of a file that differs from it in case only, or L{None}.
+        @raise Refused: as L{openFile}.
+        """
+        found: list[bytes] = []
+        exists: int | None = None
+        for part in parts:
+            fd = self.openDirectory(tuple(found))
+            try:
+                known = part if _exists(part, fd) else Spellings().find(fd, part)
+            except OSError as error:
+                raise readRefusal(error) from error
+            finally:
+                closeFd(fd)
+            if known != part and exists is None:
+                exists = len(found)
+            if known is None:
+                return exists or 0, None
+            found.append(known)
+        return (len(found), None) if exists is None else (exists, tuple(found))
+
     def _openBeneath(self, parts: Parts, flags: int) -> int:
         try:
             root = self._current()
@@ -173,6 +197,15 @@ class Root:
         except OSError:
             pass
         return root
+
+
+def _exists(part: bytes, directory: int) -> bool:
+    """Return whether a directory, given by its descriptor, has an entry of this name."""
+    try:
+        os.lstat(part, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _openRoot(path: str, writable: bool) -> _OpenedRoot:

@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from functools import partial as bind
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
@@ -36,6 +36,8 @@ from castd.request import Peer
 Policy: TypeAlias = Literal["create", "overwrite", "existing"]
 #: Device and inode of a directory, and a name in it.
 Key: TypeAlias = tuple[int, int, bytes]
+
+T = TypeVar("T")
 
 #: An upload that has brought nothing for so many seconds leaves its name to a newer one of its machine.  Clients repeat
 #: a block every second to every five.
@@ -136,22 +138,75 @@ class UploadDirectory:
         @raise Full: the upload is too large, or there is too little space.
         @raise Unanswered: too many requests wait for this disk.
         """
+        above, last = self._placeOf(name, peer, size)
+        return self._awaitDisk(
+            lambda: Deferred.fromCoroutine(self._begin(above, last, peer, size)), lambda upload: upload.abort()
+        )
+
+    def check(self, name: str, peer: Peer, size: int | None) -> Deferred[None]:
+        """
+        Find out whether an upload would begin, and begin none: no file is made, and no other upload is disturbed.
+
+        @return: fails as L{begin}.
+        @raise Refused: as L{begin}.
+        """
+        above, last = self._placeOf(name, peer, size)
+        return self._awaitDisk(lambda: Deferred.fromCoroutine(self._check(above, last, peer, size)), lambda _: None)
+
+    def _awaitDisk(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object]) -> Deferred[T]:
+        """
+        Begin what waits for the disk, which goes on to its end also if nobody waits for its result any more.
+
+        @param discard: called with the result in that case.
+        @raise Unanswered: too many requests wait for this disk.
+        """
+        if self._awaited >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
+        self._awaited += 1
+        asked: Deferred[T] = Deferred()
+        ask().addBoth(self._answered, asked, discard)
+        return asked
+
+    async def _check(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> None:
+        directory, place = await self.thread(bind(self._openDirectory, above))
+        try:
+            busy = self._open.get((*place, last))
+            if busy is not None and (busy.peer != peer or busy.storing) and not busy.yieldsTo(peer):
+                raise _busy(busy)
+            space = SpaceClaim(place[0], directory, self.options.keepFree)
+            await self.thread(bind(self._checkBeginning, space, directory, last, size or 0))
+        finally:
+            self.thread(bind(closeFd, directory))
+
+    def _checkBeginning(self, space: SpaceClaim, directory: int, last: bytes, size: int) -> None:
+        """Check what the disk has to say to an upload.  In a thread.  @raise Refused: it may not be."""
+        self.checkPolicy(directory, last)
+        try:
+            space.setAside(size)
+        except OSError as error:
+            raise writeRefusal(error) from error
+        finally:
+            space.release()
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
+            raise Forbidden(why=os.strerror(errno.EACCES))
+
+    def _placeOf(self, name: str, peer: Peer, size: int | None) -> tuple[names.Parts, bytes]:
+        """
+        Return the directory and the name in it of an upload.
+
+        @raise Refused: it may not be, whatever is on the disk.
+        """
         if not self.isFor(peer):
             raise Forbidden(why="no uploads by this client")
         *above, last = names.beneath(names.parts(name), self._under)
         if partial.NAME.fullmatch(last):
             raise Forbidden(why="this name is for unfinished uploads")
         self.checkSize(size or 0)
-        if self._awaited >= MOST_AWAITED:
-            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
-        self._awaited += 1
-        asked: Deferred[IUpload] = Deferred()
-        Deferred.fromCoroutine(self._begin(tuple(above), last, peer, size)).addBoth(self._begun, asked)
-        return asked
+        return tuple(above), last
 
-    def _begun(self, result: IUpload | Failure, asked: Deferred[IUpload]) -> None:
+    def _answered(self, result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
         self._awaited -= 1
-        handOver(result, asked, lambda upload: upload.abort())
+        handOver(result, asked, discard)
 
     async def _begin(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> IUpload:
         directory, place = await self.thread(bind(self._openDirectory, above))
@@ -262,8 +317,9 @@ class UploadDirectory:
             raise Forbidden(why="a file of another user, or a read-only one: replace-foreign is off")
 
 
-def _busy(holder: FileUpload) -> Forbidden:
-    return Forbidden("busy", f"{holder.peer[0]} is uploading this file")
+def _busy(upload: FileUpload) -> Forbidden:
+    """Return the refusal for a name that another client is uploading."""
+    return Forbidden("busy", f"{upload.peer[0]} is uploading this file")
 
 
 def _isOurs(status: os.stat_result) -> bool:

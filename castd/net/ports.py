@@ -361,6 +361,15 @@ class Ports:
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
         return self.interfaces.reached(address)
 
+    def windowRoom(self, blocks: int, octets: int) -> int:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            return sockets.enlargeForWindow(probe, blocks, octets)
+
+    def localFor(self, interface: str, port: int, client: str) -> Local:
+        host = interface if interface not in ("", "::") else sockets.addressTowards(client) or interface or "0.0.0.0"
+        index = self.interfaces.indexOf(host)
+        return Local(host, port, index, False, *self.interfaces.lookup(index))
+
     def _closeListening(self, at: tuple[str, int], ours: bool, sock: socket.socket) -> None:
         self._listening.pop(at, None)
         if ours:

@@ -117,9 +117,19 @@ def setCommonOptions(sock: socket.socket, errors: bool = True, family: socket.Ad
     allowFragments(sock, family)
     if family == socket.AF_INET:
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        if errors:
-            setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
-    elif errors:
+    if errors:
+        queueErrors(sock, family)
+
+
+def queueErrors(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
+    """
+    Keep ICMP errors, with the addresses they are about, until L{readErrors} reads them.
+
+    @param family: the family of the socket, if the caller knows it.
+    """
+    if (family or sock.family) == socket.AF_INET:
+        setOptional(sock, socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
@@ -296,11 +306,17 @@ class Interfaces:
 
         @return: L{None}: no interface of this machine has this address.
         """
-        try:
-            index = socket.if_nametoindex(devices.deviceOf(address))
-        except OSError:
+        index = self.indexOf(address)
+        if not index:
             return None
         return tuple(network for network in self.lookup(index)[1] if ip_address(address) in network)
+
+    def indexOf(self, address: str) -> int:
+        """Return the index of the interface with this IPv4 address, or with the zone of an IPv6 address; 0: unknown."""
+        try:
+            return socket.if_nametoindex(address.partition("%")[2] or devices.deviceOf(address))
+        except OSError:
+            return 0
 
     def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         try:
@@ -323,6 +339,21 @@ class Interfaces:
                     if mask != bytes(4):
                         found.append(IPv4Network((network, socket.inet_ntoa(mask))))
         return tuple(found)
+
+
+def addressTowards(peer: str) -> str:
+    """
+    Return the address of this machine that sends to this numeric address; C{""}: there is no way to it.
+
+    Nothing is sent: a UDP socket is connected, which only chooses the way.
+    """
+    family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:

@@ -198,3 +198,6 @@ _RULES: dict[str, tuple[_Rule, str]] = {
     "windowsize": (_windowsize, "windowsize"),
     "rollover": (_rollover, "rollover"),
 }
+
+#: The names of the options that can be granted, in lower case.
+KNOWN = frozenset(_RULES)

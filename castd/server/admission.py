@@ -148,8 +148,7 @@ class Admission:
         @param networks: those on the link of the interface that was asked.
         @return: the key of that limit in the service file; L{None}: there is none.
         """
-        limits = self._limits
-        if self.receivers[host] + self._lookups[host] >= limits.perPeer:
+        if self.used(host) >= self._limits.perPeer:
             return "limits.per-peer"
         full = self._full()
         if full is not None and not self._mayMakeRoom(host, now, networks):
@@ -161,6 +160,34 @@ class Admission:
                 break
             full = self._full()
         return full
+
+    def reached(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> str | None:
+        """
+        Find out what L{crowded} would return now; nothing is counted, and nobody has to leave.
+
+        @param networks: as for L{crowded}.
+        """
+        if self.used(host) >= self._limits.perPeer:
+            return "limits.per-peer"
+        full = self._full()
+        if full is not None and self.sheds(host, now, networks):
+            return full
+        if self._new.exhausted(host, now):
+            return "limits.new-per-peer"
+        return None if full is None or self._mayLeave(now) else full
+
+    def _mayLeave(self, now: float) -> bool:
+        """Return whether a receiver can be displaced now, as L{_displace} does."""
+        for (session, peer), since in self._unheard.items():
+            if now < since + MIN_STAY:
+                break
+            if not session.heard(peer):
+                return True
+        return False
+
+    def used(self, host: str) -> int:
+        """Return how many transfers and look-ups of this address there are."""
+        return self.receivers[host] + self._lookups[host]
 
     def sheds(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
         """

@@ -88,6 +88,11 @@ class AddressLimit:
             self._buckets.popitem(last=False)
         return bucket.allow(1, now)
 
+    def exhausted(self, host: str, now: float) -> bool:
+        """Return whether nothing is left for this address."""
+        bucket = self._buckets.get(host)
+        return bucket is not None and bucket.available(now) < 1
+
 
 class DividedLimit:
     """

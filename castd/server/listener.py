@@ -156,6 +156,16 @@ class Listener(DatagramProtocol):
         if self._sessions.successor is None or not self._sessions.lookingUp:
             self._drained.callback(None)
 
+    @property
+    def dialects(self) -> Sequence[PortDialect]:
+        """The dialects at this port, in the order in which they are asked."""
+        return self._entries
+
+    @property
+    def opener(self) -> Opener:
+        """What begins the casts of this port."""
+        return self._opener
+
     def served(self) -> Iterable[str]:
         """Return the names of the transports at this port."""
         return [entry.name for entry in self._entries]

@@ -198,12 +198,10 @@ class Opener:
     def _join(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> bool:
         """Let a request join a cast, if there is one that it fits.  -> whether it has joined."""
         dialect = entry.dialect
-        casts = [cast for cast in entry.shared.get(key, ()) if cast.joinable and dialect.fits(request, cast.wire)]
-        if not casts:
+        cast = joinable(entry, key, request)
+        if cast is None:
             return False
-        # Where several fit, the one with the largest blocks.
-        cast = max(casts, key=lambda cast: cast.wire.blocksize)
-        self._declineDeaf(request)
+        self.declineDeaf(request)
         replaced = self._staleMember(entry, cast, request)
         if replaced is not None:
             self._sessions.leave(cast, replaced)
@@ -228,7 +226,7 @@ class Opener:
             None,
         )
 
-    def _declineDeaf(self, request: Request) -> None:
+    def declineDeaf(self, request: Request) -> None:
         """@raise Declined: the machine has lately received nothing of a group."""
         if self._site.deafMachines.knows(request.peer[0], self._site.reactor.seconds()):
             raise Declined("deaf")
@@ -266,9 +264,9 @@ class Opener:
         group, use = wire.group, ""
         try:
             if group is not None:
-                self._declineDeaf(request)
+                self.declineDeaf(request)
                 if not dialect.ownPort:
-                    use = _use(wire, content)
+                    use = groupUse(wire, content)
                     self._claimFixedGroup(group, use)
             cast = self._castWithPort(entry, key, request, wire, content)
         except BaseException:
@@ -368,6 +366,12 @@ class Opener:
         protocol.begin()
 
 
-def _use(wire: IWire, content: IContent) -> str:
+def joinable(entry: PortDialect, key: Hashable, request: Request) -> CastProtocol | None:
+    """Return the cast that a request fits; of several the one with the largest blocks; L{None}: none."""
+    casts = [cast for cast in entry.shared.get(key, ()) if cast.joinable and entry.dialect.fits(request, cast.wire)]
+    return max(casts, key=lambda cast: cast.wire.blocksize, default=None)
+
+
+def groupUse(wire: IWire, content: IContent) -> str:
     """Return text that identifies the file and the form of its blocks, for L{GroupPool<castd.group_pool.GroupPool>}."""
     return blake2b(repr((wire.headerKey, content.version)).encode(), digest_size=16).hexdigest()

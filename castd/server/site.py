@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound, Refused
 from castd.files.access import Rules
-from castd.files.content import SourceChain
+from castd.files.content import Missed, SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
@@ -109,24 +109,59 @@ class Site:
             except BaseException:
                 # The request is served all the same.
                 _log.failure("who observes requests failed", event="fault")
-        found: Deferred[IContent] = maybeDeferred(self._find, request)
+        return self.look(request)
+
+    def look(self, request: Request, missed: Missed | None = None) -> Deferred[IContent]:
+        """
+        As L{lookup}, but no observer is told of the request: nobody has sent it.
+
+        @param missed: called with the reason of each source that does not have the file.
+        """
+        found: Deferred[IContent] = maybeDeferred(self._find, request, missed)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
         return found
 
-    def _find(self, request: Request) -> Any:
+    def _find(self, request: Request, missed: Missed | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
-        return self.content.lookup(request.name, request.peer)
+        if missed is None:
+            return self.content.lookup(request.name, request.peer)
+        return self.content.lookup(request.name, request.peer, missed)
 
     def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
+        local = Local("0.0.0.0", 0)
+        requests = [Request((host, 0), local, name) for host in self._viewpoints(networks)]
+        return self._lookupEach(requests, NotFound())
+
+    def _viewpoints(self, networks: Iterable[AnyNetwork]) -> Sequence[str]:
+        """Return an address of these networks for each part of them that rules or sources tell from others."""
         edges = [] if self.rules is None else [*self.rules.networks]
         for source in self.content.sources:
             edges += source.networks if INetworkSource.providedBy(source) else ()
-        local = Local("0.0.0.0", 0)
-        requests = [Request((host, 0), local, name) for host in viewpoints(networks, edges)]
-        return self._lookupEach(requests, NotFound())
+        return viewpoints(networks, edges)
+
+    def missingNow(self, name: str, networks: Iterable[AnyNetwork], patience: float) -> Refused | None:
+        """
+        Find out whether no client of these networks would get a file, before the server serves anybody.
+
+        @param patience: seconds to wait for each disk.
+        @return: why; L{None}: one would, or that is not known, as a disk or a source answers later.
+        """
+        refusal: Refused = NotFound()
+        for host in self._viewpoints(networks):
+            found: int | Refused | None
+            try:
+                if self.rules is not None:
+                    self.rules.check(host, name)
+                found = self.content.lookNow(name, (host, 0), patience)
+            except Refused as error:
+                found = error
+            if not isinstance(found, Refused):
+                return None
+            refusal = refusal if isinstance(found, NotFound) else found
+        return refusal
 
     def _lookupEach(self, requests: Sequence[Request], refusal: Refused) -> Deferred[IContent]:
         """Look up each request until one is answered with a content; NotFound counts for less than another refusal."""

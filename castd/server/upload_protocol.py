@@ -148,11 +148,9 @@ class UploadProtocol(HalfProtocol):
         if windowsize == 1:
             return
         self._mostUnread = max(MOST_KEPT, windowsize)
-        octets = HEADERS + blksize
-        room = max(1, self.transport.holdWindow(windowsize, octets))
+        room = fitWindow(half, self.transport.holdWindow)
         if room < windowsize:
-            half.limitWindow(room)
-            self._logSmallWindow(room, windowsize, blksize, windowBuffer(windowsize, octets))
+            self._logSmallWindow(room, windowsize, blksize, windowBuffer(windowsize, HEADERS + blksize))
 
     def _logSmallWindow(self, granted: int, asked: int, blksize: int, buffer: int) -> None:
         """Log that the receive buffer holds no window as large as could be granted, and the cure."""
@@ -425,3 +423,20 @@ class UploadProtocol(HalfProtocol):
         elif outcome is not None:
             form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
             _log.info(form, event="received", outcome=outcome, meaning=outcomes.MEANING[outcome], **fields)
+
+
+def fitWindow(half: IWindowHalf, holdWindow: Callable[[int, int], int]) -> int:
+    """
+    Grant an upload a window that its socket holds.
+
+    @param holdWindow: as L{IDatagramPort.holdWindow}.
+    @return: blocks of the window that is granted.
+    @raise OSError: the system does not tell what the socket holds.
+    """
+    windowsize = half.terms.windowsize
+    if windowsize == 1:
+        return windowsize
+    room = max(1, holdWindow(windowsize, HEADERS + half.terms.blksize))
+    if room < windowsize:
+        half.limitWindow(room)
+    return min(room, windowsize)

@@ -33,6 +33,7 @@ from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
 from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read, readInThread
+from castd.service.explain import DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
@@ -112,6 +113,7 @@ class Server(MultiService):
             "reload": lambda _: self._answerReload(),
             "upgrade": lambda _: self.handover.answer(),
             "history": self._answerHistory,
+            "explain": self._answerExplain,
         }
         self.admin = AdminPorts(self, answers)
         for each in self.addresses:
@@ -283,6 +285,19 @@ class Server(MultiService):
         @raise ValueError: the question names what a L{Query} does not have.
         """
         return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
+
+    def _answerExplain(self, question: Question) -> Deferred[ExplainAnswer] | dict[str, str]:
+        """Answer C{castd explain --running}."""
+        try:
+            asked = DryRequest.read(question)
+            asked.datagram()
+        except ValueError as error:
+            return {"error": str(error)}
+        return self.explain(asked)
+
+    def explain(self, asked: DryRequest) -> Deferred[ExplainAnswer]:
+        """Explain what a request would get now; none is served, and nothing waits for it."""
+        return explain(self.config, self.site, self.addresses, self.draining, asked)
 
     def _answerStatus(self) -> Deferred[dict[str, object]]:
         return self.lookAtDisks().addCallback(lambda _: self.status())

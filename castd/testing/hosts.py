@@ -170,6 +170,15 @@ class Host:
         """As L{IPorts.reached}."""
         return self.onLink(address) if address in self.addresses else None
 
+    def windowRoom(self, blocks: int, octets: int) -> int:
+        """As L{IPorts.windowRoom}; see C{buffer}."""
+        return blocks if self.buffer is None else self.buffer // octets
+
+    def localFor(self, interface: str, port: int, client: str) -> Local:
+        """As L{IPorts.localFor}."""
+        host = self.sourceFor((client, 9), (self.addresses[0], 9))[0] if interface in ANY else interface
+        return Local(host, port, self.addresses.index(host) + 1, networks=self.onLink(host))
+
     def reaches(self, address: str) -> bool:
         """Return whether an address lies in one of the host's subnets."""
         return any(ipaddress.ip_address(address) in subnet for subnet in self.subnets.values())

@@ -181,7 +181,7 @@ class VirtualPort:
 
     def holdWindow(self, blocks: int, octets: int) -> int:
         """As L{IDatagramPort.holdWindow}; see L{Host.buffer<castd.testing.Host>}."""
-        return blocks if self.host.buffer is None else self.host.buffer // octets
+        return self.host.windowRoom(blocks, octets)
 
     def hears(self, sender: VirtualPort) -> bool:
         """
@@ -242,10 +242,15 @@ class VirtualPort:
             self.receive(*self.waiting.pop(0))
 
     def unreachable(self, peer: Peer) -> None:
-        """Report to the protocol that the peer's port is closed; a port of C{listenUDP} ignores it."""
+        """
+        Report to the protocol that the peer's port is closed; one at a port of C{listenUDP} is told if it has a method
+        for that.
+        """
+        told = getattr(self._client, "peerUnreachable", None)
         for protocol in (self._listening, self._transfer):
-            if protocol is not None and not self.closed:
-                protocol.peerUnreachable(peer)
+            told = told if protocol is None else protocol.peerUnreachable
+        if told is not None and not self.closed:
+            told(peer)
 
     def admitReceivers(self) -> None:
         """As L{IListeningPort.admitReceivers}."""

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
+from castd.files.content import Missed
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.threads import asDeferred
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload
@@ -87,7 +88,7 @@ class MemorySite(Site):
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _find(self, request: Request) -> IContent | Deferred[IContent]:
+    def _find(self, request: Request, missed: Missed | None = None) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
         if self.source is not None:
