@@ -23,6 +23,7 @@ from castd.cli.dhcp import dhcp43
 from castd.cli.explain import explain
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
+from castd.cli.importing import importCommand
 from castd.cli.pxe import pxeCommand
 from castd.cli.status import status
 from castd.cli.transfer import ICommandReactor, get, put
@@ -70,6 +71,7 @@ main.add_command(status)
 main.add_command(upgrade)
 main.add_command(dhcp43)
 main.add_command(pxeCommand)
+main.add_command(importCommand)
 
 
 @main.command()

@@ -1,0 +1,192 @@
+"""
+Find the command line of a daemon in the files that start it, and read its options as GNU's getopt does.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from posixpath import basename
+
+from castd.errors import ConfigError
+from castd.migrate.draft import Draft, Place
+
+#: The file name that stands for words given to the command itself.
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a command line, and where it stands."""
+
+    text: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class GivenOption:
+    """
+    One option of a command line.
+
+    @ivar name: its long name, or its letter where it has none; C{""}: a word that is no option.
+    @ivar value: its argument; C{""}: it has none.
+    """
+
+    name: str
+    value: str
+    place: Place
+
+
+def ofCommand(line: str) -> list[Word]:
+    """
+    Split a command line as a shell does, and leave out the name of the program.
+
+    @raise ConfigError: a quotation has no end.
+    """
+    return split(line, Place(COMMAND_LINE, 1, line))[1:]
+
+
+def split(text: str, place: Place) -> list[Word]:
+    """Split a text into words as a shell does.  @raise ConfigError: a quotation has no end."""
+    try:
+        return [Word(word, place.of(word)) for word in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+class OptionReader:
+    """
+    Reads the options of one program, in any order with other words, its long names abbreviated or not.
+    """
+
+    def __init__(self, short: Mapping[str, str], flags: Iterable[str], withValue: Iterable[str]) -> None:
+        """
+        @param short: the long name of each letter; a letter without one stands for itself.
+        @param flags: long names that have no argument.
+        @param withValue: those that have one.
+        """
+        self._short = short
+        self._withValue = frozenset(withValue)
+        self._long = self._withValue | frozenset(flags)
+
+    def read(self, words: Sequence[Word], draft: Draft) -> Iterator[GivenOption]:
+        """Yield the options; what is unknown is noted as lost."""
+        waiting = list(words)
+        while waiting:
+            word = waiting.pop(0)
+            if word.text == "--":
+                yield from (GivenOption("", each.text, each.place) for each in waiting)
+                return
+            if word.text.startswith("--"):
+                yield from self._longOption(word, waiting, draft)
+            elif len(word.text) > 1 and word.text.startswith("-"):
+                yield from self._letters(word, waiting, draft)
+            else:
+                yield GivenOption("", word.text, word.place)
+
+    def _longOption(self, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+        given, equals, value = word.text[2:].partition("=")
+        fitting = [name for name in self._long if name.startswith(given)]
+        name = given if given in self._long else fitting[0] if len(fitting) == 1 else ""
+        if not name:
+            draft.lose(word.place, f"{word.text}: an option that is not known here", "see the server's manual")
+        elif name not in self._withValue or equals:
+            yield GivenOption(name, value, word.place)
+        else:
+            yield from self._withNext(name, word, waiting, draft)
+
+    def _letters(self, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+        rest = word.text[1:]
+        while rest:
+            letter, rest = rest[0], rest[1:]
+            name = self._short.get(letter, "")
+            if not name:
+                draft.lose(word.place, f"-{letter}: an option that is not known here", "see the server's manual")
+            elif name not in self._withValue:
+                yield GivenOption(name, "", word.place)
+            elif rest:
+                yield GivenOption(name, rest, word.place)
+                return
+            else:
+                yield from self._withNext(name, word, waiting, draft)
+
+    def _withNext(self, name: str, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+        if not waiting:
+            draft.lose(word.place, f"{word.text}: its argument is missing", "complete the line, and try again")
+            return
+        value = waiting.pop(0)
+        yield GivenOption(name, value.text, word.place.of(f"{word.text} {value.text}"))
+
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def assignments(text: str, file: str, draft: Draft) -> dict[str, tuple[str, Place]]:
+    """
+    Read a file of shell variables, such as those in C{/etc/default}: the value of each, and its line.
+
+    Earlier variables are put in; whatever else a shell would do is noted as lost.
+    """
+    found: dict[str, tuple[str, Place]] = {}
+    for place in lines(text, file):
+        matched = _ASSIGNMENT.fullmatch(place.text)
+        value = None if matched is None else _shellValue(matched[2], found)
+        if matched is None or value is None:
+            draft.lose(place, "a line that only a shell can read", "write its result into the file, and try again")
+        else:
+            found[matched[1]] = value, place
+    return found
+
+
+def _shellValue(text: str, known: Mapping[str, tuple[str, Place]]) -> str | None:
+    """Return the value of an assignment; L{None}: only a shell knows it."""
+    if "`" in text or "$(" in text or any((one or other) not in known for one, other in _REFERENCE.findall(text)):
+        return None
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError:
+        return None
+    if len(words) > 1:
+        return None
+    return _REFERENCE.sub(lambda each: known[each[1] or each[2]][0], "".join(words))
+
+
+def lines(text: str, file: str, comment: str = "#") -> Iterator[Place]:
+    """Yield the lines of a file that say something; one that ends with a backslash goes on in the next."""
+    whole, first = "", 0
+    for number, line in enumerate(text.split("\n"), 1):
+        first = first or number
+        whole += line.removesuffix("\\")
+        if line.endswith("\\"):
+            continue
+        if whole.strip() and not whole.lstrip().startswith(comment):
+            yield Place(file, first, whole.strip())
+        whole, first = "", 0
+
+
+def started(text: str, file: str, programs: Sequence[str]) -> list[Word] | None:
+    """
+    Return the words of a daemon's command line from a file of inetd, of xinetd, or a unit of systemd, without its name.
+
+    @return: L{None}: no line of the file starts it.
+    """
+    for place in lines(text, file):
+        key, equals, value = (part.strip() for part in place.text.partition("="))
+        if key == "ExecStart" and equals:
+            words = split(value.lstrip("-@:+!"), place)
+            if words and basename(words[0].text) in programs:
+                return words[1:]
+        elif key == "server_args" and equals:
+            return split(value, place)
+        elif not equals or " " in key:
+            fields = split(place.text, place) if _INETD.match(place.text) else []
+            if len(fields) > 6 and {basename(field.text) for field in fields[5:7]} & set(programs):
+                return fields[7:]
+    return None
+
+
+#: A service of inetd: name, kind of socket, protocol.
+_INETD = re.compile(r"\S+\s+dgram\s+udp")
