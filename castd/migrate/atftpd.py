@@ -74,7 +74,7 @@ class _Reader:
 
     def _wordsOf(self, file: str) -> list[Word]:
         text = self._machine.text(file)
-        words = started(text, file, PROGRAMS)
+        words = started(text, file, PROGRAMS, self._draft)
         if words is not None and not any(word.text.startswith("$") for word in words):
             return words
         value, place = assignments(text, file, self._draft).get("OPTIONS", ("", Place(file, 1, "")))

@@ -20,7 +20,7 @@ from castd.migrate.tags import BootConditions, Tags
 from castd.migrate.words import Word, ofCommand, started
 from castd.proxydhcp.options import BootRule, bootName
 
-DEFAULT_FILE = "/etc/dnsmasq.conf"
+DEFAULT_FILE, DEBIAN_FOLDER = "/etc/dnsmasq.conf", "/etc/dnsmasq.d"
 PROGRAMS = ("dnsmasq",)
 MOST_FILES = 1000
 #: Octets of the headers of IPv4, UDP and TFTP.
@@ -106,11 +106,12 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     if command is not None:
         settings.words(ofCommand(command))
     for file in files or ([DEFAULT_FILE] if command is None else []):
-        words = started(machine.text(file), file, PROGRAMS)
+        words = started(machine.text(file), file, PROGRAMS, draft)
         if words is None:
             settings.file(file, Place(file, 1, ""))
         else:
             settings.words(words)
+    settings.tellUnread()
     _Reader(machine, draft, settings.found).read()
 
 
@@ -147,6 +148,15 @@ class _Lines:
             if text:
                 name, _, value = text.partition("=")
                 self._add(name.strip(), value.strip(), Place(path, number, text))
+
+    def tellUnread(self) -> None:
+        """Note files that Debian's dnsmasq reads without being told so by its configuration."""
+        folder = self._machine.where(DEBIAN_FOLDER)
+        names = sorted(each.name for each in folder.glob("*") if each.is_file()) if DEFAULT_FILE in self._read else []
+        unread = [name for name in names if f"{DEBIAN_FOLDER}/{name}" not in self._read and name != "README"]
+        if unread and not any(path.startswith(DEBIAN_FOLDER) for path in self._read):
+            what = f"{DEBIAN_FOLDER}, which Debian's dnsmasq reads as well: {', '.join(unread)}"
+            self._draft.lose(Place(DEFAULT_FILE, 1, ""), what, "name these files, too")
 
     def _add(self, name: str, value: str, place: Place) -> None:
         setting = Setting(name, tuple(_split(value)), place)
@@ -219,7 +229,8 @@ class _Reader:
 
     def read(self) -> None:
         tftp = self._all("enable-tftp")
-        for setting in self._settings:
+        # Tags are made of other tags once all of these are known.
+        for setting in sorted(self._settings, key=lambda each: each.name == "tag-if"):
             self._tag(setting)
         for setting in self._settings:
             self._take(setting)
@@ -229,7 +240,7 @@ class _Reader:
         self._content()
         self._proxy(addresses, tftp[-1].place)
         if self._rest:
-            what = f"{self._rest} lines about DNS, addresses and other options of DHCP"
+            what = f"lines about DNS, addresses and other options of DHCP: {self._rest}"
             self._draft.tell(tftp[-1].place, what, "they stay with dnsmasq; take out of its file what is carried over")
 
     def _all(self, name: str) -> list[Setting]:

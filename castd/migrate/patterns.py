@@ -98,8 +98,8 @@ def pcreReplacement(text: str) -> str:
 
 def withoutLeadingSlash(pattern: str) -> str:
     """Let a pattern that begins with a slash match a name without it as well."""
-    found = re.match(r"([(^]*)(\\?/)", pattern)
-    if found is None or found[1].count("^") + found[1].count("(") == 0:
+    found = re.match(r"([(^]*\^[(^]*)(\\?/)(?![?*{])", pattern)
+    if found is None:
         return pattern
     return f"{found[1]}{found[2]}?{pattern[found.end() :]}"
 

@@ -78,7 +78,7 @@ class _Reader:
 
     def _wordsOf(self, file: str) -> list[Word]:
         text = self._machine.text(file)
-        words = started(text, file, PROGRAMS)
+        words = started(text, file, PROGRAMS, self._draft)
         if words is not None:
             return words
         found = assignments(text, file, self._draft)

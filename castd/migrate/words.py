@@ -91,7 +91,7 @@ class OptionReader:
         fitting = [name for name in self._long if name.startswith(given)]
         name = given if given in self._long else fitting[0] if len(fitting) == 1 else ""
         if not name:
-            draft.lose(word.place, f"{word.text}: an option that is not known here", "see the server's manual")
+            _unknown(word.text, word, waiting, draft)
         elif name not in self._withValue or equals:
             yield GivenOption(name, value, word.place)
         else:
@@ -103,7 +103,7 @@ class OptionReader:
             letter, rest = rest[0], rest[1:]
             name = self._short.get(letter, "")
             if not name:
-                draft.lose(word.place, f"-{letter}: an option that is not known here", "see the server's manual")
+                _unknown(f"-{letter}", word, waiting, draft)
             elif name not in self._withValue:
                 yield GivenOption(name, "", word.place)
             elif rest:
@@ -118,6 +118,13 @@ class OptionReader:
             return
         value = waiting.pop(0)
         yield GivenOption(name, value.text, word.place.of(f"{word.text} {value.text}"))
+
+
+def _unknown(option: str, word: Word, waiting: list[Word], draft: Draft) -> None:
+    """Note an option that is not known, with the word behind it, unless that is an option or a path."""
+    if waiting and not waiting[0].text.startswith(("-", "/")):
+        option += f" {waiting.pop(0).text}"
+    draft.lose(word.place, f"{option}: an option that is not known here", "see the server's manual")
 
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -167,25 +174,50 @@ def lines(text: str, file: str, comment: str = "#") -> Iterator[Place]:
         whole, first = "", 0
 
 
-def started(text: str, file: str, programs: Sequence[str]) -> list[Word] | None:
+#: What inetd's relatives do before the server, which castd has to be told: by their keys.
+_XINETD = {
+    "only_from": "write access rules",
+    "no_access": "write access rules",
+    "per_source": "see limits: per-peer",
+    "cps": "see limits: new-per-peer",
+    "instances": "see limits: casts",
+    "access_times": "castd serves at all times",
+    "bind": "write the address as the interface",
+    "interface": "write the address as the interface",
+    "port": "write the port",
+    "redirect": "castd passes nothing on",
+}
+
+
+def started(text: str, file: str, programs: Sequence[str], draft: Draft) -> list[Word] | None:
     """
     Return the words of a daemon's command line from a file of inetd, of xinetd, or a unit of systemd, without its name.
 
+    @param draft: it gets a note for what these do themselves.
     @return: L{None}: no line of the file starts it.
     """
+    found: list[Word] | None = None
+    others: list[tuple[str, Place]] = []
     for place in lines(text, file):
-        key, equals, value = (part.strip() for part in place.text.partition("="))
+        key, equals, value = (part.strip(" \t+-") for part in place.text.partition("="))
         if key == "ExecStart" and equals:
-            words = split(value.lstrip("-@:+!"), place)
+            words = split(value.lstrip("@:!"), place)
             if words and basename(words[0].text) in programs:
                 return words[1:]
         elif key == "server_args" and equals:
-            return split(value, place)
-        elif not equals or " " in key:
-            fields = split(place.text, place) if _INETD.match(place.text) else []
+            found = split(place.text.partition("=")[2], place)
+        elif key in _XINETD and equals:
+            others.append((key, place))
+        elif _INETD.match(place.text):
+            fields = split(place.text, place)
             if len(fields) > 6 and {basename(field.text) for field in fields[5:7]} & set(programs):
+                if basename(fields[5].text) == "tcpd":
+                    draft.lose(place.of("tcpd"), "what hosts.allow and hosts.deny say of it", "write access rules")
                 return fields[7:]
-    return None
+    if found is not None:
+        for key, place in others:
+            draft.lose(place, " ".join(place.text.split()), _XINETD[key])
+    return found
 
 
 #: A service of inetd: name, kind of socket, protocol.
