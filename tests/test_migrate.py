@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from hypothesis import strategies as st
 from castd.cli import importing, main
 from castd.config.yaml import parse
 from castd.errors import ConfigError
-from castd.files.names import Patterns
-from castd.migrate import patterns
-from castd.migrate.draft import Draft, OldMachine, Place
+from castd.files import names
+from castd.migrate import patterns, words
+from castd.migrate.draft import Draft, OldMachine, Place, Value
 from castd.migrate.readers import READERS, readConfiguration
 from castd.migrate.writer import dump, write
 
@@ -63,7 +62,7 @@ def test_corpus(path: Path, tmp_path: Path) -> None:
 
 
 def adapted(text: str, root: Path) -> str:
-    """A service file for this machine: its directories beneath a folder, its addresses that of the loopback interface."""
+    """A service file for this machine: its directories beneath a folder, its addresses all 127.0.0.1."""
     folders = re.findall(r"path: (/[^,}\n]*)", text)
     for each in folders:
         (root / each.lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -78,3 +77,167 @@ def test_starts(path: Path, tmp_path: Path) -> None:
     file.write_text(adapted(yaml.safe_load(path.read_text())["becomes"], tmp_path / "disk"))
     checked = CliRunner().invoke(main.main, ["check", str(file)])
     assert checked.exit_code == 0, checked.output
+
+
+def test_enough() -> None:
+    """The corpus has at least thirty configurations, of every server; ten are compared with the server itself."""
+    cases = [yaml.safe_load(path.read_text()) for path in CORPUS]
+    assert len(cases) >= 30
+    assert {case["server"] for case in cases} >= set(READERS)
+    assert sum("compare" in case for case in cases) >= 10
+
+
+def asText(value: Value) -> Value:
+    """A value as the reader of service files sees it: all scalars are text."""
+    if isinstance(value, dict):
+        return {key: asText(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [asText(each) for each in value]
+    return value if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+STRINGS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), STRINGS)
+VALUES = st.dictionaries(STRINGS, st.one_of(SCALARS, st.lists(SCALARS), st.dictionaries(STRINGS, SCALARS)), min_size=1)
+
+
+@given(VALUES)
+def test_whateverStandsThere(value: dict[str, Value]) -> None:
+    """Whatever names and paths a configuration has, they are the same text in the service file."""
+    assert parse(dump({"content": value}).encode(), "made").value == {"content": asText(value)}
+
+
+@given(STRINGS, STRINGS)
+def test_comments(file: str, line: str) -> None:
+    """A comment stays one, whatever the line says that it names."""
+    draft = Draft()
+    draft.serve({"path": "/srv"}, Place(file, 1, line))
+    draft.listen("tftp", {"port": 69}, Place(file, 2, line))
+    assert parse(write(draft, [line]).encode(), "made").value == asText(draft.value)
+
+
+def rewritten(rule: tuple[str, str], name: str) -> str:
+    """Return what a rule of a map file makes of a name."""
+    pattern, replacement = rule
+    compiled = names.Rewrite.compile(patterns.fromPosix(pattern), "".join(patterns.posixReplacement(replacement)))
+    return names.text(names.rewrite(names.parts(name), [compiled]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "becomes"),
+    [
+        ((r"^a\.b$", "c"), "a.b", "c"),
+        ((r"^a\.b$", "c"), "axb", "axb"),
+        (("[[:digit:]]+", r"<\0>"), "x12y", "x<12>y"),
+        ((r"[\]", "x"), "a", "a"),
+        ((r"(a)(b)", r"\2\11"), "ab", "ba1"),
+        ((r"\d", "x"), "d5", "x5"),
+        ((r"\<boot\>", "x"), "a-boot-b", "a-x-b"),
+        (("a{2}", "x"), "baab", "bxb"),
+        ((r"\#", r"\#\ \\"), "a#b", "a# /b"),
+        (("[]x]", "y"), "a]b", "ayb"),
+        (("[^a-c]", "-"), "abd", "ab-"),
+    ],
+)
+def test_posix(rule: tuple[str, str], name: str, becomes: str) -> None:
+    """Expressions of POSIX mean here what they mean to glibc."""
+    assert rewritten(rule, name) == becomes
+
+
+@pytest.mark.parametrize("replacement", [r"\U\0", r"\L\1", r"x\E", r"\i", r"\x"])
+def test_posixLost(replacement: str) -> None:
+    """What a replacement of castd cannot do is refused, and so becomes a note."""
+    with pytest.raises(ValueError, match="it "):
+        "".join(patterns.posixReplacement(replacement))
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [("a$1b", r"a\1b"), ("$12", r"\g<12>"), ("${1}2", r"\g<1>2"), ("${x}", r"\g<x>"), ("$$", "$"), ("a\\b", r"a\\b")],
+)
+def test_pcreReplacement(given: str, becomes: str) -> None:
+    """References of PCRE2 are written as castd writes them."""
+    assert patterns.pcreReplacement(given) == becomes
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "others"),
+    [
+        (r"\.pvt$", ["a.pvt", "x/y.pvt"], ["a.pvt.x", "pvt"]),
+        ("^keys/", ["keys/a", "keys/b/c"], ["x/keys/a", "keys"]),
+        ("^/keys/", ["keys/a"], ["x/keys/a"]),
+        ("^boot", ["boot", "boot.x", "boot/x", "booting/x/y"], ["x/boot", "x/boot.x"]),
+        ("^a/b$", ["a/b"], ["a/b/c", "x/a/b"]),
+        ("secret", ["secret", "x/mysecrets", "secrets/x", "a/b.secret/c"], ["secre/t"]),
+        ("/default$", ["x/default", "default"], ["xdefault", "x/default/y"]),
+        ("a/b$", ["a/b", "xa/b", "c/a/b"], ["a/bc", "a/x/b"]),
+        ("/old/", ["old/x", "a/old/b"], ["older/x", "old"]),
+    ],
+)
+def test_asNames(pattern: str, matches: list[str], others: list[str]) -> None:
+    """Simple expressions become patterns of names that match the same names."""
+    found = names.Patterns(patterns.asNames(pattern) or [])
+    assert [name for name in matches if name not in found] == []
+    assert [name for name in others if name in found] == []
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "^(a|b)$", "[ab]", "a*", "$", "^", r"\w", "a?"])
+def test_noNames(pattern: str) -> None:
+    """An expression that is more than a text is no pattern of names."""
+    assert patterns.asNames(pattern) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["tftpd-hpa", "--command", "in.tftpd -l -s /srv/tftp"], 0, "path: /srv/tftp"),
+        (["tftpd-hpa", "--command", "in.tftpd -l -s /srv/tftp --nonsense"], 3, "nonsense: an option that is not known"),
+        (["tftpd-hpa", "--command", "in.tftpd 'open"], 1, "No closing quotation"),
+        (["tftpd-hpa", "/does/not/exist"], 1, "/does/not/exist: cannot be read: No such file"),
+        (["dnsmasq", "--command", "dnsmasq --dhcp-boot=x"], 1, "no enable-tftp"),
+        (["mini-slamd", "--command", "mini-slamd"], 1, "no command line with one file"),
+        (["tftpd64", "--command", "x"], 1, "name its tftpd32.ini"),
+        (["iis", "x"], 2, "is not one of"),
+        (["tftpd-hpa", "--interface", "eth0", "x"], 2, "eth0=10.0.0.5/24"),
+    ],
+)
+def test_statuses(arguments: list[str], status: int, told: str) -> None:
+    """The exit status tells whether all is carried over, some, or nothing."""
+    ran = CliRunner().invoke(main.main, ["import", *arguments])
+    assert (ran.exit_code, told in ran.output) == (status, True), ran.output
+
+
+def test_json() -> None:
+    """With --json a program gets the file, its values, and each note with its line."""
+    ran = CliRunner().invoke(
+        main.main, ["import", "tftpd-hpa", "--json", "--command", "in.tftpd -s -U 022 -c /srv/tftp"]
+    )
+    found = json.loads(ran.stdout)
+    assert ran.exit_code == 3
+    assert yaml.safe_load(found["file"]) == found["service"]
+    assert [note["line"] for note in found["notes"] if note["lost"]] == [1]
+
+
+@given(st.sampled_from(sorted(READERS)), st.text(max_size=200))
+def test_anything(server: str, line: str) -> None:
+    """Whatever text it is, there is a service file or a fault, and castd reads the file."""
+    machine = OldMachine()
+    try:
+        draft = readConfiguration(server, (), f"x {line}", machine)
+    except ConfigError:
+        return
+    assert parse(write(draft).encode(), "made").value == asText(draft.value)
+
+
+def test_unknownWords() -> None:
+    """An option that is not known takes the word behind it along, but not a path."""
+    draft = Draft()
+    reader = words.OptionReader({"s": "secure"}, ["secure", "second"], ["port"])
+    given = reader.read(words.ofCommand("x --foo 1 --sec -q /srv --port=7 --secu -- -x"), draft)
+    assert [(each.name, each.value) for each in given] == [
+        ("", "/srv"),
+        ("port", "7"),
+        ("secure", ""),
+        ("", "-x"),
+    ]
+    assert [note.what.split(":")[0] for note in draft.notes] == ["--foo 1", "--sec", "-q"]

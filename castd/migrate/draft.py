@@ -91,6 +91,8 @@ class OldMachine:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         if len(octets) > MAX_OCTETS:
             raise ConfigError(f"{path}: larger than {MAX_OCTETS >> 20} MiB, which no configuration is")
+        if b"\0" in octets:
+            raise ConfigError(f"{path}: is no text")
         # Windows programs write their own code pages; a name that is not UTF-8 is told where it matters.
         return octets.decode("utf-8-sig", "replace").replace("\r\n", "\n")
 

@@ -23,9 +23,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     for file in files:
         words += started(machine.text(file), file, PROGRAMS, draft) or []
     if len(words) != 1:
-        raise ConfigError(
-            "mini-slamd: no command line names one file: castd import mini-slamd --command 'mini-slamd FILE'"
-        )
+        raise ConfigError("mini-slamd: no command line with one file: say --command 'mini-slamd FILE'")
     (word,) = words
     folder, name = split(abspath(word.text))
     draft.serve({"path": folder}, word.place)

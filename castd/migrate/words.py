@@ -43,8 +43,10 @@ def ofCommand(line: str) -> list[Word]:
     """
     Split a command line as a shell does, and leave out the name of the program.
 
-    @raise ConfigError: a quotation has no end.
+    @raise ConfigError: a quotation has no end, or it is no text.
     """
+    if "\0" in line:
+        raise ConfigError(f"{COMMAND_LINE}: is no text")
     return split(line, Place(COMMAND_LINE, 1, line))[1:]
 
 

@@ -30,6 +30,14 @@ class ServiceFileDumper(yaml.SafeDumper):
         return True
 
 
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Put a text with line ends of any kind into double quotes: plain or in single ones it would be folded."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+ServiceFileDumper.add_representer(str, _represent)
+
+
 def write(draft: Draft, title: Sequence[str] = ()) -> str:
     """
     Return the text of the service file.

@@ -27,13 +27,10 @@ CASES = [
     if "compare" in (case := yaml.safe_load(path.read_text()))
 ]
 
+_HPA = "in.tftpd --foreground --user $TFTP_USERNAME --address $TFTP_ADDRESS $TFTP_OPTIONS $TFTP_DIRECTORY"
 #: How each server is started with its configuration, as its package does it, but in the foreground.
 STARTS = {
-    "tftpd-hpa": (
-        "in.tftpd",
-        ". /etc/default/tftpd-hpa; exec in.tftpd --foreground"
-        + " --user $TFTP_USERNAME --address $TFTP_ADDRESS $TFTP_OPTIONS $TFTP_DIRECTORY",
-    ),
+    "tftpd-hpa": ("in.tftpd", f". /etc/default/tftpd-hpa; exec {_HPA}"),
     "atftpd": ("atftpd", ". /etc/default/atftpd; exec atftpd --daemon --no-fork $OPTIONS"),
     "dnsmasq": ("dnsmasq", "exec dnsmasq --keep-in-foreground --user=nobody --pid-file --log-facility=-"),
 }
