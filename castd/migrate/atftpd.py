@@ -46,10 +46,10 @@ _NOT_GRANTED = ("no-timeout", "no-tsize", "no-blksize", "no-windowsize")
 
 def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: Draft) -> None:
     """Fill a draft from files, or from a command line."""
-    _Reader(machine, draft).read(files, command)
+    _AtftpdReader(machine, draft).read(files, command)
 
 
-class _Reader:
+class _AtftpdReader:
     def __init__(self, machine: OldMachine, draft: Draft) -> None:
         self._machine, self._draft = machine, draft
         self._given: dict[str, GivenOption] = {}

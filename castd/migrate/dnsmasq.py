@@ -112,7 +112,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
         else:
             settings.words(words)
     settings.tellUnread()
-    _Reader(machine, draft, settings.found).read()
+    _DnsmasqReader(machine, draft, settings.found).read()
 
 
 class _Lines:
@@ -215,7 +215,7 @@ def _split(value: str) -> Iterator[str]:
         yield part.strip()
 
 
-class _Reader:
+class _DnsmasqReader:
     def __init__(self, machine: OldMachine, draft: Draft, settings: Sequence[Setting]) -> None:
         self._machine, self._draft, self._settings = machine, draft, settings
         self._tags = Tags()

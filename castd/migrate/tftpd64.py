@@ -46,10 +46,10 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     """Fill a draft from a settings file."""
     if command is not None or len(files) != 1:
         raise ConfigError("tftpd64: name its tftpd32.ini, and no command line")
-    _Reader(machine, draft, files[0]).read()
+    _Tftpd64Reader(machine, draft, files[0]).read()
 
 
-class _Reader:
+class _Tftpd64Reader:
     def __init__(self, machine: OldMachine, draft: Draft, file: str) -> None:
         self._machine, self._draft, self._file = machine, draft, file
         self._text = machine.text(file)

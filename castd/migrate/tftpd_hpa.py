@@ -38,7 +38,7 @@ _ELSEWHERE = {
 
 def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: Draft) -> None:
     """Fill a draft from files, or from a command line."""
-    _Reader(machine, draft).read(files, command)
+    _TftpdHpaReader(machine, draft).read(files, command)
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class MapFile:
     tellsSlash: bool = False
 
 
-class _Reader:
+class _TftpdHpaReader:
     def __init__(self, machine: OldMachine, draft: Draft) -> None:
         self._machine, self._draft = machine, draft
         self._given: dict[str, GivenOption] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from tests.support import pages
 from tests.support.jobs import Job, eventually
-from tests.support.lab.castd import command
+from tests.support.lab.castd import Server, command
 from tests.support.lab.hall import Hall, Host, sweep
+from tests.support.lab.machines import dhcp, ipxe, mac
 from tests.support.needs import lack, need, needFile, needNamespaces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -21,18 +23,19 @@ SERVER = "10.0.0.5"
 #: Seconds that a command may take, and what stays may take until it shows what is waited for: a machine is emulated.
 RUNNING, BOOTING = 60, 180
 
-#: Puts the folder of a kernel over /boot, for itself alone, and becomes a command.
-WITH_KERNEL = 'mount --make-rprivate / && mount --bind "$1" /boot && shift && exec "$@"'
+#: Puts a folder with a kernel over /boot and an empty one over /srv, for itself alone, and becomes a command.
+WITH_FOLDERS = 'mount --make-rprivate / && mount --bind "$1" /boot && mount --bind "$2" /srv && shift 2 && exec "$@"'
 
 
 @pytest.fixture
 def hall(tmp_path: Path) -> Iterator[Hall]:
     """A switch with the host that the pages call server."""
     needNamespaces()
-    need("ip", "bridge", "setpriv", "unshare", "qemu-system-x86_64", "dnsmasq", "busybox")
+    need("ip", "bridge", "setpriv", "unshare", "ss")
     sweep()
     with Hall(tmp_path) as hall:
         hall.host("server", SERVER)
+        (tmp_path / "srv").mkdir()
         yield hall
 
 
@@ -69,31 +72,62 @@ class Player:
             assert lacking == [], job.text()
 
     def _start(self, block: pages.Block) -> Job:
-        # One process, so that the end of a test ends what the shell has become.
-        script = block.text.rstrip()
-        *before, last = script.split("\n\n") if not block.stays else _lastCommand(script)
-        words = ["sh", "-euc", "\n".join([*before, f"exec {last}" if block.stays else last])]
+        words = ["sh", "-euc", _becoming(block.text) if block.stays else block.text]
         if block.where == "server":
-            return self._host.start(["unshare", "--mount", "sh", "-c", WITH_KERNEL, "sh", str(kernel()), *words])
+            folders = [str(kernel() if "/boot/vmlinuz" in block.text else "/boot"), str(self._hall.folder / "srv")]
+            return self._host.start(["unshare", "--mount", "sh", "-c", WITH_FOLDERS, "sh", *folders, *words])
         self._hall.tap(block.where.removeprefix("machine "))
         return self._hall.start(words)
 
 
-def _lastCommand(script: str) -> list[str]:
-    """Split a script before its last command, which may have several lines."""
-    lines = script.split("\n")
+def _becoming(script: str) -> str:
+    """Let the shell of a script become its last command, which may have several lines, so that it can be ended."""
+    lines = script.rstrip().split("\n")
     first = len(lines) - 1
     while first > 0 and lines[first - 1].endswith("\\"):
         first -= 1
-    return ["\n".join(lines[:first]), "\n".join(lines[first:])]
+    return "\n".join([*lines[:first], "exec " + lines[first], *lines[first + 1 :]])
+
+
+@pytest.mark.parametrize("page", ["firmware.md", "migrating.md", "no-boot.md", "sizing.md", "containers.md"])
+def test_page(hall: Hall, page: str) -> None:
+    """The commands of a page do what it says, and its service files are without a fault."""
+    Player(hall, hall.hosts["server"]).play(page)
 
 
 def test_firstBoot(hall: Hall) -> None:
     """From an empty folder to machines with BIOS and UEFI that run Linux; then two by multicast, from one group."""
-    need("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/lib/ipxe/undionly.kpxe")
+    need("qemu-system-x86_64", "dnsmasq", "busybox", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/lib/ipxe/undionly.kpxe")
     needFile("/usr/lib/ipxe/snponly.efi")
     Player(hall, hall.hosts["server"]).play("first-boot.md")
     logs = sorted(hall.folder.glob("*-server-unshare.log"))
     served = next(log for log in logs if "proxydhcp listens" in log.read_text("utf-8", "replace"))
     eventually(lambda: "initrd, 2 receivers" in served.read_text(), "the end of one group for both machines", 60)
     assert "Traceback" not in served.read_text()
+
+
+def test_ipxeNumbers(hall: Hall) -> None:
+    """The errors that the page on failed boots gives for iPXE are those that iPXE shows for castd's answers."""
+    need("qemu-system-x86_64", "dnsmasq")
+    page = (pages.DOCS / "no-boot.md").read_text()
+    numbers = dict(re.findall(r"^\| `([^`]*) \(http://ipxe\.org/(\w+)\)` \|", page, re.MULTILINE))
+    boot = hall.folder / "boot"
+    boot.mkdir()
+    lines = ("none", "secret", "tftp://10.77.0.1:6970/x", "ftp://10.77.0.1/x")
+    script = "".join(f"imgfetch {line} ||\n" for line in lines)
+    (boot / "boot.ipxe").write_text(f"#!ipxe\n{script}echo castd-end\nsleep 3600\n")
+    service = {
+        "castd": 1,
+        "content": [{"directory": {"path": str(boot)}}],
+        "access": [{"deny": "any", "names": ["secret"]}, {"allow": "any", "for": "read"}],
+        "transports": {"tftp": {"port": 69, "interface": "10.77.0.1"}},
+    }
+    server = Server(hall.host("castd", "10.77.0.1"), service)
+    dhcp(hall.host("dhcp", "10.77.0.3"), {mac(1): "boot.ipxe"})
+    machine = ipxe(hall, "pc1", 1)
+    shown = machine.job.until("castd-end", BOOTING)
+    found = re.findall(r"(\w[\w :]*) \(http://ipxe\.org/(\w+)\)", "".join(shown.split("\r\n")))
+    assert len(found) == len(lines), shown
+    for text, number in found:
+        assert numbers[text] == number
+    server.stop()

@@ -34,6 +34,7 @@ I{With processes:}
 
  - C{needs}: the requirements of a test.  C{run} runs a program, C{need} requires one; without it the test is skipped,
    and fails where C{CI=true}.
+ - C{pages}: the commands of a page in docs/, for tests that run them.
  - C{jobs}: runs a program (C{Job}), runs castd from these sources (C{running}), waits for a condition (C{eventually}).
  - C{lab}: castd as a process (C{castd}, C{daemons}), network namespaces with a switch (C{hall}), losses, delays and
    captures on its wires (C{wires}), troubles with what they cost (C{cells}), other people's clients (C{clients}) and
