@@ -126,7 +126,7 @@ def test_ipxeNumbers(hall: Hall) -> None:
     dhcp(hall.host("dhcp", "10.77.0.3"), {mac(1): "boot.ipxe"})
     machine = ipxe(hall, "pc1", 1)
     shown = machine.job.until("castd-end", BOOTING)
-    found = re.findall(r"(\w[\w :]*) \(http://ipxe\.org/(\w+)\)", "".join(shown.split("\r\n")))
+    found = re.findall(r"(\w[\w :]*) \(http://ipxe\.org/(\w+)\)", shown.replace("\n", ""))
     assert len(found) == len(lines), shown
     for text, number in found:
         assert numbers[text] == number
