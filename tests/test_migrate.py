@@ -19,13 +19,17 @@ from castd.cli import importing, main
 from castd.config.yaml import parse
 from castd.errors import ConfigError
 from castd.files import names
-from castd.migrate import patterns, words
+from castd.migrate import patterns, tftpd_hpa, words
 from castd.migrate.draft import Draft, OldMachine, Place, Value
 from castd.migrate.readers import READERS, readConfiguration
 from castd.migrate.writer import dump, write
 
 CORPUS = sorted((Path(__file__).parent / "migrate").glob("*.yaml"))
-CASES = [pytest.param(path, id=path.stem) for path in CORPUS]
+CASES = [
+    pytest.param(path, id=path.stem)
+    for path in CORPUS
+    if yaml.safe_load(path.read_text()).get("ends", tftpd_hpa.ENDS) is tftpd_hpa.ENDS
+]
 
 
 def machineOf(case: dict[str, Any], root: Path) -> OldMachine:
@@ -144,7 +148,7 @@ def test_posix(rule: tuple[str, str], name: str, becomes: str) -> None:
     assert rewritten(rule, name) == becomes
 
 
-@pytest.mark.parametrize("replacement", [r"\U\0", r"\L\1", r"x\E", r"\i", r"\x"])
+@pytest.mark.parametrize("replacement", [r"\U\0", r"\L\1", r"x\E", r"\i", r"\x", "{mac}"])
 def test_posixLost(replacement: str) -> None:
     """What a replacement of castd cannot do is refused, and so becomes a note."""
     with pytest.raises(ValueError, match="it "):

@@ -72,6 +72,7 @@ def posixReplacement(text: str) -> Iterator[str]:
 
     @raise ValueError: it has a part that a replacement of castd cannot have.
     """
+    _refuseBraces(text)
     at = 0
     for found in _REFERENCE.finditer(text):
         yield literal(text[at : found.start()])
@@ -85,8 +86,19 @@ def posixReplacement(text: str) -> Iterator[str]:
     yield literal(text[at:])
 
 
+def _refuseBraces(text: str) -> None:
+    """@raise ValueError: a replacement has a brace, in which castd puts what it knows of a machine."""
+    if "{" in text or "}" in text:
+        raise ValueError("it has a brace")
+
+
 def pcreReplacement(text: str) -> str:
-    """Return a replacement of PCRE2, C{$1}, C{${1}} or C{$name}, as castd writes it."""
+    """
+    Return a replacement of PCRE2, C{$1}, C{${1}} or C{$name}, as castd writes it.
+
+    @raise ValueError: it has a brace that belongs to no reference.
+    """
+    _refuseBraces(_DOLLAR.sub("", text))
     parts, at = list[str](), 0
     for found in _DOLLAR.finditer(text):
         parts.append(literal(text[at : found.start()]))

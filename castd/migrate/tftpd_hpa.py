@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
-from castd.files.content import RewriteOptions
 from castd.files.names import Rewrite
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.words import GivenOption, OptionReader, Word, assignments, ofCommand, split, started
 
 DEFAULT_FILE = "/etc/default/tftpd-hpa"
+#: Whether a rule of castd can be the last one for the names that it matches.
+ENDS = "end" in signature(Rewrite.compile).parameters
 PROGRAMS = ("in.tftpd", "tftpd", "tftpd-hpa")
 
 _OPTIONS = OptionReader(
@@ -322,7 +324,7 @@ class _MapReader:
     def _exit(self, flags: str, pattern: str, place: Place) -> None:
         if "e" not in flags:
             self._draft.tell(place, "a rule that does nothing", "nothing is to be done")
-        elif "~" in flags or "end" not in RewriteOptions.model_fields:
+        elif "~" in flags or not ENDS:
             self._lose(place, "rules behind it are not for the names that it matches")
         else:
             self._change(flags, pattern, "\\0", place)
@@ -363,7 +365,7 @@ class _MapReader:
             if "g" in flags:
                 options["every"] = True
             if "e" in flags:
-                if "end" not in RewriteOptions.model_fields:
+                if not ENDS:
                     raise ValueError("rules behind it are not for the names that it matches")
                 options["end"] = True
             Rewrite.compile(str(options["from"]), str(options["to"]))
