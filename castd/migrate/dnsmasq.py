@@ -22,7 +22,7 @@ from castd.proxydhcp.options import BootRule, bootName
 
 DEFAULT_FILE, DEBIAN_FOLDER = "/etc/dnsmasq.conf", "/etc/dnsmasq.d"
 PROGRAMS = ("dnsmasq",)
-MOST_FILES = 1000
+MOST_FILES = 200
 #: Octets of the headers of IPv4, UDP and TFTP.
 HEADERS = 32
 
@@ -55,6 +55,7 @@ _BOOT_OPTIONS = {
     "dhcp-optsdir": "look for options 66 and 67 in it",
     "dhcp-relay": "set relays: true, and clients, if machines are behind a relay",
     "dhcp-name-match": "castd does not look at names of machines",
+    "no-dhcp-interface": "name the addresses as interfaces: TFTP is not served there either",
     "conf-script": "write its result into a file, and try again",
 }
 _READ_ELSEWHERE = frozenset(
@@ -108,7 +109,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     for file in files or ([DEFAULT_FILE] if command is None else []):
         words = started(machine.text(file), file, PROGRAMS, draft)
         if words is None:
-            settings.file(file, Place(file, 1, ""))
+            settings.file(file)
         else:
             settings.words(words)
     settings.tellUnread()
@@ -138,7 +139,7 @@ class _Lines:
                 value = waiting.pop(0).text
             self._add(name, value, word.place.of(f"{name}={value}" if value else name))
 
-    def file(self, path: str, from_: Place) -> None:
+    def file(self, path: str) -> None:
         """Read one file, and those that it includes."""
         if path in self._read or len(self._read) >= MOST_FILES:
             return
@@ -162,7 +163,7 @@ class _Lines:
         setting = Setting(name, tuple(_split(value)), place)
         try:
             if name == "conf-file":
-                self.file(setting.first, place)
+                self.file(setting.first)
             elif name == "conf-dir":
                 self._folder(setting)
             else:
@@ -183,7 +184,7 @@ class _Lines:
             hidden = name.endswith("~") or name.startswith(".") or (name.startswith("#") and name.endswith("#"))
             if hidden or name.endswith(tuple(unwanted)) or (wanted and not name.endswith(tuple(wanted))):
                 continue
-            self.file(str(PurePosixPath(path, name)), setting.place)
+            self.file(str(PurePosixPath(path, name)))
 
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",]+)|(,)')
