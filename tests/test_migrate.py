@@ -23,13 +23,16 @@ from castd.migrate import patterns, tftpd_hpa, words
 from castd.migrate.draft import Draft, OldMachine, Place, Value
 from castd.migrate.readers import READERS, readConfiguration
 from castd.migrate.writer import dump, write
+from tests.support.quick import slowBut
 
 CORPUS = sorted((Path(__file__).parent / "migrate").glob("*.yaml"))
-CASES = [
-    pytest.param(path, id=path.stem)
-    for path in CORPUS
-    if yaml.safe_load(path.read_text()).get("ends", tftpd_hpa.ENDS) is tftpd_hpa.ENDS
-]
+CASES = [path for path in CORPUS if yaml.safe_load(path.read_text()).get("ends", tftpd_hpa.ENDS) is tftpd_hpa.ENDS]
+#: Of each server one whose result castd check reads in the quick suite as well.
+QUICK = ("hpa-map-absolute", "atftpd-mtftp", "dnsmasq-menu", "tftpd64-pxe", "slamd-unit")
+
+
+def stem(path: Path) -> str:
+    return path.stem
 
 
 def machineOf(case: dict[str, Any], root: Path) -> OldMachine:
@@ -49,7 +52,7 @@ def imported(case: dict[str, Any], root: Path) -> tuple[str, list[str]]:
     return write(draft), [importing.show(note) for note in draft.notes]
 
 
-@pytest.mark.parametrize("path", CASES)
+@pytest.mark.parametrize("path", CASES, ids=stem)
 def test_corpus(path: Path, tmp_path: Path) -> None:
     """A configuration becomes exactly this file, with these notes.  CASTD_CORPUS=write writes what it becomes."""
     whole = path.read_text()
@@ -74,7 +77,7 @@ def adapted(text: str, root: Path) -> str:
     return re.sub(r"(interface: )(?:192|10)\.[0-9.]+", r"\g<1>127.0.0.1", text)
 
 
-@pytest.mark.parametrize("path", CASES)
+@pytest.mark.parametrize("path", slowBut(lambda path: path.stem in QUICK, CASES), ids=stem)
 def test_starts(path: Path, tmp_path: Path) -> None:
     """castd check takes what a configuration becomes, where its directories and addresses are."""
     file = tmp_path / "castd.yaml"
