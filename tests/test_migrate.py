@@ -248,3 +248,31 @@ def test_unknownWords() -> None:
         ("", "-x"),
     ]
     assert [note.what.split(":")[0] for note in draft.notes] == ["--foo 1", "--sec", "-q"]
+
+
+def test_root(tmp_path: Path) -> None:
+    """Files of another machine are read beneath a folder, those that they name, too; its interfaces are as told."""
+    for path, content in (
+        ("etc/dnsmasq.conf", "interface=lan0\nconf-dir=/etc/more\n"),
+        ("etc/more/boot", "enable-tftp\ntftp-root=/srv\n"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    ran = CliRunner().invoke(
+        main.main, ["import", "dnsmasq", "--root", str(tmp_path), "--interface", "lan0=10.9.8.7/24"]
+    )
+    assert (ran.exit_code, "interface: 10.9.8.7" in ran.output, "path: /srv" in ran.output) == (0, True, True)
+
+
+@pytest.mark.parametrize(("mode", "uploads"), [(0o777, True), (0o755, False), (None, False)])
+def test_stores(tmp_path: Path, mode: int | None, uploads: bool) -> None:
+    """Uploads of atftpd are carried over where its user may write to the directory, and nowhere else."""
+    (tmp_path / "etc" / "default").mkdir(parents=True)
+    (tmp_path / "etc" / "default" / "atftpd").write_text('OPTIONS="--daemon /pub"\n')
+    if mode is not None:
+        (tmp_path / "pub").mkdir()
+        (tmp_path / "pub").chmod(mode)
+    ran = CliRunner().invoke(main.main, ["import", "atftpd", "--root", str(tmp_path), "--json"])
+    found = json.loads(ran.stdout)
+    assert ("uploads" in found["service"]) is uploads
+    assert ran.exit_code == (3 if mode is None else 0)

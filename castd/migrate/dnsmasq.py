@@ -227,6 +227,7 @@ class _DnsmasqReader:
         self._options: Options = {"port": 69}
         self._places: list[Place] = []
         self._lowercase = False
+        self._lostOfIpxe = False
 
     def read(self) -> None:
         tftp = self._all("enable-tftp")
@@ -436,6 +437,7 @@ class _DnsmasqReader:
         found = re.fullmatch(r"tftp://([^/:]+)(?::69)?/(.+)", file)
         if found:
             server, file = server or found[1], found[2]
+        conditions = BootConditions()
         try:
             conditions = self._tags.conditions(tags)
             if server not in ("", "0.0.0.0", *own):
@@ -448,6 +450,7 @@ class _DnsmasqReader:
         except ValueError as error:
             advice = "write the rule by hand; a script that castd serves can chain to a URL or another server"
             self._draft.lose(setting.place, f"{setting.place.text}: {error}", advice)
+            self._lostOfIpxe |= conditions.ipxe is True
             return None
         if name is None and not text:
             self._draft.lose(setting.place, f"{setting.place.text}: no file", "write the rule by hand")
@@ -455,7 +458,7 @@ class _DnsmasqReader:
         return BootEntry(conditions, name, text, setting.place)
 
     def _proxy(self, addresses: Sequence[str], enabled: Place) -> None:
-        rules = list(self._rules())
+        rules = [(self._forFirmware(rule), place) for rule, place in self._rules()]
         if not rules:
             return
         places = [place for _, place in rules]
@@ -470,6 +473,10 @@ class _DnsmasqReader:
             name = list(self._draft.transports)[-1]
             for number, place in enumerate(places):
                 self._draft.comment(("transports", name, "rules", number), place)
+
+    def _forFirmware(self, rule: Options) -> Options:
+        """Keep iPXE out of a rule for everybody if its own is lost: else it would be told to load iPXE, for ever."""
+        return {"ipxe": False, **rule} if self._lostOfIpxe and "ipxe" not in rule else rule
 
     def _rules(self) -> Iterator[tuple[Options, Place]]:
         """
