@@ -119,6 +119,9 @@ class AdminPorts:
         for name, port in self._ports.items():
             if ports.get(name) is not port:
                 port.close()
+        for name, port in ports.items():
+            if self._ports.get(name) is not port:
+                _log.info("{port} listens at {address}", event="listening", port=name, address=port.address)
         self._ports = ports
 
     def addresses(self) -> dict[str, str]:

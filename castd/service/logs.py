@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias
+from typing import Literal, TextIO, TypeAlias, cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import (
@@ -22,7 +22,7 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
 )
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from castd.config.config import Config
 from castd.errors import Unavailable
@@ -31,6 +31,7 @@ from castd.observe.file import LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 from castd.observe.stream import LineStream
+from castd.observe.voice import isTwistedsOwn
 from castd.observe.writer import LineWriter, eventsOnly
 
 #: The formats that an event can be written in.
@@ -43,14 +44,25 @@ def _render(form: Format, event: LogEvent) -> str | None:
     return asJSON(event) if form == "json" else asText(event)
 
 
-def textLog(stream: TextIO) -> RateLimiter:
+def textLog(stream: TextIO) -> ILogObserver:
     """Return an observer that writes the log as text for people, each fault once a minute."""
-    return RateLimiter(LineWriter(LineStream(stream), asText))
+    return _ownVoice(RateLimiter(LineWriter(LineStream(stream), asText)))
 
 
-def jsonLog(stream: TextIO) -> RateLimiter:
+def jsonLog(stream: TextIO) -> ILogObserver:
     """Return an observer that writes the log as lines of JSON, each fault once a minute."""
-    return RateLimiter(LineWriter(LineStream(stream), asJSON))
+    return _ownVoice(RateLimiter(LineWriter(LineStream(stream), asJSON)))
+
+
+def _ownVoice(observer: Observer) -> ILogObserver:
+    """Return an observer that passes all but Twisted's own lines on."""
+
+    def observe(event: LogEvent) -> None:
+        if not isTwistedsOwn(event):
+            observer(event)
+
+    directlyProvides(observe, ILogObserver)
+    return cast(ILogObserver, observe)
 
 
 def logTo(stream: TextIO) -> MakeObserver:
@@ -131,7 +143,7 @@ class Logs:
 
     def __call__(self, event: LogEvent) -> None:
         outputs = self._outputs
-        if outputs is None:
+        if outputs is None or isTwistedsOwn(event):
             return
         if outputs.filtered is not None:
             outputs.filtered(event)
