@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias, cast
+from typing import Literal, TextIO, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import (
@@ -22,7 +22,7 @@ from twisted.logger import (
     LogLevel,
     LogLevelFilterPredicate,
 )
-from zope.interface import directlyProvides, implementer
+from zope.interface import implementer
 
 from castd.config.config import Config
 from castd.errors import Unavailable
@@ -44,25 +44,19 @@ def _render(form: Format, event: LogEvent) -> str | None:
     return asJSON(event) if form == "json" else asText(event)
 
 
-def textLog(stream: TextIO) -> ILogObserver:
+def textLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as text for people, each fault once a minute."""
-    return _ownVoice(RateLimiter(LineWriter(LineStream(stream), asText)))
+    return RateLimiter(_ownVoice(LineWriter(LineStream(stream), asText)))
 
 
-def jsonLog(stream: TextIO) -> ILogObserver:
+def jsonLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as lines of JSON, each fault once a minute."""
-    return _ownVoice(RateLimiter(LineWriter(LineStream(stream), asJSON)))
+    return RateLimiter(_ownVoice(LineWriter(LineStream(stream), asJSON)))
 
 
-def _ownVoice(observer: Observer) -> ILogObserver:
+def _ownVoice(observer: Observer) -> Observer:
     """Return an observer that passes all but Twisted's own lines on."""
-
-    def observe(event: LogEvent) -> None:
-        if not isTwistedsOwn(event):
-            observer(event)
-
-    directlyProvides(observe, ILogObserver)
-    return cast(ILogObserver, observe)
+    return lambda event: None if isTwistedsOwn(event) else observer(event)
 
 
 def logTo(stream: TextIO) -> MakeObserver:
