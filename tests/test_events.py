@@ -83,7 +83,7 @@ def test_aSlowerDownload(case: Case, events: Events) -> None:
     fetch(case, rrq("f"))
     (event,) = told(events, "received")
     assert (event["first_block"], event["last_block"]) == pytest.approx((0.0, 0.04))
-    assert event["options"] is event["granted"] is None
+    assert event.keys().isdisjoint({"options", "granted"})
 
 
 def test_anUpload(case: Case, events: Events) -> None:
@@ -105,7 +105,7 @@ def test_refusedByARule(case: Case, events: Events) -> None:
     fetch(case, rrq("secret/f"), 1)
     (event,) = told(events, "refused")
     rule = f"{case.folder}/x.yaml:8"
-    assert (event["rule"], event["code"], event["path"]) == (rule, 2, None)
+    assert (event["rule"], event["code"], event.get("path")) == (rule, 2, None)
     assert asMessage(event).endswith(f" is refused secret/f: denied by the access rule at {rule}")
 
 
@@ -122,7 +122,7 @@ def test_notFound(case: Case, events: Events) -> None:
     """A request that finds nothing says where it was looked for."""
     fetch(case, rrq("tftpboot/none"), 1)
     (event,) = told(events, "refused")
-    assert (event["path"], event["source"]) == (f"{case.folder}/boot/none", None)
+    assert (event["path"], event.get("source")) == (f"{case.folder}/boot/none", None)
     fetch(case, rrq("other/none"), 1)
     assert told(events, "refused")[1]["path"] == f"{case.folder}/other/none, {case.folder}/boot/other/none"
 
@@ -253,6 +253,6 @@ def test_pluginsNeedNothing(events: Events) -> None:
     download(stage, stage.client(), rrq())
     stage.network.advance(1)
     (event,) = told(events, "received")
-    assert (event["outcome"], event["path"], event["source"]) == ("done", None, None)
+    assert (event["outcome"], event.keys() & {"path", "source"}) == ("done", set())
     theirs = {"event": "received", "transport": "mine", "peer": "10.0.0.9:1", "name": "f", "outcome": "done"}
     assert asMessage(theirs) == "mine: 10.0.0.9:1 f: complete"

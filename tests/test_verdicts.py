@@ -128,12 +128,21 @@ def rollsOver(folder: Path) -> None:
     stage.network.advance(40)
 
 
-def closedAtOnce(folder: Path) -> None:
-    stage = TftpStage(FILE)
-    client = stage.client()
-    client.send(rrq(), stage.server)
-    client.port.stopListening()
-    stage.network.advance(40)
+def closedAtOnce(**options: Any) -> Provoke:
+    def provoke(folder: Path) -> None:
+        stage = TftpStage(FILE, options=options)
+        client = stage.client()
+        client.send(rrq(), stage.server)
+        client.port.stopListening()
+        stage.network.advance(40)
+
+    return provoke
+
+
+def silentInAGroup(folder: Path) -> None:
+    stage = GroupStage(FILE)
+    stage.client().send(rrq(multicast=""), stage.server)
+    stage.network.advance(90)
 
 
 def silentAtOnce(**options: Any) -> Provoke:
@@ -242,7 +251,8 @@ PROVOKED: dict[str, Provoke] = {
     "no-multicast": deaf,
     "mtu": tooLarge,
     "rollover": rollsOver,
-    "port-closed": closedAtOnce,
+    "rejected": closedAtOnce(singlePort=True),
+    "port-closed": closedAtOnce(),
     "blocked": silentAtOnce(singlePort=True),
     "unreachable": silentAtOnce(),
     "hears-nothing": repeatsItself,
@@ -356,6 +366,12 @@ def test_duplicatesAreNoDeafness(events: Events) -> None:
         stage.network.advance(0.1)
     stage.network.advance(40)
     assert [event["verdict"] for event in events if event.get("event") == "received"] == ["silent"]
+
+
+def test_aGroupHasNoOtherPort(events: Events) -> None:
+    """A member that never answers is not sent to single-port, which groups do not have."""
+    silentInAGroup(Path())
+    assert [event["verdict"] for event in events if event.get("event") == "received"] == ["blocked"]
 
 
 # What is looked for near a name.

@@ -61,16 +61,20 @@ def requestFields(request: Request) -> dict[str, object]:
     """Return the fields that every event about a request has."""
     trace, name = request.trace, request.name
     asked = trace.places[-1:] if trace.found else trace.places
-    paths = [path for _, locate in asked if locate is not None and (path := locate(name))]
-    return {
+    fields: dict[str, object] = {
         "peer": hostPort(request.peer),
         "name": name,
         "write": request.write,
         "mode": request.mode,
-        "options": showOptions(request.options),
-        "path": clip(", ".join(paths)) or None,
-        "source": asked[-1][0] or None if trace.found and asked else None,
     }
+    # What is not known is left out: each field costs time in each output.
+    if (options := showOptions(request.options)) is not None:
+        fields["options"] = options
+    if paths := [path for _, locate in asked if locate is not None and (path := locate(name))]:
+        fields["path"] = clip(", ".join(paths))
+    if trace.found and asked and asked[-1][0]:
+        fields["source"] = asked[-1][0]
+    return fields
 
 
 def verdictFields(facts: Facts) -> dict[str, object]:
@@ -112,8 +116,8 @@ def refused(transport: str, request: Request | None, peer: Peer, error: Refused,
         transport=transport,
         code=error.code,
         why=str(error),
-        rule=error.rule or None if isinstance(error, Denied) else None,
-        nearest=None if near is None else near.name,
+        **({"rule": error.rule} if isinstance(error, Denied) and error.rule else {}),
+        **({} if near is None else {"nearest": near.name}),
         **asked,
         **verdictFields(refusalFacts(request, peer, error, near)),
     )
@@ -150,7 +154,7 @@ def unanswered(transport: str, request: Request, why: str, limit: str = "") -> N
         transport=transport,
         why=why,
         reached=" is reached" if limit else "",
-        limit=limit or None,
+        **({"limit": limit} if limit else {}),
         **requestFields(request),
         **verdictFields(Facts("crowded", host=_host(request.peer), name=request.name, why=why, limit=limit)),
     )
@@ -281,7 +285,7 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
         full=cast.full,
         blksize=cast.wire.blocksize,
         group=_group(cast) or None,
-        granted=grantedOptions(cast.wire, request),
+        **grantedFields(cast.wire, request),
         **_blockTimes(cast, receiver, ending),
         **clientError(receiver.error),
         **({} if verdict is None else fieldsOf(verdict)),
@@ -308,7 +312,7 @@ def endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, now: flo
         lacks=ending.lacks,
         sent=ending.sent,
         repeated=ending.repeated,
-        count=cast.wire.count,
+        blocks=cast.wire.count,
         octets=min(cast.wire.blocksize, cast.content.size),
         clientCode=None if error is None else error[0],
         clientText="" if error is None else clip(error[1]),
@@ -317,12 +321,15 @@ def endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, now: flo
     )
 
 
-def grantedOptions(wire: IWire, request: Request) -> str | None:
-    """Return the options that a request was granted; L{None}: none, or the wire does not tell."""
+def grantedFields(wire: IWire, request: Request) -> dict[str, object]:
+    """Return the field of the options that a request was granted; none if there are none, or the wire does not tell."""
+    if not (request.options and INegotiatingWire.providedBy(wire)):
+        return {}
     try:
-        return showOptions(wire.grantedOptions(request)) if INegotiatingWire.providedBy(wire) else None
+        granted = showOptions(wire.grantedOptions(request))
     except CastdError:
-        return None
+        return {}
+    return {} if granted is None else {"granted": granted}
 
 
 def clientError(error: tuple[int, str] | None) -> dict[str, object]:

@@ -26,6 +26,7 @@ from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
+from castd.verdicts import Facts
 
 _log = Logger(namespace="castd")
 
@@ -257,6 +258,7 @@ class Listener(DatagramProtocol):
                 requests=self._dropped,
                 why="the server is full",
                 limit="limits.casts",
+                **eventlog.verdictFields(Facts("crowded", limit="limits.casts")),
             )
             self._dropped, self._droppedLoggedAt = 0, now
         return True
