@@ -149,7 +149,7 @@ def unanswered(transport: str, request: Request, why: str, limit: str = "") -> N
     # A limit is for the operator to raise; the others tell of a fault.
     say = _log.info if limit else _log.warn
     say(
-        "{transport}: {peer} is not answered: {why}{reached}: {name}",
+        "{transport}: {peer} is not answered: {why}{reached}",
         event="crowded",
         transport=transport,
         why=why,
