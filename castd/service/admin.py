@@ -121,7 +121,7 @@ class AdminPorts:
                 port.close()
         for name, port in ports.items():
             if self._ports.get(name) is not port:
-                _log.info("{port} is open at {address}", event="listening", port=name, address=port.address)
+                _log.info("{port} is open at {address}", event="open-port", port=name, address=port.address)
         self._ports = ports
 
     def addresses(self) -> dict[str, str]:
