@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from castd.files.content import Directory, DirectoryOptions
 from castd.observe import journal
 from castd.observe.format import asJSON, asMessage
 from castd.observe.history import Query, Store, entryOf
@@ -125,6 +126,17 @@ def test_notFound(case: Case, events: Events) -> None:
     assert (event["path"], event.get("source")) == (f"{case.folder}/boot/none", None)
     fetch(case, rrq("other/none"), 1)
     assert told(events, "refused")[1]["path"] == f"{case.folder}/other/none, {case.folder}/boot/other/none"
+
+
+def test_theNextDialect(tmp_path: Path, events: Events) -> None:
+    """What was found out for one dialect is known of the transfer that the next one at the port begins."""
+    (tmp_path / "f").write_bytes(b"x")
+    source = Directory(DirectoryOptions(path=tmp_path))
+    stage = GroupStage(options={"clients": ["10.9.0.0/24"]}, source=source)
+    download(stage, stage.client(), rrq(multicast=""))
+    stage.network.advance(1)
+    (declined,), (event,) = told(events, "declined"), told(events, "received")
+    assert (event["transport"], event["path"], declined["path"]) == ("tftp", f"{tmp_path}/f", f"{tmp_path}/f")
 
 
 def test_everyKind(events: Events) -> None:
