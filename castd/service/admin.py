@@ -119,10 +119,14 @@ class AdminPorts:
         for name, port in self._ports.items():
             if ports.get(name) is not port:
                 port.close()
-        for name, port in ports.items():
-            if self._ports.get(name) is not port:
-                _log.info("{port} is open at {address}", event="open-port", port=name, address=port.address)
         self._ports = ports
+
+    def announce(self) -> None:
+        """Log each port that is open, once; called when the whole start or reload has succeeded."""
+        for name, port in self._ports.items():
+            if not port.announced:
+                port.announced = True
+                _log.info("{port} is open at {address}", event="open-port", port=name, address=port.address)
 
     def addresses(self) -> dict[str, str]:
         """Return the address of each open port, by its name."""
@@ -213,6 +217,7 @@ class AdminPort:
     One stream port.
 
     @ivar address: the text in the service file; equal texts mean the same port.
+    @ivar announced: the log has said that it is open.
     """
 
     def __init__(
@@ -228,6 +233,7 @@ class AdminPort:
         self._endpoint = endpoint
         self._factory = factory
         self._port: IListeningPort | None = None
+        self.announced = False
 
     def bind(self) -> None:
         """

@@ -171,10 +171,10 @@ class Server(MultiService):
         if not self._bound:
             self.privilegedStartService()
         super().startService()
-        form = "castd {version} serves by {file}"
-        _log.info(form, event="started", version=__version__, file=str(self.file), pid=os.getpid())
         if self.handover.predecessor is None:
             self._announceServing()
+        form = "castd {version} serves by {file}"
+        _log.info(form, event="started", version=__version__, file=str(self.file), pid=os.getpid())
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
                 directory.removeAbandoned().addErrback(_removalFailed)
@@ -185,6 +185,7 @@ class Server(MultiService):
         """
         for each in self.addresses:
             each.announce()
+        self.admin.announce()
         self.watch.start()
         for host, port in self.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
@@ -446,6 +447,7 @@ class Server(MultiService):
         self.logs.replace(outputs)
         self.histories.replace(history, config)
         self.admin.replace(admin)
+        self.admin.announce()
         self.config, self._sinks, self.portServices = config, components.sinks, components.services
         self.site.adjust(config.limits)
         components.openSite(self.site)
