@@ -8,6 +8,11 @@ one cast, never the server.
 
 from __future__ import annotations
 
+from typing import Final
+
+#: The reason of a refusal in the log, where a request names no file.
+NO_NAME: Final = "the request has no file name"
+
 
 class CastdError(Exception):
     """The base class of all exceptions of castd."""
@@ -98,6 +103,18 @@ class Forbidden(Refused):
 
     code = 2
     text = "Access violation"
+
+
+class Denied(Forbidden):
+    """
+    The access rules refuse the request.
+
+    @ivar rule: C{file:line} of the rule; C{""}: no rule allows it, or its place is not known.
+    """
+
+    def __init__(self, why: str, rule: str = "") -> None:
+        super().__init__(why=why)
+        self.rule = rule
 
 
 class Full(Refused):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from castd.receive.base import OffsetBlock
     from castd.request import Local, Peer, Request
     from castd.server.admission import Admission
+    from castd.server.attempts import Attempts
     from castd.server.blockcache import BlockCache
     from castd.server.deaf import DeafMachines
 
@@ -204,6 +205,13 @@ class IWire(Interface):
         """Release what L{IDialect.open} has allocated, such as a group address.  Called once, when the cast ends."""
 
 
+class INegotiatingWire(IWire):
+    """Tells the log which options were granted.  A wire need not provide this."""
+
+    def grantedOptions(request: Request) -> Sequence[tuple[str, str]]:
+        """Return name and value of each option that the request was granted."""
+
+
 class IGroupWire(IWire):
     """Adds what is needed for a group some of whose members may not receive what is sent to it."""
 
@@ -359,6 +367,12 @@ class IWindowHalf(ITransferHalf):
         """Grant windows of so many blocks.  Called before C{begin}."""
 
 
+class IReportingHalf(ITransferHalf):
+    """Adds the ERROR of the peer, for the log.  A half need not provide this."""
+
+    error: Error | None = Attribute("The ERROR of the peer that ended the transfer; None: there was none.")
+
+
 class IClientTransferHalf(ITransferHalf):
     """Adds what the client reports of its side of a transfer."""
 
@@ -460,6 +474,35 @@ class IContentSource(Interface):
         @return: the content, or a Deferred of it, which may fail with the same errors.  The caller closes the content.
         @raise NotFound: this source does not have the file; the next source is asked.
         @raise Refused: any other, such as Forbidden or Busy: the request is refused, and no other source is asked.
+        """
+
+
+class Near(NamedTuple):
+    """
+    Names a file that was probably meant by a request that found none.
+
+    @ivar kind: in what it differs: C{case}; C{prefix}, by its leading directories; C{network}, it is for other clients.
+    @ivar name: the name to ask for.
+    @ivar source: C{file:line} of its source in the service file; C{""}: L{SourceChain<castd.files.content.SourceChain>}
+        adds it.
+    """
+
+    kind: str
+    name: str
+    source: str = ""
+
+
+class ILocatingSource(IContentSource):
+    """Tells the log where a file was looked for.  A source need not provide this."""
+
+    def locate(name: str) -> str:
+        """Return the path that a name leads to, without a look at the disk; C{""}: it leads to none."""
+
+    def findNear(name: str, peer: Peer) -> Deferred[Near | None]:
+        """
+        Find a file that was probably meant, as there is none of this name.
+
+        @return: L{None}: none was found, or there was no time to look.  It does not fail.
         """
 
 
@@ -571,6 +614,8 @@ class ISite(Interface):
     )
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
     ports: IPorts = Attribute("Opens ports.")
+    attempts: Attempts = Attribute("What machines have done before, as far as it tells why they fail.")
+    showsRequests: bool = Attribute("Each request is logged, at debug level.")
     observers: list[Callable[[Request], object]] = Attribute(
         "Each is called with every request whose file is looked up, before it is."
     )
@@ -580,6 +625,13 @@ class ISite(Interface):
         Apply the access rules, then ask the sources in order.
 
         @return: fires with the content; fails with Refused.
+        """
+
+    def findNear(request: Request) -> Deferred[Near | None]:
+        """
+        Find a file that was probably meant by a request for which there is none, for the log.
+
+        @return: L{None}: none was found, or there was no time to look.  It does not fail.
         """
 
     def lookupAny(name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:

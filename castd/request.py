@@ -4,6 +4,7 @@ Defines the values that a dialect makes of the first datagram of a peer: the req
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TypeAlias
@@ -36,6 +37,20 @@ class Local:
     networks: tuple[IPv4Network, ...] = ()
 
 
+@dataclass(slots=True)
+class Trace:
+    """
+    Collects where the file of one request was looked for, for the log.
+
+    @ivar places: each source (or place for uploads) that was asked: C{file:line} of its entry in the service file, or
+        C{""}; and a function that tells its path by the name asked for, or L{None}.
+    @ivar found: the last of them has the file, or has refused it.
+    """
+
+    places: list[tuple[str, Callable[[str], str] | None]] = field(default_factory=list)
+    found: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """
@@ -48,6 +63,7 @@ class Request:
     @ivar write: the request is an upload.
     @ivar options: name and value of each option, ISO 8859-1, in the order of the request, doubles dropped.
     @ivar detail: for the dialect's own use (SLAM: the list of missing blocks).
+    @ivar trace: what is found out on its way, for the log; a source and a dialect need not know of it.
     """
 
     peer: Peer
@@ -57,6 +73,7 @@ class Request:
     write: bool = False
     options: tuple[tuple[str, str], ...] = ()
     detail: object = field(default=None, compare=False)
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
 
     def repeats(self, other: Request) -> bool:
         """Return whether this is the same request as the other one, sent again; the local address may differ."""

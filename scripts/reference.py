@@ -1,6 +1,6 @@
 """
 Generates from the code what the documentation says of it: the reference of the service file, its JSON schema, the
-service file with every key and its default, and the table of metrics.
+service file with every key and its default, the table of metrics, and that of verdicts.
 
     python scripts/reference.py            writes all of them
     python scripts/reference.py --check    names those that are out of date, with exit status 1
@@ -25,6 +25,7 @@ from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
 from castd.service.service import SINKS  # noqa: E402
+from castd.verdicts import RULES  # noqa: E402
 
 #: Values of required options, by section and key, where the example of the option's type does not do.
 EXAMPLES = {
@@ -155,15 +156,27 @@ def metricsPage(page: str) -> str:
     return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in rows), "\n", END, tail))
 
 
+def verdictsPage(text: str) -> str:
+    """Return docs/verdicts.md with the table of verdicts as it is in the code, in place of the old one."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    table = ["| verdict | seen | cause | cure |", "|---|---|---|---|"]
+    for rule in RULES:
+        cells = (f"`{rule.id}`", rule.seen, rule.cause, rule.cure)
+        table.append(f"| {' | '.join(cells)} |".replace("{{", "{").replace("}}", "}"))
+    return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in table), "\n", END, tail))
+
+
 def files() -> dict[Path, str]:
     """Return what has to stand in each file."""
     kinds = stock()
-    metrics = ROOT / "docs" / "metrics.md"
+    metrics, verdicts = ROOT / "docs" / "metrics.md", ROOT / "docs" / "verdicts.md"
     return {
         ROOT / "docs" / "service-file.md": reference(kinds),
         ROOT / "docs" / "castd.schema.json": json.dumps(serviceFileSchema(kinds), indent=2) + "\n",
         ROOT / "etc" / "castd.yaml": exampleFile(kinds),
         metrics: metricsPage(metrics.read_text()),
+        verdicts: verdictsPage(verdicts.read_text()),
     }
 
 

@@ -20,7 +20,7 @@ from castd.observe.history import DELAY, Found, Query
 from castd.service import histories
 from castd.service.histories import Histories
 from castd.testing import Network
-from tests.support.jobs import running, until
+from tests.support.jobs import eventually, running, until
 from tests.support.server import START, TFTP, Case, Client
 
 pytestmark = pytest.mark.loopback
@@ -54,7 +54,7 @@ def test_withoutSetting(folder: Path, network: Network) -> None:
     Client(network).finish()
     network.advance(5)
     assert Client(network, name="none").code == 1
-    assert [each["event"] for each in found(case)] == ["listening", "received", "refused"]
+    assert [each["event"] for each in found(case)] == ["listening", "started", "received", "refused"]
     assert [each["name"] for each in found(case, failed=True)] == ["none"]
     assert sorted(os.listdir(folder)) == ["boot", "x.yaml"]
     case.server.stopService()
@@ -67,11 +67,11 @@ def test_reload(folder: Path, network: Network) -> None:
     Client(network).finish()
     network.advance(5)
     assert case.reload(START + TFTP + kept) == ()
-    assert [each["event"] for each in found(case)] == ["listening", "received", "reloaded"]
+    assert [each["event"] for each in found(case)] == ["listening", "started", "received", "reloaded"]
     assert case.reload(START + TFTP + "history: {path: other.sqlite}\n") == ()
     assert [each["event"] for each in found(case)] == ["reloaded"]
     case.server.stopService()
-    assert castd("history", "--file", folder / "kept.sqlite").count("\n") == 3
+    assert castd("history", "--file", folder / "kept.sqlite").count("\n") == 4
 
 
 def test_notThere(folder: Path, network: Network) -> None:
@@ -80,7 +80,7 @@ def test_notThere(folder: Path, network: Network) -> None:
     assert case.reload(START + TFTP + "history: {path: none/x.sqlite}\n") == (
         f"{folder}/x.yaml:5: history.path: {folder}/none/x.sqlite: No such file or directory",
     )
-    assert [each["event"] for each in found(case)] == ["listening", "refused-reload"]
+    assert [each["event"] for each in found(case)] == ["listening", "started", "refused-reload"]
     case.server.stopService()
 
 
@@ -138,7 +138,10 @@ def test_process(folder: Path) -> None:
         until(process, "listens at")
         assert ask(port, b"small") == b"\0\3\0\1x"
         assert ask(port, b"none")[:4] == b"\0\5\0\1"
-        lines = castd("history", "--control", folder / "control", "--client", "127.0.0.1")
+        # The event of a file that is not there waits for a name like it, and the answer does not.
+        asked = ("history", "--control", folder / "control")
+        eventually(lambda: "none:" in castd(*asked, "--client", "127.0.0.1"), "the refusal", 20)
+        lines = castd(*asked, "--client", "127.0.0.1")
         assert (lines.count("\n"), "small: complete" in lines, "none: File not found" in lines) == (2, True, True)
         process.kill()
         process.wait(timeout=30)
@@ -146,7 +149,8 @@ def test_process(folder: Path) -> None:
     with running("-m", "castd", "serve", folder / "x.yaml", **state) as process:
         until(process, "listens at")
         assert ask(port, b"gone")[:4] == b"\0\5\0\1"
-        told = castd("history", "--control", folder / "control", "--failed", "--json").splitlines()
+        eventually(lambda: "gone" in castd(*asked), "the refusal", 20)
+        told = castd(*asked, "--failed", "--json").splitlines()
         assert [json.loads(line)["name"] for line in told] == ["none", "gone"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0

@@ -516,9 +516,9 @@ def test_compiledOnce(folder: Path, network: Network, monkeypatch: pytest.Monkey
     made: list[object] = []
 
     class Counted(Rules):
-        def __init__(self, rules: Any) -> None:
+        def __init__(self, rules: Any, places: Any = ()) -> None:
             made.append(None)
-            super().__init__(rules)
+            super().__init__(rules, places)
 
     for module in ("castd.service.build", "castd.server.site", "castd.files.access"):
         monkeypatch.setattr(f"{module}.Rules", Counted)

@@ -30,9 +30,12 @@ class Leave:
     Event: a receiver leaves the cast.
 
     @ivar outcome: one of the words of L{castd.outcomes}.
+    @ivar code, text: the ERROR that the receiver has sent, for the log; L{None}: it has sent none.
     """
 
     outcome: str
+    code: int | None = field(default=None, compare=False)
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Left:
     @ivar heard: it had sent something since its request; if not, the request may be forged.
     @ivar deaf: it was shown to receive nothing that is sent to the group; another that goes on by unicast has received
         blocks of it before, or is only assumed to be deaf.
+    @ivar repeated: how often it has repeated its request for C{wants}, for the log.
     """
 
     peer: Peer
@@ -89,6 +93,7 @@ class Left:
     wants: Ranges = ()
     heard: bool = field(default=True, compare=False)
     deaf: bool = field(default=False, compare=False)
+    repeated: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class Member:
     @ivar servedAt: the instant at which the first of these blocks was sent, or sent after the last unchanged request
         that counted; infinite: none was.
     @ivar unchangedRequests: how often it has asked for the same blocks again although they had been sent.
+    @ivar repeated: the blocks that it has asked for more than once last, whether or not they were sent meanwhile.
+    @ivar repeatedRequests: how often it has repeated that request.
     @ivar duplicates: copies of what it has received already that it may still acknowledge: such a request says nothing.
     """
 
@@ -60,6 +62,8 @@ class Member:
         "highestSentAtJoin",
         "joinedAt",
         "peer",
+        "repeated",
+        "repeatedRequests",
         "requested",
         "rto",
         "servedAt",
@@ -87,11 +91,21 @@ class Member:
         self.joinedAt = joinedAt
         self.heard = self.hearsGroup = self.confirmed = self.suspect = False
         self.failedTurns = self.turns = self.corrections = self.unchangedRequests = self.announcements = 0
-        self.duplicates = 0
+        self.duplicates = self.repeatedRequests = 0
+        self.repeated: Ranges = ()
         self.correctedAt = float("-inf")
         self.servedAt = float("inf")
         self.wanted: Ranges = ()
         self.announceAt: float | None = None
+
+    def asksAgain(self, ranges: Ranges) -> None:
+        """Count that it has repeated its request for these blocks."""
+        self.repeatedRequests = self.repeatedRequests + 1 if self.repeated == ranges else 1
+        self.repeated = ranges
+
+    def repeatedFor(self, ranges: Ranges) -> int:
+        """Return how often it has repeated its request for these blocks."""
+        return self.repeatedRequests if ranges and self.repeated == ranges else 0
 
     def asksInVain(self, ranges: Ranges, now: float) -> bool:
         """
@@ -171,7 +185,8 @@ class Members(Generic[M]):
         del self._byPeer[member.peer]
         member.announceAt = None
         self._dropAnnouncement(member)
-        self._notices[next(self._ordinals)] = Left(member.peer, outcome, wants, member.heard, deaf)
+        left = Left(member.peer, outcome, wants, member.heard, deaf, member.repeatedFor(wants))
+        self._notices[next(self._ordinals)] = left
 
     def _dropAnnouncement(self, member: M) -> None:
         place = self._announced.pop(member.peer, None)

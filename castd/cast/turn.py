@@ -251,6 +251,11 @@ class GenericTurn(ABC, Generic[M]):
     def memberCount(self) -> int:
         return len(self.members)
 
+    def repeatedRequests(self, peer: Peer) -> int:
+        """Return how often a member has repeated its last request, for the log."""
+        member = self.members.get(peer)
+        return 0 if member is None else member.repeatedFor(self.serving)
+
     def heard(self, peer: Peer) -> bool:
         member = self.members.get(peer)
         return member is not None and member.heard
@@ -389,6 +394,7 @@ class GenericTurn(ABC, Generic[M]):
 
     def _sameRequestAgain(self, master: M, now: float) -> None:
         """Send a window again for a duplicate request, if that says that its first block was lost."""
+        master.asksAgain(self.serving)
         if not self._servesOneBlock and self._window.firstLost(self.serving[0].start, now, master.rto.shortestRtt):
             self.sendAgain()
             self._timed = True

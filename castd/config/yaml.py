@@ -85,7 +85,11 @@ class Tree:
 
     def where(self, route: Route) -> str:
         """Return C{file:line: path} of a value, for faults that show only when the file is in use."""
-        return ": ".join(part for part in (f"{self.file}:{self.line(route)}", showRoute(route)) if part)
+        return ": ".join(part for part in (self.place(route), showRoute(route)) if part)
+
+    def place(self, route: Route) -> str:
+        """Return C{file:line} of a value."""
+        return f"{self.file}:{self.line(route)}"
 
     def raiseFaults(self) -> None:
         """

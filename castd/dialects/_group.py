@@ -230,6 +230,10 @@ class GroupWire:
             yield tftp.buildError(0, "No answer, the group is closed"), request.peer
         yield from _tftp.farewell(request, outcome)
 
+    def grantedOptions(self, request: Request) -> tftp.Options:
+        """As L{castd.interfaces.INegotiatingWire.grantedOptions}, apart from the option that asks for the group."""
+        return agreeOptions(request, self.size, self.blocksize).answer
+
     def payload(self, number: int) -> None:
         return None
 

@@ -211,7 +211,7 @@ class AckReader:
                 return None
             raise UnknownPeer(f"opcode {kind} from a foreign transfer id")
         if isinstance(packet, tftp.Error):
-            return Leave(self.errorOutcome(packet, peerState))
+            return Leave(self.errorOutcome(packet, peerState), packet.code, packet.text)
         if not isinstance(packet, tftp.Ack):
             return None
         return self.acknowledged(packet.number, peerState)

@@ -194,7 +194,7 @@ class Wire:
         if peerState is None:
             return None
         if isinstance(packet, tftp.Error):
-            return Leave(outcomes.ABORTED)
+            return Leave(outcomes.ABORTED, packet.code, packet.text)
         if not isinstance(packet, tftp.Ack) or not peerState.turn or packet.number > self.count:
             return None
         if packet.number == self.count:

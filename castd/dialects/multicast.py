@@ -14,7 +14,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
-from castd.interfaces import IContent, IExplainedDialect, IGroupWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -60,7 +60,7 @@ class Options(ListenOptions):
         return BootPath(f"tftm://{host}{port}/{name}")
 
 
-@implementer(IGroupWire)
+@implementer(IGroupWire, INegotiatingWire)
 class Wire(_group.GroupWire):
     """Translates for one group."""
 

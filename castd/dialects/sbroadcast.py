@@ -18,7 +18,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IExplainedDialect, IGroupWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
 from castd.packets import tftp
@@ -165,7 +165,7 @@ class SubnetPacer:
         self._pacer.spend(-(-octets // self._step), now)
 
 
-@implementer(IGroupWire)
+@implementer(IGroupWire, INegotiatingWire)
 class Wire(_group.GroupWire):
     """
     Translates for one group of a subnet.

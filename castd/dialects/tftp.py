@@ -22,7 +22,7 @@ from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IExplainedDialect, ITransferHalf, IWire
+from castd.interfaces import IContent, IExplainedDialect, INegotiatingWire, ITransferHalf, IWire
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
@@ -104,7 +104,7 @@ class Options(ListenOptions):
             )
 
 
-@implementer(IWire)
+@implementer(INegotiatingWire)
 class Wire:
     """
     Translates for one unicast transfer.
@@ -137,6 +137,9 @@ class Wire:
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
         if self.terms.answer:
             yield tftp.buildOack(self.terms.answer), request.peer
+
+    def grantedOptions(self, request: Request) -> tftp.Options:
+        return self.terms.answer
 
     def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
         return _tftp.farewell(request, outcome)

@@ -5,7 +5,7 @@ is denied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from operator import itemgetter
@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from castd.errors import Forbidden, Refused
+from castd.errors import Denied, Refused
 from castd.files import names
 from castd.files.names import Patterns
 from castd.networks import NetworkMap, viewpoints
@@ -68,8 +68,10 @@ class Rules:
     one (L{_NameTable}).  So ten thousand rules for as many machines or files cost about what a few do.
     """
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule], places: Sequence[str] = ()) -> None:
+        """@param places: C{file:line} of each rule; C{()}: not known."""
         rules = tuple(rules)
+        self._places = tuple(places)
         self.networks = tuple(network for rule in rules for network in rule.allow or rule.deny or ())
         self._allows: list[bool] = []
         tables: dict[bool, NetworkMap[_NameTable]] = {False: NetworkMap(), True: NetworkMap()}
@@ -95,14 +97,15 @@ class Rules:
         Check that this client may read (or write) the file of this name.
 
         @param host: the client's numeric address.
-        @raise Forbidden: it may not.
+        @raise Denied: it may not.
         @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
         found = self.deciding(host, name, write)
         if found is None:
-            raise Forbidden(why="allowed by no access rule")
+            raise Denied("allowed by no access rule")
         if not self._allows[found]:
-            raise Forbidden(why="denied by an access rule")
+            place = self._places[found] if self._places else ""
+            raise Denied(f"denied by the access rule at {place}" if place else "denied by an access rule", place)
 
     def deciding(self, host: str, name: str, write: bool = False) -> int | None:
         """

@@ -20,13 +20,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
-from castd.files import athand, names, partial
+from castd.files import athand, names, nearest, partial
 from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
+from castd.files.spelling import Spellings
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
-from castd.interfaces import IAwaitedContent, IContent, IContentSource, INetworkSource
+from castd.interfaces import IAwaitedContent, IContent, IContentSource, ILocatingSource, INetworkSource, Near
 from castd.networks import Networks
 from castd.options import Clients, FilePath, Settings, clients
-from castd.request import Peer
+from castd.request import Peer, Trace
 
 #: Device, inode, size, time of the last change in nanoseconds.
 Version: TypeAlias = tuple[int, int, int, int]
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 #: The first octets of each open file are kept, as many as a block has without options: MTFTP needs them at once.
 HEAD = 512
+#: Requests whose file is not there, and for which a name like theirs is looked for at once.
+MOST_SEEKING = 4
 #: Errors of a read from memory where the file system, the kernel or a seccomp filter does not have it.
 _NOT_AT_HAND = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
@@ -92,7 +95,7 @@ class DirectoryOptions(Settings):
         return tuple(names.text(names.prefix(each)) for each in strip)
 
 
-@implementer(INetworkSource)
+@implementer(INetworkSource, ILocatingSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -129,7 +132,8 @@ class Directory:
         self._rules = tuple(each.rule() for each in options.rewrite)
         self._networks = Networks(options.networks) if options.networks != clients("any") else None
         self._open: dict[Version, _OpenFile] = {}
-        self._awaited = 0
+        self._awaited = self._seeking = 0
+        self._spellings = Spellings(nearest.MOST_NAMES)
 
     @property
     def answers(self) -> bool:
@@ -164,6 +168,30 @@ class Directory:
         opened = self._openWaiting(self.partsFor(name, peer))
         closeFd(opened.fd)
         return opened.version[2]
+
+    def locate(self, name: str) -> str:
+        """As L{ILocatingSource.locate}."""
+        try:
+            return f"{self._root.path}/{names.text(self.parts(name))}"
+        except Refused:
+            return ""
+
+    def findNear(self, name: str, peer: Peer) -> Deferred[Near | None]:
+        """As L{ILocatingSource.findNear}: by the names in memory or on the disk, a few requests at a time."""
+        if self._seeking >= MOST_SEEKING:
+            return succeed(None)
+        try:
+            whole = self._renamed(names.parts(name))
+        except Refused:
+            return succeed(None)
+        mayRead = self._networks is None or peer[0] in self._networks
+        self._seeking += 1
+        seek = bind(nearest.seek, self._root, whole, self._under, mayRead, self._spellings)
+        return self.background(seek).addBoth(self._sought)
+
+    def _sought(self, result: Near | Failure | None) -> Near | None:
+        self._seeking -= 1
+        return None if isinstance(result, Failure) else result
 
     def partsFor(self, name: str, peer: Peer, seen: names.Seen | None = None) -> names.Parts:
         """
@@ -271,13 +299,7 @@ class Directory:
         @param seen: called with each step; nothing is called for a request that is served.
         @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
         """
-        found = names.parts(name)
-        if self._strip:
-            found = names.strip(found, self._strip)
-            if seen is not None:
-                seen("strip", names.text(found))
-        if self._rules:
-            found = names.rewrite(found, self._rules, seen)
+        found = self._renamed(names.parts(name), seen)
         if self._under:
             found = names.beneath(found, self._under)
             if seen is not None:
@@ -285,6 +307,14 @@ class Directory:
         if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
             raise NotFound(why="an unfinished upload")
         return found
+
+    def _renamed(self, found: names.Parts, seen: names.Seen | None = None) -> names.Parts:
+        """Return the name after C{strip} and C{rewrite}.  @raise Refused: as L{names.rewrite}."""
+        if self._strip:
+            found = names.strip(found, self._strip)
+            if seen is not None:
+                seen("strip", names.text(found))
+        return names.rewrite(found, self._rules, seen) if self._rules else found
 
 
 class _Opened:
@@ -438,29 +468,54 @@ class SourceChain:
     Asks several sources in order: the first that has the file opens it.  If one refuses it, no other source is asked.
     """
 
-    def __init__(self, sources: Iterable[IContentSource]) -> None:
+    def __init__(self, sources: Iterable[IContentSource], places: Sequence[str] = ()) -> None:
+        """@param places: C{file:line} of each source in the service file; C{()}: not known."""
         self.sources = tuple(sources)
+        self.places = tuple(places) or ("",) * len(self.sources)
+        self._locates = [each.locate if ILocatingSource.providedBy(each) else None for each in self.sources]
 
-    def lookup(self, name: str, peer: Peer, missed: Missed | None = None) -> IContent | Deferred[IContent]:
+    def lookup(
+        self, name: str, peer: Peer, missed: Missed | None = None, trace: Trace | None = None
+    ) -> IContent | Deferred[IContent]:
         """
         As L{IContentSource.lookup}; a Deferred only where a source answers later.
 
         @param missed: called with the reason of each source that does not have the file.
+        @param trace: gets the sources that were asked.
         """
-        return self._lookupFrom(0, name, peer, missed)
+        return self._lookupFrom(0, name, peer, missed, trace or Trace())
 
-    def _lookupFrom(self, first: int, name: str, peer: Peer, missed: Missed | None) -> IContent | Deferred[IContent]:
+    def _lookupFrom(
+        self, first: int, name: str, peer: Peer, missed: Missed | None, trace: Trace
+    ) -> IContent | Deferred[IContent]:
         for number, source in enumerate(self.sources[first:], first):
+            trace.places.append((self.places[number], self._locates[number]))
             try:
                 found = source.lookup(name, peer)
             except NotFound as error:
                 if missed is not None:
                     missed(error)
                 continue
+            trace.found = True
             if isinstance(found, Deferred):
-                return found.addErrback(self._lookupNext, number + 1, name, peer, missed)
+                return found.addErrback(self._lookupNext, number + 1, name, peer, missed, trace)
             return found
+        trace.found = False
         raise NotFound()
+
+    def findNear(self, name: str, peer: Peer) -> Deferred[Near | None]:
+        """
+        Find a file that was probably meant, as no source has one of this name.
+
+        @return: L{None}: none was found.  It does not fail.
+        """
+        return Deferred.fromCoroutine(self._findNear(name, peer))
+
+    async def _findNear(self, name: str, peer: Peer) -> Near | None:
+        for source, place in zip(self.sources, self.places, strict=True):
+            if ILocatingSource.providedBy(source) and (near := await source.findNear(name, peer)) is not None:
+                return near._replace(source=near.source or place)
+        return None
 
     def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
         """
@@ -499,10 +554,10 @@ class SourceChain:
         return NotFound()
 
     def _lookupNext(
-        self, failure: Failure, first: int, name: str, peer: Peer, missed: Missed | None
+        self, failure: Failure, first: int, name: str, peer: Peer, missed: Missed | None, trace: Trace
     ) -> Deferred[IContent]:
         failure.trap(NotFound)
         if missed is not None and isinstance(failure.value, NotFound):
             missed(failure.value)
-        found = self._lookupFrom(first, name, peer, missed)
+        found = self._lookupFrom(first, name, peer, missed, trace)
         return found if isinstance(found, Deferred) else succeed(found)

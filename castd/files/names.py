@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
-from castd.errors import Forbidden, NotFound, Refused, Unsupported
+from castd.errors import NO_NAME, Forbidden, NotFound, Refused, Unsupported
 from castd.files.regex import Match, Regexp, linearRegex
 
 #: The parts of a name, from the root downwards.
@@ -40,7 +40,7 @@ def parts(name: str) -> Parts:
     """
     octets = _octets(name).partition(b"\0")[0]
     if not octets:
-        raise Unsupported("No file name", "a request without a file name")
+        raise Unsupported("No file name", NO_NAME)
     if _CONTROL.search(octets):
         raise Forbidden(why="control octets in the name")
     found = tuple(part for part in octets.replace(b"\\", b"/").split(b"/") if part and part != b".")

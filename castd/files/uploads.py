@@ -125,6 +125,13 @@ class UploadDirectory:
         """Return whether this client may upload here."""
         return peer[0] in self._networks
 
+    def locate(self, name: str) -> str:
+        """Return the path of a file of this name; C{""}: it does not belong here."""
+        try:
+            return f"{self._root.path}/{names.text(names.beneath(names.parts(name), self._under))}"
+        except Refused:
+            return ""
+
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
         Begin an upload.

@@ -59,6 +59,10 @@ class Timers:
         self._call: IDelayedCall | None = None
         self._callAt = NEVER
 
+    def seconds(self) -> float:
+        """Return the present instant."""
+        return self._reactor.seconds()
+
     def __len__(self) -> int:
         """Return how many entries the heap has, with those of targets that have no timer any more."""
         return len(self._heap)

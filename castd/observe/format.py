@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from castd.files.names import printable
 from castd.outcomes import MEANING
+from castd.verdicts import remark
 
 #: Receives events: an L{ILogObserver<twisted.logger.ILogObserver>}, or a function.
 Observer: TypeAlias = Callable[[LogEvent], object]
@@ -31,11 +32,12 @@ def asMessage(event: LogEvent) -> str:
     Format the message of an event on one line, without time and system.
 
     The message of a transfer that has ended (C{event="received"}) has receiver, file, outcome, octets, seconds and
-    repetitions; any other event has the message of its own format.
+    repetitions; any other event has the message of its own format.  Behind it stands the verdict, if there is one.
     """
     if MESSAGE_KEY in event:
         return str(event[MESSAGE_KEY])
-    return printable(_transferMessage(event) if event.get("event") == "received" else formatEvent(event))
+    told = _transferMessage(event) if event.get("event") == "received" else formatEvent(event)
+    return printable(told + remark(event.get("verdict"), event.get("cause"), event.get("cure")))
 
 
 def _transferMessage(event: LogEvent) -> str:
@@ -44,6 +46,8 @@ def _transferMessage(event: LogEvent) -> str:
     parts = [f"{event.get('transport', '-')}: {_showPeer(event.get('peer'))}"]
     parts.append(f" wrote {event.get('name')}" if event.get("write") else f" {event.get('name')}")
     parts.append(f": {MEANING.get(outcome, outcome)}")
+    if event.get("size") == 0:
+        parts.append(", an empty file")
     if octets:
         parts.append(f", {showOctets(octets)} in {seconds:.3g} s")
         parts.append(f" ({showOctets(octets / seconds)}/s)" if seconds else "")

@@ -63,7 +63,7 @@ PRAGMA user_version = {VERSION};
 #: The event that says that the history itself cannot be written; it is not kept, as it would be lost as well.
 UNKEPT = "unkept"
 #: Events that say that somebody did not get what he wanted.
-_FAILED = frozenset({"refused", "crowded", "refused-reload", "refused-upgrade"})
+_FAILED = frozenset({"refused", "crowded", "size-only", "refused-reload", "refused-upgrade"})
 #: The outcomes of transfers that did what their machine wanted.
 _SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, outcomes.EARLY})
 
@@ -163,7 +163,7 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
         address=addressOf(event.get("peer")),
         name=None if name is None else _storable(str(name)),
         event=str(kind),
-        failed=kind in _FAILED or (kind == "received" and not succeeded),
+        failed=kind in _FAILED or (kind == "received" and (not succeeded or event.get("verdict") is not None)),
         served=succeeded and bool(event.get("octets")),
         times=1,
         fields=_encode(fields),

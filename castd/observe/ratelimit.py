@@ -152,7 +152,9 @@ def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
     if isinstance(failure, Failure):
         # Only the innermost line: text and file name may come from a client, and differ each time.
         return *source, failure.type, *(frame[1:3] for frame in failure.frames[-1:])
-    return *source, addressOf(event.get("peer")), event.get("name"), why
+    # What there is too much of is no matter of one file: a machine that asks for fifty has one line.
+    name = None if kind == "crowded" else event.get("name")
+    return *source, addressOf(event.get("peer")), name, why
 
 
 def _summary(event: LogEvent, more: int, now: float) -> LogEvent:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
-from castd.errors import Unsupported, WireError
+from castd.errors import NO_NAME, Unsupported, WireError
 
 RRQ, WRQ, DATA, ACK, ERROR, OACK = 1, 2, 3, 4, 5, 6
 
@@ -110,7 +110,9 @@ def _parsedRequest(datagram: bytes) -> TftpRequest:
     """Parse a request; the result is cached, as many machines of one type send the same octets."""
     fields = datagram[2:].split(b"\0")
     # The last piece is what follows the last NUL: padding or an unterminated field, which is ignored.
-    if len(fields) < 3 or not fields[0]:
+    if len(fields) >= 3 and not fields[0]:
+        raise Unsupported(why=NO_NAME)
+    if len(fields) < 3:
         raise Unsupported(why="request without a terminated file name and mode")
     return TftpRequest(
         write=datagram[1] == WRQ,

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import IWindowHalf
+from castd.interfaces import IReportingHalf, IWindowHalf
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
@@ -26,7 +26,7 @@ LAST_ACK_REPEATS = (0.2, 1.0)
 OACK_INTERVALS = 2
 
 
-@implementer(IWindowHalf)
+@implementer(IWindowHalf, IReportingHalf)
 class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.

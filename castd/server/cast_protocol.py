@@ -46,7 +46,6 @@ from castd.interfaces import (
     Octets,
 )
 from castd.pacing import Pacer, RateLimit
-from castd.packets.options import DEFAULT_BLKSIZE
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
 from castd.server.blockcache import AwaitedChunk, Chunk, ChunkAwaited
@@ -62,8 +61,6 @@ _log = Logger(namespace="castd")
 #: How often in a row a receiver's host must report a closed port until the receiver counts as closed: one report may
 #: come from a restart.
 CLOSED_PORTS = 2
-#: How often the first block must have been repeated without an answer before it is taken for too large.
-OVERSIZE_REPEATS = 2
 #: The largest random delay that is added to an interval, as a part of the interval.
 JITTER = 0.1
 #: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
@@ -90,15 +87,17 @@ class Receiver:
     @ivar since: the instant of its first request.
     @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
     @ivar closedReports: how often its port was reported closed since it has last sent anything.
+    @ivar error: code and text of the ERROR that it has sent; L{None}: it has sent none.
     """
 
-    __slots__ = ("closedReports", "progressBefore", "request", "since")
+    __slots__ = ("closedReports", "error", "progressBefore", "request", "since")
 
     def __init__(self, request: Request, since: float, progressBefore: tuple[int, int, int]) -> None:
         self.request = request
         self.since = since
         self.progressBefore = progressBefore
         self.closedReports = 0
+        self.error: tuple[int, str] | None = None
 
 
 @implementer(ILiveTransfer, ITransferProtocol)
@@ -265,10 +264,14 @@ class CastProtocol(FastPath):
             return
         if event is None:
             return
-        if isinstance(event, NewRequest):
-            self.listener.requestFromMember(datagram, peer)
-            return
-        if (receiver := self.receivers.get(peer)) is not None:
+        receiver = self.receivers.get(peer)
+        if not isinstance(event, RequestBlocks):
+            if isinstance(event, NewRequest):
+                self.listener.requestFromMember(datagram, peer)
+                return
+            if receiver is not None and event.code is not None:
+                receiver.error = event.code, event.text
+        if receiver is not None:
             receiver.closedReports = 0
         self._hear(peer, event)
         self.pump()
@@ -468,7 +471,7 @@ class CastProtocol(FastPath):
         """As L{ChunkReader.chunkRead<castd.server.blockcache.ChunkReader.chunkRead>}: send the blocks."""
         self._awaited.pop(awaited, None)
         if isinstance(result, Chunk):
-            self._chunk = result
+            self._holdChunk(result)
             self.site.blockCache.readAhead(self.wire, self.content, result.stop)
             self.pump()
         elif result.check(ContentChanged):
@@ -538,23 +541,23 @@ class CastProtocol(FastPath):
             return
         self.receivers.pop(action.peer)
         self._dropFallback(action.peer)
-        if action.heard and action.wants:
-            self._checkOversize(sender.cast, receiver, action.wants)
-        self._dismiss(receiver, self._outcome(action), now, action.heard)
+        seen = self._ending(sender, receiver, self._outcome(action), action.wants, action.repeated)
+        self._dismiss(receiver, seen._replace(heard=action.heard), now)
 
-    def _checkOversize(self, cast: ICast, receiver: Receiver, wants: Ranges) -> None:
+    def _ending(
+        self, sender: CastSender, receiver: Receiver, outcome: str, wants: Ranges, repeated: int
+    ) -> eventlog.Ending:
         """
-        Log it if a receiver that leaves has answered small datagrams, and never the first block, though that was
-        repeated: perhaps the way does not carry datagrams of this size.
+        Gather what was seen of a receiver that leaves.
 
-        @param wants: the blocks that it still lacks.
+        @param wants: the blocks that it still lacks, as far as it had asked for them.
         """
-        octets = min(self.wire.blocksize, self.content.size)
-        if not isinstance(cast, Turn) or wants[0].start or octets <= DEFAULT_BLKSIZE:
-            return
-        times = (self.repeats - receiver.progressBefore[1]) // sum(map(len, wants))
-        if times >= OVERSIZE_REPEATS:
-            eventlog.oversize(self, receiver.request, times + 1)
+        lastBlockAt = max(self._steppedAt, sender.sentAt)
+        if not wants or not isinstance(sender.cast, Turn):
+            return eventlog.Ending(outcome, lastBlockAt)
+        # All repetitions before the first progress were of the first blocks.
+        again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // sum(map(len, wants))
+        return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=again + 1, repeated=repeated)
 
     def _outcome(self, action: Left) -> str:
         """
@@ -568,16 +571,16 @@ class CastProtocol(FastPath):
             return outcomes.UNCONFIRMED
         return action.outcome
 
-    def _dismiss(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
+    def _dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
         """
         Send a receiver its farewell, and log its outcome.  One that has sent nothing but its request gets no farewell
         when it is silent: the request may be forged.
         """
-        request = receiver.request
-        if heard or outcome != outcomes.SILENT:
+        request, outcome = receiver.request, ending.outcome
+        if ending.heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
                 self._queue.put(self, datagram, address)
-        eventlog.receiverLeft(self, receiver, outcome, now)
+        eventlog.receiverLeft(self, receiver, ending, now)
         self.listener.receiverLeft(self, request, outcome)
 
     def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
@@ -601,20 +604,23 @@ class CastProtocol(FastPath):
         if (receiver := self.receivers.pop(peer, None)) is None:
             return
         now = self._seconds()
-        fallback = self._fallback(peer)
+        sender = self._fallback(peer) or self._main
+        ending = eventlog.Ending(outcomes.REPLACED, max(self._steppedAt, sender.sentAt))
         self._dropFallback(peer)
         # The machine would take an announcement that is kept for a full socket for the answer to its new request.
         self._queue.discard(peer)
         try:
             self._leaveFastPath()
-            cast = self._main.cast if fallback is None else fallback.cast
+            cast = sender.cast
             peerState = cast.peerState(peer)
-            if peerState is not None and peerState.serving is not None and cast.heard(peer):
-                self._checkOversize(cast, receiver, (peerState.serving,))
+            if peerState is not None and peerState.serving is not None and isinstance(cast, Turn):
+                wants, repeated = (peerState.serving,), cast.repeatedRequests(peer)
+                ending = self._ending(sender, receiver, outcomes.REPLACED, wants, repeated)
+                ending = ending._replace(heard=cast.heard(peer))
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         except BaseException:
             self._fail()
-        self._dismiss(receiver, outcomes.REPLACED, now)
+        self._dismiss(receiver, ending, now)
         self.pump()
 
     def displace(self, peer: Peer) -> None:
@@ -636,8 +642,9 @@ class CastProtocol(FastPath):
         self._leaveFastPath()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
+        ending = eventlog.Ending(outcome, max(self._steppedAt, self._main.sentAt))
         for receiver in receivers.values():
-            self._dismiss(receiver, outcome, now)
+            self._dismiss(receiver, ending, now)
         self._close()
 
     def _close(self) -> None:

@@ -1,31 +1,178 @@
 """
-Log the events of casts.
+Log the events of casts, uploads and requests.
 
 The events are structured; the observers in L{castd.observe} format them for the log and the JSON file, and count them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.logger import Logger
 
 from castd import outcomes
-from castd.packets.options import DEFAULT_BLKSIZE
+from castd.errors import CastdError, Denied, Refused
+from castd.interfaces import INegotiatingWire, IWire, Near
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
+from castd.verdicts import Facts, Verdict, judge
 
 if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol, Receiver
 
 _log = Logger(namespace="castd")
 
+#: The most characters of a field that a client has written, or that lists paths.
+LONGEST = 256
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
-#: What IPv6's least MTU of 1280 octets carries, and what most tunnels over Ethernet carry of IPv4, less the headers of
-#: IP, UDP and TFTP.  Octets.
-LEAST_IPV6_BLKSIZE, COMMON_TUNNEL_BLKSIZE = 1228, 1368
+
+
+class Ending(NamedTuple):
+    """
+    Holds what was seen of a receiver whose transfer has ended.
+
+    @ivar outcome: one of the words of L{castd.outcomes}.
+    @ivar lastBlockAt: the instant at which the last block was sent, to it or to its group; minus infinity: none was.
+    @ivar heard: it has sent something since its request.
+    @ivar lacks, sent, repeated: as of L{Facts<castd.verdicts.Facts>}.
+    """
+
+    outcome: str
+    lastBlockAt: float
+    heard: bool = True
+    lacks: int | None = None
+    sent: int = 0
+    repeated: int = 0
+
+
+def clip(text: str) -> str:
+    """Return a text of a stranger, cut to what a field holds."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def showOptions(options: Iterable[tuple[str, str]]) -> str | None:
+    """Write options as C{blksize=1468 tsize=0}; L{None}: there are none."""
+    return clip(" ".join(f"{name}={value}" for name, value in options)) or None
+
+
+def requestFields(request: Request) -> dict[str, object]:
+    """Return the fields that every event about a request has."""
+    trace, name = request.trace, request.name
+    asked = trace.places[-1:] if trace.found else trace.places
+    fields: dict[str, object] = {
+        "peer": hostPort(request.peer),
+        "name": name,
+        "write": request.write,
+        "mode": request.mode,
+    }
+    # What is not known is left out: each field costs time in each output.
+    if (options := showOptions(request.options)) is not None:
+        fields["options"] = options
+    if paths := [path for _, locate in asked if locate is not None and (path := locate(name))]:
+        fields["path"] = clip(", ".join(paths))
+    if trace.found and asked and asked[-1][0]:
+        fields["source"] = asked[-1][0]
+    return fields
+
+
+def verdictFields(facts: Facts) -> dict[str, object]:
+    """Return the fields of the verdict on these facts; none if there is none."""
+    verdict = judge(facts)
+    return {} if verdict is None else fieldsOf(verdict)
+
+
+def fieldsOf(verdict: Verdict) -> dict[str, object]:
+    """Return the fields of a verdict."""
+    return {"verdict": verdict.id, "cause": clip(verdict.cause), "cure": verdict.cure}
+
+
+def requested(transport: str, request: Request) -> None:
+    """Log a request, at debug level."""
+    _log.debug(
+        "{transport}: {peer} asks to {verb} {name} ({asked})",
+        event="request",
+        transport=transport,
+        verb="write" if request.write else "read",
+        asked=", ".join(filter(None, (request.mode, showOptions(request.options)))),
+        **requestFields(request),
+    )
+
+
+def refused(transport: str, request: Request | None, peer: Peer, error: Refused, near: Near | None = None) -> None:
+    """
+    Log that a request is refused.
+
+    @param request: L{None}: it could not be read.
+    @param near: the file that was probably meant.
+    """
+    asked: dict[str, object] = {"peer": hostPort(peer)} if request is None else requestFields(request)
+    if request is None:
+        asked["name"] = "an unreadable request"
+    _log.info(
+        "{transport}: {peer} is refused {name}: {why}",
+        event="refused",
+        transport=transport,
+        code=error.code,
+        why=str(error),
+        **({"rule": error.rule} if isinstance(error, Denied) and error.rule else {}),
+        **({} if near is None else {"nearest": near.name}),
+        **asked,
+        **verdictFields(refusalFacts(request, peer, error, near)),
+    )
+
+
+def refusalFacts(request: Request | None, peer: Peer, error: Refused, near: Near | None = None) -> Facts:
+    """Return what is known of a refusal."""
+    return Facts(
+        "refused",
+        host=_host(peer),
+        name="" if request is None else request.name,
+        write=request is not None and request.write,
+        code=error.code,
+        why=str(error),
+        rule=error.rule if isinstance(error, Denied) else "",
+        ruled=isinstance(error, Denied),
+        near="" if near is None else near.kind,
+        found="" if near is None else near.name,
+        source="" if near is None else near.source or "a directory",
+    )
+
+
+def unanswered(transport: str, request: Request, why: str, limit: str = "") -> None:
+    """
+    Log that a request gets no answer; the client asks again.
+
+    @param limit: the key of the limit that is reached; C{""}: it is for another reason.
+    """
+    # A limit is for the operator to raise; the others tell of a fault.
+    say = _log.info if limit else _log.warn
+    say(
+        "{transport}: {peer} is not answered: {why}{reached}",
+        event="crowded",
+        transport=transport,
+        why=why,
+        reached=" is reached" if limit else "",
+        **({"limit": limit} if limit else {}),
+        **requestFields(request),
+        **verdictFields(Facts("crowded", host=_host(request.peer), name=request.name, why=why, limit=limit)),
+    )
+
+
+def sizeOnly(transport: str, request: Request) -> None:
+    """Log that a machine has asked for the size of a file, and not come back for the file."""
+    _log.info(
+        "{transport}: {peer} has asked for the size of {name}, and not for the file",
+        event="size-only",
+        transport=transport,
+        **requestFields(request),
+        **verdictFields(Facts("size-only", host=_host(request.peer), name=request.name)),
+    )
+
+
+def _host(peer: Peer) -> str:
+    return peer[0].partition("%")[0]
 
 
 def groupOpened(cast: CastProtocol, difference: str) -> None:
@@ -47,29 +194,26 @@ def groupOpened(cast: CastProtocol, difference: str) -> None:
     )
 
 
-def rollover(cast: CastProtocol) -> None:
+def rollover(cast: CastProtocol, request: Request) -> None:
     """Warn that a file has more blocks than some clients can count."""
     _log.warn(
-        "{transport}: {name} has {count} blocks of {blksize}: {why}, "
+        "{transport}: {peer} gets {name} in {count} blocks of {blksize}: {why}, "
         "which old clients cannot follow; a larger block size would help",
         event="rollover",
-        # With a reason it is logged once a minute for each file, however often the file is asked for.
+        # With a reason it is logged once a minute for each machine and file, however often the file is asked for.
         why="the block number rolls over",
         transport=cast.name,
-        name=cast.fileName,
+        **requestFields(request),
         count=cast.wire.count,
         blksize=cast.wire.blocksize,
     )
 
 
-def oversize(cast: CastProtocol, request: Request, times: int) -> None:
+def oversize(cast: CastProtocol, request: Request, facts: Facts) -> None:
     """
     Warn that a client answers small datagrams, but not the first block, however often it is sent: datagrams of this
     size do not seem to reach it.
     """
-    host = request.peer[0].partition("%")[0]
-    smaller = LEAST_IPV6_BLKSIZE if ":" in host else COMMON_TUNNEL_BLKSIZE
-    cure = smaller if cast.wire.blocksize > smaller else DEFAULT_BLKSIZE
     _log.warn(
         "{transport}: {peer} answers small datagrams, but not the first block, of {blksize} octets, which was sent "
         "{times} times: {name}; if the way does not carry that size, grant its network less: "
@@ -77,11 +221,11 @@ def oversize(cast: CastProtocol, request: Request, times: int) -> None:
         event="oversize",
         transport=cast.name,
         peer=hostPort(request.peer),
-        host=host,
+        host=facts.host,
         name=request.name,
         blksize=cast.wire.blocksize,
-        times=times,
-        cure=cure,
+        times=facts.sent,
+        cure=facts.smaller,
     )
 
 
@@ -96,12 +240,12 @@ def movedToUnicast(cast: CastProtocol, request: Request, deaf: bool, seconds: fl
         "{transport}: {peer} {how}, goes on by unicast: {name}{remark}",
         event="moved",
         transport=cast.name,
-        peer=hostPort(request.peer),
-        name=request.name,
         why=outcomes.DEAF,
         how="hears no multicast" if deaf else "may not receive the group any more",
         remembered=seconds,
         remark=f"; its machine is in no group for {showDuration(seconds)}" if seconds else "",
+        **requestFields(request),
+        **verdictFields(Facts("moved", host=_host(request.peer), name=request.name, group=True, deaf=deaf)),
     )
 
 
@@ -116,18 +260,21 @@ def hearsAfterAll(cast: CastProtocol, peer: Peer) -> None:
     )
 
 
-def receiverLeft(cast: CastProtocol, receiver: Receiver, outcome: str, now: float) -> None:
-    """Log the end of a receiver's transfer: its file, time, octets and outcome."""
-    request = receiver.request
+def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: float) -> None:
+    """Log the end of a receiver's transfer: its file, time, octets and outcome, and why it failed."""
+    request, outcome = receiver.request, ending.outcome
     blocks, repeats, octets = receiver.progressBefore
+    facts = endingFacts(cast, receiver, ending, now)
+    verdict = judge(facts)
+    if verdict is not None and verdict.id == "mtu":
+        oversize(cast, request, facts)
     _log.info(
         "{transport}: {peer} {meaning}: {name}, "
         "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
         event="received",
         transport=cast.name,
         dialect=cast.entry.dialect.name,
-        peer=hostPort(request.peer),
-        name=request.name,
+        **requestFields(request),
         outcome=outcome,
         meaning=outcomes.MEANING[outcome],
         seconds=now - receiver.since,
@@ -138,7 +285,66 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, outcome: str, now: floa
         full=cast.full,
         blksize=cast.wire.blocksize,
         group=_group(cast) or None,
+        **grantedFields(cast.wire, request),
+        **_blockTimes(cast, receiver, ending),
+        **clientError(receiver.error),
+        **({} if verdict is None else fieldsOf(verdict)),
     )
+    if outcome == outcomes.PROBE:
+        host, name = request.peer[0], cast.name
+        cast.site.attempts.sizeAsked(host, request.name, now, lambda: sizeOnly(name, request))
+
+
+def endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, now: float) -> Facts:
+    """Return what is known of a transfer that has ended; one that is complete is counted."""
+    request, error = receiver.request, receiver.error
+    times, seconds = 0, 0.0
+    if ending.outcome == outcomes.DONE:
+        times, seconds = cast.site.attempts.fetched(request.peer[0], request.name, receiver.since, now)
+    return Facts(
+        "received",
+        host=_host(request.peer),
+        name=request.name,
+        outcome=ending.outcome,
+        heard=ending.heard,
+        singlePort=not cast.entry.dialect.ownPort,
+        group=cast.group is not None,
+        lacks=ending.lacks,
+        sent=ending.sent,
+        repeated=ending.repeated,
+        blocks=cast.wire.count,
+        octets=min(cast.wire.blocksize, cast.content.size),
+        clientCode=None if error is None else error[0],
+        clientText="" if error is None else clip(error[1]),
+        times=times,
+        minutes=round(seconds / 60),
+    )
+
+
+def grantedFields(wire: IWire, request: Request) -> dict[str, object]:
+    """Return the field of the options that a request was granted; none if there are none, or the wire does not tell."""
+    if not (request.options and INegotiatingWire.providedBy(wire)):
+        return {}
+    try:
+        granted = showOptions(wire.grantedOptions(request))
+    except CastdError:
+        return {}
+    return {} if granted is None else {"granted": granted}
+
+
+def clientError(error: tuple[int, str] | None) -> dict[str, object]:
+    """Return the fields of an ERROR that a client has sent."""
+    return {} if error is None else {"client_code": error[0], "client_text": clip(error[1])}
+
+
+def _blockTimes(cast: CastProtocol, receiver: Receiver, ending: Ending) -> dict[str, float]:
+    """Return the seconds from a request to its first and its last block."""
+    since, first = receiver.since, cast.firstBlockAt
+    if first is None or ending.lastBlockAt < since:
+        return {}
+    last = {"last_block": ending.lastBlockAt - since}
+    # Who has joined a group later was sent what the others had asked for.
+    return last if first < since else {"first_block": first - since, **last}
 
 
 def groupClosed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:

@@ -123,6 +123,7 @@ class FastPath(DatagramProtocol):
     @ivar blocks: how many datagrams with blocks were sent.
     @ivar repeats: how many of C{blocks} were repetitions.
     @ivar octets: octets of file content in C{blocks}.
+    @ivar firstBlockAt: the instant at which the first block was ready to be sent; L{None}: none was.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
@@ -145,6 +146,7 @@ class FastPath(DatagramProtocol):
         "blocks",
         "content",
         "due",
+        "firstBlockAt",
         "heapEntry",
         "octets",
         "repeats",
@@ -165,6 +167,7 @@ class FastPath(DatagramProtocol):
         self.content = content
         self.blocks = self.repeats = self.octets = 0
         self.due: float | None = None
+        self.firstBlockAt: float | None = None
         self.heapEntry: tuple[float, int] | None = None
         self._seconds: Callable[[], float] = site.reactor.seconds
         self._turn = turn
@@ -359,8 +362,15 @@ class FastPath(DatagramProtocol):
         """
         chunk = self._chunk
         if chunk is None or not chunk.start <= number < chunk.stop:
-            chunk = self._chunk = self.site.blockCache.chunk(self.wire, self.content, number)
+            chunk = self.site.blockCache.chunk(self.wire, self.content, number)
+            self._holdChunk(chunk)
         return chunk
+
+    def _holdChunk(self, chunk: Chunk) -> None:
+        """Send blocks of this chunk from now on."""
+        self._chunk = chunk
+        if self.firstBlockAt is None:
+            self.firstBlockAt = self._seconds()
 
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:
         """Count blocks that were sent, the first of which is C{start}."""

@@ -17,16 +17,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Declined, Refused, Unanswered, WireError
+from castd.errors import Busy, Declined, NotFound, Refused, Unanswered, WireError
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.options import HostPort, ListenOptions
 from castd.request import Local, Peer, Request, hostPort
+from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
+from castd.verdicts import Facts
 
 _log = Logger(namespace="castd")
+
+#: The event of a request that found no file waits so many seconds at the most for a name that was probably meant.
+NEAREST_TIME = 1.0
 
 T = TypeVar("T")
 
@@ -133,6 +138,7 @@ class Listener(DatagramProtocol):
         """As L{ICastTransport.drain}."""
         if self._drained is None:
             self._drained = Deferred()
+            self.site.attempts.forgetSizes()
             for session in list(self._sessions.underWay):
                 session.endIfIdle()
             self._checkDrained()
@@ -251,6 +257,8 @@ class Listener(DatagramProtocol):
                 transport=self._entries[0].name,
                 requests=self._dropped,
                 why="the server is full",
+                limit="limits.casts",
+                **eventlog.verdictFields(Facts("crowded", limit="limits.casts")),
             )
             self._dropped, self._droppedLoggedAt = 0, now
         return True
@@ -331,6 +339,8 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         entry, host = self._entries[index], request.peer[0]
+        if self.site.showsRequests:
+            eventlog.requested(entry.name, request)
         limit = self.site.admission.crowded(host, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
             self._logCrowded(entry, request, limit)
@@ -342,6 +352,7 @@ class Listener(DatagramProtocol):
         elif request.write:
             self._beginUpload(index, request, datagram)
         else:
+            self.site.attempts.asked(host, request.name)
             self._sessions.beginLookup(request.peer)
             # The dialects as they are now: a reload may exchange them before the file is found.
             entries = self._entries[index:]
@@ -368,7 +379,9 @@ class Listener(DatagramProtocol):
             failure,
             event="fault",
             transport=entry.name,
+            peer=hostPort(request.peer),
             name=request.name,
+            write=request.write,
         )
         self.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
@@ -463,22 +476,25 @@ class Listener(DatagramProtocol):
         """Refuse a request; or do not answer it, as the client is to ask again."""
         if isinstance(error, Unanswered):
             self.counts["unanswered"] += 1
-            self._logUnanswered(entry, request, str(error))
+            eventlog.unanswered(entry.name, request, str(error))
+        elif isinstance(error, NotFound) and not request.write:
+            self._sendRefusal(entry, request, request.peer, request.local, error)
+            near = self.site.findNear(request)
+            if not near.called:
+                near.addTimeout(NEAREST_TIME, self.site.reactor)
+            near.addErrback(lambda _: None)
+            near.addCallback(lambda found: eventlog.refused(entry.name, request, request.peer, error, found))
         else:
             self.refuse(entry, request, request.peer, request.local, error)
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
-        name = request.name if request is not None else "an unreadable request"
-        _log.info(
-            "{transport}: {peer} is refused {name}: {why}",
-            event="refused",
-            transport=entry.name,
-            peer=hostPort(peer),
-            name=name,
-            code=error.code,
-            why=str(error),
-        )
+        eventlog.refused(entry.name, request, peer, error)
+        self._sendRefusal(entry, request, peer, local, error)
+
+    def _sendRefusal(
+        self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused
+    ) -> None:
         try:
             answer = entry.dialect.refuse(request, error)
         except BaseException:
@@ -504,23 +520,7 @@ class Listener(DatagramProtocol):
     def _logCrowded(self, entry: PortDialect, request: Request, limit: str) -> None:
         """Log that a limit is reached: there is no answer, the client asks again."""
         self.counts[limit] += 1
-        _log.info(
-            "{transport}: {peer} is not answered: {why} is reached",
-            event="crowded",
-            transport=entry.name,
-            peer=hostPort(request.peer),
-            why=limit,
-        )
-
-    def _logUnanswered(self, entry: PortDialect, request: Request, why: str) -> None:
-        """Log that a request gets no answer, as it could not be served in time; the client asks again."""
-        _log.warn(
-            "{transport}: {peer} is not answered: {why}",
-            event="crowded",
-            transport=entry.name,
-            peer=hostPort(request.peer),
-            why=why,
-        )
+        eventlog.unanswered(entry.name, request, limit, limit)
 
     def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
         """
@@ -528,7 +528,7 @@ class Listener(DatagramProtocol):
         again; some clients would give up at an ERROR.
         """
         self.counts["no port"] += 1
-        self._logUnanswered(entry, request, f"no port for it: {error}")
+        eventlog.unanswered(entry.name, request, f"no port for it: {error}")
 
     def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""
@@ -537,9 +537,8 @@ class Listener(DatagramProtocol):
             "{transport}: {peer} is not served here: {why}: {name}",
             event="declined",
             transport=entry.name,
-            peer=hostPort(request.peer),
-            name=request.name,
             why=error.reason,
+            **eventlog.requestFields(request),
         )
 
     def countMalformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:

@@ -61,6 +61,7 @@ class CastSender:
     @ivar unicastTo: the address that all blocks go to, for the cast of one receiver that does not hear the group;
         L{None}: C{IWire.address} has it.
     @ivar due: the instant at which L{castd.server.fallback} is to run it; L{None}: there is none.
+    @ivar sentAt: the instant at which it has sent last; minus infinity: it has sent nothing.
     @ivar restUntil: the instant until which no send is tried, as the socket was full.
     """
 
@@ -69,10 +70,10 @@ class CastSender:
         "_backoff",
         "_late",
         "_peer",
-        "_sentAt",
         "cast",
         "due",
         "restUntil",
+        "sentAt",
         "unicastTo",
         "unsent",
     )
@@ -86,7 +87,7 @@ class CastSender:
         self._again = self._late = False
         self._peer: Peer = ("", 0)
         self._backoff: Backoff | None = None
-        self._sentAt = float("-inf")
+        self.sentAt = float("-inf")
 
     def load(self, action: SendBlocks) -> None:
         """Set the next burst to send."""
@@ -108,7 +109,7 @@ class CastSender:
         if wait <= now:
             return None
         self._late = True
-        return wait + TICK if self._sentAt == now else wait
+        return wait + TICK if self.sentAt == now else wait
 
     def send(self, output: BlockOutput, budget: int, now: float) -> int:
         """
@@ -144,7 +145,7 @@ class CastSender:
             raise
         if count:
             self._backoff = None
-            self._sentAt = now
+            self.sentAt = now
             self.unsent = self.unsent[count:]
             if self._late and not self.unsent:
                 self.cast.burstDelayed(now)

@@ -5,6 +5,7 @@ Keep account of the casts, uploads and members of a request port, and begin cast
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 
@@ -172,6 +173,8 @@ class Opener:
                 asked = request if entry is entries[0] else entry.dialect.request(datagram, peer, local)
                 if asked is None or (local.broadcast and not entry.broadcast):
                     continue
+                if asked is not request:
+                    asked = replace(asked, trace=request.trace)
                 key = entry.dialect.key(asked, content)
                 if self._join(entry, key, asked, content):
                     return True
@@ -277,7 +280,7 @@ class Opener:
                 site.groupPool.reserve(group, use, wire.reuseDelay)
             eventlog.groupOpened(cast, entry.differenceFrom(cast))
         elif wire.count is not None and wire.count > eventlog.MOST_COUNTED:
-            eventlog.rollover(cast)
+            eventlog.rollover(cast, request)
         entry.shared.setdefault(cast.key, []).append(cast)
         self._sessions.begin(cast)
         self._sessions.enter(cast, request.peer, not dialect.ownPort)

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,21 +22,35 @@ from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
-from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite
+from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite, Near
 from castd.net.timers import Timers
 from castd.networks import viewpoints
 from castd.options import AnyNetwork, Limits
 from castd.pacing import Pacer
 from castd.request import Local, Request
 from castd.server.admission import Admission, Bars
+from castd.server.attempts import Attempts
 from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
+from castd.server.known import DividedLimit
 
 _log = Logger(namespace="castd")
 
 #: Barred (address, name) pairs, and addresses that were refused one, remembered at once; beyond, the oldest is
 #: forgotten.
 MOST_BARRED = 4096
+#: How often a second a file is looked for that was probably meant.
+NEAREST_RATE = 100.0
+
+
+class EntryPlaces(NamedTuple):
+    """Tells C{file:line} of each source and each place for uploads; C{()}: not known."""
+
+    sources: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+
+
+NO_PLACES = EntryPlaces()
 
 
 @implementer(ISite)
@@ -49,6 +63,7 @@ class Site:
         ports are never made to answer each other.
     @ivar content: all sources of files, in their order.
     @ivar drops: the sinks for uploads, by mode; empty: uploads are off.
+    @ivar dropPlaces: C{file:line} of each place for uploads, as C{drops} has them.
     @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
     """
 
@@ -68,10 +83,14 @@ class Site:
         self.barring: Callable[[str, str, float, str], object] | None = None
         self.content = SourceChain(())
         self.drops: dict[str, SinkChain] = {}
+        self.dropPlaces: tuple[str, ...] = ()
         self.rules: Rules | None = None
         self._converter = NetasciiConverter()
         self._barred = Bars(MOST_BARRED)
         self.observers: list[Callable[[Request], object]] = []
+        self.attempts = Attempts(self.timers)
+        self.showsRequests = False
+        self._mayLookNear = DividedLimit(NEAREST_RATE)
 
     def adjust(self, limits: Limits) -> None:
         """
@@ -89,14 +108,22 @@ class Site:
 
     # Files.
 
-    def open(self, sources: Iterable[IContentSource], sinks: Iterable[UploadDirectory], rules: Rules | None) -> None:
+    def open(
+        self,
+        sources: Iterable[IContentSource],
+        sinks: Iterable[UploadDirectory],
+        rules: Rules | None,
+        places: EntryPlaces = NO_PLACES,
+    ) -> None:
         """
         Use these sources, sinks and access rules from now on.  Transfers under way are not affected.
 
         @param rules: L{None}: the service file has no access rules.
+        @param places: where they stand in the service file, for the log.
         """
-        self.content = SourceChain(sources)
+        self.content = SourceChain(sources, places.sources)
         kept = tuple(sinks)
+        self.dropPlaces = places.sinks or ("",) * len(kept)
         self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
         self.rules = rules
         self._converter = NetasciiConverter()
@@ -125,9 +152,15 @@ class Site:
     def _find(self, request: Request, missed: Missed | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
-        if missed is None:
-            return self.content.lookup(request.name, request.peer)
-        return self.content.lookup(request.name, request.peer, missed)
+        return self.content.lookup(request.name, request.peer, missed, request.trace)
+
+    def findNear(self, request: Request) -> Deferred[Near | None]:
+        """Find a file that was probably meant, so often that it costs others nothing; see L{ISite.findNear}."""
+        host, now = request.peer[0], self.reactor.seconds()
+        rank = self.admission.known.rank(host, request.local.networks)
+        if not self._mayLookNear.allow(host, rank, now):
+            return succeed(None)
+        return self.content.findNear(request.name, request.peer)
 
     def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
@@ -187,7 +220,13 @@ class Site:
         if self.rules is None:
             raise Forbidden(why="uploads need an access rule, and there is none")
         self.rules.check(request.peer[0], request.name, write=True)
-        return self.drops[request.mode]
+        sink = self.drops[request.mode]
+        for directory, place in zip(sink.directories, self.dropPlaces, strict=True):
+            if directory.covers(request.name) and directory.isFor(request.peer):
+                request.trace.places.append((place, directory.locate))
+                request.trace.found = True
+                break
+        return sink
 
     # Addresses that one transport bars from the others.
 

@@ -20,6 +20,7 @@ from castd.interfaces import (
     IContestedUpload,
     IDialect,
     ILiveTransfer,
+    IReportingHalf,
     ISite,
     ITransferHalf,
     ITransferProtocol,
@@ -31,8 +32,10 @@ from castd.net.sockets import HEADERS, MOST_WINDOW_BUFFER, windowBuffer
 from castd.packets.tftp import LARGEST_BLKSIZE, RRQ, WRQ, opcode
 from castd.receive.base import OffsetBlock
 from castd.request import Peer, Request, hostPort
+from castd.server import eventlog
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
 from castd.server.half_protocol import HalfProtocol, Payload
+from castd.verdicts import Facts
 
 _log = Logger(namespace="castd")
 
@@ -99,6 +102,8 @@ class UploadProtocol(HalfProtocol):
         self._committing = False
         self._committedAt: float | None = None
         self._closedReports = 0
+        self._firstBlockAt: float | None = None
+        self._lastBlockAt: float | None = None
         self.onRequestPort = False
         self._unread: deque[bytes] = deque()  # kept while the upload waits for the disk
         self._mostUnread = MOST_KEPT
@@ -281,6 +286,8 @@ class UploadProtocol(HalfProtocol):
         room = self._upload.write(payload) if payload else None
         self._closedReports = 0
         if payload is not None:
+            if not self.blocks:
+                self._firstBlockAt = self._seconds()
             self.blocks += 1
             self.octets += len(payload)
         if room is not None:
@@ -306,6 +313,7 @@ class UploadProtocol(HalfProtocol):
 
         @raise Refused: octets are missing; a file of that name stays as it was.
         """
+        self._lastBlockAt = self._seconds()
         size = self._announcedSize()
         if size is not None and self.octets < size:
             raise Refused(f"{self.octets} octets came of {size}")
@@ -406,23 +414,54 @@ class UploadProtocol(HalfProtocol):
 
     def _logEnd(self, outcome: str | None, refusal: Refused | None) -> None:
         """Log the one event of the upload."""
+        half, request = self.half, self.request
+        terms = half.terms if IWindowHalf.providedBy(half) else None
+        error = half.error if IReportingHalf.providedBy(half) else None
+        said = None if error is None else (error.code, error.text)
         fields: dict[str, object] = {
             "transport": self.name,
-            "peer": hostPort(self.request.peer),
-            "name": self.request.name,
-            "write": True,
+            **eventlog.requestFields(request),
             "seconds": (self._committedAt or self._seconds()) - self.opened,
             "size": self._announcedSize(),
             "octets": self.octets,
             "blocks": self.blocks,
             "repeats": self.repeats,
+            "granted": None if terms is None else eventlog.showOptions(terms.answer),
+            **self._blockTimes(),
+            **eventlog.clientError(said),
         }
         if refusal is not None:
+            verdict = eventlog.verdictFields(eventlog.refusalFacts(request, request.peer, refusal))
             form = "{transport}: {peer} is refused {name} after {octets} octets: {why}"
-            _log.info(form, event="refused", code=refusal.code, why=str(refusal), **fields)
+            _log.info(form, event="refused", code=refusal.code, why=str(refusal), **fields, **verdict)
         elif outcome is not None:
+            verdict = eventlog.verdictFields(self._facts(outcome, said))
             form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
-            _log.info(form, event="received", outcome=outcome, meaning=outcomes.MEANING[outcome], **fields)
+            meaning = outcomes.MEANING[outcome]
+            _log.info(form, event="received", outcome=outcome, meaning=meaning, **fields, **verdict)
+
+    def _blockTimes(self) -> dict[str, float]:
+        """Return the seconds from the request to the first block, and to the last one of a whole file."""
+        found = {"first_block": self._firstBlockAt, "last_block": self._lastBlockAt}
+        return {name: instant - self.opened for name, instant in found.items() if instant is not None}
+
+    def _facts(self, outcome: str, error: tuple[int, str] | None) -> Facts:
+        """
+        Return what is known of the upload, which has ended.
+
+        @param error: code and text of the ERROR of the client.
+        """
+        return Facts(
+            "received",
+            host=self.request.peer[0],
+            name=self.request.name,
+            write=True,
+            outcome=outcome,
+            heard=self.blocks > 0,
+            singlePort=self.onRequestPort,
+            clientCode=None if error is None else error[0],
+            clientText="" if error is None else eventlog.clip(error[1]),
+        )
 
 
 def fitWindow(half: IWindowHalf, holdWindow: Callable[[int, int], int]) -> int:

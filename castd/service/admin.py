@@ -121,6 +121,13 @@ class AdminPorts:
                 port.close()
         self._ports = ports
 
+    def announce(self) -> None:
+        """Log each port that is open, once; called when the whole start or reload has succeeded."""
+        for name, port in self._ports.items():
+            if not port.announced:
+                port.announced = True
+                _log.info("{port} is open at {address}", event="open-port", port=name, address=port.address)
+
     def addresses(self) -> dict[str, str]:
         """Return the address of each open port, by its name."""
         return {name: port.address for name, port in self._ports.items()}
@@ -210,6 +217,7 @@ class AdminPort:
     One stream port.
 
     @ivar address: the text in the service file; equal texts mean the same port.
+    @ivar announced: the log has said that it is open.
     """
 
     def __init__(
@@ -225,6 +233,7 @@ class AdminPort:
         self._endpoint = endpoint
         self._factory = factory
         self._port: IListeningPort | None = None
+        self.announced = False
 
     def bind(self) -> None:
         """

@@ -11,12 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import twisted
 from twisted.application.service import Service
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import (
     IReactorCore,
     IReactorFDSet,
@@ -88,11 +90,13 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     server.thread = DiskThreads(4)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
+    reactor.callWhenRunning(StopSignals(threads, server).install)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
-    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, reactor.stop, toSuccessor)
+    stop = partial(stopReactor, reactor)
+    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, stop, toSuccessor)
     if inheritance is not None and not inheritance.orphaned:
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
-        server.handover.predecessor = Predecessor(server, inheritance, reactor.stop, toPredecessor)
+        server.handover.predecessor = Predecessor(server, inheritance, stop, toPredecessor)
         server.handover.predecessor.setServiceParent(server)
     # The objects that exist now stay for the whole run: the collector need not visit them again and again.
     gc.freeze()
@@ -158,6 +162,40 @@ class SignalService(Service):
         super().startService()
         # Called by the reactor's loop, since the signal may interrupt any code.
         signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._action))
+
+
+class StopSignals:
+    """
+    Says in the log by which signal the server stops, and ignores those that come while it does.
+
+    Twisted's handler stops the reactor, which can be done once; that the process ends by the signal is left to it.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, server: Server) -> None:
+        self._reactor = reactor
+        self._server = server
+        self._received = False
+
+    def install(self) -> None:
+        """Handle the signals, once the reactor has installed its own handlers."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            if callable(before):
+                signal.signal(number, partial(self._handle, before))
+
+    def _handle(self, before: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+        first = not self._received and not self._server.stopping
+        self._received = True
+        # Called by the loop: a signal may interrupt a line that is being written.
+        self._reactor.callFromThread(self._server.logStopping, signal.Signals(number).name, first)
+        if first:
+            before(number, frame)
+
+
+def stopReactor(reactor: IReactorCore) -> None:
+    """Stop the reactor, unless it is being stopped already."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def useMonotonicClock(reactor: IReactorTime) -> None:

@@ -32,7 +32,7 @@ from castd.interfaces import (
 from castd.options import AnyNetwork, ListenOptions
 from castd.request import Peer
 from castd.server.service_port import ServiceListener
-from castd.server.site import Site
+from castd.server.site import EntryPlaces, Site
 from castd.service.address import ListeningAddress
 
 #: The peer of the requests that look up files before any client has asked.
@@ -91,7 +91,10 @@ class ServiceFileRead:
     @classmethod
     def of(cls, config: Config) -> ServiceFileRead:
         """Compile the access rules of a service file."""
-        return cls(config, None if config.access is None else Rules(config.access))
+        if config.access is None:
+            return cls(config, None)
+        places = tuple(config.tree.place(("access", number)) for number in range(len(config.access)))
+        return cls(config, Rules(config.access, places))
 
 
 def readInThread(file: Path, collected: Collected) -> ServiceFileRead:
@@ -139,7 +142,13 @@ class Components:
 
     def openSite(self, site: Site) -> None:
         """Make the site serve files from these sources, and put uploads into these sinks."""
-        site.open(self.sources, [each.sink for each in self.sinks], self.rules)
+        tree = self.config.tree
+        places = EntryPlaces(
+            tuple(tree.place(each.route) for each in self.config.content),
+            tuple(tree.place(each.route) for each in self.config.uploads),
+        )
+        site.open(self.sources, [each.sink for each in self.sinks], self.rules, places)
+        site.showsRequests = self.config.logging.level == "debug"
 
 
 def build(

@@ -31,6 +31,7 @@ from castd.observe.file import LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 from castd.observe.stream import LineStream
+from castd.observe.voice import isTwistedsOwn
 from castd.observe.writer import LineWriter, eventsOnly
 
 #: The formats that an event can be written in.
@@ -45,12 +46,17 @@ def _render(form: Format, event: LogEvent) -> str | None:
 
 def textLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as text for people, each fault once a minute."""
-    return RateLimiter(LineWriter(LineStream(stream), asText))
+    return RateLimiter(_ownVoice(LineWriter(LineStream(stream), asText)))
 
 
 def jsonLog(stream: TextIO) -> RateLimiter:
     """Return an observer that writes the log as lines of JSON, each fault once a minute."""
-    return RateLimiter(LineWriter(LineStream(stream), asJSON))
+    return RateLimiter(_ownVoice(LineWriter(LineStream(stream), asJSON)))
+
+
+def _ownVoice(observer: Observer) -> Observer:
+    """Return an observer that passes all but Twisted's own lines on."""
+    return lambda event: None if isTwistedsOwn(event) else observer(event)
 
 
 def logTo(stream: TextIO) -> MakeObserver:
@@ -131,7 +137,7 @@ class Logs:
 
     def __call__(self, event: LogEvent) -> None:
         outputs = self._outputs
-        if outputs is None:
+        if outputs is None or isTwistedsOwn(event):
             return
         if outputs.filtered is not None:
             outputs.filtered(event)

@@ -173,6 +173,8 @@ class Server(MultiService):
         super().startService()
         if self.handover.predecessor is None:
             self._announceServing()
+        form = "castd {version} serves by {file}"
+        _log.info(form, event="started", version=__version__, file=str(self.file), pid=os.getpid())
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
                 directory.removeAbandoned().addErrback(_removalFailed)
@@ -183,6 +185,7 @@ class Server(MultiService):
         """
         for each in self.addresses:
             each.announce()
+        self.admin.announce()
         self.watch.start()
         for host, port in self.site.ports.reconcileStore():
             _log.info("{address} is not served any more", event="closed-port", address=hostPort((host, port)))
@@ -196,12 +199,27 @@ class Server(MultiService):
         self.watch.stopping(self.site.limits.drain)
         return super().stopService().addBoth(self._removeUnfinished).addBoth(self._stopped)
 
+    def logStopping(self, signal: str, first: bool) -> None:
+        """
+        Log that the server stops.
+
+        @param signal: the name of the signal that says so.
+        @param first: C{False}: it is being stopped already.
+        """
+        transfers = self.site.admission.casts
+        form = "castd stops by {signal}: {transfers} transfers have {seconds:g} s to end"
+        if not first:
+            form = "castd is stopping already, {signal} changes nothing: {transfers} transfers are left"
+        seconds = self.site.limits.drain
+        _log.info(form, event="stopping", signal=signal, transfers=transfers, seconds=seconds)
+
     def _removeUnfinished(self, result: object) -> Deferred[object]:
         """Wait until the files of uploads that were broken off are removed, but not for a disk that hangs."""
         settling = allWithin([each.sink.settled() for each in self._sinks], SETTLE_TIMEOUT, self.site.reactor)
         return settling.addCallback(lambda _: result)
 
     def _stopped(self, result: object) -> Deferred[object]:
+        _log.info("castd has stopped", event="stopped")
         self.watch.stop()
         self.logs.flush()
         if not self.logs.keepsLog:
@@ -429,6 +447,7 @@ class Server(MultiService):
         self.logs.replace(outputs)
         self.histories.replace(history, config)
         self.admin.replace(admin)
+        self.admin.announce()
         self.config, self._sinks, self.portServices = config, components.sinks, components.services
         self.site.adjust(config.limits)
         components.openSite(self.site)

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
-from castd.files.content import Missed
+from castd.files.content import Missed, SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.threads import asDeferred
-from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload
+from castd.interfaces import IContent, IContentSink, IContentSource, ILocatingSource, ISite, IUpload, Near
 from castd.options import Limits
 from castd.request import Peer, Request
 from castd.server.site import Site
@@ -92,12 +92,20 @@ class MemorySite(Site):
         if self.access is not None:
             self.access(request)
         if self.source is not None:
+            if ILocatingSource.providedBy(self.source):
+                request.trace.places.append(("", self.source.locate))
             return self.source.lookup(request.name, request.peer)
         name = normalName(request.name)
         found = self.files.get(name)
         if found is None:
             raise NotFound
         return self._openBytes(name, found) if isinstance(found, bytes) else found
+
+    def findNear(self, request: Request) -> Deferred[Near | None]:
+        """As L{ISite.findNear}: among C{files}, or in the source if it can."""
+        if self.source is not None:
+            return SourceChain([self.source]).findNear(request.name, request.peer)
+        return succeed(_nearest(request.name, self.files))
 
     def _openBytes(self, name: str, data: bytes) -> BytesContent:
         """Open a file; its version, made from all octets, is computed only if the file has been exchanged."""
@@ -114,6 +122,17 @@ class MemorySite(Site):
         if self.uploads is None:
             raise Forbidden("Writes are not allowed")
         return NetasciiSink(self.uploads) if request.mode == "netascii" else self.uploads
+
+
+def _nearest(name: str, files: Mapping[str, object]) -> Near | None:
+    """Return the file whose name differs from this one by case, or by its leading directories."""
+    asked = name.strip("/")
+    for found in files:
+        if found.casefold() == asked.casefold() != "":
+            return Near("case", found)
+    ends = (found for found in files if f"/{found}".endswith(f"/{asked}") or f"/{asked}".endswith(f"/{found}"))
+    meant = next(ends, None) if asked else None
+    return None if meant is None else Near("prefix", meant)
 
 
 def normalName(name: str) -> str:
