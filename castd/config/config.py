@@ -85,10 +85,15 @@ class LoggingOptions(Settings):
 
 
 class MetricsOptions(Settings):
-    """Where Prometheus reads the metrics."""
+    """Where Prometheus reads the metrics, and people a page."""
 
     listen: str | None = Field(
         None, description="where they are served, such as 127.0.0.1:9147 or a Twisted endpoint; null: nowhere"
+    )
+    page: bool | None = Field(
+        None,
+        description="whether there is also a page for people, with names of files and addresses of machines;"
+        " null: where only this machine reaches it (127.0.0.0/8, ::1)",
     )
 
 

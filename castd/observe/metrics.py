@@ -12,29 +12,29 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.logger import ILogObserver, LogEvent
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Site
 from zope.interface import implementer
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.net.connections import ConnectionLimit
 from castd.observe.status import KINDS, OTHER, resources
+from castd.observe.web import Answer, TextResource
 from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
-
-_log = Logger(namespace="castd")
 
 #: The most connections to the metrics address at once; beyond, the oldest that asks nothing leaves for the next one.
 MOST_CONNECTIONS = 32
@@ -43,8 +43,6 @@ MAX_TRANSPORTS = 256
 
 #: Reads from an event the amount that it adds to a metric; L{None}: it adds nothing.
 Amount: TypeAlias = Callable[[LogEvent], float | None]
-#: Status and body of a page.
-Answer: TypeAlias = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,52 +418,28 @@ class MetricsSite(Site):
 
 
 class MetricsPage(Resource):
-    """Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
+    """
+    Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered), and whatever else the
+    address has.
+    """
 
-    def __init__(self, counters: Counters, unready: Callable[[], Deferred[str | None]]) -> None:
-        """@param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered."""
+    def __init__(
+        self,
+        counters: Counters,
+        unready: Callable[[], Deferred[str | None]],
+        others: Mapping[bytes, IResource] = MappingProxyType({}),
+    ) -> None:
+        """
+        @param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered.
+        @param others: what else there is, by its path.
+        """
         Resource.__init__(self)
-        self.putChild(b"metrics", _TextPage(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
-        self.putChild(b"healthz", _TextPage(lambda: succeed((200, b"alive\n"))))
-        self.putChild(b"readyz", _TextPage(lambda: unready().addCallback(_readiness)))
+        for path, resource in others.items():
+            self.putChild(path, resource)
+        self.putChild(b"metrics", TextResource(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
+        self.putChild(b"healthz", TextResource(lambda: succeed((200, b"alive\n"))))
+        self.putChild(b"readyz", TextResource(lambda: unready().addCallback(_readiness)))
 
 
 def _readiness(why: str | None) -> Answer:
     return (200, b"ready\n") if why is None else (503, f"{why}\n".encode())
-
-
-def _failed(failure: Failure) -> Answer:
-    """Log a fault of castd, or of a plugin whose transfers are counted, and answer all the same."""
-    _log.failure("a page failed", failure, event="fault")
-    return 500, b"a fault of castd, see its log\n"
-
-
-class _TextPage(Resource):
-    """One page of text."""
-
-    isLeaf = True
-
-    def __init__(self, answer: Callable[[], Deferred[Answer]], kind: str = "text/plain; charset=utf-8") -> None:
-        """
-        @param answer: -> a Deferred of status and body of the page.
-        @param kind: the content type of the page.
-        """
-        Resource.__init__(self)
-        self._answer = answer
-        self._kind = kind
-
-    def render_GET(self, request: Request) -> int:
-        gone = request.notifyFinish()
-        gone.addErrback(lambda _: None)
-        maybeDeferred(self._answer).addErrback(_failed).addCallback(self._send, request, gone)
-        return NOT_DONE_YET
-
-    def _send(self, answer: Answer, request: Request, gone: Deferred[None]) -> None:
-        if gone.called:
-            return
-        status, body = answer
-        request.setResponseCode(status)
-        request.setHeader("content-type", self._kind)
-        request.setHeader("content-length", str(len(body)))
-        request.write(body)
-        request.finish()
