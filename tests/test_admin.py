@@ -1,5 +1,6 @@
 """The admin ports, on a real server in a process of its own: metrics, readiness, the control socket."""
 
+import hashlib
 import json
 import re
 import signal
@@ -26,7 +27,7 @@ from castd.observe import metrics
 from castd.observe.metrics import MAX_TRANSPORTS, Counters, MetricsPage, MetricsSite
 from castd.service import admin
 from castd.service.admin import ControlFactory
-from tests.support.jobs import free, running, until
+from tests.support.jobs import eventually, free, running, until
 
 BODY = bytes(1500)
 
@@ -149,6 +150,56 @@ def test_control(tmp_path: Path) -> None:
                 asker.sendall(nonsense)
                 assert b"ask for one of status, reload" in asker.recv(4096)
         client.close()
+
+
+@pytest.mark.loopback
+def test_page(tmp_path: Path) -> None:
+    """
+    On loopback there is a page, for who asks by the names of loopback; a reload switches it on and off, and no
+    connection is lost by that.
+    """
+    with serving(tmp_path) as server:
+        assert server.get("")[0] == 200
+        elsewhere = urllib.request.Request(f"http://127.0.0.1:{server.web}/", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(elsewhere, timeout=20)
+        text = (tmp_path / "x.yaml").read_text()
+        (tmp_path / "x.yaml").write_text(text.replace(f":{server.web}'", f":{server.web}', page: false"))
+        assert server.castd("reload").exit_code == 0
+        for path in ("", "status.json", "page.css", "page.js"):
+            assert server.get(path) == (404, "there is no page here: metrics.page in the service file is off\n")
+        assert server.get("metrics")[0] == 200
+        (tmp_path / "x.yaml").write_text(text.replace(f":{server.web}'", f":{server.web}', page: true"))
+        assert server.castd("reload").exit_code == 0
+        digest = hashlib.sha256((tmp_path / "x.yaml").read_bytes()).hexdigest()
+
+        def isInForce() -> bool:
+            told = json.loads(server.get("status.json")[1])
+            return told["server"]["sha256"] == digest
+
+        eventually(isInForce, "the digest of the new file", 20)
+        assert digest in server.get("")[1]
+
+
+@pytest.mark.loopback
+def test_pageElsewhere(tmp_path: Path) -> None:
+    """At an address that others reach there is no page unless the service file says so; then any name will do."""
+    made = Running(tmp_path)
+    made.write()
+    text = (tmp_path / "x.yaml").read_text().replace(f"'127.0.0.1:{made.web}'", f"'0.0.0.0:{made.web}'")
+    (tmp_path / "x.yaml").write_text(text)
+    command = ("-m", "castd", "serve", "-c", tmp_path / "x.yaml")
+    with running(*command, RUNTIME_DIRECTORY=str(tmp_path / "run")) as process:
+        until(process, "listens at")
+        assert made.get("")[0] == 404
+        assert made.get("metrics")[0] == 200
+        (tmp_path / "x.yaml").write_text(text.replace(f":{made.web}'", f":{made.web}', page: true"))
+        assert made.castd("reload").exit_code == 0
+        named = urllib.request.Request(f"http://127.0.0.1:{made.web}/", headers={"Host": "boot.example"})
+        with urllib.request.urlopen(named, timeout=20) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
 
 
 def test_nobodyThere(tmp_path: Path) -> None:

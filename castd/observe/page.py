@@ -25,7 +25,7 @@ from twisted.web.template import Element, Flattenable, Tag, XMLString, flatten, 
 from castd.cast.blockmap import CellState, cells
 from castd.files.names import printable
 from castd.observe.format import showOctets, showSpan
-from castd.observe.report import FRESH, GroupReport, MemberReport, RatedTransfer, Report, Reporter, Shared
+from castd.observe.report import FRESH, GroupReport, MemberReport, RatedTransfer, Reporter, ServerReport, Shared
 from castd.observe.web import Answer, TextResource
 
 # Read now: after twistd has changed the root of the file system they cannot be found.
@@ -126,11 +126,11 @@ def _everyOf(request: Request) -> int | None:
     return every if 1 <= every <= LONGEST_EVERY else None
 
 
-def _asJSON(report: Report) -> bytes:
+def _asJSON(report: ServerReport) -> bytes:
     return json.dumps(report).encode() + b"\n"
 
 
-def _render(report: Report, pause: Pause) -> Deferred[bytes]:
+def _render(report: ServerReport, pause: Pause) -> Deferred[bytes]:
     """Return the page that shows a report."""
     pieces = [b"<!DOCTYPE html>\n"]
     return flatten(None, PageElement(report, pause), pieces.append).addCallback(lambda _: b"".join(pieces))
@@ -141,7 +141,7 @@ class PageElement(Element):
 
     loader = _PAGE
 
-    def __init__(self, report: Report, pause: Pause) -> None:
+    def __init__(self, report: ServerReport, pause: Pause) -> None:
         """@param pause: says when the flattening of rows is to pause."""
         super().__init__()
         self._report = report

@@ -115,7 +115,7 @@ class FailureReport(TypedDict):
     verdict: str | None
 
 
-class Report(TypedDict):
+class ServerReport(TypedDict):
     """
     What a server is doing at one instant.
 
@@ -287,10 +287,10 @@ class Reporter:
 
         return pause
 
-    def _gather(self) -> Deferred[Report]:
+    def _gather(self) -> Deferred[ServerReport]:
         failures = self._sources.failures(MOST_FAILURES).addTimeout(PATIENCE, self._reactor).addErrback(_unanswered)
         now = self._wallTime()
-        report: Report = {
+        report: ServerReport = {
             "time": showInstant(now),
             "server": self._sources.server(now),
             "count": 0,
@@ -303,14 +303,14 @@ class Reporter:
             "failures": None,
         }
 
-        def finish(found: list[Found] | None) -> Report:
+        def finish(found: list[Found] | None) -> ServerReport:
             report["failures"] = None if found is None else [_failure(each) for each in reversed(found)]
             return report
 
         walked = self._cooperator.coiterate(self._walk(report))
         return walked.addCallback(lambda _: failures).addCallback(finish)
 
-    def _walk(self, report: Report) -> Iterator[None]:
+    def _walk(self, report: ServerReport) -> Iterator[None]:
         """Describe what is under way, one piece after the other."""
         now = self._reactor.seconds()
         self._rates.begin(now)
@@ -334,7 +334,7 @@ class Reporter:
                 yield None
             described["more"] = max(0, described["more"] - len(described["members"]))
 
-    def _count(self, report: Report, address: str, transfer: object, now: float) -> None:
+    def _count(self, report: ServerReport, address: str, transfer: object, now: float) -> None:
         """Add a transfer to the sums of a report, and to the list if there is room for it."""
         report["count"] += 1
         rate, receivers = 0.0, 1
