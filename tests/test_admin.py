@@ -178,7 +178,7 @@ def test_page(tmp_path: Path) -> None:
             return told["server"]["sha256"] == digest
 
         eventually(isInForce, "the digest of the new file", 20)
-        assert digest in server.get("")[1]
+        eventually(lambda: digest in server.get("")[1], "the page with this digest", 20)
 
 
 @pytest.mark.loopback

@@ -36,7 +36,7 @@ _MEMBER = XMLString(_STATIC["member.html"])
 #: Sent with every answer: nothing is loaded from elsewhere, nobody frames the page, nothing keeps it.
 HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
@@ -70,6 +70,7 @@ def pageResources(reactor: IReactorTime, reporter: Reporter, refusal: Refusal) -
         b"status.json": PageResource(lambda: reporter.report().addCallback(_asJSON), "application/json", refusal),
         b"page.css": PageResource(lambda: succeed(_STATIC["page.css"]), style, refusal),
         b"page.js": PageResource(lambda: succeed(_STATIC["page.js"]), script, refusal),
+        b"icon.svg": PageResource(lambda: succeed(_STATIC["icon.svg"]), "image/svg+xml", refusal),
     }
 
 
