@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from castd.cli import control, main
 from castd.observe import metrics
-from castd.observe.metrics import MAX_TRANSPORTS, Counters, MetricsPage, MetricsSite
+from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage, MetricsSite
 from castd.service import admin
 from castd.service.admin import ControlFactory
 from tests.support.jobs import eventually, free, running, until
@@ -85,6 +85,12 @@ def test_metrics(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert server.get("healthz") == (200, "alive\n")
         assert server.get("readyz") == (200, "ready\n")
+        fresh = server.get("metrics")[1]
+        assert 'castd_casts{kind="group",transport="tftp"} 0.0' in fresh
+        assert 'castd_received_total{outcome="done",transport="tftp",write="false"} 0.0' in fresh
+        (build,) = re.findall(r"^castd_build_info{(.*)} 1.0$", fresh, re.MULTILINE)
+        assert re.sub(r'"[^"]+"', '""', build) == 'python="",reactor="",twisted="",version=""'
+        assert 'reactor="EPollReactor"' in build
         client, block, peer = server.ask(b"file")
         status, shown = server.get("metrics")
         assert (status, 'castd_casts{kind="unicast",transport="tftp"} 1.0' in shown) == (200, True)
@@ -100,7 +106,7 @@ def test_metrics(tmp_path: Path) -> None:
         assert re.search(r"^castd_kept_ports [1-9][0-9]*\.0$", shown, re.MULTILINE)
         assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
         assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in shown
-        assert 'castd_receivers{transport="tftp"}' not in shown
+        assert 'castd_receivers{transport="tftp"} 0.0' in shown
         assert "process_open_fds" in shown
         series = [line for line in shown.splitlines() if not line.startswith("#")]
         assert not [line for line in series if any(word in line for word in ("secret", "127.0.0.1", "boot"))]
@@ -215,6 +221,35 @@ def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     assert control._defaultPath() == "/run/a/control"
     monkeypatch.delenv("RUNTIME_DIRECTORY")
     assert control._defaultPath() == "/run/castd/control"
+
+
+def test_present() -> None:
+    """
+    What is in the service file has its counters, at 0, before the first event: an increase from nothing to 1 would not
+    be seen.  A service has its own counters, and no transport has these.
+    """
+    entries = [CountedEntry("tftp", False)]
+    counters = Counters(lambda: entries)
+    page = counters.page().decode()
+    for line in (
+        'castd_received_total{outcome="silent",transport="tftp",write="true"} 0.0',
+        'castd_refused_total{code="0",transport="tftp"} 0.0',
+        'castd_seconds_bucket{le="0.01",transport="tftp"} 0.0',
+        'castd_reloads_total{ok="false"} 0.0',
+        "castd_faults_total 0.0",
+    ):
+        assert line in page
+    assert "castd_pxe_answers_total{" not in page
+    assert 'code="other"' not in page
+    counters({"event": "refused", "transport": "tftp", "code": 1})
+    entries.append(CountedEntry("pxe", True))
+    page = counters.page().decode()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
+    assert 'castd_pxe_answers_total{arch="efi-x64",kind="discover",transport="pxe"} 0.0' in page
+    assert 'castd_refused_total{code="1",transport="pxe"}' not in page
+    # What is gone from the file keeps its counters.
+    entries.clear()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in counters.page().decode()
 
 
 def test_bounded() -> None:

@@ -37,7 +37,7 @@ from castd.observe.report import Reporter, Sources
 from castd.options import endpoint
 
 if TYPE_CHECKING:
-    from castd.observe.metrics import Counters
+    from castd.observe.metrics import CountedEntry, Counters
     from castd.service.service import Server
 
 _log = Logger(namespace="castd")
@@ -196,7 +196,7 @@ class AdminPorts:
         from castd.observe.page import pageResources
 
         if self._counters is None:
-            self._counters = Counters()
+            self._counters = Counters(self._counted)
             Gauges(
                 self._counters,
                 lambda: [each.transport for each in self._server.addresses],
@@ -206,6 +206,13 @@ class AdminPorts:
             globalLogPublisher.addObserver(self._counters)
         page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
         return MetricsSite(MetricsPage(self._counters, self._readiness, page))
+
+    def _counted(self) -> list[CountedEntry]:
+        """Return the transports and services of the service file that is in force."""
+        from castd.observe.metrics import CountedEntry
+
+        services = {entry.name for entry, _ in self._server.portServices}
+        return [CountedEntry(each.name, each.name in services) for each in self._server.config.transports]
 
     def _pageRefusal(self, host: str) -> tuple[int, str] | None:
         """
