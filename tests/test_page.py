@@ -21,15 +21,17 @@ from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from castd.cast.blockmap import CellState
+from castd.errors import ConfigError
 from castd.interfaces import ILiveTransfer, IMappedTransfer, LiveReceiver, MemberMap
 from castd.observe import page, report
 from castd.observe.format import showInstant
 from castd.observe.metrics import Counters, MetricsPage, MetricsSite
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
+from castd.service.service import read
 from castd.testing import Network, RecordingClient
 from tests.support.log import observed
-from tests.support.server import CLIENT, SERVER, START, TFTP, Case
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case
 from tests.support.stage import GroupStage
 
 STATIC = Path(page.__file__).with_name("static")
@@ -520,10 +522,27 @@ def test_aServer(tmp_path: Path) -> None:
     assert second["inForce"] == showInstant(1_795_728_725.0)
     assert first["sha256"] != second["sha256"]
     status = case.server.status()
-    assert (status["sha256"], status["inForce"]) == (second["sha256"], 0.0)
+    assert (status["sha256"], status["inForceSeconds"]) == (second["sha256"], 0.0)
     failures: list[Any] = []
     case.server.lastFailures(10).addCallback(failures.extend)
     assert [(each["event"], each["name"]) for each in failures] == [("refused", "<b>no such file</b>")]
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        ("true", "metrics: page: there is none without an address: write listen: 127.0.0.1:9147"),
+        ("perhaps", "metrics.page: perhaps is not true or false"),
+    ],
+)
+def test_setting(tmp_path: Path, page: str, fault: str) -> None:
+    """A page without an address is a fault, named with its line; so is what is no truth value."""
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "x.yaml").write_text(f"{START}metrics:\n  page: {page}\n{TFTP}")
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path / "x.yaml", COLLECTED)
+    (found,) = caught.value.faults
+    assert re.sub(r"^.*x\.yaml:[34]: ", "", found) == fault
 
 
 def test_mapOfAGroup() -> None:

@@ -96,6 +96,12 @@ class MetricsOptions(Settings):
         " null: where only this machine reaches it (127.0.0.0/8, ::1)",
     )
 
+    @model_validator(mode="after")
+    def _pageHasAnAddress(self) -> MetricsOptions:
+        if self.page and self.listen is None:
+            raise ValueError("page: there is none without an address: write listen: 127.0.0.1:9147")
+        return self
+
 
 class ControlOptions(Settings):
     """The socket that the commands status, reload and upgrade ask at."""

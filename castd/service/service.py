@@ -271,7 +271,7 @@ class Server(MultiService):
             "pid": os.getpid(),
             "file": str(self.file),
             "sha256": self.config.tree.digest,
-            "inForce": round(now - self.inForceAt, 3),
+            "inForceSeconds": round(now - self.inForceAt, 3),
             "state": self._state(),
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
