@@ -20,9 +20,11 @@ GROUP = "239.255.79.9"
 HALL = b"images/hall.img\0octet\0multicast\0\0blksize\0001024\0"
 #: The blocks of its file, and how many of them come at once.
 BLOCKS, QUICK = 4_000, 1_300
-#: Seconds for each of the others, which so take longer than all of these tests; but no less than a hundredth of the file
-#: comes in ten seconds, as a master that is slower loses its turn.
-PACE = 0.15
+#: Seconds for each of the others, which so take longer than all of these tests.  A master that gets less than a
+#: hundredth of the file in ten seconds would lose its turn.
+PACE = 0.1
+#: The second member asks when the first one has so many.
+FIRST = 20
 #: Where a fresh picture of the page for the documentation is written, if anywhere.
 SCREENSHOT = "CASTD_SCREENSHOT"
 HOSTILE = "<script>document.title='owned'</script><b id=owned>\u202egpj.exe"
@@ -33,7 +35,7 @@ class Client(threading.Thread):
     """
     A client that goes on for as long as the test takes: it acknowledges one block after the other.
 
-    @ivar hasted: it has all blocks that it was to receive quickly.
+    @ivar begun: it has the first blocks; C{hasted}: all those that it was to receive quickly.
     """
 
     def __init__(self, server: tuple[str, int], request: bytes, quick: int, group: tuple[str, int] | None) -> None:
@@ -42,7 +44,7 @@ class Client(threading.Thread):
         @param group: where its blocks are sent; L{None}: to itself.
         """
         super().__init__(daemon=True)
-        self.hasted = threading.Event()
+        self.begun, self.hasted = threading.Event(), threading.Event()
         self._over = threading.Event()
         self._quick = quick
         self._socket = asking(server, request)
@@ -60,6 +62,8 @@ class Client(threading.Thread):
                 continue
             if datagram[:2] != b"\0\3" or int.from_bytes(datagram[2:4], "big") != expected:
                 continue
+            if expected >= FIRST:
+                self.begun.set()
             if expected >= self._quick:
                 self.hasted.set()
                 self._over.wait(PACE)
@@ -126,6 +130,8 @@ class Scene:
         server, tftp = ("127.0.0.1", multicast), ("127.0.0.1", self.castd.port)
         self.master = Client(server, HALL, QUICK, (GROUP, data))
         self.master.start()
+        # One that joins before the first block would soon get the turn, to show that it hears the group.
+        assert self.master.begun.wait(PATIENCE)
         self.sockets = [asking(server, HALL)]
         assert self.master.hasted.wait(PATIENCE)
         self.sockets += [asking(server, HALL), asking(tftp, HOSTILE.encode() + b"\0octet\0")]
@@ -167,7 +173,10 @@ def visit(browser: Any, scene: Scene) -> None:
         browser.get(scene.url)
         return len(rows(browser, "Has")) == 3 and "kernel" in text(browser)
 
-    eventually(shown, "the group on the page", PATIENCE, every=0.5)
+    try:
+        eventually(shown, "the group on the page", PATIENCE, every=0.5)
+    except Late as late:
+        raise Late(f"{late}; the page:\n{text(browser)}\ncastd's log:\n{scene.castd.log()}") from None
 
 
 def rows(browser: Any, label: str) -> list[str]:
