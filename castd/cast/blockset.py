@@ -93,7 +93,10 @@ class RunLog:
     def noteReturned(self, run: range) -> None:
         """Count a run that is sent."""
         self.runs += 1
-        self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
+        if len(run) == 1:
+            self._sentIn[run.start] = self.runs
+        else:
+            self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
 
     def bounds(self, run: range) -> tuple[int, int]:
         """Return the least and the highest count that is kept for a number of this run; 0 if it was never sent."""

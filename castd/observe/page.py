@@ -212,6 +212,7 @@ class PageElement(Element):
     def groups(self, request: IRequest | None, tag: Tag) -> Flattenable:
         def tables() -> Generator[Flattenable, None, None]:
             for group in self._report["groups"]:
+                yield self._breath()
                 shown = _fill(
                     tag.clone(),
                     name=group["name"],

@@ -47,29 +47,27 @@ class Client(threading.Thread):
         self.begun, self.hasted = threading.Event(), threading.Event()
         self._over = threading.Event()
         self._quick = quick
-        self._socket = asking(server, request)
+        self._socket, self._first, self._tid = asking(server, request)
         self._blocks = self._socket if group is None else hearing(group)
 
     def run(self) -> None:
-        tid, expected = None, 1
+        datagram, expected = self._first, 1
+        if self._blocks is not self._socket:
+            self._socket.sendto(b"\0\4\0\0", self._tid)
         while not self._over.is_set():
-            if tid is None and self._blocks is not self._socket:
-                _, tid = self._socket.recvfrom(2048)
-                self._socket.sendto(b"\0\4\0\0", tid)
+            if datagram[:2] == b"\0\3" and int.from_bytes(datagram[2:4], "big") == expected:
+                if expected >= FIRST:
+                    self.begun.set()
+                if expected >= self._quick:
+                    self.hasted.set()
+                    self._over.wait(PACE)
+                self._socket.sendto(b"\0\4" + datagram[2:4], self._tid)
+                expected += 1
             try:
-                datagram, source = self._blocks.recvfrom(2048)
+                datagram = self._blocks.recv(2048)
             except TimeoutError:
                 continue
-            if datagram[:2] != b"\0\3" or int.from_bytes(datagram[2:4], "big") != expected:
-                continue
-            if expected >= FIRST:
-                self.begun.set()
-            if expected >= self._quick:
-                self.hasted.set()
-                self._over.wait(PACE)
-            self._socket.sendto(b"\0\4" + datagram[2:4], tid or source)
-            expected += 1
-        self._socket.sendto(b"\0\5\0\0over\0", tid or source)
+        self._socket.sendto(b"\0\5\0\0over\0", self._tid)
         self._socket.close()
         self._blocks.close()
 
@@ -78,13 +76,20 @@ class Client(threading.Thread):
         self.join()
 
 
-def asking(server: tuple[str, int], request: bytes) -> socket.socket:
-    """Return the socket of a client that has just asked."""
+def asking(server: tuple[str, int], request: bytes) -> tuple[socket.socket, bytes, tuple[str, int]]:
+    """Ask as a client does, until there is an answer.  -> its socket, the answer, and who gave it."""
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.bind(("127.0.0.1", 0))
-    client.settimeout(PATIENCE)
-    client.sendto(b"\0\1" + request, server)
-    return client
+    client.settimeout(1)
+    end = time.monotonic() + PATIENCE
+    while True:
+        client.sendto(b"\0\1" + request, server)
+        try:
+            return client, *client.recvfrom(2048)
+        except TimeoutError:
+            if time.monotonic() > end:
+                client.close()
+                raise
 
 
 def hearing(group: tuple[str, int]) -> socket.socket:
@@ -132,9 +137,9 @@ class Scene:
         self.master.start()
         # One that joins before the first block would soon get the turn, to show that it hears the group.
         assert self.master.begun.wait(PATIENCE)
-        self.sockets = [asking(server, HALL)]
+        self.sockets = [asking(server, HALL)[0]]
         assert self.master.hasted.wait(PATIENCE)
-        self.sockets += [asking(server, HALL), asking(tftp, HOSTILE.encode() + b"\0octet\0")]
+        self.sockets += [asking(server, HALL)[0], asking(tftp, HOSTILE.encode() + b"\0octet\0")[0]]
         self.alone = Client(tftp, b"kernel\0octet\0", 5, None)
         self.alone.start()
 
