@@ -28,6 +28,7 @@ from castd.observe.format import showInstant
 from castd.observe.metrics import Counters, MetricsPage, MetricsSite
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
+from castd.packets.tftp import buildAck
 from castd.service.service import read
 from castd.testing import Network, RecordingClient
 from tests.support.log import observed
@@ -546,7 +547,7 @@ def test_setting(tmp_path: Path, page: str, fault: str) -> None:
 
 
 def test_mapOfAGroup() -> None:
-    """A group of castd draws its map from what its members acknowledge, also on the fast path."""
+    """A group of castd draws its map from what its members acknowledge."""
     with GroupStage() as stage:
         first = stage.join(1)
         (cast,) = stage.casts()
@@ -563,3 +564,22 @@ def test_mapOfAGroup() -> None:
         for block in (4, 5, 6):
             first.ack(block)
         second.ack(0, 1, 2, 3, 6)
+
+
+def test_mapOfADeafMember() -> None:
+    """One that goes on by unicast has what it acknowledges, and may have nothing of what the group is sent."""
+    with GroupStage() as stage:
+        first, second = stage.join(1), stage.join(2)
+        for wait in (0.25, 0.5, 0.01):
+            first.client.send(buildAck(0), first.tid)
+            stage.network.advance(wait)
+        assert len(stage.told("moved")) == 1
+        (cast,) = stage.casts()
+        second.ack(0, 1, 2)
+        first.client.send(buildAck(1), first.tid)
+        stage.network.advance(0.01)
+        assert [each.cells for each in cast.mapMembers(64, 50) if each is not None] == ["#.....", "##+..."]
+        for number in range(1, 7):
+            first.client.send(buildAck(number), first.tid)
+            second.ack(number)
+            stage.network.advance(0.01)

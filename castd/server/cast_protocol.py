@@ -191,17 +191,10 @@ class CastProtocol(FastPath):
 
     def _holding(self, peer: Peer) -> Holding | None:
         """Return what is known of the blocks of a receiver; L{None}: it has left, or its cast does not tell."""
-        fallback, count = self._fallback(peer), self.wire.count
+        fallback = self._fallback(peer)
         cast = self._main.cast if fallback is None else fallback.cast
         found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
-        if found is None or count is None:
-            return found
-        if fallback is not None:
-            return replace(found, since=None)
-        if self._steps:
-            # On the fast path the only receiver has acknowledged all that comes before the last blocks.
-            return replace(found, lacks=(range(self._prepared.last(self._steps, self._end).start, count),))
-        return found
+        return found if found is None or fallback is None else replace(found, since=None)
 
     @property
     def mainCast(self) -> ICast:
