@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +133,29 @@ class Scene:
             },
         )
         self.url = f"http://127.0.0.1:{web}/"
-        server, tftp = ("127.0.0.1", multicast), ("127.0.0.1", self.castd.port)
-        self.master = Client(server, HALL, QUICK, (GROUP, data))
-        self.master.start()
-        # One that joins before the first block would soon get the turn, to show that it hears the group.
-        assert self.master.begun.wait(PATIENCE)
-        self.sockets = [asking(server, HALL)[0]]
-        assert self.master.hasted.wait(PATIENCE)
-        self.sockets += [asking(server, HALL)[0], asking(tftp, HOSTILE.encode() + b"\0octet\0")[0]]
-        self.alone = Client(tftp, b"kernel\0octet\0", 5, None)
-        self.alone.start()
+        with ExitStack() as life:
+            life.callback(self.castd.end)
+            self._people(life, ("127.0.0.1", multicast), ("127.0.0.1", self.castd.port), data)
+            self.end = life.pop_all().close
 
-    def end(self) -> None:
-        for client in (self.master, self.alone):
-            client.end()
-        for each in self.sockets:
-            each.close()
-        self.castd.end()
+    def _people(self, life: ExitStack, multicast: tuple[str, int], tftp: tuple[str, int], data: int) -> None:
+        """Let everybody come."""
+        master = client(life, multicast, HALL, QUICK, (GROUP, data))
+        # One that joins before the first block would soon get the turn, to show that it hears the group.
+        assert master.begun.wait(PATIENCE)
+        life.enter_context(asking(multicast, HALL)[0])
+        assert master.hasted.wait(PATIENCE)
+        life.enter_context(asking(multicast, HALL)[0])
+        life.enter_context(asking(tftp, HOSTILE.encode() + b"\0octet\0")[0])
+        client(life, tftp, b"kernel\0octet\0", 5, None)
+
+
+def client(life: ExitStack, *given: Any) -> Client:
+    """Start a client that ends with C{life}."""
+    made = Client(*given)
+    made.start()
+    life.callback(made.end)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -328,8 +335,10 @@ def test_night(scene: Scene, browser: Any) -> None:
 def test_serverEnds(tmp_path: Path, browser: Any) -> None:
     """When castd ends, the page says that what it shows may be out of date."""
     scene = Scene(tmp_path)
-    visit(browser, scene)
-    scene.end()
+    try:
+        visit(browser, scene)
+    finally:
+        scene.end()
     until(lambda: "castd does not answer" in text(browser), "the notice")
     with pytest.raises(Late):
         eventually(lambda: "castd does not answer" not in text(browser), "an answer of nobody", 3)
