@@ -168,7 +168,8 @@ class Web:
         )
         resources = pageResources(self.clock, reporter, refusal)
         root = MetricsPage(Counters(), lambda: succeed(None), resources)
-        self.site = MetricsSite(root, reactor=self.clock)
+        self.site = MetricsSite(root)
+        self.site.reactor = self.clock
 
     def _looked(self) -> list[Any]:
         self.looks += 1
