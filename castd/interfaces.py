@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorTime
 
+    from castd.cast.blockmap import Holding
+    from castd.cast.blockset import RunLog
     from castd.cast.events import Action, Event, Leave, NewRequest, PeerState, Ranges, RequestBlocks
     from castd.cast.policy import RetransmitPolicy
     from castd.errors import Refused
@@ -118,6 +120,18 @@ class IPaced(ICast):
     """Adapts how fast it sends to the losses that its receivers report."""
 
     pace: float = Attribute("The part of the configured rate to send at, above 0, at most 1.  Read before each burst.")
+
+
+class IRecordedCast(ICast):
+    """Tells which blocks each of its members has, for a map of the group.  A cast need not provide it."""
+
+    sentRuns: RunLog | None = Attribute("When each block was sent last; None: L{recordSent} was not called.")
+
+    def recordSent() -> None:
+        """Record from now on when each block is sent.  It is called for a group, before anything is sent."""
+
+    def holding(peer: Peer) -> Holding | None:
+        """Return what is known of the blocks of a member; L{None}: it is no member, or nothing can be known."""
 
 
 class IWire(Interface):
@@ -939,6 +953,33 @@ class ILiveTransfer(Interface):
 
     def liveReceivers() -> Sequence[LiveReceiver]:
         """Return the receivers of a cast, or the one sender of an upload."""
+
+
+class MemberMap(NamedTuple):
+    """
+    Tells which blocks one receiver of a group has.
+
+    @ivar peer: address of the receiver.
+    @ivar lacking: how many blocks it lacks by what it has said last.
+    @ivar cells: the value of a L{CellState<castd.cast.blockmap.CellState>} for each cell of the file, in order.
+    """
+
+    peer: Peer
+    lacking: int
+    cells: str
+
+
+class IMappedTransfer(ILiveTransfer):
+    """Tells which blocks each receiver of a group has.  A transfer need not provide it."""
+
+    def mapMembers(width: int, most: int) -> Iterable[MemberMap | None]:
+        """
+        Draw the maps of receivers, in pieces: time may pass from one item to the next.
+
+        @param width: the most cells of each map.
+        @param most: the most receivers.
+        @return: a map for each receiver, and L{None} where the work may pause; nothing where there is no group.
+        """
 
 
 class ICastTransport(IListeningProtocol):

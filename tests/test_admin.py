@@ -1,5 +1,6 @@
 """The admin ports, on a real server in a process of its own: metrics, readiness, the control socket."""
 
+import hashlib
 import json
 import re
 import signal
@@ -23,10 +24,10 @@ from twisted.python.failure import Failure
 
 from castd.cli import control, main
 from castd.observe import metrics
-from castd.observe.metrics import MAX_TRANSPORTS, Counters, MetricsPage, MetricsSite
+from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage, MetricsSite
 from castd.service import admin
 from castd.service.admin import ControlFactory
-from tests.support.jobs import free, running, until
+from tests.support.jobs import eventually, free, running, until
 
 BODY = bytes(1500)
 
@@ -84,6 +85,12 @@ def test_metrics(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert server.get("healthz") == (200, "alive\n")
         assert server.get("readyz") == (200, "ready\n")
+        fresh = server.get("metrics")[1]
+        assert 'castd_casts{kind="group",transport="tftp"} 0.0' in fresh
+        assert 'castd_received_total{outcome="done",transport="tftp",write="false"} 0.0' in fresh
+        (build,) = re.findall(r"^castd_build_info{(.*)} 1.0$", fresh, re.MULTILINE)
+        assert re.sub(r'"[^"]+"', '""', build) == 'python="",reactor="",twisted="",version=""'
+        assert 'reactor="EPollReactor"' in build
         client, block, peer = server.ask(b"file")
         status, shown = server.get("metrics")
         assert (status, 'castd_casts{kind="unicast",transport="tftp"} 1.0' in shown) == (200, True)
@@ -99,7 +106,7 @@ def test_metrics(tmp_path: Path) -> None:
             assert time.monotonic() < until, shown
         assert re.search(r"^castd_kept_ports [1-9][0-9]*\.0$", shown, re.MULTILINE)
         assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
-        assert 'castd_receivers{transport="tftp"}' not in shown
+        assert 'castd_receivers{transport="tftp"} 0.0' in shown
         assert "process_open_fds" in shown
         series = [line for line in shown.splitlines() if not line.startswith("#")]
         assert not [line for line in series if any(word in line for word in ("secret", "127.0.0.1", "boot"))]
@@ -151,6 +158,56 @@ def test_control(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.loopback
+def test_page(tmp_path: Path) -> None:
+    """
+    On loopback there is a page, for who asks by the names of loopback; a reload switches it on and off, and no
+    connection is lost by that.
+    """
+    with serving(tmp_path) as server:
+        assert server.get("")[0] == 200
+        elsewhere = urllib.request.Request(f"http://127.0.0.1:{server.web}/", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(elsewhere, timeout=20)
+        text = (tmp_path / "x.yaml").read_text()
+        (tmp_path / "x.yaml").write_text(text.replace(f":{server.web}'", f":{server.web}', page: false"))
+        assert server.castd("reload").exit_code == 0
+        for path in ("", "status.json", "page.css", "page.js"):
+            assert server.get(path) == (404, "there is no page here: metrics.page in the service file is off\n")
+        assert server.get("metrics")[0] == 200
+        (tmp_path / "x.yaml").write_text(text.replace(f":{server.web}'", f":{server.web}', page: true"))
+        assert server.castd("reload").exit_code == 0
+        digest = hashlib.sha256((tmp_path / "x.yaml").read_bytes()).hexdigest()
+
+        def isInForce() -> bool:
+            told = json.loads(server.get("status.json")[1])
+            return told["server"]["sha256"] == digest
+
+        eventually(isInForce, "the digest of the new file", 20)
+        eventually(lambda: digest in server.get("")[1], "the page with this digest", 20)
+
+
+@pytest.mark.loopback
+def test_pageElsewhere(tmp_path: Path) -> None:
+    """At an address that others reach there is no page unless the service file says so; then any name will do."""
+    made = Running(tmp_path)
+    made.write()
+    text = (tmp_path / "x.yaml").read_text().replace(f"'127.0.0.1:{made.web}'", f"'0.0.0.0:{made.web}'")
+    (tmp_path / "x.yaml").write_text(text)
+    command = ("-m", "castd", "serve", "-c", tmp_path / "x.yaml")
+    with running(*command, RUNTIME_DIRECTORY=str(tmp_path / "run")) as process:
+        until(process, "listens at")
+        assert made.get("")[0] == 404
+        assert made.get("metrics")[0] == 200
+        (tmp_path / "x.yaml").write_text(text.replace(f":{made.web}'", f":{made.web}', page: true"))
+        assert made.castd("reload").exit_code == 0
+        named = urllib.request.Request(f"http://127.0.0.1:{made.web}/", headers={"Host": "boot.example"})
+        with urllib.request.urlopen(named, timeout=20) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
+
+
 def test_nobodyThere(tmp_path: Path) -> None:
     """Where no server listens the commands say so, with status 1."""
     for command in ("status", "reload"):
@@ -164,6 +221,35 @@ def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     assert control._defaultPath() == "/run/a/control"
     monkeypatch.delenv("RUNTIME_DIRECTORY")
     assert control._defaultPath() == "/run/castd/control"
+
+
+def test_present() -> None:
+    """
+    What is in the service file has its counters, at 0, before the first event: an increase from nothing to 1 would not
+    be seen.  A service has its own counters, and no transport has these.
+    """
+    entries = [CountedEntry("tftp", False)]
+    counters = Counters(lambda: entries)
+    page = counters.page().decode()
+    for line in (
+        'castd_received_total{outcome="silent",transport="tftp",write="true"} 0.0',
+        'castd_refused_total{code="0",transport="tftp"} 0.0',
+        'castd_seconds_bucket{le="0.01",transport="tftp"} 0.0',
+        'castd_reloads_total{ok="false"} 0.0',
+        "castd_faults_total 0.0",
+    ):
+        assert line in page
+    assert "castd_pxe_answers_total{" not in page
+    assert 'code="other"' not in page
+    counters({"event": "refused", "transport": "tftp", "code": 1})
+    entries.append(CountedEntry("pxe", True))
+    page = counters.page().decode()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
+    assert 'castd_pxe_answers_total{arch="efi-x64",kind="discover",transport="pxe"} 0.0' in page
+    assert 'castd_refused_total{code="1",transport="pxe"}' not in page
+    # What is gone from the file keeps its counters.
+    entries.clear()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in counters.page().decode()
 
 
 def test_bounded() -> None:

@@ -65,9 +65,10 @@ def test_elsewhere() -> None:
 
     shown = transferStatus(object(), 5.0)
     assert (shown["kind"], shown["name"], shown["receivers"]) == ("other", None, [])
-    counters = Counters()
-    Gauges(counters, lambda: [Transport()], memorySite(Network(), {}))
+    counters, site = Counters(), memorySite(Network(), {})
+    Gauges(counters, lambda: [Transport()], site)
     page = counters.page().decode()
+    assert f"castd_alarms {len(site.timers)}.0" in page
     assert 'castd_casts{kind="other",transport="other"} 2.0' in page
     assert 'castd_receivers{transport="other"} 2.0' in page
 

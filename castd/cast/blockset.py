@@ -67,7 +67,44 @@ def firstNumbers(runs: Sequence[range], most: int) -> Ranges:
     return tuple(found)
 
 
-class BlockBitmap:
+class RunLog:
+    """
+    Counts the runs that were sent, and keeps for each number the count up to the last run that had it, in four octets.
+
+    @ivar runs: how many runs were sent.
+    """
+
+    __slots__ = ("_sentIn", "runs")
+
+    def __init__(self, count: int = 0) -> None:
+        """@param count: how many numbers there are."""
+        self._sentIn = array("I", [0]) * count
+        self.runs = 0
+
+    def allReturned(self, run: range, after: int = 0) -> bool:
+        """Return whether each number of this run was in one of the runs after the first C{after} ones."""
+        numbers = self._sentIn[run.start : run.stop]
+        return len(numbers) == len(run) and min(numbers, default=after + 1) > after
+
+    def anyReturned(self, run: range, after: int = 0) -> bool:
+        """Return whether any number of this run was in one of the runs after the first C{after} ones."""
+        return max(self._sentIn[run.start : run.stop], default=0) > after
+
+    def noteReturned(self, run: range) -> None:
+        """Count a run that is sent."""
+        self.runs += 1
+        if len(run) == 1:
+            self._sentIn[run.start] = self.runs
+        else:
+            self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
+
+    def bounds(self, run: range) -> tuple[int, int]:
+        """Return the least and the highest count that is kept for a number of this run; 0 if it was never sent."""
+        numbers = self._sentIn[run.start : run.stop]
+        return min(numbers, default=0), max(numbers, default=0)
+
+
+class BlockBitmap(RunLog):
     """
     Collects the numbers that any receiver lacks, and returns them in ascending order, over and over.
 
@@ -76,21 +113,19 @@ class BlockBitmap:
     four octets; for a file of half a gigabyte all of it takes 2.2 MB.
 
     @ivar cursor: the number at which the search for the next run begins.
-    @ivar runs: how many runs were returned.
     """
 
-    __slots__ = ("_bounded", "_remaining", "_sent", "_sentIn", "_wanted", "cursor", "runs")
+    __slots__ = ("_bounded", "_remaining", "_sent", "_wanted", "cursor")
 
     def __init__(self, count: int | None = None) -> None:
         """
         @param count: how many numbers there are; L{None}: they never end, and memory grows with the highest number.
         """
+        super().__init__(count or 0)
         self._wanted = bytearray(count or 0)
         self._sent = bytearray(count or 0)
         self._bounded = count is not None
-        self._sentIn = array("I", [0]) * (count or 0)
-        self._remaining = 0
-        self.cursor = self.runs = 0
+        self._remaining = self.cursor = 0
 
     def __len__(self) -> int:
         return self._remaining
@@ -129,20 +164,6 @@ class BlockBitmap:
         if not self._bounded and run.stop > len(self._wanted):
             found.append(range(max(run.start, len(self._wanted)), run.stop))
         return tuple(found)
-
-    def allReturned(self, run: range, after: int = 0) -> bool:
-        """Return whether each number of this run was in one of the runs after the first C{after} ones."""
-        numbers = self._sentIn[run.start : run.stop]
-        return len(numbers) == len(run) and min(numbers, default=after + 1) > after
-
-    def anyReturned(self, run: range, after: int = 0) -> bool:
-        """Return whether any number of this run was in one of the runs after the first C{after} ones."""
-        return max(self._sentIn[run.start : run.stop], default=0) > after
-
-    def noteReturned(self, run: range) -> None:
-        """Count a run that is sent although it is not in the set."""
-        self.runs += 1
-        self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
 
     def nextRun(self, most: int) -> tuple[range, bool]:
         """

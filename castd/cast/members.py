@@ -28,6 +28,7 @@ class Member:
     @ivar requested: the blocks that its request itself asked for; empty: it asks for blocks later.
     @ivar rto: the estimator of its retransmission timeout.
     @ivar joinedAt: the instant at which it joined.
+    @ivar joinedRun: how many runs of blocks had been sent when it joined, as far as the cast counts them.
     @ivar highestSentAtJoin: the highest number that had been sent when it asked; -1: all blocks were sent after that.
     @ivar heard: it has sent something since its request.
     @ivar hearsGroup: it has asked for a block after the first one, so it receives what is sent to the group.
@@ -61,6 +62,7 @@ class Member:
         "hearsGroup",
         "highestSentAtJoin",
         "joinedAt",
+        "joinedRun",
         "peer",
         "repeated",
         "repeatedRequests",
@@ -91,6 +93,7 @@ class Member:
         self.joinedAt = joinedAt
         self.heard = self.hearsGroup = self.confirmed = self.suspect = False
         self.failedTurns = self.turns = self.corrections = self.unchangedRequests = self.announcements = 0
+        self.joinedRun = 0
         self.duplicates = self.repeatedRequests = 0
         self.repeated: Ranges = ()
         self.correctedAt = float("-inf")

@@ -37,7 +37,6 @@ class PolledMember(Member):
     @ivar questions: those that may still be answered, oldest first: a list may be the late answer to one that was given
         up.
     @ivar answerDueAt: the instant until which a list counts as the answer to its last question.
-    @ivar joinedRun: how many runs of blocks had been sent when it joined.
     @ivar listensFrom: how many had been sent when it may have begun to listen: shortly before it joined.
     @ivar listedRun: how many had been sent when its last list came: what is sent later is sent after that list.
     @ivar known: the blocks that it lacked by the last list that was believed.
@@ -62,7 +61,6 @@ class PolledMember(Member):
         "deferredUntil",
         "emptyLists",
         "grantedAt",
-        "joinedRun",
         "known",
         "knownRun",
         "listedAt",

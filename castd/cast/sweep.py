@@ -70,12 +70,13 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.allowance import Allowance, total
-from castd.cast.blockset import BlockBitmap, difference, intersection
+from castd.cast.blockmap import Holding
+from castd.cast.blockset import BlockBitmap, RunLog, difference, intersection
 from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.inflight import MEMORY, InFlight, LossEstimator
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.pollqueue import CROWD, PolledMember, PollQueue, Question
-from castd.interfaces import IPaced
+from castd.interfaces import IPaced, IRecordedCast
 from castd.request import Peer
 
 #: A list may have been sent before a block arrived that was sent within this time.  Seconds.
@@ -125,7 +126,7 @@ class Answered(NamedTuple):
     last: Question
 
 
-@implementer(IPaced)
+@implementer(IPaced, IRecordedCast)
 class Sweep:
     """
     Decides what is sent in protocols where receivers list the blocks that they lack.
@@ -181,6 +182,28 @@ class Sweep:
     def statistics(self) -> Mapping[str, int]:
         """Return no counters: a sweep has none beyond those that the event of its end has in any case."""
         return {}
+
+    # What each member has.
+
+    def recordSent(self) -> None:
+        """Do nothing: a sweep knows when each block was sent, as it has to judge lists by that."""
+
+    @property
+    def sentRuns(self) -> RunLog:
+        """The runs that were sent."""
+        return self._lacking
+
+    def holding(self, peer: Peer) -> Holding | None:
+        receiver = self._queue.get(peer)
+        if receiver is None or self.count is None:
+            return None
+        wanted = receiver.wanted
+        if receiver.listedAt == float("-inf"):
+            return Holding((range(self.count),), receiver.listensFrom)
+        if wanted and (total(wanted) <= SHORT_LIST or len(wanted) > LONG_LIST):
+            # What comes after the last one that it lists it may lack as well.
+            return Holding((*wanted, range(wanted[-1].stop, self.count)), receiver.listensFrom)
+        return Holding(wanted, receiver.listedRun)
 
     # Requests and lists.
 

@@ -82,13 +82,15 @@ from typing import Generic
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.cast.blockmap import Holding
+from castd.cast.blockset import RunLog
 from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.limits import AddressCosts, JoinDelay, TurnBudget
 from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
 from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
 from castd.cast.window import SendWindow
-from castd.interfaces import ICast
+from castd.interfaces import IRecordedCast
 from castd.request import Peer
 
 #: A request that arrives so soon after a repetition of the announcement has crossed it on the way.  Seconds.
@@ -107,19 +109,20 @@ class TurnState(Enum):
     WAITING = "waiting"
 
 
-@implementer(ICast)
+@implementer(IRecordedCast)
 class GenericTurn(ABC, Generic[M]):
     """
     Serves members one at a time.  The subclass chooses the class of the members.
 
     A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
     L{announcesAgain}, L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all
-    attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain} and L{delayFirstBlock}.  Nothing else
-    is promised.
+    attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain}, L{delayFirstBlock} and
+    L{memberListens}.  Nothing else is promised.
 
     @ivar policy: the timeouts and limits of the cast.
     @ivar count: how many blocks the content has.
     @ivar highestSent: the highest number ever sent, -1 before the first.
+    @ivar sentRuns: see L{IRecordedCast}.
     @ivar members: the members, in the order of their turns.
     @ivar master: the member that has the turn; L{None}: there is no member.
     @ivar state: see the module docstring.
@@ -137,6 +140,7 @@ class GenericTurn(ABC, Generic[M]):
         self.policy = policy
         self.count = count
         self.highestSent = -1
+        self.sentRuns: RunLog | None = None
         self.members: Members[M] = Members()
         self.master: M | None = None
         self.state = TurnState.EMPTY
@@ -280,6 +284,22 @@ class GenericTurn(ABC, Generic[M]):
         serving = range(self.serving[0].start, self.serving[-1].stop) if turn and self.serving else None
         return PeerState(turn, serving, self.highestSent)
 
+    def recordSent(self) -> None:
+        if self.count is not None:
+            self.sentRuns = RunLog(self.count)
+
+    def holding(self, peer: Peer) -> Holding | None:
+        member = self.members.get(peer)
+        if member is None or self.count is None:
+            return None
+        asked = (member is self.master and self.serving) or member.wanted
+        return Holding((range(asked[0].start if asked else 0, self.count),), member.joinedRun)
+
+    def memberListens(self, member: M) -> None:
+        """Note that what is sent from now on may be received by this member."""
+        if self.sentRuns is not None:
+            member.joinedRun = self.sentRuns.runs
+
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         member = self.members.get(peer)
         if member is None and instead is not None and (member := self.members.get(instead)) is not None:
@@ -289,6 +309,7 @@ class GenericTurn(ABC, Generic[M]):
             self._joinedAgain(member, wants, now)
             return
         member = self.newMember(peer, wants, now)
+        self.memberListens(member)
         self.members.add(member)
         if self._reachability is not None:
             self._reachability.joined(member)
@@ -301,6 +322,7 @@ class GenericTurn(ABC, Generic[M]):
     def _joinedAgain(self, member: M, wants: Ranges, now: float) -> None:
         """Answer a repeated request by the present state; a master that was heard since its first one has restarted."""
         member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
+        self.memberListens(member)
         if member is not self.master:
             member.heard = False
             self._announceListener(member, now)
@@ -650,6 +672,8 @@ class GenericTurn(ABC, Generic[M]):
         self._passes += not self._turnBlocks
         self._turnBlocks += len(numbers)
         self.highestSent = max(self.highestSent, numbers[-1])
+        if self.sentRuns is not None:
+            self.sentRuns.noteReturned(numbers)
         return SendBlocks(numbers, self.master.peer, self._repeating)
 
     def _elapsed(self, now: float) -> bool:
@@ -810,6 +834,8 @@ class GenericTurn(ABC, Generic[M]):
         self._window.followed(numbers, now)
         self.sentAt = self.progressAt = now
         self.repeatAt = now + self.master.rto.interval(self._servesOneBlock)
+        if self.sentRuns is not None:
+            self.sentRuns.noteReturned(range(self.highestSent + 1, numbers.stop))
         self.highestSent = numbers.stop - 1
 
 

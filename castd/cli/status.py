@@ -20,7 +20,7 @@ from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import ask, control
 from castd.cli.history import line
 from castd.files.names import printable
-from castd.observe.format import showOctets
+from castd.observe.format import showOctets, showSpan
 from castd.observe.history import Found
 from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 
@@ -71,7 +71,7 @@ def status(path: str, every: float | None, plain: bool) -> None:
 def head(found: ServerStatus) -> str:
     """Return the line above the table: the version, the state, since when, and the service file."""
     why = f", {found['unready']}" if found["unready"] and found["unready"] != found["state"] else ""
-    return printable(f"castd {found['version']}, {found['state']}{why}, {_span(found['seconds'])}, {found['file']}")
+    return printable(f"castd {found['version']}, {found['state']}{why}, {showSpan(found['seconds'])}, {found['file']}")
 
 
 def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) -> Table:
@@ -93,7 +93,7 @@ def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) ->
             last = () if rates is None else ("" if rate is None else f"{showOctets(rate)}/s",)
             for each in cast["receivers"]:
                 blocks = f"{each['sent']}/{each['needed']}" if each["needed"] is not None else str(each["sent"])
-                addRow(made, *row, each["peer"], blocks, _span(each["seconds"]), *last)
+                addRow(made, *row, each["peer"], blocks, showSpan(each["seconds"]), *last)
             if not cast["receivers"]:
                 addRow(made, *row)
     return made
@@ -102,17 +102,8 @@ def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) ->
 def deafLine(machines: Iterable[DeafStatus]) -> str:
     """Return a line that names the machines that are in no group, and for how long."""
     return "in no group, as they hear none: " + ", ".join(
-        f"{each['host']} (for {_span(each['seconds'])})" for each in machines
+        f"{each['host']} (for {showSpan(each['seconds'])})" for each in machines
     )
-
-
-def _span(seconds: float | None) -> str:
-    """Return a duration as C{4:05} or C{3:04:05}."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Rates:

@@ -85,11 +85,22 @@ class LoggingOptions(Settings):
 
 
 class MetricsOptions(Settings):
-    """Where Prometheus reads the metrics."""
+    """Where Prometheus reads the metrics, and people a page."""
 
     listen: str | None = Field(
         None, description="where they are served, such as 127.0.0.1:9147 or a Twisted endpoint; null: nowhere"
     )
+    page: bool | None = Field(
+        None,
+        description="whether there is also a page for people, with names of files and addresses of machines;"
+        " null: where only this machine reaches it (127.0.0.0/8, ::1)",
+    )
+
+    @model_validator(mode="after")
+    def _pageHasAnAddress(self) -> MetricsOptions:
+        if self.page and self.listen is None:
+            raise ValueError("page: there is none without an address: write listen: 127.0.0.1:9147")
+        return self
 
 
 class ControlOptions(Settings):

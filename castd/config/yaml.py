@@ -14,6 +14,7 @@ import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -68,12 +69,14 @@ class Tree:
     @ivar value: the content of the file.
     @ivar lines: the line of each value, by the route to it.
     @ivar faults: the faults that were found so far.
+    @ivar digest: SHA-256 of the octets of the file, in hexadecimal digits.
     """
 
     file: str
     value: Value = None
     lines: dict[Route, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    digest: str = ""
 
     def addFault(self, route: Route, text: str) -> None:
         """Record a fault of the value at this route, which need not be in the file."""
@@ -148,7 +151,7 @@ def parse(content: bytes, file: str) -> Tree:
     """
     if len(content) > MAX_OCTETS:
         raise ConfigError(f"{file}: larger than {MAX_OCTETS >> 20} MiB, which no service file is")
-    tree = Tree(file)
+    tree = Tree(file, digest=sha256(content).hexdigest())
     try:
         node = _compose(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

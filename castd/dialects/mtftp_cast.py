@@ -151,6 +151,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
             member = self.newMember(peer, wants, now)
             self.members.add(member)
             self.delayFirstBlock(now)
+        self.memberListens(member)
         self._bar(member, 0.0)
         if now < self._passEndedAt + CROSSING:
             self._lastBlockHeard(member, now)

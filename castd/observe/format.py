@@ -71,6 +71,15 @@ def showOctets(octets: float) -> str:
     return f"{octets:.0f} {unit}" if unit == "B" or octets >= 100 else f"{octets:.1f} {unit}"
 
 
+def showSpan(seconds: float | None) -> str:
+    """Write a duration as C{4:05} or C{3:04:05}; C{""}: it is not known."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def asText(event: LogEvent) -> str | None:
     """
     Format any event, of castd or of other code, for a log file: with its time, its system and its traceback.

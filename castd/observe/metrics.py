@@ -12,29 +12,31 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import ILogObserver, LogEvent, Logger
+from twisted.logger import ILogObserver, LogEvent
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Site
 from zope.interface import implementer
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.net.connections import ConnectionLimit
+from castd.observe.report import versions
 from castd.observe.status import KINDS, OTHER, resources
+from castd.observe.web import Answer, TextResource
 from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
-
-_log = Logger(namespace="castd")
 
 #: The most connections to the metrics address at once; beyond, the oldest that asks nothing leaves for the next one.
 MOST_CONNECTIONS = 32
@@ -43,8 +45,6 @@ MAX_TRANSPORTS = 256
 
 #: Reads from an event the amount that it adds to a metric; L{None}: it adds nothing.
 Amount: TypeAlias = Callable[[LogEvent], float | None]
-#: Status and body of a page.
-Answer: TypeAlias = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class EventMetric:
     @ivar labels: C{transport}, or names of L{LABELS}.
     @ivar events: by the name of an event, the amount that it adds.
     @ivar buckets: the upper bounds of a histogram; C{()}: the metric is a counter.
+    @ivar services: it counts what a service does (C{proxydhcp}), not what a transport does.
     """
 
     name: str
@@ -64,6 +65,7 @@ class EventMetric:
     labels: tuple[str, ...]
     events: Mapping[str, Amount]
     buckets: tuple[float, ...] = ()
+    services: bool = False
 
     @property
     def kind(self) -> str:
@@ -113,15 +115,37 @@ def _word(value: object, known: Iterable[str]) -> str:
 PXE_KINDS = ("discover", "request", "item")
 PXE_REASONS = ("class", "network", "access", "rule", "missing", "limit", "foreign")
 
-#: Reads the value of each label from an event; L{Counters} bounds C{transport} itself.
-LABELS: dict[str, Callable[[LogEvent], str]] = {
-    "outcome": lambda event: outcome if (outcome := event.get("outcome", OTHER)) in MEANING else OTHER,
-    "write": lambda event: "true" if event.get("write") else "false",
-    "code": lambda event: str(code) if isinstance(code := event.get("code"), int) and 0 <= code <= 8 else OTHER,
-    "kind": lambda event: _word(event.get("kind"), PXE_KINDS),
-    "arch": lambda event: _word(event.get("arch"), ARCHITECTURES.values()),
-    "reason": lambda event: _word(event.get("reason"), PXE_REASONS),
-    "ok": lambda event: "true" if event["event"] == "reloaded" else "false",
+
+class Label(NamedTuple):
+    """
+    A label of metrics.
+
+    @ivar known: the values that each metric with this label has from the start, at 0.
+    @ivar read: -> the value, from an event.
+    """
+
+    known: tuple[str, ...]
+    read: Callable[[LogEvent], str]
+
+
+def _words(field: str, known: Iterable[str]) -> Label:
+    """Return a label whose values are these words, as a field of the event has them, and L{OTHER}."""
+    words = tuple(known)
+    return Label(words, lambda event: _word(event.get(field), words))
+
+
+#: The labels that events give a value; L{Counters} bounds C{transport} itself.
+LABELS: dict[str, Label] = {
+    "outcome": _words("outcome", MEANING),
+    "write": Label(("false", "true"), lambda event: "true" if event.get("write") else "false"),
+    "code": Label(
+        tuple(map(str, range(9))),
+        lambda event: str(code) if isinstance(code := event.get("code"), int) and 0 <= code <= 8 else OTHER,
+    ),
+    "kind": _words("kind", PXE_KINDS),
+    "arch": _words("arch", dict.fromkeys(ARCHITECTURES.values())),
+    "reason": _words("reason", PXE_REASONS),
+    "ok": Label(("true", "false"), lambda event: "true" if event["event"] == "reloaded" else "false"),
 }
 
 #: Every metric that events increment, in the order of the page.
@@ -164,24 +188,28 @@ EVENT_METRICS = (
         "DHCP packets that a proxydhcp has heard.",
         ("transport", "kind"),
         {"pxe-request": _one},
+        services=True,
     ),
     EventMetric(
         "castd_pxe_answers",
         "Machines that were told what to boot.",
         ("transport", "kind", "arch"),
         {"offered": _one, "acknowledged": _one},
+        services=True,
     ),
     EventMetric(
         "castd_pxe_silent",
         "DHCP packets that a proxydhcp has not answered.",
         ("transport", "reason"),
         {"pxe-silent": _one},
+        services=True,
     ),
     EventMetric(
         "castd_pxe_unfetched",
         "Machines that were told what to boot, and have not fetched it.",
         ("transport",),
         {"unfetched": _one},
+        services=True,
     ),
     EventMetric("castd_malformed", "Datagrams that say nothing.", (), {"malformed": _one}),
     EventMetric("castd_faults", "Faults of castd or of a plugin; each is in the log.", (), {"fault": _one}),
@@ -201,8 +229,21 @@ EVENT_METRICS = (
     ),
 )
 
+
+def _buildInfo(readings: Readings) -> dict[tuple[str, ...], float]:
+    """Return 1, for the versions of what runs."""
+    found = versions(readings.site.reactor)
+    return {(found["version"], found["python"], found["twisted"], found["reactor"]): 1}
+
+
 #: Every metric that a scrape reads, in the order of the page.
 GAUGES = (
+    GaugeMetric(
+        "castd_build_info",
+        "Always 1; the versions of what runs, and the class of its event loop.",
+        ("version", "python", "twisted", "reactor"),
+        _buildInfo,
+    ),
     GaugeMetric(
         "castd_casts", "Transfers and groups under way.", ("transport", "kind"), lambda readings: readings.transfers
     ),
@@ -240,6 +281,13 @@ GAUGES = (
 _Add: TypeAlias = Callable[[Sequence[str], float], None]
 
 
+class CountedEntry(NamedTuple):
+    """A transport or a service of the service file, which has metrics from the start."""
+
+    name: str
+    isService: bool
+
+
 class _EventCount(NamedTuple):
     """The increment of one metric by one event."""
 
@@ -248,13 +296,29 @@ class _EventCount(NamedTuple):
     add: _Add
 
 
-def _register(metric: EventMetric, registry: CollectorRegistry) -> _Add:
+#: Makes the metric with these label values present.
+_Make: TypeAlias = Callable[[Sequence[str]], object]
+
+
+def _register(metric: EventMetric, registry: CollectorRegistry) -> tuple[_Add, _Make]:
     """Register a metric with C{prometheus_client}."""
     if metric.buckets:
         histogram = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
-        return lambda values, number: histogram.labels(*values).observe(number)
+        return lambda values, number: histogram.labels(*values).observe(number), lambda values: histogram.labels(
+            *values
+        )
     counter = Counter(metric.name, metric.help, metric.labels, registry=registry)
-    return lambda values, number: (counter.labels(*values) if values else counter).inc(number)
+
+    def labelled(values: Sequence[str]) -> Counter:
+        return counter.labels(*values) if values else counter
+
+    return lambda values, number: labelled(values).inc(number), labelled
+
+
+def _makePresent(metric: EventMetric, make: _Make, transport: str) -> None:
+    """Make a metric present with all values of its labels that are known, for this transport."""
+    for values in product(*((transport,) if each == "transport" else LABELS[each].known for each in metric.labels)):
+        make(values)
 
 
 @implementer(ILogObserver)
@@ -265,14 +329,21 @@ class Counters:
     @ivar registry: the metrics of the page.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, entries: Callable[[], Iterable[CountedEntry]] = tuple) -> None:
+        """@param entries: -> what is in the service file that is in force."""
         self.registry = CollectorRegistry()
+        self.entries = entries
         self._transports: set[str] = set()
+        self._present: set[CountedEntry] = set()
         self._counting: dict[str, list[_EventCount]] = {}
+        self._makers: list[tuple[EventMetric, _Make]] = []
         for metric in EVENT_METRICS:
-            add = _register(metric, self.registry)
+            add, make = _register(metric, self.registry)
+            self._makers.append((metric, make))
             for event, amount in metric.events.items():
                 self._counting.setdefault(event, []).append(_EventCount(metric.labels, amount, add))
+            if "transport" not in metric.labels:
+                _makePresent(metric, make, "")
         ProcessCollector(registry=self.registry)
 
     def __call__(self, event: LogEvent) -> None:
@@ -282,7 +353,7 @@ class Counters:
         transport = self.transportLabel(event.get("transport", OTHER))
         for labels, amount, add in counting:
             if (number := amount(event)) is not None:
-                add([transport if label == "transport" else LABELS[label](event) for label in labels], number)
+                add([transport if label == "transport" else LABELS[label].read(event) for label in labels], number)
 
     def transportLabel(self, name: object) -> str:
         """Return the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
@@ -293,7 +364,14 @@ class Counters:
         return str(name)
 
     def page(self) -> bytes:
-        """Return the page that answers a scrape."""
+        """Return the page that answers a scrape; what is in the service file is on it before its first event."""
+        for entry in self.entries():
+            if entry not in self._present:
+                self._present.add(entry)
+                label = self.transportLabel(entry.name)
+                for metric, make in self._makers:
+                    if "transport" in metric.labels and metric.services == entry.isService:
+                        _makePresent(metric, make, label)
         return bytes(generate_latest(self.registry))
 
 
@@ -349,7 +427,9 @@ class Gauges(Collector):
             yield family
 
     def _readings(self) -> Readings:
-        transfers, receivers = collections.Counter[tuple[str, ...]](), collections.Counter[tuple[str, ...]]()
+        present = [self._counters.transportLabel(each.name) for each in self._counters.entries() if not each.isService]
+        transfers = collections.Counter[tuple[str, ...]](dict.fromkeys(product(present, KINDS), 0))
+        receivers = collections.Counter[tuple[str, ...]]({(each,): 0 for each in present})
         for transport in self._transports():
             for each in transport.casts():
                 name, kind, here = OTHER, OTHER, 1
@@ -420,52 +500,28 @@ class MetricsSite(Site):
 
 
 class MetricsPage(Resource):
-    """Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered)."""
+    """
+    Answers C{/metrics}, C{/healthz} (the reactor runs) and C{/readyz} (requests are answered), and whatever else the
+    address has.
+    """
 
-    def __init__(self, counters: Counters, unready: Callable[[], Deferred[str | None]]) -> None:
-        """@param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered."""
+    def __init__(
+        self,
+        counters: Counters,
+        unready: Callable[[], Deferred[str | None]],
+        others: Mapping[bytes, IResource] = MappingProxyType({}),
+    ) -> None:
+        """
+        @param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered.
+        @param others: what else there is, by its path.
+        """
         Resource.__init__(self)
-        self.putChild(b"metrics", _TextPage(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
-        self.putChild(b"healthz", _TextPage(lambda: succeed((200, b"alive\n"))))
-        self.putChild(b"readyz", _TextPage(lambda: unready().addCallback(_readiness)))
+        for path, resource in others.items():
+            self.putChild(path, resource)
+        self.putChild(b"metrics", TextResource(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
+        self.putChild(b"healthz", TextResource(lambda: succeed((200, b"alive\n"))))
+        self.putChild(b"readyz", TextResource(lambda: unready().addCallback(_readiness)))
 
 
 def _readiness(why: str | None) -> Answer:
     return (200, b"ready\n") if why is None else (503, f"{why}\n".encode())
-
-
-def _failed(failure: Failure) -> Answer:
-    """Log a fault of castd, or of a plugin whose transfers are counted, and answer all the same."""
-    _log.failure("a page failed", failure, event="fault")
-    return 500, b"a fault of castd, see its log\n"
-
-
-class _TextPage(Resource):
-    """One page of text."""
-
-    isLeaf = True
-
-    def __init__(self, answer: Callable[[], Deferred[Answer]], kind: str = "text/plain; charset=utf-8") -> None:
-        """
-        @param answer: -> a Deferred of status and body of the page.
-        @param kind: the content type of the page.
-        """
-        Resource.__init__(self)
-        self._answer = answer
-        self._kind = kind
-
-    def render_GET(self, request: Request) -> int:
-        gone = request.notifyFinish()
-        gone.addErrback(lambda _: None)
-        maybeDeferred(self._answer).addErrback(_failed).addCallback(self._send, request, gone)
-        return NOT_DONE_YET
-
-    def _send(self, answer: Answer, request: Request, gone: Deferred[None]) -> None:
-        if gone.called:
-            return
-        status, body = answer
-        request.setResponseCode(status)
-        request.setHeader("content-type", self._kind)
-        request.setHeader("content-length", str(len(body)))
-        request.write(body)
-        request.finish()

@@ -91,12 +91,13 @@ def addressStatus(address: _Address, now: float) -> AddressStatus:
     }
 
 
-def transferStatus(transfer: object, now: float) -> TransferStatus:
+def transferStatus(transfer: object, now: float, most: int | None = None) -> TransferStatus:
     """
     Describe a cast or an upload.
 
     @param transfer: mostly an L{ILiveTransfer}.  A plugin's transport may have another object under way, of which
         nothing is known but that it exists.
+    @param most: describe at most so many of its receivers; L{None}: all.
     """
     if not ILiveTransfer.providedBy(transfer):
         return {
@@ -122,7 +123,7 @@ def transferStatus(transfer: object, now: float) -> TransferStatus:
         "blocks": blocks,
         "repeats": repeats,
         "seconds": round(now - transfer.opened, 3),
-        "receivers": [_receiverStatus(each, now) for each in transfer.liveReceivers()],
+        "receivers": [_receiverStatus(each, now) for each in transfer.liveReceivers()[:most]],
     }
 
 

@@ -5,8 +5,9 @@ Connect one cast to a port: translate its datagrams to events and its actions to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.cast.blockmap import GroupMap, Holding
 from castd.cast.events import (
     Announce,
     Bar,
@@ -37,12 +39,14 @@ from castd.interfaces import (
     IDialect,
     IGroupWire,
     IListeningPort,
-    ILiveTransfer,
+    IMappedTransfer,
     IPaced,
+    IRecordedCast,
     ISite,
     ITransferProtocol,
     IWire,
     LiveReceiver,
+    MemberMap,
     Octets,
 )
 from castd.pacing import Pacer, RateLimit
@@ -100,7 +104,7 @@ class Receiver:
         self.error: tuple[int, str] | None = None
 
 
-@implementer(ILiveTransfer, ITransferProtocol)
+@implementer(IMappedTransfer, ITransferProtocol)
 class CastProtocol(FastPath):
     """
     Sends what one cast decides, and what the casts of those receivers decide that do not hear its group.
@@ -157,6 +161,8 @@ class CastProtocol(FastPath):
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
         self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
+        if self.group is not None and IRecordedCast.providedBy(cast):
+            cast.recordSent()
 
     @property
     def kind(self) -> str:
@@ -170,6 +176,24 @@ class CastProtocol(FastPath):
             LiveReceiver(peer, receiver.request.name, sent - receiver.progressBefore[0], count, receiver.since)
             for peer, receiver in self.receivers.items()
         ]
+
+    def mapMembers(self, width: int, most: int) -> Iterator[MemberMap | None]:
+        """As L{IMappedTransfer.mapMembers}."""
+        cast, count = self._main.cast, self.wire.count
+        if self.group is None or not count or not IRecordedCast.providedBy(cast) or cast.sentRuns is None:
+            return
+        drawn = GroupMap(cast.sentRuns, count, width)
+        yield from drawn.measure()
+        for peer in list(islice(self.receivers, most)):
+            if (holding := self._holding(peer)) is not None:
+                yield MemberMap(peer, holding.lacking, drawn.draw(holding))
+
+    def _holding(self, peer: Peer) -> Holding | None:
+        """Return what is known of the blocks of a receiver; L{None}: it has left, or its cast does not tell."""
+        fallback = self._fallback(peer)
+        cast = self._main.cast if fallback is None else fallback.cast
+        found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
+        return found if found is None or fallback is None else replace(found, since=None)
 
     @property
     def mainCast(self) -> ICast:

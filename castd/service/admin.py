@@ -1,5 +1,5 @@
 """
-Opens the admin ports that the service file asks for: the metrics page and the control socket.
+Opens the admin ports that the service file asks for: the metrics with their page, and the control socket.
 
 A port whose address stays the same stays open over a reload.
 """
@@ -33,10 +33,11 @@ from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
 from castd.files.private import checkSocket
 from castd.net.connections import ConnectionLimit
+from castd.observe.report import Reporter, Sources
 from castd.options import endpoint
 
 if TYPE_CHECKING:
-    from castd.observe.metrics import Counters
+    from castd.observe.metrics import CountedEntry, Counters
     from castd.service.service import Server
 
 _log = Logger(namespace="castd")
@@ -71,6 +72,9 @@ class AdminPorts:
         self.runtimeDirectory: str | None = None
         self._ports: dict[str, AdminPort] = {}
         self._counters: Counters | None = None
+        # The one of all metrics ports, also over reloads: it measures rates from one look to the next.
+        sources = Sources(server.facts, lambda: server.addresses, server.lastFailures)
+        self._reporter = Reporter(server.site.reactor, sources)
 
     def open(self) -> None:
         """
@@ -163,7 +167,8 @@ class AdminPorts:
             source = config.tree.where(("metrics", "listen"))
             try:
                 # Imported now: after twistd has changed the root of the file system no module can be found.
-                import castd.observe.metrics  # noqa: F401
+                import castd.observe.metrics
+                import castd.observe.page  # noqa: F401
 
                 found["metrics"] = listen, metricsEndpoint(reactor, listen)
             except ImportError as error:
@@ -195,9 +200,10 @@ class AdminPorts:
     def _metricsSite(self) -> IProtocolFactory:
         # Imported here: prometheus_client is optional, the extra "metrics".
         from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite
+        from castd.observe.page import pageResources
 
         if self._counters is None:
-            self._counters = Counters()
+            self._counters = Counters(self._counted)
             Gauges(
                 self._counters,
                 lambda: [each.transport for each in self._server.addresses],
@@ -205,7 +211,32 @@ class AdminPorts:
                 lambda: [(entry.name, service) for entry, service in self._server.portServices],
             )
             globalLogPublisher.addObserver(self._counters)
-        return MetricsSite(MetricsPage(self._counters, self._readiness))
+        page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
+        return MetricsSite(MetricsPage(self._counters, self._readiness, page))
+
+    def _counted(self) -> list[CountedEntry]:
+        """Return the transports and services of the service file that is in force."""
+        from castd.observe.metrics import CountedEntry
+
+        services = {entry.name for entry, _ in self._server.portServices}
+        return [CountedEntry(each.name, each.name in services) for each in self._server.config.transports]
+
+    def _pageRefusal(self, host: str) -> tuple[int, str] | None:
+        """
+        Refuse the page to a request with this host, if it may not see it.
+
+        @return: status and text of the answer; L{None}: it may see the page.
+        """
+        from castd.observe.page import isLoopback
+
+        port, wanted = self._ports.get("metrics"), self._server.config.metrics.page
+        local = port is not None and isLoopback(port.host)
+        if not (local if wanted is None else wanted):
+            return 404, "there is no page here: metrics.page in the service file is off"
+        if local and not isLoopback(host):
+            # DNS rebinding: a page from elsewhere has made its own name stand for this machine.
+            return 403, "ask for this page by the address 127.0.0.1, or as localhost"
+        return None
 
     def _readiness(self) -> Deferred[str | None]:
         """Return a Deferred of the reason why requests are not answered now."""
@@ -234,6 +265,11 @@ class AdminPort:
         self._factory = factory
         self._port: IListeningPort | None = None
         self.announced = False
+
+    @property
+    def host(self) -> str:
+        """The address that it is bound to; C{""}: it is not open, or is no port of a network."""
+        return "" if self._port is None else str(getattr(self._port.getHost(), "host", ""))
 
     def bind(self) -> None:
         """

@@ -24,7 +24,9 @@ from castd.errors import ConfigError, Refused, Unavailable
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin
 from castd.interfaces import IListeningPort, IPorts
+from castd.observe.format import showInstant
 from castd.observe.history import Found, Query
+from castd.observe.report import ServerFacts, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import addressStatus, deafStatus, resources
 from castd.request import hostPort
@@ -76,13 +78,14 @@ class Server(MultiService):
     @ivar addresses: the addresses where it listens.
     @ivar portServices: the services of the file in force, each with its entry there.
     @ivar created: the instant at which this object was made.
+    @ivar inForceAt: the instant from which on the service file is in force.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
     @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
     @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
     @ivar stopping: the server is being stopped.
     @ivar handover: the processes before and after this one.
-    @ivar admin: the metrics page and the control socket.
+    @ivar admin: the metrics with their page, and the control socket.
     @ivar thread: reads the service file for a reload.
     @ivar watch: notifies the service manager; sends nothing before L{setServiceManager}.
     """
@@ -95,7 +98,7 @@ class Server(MultiService):
         self.site = site
         self.addresses = tuple(components.addresses.values())
         self.portServices = components.services
-        self.created = site.reactor.seconds()
+        self.created = self.inForceAt = site.reactor.seconds()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
         self.user: UnprivilegedUser | None = None
@@ -285,6 +288,8 @@ class Server(MultiService):
             "version": __version__,
             "pid": os.getpid(),
             "file": str(self.file),
+            "sha256": self.config.tree.digest,
+            "inForceSeconds": round(now - self.inForceAt, 3),
             "state": self._state(),
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
@@ -295,6 +300,26 @@ class Server(MultiService):
             "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
         }
+
+    def facts(self, wallTime: float) -> ServerFacts:
+        """Return what the page says of the server; C{wallTime}: seconds since 1970."""
+        now = self.site.reactor.seconds()
+        return {
+            **versions(self.site.reactor),
+            "pid": os.getpid(),
+            "state": self._state(),
+            "unready": self.unready(),
+            "since": showInstant(wallTime - (now - self.created)),
+            "file": str(self.file),
+            "sha256": self.config.tree.digest,
+            "inForce": showInstant(wallTime - (now - self.inForceAt)),
+            "history": self.histories.path,
+            "lost": self.histories.lost,
+        }
+
+    def lastFailures(self, most: int) -> Deferred[list[Found]]:
+        """Return so many of the last failures of the history, the oldest first."""
+        return self.histories.find(Query(failed=True, limit=most))
 
     def _answerHistory(self, question: Question) -> Deferred[HistoryAnswer]:
         """
@@ -449,6 +474,7 @@ class Server(MultiService):
         self.admin.replace(admin)
         self.admin.announce()
         self.config, self._sinks, self.portServices = config, components.sinks, components.services
+        self.inForceAt = self.site.reactor.seconds()
         self.site.adjust(config.limits)
         components.openSite(self.site)
         self._changeAddresses(components)

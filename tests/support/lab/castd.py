@@ -115,7 +115,7 @@ SECONDS = 30.0
 
 class Alone:
     """
-    A running castd with one tftp transport.
+    A running castd with one tftp transport, behind those that its service file names.
 
     @ivar port: where.
     """
@@ -140,8 +140,11 @@ class Alone:
                         "drain": "1 s",
                         "errors-per-peer": "1000/s",
                     },
-                    "transports": {"tftp": {"port": self.port, "interface": "127.0.0.1", "silence": "5 s"}},
                     **service,
+                    "transports": {
+                        **service.get("transports", {}),
+                        "tftp": {"port": self.port, "interface": "127.0.0.1", "silence": "5 s"},
+                    },
                 }
             )
         )

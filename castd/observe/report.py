@@ -1,0 +1,389 @@
+"""
+Gathers what a server is doing now as plain data, for the page of the metrics address and its JSON.
+
+There may be thousands of transfers, and their datagrams must not wait for a page.  So a report is gathered in slices of
+some milliseconds, it is bounded, and those who ask at the same time share one.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, Protocol, TypedDict, TypeVar
+
+import twisted
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from castd import __version__
+from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
+from castd.observe.format import showInstant
+from castd.observe.history import Found
+from castd.observe.status import TransferStatus, transferStatus
+from castd.request import hostPort
+
+_log = Logger(namespace="castd")
+
+T = TypeVar("T")
+
+#: The most transfers, groups, members of one group, maps in all, and failures that a report has.
+MOST_TRANSFERS, MOST_GROUPS, MOST_MEMBERS, MOST_MAPS, MOST_FAILURES = 200, 20, 50, 200, 20
+#: The most cells of the map of one member.
+MAP_WIDTH = 64
+#: The longest time that the event loop waits for a report.  Seconds.
+SLICE = 0.002
+#: A report is given to all who ask within so many seconds after it was gathered, and so is the page that shows it.
+FRESH = 0.5
+#: A rate is measured from one report to the next, unless that is longer ago than this.  Seconds.
+LONGEST_LOOK = 30.0
+#: Seconds that a report waits for the disk of the history.
+PATIENCE = 1.0
+
+
+class Versions(TypedDict):
+    """The versions of what runs here; C{reactor} is the class of the event loop."""
+
+    version: str
+    python: str
+    twisted: str
+    reactor: str
+
+
+class ServerFacts(Versions):
+    """
+    What a report says of the server itself.
+
+    C{since} and C{inForce} are instants as in the log: of the start, and from which on the service file is in force.
+    """
+
+    pid: int
+    state: str
+    unready: str | None
+    since: str
+    file: str
+    sha256: str
+    inForce: str
+    history: str | None
+    lost: int
+
+
+class RatedTransfer(TransferStatus):
+    """A transfer with the address that it was asked for at, and its rate: octets in a second."""
+
+    address: str
+    rate: float
+
+
+class MemberReport(TypedDict):
+    """
+    A member of a group.
+
+    C{lacking}: how many blocks it lacks by what it has said last.  C{cells}: the value of a
+    L{CellState<castd.cast.blockmap.CellState>} for each cell of the file, in order.
+    """
+
+    peer: str
+    lacking: int
+    cells: str
+
+
+class GroupReport(TypedDict):
+    """A group; C{more}: how many members there are beyond those that are described."""
+
+    transport: str
+    group: str
+    name: str
+    blocks: int
+    members: list[MemberReport]
+    more: int
+
+
+class FailureReport(TypedDict):
+    """Something that failed; C{verdict}: why, and what to do, where that can be told."""
+
+    time: str
+    address: str | None
+    name: str | None
+    times: int
+    message: str
+    verdict: str | None
+
+
+class ServerReport(TypedDict):
+    """
+    What a server is doing at one instant.
+
+    C{rate}: of all transfers.  C{more...}: how many there are beyond those that are described.  C{failures}:
+    L{None}: the history does not answer.
+    """
+
+    time: str
+    server: ServerFacts
+    count: int
+    receivers: int
+    rate: float
+    transfers: list[RatedTransfer]
+    moreTransfers: int
+    groups: list[GroupReport]
+    moreGroups: int
+    failures: list[FailureReport] | None
+
+
+class ReportedAddress(Protocol):
+    """The part of a L{ListeningAddress<castd.service.address.ListeningAddress>} that is read here."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def transport(self) -> ICastTransport: ...
+
+
+def versions(reactor: object) -> Versions:
+    """Return the versions of what runs here, with this event loop."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "twisted": str(twisted.__version__),
+        "reactor": type(reactor).__name__,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """
+    Where a report finds what it says.
+
+    @ivar server: -> what is said of the server, at this time (seconds since 1970).
+    @ivar addresses: -> the addresses that listen.
+    @ivar failures: -> so many of the last failures, the oldest first.
+    """
+
+    server: Callable[[float], ServerFacts]
+    addresses: Callable[[], Iterable[ReportedAddress]]
+    failures: Callable[[int], Deferred[list[Found]]]
+
+
+class RateMeter:
+    """Finds the rate of each transfer, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._before: dict[Hashable, int] = {}
+        self._now: dict[Hashable, int] = {}
+        self._at: float | None = None
+        self._span: float | None = None
+
+    def begin(self, now: float) -> None:
+        """Begin a look."""
+        self._before, self._now = self._now, {}
+        self._span = None if self._at is None or not 0 < now - self._at <= LONGEST_LOOK else now - self._at
+        self._at = now
+
+    def rate(self, key: Hashable, octets: int, seconds: float) -> float:
+        """
+        Return the octets in a second since the look before; since the begin, if there was none or it is long ago.
+
+        @param key: identifies the transfer.
+        @param octets: what it has sent or received so far.
+        @param seconds: how long ago it began.
+        """
+        self._now[key] = octets
+        before = self._before.get(key)
+        if before is None or self._span is None:
+            return octets / seconds if seconds > 0 else 0.0
+        return max(0, octets - before) / self._span
+
+
+class Shared(Generic[T]):
+    """Makes a value when somebody asks for it, for all who ask meanwhile and shortly after."""
+
+    def __init__(self, reactor: IReactorTime, make: Callable[[], Deferred[T]], fresh: float) -> None:
+        """@param fresh: how long it is given to others who ask.  Seconds."""
+        self._reactor = reactor
+        self._make = make
+        self._fresh = fresh
+        self._asked: list[Deferred[T]] = []
+        self._last: tuple[float, T] | None = None
+
+    def get(self) -> Deferred[T]:
+        """Return the value."""
+        if self._last is not None and self._reactor.seconds() < self._last[0] + self._fresh:
+            return succeed(self._last[1])
+        self._last = None
+        asked: Deferred[T] = Deferred()
+        self._asked.append(asked)
+        if len(self._asked) == 1:
+            self._make().addCallbacks(self._made, self._failed)
+        return asked
+
+    def _made(self, value: T) -> None:
+        asked, self._asked = self._asked, []
+        self._last = self._reactor.seconds(), value
+        for each in asked:
+            each.callback(value)
+
+    def _failed(self, failure: Failure) -> None:
+        asked, self._asked = self._asked, []
+        for each in asked:
+            each.errback(failure)
+
+
+class Reporter:
+    """
+    Gathers reports when somebody asks for one.
+
+    @ivar report: -> a Deferred of a report that is at most L{FRESH} seconds old.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        sources: Sources,
+        seconds: Callable[[], float] = time.perf_counter,
+        wallTime: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        @param seconds: the clock that slices are measured by.
+        @param wallTime: -> seconds since 1970.
+        """
+        self._reactor = reactor
+        self._sources = sources
+        self._seconds = seconds
+        self._wallTime = wallTime
+        self._cooperator = Cooperator(self._slice, lambda work: reactor.callLater(0, work))
+        self._rates = RateMeter()
+        self.report = Shared(reactor, self._gather, FRESH).get
+
+    def _slice(self) -> Callable[[], bool]:
+        """Return a function that says whether the slice that begins now is over."""
+        end = self._seconds() + SLICE
+        return lambda: self._seconds() >= end
+
+    def pauses(self) -> Callable[[], Deferred[None] | None]:
+        """
+        Return a function that says when to pause: it returns a Deferred once the slice that begins now is over, which
+        fires when the event loop has done what else was due, and L{None} before.
+        """
+        over = self._slice()
+
+        def pause() -> Deferred[None] | None:
+            nonlocal over
+            if not over():
+                return None
+            waiting: Deferred[None] = Deferred()
+
+            def resume() -> None:
+                nonlocal over
+                over = self._slice()
+                waiting.callback(None)
+
+            self._reactor.callLater(0, resume)
+            return waiting
+
+        return pause
+
+    def _gather(self) -> Deferred[ServerReport]:
+        failures = self._sources.failures(MOST_FAILURES).addTimeout(PATIENCE, self._reactor).addErrback(_unanswered)
+        now = self._wallTime()
+        report: ServerReport = {
+            "time": showInstant(now),
+            "server": self._sources.server(now),
+            "count": 0,
+            "receivers": 0,
+            "rate": 0.0,
+            "transfers": [],
+            "moreTransfers": 0,
+            "groups": [],
+            "moreGroups": 0,
+            "failures": None,
+        }
+
+        def finish(found: list[Found] | None) -> ServerReport:
+            report["failures"] = None if found is None else [_failure(each) for each in reversed(found)]
+            return report
+
+        walked = self._cooperator.coiterate(self._walk(report))
+        return walked.addCallback(lambda _: failures).addCallback(finish)
+
+    def _walk(self, report: ServerReport) -> Iterator[None]:
+        """Describe what is under way, one piece after the other."""
+        now = self._reactor.seconds()
+        self._rates.begin(now)
+        groups: list[IMappedTransfer] = []
+        for address in list(self._sources.addresses()):
+            for transfer in list(address.transport.casts()):
+                self._count(report, address.address, transfer, now)
+                if IMappedTransfer.providedBy(transfer) and transfer.group is not None:
+                    groups.append(transfer)
+                yield None
+        report["moreGroups"] = max(0, len(groups) - MOST_GROUPS)
+        maps = MOST_MAPS
+        for group in groups[:MOST_GROUPS]:
+            described: GroupReport = _groupReport(group)
+            report["groups"].append(described)
+            for drawn in group.mapMembers(MAP_WIDTH, min(MOST_MEMBERS, maps)):
+                if drawn is not None:
+                    maps -= 1
+                    peer = hostPort(drawn.peer)
+                    described["members"].append({"peer": peer, "lacking": drawn.lacking, "cells": drawn.cells})
+                yield None
+            described["more"] = max(0, described["more"] - len(described["members"]))
+
+    def _count(self, report: ServerReport, address: str, transfer: object, now: float) -> None:
+        """Add a transfer to the sums of a report, and to the list if there is room for it."""
+        report["count"] += 1
+        rate, receivers = 0.0, 1
+        if ILiveTransfer.providedBy(transfer):
+            present = transfer.liveReceivers()
+            receivers = len(present)
+            rate = self._rates.rate(_keyOf(transfer, present), transfer.progress()[2], now - transfer.opened)
+        report["receivers"] += receivers
+        report["rate"] += rate
+        if len(report["transfers"]) < MOST_TRANSFERS:
+            status = transferStatus(transfer, now, MOST_MEMBERS)
+            report["transfers"].append({**status, "address": address, "rate": round(rate, 1)})
+        else:
+            report["moreTransfers"] += 1
+
+
+def _keyOf(transfer: ILiveTransfer, receivers: Sequence[LiveReceiver]) -> Hashable:
+    """Return what tells a transfer from all others: a group, or the one receiver; and when it began."""
+    first = next(iter(receivers), None) if transfer.group is None else None
+    return transfer.name, transfer.group, transfer.opened, first and first.peer
+
+
+def _groupReport(group: IMappedTransfer) -> GroupReport:
+    """Describe a group without its members; C{more} counts all of them."""
+    receivers = group.liveReceivers()
+    assert group.group is not None
+    return {
+        "transport": group.name,
+        "group": hostPort(group.group),
+        "name": group.fileName,
+        "blocks": next((each.needed or 0 for each in islice(receivers, 1)), 0),
+        "members": [],
+        "more": len(receivers),
+    }
+
+
+def _failure(found: Found) -> FailureReport:
+    verdict = found["fields"].get("verdict")
+    return {
+        "time": found["time"],
+        "address": found["address"],
+        "name": found["name"],
+        "times": found["times"],
+        "message": found["message"],
+        "verdict": verdict if isinstance(verdict, str) else None,
+    }
+
+
+def _unanswered(failure: Failure) -> None:
+    """Note that the history cannot be read now; the page says so."""
+    if failure.check(TimeoutError) is None:
+        _log.failure("the history cannot be read for the page", failure, event="fault")
