@@ -66,7 +66,7 @@ def test_everyKey() -> None:
     tree = yaml.parse(uncommented().encode(), "castd.yaml")
     value: Any = tree.value
     for name, model in SECTIONS.items():
-        assert list(value[name]) == [row.key for row in rows(model)]
+        assert list(value[name]) == [row.key for row in rows(model) if "." not in row.key]
     for kind, maker in KINDS.transports.items():
         assert set(value["transports"][kind]) == set(maker.options.model_json_schema()["properties"])
     assert set(value["uploads"][0]["directory"]) == set(UploadDirectoryOptions.model_json_schema()["properties"])

@@ -263,9 +263,9 @@ def test_looking(case: Callable[..., Case], network: Network) -> None:
             self.source, self.asked = source, Deferred()
             self.asked: Deferred[None]
 
-        def lookup(self, name: str, peer: object) -> Any:
-            """As IContentSource."""
-            return self.asked.addCallback(lambda _: self.source.lookup(name, peer))
+        def lookup(self, *given: Any) -> Any:
+            """As the chain of sources."""
+            return self.asked.addCallback(lambda _: self.source.lookup(*given))
 
     one = case(START + TFTP)
     slow = one.old.site.content = Slow(one.old.site.content)

@@ -20,6 +20,7 @@ from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
 from castd.files.access import Rule
 from castd.interfaces import IContentSourceMaker, ITransportMaker
+from castd.machines.options import MachinesOptions
 from castd.options import Duration, FilePath, Limits, ListenOptions, Settings, Size
 
 #: The version of the service file's schema.
@@ -171,6 +172,7 @@ class Config:
     metrics: MetricsOptions
     control: ControlOptions
     history: HistoryOptions
+    machines: MachinesOptions
     tree: Tree = field(repr=False, compare=False)
 
 
@@ -217,6 +219,7 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
         metrics=reader.section("metrics", top, MetricsOptions),
         control=reader.section("control", top, ControlOptions),
         history=reader.section("history", top, HistoryOptions),
+        machines=reader.section("machines", top, MachinesOptions),
         tree=tree,
     )
     _checkAddresses(config)
@@ -236,6 +239,7 @@ _SECTIONS = (
     "metrics",
     "control",
     "history",
+    "machines",
     "transports",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

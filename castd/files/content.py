@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial as bind
 from typing import TypeAlias, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
-from castd.files import athand, names, partial
+from castd.files import athand, names
+from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
-from castd.interfaces import IAwaitedContent, IContent, IContentSource, INetworkSource
-from castd.networks import Networks
-from castd.options import Clients, FilePath, Settings, clients
+from castd.interfaces import IAwaitedContent, IContent, IContentSource, IMachines, IMachineSource, INetworkSource
+from castd.machines.known import KnownMachine
+from castd.options import Clients, clients
 from castd.request import Peer
 
 #: Device, inode, size, time of the last change in nanoseconds.
@@ -39,57 +40,26 @@ HEAD = 512
 _NOT_AT_HAND = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
-class RewriteOptions(Settings):
-    """One rule that changes the names asked for."""
-
-    pattern: str = Field(
-        alias="from", description="regular expression (RE2), searched for in the name (no leading slash)"
-    )
-    to: str = Field(description="what its match becomes; \\1 is the first group")
-    every: bool = Field(False, description="replace every match in a name; false: the first")
-
-    @model_validator(mode="after")
-    def _compiles(self) -> RewriteOptions:
-        self.rule()
-        return self
-
-    def rule(self) -> names.Rewrite:
-        """
-        Return the compiled rule.
-
-        @raise ValueError: C{from} is no regular expression, or C{to} refers to a group that it does not have.
-        """
-        return names.Rewrite.compile(self.pattern, self.to, self.every)
-
-
-class DirectoryOptions(Settings):
+class DirectoryOptions(MappedOptions):
     """A directory whose files are served."""
 
-    path: FilePath = Field(description="the directory; nothing outside of it is ever opened")
+    path: WordPath = Field(description="the directory; nothing outside of it is ever opened")
     under: str = Field("", description="names under which it appears: images shows a/b as images/a/b")
     strip: tuple[str, ...] = Field((), description="leading directories to drop from names, such as /tftpboot/")
     rewrite: tuple[RewriteOptions, ...] = Field((), description="rules that change names, applied in order after strip")
     networks: Clients = Field(
         clients("any"), description="clients that see this directory; the others look further down"
     )
-    ignoreCase: bool = Field(False, description="find boot/x for BOOT/X if there is no exact match")
+    ignoreCase: bool = Field(
+        False, description="find boot/x for BOOT/X if there is no exact match, in each directory that fits"
+    )
     links: Links = Field(
         "inside", description="symbolic links: inside: as long as they stay in the directory; or never"
     )
     worldReadable: bool = Field(False, description="only files that everybody on this machine may read")
 
-    @field_validator("under")
-    @classmethod
-    def _name(cls, under: str) -> str:
-        return names.text(names.prefix(under))
 
-    @field_validator("strip")
-    @classmethod
-    def _names(cls, strip: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(names.text(names.prefix(each)) for each in strip)
-
-
-@implementer(INetworkSource)
+@implementer(INetworkSource, IMachineSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -120,11 +90,9 @@ class Directory:
         self.thread = thread or DiskThreads()
         self.background = background or DiskThreads(1)
         self.beyond = beyond or DiskThreads()
-        self._root = Root(str(options.path), options.links, options.ignoreCase, patience)
-        self._under = names.prefix(options.under)
-        self._strip = tuple(map(names.prefix, options.strip))
-        self._rules = tuple(each.rule() for each in options.rewrite)
-        self._networks = Networks(options.networks) if options.networks != clients("any") else None
+        self._root = Root(str(options.base), options.links, options.ignoreCase, patience)
+        self._map = NameMap(options)
+        self.byMachine = self._map.byMachine
         self._open: dict[Version, _OpenFile] = {}
         self._awaited = 0
 
@@ -134,16 +102,21 @@ class Directory:
         return self._root.answers
 
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
+        """Open the file of this name for a client whose machine is not known; as L{lookupFor}."""
+        return self.lookupFor(name, KnownMachine(peer))
+
+    def lookupFor(self, name: str, machine: KnownMachine) -> File | Deferred[IContent]:
         """
         Open the file of this name.
 
         @return: a Deferred if the disk has to be asked.
-        @raise NotFound: there is no such file, or the directory is not for this client.
+        @raise NotFound: there is no such file, or the directory is not for this client, or too little is known of the
+            machine.
         @raise Forbidden: it is no regular file, cannot be read, or its path leads out of the directory.
         @raise Unanswered: no descriptors are left, or too many requests wait for this disk.
         @raise Busy: the disk has failed.
         """
-        parts = self._partsFor(name, peer)
+        parts = self._partsFor(name, machine)
         fd = self._root.openAtHand(parts)
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
             return self._file(name, opened)
@@ -158,15 +131,22 @@ class Directory:
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
-        opened = self._openWaiting(self._partsFor(name, peer))
+        opened = self._openWaiting(self._partsFor(name, KnownMachine(peer)))
         closeFd(opened.fd)
         return opened.version[2]
 
-    def _partsFor(self, name: str, peer: Peer) -> names.Parts:
-        """@raise NotFound: the directory is not for this client, or as L{parts}."""
-        if self._networks is not None and peer[0] not in self._networks:
+    def _partsFor(self, name: str, machine: KnownMachine) -> names.Parts:
+        """
+        Return the parts of the file's path, after all rules.
+
+        @raise Refused: as L{NameMap.parts}; NotFound also if the directory is not for this client.
+        """
+        if not self._map.isFor(machine.peer):
             raise NotFound(why="not for this client")
-        return self.parts(name)
+        parts = self._map.parts(name, machine)
+        if isUnfinished(parts):
+            raise NotFound(why="an unfinished upload")
+        return parts
 
     def _checkedAtHand(self, fd: int) -> _Opened | None:
         """
@@ -252,23 +232,6 @@ class Directory:
             closeFd(opened.fd)
         else:
             self.threadFor(opened)(bind(closeFd, opened.fd))
-
-    def parts(self, name: str) -> names.Parts:
-        """
-        Return the parts of the file's path, from the directory downwards, after all rules.
-
-        @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
-        """
-        found = names.parts(name)
-        if self._strip:
-            found = names.strip(found, self._strip)
-        if self._rules:
-            found = names.rewrite(found, self._rules)
-        if self._under:
-            found = names.beneath(found, self._under)
-        if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
-            raise NotFound(why="an unfinished upload")
-        return found
 
 
 class _Opened:
@@ -420,25 +383,57 @@ class File:
 class SourceChain:
     """
     Asks several sources in order: the first that has the file opens it.  If one refuses it, no other source is asked.
+
+    What is known of the machine is found out when a source needs it, once for each request.
+
+    @ivar byMachine: some source needs it.
     """
 
-    def __init__(self, sources: Iterable[IContentSource]) -> None:
+    def __init__(self, sources: Iterable[IContentSource], machines: IMachines | None = None) -> None:
+        """
+        @param machines: finds out what is known of machines; L{None}: nothing is.
+        """
         self.sources = tuple(sources)
+        self.byMachine = any(IMachineSource.providedBy(each) and each.byMachine for each in self.sources)
+        self._machines = machines
 
-    def lookup(self, name: str, peer: Peer) -> IContent | Deferred[IContent]:
-        """As L{IContentSource.lookup}; a Deferred only where a source answers later."""
-        return self._lookupFrom(0, name, peer)
+    def lookup(
+        self, name: str, peer: Peer, server: str | None = None, machine: KnownMachine | None = None
+    ) -> IContent | Deferred[IContent]:
+        """
+        As L{IContentSource.lookup}; a Deferred only where a source answers later.
 
-    def _lookupFrom(self, first: int, name: str, peer: Peer) -> IContent | Deferred[IContent]:
+        @param server: the address that the request was sent to.
+        @param machine: what is known of the machine; L{None}: that is found out.
+        """
+        return self._lookupFrom(0, name, machine or KnownMachine(peer, server), machine is not None)
+
+    def _lookupFrom(self, first: int, name: str, machine: KnownMachine, known: bool) -> IContent | Deferred[IContent]:
+        """@param known: the machine's values have been found out."""
         for number, source in enumerate(self.sources[first:], first):
+            if not known and self._machines is not None and IMachineSource.providedBy(source) and source.byMachine:
+                found = self._machines.machineOf(machine.peer, machine.server)
+                if isinstance(found, Deferred):
+                    return found.addCallback(self._lookupLater, number, name)
+                machine, known = found, True
             try:
-                found = source.lookup(name, peer)
+                content = _ask(source, name, machine)
             except NotFound:
                 continue
-            if isinstance(found, Deferred):
-                return found.addErrback(self._lookupNext, number + 1, name, peer)
-            return found
+            if isinstance(content, Deferred):
+                return content.addErrback(self._lookupNext, number + 1, name, machine, known)
+            return content
         raise NotFound()
+
+    def _lookupLater(self, machine: KnownMachine, number: int, name: str) -> IContent | Deferred[IContent]:
+        return self._lookupFrom(number, name, machine, True)
+
+    def _lookupNext(
+        self, failure: Failure, first: int, name: str, machine: KnownMachine, known: bool
+    ) -> Deferred[IContent]:
+        failure.trap(NotFound)
+        found = self._lookupFrom(first, name, machine, known)
+        return found if isinstance(found, Deferred) else succeed(found)
 
     def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
         """
@@ -464,7 +459,8 @@ class SourceChain:
             return octets
         return None
 
-    def _lookupNext(self, failure: Failure, first: int, name: str, peer: Peer) -> Deferred[IContent]:
-        failure.trap(NotFound)
-        found = self._lookupFrom(first, name, peer)
-        return found if isinstance(found, Deferred) else succeed(found)
+
+def _ask(source: IContentSource, name: str, machine: KnownMachine) -> IContent | Deferred[IContent]:
+    if IMachineSource.providedBy(source) and source.byMachine:
+        return source.lookupFor(name, machine)
+    return source.lookup(name, machine.peer)

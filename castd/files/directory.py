@@ -15,8 +15,10 @@ from castd.errors import ConfigError, Forbidden, NotFound, Refused
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
+from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
+from castd.interfaces import IContentSink, IContentSource, IMachines, ISite, IUpload
+from castd.machines.known import KnownMachine
 from castd.request import Peer
 
 Options = DirectoryOptions
@@ -46,12 +48,14 @@ def makeSink(options: UploadDirectoryOptions, site: ISite) -> UploadDirectory:
     """
     Make a sink for uploads.
 
-    @raise ConfigError: the directory is not there or cannot be written to.
+    @raise ConfigError: the directory is not there or cannot be written to, or there is no such group.
     """
     try:
         return _warned(UploadDirectory(options, patience=patience(site), seconds=site.reactor.seconds))
     except OSError as error:
         raise _unusable(options, error) from None
+    except LookupError:
+        raise ConfigError(f"group: this machine has no group {options.group}") from None
 
 
 def patience(site: ISite) -> float:
@@ -62,12 +66,12 @@ def patience(site: ISite) -> float:
 def _warned(directory: Made) -> Made:
     """Log that a directory's disk does not answer; it is opened when the first request needs it."""
     if not directory.answers:
-        _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.path))
+        _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.base))
     return directory
 
 
 def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
-    return ConfigError(f"path: {options.path}: {error.strerror or error}")
+    return ConfigError(f"path: {options.base}: {error.strerror or error}")
 
 
 @implementer(IContentSink)
@@ -76,12 +80,17 @@ class SinkChain:
     Chooses among several upload directories: an upload goes to the first one for its name and its client.
     """
 
-    def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
+    def __init__(
+        self, directories: Iterable[UploadDirectory], mode: str = "octet", machines: IMachines | None = None
+    ) -> None:
         """
         @param mode: C{"netascii"}: uploads are converted to native text.
+        @param machines: finds out what is known of machines; L{None}: nothing is.
         """
         self.directories = tuple(directories)
         self.mode = mode
+        self._machines = machines
+        self._byMachine = any(each.byMachine for each in self.directories)
 
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
@@ -95,14 +104,17 @@ class SinkChain:
 
     async def _begin(self, name: str, peer: Peer, size: int | None) -> IUpload:
         refusal: Refused | None = None
+        machine = KnownMachine(peer)
+        if self._machines is not None and self._byMachine:
+            machine = await asDeferred(self._machines.machineOf(peer))
         for directory in self.directories:
-            if not directory.covers(name):
+            if not directory.covers(name, machine):
                 continue
             if not directory.isFor(peer):
                 refusal = refusal or Forbidden(why="no uploads by this client")
                 continue
             try:
-                return await directory.begin(name, peer, size)
+                return await directory.beginFor(name, machine, size)
             except NotFound as error:
                 refusal = error
         raise refusal or Forbidden(why="no place for uploads of this name")

@@ -23,6 +23,7 @@ from castd.files.netascii import NetasciiConverter
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
 from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite
+from castd.machines.known import KnownMachine
 from castd.net.timers import Timers
 from castd.networks import viewpoints
 from castd.options import AnyNetwork, Limits
@@ -31,6 +32,7 @@ from castd.request import Local, Request
 from castd.server.admission import Admission, Bars
 from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
+from castd.server.machines import Machines
 
 _log = Logger(namespace="castd")
 
@@ -66,6 +68,7 @@ class Site:
         self.requestPorts: Counter[int] = Counter()
         self.predecessor: IPredecessor | None = None
         self.barring: Callable[[str, str, float, str], object] | None = None
+        self.machines = Machines(reactor)
         self.content = SourceChain(())
         self.drops: dict[str, SinkChain] = {}
         self.rules: Rules | None = None
@@ -95,11 +98,16 @@ class Site:
 
         @param rules: L{None}: the service file has no access rules.
         """
-        self.content = SourceChain(sources)
+        self.content = SourceChain(sources, self.machines)
         kept = tuple(sinks)
-        self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
+        self.drops = {mode: SinkChain(kept, mode, self.machines) for mode in ("octet", "netascii")} if kept else {}
         self.rules = rules
         self._converter = NetasciiConverter()
+
+    @property
+    def byMachine(self) -> bool:
+        """As L{ISite.byMachine}."""
+        return self.content.byMachine
 
     def lookup(self, request: Request) -> Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
@@ -114,30 +122,31 @@ class Site:
             found.addCallback(self._converter.convert)
         return found
 
-    def _find(self, request: Request) -> Any:
+    def _find(self, request: Request, machine: KnownMachine | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
-        return self.content.lookup(request.name, request.peer)
+        return self.content.lookup(request.name, request.peer, request.local.host, machine)
 
-    def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
+    def lookupAny(self, name: str, networks: Iterable[AnyNetwork], mac: str | None = None) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
         edges = [] if self.rules is None else [*self.rules.networks]
         for source in self.content.sources:
             edges += source.networks if INetworkSource.providedBy(source) else ()
         local = Local("0.0.0.0", 0)
         requests = [Request((host, 0), local, name) for host in viewpoints(networks, edges)]
-        return self._lookupEach(requests, NotFound())
+        return self._lookupEach(requests, NotFound(), mac)
 
-    def _lookupEach(self, requests: Sequence[Request], refusal: Refused) -> Deferred[IContent]:
+    def _lookupEach(self, requests: Sequence[Request], refusal: Refused, mac: str | None) -> Deferred[IContent]:
         """Look up each request until one is answered with a content; NotFound counts for less than another refusal."""
         if not requests:
             return fail(refusal)
-        found: Deferred[IContent] = maybeDeferred(self._find, requests[0])
+        machine = self.machines.machineWith(mac, requests[0].peer) if self.byMachine else None
+        found: Deferred[IContent] = maybeDeferred(self._find, requests[0], machine)
 
         def next(failure: Failure) -> Deferred[IContent]:
             failure.trap(Refused)
             known = refusal if isinstance(failure.value, NotFound) else failure.value
-            return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal)
+            return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal, mac)
 
         return found.addErrback(next)
 

@@ -139,6 +139,7 @@ class Components:
 
     def openSite(self, site: Site) -> None:
         """Make the site serve files from these sources, and put uploads into these sinks."""
+        site.machines.adjust(self.config.machines)
         site.open(self.sources, [each.sink for each in self.sinks], self.rules)
 
 

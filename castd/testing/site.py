@@ -11,11 +11,14 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
+from castd.files.content import SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.threads import asDeferred
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload
+from castd.machines.known import KnownMachine
 from castd.options import Limits
 from castd.request import Peer, Request
+from castd.server.machines import Machines
 from castd.server.site import Site
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
@@ -53,6 +56,7 @@ class MemorySite(Site):
     @ivar files: the files by name, without a leading slash; the next request sees a change of this mapping.
     @ivar access: called with each request before the lookup; raises a L{Refused} for a request that is not allowed.
     @ivar uploads: the sink of uploads; L{None}: writes are refused.
+    @ivar neighbours: the MAC of each address, as the kernel's table has them; it is read once a second at the most.
     @ivar lookups: every request that was looked up.
     @ivar contents: every content that was opened; at the end of a test each must have been closed once.
     """
@@ -70,6 +74,10 @@ class MemorySite(Site):
     ) -> None:
         super().__init__(network, generator, ports, limits)
         self.files, self.uploads, self.access, self.source = files, uploads, access, source
+        self.neighbours: dict[str, str] = {}
+        self.machines = Machines(network, lambda: maybeDeferred, lambda: self.neighbours, network.seconds)
+        if source is not None:
+            self.content = SourceChain([source], self.machines)
         self._convert = NetasciiConverter(maybeDeferred).convert
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
@@ -87,11 +95,11 @@ class MemorySite(Site):
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _find(self, request: Request) -> IContent | Deferred[IContent]:
+    def _find(self, request: Request, machine: KnownMachine | None = None) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
         if self.source is not None:
-            return self.source.lookup(request.name, request.peer)
+            return self.content.lookup(request.name, request.peer, request.local.host, machine)
         name = normalName(request.name)
         found = self.files.get(name)
         if found is None:
