@@ -443,6 +443,8 @@ class SourceChain:
         @return: L{None}: no source has it, or answers at once.
         """
         for source in self.sources:
+            if IMachineSource.providedBy(source) and source.byMachine:
+                continue  # what it has depends on who asks
             try:
                 if isinstance(source, Directory):
                     return callWithin(patience, bind(source.sizeNow, name, peer))

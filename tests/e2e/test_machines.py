@@ -115,3 +115,41 @@ def test_leases(hall: Hall, machines: list[Host]) -> None:
         assert curl.get(first, "config").result().data == first.name.encode()
         assert atftp.get(second, "config").result().data == second.name.encode()
         assert curl.get(third, "config").result().data == b"for all"
+
+
+TEMPLATE = """#!ipxe
+{% if "stuck" in name %}{% for _ in range(90000) %}{% for _ in range(90000) %}{% endfor %}{% endfor %}{% endif %}
+kernel tftp://{{ server }}/{{ machine.kernel | default("common") }} {{ mac }}
+"""
+
+
+def test_template(hall: Hall, machines: list[Host]) -> None:
+    """One template is another file for each machine; one that loops without end is ended, and others are served."""
+    pytest.importorskip("jinja2")
+    first, second, third = machines
+    folder = hall.folder / "templates"
+    folder.mkdir()
+    (folder / "boot.j2").write_text(TEMPLATE)
+    (folder / "inventory.yaml").write_text(
+        f"groups: {{lab: {{kernel: lab}}}}\nmachines:\n"
+        f"  {macOf(first)}: {{kernel: own}}\n  {macOf(second)}: {{groups: [lab]}}\n"
+    )
+    common = {"file": str(folder / "boot.j2"), "inventory": str(folder / "inventory.yaml")}
+    content = [
+        {"template": {**common, "names": ["boot.ipxe"]}},
+        {"template": {**common, "names": ["stuck"], "timeout": "1 s"}},
+    ]
+    with serving(hall, content=content):
+        expected = {first: "own", second: "lab", third: "common"}
+        # The first request may wait for the start of a process.
+        assert curl.get(first, "boot.ipxe").result().code == 0
+        stuck = curl.get(third, "stuck")
+        got = {host: (atftp.get(host, "boot.ipxe").result(20).data or b"").decode() for host in machines}
+        for host, kernel in expected.items():
+            assert got[host].splitlines()[-1] == f"kernel tftp://{SERVER}/{kernel} {macOf(host)}"
+        refused = stuck.result(30)
+        assert (refused.data or b"", refused.code != 0) == (b"", True), refused.text
+        assert refused.seconds < 15
+        (folder / "inventory.yaml").write_text(f"machines:\n  {macOf(third)}: {{kernel: new}}\n")
+        assert b"/new " in (curl.get(third, "boot.ipxe").result().data or b"")
+        assert b"/common " in (curl.get(first, "boot.ipxe").result().data or b"")
