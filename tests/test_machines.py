@@ -27,6 +27,7 @@ from castd.machines.table import ADDRESS_LASTS, HeardMachine, MachineTable
 from castd.machines.words import LONGEST_VALUES, fill, parse, wordsOf
 from castd.server.machines import FRESH, LONGEST_WAIT, PAUSE, Machines
 from tests.support.disks import Later
+from tests.support.pxe import MACHINE, ProxyStage, ask, discover
 
 MAC, OTHER = "52:54:00:66:00:10", "52:54:00:66:00:11"
 UUID = "00112233-4455-6677-8899-aabbccddeeff"
@@ -386,3 +387,29 @@ def test_handedOver() -> None:
     assert new.table.machineWith(OTHER, PEER, None, 0.0).arch == "efi-ia32"
     assert new.table.machineOf(PEER, None, 7.0, 0.0).uuid == UUID
     assert [each.at for each in new.heard()] == [0.0, 5.0]
+
+
+# proxydhcp.
+
+
+def test_proxydhcpTells(tmp_path: Path) -> None:
+    """
+    What proxydhcp hears is known of machines; whether a file is there is found out for the very machine, before it has
+    an address; who is not answered is not remembered.
+    """
+    rules = [{"boot": "own.efi"}, {"boot": "snponly.efi"}]
+    folders = [{"directory": {"path": "machines/{mac}"}}, {"directory": {"path": "boot"}}]
+    own = tmp_path / "machines" / MAC.replace(":", "-")
+    own.mkdir(parents=True)
+    (own / "own.efi").touch()
+    with ProxyStage(tmp_path, *rules, more={"content": folders}) as stage:
+        machines = stage.server.site.machines
+        files = [stage.hear(discover(mac))[0].file for mac in (MAC, OTHER)]
+        assert files == ["own.efi", "snponly.efi"]
+        stage.hear(discover("52:54:00:66:00:12", options={60: b"another class"}))
+        assert [(each.mac, each.arch, each.ip) for each in machines.heard()] == [
+            (MAC, "efi-x64", None),
+            (OTHER, "efi-x64", None),
+        ]
+        stage.request(ask(MAC))
+        assert [each.ip for each in machines.heard() if each.mac == MAC] == [MACHINE]
