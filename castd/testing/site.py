@@ -99,7 +99,9 @@ class MemorySite(Site):
         if self.access is not None:
             self.access(request)
         if self.source is not None:
-            return self.content.lookup(request.name, request.peer, request.local.host, machine)
+            # Looked at for each request: a test may exchange it.
+            chain = SourceChain([self.source], self.machines)
+            return chain.lookup(request.name, request.peer, request.local.host, machine)
         name = normalName(request.name)
         found = self.files.get(name)
         if found is None:
