@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from castd.cast.policy import RetransmitPolicy
     from castd.errors import Refused
     from castd.group_pool import Group, GroupPool, OpenContext
+    from castd.machines.known import KnownMachine
     from castd.net.timers import Timers
     from castd.options import AnyNetwork, Limits
     from castd.pacing import Pacer, RateLimit
@@ -509,10 +510,10 @@ class Near(NamedTuple):
 class ILocatingSource(IContentSource):
     """Tells the log where a file was looked for.  A source need not provide this."""
 
-    def locate(name: str) -> str:
+    def locate(name: str, machine: KnownMachine) -> str:
         """Return the path that a name leads to, without a look at the disk; C{""}: it leads to none."""
 
-    def findNear(name: str, peer: Peer) -> Deferred[Near | None]:
+    def findNear(name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """
         Find a file that was probably meant, as there is none of this name.
 
@@ -526,6 +527,43 @@ class INetworkSource(IContentSource):
     networks: Sequence[AnyNetwork] = Attribute(
         "The networks whose clients it tells apart from others: L{ISite.lookupAny} asks for an address of each part."
     )
+
+
+class IMachineSource(IContentSource):
+    """Has files that depend on the machine that asks, and on more of it than its address."""
+
+    byMachine: bool = Attribute("It needs what has to be found out: MAC, UUID or architecture.  It does not change.")
+
+    def lookupFor(name: str, machine: KnownMachine) -> IContent | Deferred[IContent]:
+        """
+        Open the file of this name for a machine.  It is called in the place of C{lookup} if C{byMachine} is true.
+
+        @param machine: who asks (C{machine.peer}), and what is known of it: of a value that is L{None} nothing is.  It
+            says which file is the right one, and is no proof for access.
+        @return: as L{IContentSource.lookup}.
+        """
+
+
+class IMachines(Interface):
+    """Knows machines: which MAC, UUID and architecture belong to an address."""
+
+    def hear(mac: str, uuid: str | None, arch: str | None, ip: str | None = None) -> None:
+        """
+        Note what a machine says of itself, such as by DHCP.  What is malformed is ignored.
+
+        @param mac: six octets in hexadecimal, with colons.
+        @param ip: its address, if it has used it; L{None}: not known.
+        """
+
+    def machineOf(peer: Peer, server: str | None = None) -> KnownMachine | Deferred[KnownMachine]:
+        """
+        Find out what is known of the machine of a client, without waiting for long.
+
+        @return: or a Deferred, while the kernel or a lease file is being read; it never fails.
+        """
+
+    def machineWith(mac: str | None, peer: Peer, server: str | None = None) -> KnownMachine:
+        """Return what is known of the machine with this MAC, which has no address yet."""
 
 
 class IContentSourceMaker(Interface):
@@ -626,6 +664,8 @@ class ISite(Interface):
     predecessor: IPredecessor | None = Attribute(
         "The process that this one takes over from, while it still serves transfers; None: there is none."
     )
+    machines: IMachines = Attribute("What is known of machines.")
+    byMachine: bool = Attribute("Some source needs to know the machine that asks: it has files of its own for some.")
     requestPorts: Counter[int] = Attribute("The port numbers that requests come to, each with how many listen at it.")
     ports: IPorts = Attribute("Opens ports.")
     attempts: Attempts = Attribute("What machines have done before, as far as it tells why they fail.")
@@ -648,11 +688,12 @@ class ISite(Interface):
         @return: L{None}: none was found, or there was no time to look.  It does not fail.
         """
 
-    def lookupAny(name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
+    def lookupAny(name: str, networks: Iterable[AnyNetwork], mac: str | None = None) -> Deferred[IContent]:
         """
         Find out whether a client could read a file, of which only the networks are known that it is in.
 
         @param networks: one address of theirs that is given the file is enough.
+        @param mac: the MAC of its machine, for sources that depend on it; L{None}: not known.
         @return: fires with the content, to be closed by the caller; fails with NotFound if the file is not there for
             any of them, and with another Refused if it is there or unknown, but none of them may read it.
         """

@@ -225,12 +225,16 @@ GroupEndpoint = Annotated[
 ]
 
 
-def resolve(text: object, info: ValidationInfo) -> Path:
-    """Read a path; a relative one is relative to the folder of the service file, if there is one."""
+def resolve(text: object, info: ValidationInfo, written: Callable[[str], str] = str) -> Path:
+    """
+    Read a path; a relative one is relative to the folder of the service file, if there is one.
+
+    @param written: how the folder is written, where some characters of a path have a meaning.
+    """
     if not isinstance(text, str | Path) or not str(text):
         raise ValueError("a path is expected, such as /srv/boot")
     folder = info.context.get("folder") if isinstance(info.context, dict) else None
-    return folder / text if isinstance(folder, Path) else Path(text)
+    return Path(written(str(folder)), text) if isinstance(folder, Path) else Path(text)
 
 
 #: A path, absolute once it was read from a service file.  It is not checked that a file exists there.

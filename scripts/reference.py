@@ -29,6 +29,8 @@ from castd.verdicts import RULES  # noqa: E402
 
 #: Values of required options, by section and key, where the example of the option's type does not do.
 EXAMPLES = {
+    ("content", "file"): "/srv/templates/boot.ipxe",
+    ("content", "names"): "[boot.ipxe]",
     ("transports", "file"): "vmlinuz",
     ("transports", "subnets"): "[10.1.2.0/24]",
     ("transports", "files"): "{vmlinuz: 239.255.1.1:3001}",
@@ -115,7 +117,9 @@ def exampleFile(kinds: Kinds) -> str:
         "content:",
     ]
     for kind, source in kinds.content.items():
-        lines += [f"  - {kind}:", *optionLines("content", source.options, "      ", commented=False)]
+        commented = kind != "directory"
+        mark = "#" if commented else ""
+        lines += [f"{mark}  - {kind}:", *optionLines("content", source.options, "      ", commented)]
     lines += [
         "",
         "# Where uploads go, to the first that has a place for the name.  Without this section writes are refused.",

@@ -53,6 +53,7 @@ def disksHere(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for module in ("content", "netascii", "presence", "uploads"):
         monkeypatch.setattr(f"castd.files.{module}.DiskThreads", lambda *_: maybeDeferred)
+    monkeypatch.setattr("castd.server.machines.DiskThreads", lambda *_: maybeDeferred)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

@@ -8,6 +8,7 @@ import errno
 import gc
 import importlib.util
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -29,10 +30,12 @@ from zope.interface.verify import verifyObject
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
 from castd.files import athand
 from castd.files.content import HEAD, Directory, DirectoryOptions, SourceChain
+from castd.files.root import MOST_WALKS, _LinkWalk
 from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource
+from castd.machines.known import KnownMachine
 from castd.networks import Networks
-from tests.support.disks import HereDirectory
+from tests.support.disks import HereDirectory, result
 
 PEER = ("10.0.0.7", 2070)
 
@@ -343,6 +346,131 @@ def test_ignoreCase(tree: Path) -> None:
         source.lookup("nothing", PEER)
 
 
+def test_ignoreCaseEachDirectory(tree: Path) -> None:
+    """Each directory that fits is tried, in any depth; what is spelled as on disk goes first."""
+    for name in ("Boot/BCD", "boot/boot.sdi", "boot/Fonts/a", "BOOT/fonts/b", "Boot/same", "boot/same"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    (tree / "bOOT").write_bytes(b"a file that is in the way")
+    source = directory(tree, **{"ignore-case": True})
+    assert content(source, "boot/bcd") == b"Boot/BCD"
+    assert content(source, "Boot/Boot.SDI") == b"boot/boot.sdi"
+    assert content(source, "boot/FONTS/B") == b"BOOT/fonts/b"
+    assert content(source, "Boot/fonts/A") == b"boot/Fonts/a"
+    assert content(source, "boot/SAME") == b"boot/same"
+    assert content(source, "Boot/same") == b"Boot/same"
+    with pytest.raises(NotFound):
+        source.lookup("boot/none", PEER)
+
+
+def test_ignoreCaseBounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many directories fit, so many ways are tried and no more."""
+    step, walks = tree, list[int]()
+    for _ in range(8):
+        (step / "ab").mkdir()
+        for name in ("Ab", "aB", "AB"):
+            (step / name).symlink_to("ab")
+        step = step / "ab"
+    opened = _LinkWalk.open
+    monkeypatch.setattr(_LinkWalk, "open", lambda self, *given: (walks.append(1), opened(self, *given))[1])
+    with pytest.raises(NotFound):
+        directory(tree, **{"ignore-case": True}).lookup("ab/" * 8 + "x", PEER)
+    assert len(walks) == MOST_WALKS
+
+
+MACHINE = KnownMachine(PEER, "10.0.0.1", "52:54:00:66:00:10", None, "efi-x64", 1_795_728_240.0)
+
+
+def of(source: Directory, name: str, machine: KnownMachine = MACHINE) -> bytes:
+    """All octets of a file that a machine asks for."""
+    found: Any = source.lookupFor(name, machine)
+    try:
+        return bytes(found.read(0, found.size))
+    finally:
+        found.close()
+
+
+def test_folderOfMachine(tree: Path) -> None:
+    """A folder for each machine is one with a word; a machine of which too little is known has none."""
+    (tree / "52-54-00-66-00-10" / "efi-x64").mkdir(parents=True)
+    (tree / "52-54-00-66-00-10" / "efi-x64" / "x").write_bytes(b"its own")
+    source = directory(tree / "{mac}" / "{arch}")
+    assert source.byMachine
+    assert of(source, "x") == b"its own"
+    for machine in (KnownMachine(PEER), KnownMachine(PEER, mac=MACHINE.mac), KnownMachine(PEER, mac="../../bios")):
+        with pytest.raises(NotFound):
+            of(source, "x", machine)
+    for name in ("../x", "../../bios/y"):
+        with pytest.raises(Forbidden):
+            of(source, name)
+
+
+def test_wordsInNames(tree: Path) -> None:
+    """Words also stand in the names below which a directory appears, and in what rules make of a name."""
+    assert of(directory(tree, under="pc/{mac}"), "pc/52-54-00-66-00-10/x") == b"the file x"
+    with pytest.raises(NotFound):
+        of(directory(tree, under="pc/{mac}"), "pc/52-54-00-66-00-11/x")
+    rules = [{"from": "^config$", "to": "bios/{ip}"}, {"from": r"^(.)$", "to": r"bios/{{\1}}/{uuid}"}]
+    source = directory(tree, rewrite=rules)
+    (tree / "bios" / "10.0.0.7").write_bytes(b"by address")
+    assert of(source, "config") == b"by address"
+    assert of(source, "bios/y") == b"the file y", "a rule that does not match needs no value"
+    with pytest.raises(NotFound, match="uuid"):
+        of(source, "x")
+    assert not directory(tree, under="{ip}").byMachine, "an address is in each request"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"path": "/srv/{mca}"}, "did you mean {mac}"),
+        ({"path": "/srv/{mac"}, "write {{"),
+        ({"under": "a/{host}/b"}, "known are {ip}"),
+        ({"rewrite": [{"from": "a", "to": "{0}"}]}, "known are {ip}"),
+    ],
+)
+def test_wrongWords(wrong: dict[str, Any], hint: str) -> None:
+    """A word that is unknown is a fault of the service file, with what would be right."""
+    with pytest.raises(ValidationError, match=re.escape(hint)):
+        DirectoryOptions.model_validate({"path": "/srv", **wrong})
+
+
+def test_braces(tree: Path) -> None:
+    """A doubled brace is one in a path; braces in the folder of the service file are no words."""
+    (tree / "{mac}").mkdir()
+    (tree / "{mac}" / "x").write_bytes(b"braces")
+    assert content(directory(tree / "{{mac}}"), "x") == b"braces"
+    for path in (".", "{mac}"):
+        options = DirectoryOptions.model_validate({"path": path}, context={"folder": tree / "{mac}"})
+        assert options.base == tree / "{mac}"
+
+
+def test_rulesSeeAll(tree: Path) -> None:
+    """Rules see a name as the client has sent it, with what no name may have; what they make of it is judged."""
+    junk = {"from": r"(?s)[\x01-\x1f\x7f].*$", "to": ""}
+    for name in ("x\x01\x02", "x\r\n/..", "bios/../x\x7f"):
+        with pytest.raises(Forbidden):
+            directory(tree).lookup(name, PEER)
+    source = directory(tree, rewrite=[junk])
+    assert content(source, "x\x01\x02") == b"the file x"
+    assert content(source, "x\r\n/..") == b"the file x"
+    for name in ("../x\x01", "bios/../x\x7f", "/"):
+        with pytest.raises(Forbidden):
+            source.lookup(name, PEER)
+    up = directory(tree, rewrite=[{"from": r"^bios/\.\./", "to": ""}])
+    assert content(up, "bios/../x") == b"the file x"
+    with pytest.raises(NotFound):
+        up.lookup("a" * 10_000, PEER)
+
+
+def test_lastRule(tree: Path) -> None:
+    """Behind a rule that ends the rules no other one is applied; if it does not match, it ends nothing."""
+    rules = [{"from": "^pc/", "to": "bios/", "end": True}, {"from": "y$", "to": "deep/z"}]
+    source = directory(tree, rewrite=rules)
+    assert content(source, "pc/y") == b"the file y"
+    assert content(source, "bios/y") == b"the file z"
+
+
 def test_stripRewriteUnder(tree: Path) -> None:
     """Names are stripped, then rewritten, then looked for beneath the prefix that the root has."""
     source = directory(
@@ -456,11 +584,11 @@ def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         places.append(os.open(tmp_path / place, os.O_RDONLY))
     kept = Spellings(most=3)
     for _ in range(5):
-        assert kept.find(places[0], b"abc") == b"AbC"
-        assert kept.find(places[0], b"none") is None
+        assert kept.find(places[0], b"abc") == [b"AbC", b"aBC"]
+        assert kept.find(places[0], b"none") == []
     assert len(listed) == 1
     (tmp_path / "one" / "ABC").touch()
-    assert kept.find(places[0], b"abc") == b"ABC"
+    assert kept.find(places[0], b"abc") == [b"ABC", b"AbC", b"aBC"]
     assert len(listed) == 2
     for place in (1, 1, 0):
         kept.find(places[place], b"abc")
@@ -468,7 +596,7 @@ def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     now -= 100
     (tmp_path / "one" / "new").touch()
     for _ in range(3):
-        assert kept.find(places[0], b"NEW") == b"new"
+        assert kept.find(places[0], b"NEW") == [b"new"]
     assert len(listed) == 7
     for each in places:
         os.close(each)
@@ -632,6 +760,41 @@ def test_chain(tree: Path) -> None:
         chain.lookup("v", PEER)
     with pytest.raises(NotFound):
         SourceChain([]).lookup("x", PEER)
+
+
+class Knowing:
+    """Knows one machine, at once or later, and counts how often it was asked."""
+
+    def __init__(self, later: bool) -> None:
+        self.later, self.asked = later, 0
+
+    def machineOf(self, peer: Any, server: Any = None) -> Any:
+        self.asked += 1
+        return succeed(MACHINE) if self.later else MACHINE
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_chainByMachine(tree: Path, later: bool) -> None:
+    """The machine is looked for once, and only if a source needs it; without its folder it gets what all get."""
+    (tree / "52-54-00-66-00-10").mkdir()
+    (tree / "52-54-00-66-00-10" / "x").write_bytes(b"its own")
+    (tree / "none").mkdir()
+    machines: Any = Knowing(later)
+    sources = [directory(tree / "none"), directory(tree / "{mac}"), directory(tree / "{arch}"), directory(tree)]
+    chain = SourceChain(sources, (), machines)
+    for name, octets in (("x", b"its own"), ("bios/y", b"the file y")):
+        found = result(chain.lookup(name, PEER))
+        assert found.read(0, found.size) == octets
+        found.close()
+    assert machines.asked == 2
+    result(SourceChain(sources[::-1], (), machines).lookup("x", PEER)).close()
+    assert machines.asked == 2, "the first source has it"
+    known: Any = chain.lookup("x", PEER, None, MACHINE)
+    known.close()
+    assert machines.asked == 2
+    assert chain.byMachine
+    assert not SourceChain([sources[0]], (), machines).byMachine
+    result(SourceChain(sources).lookup("x", PEER)).close()
 
 
 def test_chainForbidden() -> None:

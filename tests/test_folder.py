@@ -27,7 +27,7 @@ def made(directory: Path, port: int, addresses: list[str], writable: bool) -> Co
 def test_anyDirectory(name: str, tmp_path: Path) -> None:
     """The directory stands in the file whatever its name is; only its files may be read, by everybody."""
     found = made(tmp_path / name, 6969, ["", "::"], writable=False)
-    assert [entry.options.model_dump()["path"] for entry in found.content] == [tmp_path / name]
+    assert [entry.options.base for entry in found.content] == [tmp_path / name]
     assert found.uploads == ()
     assert [(rule.allow is not None, rule.use) for rule in found.access or ()] == [(True, "read")]
     listening = [(entry.kind, entry.options.model_dump()) for entry in found.transports]

@@ -19,14 +19,13 @@ from castd.cli import importing, main
 from castd.config.yaml import parse
 from castd.errors import ConfigError
 from castd.files import names
-from castd.migrate import patterns, tftpd_hpa, words
+from castd.migrate import patterns, words
 from castd.migrate.draft import Draft, OldMachine, Place, Value
 from castd.migrate.readers import READERS, readConfiguration
 from castd.migrate.writer import dump, write
 from tests.support.quick import slowBut
 
 CORPUS = sorted((Path(__file__).parent / "migrate").glob("*.yaml"))
-CASES = [path for path in CORPUS if yaml.safe_load(path.read_text()).get("ends", tftpd_hpa.ENDS) is tftpd_hpa.ENDS]
 #: Of each server one whose result castd check reads in the quick suite as well.
 QUICK = ("hpa-map-absolute", "atftpd-mtftp", "dnsmasq-menu", "tftpd64-pxe", "slamd-unit")
 
@@ -52,7 +51,7 @@ def imported(case: dict[str, Any], root: Path) -> tuple[str, list[str]]:
     return write(draft), [importing.show(note) for note in draft.notes]
 
 
-@pytest.mark.parametrize("path", CASES, ids=stem)
+@pytest.mark.parametrize("path", CORPUS, ids=stem)
 def test_corpus(path: Path, tmp_path: Path) -> None:
     """A configuration becomes exactly this file, with these notes.  CASTD_CORPUS=write writes what it becomes."""
     whole = path.read_text()
@@ -77,7 +76,7 @@ def adapted(text: str, root: Path) -> str:
     return re.sub(r"(interface: )(?:192|10)\.[0-9.]+", r"\g<1>127.0.0.1", text)
 
 
-@pytest.mark.parametrize("path", slowBut(lambda path: path.stem in QUICK, CASES), ids=stem)
+@pytest.mark.parametrize("path", slowBut(lambda path: path.stem in QUICK, CORPUS), ids=stem)
 def test_starts(path: Path, tmp_path: Path) -> None:
     """castd check takes what a configuration becomes, where its directories and addresses are."""
     file = tmp_path / "castd.yaml"
@@ -276,3 +275,14 @@ def test_stores(tmp_path: Path, mode: int | None, uploads: bool) -> None:
     found = json.loads(ran.stdout)
     assert ("uploads" in found["service"]) is uploads
     assert ran.exit_code == (3 if mode is None else 0)
+
+
+def test_braces() -> None:
+    """A brace in a path of the other server begins no word of castd's."""
+    draft = Draft()
+    draft.serve({"path": "/srv/{mac}"})
+    draft.store({"path": "/srv/}"})
+    assert [draft.content, draft.uploads] == [
+        [{"directory": {"path": "/srv/{{mac}}"}}],
+        [{"directory": {"path": "/srv/}}"}}],
+    ]

@@ -204,6 +204,21 @@ def test_inBetween(case: Callable[..., Case], network: Network) -> None:
     assert (told, one.casts()) == ([()], (0, 1))
 
 
+def test_machines(case: Callable[..., Case], network: Network) -> None:
+    """What machines have said of themselves is known to the new process, however many they are, as old as it is."""
+    one = case(START + TFTP)
+    for number in range(600):
+        high, low = divmod(number, 256)
+        one.old.site.machines.hear(f"52:54:00:00:{high:02x}:{low:02x}", None, "efi-x64", f"10.3.{high}.{low}")
+    network.advance(9)
+    assert one.upgrade() == ()
+    assert one.new is not None
+    heard = one.new.site.machines.heard()
+    assert len(heard) == 600
+    assert heard[599]._replace(at=0.0) == ("52:54:00:00:02:57", None, "efi-x64", "10.3.2.87", 0.0)
+    assert heard[599].at >= 9
+
+
 def test_singlePort(case: Callable[..., Case], network: Network) -> None:
     """A transfer on the listening port goes on through the new process; its client's next one is the new one's own."""
     one = case(START + SINGLE)
@@ -263,9 +278,9 @@ def test_looking(case: Callable[..., Case], network: Network) -> None:
             self.source, self.asked = source, Deferred()
             self.asked: Deferred[None]
 
-        def lookup(self, name: str, peer: object, *more: object) -> Any:
-            """As SourceChain."""
-            return self.asked.addCallback(lambda _: self.source.lookup(name, peer, *more))
+        def lookup(self, *given: Any) -> Any:
+            """As the chain of sources."""
+            return self.asked.addCallback(lambda _: self.source.lookup(*given))
 
     one = case(START + TFTP)
     slow = one.old.site.content = Slow(one.old.site.content)

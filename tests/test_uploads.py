@@ -25,8 +25,9 @@ from castd.files import partial, space
 from castd.files.content import DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.threads import MOST_AWAITED, DiskThreads
-from castd.files.uploads import MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
+from castd.files.uploads import MOST_MADE, MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
+from castd.machines.known import KnownMachine
 from tests.support.disks import HereDirectory, HereUploads, Later, result
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
@@ -669,3 +670,126 @@ def test_wrongOptions(tmp_path: Path, wrong: dict[str, Any]) -> None:
     """Options that cannot work are found when they are read."""
     with pytest.raises(ValidationError):
         UploadDirectoryOptions.model_validate({"path": str(tmp_path), **wrong})
+
+
+def test_makeDirectories(tmp_path: Path) -> None:
+    """Directories that are missing are made, so many at the most, with the mode that the files have."""
+    (tmp_path / "there").mkdir()
+    sink = drop(tmp_path, **{"make-directories": True, "mode": "640"})
+    for name in ("a", "there/b/c", "x/y/z"):
+        assert upload(sink, name, b"octets") is None
+        assert (tmp_path / name).read_bytes() == b"octets"
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "x" / "y").stat().st_mode) == 0o750
+    with pytest.raises(NotFound):
+        sink.begin("d/" * (MOST_MADE + 1) + "x", ONE, None)
+    assert not (tmp_path / "d").exists()
+    (tmp_path / "link").symlink_to("/")
+    for name in ("link/tmp/castd-escape/x", "../castd-escape/x", "a/x"):
+        with pytest.raises(Refused):
+            sink.begin(name, ONE, None)
+    with pytest.raises(NotFound):
+        drop(tmp_path).begin("missing/x", ONE, None)
+
+
+def test_keepBoth(tmp_path: Path) -> None:
+    """A file that is there stays, and another gets a number, or the time and then a number."""
+    numbered, timed = drop(tmp_path, policy="number"), drop(tmp_path, policy="time")
+    for octets in (b"1", b"2", b"3"):
+        assert upload(numbered, "log", octets) is None
+    assert [(tmp_path / name).read_bytes() for name in ("log", "log.1", "log.2")] == [b"1", b"2", b"3"]
+    machine = KnownMachine(ONE, at=1_795_728_240.0)
+    for octets in (b"4", b"5"):
+        begun: Any = timed.beginFor("log", machine, None)
+        begun.write(octets)
+        begun.commit()
+    assert (tmp_path / f"log.{machine.moment}").read_bytes() == b"4"
+    assert (tmp_path / f"log.{machine.moment}.1").read_bytes() == b"5"
+    assert (tmp_path / "log").read_bytes() == b"1"
+    long = "n" * 255
+    for _ in range(2):
+        assert upload(numbered, long, b"") is None
+    assert (tmp_path / (long[:253] + ".1")).exists()
+
+
+def test_keepBothAtOnce(tmp_path: Path) -> None:
+    """Several clients may upload one name at the same time, and nothing of theirs is lost."""
+    sink = drop(tmp_path, policy="number")
+    begun: list[Any] = [sink.begin("log", (f"10.0.0.{number}", 1), None) for number in range(3)]
+    for number, each in enumerate(begun):
+        each.write(b"%d" % number)
+        each.commit()
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"0", b"1", b"2"]
+
+
+def test_uploadsOfMachines(tmp_path: Path) -> None:
+    """Where an upload goes may depend on the machine, by words, rules and strip; an unknown one has no place there."""
+    sink = drop(
+        tmp_path / "{mac}",
+        strip=["/logs/"],
+        rewrite=[{"from": r"\.log$", "to": ".{date}.log"}, {"from": r"[\x01-\x1f]+$", "to": ""}],
+        **{"make-directories": True},
+    )
+    machine = KnownMachine(ONE, mac="52:54:00:66:00:10", at=1_795_728_240.0)
+    begun: Any = sink.beginFor("/logs/boot.log", machine, None)
+    begun.commit()
+    assert (tmp_path / "52-54-00-66-00-10" / f"boot.{machine.values['date']}.log").exists()
+    assert sink.covers("boot.log", machine)
+    assert not sink.covers("boot.log", KnownMachine(ONE))
+    with pytest.raises(NotFound):
+        sink.beginFor("boot.log", KnownMachine(ONE), None)
+
+
+@pytest.mark.root
+def test_group(tmp_path: Path) -> None:
+    """Files, and directories that are made for them, belong to the group of the options."""
+    if os.geteuid():
+        pytest.skip("only root may give files away")
+    assert upload(drop(tmp_path, **{"make-directories": True, "group": "4711"}), "a/b", b"") is None
+    assert (tmp_path / "a" / "b").stat().st_gid == (tmp_path / "a").stat().st_gid == 4711
+
+
+@pytest.mark.parametrize("mode", ["8", "0o640", "64", "4755", "0444", ""])
+def test_wrongMode(tmp_path: Path, mode: str) -> None:
+    """A mode is three octal digits, without set-id bits, and the owner may write."""
+    with pytest.raises(ValidationError, match=r"mode|owner"):
+        UploadDirectoryOptions.model_validate({"path": str(tmp_path), "mode": mode})
+
+
+def test_noGroup(tmp_path: Path) -> None:
+    """A group that this machine does not have is a fault of the service file."""
+    with pytest.raises(LookupError):
+        drop(tmp_path, group="no-such-group")
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "error"), [("mkdir", errno.ENOSPC, Full), ("open", errno.EACCES, Forbidden)]
+)
+def test_directoryFails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[Refused]
+) -> None:
+    """A directory that cannot be made, or not be opened, ends the upload, and nothing stays open."""
+    sink = drop(tmp_path, **{"make-directories": True})
+    before = len(os.listdir("/proc/self/fd"))
+    real = getattr(os, call)
+
+    def failing(path: Any, *given: Any, **named: Any) -> Any:
+        if path == b"b":
+            raise OSError(number, os.strerror(number))
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(f"castd.files.uploads.os.{call}", failing)
+    with pytest.raises(error):
+        sink.begin("a/b/x", ONE, None)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_groupFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that castd may not give files to refuses the upload, and leaves no file."""
+
+    def failing(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr("castd.files.uploads.os.fchown", failing)
+    assert isinstance(upload(drop(tmp_path, group="4711"), "x", b"octets"), Forbidden)
+    assert everything(tmp_path) == {}

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from castd.files.mapping import escape
+
 #: The port of TFTP, and the one in its place for a user who may not have it.
 PORT, UNPRIVILEGED_PORT = 69, 6969
 
@@ -25,7 +27,7 @@ def serviceFile(folder: Path, port: int, addresses: Sequence[str], writable: boo
     @raise ValueError: the path is not UTF-8, which a service file has to be.
     """
     try:
-        path = json.dumps(folder.as_posix().encode().decode(), ensure_ascii=False)
+        path = json.dumps(escape(folder.as_posix().encode().decode()), ensure_ascii=False)
     except UnicodeEncodeError:
         raise ValueError("its path is not UTF-8, and a service file has to be") from None
     lines = ["castd: 1", "", "content:", f"  - directory: {{path: {path}}}"]

@@ -20,6 +20,7 @@ from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
 from castd.files.access import Rule
 from castd.interfaces import IContentSourceMaker, ITransportMaker
+from castd.machines.options import MachinesOptions
 from castd.options import Duration, FilePath, Limits, ListenOptions, Settings, Size
 
 #: The version of the service file's schema.
@@ -186,6 +187,7 @@ class Config:
     metrics: MetricsOptions
     control: ControlOptions
     history: HistoryOptions
+    machines: MachinesOptions
     tree: Tree = field(repr=False, compare=False)
 
 
@@ -232,6 +234,7 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
         metrics=reader.section("metrics", top, MetricsOptions),
         control=reader.section("control", top, ControlOptions),
         history=reader.section("history", top, HistoryOptions),
+        machines=reader.section("machines", top, MachinesOptions),
         tree=tree,
     )
     _checkAddresses(config)
@@ -251,6 +254,7 @@ _SECTIONS = (
     "metrics",
     "control",
     "history",
+    "machines",
     "transports",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

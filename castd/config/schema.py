@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from castd.config.config import SCHEMA, ControlOptions, HistoryOptions, Kind, Kinds, LoggingOptions, MetricsOptions
 from castd.config.messages import Schema, schemaOf
+from castd.machines.options import MachinesOptions
 from castd.options import Limits
 
 
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "metrics": MetricsOptions,
     "control": ControlOptions,
     "history": HistoryOptions,
+    "machines": MachinesOptions,
 }
 
 

@@ -103,7 +103,7 @@ class _Decided:
 
 def _pathsAsNames(config: Config) -> Iterator[str]:
     """Warn of a pattern that begins with the path of a directory: clients never send such names."""
-    folders = [path for entry in config.content if isinstance(path := getattr(entry.options, "path", None), Path)]
+    folders = [path for entry in config.content if isinstance(path := getattr(entry.options, "base", None), Path)]
     for number, rule in enumerate(config.access or ()):
         for pattern in rule.names or ():
             if any(f"{pattern}/".startswith(f"{folder}/") for folder in folders if folder != Path("/")):

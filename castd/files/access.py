@@ -61,8 +61,9 @@ class Rules:
     Decides by L{Rule}s for each request.
 
     Names are matched as clients send them, with slashes normalized and case ignored, before a directory strips or
-    rewrites them.  A file may have several names (by a prefix that is stripped, a rewrite rule, a link): to deny one of
-    them does not protect it.  Rules that allow do, and the C{networks} of its directory.
+    rewrites them; of a name with control octets only what is before the first one.  A file may have several names (by a
+    prefix that is stripped, a rewrite rule, a link): to deny one of them does not protect it.  Rules that allow do, and
+    the C{networks} of its directory.
 
     Rules are found by the client's networks, then by the name; only patterns that no table can have are tried one by
     one (L{_NameTable}).  So ten thousand rules for as many machines or files cost about what a few do.
@@ -115,7 +116,7 @@ class Rules:
         """
         tables, found = self._tablesFor(host, write)
         if tables:
-            plain = names.text(names.parts(name))
+            plain = names.text(names.parts(names.beforeControl(name) or name))
             for table in tables:
                 found = table.first(plain, found)
         return None if found == NONE else int(found)

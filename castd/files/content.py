@@ -14,19 +14,29 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial as bind
 from typing import TypeAlias, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
-from castd.files import athand, names, nearest, partial
+from castd.files import athand, names, nearest
+from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
 from castd.files.spelling import Spellings
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
-from castd.interfaces import IAwaitedContent, IContent, IContentSource, ILocatingSource, INetworkSource, Near
-from castd.networks import Networks
-from castd.options import Clients, FilePath, Settings, clients
+from castd.interfaces import (
+    IAwaitedContent,
+    IContent,
+    IContentSource,
+    ILocatingSource,
+    IMachines,
+    IMachineSource,
+    INetworkSource,
+    Near,
+)
+from castd.machines.known import KnownMachine
+from castd.options import Clients, clients
 from castd.request import Peer, Trace
 
 #: Device, inode, size, time of the last change in nanoseconds.
@@ -45,57 +55,26 @@ MOST_SEEKING = 4
 _NOT_AT_HAND = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
-class RewriteOptions(Settings):
-    """One rule that changes the names asked for."""
-
-    pattern: str = Field(
-        alias="from", description="regular expression (RE2), searched for in the name (no leading slash)"
-    )
-    to: str = Field(description="what its match becomes; \\1 is the first group")
-    every: bool = Field(False, description="replace every match in a name; false: the first")
-
-    @model_validator(mode="after")
-    def _compiles(self) -> RewriteOptions:
-        self.rule()
-        return self
-
-    def rule(self) -> names.Rewrite:
-        """
-        Return the compiled rule.
-
-        @raise ValueError: C{from} is no regular expression, or C{to} refers to a group that it does not have.
-        """
-        return names.Rewrite.compile(self.pattern, self.to, self.every)
-
-
-class DirectoryOptions(Settings):
+class DirectoryOptions(MappedOptions):
     """A directory whose files are served."""
 
-    path: FilePath = Field(description="the directory; nothing outside of it is ever opened")
+    path: WordPath = Field(description="the directory; nothing outside of it is ever opened")
     under: str = Field("", description="names under which it appears: images shows a/b as images/a/b")
     strip: tuple[str, ...] = Field((), description="leading directories to drop from names, such as /tftpboot/")
     rewrite: tuple[RewriteOptions, ...] = Field((), description="rules that change names, applied in order after strip")
     networks: Clients = Field(
         clients("any"), description="clients that see this directory; the others look further down"
     )
-    ignoreCase: bool = Field(False, description="find boot/x for BOOT/X if there is no exact match")
+    ignoreCase: bool = Field(
+        False, description="find boot/x for BOOT/X if there is no exact match, in each directory that fits"
+    )
     links: Links = Field(
         "inside", description="symbolic links: inside: as long as they stay in the directory; or never"
     )
     worldReadable: bool = Field(False, description="only files that everybody on this machine may read")
 
-    @field_validator("under")
-    @classmethod
-    def _name(cls, under: str) -> str:
-        return names.text(names.prefix(under))
 
-    @field_validator("strip")
-    @classmethod
-    def _names(cls, strip: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(names.text(names.prefix(each)) for each in strip)
-
-
-@implementer(INetworkSource, ILocatingSource)
+@implementer(INetworkSource, ILocatingSource, IMachineSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -126,11 +105,9 @@ class Directory:
         self.thread = thread or DiskThreads()
         self.background = background or DiskThreads(1)
         self.beyond = beyond or DiskThreads()
-        self._root = Root(str(options.path), options.links, options.ignoreCase, patience)
-        self._under = names.prefix(options.under)
-        self._strip = tuple(map(names.prefix, options.strip))
-        self._rules = tuple(each.rule() for each in options.rewrite)
-        self._networks = Networks(options.networks) if options.networks != clients("any") else None
+        self._root = Root(str(options.base), options.links, options.ignoreCase, patience)
+        self._map = NameMap(options)
+        self.byMachine = self._map.byMachine
         self._open: dict[Version, _OpenFile] = {}
         self._awaited = self._seeking = 0
         self._spellings = Spellings(nearest.MOST_NAMES)
@@ -141,16 +118,21 @@ class Directory:
         return self._root.answers
 
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
+        """Open the file of this name for a client whose machine is not known; as L{lookupFor}."""
+        return self.lookupFor(name, KnownMachine(peer))
+
+    def lookupFor(self, name: str, machine: KnownMachine) -> File | Deferred[IContent]:
         """
         Open the file of this name.
 
         @return: a Deferred if the disk has to be asked.
-        @raise NotFound: there is no such file, or the directory is not for this client.
+        @raise NotFound: there is no such file, or the directory is not for this client, or too little is known of the
+            machine.
         @raise Forbidden: it is no regular file, cannot be read, or its path leads out of the directory.
         @raise Unanswered: no descriptors are left, or too many requests wait for this disk.
         @raise Busy: the disk has failed.
         """
-        parts = self.partsFor(name, peer)
+        parts = self.partsFor(name, machine)
         fd = self._root.openAtHand(parts)
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
             return self._file(name, opened)
@@ -165,43 +147,46 @@ class Directory:
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
-        opened = self._openWaiting(self.partsFor(name, peer))
+        opened = self._openWaiting(self.partsFor(name, KnownMachine(peer)))
         closeFd(opened.fd)
         return opened.version[2]
 
-    def locate(self, name: str) -> str:
+    def locate(self, name: str, machine: KnownMachine) -> str:
         """As L{ILocatingSource.locate}."""
         try:
-            return f"{self._root.path}/{names.text(self.parts(name))}"
+            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
         except Refused:
             return ""
 
-    def findNear(self, name: str, peer: Peer) -> Deferred[Near | None]:
+    def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """As L{ILocatingSource.findNear}: by the names in memory or on the disk, a few requests at a time."""
         if self._seeking >= MOST_SEEKING:
             return succeed(None)
         try:
-            whole = self._renamed(names.parts(name))
+            whole, under = self._map.renamed(name, machine), self._map.under(machine)
         except Refused:
             return succeed(None)
-        mayRead = self._networks is None or peer[0] in self._networks
         self._seeking += 1
-        seek = bind(nearest.seek, self._root, whole, self._under, mayRead, self._spellings)
+        seek = bind(nearest.seek, self._root, whole, under, self._map.isFor(machine.peer), self._spellings)
         return self.background(seek).addBoth(self._sought)
 
     def _sought(self, result: Near | Failure | None) -> Near | None:
         self._seeking -= 1
         return None if isinstance(result, Failure) else result
 
-    def partsFor(self, name: str, peer: Peer, seen: names.Seen | None = None) -> names.Parts:
+    def partsFor(self, name: str, machine: KnownMachine, seen: names.Seen | None = None) -> names.Parts:
         """
-        Return the parts of the file's path, as L{parts}, for this client.
+        Return the parts of the file's path, after all rules, for this machine.
 
-        @raise NotFound: the directory is not for this client, or as L{parts}.
+        @param seen: as for L{NameMap.parts}.
+        @raise Refused: as L{NameMap.parts}; NotFound also if the directory is not for this client.
         """
-        if self._networks is not None and peer[0] not in self._networks:
+        if not self._map.isFor(machine.peer):
             raise NotFound(why="not for this client")
-        return self.parts(name, seen)
+        parts = self._map.parts(name, machine, seen)
+        if isUnfinished(parts):
+            raise NotFound(why="an unfinished upload")
+        return parts
 
     def nearest(self, parts: names.Parts) -> Deferred[tuple[int, names.Parts | None]]:
         """Find out how far a path exists, and which name differs from it in case only, as L{Root.nearest}."""
@@ -291,30 +276,6 @@ class Directory:
             closeFd(opened.fd)
         else:
             self.threadFor(opened)(bind(closeFd, opened.fd))
-
-    def parts(self, name: str, seen: names.Seen | None = None) -> names.Parts:
-        """
-        Return the parts of the file's path, from the directory downwards, after all rules.
-
-        @param seen: called with each step; nothing is called for a request that is served.
-        @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not under C{under}.
-        """
-        found = self._renamed(names.parts(name), seen)
-        if self._under:
-            found = names.beneath(found, self._under)
-            if seen is not None:
-                seen("under", names.text(found))
-        if found[-1].startswith(b".") and partial.NAME.fullmatch(found[-1]):
-            raise NotFound(why="an unfinished upload")
-        return found
-
-    def _renamed(self, found: names.Parts, seen: names.Seen | None = None) -> names.Parts:
-        """Return the name after C{strip} and C{rewrite}.  @raise Refused: as L{names.rewrite}."""
-        if self._strip:
-            found = names.strip(found, self._strip)
-            if seen is not None:
-                seen("strip", names.text(found))
-        return names.rewrite(found, self._rules, seen) if self._rules else found
 
 
 class _Opened:
@@ -466,54 +427,89 @@ class File:
 class SourceChain:
     """
     Asks several sources in order: the first that has the file opens it.  If one refuses it, no other source is asked.
+
+    What is known of the machine is found out when a source needs it, once for each request.
+
+    @ivar byMachine: some source needs it.
     """
 
-    def __init__(self, sources: Iterable[IContentSource], places: Sequence[str] = ()) -> None:
-        """@param places: C{file:line} of each source in the service file; C{()}: not known."""
+    def __init__(
+        self, sources: Iterable[IContentSource], places: Sequence[str] = (), machines: IMachines | None = None
+    ) -> None:
+        """
+        @param places: C{file:line} of each source in the service file; C{()}: not known.
+        @param machines: finds out what is known of machines; L{None}: nothing is.
+        """
         self.sources = tuple(sources)
+        self.byMachine = any(map(_isByMachine, self.sources))
         self.places = tuple(places) or ("",) * len(self.sources)
         self._locates = [each.locate if ILocatingSource.providedBy(each) else None for each in self.sources]
+        self._machines = machines
 
     def lookup(
-        self, name: str, peer: Peer, missed: Missed | None = None, trace: Trace | None = None
+        self,
+        name: str,
+        peer: Peer,
+        server: str | None = None,
+        machine: KnownMachine | None = None,
+        missed: Missed | None = None,
+        trace: Trace | None = None,
     ) -> IContent | Deferred[IContent]:
         """
         As L{IContentSource.lookup}; a Deferred only where a source answers later.
 
+        @param server: the address that the request was sent to.
+        @param machine: what is known of the machine; L{None}: that is found out.
         @param missed: called with the reason of each source that does not have the file.
         @param trace: gets the sources that were asked.
         """
-        return self._lookupFrom(0, name, peer, missed, trace or Trace())
+        asked = _Asked(name, machine or KnownMachine(peer, server), machine is not None, missed, trace or Trace())
+        return self._lookupFrom(0, asked)
 
-    def _lookupFrom(
-        self, first: int, name: str, peer: Peer, missed: Missed | None, trace: Trace
-    ) -> IContent | Deferred[IContent]:
+    def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
         for number, source in enumerate(self.sources[first:], first):
-            trace.places.append((self.places[number], self._locates[number]))
+            if not asked.known and self._machines is not None and _isByMachine(source):
+                machine = self._machines.machineOf(asked.machine.peer, asked.machine.server)
+                if isinstance(machine, Deferred):
+                    return machine.addCallback(self._lookupLater, number, asked)
+                asked.learn(machine)
+            locate = self._locates[number]
+            path = None if locate is None else bind(locate, machine=asked.machine)
+            asked.trace.places.append((self.places[number], path))
             try:
-                found = source.lookup(name, peer)
+                found = _ask(source, asked.name, asked.machine)
             except NotFound as error:
-                if missed is not None:
-                    missed(error)
+                asked.missing(error)
                 continue
-            trace.found = True
+            asked.trace.found = True
             if isinstance(found, Deferred):
-                return found.addErrback(self._lookupNext, number + 1, name, peer, missed, trace)
+                return found.addErrback(self._lookupNext, number + 1, asked)
             return found
-        trace.found = False
+        asked.trace.found = False
         raise NotFound()
 
-    def findNear(self, name: str, peer: Peer) -> Deferred[Near | None]:
+    def _lookupLater(self, machine: KnownMachine, number: int, asked: _Asked) -> IContent | Deferred[IContent]:
+        asked.learn(machine)
+        return self._lookupFrom(number, asked)
+
+    def _lookupNext(self, failure: Failure, first: int, asked: _Asked) -> Deferred[IContent]:
+        failure.trap(NotFound)
+        if isinstance(failure.value, NotFound):
+            asked.missing(failure.value)
+        found = self._lookupFrom(first, asked)
+        return found if isinstance(found, Deferred) else succeed(found)
+
+    def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """
         Find a file that was probably meant, as no source has one of this name.
 
         @return: L{None}: none was found.  It does not fail.
         """
-        return Deferred.fromCoroutine(self._findNear(name, peer))
+        return Deferred.fromCoroutine(self._findNear(name, machine))
 
-    async def _findNear(self, name: str, peer: Peer) -> Near | None:
+    async def _findNear(self, name: str, machine: KnownMachine) -> Near | None:
         for source, place in zip(self.sources, self.places, strict=True):
-            if ILocatingSource.providedBy(source) and (near := await source.findNear(name, peer)) is not None:
+            if ILocatingSource.providedBy(source) and (near := await source.findNear(name, machine)) is not None:
                 return near._replace(source=near.source or place)
         return None
 
@@ -535,6 +531,8 @@ class SourceChain:
         @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
         """
         for source in self.sources:
+            if _isByMachine(source):
+                continue  # what it has depends on who asks
             try:
                 if isinstance(source, Directory):
                     return callWithin(patience, bind(source.sizeNow, name, peer))
@@ -553,11 +551,36 @@ class SourceChain:
             return octets
         return NotFound()
 
-    def _lookupNext(
-        self, failure: Failure, first: int, name: str, peer: Peer, missed: Missed | None, trace: Trace
-    ) -> Deferred[IContent]:
-        failure.trap(NotFound)
-        if missed is not None and isinstance(failure.value, NotFound):
-            missed(failure.value)
-        found = self._lookupFrom(first, name, peer, missed, trace)
-        return found if isinstance(found, Deferred) else succeed(found)
+
+class _Asked:
+    """
+    Holds one request for a file, while several sources are asked.
+
+    @ivar known: what is known of the machine has been found out.
+    """
+
+    __slots__ = ("known", "machine", "missed", "name", "trace")
+
+    def __init__(self, name: str, machine: KnownMachine, known: bool, missed: Missed | None, trace: Trace) -> None:
+        self.name, self.machine, self.known = name, machine, known
+        self.missed, self.trace = missed, trace
+
+    def learn(self, machine: KnownMachine) -> None:
+        """Keep what is known of the machine."""
+        self.machine, self.known = machine, True
+
+    def missing(self, error: NotFound) -> None:
+        """Tell why a source does not have the file."""
+        if self.missed is not None:
+            self.missed(error)
+
+
+def _isByMachine(source: IContentSource) -> bool:
+    """Return whether a source has other files for other machines."""
+    return IMachineSource.providedBy(source) and bool(source.byMachine)
+
+
+def _ask(source: IContentSource, name: str, machine: KnownMachine) -> IContent | Deferred[IContent]:
+    if IMachineSource.providedBy(source) and source.byMachine:
+        return source.lookupFor(name, machine)
+    return source.lookup(name, machine.peer)

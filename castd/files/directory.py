@@ -15,8 +15,10 @@ from castd.errors import ConfigError, Forbidden, NotFound, Refused
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
+from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
-from castd.interfaces import IContentSink, IContentSource, ISite, IUpload
+from castd.interfaces import IContentSink, IContentSource, IMachines, ISite, IUpload
+from castd.machines.known import KnownMachine
 from castd.request import Peer
 
 Options = DirectoryOptions
@@ -48,12 +50,14 @@ def makeSink(options: UploadDirectoryOptions, site: ISite) -> UploadDirectory:
     """
     Make a sink for uploads.
 
-    @raise ConfigError: the directory is not there or cannot be written to.
+    @raise ConfigError: the directory is not there or cannot be written to, or there is no such group.
     """
     try:
         return _warned(UploadDirectory(options, patience=patience(site), seconds=site.reactor.seconds))
     except OSError as error:
         raise _unusable(options, error) from None
+    except LookupError:
+        raise ConfigError(f"group: this machine has no group {options.group}") from None
 
 
 def patience(site: ISite) -> float:
@@ -64,12 +68,12 @@ def patience(site: ISite) -> float:
 def _warned(directory: Made) -> Made:
     """Log that a directory's disk does not answer; it is opened when the first request needs it."""
     if not directory.answers:
-        _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.path))
+        _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.base))
     return directory
 
 
 def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
-    return ConfigError(f"path: {options.path}: {error.strerror or error}")
+    return ConfigError(f"path: {options.base}: {error.strerror or error}")
 
 
 @implementer(IContentSink)
@@ -78,12 +82,17 @@ class SinkChain:
     Chooses among several upload directories: an upload goes to the first one for its name and its client.
     """
 
-    def __init__(self, directories: Iterable[UploadDirectory], mode: str = "octet") -> None:
+    def __init__(
+        self, directories: Iterable[UploadDirectory], mode: str = "octet", machines: IMachines | None = None
+    ) -> None:
         """
         @param mode: C{"netascii"}: uploads are converted to native text.
+        @param machines: finds out what is known of machines; L{None}: nothing is.
         """
         self.directories = tuple(directories)
         self.mode = mode
+        self._machines = machines
+        self._byMachine = any(each.byMachine for each in self.directories)
 
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
@@ -93,8 +102,8 @@ class SinkChain:
         @raise NotFound: it belongs to some, but a directory in its path is missing.
         """
 
-        def begin(directory: UploadDirectory) -> Deferred[IUpload]:
-            return directory.begin(name, peer, size)
+        def begin(directory: UploadDirectory, machine: KnownMachine) -> Deferred[IUpload]:
+            return directory.beginFor(name, machine, size)
 
         begun = Deferred.fromCoroutine(self._first(name, peer, begin))
         return begun.addCallback(NetasciiUpload) if self.mode == "netascii" else begun
@@ -107,19 +116,26 @@ class SinkChain:
         @return: fails as L{begin}.
         """
 
-        def check(directory: UploadDirectory) -> Deferred[None]:
-            return directory.check(name, peer, size)
+        def check(directory: UploadDirectory, machine: KnownMachine) -> Deferred[None]:
+            return directory.check(name, machine, size)
 
         return Deferred.fromCoroutine(self._first(name, peer, check, told))
 
     async def _first(
-        self, name: str, peer: Peer, ask: Callable[[UploadDirectory], Deferred[T]], told: Told | None = None
+        self,
+        name: str,
+        peer: Peer,
+        ask: Callable[[UploadDirectory, KnownMachine], Deferred[T]],
+        told: Told | None = None,
     ) -> T:
         """Ask each directory for this name and client, until one has a place for it.  -> its answer."""
         refusal: Refused | None = None
         told = told or _tellNobody
+        machine = KnownMachine(peer)
+        if self._machines is not None and self._byMachine:
+            machine = await asDeferred(self._machines.machineOf(peer))
         for directory in self.directories:
-            if not directory.covers(name):
+            if not directory.covers(name, machine):
                 told(directory, _NO_PLACE)
                 continue
             if not directory.isFor(peer):
@@ -127,7 +143,7 @@ class SinkChain:
                 told(directory, refusal)
                 continue
             try:
-                answer = await ask(directory)
+                answer = await ask(directory, machine)
             except NotFound as error:
                 told(directory, error)
                 refusal = error

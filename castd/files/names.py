@@ -9,13 +9,14 @@ are opened by parts only; no whole name of a client is ever passed to the file s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from castd.errors import NO_NAME, Forbidden, NotFound, Refused, Unsupported
 from castd.files.regex import Match, Regexp, linearRegex
+from castd.machines.words import Word, parse, valueOf
 
 #: The parts of a name, from the root downwards.
 Parts: TypeAlias = tuple[bytes, ...]
@@ -25,6 +26,8 @@ Seen: TypeAlias = Callable[[str, str], object]
 #: Octets of the longest part (the limit of Linux file systems) and of the longest name.
 LARGEST_PART = 255
 LARGEST_NAME = 1024
+#: Octets of the longest name that rules are tried on.
+_LARGEST_REWRITTEN = 8 * LARGEST_NAME
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
@@ -38,17 +41,36 @@ def parts(name: str) -> Parts:
     @raise Forbidden: the name has control octets or C{..}, or is nothing but slashes.
     @raise NotFound: the name is longer than any file's name can be.
     """
-    octets = _octets(name).partition(b"\0")[0]
-    if not octets:
-        raise Unsupported("No file name", NO_NAME)
-    if _CONTROL.search(octets):
+    found = split(name)
+    if any(map(_CONTROL.search, found)):
         raise Forbidden(why="control octets in the name")
-    found = tuple(part for part in octets.replace(b"\\", b"/").split(b"/") if part and part != b".")
     if not found or b".." in found:
         raise Forbidden(why="the name leads out of the root" if found else "the name is the root itself")
     if sum(map(len, found)) + len(found) - 1 > LARGEST_NAME or max(map(len, found)) > LARGEST_PART:
         raise NotFound(why="the name is too long")
     return found
+
+
+def split(name: str) -> Parts:
+    """
+    Split a name at its slashes, as L{parts}, but judge nothing: what comes back may be rewritten, and never opened.
+
+    @return: parts that may be C{..}, may have control octets, and may be too long; C{()}: there is nothing but slashes.
+    @raise Unsupported: the name is empty.
+    @raise NotFound: the name is far longer than any file's name can be.
+    """
+    octets = _octets(name).partition(b"\0")[0]
+    if not octets:
+        raise Unsupported("No file name", NO_NAME)
+    if len(octets) > _LARGEST_REWRITTEN:
+        raise NotFound(why="the name is too long")
+    return tuple(part for part in octets.replace(b"\\", b"/").split(b"/") if part and part != b".")
+
+
+def beforeControl(name: str) -> str:
+    """Return a name as far as its first control octet: some clients send octets behind a name that are not meant."""
+    found = _CONTROL.search(_octets(name))
+    return name if found is None else _octets(name)[: found.start()].decode("utf-8", "surrogateescape")
 
 
 def _octets(name: str) -> bytes:
@@ -109,43 +131,84 @@ class Rewrite:
 
     @ivar pattern: searched for anywhere in the octets of the name, which is written with single slashes and without a
         leading one.
-    @ivar to: the replacement: octets, and numbers of groups.
+    @ivar to: the replacement: octets, numbers of groups, and words whose values are known of a machine.
     @ivar every: replace every match in the name, not just the first.
+    @ivar end: if it matches, the rules behind it are not applied.
     """
 
     pattern: Regexp
-    to: tuple[bytes | int, ...]
+    to: tuple[bytes | int | Word, ...]
     every: bool = False
+    end: bool = False
 
     @classmethod
-    def compile(cls, pattern: str, to: str, every: bool = False) -> Rewrite:
+    def compile(cls, pattern: str, to: str, every: bool = False, end: bool = False) -> Rewrite:
         """
         Compile a rule.
 
+        @param to: the replacement, with words of L{castd.machines.words}.
         @raise ValueError: the pattern or the replacement is wrong, with the reason.
         """
         try:
-            expression, replacement = (text.encode("utf-8", "surrogateescape") for text in (pattern, to))
-            compiled = linearRegex(expression)
-            return cls(compiled, tuple(_template(replacement, compiled)), every)
+            compiled = linearRegex(pattern.encode("utf-8", "surrogateescape"))
+            return cls(compiled, tuple(_template(to, compiled)), every, end)
         except ValueError as error:
             raise ValueError(f"{pattern!r} to {to!r}: {error}") from None
 
-    def __call__(self, name: str) -> str:
-        """Return the name after this rule."""
-        changed = self.pattern.sub(self._replacement, _octets(name), 0 if self.every else 1)
-        return changed.decode("utf-8", "surrogateescape")
+    def __call__(self, name: str, values: Mapping[str, str] | None = None) -> str:
+        """
+        Return the name after this rule.
 
-    def _replacement(self, match: Match) -> bytes:
-        return b"".join(each if isinstance(each, bytes) else match[each] or b"" for each in self.to)
+        @raise NotFound: as L{apply}.
+        """
+        return self.apply(name, values or {})[0]
+
+    def apply(self, name: str, values: Mapping[str, str]) -> tuple[str, bool]:
+        """
+        Apply the rule.
+
+        @param values: the values of words.
+        @return: the name after this rule, and whether the rule has matched.
+        @raise NotFound: it has matched, and the value of a word in the replacement is not known.
+        """
+        replacement = partial(self._replacement, values)
+        changed, count = self.pattern.subn(replacement, _octets(name), 0 if self.every else 1)
+        return changed.decode("utf-8", "surrogateescape"), count > 0
+
+    def _replacement(self, values: Mapping[str, str], match: Match) -> bytes:
+        return b"".join(_replaced(each, match, values) for each in self.to)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words in the replacement."""
+        return frozenset(each.name for each in self.to if isinstance(each, Word))
 
 
-def _template(replacement: bytes, compiled: Regexp) -> Iterator[bytes | int]:
+def _replaced(piece: bytes | int | Word, match: Match, values: Mapping[str, str]) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    if isinstance(piece, int):
+        return match[piece] or b""
+    value = valueOf(piece, values)
+    if value is None:
+        raise NotFound(why=f"{piece.name} is not known of this machine")
+    return value.encode("ascii")
+
+
+def _template(to: str, compiled: Regexp) -> Iterator[bytes | int | Word]:
     """
-    Split a replacement at its references to groups.
+    Split a replacement at its words and its references to groups.
 
-    @raise ValueError: there is no such group, or a backslash is none of these references.
+    @raise ValueError: there is no such word or group, or a backslash is none of these references.
     """
+    for piece in parse(to):
+        if isinstance(piece, Word):
+            yield piece
+        else:
+            yield from _references(piece.encode("utf-8", "surrogateescape"), compiled)
+
+
+def _references(replacement: bytes, compiled: Regexp) -> Iterator[bytes | int]:
     at = 0
     for found in _REFERENCE.finditer(replacement):
         yield _literal(replacement[at : found.start()])
@@ -169,21 +232,31 @@ def _literal(octets: bytes) -> bytes:
     return octets
 
 
-def rewrite(found: Parts, rules: Iterable[Rewrite], seen: Seen | None = None) -> Parts:
+def rewrite(
+    found: Parts, rules: Iterable[Rewrite], values: Mapping[str, str] | None = None, seen: Seen | None = None
+) -> Parts:
     """
-    Apply all rules in order, each to the result of the one before.
+    Apply the rules in order, each to the result of the one before, until one that matches is the last (C{end}).
 
+    @param found: of L{parts} or L{split}.
+    @param values: the values of words in the replacements.
     @param seen: called with C{rewrite[0]} and the name after this rule, for each rule.
     @raise Forbidden: as L{parts}, which parses the result: no rule can lead out of the root.
-    @raise NotFound: the result is empty or too long.
+    @raise NotFound: the result is empty or too long, or the value of a word is not known.
     """
     name = text(found)
     for number, rule in enumerate(rules):
-        name = rule(name)
+        name, matched = rule.apply(name, values or {})
         if seen is not None:
             seen(f"rewrite[{number}]", name)
+        if matched and rule.end:
+            break
     if not name:
-        raise NotFound(why="the rules leave nothing of the name")
+        raise (
+            NotFound(why="the rules leave nothing of the name")
+            if found
+            else Forbidden(why="the name is the root itself")
+        )
     return parts(name)
 
 

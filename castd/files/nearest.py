@@ -103,4 +103,4 @@ def _spelled(directory: int, part: bytes, spellings: Spellings | None) -> bytes 
         return part
     if spellings is None or os.stat(directory).st_size > LARGEST_LISTED:
         return None
-    return spellings.find(directory, part)
+    return next(iter(spellings.find(directory, part)), None)

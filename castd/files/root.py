@@ -32,6 +32,8 @@ Links: TypeAlias = Literal["inside", "never"]
 OPEN_TIMEOUT = 10.0
 #: Symbolic links followed for one name; the kernel's own limit.
 MOST_LINKS = 40
+#: Ways through directories that differ by case only, tried for one name.
+MOST_WALKS = 64
 
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A FIFO or a terminal line must not make the server wait, nor become its controlling terminal.
@@ -147,7 +149,7 @@ class Root:
         for part in parts:
             fd = self.openDirectory(tuple(found))
             try:
-                known = part if _exists(part, fd) else Spellings().find(fd, part)
+                known = part if _exists(part, fd) else next(iter(Spellings().find(fd, part)), None)
             except OSError as error:
                 raise readRefusal(error) from error
             finally:
@@ -171,10 +173,26 @@ class Root:
                     self.ignoreCase and error.errno == errno.ENOENT
                 ):
                     raise
-            with _LinkWalk(root.fd, root.realParts, self.path, self.links, self._spellings) as walk:
-                return walk.open(parts, flags)
+            return self._openByLinks(root, parts, flags)
         except OSError as error:
             raise readRefusal(error) from error
+
+    def _openByLinks(self, root: _OpenedRoot, parts: Parts, flags: int) -> int:
+        """
+        Open a file by following links, and by other spellings of its name where case is ignored: each directory that
+        fits is tried, those spelled as in the name first.
+
+        @raise OSError: it is in none of them.
+        """
+        choices = None if self._spellings is None else Choices(self._spellings)
+        while True:
+            with _LinkWalk(root.fd, root.realParts, self.path, self.links, choices) as walk:
+                try:
+                    return walk.open(parts, flags)
+                except OSError as error:
+                    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+                    if choices is None or not missing or not choices.next():
+                        raise
 
     def _current(self) -> _OpenedRoot:
         """
@@ -281,6 +299,58 @@ def _openPlain(root: int, parts: Parts, flags: int) -> int:
             closeFd(held)
 
 
+class Choices:
+    """
+    Chooses among the names on disk that fit the parts of one name, where case is ignored, and finds the next choice
+    when one has led nowhere: C{boot/x} is in C{boot}, if not in C{Boot}.
+    """
+
+    def __init__(self, spellings: Spellings) -> None:
+        self._spellings = spellings
+        # For each part of the walk: the number of the name that is chosen, and how many there are.
+        self._chosen: list[tuple[int, int]] = []
+        self._at = self._walks = 0
+
+    def choose(self, directory: int, part: bytes, ofName: bool) -> bytes:
+        """
+        Return the name on disk for the next part of a walk: spelled as in the name, if there is such a file.
+
+        @param directory: descriptor of the directory that the walk has come to.
+        @param ofName: the part is one of the name; C{False}: of the target of a link, where no other spelling is meant
+            if there is such a file.
+        """
+        found = self._fitting(directory, part)
+        if not ofName and found[0] == part:
+            found = [part]
+        if self._at == len(self._chosen):
+            self._chosen.append((0, len(found)))
+        number, _ = self._chosen[self._at]
+        self._at += 1
+        # Somebody may have removed files since the last walk.
+        return found[number] if number < len(found) else part
+
+    def next(self) -> bool:
+        """Begin another walk, by the next choice; C{False}: all that fit were tried, or too many."""
+        self._at, self._walks = 0, self._walks + 1
+        while self._chosen:
+            number, count = self._chosen.pop()
+            if number + 1 < count:
+                self._chosen.append((number + 1, count))
+                return self._walks < MOST_WALKS
+        return False
+
+    def _fitting(self, directory: int, part: bytes) -> list[bytes]:
+        try:
+            fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        except PermissionError:
+            return [part]  # a directory that may be searched, but not listed
+        try:
+            found = list(self._spellings.find(fd, part))
+        finally:
+            closeFd(fd)
+        return sorted(found, key=lambda each: each != part) or [part]
+
+
 class _LinkWalk:
     """
     Follows one name step by step, with its symbolic links.
@@ -290,8 +360,8 @@ class _LinkWalk:
     absolute link begins at C{/}, as far above the root as possible.
     """
 
-    def __init__(self, root: int, realParts: Parts, path: str, links: Links, spellings: Spellings | None) -> None:
-        self._root, self._realParts, self._links, self._spellings = root, realParts, links, spellings
+    def __init__(self, root: int, realParts: Parts, path: str, links: Links, choices: Choices | None) -> None:
+        self._root, self._realParts, self._links, self._choices = root, realParts, links, choices
         self._path = os.fsencode(path)
         self._stack: list[int] = []
         self._above = 0
@@ -306,19 +376,21 @@ class _LinkWalk:
 
     def open(self, parts: Parts, flags: int) -> int:
         """Return the descriptor of the file or directory with this name."""
-        ahead = list(reversed(parts))
+        # Each with whether it is of the name, not of a link.
+        ahead = [(part, True) for part in reversed(parts)]
         while ahead:
-            part = ahead.pop()
+            part, ofName = ahead.pop()
             if part in (b"", b"."):
                 continue
             if part == b".." or self._above:
                 self._stepUpOrBack(part)
                 continue
-            part = self._spellingOnDisk(part)
+            if self._choices is not None:
+                part = self._choices.choose(self._directoryFd(), part, ofName)
             target = self._linkTarget(part)
             if target is not None:
-                ahead.extend(reversed(target.split(b"/")))
-            elif any(rest not in (b"", b".") for rest in ahead):
+                ahead.extend((step, False) for step in reversed(target.split(b"/")))
+            elif any(rest not in (b"", b".") for rest, _ in ahead):
                 self._stack.append(os.open(part, _DIRECTORY_FLAGS, dir_fd=self._directoryFd()))
             else:
                 return os.open(part, flags, dir_fd=self._directoryFd())
@@ -363,22 +435,6 @@ class _LinkWalk:
             return below
         self._above = len(self._realParts)
         return target
-
-    def _spellingOnDisk(self, part: bytes) -> bytes:
-        """
-        Return the name on disk: the part itself, or (if case is ignored) the first name that differs only by case.
-        """
-        if self._spellings is None:
-            return part
-        try:
-            os.lstat(part, dir_fd=self._directoryFd())
-        except FileNotFoundError:
-            fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directoryFd())
-            try:
-                return self._spellings.find(fd, part) or part
-            finally:
-                closeFd(fd)
-        return part
 
 
 #: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TypeAlias
 
@@ -21,6 +21,8 @@ SLICE = 1000
 
 #: Device, inode, time of the last change in nanoseconds.
 _Key: TypeAlias = tuple[int, int, int]
+#: The names of a directory, by their form without case; those of one form in the order of their letters.
+_Names: TypeAlias = Mapping[str, Sequence[str]]
 
 
 class Spellings:
@@ -36,13 +38,13 @@ class Spellings:
         @param most: names of all directories that are kept; the directory used last is kept in any case.
         """
         self._most = most
-        self._kept: OrderedDict[_Key, Mapping[str, str]] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Names] = OrderedDict()
         self._names = 0
         self._lock = Lock()
 
-    def find(self, directory: int, name: bytes) -> bytes | None:
+    def find(self, directory: int, name: bytes) -> Sequence[bytes]:
         """
-        Return the first name, in the order of their letters, that differs from this one only by case; L{None}: none.
+        Return the names that differ from this one only by case, in the order of their letters.
 
         @param directory: descriptor of the directory, open for reading.
         @raise OSError: it cannot be listed.
@@ -57,26 +59,27 @@ class Spellings:
             names = _namesOf(directory)
             if status.st_mtime < time.time() - SETTLED:
                 self._keep(key, names)
-        found = names.get(os.fsdecode(name).casefold())
-        return None if found is None else os.fsencode(found)
+        return [os.fsencode(each) for each in names.get(os.fsdecode(name).casefold(), ())]
 
-    def _keep(self, key: _Key, names: Mapping[str, str]) -> None:
+    def _keep(self, key: _Key, names: _Names) -> None:
         with self._lock:
-            self._names += len(names) - len(self._kept.pop(key, ()))
+            self._names += _count(names) - _count(self._kept.pop(key, {}))
             self._kept[key] = names
             for old in [each for each in self._kept if each[:2] == key[:2] and each != key]:
-                self._names -= len(self._kept.pop(old))
+                self._names -= _count(self._kept.pop(old))
             while self._names > self._most and len(self._kept) > 1:
-                self._names -= len(self._kept.popitem(last=False)[1])
+                self._names -= _count(self._kept.popitem(last=False)[1])
 
 
-def _namesOf(fd: int) -> Mapping[str, str]:
-    """Return the names of a directory by their form without case; of several the first in the order of letters."""
-    found: dict[str, str] = {}
-    for number, name in enumerate(os.listdir(fd)):
-        folded = name.casefold()
-        if name < found.get(folded, name + "\0"):
-            found[folded] = name
+def _count(names: _Names) -> int:
+    return sum(map(len, names.values()))
+
+
+def _namesOf(fd: int) -> _Names:
+    """Return the names of a directory by their form without case."""
+    found: dict[str, list[str]] = {}
+    for number, name in enumerate(sorted(os.listdir(fd))):
+        found.setdefault(name.casefold(), []).append(name)
         if not number % SLICE:
             time.sleep(0)
     return found

@@ -11,31 +11,35 @@ the disk is slower than the client, L{FileUpload.write} says so.
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import re
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial as bind
-from typing import Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import names, partial
+from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import NO_DESCRIPTORS, OPEN_TIMEOUT, Links, Root, closeFd
 from castd.files.space import SpaceClaim
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
 from castd.interfaces import IContentSink, IContestedUpload, IUpload
-from castd.networks import Networks
-from castd.options import Clients, FilePath, Settings, Size, clients
+from castd.machines.known import KnownMachine
+from castd.options import Clients, Size, clients
 from castd.request import Peer
 
-Policy: TypeAlias = Literal["create", "overwrite", "existing"]
-#: Device and inode of a directory, and a name in it.
-Key: TypeAlias = tuple[int, int, bytes]
+Policy: TypeAlias = Literal["create", "overwrite", "existing", "number", "time"]
+#: Device and inode of a directory, a name in it, and the client where several may upload one name at once.
+Key: TypeAlias = tuple[int, int, bytes, Peer | None]
 
 T = TypeVar("T")
 
@@ -44,20 +48,51 @@ T = TypeVar("T")
 SILENT_FOR = 5.0
 #: Octets of one upload that are written together.
 WRITE_AT_ONCE = 1 << 16
+#: Directories that are made for one upload.
+MOST_MADE = 16
+#: Files of one name that are kept beside each other.
+MOST_BESIDE = 9999
 #: Octets of one upload that wait for the disk; beyond that its client has to wait.
 MOST_UNWRITTEN = 4 * WRITE_AT_ONCE
 #: Octets of all uploads to one directory that wait for the disk; beyond that each may have L{WRITE_AT_ONCE}.
 MOST_UNWRITTEN_IN_ALL = 16 << 20
 
 
-class UploadDirectoryOptions(Settings):
+def _fileMode(text: object) -> int:
+    """Read the mode of a file: three octal digits, perhaps with a zero before them."""
+    found = re.fullmatch(r"0?([0-7]{3})", str(text), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text} is no mode of a file: write three octal digits, such as 640")
+    mode = int(found[1], 8)
+    if not mode & stat.S_IWUSR:
+        raise ValueError(f"{text}: the owner could not write to the file, so nobody could replace it")
+    return mode
+
+
+#: The mode of a file: C{640}.
+FileMode = Annotated[
+    int,
+    PlainValidator(_fileMode),
+    PlainSerializer(lambda mode: f"{mode:03o}", when_used="json"),
+    WithJsonSchema({"type": "string", "format": "mode", "examples": ["640"]}),
+]
+
+
+class UploadDirectoryOptions(MappedOptions):
     """A directory that takes uploads."""
 
-    path: FilePath = Field(description="the directory; nothing outside of it is ever written")
+    path: WordPath = Field(description="the directory; nothing outside of it is ever written")
     under: str = Field("", description="names under which it appears: logs takes logs/a as a")
+    strip: tuple[str, ...] = Field((), description="leading directories to drop from names, such as /tftpboot/")
+    rewrite: tuple[RewriteOptions, ...] = Field((), description="rules that change names, applied in order after strip")
+    makeDirectories: bool = Field(False, description="make directories that are missing in the path of a file")
     policy: Policy = Field(
-        "create", description="create: new files only; overwrite: replaces, too; existing: replaces only"
+        "create",
+        description="create: new files only; overwrite: replaces, too; existing: replaces only; number, time: keeps"
+        " both, the new one as NAME.1 or NAME.2026-11-26T21-24-00",
     )
+    mode: FileMode | None = Field(None, description="of new files, in octal; null: 644 without what the umask takes")
+    group: str | None = Field(None, min_length=1, description="of new files, by name or number; null: castd's own")
     maxSize: Size | None = Field(None, description="octets of the largest upload; null: no limit")
     keepFree: Size = Field(64 << 20, description="octets that uploads leave free on the disk")
     networks: Clients = Field(
@@ -68,10 +103,19 @@ class UploadDirectoryOptions(Settings):
         False, description="replace also files of other users and files that are read-only, which stay otherwise"
     )
 
-    @field_validator("under")
-    @classmethod
-    def _name(cls, under: str) -> str:
-        return names.text(names.prefix(under))
+    @property
+    def keepsBoth(self) -> bool:
+        """Whether a file stays, and an upload of its name gets another one."""
+        return self.policy in ("number", "time")
+
+
+def groupNumber(group: str) -> int:
+    """
+    Return the number of a group.
+
+    @raise LookupError: this machine has no such group.
+    """
+    return int(group) if group.isascii() and group.isdecimal() and len(group) < 11 else grp.getgrnam(group).gr_gid
 
 
 @implementer(IContentSink)
@@ -96,11 +140,13 @@ class UploadDirectory:
         @param patience: seconds to wait for a disk that does not answer, see L{Root}.
         @param thread: runs functions that wait for the disk; L{None}: threads of its own.
         @raise OSError: the directory does not exist, or cannot be searched or written to.
+        @raise LookupError: there is no such group.
         """
         self.options = options
-        self._root = Root(str(options.path), options.links, patience=patience, writable=True)
-        self._under = names.prefix(options.under)
-        self._networks = Networks(options.networks)
+        self.group = None if options.group is None else groupNumber(options.group)
+        self._root = Root(str(options.base), options.links, patience=patience, writable=True)
+        self._map = NameMap(options)
+        self.byMachine = self._map.byMachine
         self.thread = thread or DiskThreads()
         self.seconds = seconds
         self.unwritten = 0
@@ -113,52 +159,57 @@ class UploadDirectory:
         """Whether the disk has answered when the directory was to be opened."""
         return self._root.answers
 
-    def covers(self, name: str) -> bool:
-        """Return whether a file of this name belongs to this directory (C{under} in its options)."""
+    def covers(self, name: str, machine: KnownMachine) -> bool:
+        """Return whether a file of this name belongs to this directory: C{under} it, and every word has a value."""
         try:
-            names.beneath(names.parts(name), self._under)
+            self._map.parts(name, machine)
         except NotFound:
             return False
         return True
 
     def isFor(self, peer: Peer) -> bool:
         """Return whether this client may upload here."""
-        return peer[0] in self._networks
+        return self._map.isFor(peer)
 
-    def locate(self, name: str) -> str:
-        """Return the path of a file of this name; C{""}: it does not belong here."""
+    def locate(self, name: str, machine: KnownMachine) -> str:
+        """Return the path of a file of this name; C{""}: it does not belong here, or too little is known."""
         try:
-            return f"{self._root.path}/{names.text(names.beneath(names.parts(name), self._under))}"
+            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
         except Refused:
             return ""
 
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
+        """Begin an upload of a client whose machine is not known; as L{beginFor}."""
+        return self.beginFor(name, KnownMachine(peer), size)
+
+    def beginFor(self, name: str, machine: KnownMachine, size: int | None) -> Deferred[IUpload]:
         """
         Begin an upload.
 
         @param size: octets announced, or L{None}.
         @return: a Deferred of a L{FileUpload}, which may fail with the same errors.
         @raise Exists: the policy is C{create}, and there is such a file.
-        @raise NotFound: its directory does not exist, or the policy is C{existing} and there is no such file.
+        @raise NotFound: its directory does not exist, or the policy is C{existing} and there is no such file, or too
+            little is known of the machine.
         @raise Forbidden: this client may not upload, there is something else than a regular file, or another client is
             uploading it ("busy").
         @raise Full: the upload is too large, or there is too little space.
         @raise Unanswered: too many requests wait for this disk.
         """
-        above, last = self._placeOf(name, peer, size)
+        parts = self._partsOf(name, machine, size)
         return self._awaitDisk(
-            lambda: Deferred.fromCoroutine(self._begin(above, last, peer, size)), lambda upload: upload.abort()
+            lambda: Deferred.fromCoroutine(self._begin(parts, machine, size)), lambda upload: upload.abort()
         )
 
-    def check(self, name: str, peer: Peer, size: int | None) -> Deferred[None]:
+    def check(self, name: str, machine: KnownMachine, size: int | None) -> Deferred[None]:
         """
         Find out whether an upload would begin, and begin none: no file is made, and no other upload is disturbed.
 
         @return: fails as L{begin}.
         @raise Refused: as L{begin}.
         """
-        above, last = self._placeOf(name, peer, size)
-        return self._awaitDisk(lambda: Deferred.fromCoroutine(self._check(above, last, peer, size)), lambda _: None)
+        parts = self._partsOf(name, machine, size)
+        return self._awaitDisk(lambda: Deferred.fromCoroutine(self._check(parts, machine, size)), lambda _: None)
 
     def _awaitDisk(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object]) -> Deferred[T]:
         """
@@ -174,20 +225,43 @@ class UploadDirectory:
         ask().addBoth(self._answered, asked, discard)
         return asked
 
-    async def _check(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> None:
-        directory, place = await self.thread(bind(self._openDirectory, above))
+    async def _check(self, parts: names.Parts, machine: KnownMachine, size: int | None) -> None:
+        directory, place, missing = await self.thread(bind(self._openNearest, parts[:-1]))
+        peer, last = machine.peer, None if missing else parts[-1]
         try:
-            busy = self._open.get((*place, last))
-            if busy is not None and (busy.peer != peer or busy.storing) and not busy.yieldsTo(peer):
-                raise _busy(busy)
+            if last is not None:
+                busy = self._open.get((*place, last, peer if self.options.keepsBoth else None))
+                if busy is not None and (busy.peer != peer or busy.storing) and not busy.yieldsTo(peer):
+                    raise _busy(busy)
             space = SpaceClaim(place[0], directory, self.options.keepFree)
             await self.thread(bind(self._checkBeginning, space, directory, last, size or 0))
         finally:
             self.thread(bind(closeFd, directory))
 
-    def _checkBeginning(self, space: SpaceClaim, directory: int, last: bytes, size: int) -> None:
-        """Check what the disk has to say to an upload.  In a thread.  @raise Refused: it may not be."""
-        self.checkPolicy(directory, last)
+    def _openNearest(self, above: names.Parts) -> tuple[int, tuple[int, int], int]:
+        """
+        Open a directory; or, if it would be made, the last one on its way that is there.  In a thread.
+
+        @return: its descriptor, its device and inode, and how many directories are missing.
+        """
+        for missing in range(min(len(above), MOST_MADE) + 1 if self.options.makeDirectories else 1):
+            try:
+                directory = self._root.openDirectory(above[: len(above) - missing])
+            except NotFound as error:
+                absent = error
+                continue
+            return directory, _placeOf(directory), missing
+        raise absent
+
+    def _checkBeginning(self, space: SpaceClaim, directory: int, last: bytes | None, size: int) -> None:
+        """
+        Check what the disk has to say to an upload.  In a thread.
+
+        @param last: the name in the directory; L{None}: directories would be made in it.
+        @raise Refused: it may not be.
+        """
+        if last is not None:
+            self.checkPolicy(directory, last)
         try:
             space.setAside(size)
         except OSError as error:
@@ -197,30 +271,30 @@ class UploadDirectory:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
             raise Forbidden(why=os.strerror(errno.EACCES))
 
-    def _placeOf(self, name: str, peer: Peer, size: int | None) -> tuple[names.Parts, bytes]:
+    def _partsOf(self, name: str, machine: KnownMachine, size: int | None) -> names.Parts:
         """
-        Return the directory and the name in it of an upload.
+        Return the parts of the path of an upload.
 
         @raise Refused: it may not be, whatever is on the disk.
         """
-        if not self.isFor(peer):
+        if not self.isFor(machine.peer):
             raise Forbidden(why="no uploads by this client")
-        *above, last = names.beneath(names.parts(name), self._under)
-        if partial.NAME.fullmatch(last):
+        parts = self._map.parts(name, machine)
+        if isUnfinished(parts):
             raise Forbidden(why="this name is for unfinished uploads")
         self.checkSize(size or 0)
-        return tuple(above), last
+        return parts
 
     def _answered(self, result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
         self._awaited -= 1
         handOver(result, asked, discard)
 
-    async def _begin(self, above: names.Parts, last: bytes, peer: Peer, size: int | None) -> IUpload:
-        directory, place = await self.thread(bind(self._openDirectory, above))
-        key = (*place, last)
+    async def _begin(self, parts: names.Parts, machine: KnownMachine, size: int | None) -> IUpload:
+        directory, place = await self.thread(bind(self._openDirectory, parts[:-1]))
+        key = (*place, parts[-1], machine.peer if self.options.keepsBoth else None)
         try:
-            contested = await self._endFormer(key, peer)
-            upload = FileUpload(self, key, peer, directory, contested)
+            contested = await self._endFormer(key, machine.peer)
+            upload = FileUpload(self, key, machine, directory, contested)
         except Refused:
             self.thread(bind(closeFd, directory))
             raise
@@ -231,13 +305,52 @@ class UploadDirectory:
 
     def _openDirectory(self, above: names.Parts) -> tuple[int, tuple[int, int]]:
         """Open a directory.  -> its descriptor, and its device and inode.  In a thread."""
-        directory = self._root.openDirectory(above)
         try:
-            status = os.fstat(directory)
+            directory = self._root.openDirectory(above)
+        except NotFound:
+            if not self.options.makeDirectories:
+                raise
+            directory = self._makeDirectories(above)
+        return directory, _placeOf(directory)
+
+    def _makeDirectories(self, above: names.Parts) -> int:
+        """
+        Make the directories of a path that are missing.  -> the descriptor of the last one.
+
+        @raise NotFound: more are missing than L{MOST_MADE}.
+        """
+        for count in range(1, min(len(above), MOST_MADE) + 1):
+            missing = above[len(above) - count :]
+            try:
+                directory = self._root.openDirectory(above[: len(above) - count])
+            except NotFound:
+                continue
+            return self._makeWithin(directory, missing)
+        raise NotFound(why=f"more than {MOST_MADE} directories are missing")
+
+    def _makeWithin(self, directory: int, missing: names.Parts) -> int:
+        """Make directories, one in the other.  -> the descriptor of the last one; the first one's is closed."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            for part in missing:
+                made = _makeDirectory(part, directory)
+                inside = os.open(part, flags, dir_fd=directory)
+                closeFd(directory)
+                directory = inside
+                if made:
+                    self._adjustDirectory(directory)
         except OSError as error:
             closeFd(directory)
             raise writeRefusal(error) from error
-        return directory, (status.st_dev, status.st_ino)
+        return directory
+
+    def _adjustDirectory(self, directory: int) -> None:
+        """Give a directory that was made its group and mode."""
+        if self.group is not None:
+            os.fchown(directory, -1, self.group)
+        if self.options.mode is not None:
+            # Who may read files may search it.
+            os.fchmod(directory, self.options.mode | 0o300 | (self.options.mode & 0o444) >> 2)
 
     def checkSize(self, size: int) -> None:
         """@raise Full: an upload may not be so large."""
@@ -318,6 +431,8 @@ class UploadDirectory:
             raise writeRefusal(error) from error
         if self.options.policy == "create":
             raise Exists()
+        if self.options.keepsBoth:
+            return
         if not stat.S_ISREG(status.st_mode):
             raise Forbidden(why="not a regular file")
         if not self.options.replaceForeign and not _isOurs(status):
@@ -327,6 +442,25 @@ class UploadDirectory:
 def _busy(upload: FileUpload) -> Forbidden:
     """Return the refusal for a name that another client is uploading."""
     return Forbidden("busy", f"{upload.peer[0]} is uploading this file")
+
+
+def _placeOf(directory: int) -> tuple[int, int]:
+    """Return device and inode of an open directory.  @raise Refused: that cannot be found out; it is closed."""
+    try:
+        status = os.fstat(directory)
+    except OSError as error:
+        closeFd(directory)
+        raise writeRefusal(error) from error
+    return status.st_dev, status.st_ino
+
+
+def _makeDirectory(part: bytes, directory: int) -> bool:
+    """Make a directory within another one.  -> whether it was not there before."""
+    try:
+        os.mkdir(part, 0o755, dir_fd=directory)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _isOurs(status: os.stat_result) -> bool:
@@ -355,12 +489,13 @@ class FileUpload:
     @ivar contested: see L{IContestedUpload.contested}.
     """
 
-    def __init__(self, sink: UploadDirectory, key: Key, peer: Peer, directory: int, contested: bool) -> None:
+    def __init__(self, sink: UploadDirectory, key: Key, machine: KnownMachine, directory: int, contested: bool) -> None:
         """
         @param directory: descriptor of the directory; the upload closes it.
         """
-        self.key, self.peer, self.octets = key, peer, 0
+        self.key, self.peer, self.octets = key, machine.peer, 0
         self.contested = contested
+        self._moment = machine.moment
         self._heardAt = sink.seconds()
         self._replaced: Callable[[], object] = bool
         self._sink, self._directory = sink, directory
@@ -475,12 +610,26 @@ class FileUpload:
         if pieces:
             self._writeAll(pieces)
         try:
+            if self._sink.group is not None:
+                os.fchown(self._fd, -1, self._sink.group)
             os.fchmod(self._fd, self._mode)
             os.fsync(self._fd)
-            partial.publish(self._directory, self._part, self.key[2], self._sink.options.policy)
+            self._publish()
             partial.syncDirectory(self._directory)
         except OSError as error:
             raise writeRefusal(error) from error
+
+    def _publish(self) -> None:
+        """Give the file its name, or one beside it where both are kept.  In a thread."""
+        name, options = self.key[2], self._sink.options
+        if not options.keepsBoth:
+            partial.publish(self._directory, self._part, name, options.policy)
+            return
+        for other in namesBeside(name, self._moment if options.policy == "time" else None):
+            with suppress(FileExistsError):
+                partial.publish(self._directory, self._part, other, "create")
+                return
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def _written(self, result: Failure | None, octets: int, stored: bool) -> None:
         self._busy = False
@@ -521,10 +670,13 @@ class FileUpload:
         except Refused:
             return fail()
         self._state = "storing"
-        # The mask can be read only by setting it, which a thread must not do.
-        mask = os.umask(0o077)
-        os.umask(mask)
-        self._mode = 0o644 & ~mask
+        if self._sink.options.mode is not None:
+            self._mode = self._sink.options.mode
+        else:
+            # The mask can be read only by setting it, which a thread must not do.
+            mask = os.umask(0o077)
+            os.umask(mask)
+            self._mode = 0o644 & ~mask
         if not self._busy:
             self._writeSome()
         return self._committed
@@ -597,6 +749,21 @@ class FileUpload:
         for each in ended:
             if not each.called:
                 each.callback(None)
+
+
+def namesBeside(name: bytes, moment: str | None) -> Iterator[bytes]:
+    """
+    Return the names that a file gets in turn where those before are taken: C{name}, C{name.1}, C{name.2} ...
+
+    @param moment: the time of the upload, which comes before the numbers; L{None}: numbers only.
+    """
+    yield name
+    if moment is not None:
+        name = name[: names.LARGEST_PART - len(moment) - 1] + b"." + moment.encode("ascii")
+        yield name
+    for number in range(1, MOST_BESIDE + 1):
+        suffix = b".%d" % number
+        yield name[: names.LARGEST_PART - len(suffix)] + suffix
 
 
 def writeRefusal(error: OSError) -> Refused:

@@ -15,7 +15,7 @@ from castd.dialects.mtftp import readFiles
 from castd.files.names import Rewrite
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.words import GivenOption, OptionReader, Word, assignments, ofCommand, split, started
+from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
 
 DEFAULT_FILE = "/etc/default/atftpd"
 PROGRAMS = ("atftpd", "in.tftpd", "tftpd")
@@ -53,7 +53,7 @@ class _AtftpdReader:
     def __init__(self, machine: OldMachine, draft: Draft) -> None:
         self._machine, self._draft = machine, draft
         self._given: dict[str, GivenOption] = {}
-        self._folder: Word | None = None
+        self._folder: CommandWord | None = None
         self._start = Place("atftpd", 1, "")
 
     def read(self, files: Sequence[str], command: str | None) -> None:
@@ -72,17 +72,17 @@ class _AtftpdReader:
             self._draft.limit("casts", limit, self._given["maxthread"].place)
         self._transports()
 
-    def _wordsOf(self, file: str) -> list[Word]:
+    def _wordsOf(self, file: str) -> list[CommandWord]:
         text = self._machine.text(file)
         words = started(text, file, PROGRAMS, self._draft)
         if words is not None and not any(word.text.startswith("$") for word in words):
             return words
         value, place = assignments(text, file, self._draft).get("OPTIONS", ("", Place(file, 1, "")))
-        return [Word(word.text, place) for word in split(value, place)]
+        return [CommandWord(word.text, place) for word in split(value, place)]
 
     def _take(self, each: GivenOption) -> None:
         if not each.name:
-            self._folder = self._folder or Word(each.value, each.place)
+            self._folder = self._folder or CommandWord(each.value, each.place)
         elif each.name in _ALWAYS:
             self._draft.tell(each.place, f"--{each.name}", _ALWAYS[each.name])
         elif each.name in _LOST:

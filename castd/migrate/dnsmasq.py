@@ -17,7 +17,7 @@ from castd.errors import ConfigError
 from castd.migrate import common
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.tags import BootConditions, Tags
-from castd.migrate.words import Word, ofCommand, started
+from castd.migrate.words import CommandWord, ofCommand, started
 from castd.proxydhcp.options import BootRule, bootName
 
 DEFAULT_FILE, DEBIAN_FOLDER = "/etc/dnsmasq.conf", "/etc/dnsmasq.d"
@@ -124,7 +124,7 @@ class _Lines:
         self._read: set[str] = set()
         self.found: list[Setting] = []
 
-    def words(self, words: Sequence[Word]) -> None:
+    def words(self, words: Sequence[CommandWord]) -> None:
         """Read the words of a command line."""
         waiting = list(words)
         while waiting:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from castd.config.yaml import Route
 from castd.errors import ConfigError
+from castd.files.mapping import escape
 
 #: A value of a service file.
 Value: TypeAlias = "str | int | bool | list[Value] | Mapping[str, Value] | None"
@@ -156,11 +157,11 @@ class Draft:
 
     def serve(self, options: Options, *places: Place) -> Route:
         """Add a directory to the content.  -> the route to its options."""
-        return self._add("content", self.content, {"directory": options}, places)
+        return self._add("content", self.content, {"directory": _escaped(options)}, places)
 
     def store(self, options: Options, *places: Place) -> None:
         """Add a directory for uploads."""
-        self._add("uploads", self.uploads, {"directory": options}, places)
+        self._add("uploads", self.uploads, {"directory": _escaped(options)}, places)
 
     def rule(self, options: Options, *places: Place) -> None:
         """Add an access rule."""
@@ -185,3 +186,8 @@ class Draft:
         route: Route = (section, len(values) - 1)
         self.comment(route, *places)
         return (*route, *(key for key in value if key == "directory"))
+
+
+def _escaped(options: Options) -> Options:
+    """Return the options of a directory, as castd has to read them: a brace in a path begins a word there."""
+    return {key: escape(value) if key == "path" and isinstance(value, str) else value for key, value in options.items()}

@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from inspect import signature
 
 from castd.files.names import Rewrite
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.words import GivenOption, OptionReader, Word, assignments, ofCommand, split, started
+from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
 
 DEFAULT_FILE = "/etc/default/tftpd-hpa"
-#: Whether a rule of castd can be the last one for the names that it matches.
-ENDS = "end" in signature(Rewrite.compile).parameters
 PROGRAMS = ("in.tftpd", "tftpd", "tftpd-hpa")
 
 _OPTIONS = OptionReader(
@@ -65,7 +62,7 @@ class _TftpdHpaReader:
         self._machine, self._draft = machine, draft
         self._given: dict[str, GivenOption] = {}
         self._refused: list[GivenOption] = []
-        self._folders: list[Word] = []
+        self._folders: list[CommandWord] = []
 
     def read(self, files: Sequence[str], command: str | None) -> None:
         words = [] if command is None else ofCommand(command)
@@ -78,7 +75,7 @@ class _TftpdHpaReader:
         self._content(mapping)
         self._uploads(mapping)
 
-    def _wordsOf(self, file: str) -> list[Word]:
+    def _wordsOf(self, file: str) -> list[CommandWord]:
         text = self._machine.text(file)
         words = started(text, file, PROGRAMS, self._draft)
         if words is not None:
@@ -89,14 +86,14 @@ class _TftpdHpaReader:
                              ("TFTP_DIRECTORY", [])):  # fmt: skip
             if name in found:
                 value, place = found[name]
-                words += [Word(each, place) for each in option]
-                words += [Word(each.text, place) for each in split(value, place)] if value or not option else []
+                words += [CommandWord(each, place) for each in option]
+                words += [CommandWord(each.text, place) for each in split(value, place)] if value or not option else []
         # The options of Debian's init script come before its OPTIONS and the directory, as here.
         return words
 
     def _take(self, each: GivenOption) -> None:
         if not each.name:
-            self._folders.append(Word(each.value, each.place))
+            self._folders.append(CommandWord(each.value, each.place))
         elif each.name == "refuse":
             self._refused.append(each)
         elif each.name in _ELSEWHERE:
@@ -324,7 +321,7 @@ class _MapReader:
     def _exit(self, flags: str, pattern: str, place: Place) -> None:
         if "e" not in flags:
             self._draft.tell(place, "a rule that does nothing", "nothing is to be done")
-        elif "~" in flags or not ENDS:
+        elif "~" in flags:
             self._lose(place, "rules behind it are not for the names that it matches")
         else:
             self._change(flags, pattern, "\\0", place)
@@ -365,8 +362,6 @@ class _MapReader:
             if "g" in flags:
                 options["every"] = True
             if "e" in flags:
-                if not ENDS:
-                    raise ValueError("rules behind it are not for the names that it matches")
                 options["end"] = True
             Rewrite.compile(str(options["from"]), str(options["to"]))
         except ValueError as error:

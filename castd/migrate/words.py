@@ -18,7 +18,7 @@ COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class CommandWord:
     """One word of a command line, and where it stands."""
 
     text: str
@@ -39,7 +39,7 @@ class GivenOption:
     place: Place
 
 
-def ofCommand(line: str) -> list[Word]:
+def ofCommand(line: str) -> list[CommandWord]:
     """
     Split a command line as a shell does, and leave out the name of the program.
 
@@ -50,10 +50,10 @@ def ofCommand(line: str) -> list[Word]:
     return split(line, Place(COMMAND_LINE, 1, line))[1:]
 
 
-def split(text: str, place: Place) -> list[Word]:
+def split(text: str, place: Place) -> list[CommandWord]:
     """Split a text into words as a shell does.  @raise ConfigError: a quotation has no end."""
     try:
-        return [Word(word, place.of(word)) for word in shlex.split(text)]
+        return [CommandWord(word, place.of(word)) for word in shlex.split(text)]
     except ValueError as error:
         raise ConfigError(f"{place}: {error}") from None
 
@@ -73,7 +73,7 @@ class OptionReader:
         self._withValue = frozenset(withValue)
         self._long = self._withValue | frozenset(flags)
 
-    def read(self, words: Sequence[Word], draft: Draft) -> Iterator[GivenOption]:
+    def read(self, words: Sequence[CommandWord], draft: Draft) -> Iterator[GivenOption]:
         """Yield the options; what is unknown is noted as lost."""
         waiting = list(words)
         while waiting:
@@ -88,7 +88,7 @@ class OptionReader:
             else:
                 yield GivenOption("", word.text, word.place)
 
-    def _longOption(self, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+    def _longOption(self, word: CommandWord, waiting: list[CommandWord], draft: Draft) -> Iterator[GivenOption]:
         given, equals, value = word.text[2:].partition("=")
         fitting = [name for name in self._long if name.startswith(given)]
         name = given if given in self._long else fitting[0] if len(fitting) == 1 else ""
@@ -99,7 +99,7 @@ class OptionReader:
         else:
             yield from self._withNext(name, word, waiting, draft)
 
-    def _letters(self, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+    def _letters(self, word: CommandWord, waiting: list[CommandWord], draft: Draft) -> Iterator[GivenOption]:
         rest = word.text[1:]
         while rest:
             letter, rest = rest[0], rest[1:]
@@ -114,7 +114,9 @@ class OptionReader:
             else:
                 yield from self._withNext(name, word, waiting, draft)
 
-    def _withNext(self, name: str, word: Word, waiting: list[Word], draft: Draft) -> Iterator[GivenOption]:
+    def _withNext(
+        self, name: str, word: CommandWord, waiting: list[CommandWord], draft: Draft
+    ) -> Iterator[GivenOption]:
         if not waiting:
             draft.lose(word.place, f"{word.text}: its argument is missing", "complete the line, and try again")
             return
@@ -122,7 +124,7 @@ class OptionReader:
         yield GivenOption(name, value.text, word.place.of(f"{word.text} {value.text}"))
 
 
-def _unknown(option: str, word: Word, waiting: list[Word], draft: Draft) -> None:
+def _unknown(option: str, word: CommandWord, waiting: list[CommandWord], draft: Draft) -> None:
     """Note an option that is not known, with the word behind it, unless that is an option or a path."""
     if waiting and not waiting[0].text.startswith(("-", "/")):
         option += f" {waiting.pop(0).text}"
@@ -191,14 +193,14 @@ _XINETD = {
 }
 
 
-def started(text: str, file: str, programs: Sequence[str], draft: Draft) -> list[Word] | None:
+def started(text: str, file: str, programs: Sequence[str], draft: Draft) -> list[CommandWord] | None:
     """
     Return the words of a daemon's command line from a file of inetd, of xinetd, or a unit of systemd, without its name.
 
     @param draft: it gets a note for what these do themselves.
     @return: L{None}: no line of the file starts it.
     """
-    found: list[Word] | None = None
+    found: list[CommandWord] | None = None
     others: list[tuple[str, Place]] = []
     for place in lines(text, file):
         key, equals, value = (part.strip(" \t+-") for part in place.text.partition("="))

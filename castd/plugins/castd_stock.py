@@ -17,3 +17,4 @@ proxydhcp = ServiceMaker(
     "Tells machines what to boot, beside any DHCP server, and hands out no address",
 )
 directory = ContentSourceMaker("directory", "castd.files.directory", "Files beneath a directory")
+template = ContentSourceMaker("template", "castd.templates.source", "A file that is made for each machine")

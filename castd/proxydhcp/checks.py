@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 
 from castd.interfaces import ConfiguredTransport, IServiceFile
+from castd.machines.words import parse, wordsOf
 from castd.networks import isWithin
 from castd.options import AnyNetwork, ListenOptions
 from castd.packets import pxe
@@ -86,10 +87,11 @@ class Checker:
     def _checkFile(self, key: str, template: str, inForce: RuleInForce) -> None:
         """Check that the machines of a rule can fetch a file of it."""
         rule, name = inForce.rule, expand(template, PLACEHOLDERS) or template
-        if "{ip}" in template and rule.answer != "ask":
+        words = wordsOf(parse(template))
+        if "ip" in words and rule.answer != "ask":
             self.faults.append(f"{key}: {{ip}} is known at port 4011 only: say answer: ask")
         reasons = self._unfetchable(inForce, name)
-        if reasons and "{" in template:
+        if reasons and words:
             # It depends on the machine which name it is.
             return
         by = f"rules[{inForce.number - 1}].by"

@@ -11,20 +11,20 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Wit
 
 from castd.errors import Refused
 from castd.files import names
+from castd.machines.words import LONGEST_VALUES, fill, parse
 from castd.options import Address, Clients, Duration, Frequency, GroupAddress, Settings, clients
 from castd.packets.dhcp import FILE
 from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT, IPXE_FEATURES, LARGEST_OPTION
 
 #: Octets of the longest name or URL: one of the field is a zero.
 LONGEST_NAME = FILE - 1
-#: What a placeholder of a name stands for at most.
+#: The longest value of each placeholder of a name.
 PLACEHOLDERS = {
-    "mac": "52-54-00-66-00-10",
-    "uuid": "00112233-4455-6677-8899-aabbccddeeff",
+    "mac": LONGEST_VALUES["mac"],
+    "uuid": LONGEST_VALUES["uuid"],
     "arch": max(ARCHITECTURES.values(), key=len),
     "ip": "255.255.255.255",
 }
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 #: The numbers that a word stands for.  Firmware for x64 says 7 or 9, whatever the RFC has.
 NUMBERS = {word: (number,) for number, word in ARCHITECTURES.items() if number not in HTTP_BOOT} | {"efi-x64": (7, 9)}
@@ -40,9 +40,7 @@ def expand(template: str, values: dict[str, str]) -> str | None:
 
     @return: L{None}: a placeholder has no value.
     """
-    if not set(_PLACEHOLDER.findall(template)) <= values.keys():
-        return None
-    return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
+    return fill(parse(template, PLACEHOLDERS.keys()), values)
 
 
 def _items(value: object) -> tuple[object, ...]:
@@ -124,9 +122,6 @@ def bootName(name: str) -> str:
         raise ValueError("a machine can be told ASCII without blanks only")
     if name.startswith("/"):
         raise ValueError("a name begins without a slash, since firmware does not agree on what it means")
-    for placeholder in _PLACEHOLDER.findall(name):
-        if placeholder not in PLACEHOLDERS:
-            raise ValueError(f"{{{placeholder}}} is unknown: known are {', '.join(map('{{{}}}'.format, PLACEHOLDERS))}")
     longest = expand(name, PLACEHOLDERS) or ""
     if len(longest) > LONGEST_NAME:
         raise ValueError(f"{len(longest)} octets, and DHCP has room for {LONGEST_NAME}")

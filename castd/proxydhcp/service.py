@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
+from typing import TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
@@ -53,6 +54,8 @@ LONGEST_LOOKUP = 0.5
 TELL_MISSING = 60.0
 
 _EVERYBODY = "255.255.255.255"
+#: A name, the networks of a client, and its MAC if that matters.
+_FileKey: TypeAlias = tuple[str, tuple[AnyNetwork, ...], str | None]
 
 
 def makeService(name: str, options: Options, site: ISite) -> ProxyDhcp:
@@ -65,28 +68,29 @@ class KnownFiles:
 
     def __init__(self, site: ISite) -> None:
         self._site = site
-        self._known: OrderedDict[tuple[str, tuple[AnyNetwork, ...]], tuple[float, str]] = OrderedDict()
-        self._asked: dict[tuple[str, tuple[AnyNetwork, ...]], list[Deferred[str]]] = {}
+        self._known: OrderedDict[_FileKey, tuple[float, str]] = OrderedDict()
+        self._asked: dict[_FileKey, list[Deferred[str]]] = {}
 
-    def reasonAgainst(self, name: str, networks: tuple[AnyNetwork, ...]) -> Deferred[str]:
+    def reasonAgainst(self, name: str, networks: tuple[AnyNetwork, ...], mac: str | None) -> Deferred[str]:
         """
         Find out why a client of these networks cannot read a file.
 
+        @param mac: of the client's machine, for content that depends on it.
         @return: fires with L{MISSING} or L{ACCESS}; C{""}: it can.
         """
         waiting: Deferred[str] = Deferred()
-        key = name, networks
+        key = name, networks, mac if self._site.byMachine else None
         until, known = self._known.get(key, (0.0, ""))
         if self._site.reactor.seconds() < until:
             waiting.callback(known)
             return waiting
         self._asked.setdefault(key, []).append(waiting)
         if len(self._asked[key]) == 1:
-            found = maybeDeferred(self._site.lookupAny, name, networks)
+            found = maybeDeferred(self._site.lookupAny, *key)
             found.addCallbacks(_isThere, _isNot).addErrback(_failed, name).addCallback(self._learned, key)
         return waiting
 
-    def _learned(self, reason: str, key: tuple[str, tuple[AnyNetwork, ...]]) -> None:
+    def _learned(self, reason: str, key: _FileKey) -> None:
         self._known.pop(key, None)
         self._known[key] = self._site.reactor.seconds() + FRESH, reason
         if len(self._known) > MOST_KNOWN:
@@ -264,8 +268,18 @@ class ProxyDhcp:
         now = self._site.reactor.seconds()
         if isinstance(request, Silence):
             self._silent(request, packet.hardwareAddress)
-        elif self._memory.limits.isNew(request.identity, now):
+            return
+        self._remember(request)
+        if self._memory.limits.isNew(request.identity, now):
             self._admit(request, now)
+
+    def _remember(self, request: BootRequest) -> None:
+        """Note what a machine says of itself, for names and content that depend on it."""
+        machine = request.machine
+        if machine.mac is not None:
+            arch = pxe.architectureName(machine.architectures[0])
+            ip = str(request.address) if request.kind != DISCOVER else None
+            self._site.machines.hear(machine.mac, machine.uuid, arch, ip)
 
     def _count(self, kind: str) -> None:
         _log.debug("{transport}: a request ({kind})", event="pxe-request", transport=self.name, kind=kind)
@@ -320,7 +334,7 @@ class ProxyDhcp:
         for candidate in found:
             there = set()
             for name in candidate.wanted:
-                against = await self._files.reasonAgainst(name, request.networks)
+                against = await self._files.reasonAgainst(name, request.networks, request.machine.mac)
                 if against:
                     reason, missing = against, missing or name
                 else:

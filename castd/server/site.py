@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
@@ -20,9 +21,11 @@ from castd.files.access import Rules
 from castd.files.content import Missed, SourceChain
 from castd.files.directory import SinkChain
 from castd.files.netascii import NetasciiConverter
+from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
 from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite, Near
+from castd.machines.known import KnownMachine
 from castd.net.timers import Timers
 from castd.networks import viewpoints
 from castd.options import AnyNetwork, Limits
@@ -33,6 +36,7 @@ from castd.server.attempts import Attempts
 from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
 from castd.server.known import DividedLimit
+from castd.server.machines import Machines
 
 _log = Logger(namespace="castd")
 
@@ -81,6 +85,7 @@ class Site:
         self.requestPorts: Counter[int] = Counter()
         self.predecessor: IPredecessor | None = None
         self.barring: Callable[[str, str, float, str], object] | None = None
+        self.machines = Machines(reactor)
         self.content = SourceChain(())
         self.drops: dict[str, SinkChain] = {}
         self.dropPlaces: tuple[str, ...] = ()
@@ -121,12 +126,17 @@ class Site:
         @param rules: L{None}: the service file has no access rules.
         @param places: where they stand in the service file, for the log.
         """
-        self.content = SourceChain(sources, places.sources)
+        self.content = SourceChain(sources, places.sources, self.machines)
         kept = tuple(sinks)
         self.dropPlaces = places.sinks or ("",) * len(kept)
-        self.drops = {mode: SinkChain(kept, mode) for mode in ("octet", "netascii")} if kept else {}
+        self.drops = {mode: SinkChain(kept, mode, self.machines) for mode in ("octet", "netascii")} if kept else {}
         self.rules = rules
         self._converter = NetasciiConverter()
+
+    @property
+    def byMachine(self) -> bool:
+        """As L{ISite.byMachine}."""
+        return self.content.byMachine
 
     def lookup(self, request: Request) -> Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
@@ -149,10 +159,11 @@ class Site:
             found.addCallback(self._converter.convert)
         return found
 
-    def _find(self, request: Request, missed: Missed | None = None) -> Any:
+    def _find(self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None) -> Any:
         if self.rules is not None:
             self.rules.check(request.peer[0], request.name)
-        return self.content.lookup(request.name, request.peer, missed, request.trace)
+        server = request.local.host
+        return self.content.lookup(request.name, request.peer, server, machine, missed, request.trace)
 
     def findNear(self, request: Request) -> Deferred[Near | None]:
         """Find a file that was probably meant, so often that it costs others nothing; see L{ISite.findNear}."""
@@ -160,13 +171,18 @@ class Site:
         rank = self.admission.known.rank(host, request.local.networks)
         if not self._mayLookNear.allow(host, rank, now):
             return succeed(None)
-        return self.content.findNear(request.name, request.peer)
+        return self.machineOf(request).addCallback(partial(self.content.findNear, request.name))
 
-    def lookupAny(self, name: str, networks: Iterable[AnyNetwork]) -> Deferred[IContent]:
+    def machineOf(self, request: Request) -> Deferred[KnownMachine]:
+        """Find out what is known of the machine that asks, as far as files depend on it."""
+        peer, server = request.peer, request.local.host
+        return asDeferred(self.machines.machineOf(peer, server) if self.byMachine else KnownMachine(peer, server))
+
+    def lookupAny(self, name: str, networks: Iterable[AnyNetwork], mac: str | None = None) -> Deferred[IContent]:
         """Look a file up for a client of these networks whose address is not known; see L{ISite.lookupAny}."""
         local = Local("0.0.0.0", 0)
         requests = [Request((host, 0), local, name) for host in self._viewpoints(networks)]
-        return self._lookupEach(requests, NotFound())
+        return self._lookupEach(requests, NotFound(), mac)
 
     def _viewpoints(self, networks: Iterable[AnyNetwork]) -> Sequence[str]:
         """Return an address of these networks for each part of them that rules or sources tell from others."""
@@ -196,16 +212,17 @@ class Site:
             refusal = refusal if isinstance(found, NotFound) else found
         return refusal
 
-    def _lookupEach(self, requests: Sequence[Request], refusal: Refused) -> Deferred[IContent]:
+    def _lookupEach(self, requests: Sequence[Request], refusal: Refused, mac: str | None) -> Deferred[IContent]:
         """Look up each request until one is answered with a content; NotFound counts for less than another refusal."""
         if not requests:
             return fail(refusal)
-        found: Deferred[IContent] = maybeDeferred(self._find, requests[0])
+        machine = self.machines.machineWith(mac, requests[0].peer) if self.byMachine else None
+        found: Deferred[IContent] = maybeDeferred(self._find, requests[0], None, machine)
 
         def next(failure: Failure) -> Deferred[IContent]:
             failure.trap(Refused)
             known = refusal if isinstance(failure.value, NotFound) else failure.value
-            return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal)
+            return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal, mac)
 
         return found.addErrback(next)
 
@@ -220,10 +237,10 @@ class Site:
         if self.rules is None:
             raise Forbidden(why="uploads need an access rule, and there is none")
         self.rules.check(request.peer[0], request.name, write=True)
-        sink = self.drops[request.mode]
+        sink, machine = self.drops[request.mode], KnownMachine(request.peer, request.local.host)
         for directory, place in zip(sink.directories, self.dropPlaces, strict=True):
-            if directory.covers(request.name) and directory.isFor(request.peer):
-                request.trace.places.append((place, directory.locate))
+            if directory.covers(request.name, machine) and directory.isFor(request.peer):
+                request.trace.places.append((place, partial(directory.locate, machine=machine)))
                 request.trace.found = True
                 break
         return sink

@@ -34,6 +34,7 @@ from castd.request import Peer
 from castd.server.service_port import ServiceListener
 from castd.server.site import EntryPlaces, Site
 from castd.service.address import ListeningAddress
+from castd.templates.source import TemplateSource
 
 #: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
@@ -142,6 +143,7 @@ class Components:
 
     def openSite(self, site: Site) -> None:
         """Make the site serve files from these sources, and put uploads into these sinks."""
+        site.machines.adjust(self.config.machines)
         tree = self.config.tree
         places = EntryPlaces(
             tuple(tree.place(each.route) for each in self.config.content),
@@ -163,15 +165,15 @@ def build(
 
     @param site: the site that the transports share; it is not changed.
     @param sinks: the sinks in use; one with the same options is kept.
-    @param sources: the sources in use; a directory with the same options is kept, so that a reload does not wait for
-        its disk.
+    @param sources: the sources in use; one of castd's own with the same options is kept, so that a reload does not wait
+        for a disk, and renders nothing anew.
     @raise ConfigError: with a fault for each entry that cannot be made.
     """
     current = list(sinks)
-    directories = [each for each in sources if isinstance(each, Directory)]
+    own = [each for each in sources if isinstance(each, Directory | TemplateSource)]
 
     def source(entry: Entry) -> IContentSource:
-        kept = next((each for each in directories if each.options == entry.options), None)
+        kept = next((each for each in own if each.options == entry.options), None)
         return kept or collected.sources[entry.kind].makeSource(entry.options, site)
 
     def sink(entry: Entry) -> ConfiguredSink:

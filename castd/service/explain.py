@@ -27,6 +27,7 @@ from castd.files.directory import SinkChain
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
+from castd.machines.known import KnownMachine
 from castd.options import endpoint
 from castd.packets.options import KNOWN
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildRequest, parse
@@ -407,12 +408,13 @@ class _Explainer:
         @param missed: the reasons of those that do not have the file; the one after them has it, or has refused it.
         @param refusal: why the request is refused; L{None}: the file was found.
         """
+        machine = await self._inTime(self._site.machineOf(request))
         asked = zip(self._config.content, self._site.content.sources, strict=True)
         for number, (entry, source) in enumerate(asked):
             if number > len(missed):
                 break
             reason = missed[number] if number < len(missed) else refusal
-            parts = self._path(entry, source, request)
+            parts = self._path(entry, source, request, machine)
             if number == len(missed):
                 self._tell("source", "has it" if reason is None else f"refuses it: {reason}", entry)
                 continue
@@ -420,7 +422,9 @@ class _Explainer:
             if parts is not None and isinstance(source, Directory):
                 await self._nearest(entry, source, parts)
 
-    def _path(self, entry: Entry, source: IContentSource, request: Request) -> names.Parts | None:
+    def _path(
+        self, entry: Entry, source: IContentSource, request: Request, machine: KnownMachine
+    ) -> names.Parts | None:
         """Tell what a directory makes of the name.  -> the parts of the path; L{None}: it has none."""
         if not isinstance(source, Directory):
             return None
@@ -433,10 +437,10 @@ class _Explainer:
             before.append(name)
 
         try:
-            parts = source.partsFor(request.name, request.peer, seen)
+            parts = source.partsFor(request.name, machine, seen)
         except Refused:
             return None
-        self._tell("source", f"path: looks for {source.options.path / names.text(parts)}", entry)
+        self._tell("source", f"path: looks for {source.options.base / names.text(parts)}", entry)
         return parts
 
     async def _nearest(self, entry: Entry, source: Directory, parts: names.Parts) -> None:
@@ -446,10 +450,10 @@ class _Explainer:
         except Refused:
             return
         if exists < len(parts):
-            there, absent = (source.options.path / names.text(parts[:end]) for end in (exists, exists + 1))
+            there, absent = (source.options.base / names.text(parts[:end]) for end in (exists, exists + 1))
             self._tell("source", f"{there} is there, {absent} is not", entry)
         if nearest is not None:
-            text = f"{source.options.path / names.text(nearest)} is there, and differs in case only (ignore-case)"
+            text = f"{source.options.base / names.text(nearest)} is there, and differs in case only (ignore-case)"
             self._tell("source", text, entry)
 
     def _offer(self, content: IContent, entries: Sequence[PortDialect], request: Request) -> Explanation:

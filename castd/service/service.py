@@ -275,7 +275,7 @@ class Server(MultiService):
         """Return what is known of each directory of content, by the name of its entry in the service file."""
         found = []
         for entry in self.config.content:
-            path = getattr(entry.options, "path", None)
+            path = getattr(entry.options, "base", None) or getattr(entry.options, "path", None)
             if path is not None:
                 known = self._presence.setdefault(str(path), Presence(str(path), self.site.reactor))
                 found.append((entry.name, known))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
@@ -14,9 +15,11 @@ from castd.errors import Forbidden, NotFound
 from castd.files.content import Missed, SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.threads import asDeferred
-from castd.interfaces import IContent, IContentSink, IContentSource, ILocatingSource, ISite, IUpload, Near
+from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload, Near
+from castd.machines.known import KnownMachine
 from castd.options import Limits
 from castd.request import Peer, Request
+from castd.server.machines import Machines
 from castd.server.site import Site
 from castd.testing.content import BytesContent, MemorySink
 from castd.testing.hosts import Host
@@ -54,6 +57,7 @@ class MemorySite(Site):
     @ivar files: the files by name, without a leading slash; the next request sees a change of this mapping.
     @ivar access: called with each request before the lookup; raises a L{Refused} for a request that is not allowed.
     @ivar uploads: the sink of uploads; L{None}: writes are refused.
+    @ivar neighbours: the MAC of each address, as the kernel's table has them; it is read once a second at the most.
     @ivar lookups: every request that was looked up.
     @ivar contents: every content that was opened; at the end of a test each must have been closed once.
     """
@@ -71,6 +75,10 @@ class MemorySite(Site):
     ) -> None:
         super().__init__(network, generator, ports, limits)
         self.files, self.uploads, self.access, self.source = files, uploads, access, source
+        self.neighbours: dict[str, str] = {}
+        self.machines = Machines(network, lambda: maybeDeferred, lambda: self.neighbours, network.seconds)
+        if source is not None:
+            self.content = SourceChain([source], (), self.machines)
         self._convert = NetasciiConverter(maybeDeferred).convert
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
@@ -88,13 +96,15 @@ class MemorySite(Site):
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _find(self, request: Request, missed: Missed | None = None) -> IContent | Deferred[IContent]:
+    def _find(
+        self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None
+    ) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
         if self.source is not None:
-            if ILocatingSource.providedBy(self.source):
-                request.trace.places.append(("", self.source.locate))
-            return self.source.lookup(request.name, request.peer)
+            # Looked at for each request: a test may exchange it.
+            chain = SourceChain([self.source], (), self.machines)
+            return chain.lookup(request.name, request.peer, request.local.host, machine, missed, request.trace)
         name = normalName(request.name)
         found = self.files.get(name)
         if found is None:
@@ -104,7 +114,7 @@ class MemorySite(Site):
     def findNear(self, request: Request) -> Deferred[Near | None]:
         """As L{ISite.findNear}: among C{files}, or in the source if it can."""
         if self.source is not None:
-            return SourceChain([self.source]).findNear(request.name, request.peer)
+            return self.machineOf(request).addCallback(partial(SourceChain([self.source]).findNear, request.name))
         return succeed(_nearest(request.name, self.files))
 
     def _openBytes(self, name: str, data: bytes) -> BytesContent:

@@ -22,6 +22,10 @@ BindAddress: TypeAlias = tuple[str, int]
 LocalFields: TypeAlias = tuple[str, int, int, bool, int, Sequence[str]]
 
 
+#: What a machine has said of itself: MAC, UUID, architecture, address, and the seconds since then.
+MachineFields: TypeAlias = tuple[str, str | None, str | None, str | None, float]
+
+
 # From the predecessor to the successor.
 
 
@@ -58,6 +62,7 @@ class StateMessage(TypedDict):
     @ivar resting: addresses of a pool that must not be used yet, each with the seconds that are left.
     @ivar used: fixed groups, each with the file that was sent there, and the seconds for which no other file may
         follow.
+    @ivar machines: what machines have said of themselves, the oldest first.
     """
 
     say: Literal["state"]
@@ -66,6 +71,7 @@ class StateMessage(TypedDict):
     groups: NotRequired[Sequence[Group]]
     resting: NotRequired[Sequence[tuple[Group, float]]]
     used: NotRequired[Sequence[tuple[Group, str, float]]]
+    machines: NotRequired[Sequence[MachineFields]]
 
 
 class BarMessage(TypedDict):

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from castd.group_pool import Group
 from castd.interfaces import IPredecessor
+from castd.machines.table import HeardMachine
 from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
@@ -324,6 +325,8 @@ class Predecessor(Service):
         for group, use, seconds in state.get("used", ()):
             self._used[asAddress(group)] = use, seconds
             self._restFixed(asAddress(group), now)
+
+        self._site.machines.adopt(HeardMachine(*fields) for fields in state.get("machines", ()))
 
     def _takeOver(self) -> None:
         """Read the request ports from now on."""

@@ -269,6 +269,8 @@ class Successor:
             yield {"say": "state", "at": None, "resting": resting}
         for used in _parts(pool.reservations(now)):
             yield {"say": "state", "at": None, "used": used}
+        for machines in _parts(self._site.machines.heard()):
+            yield {"say": "state", "at": None, "machines": machines}
 
     def _handedOver(self) -> None:
         _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)

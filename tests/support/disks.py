@@ -48,8 +48,8 @@ def result(asked: Any) -> Any:
 class HereDirectory(Directory):
     """A directory with C{maybeDeferred} for its threads: what it cannot answer at once has been answered, too."""
 
-    def lookup(self, name: str, peer: Any) -> Any:
-        return result(super().lookup(name, peer))
+    def lookupFor(self, name: str, machine: Any) -> Any:
+        return result(super().lookupFor(name, machine))
 
 
 class HereUploads(UploadDirectory):
@@ -58,12 +58,12 @@ class HereUploads(UploadDirectory):
     upload asks of it, and nothing else.
     """
 
-    def begin(self, name: str, peer: Any, size: int | None) -> Any:
+    def beginFor(self, name: str, machine: Any, size: int | None) -> Any:
         thread: Any = self.thread
         if not isinstance(thread, Later):
-            return result(super().begin(name, peer, size))
+            return result(super().beginFor(name, machine, size))
         before, thread.jobs = thread.jobs, []
-        begun = super().begin(name, peer, size)
+        begun = super().beginFor(name, machine, size)
         thread.run()
         thread.jobs = before
         return result(begun)

@@ -1,0 +1,3 @@
+"""
+Make files from templates, in processes of their own.
+"""

@@ -1,0 +1,72 @@
+"""
+Renders templates, as a process of its own that may be killed: C{python -m castd.templates.child MEMORY}.
+
+Standard input and output carry messages: four octets with the length, then an object of JSON.  The first one is sent
+when the process is ready; then each job is answered by one.  Everything that a template can do is bounded here, but for
+its time, which the other process watches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
+
+#: Seconds without a job until the process ends.
+IDLE = 60.0
+
+
+def main() -> None:
+    """Render what is asked for, until there is nothing more."""
+    limit(int(sys.argv[1]))
+    from castd.templates.rendering import Rendering
+
+    rendering = Rendering()
+    # What a library prints must not get between the messages.
+    output, sys.stdout = sys.stdout.buffer, sys.stderr
+    _send(output, {})
+    while (job := _receive(sys.stdin.buffer)) is not None:
+        try:
+            _send(output, rendering.render(job))
+        except MemoryError:
+            os._exit(MEMORY_STATUS)
+
+
+def limit(memory: int) -> None:
+    """Bound what this process may use: octets of memory, no files written, no other process."""
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, 32),
+    ):
+        _, hard = resource.getrlimit(what)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (allowed, allowed))
+
+
+def _send(output: BinaryIO, message: Rendered | Mapping[str, object]) -> None:
+    octets = json.dumps(message).encode()
+    output.write(LENGTH.pack(len(octets)) + octets)
+    output.flush()
+
+
+def _receive(source: BinaryIO) -> Job | None:
+    """Return the next job; L{None}: there is none."""
+    ready, _, _ = select.select([source], [], [], IDLE)
+    length = source.read(LENGTH.size) if ready else b""
+    if len(length) < LENGTH.size:
+        return None
+    job: Job = json.loads(source.read(LENGTH.unpack(length)[0]))
+    return job
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""
+Render a template of Jinja in its sandbox, with what an inventory says of the machine.  It runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from castd.templates.messages import LARGEST_INVENTORY, FileVersion, Job, Rendered, TemplateFault, readText, versionOf
+
+#: A mapping of YAML, or what stands in one.
+Yaml: TypeAlias = "Mapping[str, Yaml] | Sequence[Yaml] | str | int | float | bool | None"
+
+
+class _Loader(FileSystemLoader):
+    """Loads templates beside the first one, and notes which."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
+        self.loaded: set[str] = set()
+
+    def note(self, template: str) -> None:
+        self.loaded.add(str(Path(self.folder, template)))
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox; a template that is included is noted, also one that was compiled before."""
+
+    def __init__(self, loader: _Loader) -> None:
+        super().__init__(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+        self.noting = loader
+
+    def _load_template(self, name: str, globals: MutableMapping[str, object] | None) -> Template:
+        self.noting.note(name)
+        return super()._load_template(name, globals)
+
+
+class Rendering:
+    """
+    Renders templates, and keeps what was compiled and read as long as the files are the same.
+    """
+
+    def __init__(self) -> None:
+        self._environments: dict[str, _Environment] = {}
+        self._inventories: dict[str, tuple[FileVersion, Inventory]] = {}
+
+    def render(self, job: Job) -> Rendered:
+        """Render one template; a fault of template or inventory is a part of the result."""
+        path = Path(job["template"])
+        environment = self._environments.get(str(path.parent))
+        if environment is None:
+            environment = self._environments[str(path.parent)] = _Environment(_Loader(str(path.parent)))
+        environment.noting.loaded = {str(path)}
+        inventory = job["inventory"]
+        try:
+            machine = self._machine(inventory, job["values"])
+            text = None
+            if machine is not None or not job["known"]:
+                text = _rendered(environment, path.name, job, machine or {})
+            fault = None
+        except TemplateFault as wrong:
+            text, fault = None, str(wrong)
+        files = [*sorted(environment.noting.loaded), *(() if inventory is None else (inventory,))]
+        return {"text": text, "fault": fault, "files": list(_versions(files))}
+
+    def _machine(self, path: str | None, values: Mapping[str, str | None]) -> Mapping[str, Yaml] | None:
+        """Return what the inventory says of a machine; L{None}: it does not stand there."""
+        if path is None:
+            return None
+        try:
+            version = versionOf(path)
+        except OSError as error:
+            raise TemplateFault(f"{path}: {error.strerror}") from None
+        known = self._inventories.get(path)
+        if known is None or known[0] != version:
+            known = self._inventories[path] = version, Inventory(path, readText(path, LARGEST_INVENTORY))
+        return known[1].machine(values)
+
+
+def _versions(paths: Sequence[str]) -> Iterator[FileVersion]:
+    for path in paths:
+        try:
+            yield versionOf(path)
+        except OSError:
+            yield path, 0, 0, 0
+
+
+def _rendered(environment: _Environment, name: str, job: Job, machine: Mapping[str, Yaml]) -> str:
+    """@raise TemplateFault: the template is wrong, or its result is too large."""
+    groups = machine.get("groups", [])
+    try:
+        template = environment.get_template(name)
+        made, octets = [], 0
+        for piece in template.generate(**job["values"], machine=machine, groups=groups):
+            octets += len(piece.encode())
+            if octets > job["most"]:
+                raise TemplateFault(f"{job['template']}: its result is larger than {job['most']} octets")
+            made.append(piece)
+        return "".join(made)
+    except TemplateSyntaxError as error:
+        raise TemplateFault(f"{error.filename or job['template']}:{error.lineno}: {error.message}") from None
+    except (TemplateFault, MemoryError):
+        raise
+    except TemplateError as error:
+        raise TemplateFault(f"{_place(error, environment, job)}: {error.message or type(error).__name__}") from None
+    except Exception as error:
+        # A template can raise whatever Python does: a division by zero, a wrong type.
+        raise TemplateFault(f"{_place(error, environment, job)}: {type(error).__name__}: {error}") from None
+
+
+def _place(error: Exception, environment: _Environment, job: Job) -> str:
+    """Return file and line of the innermost template that an exception has come through."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in environment.noting.loaded:
+            return f"{frame.filename}:{frame.lineno}"
+    return job["template"]
+
+
+class Inventory:
+    """
+    What the operator says of machines: C{machines:} by MAC, UUID or address, C{groups:} with values for their members,
+    and C{all:} with values for all of them.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        """@raise TemplateFault: it cannot be read."""
+        self._path = path
+        try:
+            found = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+            raise TemplateFault(f"{path}{line}: {error.problem}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise TemplateFault(f"{path}: {error}") from None
+        top = self._mapping(found, "the file")
+        self._all = self._mapping(top.get("all"), "all")
+        self._groups = {str(name): self._mapping(each, f"groups.{name}") for name, each in self._items(top, "groups")}
+        self._machines = {
+            _key(name): self._mapping(each, f"machines.{name}") for name, each in self._items(top, "machines")
+        }
+        for name, machine in self._machines.items():
+            self._checkGroups(name, machine)
+
+    def _items(self, top: Mapping[str, Yaml], key: str) -> Sequence[tuple[str, Yaml]]:
+        return list(self._mapping(top.get(key), key).items())
+
+    def _mapping(self, value: object, what: str) -> Mapping[str, Yaml]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise TemplateFault(f"{self._path}: {what} is no mapping")
+        return value
+
+    def _checkGroups(self, name: str, machine: Mapping[str, Yaml]) -> None:
+        groups = machine.get("groups", [])
+        if not isinstance(groups, list) or not all(isinstance(each, str) for each in groups):
+            raise TemplateFault(f"{self._path}: machines.{name}.groups is no list of names")
+        for each in groups:
+            if each not in self._groups:
+                raise TemplateFault(f"{self._path}: machines.{name}.groups: there is no group {each}")
+
+    def machine(self, values: Mapping[str, str | None]) -> Mapping[str, Yaml] | None:
+        """Return the values of a machine, by its MAC, UUID or address; L{None}: it does not stand here."""
+        keys = [value for word in ("mac", "uuid", "ip") if (value := values.get(word)) is not None]
+        own = next((self._machines[key] for key in keys if key in self._machines), None)
+        if own is None:
+            return None
+        merged: dict[str, Yaml] = dict(self._all)
+        groups = own.get("groups", [])
+        for each in groups if isinstance(groups, list) else ():
+            merged.update(self._groups[str(each)])
+        return {**merged, "groups": [], **own}
+
+
+def _key(name: object) -> str:
+    """Write a MAC with colons, and all in small letters."""
+    text = str(name).lower()
+    return text.replace("-", ":") if len(text) == 17 else text

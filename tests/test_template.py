@@ -1,0 +1,474 @@
+"""
+Templates: each machine gets its own result, rendered once, and whatever a template does stays in its own process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from castd.errors import ConfigError, NotFound, Refused, Unanswered
+from castd.interfaces import IContent, IMachineSource
+from castd.request import Local, Request
+from castd.templates import source as template
+from castd.templates.child import IDLE
+from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
+from castd.templates.renderers import MOST_PROCESSES, MOST_QUEUED, START_TIMEOUT, Renderers, RenderProcess
+from castd.templates.rendering import Rendering
+from castd.templates.source import FAILED_LASTS, Options, RenderedContent, TemplateSource, makeSource
+from castd.testing.network import Network
+from castd.testing.site import MemorySite, memorySite
+from tests.support.disks import result
+
+ONE, TWO = "52:54:00:66:00:10", "52:54:00:66:00:11"
+LOCAL = Local("10.0.0.1", 69)
+
+INVENTORY = """
+all: {kernel: common, root: /dev/nfs}
+groups:
+  lab: {kernel: lab-kernel}
+machines:
+  52-54-00-66-00-10: {groups: [lab], title: first}
+  10.0.0.9: {title: by address}
+"""
+
+
+class Here:
+    """Renders in this process, and counts."""
+
+    def __init__(self) -> None:
+        self.rendering, self.jobs = Rendering(), list[Job]()
+
+    def __call__(self, source: object, job: Job, seconds: float, memory: int) -> Deferred[Rendered]:
+        self.jobs.append(job)
+        return maybeDeferred(lambda: json.loads(json.dumps(self.rendering.render(job))))
+
+
+class Stage:
+    """A site in memory whose files come from one template; two machines are neighbours."""
+
+    def __init__(self, folder: Path, text: str, **options: Any) -> None:
+        self.folder, self.here = folder, Here()
+        (folder / "boot.j2").write_text(text)
+        (folder / "inventory.yaml").write_text(INVENTORY)
+        self.network = Network()
+        given = {"file": str(folder / "boot.j2"), "names": ["boot.ipxe"], **options}
+        if given.get("inventory") is True:
+            given["inventory"] = str(folder / "inventory.yaml")
+        self.options = Options.model_validate(given)
+        self.site: MemorySite = memorySite(self.network)
+        self.source = TemplateSource(self.options, self.here, self.site, maybeDeferred)
+        self.site = memorySite(self.network, host="10.0.0.2", source=self.source)
+        self.site.neighbours.update({"10.0.0.7": ONE, "10.0.0.8": TWO})
+
+    def open(self, host: str, name: str = "boot.ipxe") -> Any:
+        """The content that a machine is given."""
+        found = self.site.lookup(Request((host, 2070), LOCAL, name))
+        # A machine that is not known is looked for once more.
+        self.network.advance(0.1)
+        return result(found)
+
+    def get(self, host: str = "10.0.0.7", name: str = "boot.ipxe") -> str:
+        """What a machine gets."""
+        content = self.open(host, name)
+        try:
+            return bytes(content.read(0, content.size)).decode()
+        finally:
+            content.close()
+
+
+def test_interfaces(tmp_path: Path) -> None:
+    """Source and content are what the chain of sources expects."""
+    stage = Stage(tmp_path, "")
+    assert verifyObject(IMachineSource, stage.source)
+    assert verifyObject(IContent, RenderedContent("x", b"octets"))
+
+
+def test_byMachine(tmp_path: Path) -> None:
+    """A template is told who asks, for what and where; each machine gets its own."""
+    stage = Stage(
+        tmp_path, "{{ mac }} {{ ip }} {{ uuid }} {{ arch }} {{ name }} {{ server }} {{ groups }}\n", names=["**"]
+    )
+    stage.site.machines.hear(ONE, "00112233-4455-6677-8899-aabbccddeeff", "efi-x64")
+    uuid = "00112233-4455-6677-8899-aabbccddeeff"
+    assert stage.get(name="/pc/x") == f"{ONE} 10.0.0.7 {uuid} efi-x64 pc/x 10.0.0.1 []\n"
+    assert stage.get("10.0.0.8") == f"{TWO} 10.0.0.8 None None boot.ipxe 10.0.0.1 []\n"
+
+
+def test_inventory(tmp_path: Path) -> None:
+    """The inventory knows machines by MAC or address; a group's value goes before that for all, its own before both."""
+    stage = Stage(tmp_path, "{{ machine.title }} {{ machine.kernel }} {{ machine.root }} {{ groups }}", inventory=True)
+    assert stage.get() == "first lab-kernel /dev/nfs ['lab']"
+    assert stage.get("10.0.0.9") == "by address common /dev/nfs []"
+    stage = Stage(tmp_path, "{{ machine.title }}", inventory=True, **{"known-only": True})
+    assert stage.get() == "first"
+    with pytest.raises(NotFound):
+        stage.get("10.0.0.8")
+
+
+def test_renderedOnce(tmp_path: Path) -> None:
+    """A machine's file is rendered once, until the template, one that it includes, or the inventory changes."""
+    stage = Stage(tmp_path, "{% include 'part.j2' %} {{ mac }}", inventory=True)
+    (tmp_path / "part.j2").write_text("1")
+    assert [stage.get() for _ in range(3)] == [f"1 {ONE}"] * 3
+    assert stage.get("10.0.0.8") == f"1 {TWO}"
+    assert len(stage.here.jobs) == 2
+    (tmp_path / "part.j2").write_text("22")
+    assert [stage.get() for _ in range(3)] == [f"22 {ONE}"] * 3
+    (tmp_path / "inventory.yaml").write_text(INVENTORY + "\n")
+    stage.get()
+    (tmp_path / "boot.j2").write_text("another")
+    assert stage.get() == "another"
+    assert len(stage.here.jobs) == 5
+
+
+def test_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many octets are kept and no more; those that were asked for last."""
+    monkeypatch.setattr(template, "MOST_OCTETS", 25)
+    stage = Stage(tmp_path, "{{ name }}34567890", names=["*"])
+    for name in ("ab", "cd", "ab", "ef", "ab"):
+        stage.get(name=name)
+    assert [job["values"]["name"] for job in stage.here.jobs] == ["ab", "cd", "ef"]
+    stage.get(name="cd")
+    assert len(stage.here.jobs) == 4
+
+
+def test_equalResults(tmp_path: Path) -> None:
+    """Machines with equal results may share a cast; others never do."""
+    stage = Stage(tmp_path, "{% if mac == '52:54:00:66:00:10' %}one{% endif %}")
+    versions = [stage.open(host).version for host in ("10.0.0.7", "10.0.0.8", "10.0.0.9")]
+    assert versions[0] != versions[1] == versions[2]
+
+
+def test_names(tmp_path: Path) -> None:
+    """A template has the names of its patterns; one with a word is the name for that machine alone."""
+    stage = Stage(tmp_path, "x", names=["*.ks", "pxelinux.cfg/01-{mac}"], networks=["10.0.0.0/24"])
+    assert stage.get(name="a/b.ks") == "x"
+    assert stage.get(name="/pxelinux.cfg/01-52-54-00-66-00-10") == "x"
+    for host, name in (("10.0.0.8", "pxelinux.cfg/01-52-54-00-66-00-10"), ("10.0.0.7", "b"), ("10.0.1.7", "b.ks")):
+        with pytest.raises(NotFound):
+            stage.get(host, name)
+    for name in ("../b.ks", "b.ks\x01"):
+        with pytest.raises(NotFound):
+            stage.get(name=name)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("\n{{ nothing }}", 2, "'nothing' is undefined"),
+        ("\n\n{% if %}", 3, "Expected an expression"),
+        ("{{ 1 / 0 }}", 1, "ZeroDivisionError"),
+        ("\n{% include 'missing' %}", 2, "missing"),
+        ("\n{% include '../../etc/passwd' %}", 2, "passwd"),
+        ("{{ ''.__class__ }}", 1, "unsafe"),
+        ("{{ self.__init__.__globals__ }}", 1, ""),
+        ("\n{{ ''.format.__self__ }}", 2, "__self__"),
+        ("{{ range(10000000) | list }}", 1, "OverflowError"),
+        ("{{ groups.append(1) }}", 1, "unsafe"),
+        ("{% for _ in range(2000) %}{{ '12345678' * 100 }}{% endfor %}", None, "larger than 1048576 octets"),
+    ],
+)
+def test_faults(tmp_path: Path, events: list[dict[str, Any]], text: str, line: int | None, what: str) -> None:
+    """A fault is in the log with file and line; the client is told that there is one, and no path."""
+    stage = Stage(tmp_path, text)
+    with pytest.raises(Refused) as refused:
+        stage.get()
+    assert refused.value.text == "The file could not be made"
+    assert refused.value.code == 0
+    (told,) = [event["fault"] for event in events if event["event"] == "template-fault"]
+    assert told.startswith(f"{tmp_path}/boot.j2:{'' if line is None else line}")
+    assert what in told
+
+
+def test_faultsLast(tmp_path: Path) -> None:
+    """What has failed is not tried again for a while, unless a file has changed."""
+    stage = Stage(tmp_path, "{{ nothing }}")
+    for _ in range(3):
+        with pytest.raises(Refused):
+            stage.get()
+    assert len(stage.here.jobs) == 1
+    stage.network.advance(FAILED_LASTS)
+    with pytest.raises(Refused):
+        stage.get()
+    assert len(stage.here.jobs) == 2
+    (tmp_path / "boot.j2").write_text("mended")
+    assert stage.get() == "mended"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("machines: [a]", "machines is no mapping"),
+        ("\n\na: [", ":3:"),
+        ("machines: {'10.0.0.7': {groups: [none]}}", "there is no group none"),
+        ("machines: {'10.0.0.7': {groups: none}}", "no list of names"),
+        ("- a", "the file is no mapping"),
+        ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
+    ],
+)
+def test_inventoryFaults(tmp_path: Path, text: str, fault: str) -> None:
+    """A fault of the inventory is told with its place."""
+    stage = Stage(tmp_path, "x", inventory=True)
+    (tmp_path / "inventory.yaml").write_text(text)
+    with pytest.raises(Refused) as refused:
+        stage.get()
+    assert f"{tmp_path}/inventory.yaml" in str(refused.value)
+    assert fault in str(refused.value)
+
+
+def test_askedTogether(tmp_path: Path) -> None:
+    """Who asks for the same while it is being rendered gets the same; who has gone costs nothing."""
+    stage = Stage(tmp_path, "x")
+    jobs = list[Deferred[Rendered]]()
+    stage.source._render = lambda *_: (jobs.append(Deferred()), jobs[-1])[1]
+    asked = [stage.site.lookup(Request(("10.0.0.7", port), LOCAL, "boot.ipxe")) for port in (1, 2, 3)]
+    asked[1].addErrback(lambda _: None).cancel()
+    assert len(jobs) == 1
+    jobs[0].callback({"text": "y", "fault": None, "files": []})
+    assert [result(each).size for each in (asked[0], asked[2])] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"names": []}, {"names": ["a/"]}, {"names": ["{mca}"]}, {"timeout": "0 s"}, {"memory": "1 MiB"}]
+)
+def test_wrongOptions(wrong: dict[str, Any]) -> None:
+    """What cannot work is a fault of the service file."""
+    with pytest.raises(ValidationError):
+        Options.model_validate({"file": "/srv/x", "names": ["x"], **wrong})
+
+
+def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template or an inventory that is not there is a fault of the service file, and so is a missing library."""
+    site = memorySite(Network())
+    (tmp_path / "x").write_text("")
+    for given, key in (({"file": "no"}, "file: "), ({"file": "x", "inventory": "no"}, "inventory: ")):
+        paths = {name: str(tmp_path / path) for name, path in given.items()}
+        with pytest.raises(ConfigError, match=key):
+            makeSource(Options.model_validate({**paths, "names": ["x"]}), site)
+    monkeypatch.setattr(template, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="castd\\[template\\]"):
+        makeSource(Options(file=tmp_path / "x", names=("x",)), site)
+
+
+# The processes.
+
+
+class Process:
+    """A process in a test's hand: what it was told, and how it ended."""
+
+    def __init__(self, protocol: RenderProcess) -> None:
+        self.protocol, self.told, self.signals = protocol, list[Any](), list[int]()
+        protocol.makeConnection(self)
+
+    def write(self, data: bytes) -> None:
+        self.told.append(json.loads(data[LENGTH.size :])["template"])
+
+    def signalProcess(self, number: int) -> None:
+        self.signals.append(number)
+
+    def say(self, message: Any) -> None:
+        octets = json.dumps(message).encode()
+        for octet in LENGTH.pack(len(octets)) + octets:
+            self.protocol.outReceived(bytes([octet]))
+
+    def done(self, text: str = "x") -> None:
+        self.say({"text": text, "fault": None, "files": []})
+
+    def end(self, status: int | None = None) -> None:
+        self.protocol.processEnded(Failure(ProcessTerminated(status, 9 if status is None else None)))
+
+
+class Pool:
+    """Renderers with such processes."""
+
+    def __init__(self) -> None:
+        self.clock, self.processes = Clock(), list[Process]()
+        self.renderers = Renderers(
+            self.clock, lambda each: (self.processes.append(Process(each)), self.processes[-1])[1]
+        )
+
+    def render(self, source: str, name: str, memory: int = 64 << 20) -> Deferred[Rendered]:
+        job = Job(template=name, inventory=None, known=False, most=1, values={})
+        return self.renderers.render(source, job, 2.0, memory)
+
+
+def test_pool() -> None:
+    """Processes are started when needed, used again, and work side by side; of one source one job at a time."""
+    pool = Pool()
+    done = [pool.render(source, name) for source, name in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1"))]
+    one, two = pool.processes
+    assert (one.told, two.told) == ([], [])
+    for each in pool.processes:
+        each.say({})
+    assert (one.told, two.told) == (["a1"], ["b1"])
+    two.done()
+    assert two.told == ["b1", "c1"], "a2 waits for a1"
+    one.done()
+    assert one.told == ["a1", "a2"]
+    one.done()
+    two.done()
+    assert [result(each)["text"] for each in done] == ["x"] * 4
+    assert len(pool.processes) == MOST_PROCESSES
+    assert not pool.clock.getDelayedCalls()
+
+
+def test_killed() -> None:
+    """One that takes too long is killed, and what waits behind it is rendered by another process."""
+    pool = Pool()
+    endless, next = pool.render("a", "a1"), pool.render("a", "a2")
+    (one,) = pool.processes
+    one.say({})
+    pool.clock.advance(2.0)
+    assert one.signals == [9]
+    one.end()
+    assert "a1: takes more than 2 s" in str(result(endless)["fault"])
+    pool.clock.advance(0)
+    pool.processes[1].say({})
+    pool.processes[1].done("next")
+    assert result(next)["text"] == "next"
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"), [(MEMORY_STATUS, "needs more than 64 MiB"), (1, "has ended"), (None, "has ended")]
+)
+def test_ended(status: int | None, fault: str) -> None:
+    """One that ends by itself says why; the next job gets a new process."""
+    pool = Pool()
+    done = pool.render("a", "a1")
+    pool.processes[0].say({})
+    pool.processes[0].end(status)
+    assert fault in str(result(done)["fault"])
+    pool.clock.advance(0)
+    pool.render("a", "a2")
+    assert len(pool.processes) == 2
+
+
+def test_neverReady() -> None:
+    """A process that does not start is killed."""
+    pool = Pool()
+    pool.render("a", "a1")
+    pool.clock.advance(START_TIMEOUT)
+    assert pool.processes[0].signals == [9]
+
+
+def test_tooMany() -> None:
+    """So many jobs wait; who asks beyond that is not answered, and asks again."""
+    pool = Pool()
+    for number in range(MOST_QUEUED + 1):
+        pool.render("a", str(number))
+    with pytest.raises(Unanswered):
+        result(pool.render("a", "last"))
+
+
+def test_cannotStart() -> None:
+    """Where no process can be started the job fails, and castd goes on."""
+
+    def spawn(_: RenderProcess) -> Any:
+        raise OSError(11, "no more processes")
+
+    job = Job(template="a", inventory=None, known=False, most=1, values={})
+    assert "no more processes" in str(result(Renderers(Clock(), spawn).render("a", job, 1.0, 64 << 20))["fault"])
+
+
+def test_otherMemory() -> None:
+    """A job with another limit of memory gets a process with that limit."""
+    pool = Pool()
+    for memory in (64 << 20, 128 << 20, 256 << 20):
+        pool.render("a", "x", memory)
+        pool.processes[-1].say({})
+        pool.processes[-1].done()
+    assert [each.protocol.memory >> 20 for each in pool.processes] == [64, 128, 256]
+    assert pool.processes[0].signals == [9], "there are never more than two"
+
+
+# The real process.
+
+
+def rendered(tmp_path: Path, *texts: str, memory: int = 256) -> tuple[list[Any], int]:
+    """What the program answers to a job for each text, and its exit status."""
+    argv = [sys.executable, "-m", "castd.templates.child", str(memory << 20)]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    found = []
+    try:
+        with child.stdin as asked, child.stdout as answered:
+            for number, text in enumerate(("", *texts)):
+                if number:
+                    (tmp_path / f"{number}.j2").write_text(text)
+                    path = str(tmp_path / f"{number}.j2")
+                    job = {
+                        "template": path,
+                        "inventory": None,
+                        "known": False,
+                        "most": 1 << 20,
+                        "values": {"name": "x"},
+                    }
+                    octets = json.dumps(job).encode()
+                    asked.write(LENGTH.pack(len(octets)) + octets)
+                    asked.flush()
+                length = answered.read(LENGTH.size)
+                if not length:
+                    break
+                found.append(json.loads(answered.read(LENGTH.unpack(length)[0])))
+    finally:
+        status = child.wait(IDLE)
+    return found[1:], status
+
+
+@pytest.mark.slow
+def test_realProcess(tmp_path: Path) -> None:
+    """The program renders one job after the other, and goes on after a fault; it ends when it is asked nothing more."""
+    found, status = rendered(tmp_path, "{{ name }}", "{{ 1 / 0 }}", "é")
+    assert [each["text"] for each in found] == ["x", None, "é"]
+    assert status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'x' * 10**9 }}",
+        "{% set x = namespace(a='xxxxxxxx') %}{% for _ in range(40) %}{% set x.a = x.a ~ x.a %}{% endfor %}",
+    ],
+)
+def test_memoryBomb(tmp_path: Path, text: str) -> None:
+    """A template that wants all memory does not get it: its process ends, and says why."""
+    began = time.monotonic()
+    found, status = rendered(tmp_path, text)
+    assert (found, status) == ([], MEMORY_STATUS)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+def test_noFilesWritten(tmp_path: Path) -> None:
+    """The process can write no file and start no other process, whatever a template finds to call."""
+    program = (
+        "import os, resource, sys\n"
+        "from castd.templates.child import limit\n"
+        "limit(256 << 20)\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: open(sys.argv[1], 'wb', 0).write(b'x')\n"
+        "except OSError: print('no file')\n"
+        "print(resource.getrlimit(resource.RLIMIT_NPROC), resource.getrlimit(resource.RLIMIT_AS)[0] >> 20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["no file", "(0, 0) 256"]
