@@ -272,13 +272,16 @@ def test_groups(tmp_path: Path) -> None:
 
 def test_failures() -> None:
     """What failed last comes first, with its verdict where there is one."""
-    verdict = "nothing but its request was heard: a firewall? set single-port"
-    failures = [found(), found(message="tftp: 10.0.0.7:1 initrd: silent", times=3, fields={"verdict": verdict})]
+    why = "nothing but its request was heard: a firewall? set single-port"
+    cause, _, cure = why.partition(": ")
+    told = {"verdict": "unanswered", "cause": cause, "cure": cure}
+    failures = [found(), found(message=f"tftp: 10.0.0.7:1 initrd: silent; {why}", times=3, fields=told)]
     web = Web(failures=lambda most: succeed(failures))
     shown = Outline(web.get().text).text
     assert shown.index("initrd: silent (3 times)") < shown.index("is refused kernel")
-    assert verdict in shown
-    assert [each["verdict"] for each in json.loads(web.get("/status.json").body)["failures"]] == [verdict, None]
+    assert shown.count(why) == 1
+    failed = json.loads(web.get("/status.json").body)["failures"]
+    assert [(each["verdict"], each["why"]) for each in failed] == [("unanswered", why), (None, None)]
 
 
 def test_historyOfASlowDisk() -> None:
@@ -294,10 +297,10 @@ def test_historyOfASlowDisk() -> None:
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_hostileNames(name: str) -> None:
     """Whatever a stranger calls a file or a machine is text on the page, and none that hides or turns other text."""
-    plain, told = ([Transfer("kernel"), GroupTransfer(1)], [found(fields={"verdict": "why"})]), found()
+    plain, told = ([Transfer("kernel"), GroupTransfer(1)], [found(fields={"verdict": "why", "cause": "a", "cure": "b"})]), found()
     hostile = [Transfer(name, name, transport=name), GroupTransfer(1)]
     hostile[1].fileName = hostile[1].name = name
-    told = found(address=name, name=name, message=name, fields={"verdict": name})
+    told = found(address=name, name=name, message=name, fields={"verdict": name, "cause": name, "cure": name})
     pages = [
         Web(casts, failures=lambda most, entries=entries: succeed(entries)).get().text  # type: ignore[misc]
         for casts, entries in (plain, (hostile, [told]))

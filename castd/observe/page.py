@@ -258,7 +258,7 @@ class PageElement(Element):
                 address=each["address"] or "the server",
                 message=each["message"],
                 times=f" ({each['times']} times)" if each["times"] > 1 else "",
-                verdict=each["verdict"] or "",
+                why=each["why"] or "",
             )
             for each in self._report["failures"] or ()
         ]

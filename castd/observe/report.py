@@ -105,7 +105,7 @@ class GroupReport(TypedDict):
 
 
 class FailureReport(TypedDict):
-    """Something that failed; C{verdict}: why, and what to do, where that can be told."""
+    """Something that failed; C{verdict}, C{why}: the word for it, and cause and cure, where they can be told."""
 
     time: str
     address: str | None
@@ -113,6 +113,7 @@ class FailureReport(TypedDict):
     times: int
     message: str
     verdict: str | None
+    why: str | None
 
 
 class ServerReport(TypedDict):
@@ -372,14 +373,16 @@ def _groupReport(group: IMappedTransfer) -> GroupReport:
 
 
 def _failure(found: Found) -> FailureReport:
-    verdict = found["fields"].get("verdict")
+    verdict, cause, cure = (found["fields"].get(each) for each in ("verdict", "cause", "cure"))
+    why = f"{cause}: {cure}" if isinstance(verdict, str) else None
     return {
         "time": found["time"],
         "address": found["address"],
         "name": found["name"],
         "times": found["times"],
-        "message": found["message"],
+        "message": found["message"].removesuffix(f"; {why}"),
         "verdict": verdict if isinstance(verdict, str) else None,
+        "why": why,
     }
 
 
