@@ -1,6 +1,7 @@
 """
 Generates from the code what the documentation says of it: the reference of the service file, its JSON schema, the
-service file with every key and its default, the table of metrics, and that of verdicts.
+service file with every key and its default, the tables of metrics and of verdicts, and the manual page of each
+command.
 
     python scripts/reference.py            writes all of them
     python scripts/reference.py --check    names those that are out of date, with exit status 1
@@ -8,16 +9,23 @@ service file with every key and its default, the table of metrics, and that of v
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
+import click
+from click_man.core import generate_man_page
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from castd import __version__  # noqa: E402
+from castd.cli.main import main as castd  # noqa: E402
 from castd.config.config import Kinds  # noqa: E402
 from castd.config.plugin import ContentSourceMaker, ServiceMaker, TransportMaker  # noqa: E402
 from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefault  # noqa: E402
@@ -171,11 +179,53 @@ def verdictsPage(text: str) -> str:
     return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in table), "\n", END, tail))
 
 
+# The manual pages.
+
+#: A line that troff would obey, and a backslash, which it would read.
+CONTROL, BACKSLASH = re.compile(r"^(?=[.'])", re.MULTILINE), "\\"
+
+
+def forTroff(text: str) -> str:
+    """Return a text that troff shows as it is."""
+    return CONTROL.sub(r"\\&", text.replace(BACKSLASH, r"\e"))
+
+
+def withHelpForTroff(command: click.Command) -> click.Command:
+    """
+    Return a copy of a command whose help troff shows as it is.  Its first sentence is the line that C{apropos} finds;
+    click-man would end that after 45 characters.
+    """
+    made = copy.copy(command)
+    text = cleandoc(command.help or "")
+    made.help = forTroff("\n\n".join(filter(None, (text, cleandoc(command.epilog or "")))))
+    made.short_help = " ".join(re.split(r"(?<=\.)\s", text)[0].split()).rstrip(".")
+    made.params = [copy.copy(each) for each in command.params]
+    for each in made.params:
+        if isinstance(each, click.Option) and each.help is not None:
+            each.help = forTroff(each.help)
+    if isinstance(made, click.Group):
+        made.commands = {name: withHelpForTroff(each) for name, each in made.commands.items()}
+    return made
+
+
+def manualPages(command: click.Command, name: str, above: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """Return the file name and the text of the manual page of a command, and of each command below it."""
+    context = click.Context(command, info_name=name, parent=above)
+    page = context.command_path.replace(" ", "-")
+    # A page says of which version it is.  The day on which it was made would change it each day.
+    yield f"{page}.1", generate_man_page(context, version=f"castd {__version__}", date=" ")
+    for below, each in command.commands.items() if isinstance(command, click.Group) else ():
+        if not each.hidden:
+            yield from manualPages(each, below, context)
+
+
 def files() -> dict[Path, str]:
     """Return what has to stand in each file."""
     kinds = stock()
     metrics, verdicts = ROOT / "docs" / "metrics.md", ROOT / "docs" / "verdicts.md"
+    pages = manualPages(withHelpForTroff(castd), "castd")
     return {
+        **{ROOT / "docs" / "man" / name: text for name, text in pages},
         ROOT / "docs" / "service-file.md": reference(kinds),
         ROOT / "docs" / "castd.schema.json": json.dumps(serviceFileSchema(kinds), indent=2) + "\n",
         ROOT / "etc" / "castd.yaml": exampleFile(kinds),
@@ -191,6 +241,7 @@ def main() -> None:
         sys.stderr.writelines(f"{file.relative_to(ROOT)} is out of date: run scripts/reference.py\n" for file in stale)
         raise SystemExit(bool(stale))
     for file in stale:
+        file.parent.mkdir(exist_ok=True)
         file.write_text(files()[file])
 
 

@@ -1,19 +1,25 @@
-"""What is written of the service file: it is current, it loads, and every default in it is the model's."""
+"""
+What is written of the service file and of the commands: it is current, and true.
+"""
 
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from castd.cli.main import main as castd
 from castd.config import yaml
 from castd.config.config import Config, build
 from castd.config.schema import SECTIONS, rows, serviceFileSchema, showDefault
 from castd.files.uploads import UploadDirectoryOptions
 from castd.options import Limits
 from castd.templates.source import Options as TemplateOptions
+from tests.support.needs import run
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = ROOT / "etc" / "castd.yaml"
@@ -130,3 +136,46 @@ def test_schema() -> None:
     assert schema["$defs"]["transports.tftp"]["properties"]["use"] == {"const": "tftp"}
     assert schema["$defs"]["limits"]["properties"]["drain"]["default"] == "20 s"
     assert schema["properties"]["transports"]["minProperties"] == 1
+
+
+MANUAL = ROOT / "docs" / "man"
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Return each command, with the name of its page."""
+    yield name, command
+    for below, each in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from commands(each, f"{name}-{below}")
+
+
+COMMANDS = dict(commands(castd, "castd"))
+
+
+def test_aPageForEachCommand() -> None:
+    """Every command has a manual page, and no page is left of one that is gone."""
+    assert {page.stem for page in MANUAL.iterdir()} == set(COMMANDS)
+
+
+def squeezed(text: str) -> str:
+    """Return a text without spaces and without the hyphens at the ends of its lines."""
+    return re.sub(r"\s", "", re.sub("[\u2010-]\\s*", "-", text)).replace("-", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_manualPage(name: str) -> None:
+    """groff has nothing to say against a manual page, and shows all of the command's help, its epilog and options."""
+    shown = run("groff", "-ww", "-k", "-Tutf8", "-P-cbou", "-man", "-rHY=0", MANUAL / f"{name}.1", check=True)
+    assert shown.stderr == ""
+    command, page = COMMANDS[name], squeezed(shown.stdout)
+    helps = [each.help or "" for each in command.params if isinstance(each, click.Option)]
+    assert [text for text in (command.help, command.epilog, *helps) if text and squeezed(text) not in page] == []
+    words = [word for each in command.params for word in each.opts if word.startswith("-")]
+    assert [word for word in words if squeezed(word) not in page] == []
+
+
+def test_forTroff() -> None:
+    """What troff would obey in a text is shown instead: a dot or an apostrophe at the start of a line, a backslash."""
+    first, second = REFERENCE.forTroff(".so x"), REFERENCE.forTroff("'til a\\b")
+    page = f".TH X 1\n.SH X\n{first}\n{second}\n"
+    shown = run("groff", "-ww", "-Tascii", "-P-cbou", "-man", input=page, check=True)
+    assert (shown.stderr, squeezed(shown.stdout).count(".sox'tila\\b")) == ("", 1)

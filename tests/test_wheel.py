@@ -51,7 +51,7 @@ def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_contents(wheel: Path) -> None:
-    """The wheel carries all of castd, the mark that it is typed, one file for twisted, and nothing else."""
+    """The wheel carries all of castd, the mark that it is typed, one file for twisted, the manual pages, no more."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = {
@@ -61,7 +61,10 @@ def test_contents(wheel: Path) -> None:
     }
     assert "castd/py.typed" in names
     assert {name for name in names if name.startswith("twisted/")} == {"twisted/plugins/castd_plugin.py"}
-    assert names == sources | {"twisted/plugins/castd_plugin.py"}
+    shared = f"{wheel.name.removesuffix('-py3-none-any.whl')}.data/data/share/man/man1"
+    pages = {f"{shared}/{page.name}" for page in (ROOT / "docs" / "man").iterdir()}
+    assert f"{shared}/castd.1" in pages
+    assert names == sources | {"twisted/plugins/castd_plugin.py"} | pages
 
 
 @pytest.mark.slow
@@ -85,6 +88,11 @@ def test_versionIsThatOfTheCode(wheel: Path, stranger: Path, tmp_path: Path) -> 
     ours, theirs = said.split()
     assert ours == theirs
     assert wheel.name.startswith(f"castd-{ours}-")
+
+
+def test_manualIsInstalled(stranger: Path) -> None:
+    """The wheel brings the manual pages to where man looks, beside the folder of the command."""
+    assert (stranger.parent.parent / "share" / "man" / "man1" / "castd-check.1").is_file()
 
 
 def test_commandIsInstalled(stranger: Path) -> None:
