@@ -339,6 +339,13 @@ class ListenOptions(Settings):
         """
         return ()
 
+    def destinations(self) -> Iterable[IPv4Network]:
+        """
+        Return the groups, and the networks that are broadcast to, for C{castd doctor}: where data goes that is for
+        several clients at once.  The default has none.
+        """
+        return ()
+
     def bootPath(self, name: str, host: str) -> BootPath:
         """
         Return how a machine that boots fetches a file from here.  The default is for a protocol that no boot loader

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Annotated, ClassVar, Self, TypeAlias
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -139,6 +140,9 @@ class Options(ListenOptions):
         for name, _ in self.files:
             if (size(name) or 0) > LONGEST:
                 yield f"files: {name} is longer than {LONGEST} octets, more than MTFTP has numbers for"
+
+    def destinations(self) -> Iterator[IPv4Network]:
+        yield from sorted({IPv4Network(place.host) for _, place in self.files})
 
     def bootPath(self, name: str, host: str) -> BootPath:
         place = dict(self.files).get(name)

@@ -49,6 +49,9 @@ class Options(ListenOptions):
     )
     loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
 
+    def destinations(self) -> Iterator[IPv4Network]:
+        yield self.groups
+
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
 

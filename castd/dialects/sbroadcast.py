@@ -85,6 +85,9 @@ class Options(ListenOptions):
         "0", pattern="^[!-+.-~-]{1,16}$", description="experimental: how the others are told that they are not, a guess"
     )
 
+    def destinations(self) -> Iterator[IPv4Network]:
+        yield from (each for each in self.subnets if isinstance(each, IPv4Network))
+
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
 

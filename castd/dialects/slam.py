@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2s
+from ipaddress import IPv4Network
 from typing import Self
 
 from pydantic import Field
@@ -78,6 +79,9 @@ class Options(ListenOptions):
     large: bool = Field(
         False, description="serve files of 512 MiB and more, which clients built for 32 bits cannot load"
     )
+
+    def destinations(self) -> Iterator[IPv4Network]:
+        yield IPv4Network(self.group.host)
 
     def bootPath(self, name: str, host: str) -> BootPath:
         if name != self.file.strip("/"):
