@@ -36,17 +36,18 @@ def _defaultPath() -> str:
     return str(own) if own.exists() else DEFAULT_PATH
 
 
-def ask(path: str, command: str, **about: object) -> Any:
+def ask(path: str, command: str, seconds: float = TIMEOUT, /, **about: object) -> Any:
     """
     Send a command to the server with this control socket.
 
+    @param seconds: how long the answer is waited for.
     @param about: what the command is about.
     @return: the answer of the server, parsed from JSON.
     @raise click.ClickException: no server answers at that socket.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT)
+            connection.settimeout(seconds)
             connection.connect(path)
             connection.sendall(json.dumps({"do": command, **about}).encode() + b"\n")
             with connection.makefile("rb") as answer:

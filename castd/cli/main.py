@@ -20,6 +20,7 @@ from castd.cli.check import fileWarnings, findMissing, machineWarnings, permitte
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
+from castd.cli.doctor import doctor
 from castd.cli.explain import explain
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
 from castd.cli.history import history
@@ -62,6 +63,7 @@ def fail(error: ConfigError) -> SystemExit:
     return SystemExit(1)
 
 
+main.add_command(doctor)
 main.add_command(get)
 main.add_command(put)
 main.add_command(explain)

@@ -11,6 +11,7 @@ I{In memory, in virtual time:} the kit is L{castd.testing}: a network, its hosts
    C{say}, C{download}, C{Member}, C{opened}) and with simulations of real clients (C{Simulated}, C{Machine}, C{Ipxe},
    C{Player}).  C{clients.ear} is a port that receives for them.  C{slam_client} shares no code with castd and is a
    program as well, as is C{sbroadcast_get}.
+ - C{doctor}: a machine whose facts a test writes down, for the checks of C{castd doctor}.
  - C{pxe}: a server with a proxydhcp, from a service file; the packets of machines, recorded and made.
  - C{link}: two halves of a transfer face to face, with loss, delay and duplicates; no network, no listener.
  - C{cast_hall}: receivers around any cast, numbers only, for state machines.  C{slam_hall}: a crowd of SLAM clients

@@ -1,0 +1,227 @@
+"""
+Checks what castd reads and writes: directories that are served, their SELinux labels, logs, and room on the disks.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from castd import units
+from castd.config.config import Config, Entry
+from castd.doctor.findings import Finding, Subject
+from castd.doctor.machine import IMachine
+from castd.files.content import DirectoryOptions
+from castd.files.uploads import UploadDirectoryOptions
+
+#: Files that are looked at in each directory, and those that are named.
+_MOST_FILES, _NAMED = 20_000, 5
+#: Octets and files that a disk for logs needs at least.
+_LEAST_FREE, _LEAST_FILES = 16 << 20, 100
+#: What exists while the system runs only: systemd makes folders there when it starts castd.
+_RUNTIME: Final = Path("/run")
+_ENFORCE: Final = "/sys/fs/selinux/enforce"
+_WORLD_READABLE: Final = stat.S_IROTH
+
+
+def served(config: Config) -> list[DirectoryOptions]:
+    """Return the directories whose files are served."""
+    return [each.options for each in config.content if isinstance(each.options, DirectoryOptions)]
+
+
+def taking(config: Config) -> list[UploadDirectoryOptions]:
+    """Return the directories that take uploads."""
+    return [each.options for each in config.uploads if isinstance(each.options, UploadDirectoryOptions)]
+
+
+def _becomeUser(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Become the user who serves, and find out whether what follows is what that user may do."""
+    if subject.user is None:
+        if machine.uid == 0:
+            yield Finding("not known", "whether castd's own user may do this: root may do all", "--user NAME")
+    elif machine.uid == 0:
+        machine.become(subject.user)
+    elif machine.uid != subject.user.uid:
+        what = f"what user {subject.user.uid} may do: it is looked at as user {machine.uid}"
+        yield Finding("not known", what, "run this as root")
+
+
+def lookAtFiles(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether the user who serves may read every file, and write where uploads go."""
+    yield from _becomeUser(subject, machine)
+    for options in served(subject.config):
+        yield from _directoryFindings(options, machine)
+    for entry in subject.config.content:
+        if not isinstance(entry.options, DirectoryOptions):
+            yield from _sourceFindings(entry, machine)
+    for uploads in taking(subject.config):
+        yield _uploadFinding(uploads, machine)
+
+
+def _sourceFindings(entry: Entry, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether the files that another source names can be read, such as a template."""
+    paths = [each for _, each in entry.options if isinstance(each, Path)]
+    for path in paths:
+        if machine.access(str(path), os.R_OK):
+            yield Finding("fine", f"{entry.name}: user {machine.uid} may read {path}")
+        else:
+            yield Finding("problem", f"{entry.name}: user {machine.uid} may not read {path}", f"namei -l {path}")
+    if not paths:
+        yield Finding("not known", f"{entry.name}: what {entry.kind} reads")
+
+
+def _closedFolder(path: Path, machine: IMachine) -> str | None:
+    """Return the outermost folder on the way to a path, or the path, that this user may not enter; L{None}: none."""
+    return next((str(each) for each in (*reversed(path.parents), path) if not machine.access(str(each), os.X_OK)), None)
+
+
+def _directoryFindings(options: DirectoryOptions, machine: IMachine) -> Iterator[Finding]:
+    path = options.base
+    closed = _closedFolder(path, machine)
+    if closed is not None:
+        why = "is not there" if not _exists(closed, machine) else f"is closed to user {machine.uid}"
+        yield Finding("problem", f"{path}: {closed} {why}", f"namei -l {path}; chmod o+x {closed}")
+        return
+    found = list(_below(str(path), machine))
+    unreadable = [name for name, isFolder in found if not _mayRead(name, isFolder, options.worldReadable, machine)]
+    if unreadable:
+        what = f"{path}: user {machine.uid} may not read {len(unreadable)} of {len(found)}: {_some(unreadable)}"
+        yield Finding("problem", what, "chmod o+r (folders: o+x), or setfacl -m u:USER:rX")
+    else:
+        whole = "all" if len(found) < _MOST_FILES else "the first"
+        yield Finding("fine", f"{path}: user {machine.uid} may read {whole} {len(found)} files and folders seen")
+    # castd opens by name, so it may serve from a folder that it may not list.
+    folders = [str(path), *(name for name, isFolder in found if isFolder and name not in unreadable)]
+    if hidden := [name for name in folders if not machine.access(name, os.R_OK)]:
+        yield Finding("not known", f"what is in folders that user {machine.uid} may not list: {_some(hidden)}")
+
+
+def _mayRead(path: str, isFolder: bool, worldReadable: bool, machine: IMachine) -> bool:
+    if isFolder:
+        return machine.access(path, os.X_OK)
+    isOpen = not worldReadable or bool(machine.mode(path) & _WORLD_READABLE)
+    return isOpen and machine.access(path, os.R_OK)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+
+
+def _exists(path: str, machine: IMachine) -> bool:
+    try:
+        machine.mode(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _below(folder: str, machine: IMachine) -> Iterator[tuple[str, bool]]:
+    """Return the files and folders below a folder, and whether each is a folder; links are left out."""
+    waiting, left = [folder], _MOST_FILES
+    while waiting:
+        here = waiting.pop()
+        for name in machine.names(here):
+            path = posixpath.join(here, name)
+            try:
+                mode = machine.mode(path)
+            except OSError:
+                continue
+            left -= 1
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                yield path, stat.S_ISDIR(mode)
+            if stat.S_ISDIR(mode):
+                waiting.append(path)
+            if left <= 0:
+                return
+
+
+def _uploadFinding(options: UploadDirectoryOptions, machine: IMachine) -> Finding:
+    path = str(options.base)
+    if not machine.access(path, os.W_OK | os.X_OK):
+        cure = f"chown USER {path}; under systemd ReadWritePaths={path}"
+        return Finding("problem", f"uploads: user {machine.uid} may not write in {path}", cure)
+    free = machine.free(path).octets
+    if free <= options.keepFree:
+        what = f"uploads: {path} has {units.showSize(free)} free, and keep-free: {units.showSize(options.keepFree)}"
+        return Finding("problem", what, "remove files, or a smaller keep-free")
+    return Finding("fine", f"uploads: user {machine.uid} may write in {path}, {units.showSize(free)} are free")
+
+
+def lookAtLogs(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether logs, the history and the control socket can be written, and whether a disk is full."""
+    yield from _becomeUser(subject, machine)
+    config, asked = subject.config, False
+    for name, path in (
+        ("logging.file", config.logging.file),
+        ("logging.json", config.logging.json_),
+        ("history.path", config.history.path),
+        ("control.path", config.control.path),
+    ):
+        if path is not None:
+            asked = True
+            yield _targetFinding(name, path, machine)
+    if not asked:
+        yield Finding("skipped", "no file for logs, the history or the control socket is named")
+
+
+def _targetFinding(name: str, path: Path, machine: IMachine) -> Finding:
+    folder = str(path.parent)
+    try:
+        free = machine.free(folder)
+    except OSError as error:
+        if _RUNTIME in path.parents and isinstance(error, FileNotFoundError):
+            return Finding("not known", f"{name}: {folder} is not there yet; systemd's RuntimeDirectory= makes it")
+        return Finding("problem", f"{name}: {folder}: {error.strerror}", f"mkdir -p {folder}")
+    wanted = str(path) if _exists(str(path), machine) else folder
+    if not machine.access(wanted, os.W_OK if wanted == str(path) else os.W_OK | os.X_OK):
+        return Finding("problem", f"{name}: user {machine.uid} may not write {wanted}", f"chown USER {wanted}")
+    if free.octets < _LEAST_FREE or free.files < _LEAST_FILES:
+        left = f"{units.showSize(free.octets)} and {free.files} files"
+        return Finding("problem", f"{name}: the disk of {folder} is full: {left} left", f"df {folder}; df -i {folder}")
+    return Finding("fine", f"{name}: {path} can be written, {units.showSize(free.octets)} are free")
+
+
+def lookAtLabels(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find files whose SELinux label is not that of their directory: they were moved there, not copied."""
+    enforce = (machine.text(_ENFORCE) or "").strip()
+    if not enforce:
+        yield Finding("skipped", "this kernel enforces no SELinux labels")
+        return
+    domain = (machine.text(f"/proc/{subject.process}/attr/current") or "?").strip("\0\n")
+    whose = "the server runs" if subject.pid is not None else "this process runs"
+    mode = "enforcing" if enforce == "1" else "permissive: it reports only"
+    for path in _labelled(subject.config):
+        yield from _labelFindings(path, f"SELinux is {mode}; {whose} as {domain}", machine)
+
+
+def _labelled(config: Config) -> Iterable[Path]:
+    return dict.fromkeys([*(each.base for each in served(config)), *(each.base for each in taking(config))])
+
+
+def _type(label: str | None) -> str:
+    """Return the type of a label C{user:role:type:level}."""
+    parts = (label or "").split(":")
+    return parts[2] if len(parts) > 2 else "unlabelled"
+
+
+def _labelFindings(path: Path, how: str, machine: IMachine) -> Iterator[Finding]:
+    own = _type(machine.label(str(path)))
+    others: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for name, _ in _below(str(path), machine):
+        kind = _type(machine.label(name))
+        if kind != own:
+            count[kind] += 1
+            others.setdefault(kind, name)
+    for kind, name in others.items():
+        what = f"{count[kind]} files in {path} have the type {kind}, and not {own}, such as {name}"
+        yield Finding("problem", what, f"restorecon -Rv {path}")
+    cure = f"ausearch -m avc -ts recent; semanage fcontext for {path} (tftpdir_t, public_content_t)"
+    yield Finding("not known", f"{path} has the type {own}: whether the policy lets castd read it; {how}", cure)

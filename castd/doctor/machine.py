@@ -1,0 +1,312 @@
+"""
+Reads the facts of this machine: what checks look at, and nothing else of the system.
+
+What a check decides is in the check.  So a test gives it the facts of a machine that does not exist.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv6Address
+from typing import Final, NamedTuple, Protocol
+
+from castd.errors import WireError
+from castd.net import devices
+from castd.net.sockets import familyOf
+from castd.packets import dhcp, pxe
+from castd.packets.dhcp import DhcpPacket
+from castd.service.privileges import UnprivilegedUser
+
+#: Where a user's search path often does not look, and nft lives.
+_ADMIN: Final = "/usr/sbin:/sbin"
+#: Seconds that another program has.
+_PROGRAM_SECONDS: Final = 4.0
+_IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
+_SO_BINDTODEVICE: Final = getattr(socket, "SO_BINDTODEVICE", 25)
+_IGMP_QUERY: Final = 0x11
+#: struct timex has 208 octets on 64 bits; C{modes} is its first field, and 0 reads only.
+_TIMEX: Final = 512
+_TIME_ERROR: Final = 5
+
+
+class FreeSpace(NamedTuple):
+    """What is free on the disk of a folder for a user who is not root: octets, and files."""
+
+    octets: int
+    files: int
+
+
+class IMachine(Protocol):
+    """What a check sees of a machine.  Paths are absolute."""
+
+    def text(self, path: str) -> str | None:
+        """Return the text of a file of /proc or /sys; L{None}: it is not there, or may not be read."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder; none if it is not there, or may not be read."""
+
+    def link(self, path: str) -> str:
+        """Return where a symbolic link points to; C{""} if it may not be read."""
+
+    def run(self, *argv: str) -> str | None:
+        """Return the output of a program; L{None}: it is not installed, it failed, or it did not end in time."""
+
+    @property
+    def uid(self) -> int:
+        """The user of this process."""
+
+    def now(self) -> float:
+        """Return the time of the clock, seconds since 1970."""
+
+    def clockHeld(self) -> bool | None:
+        """Return whether something keeps the clock right, as the kernel knows; L{None}: it could not be asked."""
+
+    def addresses(self) -> dict[str, str]:
+        """Return the device of each address of this machine, IPv4 before IPv6."""
+
+    def source(self, host: str, interface: str) -> str:
+        """
+        Return the address that datagrams to a host leave from.
+
+        @param interface: the address that group data is sent from; C{""}: the route decides.
+        @raise OSError: there is no route.
+        """
+
+    def hearsItself(self, group: str, interface: str, seconds: float) -> bool:
+        """
+        Join a group, send a datagram to it that does not leave this machine (TTL 0), and wait for it.
+
+        @raise OSError: a step failed.
+        """
+
+    def queriers(self, seconds: float) -> dict[str, str] | None:
+        """
+        Listen for IGMP queries.
+
+        @return: the device that each querier was heard on, by its address; L{None}: only root may listen.
+        """
+
+    def offers(self, interface: str, seconds: float) -> list[tuple[DhcpPacket, str]]:
+        """
+        Send a DHCPDISCOVER as a machine that boots does, and collect the answers that are broadcast.
+
+        @return: each answer with the address that it came from.
+        @raise OSError: a step failed.
+        """
+
+    def become(self, user: UnprivilegedUser) -> None:
+        """Become a user for good.  A check is alone in its process."""
+
+    def access(self, path: str, mode: int) -> bool:
+        """Return whether this user has access to a file, by its mode, its ACL and its file system."""
+
+    def mode(self, path: str) -> int:
+        """
+        Return the type and the permissions of a file; links are not followed.
+
+        @raise OSError: it is not there.
+        """
+
+    def label(self, path: str) -> str | None:
+        """Return the SELinux label of a file; L{None}: it has none, or may not be read."""
+
+    def free(self, folder: str) -> FreeSpace:
+        """
+        Return what is free on the disk of a folder.
+
+        @raise OSError: it is not there.
+        """
+
+
+class ThisMachine:
+    """The machine that this process runs on.  Provides L{IMachine}."""
+
+    def text(self, path: str) -> str | None:
+        try:
+            with open(path, errors="backslashreplace") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(folder))
+        except OSError:
+            return []
+
+    def link(self, path: str) -> str:
+        try:
+            return os.readlink(path)
+        except OSError:
+            return ""
+
+    def run(self, *argv: str) -> str | None:
+        program = shutil.which(argv[0], path=os.pathsep.join([os.environ.get("PATH", os.defpath), _ADMIN]))
+        if program is None:
+            return None
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(
+                [program, *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="backslashreplace",
+                check=True,
+                timeout=_PROGRAM_SECONDS,
+                env={**os.environ, "LC_ALL": "C"},
+            ).stdout
+        return None
+
+    @property
+    def uid(self) -> int:
+        return os.geteuid()
+
+    def now(self) -> float:
+        return time.time()
+
+    def clockHeld(self) -> bool | None:
+        with suppress(OSError, AttributeError):
+            state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX))
+            return None if state < 0 else state != _TIME_ERROR
+        return None
+
+    def addresses(self) -> dict[str, str]:
+        return {**devices.addresses(), **dict(self._addresses6())}
+
+    def _addresses6(self) -> Iterator[tuple[str, str]]:
+        """Return each IPv6 address, with its zone if it is a link-local one, and its device."""
+        for line in (self.text("/proc/net/if_inet6") or "").splitlines():
+            digits, *_, device = line.split()
+            address = IPv6Address(bytes.fromhex(digits))
+            yield (f"{address}%{device}" if address.is_link_local else str(address)), device
+
+    def source(self, host: str, interface: str) -> str:
+        with socket.socket(familyOf(host), socket.SOCK_DGRAM) as sock:
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                _sendFrom(sock, interface)
+            # This asks for the route, and sends nothing.
+            sock.connect((host, 9))
+            found: str = sock.getsockname()[0]
+            return found
+
+    def hearsItself(self, group: str, interface: str, seconds: float) -> bool:
+        token = secrets.token_bytes(16)
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearer,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        ):
+            hearer.bind((group, 0))
+            joined = socket.inet_aton(group) + socket.inet_aton(interface or "0.0.0.0")
+            hearer.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+            _sendFrom(sender, interface)
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
+            sender.sendto(token, (group, hearer.getsockname()[1]))
+            return any(datagram == token for datagram, _ in _received(hearer, seconds, enough=1))
+
+    def queriers(self, seconds: float) -> dict[str, str] | None:
+        try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)
+        except PermissionError:
+            return None
+        found = {}
+        with sock:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            for packet, source, index in _withInterface(sock, seconds):
+                header = (packet[0] & 15) * 4
+                # What a bridge of this machine asks is no sign of a querier elsewhere.
+                if packet[header : header + 1] == bytes([_IGMP_QUERY]) and source not in self.addresses():
+                    found[source] = socket.if_indextoname(index)
+        return found
+
+    def offers(self, interface: str, seconds: float) -> list[tuple[DhcpPacket, str]]:
+        device = devices.deviceOf(interface)
+        xid = secrets.token_bytes(4)
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearer,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        ):
+            devices.bindShared(hearer, devices.BROADCAST, dhcp.CLIENT_PORT, interface)
+            sender.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode())
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sender.sendto(dhcp.build(discover(xid)), (devices.BROADCAST, dhcp.SERVER_PORT))
+            return [answer for answer in _answers(hearer, seconds) if answer[0].xid == xid]
+
+    def become(self, user: UnprivilegedUser) -> None:
+        user.dropPrivileges()
+
+    def access(self, path: str, mode: int) -> bool:
+        return os.access(path, mode, effective_ids=True)
+
+    def mode(self, path: str) -> int:
+        return os.lstat(path).st_mode
+
+    def label(self, path: str) -> str | None:
+        try:
+            return os.getxattr(path, "security.selinux", follow_symlinks=False).rstrip(b"\0").decode()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def free(self, folder: str) -> FreeSpace:
+        found = os.statvfs(folder)
+        # A file system without a number of files, such as btrfs, has 0 of 0 free.
+        return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1)
+
+
+def discover(xid: bytes) -> DhcpPacket:
+    """Return the DHCPDISCOVER of a machine that boots, with a hardware address that no machine has."""
+    options = {
+        dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
+        dhcp.ARCHITECTURE: bytes(2),
+        dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:00000:UNDI:003000",
+    }
+    # The second bit of the first octet: assigned by nobody.
+    address = b"\x02castd"
+    return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, xid, address.ljust(16, b"\0"), flags=dhcp.BROADCAST, options=options)
+
+
+def _sendFrom(sock: socket.socket, interface: str) -> None:
+    if interface:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
+
+
+def _received(sock: socket.socket, seconds: float, enough: int = 1024) -> Iterator[tuple[bytes, str]]:
+    """Return each datagram that comes within this time, and the address it came from."""
+    end = time.monotonic() + seconds
+    for _ in range(enough):
+        sock.settimeout(max(0.001, end - time.monotonic()))
+        try:
+            datagram, address = sock.recvfrom(65535)
+        except TimeoutError:
+            return
+        yield datagram, address[0]
+
+
+def _answers(sock: socket.socket, seconds: float) -> Iterator[tuple[DhcpPacket, str]]:
+    for datagram, source in _received(sock, seconds):
+        with suppress(WireError):
+            yield dhcp.parse(datagram), source
+
+
+def _withInterface(sock: socket.socket, seconds: float) -> Iterator[tuple[bytes, str, int]]:
+    """Return each packet that comes within this time, the address it came from, and the index of its interface."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            packet, ancillary, _, address = sock.recvmsg(65535, 256)
+        except TimeoutError:
+            return
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+                yield packet, address[0], struct.unpack_from("=I", data)[0]

@@ -1,0 +1,214 @@
+"""
+Checks the ways to the machines: interfaces and their MTU, routes and TTL of the groups, and who asks for their members.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Final
+
+from castd.config.config import Entry, listening
+from castd.doctor.findings import Finding, Subject
+from castd.doctor.kernel import onLink
+from castd.doctor.machine import IMachine
+from castd.options import ListenOptions
+from castd.request import ETHERNET_MTU
+
+#: Octets of the headers of a block: IPv4, UDP, TFTP.
+_HEADERS: Final = 32
+#: How long one own datagram is waited for, seconds, and in how many groups.
+_HEARING, _MOST_GROUPS = 1.0, 8
+_LOOPBACK: Final = "lo"
+_SYS: Final = "/sys/class/net"
+
+
+def usedDevices(subject: Subject, machine: IMachine) -> dict[str, list[str]]:
+    """Return the devices that transports use, each with the addresses they use there."""
+    wanted = [interface for _, interface in subject.interfaces]
+    found: dict[str, list[str]] = {}
+    for address, device in machine.addresses().items():
+        whole = "::" if ":" in address else ""
+        if address in wanted or (whole in wanted and device != _LOOPBACK):
+            found.setdefault(device, []).append(address)
+    return found
+
+
+def lookAtMtu(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether each interface that a transport uses is up, and carries what Ethernet carries."""
+    known = ("", "::", *machine.addresses())
+    for name, interface in subject.interfaces:
+        if interface not in known:
+            cure = "wait for the network (After=network-online.target), or mend the address"
+            yield Finding("problem", f"{name}: no interface has the address {interface}", cure)
+    devices = usedDevices(subject, machine)
+    outside = devices.keys() - {_LOOPBACK}
+    for device, addresses in devices.items():
+        # Of several that a wildcard takes in, such as those of tunnels and containers, not each is for clients.
+        isForClients = len(outside) == 1 or any(each in addresses for _, each in subject.interfaces)
+        found = _mtuFinding(device, addresses, machine)
+        if found.verdict == "problem" and not isForClients:
+            found = Finding("not known", f"{found.what}; whether clients are there", "set interface")
+        yield found
+    yield from _knownPaths(machine)
+    if not devices:
+        yield Finding("problem", "no interface that a transport uses has an address", "ip address")
+
+
+def _mtuFinding(device: str, addresses: list[str], machine: IMachine) -> Finding:
+    shown = f"{device} ({', '.join(addresses)})"
+    mtu = int(machine.text(f"{_SYS}/{device}/mtu") or 0)
+    if (machine.text(f"{_SYS}/{device}/operstate") or "").strip() in ("down", "lowerlayerdown"):
+        return Finding("problem", f"{shown} is down", f"ip link set {device} up; look at the cable")
+    if not mtu:
+        return Finding("not known", f"{shown}: its MTU")
+    if mtu < ETHERNET_MTU:
+        what = f"{shown} has MTU {mtu}: blocks of more than {mtu - _HEADERS} octets would go in fragments"
+        return Finding("problem", what, f"ip link set {device} mtu {ETHERNET_MTU}, or blksize: {mtu - _HEADERS}")
+    if mtu > ETHERNET_MTU and device != _LOOPBACK:
+        what = f"{shown} has MTU {mtu}: whether the switches and the machines carry that"
+        return Finding("not known", what, f"caps with blksize: {ETHERNET_MTU - _HEADERS} if large blocks are lost")
+    return Finding("fine", f"{shown} has MTU {mtu}")
+
+
+def _knownPaths(machine: IMachine) -> Iterator[Finding]:
+    """Show the smaller MTUs that routers have told the kernel of."""
+    cached = machine.run("ip", "route", "show", "cache")
+    if cached is None:
+        yield Finding("not known", "smaller MTUs on the way: ip(8) does not show the kernel's cache")
+        return
+    known = set(_smallerMtus(cached))
+    for host, mtu in sorted(known):
+        what = f"a router on the way to {host} carries {mtu} octets only"
+        yield Finding("problem", what, f"caps: [{{clients: {host}, blksize: {int(mtu) - _HEADERS}}}]")
+    if not known:
+        yield Finding("not seen", "a smaller MTU on the way to a client (a firewall that drops ICMP hides it)")
+
+
+def _smallerMtus(cached: str) -> Iterator[tuple[str, str]]:
+    """Read C{ip route show cache}: a line with the host, then an indented one with what is known of the way."""
+    host = ""
+    for line in cached.splitlines():
+        if not line[:1].isspace():
+            host = line.split()[0]
+        if (found := re.search(r"\bmtu (?:lock )?(\d+)", line)) is not None:
+            yield host, found[1]
+
+
+def lookAtRoutes(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out by which address group data and broadcasts leave, and whether their TTL suffices."""
+    asked = False
+    for entry, options in listening(subject.config):
+        for network in options.destinations():
+            asked = True
+            yield _routeFinding(entry.name, options, network, machine)
+        yield from _ttlFindings(entry, options, machine)
+    if not asked:
+        yield Finding("skipped", "no transport sends to groups or broadcasts")
+
+
+def _target(network: IPv4Network) -> str:
+    """Return an address of a pool of groups, or the broadcast address of a subnet."""
+    return str(network[0] if network.is_multicast else network.broadcast_address)
+
+
+def _routeFinding(name: str, options: ListenOptions, network: IPv4Network, machine: IMachine) -> Finding:
+    shown = f"{name}: {network if network.num_addresses > 1 else network[0]}"
+    try:
+        source = machine.source(_target(network), options.interface)
+    except OSError as error:
+        cure = "set interface: to the address of this machine in the clients' network, or add a route"
+        return Finding("problem", f"{shown}: no route ({error.strerror})", cure)
+    addresses = machine.addresses()
+    left = f"{shown} is sent from {source} by {addresses.get(source, '?')}, TTL {options.ttl}"
+    others = set(addresses.values()) - {_LOOPBACK, addresses.get(source)}
+    if network.is_multicast and not options.interface and others:
+        text = f"{left}: whether that is the clients' network, and not {', '.join(sorted(others))}"
+        return Finding("not known", text, "set interface: group data leaves by it")
+    return Finding("fine", left)
+
+
+def _ttlFindings(entry: Entry, options: ListenOptions, machine: IMachine) -> Iterator[Finding]:
+    """Find networks of clients that group data with TTL 1 does not reach."""
+    clients = getattr(options, "clients", None)
+    if not isinstance(clients, tuple) or options.ttl > 1 or not any(options.destinations()):
+        return
+    near = list(onLink(machine))
+    for network in clients:
+        if isinstance(network, IPv4Network) and network.prefixlen and not any(map(network.overlaps, near)):
+            what = f"{entry.name}: clients in {network} are behind a router, and ttl: 1 ends there"
+            yield Finding("problem", what, "a larger ttl, and multicast routing (PIM) on the routers")
+
+
+def lookAtGroups(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether this machine hears itself in each group: what it sends passes its own firewall and interface."""
+    groups: dict[tuple[str, str], str] = {}
+    for entry, options in listening(subject.config):
+        for network in options.destinations():
+            if network.is_multicast:
+                groups.setdefault((str(network[0]), options.interface), entry.name)
+    for (group, interface), name in list(groups.items())[:_MOST_GROUPS]:
+        yield _groupFinding(name, group, interface, machine)
+    if len(groups) > _MOST_GROUPS:
+        yield Finding("skipped", f"{len(groups) - _MOST_GROUPS} more groups: the first {_MOST_GROUPS} were tried")
+    if groups:
+        cure = "castd get of a tftm:// or x-slam:// URL on a machine beside the clients"
+        yield Finding("not known", "whether switches pass these groups on to the clients", cure)
+    else:
+        yield Finding("skipped", "no transport sends to groups")
+
+
+def _groupFinding(name: str, group: str, interface: str, machine: IMachine) -> Finding:
+    shown = f"{name}: group {group} at {interface or 'any'}"
+    if ":" in interface:
+        return Finding("problem", f"{shown}: groups are IPv4, and this is no IPv4 address", "set another interface")
+    try:
+        heard = machine.hearsItself(group, interface, _HEARING)
+    except OSError as error:
+        return Finding("problem", f"{shown} cannot be joined or sent to: {error.strerror}", "ip route; ip maddress")
+    if heard:
+        return Finding("fine", f"{shown}: this machine hears what it sends")
+    # castd only sends: a firewall that lets in what is needed, and this not, is as it should be.
+    cure = "a rule of this machine drops it, on its way in if the check firewall names none for what is sent"
+    return Finding("not seen", f"{shown}: what this machine sends, by itself", cure)
+
+
+def lookForQuerier(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find out who asks for the members of groups: a snooping switch without that stops forwarding them."""
+    if not any(each.is_multicast for _, options in listening(subject.config) for each in options.destinations()):
+        yield Finding("skipped", "no transport sends to groups")
+        return
+    used = set(usedDevices(subject, machine)) - {_LOOPBACK}
+    for device in sorted(used):
+        yield from _bridgeFindings(device, machine)
+    heard = machine.queriers(subject.seconds)
+    for address, device in sorted((heard or {}).items()):
+        yield Finding("fine", f"{device}: the IGMP querier {address} asks")
+    for device in sorted(used - set((heard or {}).values())):
+        yield _unheard(device, subject.seconds if heard is not None else None, machine)
+
+
+def _bridgeFindings(device: str, machine: IMachine) -> Iterator[Finding]:
+    """Look at the snooping of a bridge of this machine: the device itself, or what it is a port of."""
+    for folder in (f"{_SYS}/{device}/bridge", f"{_SYS}/{device}/brport/bridge/bridge"):
+        snooping, querier = (
+            (machine.text(f"{folder}/multicast_{each}") or "").strip() for each in ("snooping", "querier")
+        )
+        if snooping == "1" and querier == "0":
+            what = f"{device}: the bridge on this machine snoops IGMP, and does not ask itself"
+            cure = "ip link set BRIDGE type bridge mcast_querier 1, unless another querier is seen"
+            yield Finding("not seen", f"{what}: a querier", cure)
+        elif snooping == "1":
+            yield Finding("fine", f"{device}: the bridge on this machine snoops IGMP, and asks itself")
+
+
+def _unheard(device: str, seconds: float | None, machine: IMachine) -> Finding:
+    for line in (machine.text("/proc/net/igmp") or "").splitlines():
+        fields = line.split()
+        if line[:1].isdigit() and fields[1] == device and fields[-1] in ("V1", "V2"):
+            return Finding("fine", f"{device}: a querier of IGMP{fields[-1].lower()} has asked within some minutes")
+    if seconds is None:
+        return Finding("not known", f"{device}: whether an IGMP querier asks", "run this as root")
+    cure = "queriers ask every 125 s: --listen 130; without one, switch snooping off or a querier on"
+    return Finding("not seen", f"{device}: an IGMP querier, within {seconds:g} s", cure)
