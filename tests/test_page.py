@@ -297,7 +297,10 @@ def test_historyOfASlowDisk() -> None:
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_hostileNames(name: str) -> None:
     """Whatever a stranger calls a file or a machine is text on the page, and none that hides or turns other text."""
-    plain, told = ([Transfer("kernel"), GroupTransfer(1)], [found(fields={"verdict": "why", "cause": "a", "cure": "b"})]), found()
+    plain, told = (
+        ([Transfer("kernel"), GroupTransfer(1)], [found(fields={"verdict": "why", "cause": "a", "cure": "b"})]),
+        found(),
+    )
     hostile = [Transfer(name, name, transport=name), GroupTransfer(1)]
     hostile[1].fileName = hostile[1].name = name
     told = found(address=name, name=name, message=name, fields={"verdict": name, "cause": name, "cure": name})
