@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from castd.server.attempts import Attempts
     from castd.server.blockcache import BlockCache
     from castd.server.deaf import DeafMachines
+    from castd.server.recorder import Recorder
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
@@ -670,6 +671,7 @@ class ISite(Interface):
     ports: IPorts = Attribute("Opens ports.")
     attempts: Attempts = Attribute("What machines have done before, as far as it tells why they fail.")
     showsRequests: bool = Attribute("Each request is logged, at debug level.")
+    recorder: Recorder | None = Attribute("Notes the packets of transfers that begin; None: nobody does.")
     observers: list[Callable[[Request], object]] = Attribute(
         "Each is called with every request whose file is looked up, before it is."
     )

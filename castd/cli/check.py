@@ -90,11 +90,13 @@ def fileWarnings(server: Server) -> Iterator[str]:
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:
     """Return each file or socket that the server makes, and its route in the service file."""
+    directory = config.recorder.directory
     for route, path in (
         (("control", "path"), config.control.path),
         (("history", "path"), config.history.path),
         (("logging", "file"), config.logging.file),
         (("logging", "json"), config.logging.json_),
+        (("recorder", "directory"), directory and directory / "a capture"),
     ):
         if path is not None:
             yield route, path

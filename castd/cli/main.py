@@ -26,6 +26,7 @@ from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile,
 from castd.cli.history import history
 from castd.cli.importing import importCommand
 from castd.cli.pxe import pxeCommand
+from castd.cli.record import record
 from castd.cli.status import status
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config import yaml
@@ -68,6 +69,7 @@ main.add_command(get)
 main.add_command(put)
 main.add_command(explain)
 main.add_command(history)
+main.add_command(record)
 main.add_command(reload)
 main.add_command(status)
 main.add_command(upgrade)

@@ -124,6 +124,19 @@ class HistoryOptions(Settings):
     )
 
 
+class RecorderOptions(Settings):
+    """Whether the last packets of each transfer are kept, and written down when it fails."""
+
+    directory: FilePath | None = Field(
+        None, description="a folder for the captures of transfers that failed; null: no packets are kept"
+    )
+    packets: int = Field(64, ge=4, le=4096, description="the last packets that are kept of each machine of a transfer")
+    memory: Size = Field(64 << 20, ge=1 << 20, description="the most memory for all packets")
+    payload: bool = Field(False, description="keep the content of files as well, up to 1,472 octets of each packet")
+    files: int = Field(100, ge=2, le=10_000, description="captures that are kept; the oldest are removed")
+    size: Size = Field(50 << 20, ge=1 << 16, description="the largest size of all captures; the oldest are removed")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
@@ -188,6 +201,7 @@ class Config:
     control: ControlOptions
     history: HistoryOptions
     machines: MachinesOptions
+    recorder: RecorderOptions
     tree: Tree = field(repr=False, compare=False)
 
 
@@ -235,6 +249,7 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
         control=reader.section("control", top, ControlOptions),
         history=reader.section("history", top, HistoryOptions),
         machines=reader.section("machines", top, MachinesOptions),
+        recorder=reader.section("recorder", top, RecorderOptions),
         tree=tree,
     )
     _checkAddresses(config)
@@ -255,6 +270,7 @@ _SECTIONS = (
     "control",
     "history",
     "machines",
+    "recorder",
     "transports",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from castd.config.config import SCHEMA, ControlOptions, HistoryOptions, Kind, Kinds, LoggingOptions, MetricsOptions
+from castd.config.config import (
+    SCHEMA,
+    ControlOptions,
+    HistoryOptions,
+    Kind,
+    Kinds,
+    LoggingOptions,
+    MetricsOptions,
+    RecorderOptions,
+)
 from castd.config.messages import Schema, schemaOf
 from castd.machines.options import MachinesOptions
 from castd.options import Limits
@@ -38,6 +47,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "control": ControlOptions,
     "history": HistoryOptions,
     "machines": MachinesOptions,
+    "recorder": RecorderOptions,
 }
 
 

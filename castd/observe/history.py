@@ -155,19 +155,27 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
     kind = event.get("event")
     if kind is None or kind == UNKEPT or levelName(event) == "debug":
         return None
-    outcome, name = event.get("outcome"), event.get("name")
-    succeeded = kind == "received" and outcome in _SUCCEEDED
+    name = event.get("name")
+    succeeded = kind == "received" and event.get("outcome") in _SUCCEEDED
     fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
         address=addressOf(event.get("peer")),
         name=None if name is None else _storable(str(name)),
         event=str(kind),
-        failed=kind in _FAILED or (kind == "received" and (not succeeded or event.get("verdict") is not None)),
+        failed=isFailure(event),
         served=succeeded and bool(event.get("octets")),
         times=1,
         fields=_encode(fields),
     )
+
+
+def isFailure(event: LogEvent) -> bool:
+    """Return whether an event says that somebody did not get what he wanted."""
+    kind = event.get("event")
+    if kind == "received":
+        return event.get("outcome") not in _SUCCEEDED or event.get("verdict") is not None
+    return kind in _FAILED
 
 
 # Made once: json.dumps makes one for each call.

@@ -24,6 +24,7 @@ from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
+from castd.server.recorder import noteRequest
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
 from castd.verdicts import Facts
@@ -215,6 +216,8 @@ class Listener(DatagramProtocol):
                 if session is not None:
                     # What the peer has sent before, perhaps the last ACK of the file before this one.
                     session.readArrived()
+                    if self.site.recorder is not None:
+                        noteRequest(session, datagram, peer, local)
                 self._serve(datagram, peer, local, unheard=unheard)
         except BaseException:
             # A fault of one dialect must not close the port for the others.

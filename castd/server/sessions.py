@@ -33,6 +33,7 @@ from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, ListeningTransport, closeContent
+from castd.server.recorder import RecordedCast, RecordedUpload, noteRequest
 from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:
@@ -176,13 +177,13 @@ class Opener:
                 if asked is not request:
                     asked = replace(asked, trace=request.trace)
                 key = entry.dialect.key(asked, content)
-                if self._join(entry, key, asked, content):
+                if self._join(entry, key, asked, content, datagram):
                     return True
                 if self._sessions.successor is not None:
                     # After a hand-over this process begins no casts.
                     self._sessions.successor.returnRequest(datagram, peer, local)
                     return False
-                self._begin(entry, key, asked, content)
+                self._begin(entry, key, asked, content, datagram)
                 return True
             except Elsewhere as error:
                 if self._site.predecessor is not None:
@@ -198,7 +199,7 @@ class Opener:
                 return False
         return False
 
-    def _join(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> bool:
+    def _join(self, entry: PortDialect, key: Hashable, request: Request, content: IContent, datagram: bytes) -> bool:
         """Let a request join a cast, if there is one that it fits.  -> whether it has joined."""
         dialect = entry.dialect
         cast = joinable(entry, key, request)
@@ -210,6 +211,8 @@ class Opener:
             self._sessions.leave(cast, replaced)
         self._sessions.enter(cast, request.peer, not dialect.ownPort)
         closeContent(content, entry.name)
+        if self._site.recorder is not None:
+            noteRequest(cast, datagram, request.peer, request.local)
         cast.join(request, replaced)
         return True
 
@@ -255,7 +258,7 @@ class Opener:
             if not groupPool.isFree(group, use, now):
                 raise Declined("group in use for another file")
 
-    def _begin(self, entry: PortDialect, key: Hashable, request: Request, content: IContent) -> None:
+    def _begin(self, entry: PortDialect, key: Hashable, request: Request, content: IContent, datagram: bytes) -> None:
         """
         Begin a cast for this request.
 
@@ -284,6 +287,8 @@ class Opener:
         entry.shared.setdefault(cast.key, []).append(cast)
         self._sessions.begin(cast)
         self._sessions.enter(cast, request.peer, not dialect.ownPort)
+        if site.recorder is not None:
+            noteRequest(cast, datagram, request.peer, request.local)
         cast.join(request)
 
     def forget(self, cast: CastProtocol) -> None:
@@ -306,7 +311,9 @@ class Opener:
             pacers.append(grouped.pacer)
         if self._site.pacer is not None:
             pacers.append(self._site.pacer)
-        cast = CastProtocol(self._site, self._listener, entry, key, wire, content, tuple(pacers))
+        made = self._site, self._listener, entry, key, wire, content, tuple(pacers)
+        recorder = self._site.recorder
+        cast = CastProtocol(*made) if recorder is None else RecordedCast(recorder, request, *made)
         port = self._openPort(entry, cast, request, request.peer if wire.group is None else None)
         if wire.group is not None:
             broadcast = grouped is not None and grouped.broadcast
@@ -358,7 +365,9 @@ class Opener:
             return
         listener = self._listener
         ended, requested = listener.uploadEnded, listener.requestFromMember
-        protocol = UploadProtocol(self._site, entry.name, request, uploadReceiver, upload, ended, requested)
+        made = self._site, entry.name, request, uploadReceiver, upload, ended, requested
+        recorder = self._site.recorder
+        protocol = UploadProtocol(*made) if recorder is None else RecordedUpload(recorder, *made)
         try:
             self._openPort(entry, protocol, request, request.peer)
         except BaseException:
@@ -366,6 +375,8 @@ class Opener:
             raise
         self._sessions.begin(protocol)
         self._sessions.enter(protocol, request.peer, not entry.dialect.ownPort)
+        if recorder is not None:
+            noteRequest(protocol, datagram, request.peer, request.local)
         protocol.begin()
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -37,6 +37,9 @@ from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
 from castd.server.known import DividedLimit
 from castd.server.machines import Machines
+
+if TYPE_CHECKING:
+    from castd.server.recorder import Recorder
 
 _log = Logger(namespace="castd")
 
@@ -69,6 +72,7 @@ class Site:
     @ivar drops: the sinks for uploads, by mode; empty: uploads are off.
     @ivar dropPlaces: C{file:line} of each place for uploads, as C{drops} has them.
     @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
+    @ivar recorder: notes the packets of transfers that begin; L{None}: nobody does.
     """
 
     def __init__(self, reactor: IReactorTime, random: Random, ports: IPorts, limits: Limits) -> None:
@@ -96,6 +100,7 @@ class Site:
         self.attempts = Attempts(self.timers)
         self.showsRequests = False
         self._mayLookNear = DividedLimit(NEAREST_RATE)
+        self.recorder: Recorder | None = None
 
     def adjust(self, limits: Limits) -> None:
         """

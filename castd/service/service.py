@@ -39,6 +39,7 @@ from castd.service.explain import DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
+from castd.service.recorders import RecordAnswer, Recorders
 from castd.service.reload import PortChange
 from castd.upgrade.handover import Handover
 
@@ -81,6 +82,7 @@ class Server(MultiService):
     @ivar inForceAt: the instant from which on the service file is in force.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
+    @ivar recorders: the observer that writes the last packets of each transfer that failed.
     @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
     @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
     @ivar stopping: the server is being stopped.
@@ -101,6 +103,7 @@ class Server(MultiService):
         self.created = self.inForceAt = site.reactor.seconds()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
+        self.recorders = Recorders(site)
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
         self._bound = False  # or it was tried
@@ -117,6 +120,7 @@ class Server(MultiService):
             "upgrade": lambda _: self.handover.answer(),
             "history": self._answerHistory,
             "explain": self._answerExplain,
+            "record": self._answerRecord,
         }
         self.admin = AdminPorts(self, answers)
         for each in self.addresses:
@@ -156,13 +160,15 @@ class Server(MultiService):
 
     def _openLogs(self) -> None:
         """
-        Open the log files and the history.  This waits for the start, since C{castd check} must leave no file behind.
+        Open the log files, the history and the recorder.  This waits for the start, since C{castd check} must leave no
+        file behind.
         """
         self.logs.clock = self.site.reactor
         with self.asEffectiveUser():
             self.logs.open(self.config)
             self.histories.open(self.config)
-        for observer in (self.logs, self.histories):
+            self.recorders.open(self.config)
+        for observer in (self.logs, self.histories, self.recorders):
             globalLogPublisher.addObserver(observer)
 
     def startService(self) -> None:
@@ -230,7 +236,9 @@ class Server(MultiService):
             self.logs.close()
         self.admin.stopCounting()
         globalLogPublisher.removeObserver(self.histories)
+        globalLogPublisher.removeObserver(self.recorders)
         closed = self.admin.close().addCallback(lambda _: self.histories.close())
+        closed.addCallback(lambda _: self.recorders.close())
         return closed.addCallback(lambda _: result)
 
     # Status.
@@ -299,6 +307,7 @@ class Server(MultiService):
             "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
             "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
+            "recorder": self.recorders.status(),
         }
 
     def facts(self, wallTime: float) -> ServerFacts:
@@ -328,6 +337,13 @@ class Server(MultiService):
         @raise ValueError: the question names what a L{Query} does not have.
         """
         return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
+
+    def _answerRecord(self, question: Question) -> Deferred[RecordAnswer] | dict[str, str]:
+        """Answer C{castd record}."""
+        try:
+            return self.recorders.answer(question)
+        except ValueError as error:
+            return {"error": str(error)}
 
     def _answerExplain(self, question: Question) -> Deferred[ExplainAnswer] | dict[str, str]:
         """Answer C{castd explain --running}."""
@@ -463,6 +479,7 @@ class Server(MultiService):
         outputs: LogOutputs | None = None
         try:
             outputs, history = self.logs.openOutputs(config), self.histories.prepare(config)
+            self.recorders.check(config)
             PortChange(self.addresses, components.addresses).bind()
         except ConfigError:
             if outputs is not None:
@@ -471,6 +488,7 @@ class Server(MultiService):
             raise
         self.logs.replace(outputs)
         self.histories.replace(history, config)
+        self.recorders.use(config)
         self.admin.replace(admin)
         self.admin.announce()
         self.config, self._sinks, self.portServices = config, components.sinks, components.services

@@ -1,0 +1,447 @@
+"""
+Keep the last packets of each transfer in memory: the flight recorder.
+
+It stands between a transfer and its port: L{RecordedCast} and L{RecordedUpload} note what arrives, L{RecordingPort}
+notes what is sent.  Where the service file asks for no recorder none of them is made, and a transfer runs the same code
+as before.
+
+Memory is bounded: each machine of a transfer has one L{Ring}, and there are so many rings at the most.  When all are in
+use, a machine that has answered nothing yet gives up its ring for the next one: its request may be forged.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from castd.errors import Refused
+from castd.interfaces import IContent, IDatagramPort, ISite, ITransferHalf, IUpload, IWire, Octets
+from castd.pacing import RateLimit
+from castd.packets.pcapng import Captured
+from castd.packets.tftp import DATA
+from castd.request import Local, Peer, Request, hostPort
+from castd.server.cast_protocol import CastProtocol, Receiver
+from castd.server.upload_protocol import UploadProtocol
+
+if TYPE_CHECKING:
+    from castd.server.listener import Listener, PortDialect
+
+#: Host and port.
+Endpoint: TypeAlias = tuple[str, int]
+#: A packet as it is kept: the instant; whether it was sent; the other end; the address here if it is not that of the
+#: transfer; its first octets; how many it had.  A plain tuple, since one is made for every packet.
+Kept: TypeAlias = tuple[float, bool, Endpoint, Endpoint | None, bytes, int]
+
+#: Octets that are kept of a datagram that has no content of a file: requests fit, with their options.
+MOST_HEAD = 516
+#: Octets that are kept of any datagram if the payload is wanted: a frame of Ethernet.
+MOST_PAYLOAD = 1472
+#: Octets that are kept of a block that arrives: opcode and number (RFC 1350).
+BLOCK_HEAD = 4
+#: Octets of memory that a kept packet needs beside its own: the tuple, its float, and the head of C{bytes}.
+OVERHEAD = 200
+#: Packets that are kept of those who take no part in a transfer.
+MOST_OTHERS = 16
+#: Transfers that have ended and are kept for a C{castd record} that waits.
+MOST_ENDED = 256
+
+_DATA = DATA.to_bytes(2, "big")
+
+
+class Ring:
+    """
+    The last packets from and to one machine in one transfer, or those to its group.
+
+    @ivar tape: the transfer.
+    @ivar key: the machine, or the group.
+    @ivar heard: the machine has answered something.
+    @ivar packets: what is kept, the oldest first.
+    """
+
+    __slots__ = ("heard", "key", "packets", "tape")
+
+    def __init__(self, tape: Tape, key: Endpoint, most: int) -> None:
+        self.tape, self.key, self.heard = tape, key, False
+        self.packets: deque[Kept] = deque(maxlen=most)
+
+
+class Tape:
+    """
+    The packets of one transfer.
+
+    @ivar transport: the name of the transport.
+    @ivar name: the name of the file, as the first machine has asked for it.
+    @ivar local: the address that the transfer sends from.
+    @ivar group: the address that all its machines receive; L{None}: it has none.
+    @ivar rings: by the other end.
+    """
+
+    def __init__(self, recorder: Recorder, transport: str, request: Request, wire: IWire | None) -> None:
+        """@param wire: L{None}: it is an upload."""
+        self.transport, self.name = transport, request.name
+        self.local: Endpoint = request.local.host, request.local.port
+        self.group: Endpoint | None = None if wire is None or wire.group is None else wire.group[:2]
+        self.rings: dict[Endpoint, Ring] = {}
+        self._recorder = recorder
+        self._seconds = recorder.clock.seconds
+        self._requestPort = self.local
+        self._others = Ring(self, ("", 0), min(MOST_OTHERS, recorder.most))
+        self._head = MOST_PAYLOAD if recorder.payload else MOST_HEAD
+        self._arrivedBlock = MOST_PAYLOAD if recorder.payload else BLOCK_HEAD
+        self._sentBlock = MOST_PAYLOAD if recorder.payload or wire is None else len(wire.header(0))
+
+    def requested(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Note a request that has come to the request port."""
+        key, recorder = peer[:2], self._recorder
+        if self.group is not None and self.group not in self.rings:
+            recorder.addRing(self, self.group, True)
+        ring = self.rings.get(key) or recorder.addRing(self, key, False)
+        if ring is not None:
+            here = local.host, local.port
+            ring.packets.append((self._seconds(), False, key, here, datagram[: self._head], len(datagram)))
+
+    def arrived(self, datagram: bytes, peer: Peer) -> None:
+        """Note a datagram that has come to the port of the transfer."""
+        key = peer[:2]
+        ring = self.rings.get(key)
+        if ring is None:
+            ring = self._others
+        elif not ring.heard:
+            self._recorder.heard(ring)
+        head = datagram[: self._arrivedBlock if datagram[:2] == _DATA else self._head]
+        ring.packets.append((self._seconds(), False, key, None, head, len(datagram)))
+
+    def sent(self, datagram: Octets, address: Endpoint) -> None:
+        """Note a datagram that was sent, and is no block."""
+        self._ring(address).packets.append(
+            (self._seconds(), True, address, None, bytes(datagram[: self._head]), len(datagram))
+        )
+
+    def sentBlocks(self, image: Octets, step: int, address: Endpoint) -> None:
+        """Note blocks that were sent, one behind the other; of many only as many as are kept."""
+        self.blockNoter(address)(image, step)
+
+    def blockNoter(self, address: Endpoint) -> Callable[[Octets, int], None]:
+        """Return a function that notes blocks as L{sentBlocks} does: for the fast path, without a look-up."""
+        packets, seconds, head = self._ring(address).packets, self._seconds, self._sentBlock
+        most = self._recorder.most
+
+        def note(image: Octets, step: int) -> None:
+            now, length = seconds(), len(image)
+            if length <= step:
+                packets.append((now, True, address, None, bytes(image[:head]), length))
+                return
+            for start in range(max(0, -(-length // step) - most) * step, length, step):
+                octets = min(step, length - start)
+                packets.append((now, True, address, None, bytes(image[start : start + min(head, octets)]), octets))
+
+        return note
+
+    def _ring(self, address: Endpoint) -> Ring:
+        return self.rings.get(address, self._others)
+
+    def packets(self, key: Endpoint) -> list[Kept]:
+        """Return what is kept of a machine, and of its group, in the order of time."""
+        wanted = [self.rings.get(key), None if self.group is None else self.rings.get(self.group), self._others]
+        return sorted((each for ring in wanted if ring is not None for each in ring.packets), key=_instant)
+
+    def capture(self, kept: Iterable[Kept], offset: float) -> list[Captured]:
+        """
+        Return packets as a capture has them.
+
+        @param offset: seconds from an instant to the time since 1970.
+        """
+        found = []
+        for instant, outgoing, remote, here, head, octets in kept:
+            local = here or self.local
+            source, target = (local, remote) if outgoing else (remote, local)
+            found.append(Captured(instant + offset, outgoing, source, target, head, octets))
+        return found
+
+
+def _instant(kept: Kept) -> float:
+    return kept[0]
+
+
+class Selection(NamedTuple):
+    """
+    What C{castd record} asks for.
+
+    @ivar address: of this machine only.
+    @ivar name: of files that match this pattern.
+    @ivar since: only what is later than this instant.
+    """
+
+    address: str | None = None
+    name: str | None = None
+    since: float = float("-inf")
+
+
+class Recorder:
+    """
+    Keeps the tapes of the transfers under way.
+
+    @ivar most: packets in each ring.
+    @ivar payload: the content of files is kept as well.
+    @ivar room: the most rings.
+    @ivar unkept: how many machines got no ring, or lost it before they had answered, as all were in use.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
+        self.most, self.payload, self.room, self.unkept = 0, False, 0, 0
+        self._rings: dict[Ring, None] = {}
+        self._unheard: OrderedDict[Ring, None] = OrderedDict()
+        self._machines: dict[tuple[str, str], Ring] = {}  # by transport and peer, as in events
+        self._waiting = 0  # how many wait for packets, also of transfers that end meanwhile
+        self._ended: deque[tuple[Tape, Endpoint, list[Kept]]] = deque(maxlen=MOST_ENDED)
+
+    def adjust(self, packets: int, memory: int, payload: bool) -> None:
+        """
+        Use other bounds for the transfers that begin from now on.
+
+        @param packets: the most that are kept of each machine.
+        @param memory: octets that all packets may need.
+        """
+        self.most, self.payload = packets, payload
+        self.room = max(1, memory // (packets * ((MOST_PAYLOAD if payload else MOST_HEAD) + OVERHEAD)))
+
+    @property
+    def rings(self) -> int:
+        """How many rings are in use."""
+        return len(self._rings)
+
+    def tape(self, transport: str, request: Request, wire: IWire | None = None) -> Tape:
+        """Return the tape of a transfer that begins."""
+        return Tape(self, transport, request, wire)
+
+    def addRing(self, tape: Tape, key: Endpoint, heard: bool) -> Ring | None:
+        """
+        Add a ring to a tape, if need be in the place of one whose machine has answered nothing.
+
+        @return: L{None}: there is no room.
+        """
+        if len(self._rings) >= self.room:
+            self.unkept += 1
+            if not self._unheard:
+                return None
+            self._remove(next(iter(self._unheard)))
+        ring = tape.rings[key] = Ring(tape, key, self.most)
+        self._rings[ring] = None
+        ring.heard = heard
+        if not heard:
+            self._unheard[ring] = None
+        self._machines[tape.transport, hostPort(key)] = ring
+        return ring
+
+    def heard(self, ring: Ring) -> None:
+        """Note that the machine of a ring has answered."""
+        ring.heard = True
+        self._unheard.pop(ring, None)
+
+    def _remove(self, ring: Ring) -> None:
+        self._rings.pop(ring, None)
+        self._unheard.pop(ring, None)
+        ring.tape.rings.pop(ring.key, None)
+        machine = ring.tape.transport, hostPort(ring.key)
+        if self._machines.get(machine) is ring:
+            del self._machines[machine]
+
+    def left(self, tape: Tape, peer: Peer) -> None:
+        """Forget a machine, as its part in a transfer has ended."""
+        ring = tape.rings.get(peer[:2])
+        if ring is not None:
+            if self._waiting:
+                self._ended.append((tape, ring.key, tape.packets(ring.key)))
+            self._remove(ring)
+
+    def ended(self, tape: Tape) -> None:
+        """Forget a transfer that has ended."""
+        for key in list(tape.rings):
+            self.left(tape, key)
+
+    def find(self, transport: object, peer: object) -> Ring | None:
+        """Return the ring of the machine that an event is about, by the event's fields."""
+        return self._machines.get((str(transport), str(peer)))
+
+    def wait(self) -> None:
+        """Keep the packets of transfers that end until L{take}."""
+        self._waiting += 1
+
+    def stopWaiting(self) -> None:
+        """End L{wait}."""
+        self._waiting -= 1
+        if not self._waiting:
+            self._ended.clear()
+
+    def take(self, selection: Selection, offset: float) -> list[Captured]:
+        """Return the packets that are asked for, in the order of time; C{offset} as for L{Tape.capture}."""
+        parts = [(ring.tape, ring.key, list(ring.packets)) for ring in self._rings]
+        if selection.address is not None:
+            parts = [(tape, key, tape.packets(key)) for tape, key, _ in parts]
+        found: dict[Captured, None] = {}
+        for tape, key, kept in [*self._ended, *parts]:
+            if selection.address not in (None, key[0].partition("%")[0]):
+                continue
+            if selection.name is None or fnmatch.fnmatchcase(tape.name, selection.name):
+                # What went to a group is with each of its machines.
+                later = (each for each in kept if each[0] > selection.since)
+                found.update(dict.fromkeys(tape.capture(later, offset)))
+        return sorted(found, key=lambda each: each.time)
+
+
+@implementer(IDatagramPort)
+class RecordingPort:
+    """Notes what a transfer sends by its port."""
+
+    def __init__(self, port: IDatagramPort, tape: Tape, peer: Peer) -> None:
+        """@param peer: where the port sends to if no address is named."""
+        self._port, self._tape, self._peer = port, tape, peer[:2]
+
+    def write(self, datagram: Octets, address: Peer | None = None) -> None:
+        self._port.write(datagram, address)
+        self._tape.sent(datagram, self._peer if address is None else address[:2])
+
+    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
+        self._port.writeFrom(datagram, address, local)
+        self._tape.sent(datagram, address[:2])
+
+    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
+        sent = self._port.writeBurst(image, step, address, local)
+        if sent:
+            self._tape.sentBlocks(image[:sent], step, self._peer if address is None else address[:2])
+        return sent
+
+    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
+        write, note = self._port.burstWriter(step, most), self._tape.blockNoter(self._peer)
+
+        def send(image: Octets) -> None:
+            write(image)
+            note(image, step)
+
+        return send
+
+    def holdWindow(self, blocks: int, octets: int) -> int:
+        return self._port.holdWindow(blocks, octets)
+
+    def readArrived(self) -> None:
+        self._port.readArrived()
+
+    def stopListening(self) -> Deferred[None] | None:
+        return self._port.stopListening()
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        return self._port.getHost()
+
+    def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        self._port.setGroup(ttl, interface, loopback, broadcast)
+
+
+def _recording(port: IDatagramPort, tape: Tape, request: Request) -> RecordingPort:
+    """Return a port that notes what is sent by another one; the tape gets the address of that."""
+    at = port.getHost()
+    host = request.local.host if at.host in ("", "0.0.0.0", "::") else at.host
+    tape.local = host, at.port
+    return RecordingPort(port, tape, request.peer)
+
+
+class RecordedCast(CastProtocol):
+    """
+    A cast whose packets are noted.
+
+    @ivar tape: where.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        request: Request,
+        site: ISite,
+        listener: Listener,
+        entry: PortDialect,
+        key: Hashable,
+        wire: IWire,
+        content: IContent,
+        pacers: tuple[RateLimit, ...],
+    ) -> None:
+        """@param request: the request that begins it; the others as for L{CastProtocol}."""
+        super().__init__(site, listener, entry, key, wire, content, pacers)
+        self._recorder, self._request = recorder, request
+        self.tape = recorder.tape(entry.name, request, wire)
+
+    def startProtocol(self) -> None:
+        """Note what is sent, now that the cast is connected to its port."""
+        self.transport = _recording(self.transport, self.tape, self._request)
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Note a datagram, and handle it."""
+        self.tape.arrived(datagram, addr)
+        super().datagramReceived(datagram, addr)
+
+    def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Note a datagram of somebody else, and handle it."""
+        self.tape.arrived(datagram, addr)
+        super().strangerReceived(datagram, addr)
+
+    def _dismiss(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
+        super()._dismiss(receiver, outcome, now, heard)
+        self._recorder.left(self.tape, receiver.request.peer)
+
+    def _close(self) -> None:
+        super()._close()
+        self._recorder.ended(self.tape)
+
+
+class RecordedUpload(UploadProtocol):
+    """
+    An upload whose packets are noted.
+
+    @ivar tape: where.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        site: ISite,
+        name: str,
+        request: Request,
+        uploadReceiver: ITransferHalf,
+        upload: IUpload,
+        done: Callable[[UploadProtocol], object],
+        requested: Callable[[bytes, Peer], object],
+    ) -> None:
+        """The arguments are those of L{UploadProtocol}."""
+        super().__init__(site, name, request, uploadReceiver, upload, done, requested)
+        self._recorder = recorder
+        self.tape = recorder.tape(name, request)
+
+    def startProtocol(self) -> None:
+        """Note what is sent, now that the upload is connected to its port."""
+        self.transport = _recording(self.transport, self.tape, self.request)
+
+    def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Note a datagram, and handle it."""
+        self.tape.arrived(datagram, addr)
+        super().datagramReceived(datagram, addr)
+
+    def strangerReceived(self, datagram: bytes, addr: Peer) -> None:
+        """Note a datagram of somebody else, and handle it."""
+        self.tape.arrived(datagram, addr)
+        super().strangerReceived(datagram, addr)
+
+    def _close(self, outcome: str | None, refusal: Refused | None) -> None:
+        super()._close(outcome, refusal)
+        self._recorder.ended(self.tape)
+
+
+def noteRequest(session: CastProtocol | UploadProtocol, datagram: bytes, peer: Peer, local: Local) -> None:
+    """Note a request for a transfer, if its packets are noted."""
+    if isinstance(session, RecordedCast | RecordedUpload):
+        session.tape.requested(datagram, peer, local)
