@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
 RRQ, WRQ, DATA, ACK, ERROR, OACK = "123456"
 
+
 @pytest.fixture
 def folder(hall: Hall) -> Path:
     """The folder of captures, empty."""
@@ -99,20 +100,20 @@ def test_get(hall: Hall, shelf: Shelf, folder: Path, server: str) -> None:
 
 
 def test_put(hall: Hall, folder: Path) -> None:
-    """The server loses all blocks from the eleventh on: request, OACK, the blocks before, their ACKs, repetitions."""
+    """The server loses all blocks from the eleventh on, then the client ends: what there was up to there, and why."""
     (host,) = hall.clients(1)
-    address = host.addresses[0]
-    with lossy(hall, [host.name], 100, ways="from", match="@th,64,16 3 @th,80,16 > 10"):
+    with lossy(hall, [host.name], 100, ways="from", match="@th,64,16 3 @th,80,16 > 10") as loss:
         client = curl.put(host, "new", bytes(100_000), "--tftp-blksize", "1428")
-        path = captureOf(folder, address)
+        eventually(loss.dropped, "the eleventh block", 20)
         client.job.end()
+        path = captureOf(folder, host.addresses[0])
     seen = packets(path)
     assert [each[2:] for each in seen[:2]] == [(WRQ, ""), (OACK, "")]
     assert [each[3] for each in dict.fromkeys(seen) if each[2] == DATA] == [str(number) for number in range(1, 11)]
     assert [each[3] for each in dict.fromkeys(seen) if each[2] == ACK] == [str(number) for number in range(1, 11)]
     assert faults(path) == []
     *_, (comment,) = byTshark(path, "frame.comment")
-    assert "wrote new: the client fell silent" in comment
+    assert "wrote new: the client's port is closed" in comment
 
 
 def record(hall: Hall, *words: str) -> Any:
