@@ -17,6 +17,7 @@ from castd.config.config import RecorderOptions
 from castd.errors import ConfigError
 from castd.files.threads import RunInThread
 from castd.observe.captures import MOST_OF_KIND, MOST_OF_MACHINE, PERIOD, CaptureFolder, CaptureRate, captureName
+from castd.observe.format import asMessage
 from castd.packets.tftp import TftpRequest, buildData, buildRequest
 from castd.request import Local, Request
 from castd.server.cast_protocol import CastProtocol
@@ -75,13 +76,18 @@ def test_download(folder: Path, network: Network) -> None:
     box.send(b"\0\4\0\0", tid)
     box.expect()
     box.send(b"\0\4\0\1", tid)
-    network.advance(100)
+    events: list[Any] = []
+    with observed(events.append):
+        network.advance(100)
     ((comment, packets),) = captures(folder)
     assert told(packets)[:6] == ["< RRQ", "> OACK", "< ACK 0", "> DATA 1", "< ACK 1", "> DATA 2"]
     assert set(told(packets)[6:]) == {"> DATA 2"}
     assert len(packets) > 7
     assert comment == packets[-1].comment
     assert comment.startswith(f"tftp: {CLIENT}:{box.address[1]} file: the client fell silent")
+    (event,) = (each for each in events if each.get("event") == "received")
+    assert comment == asMessage(event)
+    assert event["cause"] in comment
     first, block = packets[0], packets[3]
     assert (first.source, first.target) == (box.address, (SERVER, 69))
     assert (block.source, block.target, block.octets, block.head) == (tid, box.address, 1004, b"\0\3\0\1")
@@ -254,6 +260,24 @@ def test_memory() -> None:
         made.ended(tape)
     assert made.rings == 5
     assert enter(made, 99, True).rings
+
+
+def test_memoryOfGroups() -> None:
+    """Groups that nobody has answered in give way as well; the packets to a group that somebody hears are kept."""
+    made, local = recorder(room=4), Local(SERVER, 69)
+
+    def begin(number: int) -> Any:
+        tape = made.tape("multicast", Request((f"10.0.0.{number}", 1), local, "f"))
+        tape.group = f"239.1.1.{number}", 1758
+        tape.requested(b"request", (f"10.0.0.{number}", 1), local)
+        return tape
+
+    heard = begin(1)
+    heard.arrived(b"\0\4\0\0", ("10.0.0.1", 1))
+    for number in range(2, 100):
+        begin(number)
+        assert made.rings <= 4
+    assert len(heard.rings) == 2
 
 
 def test_manyPackets() -> None:

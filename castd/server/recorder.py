@@ -27,6 +27,7 @@ from castd.pacing import RateLimit
 from castd.packets.pcapng import Captured
 from castd.packets.tftp import DATA
 from castd.request import Local, Peer, Request, hostPort
+from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, Receiver
 from castd.server.upload_protocol import UploadProtocol
 
@@ -61,7 +62,7 @@ class Ring:
 
     @ivar tape: the transfer.
     @ivar key: the machine, or the group.
-    @ivar heard: the machine has answered something.
+    @ivar heard: the machine, or one of the group, has answered something.
     @ivar packets: what is kept, the oldest first.
     """
 
@@ -91,7 +92,6 @@ class Tape:
         self.rings: dict[Endpoint, Ring] = {}
         self._recorder = recorder
         self._seconds = recorder.clock.seconds
-        self._requestPort = self.local
         self._others = Ring(self, ("", 0), min(MOST_OTHERS, recorder.most))
         self._head = MOST_PAYLOAD if recorder.payload else MOST_HEAD
         self._arrivedBlock = MOST_PAYLOAD if recorder.payload else BLOCK_HEAD
@@ -101,8 +101,8 @@ class Tape:
         """Note a request that has come to the request port."""
         key, recorder = peer[:2], self._recorder
         if self.group is not None and self.group not in self.rings:
-            recorder.addRing(self, self.group, True)
-        ring = self.rings.get(key) or recorder.addRing(self, key, False)
+            recorder.addRing(self, self.group)
+        ring = self.rings.get(key) or recorder.addRing(self, key)
         if ring is not None:
             here = local.host, local.port
             ring.packets.append((self._seconds(), False, key, here, datagram[: self._head], len(datagram)))
@@ -222,7 +222,7 @@ class Recorder:
         """Return the tape of a transfer that begins."""
         return Tape(self, transport, request, wire)
 
-    def addRing(self, tape: Tape, key: Endpoint, heard: bool) -> Ring | None:
+    def addRing(self, tape: Tape, key: Endpoint) -> Ring | None:
         """
         Add a ring to a tape, if need be in the place of one whose machine has answered nothing.
 
@@ -234,17 +234,17 @@ class Recorder:
                 return None
             self._remove(next(iter(self._unheard)))
         ring = tape.rings[key] = Ring(tape, key, self.most)
-        self._rings[ring] = None
-        ring.heard = heard
-        if not heard:
-            self._unheard[ring] = None
+        self._rings[ring] = self._unheard[ring] = None
         self._machines[tape.transport, hostPort(key)] = ring
         return ring
 
     def heard(self, ring: Ring) -> None:
-        """Note that the machine of a ring has answered."""
-        ring.heard = True
-        self._unheard.pop(ring, None)
+        """Note that the machine of a ring has answered; so its group has a receiver."""
+        group = None if ring.tape.group is None else ring.tape.rings.get(ring.tape.group)
+        for each in (ring, group):
+            if each is not None:
+                each.heard = True
+                self._unheard.pop(each, None)
 
     def _remove(self, ring: Ring) -> None:
         self._rings.pop(ring, None)
@@ -390,8 +390,8 @@ class RecordedCast(CastProtocol):
         self.tape.arrived(datagram, addr)
         super().strangerReceived(datagram, addr)
 
-    def _dismiss(self, receiver: Receiver, outcome: str, now: float, heard: bool = True) -> None:
-        super()._dismiss(receiver, outcome, now, heard)
+    def _dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
+        super()._dismiss(receiver, ending, now)
         self._recorder.left(self.tape, receiver.request.peer)
 
     def _close(self) -> None:

@@ -194,7 +194,10 @@ class Recorders:
 
 
 def commentOf(event: LogEvent) -> str:
-    """Return the comment of a capture, from the event that says that its transfer has failed: the line of the log."""
+    """
+    Return the comment of a capture, from the event that says that its transfer has failed: the line of the log, with
+    the verdict.
+    """
     return asMessage(event)
 
 
