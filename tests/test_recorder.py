@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from castd.cli import main
 from castd.config.config import RecorderOptions
 from castd.errors import ConfigError
 from castd.files.threads import RunInThread
@@ -436,6 +438,16 @@ def test_reload(folder: Path, network: Network) -> None:
     assert case.reload(START + TFTP) == ()
     assert status(case)["directory"] is None
     case.server.stopService()
+
+
+def test_check(folder: Path) -> None:
+    """C{castd check} says that the folder is not there, with file, line and key; one that is there is no fault."""
+    file = folder / "x.yaml"
+    for directory, code in (("none", 1), ("captures", 0)):
+        file.write_text(f"{START}{TFTP}recorder: {{directory: {directory}}}\n")
+        done = CliRunner().invoke(main.main, ["check", str(file)])
+        assert done.exit_code == code
+        assert ("x.yaml:5: recorder.directory: " in done.output) == (directory == "none")
 
 
 def test_defaults() -> None:
