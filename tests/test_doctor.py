@@ -440,6 +440,10 @@ def test_logs(tmp_path: Path) -> None:
     assert findings(lookAtLogs, lost, FakeMachine(), "problem") == [
         f"history.path: {tmp_path}/lost: No such file or directory"
     ]
+    about = subject(tmp_path, sections={"recorder": {"directory": "logs"}})
+    assert findings(lookAtLogs, about, FakeMachine(closed={str(logs)}), "problem") == [
+        f"recorder.directory: user 65534 may not write {logs}"
+    ]
 
 
 def test_labels(tmp_path: Path) -> None:

@@ -155,14 +155,16 @@ def _uploadFinding(options: UploadDirectoryOptions, machine: IMachine) -> Findin
 
 
 def lookAtLogs(subject: Subject, machine: IMachine) -> Iterator[Finding]:
-    """Find out whether logs, the history and the control socket can be written, and whether a disk is full."""
+    """Find out whether logs, history, control socket and captures can be written, and whether a disk is full."""
     yield from _becomeUser(subject, machine)
     config, asked = subject.config, False
+    captures = config.recorder.directory
     for name, path in (
         ("logging.file", config.logging.file),
         ("logging.json", config.logging.json_),
         ("history.path", config.history.path),
         ("control.path", config.control.path),
+        ("recorder.directory", captures and captures / "*.pcapng"),
     ):
         if path is not None:
             asked = True
