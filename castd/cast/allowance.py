@@ -56,12 +56,13 @@ class Proof:
     @ivar due: how many of the blocks last granted the next answer must not lack any more, if it is to count.
     @ivar stake: bits that it is worth then; 0: nothing was withheld.
     @ivar mistakes: how often, one after the other, an answer did not count; twice for each that cannot be true.
+    @ivar exclusions: how often the receiver was excluded for a while for its mistakes.
     """
 
-    __slots__ = ("bits", "credit", "due", "mistakes", "stake")
+    __slots__ = ("bits", "credit", "due", "exclusions", "mistakes", "stake")
 
     def __init__(self) -> None:
-        self.bits = self.credit = self.due = self.mistakes = self.stake = 0
+        self.bits = self.credit = self.due = self.mistakes = self.exclusions = self.stake = 0
 
     @property
     def complete(self) -> bool:

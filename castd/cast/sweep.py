@@ -260,7 +260,7 @@ class Sweep:
     def _listReceived(self, receiver: PolledMember, ranges: Ranges, now: float) -> None:
         """Handle a list: its sender lacks these blocks, and no others that it has listed before."""
         if receiver.proof.guesses:
-            return  # until it is removed
+            return  # until its pause is over
         answered = self._answered(receiver, ranges)
         answers = answered is not None
         if not answers:
@@ -273,7 +273,7 @@ class Sweep:
         paused = unchanged and self._mustPause(receiver, bool(crossing), now)
         self._noteProgress(receiver, ranges)
         if answered and self._questionAnswered(receiver, ranges, answered.first, now):
-            self._queue.setSilent(receiver, now + self.linger)
+            self._exclude(receiver, now)
             return
         if paused:
             self._queue.dequeue(receiver)
@@ -404,7 +404,7 @@ class Sweep:
         """
         Handle the answer to a question: the address of its sender is not forged, and it is asked before others.
 
-        @return: whether its answers are guessed, so that nothing that it says is read until it is removed.
+        @return: whether its answers are guessed.
         """
         gained = self._gained(receiver, ranges)
         if gained is None:
@@ -464,6 +464,18 @@ class Sweep:
             receiver.defer((), now + MUTE_TIME)
         self._schedule(receiver)
         return True
+
+    def _exclude(self, receiver: PolledMember, now: float) -> None:
+        """
+        Neither ask nor hear a receiver for a while, as it seems to guess its answers: each time twice as long.
+
+        It may be a real one that was unlucky, so the first pause is short.
+        """
+        receiver.paused = True
+        self._queue.dequeue(receiver)
+        receiver.defer((), now + min(FIRST_PAUSE * 2**receiver.proof.exclusions, MUTE_TIME))
+        receiver.proof.exclusions += 1
+        self._schedule(receiver)
 
     def _schedule(self, receiver: PolledMember) -> None:
         """Have L{_resume} deal with a receiver at its C{deferredUntil}."""
@@ -537,6 +549,7 @@ class Sweep:
 
     def _endPause(self, receiver: PolledMember, now: float) -> None:
         receiver.paused = False
+        receiver.proof.mistakes = 0
         deaf = self.policy.deafAfterRepeats
         if deaf is not None and receiver.unchangedRequests >= deaf + MAX_PAUSES:
             # The last pause is over: it begins anew, if it sends another list.
