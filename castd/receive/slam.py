@@ -17,7 +17,7 @@ from castd.outcomes import DONE, SILENT, UNHEARD
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
 from castd.receive.base import OffsetBlock
-from castd.receive.passive import REMINDER, PassiveReceiver
+from castd.receive.passive import PassiveReceiver
 from castd.request import Peer
 
 #: The default group of blocks: the only one that every client knows.
@@ -27,6 +27,9 @@ MOST_BLOCKS = 1 << 24
 #: Seconds from the first list to its repetition, while the server has not asked; each further interval is twice as
 #: long, as that of reminders.
 REGISTER = 0.1
+#: Seconds without a block after which a client that was asked before sends a list by itself; each further interval is
+#: twice as long.  iPXE waits for a second; by then several questions to it may have been lost.
+SILENCE = 0.4
 #: Seconds for which a client that is complete answers each question by the disconnect: the first one may be lost.
 DALLY = 0.5
 
@@ -71,7 +74,7 @@ class SlamDownload(PassiveReceiver):
         """Restart the timer of the server's silence; as long as it has not asked, it may not know of this client."""
         self._heardAt = now
         if self._asked:
-            self._scheduleReminder(now, REMINDER)
+            self._scheduleReminder(now, SILENCE)
         elif self._header is None:
             self._scheduleReminder(now, REGISTER)
 
@@ -94,7 +97,7 @@ class SlamDownload(PassiveReceiver):
         if self.complete:
             return None, []
         self._asked = True
-        self._scheduleReminder(now, REMINDER)
+        self._scheduleReminder(now, SILENCE)
         return None, [self._list()]
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
