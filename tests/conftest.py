@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from twisted.internet.defer import maybeDeferred
+from twisted.logger import globalLogPublisher
 
 from tests.support.log import observed
 from tests.support.needs import needRoot
@@ -43,6 +44,19 @@ def events() -> Iterator[list[dict[str, Any]]]:
     seen: list[dict[str, Any]] = []
     with observed(seen.append):
         yield seen
+
+
+@pytest.fixture(autouse=True)
+def observersLeave() -> Iterator[None]:
+    """
+    A server that a test has started and not stopped observes the log no more: its history would keep the events of all
+    later tests, and those count memory.
+    """
+    before = tuple(globalLogPublisher._observers)
+    yield
+    for each in tuple(globalLogPublisher._observers):
+        if each not in before:
+            globalLogPublisher.removeObserver(each)
 
 
 @pytest.fixture(autouse=True)
