@@ -99,11 +99,12 @@ def test_speaksUntilItIsAsked() -> None:
 
 
 def test_speaksAfterSilence() -> None:
-    """Once it was asked it is quiet while blocks arrive; without any it lists all after 0.4, 0.8, 1.6, 3.2, 4, 4 … seconds."""
+    """Once it was asked it is quiet while blocks arrive; without any it lists all after 0.4, 0.8, 1.6, 3.2, 4 … s."""
     download = begun(12.0)
     download.receive(HEADER.build(), 0.0)
     download.receiveFromGroup(data(0), None, 0.0)
-    assert lists(download) == [*((at, bytes.fromhex("212200")) for at in (0.4, 1.2, 2.8, 6.0, 10.0)), (12.0, b"\0")]
+    times = (0.4, 1.2, 2.8, 6.0, 10.0)
+    assert lists(download) == [*((at, bytes.fromhex("212200")) for at in times), (12.0, b"\0")]
     assert download.outcome == SILENT
     busy = begun()
     busy.receive(HEADER.build(), 0.01)
