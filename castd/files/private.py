@@ -119,7 +119,8 @@ def checkSocket(path: str) -> None:
     @raise OSError: others could exchange the socket; or something else lies there, or another process has it.
     """
     if not isPrivate(path, sticky=True):
-        raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: chmod go-w")
+        cure = "chmod go-w, and let castd's user or root own it and all folders above"
+        raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: {cure}")
     _checkName(path, stat.S_ISSOCK, "socket")
     lock = f"{path}.lock"
     if not _checkName(lock, stat.S_ISLNK, "lock"):
