@@ -13,19 +13,21 @@ import stat
 from collections.abc import Callable, Iterator
 
 
-def isPrivate(path: str, sticky: bool = False) -> bool:
+def isPrivate(path: str, sticky: bool = False, ofAnybody: bool = False) -> bool:
     """
     Return whether only root and this user, or its group, decide what lies at this path: nobody else may write to its
     folder, nor exchange a folder above.
 
     @param sticky: the folder may also be one like C{/tmp}, where others add names, and cannot change those of others.
+    @param ofAnybody: the folders may belong to another user, whom the operator has given them.
     """
     folder = os.path.dirname(os.path.abspath(path))
     try:
         # The folders as they are named, and those where links lead.
         named, real = list(_upwards(folder)), list(_upwards(os.path.realpath(folder)))
         return all(
-            _isTrusted(each, sticky or each not in (named[0], real[0])) for each in dict.fromkeys((*named, *real))
+            _isTrusted(each, sticky or each not in (named[0], real[0]), ofAnybody)
+            for each in dict.fromkeys((*named, *real))
         )
     except OSError:
         return False
@@ -41,14 +43,14 @@ def _upwards(folder: str) -> Iterator[str]:
         folder = above
 
 
-def _isTrusted(path: str, sticky: bool) -> bool:
+def _isTrusted(path: str, sticky: bool, ofAnybody: bool) -> bool:
     """
     Return whether a folder, or a link to one, is of root or this user, and nobody else may exchange what is in it.
 
     @raise OSError: there is no such folder.
     """
     status = os.lstat(path)
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()) and not ofAnybody:
         return False
     if stat.S_ISLNK(status.st_mode) or (sticky and status.st_mode & stat.S_ISVTX):
         return True
@@ -118,9 +120,8 @@ def checkSocket(path: str) -> None:
 
     @raise OSError: others could exchange the socket; or something else lies there, or another process has it.
     """
-    if not isPrivate(path, sticky=True):
-        cure = "chmod go-w, and let castd's user or root own it and all folders above"
-        raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: {cure}")
+    if not isPrivate(path, sticky=True, ofAnybody=True):
+        raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: chmod go-w")
     _checkName(path, stat.S_ISSOCK, "socket")
     lock = f"{path}.lock"
     if not _checkName(lock, stat.S_ISLNK, "lock"):

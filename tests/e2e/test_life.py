@@ -126,8 +126,6 @@ def test_capability(at: Place) -> None:
 @pytest.mark.parametrize("runner", ["twistd", "twist"])
 def test_reactor(at: Place, runner: str, reactor: str) -> None:
     """castd serves, times out, and stops in time under every reactor that Linux has."""
-    # It stays root, and has no socket in a folder of somebody else.
-    at.control = at.folder / "control"
     at.write(PORT, logging={"json": str(at.events)})
     plain = {"twistd": ["-n", "--pidfile="], "twist": []}[runner]
     with at.start([*script(runner), *plain, f"--reactor={reactor}", "castd", "-c", str(at.file)]) as job:
