@@ -35,6 +35,7 @@ from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource
 from castd.machines.known import KnownMachine
 from castd.networks import Networks
+from tests.support.descriptors import openFiles
 from tests.support.disks import HereDirectory, result
 
 PEER = ("10.0.0.7", 2070)
@@ -84,14 +85,7 @@ def content(source: Directory, name: str) -> bytes:
 def descriptors(place: Path) -> int:
     """How many files beneath a place this process has open."""
     gc.collect()
-    return sum(_target(number).startswith(f"{place}/") for number in os.listdir("/proc/self/fd"))
-
-
-def _target(number: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{number}")
-    except FileNotFoundError:  # the descriptor of the listing itself
-        return ""
+    return sum(each.startswith(f"{place}/") for each in openFiles())
 
 
 @contextmanager

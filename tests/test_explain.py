@@ -23,6 +23,7 @@ from castd.packets.slam import FIRST_LIST
 from castd.server.admission import MIN_STAY
 from castd.service.explain import PATIENCE, DryRequest, ExplainAnswer, Explanation
 from castd.testing import Network, RecordingClient
+from tests.support.descriptors import Descriptors
 from tests.support.disks import Later, result
 from tests.support.jobs import ROOT, free, running, until
 from tests.support.server import SERVER, Case
@@ -557,7 +558,7 @@ def test_slowDisk(
     results: list[ExplainAnswer] = []
     case.server.explain(asked(name, to=f"{SERVER}:69", write=write)).addCallback(results.append)
     disk.run(hangsAt)
-    open_ = len(os.listdir("/proc/self/fd"))
+    opened = Descriptors()
     case.network.advance(PATIENCE - 0.1)
     assert results == []
     case.network.advance(0.2)
@@ -565,7 +566,7 @@ def test_slowDisk(
     assert told is None or texts(found, "source")[-1] == told
     assert found["answer"]["kind"] == ("ERROR" if hangsAt and not write else "nothing")
     disk.run()
-    assert len(os.listdir("/proc/self/fd")) <= open_
+    assert opened.left() == []
     assert os.listdir(tmp_path / "drop") == ["old"]
 
 

@@ -26,6 +26,7 @@ from castd.observe.file import LineFile
 from castd.observe.journal import JournalObserver, isJournal
 from castd.observe.ratelimit import RateLimiter
 from castd.service.logs import Logs, chooseFormat, logTo
+from tests.support.descriptors import Descriptors
 
 NOON = 1_800_000_000.0
 
@@ -276,14 +277,14 @@ def test_told(tmp_path: Path) -> None:
 
 def test_notThere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file or a journal that cannot be had is named by its line, and nothing stays open."""
-    logs, before = Logs(logTo(io.StringIO())), len(os.listdir("/proc/self/fd"))
+    logs, opened = Logs(logTo(io.StringIO())), Descriptors()
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.file: .*/none/log: No such file or directory"):
         logs.open(configured(tmp_path, {"json": "events", "file": "none/log"}))
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "none"))
     monkeypatch.setattr(journal.JournalObserver.__init__, "__defaults__", (str(tmp_path / "none"),))
     with pytest.raises(Unavailable, match=r"x\.yaml:2: logging\.format: the journal is not there: No such file"):
         logs.open(configured(tmp_path, {"json": "events", "format": "journal"}))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert opened.left() == []
 
 
 def test_bothWays() -> None:

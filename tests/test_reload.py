@@ -26,6 +26,7 @@ from castd.service.build import USUAL_TURN, ServiceFileRead
 from castd.service.service import REREAD_TIMEOUT, kinds
 from castd.testing import Network, RecordingClient
 from castd.upgrade.handover import Handover
+from tests.support.descriptors import Descriptors
 from tests.support.disks import Later, result
 from tests.support.jobs import free, running, until
 from tests.support.quick import slowBut
@@ -529,10 +530,6 @@ def test_compiledOnce(folder: Path, network: Network, monkeypatch: pytest.Monkey
     assert Client(network).code == 2
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.slow
 def test_often(folder: Path, network: Network) -> None:
     """Ten reloads a second for ten seconds, with transfers all the while: nothing is left open or pending."""
@@ -546,7 +543,8 @@ def test_often(folder: Path, network: Network) -> None:
     case.reload(one)
     network.advance(1)
     gc.collect()
-    before = (case.ports(), descriptors(), len(network.getDelayedCalls()), len(list(case.server)))
+    opened = Descriptors()
+    before = (case.ports(), len(network.getDelayedCalls()), len(list(case.server)))
     clients = []
     for turn in range(100):
         assert case.reload((two, one)[turn % 2]) == ()
@@ -557,8 +555,9 @@ def test_often(folder: Path, network: Network) -> None:
     assert [client.finish() in (BODY, BODY[::-1]) for client in clients[-5:]] == [True] * 5
     network.advance(60)
     gc.collect()
-    after = (case.ports(), descriptors(), len(network.getDelayedCalls()), len(list(case.server)))
+    after = (case.ports(), len(network.getDelayedCalls()), len(list(case.server)))
     assert after == before
+    assert opened.left() == []
     assert case.server.site.admission.casts == 0
 
 

@@ -34,6 +34,7 @@ from castd.server.site import Site
 from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
 from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
+from tests.support.descriptors import Descriptors
 from tests.support.disks import HereDirectory, Later, result
 from tests.support.needs import lack, run
 from tests.support.stage import HOST, SERVER, Stage, TftpStage
@@ -126,9 +127,9 @@ def test_aRequestIsLetGo(stage: TftpStage, slow: Disk) -> None:
     assert stage.site.admission.looking == 1
     stage.network.advance(2)
     assert stage.site.admission.looking == 0
-    before = len(os.listdir("/proc/self/fd"))
+    opened = Descriptors()
     slow.thread.run()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert opened.left() == []
     assert client.inbox == []
     assert [event["event"] for event in stage.events if event.get("event") in ("crowded", "refused")] == ["crowded"]
     assert slow.source._open == {}

@@ -28,6 +28,7 @@ from castd.files.threads import MOST_AWAITED, DiskThreads
 from castd.files.uploads import MOST_MADE, MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
+from tests.support.descriptors import Descriptors, openFiles
 from tests.support.disks import HereDirectory, HereUploads, Later, result
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
@@ -64,13 +65,7 @@ def _umask() -> Iterator[None]:
 def _noneLeft(tmp_path: Path) -> Iterator[None]:
     """No test leaves a file open in the directory but those that say so."""
     yield
-    links = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink(f"/proc/self/fd/{number}"))
-        except FileNotFoundError:
-            continue
-    assert [link for link in links if link.startswith(str(tmp_path)) and ".part" in link] == []
+    assert [link for link in openFiles() if link.startswith(str(tmp_path)) and ".part" in link] == []
     assert not any(disk.setAside for disk in space._disks.values())
 
 
@@ -768,7 +763,7 @@ def test_directoryFails(
 ) -> None:
     """A directory that cannot be made, or not be opened, ends the upload, and nothing stays open."""
     sink = drop(tmp_path, **{"make-directories": True})
-    before = len(os.listdir("/proc/self/fd"))
+    opened = Descriptors()
     real = getattr(os, call)
 
     def failing(path: Any, *given: Any, **named: Any) -> Any:
@@ -779,7 +774,7 @@ def test_directoryFails(
     monkeypatch.setattr(f"castd.files.uploads.os.{call}", failing)
     with pytest.raises(error):
         sink.begin("a/b/x", ONE, None)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert opened.left() == []
 
 
 def test_groupFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ Runs a whole castd on loopback in virtual time: every transport, uploads of ever
 from __future__ import annotations
 
 import io
-import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from castd.receive.options import RequestedOptions
 from castd.service.logs import textLog
 from castd.service.service import compose, kinds
 from castd.testing import ReceivedFile, pattern
+from tests.support.descriptors import openFiles
 from tests.support.disks import inThisThread
 from tests.support.fakes import LOOPBACK, Hand
 from tests.support.log import observed
@@ -213,11 +213,7 @@ class World:
 
     def descriptors(self) -> list[str]:
         """Return the sockets of this process, and the files that it has open in the folder."""
-        found = []
-        for number in os.listdir("/proc/self/fd"):
-            with suppress(OSError):
-                found.append(os.readlink(f"/proc/self/fd/{number}"))
-        return [each for each in found if each.startswith(("socket:", str(self.folder)))]
+        return [each for each in openFiles() if each.startswith(("socket:", str(self.folder)))]
 
     def files(self) -> dict[str, bytes]:
         """Return all files in the upload directories, hidden ones too."""

@@ -2,7 +2,6 @@
 TFTP and the disk: names, files that change, netascii.  The ids are those of docs/transports/tftp.md.
 """
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from castd.files.content import Directory, DirectoryOptions
 from castd.packets.tftp import Data
 from castd.testing import pattern
 from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say
+from tests.support.descriptors import openFiles
 from tests.support.stage import SERVER, TftpStage
 from tests.support.vectors import vectors
 
@@ -141,11 +141,7 @@ def test_truncatedBeforeItsFirstBlock(root: Path) -> None:
 
 def held(root: Path) -> list[str]:
     """Files below the root that this process has open."""
-    links = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return [link for link in links if link.startswith(f"{root}/")]
+    return [each for each in openFiles() if each.startswith(f"{root}/")]
 
 
 def test_filesAreClosed(root: Path) -> None:
