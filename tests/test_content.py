@@ -186,7 +186,7 @@ def test_onlyFiles(tree: Path, make: Callable[[Path], None]) -> None:
     begun = time.monotonic()
     with pytest.raises(Forbidden):
         directory(tree).lookup("odd", PEER)
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

@@ -639,9 +639,9 @@ def test_theLoopTurns(folder: Path) -> None:
         until(process, "listens at")
         file.unlink()
         os.mkfifo(file)
+        began, worst, answered = time.monotonic(), 0.0, 0
         process.send_signal(signal.SIGHUP)
         # Nothing is ever written to it, so reading takes two seconds (castd.config.yaml.PIPE_TIMEOUT).
-        began, worst, answered = time.monotonic(), 0.0, 0
         while time.monotonic() - began < 1.5:
             asked = time.monotonic()
             assert finish(ask(b"file", port)) == BODY
