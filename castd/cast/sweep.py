@@ -18,7 +18,8 @@ forged: they are asked one at a time, also while blocks are sent, so that they c
 A list is the I{answer} if it comes in the time for it, and if it can be true: it does not lack what its sender had by
 its last answer, and what it lacks no more was sent meanwhile.  An answer replaces all that its sender has listed
 before.  A list that is no answer draws little, whoever it comes from, since it may be forged (L{Allowance}); but its
-sender is asked soon.
+sender is asked soon: one that has answered before is asked at once, instead of waiting until its question is over, and
+one that has not may leave one more question unanswered.
 
 Blocks that were sent so shortly before a list arrived that they may have crossed it are not sent for it.  Its sender
 will be asked again, and lists them if they were lost.  Of one that never gave an answer they are I{deferred}: they are
@@ -332,7 +333,10 @@ class Sweep:
             # It knows another version of the file, and only a question makes it start over.
             queue.enqueue(receiver)
         elif lacks and not answers:
+            receiver.failedTurns = max(receiver.failedTurns - 1, 0)
             queue.prefer(receiver)  # it repeats its list, which a forged sender seldom does
+            if receiver.heard and receiver.peer in queue.asked:
+                queue.enqueue(receiver)  # it is there, and the answer to another question will tell more
 
     # Answers.
 
