@@ -10,6 +10,7 @@ from castd.cli.status import deafLine
 from castd.observe.metrics import Counters, Gauges
 from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
+from tests.support.descriptors import Descriptors
 from tests.support.server import START, TFTP, Case
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -43,17 +44,22 @@ def test_resources(tmp_path: Path) -> None:
     network = Network()
     case = Case(tmp_path, network, START + TFTP)
     network.advance(1)
+    opened = Descriptors()
     before = case.server.status()["held"]
+    assert before.pop("descriptors") > 2
     box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     letter = box.expect()
     held = case.server.status()["held"]
     assert (held["casts"], held["receivers"], held["alarms"], held["looking"]) == (1, 1, 1, 0)
     assert held["calls"] > before["calls"]
-    assert held["descriptors"] == before["descriptors"] + 1
+    assert opened.left() == [str(tmp_path / "boot" / "file")]
     box.send(b"\0\4\0\1", letter.source)
     network.advance(60)
-    assert case.server.status()["held"] == before
+    after = case.server.status()["held"]
+    del after["descriptors"]  # others' may be closed meanwhile
+    assert after == before
+    assert opened.left() == []
 
 
 def test_elsewhere() -> None:
