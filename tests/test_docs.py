@@ -47,6 +47,16 @@ def test_conformanceList() -> None:
     assert {name[5:9] for name, _ in named} == {f"TC{number:02}" for number in range(1, 65)}
 
 
+@pytest.mark.parametrize(("kind", "count"), [("MC", 43), ("BC", 32), ("SL", 39), ("MT", 49), ("PX", 66)], ids=str)
+def test_conformanceOfOthers(kind: str, count: int) -> None:
+    """Each id of the conformance tables of the other transports is in the name of a test."""
+    source = "".join(file.read_text() for file in sorted((ROOT / "tests" / "test_conformance").glob("*.py")))
+    names = re.findall(r"def test_(\w+)\(", source)
+    # Of PX21_22_23_everyAnswer all three numbers count.
+    runs = [run for name in names for run in re.findall(rf"{kind}\d+(?:_(?:{kind})?\d+)*", name)]
+    assert {int(number) for run in runs for number in re.findall(r"\d+", run)} == set(range(1, count + 1))
+
+
 STOCK = [maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker | ServiceMaker)]
 
 
