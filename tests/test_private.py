@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -183,7 +184,6 @@ def bound(path: Path) -> None:
     [
         (lambda path: path.with_name("control.lock").write_text("1"), "control.lock is there, and no lock of castd"),
         (lambda path: path.with_name("control.lock").symlink_to("/etc/passwd"), "control.lock is no lock of castd"),
-        (lambda path: path.with_name("control.lock").symlink_to("1"), "in use by process 1, says .*control.lock"),
         (lambda path: path.write_text("precious"), "control is there, and no socket of castd"),
         (lambda path: path.symlink_to("/etc/passwd"), "control is there, and no socket of castd"),
     ],
@@ -198,10 +198,33 @@ def test_controlSocket(tmp_path: Path, plant: Callable[[Path], object], why: str
     assert sorted(each.name for each in tmp_path.iterdir()) == before
 
 
-def test_staleLock(tmp_path: Path) -> None:
-    """What a dead server has left is no hindrance."""
-    (tmp_path / "control.lock").symlink_to(str(2**22 + 1))
+@pytest.mark.parametrize("process", [2**22 + 1, 1, os.getpid()])
+@pytest.mark.parametrize("withSocket", [False, True])
+def test_staleLock(tmp_path: Path, process: int, withSocket: bool) -> None:
+    """What a dead server has left is no hindrance, whoever has its number now: in a container that is always 1."""
+    (tmp_path / "control.lock").symlink_to(str(process))
+    if withSocket:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / "control"))
     bound(tmp_path / "control")
+    assert not os.path.lexists(tmp_path / "control.lock")
+
+
+@pytest.mark.parametrize("connections", [0, 3])
+def test_anotherServer(tmp_path: Path, connections: int) -> None:
+    """The control socket of a server that runs stays its own, also while it accepts no more connections."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(tmp_path / "control"))
+        server.listen(0)
+        for _ in range(connections):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            client.connect_ex(str(tmp_path / "control"))
+        (tmp_path / "control.lock").symlink_to("77")
+        with pytest.raises(Unavailable, match=r"in use by process 77, says .*control\.lock"):
+            bound(tmp_path / "control")
+    assert os.path.lexists(tmp_path / "control.lock")
 
 
 def test_controlFolder(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 
 def isPrivate(path: str, sticky: bool = False, ofAnybody: bool = False) -> bool:
@@ -113,12 +115,13 @@ def checkBeside(paths: tuple[str, ...]) -> None:
             raise OSError(errno.EPERM, f"{os.path.basename(path)}: {fault}, {_WHERE}")
 
 
-def checkSocket(path: str) -> None:
+def clearSocket(path: str) -> None:
     """
     Make sure that a local socket can be made at this path, with the lock beside it that Twisted makes: a symbolic link
-    that leads to nothing, and names the process.
+    that leads to nothing, and names the process.  The lock of a server that died is removed, also if another process
+    has its number by now: in a container each server is process 1.
 
-    @raise OSError: others could exchange the socket; or something else lies there, or another process has it.
+    @raise OSError: others could exchange the socket; or something else lies there, or another server has it.
     """
     if not isPrivate(path, sticky=True, ofAnybody=True):
         raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: chmod go-w")
@@ -129,13 +132,18 @@ def checkSocket(path: str) -> None:
     process = os.readlink(lock)
     if not process.isascii() or not process.isdecimal():
         raise OSError(errno.EEXIST, f"{lock} is no lock of castd: remove it")
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return
-    except PermissionError:
-        pass
-    raise OSError(errno.EADDRINUSE, f"in use by process {process}, says {lock}")
+    if _isServed(path):
+        raise OSError(errno.EADDRINUSE, f"in use by process {process}, says {lock}")
+    with suppress(FileNotFoundError):
+        os.unlink(lock)
+
+
+def _isServed(path: str) -> bool:
+    """Return whether a process listens at a local socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        # Of one with too many connections it is EAGAIN.
+        return client.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def _checkName(path: str, isKind: Callable[[int], bool], kind: str) -> bool:

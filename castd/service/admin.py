@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
-from castd.files.private import checkSocket
+from castd.files.private import clearSocket
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import Reporter, Sources
 from castd.options import endpoint
@@ -280,7 +280,7 @@ class AdminPort:
         if self._local:
             try:
                 # Twisted follows a link that somebody has put in the place of the socket it has just made.
-                checkSocket(self.address)
+                clearSocket(self.address)
             except OSError as fault:
                 raise Unavailable(f"{self._source}: {self.address}: {fault.strerror}") from None
         outcome: list[IListeningPort | Failure] = []
