@@ -128,6 +128,18 @@ def test_notFound(case: Case, events: Events) -> None:
     assert told(events, "refused")[1]["path"] == f"{case.folder}/other/none, {case.folder}/boot/other/none"
 
 
+def test_askedTwice(case: Case, events: Events) -> None:
+    """A machine that repeats its request, since it hears no answer, is told of with the path and the source as well."""
+    client = RecordingClient(case.network.host("10.0.0.9"), 2000)
+    for _ in range(2):
+        client.send(rrq("tftpboot/f"), (SERVER, 69))
+        case.network.advance(0.1)
+    case.network.advance(100)
+    (event,) = told(events, "received")
+    assert (event["outcome"], event["path"]) == ("silent", f"{case.folder}/boot/f")
+    assert event["source"] == f"{case.folder}/x.yaml:4"
+
+
 def test_theNextDialect(tmp_path: Path, events: Events) -> None:
     """What was found out for one dialect is known of the transfer that the next one at the port begins."""
     (tmp_path / "f").write_bytes(b"x")

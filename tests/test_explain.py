@@ -13,14 +13,17 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 
 from castd.cli import main
+from castd.cli.explain import known
 from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
 from castd.packets import tftp
 from castd.packets.slam import FIRST_LIST
 from castd.server.admission import MIN_STAY
+from castd.server.machines import Machines
 from castd.service.explain import PATIENCE, DryRequest, ExplainAnswer, Explanation
 from castd.testing import Network, RecordingClient
 from tests.support.descriptors import Descriptors
@@ -29,6 +32,7 @@ from tests.support.jobs import ROOT, free, running, until
 from tests.support.server import SERVER, Case
 
 HERE, THERE = "10.0.0.9", "10.0.1.9"
+MAC = "52:54:00:66:00:10"
 
 #: Sources with every way to change a name, uploads of each policy, and each transport of the TFTP family.
 FILE = """castd: 1
@@ -697,6 +701,31 @@ def test_shownSafely(file: Path) -> None:
     assert ran.exit_code == 1
 
 
+def test_whatIsKnownOfTheMachine(case: Case) -> None:
+    """A running server also tells which machine has this address, and what has failed for it, of this file alone."""
+    case.server.site.machines = Machines(case.server.site.reactor, lambda: maybeDeferred, lambda: {HERE: MAC})
+    case.server.site.machines.hear(MAC, None, "efi-x64")
+    box = RecordingClient(case.network.host(HERE))
+    for name in ("no*", "no*", "nowhere"):
+        box.send(tftp.buildRequest(tftp.TftpRequest(False, name, "octet", ())), (SERVER, 69))
+        case.network.advance(1)
+
+    def told(client: str, name: str) -> list[str]:
+        question = {"do": "explain", "client": client, "name": name, "to": f"{SERVER}:69"}
+        found = case.server.admin._answers["explain"](question)
+        case.network.advance(1)  # an unknown machine may have come meanwhile, and is looked for again
+        answer: ExplainAnswer = result(found)
+        assert json.dumps(answer)
+        return known(answer)
+
+    machine, before = told(HERE, "no*")
+    assert machine == f"machine      MAC {MAC}, architecture efi-x64"
+    assert before.startswith("before       20")
+    assert "is refused no*: File not found (2 times); no source has this file: " in before
+    assert len(told(HERE, "kernel")) == 1
+    assert told(THERE, "no*") == ["machine      not known: no neighbour, in no lease, and has said nothing by DHCP"]
+
+
 @pytest.mark.loopback
 @pytest.mark.slow
 def test_running(file: Path) -> None:
@@ -717,5 +746,6 @@ def test_running(file: Path) -> None:
         check=False,
     )
     assert (asked.exit_code, offline.returncode, offline.stderr) == (1, 1, "")
-    assert asked.stdout == offline.stdout
+    assert asked.stdout.startswith(offline.stdout)
+    assert asked.stdout[len(offline.stdout) :].startswith("machine      not known")
     assert "boot/images/kernel is there, and differs in case only" in asked.stdout

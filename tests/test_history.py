@@ -100,6 +100,43 @@ def test_message() -> None:
     assert (found["fields"]["code"], "log_format" in found["fields"]) == (1, False)
 
 
+def test_merged() -> None:
+    """What is alike but for its time is one entry, the latest, with the number of all; other verdicts stay apart."""
+    kept = Kept()
+    for time in range(5):
+        kept.history(refused(10.0 + time, peer=f"10.0.0.9:{2000 + time}"))
+        kept.history({**received(20.0 + time, outcome="silent"), "verdict": ("mtu", "silent")[time == 2]})
+        kept.clock.advance(1)
+    kept.history(refused(11.5, peer="10.0.0.8:7"))
+    found = kept.found(merged=True)
+    assert [(each["address"], each["fields"].get("verdict"), each["times"]) for each in found] == [
+        ("10.0.0.8", None, 1),
+        ("10.0.0.9", None, 5),
+        ("10.0.0.9", "silent", 1),
+        ("10.0.0.9", "mtu", 4),
+    ]
+    assert [each["fields"]["peer"] for each in found[:2]] == ["10.0.0.8:7", "10.0.0.9:2004"]
+    assert found == kept.found(merged=True, failed=True)
+    assert len(kept.found(merged=True, limit=2)) == 2
+    assert kept.found(merged=True, address="10.0.0.8") == found[:1]
+
+
+def test_mergedWithoutEnd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last ones are looked at, so that a page costs the same beside a long history."""
+    kept = Kept()
+    monkeypatch.setattr(history, "MOST_MERGED", 3)
+    for time in range(5):
+        kept.history(refused(10.0 + time))
+        kept.clock.advance(1)
+    assert [each["times"] for each in kept.found(merged=True)] == [3]
+
+
+def test_groupsThatAreNotHeard() -> None:
+    """Who hears nothing of a group has not got what it wanted; who is moved from it for another reason has."""
+    moved = {**refused(1.0), "event": "moved"}
+    assert [entry.failed for entry in map(entryOf, (moved, {**moved, "verdict": "no-multicast"})) if entry] == [0, 1]
+
+
 def test_notKept() -> None:
     """Lines for those who look for faults, and those of other code, are no history."""
     assert entryOf({**refused(1.0), "log_level": LogLevel.debug}) is None

@@ -534,6 +534,16 @@ def test_aServer(tmp_path: Path) -> None:
     failures: list[Any] = []
     case.server.lastFailures(10).addCallback(failures.extend)
     assert [(each["event"], each["name"]) for each in failures] == [("refused", "<b>no such file</b>")]
+    # One machine that asks again and again displaces nobody.
+    for _ in range(report.MOST_FAILURES + 1):
+        box.send(b"\0\1other\0octet\0", (SERVER, 69))
+        network.advance(1)
+    answers: list[Any] = []
+    asked: Any = case.server.admin._answers["status"]({"do": "status"})
+    asked.addCallback(answers.append)
+    network.advance(1)
+    told = [(each["name"], each["times"], each["verdict"]) for each in answers[0]["failures"]]
+    assert told == [("other", report.MOST_FAILURES + 1, "missing"), ("<b>no such file</b>", 1, "missing")]
 
 
 @pytest.mark.parametrize(

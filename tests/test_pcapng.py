@@ -26,17 +26,22 @@ def captured(draw: st.DrawFn) -> Captured:
     kept = draw(st.integers(0, len(whole)))
     micros = draw(st.integers(0, 2**42))
     ends = (str(source), draw(ports)), (str(target), draw(ports))
-    return Captured(micros / 1e6, draw(st.booleans()), *ends, whole[:kept], len(whole))
+    comment = draw(st.sampled_from(["", "refused: why\u2026"]))
+    return Captured(micros / 1e6, draw(st.booleans()), *ends, whole[:kept], len(whole), comment)
 
 
 @given(st.lists(captured(), max_size=5), st.text(st.characters(exclude_categories=["Cs"])))
 def test_readBack(packets: list[Captured], comment: str) -> None:
-    """A reader that follows the draft gets back what was captured; the comment is at the file and the last packet."""
+    """
+    A reader that follows the draft gets back what was captured; the comment is at the file and, before its own, at the
+    last packet.
+    """
     said, seen = readCapture(section(packets, comment, "castd"))
     assert said == comment
-    assert [each[1:6] for each in seen] == [each[1:] for each in packets]
+    assert [each[1:6] for each in seen] == [each[1:6] for each in packets]
     assert [each.time for each in seen] == pytest.approx([each.time for each in packets], abs=1e-6)
-    assert [each.comment for each in seen[-1:]] == [comment for _ in seen[-1:]]
+    own = [each.comment for each in packets]
+    assert [each.comment for each in seen] == [*own[:-1], *(comment or each for each in own[-1:])]
 
 
 def expected(packet: Captured) -> tuple[str, ...]:

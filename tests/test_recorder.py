@@ -22,8 +22,9 @@ from castd.observe.captures import MOST_OF_KIND, MOST_OF_MACHINE, PERIOD, Captur
 from castd.observe.format import asMessage
 from castd.packets.tftp import TftpRequest, buildData, buildRequest
 from castd.request import Local, Request
+from castd.server.attempts import SIZE_TIME
 from castd.server.cast_protocol import CastProtocol
-from castd.server.recorder import MOST_HEAD, OVERHEAD, RecordedCast, Recorder, Selection
+from castd.server.recorder import MOST_ENDED, MOST_HEAD, OVERHEAD, RecordedCast, Recorder, Selection
 from castd.service import recorders
 from castd.testing import Network, RecordingClient
 from tests.support.captures import Seen, readCapture, told
@@ -223,6 +224,54 @@ def test_success(folder: Path, network: Network) -> None:
     assert captures(folder) == []
     assert status(case)["rings"] == 0
     case.server.stopService()
+
+
+def test_notHeard(folder: Path, network: Network) -> None:
+    """A member that hears nothing of its group has a capture, though it gets its file in the end."""
+    case = Case(folder, network, START + "transports:\n  multicast: {groups: 239.1.1.0/24}\n" + RECORDER)
+    member = asking(network, "file", multicast="")
+    tid = member.expect().source
+    for _ in range(4):
+        member.send(b"\0\4\0\0", tid)
+        network.advance(1)
+    ((comment, packets),) = captures(folder)
+    assert "hears no multicast" in comment
+    assert "it hears nothing of the group" in comment
+    assert set(told(packets)) >= {"< RRQ", "> OACK", "< ACK 0", "> DATA 1"}
+    case.server.stopService()
+
+
+def test_sizeOnly(folder: Path, network: Network) -> None:
+    """Who asks for a size and does not come back has a capture of that; who comes back has none."""
+    case = Case(folder, network, START + TFTP + RECORDER)
+    for host in ("10.0.0.10", "10.0.0.11"):
+        box = asking(network, "file", host=host, tsize=0)
+        box.send(b"\0\5\0\x08\0", box.expect().source)
+        network.advance(1)
+    Client(network, host="10.0.0.11").finish()
+    network.advance(SIZE_TIME)
+    ((comment, packets),) = captures(folder)
+    assert comment.startswith("tftp: 10.0.0.10:")
+    assert "has asked for the size of file" in comment
+    assert told(packets) == ["< RRQ", "> OACK", "< ERROR 8"]
+    (path,) = (folder / "captures").iterdir()
+    assert path.name.endswith("-size_only-heard.pcapng")
+    assert status(case)["rings"] == 0
+    case.server.stopService()
+
+
+def test_manySizes() -> None:
+    """However many ask for sizes only, so many are kept at the most, the latest."""
+    made = recorder(room=4)
+    for number in range(MOST_ENDED + 3):
+        tape = enter(made, number, answers=True)
+        made.sizeAsked(tape, (f"10.0.{number >> 8}.{number & 255}", 1000))
+        made.ended(tape)
+    assert made.rings == 0
+    kept = [made.find("tftp", f"10.0.{number >> 8}.{number & 255}:1000") for number in range(MOST_ENDED + 3)]
+    assert [each is None for each in kept] == [True] * 3 + [False] * MOST_ENDED
+    # Once it was told of it is forgotten.
+    assert made.find("tftp", "10.0.0.9:1000") is None
 
 
 def status(case: Case) -> Any:
@@ -501,6 +550,61 @@ def test_recordForSeconds(folder: Path, network: Network) -> None:
     assert told(packets)[0] == "< RRQ"
     assert told(packets)[-1] == "< ACK 24"
     assert result(ask(case))["packets"] == 0
+    case.server.stopService()
+
+
+def test_recordUnserved(folder: Path, network: Network) -> None:
+    """
+    While somebody waits, requests that get an ERROR or no answer are in it, each once, with the line of the log as the
+    comment of the last packet; those that are served have none; afterwards nothing is kept.
+    """
+    case = Case(folder, network, START + TFTP + RECORDER + "limits: {per-peer: 1}\n")
+    asking(network, "before").expect()
+    everything, mine, efi = list[Any](), list[Any](), list[Any]()
+    ask(case, seconds=5).addCallback(everything.append)
+    ask(case, seconds=5, client=CLIENT).addCallback(mine.append)
+    ask(case, seconds=5, name="*.efi").addCallback(efi.append)
+    asking(network, "none.efi").expect()
+    for name in ("file", "file"):
+        asking(network, name, host="10.0.0.10")
+        network.advance(1)
+    network.advance(5)
+    packets = taken(everything[0])
+    first = next(each.source for each in packets if each.source[0] == "10.0.0.10")
+    unserved = [each for each in packets if first not in (each.source, each.target)]
+    assert told(unserved) == ["< RRQ", "> ERROR 1", "< RRQ"]
+    assert [each.comment.partition(" is ")[2] for each in unserved] == [
+        "",
+        "refused none.efi: File not found",
+        "not answered: limits.per-peer is reached",
+    ]
+    assert told([each for each in packets if each.source == first]).count("< RRQ") == 1
+    assert {each.comment for each in packets if each not in unserved} == {""}
+    for answer in (mine, efi):
+        assert [each[1:] for each in taken(answer[0])] == [each[1:] for each in unserved[:2]]
+    ask(case, seconds=5).addCallback(everything.append)
+    network.advance(6)
+    assert "< RRQ" not in told(taken(everything[1]))[1:]
+    case.server.stopService()
+
+
+def test_recordUnservedLater(folder: Path, network: Network) -> None:
+    """Whoever asks again gets what was told since; and no flood of requests fills the memory."""
+    case = Case(folder, network, START + TFTP + RECORDER)
+    answers = list[Any]()
+    ask(case, seconds=20).addCallback(answers.append)
+    ask(case, seconds=5).addCallback(answers.append)
+    asking(network, "first").expect()
+    network.advance(6)
+    for number in range(MOST_ENDED + 50):
+        asking(network, "later", host=f"10.0.{number >> 8}.{number & 255}")
+        network.advance(0.001)
+    ask(case, seconds=1, since=answers[0]["until"]).addCallback(answers.append)
+    network.advance(2)
+    assert [each.head[2:7] for each in taken(answers[0]) if not each.outgoing] == [b"first"]
+    later = [each.head[2:7] for each in taken(answers[1]) if not each.outgoing]
+    assert set(later) == {b"later"}
+    assert 100 < len(later) <= MOST_ENDED
     case.server.stopService()
 
 

@@ -119,6 +119,24 @@ def test_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.stdout.count("castd 1.2") == 2
 
 
+def test_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the transfers stands what failed last, why and how often; the same is in the JSON."""
+    failure = {
+        "time": "2026-11-26T10:00:00.000+00:00",
+        "address": "10.0.0.9",
+        "name": "a\x1b[31m",
+        "times": 3,
+        "message": "tftp: 10.0.0.9:1 a\x1b[31m: the client fell silent",
+        "verdict": "mtu",
+        "why": "too large: caps",
+    }
+    monkeypatch.setattr(status, "ask", lambda path, command: {**told(kernel=1), "failures": [failure] * 30})
+    shown = CliRunner().invoke(main.main, ["status"]).stdout.splitlines()
+    assert len([line for line in shown if line.startswith("failed: ")]) == status.LATEST
+    assert shown[-1].endswith("a\\x1b[31m: the client fell silent (3 times); too large: caps")
+    assert len(json.loads(CliRunner().invoke(main.main, ["status", "--json"]).stdout)["failures"]) == 30
+
+
 def test_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --watch there is one look, and no rates."""
     said = Server(monkeypatch, looks=1).run()

@@ -12,6 +12,7 @@ import click
 from twisted.internet.defer import Deferred
 
 from castd.cli.control import ask, control
+from castd.cli.status import failureLine
 from castd.cli.transfer import ICommandReactor, commandReactor, runUntil
 from castd.config.plugin import collect
 from castd.errors import ConfigError
@@ -82,6 +83,8 @@ def explain(
         for each in found["explanations"]:
             for line in lines(each):
                 click.echo(line)
+        for line in known(found):
+            click.echo(line)
     raise SystemExit(SERVED if found["served"] else REFUSED)
 
 
@@ -126,6 +129,17 @@ def lines(found: Explanation) -> list[str]:
     """Return the address that is asked, the steps there, a line for each, and the verdict as the last line."""
     inside = [*map(_stepLine, found["steps"]), verdict(found)]
     return [found["to"], *(printable(f"  {line}") for line in inside)]
+
+
+def known(found: ExplainAnswer) -> list[str]:
+    """Return lines about the machine, and about what has failed before, as a running server knows it."""
+    told = []
+    if (machine := found.get("machine")) is not None:
+        words = {"MAC": machine["mac"], "UUID": machine["uuid"], "architecture": machine["arch"]}
+        said = ", ".join(f"{word} {value}" for word, value in words.items() if value is not None)
+        told.append(f"machine      {said or 'not known: no neighbour, in no lease, and has said nothing by DHCP'}")
+    told += [f"before       {failureLine(each)}" for each in found.get("before") or ()]
+    return [printable(line) for line in told]
 
 
 def _stepLine(step: Step) -> str:

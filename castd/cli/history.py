@@ -84,6 +84,11 @@ def _readFile(file: str, query: Query) -> list[Found]:
 
 def line(found: Found) -> str:
     """Return a line with the local time, the message of the log, and how often it came."""
-    when = datetime.fromisoformat(found["time"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    when = localTime(found["time"])
     times = f" ({found['times']} times)" if found["times"] > 1 else ""
     return printable(f"{when}  {found['message']}{times}")
+
+
+def localTime(instant: str) -> str:
+    """Write an instant of the server for people, in the time of this machine."""
+    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -50,6 +50,7 @@ def record(path: str, client: str | None, name: str | None, seconds: float, outp
                 wait = min(ROUND, max(0.0, until - time.monotonic()))
                 answer: RecordAnswer = ask(path, "record", client=client, name=name, since=since, seconds=wait)
                 file.write(b64decode(answer["capture"]))
+                file.flush()  # who ends it by Ctrl-C, or looks meanwhile, has all that came
                 since, packets = answer["until"], packets + answer["packets"]
                 if time.monotonic() >= until:
                     break

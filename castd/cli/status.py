@@ -18,13 +18,14 @@ from rich.text import Text
 
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import ask, control
-from castd.cli.history import line
+from castd.cli.history import line, localTime
 from castd.files.names import printable
 from castd.observe.format import showOctets, showSpan
 from castd.observe.history import Found
+from castd.observe.report import FailureReport
 from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 
-#: How many of the latest events a watched status shows.
+#: How many of the latest events a watched status shows, and of the latest failures another one.
 LATEST = 10
 
 
@@ -38,6 +39,7 @@ class ServerStatus(TypedDict):
     file: str
     addresses: list[AddressStatus]
     deaf: NotRequired[list[DeafStatus]]
+    failures: NotRequired[list[FailureReport] | None]
 
 
 @click.command()
@@ -65,6 +67,8 @@ def status(path: str, every: float | None, plain: bool) -> None:
         makeConsole().print(table(found))
         if deaf := found.get("deaf"):
             click.echo(deafLine(deaf))
+        for each in (found.get("failures") or ())[:LATEST]:
+            click.echo(f"failed: {failureLine(each)}")
     raise SystemExit(found["unready"] is not None)
 
 
@@ -104,6 +108,14 @@ def deafLine(machines: Iterable[DeafStatus]) -> str:
     return "in no group, as they hear none: " + ", ".join(
         f"{each['host']} (for {showSpan(each['seconds'])})" for each in machines
     )
+
+
+def failureLine(failure: FailureReport) -> str:
+    """Return a line with the local time, what happened and how often, and why, as far as that can be told."""
+    when = localTime(failure["time"])
+    times = f" ({failure['times']} times)" if failure["times"] > 1 else ""
+    why = f"; {failure['why']}" if failure["why"] else ""
+    return printable(f"{when}  {failure['message']}{times}{why}")
 
 
 class Rates:

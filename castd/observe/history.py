@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ _SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, out
 
 #: The most entries that are found unless more are asked for.
 MOST_FOUND = 1000
+#: The most entries that are looked at to merge those that are alike.
+MOST_MERGED = 1000
 
 
 class KeptEvent(NamedTuple):
@@ -119,6 +122,8 @@ class Query:
     @ivar since: not before this time, seconds since 1970.
     @ivar failed: only what failed.
     @ivar limit: at most so many, the latest.
+    @ivar merged: entries that differ in their time alone are one, the latest, with the sum of C{times}: those of one
+        machine, file, kind of event and verdict, among the last L{MOST_MERGED} that are asked for.
     """
 
     address: str | None = None
@@ -126,6 +131,7 @@ class Query:
     since: float | None = None
     failed: bool = False
     limit: int = MOST_FOUND
+    merged: bool = False
 
     @classmethod
     def read(cls, question: Mapping[str, object]) -> Query:
@@ -140,6 +146,7 @@ class Query:
             since=_asked(question, "since", float),
             failed=_asked(question, "failed", bool) or False,
             limit=_asked(question, "limit", int) or MOST_FOUND,
+            merged=_asked(question, "merged", bool) or False,
         )
 
 
@@ -172,14 +179,20 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
 
 def isFailure(event: LogEvent) -> bool:
     """Return whether an event says that somebody did not get what he wanted."""
-    kind = event.get("event")
+    kind, told = event.get("event"), event.get("verdict") is not None
     if kind == "received":
-        return event.get("outcome") not in _SUCCEEDED or event.get("verdict") is not None
-    return kind in _FAILED
+        return told or event.get("outcome") not in _SUCCEEDED
+    # Who hears nothing of a group gets the file, and costs the network another copy of it.
+    return kind in _FAILED or (kind == "moved" and told)
 
 
 # Made once: json.dumps makes one for each call.
 _encode = json.JSONEncoder(default=str).encode
+
+
+def globEscape(name: str) -> str:
+    """Return the pattern of SQLite's GLOB that matches this name and no other."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", _storable(name))
 
 
 def _storable(name: str) -> str:
@@ -313,8 +326,15 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
             wanted.append(condition)
             values.append(value)
     columns = ", ".join(KeptEvent._fields)
-    latest = f"WHERE {' AND '.join(wanted)} ORDER BY time DESC, id DESC LIMIT ?"
-    rows = database.execute(f"SELECT {columns} FROM events {latest}", (*values, query.limit)).fetchall()
+    latest = "ORDER BY time DESC, id DESC LIMIT ?"
+    source = f"events WHERE {' AND '.join(wanted)}"
+    if query.merged:
+        # SQLite takes columns without an aggregate from the row that has the maximum.
+        columns = columns.replace("time,", "max(time),", 1).replace(" times,", " sum(times),")
+        verdict = "CASE WHEN json_valid(fields) THEN json_extract(fields, '$.outcome', '$.verdict') END"
+        source = f"(SELECT * FROM {source} {latest}) GROUP BY address, name, event, {verdict}"
+        values.append(MOST_MERGED)
+    rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
     return [_found(KeptEvent(*row)) for row in reversed(rows)]
 
 

@@ -289,7 +289,7 @@ class Reporter:
         return pause
 
     def _gather(self) -> Deferred[ServerReport]:
-        failures = self._sources.failures(MOST_FAILURES).addTimeout(PATIENCE, self._reactor).addErrback(_unanswered)
+        failures = failureReports(self._reactor, self._sources.failures(MOST_FAILURES))
         now = self._wallTime()
         report: ServerReport = {
             "time": showInstant(now),
@@ -304,8 +304,8 @@ class Reporter:
             "failures": None,
         }
 
-        def finish(found: list[Found] | None) -> ServerReport:
-            report["failures"] = None if found is None else [_failure(each) for each in reversed(found)]
+        def finish(found: list[FailureReport] | None) -> ServerReport:
+            report["failures"] = found
             return report
 
         walked = self._cooperator.coiterate(self._walk(report))
@@ -372,6 +372,16 @@ def _groupReport(group: IMappedTransfer) -> GroupReport:
     }
 
 
+def failureReports(reactor: IReactorTime, asked: Deferred[list[Found]]) -> Deferred[list[FailureReport] | None]:
+    """
+    Return reports of failures, the latest first, once the history has answered; L{None}: it does not.
+
+    @param asked: the failures, the oldest first.
+    """
+    told = asked.addTimeout(PATIENCE, reactor).addCallback(lambda found: [_failure(each) for each in reversed(found)])
+    return told.addErrback(_unanswered)
+
+
 def _failure(found: Found) -> FailureReport:
     verdict, cause, cure = (found["fields"].get(each) for each in ("verdict", "cause", "cure"))
     why = f"{cause}: {cure}" if isinstance(verdict, str) else None
@@ -389,4 +399,4 @@ def _failure(found: Found) -> FailureReport:
 def _unanswered(failure: Failure) -> None:
     """Note that the history cannot be read now; the page says so."""
     if failure.check(TimeoutError) is None:
-        _log.failure("the history cannot be read for the page", failure, event="fault")
+        _log.failure("the history cannot be read", failure, event="fault")

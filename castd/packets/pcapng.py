@@ -31,6 +31,7 @@ class Captured(NamedTuple):
     @ivar source, target: numeric address and port; a zone (C{%eth0}) is ignored.
     @ivar head: its first octets, without IP and UDP headers.
     @ivar octets: how many it had.
+    @ivar comment: what Wireshark shows of it beside.
     """
 
     time: float
@@ -39,6 +40,7 @@ class Captured(NamedTuple):
     target: tuple[str, int]
     head: bytes
     octets: int
+    comment: str = ""
 
 
 def section(packets: Iterable[Captured], comment: str, application: str) -> bytes:
@@ -54,7 +56,7 @@ def section(packets: Iterable[Captured], comment: str, application: str) -> byte
     ]
     listed = list(packets)
     for nth, each in enumerate(listed, 1):
-        blocks.append(_packet(each, comment if nth == len(listed) else ""))
+        blocks.append(_packet(each, (comment if nth == len(listed) else "") or each.comment))
     return b"".join(blocks)
 
 

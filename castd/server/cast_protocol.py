@@ -248,7 +248,8 @@ class CastProtocol(FastPath):
             return False
         if self.group is None and self._awaited:
             return True  # its first block is being read
-        self.join(request)
+        # The file was looked for at the first request only.
+        self.join(replace(request, trace=receiver.request.trace))
         return True
 
     def heard(self, peer: Peer) -> bool:

@@ -211,6 +211,8 @@ class Listener(DatagramProtocol):
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local) and not self._shed(peer, local):
+                if self.site.recorder is not None:
+                    self.site.recorder.requested(datagram, peer, local)
                 session = self._sessions.members.get(peer)
                 unheard = None if session is None or session.heard(peer) else session
                 if session is not None:
@@ -492,8 +494,8 @@ class Listener(DatagramProtocol):
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
-        eventlog.refused(entry.name, request, peer, error)
         self._sendRefusal(entry, request, peer, local, error)
+        eventlog.refused(entry.name, request, peer, error)
 
     def _sendRefusal(
         self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused
@@ -511,6 +513,8 @@ class Listener(DatagramProtocol):
         if self.transport is None or not self._send(answer, peer, local):
             # It counts as lost on the way: the client asks again.
             self.counts["unsent"] += 1
+        elif self.site.recorder is not None:
+            self.site.recorder.answered(answer, peer, local)
 
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
         """Return whether the datagram was sent."""

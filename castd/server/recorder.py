@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from castd import outcomes
 from castd.errors import Refused
 from castd.interfaces import IContent, IDatagramPort, ISite, ITransferHalf, IUpload, IWire, Octets
 from castd.pacing import RateLimit
@@ -50,8 +52,11 @@ BLOCK_HEAD = 4
 OVERHEAD = 200
 #: Packets that are kept of those who take no part in a transfer.
 MOST_OTHERS = 16
-#: Transfers that have ended and are kept for a C{castd record} that waits.
+#: Transfers that have ended and are kept for a C{castd record} that waits; requests that are, before they are told of
+#: and after; and machines that have asked for a size only, whose packets are kept until they come back or are told of.
 MOST_ENDED = 256
+#: Packets that are kept of a machine that has asked for a size only, or of requests from one port.
+MOST_OF_REQUEST = 16
 
 _DATA = DATA.to_bytes(2, "big")
 
@@ -100,6 +105,7 @@ class Tape:
     def requested(self, datagram: bytes, peer: Peer, local: Local) -> None:
         """Note a request that has come to the request port."""
         key, recorder = peer[:2], self._recorder
+        recorder.takeBack(peer)
         if self.group is not None and self.group not in self.rings:
             recorder.addRing(self, self.group)
         ring = self.rings.get(key) or recorder.addRing(self, key)
@@ -147,27 +153,54 @@ class Tape:
     def _ring(self, address: Endpoint) -> Ring:
         return self.rings.get(address, self._others)
 
+    def apart(self, key: Endpoint) -> Ring:
+        """Return a ring with the last packets of a machine, which does not change when its transfer ends."""
+        tape = copy(self)
+        ring = Ring(tape, key, MOST_OF_REQUEST)
+        ring.packets.extend(self.packets(key))
+        ring.heard, tape.rings, tape.group = self.rings[key].heard, {key: ring}, None
+        tape._others = Ring(tape, ("", 0), 1)
+        return ring
+
     def packets(self, key: Endpoint) -> list[Kept]:
         """Return what is kept of a machine, and of its group, in the order of time."""
         wanted = [self.rings.get(key), None if self.group is None else self.rings.get(self.group), self._others]
         return sorted((each for ring in wanted if ring is not None for each in ring.packets), key=_instant)
 
     def capture(self, kept: Iterable[Kept], offset: float) -> list[Captured]:
-        """
-        Return packets as a capture has them.
+        """Return packets as a capture has them; see L{captured}."""
+        return captured(kept, self.local, offset)
 
-        @param offset: seconds from an instant to the time since 1970.
-        """
-        found = []
-        for instant, outgoing, remote, here, head, octets in kept:
-            local = here or self.local
-            source, target = (local, remote) if outgoing else (remote, local)
-            found.append(Captured(instant + offset, outgoing, source, target, head, octets))
-        return found
+
+def captured(kept: Iterable[Kept], local: Endpoint, offset: float) -> list[Captured]:
+    """
+    Return packets as a capture has them.
+
+    @param local: the address here of those that have none of their own.
+    @param offset: seconds from an instant to the time since 1970.
+    """
+    found = []
+    for instant, outgoing, remote, here, head, octets in kept:
+        source, target = (here or local, remote) if outgoing else (remote, here or local)
+        found.append(Captured(instant + offset, outgoing, source, target, head, octets))
+    return found
 
 
 def _instant(kept: Kept) -> float:
     return kept[0]
+
+
+class _Unserved(NamedTuple):
+    """
+    Requests from one port that were not served, with their answers.
+
+    @ivar at: the instant at which the log has said why; C{why} is the line of the log, C{name} the file.
+    """
+
+    at: float
+    why: str
+    name: str
+    packets: list[Kept]
 
 
 class Selection(NamedTuple):
@@ -182,6 +215,11 @@ class Selection(NamedTuple):
     address: str | None = None
     name: str | None = None
     since: float = float("-inf")
+
+    def wants(self, machine: Endpoint, name: str) -> bool:
+        """Return whether a machine and a file are asked for."""
+        asked = self.address in (None, machine[0].partition("%")[0])
+        return asked and (self.name is None or fnmatch.fnmatchcase(name, self.name))
 
 
 class Recorder:
@@ -202,6 +240,10 @@ class Recorder:
         self._machines: dict[tuple[str, str], Ring] = {}  # by transport and peer, as in events
         self._waiting = 0  # how many wait for packets, also of transfers that end meanwhile
         self._ended: deque[tuple[Tape, Endpoint, list[Kept]]] = deque(maxlen=MOST_ENDED)
+        # While somebody waits: requests, by peer, that are no transfer yet; and those that have become none.
+        self._requests: OrderedDict[str, deque[Kept]] = OrderedDict()
+        self._unserved: deque[_Unserved] = deque(maxlen=MOST_ENDED)
+        self._sizes: OrderedDict[tuple[str, str], Ring] = OrderedDict()  # of those that have asked for a size only
 
     def adjust(self, packets: int, memory: int, payload: bool) -> None:
         """
@@ -267,9 +309,58 @@ class Recorder:
         for key in list(tape.rings):
             self.left(tape, key)
 
+    def sizeAsked(self, tape: Tape, peer: Peer) -> None:
+        """Keep what a machine that has asked for a size only has sent and got: that may be told of later."""
+        if peer[:2] in tape.rings:
+            self._sizes[tape.transport, hostPort(peer)] = tape.apart(peer[:2])
+            if len(self._sizes) > MOST_ENDED:
+                self._sizes.popitem(last=False)
+
     def find(self, transport: object, peer: object) -> Ring | None:
         """Return the ring of the machine that an event is about, by the event's fields."""
-        return self._machines.get((str(transport), str(peer)))
+        key = str(transport), str(peer)
+        return self._machines.get(key) or self._sizes.pop(key, None)
+
+    # Requests that are no transfers.
+
+    def requested(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Note a datagram that has come to the request port, if somebody waits for it."""
+        if not self._waiting:
+            return
+        here = local.host, local.port
+        self._noteRequest(peer, (self.clock.seconds(), False, peer[:2], here, datagram[:MOST_HEAD], len(datagram)))
+
+    def answered(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Note the one answer to a request that is refused, if somebody waits for it."""
+        if not self._waiting:
+            return
+        here = local.host, local.port
+        self._noteRequest(peer, (self.clock.seconds(), True, peer[:2], here, datagram[:MOST_HEAD], len(datagram)))
+
+    def _noteRequest(self, peer: Peer, packet: Kept) -> None:
+        packets = self._requests.setdefault(hostPort(peer), deque(maxlen=MOST_OF_REQUEST))
+        packets.append(packet)
+        if len(self._requests) > MOST_ENDED:
+            self._requests.popitem(last=False)
+
+    def takeBack(self, peer: Peer) -> None:
+        """Forget the last request of a peer: it is noted with its transfer."""
+        key = hostPort(peer) if self._requests else ""
+        packets = self._requests.get(key)
+        if packets:
+            packets.pop()
+            if not packets:
+                del self._requests[key]
+
+    def unserved(self, peer: object, name: object, why: str) -> None:
+        """
+        Note that the log says why requests were not served; before that they are in no answer.
+
+        @param peer, name: as in the event.
+        """
+        packets = self._requests.pop(str(peer), None)
+        if packets:
+            self._unserved.append(_Unserved(self.clock.seconds(), why, str(name), list(packets)))
 
     def wait(self) -> None:
         """Keep the packets of transfers that end until L{take}."""
@@ -279,7 +370,8 @@ class Recorder:
         """End L{wait}."""
         self._waiting -= 1
         if not self._waiting:
-            self._ended.clear()
+            for each in (self._ended, self._requests, self._unserved):
+                each.clear()
 
     def take(self, selection: Selection, offset: float) -> list[Captured]:
         """Return the packets that are asked for, in the order of time; C{offset} as for L{Tape.capture}."""
@@ -288,12 +380,14 @@ class Recorder:
             parts = [(tape, key, tape.packets(key)) for tape, key, _ in parts]
         found: dict[Captured, None] = {}
         for tape, key, kept in [*self._ended, *parts]:
-            if selection.address not in (None, key[0].partition("%")[0]):
-                continue
-            if selection.name is None or fnmatch.fnmatchcase(tape.name, selection.name):
+            if selection.wants(key, tape.name):
                 # What went to a group is with each of its machines.
                 later = (each for each in kept if each[0] > selection.since)
                 found.update(dict.fromkeys(tape.capture(later, offset)))
+        for each in self._unserved:
+            if each.at > selection.since and selection.wants(each.packets[0][2], each.name):
+                *before, last = captured(each.packets, ("", 0), offset)
+                found.update(dict.fromkeys([*before, last._replace(comment=each.why)]))
         return sorted(found, key=lambda each: each.time)
 
 
@@ -392,6 +486,8 @@ class RecordedCast(CastProtocol):
 
     def _dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
         super()._dismiss(receiver, ending, now)
+        if ending.outcome == outcomes.PROBE:
+            self._recorder.sizeAsked(self.tape, receiver.request.peer)
         self._recorder.left(self.tape, receiver.request.peer)
 
     def _close(self) -> None:

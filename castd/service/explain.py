@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from random import Random
-from typing import TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -28,6 +28,7 @@ from castd.files.uploads import UploadDirectory
 from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
 from castd.machines.known import KnownMachine
+from castd.observe.report import FailureReport
 from castd.options import endpoint
 from castd.packets.options import KNOWN
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildRequest, parse
@@ -85,11 +86,27 @@ class Explanation(TypedDict):
     steps: list[Step]
 
 
+class MachineReport(TypedDict):
+    """What is known of a machine; L{None}: it is not.  See L{KnownMachine}."""
+
+    mac: str | None
+    uuid: str | None
+    arch: str | None
+
+
 class ExplainAnswer(TypedDict):
-    """The answer to C{castd explain}: C{served} is whether one of the addresses would serve the request."""
+    """
+    The answer to C{castd explain}.
+
+    C{served} is whether one of the addresses would serve the request.  Only a running server tells the rest:
+    C{machine} is the one that has the address of the client now.  C{before} is what has failed of the requests of this
+    client for this file, the latest first; L{None}: the history does not answer.
+    """
 
     served: bool
     explanations: list[Explanation]
+    machine: NotRequired[MachineReport]
+    before: NotRequired[list[FailureReport] | None]
 
 
 @dataclass(frozen=True, slots=True)

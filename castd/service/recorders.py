@@ -123,6 +123,7 @@ class Recorders:
     def __call__(self, event: LogEvent) -> None:
         if self._folder is None or not isFailure(event):
             return
+        self._recorder.unserved(event.get("peer"), event.get("name"), commentOf(event))
         ring = self._recorder.find(event.get("transport"), event.get("peer"))
         if ring is not None:
             self._write(self._folder, ring, event)

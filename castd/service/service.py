@@ -22,11 +22,11 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
 from castd.files.presence import Presence, lookAt
-from castd.files.threads import RunInThread, allWithin
+from castd.files.threads import RunInThread, allWithin, asDeferred
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.format import showInstant
-from castd.observe.history import Found, Query
-from castd.observe.report import ServerFacts, versions
+from castd.observe.history import Found, Query, globEscape
+from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import addressStatus, deafStatus, resources
 from castd.request import hostPort
@@ -35,7 +35,7 @@ from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
 from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read, readInThread
-from castd.service.explain import DryRequest, ExplainAnswer, explain
+from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import LogOutputs, Logs
 from castd.service.privileges import UnprivilegedUser
@@ -52,6 +52,8 @@ _log = Logger(namespace="castd")
 SETTLE_TIMEOUT = 1.0
 
 
+#: The most failures of a machine that C{castd explain} tells.
+MOST_BEFORE = 5
 #: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
 REREAD_TIMEOUT = 25.0
 
@@ -327,8 +329,11 @@ class Server(MultiService):
         }
 
     def lastFailures(self, most: int) -> Deferred[list[Found]]:
-        """Return so many of the last failures of the history, the oldest first."""
-        return self.histories.find(Query(failed=True, limit=most))
+        """
+        Return so many of the last failures of the history, the oldest first.  Those that are alike are one: a machine
+        that asks again and again must not displace the others.
+        """
+        return self.histories.find(Query(failed=True, limit=most, merged=True))
 
     def _answerHistory(self, question: Question) -> Deferred[HistoryAnswer]:
         """
@@ -352,14 +357,31 @@ class Server(MultiService):
             asked.datagram()
         except ValueError as error:
             return {"error": str(error)}
-        return self.explain(asked)
+        return Deferred.fromCoroutine(self._explainRunning(asked))
+
+    async def _explainRunning(self, asked: DryRequest) -> ExplainAnswer:
+        """Explain a request, with what is known of its machine, and what has failed for it before."""
+        answer = await self.explain(asked)
+        machine = await asDeferred(self.site.machines.machineOf((asked.client, CLIENT_PORT)))
+        query = Query(
+            asked.client.partition("%")[0], globEscape(asked.name), failed=True, limit=MOST_BEFORE, merged=True
+        )
+        before = await failureReports(self.site.reactor, self.histories.find(query))
+        answer["machine"] = {"mac": machine.mac, "uuid": machine.uuid, "arch": machine.arch}
+        answer["before"] = before
+        return answer
 
     def explain(self, asked: DryRequest) -> Deferred[ExplainAnswer]:
         """Explain what a request would get now; none is served, and nothing waits for it."""
         return explain(self.config, self.site, self.addresses, self.draining, asked)
 
     def _answerStatus(self) -> Deferred[dict[str, object]]:
-        return self.lookAtDisks().addCallback(lambda _: self.status())
+        failures = failureReports(self.site.reactor, self.lastFailures(MOST_FAILURES))
+
+        def answer(found: list[FailureReport] | None) -> dict[str, object]:
+            return {**self.status(), "failures": found}
+
+        return self.lookAtDisks().addCallback(lambda _: failures).addCallback(answer)
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableServer promises.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,17 +12,12 @@ import pytest
 
 from tests.support.lab.castd import Server
 from tests.support.lab.clients import SERVER, atftp, curl
-from tests.support.lab.hall import Hall, Host, ip
+from tests.support.lab.hall import Hall, Host
+from tests.support.lab.machines import sayDhcp
 from tests.support.needs import lack, need
 from tests.support.pxe import discover
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
-
-SAY = (
-    "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);"
-    "s.setsockopt(socket.SOL_SOCKET,socket.SO_BROADCAST,1); s.bind(('',68));"
-    "s.sendto(bytes.fromhex(sys.argv[1]),('255.255.255.255',67))"
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +27,8 @@ def machines(hall: Hall) -> list[Host]:
     return hall.clients(3)
 
 
-def macOf(host: Host) -> str:
-    return str(json.loads(ip("-j", "link", "show", "dev", "eth0", netns=host.netns))[0]["address"])
-
-
 def dashes(host: Host) -> str:
-    return macOf(host).replace(":", "-")
+    return host.mac.replace(":", "-")
 
 
 @contextlib.contextmanager
@@ -84,7 +73,7 @@ def test_neighbours(hall: Hall, machines: list[Host]) -> None:
         (place / "arch" / "efi-x64").mkdir()
         (place / "arch" / "efi-x64" / "config").write_bytes(b"for its kind")
         for host in (first, second):
-            assert host.run([sys.executable, "-c", SAY, discover(macOf(host)).hex()]).code == 0
+            sayDhcp(host, discover(host.mac))
         assert curl.get(first, "config").result().data == b"for the first"
         assert atftp.get(second, "config").result().data == b"for its kind"
         assert curl.get(third, "config").result().data == b"for all"
@@ -110,7 +99,7 @@ def test_leases(hall: Hall, machines: list[Host]) -> None:
             (place / "machines" / dashes(host)).mkdir()
             (place / "machines" / dashes(host) / "config").write_bytes(host.name.encode())
         assert curl.get(first, "config").result().data == b"for all"
-        file.write_text("".join(f"0 {macOf(host)} {host.addresses[0]} * *\n" for host in (first, second)))
+        file.write_text("".join(f"0 {host.mac} {host.addresses[0]} * *\n" for host in (first, second)))
         # What was read counts as known for a second.
         first.run(["sleep", "1.1"])
         assert curl.get(first, "config").result().data == first.name.encode()
@@ -134,7 +123,7 @@ def test_template(hall: Hall, machines: list[Host]) -> None:
     (folder / "boot.j2").write_text(TEMPLATE)
     (folder / "inventory.yaml").write_text(
         f"groups: {{lab: {{kernel: lab}}}}\nmachines:\n"
-        f"  {macOf(first)}: {{kernel: own}}\n  {macOf(second)}: {{groups: [lab]}}\n"
+        f"  {first.mac}: {{kernel: own}}\n  {second.mac}: {{groups: [lab]}}\n"
     )
     common = {"file": str(folder / "boot.j2"), "inventory": str(folder / "inventory.yaml")}
     content = [
@@ -148,10 +137,10 @@ def test_template(hall: Hall, machines: list[Host]) -> None:
         stuck = curl.get(third, "stuck")
         got = {host: (atftp.get(host, "boot.ipxe").result(20).data or b"").decode() for host in machines}
         for host, kernel in expected.items():
-            assert got[host].splitlines()[-1] == f"kernel tftp://{SERVER}/{kernel} {macOf(host)}"
+            assert got[host].splitlines()[-1] == f"kernel tftp://{SERVER}/{kernel} {host.mac}"
         refused = stuck.result(30)
         assert (refused.data or b"", refused.code != 0) == (b"", True), refused.text
         assert refused.seconds < 15
-        (folder / "inventory.yaml").write_text(f"machines:\n  {macOf(third)}: {{kernel: new}}\n")
+        (folder / "inventory.yaml").write_text(f"machines:\n  {third.mac}: {{kernel: new}}\n")
         assert b"/new " in (curl.get(third, "boot.ipxe").result().data or b"")
         assert b"/common " in (curl.get(first, "boot.ipxe").result().data or b"")

@@ -37,6 +37,14 @@ table inet silence {
  }
 }
 """
+MASQUERADE = """
+table ip nat {
+ chain out {
+  type nat hook postrouting priority 100;
+  oifname "eth0" masquerade
+ }
+}
+"""
 PROBE = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('239.77.255.255', 9))"
 _numbers = itertools.count(1)
 
@@ -160,13 +168,14 @@ class Hall:
         self.forwarding(port)
         self._plugged.append(netns)
 
-    def beyond(self, name: str, mtu: int, icmp: bool = True, groups: Sequence[str] = ()) -> Host:
+    def beyond(self, name: str, mtu: int, icmp: bool = True, groups: Sequence[str] = (), nat: bool = False) -> Host:
         """
         Add a host behind a router, whose wire to the host has this MTU.  The router is at the switch, at a port with
         the host's name.
 
         @param icmp: the router says when a datagram is too large; if not, as where a firewall drops that, nobody does.
         @param groups: those that the router forwards to the host, if the server of 10.77.0.1 sends to them.
+        @param nat: the router gives all IPv4 datagrams from the host its own address at the switch, L{Host.outside}.
         """
         number = len(self.hosts) + 1
         router, netns = f"{self.tag}-{name}-router", f"{self.tag}-{name}"
@@ -179,8 +188,9 @@ class Hall:
         toward = [f"route add default via {gate}" for gate in gates]
         ip(netns=netns, batch=[*addressed("eth0", far, 24), f"link set eth0 mtu {mtu}", *toward])
         run("ip", "netns", "exec", router, "sh", "-c", FORWARDING, check=True)
-        if not icmp:
-            run("ip", "netns", "exec", router, *needed(["nft", "-f", "-"]), input=NO_ICMP, check=True)
+        for wanted, rules in ((not icmp, NO_ICMP), (nat, MASQUERADE)):
+            if wanted:
+                run("ip", "netns", "exec", router, *needed(["nft", "-f", "-"]), input=rules, check=True)
         if groups:
             words = [sys.executable, str(FOLDER / "route_groups.py"), "eth0", "eth1", "10.77.0.1", *groups]
             self.start(words, router).until("routing", 10)
@@ -188,7 +198,7 @@ class Hall:
         for plugged in self._plugged[:-1]:
             ip(netns=plugged, batch=routes)
         self._routes += routes
-        host = self.hosts[name] = Host(self, name, netns, far)
+        host = self.hosts[name] = Host(self, name, netns, far, router, near[0] if nat else None)
         return host
 
     def clients(self, count: int) -> list[Host]:
@@ -240,10 +250,22 @@ class Host:
     One machine of the hall, with the interface C{eth0}.
 
     @ivar folder: its own, for the files it fetches.
+    @ivar outside: the IPv4 address that others see.
+    @ivar mac: the hardware address that others see: of its C{eth0}, or of the router that it is behind.
     """
 
-    def __init__(self, hall: Hall, name: str, netns: str, addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        hall: Hall,
+        name: str,
+        netns: str,
+        addresses: tuple[str, ...],
+        router: str | None = None,
+        outside: str | None = None,
+    ) -> None:
         self.hall, self.name, self.netns, self.addresses = hall, name, netns, addresses
+        self.outside = outside or addresses[0]
+        self.mac = str(json.loads(ip("-j", "link", "show", "dev", "eth0", netns=router or netns))[0]["address"])
         self.folder = hall.folder / name
         self.folder.mkdir()
 

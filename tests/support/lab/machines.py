@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ class Machine:
     def holds(self, data: bytes) -> bool:
         """Halt it and see whether this content lies anywhere in its memory, in one piece."""
         return data in self.memory()
+
+
+SAY = (
+    "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);"
+    "s.setsockopt(socket.SOL_SOCKET,socket.SO_BROADCAST,1); s.bind(('',68));"
+    "s.sendto(bytes.fromhex(sys.argv[1]),('255.255.255.255',67))"
+)
+
+
+def sayDhcp(host: Host, datagram: bytes) -> None:
+    """Broadcast this datagram from a host, as a machine does that boots."""
+    assert host.run([sys.executable, "-c", SAY, datagram.hex()]).code == 0
 
 
 def mac(number: int) -> str:

@@ -169,7 +169,7 @@ def _dropping(hall: Hall, victims: Iterable[tuple[str, str, str]], verdict: str 
     """
     table = f"loss_{next(_tables)}"
     chains = [
-        f"chain {HOOKS[way]}_{port} {{\n type filter hook {HOOKS[way]} device {port} priority 0;\n"
+        f'chain {HOOKS[way]}_{port} {{\n type filter hook {HOOKS[way]} device "{port}" priority 0;\n'
         f" meta l4proto udp {expression} counter {verdict}\n}}"
         for way, port, expression in victims
     ]
