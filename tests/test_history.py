@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,6 +135,37 @@ def test_groupsThatAreNotHeard() -> None:
     """Who hears nothing of a group has not got what it wanted; who is moved from it for another reason has."""
     moved = {**refused(1.0), "event": "moved"}
     assert [entry.failed for entry in map(entryOf, (moved, {**moved, "verdict": "no-multicast"})) if entry] == [0, 1]
+
+
+def test_whichMachine() -> None:
+    """With what has failed stands which machine had the address then; others are not looked for."""
+    kept = Kept()
+    asked: list[object] = []
+
+    def identify(addresses: Collection[str]) -> dict[str, dict[str, str]]:
+        asked.append(addresses)
+        return {"10.0.0.9": {"mac": f"52:54:00:66:00:{len(asked)}0", "arch": "efi-x64"}}
+
+    kept.history = History(kept.clock, kept.run, kept.store, identify)
+    kept.history(received(1.0))
+    kept.clock.advance(1)
+    assert asked == []
+    for time in (2.0, 3.0):
+        for host in ("10.0.0.8", "10.0.0.9"):
+            kept.history(refused(time, peer=f"{host}:2000"))
+        kept.history(received(time))
+        kept.clock.advance(1)
+    assert asked == [{"10.0.0.8", "10.0.0.9"}] * 2
+    known = [
+        (each["address"], each["fields"].get("mac"), each["fields"].get("arch")) for each in kept.found(failed=True)
+    ]
+    assert known == [
+        ("10.0.0.8", None, None),
+        ("10.0.0.9", "52:54:00:66:00:10", "efi-x64"),
+        ("10.0.0.8", None, None),
+        ("10.0.0.9", "52:54:00:66:00:20", "efi-x64"),
+    ]
+    assert [each for each in kept.found() if not each["failed"] and "mac" in each["fields"]] == []
 
 
 def test_notKept() -> None:

@@ -313,6 +313,29 @@ def test_readOnce(tmp_path: Path) -> None:
     assert len(read) == 2
 
 
+def test_identify(tmp_path: Path) -> None:
+    """For the history machines are known by the kernel as it is now, and by what they have said."""
+    clock, fail = Clock(), False
+
+    def neighbours() -> dict[str, str]:
+        if fail:
+            raise OSError("no answer")
+        return {"10.0.0.7": MAC}
+
+    machines = Machines(clock, lambda: maybeDeferred, neighbours, lambda: 50.0)
+    machines.hear(MAC, None, "efi-x64")
+    machines.hear("52:54:00:66:00:99", None, "bios", "10.0.0.8")
+    known = {"mac": MAC, "arch": "efi-x64"}
+    asked = ("10.0.0.7", "::ffff:10.0.0.7", "10.0.0.8", "10.0.0.9")
+    said = {"10.0.0.8": {"mac": "52:54:00:66:00:99", "arch": "bios"}, "10.0.0.9": {}}
+    assert machines.identify(asked) == {"10.0.0.7": known, "::ffff:10.0.0.7": known, **said}
+    fail = True
+    assert machines.identify(asked) == {"10.0.0.7": {}, "::ffff:10.0.0.7": {}, **said}
+    machines.adjust(MachinesOptions(neighbours=False))
+    assert machines.identify(asked[:1]) == {"10.0.0.7": {}}
+    assert not clock.getDelayedCalls()
+
+
 def test_newcomer(tmp_path: Path) -> None:
     """A machine that has come since the last look is found by another one, soon; a crowd of strangers costs few."""
     clock, there, read = Clock(), dict[str, str](), list[int]()

@@ -76,6 +76,7 @@ class Server:
                 "time": "2026-11-26T10:00:00.000+00:00",
                 "message": "tftp: 10.0.0.9:1 kernel: complete",
                 "times": 2,
+                "fields": {"mac": "52:54:00:66:00:10", "arch": "efi-x64"},
             }
             return {"entries": [entry]}
         return told(kernel=self.octets)
@@ -95,7 +96,7 @@ def test_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     said = Server(monkeypatch, looks=2).run("--watch")
     assert said.exit_code == 0
     assert said.stdout.count("castd 1.2, serving, 0:05, x.yaml") == 2
-    assert said.stdout.count("complete (2 times)") == 2
+    assert said.stdout.count("complete (2 times) [52:54:00:66:00:10, efi-x64]") == 2
     assert "1.0 KiB/s" in said.stdout
 
 

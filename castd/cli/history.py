@@ -83,10 +83,11 @@ def _readFile(file: str, query: Query) -> list[Found]:
 
 
 def line(found: Found) -> str:
-    """Return a line with the local time, the message of the log, and how often it came."""
+    """Return a line with the local time, the message of the log, how often it came, and which machine it was."""
     when = localTime(found["time"])
     times = f" ({found['times']} times)" if found["times"] > 1 else ""
-    return printable(f"{when}  {found['message']}{times}")
+    machine = ", ".join(str(found["fields"][key]) for key in ("mac", "uuid", "arch") if key in found["fields"])
+    return printable(f"{when}  {found['message']}{times}{f' [{machine}]' if machine else ''}")
 
 
 def localTime(instant: str) -> str:

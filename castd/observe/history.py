@@ -12,9 +12,9 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import NamedTuple, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
@@ -31,6 +31,8 @@ from castd.observe.format import addressOf, asMessage, levelName, showInstant
 _log = Logger(namespace="castd")
 
 _Value = TypeVar("_Value")
+#: Finds out what is known of the machines at these addresses, as fields of an event, in the thread that writes.
+Identify: TypeAlias = Callable[[Collection[str]], Mapping[str, Mapping[str, str]]]
 
 #: The version of the tables, as SQLite's C{user_version}; a file of another version is put aside.
 VERSION = 1
@@ -363,8 +365,12 @@ class History:
     @ivar lost: how many events were not kept, because too many came at once, or because the disk failed.
     """
 
-    def __init__(self, reactor: IReactorTime, run: RunInThread, store: Store) -> None:
+    def __init__(
+        self, reactor: IReactorTime, run: RunInThread, store: Store, identify: Identify = lambda _: {}
+    ) -> None:
+        """@param identify: what it finds is kept with what has failed: an address may be another machine's tomorrow."""
         self.store = store
+        self._identify = identify
         self.lost = 0
         self._reactor = reactor
         self._run = run
@@ -406,7 +412,18 @@ class History:
         if not entries:
             return succeed(None)
         now, events = max(each.time for each in entries), sum(each.times for each in entries)
-        return self._run(lambda: self.store.add(entries, now)).addErrback(self._failed, events)
+        return self._run(lambda: self.store.add(self._identified(entries), now)).addErrback(self._failed, events)
+
+    def _identified(self, entries: Sequence[KeptEvent]) -> list[KeptEvent]:
+        """Return entries with what is known of the machines of those that have failed."""
+        addresses = {each.address for each in entries if each.failed and each.address is not None}
+        known = self._identify(addresses) if addresses else {}
+
+        def identified(entry: KeptEvent) -> KeptEvent:
+            more = known.get(entry.address or "") if entry.failed else None
+            return entry._replace(fields=f"{entry.fields[:-1]}, {_encode(more)[1:]}") if more else entry
+
+        return [identified(each) for each in entries]
 
     def _failed(self, failure: Failure, events: int) -> None:
         self.lost += events

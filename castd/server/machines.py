@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -17,7 +18,7 @@ from zope.interface import implementer
 
 from castd.files.threads import DiskThreads, RunInThread
 from castd.interfaces import IMachines
-from castd.machines.known import KnownMachine
+from castd.machines.known import KnownMachine, plainAddress
 from castd.machines.lease_file import LeaseFile
 from castd.machines.leases import Lease
 from castd.machines.neighbours import readNeighbours
@@ -196,6 +197,26 @@ class Machines:
 
     def _machineOf(self, _: object, peer: Peer, server: str | None) -> KnownMachine:
         return self.table.machineOf(peer, server, self._clock.seconds(), self._wallClock())
+
+    def identify(self, addresses: Iterable[str]) -> dict[str, dict[str, str]]:
+        """
+        Return C{mac}, C{uuid} and C{arch} of the machines at these addresses, as far as they are known.
+
+        It may be called in any thread.  The kernel is asked now; of leases and of what machines have said it takes what
+        is known already.
+        """
+        neighbours: Mapping[str, str] = {}
+        if self._options is not None and self._options.neighbours:
+            with suppress(OSError):
+                neighbours = self._neighbours()
+        found = {}
+        for address in addresses:
+            mac = neighbours.get(plainAddress(address) or "")
+            peer = address, 0
+            machine = self._machineOf(None, peer, None) if mac is None else self.machineWith(mac, peer)
+            known = {"mac": machine.mac, "uuid": machine.uuid, "arch": machine.arch}
+            found[address] = {key: value for key, value in known.items() if value is not None}
+        return found
 
     def machineWith(self, mac: str | None, peer: Peer, server: str | None = None) -> KnownMachine:
         """As L{IMachines.machineWith}."""

@@ -86,6 +86,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     threads, start = IReactorFromThreads(reactor), partial(spawn, IReactorProcess(reactor))
     server.histories.stateDirectory = os.environ.get("STATE_DIRECTORY")
     server.histories.thread = DiskThreads(1)
+    server.histories.identify = server.site.machines.identify
     server.recorders.thread = DiskThreads(1)
     # More than one: a disk that does not answer may keep some for ever.
     server.thread = DiskThreads(4)

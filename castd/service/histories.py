@@ -15,7 +15,7 @@ from zope.interface import implementer
 from castd.config.config import Config, HistoryOptions
 from castd.errors import Unavailable
 from castd.files.threads import RunInThread
-from castd.observe.history import Found, History, Query, Store
+from castd.observe.history import Found, History, Identify, Query, Store
 
 _log = Logger(namespace="castd")
 
@@ -33,12 +33,14 @@ class Histories:
     The history of one server: an observer of the log.
 
     @ivar thread: runs what waits for a disk; the default, for a virtual reactor, runs it at once.
+    @ivar identify: finds out which machine has an address, for a history in a file: it is called in the thread.
     @ivar stateDirectory: systemd's C{STATE_DIRECTORY}, where the file lies if the service file gives no path for it.
     """
 
     def __init__(self, reactor: IReactorTime) -> None:
         self.thread: RunInThread = maybeDeferred
         self.stateDirectory: str | None = None
+        self.identify: Identify = lambda _: {}
         self._reactor = reactor
         self._options: HistoryOptions | None = None
         self._history: History | None = None
@@ -90,7 +92,7 @@ class Histories:
             store = Store(str(path), options.age, options.size)
         except OSError as error:
             raise Unavailable(f"{config.tree.where(('history', 'path'))}: {path}: {error.strerror}") from None
-        return History(self._reactor, self.thread, store)
+        return History(self._reactor, self.thread, store, self.identify)
 
     def replace(self, history: History | None, config: Config) -> None:
         """Use this history from now on, and close the one before; L{None}: nothing changes."""

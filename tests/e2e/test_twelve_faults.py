@@ -258,13 +258,19 @@ def test_wouldGet(seen: Seen, name: str) -> None:
 
 @each
 def test_whichMachine(seen: Seen, name: str) -> None:
-    """Which MAC asked, as its own network shows it, and which firmware, as far as it has said so."""
+    """
+    Which MAC asked, as its own network shows it, and which firmware, as far as it has said so: the machine that has the
+    address now, and in the history the one that had it when it failed.
+    """
     (told,) = re.findall(r"^machine      (.*)$", seen.explained[name], re.MULTILINE)
-    mac = seen.macs[name]
+    mac, arch = seen.macs[name], "efi-x64" if name == "missing" else None
     if name in NO_NEIGHBOURS:
         assert told.startswith("not known: ") or told == f"MAC {mac}"
     else:
-        assert told == f"MAC {mac}" + (", architecture efi-x64" if name == "missing" else "")
+        assert told == f"MAC {mac}" + (f", architecture {arch}" if arch else "")
+    then = {(entry["fields"].get("mac"), entry["fields"].get("arch")) for entry in entries(seen, name, "--failed")}
+    # Behind a router without NAT only that has the address of the machine.
+    assert then == {(None if name == "narrow" else mac, arch)}
 
 
 @pytest.mark.parametrize("name", UNDER_WAY)
