@@ -15,9 +15,12 @@ from castd import outcomes
 from castd.errors import NO_NAME
 
 #: What the facts are about: a transfer that has ended, a request that was refused with an ERROR, one that was not
-#: answered, a receiver that went on by unicast, a machine that asked for a size and did not come back.
-Kind = Literal["received", "refused", "crowded", "moved", "size-only"]
+#: answered, a receiver that went on by unicast, a machine that asked for a size and did not come back; and of
+#: C{proxydhcp} a machine that was not told what to boot, and one that was told and did not come.
+Kind = Literal["received", "refused", "crowded", "moved", "size-only", "unanswered", "unfetched"]
 
+#: The most characters of a field that a client has written, or that lists paths.
+LONGEST = 256
 #: So many requests for the same block, or for the same window, show that it does not arrive.
 REPEATED = 3
 #: How often the first block was sent before it is taken for too large.
@@ -63,6 +66,11 @@ class Facts(NamedTuple):
     @ivar octets: octets of a full block of this file on the wire.
     @ivar clientCode, clientText: the ERROR of the client.
     @ivar times, minutes: how often it has fetched this file whole, and within how many minutes.
+    @ivar reason: why C{proxydhcp} does not answer, see L{castd.proxydhcp.requests.REASONS}.
+    @ivar arch: the word for the architecture of its firmware.
+    @ivar server: the address of another server that was heard to tell machines what to boot.
+    @ivar proxy: that server hands out no address.
+    @ivar form: the other form in which it can be told what to boot, as C{answer:} calls it.
     """
 
     kind: Kind
@@ -91,6 +99,11 @@ class Facts(NamedTuple):
     clientText: str = ""
     times: int = 0
     minutes: int = 0
+    reason: str = ""
+    arch: str = ""
+    server: str = ""
+    proxy: bool = False
+    form: str = ""
 
     @property
     def smaller(self) -> int:
@@ -152,6 +165,10 @@ def _refused(code: int) -> Callable[[Facts], bool]:
 
 def _near(kind: str) -> Callable[[Facts], bool]:
     return lambda facts: facts.kind == "refused" and facts.near == kind
+
+
+def _untold(reason: str) -> Callable[[Facts], bool]:
+    return lambda facts: facts.kind == "unanswered" and facts.reason == reason and bool(facts.name or facts.arch)
 
 
 #: The outcomes of receivers that wanted more than they got.
@@ -406,6 +423,57 @@ RULES: Final = (
         "it has fetched this file {times} times in {minutes} min: it starts it, and fails later",
         "the machine's console after this file; nothing, if somebody tests or watches the server",
     ),
+    VerdictRule(
+        "boot-missing",
+        "proxydhcp does not tell it what to boot: the file is not there",
+        _untold("missing"),
+        "the file that a rule tells it, {name}, is not there",
+        "put it there, or correct boot: of the rule",
+    ),
+    VerdictRule(
+        "boot-denied",
+        "proxydhcp does not tell it what to boot: the access rules deny the file",
+        _untold("access"),
+        "the access rules do not give it the file of its rule, {name}",
+        "allow its network to read it, in access:",
+    ),
+    VerdictRule(
+        "boot-rule",
+        "proxydhcp does not tell it what to boot: no rule is for it",
+        _untold("rule"),
+        "no rule of proxydhcp is for such a machine, of the architecture {arch}",
+        "add one with its arch:; castd pxe shows what each rule says of it",
+    ),
+    VerdictRule(
+        "boot-untold",
+        "proxydhcp does not tell it what to boot for another reason",
+        lambda facts: facts.kind == "unanswered",
+        "{why}",
+        "castd pxe shows what it would be told",
+        told=False,
+    ),
+    VerdictRule(
+        "boot-rival",
+        "it was told what to boot, has not fetched it, and another proxy was heard within the last hour",
+        lambda facts: facts.kind == "unfetched" and bool(facts.server) and facts.proxy,
+        "another server, {server}, tells machines what to boot as well: it may have taken that",
+        "switch one of them off, or give each its own clients:",
+    ),
+    VerdictRule(
+        "boot-overruled",
+        "it was told what to boot, has not fetched it, and a DHCP server was heard within the last hour that says it "
+        "itself",
+        lambda facts: facts.kind == "unfetched" and bool(facts.server),
+        "the DHCP server {server} says what to boot itself, and machines take that",
+        "remove its boot file and its options 60 and 175.176",
+    ),
+    VerdictRule(
+        "boot-ignored",
+        "it was told what to boot, and has not fetched it",
+        lambda facts: facts.kind == "unfetched",
+        "the answer did not reach it, or it has taken another one",
+        "try answer: {form}, and see whether another server answers or a switch drops offers (DHCP snooping)",
+    ),
 )
 
 _TOLD: Final[Mapping[str, bool]] = {rule.id: rule.told for rule in RULES}
@@ -420,6 +488,22 @@ def judge(facts: Facts) -> Verdict | None:
         return None
     known = {**facts._asdict(), "smaller": facts.smaller}
     return Verdict(rule.id, rule.cause.format_map(known), rule.cure.format_map(known))
+
+
+def clip(text: str) -> str:
+    """Return a text of a stranger, cut to what a field holds."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def verdictFields(facts: Facts) -> dict[str, object]:
+    """Return the fields of the verdict on these facts, for an event; none if there is none."""
+    verdict = judge(facts)
+    return {} if verdict is None else fieldsOf(verdict)
+
+
+def fieldsOf(verdict: Verdict) -> dict[str, object]:
+    """Return the fields of a verdict, for an event."""
+    return {"verdict": verdict.id, "cause": clip(verdict.cause), "cure": verdict.cure}
 
 
 def remark(verdict: object, cause: object, cure: object) -> str:

@@ -168,6 +168,22 @@ def test_whichMachine() -> None:
     assert [each for each in kept.found() if not each["failed"] and "mac" in each["fields"]] == []
 
 
+def test_byMac() -> None:
+    """A machine is found by its MAC: what it has asked by DHCP, and what has failed at the address that it had then."""
+    kept = Kept()
+    mac = "52:54:00:66:00:10"
+    kept.history = History(kept.clock, kept.run, kept.store, lambda _: {"10.0.0.9": {"mac": mac}})
+    kept.history({**refused(1.0), "event": "unanswered", "peer": None, "machine": mac})
+    for host in ("10.0.0.8", "10.0.0.9"):
+        kept.history(refused(2.0, peer=f"{host}:2000"))
+    found = kept.found(address=mac.upper().replace(":", "-"))
+    assert [(each["address"], each["event"], each["failed"]) for each in found] == [
+        (mac, "unanswered", True),
+        ("10.0.0.9", "refused", True),
+    ]
+    assert kept.found(address="52:54:00:66:00:11") == []
+
+
 def test_notKept() -> None:
     """Lines for those who look for faults, and those of other code, are no history."""
     assert entryOf({**refused(1.0), "log_level": LogLevel.debug}) is None

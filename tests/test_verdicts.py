@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,12 @@ from castd.files.uploads import writeRefusal
 from castd.observe.format import asMessage
 from castd.observe.history import entryOf
 from castd.options import Limits
+from castd.packets import dhcp
 from castd.packets.tftp import Data, buildAck, buildData, buildError, parse
 from castd.testing import BytesContent, Network, RecordingClient, pattern
 from castd.verdicts import RULES, Facts, judge
 from tests.support.clients.tftp import ackedTo, download, rrq, say, wrq
+from tests.support.pxe import ProxyStage, discover, vector
 from tests.support.server import SERVER, Case
 from tests.support.stage import GroupStage, TftpStage
 
@@ -229,6 +232,28 @@ def fetches(stage: TftpStage, times: int, pause: float) -> None:
         stage.network.advance(pause)
 
 
+def booting(datagram: bytes, *rules: dict[str, Any], offers: Sequence[str] = (), **given: Any) -> Provoke:
+    """
+    Return what has a machine ask what to boot, by these rules, and not fetch it.
+
+    @param offers: recorded offers of other servers, which are at 10.66.0.3.
+    """
+
+    def provoke(folder: Path) -> None:
+        with ProxyStage(folder, *rules, **given) as stage:
+            other = RecordingClient(stage.network.host("10.66.0.3/24"), 67)
+            other.port.setBroadcastAllowed(True)
+            for id in offers:
+                offer = dhcp.parse(vector(id))
+                # Each of these servers says its own address.
+                said = dhcp.build(replace(offer, options={**offer.options, dhcp.SERVER_ID: b"\x0a\x42\0\3"}))
+                stage.network.carry(said, ("10.66.0.3", 67), ("255.255.255.255", 68), other.port)
+            stage.hear(datagram)
+            stage.network.advance(31)
+
+    return provoke
+
+
 READ_ONLY = writeRefusal(OSError(errno.EROFS, os.strerror(errno.EROFS)))
 
 #: For each verdict, what provokes it.
@@ -265,6 +290,13 @@ PROVOKED: dict[str, Provoke] = {
     "fault": fails,
     "size-only": probes,
     "again": lambda folder: fetches(TftpStage(), 3, 60),
+    "boot-missing": booting(discover(), {"boot": "gone"}),
+    "boot-denied": booting(discover(), {"boot": "boot.ipxe"}, more={"access": [{"deny": "any"}]}),
+    "boot-rule": booting(discover(arch=0), {"arch": "efi-x64", "boot": "boot.ipxe"}),
+    "boot-untold": booting(vector("S-16"), {"boot": "boot.ipxe"}),
+    "boot-rival": booting(discover(), {"boot": "boot.ipxe"}, offers=("P-69", "P-52")),
+    "boot-overruled": booting(discover(), {"boot": "boot.ipxe"}, offers=("P-69",)),
+    "boot-ignored": booting(discover(), {"boot": "boot.ipxe"}),
 }
 
 
@@ -283,12 +315,13 @@ def test_provoked(id: str, tmp_path: Path, events: Events) -> None:
         assert event["cure"]
         assert "{" not in event["cause"]
         assert len(event["cause"]) < 400
-        assert event["peer"].startswith("10.0.0.")
+        assert (event.get("peer") or event["machine"]).startswith(("10.0.0.", "52:54:00:66:00:10"))
         shown = f"; {event['cause']}: {event['cure']}"
         assert asMessage({**event, "cause": "CAUSE", "cure": "CURE"}).endswith("; CAUSE: CURE") is rule.told, shown
         entry = entryOf(event)
         assert entry is not None
         assert entry.failed
+        assert entry.address is not None
 
 
 def test_theTableIsProvoked() -> None:

@@ -26,6 +26,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.files.private import checkBeside, openOwn
 from castd.files.threads import RunInThread
+from castd.machines.known import validMac
 from castd.observe.format import addressOf, asMessage, levelName, showInstant
 
 _log = Logger(namespace="castd")
@@ -66,7 +67,7 @@ PRAGMA user_version = {VERSION};
 #: The event that says that the history itself cannot be written; it is not kept, as it would be lost as well.
 UNKEPT = "unkept"
 #: Events that say that somebody did not get what he wanted.
-_FAILED = frozenset({"refused", "crowded", "size-only", "refused-reload", "refused-upgrade"})
+_FAILED = frozenset({"refused", "crowded", "size-only", "unanswered", "unfetched", "refused-reload", "refused-upgrade"})
 #: The outcomes of transfers that did what their machine wanted.
 _SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, outcomes.EARLY})
 
@@ -82,7 +83,8 @@ class KeptEvent(NamedTuple):
     One event, as it is kept.
 
     @ivar time: seconds since 1970.
-    @ivar address: the address of the machine, without port; L{None}: the event is about the server.
+    @ivar address: the address of the machine, without port, or its MAC if it has none yet; L{None}: the event is about
+        the server.
     @ivar name: the name of the file as the machine sent it; L{None}: it is about none.
     @ivar event: the kind of the event, as in the log.
     @ivar failed: a machine did not get what it wanted, or the operator did not.
@@ -119,7 +121,7 @@ class Query:
     """
     What C{castd history} asks for.
 
-    @ivar address: of this machine only.
+    @ivar address: of this machine only: an address, or a MAC, which also finds what has failed at any address.
     @ivar name: names that match this pattern of SQLite's GLOB (C{*.efi}).
     @ivar since: not before this time, seconds since 1970.
     @ivar failed: only what failed.
@@ -169,7 +171,7 @@ def entryOf(event: LogEvent) -> KeptEvent | None:
     fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
-        address=addressOf(event.get("peer")),
+        address=addressOf(event.get("peer")) or validMac(event.get("machine")),
         name=None if name is None else _storable(str(name)),
         event=str(kind),
         failed=isFailure(event),
@@ -318,8 +320,12 @@ def readFile(path: str, query: Query) -> list[Found]:
 
 def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
     wanted, values = ["1"], list[object]()
+    mac = validMac(query.address)
+    if mac is not None:
+        wanted.append("(address = ? OR (json_valid(fields) AND json_extract(fields, '$.mac') = ?))")
+        values += [mac, mac]
     for condition, value in (
-        ("address = ?", query.address),
+        ("address = ?", query.address if mac is None else None),
         ("name GLOB ?", query.name),
         ("time >= ?", query.since),
         ("failed = ?", query.failed or None),

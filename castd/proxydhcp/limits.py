@@ -64,6 +64,10 @@ class Recent(Generic[_Key]):
             self._until.popitem(last=False)
         return True
 
+    def last(self, now: float) -> _Key | None:
+        """Return what has begun last and lasts now; L{None}: nothing does."""
+        return next((key for key, until in reversed(self._until.items()) if until > now), None)
+
     def lasting(self, now: float) -> int:
         """Return how many last now."""
         return sum(until > now for until in self._until.values())

@@ -24,7 +24,7 @@ from castd.proxydhcp.answers import Answer, Candidate, RuleInForce, answer, cand
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.fetches import Awaited, AwaitedFetches
 from castd.proxydhcp.limits import MOST_REFUSALS, AnswerLimits, Recent
-from castd.proxydhcp.options import ASK, MENU, Options
+from castd.proxydhcp.options import ASK, DIRECT, Options
 from castd.proxydhcp.requests import (
     ACCESS,
     DISCOVER,
@@ -39,6 +39,7 @@ from castd.proxydhcp.requests import (
 )
 from castd.proxydhcp.rivals import MOST_RIVALS, TELL_AGAIN, rival
 from castd.request import Local, Peer, Request
+from castd.verdicts import Facts, verdictFields
 
 __all__ = ["Options", "makeService"]
 
@@ -288,7 +289,7 @@ class ProxyDhcp:
         """Serve a request now, or as soon as the limits allow it; not at all if they do not."""
         found = tuple(candidates(self._rules, request, self._own))
         if not found:
-            self._silent(Silence(RULE), request.machine.address)
+            self._silent(Silence(RULE, "no rule is for it"), request.machine.address, _architecture(request))
             return
         wait = None
         if self._memory.limits.machineMay(request.packet.chaddr, now):
@@ -319,7 +320,7 @@ class ProxyDhcp:
             answering.addTimeout(LONGEST_LOOKUP, self._site.reactor, onTimeoutCancel=_tookTooLong)
         decided = await answering
         if isinstance(decided, Silence):
-            self._silent(decided, request.machine.address)
+            self._silent(decided, request.machine.address, _architecture(request))
         else:
             self._send(request, decided)
 
@@ -403,7 +404,7 @@ class ProxyDhcp:
         else:
             _log.info(f"{{machine}} {{arch}}: acknowledged {what}", event="acknowledged", **told)
 
-    def _silent(self, silence: Silence, machine: str) -> None:
+    def _silent(self, silence: Silence, machine: str, arch: str = "") -> None:
         """Count a request that is not answered; write a line, once a minute, where an operator can do something."""
         form = "{transport}: {machine} is not answered: {reason}"
         _log.debug(form, event="pxe-silent", transport=self.name, machine=machine, reason=silence.reason)
@@ -411,7 +412,9 @@ class ProxyDhcp:
         if silence.told and self._memory.missing.begin((machine, silence.name or silence.told), now, TELL_MISSING):
             about = f"{names.printable(silence.name)}: " if silence.name else ""
             told = {"transport": self.name, "machine": machine, "name": silence.name or None, "told": silence.told}
-            _log.info("{machine} is not answered: {about}{told}", event="unanswered", about=about, **told)
+            facts = Facts("unanswered", name=silence.name, why=silence.told, reason=silence.reason, arch=arch)
+            verdict = verdictFields(facts)
+            _log.info("{machine} is not answered: {about}{told}", event="unanswered", about=about, **told, **verdict)
 
     # Who fetches what he was told.
 
@@ -440,15 +443,24 @@ class ProxyDhcp:
     def _checkFetches(self) -> None:
         self._watching = None
         for each in self._memory.awaited.expired(self._site.reactor.seconds()):
+            verdict = verdictFields(self._unfetched(each))
             _log.warn(
-                "{machine}: was told {name}, and has never fetched it: {why}",
+                "{machine}: was told {name}, and has never fetched it",
                 event="unfetched",
                 transport=self.name,
                 machine=each.machine,
                 name=each.name,
-                why=_hint(each.form),
+                why=verdict["cure"],
+                **verdict,
             )
         self._watchFetches()
+
+    def _unfetched(self, told: Awaited) -> Facts:
+        """Return what is known of a machine that has not fetched what it was told."""
+        now, memory = self._site.reactor.seconds(), self._memory
+        proxy, server = memory.rivals.last(now), memory.servers.last(now)
+        form = DIRECT if told.form == ASK else ASK
+        return Facts("unfetched", name=told.name, server=proxy or server or "", proxy=proxy is not None, form=form)
 
     # Other servers.
 
@@ -471,9 +483,6 @@ def _tookTooLong(result: object, seconds: float) -> Silence:
     return Silence(MISSING, f"its file was not found within {seconds:g} s")
 
 
-def _hint(form: str) -> str:
-    """Return what to try for a machine that was told a file in this form."""
-    other = "direct" if form == ASK else "ask"
-    if form == MENU:
-        return "another server may have answered as well"
-    return f"try answer: {other}, and see whether another server answers or a switch drops offers (DHCP snooping)"
+def _architecture(request: BootRequest) -> str:
+    """Return the word for the architecture of a machine."""
+    return pxe.architectureName(request.machine.architectures[0])

@@ -16,15 +16,13 @@ from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
-from castd.verdicts import Facts, Verdict, judge
+from castd.verdicts import Facts, clip, fieldsOf, judge, verdictFields
 
 if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol, Receiver
 
 _log = Logger(namespace="castd")
 
-#: The most characters of a field that a client has written, or that lists paths.
-LONGEST = 256
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
 
@@ -45,11 +43,6 @@ class Ending(NamedTuple):
     lacks: int | None = None
     sent: int = 0
     repeated: int = 0
-
-
-def clip(text: str) -> str:
-    """Return a text of a stranger, cut to what a field holds."""
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def showOptions(options: Iterable[tuple[str, str]]) -> str | None:
@@ -75,17 +68,6 @@ def requestFields(request: Request) -> dict[str, object]:
     if trace.found and asked and asked[-1][0]:
         fields["source"] = asked[-1][0]
     return fields
-
-
-def verdictFields(facts: Facts) -> dict[str, object]:
-    """Return the fields of the verdict on these facts; none if there is none."""
-    verdict = judge(facts)
-    return {} if verdict is None else fieldsOf(verdict)
-
-
-def fieldsOf(verdict: Verdict) -> dict[str, object]:
-    """Return the fields of a verdict."""
-    return {"verdict": verdict.id, "cause": clip(verdict.cause), "cure": verdict.cure}
 
 
 def requested(transport: str, request: Request) -> None:

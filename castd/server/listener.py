@@ -27,7 +27,7 @@ from castd.server.deaf import DEAF_FOR
 from castd.server.recorder import noteRequest
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.upload_protocol import UploadProtocol
-from castd.verdicts import Facts
+from castd.verdicts import Facts, verdictFields
 
 _log = Logger(namespace="castd")
 
@@ -263,7 +263,7 @@ class Listener(DatagramProtocol):
                 requests=self._dropped,
                 why="the server is full",
                 limit="limits.casts",
-                **eventlog.verdictFields(Facts("crowded", limit="limits.casts")),
+                **verdictFields(Facts("crowded", limit="limits.casts")),
             )
             self._dropped, self._droppedLoggedAt = 0, now
         return True

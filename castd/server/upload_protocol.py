@@ -35,7 +35,7 @@ from castd.request import Peer, Request, hostPort
 from castd.server import eventlog
 from castd.server.cast_protocol import CLOSED_PORTS, JITTER
 from castd.server.half_protocol import HalfProtocol, Payload
-from castd.verdicts import Facts
+from castd.verdicts import Facts, clip, verdictFields
 
 _log = Logger(namespace="castd")
 
@@ -431,11 +431,11 @@ class UploadProtocol(HalfProtocol):
             **eventlog.clientError(said),
         }
         if refusal is not None:
-            verdict = eventlog.verdictFields(eventlog.refusalFacts(request, request.peer, refusal))
+            verdict = verdictFields(eventlog.refusalFacts(request, request.peer, refusal))
             form = "{transport}: {peer} is refused {name} after {octets} octets: {why}"
             _log.info(form, event="refused", code=refusal.code, why=str(refusal), **fields, **verdict)
         elif outcome is not None:
-            verdict = eventlog.verdictFields(self._facts(outcome, said))
+            verdict = verdictFields(self._facts(outcome, said))
             form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
             meaning = outcomes.MEANING[outcome]
             _log.info(form, event="received", outcome=outcome, meaning=meaning, **fields, **verdict)
@@ -460,7 +460,7 @@ class UploadProtocol(HalfProtocol):
             heard=self.blocks > 0,
             singlePort=self.onRequestPort,
             clientCode=None if error is None else error[0],
-            clientText="" if error is None else eventlog.clip(error[1]),
+            clientText="" if error is None else clip(error[1]),
         )
 
 
