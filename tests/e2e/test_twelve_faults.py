@@ -273,6 +273,15 @@ def test_whichMachine(seen: Seen, name: str) -> None:
     assert then == {(None if name == "narrow" else mac, arch)}
 
 
+def test_bootStory(seen: Seen) -> None:
+    """By its MAC a machine is found from its DHCP request on: it came for another file than it was told."""
+    told = seen.history["--client", seen.macs["missing"]].splitlines()
+    assert len(told) == 3
+    assert "offered fine.img" in told[0]
+    assert "is refused missing.img" in told[1]
+    assert "was told fine.img, and has never fetched it; the answer did not reach it" in told[2]
+
+
 @pytest.mark.parametrize("name", UNDER_WAY)
 def test_howFar(seen: Seen, name: str) -> None:
     """While a transfer is under way: when it began, how far it is, how fast."""

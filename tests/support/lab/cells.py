@@ -135,6 +135,8 @@ def play(folder: Path, cell: Cell) -> Sample:
             "transports": TRANSPORTS,
         }
         server = Server(host, service)
+        for each in hosts if cell.server == SIXTH else ():
+            each.reach(SIXTH)
         with cell.trouble(hall, hosts[len(hosts) - cell.deaf :]):
             before = host.counters()
             results = _fetched(cell, hosts)

@@ -46,6 +46,22 @@ table ip nat {
 }
 """
 PROBE = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('239.77.255.255', 9))"
+REACH = """
+import socket, sys
+link = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+link.settimeout(0.2)
+link.connect((sys.argv[1], 9))
+for _ in range(100):
+    try:
+        link.send(b"")
+        link.recv(1)
+    except ConnectionRefusedError:
+        sys.exit(0)
+    except OSError:
+        pass
+sys.exit("nobody answers")
+"""
+"""Asks the port 9, which is closed, until its host says so."""
 _numbers = itertools.count(1)
 
 
@@ -279,3 +295,10 @@ class Host:
 
     def counters(self) -> Counters:
         return self.hall.counters(self.name)
+
+    def reach(self, address: str) -> None:
+        """
+        Wait until another host answers, so that each on the way knows its neighbours: else the first datagram may wait
+        as long as a client does before it asks again, and both come at once.
+        """
+        assert self.run([sys.executable, "-c", REACH, address]).code == 0

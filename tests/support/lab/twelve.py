@@ -283,7 +283,8 @@ class Twelve:
     def _told(self) -> set[str]:
         """Return the machines that castd has a verdict on."""
         names = {address: name for name, address in self.seen.addresses.items()}
-        return {names[each["peer_address"]] for each in self._events() if "verdict" in each} & set(FAULTS)
+        told = {names.get(each.get("peer_address", "")) for each in self._events() if "verdict" in each}
+        return {name for name in told if name in FAULTS}
 
     def _events(self) -> list[dict[str, Any]]:
         text = (self.folder / "log.json").read_text()
@@ -310,6 +311,7 @@ class Twelve:
             ("--failed", "--json"),
             ("--since", "1 h", "--json"),
             *(("--client", address) for address in seen.addresses.values()),
+            ("--client", seen.macs["missing"]),
         )
         seen.history = {words: self._castd("history", *words) for words in asked}
         seen.status = json.loads(self._castd("status", "--json"))
