@@ -118,8 +118,8 @@ def checkBeside(paths: tuple[str, ...]) -> None:
 def clearSocket(path: str) -> None:
     """
     Make sure that a local socket can be made at this path, with the lock beside it that Twisted makes: a symbolic link
-    that leads to nothing, and names the process.  The lock of a server that died is removed, also if another process
-    has its number by now: in a container each server is process 1.
+    that leads to nothing, and names the process.  Socket and lock of a server that died are removed, also if another
+    process has its number by now: in a container each server is process 1.
 
     @raise OSError: others could exchange the socket; or something else lies there, or another server has it.
     """
@@ -134,8 +134,10 @@ def clearSocket(path: str) -> None:
         raise OSError(errno.EEXIST, f"{lock} is no lock of castd: remove it")
     if _isServed(path):
         raise OSError(errno.EADDRINUSE, f"in use by process {process}, says {lock}")
-    with suppress(FileNotFoundError):
-        os.unlink(lock)
+    # The socket first: Twisted removes that of a dead server only if its lock is there.
+    for left in (path, lock):
+        with suppress(FileNotFoundError):
+            os.unlink(left)
 
 
 def _isServed(path: str) -> bool:
