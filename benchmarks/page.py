@@ -139,17 +139,11 @@ def markdown(runs: list[Run]) -> str:
     if run.marks:
         lines += ["## Marks", "", "What castd has to show beside the peers of the same run; the load client polls."]
         lines += ["", *table(["work", "mark", "castd", "castd-native"], run.marks), ""]
-    lines += [
-        "## Figures",
-        "",
-        "Medians, least and greatest in parentheses; ratios of the same round. `ceiling` is no peer:",
-    ]
-    lines += [
-        "the least that a server can do in C, without limits, rules, log, or a look at whether a file has changed."
-    ]
-    if any(row.server == NATIVE for row in run.rows):
-        lines += ["`castd-native` is castd with its native loop, `castd` without."]
-    lines += ["", *figures(run, olders), ""]
+    if run.rows:
+        lines += ["## Figures", "", *FIGURES]
+        if any(row.server == NATIVE for row in run.rows):
+            lines += ["`castd-native` is castd with its native loop, `castd` without."]
+        lines += ["", *figures(run, olders), ""]
     for title, rows, about in (
         ("Mixed halls", run.halls, HALLS),
         ("Groups on the wire", run.wire, WIRE),
@@ -165,6 +159,14 @@ def markdown(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+ABOUT = (
+    "Written by `sudo python benchmarks/run.py --docs`; `benchmarks/README.md` says how it is measured. Ratios travel",
+    "to other machines, absolute figures do not.",
+)
+FIGURES = (
+    "Medians, least and greatest in parentheses; ratios of the same round. `ceiling` is no peer: the least that a",
+    "server can do in C, without limits, rules, log, or a look at whether a file has changed.",
+)
 HALLS = (
     "Everything at the same time, from clients that sleep and share one CPU: 32 machines that read 1 MiB in lockstep,",
     "a storm of 16 KiB files, 32 at a time, and in the first hall a group of 16 (RFC 2090). Meanwhile a file is asked",

@@ -102,7 +102,7 @@ def wire(room: Path, runs: int, seconds: float) -> tuple[list[list[str]], list[l
     for work, servers in found.items():
         for server, samples in servers.items():
             figures = [median(run[key] for run in samples) for key in ("wire", "seconds")]
-            done = f"{sum(run['done'] for run in samples)} in {len(samples)} runs"
+            done = f"{sum(run['done'] for run in samples)} of {16 * len(samples)}"
             rows.append([TITLES[work], server, f"{figures[0]:.3f}", f"{figures[1]:.2f}", done])
     for work, mark in WIRE_MARKS:
         verdict = Verdict(mark, False, onWire(found.get(work, {}), mark))
