@@ -23,6 +23,8 @@ HERE = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
 #: Seconds after which the load client gives a round up.
 MOST = 45
+#: The same when the time of the workload is over.
+LEAST = 12
 #: Says that this process is in a network namespace of its own already.
 INSIDE = "CASTD_BENCH_INSIDE"
 
@@ -39,8 +41,16 @@ class Clock:
     The time that a run has left, given out in parts: what one does not use is for all that follow.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    def __init__(self, seconds: float, whole: Clock | None = None) -> None:
+        """
+        @param whole: the clock that this one is a part of.
+        """
+        self._end, self._whole = time.monotonic() + seconds, whole
+
+    @property
+    def over(self) -> bool:
+        """Whether the time of the whole is over, too."""
+        return self.left() <= 0 and (self._whole is None or self._whole.left() <= 0)
 
     def left(self) -> float:
         """@return: seconds until the end."""
@@ -48,7 +58,7 @@ class Clock:
 
     def share(self, parts: int) -> Clock:
         """@return: a clock for the first of so many that are to come."""
-        return Clock(max(0.0, self.left()) / parts)
+        return Clock(max(0.0, self.left()) / parts, self)
 
 
 def isolate() -> None:
@@ -83,6 +93,7 @@ class Bench:
         self.root.mkdir()
         for directory in (room, self.root):
             directory.chmod(0o755)
+        self.most: float = MOST
         self.load = compiled("load", room)
         compiled("ceiling", room)
         os.sched_setaffinity(0, {self.clientCpu})
@@ -128,7 +139,7 @@ class Bench:
     def command(self, server: Server, names: list[str], words: list[str]) -> list[str]:
         """@return: the words that start the load client."""
         client = ["taskset", "--cpu-list", str(self.clientCpu), str(self.load), HOST, str(server.port)]
-        return [*client, str(self.root), ",".join(names), "--most", str(MOST), *words]
+        return [*client, str(self.root), ",".join(names), "--most", str(self.most), *words]
 
     def ask(
         self, running: Running, names: list[str], words: list[str], written: str = "", look: bool = False
@@ -224,11 +235,12 @@ class Bench:
                     ready.pop(server.name).end()
             names, done = list(ready), {"warm": 0, "poll": 0, "sleep": 0}
             for number, mode in enumerate(order(min(rounds[0], workload.most), min(rounds[1], workload.sleeps))):
-                if clock.left() <= 0 and done.get(mode):
+                if clock.left() <= 0 and (done[mode] or clock.over):
                     continue
                 done[mode] += 1
                 turn = number % len(names)  # no server is always the first
                 for name in names[turn:] + names[:turn]:
+                    self.most = min(MOST, max(LEAST, clock.left()))
                     again = 2 if mode != "warm" and clock.left() > 0 else 0
                     sample = self.round(ready[name], workload, number, mode, again)
                     samples.setdefault(name, []).append(sample)

@@ -241,7 +241,8 @@ def row(workload: Workload, samples: dict[str, list[Sample]], first: str, name: 
     runs = samples[name]
     polled, slept = rounds(runs, "poll"), rounds(runs, "sleep")
     if not polled and not slept:
-        return Row(workload.title, name, refused=f"grants no window of {workload.windowsize}")
+        small = runs[0]["window"] < workload.windowsize
+        return Row(workload.title, name, refused=f"grants no window of {workload.windowsize}" if small else "no time")
     timed = [*polled.values(), *slept.values()]
     busy = [run["server_cpu"] / run["seconds"] for run in polled.values()]
     awake = [run["client_cpu"] / run["seconds"] for run in slept.values()]

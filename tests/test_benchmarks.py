@@ -235,3 +235,44 @@ def test_freshNamesAreOfOneRound(modules: Any) -> None:
     """Only work with fresh names asks for as many files as it has transfers: each name once."""
     for workload in modules.workloads.WORKLOADS:
         assert not workload.fresh or workload.files == workload.transfers
+
+
+def test_layersHaveBounds(modules: Any) -> None:
+    """Each layer has a bound, and each bound a layer."""
+    assert set(modules.layerbounds.BOUNDS) == {*modules.layers.CALLED, *modules.layers.TIMED}
+
+
+def test_aDearLayerIsFound(modules: Any) -> None:
+    """A layer is compared with the loop that was measured beside it, whatever the speed of the machine."""
+    bound = modules.layerbounds.BOUNDS["look-up"]
+    for loop in (1e-4, 1e-3):
+        (cheap,) = modules.layerbounds.judged({"reference": loop, "look-up": bound * loop * 0.99})
+        (dear,) = modules.layerbounds.judged({"reference": loop, "look-up": bound * loop * 1.01})
+        assert cheap.kept
+        assert not dear.kept
+    assert "**dearer**" in modules.layerbounds.table([dear])
+
+
+LAYERS = (
+    "parse a request",
+    "negotiate",
+    "admission",
+    "look-up",
+    "lay out a chunk",
+    "an event as text",
+    "an event as JSON",
+)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_aLayerCanBeCalled(modules: Any, name: str) -> None:
+    """What is measured still works: each layer gives something, again and again."""
+    call = modules.layers.CALLED[name]()
+    assert [call() is None for _ in range(3)] == [name in ("admission", "look-up")] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a fast path step", "a group step"])
+def test_aStepCanBeTimed(modules: Any, name: str) -> None:
+    """What is measured still works: so many steps are taken, and took time."""
+    assert modules.layers.TIMED[name](100) > 0
