@@ -20,13 +20,13 @@ REFERENCE = "reference"
 #: The most of each layer, as a part of the loop (a thousand times around).
 BOUNDS = {
     "parse a request": 0.12,
-    "admission": 0.05,
+    "admission": 0.1,
     "look-up": 0.25,
     "negotiate": 0.12,
     "lay out a chunk": 4.5,
-    "an event as text": 0.1,
+    "an event as text": 0.2,
     "an event as JSON": 1.5,
-    "a fast path step": 0.02,
+    "a fast path step": 0.03,
     "a group step": 0.35,
 }
 

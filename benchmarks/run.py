@@ -145,7 +145,7 @@ def onWire(servers: dict[str, list[dict[str, Any]]], mark: Mark) -> float | None
     "--rounds", default=5, show_default=True, type=click.IntRange(1), help="With a client that polls, at most."
 )
 @click.option("--sleeps", default=3, show_default=True, type=click.IntRange(0), help="With one that sleeps, at most.")
-@click.option("--minutes", default=18.0, show_default=True, help="That the whole may take, about; 5 with --quick.")
+@click.option("--minutes", default=17.0, show_default=True, help="That the whole may take, about; 5 with --quick.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there (JSON).")
 @click.option(

@@ -31,7 +31,7 @@ CASTDS = ("castd", NATIVE, BESIDE)
 #: All transfers come from one address: what keeps one address from taking the whole server is raised.
 SERVICE = """\
 castd: 1
-logging: {{level: warn}}
+logging: {{level: {level}{logging}}}
 content: [{{directory: {{path: {root}}}}}]
 uploads: [{{directory: {{path: {root}}}}}]
 access: [{{allow: any}}]
@@ -167,17 +167,27 @@ class Running:
         self.group.path.rmdir()
 
 
-def castd(name: str, port: int, checkout: str = CHECKOUT, native: bool = False, extra: str = "") -> Server:
+def castd(
+    name: str,
+    port: int,
+    checkout: str = CHECKOUT,
+    native: bool = False,
+    level: str = "warn",
+    logging: str = "",
+    extra: str = "",
+) -> Server:
     """
     @param native: with its native loop, which is turned off else.
-    @param extra: lines of the service file.
+    @param level: from where on is logged; C{logging}: more of its keys, in front of each a comma.
+    @param extra: lines of the service file. In both, C{{room}} is a folder of its own.
     @return: the castd of this checkout, or of another one beside it.
     """
 
     def command(root: Path, room: Path, groups: bool) -> list[str]:
         file = room / f"{name}.yaml"
         front = GROUPS.format(port=port) if groups else ""
-        file.write_text(SERVICE.format(root=root, port=port, groups=front, extra=extra.format(room=room)))
+        more = {"logging": logging.format(room=room), "extra": extra.format(room=room)}
+        file.write_text(SERVICE.format(root=root, port=port, groups=front, level=level, **more))
         return [sys.executable, "-m", "castd", "serve", "-c", str(file)]
 
     says = f"import sys; sys.path.insert(0, {checkout!r}); import castd; print(castd.__version__)"

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from castd.config import yaml
+from castd.config.config import build
+from castd.config.plugin import collect
+from castd.service import service
+
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "benchmarks"
 
@@ -235,6 +240,43 @@ def test_freshNamesAreOfOneRound(modules: Any) -> None:
     """Only work with fresh names asks for as many files as it has transfers: each name once."""
     for workload in modules.workloads.WORKLOADS:
         assert not workload.fresh or workload.files == workload.transfers
+
+
+def test_beingWatchedCosts(modules: Any) -> None:
+    """What a watcher costs is formed within a round, beside the castd that tells nothing."""
+    dear = [run | {"server_cpu": 0.75} for run in runs(1, 1, 1)]
+    slow = [run | {"server_cpu": run["server_cpu"] * 3} for run in runs(1, 1, 1)]
+    workload, names = modules.figures.BY_NAME["storm"], modules.watching.WATCHERS
+    found = modules.watching.costs(workload, {"nothing": runs(1, 1), "recorder": dear, "page, nobody looks": slow})
+    assert found["nothing"][1] == (1.0, 1.0, 1.0)
+    assert found["recorder"] == ((75_000.0,) * 3, (1.5, 1.5, 1.5))
+    assert found["page, nobody looks"][1] == (3.0, 3.0, 3.0)
+    table = modules.watching.table({"storm": {name: runs(1) for name in names}})
+    assert len(table.splitlines()) == 2 + len(names)
+
+
+def test_everyWatcherIsAServiceFile(modules: Any, tmp_path: Path) -> None:
+    """The service file of each castd that is measured can be read, and has on what its name says."""
+    kinds = service.kinds(collect())
+    read = {}
+    for server in modules.watching.servers():
+        server.command(tmp_path, tmp_path, False)
+        file = tmp_path / f"{server.name}.yaml"
+        read[server.name] = build(yaml.parse(file.read_bytes(), str(file)), file, kinds)
+    assert {name for name, config in read.items() if config.recorder.directory} == {"recorder", "all of these"}
+    assert {name for name, config in read.items() if config.history.path} == {"history in a file", "all of these"}
+    assert sum(config.metrics.listen is not None for config in read.values()) == 3
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_theServiceFileOfABenchmark(modules: Any, tmp_path: Path, groups: bool) -> None:
+    """All transfers come from one address, so its limits are raised; a group is served only where one is wanted."""
+    server = modules.servers.castd("castd", 7069)
+    server.command(tmp_path, tmp_path, groups)
+    file = tmp_path / "castd.yaml"
+    config = build(yaml.parse(file.read_bytes(), str(file)), file, service.kinds(collect()))
+    assert config.limits.perPeer > 1000
+    assert ["multicast" in file.read_text(), "CASTD_NATIVE" in server.environment] == [groups, True]
 
 
 def test_layersHaveBounds(modules: Any) -> None:
