@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,7 @@ def isolate() -> None:
     # in.tftpd knows no address on a machine that has none but the loopback's (AI_ADDRCONFIG).
     for words in ("link set lo multicast on up", "address add 10.255.255.1/32 dev lo", "route add 224.0.0.0/4 dev lo"):
         subprocess.run(["ip", *words.split()], check=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended, too
 
 
 def compiled(name: str, room: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -170,7 +169,6 @@ def main(
         raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
     isolate()
     peers = choose(servers, beside)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     if quick:
         rounds, sleeps, minutes = min(rounds, 2), min(sleeps, 1), min(minutes, 5.0)
     chosen = [w.shortened(4) if quick else w for w in WORKLOADS if words is None or w.name in words]

@@ -212,7 +212,9 @@ def hasNative(checkout: str = CHECKOUT) -> bool:
         environment = {**os.environ, "PYTHONPATH": checkout, "CASTD_NATIVE": native}
         if native != "0":
             del environment["CASTD_NATIVE"]
-        ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        ran = subprocess.run(
+            words, capture_output=True, text=True, check=False, timeout=60, env=environment, cwd=checkout
+        )
         return ran.stdout + ran.stderr
 
     told = said("")
