@@ -42,6 +42,7 @@ class Row:
     @ivar server, client: parts of the time in which they were busy, the client's with one that sleeps.
     @ivar memory: MiB; C{answer}: milliseconds to the first answer, median and 99th percentile.
     @ivar asked: requests and ACKs that were sent again.
+    @ivar disturbed: timed runs that others disturbed, even the best of its repetitions; C{runs}: all of them.
     @ivar refused: why the server took no part; then nothing else is there.
     """
 
@@ -59,6 +60,8 @@ class Row:
     answer: tuple[float, float] | None = None
     asked: tuple[int, int] | None = None
     failed: int | None = None
+    disturbed: int = 0
+    runs: int = 0
     refused: str = ""
 
 
@@ -262,6 +265,8 @@ def row(workload: Workload, samples: dict[str, list[Sample]], first: str, name: 
         (median(run["answer_p50"] for run in timed) * 1e3, median(run["answer_p99"] for run in timed) * 1e3),
         (sum(run["request_repeats"] for run in timed), sum(run["ack_repeats"] for run in timed)),
         sum(run["failures"] for run in timed),
+        sum(run["disturbed"] for run in timed),
+        len(timed),
     )
 
 

@@ -64,7 +64,7 @@ def part(value: float | None) -> str:
 def cells(row: Row, olders: list[str]) -> list[str]:
     """@return: one row of the table of figures."""
     if row.refused:
-        return [row.work, row.server, row.refused, *[""] * (10 + len(olders))]
+        return [row.work, row.server, row.refused, *[""] * (11 + len(olders))]
     failed = "" if row.failed is None else str(row.failed)
     return [
         row.work,
@@ -81,6 +81,7 @@ def cells(row: Row, olders: list[str]) -> list[str]:
         "" if row.answer is None else f"{row.answer[0]:.2f}, {row.answer[1]:.2f}",
         "" if row.asked is None else f"{row.asked[0]}, {row.asked[1]}",
         failed,
+        f"{row.disturbed} of {row.runs}" if row.disturbed else "",
     ]
 
 
@@ -99,7 +100,7 @@ def figures(run: Run, olders: list[Run]) -> list[str]:
     head = ["work", "server", "MiB/s", "castd ÷ it", "castd ÷ it, client sleeps", "castd-native ÷ it"]
     head += [f"castd ÷ it, client sleeps: {label(older)}" for older in olders]
     head += ["CPU µs", "server's CPU", "client's CPU, sleeping", "memory MiB", "first answer ms: median, 99 %"]
-    return table([*head, "requests, ACKs repeated", "failed"], lines)
+    return table([*head, "requests, ACKs repeated", "failed", "disturbed"], lines)
 
 
 def limits(run: Run) -> Iterator[list[str]]:

@@ -144,6 +144,14 @@ def facts(run: Any, processor: str = "A", when: str = "2026-01-01") -> Any:
     return run
 
 
+def test_disturbedRunsAreTold(modules: Any) -> None:
+    """A row says how many of its timed runs others disturbed; without any there is no such column."""
+    calm = modules.figures.summary({"storm": {"castd": runs(90, 90)}}, {})
+    busy = modules.figures.summary({"storm": {"castd": [*runs(90), sample(round=2, disturbed=True)]}}, {})
+    assert "disturbed" not in modules.page.markdown([facts(calm)])
+    assert "| 1 of 2 |" in modules.page.markdown([facts(busy)])
+
+
 def test_machinesSideBySide(modules: Any) -> None:
     """The ratios of an older run on another machine stand beside the new ones, of the same work and server."""
     new = modules.figures.summary({"storm": {"castd": runs(90), "dnsmasq": runs(100)}}, {})
