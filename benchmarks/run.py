@@ -144,7 +144,7 @@ def onWire(servers: dict[str, list[dict[str, Any]]], mark: Mark) -> float | None
     "--rounds", default=5, show_default=True, type=click.IntRange(1), help="With a client that polls, at most."
 )
 @click.option("--sleeps", default=3, show_default=True, type=click.IntRange(0), help="With one that sleeps, at most.")
-@click.option("--minutes", default=17.0, show_default=True, help="That the whole may take, about; 5 with --quick.")
+@click.option("--minutes", default=16.0, show_default=True, help="That the whole may take, about; 5 with --quick.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there (JSON).")
 @click.option(
@@ -187,7 +187,7 @@ def main(
         if withHalls and clock.left() > 0:
             run.halls = halls.measure(bench, peers, 1 if quick else 3, 2.0, clock.share(2))
         if withWire and clock.left() > 0:
-            run.wire, marks = wire(room, 1 if quick else 3, max(60.0, clock.left()))
+            run.wire, marks = wire(room, 1 if quick else 3, max(120.0, clock.left()))
             run.marks += marks
     report(run, docs)
 
