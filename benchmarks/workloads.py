@@ -176,7 +176,7 @@ WORKLOADS = (
         files=1000,
         fresh=True,
         unit=FILE,
-        marks=(Mark("cost", 1.0, None, "castd-beside"),),
+        marks=(Mark("cost", 1.05, None, "castd-beside"),),  # no dearer; the twentieth is for noise
         limit="Nothing that was learned of a name is of use again: look-up, opening, reading, laying out.",
     ),
     Workload(
