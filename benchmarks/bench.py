@@ -35,6 +35,8 @@ C{sleep}), C{round}, what others took (C{others}, C{stolen}, seconds), how often
 whether it was C{disturbed} all the same."""
 
 console = Console(stderr=True)
+#: After so many runs in a row that stayed disturbed none is repeated, until one is calm: the machine is simply busy.
+FUTILE = 4
 
 
 class Clock:
@@ -96,6 +98,7 @@ class Bench:
         for directory in (room, self.root):
             directory.chmod(0o755)
         self.most: float = MOST
+        self.futile = 0
         self.load = compiled("load", room)
         compiled("ceiling", room)
         os.sched_setaffinity(0, {self.clientCpu})
@@ -243,8 +246,9 @@ class Bench:
                 turn = number % len(names)  # no server is always the first
                 for name in names[turn:] + names[:turn]:
                     self.most = min(MOST, max(LEAST, clock.left()))
-                    again = 2 if mode != "warm" and clock.left() > 0 else 0
+                    again = 2 if mode != "warm" and clock.left() > 0 and self.futile < FUTILE else 0
                     sample = self.round(ready[name], workload, number, mode, again)
+                    self.futile = self.futile + 1 if sample["disturbed"] else 0
                     samples.setdefault(name, []).append(sample)
                     tell(workload, name, sample)
         finally:

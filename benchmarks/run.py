@@ -184,6 +184,8 @@ def main(
             save.write_text(json.dumps(results, indent=1))
         versions = {peer.name: peer.version() for peer in peers if peer.kind != "ceiling" and peer.name != NATIVE}
         run = summary(results, here(versions, results))
+        if missing := [workload.title for workload in chosen if workload.name not in results]:
+            run.machine["left out, as the time was over"] = "; ".join(missing)
         if withHalls and clock.left() > 0:
             run.halls = halls.measure(bench, peers, 1 if quick else 3, 2.0, clock.share(2))
         if withWire and clock.left() > 0:
