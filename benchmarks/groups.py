@@ -12,6 +12,7 @@ when its group may be over; repeated requests are counted apart.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import signal
@@ -54,6 +55,7 @@ class Work:
     @ivar loss: per cent, each way.
     @ivar kill: the master is killed in mid-transfer.
     @ivar mark: (what of the sample, at most).
+    @ivar slam: by SLAM, which atftpd has not; the clients are after iPXE and share no code with castd.
     """
 
     clients: int
@@ -64,6 +66,7 @@ class Work:
     options: tuple[str, ...] = ASKED
     mark: tuple[str, float] | None = None
     patience: float = 60.0
+    slam: bool = False
 
 
 MIB = 1 << 20
@@ -83,7 +86,28 @@ WORK = {
     "small-timeout": Work(1, MIB, loss=1, options=(*ASKED, "timeout 1"), mark=("seconds", 2.0)),
     "whole": Work(4, 32 * MIB),
     "killed": Work(4, 32 * MIB, kill=True, mark=("delay", 1.5)),
+    "slam": Work(16, MIB, mark=("wire", 1.05), slam=True),
 }
+SLAM_CLIENT = HERE.parent / "tests" / "support" / "clients" / "slam_client.py"
+#: Where SLAM is served, and the port of its group.
+SLAM_PORT = 10000
+
+
+class SlamTransfer(Transfer):
+    """A client of SLAM at work, which tells the digest of what it received, and writes no file."""
+
+    def __init__(self, host: Host) -> None:
+        words = [sys.executable, str(SLAM_CLIENT), "--kind", "ipxe", "--server", f"{SERVER}:{SLAM_PORT}"]
+        more = ["--group", f"239.255.1.1:{SLAM_PORT}", "--interface", host.addresses[0], "--limit", "60"]
+        super().__init__(host.start([*words, *more]), host.folder / "none")
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what was received; empty if it told none."""
+        lines = self.job.finish(1).text.splitlines()
+        try:
+            return str(json.loads(lines[-1])["sha256"])
+        except (IndexError, ValueError, KeyError):
+            return ""
 
 
 @dataclass
@@ -142,7 +166,11 @@ class Bench:
             "content": [{"directory": {"path": str(self.shelf.root)}}],
             "access": [{"allow": "any"}],
             "limits": {"per-peer": 4096, "new-per-peer": "10000/s", "drain": "1 s"},
-            "transports": {"multicast": group, "tftp": plain},
+            "transports": {
+                "multicast": group,
+                "tftp": plain,
+                "slam": {"port": SLAM_PORT, "file": self.shelf.sized(MIB), "interface": SERVER},
+            },
         }
         running = Server(self.server, service, tree=tree)
         try:
@@ -174,7 +202,7 @@ class Bench:
             if work.loss:
                 weather.enter_context(lossy(self.hall, names, work.loss, match=self.match))
             sample = self._go(work, name, clients)
-            sample.late = requests() - work.clients
+            sample.late = 0 if work.slam else requests() - work.clients
         return sample
 
     def _go(self, work: Work, name: str, clients: list[Host]) -> Sample:
@@ -184,7 +212,7 @@ class Bench:
         transfers = []
         for index, client in enumerate(clients):
             time.sleep(max(0.0, begin + index * work.pause - time.monotonic()))
-            transfers.append(atftp.get(client, name, *work.options))
+            transfers.append(SlamTransfer(client) if work.slam else atftp.get(client, name, *work.options))
         delay = 0.0
         if work.kill:
             master = self._master(clients, transfers, calm)
@@ -210,6 +238,8 @@ class Bench:
         return Sample(octets / work.size, max(ended.values()) - begin, len(right), 0, delay)
 
     def _right(self, transfer: Transfer, name: str) -> bool:
+        if isinstance(transfer, SlamTransfer):
+            return transfer.digest() == hashlib.sha256(self.shelf[name]).hexdigest()
         return transfer.local.exists() and transfer.local.read_bytes() == self.shelf[name]
 
     @staticmethod
@@ -317,6 +347,8 @@ def main(
                 for run in range(runs):
                     wires.SEED = f"{SEED} {run}"  # other losses in each run, the same for all servers
                     for server, started in peers.items():
+                        if WORK[name].slam and server == "atftpd":
+                            continue
                         with started():
                             sample = bench.run(WORK[name])
                         samples.setdefault(name, {}).setdefault(server, []).append(sample)

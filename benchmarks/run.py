@@ -3,187 +3,203 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
-from figures import Machine, Results, Sample, chart, markdown
-from rich.console import Console
-from servers import BESIDE, SERVERS, Running, Server, castd
+import halls
+import page
+from bench import HERE, Bench, Clock, console, isolate
+from figures import Results, Run, here, summary
+from marks import Mark, Verdict
+from servers import BESIDE, NATIVE, SERVERS, Server, castd
 from workloads import WORKLOADS, Workload
 
-HERE = Path(__file__).resolve().parent
-DOCS = HERE.parent / "docs"
-console = Console(stderr=True)
-
-
-class Bench:
-    """One run: a directory of files, the compiled load client, and the two CPUs that server and client get."""
-
-    def __init__(self, room: Path, cpus: tuple[int, int]) -> None:
-        self.room, self.root = room, room / "files"
-        self.serverCpu, self.clientCpu = cpus
-        self.root.mkdir()
-        for directory in (room, self.root):
-            directory.chmod(0o755)
-        self.load = room / "load"
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise click.ClickException("a C compiler (cc) is needed for the load client")
-        subprocess.run([compiler, "-O2", "-Wall", "-o", str(self.load), str(HERE / "load.c")], check=True)
-        os.sched_setaffinity(0, {self.clientCpu})
-
-    def file(self, size: int) -> str:
-        """@return: the name of a file of C{size} octets, the same octets in every run."""
-        path = self.root / f"{size}.bin"
-        if not path.exists():
-            path.write_bytes(random.Random(size).randbytes(size))
-            path.chmod(0o644)
-        return path.name
-
-    def start(self, server: Server, workload: Workload) -> tuple[Running, Sample]:
-        """Start a server and wait until it has served one file.
-
-        @raise click.ClickException: with what it printed, when it does not serve.
-        """
-        running = Running(server, self.root, self.room, self.serverCpu)
-        deadline = time.monotonic() + 20
-        while running.alive() and time.monotonic() < deadline:
-            sample = self.ask(running, workload, 0, 1, patience=2)
-            if sample and not sample["failures"]:
-                return running, sample
-        running.end()
-        raise click.ClickException(f"{server.name} does not serve:\n{running.log.read_text()[-2000:]}")
-
-    def ask(
-        self, running: Running, workload: Workload, seed: int, transfers: int | None = None, patience: int = 16
-    ) -> Sample:
-        """Let the load client do C{workload} once, while the server's memory is looked at if C{seed} is 0.
-
-        @return: what the client counted, with the server's CPU seconds; empty when the client could not even end.
-        """
-        name = self.file(workload.size)
-        words = ["taskset", "--cpu-list", str(self.clientCpu), str(self.load), "127.0.0.1", str(running.server.port)]
-        words += [str(self.root), name, *workload.arguments(seed, transfers), "--patience", str(patience)]
-        before, memory = running.group.seconds(), 0.0
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
-            while seed == 0 and client.poll() is None:  # looking costs CPU: never in a timed round
-                looked = time.monotonic()
-                memory = max(memory, running.group.memory())
-                time.sleep(max(0.02, 5 * (time.monotonic() - looked)))
-            said, complaint = client.communicate(timeout=600)
-        if client.returncode:
-            return {}
-        sample: dict[str, Any] = json.loads(said)
-        sample["server_cpu"] = running.group.seconds() - before
-        sample["memory"] = memory
-        if complaint and transfers is None:
-            console.print(f"  {running.server.name}: {complaint.strip()}", style="yellow", markup=False)
-        return sample
-
-    def compare(self, workload: Workload, servers: list[Server], rounds: int) -> dict[str, list[Sample]]:
-        """Every server in turn, C{rounds} times, after one round that warms up and looks at memory.
-
-        @return: for each server its samples, the untimed one first; only one for a server without windows where the
-            workload wants them.
-        """
-        ready: dict[str, Running] = {}
-        samples: dict[str, list[Sample]] = {}
-        try:
-            for server in servers:
-                ready[server.name], first = self.start(server, workload)
-                if first["window"] < workload.windowsize:
-                    samples[server.name] = [first]
-                    ready.pop(server.name).end()
-            names = list(ready)
-            for number in range(rounds + 1):
-                turn = number % len(names)  # no server is always the first
-                for name in names[turn:] + names[:turn]:
-                    sample = self.ask(ready[name], workload, number)
-                    samples.setdefault(name, []).append(sample)
-                    rate = sample["octets"] / sample["seconds"] / 2**20
-                    console.print(f"  {workload.name} {number}/{rounds} {name}: {rate:.1f} MiB/s", highlight=False)
-        finally:
-            for running in ready.values():
-                running.end()
-        return {server.name: samples[server.name] for server in servers}
+#: Parts of the time that are worth more than one workload's.
+HALLS_PARTS, WIRE_PARTS = 2, 3
 
 
 def choose(wanted: str | None, beside: Path | None) -> list[Server]:
-    """@return: the servers named, or all that are installed; C{beside} alone is compared with this castd alone."""
-    if beside is not None:
-        other = castd(BESIDE, 7073, str(beside.resolve()))
-        return [*choose(wanted or "castd", None), other]
+    """@return: the servers named, or all that are installed, with that of C{beside}."""
+    other = [castd(BESIDE, 7073, str(beside.resolve()))] if beside is not None else []
     if wanted is None:
         for server in SERVERS:
             if not server.present():
                 console.print(f"{server.name} is not installed: left out", style="yellow")
-        return [server for server in SERVERS if server.present()]
+        return [server for server in SERVERS if server.present()] + other
     known = {server.name: server for server in SERVERS}
     try:
-        return [known[name] for name in wanted.split(",")]
+        return [known[name] for name in wanted.split(",")] + other
     except KeyError as unknown:
         raise click.BadParameter(f"{unknown} is none of {', '.join(known)}") from None
 
 
+def compare(
+    bench: Bench, chosen: list[Workload], peers: list[Server], rounds: tuple[int, int], clock: Clock, more: int
+) -> Results:
+    """Do each workload; what begins after the end of the time is left out.
+
+    @param more: parts of the time that are for others afterwards.
+    """
+    results: Results = {}
+    for place, workload in enumerate(chosen):
+        if clock.left() <= 0:
+            console.print(f"{workload.name}: left out, the time is over", style="red")
+            continue
+        able = [server for server in peers if server.does(workload)]
+        results[workload.name] = bench.compare(workload, able, rounds, clock.share(len(chosen) - place + more))
+    return results
+
+
+#: What groups on the wire have to show: (work of groups.py, mark).
+WIRE_MARKS = (
+    ("at-once", Mark("wire", 1.05)),
+    ("joining", Mark("wire", 1.1)),
+    ("slam", Mark("wire", 1.05)),
+    ("at-once", Mark("seconds", 0.2, against="atftpd")),
+)
+TITLES = {
+    "at-once": "RFC 2090, 16 × 8 MiB at once (floor 1.032)",
+    "joining": "the same, joining over 1.5 s",
+    "slam": "SLAM, 16 × 1 MiB at once (floor 1.037)",
+}
+SENDER = Mark("packets", 5.0)
+
+
+def script(name: str, room: Path, words: list[str], seconds: float) -> Any:
+    """Run another benchmark, on any CPU.
+
+    @return: what it wrote as JSON; L{None} if it failed or took too long.
+    """
+    out = room / f"{name}.json"
+    command = ["taskset", "--cpu-list", "0-1023", sys.executable, str(HERE / f"{name}.py"), "--json", str(out), *words]
+    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        complaint = client.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        client.terminate()
+        complaint = client.communicate()[1] + "\nit took too long"
+    if client.returncode or not out.exists():
+        console.print(f"{name}.py: {complaint[-1000:]}", style="red", markup=False)
+        return None
+    return json.loads(out.read_text())
+
+
+def wire(room: Path, runs: int, seconds: float) -> tuple[list[list[str]], list[list[str]]]:
+    """
+    Measure groups by real clients, and what a sender can offer.
+
+    @return: rows of the table, its head first; and of the table of marks.
+    """
+    words = [word for work in TITLES for word in ("--only", work)]
+    found = script("groups", room, ["--runs", str(runs), *words], seconds) or {}
+    rows, marks = [["work", "server", "octets on the wire / file", "seconds", "whole copies"]], []
+    for work, servers in found.items():
+        for server, samples in servers.items():
+            figures = [median(run[key] for run in samples) for key in ("wire", "seconds")]
+            done = f"{sum(run['done'] for run in samples)} of {16 * len(samples)}"
+            rows.append([TITLES[work], server, f"{figures[0]:.3f}", f"{figures[1]:.2f}", done])
+    for work, mark in WIRE_MARKS:
+        verdict = Verdict(mark, False, onWire(found.get(work, {}), mark))
+        marks.append([TITLES[work], mark.describe(), verdict.show(), ""])
+    sent = script("sendpath", room, ["--rounds", "3"], 60) or {}
+    if ways := sent.get("multicast: wire image, UDP_SEGMENT"):
+        offered = 1 / median(ways)
+        rows.append(
+            ["a multicast sender, nobody listens", "castd's way of sending", "", "", f"{offered:.1f} million/s"]
+        )
+        marks.append(
+            ["a multicast sender, nobody listens", SENDER.describe(), Verdict(SENDER, False, offered).show(), ""]
+        )
+    return rows, marks
+
+
+def onWire(servers: dict[str, list[dict[str, Any]]], mark: Mark) -> float | None:
+    """@return: castd's figure for a mark; of seconds, those beyond the peer's."""
+
+    def middle(server: str) -> float | None:
+        return median(run[mark.measure] for run in servers[server]) if servers.get(server) else None
+
+    mine = middle("castd")
+    if not mark.against or mine is None:
+        return mine
+    its = middle(mark.against)
+    return None if its is None else max(0.0, mine - its)
+
+
 @click.command()
-@click.option("--quick", is_flag=True, help="Three rounds and a quarter of the transfers: a look, not a measurement.")
-@click.option("--only", help="Workloads by name, separated by commas.")
+@click.option("--quick", is_flag=True, help="Two rounds and a quarter of the transfers, five minutes: a look, no more.")
+@click.option("--only", help="Workloads by name, separated by commas; also halls, wire.")
 @click.option("--servers", help="Servers by name, separated by commas; the first is compared with the others.")
 @click.option(
     "--beside",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Another checkout, such as that of the commit before a change: its castd takes part as castd-beside.",
 )
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Timed rounds for each workload.")
+@click.option(
+    "--rounds", default=5, show_default=True, type=click.IntRange(1), help="With a client that polls, at most."
+)
+@click.option("--sleeps", default=3, show_default=True, type=click.IntRange(0), help="With one that sleeps, at most.")
+@click.option("--minutes", default=16.0, show_default=True, help="That the whole may take, about; 5 with --quick.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample there (JSON).")
-@click.option("--docs", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg.")
+@click.option(
+    "--docs", is_flag=True, help="Keep the figures in benchmarks/runs, and write docs/benchmarks.md and .svg."
+)
 def main(
     quick: bool,
     only: str | None,
     servers: str | None,
     beside: Path | None,
     rounds: int,
+    sleeps: int,
+    minutes: float,
     cpus: str,
     save: Path | None,
     docs: bool,
 ) -> None:
-    """Measure castd beside its peers, interleaved, and print the ratios.
-
-    With --save FILE, workloads that FILE has already and that are not measured now are shown beside the new ones.
-    """
-    chosen = [w for w in WORKLOADS if only is None or w.name in only.split(",")]
-    if not chosen:
-        raise click.BadParameter(f"no workload of that name; there are {', '.join(w.name for w in WORKLOADS)}")
+    """Measure castd beside its peers, interleaved, and print the page."""
+    words = None if only is None else only.split(",")
+    known = [*(w.name for w in WORKLOADS), "halls", "wire"]
+    if words and (unknown := set(words) - set(known)):
+        raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
+    isolate()
     peers = choose(servers, beside)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
+    if quick:
+        rounds, sleeps, minutes = min(rounds, 2), min(sleeps, 1), min(minutes, 5.0)
+    chosen = [w.shortened(4) if quick else w for w in WORKLOADS if words is None or w.name in words]
+    withHalls, withWire = (words is None or name in words for name in ("halls", "wire"))
     server, _, client = cpus.partition(",")
-    kept: Results = json.loads(save.read_text()) if save and save.exists() else {}
-    results: Results = {}
-    with tempfile.TemporaryDirectory(prefix="castd-bench-") as room:
-        bench = Bench(Path(room), (int(server), int(client)))
-        for workload in chosen:
-            asked = workload.shortened(4) if quick else workload
-            results[workload.name] = bench.compare(asked, peers, 3 if quick else rounds)
-            if save:  # keeps the results so far, if the next workload is interrupted
-                save.write_text(json.dumps(kept | results, indent=1))
-    machine = Machine.here({peer.name: peer.version() for peer in peers}, 3 if quick else rounds)
-    measured = kept | results
-    results = {workload.name: measured[workload.name] for workload in WORKLOADS if workload.name in measured}
-    text = markdown(results, machine)
-    click.echo(text)
+    clock = Clock(minutes * 60)
+    with tempfile.TemporaryDirectory(prefix="castd-bench-") as folder:
+        room = Path(folder)
+        bench = Bench(room, (int(server), int(client)))
+        after = HALLS_PARTS * withHalls + WIRE_PARTS * withWire
+        results = compare(bench, chosen, peers, (rounds, sleeps), clock, after)
+        if save:
+            save.write_text(json.dumps(results, indent=1))
+        versions = {peer.name: peer.version() for peer in peers if peer.kind != "ceiling" and peer.name != NATIVE}
+        run = summary(results, here(versions, results))
+        if missing := [workload.title for workload in chosen if workload.name not in results]:
+            run.machine["left out, as the time was over"] = "; ".join(missing)
+        if withHalls and clock.left() > 0:
+            run.halls = halls.measure(bench, peers, 1 if quick else 3, 2.0, clock.share(2))
+        if withWire and clock.left() > 0:
+            run.wire, marks = wire(room, 1 if quick else 3, max(120.0, clock.left()))
+            run.marks += marks
+    report(run, docs)
+
+
+def report(run: Run, docs: bool) -> None:
+    """Print the page; with C{docs}, keep the run and write the page."""
+    click.echo(page.markdown([run]))
     if docs:
-        (DOCS / "benchmarks.md").write_text(text)
-        (DOCS / "benchmarks.svg").write_text(chart(results))
+        page.keep(run)
+        page.write()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ take turns, and each round is compared with the plain way in the same round.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from statistics import median
 
 import click
@@ -135,7 +137,8 @@ def unheard() -> Iterator[socket.socket]:
 @click.command()
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1))
 @click.option("--cpu", default=0, show_default=True, help="The CPU to stay on.")
-def main(rounds: int, cpu: int) -> None:
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write every round.")
+def main(rounds: int, cpu: int, out: Path | None) -> None:
     """Print what each way costs, as a part of the plain way's cost and in microseconds."""
     os.sched_setaffinity(0, {cpu})
     with ExitStack() as stack:
@@ -155,11 +158,13 @@ def main(rounds: int, cpu: int) -> None:
         took: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds + 1):
             for name, (opened, way) in ways.items():
-                with opened() as out:
+                with opened() as sender:
                     before = time.process_time()
-                    way(out, file.fileno())
+                    way(sender, file.fileno())
                     if number:  # the first round warms up
                         took[name].append((time.process_time() - before) / BLOCKS * 1e6)
+    if out is not None:
+        out.write_text(json.dumps(took))
     base = took[next(iter(ways))]
     click.echo("| way | µs a block | part of the first |\n|---|---|---|")
     for name, costs in took.items():
