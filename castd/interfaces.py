@@ -210,7 +210,7 @@ class IWire(Interface):
         Predict the answer of a receiver that loses nothing, so that it need not be parsed (L{castd.server.fastpath}).
 
         The result depends on C{headerKey}, C{stride} and C{count} only, since casts share it.  It must agree with
-        C{receive}.  Only a wire for one receiver can predict an answer.
+        C{receive}.  In a group it is the answer of the member that has the turn, and C{stride} is 1.
 
         @param stop: the receiver has all blocks before this number; 0: an OACK has been sent to it.
         @return: the exact datagram, and the number after the last block that it asks for: C{stride} blocks, fewer at
@@ -887,13 +887,15 @@ class IDatagramPort(Interface):
         @raise OSError: as L{write}, if nothing was sent.
         """
 
-    def burstWriter(step: int, most: int) -> Callable[[Octets], object]:
+    def burstWriter(step: int, most: int, address: Peer | None = None) -> Callable[[Octets], object]:
         """
-        Make a function that sends a buffer to the port's one peer, as C{writeBurst(image, step)} does.
+        Make a function that sends a buffer, as C{writeBurst(image, step, address)} does.  It may be called until
+        something else is sent by the port.
 
         @param most: octets of the largest buffer that the function will be called with.
+        @param address: where to; L{None}: to the port's one peer.
         @return: the function.  It raises OSError if it has not sent the whole buffer; it may have sent a part of it.
-        @raise OSError: the port has no peer.
+        @raise OSError: there is no address, and the port has no peer.
         """
 
     def holdWindow(blocks: int, octets: int) -> int:

@@ -98,6 +98,12 @@ class RunLog:
         else:
             self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
 
+    def noteEach(self, numbers: range) -> None:
+        """Count these numbers as so many runs of one, in their order."""
+        first = self.runs + 1
+        self.runs += len(numbers)
+        self._sentIn[numbers.start : numbers.stop] = array("I", range(first, self.runs + 1))
+
     def bounds(self, run: range) -> tuple[int, int]:
         """Return the least and the highest count that is kept for a number of this run; 0 if it was never sent."""
         numbers = self._sentIn[run.start : run.stop]

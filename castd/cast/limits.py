@@ -51,6 +51,17 @@ class TurnBudget:
         self._policy = policy
         self._checkpoint = (now, 0)  # an instant, and the block that the master wanted then
 
+    @property
+    def checksAt(self) -> float:
+        """The instant at which the progress is looked at next; infinite: it is not."""
+        slowest = self._policy.minTurnProgress
+        return float("inf") if slowest is None else self._checkpoint[0] + slowest.seconds
+
+    def most(self, count: int) -> float:
+        """Return how many blocks may be sent in the turn, of a file with so many; infinite: any number."""
+        budget = self._policy.turnBudget
+        return float("inf") if budget is None else max(budget * count, MIN_TURN_BUDGET)
+
     def overspent(self, blocks: int, count: int, wanted: int | None, now: float) -> bool:
         """
         Find out whether a hostile or very slow master is to lose its turn.
@@ -59,8 +70,8 @@ class TurnBudget:
         @param count: how many blocks the file has.
         @param wanted: the block that the master wants next; L{None}: it has not asked for any.
         """
-        budget, slowest = self._policy.turnBudget, self._policy.minTurnProgress
-        if budget is not None and blocks > max(budget * count, MIN_TURN_BUDGET):
+        slowest = self._policy.minTurnProgress
+        if blocks > self.most(count):
             return True
         if slowest is None or wanted is None:
             return False

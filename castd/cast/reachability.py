@@ -76,9 +76,20 @@ class Reachability(Generic[M]):
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
         """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""
+        first = self._firstUnchecked(members)
+        return first if first is not None and now >= self._checkedAt(first) else None
+
+    def nextCheckAt(self, members: Members[M]) -> float:
+        """Return the instant from which on L{nextToCheck} returns a member; infinite: there is none to check."""
+        first = self._firstUnchecked(members)
+        return float("inf") if first is None else self._checkedAt(first)
+
+    def _checkedAt(self, member: M) -> float:
         after = self._policy.reachabilityCheckAfter
-        if after is None:
-            return None
+        return float("inf") if after is None else member.joinedAt + after
+
+    def _firstUnchecked(self, members: Members[M]) -> M | None:
+        """Return the member that is to be checked next, as soon as it has waited long enough."""
         unchecked = self._unchecked
         # A member that has repeated its request since then counts as one that joined later, and may lack the beginning.
         while unchecked and (
@@ -87,4 +98,4 @@ class Reachability(Generic[M]):
             or members.get(unchecked[0].peer) is not unchecked[0]
         ):
             unchecked.popleft()
-        return unchecked[0] if unchecked and now >= unchecked[0].joinedAt + after else None
+        return unchecked[0] if unchecked else None

@@ -103,6 +103,12 @@ class RtoEstimator:
         """Whether more measurements would hardly change the interval."""
         return isinstance(self._repeat, FixedTimeouts) or (self._timeout <= CONVERGED and not self.probing)
 
+    @property
+    def longest(self) -> float:
+        """The longest interval that there may be."""
+        repeat = self._repeat
+        return max(repeat.steps) if isinstance(repeat, FixedTimeouts) else repeat.ceiling
+
     def backOff(self) -> None:
         """Count a repetition, and make the interval longer."""
         self.repeats += 1

@@ -77,7 +77,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from zope.interface import implementer
 
@@ -89,7 +89,7 @@ from castd.cast.limits import AddressCosts, JoinDelay, TurnBudget
 from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
 from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
-from castd.cast.window import SendWindow
+from castd.cast.window import ROUNDING, SendWindow
 from castd.interfaces import IRecordedCast
 from castd.request import Peer
 
@@ -107,6 +107,24 @@ class TurnState(Enum):
     ANNOUNCED = "announced"
     SENDING = "sending"
     WAITING = "waiting"
+
+
+class MasterTerms(NamedTuple):
+    """
+    Says how the master of a group may be served by the fast path, one block for each of its answers.
+
+    @ivar peer: its address.
+    @ivar start: the number after the block that it is to acknowledge next.
+    @ivar sentAt: the instant at which that block was sent.
+    @ivar until: an instant from which on the cast must be asked what follows an answer.
+    @ivar most: the most blocks that may be sent before the cast must be asked again.
+    """
+
+    peer: Peer
+    start: int
+    sentAt: float
+    until: float
+    most: float
 
 
 @implementer(IRecordedCast)
@@ -606,8 +624,13 @@ class GenericTurn(ABC, Generic[M]):
         others = (other.peer[0] for other in self.members if other.peer[0] != host)
         return self.progressAt + costs.leftOfTurn(host) if any(costs.left(other) > 0.0 for other in others) else NEVER
 
+    @property
+    def _limitsTurn(self) -> bool:
+        """Whether the turn of the master is limited, as others wait."""
+        return self._budget is not None and len(self.members) > 1 and bool(self.count)
+
     def _overspent(self, now: float) -> bool:
-        if self._budget is None or len(self.members) == 1 or not self.count:
+        if self._budget is None or not self._limitsTurn or not self.count:
             return False
         wanted = self.serving[0].start if self.serving else None
         return self._budget.overspent(self._turnBlocks, self.count, wanted, now)
@@ -759,8 +782,8 @@ class GenericTurn(ABC, Generic[M]):
             times.append(self._blocksSentAt + self.policy.keepAliveInterval)
         return max(min(times), now)
 
-    # The fast path (castd.server.fastpath): while the only member answers as predicted it is served without polling the
-    # cast; these methods keep the state of the cast up to date.
+    # The fast path (castd.server.fastpath): while the only member, or the master of a group, answers as predicted it is
+    # served without polling the cast; these methods keep the state of the cast up to date.
 
     def _onlyMember(self) -> M | None:
         """Return the only member, if no announcement or farewell is queued; L{None}: there are others, or none."""
@@ -837,6 +860,87 @@ class GenericTurn(ABC, Generic[M]):
         if self.sentRuns is not None:
             self.sentRuns.noteReturned(range(self.highestSent + 1, numbers.stop))
         self.highestSent = numbers.stop - 1
+
+    # The fast path of a group.  Only the master is served by it; all that listeners send leaves it.  So much depends on
+    # the answers of a master that the state is the same, to the last bit, as if each of them had been heard and polled
+    # for: tests/test_cast/test_turn_followed.py.
+
+    def mayFollowMaster(self) -> MasterTerms | None:
+        """
+        Find out whether the master may be served by the fast path from now on: it has asked for one block, which was
+        sent once and is to be measured, and it is known to hear the group.
+
+        @return: L{None}: it may not.
+        """
+        member = self.master
+        if self.state is not TurnState.WAITING or member is None or self.members.hasNotices or self._repeating:
+            return None
+        rto = member.rto
+        if not (self.progressed and member.hearsGroup and self._servesOneBlock) or rto.smoothedRtt is None:
+            return None
+        if member.failedTurns or rto.repeats or self._listeners.next is not None:
+            return None
+        if self._joinDelay is not None and self._joinDelay.until is not None:
+            return None
+        number = self.serving[0].start
+        sentAt = self._window.timedBlock(number)
+        if sentAt is None or self._turnMayEnd(member) <= self.progressAt + rto.longest:
+            return None
+        return MasterTerms(member.peer, number + 1, sentAt, self._askedAgainAt(), self._turnBlocksLeft())
+
+    def _turnMayEnd(self, member: M) -> float:
+        """Return the first instant at which anything but a repetition is due, if the master is silent from now on."""
+        end = self.turnEndsAt(member)
+        if self._costs is not None:
+            end = min(end, self._budgetEndsAt(member))
+        alive = self.policy.keepAliveInterval
+        return end if alive is None else min(end, self._blocksSentAt + alive)
+
+    def _askedAgainAt(self) -> float:
+        """Return the first instant from which on an answer of the master may end its turn."""
+        until = NEVER if self._reachability is None else self._reachability.nextCheckAt(self.members)
+        if self._limitsTurn and self._budget is not None:
+            until = min(until, self._budget.checksAt - ROUNDING)
+        return until
+
+    def _turnBlocksLeft(self) -> float:
+        """Return how many blocks may still be sent in this turn; infinite: any number."""
+        if not self._limitsTurn or self._budget is None or not self.count:
+            return NEVER
+        return self._budget.most(self.count) - self._turnBlocks
+
+    def masterAnswered(self, seconds: float) -> float:
+        """
+        Note the time that the master has taken to answer a step of the fast path.
+
+        @param seconds: from the step to its answer.
+        @return: seconds after which the next step is to be repeated if no answer arrives.
+        """
+        assert self.master is not None
+        rto = self.master.rto
+        rto.sample(seconds)
+        return rto.interval(True)
+
+    def masterFollowed(self, numbers: range, now: float) -> None:
+        """
+        Note that the master was served these blocks by the fast path, one by one, and L{masterAnswered} was called for
+        each.
+
+        @param now: the instant at which the last of them was sent.
+        """
+        master, last = self.master, numbers[-1:]
+        assert master is not None
+        master.heard = master.confirmed = True
+        master.unchangedRequests = master.duplicates = 0
+        master.wanted, master.servedAt = (last,), now
+        self.serving = master.wanted
+        self._window.sentOneByOne(last, now)
+        self.sentAt = self.progressAt = self._blocksSentAt = now
+        self.repeatAt = now + master.rto.interval(True)
+        self._turnBlocks += len(numbers)
+        self.highestSent = max(self.highestSent, last.start)
+        if self.sentRuns is not None:
+            self.sentRuns.noteEach(numbers)
 
 
 class Turn(GenericTurn[Member]):

@@ -111,6 +111,18 @@ class SendWindow:
         self.often = self._repeated = self._askedAgain = self._explained = False
         self._run = 0
 
+    def timedBlock(self, number: int) -> float | None:
+        """
+        Return when this block was sent, if it was sent last, and once, and its ACK is to be measured; L{None}: not so.
+        """
+        once = self._timed == number and self.sentStop == number + 1 and self._copiedStop <= number
+        return self.timedAt if once else None
+
+    def sentOneByOne(self, last: range, now: float) -> None:
+        """Note that each block up to this last one was acknowledged, and measured, before the next one was sent."""
+        self._timed, self.sentStop = last.start, last.stop
+        self.sentAt = self.timedAt = now
+
     # What is acknowledged.
 
     def measured(self, number: int, now: float, shortest: float) -> float | None:

@@ -201,7 +201,7 @@ class GroupWire:
     """
 
     cast = GroupTurn
-    stride = 0
+    stride = 1
     reuseDelay = 0.0
     broadcast = False
     pacer: RateLimit | None = None
@@ -243,8 +243,8 @@ class GroupWire:
     def unicastAddress(self, peer: Peer) -> Peer:
         return peer
 
-    def expectedAnswer(self, stop: int) -> None:
-        return None
+    def expectedAnswer(self, stop: int) -> tuple[bytes, int] | None:
+        return self._reader.expectedAnswer(stop)
 
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:

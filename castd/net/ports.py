@@ -32,7 +32,7 @@ from castd.interfaces import (
 from castd.net import devices, sockets
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
-from castd.net.gso import SegmentOption, sendBurst
+from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.net.port_stock import PortStock, mostStock
 from castd.net.unicast_ports import SocketPair, UnicastPort
 from castd.request import Local, Peer
@@ -152,9 +152,19 @@ class UnconnectedPort(Generic[P]):
         else:
             sockets.sendFrom(self._socket, datagram, address, host)
 
-    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
-        """@raise OSError: always, as the port has no peer."""
-        raise OSError(errno.EDESTADDRREQ, "no peer")
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], object]:
+        """
+        As L{IDatagramPort.burstWriter<castd.interfaces.IDatagramPort.burstWriter>}.
+
+        @raise OSError: there is no address, as the port has no peer.
+        """
+        if address is None:
+            raise OSError(errno.EDESTADDRREQ, "no peer")
+        if most > step:
+            return lambda image: requireAll(self.writeBurst(image, step, address), image)
+        self._segments.keepWhole(step)
+        send = self._socket.sendto
+        return lambda image: send(image, address)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
         sockets.setGroupOptions(self._socket, ttl, interface, loopback, broadcast)

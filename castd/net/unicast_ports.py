@@ -190,7 +190,7 @@ class UnicastPort:
             return len(image)
         return sendBurst(self._segments, self._send, image, step)
 
-    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], object]:
         if most <= step:
             self._segments.keepWhole(step)
             return self._send

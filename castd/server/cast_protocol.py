@@ -65,8 +65,6 @@ _log = Logger(namespace="castd")
 #: How often in a row a receiver's host must report a closed port until the receiver counts as closed: one report may
 #: come from a restart.
 CLOSED_PORTS = 2
-#: The largest random delay that is added to an interval, as a part of the interval.
-JITTER = 0.1
 #: Receivers by unicast are held back in favour of a group that was sent a block so lately.  Seconds.
 GROUP_FIRST = 0.002
 #: A disk that does not answer a read for so many seconds ends the cast: its receivers have given up by then.
@@ -180,6 +178,7 @@ class CastProtocol(FastPath):
     def mapMembers(self, width: int, most: int) -> Iterator[MemberMap | None]:
         """As L{IMappedTransfer.mapMembers}."""
         cast, count = self._main.cast, self.wire.count
+        self._leaveFastPath()
         if self.group is None or not count or not IRecordedCast.providedBy(cast) or cast.sentRuns is None:
             return
         drawn = GroupMap(cast.sentRuns, count, width)
@@ -192,6 +191,7 @@ class CastProtocol(FastPath):
         """Return what is known of the blocks of a receiver; L{None}: it has left, or its cast does not tell."""
         fallback = self._fallback(peer)
         cast = self._main.cast if fallback is None else fallback.cast
+        self._leaveFastPath()
         found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
         return found if found is None or fallback is None else replace(found, since=None)
 
@@ -254,7 +254,8 @@ class CastProtocol(FastPath):
 
     def heard(self, peer: Peer) -> bool:
         """Return whether this member has acknowledged anything."""
-        return self._steps > 0 or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
+        alone = self.group is None and self._steps > 0
+        return alone or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
     # Datagrams come in.
 
@@ -329,6 +330,11 @@ class CastProtocol(FastPath):
         if request and request[0].start > sent + 1 and self.site.deafMachines.forget(peer[0]):
             eventlog.hearsAfterAll(self, peer)
 
+    def _masterHeard(self, peer: Peer) -> None:
+        """As L{FastPath._masterHeard}: its port is not closed."""
+        if (receiver := self.receivers.get(peer)) is not None:
+            receiver.closedReports = 0
+
     def _fail(self) -> None:
         """Log the traceback of a fault of castd or of a plugin, and end this cast; the server goes on."""
         _log.failure("{transport}: a cast failed", event="fault", transport=self.name)
@@ -344,6 +350,8 @@ class CastProtocol(FastPath):
 
         @param peer: the receiver; L{None}: the only one.
         """
+        if self._terms is not None:
+            self._leaveFastPath()
         if peer is None and self.receivers:
             peer = next(iter(self.receivers))
         if peer is not None and (receiver := self.receivers.get(peer)) is not None:
@@ -396,12 +404,11 @@ class CastProtocol(FastPath):
             again = now + queue.rest
             due = again if due is None else min(due, again)
         elif idle and due is not None:
-            # So that the timers of many casts do not expire at the same instants.
-            self._jitter = 1 + JITTER * self.site.random.random()
+            self._drawJitter()
             due = now + (due - now) * self._jitter
         self.site.timers.set(self, due)
         turn = self._turn
-        if turn is not None and idle:
+        if turn is not None and idle and not self._fallbacks:
             if self.blocks:
                 self._enterFastPath(turn)
             elif not queue.kept:
@@ -712,9 +719,11 @@ class ListeningTransport:
     def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
         return self._port.writeBurst(image, step, address or self._peer, local or self._local)
 
-    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], None]:
+        target = address or self._peer
+
         def send(image: Octets) -> None:
-            if self._port.writeBurst(image, step, self._peer, self._local) < len(image):
+            if self._port.writeBurst(image, step, target, self._local) < len(image):
                 raise BlockingIOError
 
         return send

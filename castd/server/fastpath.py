@@ -12,6 +12,10 @@ on the file, the headers, the block size and the window only, so all receivers o
 a comparison of the datagram with the answer and one send, in L{FastPath.datagramReceived}; nothing is parsed, no event
 is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
 
+The master of a group (RFC 2090, C{sbroadcast}) is served in the same way while the others only listen, with two
+differences: each of its answers is measured, since what the cast decides for the others depends on it; and its cast
+says beforehand up to when, and how far, it may be followed (L{MasterTerms<castd.cast.turn.MasterTerms>}).
+
 How a receiver gets onto the fast path:
 
  - After its OACK, if its answer asks for one block (C{_predictFirstAnswer}): that answer takes the first step.
@@ -37,12 +41,15 @@ from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 
-from castd.cast.turn import Turn
+from castd.cast.policy import MIN_RTO
+from castd.cast.turn import MasterTerms, Turn
 from castd.errors import ContentChanged
 from castd.interfaces import IContent, IDatagramPort, ISite, IWire
 from castd.request import Peer
 from castd.server.blockcache import Chunk, ChunkAwaited
 
+#: The largest random delay that is added to an interval, as a part of the interval.
+JITTER = 0.1
 #: Prepared steps kept with a chunk: receivers that lost nothing share one for each window size.  Those that begin
 #: elsewhere, by losses or by design, have their own.
 MOST_PREPARED = 4
@@ -142,6 +149,7 @@ class FastPath(DatagramProtocol):
         "_sendStep",
         "_steppedAt",
         "_steps",
+        "_terms",
         "_turn",
         "blocks",
         "content",
@@ -177,6 +185,7 @@ class FastPath(DatagramProtocol):
         self._steps = 0  # how many of the prepared ones were taken
         self._expected: bytes | None = None  # the next answer, once answers need not be measured any more
         self._firstAnswer: bytes | None = None  # the answer to an OACK that takes the first step
+        self._terms: MasterTerms | None = None  # how the master of a group is served; None: it is not
         self._sendStep: Callable[[memoryview], object] = _nothingPrepared
         self._steppedAt = self._interval = 0.0
         self._jitter = 1.0  # factor of the interval of the timer
@@ -189,6 +198,10 @@ class FastPath(DatagramProtocol):
     @abstractmethod
     def timerExpired(self) -> None:
         """Go on, since the timer has rung; see L{castd.net.timers.TimerTarget}."""
+
+    @abstractmethod
+    def _masterHeard(self, peer: Peer) -> None:
+        """Note that the master of a group, at this address, has answered steps of the fast path."""
 
     @abstractmethod
     def _fail(self) -> None:
@@ -208,15 +221,17 @@ class FastPath(DatagramProtocol):
             self._expected = preparedSteps.answers[steps]
             self._steppedAt = now
             self.due = now + self._interval
-        elif not self._tryStep(datagram):
+        elif not self._tryStep(datagram, addr):
             self._slowPath(datagram, addr)
 
-    def _tryStep(self, datagram: bytes) -> bool:
+    def _tryStep(self, datagram: bytes, addr: Peer) -> bool:
         """Return whether this datagram was the predicted one, and its step is taken."""
         turn = self._turn
         if turn is None:
             return False
         try:
+            if self._terms is not None:
+                return addr == self._terms.peer and self._masterStep(turn, self._terms, datagram)
             if self._prepared is not NO_STEPS:
                 return self._measuredStep(turn, self._prepared, datagram)
             return datagram == self._firstAnswer and self._firstStep(turn)
@@ -229,7 +244,8 @@ class FastPath(DatagramProtocol):
         Predict the answer to an OACK that was just sent: it takes the first step, if no other datagram arrives before.
         There is no prediction for a window: a socket that accepts only a part of it is handled by the cast.
         """
-        expected = self.wire.expectedAnswer(0) if self.wire.stride == 1 else None
+        alone = self.wire.group is None and self.wire.stride == 1
+        expected = self.wire.expectedAnswer(0) if alone else None
         if expected is not None and turn.mayBeginFastPath():
             self._firstAnswer = expected[0]
 
@@ -255,6 +271,10 @@ class FastPath(DatagramProtocol):
         self._stepTaken(first, 1, now, turn.fastPathBegun(first.numbers(1, self._end), now))
         return True
 
+    def _drawJitter(self) -> None:
+        """Choose by how much the next timer is late, so that those of many casts do not expire at the same instants."""
+        self._jitter = 1.0 + JITTER * self.site.random.random()
+
     def _stepTaken(self, prepared: PreparedSteps, steps: int, now: float, interval: float) -> None:
         """Note that so many of these steps were taken, the last one now, and set the timer for a missing answer."""
         self._prepared, self._steps, self._steppedAt = prepared, steps, now
@@ -263,6 +283,9 @@ class FastPath(DatagramProtocol):
 
     def _enterFastPath(self, turn: Turn) -> None:
         """Prepare the next steps, if the answers can be predicted: everything was sent, and an answer is awaited."""
+        if self.wire.group is not None:
+            self._followMaster(turn)
+            return
         sentAt = turn.mayEnterFastPath(self._nextBlock)
         if sentAt is None or self._chunk is None:
             return
@@ -271,11 +294,21 @@ class FastPath(DatagramProtocol):
             self._steppedAt = sentAt
             self._sendStep = self._stepSender(self._prepared)
 
+    def _followMaster(self, turn: Turn) -> None:
+        """Prepare the next steps of the master of a group, if its answers can be predicted."""
+        terms = turn.mayFollowMaster()
+        if terms is None or self._chunk is None:
+            return
+        prepared = preparedSteps(self.wire, self._chunk, terms.start)
+        if prepared is not NO_STEPS:
+            self._terms, self._prepared, self._steppedAt = terms, prepared, terms.sentAt
+            self._sendStep = self._stepSender(prepared)
+
     def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
         """Return the function that sends the datagrams of a step; see L{IDatagramPort.burstWriter}."""
         transport: IDatagramPort = self.transport
         step = prepared.gap + self.wire.blocksize
-        return transport.burstWriter(step, step * prepared.stride)
+        return transport.burstWriter(step, step * prepared.stride, self.wire.group)
 
     def _measuredStep(self, turn: Turn, old: PreparedSteps, datagram: bytes) -> bool:
         """
@@ -291,10 +324,7 @@ class FastPath(DatagramProtocol):
             if datagram != old.answers[steps]:
                 return False
         else:
-            expected = self.wire.expectedAnswer(old.stop)
-            if expected is None or datagram != expected[0]:
-                return False
-            following, steps = self._stepsAfter(old), 0
+            following, steps = self._stepsAfter(old, datagram), 0
         try:
             if following is NO_STEPS:
                 return False
@@ -308,8 +338,42 @@ class FastPath(DatagramProtocol):
         self._expected = following.answers[steps + 1] if turn.rttConverged else None
         return True
 
-    def _stepsAfter(self, old: PreparedSteps) -> PreparedSteps:
-        """Return the steps through the next chunk, if the same function can send them, else L{NO_STEPS}."""
+    def _masterStep(self, turn: Turn, terms: MasterTerms, datagram: bytes) -> bool:
+        """
+        Take a step for the master of a group, if this is its predicted answer, and the cast need not be asked.
+
+        @return: whether the step was taken.
+        """
+        old, steps, now = self._prepared, self._steps, self._seconds()
+        seconds = now - self._steppedAt
+        if seconds > MIN_RTO or now >= terms.until or old.start + steps - terms.start >= terms.most:
+            return False
+        following = old
+        if steps < len(old.images):
+            if datagram != old.answers[steps]:
+                return False
+        else:
+            following, steps = self._stepsAfter(old, datagram), 0
+        try:
+            if following is NO_STEPS:
+                return False
+            self._sendStep(following.images[steps])
+        except OSError:
+            return False  # the cast will meet the same, and decide
+        if following is not old:
+            self._countSteps(old)
+        self._drawJitter()
+        self._stepTaken(following, steps + 1, now, turn.masterAnswered(seconds))
+        return True
+
+    def _stepsAfter(self, old: PreparedSteps, datagram: bytes) -> PreparedSteps:
+        """
+        Return the steps through the next chunk, if this answer to the last step of a chunk is the predicted one, and
+        the same function can send them, else L{NO_STEPS}.
+        """
+        expected = self.wire.expectedAnswer(old.stop)
+        if expected is None or datagram != expected[0]:
+            return NO_STEPS
         try:
             following = preparedSteps(self.wire, self.chunk(old.stop), old.stop)
         except (ContentChanged, ChunkAwaited):
@@ -343,13 +407,17 @@ class FastPath(DatagramProtocol):
             return
         if steps:
             self._countSteps(prepared)
-            self._turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
+            if self._terms is None:
+                self._turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
+            else:
+                self._turn.masterFollowed(range(self._terms.start, self._nextBlock), self._steppedAt)
+                self._masterHeard(self._terms.peer)
         self._dropFastPath()
 
     def _dropFastPath(self) -> None:
         """Drop the prepared steps."""
         self._prepared = NO_STEPS
-        self._expected = self._firstAnswer = None
+        self._expected = self._firstAnswer = self._terms = None
         self._sendStep = _nothingPrepared
         self._steps = 0
 

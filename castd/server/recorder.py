@@ -413,8 +413,9 @@ class RecordingPort:
             self._tape.sentBlocks(image[:sent], step, self._peer if address is None else address[:2])
         return sent
 
-    def burstWriter(self, step: int, most: int) -> Callable[[Octets], object]:
-        write, note = self._port.burstWriter(step, most), self._tape.blockNoter(self._peer)
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], object]:
+        write = self._port.burstWriter(step, most, address)
+        note = self._tape.blockNoter(self._peer if address is None else address[:2])
 
         def send(image: Octets) -> None:
             write(image)

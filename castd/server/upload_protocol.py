@@ -33,7 +33,8 @@ from castd.packets.tftp import LARGEST_BLKSIZE, RRQ, WRQ, opcode
 from castd.receive.base import OffsetBlock
 from castd.request import Peer, Request, hostPort
 from castd.server import eventlog
-from castd.server.cast_protocol import CLOSED_PORTS, JITTER
+from castd.server.cast_protocol import CLOSED_PORTS
+from castd.server.fastpath import JITTER
 from castd.server.half_protocol import HalfProtocol, Payload
 from castd.verdicts import Facts, clip, verdictFields
 

@@ -152,11 +152,11 @@ class VirtualPort:
                 raise
         return len(view)
 
-    def burstWriter(self, step: int, most: int) -> Callable[[Octets], None]:
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], None]:
         """As L{IDatagramPort.burstWriter}."""
 
         def send(image: Octets) -> None:
-            if self.writeBurst(image, step) < len(image):
+            if self.writeBurst(image, step, address) < len(image):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
         return send

@@ -89,6 +89,7 @@ class Hall:
         self.cast, self.policy, self.blocks, self.group, self.chance = cast, policy, blocks, group, chance
         self.now = 0.0
         self.loss = self.duplicate = 0.0
+        self.delay = 0.0  # seconds that a datagram to the cast takes longer, at the most
         self.everLossy = False
         self.receivers: dict[Peer, Receiver] = {}
         self.top = -1
@@ -104,6 +105,8 @@ class Hall:
         for copy in range(1 + (self.chance.random() < self.duplicate)):
             if self.chance.random() >= self.loss:
                 when = self.now + LATENCY * (1 + copy * 3 * self.chance.random())
+                if self.delay:
+                    when += self.delay * self.chance.random()
                 heappush(self._under, (when, next(self._serial), receiver.peer, event))
 
     def ask(self, habits: Habits) -> Receiver:
@@ -178,7 +181,8 @@ class Hall:
             elif self.policy.keepAliveInterval is None:
                 assert set(action.numbers) <= wanted, f"nobody wanted {action.numbers} again"
             else:
-                assert action.numbers.stop - 1 <= max(self.top, action.numbers.start)
+                # A group sends the block after it as well, to who may have lost its answer to a copy of this one.
+                assert action.numbers.stop - 1 <= max(self.top, action.numbers.start + 1)
             self.top = max(self.top, action.numbers[-1])
 
     def _heard(self, action: object) -> None:
