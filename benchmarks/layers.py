@@ -25,7 +25,7 @@ from castd.files.root import Root
 from castd.observe.format import asJSON, asText
 from castd.options import Limits
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
-from castd.request import Local
+from castd.request import Local, Peer
 from castd.server.admission import Admission
 from castd.server.blockcache import BlockCache
 from castd.server.listener import Listener
@@ -96,7 +96,7 @@ class Mute:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
 
-    def burstWriter(self, step: int, most: int) -> Callable[[object], None]:
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[object], None]:
         """@return: a function that drops what it is given."""
         return lambda image: None
 
