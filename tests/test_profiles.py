@@ -122,7 +122,8 @@ def test_switchedOffOneByOneAndAsAWhole(made: Any, name: str) -> None:
     assert made(f"{{except: [{name}]}}").ask(SEEN[name][0]) is not None
     hall = made("{stock: false}")
     hall.ask(SEEN[name][0])
-    assert hall.hits() == {} and hall.case.server.site.profiles is None
+    assert hall.hits() == {}
+    assert hall.case.server.site.profiles is None
 
 
 def test_junkIsRefusedWithoutTheProfile(made: Any) -> None:
@@ -264,8 +265,10 @@ def test_explained(made: Any) -> None:
         "mine: blocks of at most 1024 octets; the name becomes f",
         "ipxe: the client is known by it; nothing is changed",
     ]
-    assert steps[0][0].endswith("x.yaml:3: profiles.own[0]") and steps[1][0] is None
-    assert found["answer"]["options"] == {"blksize": "1024", "tsize": "3000"} and hall.hits() == {}
+    assert steps[0][0].endswith("x.yaml:3: profiles.own[0]")
+    assert steps[1][0] is None
+    assert found["answer"]["options"] == {"blksize": "1024", "tsize": "3000"}
+    assert hall.hits() == {}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,9 @@ def test_faults(tmp_path: Path, profiles: str, fault: str) -> None:
     (tmp_path / "boot").mkdir()
     (tmp_path / "x.yaml").write_text(f"{START}profiles: {profiles}\n{BOTH}")
     found = CliRunner().invoke(main, ["check", str(tmp_path / "x.yaml")])
-    assert found.exit_code != 0 and fault in found.output and "x.yaml:3: " in found.output, found.output
+    assert found.exit_code != 0
+    assert fault in found.output
+    assert "x.yaml:3: " in found.output
 
 
 @pytest.mark.parametrize(
