@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from twisted.internet.defer import Deferred
 
 from castd.cli.main import main
+from castd.machines.known import KnownMachine
+from castd.observe.metrics import GAUGES, Readings
 from castd.packets import tftp
-from castd.profiles.options import OptionShape, fitOptions
+from castd.profiles.options import OptionShape, ProfileOptions, fitOptions
 from castd.profiles.stock import STOCK
+from castd.profiles.table import MOST_COUNTED, OTHER, Profile, ProfileHits
 from castd.service.explain import DryRequest
 from castd.testing import Network, RecordingClient
 from tests.support.disks import result
@@ -202,6 +206,49 @@ def test_byMachine(made: Any) -> None:
     assert hall.granted(ASKED) is None
     assert hall.granted(ASKED, "10.0.0.8") == ALL
     assert hall.hits() == {"mine": 1}
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_machineIsWaitedFor(made: Any, monkeypatch: pytest.MonkeyPatch, write: bool) -> None:
+    """Until it is known which machine asks nothing is sent, and a repetition begins nothing; then it is served once."""
+    transports = "uploads: [{directory: {path: boot}}]\naccess: [{allow: any}]\n" + BOTH
+    hall = made(own("oack: false", "mac: ['52:54:00']"), transports)
+    waiting: list[Deferred[KnownMachine]] = []
+
+    def machineOf(*_: object) -> Deferred[KnownMachine]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    monkeypatch.setattr(hall.case.server.site.machines, "machineOf", machineOf)
+    request = rrq(b"new" if write else b"f", "blksize=1400", write=write)
+    box = RecordingClient(hall.network.host(HERE), 2000)
+    for _ in range(3):
+        box.send(request, (SERVER, 69))
+        hall.network.advance(0.1)
+    assert (len(waiting), box.inbox) == (1, [])
+    waiting[0].callback(KnownMachine((HERE, 2000), mac="52:54:00:00:00:01"))
+    first = tftp.parse(box.expect(seconds=2).datagram)
+    assert first == tftp.Ack(0) if write else isinstance(first, tftp.Data)
+    assert hall.hits() == {"mine": 1}
+
+
+def test_metric(made: Any) -> None:
+    """Each profile in force has a counter from the start, and a hit adds one."""
+    hall = made()
+    hall.ask(SEEN["grub"][0])
+    (metric,) = [each for each in GAUGES if each.name == "castd_profiles"]
+    found = metric.read(Readings(hall.case.server.site, {}, {}, {}, {}))
+    assert found == {(name,): float(name == "grub") for name in SEEN}
+    assert metric.kind == "counter"
+
+
+def test_labelsAreBounded() -> None:
+    """Over all reloads no more than so many profiles are counted by name."""
+    hits = ProfileHits()
+    for number in range(MOST_COUNTED + 3):
+        profile = {"name": f"p{number}", "match": {"mode": "octet"}}
+        hits.add([Profile(ProfileOptions.model_validate(profile))])
+    assert (len(hits), hits[OTHER]) == (MOST_COUNTED + 1, 3)
 
 
 def test_severalTogether(made: Any) -> None:

@@ -115,9 +115,9 @@ STOCK: tuple[StockProfile, ...] = (
     ),
     _known(
         "atftp",
-        _asking("tsize=0", "timeout?", "blksize?", "multicast=", "windowsize?"),
+        _asking("tsize?=0", "timeout?", "blksize?", "multicast=", "windowsize?"),
         "atftp, with multicast",
-        "tsize, timeout, blksize, multicast, windowsize in this order",
+        "of tsize, timeout, blksize, multicast, windowsize those that were asked for, in this order; multicast always",
         "atftp tftp_file.c, options.c",
     ),
     _known(
