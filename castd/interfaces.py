@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from castd.pacing import Pacer, RateLimit
     from castd.packets.options import AgreedOptions
     from castd.packets.tftp import Error
+    from castd.profiles.table import ProfileHits, Profiles
     from castd.receive.base import OffsetBlock
     from castd.request import Local, Peer, Request
     from castd.server.admission import Admission
@@ -672,6 +673,8 @@ class ISite(Interface):
     attempts: Attempts = Attribute("What machines have done before, as far as it tells why they fail.")
     showsRequests: bool = Attribute("Each request is logged, at debug level.")
     recorder: Recorder | None = Attribute("Notes the packets of transfers that begin; None: nobody does.")
+    profiles: Profiles | None = Attribute("What is done differently for some clients; None: nothing.")
+    profileHits: ProfileHits = Attribute("How many requests each profile was applied to.")
     observers: list[Callable[[Request], object]] = Attribute(
         "Each is called with every request whose file is looked up, before it is."
     )

@@ -295,11 +295,14 @@ class ListenOptions(Settings):
         declines; L{None}: none.
     @cvar takesAll: it takes every request that comes to its address, so that a transport behind it is never asked.
     @cvar elsewhere: the kind and port that its clients turn to when they give up here; L{None}: none.
+    @cvar profiled: its requests are compared with the profiles of clients: they are RRQ and WRQ of TFTP, whose dialect
+        sets C{Request.sentMode} and agrees on options by L{castd.packets.options.negotiate}.
     """
 
     fallback: ClassVar[str | None] = None
     takesAll: ClassVar[bool] = False
     elsewhere: ClassVar[tuple[str, int] | None] = None
+    profiled: ClassVar[bool] = False
 
     port: Port = Field(description="UDP port that requests come to")
     interface: Address = Field(

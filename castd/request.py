@@ -5,7 +5,7 @@ Defines the values that a dialect makes of the first datagram of a peer: the req
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import TypeAlias
 
@@ -52,18 +52,49 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Quirks:
+    """
+    Holds what is done differently for the client of a request, as L{castd.profiles} has found.
+
+    @ivar profiles: the names of the profiles that match it.
+    @ivar blksize: octets of the largest block that is granted; L{None}: as to all others.
+    @ivar windowsize: blocks of the largest window that is granted; L{None}: as to all others.
+    @ivar timeout: the longest interval that is granted, seconds; L{None}: as to all others.
+    @ivar refuse: names of options, in lower case, that are not granted.
+    @ivar oack: options may be granted at all.
+    @ivar rollover: the number of the block after 65535, where none is negotiated.
+    """
+
+    profiles: tuple[str, ...] = ()
+    blksize: int | None = None
+    windowsize: int | None = None
+    timeout: float | None = None
+    refuse: frozenset[str] = frozenset()
+    oack: bool = True
+    rollover: int = 0
+
+    def refuses(self, option: str) -> bool:
+        """Return whether an option is not granted.  The name is in lower case."""
+        return not self.oack or option in self.refuse
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """
     One request of a client.
 
     @ivar peer: the address of the client.
     @ivar local: the local address that the request was sent to.
-    @ivar name: the file's name as the client wrote it, UTF-8 with surrogate escapes, so that no octet is lost.
+    @ivar name: the file's name as the client wrote it, UTF-8 with surrogate escapes, so that no octet is lost; or as a
+        profile has mended it.
     @ivar mode: C{"octet"} or C{"netascii"}.
     @ivar write: the request is an upload.
     @ivar options: name and value of each option, ISO 8859-1, in the order of the request, doubles dropped.
     @ivar detail: for the dialect's own use (SLAM: the list of missing blocks).
     @ivar trace: what is found out on its way, for the log; a source and a dialect need not know of it.
+    @ivar sentMode: the mode as the client wrote it; C{""}: the protocol has none.
+    @ivar sentName: the name as the client wrote it, if a profile has mended it.
+    @ivar quirks: what is done differently for its client; L{None}: nothing.
     """
 
     peer: Peer
@@ -74,11 +105,24 @@ class Request:
     options: tuple[tuple[str, str], ...] = ()
     detail: object = field(default=None, compare=False)
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
+    sentMode: str = field(default="", compare=False, repr=False)
+    sentName: str | None = field(default=None, compare=False, repr=False)
+    quirks: Quirks | None = field(default=None, compare=False, repr=False)
 
     def repeats(self, other: Request) -> bool:
         """Return whether this is the same request as the other one, sent again; the local address may differ."""
-        asked = (self.peer, self.name, self.mode, self.write, self.options)
-        return asked == (other.peer, other.name, other.mode, other.write, other.options)
+        name, before = self.sentName or self.name, other.sentName or other.name
+        asked = (self.peer, name, self.mode, self.write, self.options)
+        return asked == (other.peer, before, other.mode, other.write, other.options)
+
+    def readAgain(self, first: Request) -> Request:
+        """
+        Return this request with what was found out of the first one, which another dialect has read from the same
+        datagram.
+        """
+        if first.sentName is None:
+            return replace(self, trace=first.trace, quirks=first.quirks)
+        return replace(self, trace=first.trace, quirks=first.quirks, name=first.name, sentName=self.name)
 
     def option(self, name: str) -> str | None:
         """

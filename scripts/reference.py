@@ -32,6 +32,7 @@ from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefa
 from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
+from castd.profiles.stock import STOCK  # noqa: E402
 from castd.service.service import SINKS  # noqa: E402
 from castd.verdicts import RULES  # noqa: E402
 
@@ -168,6 +169,15 @@ def metricsPage(page: str) -> str:
     return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in rows), "\n", END, tail))
 
 
+def profilesPage(text: str) -> str:
+    """Return docs/profiles.md with the table of castd's own profiles as it is in the code, in place of the old one."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    table = ["| profile | client | what it does | source |", "|---|---|---|---|"]
+    table += [f"| `{each.options.name}` | {each.client} | {each.does} | {each.source} |" for each in STOCK]
+    return "".join((head, BEGIN, "\n", *(f"{row}\n" for row in table), "\n", END, tail))
+
+
 def verdictsPage(text: str) -> str:
     """Return docs/verdicts.md with the table of verdicts as it is in the code, in place of the old one."""
     head, _, rest = text.partition(BEGIN)
@@ -223,6 +233,7 @@ def files() -> dict[Path, str]:
     """Return what has to stand in each file."""
     kinds = stock()
     metrics, verdicts = ROOT / "docs" / "metrics.md", ROOT / "docs" / "verdicts.md"
+    profiles = ROOT / "docs" / "profiles.md"
     pages = manualPages(withHelpForTroff(castd), "castd")
     return {
         **{ROOT / "docs" / "man" / name: text for name, text in pages},
@@ -231,6 +242,7 @@ def files() -> dict[Path, str]:
         ROOT / "etc" / "castd.yaml": exampleFile(kinds),
         metrics: metricsPage(metrics.read_text()),
         verdicts: verdictsPage(verdicts.read_text()),
+        profiles: profilesPage(profiles.read_text()),
     }
 
 

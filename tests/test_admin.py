@@ -108,7 +108,8 @@ def test_metrics(tmp_path: Path) -> None:
         assert 'castd_octets_total{transport="tftp"} 1500.0' in shown
         assert 'castd_receivers{transport="tftp"} 0.0' in shown
         assert "process_open_fds" in shown
-        series = [line for line in shown.splitlines() if not line.startswith("#")]
+        # The profile of U-Boot has that name.
+        series = [line.replace('"u-boot"', "") for line in shown.splitlines() if not line.startswith("#")]
         assert not [line for line in series if any(word in line for word in ("secret", "127.0.0.1", "boot"))]
         (tmp_path / "boot").rename(tmp_path / "gone")
         assert server.get("readyz") == (503, "content[0] is not there\n")

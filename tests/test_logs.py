@@ -231,7 +231,7 @@ def configured(folder: Path, logging: dict[str, Any]) -> Config:
     made = config.LoggingOptions.model_validate(logging, context={"folder": folder})
     tree = config.yaml.parse(f"castd: 1\nlogging: {json.dumps(logging)}\n".encode(), "x.yaml")
     none: Any = None
-    return Config(Path("x.yaml"), (), (), (), None, none, made, none, none, none, none, none, tree)
+    return Config(Path("x.yaml"), (), (), (), None, none, made, none, none, none, none, none, none, tree)
 
 
 def said(file: Path) -> list[str]:

@@ -16,12 +16,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from castd.config import yaml
 from castd.config.messages import faultsOf, showValue, suggestion
+from castd.config.profiles import profileFaults
 from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
 from castd.files.access import Rule
 from castd.interfaces import IContentSourceMaker, ITransportMaker
 from castd.machines.options import MachinesOptions
 from castd.options import Duration, FilePath, Limits, ListenOptions, Settings, Size
+from castd.profiles.options import ProfilesOptions
 
 #: The version of the service file's schema.
 SCHEMA = "1"
@@ -201,6 +203,7 @@ class Config:
     control: ControlOptions
     history: HistoryOptions
     machines: MachinesOptions
+    profiles: ProfilesOptions
     recorder: RecorderOptions
     tree: Tree = field(repr=False, compare=False)
 
@@ -249,11 +252,14 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
         control=reader.section("control", top, ControlOptions),
         history=reader.section("history", top, HistoryOptions),
         machines=reader.section("machines", top, MachinesOptions),
+        profiles=reader.section("profiles", top, ProfilesOptions),
         recorder=reader.section("recorder", top, RecorderOptions),
         tree=tree,
     )
     _checkAddresses(config)
     _checkTogether(config)
+    for route, text in profileFaults(config.profiles, tree, [each.name for each in config.transports]):
+        tree.addFault(route, text)
     return config
 
 
@@ -270,6 +276,7 @@ _SECTIONS = (
     "control",
     "history",
     "machines",
+    "profiles",
     "recorder",
     "transports",
 )

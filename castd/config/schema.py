@@ -22,6 +22,7 @@ from castd.config.config import (
 from castd.config.messages import Schema, schemaOf
 from castd.machines.options import MachinesOptions
 from castd.options import Limits
+from castd.profiles.options import ProfilesOptions
 
 
 class Row(NamedTuple):
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "control": ControlOptions,
     "history": HistoryOptions,
     "machines": MachinesOptions,
+    "profiles": ProfilesOptions,
     "recorder": RecorderOptions,
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from castd.config.config import Config, byAddress, listening
+from castd.config.profiles import Surroundings, profileWarnings
 from castd.options import AnyNetwork
 
 
@@ -21,6 +22,7 @@ def warningsOf(config: Config) -> Iterator[str]:
     yield from _neverUsed(config)
     yield from _pathsAsNames(config)
     yield from _uploadsDenied(config)
+    yield from profileWarnings(config.profiles, config.tree, _surroundings(config))
     for entry, options in listening(config):
         for text in options.warnings():
             yield f"{config.tree.where(entry.route)}: {text}"
@@ -28,6 +30,13 @@ def warningsOf(config: Config) -> Iterator[str]:
         for place, (entry, options) in enumerate(transports):
             others = [(other.name, each) for other, each in transports[place + 1 :]]
             yield from map(entry.describe, options.beside(others))
+
+
+def _surroundings(config: Config) -> Surroundings:
+    """Return what makes profiles useless."""
+    reading = [(entry.name, options) for entry, options in listening(config) if options.profiled]
+    heard = any(entry.kind == "proxydhcp" for entry in config.transports)
+    return Surroundings(reading, heard or config.machines.neighbours or bool(config.machines.leases), heard)
 
 
 def _neverAsked(config: Config) -> Iterator[str]:

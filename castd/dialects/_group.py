@@ -82,6 +82,17 @@ def readRequest(datagram: bytes, peer: Peer, local: Local, option: str) -> Reque
     return replace(request, name=name) if name and host == local.host else request
 
 
+def checkProfiles(request: Request, option: str) -> None:
+    """
+    Check that a request may be granted the option that asks for a group.
+
+    @param option: the name of that option, in lower case.
+    @raise Declined: a profile does not grant it to this client.
+    """
+    if request.quirks is not None and request.quirks.refuses(option):
+        raise Declined("profile")
+
+
 def agreeOptions(request: Request, size: int, cap: int) -> AgreedOptions:
     """
     Agree on the options of a request for a group, apart from the one that asks for it.

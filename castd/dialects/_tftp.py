@@ -42,7 +42,7 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
     mode = _MODES.get(parsed.mode.lower())
     if mode is None:
         raise Unsupported("Unsupported mode")
-    return Request(peer, local, parsed.name, mode, parsed.write, parsed.options)
+    return Request(peer, local, parsed.name, mode, parsed.write, parsed.options, sentMode=parsed.mode)
 
 
 def refuse(error: Refused) -> bytes:

@@ -28,6 +28,7 @@ class Options(ListenOptions):
 
     # Clients that do not ask for a group, or cannot receive it, are served by a tftp transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
+    profiled: ClassVar[bool] = True
 
     port: Port = Field(69, description="UDP port that requests come to")
     groups: GroupNetwork = Field(IPv4Network("239.255.0.0/24"), description="pool of group addresses")
@@ -115,6 +116,7 @@ class Dialect:
         return _group.sameMachine(request, other)
 
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:
+        _group.checkProfiles(request, OPTION)
         allowed = request.local.networks if self.options.clients is None else self.options.clients
         if not _tftp.within(request.peer[0], allowed):
             raise Declined("outside")

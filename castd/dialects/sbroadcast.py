@@ -58,6 +58,7 @@ class Options(ListenOptions):
 
     # Clients that do not ask for it, or may not have it, are served by a tftp transport behind this one.
     fallback: ClassVar[str | None] = "tftp"
+    profiled: ClassVar[bool] = True
 
     port: Port = Field(69, description="UDP port that requests come to")
     subnets: tuple[Annotated[Network, AfterValidator(_subnet)], ...] = Field(
@@ -248,7 +249,8 @@ class Dialect:
         Return whether the request may be granted blocks as large as the group's: it asks for no smaller ones, and its
         client is not capped below; or it asks for none and the group's are 512.
         """
-        asked = request.option("blksize")
+        quirks = request.quirks
+        asked = None if quirks is not None and quirks.refuses("blksize") else request.option("blksize")
         wish = None if asked is None else number(asked)
         if wish is None or wish < 8:
             return bool(wire.blocksize == DEFAULT_BLKSIZE)
@@ -263,6 +265,7 @@ class Dialect:
 
         @raise Declined: the client is not in a subnet of the service file, or no group can serve it.
         """
+        _group.checkProfiles(request, OPTION)
         if ":" in request.peer[0]:
             raise Declined("ipv6")
         try:
@@ -277,6 +280,8 @@ class Dialect:
     def _largest(self, request: Request) -> int:
         """Return octets of the largest block that is granted to the client of a request."""
         largest = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
+        if request.quirks is not None and request.quirks.blksize is not None:
+            largest = min(largest, request.quirks.blksize)
         return _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:

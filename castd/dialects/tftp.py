@@ -62,6 +62,7 @@ class Options(ListenOptions):
     """The options of a transport of kind tftp."""
 
     takesAll: ClassVar[bool] = True
+    profiled: ClassVar[bool] = True
 
     port: Port = Field(69, description="UDP port that requests come to")
     blksize: int | None = Field(

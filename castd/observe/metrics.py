@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, succeed
@@ -76,17 +76,18 @@ class EventMetric:
 @dataclass(frozen=True, slots=True)
 class GaugeMetric:
     """
-    A gauge that is read when a scrape asks for it.
+    A gauge, or a counter, that is read when a scrape asks for it.
 
     @ivar name, help, labels: as of L{EventMetric}.
     @ivar read: -> the value for each combination of label values, in the order of C{labels}.
+    @ivar kind: C{gauge} or C{counter}, as Prometheus calls it.
     """
 
     name: str
     help: str
     labels: tuple[str, ...]
     read: Callable[[Readings], Mapping[tuple[str, ...], float]]
-    kind = "gauge"
+    kind: str = "gauge"
 
 
 def _one(event: LogEvent) -> float:
@@ -236,6 +237,13 @@ def _buildInfo(readings: Readings) -> dict[tuple[str, ...], float]:
     return {(found["version"], found["python"], found["twisted"], found["reactor"]): 1}
 
 
+def _profileHits(readings: Readings) -> dict[tuple[str, ...], float]:
+    """Return how many requests each profile was applied to; 0 for those in force that were not."""
+    site = readings.site
+    known = [] if site.profiles is None else [each.options.name for each in site.profiles.profiles]
+    return {(name,): float(site.profileHits[name]) for name in (*known, *site.profileHits)}
+
+
 #: Every metric that a scrape reads, in the order of the page.
 GAUGES = (
     GaugeMetric(
@@ -255,6 +263,13 @@ GAUGES = (
         "Other servers that were heard to tell machines what to boot, in the last hour.",
         ("transport",),
         lambda readings: readings.rivals,
+    ),
+    GaugeMetric(
+        "castd_profiles",
+        "Requests that a profile of clients was applied to.",
+        ("profile",),
+        _profileHits,
+        "counter",
     ),
     GaugeMetric(
         "castd_alarms",
@@ -417,11 +432,12 @@ class Gauges(Collector):
         self._site = site
         counters.registry.register(self)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Read every gauge, for C{prometheus_client}."""
         readings = self._readings()
         for gauge in GAUGES:
-            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+            made = CounterMetricFamily if gauge.kind == "counter" else GaugeMetricFamily
+            family = made(gauge.name, gauge.help, labels=gauge.labels)
             for values, number in gauge.read(readings).items():
                 family.add_metric(values, number)
             yield family

@@ -7,12 +7,12 @@ An option that cannot be granted is left out of the OACK; it is never answered w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias, TypedDict
 
 from castd.packets.tftp import LARGEST_BLKSIZE, Options
-from castd.request import Request
+from castd.request import Quirks, Request
 
 DEFAULT_BLKSIZE = 512
 #: The most octets of an OACK: every client can read so many (RFC 2347).
@@ -27,11 +27,26 @@ class OptionLimits:
     @ivar blksize: octets of the largest block.
     @ivar windowsize: blocks of the largest window.
     @ivar refuse: names of options, in lower case, that are not granted.
+    @ivar timeout: the longest interval, seconds.
+    @ivar rollover: the number of the block after 65535, where none is negotiated.
     """
 
     blksize: int = 1468
     windowsize: int = 64
     refuse: frozenset[str] = frozenset()
+    timeout: float = 255.0
+    rollover: int = 0
+
+    def within(self, quirks: Quirks) -> OptionLimits:
+        """Return the limits for a client that profiles treat differently."""
+        return replace(
+            self,
+            blksize=self.blksize if quirks.blksize is None else min(self.blksize, quirks.blksize),
+            windowsize=self.windowsize if quirks.windowsize is None else min(self.windowsize, quirks.windowsize),
+            timeout=self.timeout if quirks.timeout is None else min(self.timeout, quirks.timeout),
+            refuse=self.refuse | quirks.refuse,
+            rollover=quirks.rollover,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +87,15 @@ def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> 
     @param size: octets of the file in a read; L{None} in a write.
     @return: the agreed options; C{answer} has the block size first, since some versions of U-Boot find it only there.
     """
+    if request.quirks is not None:
+        caps = caps.within(request.quirks)
     return _agreed(request.options, _Context(caps, request.write, request.mode, size))
 
 
 @lru_cache(256)
 def _agreed(options: Options, context: _Context) -> AgreedOptions:
     """Negotiate; the result is cached, as many machines of one type send the same options."""
-    agreed: _Terms = {}
+    agreed: _Terms = {"rollover": context.caps.rollover}
     granted: list[tuple[str, str]] = []
     taken: set[str] = set()
     for name, text in options:
@@ -148,14 +165,14 @@ def _blksize2(text: str, context: _Context) -> _Grant | None:
 
 def _timeout(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
-    if wish is None or not 1 <= wish <= 255:
+    if wish is None or not 1 <= wish <= context.caps.timeout:
         return None
     return {"timeout": float(wish)}, str(wish)
 
 
 def _utimeout(text: str, context: _Context) -> _Grant | None:
     wish = number(text)
-    if wish is None or not 10_000 <= wish <= 255_000_000:
+    if wish is None or not 10_000 <= wish <= context.caps.timeout * 1e6:
         return None
     return {"timeout": wish / 1e6}, str(wish)
 

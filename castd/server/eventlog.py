@@ -63,6 +63,10 @@ def requestFields(request: Request) -> dict[str, object]:
     # What is not known is left out: each field costs time in each output.
     if (options := showOptions(request.options)) is not None:
         fields["options"] = options
+    if request.quirks is not None:
+        fields["profiles"] = ", ".join(request.quirks.profiles)
+    if request.sentName is not None:
+        fields["sent_name"] = clip(request.sentName)
     if paths := [path for _, locate in asked if locate is not None and (path := locate(name))]:
         fields["path"] = clip(", ".join(paths))
     if trace.found and asked and asked[-1][0]:

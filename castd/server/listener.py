@@ -18,8 +18,11 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Declined, NotFound, Refused, Unanswered, WireError
+from castd.files.threads import asDeferred
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
+from castd.machines.known import KnownMachine
 from castd.options import HostPort, ListenOptions
+from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, closeContent
@@ -51,6 +54,7 @@ class PortDialect:
     @ivar ports: the range that ports of casts are taken from; L{None}: any.
     @ivar broadcast: requests sent to a broadcast address are answered.
     @ivar loopback: receivers on this machine hear the group.
+    @ivar profiled: its requests are compared with the profiles of clients.
     @ivar deafFor: for how many seconds a machine that hears nothing of a group is remembered.
     @ivar sharesNumber: the group has the number of the request port, so receivers on this machine bind that number too.
     @ivar shared: the casts that may be joined, by key.
@@ -63,6 +67,7 @@ class PortDialect:
         self.ports: range | None = getattr(options, "ports", None)
         self.broadcast: bool = getattr(options, "broadcast", False)
         self.loopback: bool = getattr(options, "loopback", True)
+        self.profiled = options.profiled
         self.deafFor: float = getattr(options, "deafFor", DEAF_FOR)
         group: object = getattr(options, "group", None)
         self.sharesNumber = self.loopback and isinstance(group, HostPort) and group.port == options.port
@@ -344,12 +349,54 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         entry, host = self._entries[index], request.peer[0]
+        found: Sequence[Profile] = ()
+        if entry.profiled and self.site.profiles is not None:
+            found = self.site.profiles.matching(request, entry.name)
+        byMachine = any(each.byMachine for each in found)
+        if found and not byMachine:
+            request = self._applyProfiles(request, found)
         if self.site.showsRequests:
             eventlog.requested(entry.name, request)
         limit = self.site.admission.crowded(host, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
             self._logCrowded(entry, request, limit)
-            return
+        elif byMachine:
+            self._findMachine(entry, request, datagram, found)
+        else:
+            self._begin(index, request, datagram)
+
+    def _applyProfiles(
+        self, request: Request, found: Sequence[Profile], machine: KnownMachine | None = None
+    ) -> Request:
+        """Return a request with what is done differently for its client, and count it."""
+        profiles = self.site.profiles
+        if profiles is None:
+            return request
+        request, applied = profiles.apply(request, found, machine)
+        self.site.profileHits.add(applied)
+        return request
+
+    def _findMachine(self, entry: PortDialect, request: Request, datagram: bytes, found: Sequence[Profile]) -> None:
+        """Find out which machine asks, since some of the profiles that may be for the request depend on it."""
+        self._sessions.beginLookup(request.peer)
+        machine = asDeferred(self.site.machines.machineOf(request.peer, request.local.host))
+        machine.addCallback(self._machineFound, entry, request, datagram, found)
+        machine.addErrback(self._requestFailed, entry, request)
+
+    def _machineFound(
+        self, machine: KnownMachine, entry: PortDialect, request: Request, datagram: bytes, found: Sequence[Profile]
+    ) -> None:
+        self._sessions.endLookup(request.peer)
+        if entry not in self._entries:
+            # A reload has exchanged the dialects, and perhaps the profiles.
+            self._serve(datagram, request.peer, request.local)
+        elif not self._closing():
+            self._begin(self._entries.index(entry), self._applyProfiles(request, found, machine), datagram)
+        self._checkDrained()
+
+    def _begin(self, index: int, request: Request, datagram: bytes) -> None:
+        """Look up the file of a request that may be served, or begin its upload."""
+        entry, host = self._entries[index], request.peer[0]
         # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
         if why is not None and not self._sessions.serves(host):

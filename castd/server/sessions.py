@@ -5,7 +5,6 @@ Keep account of the casts, uploads and members of a request port, and begin cast
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 
@@ -175,7 +174,7 @@ class Opener:
                 if asked is None or (local.broadcast and not entry.broadcast):
                     continue
                 if asked is not request:
-                    asked = replace(asked, trace=request.trace)
+                    asked = asked.readAgain(request)
                 key = entry.dialect.key(asked, content)
                 if self._join(entry, key, asked, content, datagram):
                     return True

@@ -30,6 +30,7 @@ from castd.net.timers import Timers
 from castd.networks import viewpoints
 from castd.options import AnyNetwork, Limits
 from castd.pacing import Pacer
+from castd.profiles.table import ProfileHits, Profiles
 from castd.request import Local, Request
 from castd.server.admission import Admission, Bars
 from castd.server.attempts import Attempts
@@ -72,6 +73,8 @@ class Site:
     @ivar drops: the sinks for uploads, by mode; empty: uploads are off.
     @ivar dropPlaces: C{file:line} of each place for uploads, as C{drops} has them.
     @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
+    @ivar profiles: what is done differently for some clients; L{None}: nothing.
+    @ivar profileHits: how many requests each profile was applied to.
     @ivar recorder: notes the packets of transfers that begin; L{None}: nobody does.
     """
 
@@ -101,6 +104,8 @@ class Site:
         self.showsRequests = False
         self._mayLookNear = DividedLimit(NEAREST_RATE)
         self.recorder: Recorder | None = None
+        self.profiles: Profiles | None = None
+        self.profileHits = ProfileHits()
 
     def adjust(self, limits: Limits) -> None:
         """

@@ -30,6 +30,7 @@ from castd.interfaces import (
     ServicePort,
 )
 from castd.options import AnyNetwork, ListenOptions
+from castd.profiles.table import makeProfiles
 from castd.request import Peer
 from castd.server.service_port import ServiceListener
 from castd.server.site import EntryPlaces, Site
@@ -150,6 +151,8 @@ class Components:
             tuple(tree.place(each.route) for each in self.config.uploads),
         )
         site.open(self.sources, [each.sink for each in self.sinks], self.rules, places)
+        own = range(len(self.config.profiles.own))
+        site.profiles = makeProfiles(self.config.profiles, [tree.place(("profiles", "own", each)) for each in own])
         site.showsRequests = self.config.logging.level == "debug"
 
 

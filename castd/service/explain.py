@@ -24,6 +24,7 @@ from castd.files import names
 from castd.files.access import Rule, Rules
 from castd.files.content import Directory
 from castd.files.directory import SinkChain
+from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
@@ -53,7 +54,8 @@ class Step(TypedDict):
     """
     One step on the way of a request.
 
-    C{step} is the kind of step: C{transport}, C{limit}, C{access}, C{name}, C{source}, C{upload}, C{option}.  C{where}
+    C{step} is the kind of step: C{transport}, C{profile}, C{limit}, C{access}, C{name}, C{source}, C{upload} or
+    C{option}.  C{where}
     is C{file:line: path} of what decides it in the service file; L{None}: nothing in it does.
     """
 
@@ -322,6 +324,7 @@ class _Explainer:
         self._tell("transport", "reads the request", self._entry(entry))
         if request.name != self._asked.name:
             self._tell("name", f"is taken as {names.printable(request.name)}", self._entry(entry))
+        request = await self._profiled(entry, request)
         if self._limited(entry, request):
             return self._unanswered(entry)
         why = self._barred(request) if request.options else None
@@ -334,6 +337,30 @@ class _Explainer:
             self._tell("transport", "takes no uploads", self._entry(entry))
             return await self._serve(number + 1)
         return await self._write(entry, request, half)
+
+    async def _profiled(self, entry: PortDialect, request: Request) -> Request:
+        """Tell which profiles are for the client, and what they change.  -> the request with that."""
+        profiles = self._site.profiles
+        found = profiles.matching(request, entry.name) if profiles is not None and entry.profiled else ()
+        if profiles is None or not found:
+            return request
+        machine = None
+        if any(each.byMachine for each in found):
+            asked = self._site.machines.machineOf(request.peer, request.local.host)
+            machine = await self._inTime(asDeferred(asked))
+        changed, applied = profiles.apply(request, found, machine)
+        name = request.name
+        for each in applied:
+            where = None
+            if each.place:
+                number = self._config.profiles.own.index(each.options)
+                where = self._config.tree.where(("profiles", "own", number))
+            mended = each.mend(name)
+            becomes = () if mended == name else (f"the name becomes {names.printable(mended)}",)
+            name = mended
+            text = "; ".join((*each.changes(), *becomes)) or "the client is known by it; nothing is changed"
+            self._tell("profile", f"{each.options.name}: {text}", where=where)
+        return changed
 
     def _limited(self, entry: PortDialect, request: Request) -> bool:
         """Tell which limits apply.  -> whether one of them is reached now."""
@@ -483,7 +510,7 @@ class _Explainer:
                     again = entry.dialect.request(self._datagram, self._peer, self._local)
                     if again is None:
                         continue
-                    asked = again
+                    asked = again.readAgain(request)
                 return self._open(content, entry, asked)
             except Declined as error:
                 self._tell("transport", f"does not serve it: {error.reason}; the next one is asked", self._entry(entry))

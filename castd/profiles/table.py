@@ -1,0 +1,236 @@
+"""
+Find the profiles that are for a request, and apply them.
+
+What all machines of one type have in common, the shape of their requests and the name, is looked up in a cache; only
+what is left of that is compared with the address.  Most requests end there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+
+from castd.errors import Refused
+from castd.files import names
+from castd.files.names import Patterns
+from castd.machines.known import KnownMachine
+from castd.networks import Networks
+from castd.packets.options import KNOWN
+from castd.packets.tftp import Options
+from castd.profiles.options import MatchOptions, ProfileOptions, ProfilesOptions, fitOptions
+from castd.profiles.stock import BY_NAME, chosen
+from castd.request import Peer, Quirks, Request
+
+#: How many shapes of requests, and combinations of profiles, are cached.
+_REMEMBERED = 1024
+#: The most profiles that are counted by their names, over all reloads; the others are counted together, as L{OTHER}.
+MOST_COUNTED = 256
+OTHER = "other"
+
+
+class _Matcher:
+    """Compares requests with one L{MatchOptions}."""
+
+    def __init__(self, options: MatchOptions) -> None:
+        self._options = options
+        self._shapes = options.shapes
+        self._asks = None if options.asks is None else frozenset(each.lower() for each in options.asks)
+        self._names = None if options.names is None else Patterns(options.names)
+        self._networks = None if options.clients is None else Networks(options.clients)
+        self.byMachine = options.mac is not None or options.arch is not None
+
+    def fitsShape(self, name: str, mode: str, options: Options, write: bool) -> bool:
+        """Return whether all fits that does not depend on who asks."""
+        wanted = self._options
+        return (
+            (wanted.use is None or (wanted.use == "write") is write)
+            and (wanted.mode is None or wanted.mode == mode)
+            and (self._shapes is None or fitOptions(self._shapes, options))
+            and (self._asks is None or self._asks <= {each.lower() for each, _ in options})
+            and (self._names is None or _plain(name) in self._names)
+        )
+
+    def fitsPeer(self, peer: Peer, transport: str) -> bool:
+        """Return whether the address and the port of a request fit, and the transport that has read it."""
+        wanted = self._options
+        return (
+            (self._networks is None or peer[0] in self._networks)
+            and (wanted.ports is None or peer[1] in wanted.ports)
+            and (wanted.transports is None or transport in wanted.transports)
+        )
+
+    def fitsMachine(self, machine: KnownMachine) -> bool:
+        """Return whether what is known of a machine fits; what is not known does not."""
+        wanted = self._options
+        mac = machine.mac
+        return (wanted.mac is None or (mac is not None and mac.startswith(wanted.mac))) and (
+            wanted.arch is None or machine.arch in wanted.arch
+        )
+
+
+def _plain(name: str) -> str:
+    """Return a name as patterns and rules see it: with single slashes, and none at the beginning."""
+    try:
+        return names.text(names.split(name))
+    except Refused:
+        return ""
+
+
+class Profile:
+    """
+    One profile, ready for use.
+
+    @ivar options: what it does, and for whom.
+    @ivar place: C{file:line} of it in the service file; C{""}: it is one of castd's own.
+    @ivar byMachine: it depends on what has to be found out of the machine.
+    """
+
+    #: Octets that may be removed from the end of a name.
+    CONTROL = "".join(map(chr, range(32))) + "\x7f"
+
+    def __init__(self, options: ProfileOptions, place: str = "") -> None:
+        self.options = options
+        self.place = place
+        like = options.match.like
+        base = () if like is None or like not in BY_NAME else (BY_NAME[like].options.match,)
+        self._matchers = tuple(map(_Matcher, (*base, options.match)))
+        self._rules = tuple(each.rule() for each in options.rewrite)
+        self.byMachine = any(each.byMachine for each in self._matchers)
+
+    def fitsShape(self, name: str, mode: str, options: Options, write: bool) -> bool:
+        """Return whether it may be for such requests."""
+        return all(each.fitsShape(name, mode, options, write) for each in self._matchers)
+
+    def fitsPeer(self, peer: Peer, transport: str) -> bool:
+        """Return whether it is for requests of this client, as far as that does not depend on its machine."""
+        return all(each.fitsPeer(peer, transport) for each in self._matchers)
+
+    def fitsMachine(self, machine: KnownMachine) -> bool:
+        """Return whether it is for this machine."""
+        return all(each.fitsMachine(machine) for each in self._matchers)
+
+    def mend(self, name: str) -> str:
+        """Return a name after what the profile does to it; it never leaves nothing of the name."""
+        if self.options.junk:
+            # The octet 0xff of a name that was read as UTF-8 with surrogate escapes.
+            name = name.partition("\udcff")[0].rstrip(self.CONTROL) or name
+        if not self._rules:
+            return name
+        before = found = _plain(name)
+        for rule in self._rules:
+            changed, matched = rule.apply(found, {})
+            found = changed or found
+            if matched and rule.end:
+                break
+        return name if found == before else found
+
+    def changes(self) -> Iterator[str]:
+        """Return what it does, in few words each, for C{castd explain}; the name is told by L{mend}."""
+        options = self.options
+        if options.blksize is not None:
+            yield f"blocks of at most {options.blksize} octets"
+        if options.windowsize is not None:
+            yield f"windows of at most {options.windowsize} blocks"
+        if options.timeout is not None:
+            yield f"no timeout above {options.timeout:g} s"
+        if options.without:
+            yield f"{', '.join(options.without)} not granted"
+        if not options.oack:
+            yield "no option granted"
+        if options.rollover is not None:
+            yield f"block {options.rollover} follows block 65535"
+
+
+class Profiles:
+    """
+    All profiles, in the order in which they are asked.
+
+    All that match a request are applied: the least of several bounds counts, an option that one of them does not grant
+    is not granted, names are mended by one after the other, and of two that name the block after 65535 the first
+    counts.
+    """
+
+    def __init__(self, profiles: Iterable[Profile]) -> None:
+        self.profiles = tuple(profiles)
+        # Not methods: by the cycle of references they would outlive a reload, with their caches.
+        self._shaped = lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))
+        self._merged = lru_cache(_REMEMBERED)(_merged)
+
+    def matching(self, request: Request, transport: str) -> tuple[Profile, ...]:
+        """
+        Find the profiles for a request, in their order; some of them may depend on the machine.
+
+        @param transport: the name of the transport that has read it.
+        """
+        found: tuple[Profile, ...] = self._shaped(request.name, request.sentMode, request.options, request.write)
+        return tuple(each for each in found if each.fitsPeer(request.peer, transport)) if found else found
+
+    def apply(
+        self, request: Request, found: Sequence[Profile], machine: KnownMachine | None = None
+    ) -> tuple[Request, tuple[Profile, ...]]:
+        """
+        Apply profiles to a request.
+
+        @param found: of L{matching}.
+        @param machine: who asks; L{None}: none of the profiles depends on it.
+        @return: the request, with its name mended and with what dialects do for it; and the profiles that count.
+        """
+        applied = tuple(_untilEnd(each for each in found if machine is None or each.fitsMachine(machine)))
+        if not applied:
+            return request, ()
+        name = request.name
+        for each in applied:
+            name = each.mend(name)
+        sent = None if name == request.name else request.name
+        return replace(request, name=name, sentName=sent, quirks=self._merged(applied)), applied
+
+
+def _shaped(profiles: tuple[Profile, ...], name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
+    """Return the profiles for requests of one shape and name."""
+    return tuple(each for each in profiles if each.fitsShape(name, mode, options, write))
+
+
+def _untilEnd(profiles: Iterable[Profile]) -> Iterator[Profile]:
+    for each in profiles:
+        yield each
+        if each.options.end:
+            break
+
+
+def _merged(profiles: tuple[Profile, ...]) -> Quirks:
+    """Return what several profiles do together."""
+    each = [profile.options for profile in profiles]
+    refuse = {name.lower() for options in each for name in options.without}
+    return Quirks(
+        profiles=tuple(options.name for options in each),
+        blksize=min((options.blksize for options in each if options.blksize is not None), default=None),
+        windowsize=min((options.windowsize for options in each if options.windowsize is not None), default=None),
+        timeout=min((options.timeout for options in each if options.timeout is not None), default=None),
+        refuse=frozenset(refuse | (KNOWN if any(not options.oack for options in each) else set())),
+        oack=all(options.oack for options in each),
+        rollover=next((options.rollover for options in each if options.rollover is not None), 0),
+    )
+
+
+class ProfileHits(Counter[str]):
+    """How many requests each profile was applied to, by its name; it outlives reloads."""
+
+    def add(self, applied: Iterable[Profile]) -> None:
+        """Count one request that these profiles were applied to."""
+        for each in applied:
+            name = each.options.name
+            self[name if name in self or len(self) < MOST_COUNTED else OTHER] += 1
+
+
+def makeProfiles(options: ProfilesOptions, places: Sequence[str] = ()) -> Profiles | None:
+    """
+    Make the profiles of a service file.
+
+    @param places: C{file:line} of each of its own; C{()}: not known.
+    @return: L{None}: there are none, and requests need not be compared with any.
+    """
+    own = [Profile(each, places[number] if places else "") for number, each in enumerate(options.own)]
+    stock = [Profile(each) for each in chosen(options.without)] if options.stock else []
+    return Profiles((*own, *stock)) if own or stock else None
