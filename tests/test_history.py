@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 
 from castd.observe import history
-from castd.observe.history import History, Query, Store, entryOf, readFile
+from castd.observe.history import History, Query, Store, entryOf, isKept, readFile
 
 T = TypeVar("T")
 
@@ -186,8 +186,30 @@ def test_byMac() -> None:
 
 def test_notKept() -> None:
     """Lines for those who look for faults, and those of other code, are no history."""
-    assert entryOf({**refused(1.0), "log_level": LogLevel.debug}) is None
-    assert entryOf({"log_time": 1.0, "log_format": "Main loop terminated."}) is None
+    assert not isKept({**refused(1.0), "log_level": LogLevel.debug})
+    assert not isKept({"log_time": 1.0, "log_format": "Main loop terminated."})
+
+
+def test_machinesWithoutAddress() -> None:
+    """Equal events about machines that are known by their MAC alone stay apart."""
+    kept = Kept()
+    for number in (1, 2, 2):
+        event = {**refused(1.0), "machine": f"52:54:00:00:00:0{number}"}
+        del event["peer"]
+        kept.history(event)
+    assert sorted((each["address"], each["times"]) for each in kept.found()) == [
+        ("52:54:00:00:00:01", 1),
+        ("52:54:00:00:00:02", 2),
+    ]
+
+
+def test_onlyTheFirstIsEncoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal events that come together the first is made ready to be written, and the others are counted."""
+    kept, encode, encoded = Kept(), history._encode, list[object]()
+    monkeypatch.setattr(history, "_encode", lambda fields: encoded.append(fields) or encode(fields))
+    for time in range(5):
+        kept.history(received(float(time)))
+    assert (len(encoded), [each["times"] for each in kept.found()]) == (1, [5])
 
 
 def test_equalEvents() -> None:

@@ -161,24 +161,36 @@ def _asked(question: Mapping[str, object], key: str, kind: type[_Value]) -> _Val
     return value
 
 
-def entryOf(event: LogEvent) -> KeptEvent | None:
-    """Return the entry of an event; L{None}: it is not castd's, or only for those who look for a fault in castd."""
+def isKept(event: LogEvent) -> bool:
+    """Return whether an event is castd's, and not only for those who look for a fault in castd."""
     kind = event.get("event")
-    if kind is None or kind == UNKEPT or levelName(event) == "debug":
-        return None
+    return kind is not None and kind != UNKEPT and levelName(event) != "debug"
+
+
+def entryOf(event: LogEvent) -> KeptEvent:
+    """Return the entry of an event that is kept."""
     name = event.get("name")
-    succeeded = kind == "received" and event.get("outcome") in _SUCCEEDED
     fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
-        address=addressOf(event.get("peer")) or validMac(event.get("machine")),
+        address=_machineOf(event),
         name=None if name is None else _storable(str(name)),
-        event=str(kind),
+        event=str(event.get("event")),
         failed=isFailure(event),
-        served=succeeded and bool(event.get("octets")),
+        served=_isServed(event),
         times=1,
         fields=_encode(fields),
     )
+
+
+def _machineOf(event: LogEvent) -> str | None:
+    """Return the address of the machine that an event is about, or its MAC; L{None}: it is about the server."""
+    return addressOf(event.get("peer")) or validMac(event.get("machine"))
+
+
+def _isServed(event: LogEvent) -> bool:
+    """Return whether a machine has acknowledged something in this event, so that its address is no forgery."""
+    return event.get("event") == "received" and event.get("outcome") in _SUCCEEDED and bool(event.get("octets"))
 
 
 def isFailure(event: LogEvent) -> bool:
@@ -386,16 +398,24 @@ class History:
         self._disk = DeferredLock()
 
     def __call__(self, event: LogEvent) -> None:
-        entry = entryOf(event)
-        if entry is None:
+        if not isKept(event):
             return
-        waiting = self._waiting[entry.served]
-        key = entry.address, entry.event, entry.name, event.get("outcome"), event.get("why"), event.get("fault")
-        if key not in waiting and len(waiting) >= MOST_WAITING:
+        waiting = self._waiting[_isServed(event)]
+        name = event.get("name")
+        key = (
+            _machineOf(event),
+            event["event"],
+            name and str(name),
+            event.get("outcome"),
+            event.get("why"),
+            event.get("fault"),
+        )
+        found = waiting.get(key)
+        if found is None and len(waiting) >= MOST_WAITING:
             self.lost += 1
             return
-        first, count = waiting.get(key, (entry, 0))
-        waiting[key] = first, count + 1
+        # Only the first of equal events is written: the others cost no entry, which is the dearest part.
+        waiting[key] = (entryOf(event), 1) if found is None else (found[0], found[1] + 1)
         if self._timer is None and not self._disk.locked:
             self._timer = self._reactor.callLater(DELAY, self._write)
 
