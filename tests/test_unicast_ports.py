@@ -205,3 +205,46 @@ def test_noBufferIsLargerThanAllowed(ports: Ports, peers: tuple[socket.socket, s
     port = ports.openPort(Hearer(), HERE, peers[0].getsockname())
     assert port.holdWindow(4096, 65464) <= sockets.MOST_WINDOW_BUFFER // sockets.windowBuffer(1, 65464)
     port.stopListening()
+
+
+@pytest.mark.parametrize(("host", "refuses"), [("127.0.0.1", False), ("0.0.0.0", True), ("", True)])
+def test_groupsOfOthers(host: str, refuses: bool) -> None:
+    """A socket that is bound to no address of its own refuses the groups that others have joined; none ever waits."""
+    with sockets.bindSocket(host, 0, errors=False) as main, sockets.bindTwin(main) as twin:
+        for each in (main, twin):
+            assert not each.getblocking()
+            assert not os.get_blocking(each.fileno())
+            assert (each.getsockopt(socket.IPPROTO_IP, 49) == 0) is refuses
+
+
+def test_noGroupAtAnAddressOfOnesOwn() -> None:
+    """A socket that is bound to an address of this machine gets nothing of a group that another one has joined."""
+    joined = socket.inet_aton("239.9.9.9") + socket.inet_aton("127.0.0.1")
+    with (
+        sockets.bindSocket("127.0.0.1", 0, errors=False) as bound,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        member.bind(("239.9.9.9", bound.getsockname()[1]))
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        sender.sendto(b"for the group", member.getsockname())
+        member.settimeout(5)
+        assert member.recv(64) == b"for the group"
+        with pytest.raises(BlockingIOError):
+            bound.recv(64)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fdinfo"), reason="only Linux tells what an epoll set watches")
+def test_closedIsNotWatched(peers: tuple[socket.socket, socket.socket]) -> None:
+    """A port that is closed leaves the epoll set, though the set is not told: the kernel removes what is closed."""
+    ports = Ports(Reactor(), random.Random(1))
+    info = Path(f"/proc/self/fdinfo/{ports.epoll.fileno()}")
+    before = info.read_text().count("tfd:")
+    port = ports.openPort(Hearer(), HERE, peers[0].getsockname())
+    assert info.read_text().count("tfd:") == before + 2
+    port.stopListening()
+    assert (info.read_text().count("tfd:"), len(ports.epoll)) == (before, 0)
+    ports.closeIdle()

@@ -88,16 +88,21 @@ class EpollSet:
         if len(self._members) == 1:
             self._reactor.addReader(self)
 
-    def remove(self, descriptor: int) -> None:
-        """Stop watching a descriptor.  It must be called before the descriptor is closed."""
+    def remove(self, descriptor: int, closing: bool = False) -> None:
+        """
+        Stop watching a descriptor.  It must be called before the descriptor is closed.
+
+        @param closing: it is closed at once, and no other process has it: then the kernel itself removes it.
+        """
         if self._members.pop(descriptor, None) is None:
             return
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))
             return
-        with suppress(OSError, ValueError):
-            # If this fails, closing the descriptor removes it from the set.
-            self._epoll.unregister(descriptor)
+        if not closing:
+            with suppress(OSError, ValueError):
+                # If this fails, closing the descriptor removes it from the set.
+                self._epoll.unregister(descriptor)
         if not self._members:
             self._reactor.removeReader(self)
 

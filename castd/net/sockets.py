@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Callable
 from fcntl import ioctl
+from functools import lru_cache
 from ipaddress import IPv4Network, ip_address
 from typing import Final
 
@@ -32,6 +33,7 @@ _IPV6_RECVPKTINFO: Final = getattr(socket, "IPV6_RECVPKTINFO", 49)
 _IPV6_PKTINFO: Final = getattr(socket, "IPV6_PKTINFO", 50)
 _IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
+_SOCK_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
 #: in_pktinfo: interface, local address, address in the header.
 _INFO4: Final = struct.Struct("=I4s4s")
@@ -62,6 +64,14 @@ def familyOf(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+def _openSocket(family: socket.AddressFamily) -> socket.socket:
+    """Open a socket that never waits; on Linux it is made so, which spares a call for each."""
+    sock = socket.socket(family, socket.SOCK_DGRAM | _SOCK_NONBLOCK)
+    if not _SOCK_NONBLOCK:
+        sock.setblocking(False)
+    return sock
+
+
 def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
     """
     Open a non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
@@ -72,9 +82,8 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
     """
     # Not read from the socket again and again: it makes an enum of a number, which takes longer than a system call.
     family = familyOf(host)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = _openSocket(family)
     try:
-        sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         shared, _, address = host.partition("%")
@@ -84,7 +93,7 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
             # An address with a zone needs the look-up; for all others it would take as long as the bind.
             name = (host or "0.0.0.0", port)
             sock.bind(socket.getaddrinfo(*name, family, socket.SOCK_DGRAM)[0][4] if address else name)
-        setCommonOptions(sock, errors, family)
+        setCommonOptions(sock, errors, family, host if not address else "")
     except BaseException:
         sock.close()
         raise
@@ -102,7 +111,9 @@ def boundHost(sock: socket.socket) -> str:
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
 
-def setCommonOptions(sock: socket.socket, errors: bool = True, family: socket.AddressFamily | None = None) -> None:
+def setCommonOptions(
+    sock: socket.socket, errors: bool = True, family: socket.AddressFamily | None = None, host: str = ""
+) -> None:
     """
     Set the options that every socket of castd has.
 
@@ -112,13 +123,25 @@ def setCommonOptions(sock: socket.socket, errors: bool = True, family: socket.Ad
     @param errors: keep ICMP errors, with the addresses they are about, until L{readErrors} reads them; until then the
         socket counts as readable.  A connected socket does not need this.
     @param family: the family of the socket, if the caller knows it.
+    @param host: the address that it is bound to, if the caller knows it: at an address of one machine the kernel
+        delivers no group (C{__udp_is_mcast_sock}), and nothing has to be set.
     """
     family = family or sock.family
     allowFragments(sock, family)
-    if family == socket.AF_INET:
+    if family == socket.AF_INET and not _isHost(host):
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     if errors:
         queueErrors(sock, family)
+
+
+@lru_cache(64)
+def _isHost(host: str) -> bool:
+    """Return whether this is the IPv4 address of one machine: no wildcard, group or limited broadcast."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.version == 4 and not (address.is_unspecified or address.is_multicast or host == "255.255.255.255")
 
 
 def queueErrors(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
@@ -218,14 +241,14 @@ def bindTwin(first: socket.socket) -> socket.socket:
     # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     family = first.family
-    twin = socket.socket(family, socket.SOCK_DGRAM)
+    at = first.getsockname()
+    twin = _openSocket(family)
     try:
-        twin.setblocking(False)
         if family == socket.AF_INET6:
             twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        twin.bind(first.getsockname())
-        setCommonOptions(twin, False, family)
+        twin.bind(at)
+        setCommonOptions(twin, False, family, at[0])
     except BaseException:
         twin.close()
         raise

@@ -94,7 +94,7 @@ class SocketPair:
         """Close both sockets."""
         self.port = None
         for sock in (self.main, self.twin):
-            self._epoll.remove(sock.fileno())
+            self._epoll.remove(sock.fileno(), closing=True)
             # Linux releases the descriptor whatever close returns.
             with suppress(OSError):
                 sock.close()
