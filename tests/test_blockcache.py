@@ -68,3 +68,19 @@ def test_preparedStepsAreBounded() -> None:
             assert found is not NO_STEPS
             assert found.numbers(1, wire.count) == range(start, start + windowsize)
     assert len(chunk.prepared) <= 4
+
+
+@pytest.mark.parametrize("windowsize", [1, 4])
+def test_stepsThatFollowAreShared(windowsize: int) -> None:
+    """Who goes on at a step that was prepared for others gets the very answers and images that follow."""
+    content = BytesContent("f", pattern(SIZE))
+    wire = Wire(AgreedOptions(blksize=512, windowsize=windowsize), SIZE, RetransmitPolicy())
+    chunk, anew = (BlockCache(1 << 20).chunk(wire, content, 64) for _ in range(2))
+    whole = preparedSteps(wire, chunk, 64)
+    for start in (64, 64 + windowsize, 64 + windowsize // 2, 64 + 5 * windowsize, 128 - windowsize):
+        found, expected = preparedSteps(wire, chunk, start), preparedSteps(wire, anew, start)
+        anew.prepared.clear()
+        assert (found.start, found.stop, found.stride, found.gap) == (start, expected.stop, windowsize, 4)
+        assert (found.answers, found.images) == (expected.answers, expected.images)
+        skipped, rest = divmod(start - 64, windowsize)
+        assert rest or all(each is other for each, other in zip(found.images, whole.images[skipped:], strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from struct import Struct
 from typing import TypeAlias
 
 from castd.errors import NO_NAME, Unsupported, WireError
@@ -170,14 +171,18 @@ def buildData(number: int, payload: bytes) -> bytes:
     return dataHeader(number) + payload
 
 
+#: Opcode and block number.  To lay out a file such a header is built for each of its blocks.
+_TWO_NUMBERS = Struct(">HH")
+
+
 def dataHeader(number: int) -> bytes:
     """Return the four octets of a DATA packet before the payload; the number is cut to 16 bits."""
-    return bytes((0, DATA, number >> 8 & 255, number & 255))
+    return _TWO_NUMBERS.pack(DATA, number & 0xFFFF)
 
 
 def buildAck(number: int) -> bytes:
     """Return an ACK; the number is cut to 16 bits."""
-    return bytes((0, ACK, number >> 8 & 255, number & 255))
+    return _TWO_NUMBERS.pack(ACK, number & 0xFFFF)
 
 
 def buildError(code: int, text: str) -> bytes:

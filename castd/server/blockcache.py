@@ -81,20 +81,17 @@ class _Layout:
     """
 
     def __init__(self, wire: IWire, content: IContent, start: int, stop: int) -> None:
-        headers = [wire.header(number) for number in range(start, stop)]
-        gap, blocksize = len(headers[0]), wire.blocksize
+        gap, blocksize = len(wire.header(start)), wire.blocksize
+        headers = b"".join(map(wire.header, range(start, stop)))
         step = gap + blocksize
         self.offset = start * blocksize
         octets = min(stop * blocksize, content.size) - self.offset
         self._image = memoryview(bytearray((stop - start) * gap + octets))
         self._start, self._stop, self._step = start, stop, step
-        gaps = []
-        for index, header in enumerate(headers):
-            offset = index * step
-            self._image[offset : offset + gap] = header
-            gaps.append(self._image[offset + gap : offset + step])
+        for octet in range(gap):
+            self._image[octet::step] = headers[octet::gap]
         # The last block of a file may be empty; it needs no buffer.
-        self.gaps = [each for each in gaps if len(each)]
+        self.gaps = [self._image[at : at + blocksize] for at in range(gap, len(self._image), step)]
 
     def chunk(self) -> Chunk:
         """Return the chunk, once the gaps are filled."""

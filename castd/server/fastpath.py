@@ -76,6 +76,16 @@ class PreparedSteps:
         self.answers: list[bytes | None] = []
         self.images: list[memoryview] = []
 
+    def after(self, start: int) -> PreparedSteps | None:
+        """Return the steps from block C{start} on; L{None}: no step begins there."""
+        skipped, rest = divmod(start - self.start, self.stride)
+        if skipped < 0 or rest or skipped >= len(self.images):
+            return None
+        made = PreparedSteps(start, self.stride, self.gap)
+        made.stop = self.stop
+        made.answers, made.images = self.answers[skipped:], self.images[skipped:]
+        return made
+
     def numbers(self, steps: int, end: int) -> range:
         """Return the blocks of the first so many steps; C{end} is the count of all blocks of the file."""
         return range(self.start, min(self.start + steps * self.stride, end))
@@ -111,7 +121,9 @@ def preparedSteps(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     key = (start, wire.stride)
     found = chunk.prepared.get(key)
     if found is None:
-        found = _prepare(wire, chunk, start)
+        # After a loss a receiver goes on at any step: those that follow are mostly prepared.
+        alike = (each.after(start) for (_, stride), each in chunk.prepared.items() if stride == wire.stride)
+        found = next(filter(None, alike), None) or _prepare(wire, chunk, start)
         if len(chunk.prepared) < MOST_PREPARED:
             chunk.prepared[key] = found
     return found if found.images else NO_STEPS
