@@ -223,7 +223,7 @@ class CastProtocol(FastPath):
         if receiver is None and replaced is not None:
             receiver = self.receivers.pop(replaced, None)
         if receiver is None:
-            receiver = Receiver(request, now, (self.blocks, self.repeats, self.octets))
+            receiver = Receiver(request, now, self.progress())
             self.joined += 1
         receiver.request = request
         self.receivers[request.peer] = receiver
@@ -350,8 +350,12 @@ class CastProtocol(FastPath):
 
         @param peer: the receiver; L{None}: the only one.
         """
-        if self._terms is not None:
+        if self._steps:
+            # Answers have come on the fast path since, so reports before them do not count.
             self._leaveFastPath()
+            if self.group is None:
+                for each in self.receivers.values():
+                    each.closedReports = 0
         if peer is None and self.receivers:
             peer = next(iter(self.receivers))
         if peer is not None and (receiver := self.receivers.get(peer)) is not None:

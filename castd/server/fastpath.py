@@ -12,7 +12,7 @@ on the file, the headers, the block size and the window only, so all receivers o
 a comparison of the datagram with the answer and one send, in L{FastPath.datagramReceived}; nothing is parsed, no event
 is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
 
-The master of a group (RFC 2090, C{sbroadcast}) is served in the same way while the others only listen, with two
+The master of a group (RFC 2090) is served in the same way while the others only listen, with two
 differences: each of its answers is measured, since what the cast decides for the others depends on it; and its cast
 says beforehand up to when, and how far, it may be followed (L{MasterTerms<castd.cast.turn.MasterTerms>}).
 
