@@ -139,8 +139,6 @@ class Held:
 def noticed(
     name: str, alone: Sequence[float | None], beside: Sequence[float | None], note: str = "", most: float = NOTICED
 ) -> Held:
-    name: str, alone: Sequence[float | None], beside: Sequence[float | None], note: str = "", most: float = NOTICED
-) -> Held:
     """Return the row of an attack that may cost an honest client next to nothing: medians, and the worst of all."""
     quiet, busy = median(alone), median(beside)
     worst = "not served" if None in beside or not beside else f"worst {max(each or 0 for each in beside):.2f} s"
