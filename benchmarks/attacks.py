@@ -592,7 +592,7 @@ def section(lines: Sequence[str]) -> str:
 def measure(bench: Bench, kinds: Sequence[str]) -> tuple[list[Stand], list[Costs]]:
     """Measure the first table, all but what is left after a minute."""
     stands = [Stand(bench, kind) for kind in kinds]
-    for talk in (False, True):
+    for talk in (False, True) if stands else ():
         for stand, seen in zip(stands, conversations(stands, talk), strict=True):
             if talk:
                 stand.found.talk = seen
