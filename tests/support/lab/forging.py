@@ -150,7 +150,6 @@ class Client:
     def __init__(self, host: Host, address: str, server: tuple[str, int], kind: str, request: bytes) -> None:
         self._life = ExitStack()
         self._own = self._life.enter_context(socketIn(host.netns))
-        self._own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._own.bind((address, 68 if kind == "proxydhcp" else 0))
         self._group = self._life.enter_context(socketIn(host.netns))
         self._group.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -159,7 +158,7 @@ class Client:
         self._said = request
         self._blocks: dict[int, bytes] = {}
         self._acked, self._last, self._size = 0, -1, 512
-        self.error = b""
+        self.error, self._answered = b"", False
         if kind in ("mtftp", "slam"):
             self._join(GROUP, GROUP_PORT)
 
@@ -172,15 +171,19 @@ class Client:
         """Return seconds until it has all it wants; L{None}: that was not within its patience."""
         began = time.monotonic()
         again = began
+        poll = select.poll()
+        for each in (self._own, self._group):
+            poll.register(each, select.POLLIN)
         with self._life:
             while (now := time.monotonic()) < began + patience:
                 if now >= again:
                     self._own.sendto(self._said, self.server)
                     again = now + AGAIN
                 wait = min(again, began + patience) - now
-                for ready in select.select([self._own, self._group], [], [], max(0.0, wait))[0]:
-                    packet, source = ready.recvfrom(2048)
-                    if self._hear(packet, source, ready is self._own):
+                for ready, _ in poll.poll(max(0.0, 1000 * wait)):
+                    own = ready == self._own.fileno()
+                    packet, source = (self._own if own else self._group).recvfrom(2048)
+                    if self._hear(packet, source, own):
                         return time.monotonic() - began
         return None
 
@@ -193,8 +196,10 @@ class Client:
             return own
         if self._kind == "slam":
             return self._heardSlam(packet, own)
+        if own and self._answered and source != self.server:
+            return False
         if own:
-            self.server = source
+            self.server, self._answered = source, True
         if packet[:2] == b"\0\5":
             self.error = packet
             return True
