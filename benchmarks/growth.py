@@ -3,7 +3,8 @@
 Each row does one thing at several sizes: members of a group, groups, rules, files, transfers. The figure is the
 processor time of one such thing at that size, the least of several runs. What is flat costs the same at every size; the
 last column is the cost at the largest size divided by that at the smallest, and the one to look at, since it does not
-depend on the machine. Everything but the directories is in memory: no packet is sent.
+depend on the machine. Everything but the directories is in memory: no packet is sent. Only the second table is of a
+process, on loopback, that is short of descriptors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import os
 import platform
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +44,10 @@ from castd.options import groups
 from castd.request import Peer
 from castd.service.service import compose, kinds
 from castd.testing import Network
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.support.lab import castd as lab
 
 SIZES = (100, 1_000, 10_000)
 #: Sizes up to the most transfers that are promised, and of directories.
@@ -292,6 +298,41 @@ def measure(row: Row, size: int, runs: int = RUNS) -> float:
     return least
 
 
+#: The name of the second table, for C{--only}.
+SHORT = "descriptors short"
+#: Descriptors that a server may have, as by C{ulimit -n}, and clients that ask it at once.
+DESCRIPTORS, CLIENTS = 1024, (128, 256, 512)
+
+
+def short(clients: int) -> tuple[int, float]:
+    """
+    Serve so many clients at once by a castd that has few descriptors.
+
+    @return: how many had the whole file, and seconds until the last one was done.
+    """
+    data = os.urandom(20_000)
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        (Path(folder) / "root").mkdir()
+        (Path(folder) / "root" / "file").write_bytes(data)
+        server = lab.Alone(Path(folder), {"content": [{"directory": {"path": f"{folder}/root"}}]}, DESCRIPTORS)
+        try:
+            peers = [lab.Peer(server.port, "file") for _ in range(clients)]
+            began = time.monotonic()
+            lab.served(peers, 60)
+            return sum(peer.data == data for peer in peers), time.monotonic() - began
+        finally:
+            server.end()
+
+
+def shortTable() -> list[str]:
+    """Return the lines of the table of a server that is short of descriptors, in Markdown."""
+    lines = [f"| clients at once, `ulimit -n {DESCRIPTORS}` | served | all done after |", "|---|---|---|"]
+    for clients in CLIENTS:
+        whole, seconds = short(clients)
+        lines.append(f"| {clients} | {whole} | {seconds:.1f} s |")
+    return lines
+
+
 def table(found: list[Figures]) -> list[str]:
     """Return the lines of the table, in Markdown."""
     lines = ["| what | µs, at so many | µs, at so many | µs, at so many | grows |", "|---|---|---|---|---|"]
@@ -315,7 +356,7 @@ def draw(found: list[Figures], path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def section(found: list[Figures]) -> str:
+def section(found: list[Figures], descriptors: list[str]) -> str:
     """Return what C{docs/benchmarks.md} says of these figures."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": ?")
     facts = f"{date.today()}, {cpu.partition(':')[2].strip()}, Python {platform.python_version()}"
@@ -329,6 +370,10 @@ def section(found: list[Figures]) -> str:
             "![processor time of one thing, against how many there are](growth.svg)",
             "",
             *table(found),
+            "",
+            "A server that is short of descriptors does not answer who would need one more; its client asks again.",
+            "",
+            *descriptors,
             "",
         ]
     )
@@ -345,10 +390,11 @@ def main(only: str, runs: int, docs: bool) -> None:
         if only in name:
             found.append(Figures(name, {size: measure(row, size, runs) for size in sizes}))
             click.echo(f"{name}: × {found[-1].growth:.1f}", err=True)
-    click.echo("\n".join(table(found)))
+    descriptors = shortTable() if only in SHORT else []
+    click.echo("\n".join([*table(found), "", *descriptors]))
     if docs:
         page = DOCS / "benchmarks.md"
-        page.write_text(page.read_text().partition(HEADING)[0] + section(found))
+        page.write_text(page.read_text().partition(HEADING)[0] + section(found, descriptors))
         draw(found, DOCS / "growth.svg")
 
 
