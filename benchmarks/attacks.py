@@ -284,7 +284,7 @@ class Stand:
         self.found.memory = [anonymous(self.server.job.pid)]
         self.found.times[0] = median(self.bench.times(self.host, self.kind, self.port))
         for rate in RATES:
-            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")]):
+            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")], near=True):
                 time.sleep(2)
                 self.found.times[rate] = median(self.bench.times(self.host, self.kind, self.port))
                 self._look(1)

@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 RATE, FIRST = 5000, 2.0
 CLIENTS, PROMISED = 9, 5
 """How many ask, and how many must be answered in time: a machine that does much else may be late for some."""
-PATIENCE = 10.0
+PATIENCE = 4.0
 
 
 def test_firstAnswer(hall: Hall, serve: Serve, shelf: Shelf) -> None:
-    """Most clients have a file of one block within two seconds, and each has it in the end, as it asks again."""
+    """Most clients have a file of one block within two seconds, in which they ask twice."""
     name = shelf.add("one-block", b"x" * 300)
     serve(tftp={"port": 69, "interface": SERVER})
     routed(hall.hosts["server"])
@@ -32,4 +32,3 @@ def test_firstAnswer(hall: Hall, serve: Serve, shelf: Shelf) -> None:
         eventually(lambda: stranger.counters().sent > 2 * RATE, "a flood", 30)
         took = [Client(honest, address, (SERVER, 69), "tftp", rrq(name)).fetch(PATIENCE) for address in addresses]
     assert sum(each is not None and each <= FIRST for each in took) >= PROMISED, took
-    assert None not in took

@@ -30,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 HEADERS = 28
 #: Where what is sent to forged names ends.
 ATTACKER = "10.77.0.250"
-#: Forged names are of these networks, by turns, with so many bits for the host: far away, and of the server's own link.
+#: Forged names are of these networks, with so many bits for the host: far away, and of the server's own link.
 STRANGERS, NEIGHBOURS = ("100.64.0.0", 22), ("10.77.128.0", 15)
 GROUP, GROUP_PORT = "239.255.1.1", 3001
 #: Seconds after which an honest client asks again.
@@ -84,16 +84,32 @@ def forge(host: Host, source: tuple[str, int], to: tuple[str, int], payload: byt
 
 @contextmanager
 def flood(
-    host: Host, to: tuple[str, int], rate: int, payloads: Sequence[bytes], source: str = "", count: int = 0
+    host: Host,
+    to: tuple[str, int],
+    rate: int,
+    payloads: Sequence[bytes],
+    source: str = "",
+    count: int = 0,
+    near: bool = False,
 ) -> Iterator[Job]:
     """
     Forge so many datagrams a second within the block.
 
-    @param source: the address and port they all come from; else each comes in another name, by turns of L{STRANGERS}
-        and L{NEIGHBOURS}.
+    @param source: the address and port they all come from; else each comes in the name of another stranger.
+    @param near: or by turns of a stranger and of a machine on the server's link.
     @param count: how many are sent, all in all; 0: no end.
     """
-    words = ["--to", f"{to[0]}:{to[1]}", "--rate", str(rate), "--count", str(count), "--source", source]
+    words = [
+        "--to",
+        f"{to[0]}:{to[1]}",
+        "--rate",
+        str(rate),
+        "--count",
+        str(count),
+        "--source",
+        source,
+        *["--near"][:near],
+    ]
     program = [sys.executable, "-m", "tests.support.lab.forging", *words, *(each.hex() for each in payloads)]
     job = host.start(program, cwd=ROOT)
     job.until("begins", 15)
@@ -250,9 +266,9 @@ def anonymous(pid: int) -> int:
     raise ValueError("smaps_rollup without Anonymous")
 
 
-def invented(chance: random.Random, number: int) -> str:
-    """Return an address to forge: of odd numbers one of the server's link, else of a stranger far away."""
-    network, bits = NEIGHBOURS if number % 2 else STRANGERS
+def invented(chance: random.Random, near: bool) -> str:
+    """Return an address to forge: of the server's link, or of a stranger far away."""
+    network, bits = NEIGHBOURS if near else STRANGERS
     return socket.inet_ntoa(
         (int.from_bytes(socket.inet_aton(network), "big") + chance.getrandbits(bits)).to_bytes(4, "big")
     )
@@ -265,6 +281,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--source")
+    parser.add_argument("--near", action="store_true")
     parser.add_argument("payloads", nargs="+", type=bytes.fromhex)
     given = parser.parse_args()
     host, _, port = given.to.partition(":")
@@ -277,7 +294,7 @@ def main() -> None:
             due = min(int((time.monotonic() - began) * given.rate), given.count or 1 << 60)
             for number in range(sent, due):
                 address, _, numbered = given.source.partition(":")
-                name = address or invented(chance, number)
+                name = address or invented(chance, given.near and number % 2 == 1)
                 source = name, int(numbered or 0) or 1024 + chance.getrandbits(15)
                 payload = given.payloads[number % len(given.payloads)]
                 raw.sendto(forged(source, (host, int(port)), payload), (host, 0))
