@@ -267,12 +267,12 @@ class Stand:
         self._ended = 0.0
 
     def ask(self, number: int, talk: bool) -> None:
-        """Forge a request in the name of a stranger, and perhaps answers to it."""
+        """Forge a request in the name of a machine on the link, and perhaps answers to it."""
         kind = self.kind
         request = requestOf(kind, "large")
         if talk and kind in ("tftp", "single-port"):
             request = rrq("large", blksize=1468, windowsize=64)
-        source = (f"100.127.0.{number}", 2000 + number)
+        source = (f"10.77.200.{number}", 68 if kind == "proxydhcp" else 2000 + number)
         forge(self.bench.attacker, source, self.at, request)
         if talk:
             for answer in range(ANSWERS):
@@ -284,7 +284,7 @@ class Stand:
         self.found.memory = [anonymous(self.server.job.pid)]
         self.found.times[0] = median(self.bench.times(self.host, self.kind, self.port))
         for rate in RATES:
-            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")]):
+            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")], near=True):
                 time.sleep(2)
                 self.found.times[rate] = median(self.bench.times(self.host, self.kind, self.port))
                 self._look(1)

@@ -28,8 +28,10 @@ _NEW_NETWORK = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 #: Octets of the headers of IPv4 and UDP.
 HEADERS = 28
-#: Forged names are of this network, which leads back to the attacker, who drops what comes.
-STRANGERS, ATTACKER = "100.64.0.0", "10.77.0.250"
+#: Where what is sent to forged names ends.
+ATTACKER = "10.77.0.250"
+#: Forged names are of these networks, with so many bits for the host: far away, and of the server's own link.
+STRANGERS, NEIGHBOURS = ("100.64.0.0", 22), ("10.77.128.0", 15)
 GROUP, GROUP_PORT = "239.255.1.1", 3001
 #: Seconds after which an honest client asks again.
 AGAIN = 1.0
@@ -68,8 +70,9 @@ def attacker(hall: Hall) -> Host:
 
 
 def routed(host: Host) -> Host:
-    """Have this host send to strangers by way of the attacker, as to a router: it need not look for each of them."""
-    ip("route", "replace", "default", "via", ATTACKER, netns=host.netns)
+    """Have this host send to forged names by way of the attacker, as to a router: it need not look for each of them."""
+    near = f"{NEIGHBOURS[0]}/{32 - NEIGHBOURS[1]}"
+    ip(netns=host.netns, batch=[f"route replace {to} via {ATTACKER} dev eth0" for to in ("default", near)])
     return host
 
 
@@ -81,15 +84,32 @@ def forge(host: Host, source: tuple[str, int], to: tuple[str, int], payload: byt
 
 @contextmanager
 def flood(
-    host: Host, to: tuple[str, int], rate: int, payloads: Sequence[bytes], source: str = "", count: int = 0
+    host: Host,
+    to: tuple[str, int],
+    rate: int,
+    payloads: Sequence[bytes],
+    source: str = "",
+    count: int = 0,
+    near: bool = False,
 ) -> Iterator[Job]:
     """
     Forge so many datagrams a second within the block.
 
     @param source: the address and port they all come from; else each comes in the name of another stranger.
+    @param near: or by turns of a stranger and of a machine on the server's link.
     @param count: how many are sent, all in all; 0: no end.
     """
-    words = ["--to", f"{to[0]}:{to[1]}", "--rate", str(rate), "--count", str(count), "--source", source]
+    words = [
+        "--to",
+        f"{to[0]}:{to[1]}",
+        "--rate",
+        str(rate),
+        "--count",
+        str(count),
+        "--source",
+        source,
+        *["--near"][:near],
+    ]
     program = [sys.executable, "-m", "tests.support.lab.forging", *words, *(each.hex() for each in payloads)]
     job = host.start(program, cwd=ROOT)
     job.until("begins", 15)
@@ -246,6 +266,14 @@ def anonymous(pid: int) -> int:
     raise ValueError("smaps_rollup without Anonymous")
 
 
+def invented(chance: random.Random, near: bool) -> str:
+    """Return an address to forge: of the server's link, or of a stranger far away."""
+    network, bits = NEIGHBOURS if near else STRANGERS
+    return socket.inet_ntoa(
+        (int.from_bytes(socket.inet_aton(network), "big") + chance.getrandbits(bits)).to_bytes(4, "big")
+    )
+
+
 def main() -> None:
     """Forge datagrams, as the arguments say, at an even rate: what could not be sent in time is not made up for."""
     parser = argparse.ArgumentParser()
@@ -253,10 +281,11 @@ def main() -> None:
     parser.add_argument("--rate", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--source")
+    parser.add_argument("--near", action="store_true")
     parser.add_argument("payloads", nargs="+", type=bytes.fromhex)
     given = parser.parse_args()
     host, _, port = given.to.partition(":")
-    chance, first = random.Random(0), int.from_bytes(socket.inet_aton(STRANGERS), "big")
+    chance = random.Random(0)
     sys.stdout.write("begins\n")
     sys.stdout.flush()
     began, sent = time.monotonic(), 0
@@ -265,7 +294,7 @@ def main() -> None:
             due = min(int((time.monotonic() - began) * given.rate), given.count or 1 << 60)
             for number in range(sent, due):
                 address, _, numbered = given.source.partition(":")
-                name = address or socket.inet_ntoa((first + chance.getrandbits(22)).to_bytes(4, "big"))
+                name = address or invented(chance, given.near and number % 2 == 1)
                 source = name, int(numbered or 0) or 1024 + chance.getrandbits(15)
                 payload = given.payloads[number % len(given.payloads)]
                 raw.sendto(forged(source, (host, int(port)), payload), (host, 0))
