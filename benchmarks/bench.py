@@ -228,7 +228,7 @@ class Bench:
         @param rounds: the most with a client that polls, and with one that sleeps.
         @param clock: when it has no time left there is no further round, but one of each.
         @return: for each server its samples, that of the first round first; only one for a server without windows
-            where the workload wants them.
+            where the workload wants them.  Nothing at all: the time was over before the first round.
         """
         ready: dict[str, Running] = {}
         samples: dict[str, list[Sample]] = {}
@@ -254,6 +254,9 @@ class Bench:
         finally:
             for running in ready.values():
                 running.end()
+        if len(samples) < len(servers):
+            console.print(f"{workload.name}: left out, the time was over before its first round", style="red")
+            return {}
         return {server.name: samples[server.name] for server in servers}
 
 

@@ -51,7 +51,8 @@ def compare(
             console.print(f"{workload.name}: left out, the time is over", style="red")
             continue
         able = [server for server in peers if server.does(workload)]
-        results[workload.name] = bench.compare(workload, able, rounds, clock.share(len(chosen) - place + more))
+        if found := bench.compare(workload, able, rounds, clock.share(len(chosen) - place + more)):
+            results[workload.name] = found
     return results
 
 

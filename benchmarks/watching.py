@@ -126,7 +126,10 @@ def main(quick: bool, many: int, minutes: float, cpus: str) -> None:
         for place, name in enumerate(WORKS):
             workload = BY_NAME[name].shortened(4) if quick else BY_NAME[name]
             share = clock.share(len(WORKS) - place)
-            results[name] = bench.compare(workload, servers(), (2 if quick else many, 0), share)
+            if found := bench.compare(workload, servers(), (2 if quick else many, 0), share):
+                results[name] = found
+    if not results:
+        raise click.ClickException("the time was over before the first round")
     click.echo(table(results))
 
 
