@@ -13,7 +13,7 @@ from tests.support.jobs import Job
 from tests.support.lab.castd import Server, Shelf
 from tests.support.lab.clients import SERVER, Transfer, atftp
 from tests.support.lab.hall import Hall, Host
-from tests.support.lab.wires import losing, lossy
+from tests.support.lab.wires import deafening, losing, lossy
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -79,10 +79,8 @@ def test_someHearNoMore(hall: Hall, shelf: Shelf, deaf: int) -> None:
     """
     name = shelf.sized(8 << 20)
     hosts = hall.clients(8)
-    transfers = begin(hosts, name)
-    time.sleep(0.5)
-    with lossy(hall, [host.name for host in hosts[:deaf]], 100, "to", GROUPS) as loss:
-        ends(transfers, shelf[name])
+    with deafening(hall, [host.name for host in hosts[:deaf]], after=2 << 20) as loss:
+        ends(begin(hosts, name), shelf[name])
         assert loss.dropped() > 0
 
 
