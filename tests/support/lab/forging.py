@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from castd.errors import WireError
 from castd.packets.slam import FIRST_LIST, SlamData, buildList, isHeader, parseData
 from tests.support.jobs import ROOT, Job
 from tests.support.lab.hall import Hall, Host, ip
@@ -251,7 +252,10 @@ class Client:
             elif isHeader(packet):
                 self._own.sendto(FIRST_LIST, self.server)
             return False
-        data: SlamData = parseData(packet)
+        try:
+            data: SlamData = parseData(packet)
+        except WireError:
+            return False  # no block
         self._blocks[data.number], self._last = data.payload, data.header.count
         if len(self._blocks) == self._last:
             self._own.sendto(b"\0", self.server)
