@@ -330,24 +330,12 @@ class FastPath(DatagramProtocol):
 
         @return: whether the step was taken.
         """
-        following = old
-        steps = self._steps
-        if steps < len(old.images):
-            if datagram != old.answers[steps]:
-                return False
-        else:
-            following, steps = self._stepsAfter(old, datagram), 0
-        try:
-            if following is NO_STEPS:
-                return False
-            self._sendStep(following.images[steps])
-        except OSError:
-            return False  # the cast will meet the same, and decide
-        now = self._seconds()
-        if following is not old:
-            self._countSteps(old)
-        self._stepTaken(following, steps + 1, now, turn.answerMeasured(now - self._steppedAt))
-        self._expected = following.answers[steps + 1] if turn.rttConverged else None
+        following = self._sendPredicted(old, datagram)
+        if following is NO_STEPS:
+            return False
+        now, steps = self._seconds(), self._steps
+        self._stepTaken(following, steps, now, turn.answerMeasured(now - self._steppedAt))
+        self._expected = following.answers[steps] if turn.rttConverged else None
         return True
 
     def _masterStep(self, turn: Turn, terms: MasterTerms, datagram: bytes) -> bool:
@@ -356,27 +344,40 @@ class FastPath(DatagramProtocol):
 
         @return: whether the step was taken.
         """
-        old, steps, now = self._prepared, self._steps, self._seconds()
+        old, now = self._prepared, self._seconds()
         seconds = now - self._steppedAt
-        if seconds > MIN_RTO or now >= terms.until or old.start + steps - terms.start >= terms.most:
+        if seconds > MIN_RTO or now >= terms.until or old.start + self._steps - terms.start >= terms.most:
             return False
-        following = old
+        following = self._sendPredicted(old, datagram)
+        if following is NO_STEPS:
+            return False
+        self._drawJitter()
+        self._stepTaken(following, self._steps, now, turn.masterAnswered(seconds))
+        return True
+
+    def _sendPredicted(self, old: PreparedSteps, datagram: bytes) -> PreparedSteps:
+        """
+        Send what follows this datagram, if it is the predicted answer, and count the step.
+
+        @return: the prepared steps that the step is one of: the same, or those through the next chunk; L{NO_STEPS}:
+            nothing was sent.
+        """
+        steps, following = self._steps, old
         if steps < len(old.images):
             if datagram != old.answers[steps]:
-                return False
+                return NO_STEPS
         else:
             following, steps = self._stepsAfter(old, datagram), 0
         try:
             if following is NO_STEPS:
-                return False
+                return NO_STEPS
             self._sendStep(following.images[steps])
         except OSError:
-            return False  # the cast will meet the same, and decide
+            return NO_STEPS  # the cast will meet the same, and decide
         if following is not old:
             self._countSteps(old)
-        self._drawJitter()
-        self._stepTaken(following, steps + 1, now, turn.masterAnswered(seconds))
-        return True
+        self._steps = steps + 1
+        return following
 
     def _stepsAfter(self, old: PreparedSteps, datagram: bytes) -> PreparedSteps:
         """
