@@ -57,6 +57,13 @@ def test_conformanceOfOthers(kind: str, count: int) -> None:
     assert {int(number) for run in runs for number in re.findall(r"\d+", run)} == set(range(1, count + 1))
 
 
+def test_decisionsAreListed() -> None:
+    """The index leads to every decision."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    decisions = sorted(page.name for page in (ROOT / "docs" / "decisions").glob("*.md"))
+    assert [name for name in decisions if f"decisions/{name})" not in index] == []
+
+
 STOCK = [maker.name for maker in vars(castd_stock).values() if isinstance(maker, TransportMaker | ServiceMaker)]
 
 
