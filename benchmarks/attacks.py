@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import shlex
 import socket
@@ -22,13 +21,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import click
 import yaml
+from facts import fillIn, today
 
 TREE = Path(__file__).parents[1]
 sys.path.insert(0, str(TREE))
@@ -54,9 +53,8 @@ from tests.support.lab.hall import Hall, Host, sweep  # noqa: E402
 from tests.support.needs import need  # noqa: E402
 from tests.support.noise import REQUESTS  # noqa: E402
 
-DOCS = TREE / "docs" / "security.md"
-BEGIN, END = "<!-- benchmarks/attacks.py: begin -->", "<!-- benchmarks/attacks.py: end -->"
-RATES = (1_000, 5_000)
+#: Forged requests a second, and whether every other one is in the name of a machine on the server's own link.
+FLOODS = ((1_000, False), (5_000, False), (1_000, True), (5_000, True))
 #: Trials of an honest client in each state, and seconds after which no other one begins.
 TRIALS, PHASE = 7, 5.0
 #: Seconds that an honest client tries; that a conversation is listened to; after a flood, until memory is looked at.
@@ -107,7 +105,7 @@ class Costs:
     One row of the first table.
 
     @ivar one, talk: what one forged datagram, and a conversation, have drawn.
-    @ivar times: medians of the honest client, by rate, 0 being without a flood; L{None}: it was not served.
+    @ivar times: medians of the honest client: alone, and beside each of L{FLOODS}; L{None}: it was not served.
     @ivar memory: octets before, at the peak and at the end.
     @ivar kept: transfers open at the peak, and at the end.
     """
@@ -115,7 +113,7 @@ class Costs:
     kind: str
     one: Seen = NOTHING
     talk: Seen = NOTHING
-    times: dict[int, float | None] = field(default_factory=dict)
+    times: list[float | None] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
 
@@ -282,11 +280,11 @@ class Stand:
     def flood(self) -> None:
         """Time honest clients alone, and beside floods of requests, each in the name of another stranger."""
         self.found.memory = [anonymous(self.server.job.pid)]
-        self.found.times[0] = median(self.bench.times(self.host, self.kind, self.port))
-        for rate in RATES:
-            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")], near=True):
+        self.found.times.append(median(self.bench.times(self.host, self.kind, self.port)))
+        for rate, near in FLOODS:
+            with flood(self.bench.attacker, self.at, rate, [requestOf(self.kind, "large")], near=near):
                 time.sleep(2)
-                self.found.times[rate] = median(self.bench.times(self.host, self.kind, self.port))
+                self.found.times.append(median(self.bench.times(self.host, self.kind, self.port)))
                 self._look(1)
         self._ended = time.monotonic()
 
@@ -550,8 +548,10 @@ COLUMNS = (
     "one forged datagram draws, datagrams of octets; to groups",
     "and twenty answers; to groups",
     "honest client alone",
-    "beside 1,000 a second",
-    "beside 5,000 a second",
+    "beside 1,000 a second of strangers",
+    "5,000 of strangers",
+    "1,000, half of them neighbours",
+    "5,000, half of them neighbours",
     "memory before, at the peak, after 60 s",
     "transfers kept; after 60 s",
 )
@@ -572,7 +572,7 @@ def tables(costs: Sequence[Costs], rows: Sequence[Held]) -> list[str]:
             f"{seen.datagrams:,} of {seen.octets:,}; {seen.groupDatagrams:,} of {seen.groupOctets:,}"
             for seen in (each.one, each.talk)
         )
-        times = " | ".join(seconds(each.times.get(rate)) for rate in (0, *RATES))
+        times = " | ".join(map(seconds, each.times))
         memory = ", ".join(f"{octets / 1e6:.1f}" for octets in each.memory)
         lines.append(f"| {each.kind} | {drawn} | {times} | {memory} MB | {', '.join(map(str, each.kept))} |")
     if rows:
@@ -581,13 +581,6 @@ def tables(costs: Sequence[Costs], rows: Sequence[Held]) -> list[str]:
         held = "yes" if row.held else "**no**"
         lines.append(f"| {row.name} | {seconds(row.alone)} | {seconds(row.beside)} | {held} | {row.note} |")
     return lines
-
-
-def section(lines: Sequence[str]) -> str:
-    """Return what C{docs/security.md} says of these figures, with its marks."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": ?")
-    facts = f"{date.today()}, {cpu.partition(':')[2].strip()}, Python {platform.python_version()}."
-    return "\n".join([BEGIN, "", facts, "", *lines, "", END])
 
 
 def measure(bench: Bench, kinds: Sequence[str]) -> tuple[list[Stand], list[Costs]]:
@@ -628,9 +621,7 @@ def main(tree: Path, kinds: str, attacks: str, docs: bool) -> None:
     lines = tables(costs, rows)
     click.echo("\n".join(lines))
     if docs:
-        text = DOCS.read_text()
-        before, _, rest = text.partition(BEGIN)
-        DOCS.write_text(before + section(lines) + rest.partition(END)[2])
+        fillIn("security.md", "attacks.py", [f"{today()}.", "", *lines])
 
 
 if __name__ == "__main__":

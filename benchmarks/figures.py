@@ -9,10 +9,10 @@ import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from facts import processor
 from marks import Mark, Verdict, judge
 from servers import CASTDS, NATIVE, SERVERS
 from workloads import WORKLOADS, Workload
@@ -123,12 +123,11 @@ def neighbours(results: Results) -> str:
 
 def here(versions: dict[str, str], results: Results) -> dict[str, str]:
     """@return: the facts of this machine and of this run."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?")
     config = sysconfig.get_config_var
     polls = [sum(run["mode"] == "poll" for run in runs) for samples in results.values() for runs in samples.values()]
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processor": f"{cpu.partition(':')[2].strip()}, {os.cpu_count()} CPUs",
+        "processor": f"{processor()}, {os.cpu_count()} CPUs",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_version()}, {platform.python_compiler()}, "
         + build(config("CONFIG_ARGS") or "", config("PY_CFLAGS") or ""),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -19,12 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
+from facts import today
 from twisted.internet.protocol import DatagramProtocol
 
 from castd import outcomes
@@ -358,13 +357,11 @@ def draw(found: list[Figures], path: Path) -> None:
 
 def section(found: list[Figures], descriptors: list[str]) -> str:
     """Return what C{docs/benchmarks.md} says of these figures."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": ?")
-    facts = f"{date.today()}, {cpu.partition(':')[2].strip()}, Python {platform.python_version()}"
     return "\n".join(
         [
             HEADING,
             "",
-            f"{facts}. By `python benchmarks/growth.py`: the least of {RUNS} runs, processor time of one",
+            f"{today()}. By `python benchmarks/growth.py`: the least of {RUNS} runs, processor time of one",
             "such thing at each size. What is flat costs the same however many there are.",
             "",
             "![processor time of one thing, against how many there are](growth.svg)",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 from bench import Bench, Clock, isolate
+from facts import fillIn, today
 from figures import BY_NAME, Results, Sample, Triple, rounds, triple, units
 from servers import Server, castd
 from workloads import Workload
@@ -93,18 +94,18 @@ def costs(workload: Workload, samples: dict[str, list[Sample]]) -> dict[str, tup
     return found
 
 
-def table(results: Results) -> str:
-    """@return: the lines of a table in Markdown."""
+def table(results: Results) -> list[str]:
+    """@return: the lines of a table in Markdown: median, the median of the rounds' ratios, the ratio of the least."""
     columns = {name: costs(BY_NAME[name], samples) for name, samples in results.items()}
-    heads = [f"{BY_NAME[name].title}: µs a {BY_NAME[name].unit} | × nothing" for name in columns]
-    lines = ["| on | " + " | ".join(heads) + " |", "|---|" + "---|---|" * len(columns)]
+    heads = [f"{BY_NAME[name].title}: µs a {BY_NAME[name].unit} | × nothing | least × least" for name in columns]
+    lines = ["| on | " + " | ".join(heads) + " |", "|---|" + "---|" * 3 * len(columns)]
     for name in next(iter(columns.values())):
         cells = []
         for found in columns.values():
-            (_, middle, _), (low, times, high) = found[name]
-            cells += [f"{middle:.2f}", f"**{times:.2f}** ({low:.2f} to {high:.2f})"]
+            (least, middle, _), (_, times, _) = found[name]
+            cells += [f"{middle:.2f}", f"{times:.2f}", f"{least / found[NOTHING][0][0]:.2f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return lines
 
 
 @click.command()
@@ -112,7 +113,8 @@ def table(results: Results) -> str:
 @click.option("--rounds", "many", default=7, show_default=True, type=click.IntRange(1))
 @click.option("--minutes", default=8.0, show_default=True, help="That the whole may take, about.")
 @click.option("--cpus", default="0,1", show_default=True, help="The server's CPU and the client's.")
-def main(quick: bool, many: int, minutes: float, cpus: str) -> None:
+@click.option("--docs", is_flag=True, help="Write the table into docs/operations.md.")
+def main(quick: bool, many: int, minutes: float, cpus: str, docs: bool) -> None:
     """Print what each costs."""
     isolate()
     server, _, client = cpus.partition(",")
@@ -130,7 +132,10 @@ def main(quick: bool, many: int, minutes: float, cpus: str) -> None:
                 results[name] = found
     if not results:
         raise click.ClickException("the time was over before the first round")
-    click.echo(table(results))
+    lines = table(results)
+    click.echo("\n".join(lines))
+    if docs:
+        fillIn("operations.md", "watching.py", [f"{today()}.", "", *lines])
 
 
 if __name__ == "__main__":

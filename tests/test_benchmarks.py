@@ -260,7 +260,7 @@ def test_beingWatchedCosts(modules: Any) -> None:
     assert found["recorder"] == ((75_000.0,) * 3, (1.5, 1.5, 1.5))
     assert found["page, nobody looks"][1] == (3.0, 3.0, 3.0)
     table = modules.watching.table({"storm": {name: runs(1) for name in names}})
-    assert len(table.splitlines()) == 2 + len(names)
+    assert len(table) == 2 + len(names)
 
 
 def test_everyWatcherIsAServiceFile(modules: Any, tmp_path: Path) -> None:
@@ -326,3 +326,32 @@ def test_aLayerCanBeCalled(modules: Any, name: str) -> None:
 def test_aStepCanBeTimed(modules: Any, name: str) -> None:
     """What is measured still works: so many steps are taken, and took time."""
     assert modules.layers.TIMED[name](100) > 0
+
+
+@pytest.mark.parametrize(
+    ("page", "program"), [("security.md", "attacks.py"), ("operations.md", "watching.py")], ids=["attacks", "watching"]
+)
+def test_tablesHaveTheirPlace(
+    modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, program: str
+) -> None:
+    """A program that writes its table into a page replaces what stood between its marks, and nothing else."""
+    before = (modules.facts.DOCS / page).read_text()
+    (tmp_path / page).write_text(before)
+    monkeypatch.setattr(modules.facts, "DOCS", tmp_path)
+    for lines in (["| old |"], ["| new |"]):
+        modules.facts.fillIn(page, program, lines)
+    head, tail = before.partition("<!-- benchmarks/")[0], before.rpartition("end -->")[2]
+    written = (tmp_path / page).read_text()
+    assert written.startswith(head)
+    assert written.endswith(tail)
+    assert "| new |" in written
+    assert "| old |" not in written
+
+
+def test_pagesWithoutAPlace(modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that has lost its marks is not written to."""
+    (tmp_path / "page.md").write_text("text\n")
+    monkeypatch.setattr(modules.facts, "DOCS", tmp_path)
+    with pytest.raises(ValueError, match="no place for what"):
+        modules.facts.fillIn("page.md", "x.py", [])
+    assert (tmp_path / "page.md").read_text() == "text\n"
