@@ -23,6 +23,7 @@ from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
 from castd.server.admission import MIN_STAY
+from castd.server.known import TurnedAway
 from castd.service.bootstrap import MIN_CASTS, affordableCasts
 from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, wrq
@@ -38,10 +39,22 @@ def names(count: int) -> Iterator[tuple[str, int]]:
     return ((f"10.{1 + number // 65536}.{number // 256 % 256}.{number % 256}", 2000) for number in range(count))
 
 
-def flooded(stage: TftpStage, seconds: float, rate: int, request: bytes, first: int = 0) -> None:
+def neighbours(count: int) -> Iterator[tuple[str, int]]:
+    """Return so many addresses to forge on the link of the server, each with a port."""
+    return ((f"10.0.0.{20 + number % 200}", 1024 + number // 200) for number in range(count))
+
+
+def flooded(
+    stage: TftpStage,
+    seconds: float,
+    rate: int,
+    request: bytes,
+    first: int = 0,
+    sources: Callable[[int], Iterator[tuple[str, int]]] = names,
+) -> None:
     """Forge so many requests a second, each in another name."""
     step = 0.01
-    for number, source in enumerate(list(names(first + round(seconds * rate)))[first:], 1):
+    for number, source in enumerate(list(sources(first + round(seconds * rate)))[first:], 1):
         stage.network.forge(request, source, (SERVER, 69))  # type: ignore[attr-defined]
         if number % round(rate * step) == 0:
             stage.network.advance(step)
@@ -108,6 +121,47 @@ def test_aFullHouse() -> None:
             flooded(stage, 0.1, 5000, rrq(timeout=255), first=2500 + 500 * number)
             assert ackedTo(client, number, there) == data(number + 1)
         assert stage.site.admission.casts == 1000
+
+
+@pytest.mark.parametrize("sources", [names, neighbours])
+def test_whoAsksAgain(sources: Callable[[int], Iterator[tuple[str, int]]]) -> None:
+    """
+    While the server is full, and more requests are forged in others' names than others may leave for, a client is
+    answered when it asks a second time, a second later: a flood does not repeat its requests.
+    """
+    limits = Limits(casts=1000, receivers=1000, perPeer=1000, newPerPeer=100_000)
+    with wild(limits=limits) as stage:
+        flooded(stage, 1.0, 5000, rrq(), sources=sources)
+        client = stage.client(2001, "10.0.0.9" if sources is neighbours else "192.0.2.9")
+        asked = 5000
+        for _ in range(2):
+            # Not the first one of its moment: what there is has been given away.
+            flooded(stage, 0.009, 5000, rrq(), asked, sources)
+            client.send(rrq(), (SERVER, 69))
+            flooded(stage, 1.0, 5000, rrq(), asked + 45, sources)
+            asked += 5045
+        assert parse(client.take()[0].datagram) == data(1)
+
+
+def test_copiesAreNoRepetitions() -> None:
+    """A request that comes twice at once is as good as one that comes once; after half a minute, so is a repetition."""
+    away = TurnedAway()
+    away.add(("10.0.0.9", 2000), 0.0)
+    asks = [away.asksAgain(("10.0.0.9", 2000), later) for later in (0.0, 0.19, 0.2, 5.0, 30.0, 30.1)]
+    assert asks == [False, False, True, True, True, False]
+    assert not away.asksAgain(("10.0.0.9", 2001), 2.0)
+    away.add(("10.0.0.9", 2000), 32.0)
+    assert away.asksAgain(("10.0.0.9", 2000), 33.0)
+
+
+def test_turnedAwayAreForgotten() -> None:
+    """Of those who are turned away so many are remembered, the last ones."""
+    away = TurnedAway()
+    for number in range(TurnedAway.MOST + 10):
+        away.add(("10.0.0.9", number), 0.0)
+    assert len(away) == TurnedAway.MOST
+    assert not away.asksAgain(("10.0.0.9", 9), 1.0)
+    assert away.asksAgain(("10.0.0.9", 10), 1.0)
 
 
 def test_whoHasAnsweredStays() -> None:

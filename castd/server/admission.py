@@ -11,7 +11,7 @@ from typing import Protocol
 
 from castd.options import Limits
 from castd.request import Peer
-from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, bucketOf
+from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, TurnedAway, bucketOf
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
@@ -20,6 +20,8 @@ MOST_DISPLACED = 4
 #: How often a second receivers are displaced for addresses that were never served.  Each takes a third of a
 #: millisecond; requests beyond that are dropped unread, which takes a small part of that.
 DISPLACED_RATE = 400.0
+#: How often a second, beyond that, for those who ask again after their request was dropped.
+AGAIN_RATE = 200.0
 
 
 class Displaceable(Protocol):
@@ -128,6 +130,8 @@ class Admission:
         self._entered: set[tuple[Displaceable, Peer]] = set()
         #: Those who had sent nothing but their request when they were last looked at, the oldest first.
         self._unheard: dict[tuple[Displaceable, Peer], float] = {}
+        # Strangers cannot make the server forget whom of its neighbours it has turned away.
+        self._turnedAway = {Rank.NEAR: TurnedAway(), Rank.STRANGE: TurnedAway()}
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
@@ -139,19 +143,21 @@ class Admission:
         self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
         self._strangers = bucketOf(self.STRANGERS)
         self._mayDisplace = DividedLimit(DISPLACED_RATE)
+        self._mayDisplaceAgain = bucketOf(AGAIN_RATE)
 
-    def crowded(self, host: str, now: float, networks: tuple[IPv4Network, ...] = ()) -> str | None:
+    def crowded(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...] = ()) -> str | None:
         """
-        Find out whether a new receiver at this address exceeds a limit, and count it against the rate of its address.
+        Find out whether a new receiver exceeds a limit, and count it against the rate of its address.
         If the server is full, those have to leave who have sent nothing but their request, the oldest first.
 
         @param networks: those on the link of the interface that was asked.
         @return: the key of that limit in the service file; L{None}: there is none.
         """
+        host = peer[0]
         if self.used(host) >= self._limits.perPeer:
             return "limits.per-peer"
         full = self._full()
-        if full is not None and not self._mayMakeRoom(host, now, networks):
+        if full is not None and not self._mayMakeRoom(peer, now, networks):
             return full
         if not self._new.allow(host, now):
             return "limits.new-per-peer"
@@ -161,18 +167,18 @@ class Admission:
             full = self._full()
         return full
 
-    def reached(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> str | None:
+    def reached(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> str | None:
         """
         Find out what L{crowded} would return now; nothing is counted, and nobody has to leave.
 
         @param networks: as for L{crowded}.
         """
-        if self.used(host) >= self._limits.perPeer:
+        if self.used(peer[0]) >= self._limits.perPeer:
             return "limits.per-peer"
         full = self._full()
-        if full is not None and self.sheds(host, now, networks):
+        if full is not None and not self._hasRoom(peer, self.known.rank(peer[0], networks), now):
             return full
-        if self._new.exhausted(host, now):
+        if self._new.exhausted(peer[0], now):
             return "limits.new-per-peer"
         return None if full is None or self._mayLeave(now) else full
 
@@ -189,20 +195,33 @@ class Admission:
         """Return how many transfers and look-ups of this address there are."""
         return self.receivers[host] + self._lookups[host]
 
-    def sheds(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+    def sheds(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> bool:
         """
-        Return whether a request of this address would only be refused, as the server is full of others: so a flood is
-        dropped unread.
+        Return whether a request of this peer would only be refused, as the server is full of others: so a flood is
+        dropped unread.  It is noted who is turned away, as there is room for more of those who ask again.
         """
         if self._full() is None:
             return False
-        rank = self.known.rank(host, networks)
-        return rank is not Rank.SERVED and self._mayDisplace.exhausted(rank, now)
+        rank = self.known.rank(peer[0], networks)
+        if self._hasRoom(peer, rank, now):
+            return False
+        self._turnedAway[rank].add(peer, now)
+        return True
 
-    def _mayMakeRoom(self, host: str, now: float, networks: tuple[IPv4Network, ...]) -> bool:
-        """Return whether others may be displaced for this address now: always if it was served before."""
-        rank = self.known.rank(host, networks)
-        return rank is Rank.SERVED or self._mayDisplace.allow(host, rank, now)
+    def _hasRoom(self, peer: Peer, rank: Rank, now: float) -> bool:
+        """Return whether L{_mayMakeRoom} would be true."""
+        if rank is Rank.SERVED or not self._mayDisplace.exhausted(rank, now):
+            return True
+        return self._turnedAway[rank].asksAgain(peer, now) and self._mayDisplaceAgain.available(now) >= 1
+
+    def _mayMakeRoom(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+        """Return whether others may be displaced for this peer now: always if its address was served before."""
+        rank = self.known.rank(peer[0], networks)
+        if rank is Rank.SERVED:
+            return True
+        if self._mayDisplace.allow(peer[0], rank, now):
+            return True
+        return self._turnedAway[rank].asksAgain(peer, now) and self._mayDisplaceAgain.allow(1, now)
 
     def _full(self) -> str | None:
         """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""

@@ -256,7 +256,7 @@ class Listener(DatagramProtocol):
         @return: whether it is dropped; how many were is logged once a second.
         """
         now = self.site.reactor.seconds()
-        if peer in self._sessions.members or not self.site.admission.sheds(peer[0], now, local.networks):
+        if peer in self._sessions.members or not self.site.admission.sheds(peer, now, local.networks):
             return False
         self.counts["limits.casts"] += 1
         self._dropped += 1
@@ -348,7 +348,7 @@ class Listener(DatagramProtocol):
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
         if self._closing():
             return
-        entry, host = self._entries[index], request.peer[0]
+        entry = self._entries[index]
         found: Sequence[Profile] = ()
         if entry.profiled and self.site.profiles is not None:
             found = self.site.profiles.matching(request, entry.name)
@@ -357,7 +357,7 @@ class Listener(DatagramProtocol):
             request = self._applyProfiles(request, found)
         if self.site.showsRequests:
             eventlog.requested(entry.name, request)
-        limit = self.site.admission.crowded(host, self.site.reactor.seconds(), request.local.networks)
+        limit = self.site.admission.crowded(request.peer, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
             self._logCrowded(entry, request, limit)
         elif byMachine:

@@ -373,7 +373,7 @@ class _Explainer:
             self._limit("rate", f"at most {limits.rate:.0f} octets a second, of all casts together")
         if entry.options.rate is not None:
             self._tell("limit", f"rate: at most {entry.options.rate:.0f} octets a second", self._entry(entry))
-        reached = admission.reached(host, self._site.reactor.seconds(), request.local.networks)
+        reached = admission.reached(request.peer, self._site.reactor.seconds(), request.local.networks)
         if reached is not None:
             self._limit(reached.partition(".")[2], "is reached: there is no answer, the client asks again")
         return reached is not None
