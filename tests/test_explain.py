@@ -18,6 +18,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from castd.cli import main
 from castd.cli.explain import known
+from castd.files import root
 from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
 from castd.packets import tftp
@@ -311,6 +312,13 @@ def test_case(case: Case) -> None:
     told = texts(one(case, "IMAGES/Kernel"), "source")
     assert told[-1] == f"{case.folder}/boot/images/kernel is there, and differs in case only (ignore-case)"
     assert told[-2] == f"{case.folder}/boot is there, {case.folder}/boot/IMAGES is not"
+
+
+def test_caseAmongMany(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory of too many names is not listed for one that differs in case; where the path ends is told."""
+    monkeypatch.setattr(root, "MOST_LISTED", 2)
+    told = texts(one(case, "IMAGES/Kernel"), "source")
+    assert told[-1] == f"{case.folder}/boot is there, {case.folder}/boot/IMAGES is not"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from castd import outcomes
 from castd.errors import Busy, Full, Refused, Unanswered
-from castd.files import nearest
+from castd.files import content, nearest, spelling
 from castd.files.uploads import writeRefusal
 from castd.observe.format import asMessage
 from castd.observe.history import entryOf
@@ -437,18 +437,40 @@ def test_nearest(name: str, found: str | None, source: int | None, tmp_path: Pat
         assert parse(answer) == parse(buildError(1, "File not found"))
 
 
-@pytest.mark.parametrize("call", ["open", "scandir", "stat"])
-def test_nearestFails(call: str, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [(nearest, "open"), (nearest, "scandir"), (nearest, "stat"), (spelling, "scandir"), (spelling, "stat")],
+    ids=lambda each: each if isinstance(each, str) else each.__name__.rpartition(".")[2],
+)
+def test_nearestFails(
+    module: ModuleType, call: str, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that fails while a name is looked for costs nothing but the name."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "input/output error")
 
     with served(tmp_path) as (case, client):
-        monkeypatch.setattr(nearest, "os", SimpleNamespace(**{**vars(os), call: fail}))
+        monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), call: fail}))
         client.send(rrq("efi/none.efi"), (SERVER, 69))
         case.network.advance(0.1)
     assert [event["verdict"] for event in events if event.get("event") == "refused"] == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("octets", "names", "found"), [(1 << 20, 25_000, True), (1, 25_000, False), (1 << 20, 2, False)]
+)
+def test_nearestOfMany(
+    octets: int, names: int, found: bool, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is too large, in octets or in names, is not listed for a name in another case."""
+    monkeypatch.setattr(spelling, "LARGEST_LISTED", octets)
+    monkeypatch.setattr(content, "MOST_LISTED", names)
+    with served(tmp_path) as (case, client):
+        client.send(rrq("A.cfg"), (SERVER, 69))
+        case.network.advance(0.1)
+    (event,) = (event for event in events if event.get("event") == "refused")
+    assert event.get("nearest") == ("a.cfg" if found else None)
 
 
 def test_uploadsHaveThem(events: Events) -> None:

@@ -23,7 +23,7 @@ from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswere
 from castd.files import athand, names, nearest
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
-from castd.files.spelling import Spellings
+from castd.files.spelling import MOST_LISTED, Spellings
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
 from castd.interfaces import (
     IAwaitedContent,
@@ -110,7 +110,7 @@ class Directory:
         self.byMachine = self._map.byMachine
         self._open: dict[Version, _OpenFile] = {}
         self._awaited = self._seeking = 0
-        self._spellings = Spellings(nearest.MOST_NAMES)
+        self._spellings = Spellings(nearest.MOST_NAMES, MOST_LISTED)
 
     @property
     def answers(self) -> bool:

@@ -10,18 +10,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 
 from castd.files import names
 from castd.files.names import Parts
 from castd.files.root import Root, closeFd
-from castd.files.spelling import Spellings
+from castd.files.spelling import Spellings, spelled
 from castd.interfaces import Near
 
 #: The most directories at the top of a root in which a name is looked for.
 MOST_TOPS = 32
-#: Octets of the largest directory that is listed for a name in another case: some 25,000 files on ext4.
-LARGEST_LISTED = 1 << 20
 #: Names that are kept of the directories that were listed.
 MOST_NAMES = 100_000
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,7 +74,7 @@ def _onDisk(top: int, parts: Parts, spellings: Spellings | None) -> Parts | None
     place, found = top, list[bytes]()
     try:
         for number, part in enumerate(parts):
-            name = _spelled(place, part, spellings)
+            name = spelled(place, part, spellings)
             if name is None:
                 return None
             found.append(name)
@@ -94,13 +91,3 @@ def _onDisk(top: int, parts: Parts, spellings: Spellings | None) -> Parts | None
         if place != top:
             closeFd(place)
     return None
-
-
-def _spelled(directory: int, part: bytes, spellings: Spellings | None) -> bytes | None:
-    """Return a name in a directory: this one, or one that differs from it only by case."""
-    with suppress(FileNotFoundError):
-        os.stat(part, dir_fd=directory, follow_symlinks=False)
-        return part
-    if spellings is None or os.stat(directory).st_size > LARGEST_LISTED:
-        return None
-    return next(iter(spellings.find(directory, part)), None)

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand
 from castd.files.names import Parts
-from castd.files.spelling import Spellings
+from castd.files.spelling import MOST_LISTED, Spellings, spelled
 from castd.files.threads import callWithin
 
 Links: TypeAlias = Literal["inside", "never"]
@@ -141,15 +141,17 @@ class Root:
         """
         Find out how much of a path is there, and what was meant.  Waits for the disk.
 
-        @return: how many parts of the path exist; and the path of a file that differs from it in case only, or L{None}.
+        @return: how many parts of the path exist; and the path of a file that differs from it in case only; L{None}:
+            there is none, or it would be in a directory that is too large to list.
         @raise Refused: as L{openFile}.
         """
+        spellings = Spellings(largest=MOST_LISTED)
         found: list[bytes] = []
         exists: int | None = None
         for part in parts:
             fd = self.openDirectory(tuple(found))
             try:
-                known = part if _exists(part, fd) else next(iter(Spellings().find(fd, part)), None)
+                known = spelled(fd, part, spellings)
             except OSError as error:
                 raise readRefusal(error) from error
             finally:
@@ -215,15 +217,6 @@ class Root:
         except OSError:
             pass
         return root
-
-
-def _exists(part: bytes, directory: int) -> bool:
-    """Return whether a directory, given by its descriptor, has an entry of this name."""
-    try:
-        os.lstat(part, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _openRoot(path: str, writable: bool) -> _OpenedRoot:

@@ -8,11 +8,16 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from threading import Lock
 from typing import TypeAlias
 
 #: Names of all directories that are kept.
 MOST_KEPT = 1_000_000
+#: Octets and names of the largest directory that is listed to tell an operator of a name in another case: some 25,000
+#: files on ext4; other file systems give other sizes.
+LARGEST_LISTED, MOST_LISTED = 1 << 20, 25_000
 #: A directory is listed again until its last change is so many seconds ago: within that time another change might not
 #: change its time.
 SETTLED = 2.0
@@ -33,11 +38,12 @@ class Spellings:
     several threads at once, and wait for the disk.
     """
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
+    def __init__(self, most: int = MOST_KEPT, largest: int | None = None) -> None:
         """
         @param most: names of all directories that are kept; the directory used last is kept in any case.
+        @param largest: nothing is found in a directory of more names, and no more of it is read; L{None}: no bound.
         """
-        self._most = most
+        self._most, self._largest = most, largest
         self._kept: OrderedDict[_Key, _Names] = OrderedDict()
         self._names = 0
         self._lock = Lock()
@@ -56,7 +62,7 @@ class Spellings:
             if names is not None:
                 self._kept.move_to_end(key)
         if names is None:
-            names = _namesOf(directory)
+            names = _namesOf(directory, self._largest)
             if status.st_mtime < time.time() - SETTLED:
                 self._keep(key, names)
         return [os.fsencode(each) for each in names.get(os.fsdecode(name).casefold(), ())]
@@ -75,11 +81,36 @@ def _count(names: _Names) -> int:
     return sum(map(len, names.values()))
 
 
-def _namesOf(fd: int) -> _Names:
-    """Return the names of a directory by their form without case."""
+def spelled(directory: int, part: bytes, spellings: Spellings | None) -> bytes | None:
+    """
+    Return a name in a directory: this one, or one that differs from it only by case.  Waits for the disk.
+
+    @param directory: its descriptor, open for reading.
+    @param spellings: finds the latter, unless the directory is too large; L{None}: only this name is meant.
+    @return: L{None}: there is none, or the directory is too large.
+    @raise OSError: the disk has failed.
+    """
+    with suppress(FileNotFoundError):
+        os.stat(part, dir_fd=directory, follow_symlinks=False)
+        return part
+    if spellings is None or os.stat(directory).st_size > LARGEST_LISTED:
+        return None
+    return next(iter(spellings.find(directory, part)), None)
+
+
+def _namesOf(fd: int, largest: int | None) -> _Names:
+    """Return the names of a directory by their form without case; none if there are more than so many."""
     found: dict[str, list[str]] = {}
-    for number, name in enumerate(sorted(os.listdir(fd))):
+    listed = os.listdir(fd) if largest is None else _namesUpTo(fd, largest)
+    for number, name in enumerate(sorted(listed)):
         found.setdefault(name.casefold(), []).append(name)
         if not number % SLICE:
             time.sleep(0)
     return found
+
+
+def _namesUpTo(fd: int, most: int) -> list[str]:
+    """Return the names of a directory; none, and no more than so many are read, if there are more."""
+    with os.scandir(fd) as entries:
+        found = [entry.name for entry in islice(entries, most + 1)]
+    return [] if len(found) > most else found
