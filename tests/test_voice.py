@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 
 from castd.observe.voice import isTwistedsOwn
 from castd.service.logs import jsonLog, textLog
-from tests.support.jobs import free, running, until
+from tests.support.jobs import Job, free, running, until
 from tests.support.log import observed
 
 SERVE = ("-m", "castd", "serve")
@@ -113,3 +114,18 @@ def test_aLife(command: tuple[str, ...], tmp_path: Path) -> None:
     lines = rest.splitlines()
     assert lines[-1].endswith("castd has stopped")
     assert [line for line in lines if "[castd#info]" not in line] == []
+
+
+@pytest.mark.loopback
+def test_inTheBackground(tmp_path: Path) -> None:
+    """Whoever runs the tests in the background of a shell has SIGINT ignored; what the tests start ends by it."""
+    shown = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running("-c", shown) as process:
+            until(process, "True")
+        with Job((sys.executable, "-c", shown), tmp_path / "log", tmp_path) as job:
+            job.until("True", 20)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

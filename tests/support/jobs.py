@@ -53,6 +53,23 @@ class Done(NamedTuple):
     seconds: float
 
 
+@contextmanager
+def heedingInterrupts() -> Iterator[None]:
+    """
+    Have programs that are started here end by SIGINT, as from a terminal.  A shell that runs the tests in the
+    background has them ignore it, and a program inherits that.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        # With a handler, and not by default: Ctrl-C at the shell must not end the tests before they have cleaned up.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
+
+
 class Job:
     """
     A started program, which is a need.  Both of its outputs are in one file, read at any time by L{text}.
@@ -63,7 +80,7 @@ class Job:
     def __init__(self, argv: Sequence[str], log: Path, cwd: Path, env: dict[str, str] | None = None) -> None:
         self.argv, self.log = needed(argv), log
         self.started = time.monotonic()
-        with log.open("wb") as out:
+        with log.open("wb") as out, heedingInterrupts():
             self.process = subprocess.Popen(
                 [*needed(LEASHED), *self.argv],
                 stdin=subprocess.PIPE,
@@ -150,14 +167,16 @@ class Job:
 @contextmanager
 def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run castd in a process, from the sources that the tests belong to, and end it on leaving the context."""
-    with subprocess.Popen(
-        [sys.executable, "-u", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-    ) as process:
+    with heedingInterrupts():
+        started = subprocess.Popen(
+            [sys.executable, "-u", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        )
+    with started as process:
         try:
             yield process
         finally:
