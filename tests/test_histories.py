@@ -113,6 +113,13 @@ def test_noServer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (said.exit_code, "file is not a database" in said.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("client", ["pc7", "10.0.0", "10.0.0.0/24", "52:54:00"])
+def test_noMachine(client: str) -> None:
+    """What names no machine is wrong usage: "nothing" would mean that the machine has never asked."""
+    said = CliRunner().invoke(main.main, ["history", "--client", client])
+    assert (said.exit_code, f"{client} is neither an address nor a MAC" in said.stderr) == (2, True)
+
+
 def ask(port: int, name: bytes) -> bytes:
     """Ask for a file of one block, and acknowledge it.  -> the answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:

@@ -184,6 +184,34 @@ def test_byMac() -> None:
     assert kept.found(address="52:54:00:66:00:11") == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("fd00:0:0::0009", {"fd00::9"}),
+        ("FD00::9", {"fd00::9"}),
+        ("::ffff:10.0.0.9", {"10.0.0.9"}),
+        ("fe80::1", {"fe80::1%one", "fe80::1%two", "fe80::1"}),
+        ("FE80::0:1%one", {"fe80::1%one"}),
+        ("fd00::", set()),
+        ("10.0.0", set()),
+    ],
+)
+def test_spellingsOfAnAddress(asked: str, found: set[str]) -> None:
+    """A machine is found however its address is written; without a zone a link-local one is found on each network."""
+    kept = Kept()
+    for host in (
+        "10.0.0.9",
+        "[fd00::9]",
+        "[fd00::99]",
+        "[fe80::1]",
+        "[fe80::1%one]",
+        "[fe80::1%two]",
+        "[fe80::11%one]",
+    ):
+        kept.history(refused(1.0, peer=f"{host}:2000"))
+    assert {each["address"] for each in kept.found(address=asked)} == found
+
+
 def test_notKept() -> None:
     """Lines for those who look for faults, and those of other code, are no history."""
     assert not isKept({**refused(1.0), "log_level": LogLevel.debug})

@@ -15,6 +15,7 @@ import click
 from castd import units
 from castd.cli.control import ask, control
 from castd.files.names import printable
+from castd.machines.known import plainAddress, validMac
 from castd.observe.history import MOST_FOUND, Found, Query, readFile
 from castd.service.histories import FILE
 
@@ -34,10 +35,22 @@ class _Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class _MachineName(click.ParamType[str]):
+    """An address or a MAC; of anything else nothing would be found, as if the machine had never asked."""
+
+    name = "machine"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if validMac(text) is None and plainAddress(text) is None:
+            self.fail(f"{text} is neither an address nor a MAC", param, ctx)
+        return text
+
+
 @click.command()
 @control
 @click.option("--file", metavar="PATH", help=f"Read this file, and ask no server; without a server {DEFAULT_FILE}.")
-@click.option("--client", metavar="ADDRESS", help="Of this machine only.")
+@click.option("--client", type=_MachineName(), metavar="ADDRESS", help="Of this machine only: its address, or its MAC.")
 @click.option("--name", metavar="PATTERN", help="Of these files only, such as '*.efi'.")
 @click.option("--since", type=_Duration(), metavar="SPAN", help="Not longer ago than this: '1 h', '7 d'.")
 @click.option("--failed", is_flag=True, help="Only what failed.")

@@ -26,7 +26,7 @@ from zope.interface import implementer
 from castd import outcomes
 from castd.files.private import checkBeside, openOwn
 from castd.files.threads import RunInThread
-from castd.machines.known import validMac
+from castd.machines.known import plainAddress, validMac
 from castd.observe.format import addressOf, asMessage, levelName, showInstant
 
 _log = Logger(namespace="castd")
@@ -121,7 +121,8 @@ class Query:
     """
     What C{castd history} asks for.
 
-    @ivar address: of this machine only: an address, or a MAC, which also finds what has failed at any address.
+    @ivar address: of this machine only: an address in any spelling, of a link-local one with its zone or on each
+        network; or a MAC, which also finds what has failed at any address.
     @ivar name: names that match this pattern of SQLite's GLOB (C{*.efi}).
     @ivar since: not before this time, seconds since 1970.
     @ivar failed: only what failed.
@@ -332,12 +333,10 @@ def readFile(path: str, query: Query) -> list[Found]:
 
 def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
     wanted, values = ["1"], list[object]()
-    mac = validMac(query.address)
-    if mac is not None:
-        wanted.append("(address = ? OR (json_valid(fields) AND json_extract(fields, '$.mac') = ?))")
-        values += [mac, mac]
+    if query.address is not None:
+        condition, values = _ofMachine(query.address)
+        wanted.append(condition)
     for condition, value in (
-        ("address = ?", query.address if mac is None else None),
         ("name GLOB ?", query.name),
         ("time >= ?", query.since),
         ("failed = ?", query.failed or None),
@@ -356,6 +355,19 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
         values.append(MOST_MERGED)
     rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
     return [_found(KeptEvent(*row)) for row in reversed(rows)]
+
+
+def _ofMachine(machine: str) -> tuple[str, list[object]]:
+    """Return the condition that an event is about this machine, with the values in it."""
+    if (mac := validMac(machine)) is not None:
+        return "(address = ? OR (json_valid(fields) AND json_extract(fields, '$.mac') = ?))", [mac, mac]
+    plain, (_, percent, zone) = plainAddress(machine), machine.partition("%")
+    if plain is None or not plain.startswith("fe80:"):
+        return "address = ?", [plain or machine]
+    if percent:
+        return "address = ?", [f"{plain}%{zone}"]
+    # The same link-local address may be another machine's on another network, and is that with its zone in the log.
+    return "(address = ? OR address GLOB ?)", [plain, f"{plain}%*"]
 
 
 def _found(entry: KeptEvent) -> Found:
