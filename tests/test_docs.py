@@ -2,17 +2,20 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
 
+import click
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from zope.interface.interface import InterfaceClass
 
 from castd.cast.policy import MIN_RTO
+from castd.cli.main import main
 from castd.config.plugin import ServiceMaker, TransportMaker
 from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
 from castd.outcomes import MEANING
@@ -161,6 +164,40 @@ def test_newNames() -> None:
     assert len(rows) == len(re.findall(r"^\| `", page, re.MULTILINE)) > 250
     new = {name for _, names in rows for name in re.findall(r"`([\w.]+)`", names)}
     assert {name for name in new if not found(name)} == set()
+
+
+def typed(page: Path) -> Iterator[str]:
+    """Return each command of castd that a page says to type: in a block of shell, or between backticks."""
+    text = page.read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(r"(?:\$ |sudo )?(?:\S*/)?castd ([a-z].*)", line)
+            if found is not None:
+                yield re.split(r" (?:#|\||>|&)", found[1])[0]
+    yield from re.findall(r"`castd ([a-z][^`\n…]*)`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands(page: Path) -> None:
+    """Every command on a page is one that castd takes: its name, its options, as many arguments."""
+    refused = []
+    for line in typed(page):
+        name, *words = shlex.split(re.sub(r"\[.*\]", "", line), comments=True)
+        command = main.commands.get(name)
+        if command is None:
+            refused.append(line)
+            continue
+        context = click.Context(command, info_name=name)
+        try:
+            _, left, _ = command.make_parser(context).parse_args(list(words))
+        except click.BadOptionUsage as error:
+            # An option may be named without its value: `castd explain --options`.
+            refused += [] if words[-1:] == [error.option_name] else [f"{line}: {error.message}"]
+        except click.UsageError as error:
+            refused.append(f"{line}: {error.message}")
+        else:
+            refused += [line] if left else []
+    assert refused == []
 
 
 def test_promises() -> None:
