@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import signal
 import socket
@@ -21,6 +22,7 @@ from castd import __version__, tap
 from castd.cli import check, main
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
+from castd.observe import journal
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
 from tests.support.jobs import ROOT, running, until
@@ -243,6 +245,68 @@ def test_checkMachine(folder: Path) -> None:
         f"{file}:9: logging.json: {folder}/none: no such folder",
         f"{file}:10: control.path: {folder}/none: no such folder",
     ]
+
+
+OWN = [
+    ("logging: {file: boot}", 5, "logging.file: {folder}/boot: is a folder"),
+    ("logging: {json: boot}", 5, "logging.json: {folder}/boot: is a folder"),
+    ("history: {path: boot}", 5, "history.path: {folder}/boot: is a folder"),
+    ("control: {path: boot}", 5, "control.path: {folder}/boot: is a folder"),
+    ("control: {path: boot/hello.txt}", 5, "control.path: {folder}/boot/hello.txt: is there, and no socket: remove it"),
+    ("logging: {format: journal}", 5, "logging.format: the journal is not there: no {folder}/journal"),
+]
+
+
+@pytest.mark.parametrize(("section", "line", "fault"), OWN, ids=[section for section, _, _ in OWN])
+def test_checkOwnFiles(folder: Path, monkeypatch: pytest.MonkeyPatch, section: str, line: int, fault: str) -> None:
+    """What lies where castd would make a file of its own, or that there is no journal, is a fault."""
+    file = folder / "x.yaml"
+    file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n{section}\n")
+    monkeypatch.setattr(journal, "SOCKET", str(folder / "journal"))
+    said = castd("check", file)
+    assert (said.exit_code, said.stderr) == (1, f"{file}:{line}: {fault.format(folder=folder)}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", [section for section, _, _ in OWN[:-1]])
+def test_startAgrees(folder: Path, section: str) -> None:
+    """What the check calls a fault keeps the server from starting: one that is too strict would be wrong as well."""
+    file = folder / "x.yaml"
+    file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n{section}\n")
+    with running("-m", "castd", "serve", file) as process:
+        assert process.wait(60) in (69, 78)
+
+
+def test_checkUnwritable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is there is appended to, whoever owns its folder; a history needs its folder as well."""
+    file, access = folder / "x.yaml", os.access
+    kept = folder / "kept"
+    kept.mkdir()
+    (kept / "log").touch()
+    (kept / "history").touch()
+    text = f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n"
+    file.write_text(f"{text}logging: {{file: kept/log}}\nhistory: {{path: kept/history}}\n")
+    closed = {kept}
+    monkeypatch.setattr(os, "access", lambda path, *how, **more: path not in closed and access(path, *how, **more))
+    history = f"{file}:6: history.path: {kept}: this user may not write there"
+    assert castd("check", file).stderr.splitlines() == [history]
+    closed.add(kept / "log")
+    log = f"{file}:5: logging.file: {kept}/log: this user may not write it"
+    assert castd("check", file).stderr.splitlines() == [log, history]
+
+
+@pytest.mark.parametrize("interface", ["''", "'::'"])
+def test_checkFamily(folder: Path, monkeypatch: pytest.MonkeyPatch, interface: str) -> None:
+    """A family of addresses that the kernel does not have is a fault, as any reason why no port can be bound."""
+    monkeypatch.setattr(check, "_bind", lambda host, port, kind: errno.EAFNOSUPPORT)
+    file = folder / "x.yaml"
+    file.write_text(f"{GOOD}transports: {{tftp: {{interface: {interface}}}}}\n")
+    said = castd("check", file)
+    shown = interface.strip("'") or "any address"
+    assert (said.exit_code, said.stderr) == (
+        1,
+        f"{file}:4: transports.tftp: {shown}: Address family not supported by protocol\n",
+    )
 
 
 @pytest.mark.loopback

@@ -18,6 +18,7 @@ from castd.config.config import Config, listening
 from castd.config.yaml import Route
 from castd.errors import NotFound
 from castd.files.directory import patience
+from castd.observe import journal
 from castd.options import endpoint
 from castd.service.service import Server
 
@@ -44,13 +45,19 @@ def summary(server: Server) -> Table:
 
 
 def findMissing(config: Config) -> None:
-    """Record a fault for each address and folder that this machine does not have: the server would not start."""
+    """Record a fault for each address, folder and file that cannot be had here: the server would not start."""
     for route, host, _, kind in _ports(config):
-        if _bind(host, 0, kind) == errno.EADDRNOTAVAIL:
+        failed = _bind(host, 0, kind)
+        if failed == errno.EADDRNOTAVAIL:
             config.tree.addFault(route, f"no interface of this machine has the address {host}")
+        elif failed:
+            # Such as EAFNOSUPPORT: the kernel was told to do without IPv6.
+            config.tree.addFault(route, f"{host or 'any address'}: {os.strerror(failed)}")
     for route, file in _files(config):
-        if (why := _unwritable(file.parent)) is not None and not _madeAtStart(file.parent):
-            config.tree.addFault(route, f"{file.parent}: {why}")
+        if not _madeAtStart(file.parent) and (fault := _unusable(file, route)) is not None:
+            config.tree.addFault(route, fault)
+    if config.logging.format == "journal" and config.logging.file is None and not os.path.exists(journal.SOCKET):
+        config.tree.addFault(("logging", "format"), f"the journal is not there: no {journal.SOCKET}")
 
 
 def machineWarnings(config: Config) -> Iterator[str]:
@@ -100,6 +107,21 @@ def _files(config: Config) -> Iterator[tuple[Route, Path]]:
     ):
         if path is not None:
             yield route, path
+
+
+def _unusable(file: Path, route: Route) -> str | None:
+    """Return the reason why the server could not have a file of its own, with its path; L{None}: it could."""
+    if file.is_dir():
+        return f"{file}: is a folder"
+    if route == ("control", "path"):
+        if file.exists() and not file.is_socket():
+            return f"{file}: is there, and no socket: remove it"
+    elif file.exists() and not os.access(file, os.W_OK, effective_ids=True):
+        return f"{file}: this user may not write it"
+    if route[0] == "logging" and file.exists():
+        return None  # it is appended to; only a new one needs its folder
+    why = _unwritable(file.parent)
+    return None if why is None else f"{file.parent}: {why}"
 
 
 def _unwritable(folder: Path) -> str | None:
