@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from castd.cli.history import DEFAULT_FILE
 from tests.support.lab.castd import command
 from tests.support.lab.daemons import BODY, place
 from tests.support.needs import need, run
@@ -57,6 +58,12 @@ def test_verifySocket(unit: Path) -> None:
 def settings(key: str) -> list[str]:
     """All values of a key of the unit, in their order."""
     return [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith(f"{key}=")]
+
+
+def test_history() -> None:
+    """The unit gives the history its place, where the command looks for it when no server answers."""
+    (state,) = settings("StateDirectory")
+    assert f"/var/lib/{state}/history.sqlite" == DEFAULT_FILE
 
 
 def syscalls() -> dict[str, set[str]]:

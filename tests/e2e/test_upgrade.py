@@ -481,3 +481,25 @@ def test_bySignal(castd: Running) -> None:
     with udp() as client:
         client.sendto(rrq("moved/small"), (ADDRESS, castd.plain[0]))
         assert client.recv(600)[4:] == SMALL[:512]
+
+
+def test_history(castd: Running) -> None:
+    """
+    The history goes on in one file: what was before an upgrade, what the old process has served to its end beside the
+    new one, and what came after; no transfer is missing, and none is there twice.
+    """
+    castd.write(history={"path": str(castd.folder / "history.sqlite")})
+    assert castd.castd("reload").returncode == 0
+    assert Slow(castd.plain[0]).finish() == LARGE
+    slow = Slow(castd.single).take(10)
+    castd.upgrade(slow)
+    assert Slow(castd.plain[1]).finish() == LARGE
+    assert slow.finish() == LARGE
+    castd.alone()
+    assert Slow(castd.plain[0]).finish() == LARGE
+    told = [json.loads(line) for line in castd.castd("history", "--json").stdout.splitlines()]
+    received = [(each["fields"]["transport"], each["times"]) for each in told if each["event"] == "received"]
+    assert sorted(received) == [("one", 1), ("one", 1), ("other", 1), ("single", 1)]
+    pids = [each["fields"]["pid"] for each in told if each["event"] == "started"]
+    assert pids == [castd.status()["pid"]]
+    assert castd.status()["history"] == {"path": str(castd.folder / "history.sqlite"), "lost": 0}
