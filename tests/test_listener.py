@@ -155,7 +155,7 @@ def test_restartWhileDraining() -> None:
         stage.listener.drain().addCallback(drained.append)
         assert drained == []
         client.send(rrq(), tid)
-        stage.quiet(client)
+        stage.quiet(client, 0.11)
         assert drained == [None]
         stage.over()
 

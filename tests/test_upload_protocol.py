@@ -283,7 +283,7 @@ class TestRestart:
         assert (site.files, site.left()) == ({"up": b"all"}, 0)
 
     def test_restarted_on_one_port(self) -> None:
-        """On the listening port, too, the new request is answered at once."""
+        """On the listening port, too, the new request is answered, and need not be repeated."""
         site = Site(single=True)
         source = site.ask()
         site.client.send(buildData(1, bytes(512)), source)

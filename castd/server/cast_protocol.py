@@ -257,6 +257,27 @@ class CastProtocol(FastPath):
         alone = self.group is None and self._steps > 0
         return alone or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
+    def begunBy(self, request: Request) -> bool:
+        """Return whether this is once more the request that has begun the part of a member."""
+        receiver = self.receivers.get(request.peer)
+        return receiver is not None and request.repeats(receiver.request)
+
+    @property
+    def answerDue(self) -> float | None:
+        """
+        The instant at which a missing answer of the only receiver is noticed; L{None}: it is not known, as blocks are
+        still to be sent, or it was not decided yet what is done next.
+        """
+        due = self.due
+        return None if self._main.unsent or due is None or due <= self._seconds() else due
+
+    def position(self, peer: Peer) -> tuple[int, int]:
+        """Return the number of the block that a receiver by unicast has asked for last, and of the last one sent."""
+        self._leaveFastPath()
+        cast = (self._fallback(peer) or self._main).cast
+        state, sent = cast.peerState(peer), cast.highestSent
+        return sent + 1 if state is None or state.serving is None else state.serving.start, sent
+
     # Datagrams come in.
 
     def readArrived(self) -> None:

@@ -36,6 +36,11 @@ _log = Logger(namespace="castd")
 
 #: The event of a request that found no file waits so many seconds at the most for a name that was probably meant.
 NEAREST_TIME = 1.0
+#: The longest wait for the next answer of a client whose request has come once more.  Seconds.
+COPY_WAIT = 0.1
+#: That wait ends so many seconds before the timer of the transfer, whose repetition would confuse a client that has
+#: restarted.
+BEFORE_TIMER = 0.001
 
 T = TypeVar("T")
 
@@ -105,6 +110,8 @@ class Listener(DatagramProtocol):
         self._sessions = Sessions(site)
         self._opener = Opener(site, self, self._sessions)
         self._drained: Deferred[None] | None = None
+        # Peers whose request may be a late copy, until their next answer tells.
+        self._doubted: set[Peer] = set()
         # Datagrams that were dropped unread since that was last logged.
         self._dropped = 0
         self._droppedLoggedAt = float("-inf")
@@ -165,7 +172,7 @@ class Listener(DatagramProtocol):
             return
         # Requests that were read before the successor took over are still answered, by this process or by the
         # successor.
-        if self._sessions.successor is None or not self._sessions.lookingUp:
+        if self._sessions.successor is None or not (self._sessions.lookingUp or self._doubted):
             self._drained.callback(None)
 
     @property
@@ -228,8 +235,12 @@ class Listener(DatagramProtocol):
                 self._serve(datagram, peer, local, unheard=unheard)
         except BaseException:
             # A fault of one dialect must not close the port for the others.
-            self.counts["fault"] += 1
-            _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
+            self._logFault()
+
+    def _logFault(self) -> None:
+        """Log the exception that is being handled, a fault of castd or of a plugin."""
+        self.counts["fault"] += 1
+        _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Pass on that a host reports the port of a peer as closed (ICMP port unreachable)."""
@@ -327,8 +338,52 @@ class Listener(DatagramProtocol):
             return True
         if session.answerAgain(request, entry.dialect) or self._declinedBefore(session, entry, request, datagram):
             return True
+        if self._mayGoOn(session, request, datagram):
+            return True
         session.replace(request.peer)
         return False
+
+    def _mayGoOn(self, session: Session, request: Request, datagram: bytes) -> bool:
+        """
+        Wait for the next answer of a client if this may be a late copy of the request that began its transfer, which
+        the network has made: a client that has restarted does not go on.
+
+        @return: whether it is waited for; its answer, or L{COPY_WAIT}, decides.
+        """
+        peer, clock, due = request.peer, self.site.reactor, session.answerDue
+        wait = COPY_WAIT if due is None else min(COPY_WAIT, due - clock.seconds() - BEFORE_TIMER)
+        if wait <= 0 or not session.begunBy(request):
+            return False
+        if peer not in self._doubted:
+            self._doubted.add(peer)
+            clock.callLater(wait, self._judgeCopy, session, session.position(peer), datagram, peer, request.local)
+        return True
+
+    def _judgeCopy(
+        self, session: Session, position: tuple[int, int], datagram: bytes, peer: Peer, local: Local
+    ) -> None:
+        """
+        Serve a request that may be a copy, unless its client has gone on with the transfer, or has asked for another.
+
+        @param position: that of the transfer when the request came.
+        """
+        self._doubted.discard(peer)
+        try:
+            if self._sessions.members.get(peer) is session:
+                session.readArrived()
+            member = self._sessions.members.get(peer)
+            asked, sent = session.position(peer)
+            # If it is over without another block, its last ACK was sent before the request, perhaps.
+            wentOn = asked != position[0] if member is session else sent != position[1]
+            if wentOn or member not in (session, None):
+                self.counts["copies"] += 1
+                return
+            session.replace(peer)
+            self._serve(datagram, peer, local)
+        except BaseException:
+            self._logFault()
+        finally:
+            self._checkDrained()
 
     def _declinedBefore(self, session: Session, entry: PortDialect, request: Request, datagram: bytes) -> bool:
         """
@@ -614,9 +669,4 @@ def _isCopy(request: Request, unheard: Session | None) -> bool:
 
     @param unheard: as in L{Listener._serve}.
     """
-    if unheard is None or not unheard.heard(request.peer):
-        return False
-    if isinstance(unheard, UploadProtocol):
-        return not unheard.over and request.repeats(unheard.request)
-    receiver = unheard.receivers.get(request.peer)
-    return receiver is not None and request.repeats(receiver.request)
+    return unheard is not None and unheard.heard(request.peer) and unheard.begunBy(request)

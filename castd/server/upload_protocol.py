@@ -193,6 +193,19 @@ class UploadProtocol(HalfProtocol):
         self._open()
         return True
 
+    def begunBy(self, request: Request) -> bool:
+        """Return whether this is once more the request that has begun the upload."""
+        return not self.over and request.repeats(self.request)
+
+    @property
+    def answerDue(self) -> float | None:
+        """The instant at which the client's next block is missed."""
+        return self.due
+
+    def position(self, peer: Peer) -> tuple[int, int]:
+        """Return how many blocks have come, and were acknowledged."""
+        return self.blocks, self.blocks
+
     def readArrived(self) -> None:
         """Receive what has arrived at the port of the upload."""
         self.transport.readArrived()
