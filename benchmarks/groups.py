@@ -1,5 +1,6 @@
 """
-Measures RFC 2090 in network namespaces: what atftp's clients cost at the server's wire, castd and atftpd in one run.
+Measures groups in network namespaces: what clients of RFC 2090 and SLAM cost at the server's wire, castd and atftpd in
+one run; and BusyBox, alone and with loss.
 
     sudo .venv/bin/python benchmarks/groups.py --runs 10
     sudo .venv/bin/python benchmarks/groups.py --only loss-1 --server castd
@@ -39,7 +40,7 @@ from tests.support.lab.castd import (  # noqa: E402
     Shelf,
     listening,
 )
-from tests.support.lab.clients import SERVER, Transfer, atftp  # noqa: E402
+from tests.support.lab.clients import SERVER, Transfer, atftp, busybox  # noqa: E402
 from tests.support.lab.hall import Hall, Host, sweep  # noqa: E402
 from tests.support.lab.wires import SEED, lossy, nft  # noqa: E402
 
@@ -55,7 +56,8 @@ class Work:
     @ivar loss: per cent, each way.
     @ivar kill: the master is killed in mid-transfer.
     @ivar mark: (what of the sample, at most).
-    @ivar slam: by SLAM, which atftpd has not; the clients are after iPXE and share no code with castd.
+    @ivar client: C{"atftp"}; C{"busybox"}; C{"castd get"}, by SLAM; C{"iPXE"}, by SLAM, a client that shares no code
+        with castd.  atftpd has no SLAM.
     """
 
     clients: int
@@ -66,7 +68,12 @@ class Work:
     options: tuple[str, ...] = ASKED
     mark: tuple[str, float] | None = None
     patience: float = 60.0
-    slam: bool = False
+    client: str = "atftp"
+
+    @property
+    def slam(self) -> bool:
+        """Whether it is served by SLAM."""
+        return self.client in ("castd get", "iPXE")
 
 
 MIB = 1 << 20
@@ -86,19 +93,60 @@ WORK = {
     "small-timeout": Work(1, MIB, loss=1, options=(*ASKED, "timeout 1"), mark=("seconds", 2.0)),
     "whole": Work(4, 32 * MIB),
     "killed": Work(4, 32 * MIB, kill=True, mark=("delay", 1.5)),
-    "slam": Work(16, MIB, mark=("wire", 1.05), slam=True),
+    "busybox-loss-5": Work(1, MIB, loss=5, options=("-b1428",), client="busybox"),
+    "slam": Work(16, MIB, mark=("wire", 1.05), client="iPXE"),
+    "slam-get": Work(16, 8 * MIB, mark=("wire", 1.05), client="castd get"),
+    "slam-get-loss-5": Work(16, 8 * MIB, loss=5, mark=("own", 2.0), client="castd get"),
 }
 SLAM_CLIENT = HERE.parent / "tests" / "support" / "clients" / "slam_client.py"
-#: Where SLAM is served, and the port of its group.
-SLAM_PORT = 10000
+#: Where files of a size are served by SLAM: the ports of lists, and of the groups.
+SLAM_PORTS = {MIB: 10000, 8 * MIB: 10001}
+#: castd's command, which begins at the instant that a file tells: until sixteen have started, seconds go by.
+AT_ONCE = """
+import pathlib, sys, time
+start = pathlib.Path(sys.argv.pop(1))
+from castd.cli.main import main
+import castd.client.client, twisted.internet.reactor
+print("started", flush=True)
+while not start.exists():
+    time.sleep(0.02)
+time.sleep(max(0.0, float(start.read_text()) - time.time()))
+main()
+"""
+#: Seconds from the word to begin until they do.
+BEGIN_IN = 0.5
+
+
+class CastdTransfer(Transfer):
+    """castd get by SLAM, which begins when it is told to."""
+
+    def __init__(self, host: Host, port: int) -> None:
+        local = host.folder / "copy"
+        self._start = host.folder / "start"
+        url = f"slam://{SERVER}:{port}/239.255.1.1:{port}"
+        words = [sys.executable, "-c", AT_ONCE, str(self._start), "get", "--json", "-o", str(local), url]
+        super().__init__(host.start(words, cwd=HERE.parent), local)
+
+    def begin(self, instant: float) -> None:
+        """Let it begin at an instant of the wall clock."""
+        new = self._start.with_suffix(".new")
+        new.write_text(str(instant))
+        new.rename(self._start)
+
+    def seconds(self) -> float:
+        """Return the seconds that it has taken by its own clock; 0: it tells none."""
+        try:
+            return float(json.loads(self.job.finish(1).text.splitlines()[-1])["seconds"])
+        except (IndexError, ValueError, KeyError):
+            return 0.0
 
 
 class SlamTransfer(Transfer):
     """A client of SLAM at work, which tells the digest of what it received, and writes no file."""
 
-    def __init__(self, host: Host) -> None:
-        words = [sys.executable, str(SLAM_CLIENT), "--kind", "ipxe", "--server", f"{SERVER}:{SLAM_PORT}"]
-        more = ["--group", f"239.255.1.1:{SLAM_PORT}", "--interface", host.addresses[0], "--limit", "60"]
+    def __init__(self, host: Host, port: int) -> None:
+        words = [sys.executable, str(SLAM_CLIENT), "--kind", "ipxe", "--server", f"{SERVER}:{port}"]
+        more = ["--group", f"239.255.1.1:{port}", "--interface", host.addresses[0], "--limit", "60"]
         super().__init__(host.start([*words, *more]), host.folder / "none")
 
     def digest(self) -> str:
@@ -119,6 +167,7 @@ class Sample:
     @ivar seconds: until the last one was done.
     @ivar done: clients with the right file; C{late}: requests that had to be repeated.
     @ivar delay: seconds from the death of the master to the first word of the next one.
+    @ivar own: seconds of the slowest by the clients' own clocks, from request to last octet; 0: they tell none.
     """
 
     wire: float
@@ -126,6 +175,7 @@ class Sample:
     done: int
     late: int
     delay: float = 0.0
+    own: float = 0.0
 
 
 @contextlib.contextmanager
@@ -169,7 +219,7 @@ class Bench:
             "transports": {
                 "multicast": group,
                 "tftp": plain,
-                "slam": {"port": SLAM_PORT, "file": self.shelf.sized(MIB), "interface": SERVER},
+                **{f"slam-{port}": self._slam(size, port) for size, port in SLAM_PORTS.items()},
             },
         }
         running = Server(self.server, service, tree=tree)
@@ -177,6 +227,11 @@ class Bench:
             yield
         finally:
             running.stop()
+
+    def _slam(self, size: int, port: int) -> dict[str, object]:
+        """Return the options of the transport that serves the file of this size by SLAM."""
+        group = f"239.255.1.1:{port}"
+        return {"use": "slam", "port": port, "file": self.shelf.sized(size), "interface": SERVER, "group": group}
 
     @contextlib.contextmanager
     def atftpd(self) -> Iterator[None]:
@@ -212,7 +267,9 @@ class Bench:
         transfers = []
         for index, client in enumerate(clients):
             time.sleep(max(0.0, begin + index * work.pause - time.monotonic()))
-            transfers.append(SlamTransfer(client) if work.slam else atftp.get(client, name, *work.options))
+            transfers.append(self._start(work, name, client))
+        if work.client == "castd get":
+            begin = self._beginTogether(transfers)
         delay = 0.0
         if work.kill:
             master = self._master(clients, transfers, calm)
@@ -233,9 +290,30 @@ class Bench:
         ended = self._ends(transfers, begin + work.patience)
         octets = self.server.counters().since(before).sentOctets
         right = [transfer for transfer in transfers if self._right(transfer, name)]
+        own = max((transfer.seconds() for transfer in transfers if isinstance(transfer, CastdTransfer)), default=0.0)
         for transfer in transfers:
             transfer.local.unlink(missing_ok=True)
-        return Sample(octets / work.size, max(ended.values()) - begin, len(right), 0, delay)
+            (transfer.local.parent / "start").unlink(missing_ok=True)
+        return Sample(octets / work.size, max(ended.values()) - begin, len(right), 0, delay, own)
+
+    @staticmethod
+    def _start(work: Work, name: str, client: Host) -> Transfer:
+        if work.client == "castd get":
+            return CastdTransfer(client, SLAM_PORTS[work.size])
+        if work.client == "iPXE":
+            return SlamTransfer(client, SLAM_PORTS[work.size])
+        return (busybox if work.client == "busybox" else atftp).get(client, name, *work.options)
+
+    @staticmethod
+    def _beginTogether(transfers: list[Transfer]) -> float:
+        """Wait until all have started, and let them begin at the same instant.  -> that, by the monotonic clock."""
+        for transfer in transfers:
+            transfer.job.until("started", 60)
+        instant = time.time() + BEGIN_IN
+        for transfer in transfers:
+            if isinstance(transfer, CastdTransfer):
+                transfer.begin(instant)
+        return time.monotonic() + instant - time.time()
 
     def _right(self, transfer: Transfer, name: str) -> bool:
         if isinstance(transfer, SlamTransfer):
@@ -279,8 +357,8 @@ def told(servers: dict[str, list[Sample]]) -> Iterator[tuple[str, list[Sample]]]
 
 def printTable(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
     """Print the table: medians, and the worst."""
-    table = Table(title="RFC 2090: 16 clients are atftp's; wire octets for each octet of the file")
-    for head in ("work", "server", "wire", "worst", "seconds", "worst", "done", "asked again", "mark"):
+    table = Table(title="Clients of RFC 2090 are atftp's; wire octets for each octet of the file")
+    for head in ("work", "server", "wire", "worst", "seconds", "worst", "own clocks", "done", "asked again", "mark"):
         table.add_column(head)
     for name, servers in samples.items():
         work = WORK[name]
@@ -299,6 +377,7 @@ def printTable(samples: dict[str, dict[str, list[Sample]]], console: Console) ->
                 f"{max(wires):.3f}",
                 f"{median(seconds):.2f}",
                 f"{max(seconds):.2f}",
+                f"{median(run.own for run in runs):.2f}" if work.client == "castd get" else "",
                 f"{sum(run.done for run in runs)}/{expected}",
                 str(sum(run.late for run in runs)),
                 mark,
@@ -326,7 +405,7 @@ def main(
     out: Path | None,
 ) -> None:
     """Measure castd's groups beside atftpd's."""
-    console = Console(width=130 if not sys.stdout.isatty() else None)
+    console = Console(width=150 if not sys.stdout.isatty() else None)
     folder = Path(tempfile.mkdtemp(prefix="castd-groups-"))
     folder.chmod(0o755)
     samples: dict[str, dict[str, list[Sample]]] = {}

@@ -531,6 +531,23 @@ def test_aDownloadThatLosesEachTail() -> None:
     assert link.now - 100 < 15
 
 
+def test_puttingThatLosesEachTail() -> None:
+    """As for uploads and downloads: the last block of each window is lost, and a client's blocks come at one pace."""
+    content, seen = pattern(16 * 200), set[bytes]()
+
+    def lost(sender: int, datagram: bytes, ordinal: int) -> bool:
+        first = datagram[:2] == b"\0\3" and datagram[3] % 4 == 0 and datagram[:4] not in seen
+        seen.add(datagram[:4])
+        return first
+
+    client = TftpUpload(
+        "up", len(content), lambda start, length: content[start : start + length], RequestedOptions(16, 4)
+    )
+    link = Link(client, Accept(), lost=lost).run(60.0)
+    assert link.kept[1] == content
+    assert link.now - 100 < 15
+
+
 @pytest.mark.parametrize("windowsize", [2, 8, 64])
 def test_puttingWithEachAckTwice(windowsize: int) -> None:
     """A client's upload is no apprentice either: whatever arrives twice, no block is sent twice for it."""

@@ -72,6 +72,16 @@ def test_oneAck(tmp_path: Path, cause: str, name: str, ratio: float) -> None:
     cheap(tmp_path, CELLS[cause, name], ratio)
 
 
+@pytest.mark.parametrize("name", ["atftp", "busybox", "castd get", "curl"])
+def test_theRequestOnceMore(tmp_path: Path, name: str) -> None:
+    """A request that the network delivers once more in the middle of the transfer ends nothing, and begins nothing."""
+    need(name.split(maxsplit=1)[0] if name != "castd get" else "nft")
+    sample = play(tmp_path, CELLS["the request once more after 30 ms", name])
+    assert sample.whole == 1, (sample.said, sample.log)
+    assert sample.ratio <= 1.1
+    assert "restarted" not in sample.log
+
+
 @pytest.mark.parametrize("deaf", [4, 8])
 def test_portsGoDeaf(tmp_path: Path, deaf: int) -> None:
     """

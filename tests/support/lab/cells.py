@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.support.jobs import Late
 from tests.support.lab.castd import Server
-from tests.support.lab.clients import SERVER, Client, Result, Transfer, atftp, castd, hasty
+from tests.support.lab.clients import SERVER, Client, Result, Transfer, atftp, busybox, castd, curl, hasty
 from tests.support.lab.hall import Hall, Host
 from tests.support.lab.wires import deafening, delaying, doubling, lossy
 
@@ -28,7 +28,7 @@ SIXTH, CAPPED_PORT = "fd77::1", 6969
 GROUP = "239.255.32.0"
 MIB = 1 << 20
 #: nftables expressions: a datagram of TFTP that is an ACK; one that is no request.
-ACK, NO_REQUEST = "@th,64,16 4", "@th,64,16 != 1"
+ACK, REQUEST, NO_REQUEST = "@th,64,16 4", "@th,64,16 1", "@th,64,16 != 1"
 #: Which of the ACKs is doubled, or late: one in the middle of the file, also for windows of 64.
 WHICH = 40
 WINDOWS = (2, 4, 8, 16, 32, 64)
@@ -198,6 +198,15 @@ def group(hearing: int, deaf: int, after: int = 2 * MIB, **more: Any) -> Cell:
     )
 
 
+#: The words of clients for blocks of 1468 octets, one at a time.
+OF_1468 = {
+    atftp: windowed(atftp, 1),
+    busybox: ("-b1468",),
+    castd: windowed(castd, 1),
+    curl: ("--tftp-blksize", "1468"),
+}
+
+
 def _named(program: Client) -> str:
     return "castd get" if program is castd else program.program[0]
 
@@ -208,6 +217,10 @@ def _lossy(percent: float, hall: Hall, hosts: Sequence[Host]) -> contextlib.Abst
 
 def _doubled(ordinals: Sequence[int], hall: Hall, hosts: object) -> contextlib.AbstractContextManager[object]:
     return doubling(hall, "c1", "from", *ordinals, match=ACK)
+
+
+def _askedTwice(later: float, hall: Hall, hosts: object) -> contextlib.AbstractContextManager[object]:
+    return doubling(hall, "c1", "from", match=REQUEST, later=later)
 
 
 def _late(seconds: float, hall: Hall, hosts: object) -> contextlib.AbstractContextManager[object]:
@@ -223,6 +236,9 @@ def _cells() -> Iterable[tuple[str, str, Cell]]:
             yield "an ACK doubled", name, Cell(client, options, trouble=partial(_doubled, (WHICH,)))
             yield "every ACK doubled", name, Cell(client, options, trouble=partial(_doubled, ()))
             yield "an ACK 30 ms late", name, Cell(client, options, trouble=partial(_late, 0.03))
+    for client, options in OF_1468.items():
+        cell = Cell(client, options, trouble=partial(_askedTwice, 0.03))
+        yield "the request once more after 30 ms", _named(client), cell
     for percent in (1, 5):
         for window in (1, 16):
             cell = Cell(hasty, windowed(hasty, window), size=MIB, trouble=partial(_lossy, percent), patience=120)

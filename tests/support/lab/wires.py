@@ -106,10 +106,12 @@ def delaying(
 
 
 def doubling(
-    hall: Hall, port: str, way: str, *ordinals: int, match: str = ""
+    hall: Hall, port: str, way: str, *ordinals: int, match: str = "", later: float = 0
 ) -> contextlib.AbstractContextManager[Loss]:
-    """Deliver these of the UDP datagrams twice.  Parameters as for L{delaying}."""
-    return _relaying(hall, port, way, [0, 0], f"{match} {_numbered(ordinals)}")
+    """
+    Deliver these of the UDP datagrams twice, the second time so many seconds later.  Parameters as for L{delaying}.
+    """
+    return _relaying(hall, port, way, [0, later], f"{match} {_numbered(ordinals)}")
 
 
 def _numbered(ordinals: Sequence[int]) -> str:
