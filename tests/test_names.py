@@ -133,6 +133,30 @@ def test_rewriteKeepsOctets() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "octets", "result"),
+    [
+        # Junk behind a name, as ROMs send it.
+        (r"\xff.*$", b"x\xff\xfe\x80", b"x"),
+        (r"(?s)[\x01-\x1f\x7f].*$", b"x\x01\xff", b"x"),
+        (r"[^\x20-\x7e]+$", b"x\xc3", b"x"),
+        # A character is one, whatever its octets are.
+        ("^.x$", "äx".encode(), b""),
+        ("[äö]", "ö".encode(), b""),
+        ("[^ä]", "ö".encode(), b""),
+        # The same letter in the two writings that clients use.
+        (r"\xe4", "bär".encode(), b"br"),
+        (r"\xe4", b"b\xe4r", b"br"),
+        # What is written out matches its octets in any name.
+        ("ä", "ä".encode() + b"x\xff", b"x\xff"),
+    ],
+)
+def test_rewriteRawOctets(pattern: str, octets: bytes, result: bytes) -> None:
+    """A rule matches the octets of a name that is no UTF-8, and the characters of one that is."""
+    changed = Rewrite.compile(pattern, "")(octets.decode("utf-8", "surrogateescape"))
+    assert changed.encode("utf-8", "surrogateescape") == result
+
+
+@pytest.mark.parametrize(
     ("pattern", "to"),
     [
         ("(", ""),

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import TypeAlias
 
 from castd.errors import NO_NAME, Forbidden, NotFound, Refused, Unsupported
-from castd.files.regex import Match, Regexp, linearRegex
+from castd.files.regex import LinearRegex, Match, linearRegex
 from castd.machines.words import Word, parse, valueOf
 
 #: The parts of a name, from the root downwards.
@@ -129,14 +129,14 @@ class Rewrite:
     The expression is matched by RE2, in a time that grows with the length of the name: an engine that backtracks would
     let a client choose a name for which it takes hours (docs/decisions/patterns.md).
 
-    @ivar pattern: searched for anywhere in the octets of the name, which is written with single slashes and without a
-        leading one.
+    @ivar pattern: searched for anywhere in the name, which is written with single slashes and without a leading one; by
+        octets where the name is not UTF-8.
     @ivar to: the replacement: octets, numbers of groups, and words whose values are known of a machine.
     @ivar every: replace every match in the name, not just the first.
     @ivar end: if it matches, the rules behind it are not applied.
     """
 
-    pattern: Regexp
+    pattern: LinearRegex
     to: tuple[bytes | int | Word, ...]
     every: bool = False
     end: bool = False
@@ -195,7 +195,7 @@ def _replaced(piece: bytes | int | Word, match: Match, values: Mapping[str, str]
     return value.encode("ascii")
 
 
-def _template(to: str, compiled: Regexp) -> Iterator[bytes | int | Word]:
+def _template(to: str, compiled: LinearRegex) -> Iterator[bytes | int | Word]:
     """
     Split a replacement at its words and its references to groups.
 
@@ -208,7 +208,7 @@ def _template(to: str, compiled: Regexp) -> Iterator[bytes | int | Word]:
             yield from _references(piece.encode("utf-8", "surrogateescape"), compiled)
 
 
-def _references(replacement: bytes, compiled: Regexp) -> Iterator[bytes | int]:
+def _references(replacement: bytes, compiled: LinearRegex) -> Iterator[bytes | int]:
     at = 0
     for found in _REFERENCE.finditer(replacement):
         yield _literal(replacement[at : found.start()])
@@ -218,7 +218,7 @@ def _references(replacement: bytes, compiled: Regexp) -> Iterator[bytes | int]:
     yield _literal(replacement[at:])
 
 
-def _group(reference: bytes, compiled: Regexp) -> int:
+def _group(reference: bytes, compiled: LinearRegex) -> int:
     """Return the number of a group.  @raise ValueError: there is no such group."""
     number = int(reference) if reference.isdigit() else compiled.groupindex.get(reference, -1)
     if not 0 <= number <= compiled.groups:

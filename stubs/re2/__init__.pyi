@@ -1,9 +1,14 @@
 # The part of google-re2 that castd uses, for octets; the library has no types of its own.
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 class error(Exception): ...  # noqa: N801
 
 class Options:
+    class Encoding:
+        LATIN1: ClassVar[Options.Encoding]
+
+    encoding: Encoding
     log_errors: bool
     max_mem: int
 
