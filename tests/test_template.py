@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ProcessTerminated
@@ -19,10 +20,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from castd.cli.main import main
 from castd.errors import ConfigError, NotFound, Refused, Unanswered
 from castd.interfaces import IContent, IMachineSource
 from castd.request import Local, Request
 from castd.templates import source as template
+from castd.templates.checks import templateFaults
 from castd.templates.child import IDLE
 from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
 from castd.templates.renderers import MOST_PROCESSES, MOST_QUEUED, START_TIMEOUT, Renderers, RenderProcess
@@ -211,11 +214,14 @@ def test_faultsLast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("machines: [a]", "machines is no mapping"),
+        ("machines: [a]", ":1: machines is no mapping"),
         ("\n\na: [", ":3:"),
-        ("machines: {'10.0.0.7': {groups: [none]}}", "there is no group none"),
-        ("machines: {'10.0.0.7': {groups: none}}", "no list of names"),
-        ("- a", "the file is no mapping"),
+        ("\nmachines:\n  10.0.0.7: {groups: [none]}", ":3: machines.10.0.0.7.groups: there is no group none"),
+        ("machines:\n  10.0.0.7:\n    title: x\n    groups: none", ":4: machines.10.0.0.7.groups is no list of names"),
+        ("all: {}\ngroups:\n  lab: [x]", ":3: groups.lab is no mapping"),
+        ("machines:\n  1: x", ":2: machines.1 is no mapping"),
+        ("a: &a {groups: x}\nmachines:\n  pc:\n    <<: *a", ": machines.pc.groups is no list of names"),
+        ("- a", ": the file is no mapping"),
         ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
     ],
 )
@@ -227,6 +233,60 @@ def test_inventoryFaults(tmp_path: Path, text: str, fault: str) -> None:
         stage.get()
     assert f"{tmp_path}/inventory.yaml" in str(refused.value)
     assert fault in str(refused.value)
+    assert list(templateFaults(str(tmp_path / "boot.j2"), str(tmp_path / "inventory.yaml"))) == [str(refused.value)]
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        ("{% if x %}\n\n{% otherwise %}{% endif %}", ["boot.j2:3: Encountered unknown tag 'otherwise'"]),
+        ("a\n{{ x", ["boot.j2:2: unexpected end of template"]),
+        ("\n{{ x | upcase }}", ["boot.j2:2: there is no filter upcase"]),
+        ("\n{% include 'gone' %}", ["boot.j2:2: there is no template gone beside it"]),
+        ("{% include '../boot.j2' %}", ["boot.j2:1: there is no template ../boot.j2 beside it"]),
+        ("{% include 'gone' ignore missing %}{% include name %}", []),
+        ("{% include 'part.j2' %}{% import 'part.j2' as part %}", ["part.j2:2: there is no test oddish"]),
+        ("{% extends 'part.j2' %}", ["part.j2:2: there is no test oddish"]),
+        ("{% if mac %}\n{{ mac | upcase }}{% endif %}", ["boot.j2:2: there is no filter upcase"]),
+        ("{% if 'x' is filter %}{{ mac | x }}{% endif %}", []),
+        ("{% block a %}{% endblock %}\n{% block a %}{% endblock %}", ["boot.j2:2: block 'a' defined twice"]),
+        # What depends on the machine, and what would take for ever.
+        ("{{ nothing }} {{ 1 / 0 }} {{ 9 ** 9 ** 9 ** 9 }} {{ 'x' | center(10 ** 12) }} {% include 'boot.j2' %}", []),
+        ("{{ " + "(" * 100_000, ["boot.j2"]),
+    ],
+)
+def test_checked(tmp_path: Path, text: str, faults: list[str]) -> None:
+    """What is wrong with a template for every machine is found without rendering it, with file and line."""
+    (tmp_path / "boot.j2").write_text(text)
+    (tmp_path / "part.j2").write_text("\n{% if 1 is oddish %}{% endif %}")
+    found = list(templateFaults(str(tmp_path / "boot.j2"), None))
+    assert len(found) == len(faults), found
+    for told, fault in zip(found, faults, strict=True):
+        assert told.startswith(f"{tmp_path}/{fault}"), told
+
+
+def test_checkedFiles(tmp_path: Path) -> None:
+    """A template that cannot be read is a fault of that file."""
+    (tmp_path / "boot.j2").write_bytes(b"\xff")
+    assert list(templateFaults(str(tmp_path / "boot.j2"), None)) == [f"{tmp_path}/boot.j2: not UTF-8"]
+    (tmp_path / "boot.j2").write_text("{% include 'part.j2' %}")
+    (tmp_path / "part.j2").write_bytes(b"\xff")
+    assert list(templateFaults(str(tmp_path / "boot.j2"), None)) == [f"{tmp_path}/part.j2: not UTF-8"]
+    assert list(templateFaults(str(tmp_path / "gone"), None)) == [f"{tmp_path}/gone: No such file or directory"]
+
+
+def test_checkCommand(tmp_path: Path) -> None:
+    """castd check warns of a template's faults: the server starts with it, and others are served."""
+    (tmp_path / "boot.j2").write_text("\n{{ x")
+    (tmp_path / "inventory.yaml").write_text("machines: [x]")
+    given = {"file": str(tmp_path / "boot.j2"), "names": ["x"], "inventory": str(tmp_path / "inventory.yaml")}
+    service = {"castd": 1, "content": [{"template": given}], "transports": {"tftp": {"port": 6969}}}
+    (tmp_path / "x.yaml").write_text(json.dumps(service))
+    checked = CliRunner().invoke(main, ["check", str(tmp_path / "x.yaml")])
+    assert checked.exit_code == 0, checked.output
+    warnings = [line for line in checked.output.splitlines() if line.startswith("warning: ")]
+    assert len([each for each in warnings if f"{tmp_path}/boot.j2:2: " in each]) == 1
+    assert f"warning: {tmp_path}/inventory.yaml:1: machines is no mapping" in warnings
 
 
 def test_askedTogether(tmp_path: Path) -> None:

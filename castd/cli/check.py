@@ -21,6 +21,7 @@ from castd.files.directory import patience
 from castd.observe import journal
 from castd.options import endpoint
 from castd.service.service import Server
+from castd.templates.source import Options as TemplateOptions
 
 #: Where Linux shows the first port that needs no privileges.
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -93,6 +94,20 @@ def fileWarnings(server: Server) -> Iterator[str]:
             if refusal is not None:
                 why = "is not there" if isinstance(refusal, NotFound) else f"is refused to everybody: {refusal}"
                 yield entry.describe(f"{key}: {name} {why}: who asks for it is not served")
+
+
+def templateWarnings(config: Config) -> Iterator[str]:
+    """
+    Return a warning for each fault of a template or its inventory, by its place there: the server starts with it, and a
+    machine that asks gets an ERROR until it is mended.
+    """
+    for entry in config.content:
+        if isinstance(entry.options, TemplateOptions):
+            # Imported here: who has no templates need not have Jinja.
+            from castd.templates.checks import templateFaults
+
+            inventory = entry.options.inventory
+            yield from templateFaults(str(entry.options.file), None if inventory is None else str(inventory))
 
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:

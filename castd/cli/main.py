@@ -16,7 +16,15 @@ from rich.table import Table
 from twisted.logger import globalLogBeginner
 
 from castd import __version__
-from castd.cli.check import fileWarnings, findMissing, machineWarnings, permitted, serviceWarnings, summary
+from castd.cli.check import (
+    fileWarnings,
+    findMissing,
+    machineWarnings,
+    permitted,
+    serviceWarnings,
+    summary,
+    templateWarnings,
+)
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
@@ -187,6 +195,7 @@ def check(file: Path | None, config: Path | None) -> None:
     told = (
         *warningsOf(found),
         *fileWarnings(server),
+        *templateWarnings(found),
         *serviceWarnings(server),
         *machineWarnings(found),
         *collected.faults,

@@ -17,6 +17,8 @@ from castd.templates.messages import LARGEST_INVENTORY, FileVersion, Job, Render
 
 #: A mapping of YAML, or what stands in one.
 Yaml: TypeAlias = "Mapping[str, Yaml] | Sequence[Yaml] | str | int | float | bool | None"
+#: Keys from the top of a file downwards.
+_Keys: TypeAlias = tuple[object, ...]
 
 
 class _Loader(FileSystemLoader):
@@ -133,39 +135,68 @@ class Inventory:
     def __init__(self, path: str, text: str) -> None:
         """@raise TemplateFault: it cannot be read."""
         self._path = path
+        self._lines: dict[_Keys, int] = {}
         try:
-            found = yaml.safe_load(text)
+            top = self._mapping(self._read(text))
         except yaml.MarkedYAMLError as error:
             line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
             raise TemplateFault(f"{path}{line}: {error.problem}") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise TemplateFault(f"{path}: {error}") from None
-        top = self._mapping(found, "the file")
         self._all = self._mapping(top.get("all"), "all")
-        self._groups = {str(name): self._mapping(each, f"groups.{name}") for name, each in self._items(top, "groups")}
-        self._machines = {
-            _key(name): self._mapping(each, f"machines.{name}") for name, each in self._items(top, "machines")
-        }
-        for name, machine in self._machines.items():
+        self._groups = {str(name): self._mapping(each, "groups", name) for name, each in self._items(top, "groups")}
+        self._machines: dict[str, Mapping[str, Yaml]] = {}
+        for name, each in self._items(top, "machines"):
+            self._machines[_key(name)] = machine = self._mapping(each, "machines", name)
             self._checkGroups(name, machine)
+        self._lines.clear()
+
+    def _read(self, text: str) -> Yaml:
+        """Return the values of the file, and note the line of each key."""
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            self._note(loader, node)
+            found: Yaml = loader.construct_document(node)
+            return found
+        finally:
+            loader.dispose()
+
+    def _note(self, loader: yaml.SafeLoader, node: yaml.Node, *keys: object) -> None:
+        """Note the lines of the keys of a mapping, three mappings deep."""
+        if not isinstance(node, yaml.MappingNode) or len(keys) > 2:
+            return
+        for key, value in node.value:
+            # A merge key, <<, is none of the mapping's own.
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                inner = (*keys, loader.construct_object(key))
+                self._lines[inner] = key.start_mark.line + 1
+                self._note(loader, value, *inner)
+
+    def _fault(self, keys: _Keys, what: str) -> TemplateFault:
+        """Return a fault at the line of a key."""
+        line = f":{self._lines[keys]}" if keys in self._lines else ""
+        return TemplateFault(f"{self._path}{line}: {'.'.join(map(str, keys)) or 'the file'}{what}")
 
     def _items(self, top: Mapping[str, Yaml], key: str) -> Sequence[tuple[str, Yaml]]:
         return list(self._mapping(top.get(key), key).items())
 
-    def _mapping(self, value: object, what: str) -> Mapping[str, Yaml]:
+    def _mapping(self, value: object, *keys: object) -> Mapping[str, Yaml]:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise TemplateFault(f"{self._path}: {what} is no mapping")
+            raise self._fault(keys, " is no mapping")
         return value
 
-    def _checkGroups(self, name: str, machine: Mapping[str, Yaml]) -> None:
-        groups = machine.get("groups", [])
+    def _checkGroups(self, name: object, machine: Mapping[str, Yaml]) -> None:
+        groups, keys = machine.get("groups", []), ("machines", name, "groups")
         if not isinstance(groups, list) or not all(isinstance(each, str) for each in groups):
-            raise TemplateFault(f"{self._path}: machines.{name}.groups is no list of names")
+            raise self._fault(keys, " is no list of names")
         for each in groups:
             if each not in self._groups:
-                raise TemplateFault(f"{self._path}: machines.{name}.groups: there is no group {each}")
+                raise self._fault(keys, f": there is no group {each}")
 
     def machine(self, values: Mapping[str, str | None]) -> Mapping[str, Yaml] | None:
         """Return the values of a machine, by its MAC, UUID or address; L{None}: it does not stand here."""
