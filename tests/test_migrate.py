@@ -126,7 +126,7 @@ def rewritten(rule: tuple[str, str], name: str) -> str:
     """Return what a rule of a map file makes of a name."""
     pattern, replacement = rule
     compiled = names.Rewrite.compile(patterns.fromPosix(pattern), "".join(patterns.posixReplacement(replacement)))
-    return names.text(names.rewrite(names.parts(name), [compiled]))
+    return names.text(names.rewrite(names.parts(name), [compiled], {"ip": "10.0.0.7"}))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,8 @@ def rewritten(rule: tuple[str, str], name: str) -> str:
         ((r"\#", r"\#\ \\"), "a#b", "a# /b"),
         (("[]x]", "y"), "a]b", "ayb"),
         (("[^a-c]", "-"), "abd", "ab-"),
+        (("^config$", r"clients/\i/\0"), "config", "clients/10.0.0.7/config"),
+        (("^x", "{mac}}{"), "x", "{mac}}{"),
     ],
 )
 def test_posix(rule: tuple[str, str], name: str, becomes: str) -> None:
@@ -150,7 +152,7 @@ def test_posix(rule: tuple[str, str], name: str, becomes: str) -> None:
     assert rewritten(rule, name) == becomes
 
 
-@pytest.mark.parametrize("replacement", [r"\U\0", r"\L\1", r"x\E", r"\i", r"\x", "{mac}"])
+@pytest.mark.parametrize("replacement", [r"\U\0", r"\L\1", r"x\E", r"\x"])
 def test_posixLost(replacement: str) -> None:
     """What a replacement of castd cannot do is refused, and so becomes a note."""
     with pytest.raises(ValueError, match="it "):
@@ -159,11 +161,21 @@ def test_posixLost(replacement: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "becomes"),
-    [("a$1b", r"a\1b"), ("$12", r"\g<12>"), ("${1}2", r"\g<1>2"), ("${x}", r"\g<x>"), ("$$", "$"), ("a\\b", r"a\\b")],
+    [
+        ("a$1b", r"a\1b"),
+        ("$12", r"\g<12>"),
+        ("${1}2", r"\g<1>2"),
+        ("${x}", r"\g<x>"),
+        ("$$", "$"),
+        ("a\\b", r"a\\b"),
+        ("{mac}$1}", r"{{mac}}\1}}"),
+    ],
 )
 def test_pcreReplacement(given: str, becomes: str) -> None:
     """References of PCRE2 are written as castd writes them."""
     assert patterns.pcreReplacement(given) == becomes
+    with pytest.raises(ValueError, match="without an end"):
+        patterns.pcreReplacement(f"{given}${{1")
 
 
 @pytest.mark.parametrize(
@@ -281,8 +293,9 @@ def test_braces() -> None:
     """A brace in a path of the other server begins no word of castd's."""
     draft = Draft()
     draft.serve({"path": "/srv/{mac}"})
+    draft.serve({"path": "/srv/{ip}"}, below="{ip}")
     draft.store({"path": "/srv/}"})
     assert [draft.content, draft.uploads] == [
-        [{"directory": {"path": "/srv/{{mac}}"}}],
+        [{"directory": {"path": "/srv/{{mac}}"}}, {"directory": {"path": "/srv/{{ip}}/{ip}"}}],
         [{"directory": {"path": "/srv/}}"}}],
     ]

@@ -16,7 +16,7 @@ LONGEST_VALUES: Mapping[str, str] = {
     "ip": "2001-db8-1234-5678-9abc-def0-1234-5678",
     "mac": "52-54-00-66-00-10",
     "uuid": "00112233-4455-6677-8899-aabbccddeeff",
-    "arch": "mips32-le",
+    "arch": "efi-loongarch64",
     "date": "2026-11-26",
     "time": "21-24-00",
 }

@@ -62,6 +62,8 @@ _READ_ELSEWHERE = frozenset(
     ("enable-tftp", "interface", "listen-address", "except-interface", "bind-interfaces", "bind-dynamic",
      "dhcp-match", "dhcp-userclass", "dhcp-vendorclass", "dhcp-mac", "tag-if")
 )  # fmt: skip
+#: The folder of each machine below C{tftp-root}, by the value of C{tftp-unique-root}.
+_UNIQUE = {"": "{ip}", "ip": "{ip}", "mac": "{mac}"}
 #: Where a reader's advice needs to know an interface.
 _SAY_INTERFACE = "give it: --interface NAME=ADDRESS/LENGTH"
 #: Numbers and names of DHCP options that are about booting.
@@ -226,6 +228,7 @@ class _DnsmasqReader:
         self._rest = 0
         self._options: Options = {"port": 69}
         self._places: list[Place] = []
+        self._unique: dict[str, Place] = {}
         self._lowercase = False
         self._lostOfIpxe = False
 
@@ -321,9 +324,8 @@ class _DnsmasqReader:
         elif name == "tftp-secure":
             what = "only files of dnsmasq's user are given"
             self._draft.lose(place, f"{name}: {what}", "set world-readable, or keep other files out of the directory")
-        elif name == "tftp-unique-root":
-            what = "a directory for each machine"
-            self._draft.lose(place, f"{name}: {what}", "add a directory with under and networks for each machine")
+        elif name == "tftp-unique-root" and value.lower() in _UNIQUE:
+            self._unique[_UNIQUE[value.lower()]] = place
         else:
             self._draft.lose(place, place.text, "it is not known here, or has no such value: see dnsmasq's manual")
 
@@ -394,12 +396,31 @@ class _DnsmasqReader:
             self._draft.serve({"path": "/", "world-readable": True}, enabled)
             what = "no tftp-root: dnsmasq then gives every file on the disk that it may read"
             self._draft.tell(enabled, what, "name a directory in content, in place of /")
+        self._tellUnique(bool(roots))
 
     def _directory(self, path: str, options: Options, place: Place) -> None:
-        """Add a directory; an absolute name within it is taken as it is."""
+        """Add a directory, behind that of each machine in it; an absolute name within it is taken as it is."""
         prefix = common.prefixOf(path)
         strip: Options = {"strip": [prefix]} if prefix else {}
+        words = sorted(self._unique)
+        # Where dnsmasq is told both, the folder by MAC is one within that by address, if there is one.
+        for below in dict.fromkeys(("/".join(words), *words)) if words else ():
+            self._draft.serve({"path": path, **options}, place, *self._unique.values(), below=below)
         self._draft.serve({"path": path, **strip, **options}, place)
+
+    def _tellUnique(self, rooted: bool) -> None:
+        """Note what is different where each machine has a folder of its own."""
+        place = next(iter(self._unique.values()), None)
+        if place is None:
+            return
+        if not rooted:
+            self._draft.tell(place, "tftp-unique-root does nothing without tftp-root", "nothing is to be done")
+            return
+        what = "what the folder of a machine does not have is looked for in the common one as well"
+        self._draft.tell(place, what, "nothing is to be done, unless it must not be found there")
+        if "{ip}" in self._unique and self._machine.ipv6:
+            what = "the folder of an IPv6 address has dashes in its name in place of colons"
+            self._draft.tell(place, what, "rename such folders, if there are any")
 
     # What machines boot.
 

@@ -155,13 +155,20 @@ class Draft:
         known = self.comments.setdefault(route, [])
         known.extend(place for place in places if place not in known)
 
-    def serve(self, options: Options, *places: Place) -> Route:
-        """Add a directory to the content.  -> the route to its options."""
-        return self._add("content", self.content, {"directory": _escaped(options)}, places)
+    def serve(self, options: Options, *places: Place, below: str = "") -> Route:
+        """
+        Add a directory to the content.  -> the route to its options.
 
-    def store(self, options: Options, *places: Place) -> None:
-        """Add a directory for uploads."""
-        self._add("uploads", self.uploads, {"directory": _escaped(options)}, places)
+        @param below: the folder of each machine in it, with words, such as C{{ip}}.
+        """
+        found = _escaped(options)
+        if below:
+            found["path"] = f"{str(found['path']).rstrip('/')}/{below}"
+        return self._add("content", self.content, {"directory": found}, places)
+
+    def store(self, options: Options, *places: Place) -> Route:
+        """Add a directory for uploads.  -> the route to its options."""
+        return self._add("uploads", self.uploads, {"directory": _escaped(options)}, places)
 
     def rule(self, options: Options, *places: Place) -> None:
         """Add an access rule."""

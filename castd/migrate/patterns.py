@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from castd.files.mapping import escape
+
 #: A pattern that can match a leading slash, or asks that there is none.
 _LEADING_SLASH = re.compile(r"[(^]*(?:/|\\/|\[\^[^\]]*/|\[/)")
 #: One token of an extended regular expression of POSIX.
@@ -57,7 +59,7 @@ def _bracket(members: str) -> str:
 
 def literal(text: str) -> str:
     """Return a text as the replacement that stands for it."""
-    return text.replace("\\", "\\\\")
+    return escape(text.replace("\\", "\\\\"))
 
 
 def group(reference: str, following: str) -> str:
@@ -72,7 +74,6 @@ def posixReplacement(text: str) -> Iterator[str]:
 
     @raise ValueError: it has a part that a replacement of castd cannot have.
     """
-    _refuseBraces(text)
     at = 0
     for found in _REFERENCE.finditer(text):
         yield literal(text[at : found.start()])
@@ -80,25 +81,23 @@ def posixReplacement(text: str) -> Iterator[str]:
         letter = found[1]
         if letter in "LUE":
             raise ValueError("it changes letters to upper or lower case")
-        if letter in "ix":
-            raise ValueError("it has the address of the client")
-        yield group(letter, text[at:]) if letter.isdigit() else literal(letter)
+        if letter == "x":
+            raise ValueError("it has the address of the client in hexadecimal digits")
+        if letter == "i":
+            yield "{ip}"
+        else:
+            yield group(letter, text[at:]) if letter.isdigit() else literal(letter)
     yield literal(text[at:])
-
-
-def _refuseBraces(text: str) -> None:
-    """@raise ValueError: a replacement has a brace, in which castd puts what it knows of a machine."""
-    if "{" in text or "}" in text:
-        raise ValueError("it has a brace")
 
 
 def pcreReplacement(text: str) -> str:
     """
     Return a replacement of PCRE2, C{$1}, C{${1}} or C{$name}, as castd writes it.
 
-    @raise ValueError: it has a brace that belongs to no reference.
+    @raise ValueError: it has a reference without an end.
     """
-    _refuseBraces(_DOLLAR.sub("", text))
+    if "${" in _DOLLAR.sub("", text):
+        raise ValueError("it has a reference without an end")
     parts, at = list[str](), 0
     for found in _DOLLAR.finditer(text):
         parts.append(literal(text[at : found.start()]))

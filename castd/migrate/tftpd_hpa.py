@@ -45,13 +45,14 @@ class MapFile:
     """
     What is carried over of a map file.
 
-    @ivar rules: what changes names.
+    @ivar reads, writes: what changes the names of files that are read, and of uploads.
     @ivar denials: access rules.
     @ivar ignoreCase: names are changed to lower case.
     @ivar tellsSlash: a rule tells a name with a leading slash from one without.
     """
 
-    rules: list[tuple[Options, Place]]
+    reads: list[tuple[Options, Place]]
+    writes: list[tuple[Options, Place]]
     denials: list[tuple[Options, Place]]
     ignoreCase: bool = False
     tellsSlash: bool = False
@@ -172,7 +173,7 @@ class _TftpdHpaReader:
     def _mapFile(self) -> MapFile:
         given = self._given.get("map-file")
         if given is None:
-            return MapFile([], [])
+            return MapFile([], [], [])
         return _MapReader(self._draft, "create" in self._given).read(self._machine.text(given.value), given.value)
 
     def _content(self, mapping: MapFile) -> None:
@@ -198,10 +199,24 @@ class _TftpdHpaReader:
 
         @param slash: rewrite names as if they had come with a leading slash.
         """
-        options: Options = {"path": path}
-        rules = [each for each, _ in mapping.rules]
-        under = "" if self._secure else common.prefixOf(path)
         before: list[Options] = [{"from": "^", "to": "/"}] if slash else []
+        options = self._named(path, before, [rule for rule, _ in mapping.reads])
+        if mapping.ignoreCase:
+            options["ignore-case"] = True
+        if "permissive" not in self._given:
+            options["world-readable"] = True
+        route = self._draft.serve(options, *places)
+        for number, (_, place) in enumerate(mapping.reads, len(before)):
+            self._draft.comment((*route, "rewrite", number), place)
+
+    def _named(self, path: str, before: list[Options], rules: list[Options]) -> Options:
+        """
+        Return the options of a directory by which names are found in it.
+
+        @param before: rules that only prepare names for the others.
+        """
+        options: Options = {"path": path}
+        under = "" if self._secure else common.prefixOf(path)
         after: list[Options] = []
         if under and rules:
             # Only what the rules have made an absolute name beneath the directory is there.
@@ -214,13 +229,7 @@ class _TftpdHpaReader:
             options["under"] = under
         if rules:
             options["rewrite"] = list[Value]([*before, *rules, *after])
-        if mapping.ignoreCase:
-            options["ignore-case"] = True
-        if "permissive" not in self._given:
-            options["world-readable"] = True
-        route = self._draft.serve(options, *places)
-        for number, (_, place) in enumerate(mapping.rules, len(before)):
-            self._draft.comment((*route, "rewrite", number), place)
+        return options
 
     # Uploads.
 
@@ -238,11 +247,15 @@ class _TftpdHpaReader:
                 "if that is wanted, add uploads: with policy: existing, and an access rule for: write",
             )
             return
+        rules = [rule for rule, _ in mapping.writes]
         for folder in self._folders[:1] if self._secure else self._folders:
-            options = {"path": folder.text, "policy": "overwrite"}
-            if not self._secure:
-                options["under"] = common.prefixOf(folder.text)
-            self._draft.store(options, create.place, folder.place)
+            options = {"path": folder.text, "policy": "overwrite", **self._named(folder.text, [], rules)}
+            route = self._draft.store(options, create.place, folder.place)
+            for number, (_, place) in enumerate(mapping.writes):
+                self._draft.comment((*route, "rewrite", number), place)
+        if rules and mapping.tellsSlash:
+            what = "names of uploads are changed as if they came without a leading slash"
+            self._draft.tell(mapping.writes[0][1], what, "nothing is to be done, unless clients send one")
         self._draft.rule({"allow": ANY}, create.place)
         self._draft.tell(
             create.place,
@@ -269,7 +282,6 @@ _UNKNOWN = {
     "4": "it is for clients with IPv4 only",
     "6": "it is for clients with IPv6 only",
 }
-_UPLOADS_STAY = "it is for uploads as well, and castd does not change their names"
 _WHOLE_NAME = frozenset((".*", "^.*$", "^.*", ".*$", "(.*)", "^(.*)$", "^(.+)$", "(.+)", ".+", "^.+$"))
 
 
@@ -282,7 +294,7 @@ class _MapReader:
 
     def __init__(self, draft: Draft, uploads: bool) -> None:
         self._draft, self._uploads = draft, uploads
-        self._found = MapFile([], [])
+        self._found = MapFile([], [], [])
 
     def read(self, text: str, file: str) -> MapFile:
         for number, line in enumerate(text.split("\n"), 1):
@@ -302,8 +314,8 @@ class _MapReader:
             self._lose(place, stops)
         elif "a" in flags:
             self._deny(flags, pattern, place)
-        elif "P" in flags and "G" not in flags:
-            self._onlyUploads(place)
+        elif "P" in flags and "G" not in flags and not self._uploads:
+            self._draft.tell(place, "a rule for uploads, and there are none", "nothing is to be done")
         elif "~" in flags or "r" not in flags:
             self._exit(flags, pattern, place)
         else:
@@ -311,12 +323,6 @@ class _MapReader:
 
     def _lose(self, place: Place, why: str) -> None:
         self._draft.lose(place, f"{place.text.strip()}: {why}", "see whether rewrite, or another directory, does it")
-
-    def _onlyUploads(self, place: Place) -> None:
-        if self._uploads:
-            self._draft.lose(place, _UPLOADS_STAY, "let clients use the names")
-        else:
-            self._draft.tell(place, "a rule for uploads, and there are none", "nothing is to be done")
 
     def _exit(self, flags: str, pattern: str, place: Place) -> None:
         if "e" not in flags:
@@ -338,7 +344,7 @@ class _MapReader:
         elif "P" in flags and "G" not in flags:
             options["for"] = "write"
         self._found.denials.append((options, place))
-        if self._found.rules:
+        if self._found.reads or self._found.writes:
             self._draft.tell(
                 place,
                 "castd looks at the name that the client has asked for, not at what earlier rules have made of it",
@@ -346,13 +352,9 @@ class _MapReader:
             )
 
     def _change(self, flags: str, pattern: str, replacement: str, place: Place) -> None:
+        reads, writes = "P" not in flags or "G" in flags, self._uploads and ("G" not in flags or "P" in flags)
         if replacement.startswith("\\L") and pattern in _WHOLE_NAME:
-            self._found.ignoreCase = True
-            self._draft.tell(
-                place,
-                "names are not changed to lower case: case is ignored, which finds more files",
-                "nothing is to be done",
-            )
+            self._lowercase(reads, writes, place)
             return
         try:
             options: Options = {
@@ -367,16 +369,34 @@ class _MapReader:
         except ValueError as error:
             self._lose(place, str(error))
             return
-        self._found.rules.append((options, place))
+        if reads:
+            self._found.reads.append((options, place))
+        if writes:
+            self._found.writes.append((options, place))
         self._found.tellsSlash |= patterns.tellsSlash(pattern)
+        self._note(flags, pattern, replacement, place)
+
+    def _note(self, flags: str, pattern: str, replacement: str, place: Place) -> None:
+        """Note what a rule does otherwise."""
         if "g" in flags and "gg" not in flags and not _once(pattern, replacement):
             self._draft.tell(
                 place,
                 "it is repeated until it matches no more; castd changes every match once",
                 "nothing is to be done, unless a change makes a new match",
             )
-        if self._uploads and "G" not in flags:
-            self._draft.lose(place, _UPLOADS_STAY, "let clients use the names")
+        if "\\i" in replacement:
+            what = "the address of a client with IPv6 has dashes in place of colons"
+            self._draft.tell(place, what, "rename such folders, if there are any")
+
+    def _lowercase(self, reads: bool, writes: bool, place: Place) -> None:
+        """Ignore case where a rule changes the whole name to lower case."""
+        if reads:
+            self._found.ignoreCase = True
+            what = "names are not changed to lower case: case is ignored, which finds more files"
+            self._draft.tell(place, what, "nothing is to be done")
+        if writes:
+            what = f"{place.text.strip()}: names of uploads stay as they are"
+            self._draft.lose(place, what, "let clients use small letters")
 
 
 def _fields(line: str) -> Iterator[str]:

@@ -71,6 +71,32 @@ def ask(name):
 print(json.dumps([ask(name) for name in json.loads(sys.argv[2])]))
 """
 
+#: Stores a file of its own name under each name, without options: prints whether it was taken.
+STORE = """
+import json, socket, sys
+def store(name):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(1)
+    said = b"\\0\\2" + name.encode() + b"\\0octet\\0"
+    to, wanted = (sys.argv[1], 69), 0
+    for _ in range(5):
+        try:
+            sock.sendto(said, to)
+            while True:
+                data, peer = sock.recvfrom(2000)
+                if data[:2] == b"\\0\\5":
+                    return "error"
+                if data[:4] == b"\\0\\4" + wanted.to_bytes(2, "big"):
+                    if wanted:
+                        return "stored"
+                    said, to, wanted = b"\\0\\3\\0\\1" + name.encode(), peer, 1
+                    sock.sendto(said, to)
+        except TimeoutError:
+            pass
+    return "silence"
+print(json.dumps([store(name) for name in json.loads(sys.argv[2])]))
+"""
+
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host]]:
@@ -80,6 +106,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host
     sweep()
     with Hall(tmp_path_factory.mktemp("hall")) as hall:
         yield hall.host("server", SERVER), hall.host("client", CLIENT)
+
+
+def forClient(case: dict[str, Any], client: Host) -> dict[str, Any]:
+    """Return a case with the hardware address of the client where its file says CLIENT-MAC."""
+    text = json.dumps(case).replace("CLIENT-MAC", client.mac.replace(":", "-"))
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def furnished(case: dict[str, Any], root: Path) -> Path:
@@ -96,6 +129,12 @@ def furnished(case: dict[str, Any], root: Path) -> Path:
         # Two blocks, of which the second tells that it is the right file.
         place.write_bytes(b"%-520s" % path.encode())
         place.chmod(0o600 if path in case["compare"].get("private", ()) else 0o644)
+    for path in case["compare"].get("folders", ()):
+        (root / path.lstrip("/")).mkdir()
+    if "stores" in case["compare"]:
+        # The server's user stores there.
+        for place in (root / "srv").rglob("*"):
+            place.chmod(0o777 if place.is_dir() else 0o666)
     root.chmod(0o755)
     return root
 
@@ -110,21 +149,39 @@ def running(host: Host, root: Path, words: list[str]) -> Iterator[Job]:
         job.end()
 
 
-def outcomes(client: Host, names: list[str]) -> list[str]:
-    """Ask for each name, one after the other."""
-    asked = client.run([sys.executable, "-c", ASK, SERVER, json.dumps(names)], 120)
+def outcomes(client: Host, script: str, names: list[str]) -> dict[str, str]:
+    """Ask for each name, or store something there, one after the other."""
+    asked = client.run([sys.executable, "-c", script, SERVER, json.dumps(names)], 120)
     assert asked.code == 0, asked.text
-    return list(json.loads(asked.text))
+    return dict(zip(names, json.loads(asked.text), strict=True))
 
 
-def served(host: Host, client: Host, root: Path, words: list[str], names: list[str]) -> dict[str, str]:
-    """Run a server, and return what it has for each name."""
+def contents(root: Path) -> dict[str, bytes]:
+    """Return the files of a server, with what is in them."""
+    folder = root / "srv"
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def served(
+    host: Host, client: Host, root: Path, words: list[str], names: list[str], stores: list[str]
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """
+    Run a server.
+
+    @return: what it has for each name; and the files that clients have stored there, which are taken away again.
+    """
     with running(host, root, words) as job:
         eventually(lambda: ":69 " in host.run(["ss", "-Hlun"]).text, "a server at port 69", 20)
-        found = dict(zip(names, outcomes(client, names), strict=True))
+        found = outcomes(client, ASK, names)
+        before = contents(root)
+        found |= {f"store {name}": said for name, said in outcomes(client, STORE, stores).items()}
         assert job.process.poll() is None, job.text()
+    stored = dict(contents(root).items() - before.items())
+    for name in stored:
+        assert name not in before
+        (root / "srv" / name).unlink()
     eventually(lambda: ":69 " not in host.run(["ss", "-Hlun"]).text, "the end of the server", 10)
-    return found
+    return found, stored
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,18 +190,22 @@ def test_sameNames(hosts: tuple[Host, Host], case: dict[str, Any], tmp_path: Pat
     program, start = STARTS[case["server"]]
     need(program, "ss")
     host, client = hosts
+    case = forClient(case, client)
     root = furnished(case, tmp_path)
     names, differs = case["compare"]["names"], set(case["compare"].get("differs", ()))
-    old = served(host, client, root, ["sh", "-c", start], names)
+    stores = case["compare"].get("stores", [])
+    old, stored = served(host, client, root, ["sh", "-c", start], names, stores)
 
     with running(host, root, [*command(), "import", case["server"]]) as job:
         done = job.finish(30)
     text = done.text[done.text.index("castd: 1") :]
     file = tmp_path / "castd.yaml"
     file.write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("/etc/")))
-    new = served(host, client, root, [*command(), "serve", str(file)], names)
+    new, same = served(host, client, root, [*command(), "serve", str(file)], names, stores)
 
     assert any(len(each) > 1000 for each in old.values()), old
-    assert {name for name in names if old[name] != new[name]} == differs, {
-        name: (old[name][-80:], new[name][-80:]) for name in names if old[name] != new[name]
+    assert {name for name in old if old[name] != new[name]} == differs, {
+        name: (old[name][-80:], new[name][-80:]) for name in old if old[name] != new[name]
     }
+    assert bool(stored) is bool(stores)
+    assert same == stored
