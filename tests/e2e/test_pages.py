@@ -48,10 +48,15 @@ def kernel() -> Path:
 
 
 class Player:
-    """Runs the blocks of a page: those for the server in its folder, those for a machine at a port of the switch."""
+    """
+    Runs the blocks of a page: those for the server in its folder, those for a machine at a port of the switch.
+
+    @ivar machines: the consoles of machines, by their names.
+    """
 
     def __init__(self, hall: Hall, host: Host) -> None:
         self._hall, self._host = hall, host
+        self.machines: dict[str, Job] = {}
         script = host.folder / ".venv" / "bin" / "castd"
         script.parent.mkdir(parents=True)
         script.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
@@ -60,7 +65,10 @@ class Player:
     def play(self, page: str) -> None:
         for block in pages.blocks(page):
             if block.file:
-                (self._host.folder / block.file).write_text(block.text)
+                # /srv of the server lies in the hall's folder.
+                place = self._hall.folder / block.file[1:] if block.file[0] == "/" else self._host.folder / block.file
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(block.text)
                 continue
             job = self._start(block)
             if not block.stays:
@@ -76,8 +84,19 @@ class Player:
         if block.where == "server":
             folders = [str(kernel() if "/boot/vmlinuz" in block.text else "/boot"), str(self._hall.folder / "srv")]
             return self._host.start(["unshare", "--mount", "sh", "-c", WITH_FOLDERS, "sh", *folders, *words])
-        self._hall.tap(block.where.removeprefix("machine "))
-        return self._hall.start(words)
+        if block.where.startswith("client "):
+            return self._client(block.where.removeprefix("client ")).start(words)
+        name = block.where.removeprefix("machine ")
+        self._hall.tap(name)
+        return self.machines.setdefault(name, self._hall.start(words))
+
+    def _client(self, name: str) -> Host:
+        """Return a host of the network, plugged in when it is first named: 10.0.0.11, 52:54:00:66:00:11 and so on."""
+        if name not in self._hall.hosts:
+            number = 10 + len(self._hall.hosts)
+            host = self._hall.host(name, f"10.0.0.{number}")
+            assert host.run(["ip", "link", "set", "eth0", "address", f"52:54:00:66:00:{number}"]).code == 0
+        return self._hall.hosts[name]
 
 
 def _becoming(script: str) -> str:
@@ -89,7 +108,9 @@ def _becoming(script: str) -> str:
     return "\n".join([*lines[:first], "exec " + lines[first], *lines[first + 1 :]])
 
 
-@pytest.mark.parametrize("page", ["firmware.md", "migrating.md", "no-boot.md", "sizing.md", "containers.md"])
+@pytest.mark.parametrize(
+    "page", ["firmware.md", "migrating.md", "no-boot.md", "sizing.md", "containers.md", "machines.md"]
+)
 def test_page(hall: Hall, page: str) -> None:
     """The commands of a page do what it says, and its service files are without a fault."""
     Player(hall, hall.hosts["server"]).play(page)
@@ -99,7 +120,11 @@ def test_firstBoot(hall: Hall) -> None:
     """From an empty folder to machines with BIOS and UEFI that run Linux; then two that get a part by multicast."""
     need("qemu-system-x86_64", "dnsmasq", "busybox", "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/lib/ipxe/undionly.kpxe")
     needFile("/usr/lib/ipxe/snponly.efi")
-    Player(hall, hall.hosts["server"]).play("first-boot.md")
+    player = Player(hall, hall.hosts["server"])
+    player.play("first-boot.md")
+    both = [player.machines[name] for name in ("pc3", "pc4")]
+    for machine in both:
+        machine.until("initrd: it came whole", BOOTING)
     logs = sorted(hall.folder.glob("*-server-unshare.log"))
     served = next(log for log in logs if "proxydhcp listens" in log.read_text("utf-8", "replace"))
 
@@ -109,7 +134,16 @@ def test_firstBoot(hall: Hall) -> None:
 
     # In one group, unless one machine was done before the other had asked.
     eventually(received, "both machines to be served by the group", 60)
-    assert "Traceback" not in served.read_text()
+    text = served.read_text()
+    assert "Traceback" not in text
+    # A machine has begun anew only where its iPXE had left the group for plain TFTP, which castd saw: never for what
+    # castd has sent to the group.
+    left = re.findall(r" tftp: \S+ initrd: | is refused initrd: ", text.partition("mtftp listens")[2])
+    assert sum(machine.text().count(IPXE_STARTS) - 1 for machine in both) <= len(left), text
+
+
+#: What iPXE shows first, once for each time that a machine is switched on or begins anew.
+IPXE_STARTS = "iPXE initialising devices"
 
 
 def test_ipxeNumbers(hall: Hall) -> None:

@@ -6,8 +6,9 @@ A comment above a block says what becomes of it, and is not seen by readers of t
     <!-- run: server -->                            run to its end
     <!-- run: server, stays -->                     started, and left running
     <!-- run: machine pc1, stays until "up:" -->    the same, and its output waited for
+    <!-- run: client pc1 -->                        on a host of this name in the network of the server
     <!-- shows -->                                  lines that the output of the block before has, in this order
-    <!-- writes: castd.yaml -->                     the content of a file
+    <!-- writes: castd.yaml -->                     the content of a file; of one below /srv, if it begins so
 """
 
 from __future__ import annotations
