@@ -303,12 +303,22 @@ SHORT = "descriptors short"
 DESCRIPTORS, CLIENTS = 1024, (128, 256, 512)
 
 
-def short(clients: int) -> tuple[int, float]:
+@dataclass(frozen=True)
+class Short:
     """
-    Serve so many clients at once by a castd that has few descriptors.
+    One row of the second table.
 
-    @return: how many had the whole file, and seconds until the last one was done.
+    @ivar served: of so many clients at once, how many had the whole file.
+    @ivar seconds: until the last one was done.
     """
+
+    clients: int
+    served: int
+    seconds: float
+
+
+def short(clients: int) -> Short:
+    """Serve so many clients at once by a castd that has few descriptors."""
     data = os.urandom(20_000)
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         (Path(folder) / "root").mkdir()
@@ -318,18 +328,15 @@ def short(clients: int) -> tuple[int, float]:
             peers = [lab.Peer(server.port, "file") for _ in range(clients)]
             began = time.monotonic()
             lab.served(peers, 60)
-            return sum(peer.data == data for peer in peers), time.monotonic() - began
+            return Short(clients, sum(peer.data == data for peer in peers), time.monotonic() - began)
         finally:
             server.end()
 
 
-def shortTable() -> list[str]:
+def shortTable(found: list[Short]) -> list[str]:
     """Return the lines of the table of a server that is short of descriptors, in Markdown."""
     lines = [f"| clients at once, `ulimit -n {DESCRIPTORS}` | served | all done after |", "|---|---|---|"]
-    for clients in CLIENTS:
-        whole, seconds = short(clients)
-        lines.append(f"| {clients} | {whole} | {seconds:.1f} s |")
-    return lines
+    return [*lines, *(f"| {each.clients} | {each.served} | {each.seconds:.1f} s |" for each in found)]
 
 
 def table(found: list[Figures]) -> list[str]:
@@ -341,21 +348,26 @@ def table(found: list[Figures]) -> list[str]:
     return lines
 
 
-def draw(found: list[Figures], path: Path) -> None:
-    """Write a plot of all rows: cost against size, both logarithmic."""
+def draw(found: list[Figures], descriptors: list[Short], path: Path) -> None:
+    """Write a plot of all rows: cost against size, both logarithmic; and below it of the second table."""
     # Of the plot alone, so it is not needed for the table.
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 6))
+    figure, (axes, few) = pyplot.subplots(2, 1, figsize=(9, 9), height_ratios=(3, 1), layout="constrained")
     for number, each in enumerate(found):
         axes.plot(list(each.costs), list(each.costs.values()), "o-^-s-"[2 * (number // 10) % 6 :][:2], label=each.name)
     axes.set(xscale="log", yscale="log", xlabel="members, groups, rules, files or transfers", ylabel="µs of the CPU")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    few.plot([each.clients for each in descriptors], [each.seconds for each in descriptors], "o-")
+    for each in descriptors:
+        few.annotate(f"{each.served} served", (each.clients, each.seconds), (5, -12), textcoords="offset points")
+    few.set(ylim=(0, None), xlabel=f"clients at once, ulimit -n {DESCRIPTORS}", ylabel="s until all are done")
+    few.grid(visible=True, alpha=0.3)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def section(found: list[Figures], descriptors: list[str]) -> str:
+def section(found: list[Figures], descriptors: list[Short]) -> str:
     """Return what C{docs/benchmarks.md} says of these figures."""
     return "\n".join(
         [
@@ -370,7 +382,7 @@ def section(found: list[Figures], descriptors: list[str]) -> str:
             "",
             "A server that is short of descriptors does not answer who would need one more; its client asks again.",
             "",
-            *descriptors,
+            *shortTable(descriptors),
             "",
         ]
     )
@@ -387,12 +399,12 @@ def main(only: str, runs: int, docs: bool) -> None:
         if only in name:
             found.append(Figures(name, {size: measure(row, size, runs) for size in sizes}))
             click.echo(f"{name}: × {found[-1].growth:.1f}", err=True)
-    descriptors = shortTable() if only in SHORT else []
-    click.echo("\n".join([*table(found), "", *descriptors]))
+    descriptors = [short(clients) for clients in CLIENTS] if only in SHORT else []
+    click.echo("\n".join([*table(found), "", *shortTable(descriptors)]))
     if docs:
         page = DOCS / "benchmarks.md"
         page.write_text(page.read_text().partition(HEADING)[0] + section(found, descriptors))
-        draw(found, DOCS / "growth.svg")
+        draw(found, descriptors, DOCS / "growth.svg")
 
 
 if __name__ == "__main__":

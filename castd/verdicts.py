@@ -298,7 +298,7 @@ RULES: Final = (
         "a request that is left without an answer for another reason",
         lambda facts: facts.kind == "crowded",
         "{why}",
-        "ports: has too few numbers, the process too few descriptors, or the disk is too slow",
+        "ports: has too few numbers, the process too few descriptors, the disk is too slow, or too much is asked",
         told=False,
     ),
     VerdictRule(

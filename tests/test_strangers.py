@@ -22,10 +22,11 @@ from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
-from castd.server.admission import MIN_STAY
-from castd.server.known import TurnedAway
+from castd.server.admission import MIN_STAY, RequestTime
+from castd.server.known import Rank, TurnedAway
 from castd.service.bootstrap import MIN_CASTS, affordableCasts
 from castd.testing import BytesContent, pattern
+from tests.support import pxe
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, wrq
 from tests.support.hostile import SERVER, Wilds
 from tests.support.stage import TftpStage
@@ -390,3 +391,88 @@ def recorded() -> TftpStage:
     network = Wilds(1, 0.0)
     network.capture = []
     return TftpStage(network=network)
+
+
+# Requests at a port that receivers are served through.
+
+
+class Costly(RequestTime):
+    """Counts five milliseconds for each request, as the time of these tests stands still while one is handled."""
+
+    COST = 0.005
+
+    def spend(self, began: float, now: float) -> None:
+        super().spend(now - self.COST, now)
+
+
+@pytest.mark.parametrize("through", [True, False], ids=["request port", "own port"])
+def test_timeForReceivers(through: bool) -> None:
+    """
+    Where receivers are served through the request port requests have half of the time, and strangers half of that: what
+    comes beyond is dropped unread, and receivers and neighbours are served.
+    """
+    with wild(options={"singlePort": through}) as stage:
+        stage.listener._time = Costly()
+        reader, _, there = stage.ask(rrq("large", blksize=1000))
+        ackedTo(reader, 0, there)
+        for number in range(6):
+            flooded(stage, 0.5, 1000, rrq("none"), first=500 * number)
+            reader.take()
+            assert ackedTo(reader, number + 1, there) == Data(number + 2, pattern(40_000)[1000 * (number + 1) :][:1000])
+        assert isinstance(stage.ask(rrq(blksize=512), stage.client(2001))[1], Oack)
+        handled = 3000 - stage.listener.counts["time"]
+        if through:
+            assert 0.9 * handled < (RequestTime.SAVED / 2 + 3 * RequestTime.SHARE) / Costly.COST < 1.1 * handled
+            assert {event["why"] for event in stage.told("crowded")} == {"requests take more than half of the time"}
+        else:
+            assert handled == 3000
+
+
+def test_timeOfRanks() -> None:
+    """When strangers have used their part neighbours have theirs; who was served before is never held back."""
+    time = RequestTime()
+    assert all(time.allows(rank, False, 0.0) for rank in Rank)
+    time.spend(0.0, RequestTime.SAVED / 2)
+    assert [time.allows(rank, False, 0.5) for rank in Rank] == [True, True, False]
+    time.spend(0.5, 1.5)
+    assert [time.allows(rank, False, 1.5) for rank in Rank] == [True, False, False]
+    assert [time.allows(rank, True, 1.5) for rank in Rank] == [True, True, True]
+    time.spend(1.5 - RequestTime.ADVANCE, 1.5)
+    assert [time.allows(rank, True, 1.5) for rank in Rank] == [True, False, False]
+    assert all(time.allows(rank, False, 10.0) for rank in Rank)
+
+
+# Machines that boot.
+
+X64 = {"arch": "efi-x64", "boot": "snponly.efi"}
+
+
+def inventing(stage: pxe.ProxyStage, seconds: float, first: int = 0) -> None:
+    """Have a thousand machines a second ask that do not exist, in the names of neighbours."""
+    for number in range(first, first + round(1000 * seconds)):
+        mac = f"52:54:01:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+        stage.send(pxe.ask(mac), (f"10.66.0.{130 + number % 100}", 68), pxe.BOOT)
+        stage.network.advance(0.001)
+
+
+def test_machinesThatAskAgain(tmp_path: Path) -> None:
+    """While a thousand machines a second are invented, one that asks a second time is answered."""
+    with pxe.ProxyStage(tmp_path, X64) as stage:
+        inventing(stage, 2.0)
+        tries = 0
+        for tries in (1, 2, 3):
+            if stage.hear(pxe.ask(xid=bytes([0, 0, 1, tries])), (pxe.MACHINE, 68), pxe.BOOT):
+                break
+            inventing(stage, 1.0, 2000 + 1000 * tries)
+        assert tries <= 2
+
+
+def test_theNameOfAMachine(tmp_path: Path) -> None:
+    """Whoever uses the hardware address of a machine, from other addresses, does not use up its answers."""
+    with pxe.ProxyStage(tmp_path, X64) as stage:
+        for number in range(40):
+            stage.send(pxe.ask(xid=bytes([0, 0, 2, number])), (f"10.66.0.{130 + number % 4}", 68), pxe.BOOT)
+            stage.network.advance(0.01)
+        assert len(stage.said()) == 4 * 8
+        stage.send(pxe.ask(xid=b"\0\0\1\1"), ("10.66.0.130", 68), pxe.BOOT)
+        assert len(stage.hear(pxe.ask(xid=b"\0\0\1\1"), (pxe.MACHINE, 68), pxe.BOOT)) == 1

@@ -8,16 +8,19 @@ rules follow what real clients do (docs/transports/mtftp.md has the reasons):
  - A client that asks while another one has the turn is I{remembered}, and becomes master when the pass is over.
  - A client that asks while the master is silent becomes master at once: some masters never come back.
  - While there is any member, the group is never silent for 0.25 s: iPXE would leave, and its fallback is broken.
+ - When many wait most may be forged.  Each has the turn for a moment then, and is asked by block 1 alone: of the group
+   an iPXE that has just come would hear block 1 again and again, and never ask a second time, by which it is known.
  - A client that has received the last block and has not acknowledged it may fall back to plain TFTP while it lacks
    other blocks.  Other transports are told not to serve it (L{Bar}).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from dataclasses import replace
 
 from castd import outcomes
-from castd.cast.events import Action, Announce, Bar, Event, Ranges, RequestBlocks, SendBlocks
+from castd.cast.events import Action, Announce, Bar, Event, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.members import Member
 from castd.cast.policy import MIN_RTO, AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
 from castd.cast.rto import RtoEstimator
@@ -41,6 +44,14 @@ REMINDERS = range(2, 15)
 MIN_REPEAT_INTERVAL = 0.08
 #: Clients remembered at once: as many as can have their turns, one after the other, before the last one expires.
 MOST_REMEMBERED = 128
+#: With more members than so many the group is crowded, as a flood makes it in a moment: most of them may be forged, so
+#: nobody has the turn for long who has not answered: one copy of block 1 in each turn, and so many in all.  The
+#: machines of a hall seldom are so many at one file, and longer turns serve them better where datagrams are lost.
+CROWD, CROWD_COPIES = MOST_REMEMBERED - 16, 2
+#: Whose request was not kept, in a crowd, is known by it for so many seconds, if he asks again; so many at once.
+ASKED_FOR, MOST_ASKED = 10.0, 8192
+#: How long the group may be silent in a crowd while somebody waits who may have listened to a pass.  Seconds.
+LONGEST_SILENCE = 0.15
 #: A request that comes so soon after the last block was sent may have crossed it on the way.  Seconds.
 CROSSING = 0.1
 #: An iPXE that receives nothing repeats its request once and leaves half a second later; one that stays longer receives
@@ -82,19 +93,22 @@ class MtftpMember(Member):
     @ivar hearsGroup: the client may receive what is sent to the group: it has asked only once, or has acknowledged a
         block that was sent there.
     @ivar askedAt: the instant of its last request.
+    @ivar askedTwice: it has asked more than once, which few do who forge a name for each request.
+    @ivar copies: how often block 1 was sent to it in turns in a crowd, in which it has not answered.
     @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
     @ivar allSent: every block has been sent since it asked.
     @ivar lastBlockSent: the last block has been sent since it asked, and not only when it had acknowledged all others.
     @ivar answers: the estimator of the time in which it answers as master.
     """
 
-    __slots__ = ("allSent", "answers", "askedAt", "lastBlockSent", "sinceFirstBlock")
+    __slots__ = ("allSent", "answers", "askedAt", "askedTwice", "copies", "lastBlockSent", "sinceFirstBlock")
 
     def __init__(self, peer: Peer, wants: Ranges, repeat: AdaptiveTimeout | FixedTimeouts, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
         self.hearsGroup = True
-        self.sinceFirstBlock = self.allSent = self.lastBlockSent = False
+        self.sinceFirstBlock = self.allSent = self.lastBlockSent = self.askedTwice = False
+        self.copies = 0
         self.answers = RtoEstimator(ANSWERS)
 
     @property
@@ -127,9 +141,12 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._actions: deque[Action] = deque()
         self._takesOver: MtftpMember | None = None  # becomes master before all remembered clients
         self._masterAliveAt = 0.0  # the master got the turn, or has sent anything
-        self._heardAt = 0.0  # any master has sent anything
+        self._heardAt = -NEVER  # any master has sent anything
+        self._groupSentAt = -NEVER  # a block was sent to the group
+        self._withheld = False  # block 1 was sent to the master alone
         self._passEndedAt = -NEVER  # the last block was sent
         self._reached = 0  # the blocks before this one have been sent in this pass
+        self._asked: OrderedDict[Peer, float] = OrderedDict()  # when those asked who were not kept in a crowd
 
     # Requests.
 
@@ -143,12 +160,13 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if member is not None:
             # It repeats its request, so it may receive nothing at all.
             member.hearsGroup = member.lastBlockSent = False
-            member.askedAt = now
+            member.askedAt, member.askedTwice = now, True
             self.members.moveToEnd(member)
         else:
             # The same machine from another port has restarted: the new member replaces the former one.
             former = next((each for each in self.members if each.peer[0] == peer[0]), None)
             member = self.newMember(peer, wants, now)
+            member.askedTwice = now <= self._asked.pop(peer, -NEVER) + ASKED_FOR
             self.members.add(member)
             self.delayFirstBlock(now)
         self.memberListens(member)
@@ -163,9 +181,27 @@ class MtftpCast(GenericTurn[MtftpMember]):
         else:
             member.waited = True
             if len(self.members) > MOST_REMEMBERED + 1:
-                self.remove(member, outcomes.SILENT, now)
+                self._forgetOne(member, now)
         if former is not None and former is not master:
             self.remove(former, outcomes.REPLACED, now)
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self.members) > CROWD
+
+    def _forgetOne(self, latest: MtftpMember, now: float) -> None:
+        """
+        Remove one of too many members: the latest, or, if that one has asked before, the last one that has not, as the
+        flood of names that fills the list asks once for each.
+        """
+        gone = latest
+        if latest.askedTwice:
+            waiting = (each for each in self.members if each is not self.master and not each.askedTwice)
+            *_, gone = latest, *waiting
+        self._asked[gone.peer] = now
+        if len(self._asked) > MOST_ASKED:
+            self._asked.popitem(last=False)
+        self.remove(gone, outcomes.SILENT, now)
 
     def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:
         """Answer a master that repeats its request: the answer was lost, or the master starts over."""
@@ -179,8 +215,11 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def _mayBeReplaced(self, master: MtftpMember, now: float) -> bool:
         """
         Find out whether a client that asks now becomes master instead.  Some clients acknowledge the last block only
-        once, so a master that was sent that again may have left.
+        once, so a master that was sent that again may have left.  In a crowd a master that has answered is not replaced
+        by whoever asks: the next one is chosen when its time is over.
         """
+        if master.heard and self._crowded:
+            return False
         if master.heard and self._servesLastBlock:
             return master.rto.repeats > 0
         return now >= self._masterAliveAt + REPLACE_AFTER
@@ -200,12 +239,52 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._takesOver = None
 
     def successor(self, now: float) -> MtftpMember | None:
-        """Choose the member that takes over, else the one that has been remembered for the longest time."""
-        return self._takesOver or next(iter(self.members), None)
+        """
+        Choose the member that takes over, else the one that has been remembered for the longest time; in a crowd those
+        first who have asked again.
+        """
+        if self._takesOver is not None:
+            return self._takesOver
+        first = next((each for each in self.members if each.askedTwice), None) if self._crowded else None
+        return first or next(iter(self.members), None)
 
     def turnGiven(self, member: MtftpMember, now: float) -> None:
         """Begin a pass."""
         self._masterAliveAt, self._reached = now, 0
+
+    def _passOn(self, now: float) -> None:
+        """
+        In a crowd give the turn to the next one if the master has not answered one copy of block 1 for a moment.
+        """
+        master = self.master
+        if master is None or master.heard or not self._crowded:
+            return
+        if self.state is not TurnState.WAITING or now < self.repeatAt:
+            return
+        master.copies += 1
+        if master.copies >= CROWD_COPIES:
+            self.remove(master, outcomes.SILENT, now)
+            return
+        master.waited, master.askedTwice = True, False
+        self.members.moveToEnd(master)
+        self.passTurn(now)
+
+    def peerState(self, peer: Peer) -> PeerState | None:
+        """
+        As L{ICast.peerState<castd.interfaces.ICast.peerState>}.  Who has had a turn in a crowd, and answers when it is
+        over, has the turn as long as nobody else has answered.
+        """
+        state = super().peerState(peer)
+        if state is None or state.turn or self._answersLate(peer) is None:
+            return state
+        return replace(state, turn=True)
+
+    def _answersLate(self, peer: Peer) -> MtftpMember | None:
+        """Return the member of this address if it had a turn in a crowd, and nobody has answered since."""
+        member, master = self.members.get(peer), self.master
+        if member is None or not member.copies or master is None or member is master or master.heard:
+            return None
+        return member
 
     def _expireRequests(self, now: float) -> None:
         """
@@ -223,8 +302,12 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         master = self.master
         if master is None or peer != master.peer:
-            super().hear(peer, event, now)
-            return
+            late = self._answersLate(peer)
+            if late is None or not isinstance(event, RequestBlocks):
+                super().hear(peer, event, now)
+                return
+            self.giveTurn(late, now)
+            master = late
         self._masterAliveAt = self._heardAt = now
         if not isinstance(event, RequestBlocks) or not event.ranges:
             super().hear(peer, event, now)
@@ -253,7 +336,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def _maxRepeats(self, master: MtftpMember) -> int | None:
         """Return repetitions after which the master loses its turn; L{None}: it loses the turn by a timeout."""
         if not master.heard:
-            return PROMOTED_REPEATS if master.waited else UNHEARD_REPEATS
+            return max(0, PROMOTED_REPEATS - master.copies) if master.waited else UNHEARD_REPEATS
         return LAST_BLOCK_REPEATS if self._servesLastBlock else None
 
     def _countsCopies(self, member: MtftpMember) -> bool:
@@ -265,6 +348,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
         Choose the interval: the shortest one for a remembered client, which may have left; those of L{QUICK} for a
         master that answers quickly, unless it counts copies, or has left after the last block.
         """
+        if not member.heard and self._crowded:
+            return MIN_RTO
         if member.waited and not member.heard:
             return MIN_REPEAT_INTERVAL
         if member.quick and not self._servesLastBlock and not self._countsCopies(member):
@@ -320,21 +405,46 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def poll(self, now: float) -> Action | None:
         self._expireRequests(now)
         if not self._actions:
+            self._passOn(now)
             # Actions queued by this call come first: a Bar may be about a member that the next action removes.
             action = super().poll(now)
             while isinstance(action, Announce):
                 action = super().poll(now)
             if isinstance(action, SendBlocks):
-                self._sent(action, now)
-                if self._goesAlone(action):
-                    self._actions.append(Announce(action.peer, True, action.again))
-            if action is not None:
+                self._burst(self._withFirst(action), now)
+            elif action is not None:
                 self._actions.append(action)
         return self._actions.popleft() if self._actions else None
 
+    def _burst(self, burst: SendBlocks, now: float) -> None:
+        """Have blocks sent to the group, and block 1 to the master alone where it is due; in a crowd that only."""
+        if self._goesAlone(burst):
+            self._actions.append(Announce(burst.peer, True, burst.again))
+        self._withheld = self._mayWithhold(burst, now)
+        if self._withheld:
+            self._sentOnce = True
+        else:
+            self._sent(burst, now)
+            self._actions.append(burst)
+
+    def _withFirst(self, burst: SendBlocks) -> SendBlocks:
+        """Return block 2 with block 1 before it, if that was withheld from the group: others may listen."""
+        return replace(burst, numbers=range(2)) if self._withheld and burst.numbers == SECOND_BLOCK else burst
+
+    def _mayWithhold(self, burst: SendBlocks, now: float) -> bool:
+        """
+        Find out whether block 1 goes to the master alone: in a crowd, before it has answered, unless somebody who may
+        have listened to a pass waits for the group.
+        """
+        if burst.numbers.start or not self._crowded or self.master is None or self.master.heard:
+            return False
+        if now < self._groupSentAt + LONGEST_SILENCE:
+            return True
+        return not any(not each.copies and each.askedAt <= self._heardAt for each in self.members)
+
     def _sent(self, burst: SendBlocks, now: float) -> None:
         """Note which blocks of the pass have been sent."""
-        self._sentOnce = not burst.again
+        self._sentOnce, self._groupSentAt = not burst.again, now
         if burst.numbers.start == 0 and not burst.again:
             for each in self.members:
                 each.sinceFirstBlock = True

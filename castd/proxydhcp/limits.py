@@ -10,6 +10,10 @@ from typing import Generic, TypeVar
 
 #: Machines that are told apart at once; of the others the one that asked longest ago is forgotten.
 MOST_MACHINES = 4096
+#: Machines that were not answered, of which that is known; and for how many seconds.
+MOST_WAITING, WAITS = MOST_MACHINES, 20.0
+#: The part of all answers that machines may have that ask for the first time, as long as there are not enough for all.
+FIRST_PART = 0.5
 #: Files that were refused to machines, of which a line was written.
 MOST_REFUSALS = 1024
 #: Seconds over which the answers to one machine are counted, and those to all.
@@ -18,6 +22,9 @@ MACHINE_WINDOW, SERVER_WINDOW = 4.0, 1.0
 SAME_REQUEST = 0.05
 #: The most seconds that a request waits for its turn.
 LONGEST_WAIT = 0.1
+
+#: In place of an address: all of them.
+_ANYWHERE = ""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -39,9 +46,15 @@ class Window:
             return now
         return max(now, self._taken[0] + self.seconds)
 
+    def used(self, now: float) -> int:
+        """Return how many things there were within the seconds before this instant, up to C{count}."""
+        return min(self.count, sum(at + self.seconds > now for at in self._taken))
+
     def take(self, at: float) -> None:
         """Note a thing that happens at this instant, which is not before that of an earlier call."""
         self._taken.append(at)
+        if len(self._taken) > self.count:
+            self._taken.popleft()
 
 
 class Recent(Generic[_Key]):
@@ -84,13 +97,17 @@ class AnswerLimits:
         @param answersPerMachine: the most a second to one machine, on the average of four.
         """
         self._perMachine = max(1, int(answersPerMachine * MACHINE_WINDOW))
-        self._server = Window(max(1, int(answers * SERVER_WINDOW)), SERVER_WINDOW)
-        self._machines: OrderedDict[bytes, Window] = OrderedDict()
+        self._server = Window(1, SERVER_WINDOW)
+        self._first = Window(1, SERVER_WINDOW)
+        self._limitServer(answers)
+        self._waiting: OrderedDict[Hashable, float] = OrderedDict()
+        self._shortUntil = 0.0
+        self._machines: OrderedDict[Hashable, Window] = OrderedDict()
         self._requests: Recent[Hashable] = Recent(MOST_MACHINES)
 
     def adjust(self, answers: float, answersPerMachine: float) -> None:
         """Use other limits from now on; what was answered before counts."""
-        self._server.count = max(1, int(answers * SERVER_WINDOW))
+        self._limitServer(answers)
         self._perMachine = max(1, int(answersPerMachine * MACHINE_WINDOW))
         for window in self._machines.values():
             window.count = self._perMachine
@@ -99,26 +116,62 @@ class AnswerLimits:
         """Return whether this is no repetition within an instant, as a second card or a bridge makes it."""
         return self._requests.begin(request, now, SAME_REQUEST)
 
-    def machineMay(self, machine: bytes, now: float) -> bool:
-        """Return whether one more answer may go to this hardware address, and count it."""
-        window = self._machines.pop(machine, None) or Window(self._perMachine, MACHINE_WINDOW)
-        self._machines[machine] = window
-        if len(self._machines) > MOST_MACHINES:
-            self._machines.popitem(last=False)
-        if window.next(now) > now:
+    def _limitServer(self, answers: float) -> None:
+        self._server.count = max(1, int(answers * SERVER_WINDOW))
+        self._first.count = max(1, int(answers * SERVER_WINDOW * FIRST_PART))
+
+    def machineMay(self, machine: bytes, address: Hashable, now: float) -> bool:
+        """
+        Return whether one more answer may go to a machine, and count it.
+
+        Answers to other addresses are those of somebody who uses the hardware address of the machine: they do not count
+        for one that has an address, and for one without they use up no more than half.
+
+        @param machine: its hardware address.
+        @param address: the address that it asks from; L{None}: it has none yet, and the answer goes to everybody.
+        """
+        nowhere = self._window((machine, None))
+        if address is None:
+            others = min(self._window((machine, _ANYWHERE)).used(now), self._perMachine // 2)
+            windows = [nowhere]
+        else:
+            others = self._window((machine, address)).used(now)
+            windows = [self._window((machine, address)), self._window((machine, _ANYWHERE))]
+        if nowhere.used(now) + others >= self._perMachine:
             return False
-        window.take(now)
+        for window in windows:
+            window.take(now)
         return True
 
-    def turn(self, now: float) -> float | None:
-        """Return how many seconds an answer has to wait for the others; L{None}: longer than a client should wait."""
+    def _window(self, whose: Hashable) -> Window:
+        window = self._machines.pop(whose, None) or Window(self._perMachine, MACHINE_WINDOW)
+        self._machines[whose] = window
+        if len(self._machines) > MOST_MACHINES:
+            self._machines.popitem(last=False)
+        return window
+
+    def turn(self, machine: Hashable, now: float) -> float | None:
+        """
+        Return how many seconds an answer has to wait for the others; L{None}: longer than a client should wait.
+
+        While there are not enough answers for all, a part of them is for machines that have asked before and were not
+        answered: most names that are forged ask once.
+        """
+        first = now > self._waiting.pop(machine, float("-inf")) + WAITS
         at = self._server.next(now)
-        if at - now > LONGEST_WAIT:
+        enough = not first or now >= self._shortUntil or self._first.next(now) <= now
+        if at - now > LONGEST_WAIT or not enough:
+            self._shortUntil = now + SERVER_WINDOW
+            self._waiting[machine] = now
+            if len(self._waiting) > MOST_WAITING:
+                self._waiting.popitem(last=False)
             return None
         self._server.take(at)
+        if first:
+            self._first.take(at)
         return at - now
 
     @property
     def remembered(self) -> int:
-        """How many machines and requests are remembered."""
-        return max(len(self._machines), len(self._requests))
+        """How many machines and requests are remembered, of each kind at the most."""
+        return max(len(self._machines), len(self._requests), len(self._waiting))

@@ -116,9 +116,17 @@ class BootRequest:
         return self.packet.giaddr if self.packet.giaddr != _NOBODY else None
 
     @property
-    def identity(self) -> tuple[bytes, bytes, int, bytes | None]:
+    def source(self) -> tuple[bytes, IPv4Address | None]:
+        """
+        Who asks: the hardware address, and the address that it asks from; L{None}: it has none yet.  Whoever names the
+        hardware address of another machine does so from another address.
+        """
+        return self.packet.chaddr, self.address if self.kind != DISCOVER else None
+
+    @property
+    def identity(self) -> tuple[object, ...]:
         """What a repetition of the request has in common with it."""
-        return self.packet.chaddr, self.packet.xid, self.packet.messageType, self.item
+        return *self.source, self.packet.xid, self.packet.messageType, self.item
 
 
 @dataclass(frozen=True, slots=True)

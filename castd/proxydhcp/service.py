@@ -292,8 +292,8 @@ class ProxyDhcp:
             self._silent(Silence(RULE, "no rule is for it"), request.machine.address, _architecture(request))
             return
         wait = None
-        if self._memory.limits.machineMay(request.packet.chaddr, now):
-            wait = self._memory.limits.turn(now)
+        if self._memory.limits.machineMay(*request.source, now):
+            wait = self._memory.limits.turn(request.source, now)
         if wait is None:
             self._silent(Silence(LIMIT), request.machine.address)
             return

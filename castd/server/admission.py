@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from typing import Protocol
 
 from castd.options import Limits
+from castd.pacing import TokenBucket
 from castd.request import Peer
 from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, TurnedAway, bucketOf
 
@@ -103,6 +104,40 @@ def _decrease(counts: Counter[str], host: str) -> None:
     counts[host] -= 1
     if counts[host] <= 0:
         del counts[host]
+
+
+class RequestTime:
+    """
+    Gives requests half of the time at a port that receivers are served through, so that answers of these need not wait
+    behind all that a flood of requests causes.  Where each transfer has a port of its own,
+    L{EpollSet<castd.net.epoll.EpollSet>} divides the time.
+
+    Strangers get half of that half, the other is for neighbours; who asks again after that has some in advance.
+    Addresses that were served are never held back.
+    """
+
+    #: The part of the time; how much of it a pause leaves, in seconds: a crowd that comes at once is no flood; and how
+    #: much there is in advance, in seconds.
+    SHARE, SAVED, ADVANCE = 0.5, 1.0, 0.25
+
+    def __init__(self) -> None:
+        self._bucket = TokenBucket(self.SHARE, self.SAVED)
+
+    def allows(self, rank: Rank, again: bool, now: float) -> bool:
+        """
+        Return whether there is time for a request.
+
+        @param rank: that of its address.
+        @param again: it was turned away before.
+        """
+        if rank is Rank.SERVED:
+            return True
+        least = self.SAVED / 2 if rank is Rank.STRANGE else 0.0
+        return self._bucket.available(now) > (-self.ADVANCE if again else least)
+
+    def spend(self, began: float, now: float) -> None:
+        """Note that a request was handled from one instant to another."""
+        self._bucket.spend(max(0.0, now - began), now)
 
 
 class Admission:
@@ -205,14 +240,23 @@ class Admission:
         rank = self.known.rank(peer[0], networks)
         if self._hasRoom(peer, rank, now):
             return False
-        self._turnedAway[rank].add(peer, now)
+        self.turnAway(peer, rank, now)
         return True
+
+    def turnAway(self, peer: Peer, rank: Rank, now: float) -> None:
+        """Note that a request of this peer, whose address has this rank, is dropped unread."""
+        if rank is not Rank.SERVED:
+            self._turnedAway[rank].add(peer, now)
+
+    def asksAgain(self, peer: Peer, rank: Rank, now: float) -> bool:
+        """Return whether a request of this peer was dropped unread before, see L{TurnedAway}."""
+        return rank is not Rank.SERVED and self._turnedAway[rank].asksAgain(peer, now)
 
     def _hasRoom(self, peer: Peer, rank: Rank, now: float) -> bool:
         """Return whether L{_mayMakeRoom} would be true."""
         if rank is Rank.SERVED or not self._mayDisplace.exhausted(rank, now):
             return True
-        return self._turnedAway[rank].asksAgain(peer, now) and self._mayDisplaceAgain.available(now) >= 1
+        return self.asksAgain(peer, rank, now) and self._mayDisplaceAgain.available(now) >= 1
 
     def _mayMakeRoom(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> bool:
         """Return whether others may be displaced for this peer now: always if its address was served before."""
@@ -221,7 +265,7 @@ class Admission:
             return True
         if self._mayDisplace.allow(peer[0], rank, now):
             return True
-        return self._turnedAway[rank].asksAgain(peer, now) and self._mayDisplaceAgain.allow(1, now)
+        return self.asksAgain(peer, rank, now) and self._mayDisplaceAgain.allow(1, now)
 
     def _full(self) -> str | None:
         """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""

@@ -25,6 +25,7 @@ from castd.options import HostPort, ListenOptions
 from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
+from castd.server.admission import RequestTime
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.deaf import DEAF_FOR
 from castd.server.recorder import noteRequest
@@ -112,6 +113,7 @@ class Listener(DatagramProtocol):
         self._drained: Deferred[None] | None = None
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
+        self._time = RequestTime()
         # Datagrams that were dropped unread since that was last logged.
         self._dropped = 0
         self._droppedLoggedAt = float("-inf")
@@ -223,16 +225,10 @@ class Listener(DatagramProtocol):
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
             elif self._plausible(peer, local) and not self._shed(peer, local):
-                if self.site.recorder is not None:
-                    self.site.recorder.requested(datagram, peer, local)
-                session = self._sessions.members.get(peer)
-                unheard = None if session is None or session.heard(peer) else session
-                if session is not None:
-                    # What the peer has sent before, perhaps the last ACK of the file before this one.
-                    session.readArrived()
-                    if self.site.recorder is not None:
-                        noteRequest(session, datagram, peer, local)
-                self._serve(datagram, peer, local, unheard=unheard)
+                began = self.site.reactor.seconds() if self._sessions.onPort else None
+                self._requested(datagram, peer, local)
+                if began is not None:
+                    self._time.spend(began, self.site.reactor.seconds())
         except BaseException:
             # A fault of one dialect must not close the port for the others.
             self._logFault()
@@ -241,6 +237,19 @@ class Listener(DatagramProtocol):
         """Log the exception that is being handled, a fault of castd or of a plugin."""
         self.counts["fault"] += 1
         _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
+
+    def _requested(self, datagram: bytes, peer: Peer, local: Local) -> None:
+        """Handle a datagram that may be a request: its peer is served at another port, or not at all."""
+        if self.site.recorder is not None:
+            self.site.recorder.requested(datagram, peer, local)
+        session = self._sessions.members.get(peer)
+        unheard = None if session is None or session.heard(peer) else session
+        if session is not None:
+            # What the peer has sent before, perhaps the last ACK of the file before this one.
+            session.readArrived()
+            if self.site.recorder is not None:
+                noteRequest(session, datagram, peer, local)
+        self._serve(datagram, peer, local, unheard=unheard)
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Pass on that a host reports the port of a peer as closed (ICMP port unreachable)."""
@@ -262,14 +271,32 @@ class Listener(DatagramProtocol):
 
     def _shed(self, peer: Peer, local: Local) -> bool:
         """
-        Drop a datagram unread, if it is no member's and there is no room for a request of its address.
+        Drop a datagram unread, if it is no member's and there is no room for a request of its address, or no time.
 
         @return: whether it is dropped; how many were is logged once a second.
         """
-        now = self.site.reactor.seconds()
-        if peer in self._sessions.members or not self.site.admission.sheds(peer, now, local.networks):
+        now, admission = self.site.reactor.seconds(), self.site.admission
+        if peer in self._sessions.members:
             return False
-        self.counts["limits.casts"] += 1
+        if admission.sheds(peer, now, local.networks):
+            self._dropUnread("the server is full", "limits.casts", now)
+        elif self._sessions.onPort and not self._hasTime(peer, local, now):
+            self._dropUnread("requests take more than half of the time", "", now)
+        else:
+            return False
+        return True
+
+    def _hasTime(self, peer: Peer, local: Local, now: float) -> bool:
+        """Return whether there is time for a request; of those who are turned away it is noted who they are."""
+        admission = self.site.admission
+        rank = admission.known.rank(peer[0], local.networks)
+        if self._time.allows(rank, admission.asksAgain(peer, rank, now), now):
+            return True
+        admission.turnAway(peer, rank, now)
+        return False
+
+    def _dropUnread(self, why: str, limit: str, now: float) -> None:
+        self.counts[limit or "time"] += 1
         self._dropped += 1
         if now >= self._droppedLoggedAt + 1:
             _log.info(
@@ -277,12 +304,11 @@ class Listener(DatagramProtocol):
                 event="crowded",
                 transport=self._entries[0].name,
                 requests=self._dropped,
-                why="the server is full",
-                limit="limits.casts",
-                **verdictFields(Facts("crowded", limit="limits.casts")),
+                why=why,
+                **({"limit": limit} if limit else {}),
+                **verdictFields(Facts("crowded", why=why, limit=limit)),
             )
             self._dropped, self._droppedLoggedAt = 0, now
-        return True
 
     def _closing(self) -> bool:
         """
