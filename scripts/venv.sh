@@ -84,6 +84,28 @@ makeVenv() {
     pwd -P >.venv/place
 }
 
+# What may let the native loop be built where it was not, or make it out of date.
+nativeStamp() {
+    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))') || :
+    {
+        cat hatch_build.py castd/native/_loop.pyx
+        printf '%s\n' "${CC-}" "${CFLAGS-}" "${LDFLAGS-}"
+        ls castd/native/*.so "$headers/Python.h" 2>/dev/null || :
+        for each in cc gcc clang; do command -v "$each" || :; done
+    } | sha256sum | cut -d ' ' -f 1
+}
+
+# The native loop is optional: hatch_build.py says in one line why it cannot be built, once.  It is tried again when
+# something has changed, or if it was the network that failed.
+nativeReady() {
+    [ "${CASTD_NATIVE-}" != 0 ] || return 0
+    [ "$(cat .venv/ready-native 2>/dev/null)" != "$(nativeStamp)" ] || return 0
+    rm -f .venv/ready-native
+    tried=0
+    .venv/bin/python hatch_build.py --install-cython || tried=$?
+    [ "$tried" -gt 1 ] || nativeStamp >.venv/ready-native
+}
+
 venvReady() {
     extra=${1-}
     PIP_ROOT_USER_ACTION=ignore
@@ -101,12 +123,14 @@ venvReady() {
         say "installing castd${extra:+ and what its extra \"$extra\" asks for} into .venv"
         : >.venv/unfinished
         rm -f "$stamp"
-        .venv/bin/python -m pip install -q --editable ".${extra:+[$extra]}" || {
+        # The native loop of a checkout is built below, so nothing is fetched to build it here.
+        CASTD_NATIVE=0 .venv/bin/python -m pip install -q --editable ".${extra:+[$extra]}" || {
             rm -f .venv/unfinished
             die "pip could not install into .venv; what it said stands above.  Run the same command again to go on"
         }
         stampOf "$extra" >"$stamp"
         rm -f .venv/unfinished
     fi
+    nativeReady
     exec 9<&-
 }

@@ -18,7 +18,7 @@ from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
 from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
-from castd import __version__, tap
+from castd import __version__, native, tap
 from castd.cli import check, main
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
@@ -46,9 +46,9 @@ def castd(*arguments: str | Path) -> Result:
 
 
 def test_version() -> None:
-    """--version says which castd this is."""
+    """--version says which castd this is, and whether it has the native loop."""
     result = castd("--version")
-    assert (result.exit_code, result.stdout) == (0, f"castd, version {__version__}\n")
+    assert (result.exit_code, result.stdout) == (0, f"castd, version {__version__} ({native.describe()})\n")
 
 
 def test_module() -> None:
@@ -56,7 +56,7 @@ def test_module() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "castd", "--version"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
-    assert said.stdout == f"castd, version {__version__}\n"
+    assert said.stdout == f"castd, version {__version__} ({native.describe()})\n"
 
 
 def test_checkGood(folder: Path) -> None:

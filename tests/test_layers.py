@@ -55,6 +55,17 @@ def test_everyProtocolIsHeld() -> None:
     assert set(held) == {f"castd.dialects.{name}" for name in modules}
 
 
+def test_theLoopKnowsNothing() -> None:
+    """The compiled loop, whose imports the linter cannot see, imports the clock, names of errors, and what C has."""
+    text = (ROOT / "castd" / "native" / "_loop.pyx").read_text()
+    assert set(re.findall(r"^\s*(?:from|import|cimport) +([\w.]+)", text, re.MULTILINE)) == {
+        "cpython.buffer", "cpython.bytes", "libc.errno", "libc.math", "libc.stdint", "libc.string", "os", "time",
+    }  # fmt: skip
+    assert set(re.findall(r"#include <(.+)>", text)) == {
+        "sys/epoll.h", "sys/socket.h", "time.h",
+    }  # fmt: skip
+
+
 ROOMS = "A package imports only from the packages below it"
 PURE = "What decides has no clock, no randomness, no socket, no file and no thread"
 
@@ -79,6 +90,8 @@ PURE = "What decides has no clock, no randomness, no socket, no file and no thre
         ("dialects/tftp.py", "from castd.dialects import slam", "A protocol knows nothing of another"),
         ("cast/sweep.py", "from castd.cast.turn import Turn", "A cast knows nothing of the other cast"),
         ("cast/events.py", "from castd.cast.members import Members", "No circle of imports within a package"),
+        ("native/steps.py", "from castd.cast.turn import Turn", ROOMS),
+        ("cast/turn.py", "from castd import native", "The native loop is known to those who use it or tell of it"),
     ],
 )
 @pytest.mark.slow

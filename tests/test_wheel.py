@@ -12,17 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needCompiler
+
 ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Return what it printed.  It sees nothing of the sources: not by PYTHONPATH, and not by the working directory."""
+def run(*command: str | Path, cwd: Path, native: str = "0", both: bool = False, **more: str) -> str:
+    """
+    Return what it printed.  It sees nothing of the sources: not by PYTHONPATH, and not by the working directory.
+
+    @param both: return standard error as well.
+    @param native: the value of C{CASTD_NATIVE}: pure Python, so that the wheel is the same wherever it is built.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    clean |= {"CASTD_NATIVE": native} | more
     done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
+    return done.stdout + done.stderr if both else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def test_contents(wheel: Path) -> None:
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "castd").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache"
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache" and path.suffix != ".so"
     }
     assert "castd/py.typed" in names
     assert {name for name in names if name.startswith("twisted/")} == {"twisted/plugins/castd_plugin.py"}
@@ -98,3 +106,31 @@ def test_manualIsInstalled(stranger: Path) -> None:
 def test_commandIsInstalled(stranger: Path) -> None:
     """The wheel brings the command castd."""
     assert os.access(stranger.parent / "castd", os.X_OK)
+
+
+def build(folder: Path, native: str, **environment: str) -> tuple[str, str]:
+    """Build a wheel.  -> its name, and what was printed."""
+    said = run(
+        sys.executable, "-m", "hatchling",
+        "build", "-t", "wheel", "-d", folder, cwd=ROOT, native=native, both=True, **environment,
+    )  # fmt: skip
+    (built,) = folder.glob("*.whl")
+    return built.name, said
+
+
+def test_withoutACompiler(tmp_path: Path) -> None:
+    """Where no C compiler is found the wheel is pure Python, and one line says why."""
+    name, said = build(tmp_path / "dist", native="", PATH=str(tmp_path), CC="")
+    assert name.endswith("-py3-none-any.whl")
+    assert [line for line in said.splitlines() if "native" in line] == [
+        "castd: pure Python, without the native loop: no C compiler"
+    ]
+
+
+def test_withACompiler(tmp_path: Path) -> None:
+    """With a compiler and Cython the wheel is for this platform and all Pythons from 3.11 on, and carries the loop."""
+    needCompiler()
+    name, _ = build(tmp_path / "dist", native="1")
+    assert "-cp311-abi3-linux_" in name
+    with zipfile.ZipFile(tmp_path / "dist" / name) as archive:
+        assert "castd/native/_loop.abi3.so" in archive.namelist()

@@ -15,7 +15,7 @@ from click.shell_completion import get_completion_class
 from rich.table import Table
 from twisted.logger import globalLogBeginner
 
-from castd import __version__
+from castd import __version__, native
 from castd.cli.check import (
     fileWarnings,
     findMissing,
@@ -55,7 +55,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="castd")
+@click.version_option(__version__, prog_name="castd", message=f"%(prog)s, version %(version)s ({native.describe()})")
 def main() -> None:
     """Deliver boot files over datagrams, to one machine or a whole hall."""
 

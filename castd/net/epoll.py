@@ -7,6 +7,9 @@ reader.
 
 Request ports and transfers share the time: as long as both have something to do, each has half of it.  Else a flood of
 requests would make each block of a transfer wait for as many requests as can be read at once.
+
+Where the compiled loop is built (L{castd.native}) it fetches the events and reads the ports of transfers that are in
+step; all others it reads by calling their functions, as L{EpollSet} does without it.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from castd import native
 from castd.net.faults import logFault
 
 _log = Logger(namespace="castd")
@@ -35,6 +39,9 @@ LONGEST_VISIT = 0.005
 #: than a block.
 FEW_EVENTS, SHORT_WAIT = 2, 0.001
 
+#: The class of the kernel's sets, which the compiled loop reads: a test may have one of its own.
+_KERNEL: Final = getattr(select, "epoll", None)
+
 #: Called when something waits in a descriptor: reads a bounded part of it.
 Readable: TypeAlias = Callable[[], object]
 
@@ -43,15 +50,26 @@ def _ignore() -> None:
     """Do nothing, for a descriptor that is not watched any more."""
 
 
+def _call(function: Callable[..., object], *arguments: object) -> None:
+    """Call a function of a port.  A fault of one port must not end the reader of the others, be it a SystemExit."""
+    try:
+        function(*arguments)
+    except BaseException:
+        logFault("a port failed")
+
+
 @implementer(IReadDescriptor)
 class EpollSet:
     """
     Watches descriptors, and calls a function for each that is readable.
 
     It is a reader of the reactor as long as it has members.
+
+    @ivar compiled: the compiled loop reads, where the set is the kernel's own.
     """
 
     def __init__(self, reactor: IReactorFDSet) -> None:
+        self.compiled = native.NATIVE
         self._reactor = reactor
         self._members: dict[int, Readable] = {}
         self._single: dict[int, _SingleReader] = {}
@@ -130,31 +148,60 @@ class EpollSet:
                 if descriptor in self._members:
                     single.doRead()
             return
-        get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
+        clock = time.monotonic
         begun = clock()
         until = begun + LONGEST_VISIT
-        timeout: float = 0
+        timeout = 0.0
         while True:
             try:
-                events = poll(timeout, MOST_EVENTS)
+                events, begun, now = self._readRounds(begun, until, timeout, wait)
             except OSError as error:
                 # Not raised: the reactor would drop this reader, and no port would be read any more.
                 with suppress(BaseException):
                     _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
                 return
+            except BaseException:
+                # Of the compiled loop: no memory for a datagram.
+                logFault("the ports cannot be read")
+                return
+            if self._requests:
+                self._readRequests(events, now - begun)
+                now = clock()
+            if not events or now >= until:
+                return
+            begun = now
+            timeout = wait if events <= FEW_EVENTS else 0.0
+
+    def _readRounds(self, begun: float, until: float, timeout: float, wait: float) -> tuple[int, float, float]:
+        """
+        Fetch events and call the functions of the descriptors, over and over, until a request port is readable, nothing
+        is, or it is time.
+
+        @param begun: the present instant.
+        @param until: no round begins later.
+        @param timeout: seconds to wait for the first events.
+        @param wait: seconds to wait for further ones, if few ports were readable.
+        @return: how many ports were readable in the last round, when that round began, and the present instant.
+        @raise OSError: the events cannot be fetched.
+        """
+        assert self._epoll is not None
+        if self.compiled and type(self._epoll) is _KERNEL:
+            return native.readRounds(
+                self._epoll.fileno(), self._members, self._requests, _call, begun, until, timeout, wait, FEW_EVENTS
+            )
+        get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
+        while True:
+            events = poll(timeout, MOST_EVENTS)
             for descriptor, _ in events:
                 try:
                     # A function that was called before may have closed the descriptor.
                     get(descriptor, _ignore)()
                 except BaseException:
-                    # A fault of one port must not end the reader of the others, be it a SystemExit.
+                    # As in _call, without the call.
                     logFault("a port failed")
             now = clock()
-            if self._requests:
-                self._readRequests(len(events), now - begun)
-                now = clock()
-            if not events or now >= until:
-                return
+            if not events or now >= until or self._requests:
+                return len(events), begun, now
             begun = now
             timeout = wait if len(events) <= FEW_EVENTS else 0
 

@@ -11,9 +11,10 @@ from contextlib import suppress
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
 
+from castd import native
 from castd.interfaces import IDatagramPort, ITransferProtocol, Octets
 from castd.net import sockets
-from castd.net.epoll import EpollSet
+from castd.net.epoll import EpollSet, Readable
 from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.request import Local, Peer
 
@@ -69,7 +70,7 @@ class SocketPair:
         # From now on only the peer is received, which does not know this port yet: whatever is queued is forged.
         self._discard(MOST_QUEUED)
         self.port = port
-        self._epoll.add(self.main.fileno(), port.readable)
+        self._epoll.add(self.main.fileno(), port.reader())
 
     def _discard(self, most: int = 1) -> None:
         """Drop so many datagrams at the most, as no transfer uses the port yet."""
@@ -138,6 +139,22 @@ class UnicastPort:
         pair.segments.setMtu(local.mtu)
         protocol.makeConnection(self)
 
+    def reader(self) -> Readable:
+        """Return what reads one datagram: C{readable}, with what the compiled loop has to know where it is used."""
+        protocol = self._protocol
+        if not native.NATIVE or not isinstance(protocol, native.StepState):
+            return self.readable
+        return native.StepReader(
+            protocol,
+            self._send,
+            self.readable,
+            self._datagramReceived,
+            protocol.stepRefused,
+            self._receiveFailed,
+            self._peer,
+            self._largest,
+        )
+
     def readable(self) -> bool:
         """
         Read one datagram; if there are more the socket stays readable, and other ports are read before.
@@ -147,14 +164,18 @@ class UnicastPort:
         try:
             datagram = self._receive(self._largest)
         except OSError as error:
-            # While the error is in the error queue the socket stays readable, even if a send has raised it already.
-            if self._pair is not None:
-                sockets.readErrors(self._pair.main)
-            if isinstance(error, ConnectionRefusedError):
-                self._protocol.peerUnreachable(self._peer)
-            return not isinstance(error, BlockingIOError)
+            return self._receiveFailed(error)
         self._datagramReceived(datagram, self._peer)
         return True
+
+    def _receiveFailed(self, error: OSError) -> bool:
+        """Handle an error of the socket.  -> whether it is more than that there is no datagram."""
+        # While the error is in the error queue the socket stays readable, even if a send has raised it already.
+        if self._pair is not None:
+            sockets.readErrors(self._pair.main)
+        if isinstance(error, ConnectionRefusedError):
+            self._protocol.peerUnreachable(self._peer)
+        return not isinstance(error, BlockingIOError)
 
     def readArrived(self) -> None:
         for _ in range(MOST_ARRIVED):

@@ -10,7 +10,8 @@ Therefore, while a receiver is in step, the exchanges through a chunk of the fil
 prepared as two lists, L{PreparedSteps}: the answers to come, and the datagrams that follow each of them.  They depend
 on the file, the headers, the block size and the window only, so all receivers of that file share them.  A step is then
 a comparison of the datagram with the answer and one send, in L{FastPath.datagramReceived}; nothing is parsed, no event
-is made, and the cast (L{castd.cast.turn.Turn}) is not asked.
+is made, and the cast (L{castd.cast.turn.Turn}) is not asked.  Where the compiled loop is built (L{castd.native}), it
+takes such a step without a line of Python, and keeps the state that this module works with: L{StepState}.
 
 The master of a group (RFC 2090) is served in the same way while the others only listen, with two
 differences: each of its answers is measured, since what the cast decides for the others depends on it; and its cast
@@ -45,6 +46,7 @@ from castd.cast.policy import MIN_RTO
 from castd.cast.turn import MasterTerms, Turn
 from castd.errors import ContentChanged
 from castd.interfaces import IContent, IDatagramPort, ISite, IWire
+from castd.native import StepLists, StepState
 from castd.request import Peer
 from castd.server.blockcache import Chunk, ChunkAwaited
 
@@ -55,7 +57,7 @@ JITTER = 0.1
 MOST_PREPARED = 4
 
 
-class PreparedSteps:
+class PreparedSteps(StepLists):
     """
     The steps through one chunk, shared by all receivers that take the same ones.
 
@@ -63,18 +65,16 @@ class PreparedSteps:
     @ivar stop: number of the block after the last step.
     @ivar stride: blocks of a step.
     @ivar gap: octets of the header before a block.
-    @ivar answers: the receiver's datagram before each step, and C{None} behind the last.
-    @ivar images: the datagrams that go out at each step, one behind the other.
     """
 
-    __slots__ = ("answers", "gap", "images", "start", "stop", "stride")
+    __slots__ = ("gap", "start", "stop", "stride")
 
     def __init__(self, start: int, stride: int, gap: int) -> None:
         self.start = self.stop = start
         self.stride = stride
         self.gap = gap
-        self.answers: list[bytes | None] = []
-        self.images: list[memoryview] = []
+        self.answers = []
+        self.images = []
 
     def after(self, start: int) -> PreparedSteps | None:
         """Return the steps from block C{start} on; L{None}: no step begins there."""
@@ -134,7 +134,7 @@ def _nothingPrepared(image: memoryview) -> None:
     raise BlockingIOError
 
 
-class FastPath(DatagramProtocol):
+class FastPath(StepState, DatagramProtocol):
     """
     Takes the prepared steps for L{CastProtocol<castd.server.cast_protocol.CastProtocol>}.  It is a base class and not
     an object of its own, so that a block needs no additional call.
@@ -151,21 +151,13 @@ class FastPath(DatagramProtocol):
     __slots__ = (
         "_chunk",
         "_end",
-        "_expected",
         "_firstAnswer",
-        "_interval",
         "_jitter",
         "_nextBlock",
-        "_prepared",
-        "_seconds",
-        "_sendStep",
-        "_steppedAt",
-        "_steps",
         "_terms",
         "_turn",
         "blocks",
         "content",
-        "due",
         "firstBlockAt",
         "heapEntry",
         "octets",
@@ -186,19 +178,19 @@ class FastPath(DatagramProtocol):
         self.wire = wire
         self.content = content
         self.blocks = self.repeats = self.octets = 0
-        self.due: float | None = None
+        self.due = None
         self.firstBlockAt: float | None = None
         self.heapEntry: tuple[float, int] | None = None
-        self._seconds: Callable[[], float] = site.reactor.seconds
+        self._seconds = site.reactor.seconds
         self._turn = turn
         self._end = wire.count or 0  # blocks of the file; a code has no fast path
         self._chunk: Chunk | None = None
-        self._prepared = NO_STEPS
-        self._steps = 0  # how many of the prepared ones were taken
-        self._expected: bytes | None = None  # the next answer, once answers need not be measured any more
+        self._prepared: PreparedSteps = NO_STEPS
+        self._steps = 0
+        self._expected = None  # until answers need not be measured any more
         self._firstAnswer: bytes | None = None  # the answer to an OACK that takes the first step
         self._terms: MasterTerms | None = None  # how the master of a group is served; None: it is not
-        self._sendStep: Callable[[memoryview], object] = _nothingPrepared
+        self._sendStep = _nothingPrepared
         self._steppedAt = self._interval = 0.0
         self._jitter = 1.0  # factor of the interval of the timer
         self._nextBlock = 0  # the number after the last block that was sent
@@ -206,6 +198,10 @@ class FastPath(DatagramProtocol):
     @abstractmethod
     def _slowPath(self, datagram: bytes, peer: Peer) -> None:
         """Parse a datagram that was not predicted, and let the cast decide."""
+
+    def stepRefused(self, datagram: bytes, peer: Peer) -> None:
+        """As L{StepState.stepRefused}."""
+        self._slowPath(datagram, peer)
 
     @abstractmethod
     def timerExpired(self) -> None:

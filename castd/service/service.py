@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
-from castd import __version__
+from castd import __version__, native
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
@@ -184,8 +184,10 @@ class Server(MultiService):
         super().startService()
         if self.handover.predecessor is None:
             self._announceServing()
-        form = "castd {version} serves by {file}"
-        _log.info(form, event="started", version=__version__, file=str(self.file), pid=os.getpid())
+        form, file, loop = "castd {version} serves by {file} ({loop})", str(self.file), native.describe()
+        _log.info(form, event="started", version=__version__, file=file, loop=loop, pid=os.getpid())
+        if native.WORTH_A_WARNING:
+            _log.warn("the native loop is not used: {why}", event="unused-loop", why=native.REASON)
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
                 directory.removeAbandoned().addErrback(_removalFailed)

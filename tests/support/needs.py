@@ -11,6 +11,7 @@ that a build cannot turn green by having tested nothing::
 L{run} and each L{Job<tests.support.jobs.Job>} require the program that they run.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+import hatch_build
+from castd import native
 
 ADMIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where a user's search path often does not look, and in.tftpd or nft live."""
@@ -76,3 +80,18 @@ def needNamespaces() -> None:
     tried = run("unshare", "--net", "true", seconds=10)
     if tried.returncode:
         lack(f"no network namespaces here: {tried.stderr.strip()}")
+
+
+def needNative() -> None:
+    """Require the native loop, unless C{CASTD_NATIVE=0} says that the tests are to be run without."""
+    if os.environ.get(native.VARIABLE) == "0":
+        pytest.skip(native.REASON)
+    if not native.NATIVE:
+        lack(f"no native loop ({native.REASON}); `python hatch_build.py --install-cython` builds it")
+
+
+def needCompiler() -> None:
+    """Require what the native loop is built with."""
+    why = hatch_build.lacking() or ("" if importlib.util.find_spec("Cython") else "no Cython")
+    if why:
+        lack(f"the native loop cannot be built: {why}")

@@ -1,0 +1,236 @@
+# cython: language_level=3, binding=False, embedsignature=False
+"""
+Take the prepared steps of transfers without the interpreter, for all ports of an epoll set.
+
+This is C{castd.net.epoll} and the fast lines of C{castd.server.fastpath.FastPath.datagramReceived} once more, compiled.
+Nothing is decided here: a datagram that is the expected one, to the octet, takes one prepared step; whatever else
+happens (another datagram, an error, a full socket, no step prepared) is handed to Python, with the state as it would be
+if Python had taken all steps before.  The state lies in L{StepState} and nowhere else, so that is always so.
+
+Octets belong to Python objects that are held while they are sent.  The interpreter's lock is released for each
+epoll_wait; nothing else runs meanwhile that the steps depend on, as only the reactor's thread knows casts.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EINTR, errno
+from libc.math cimport ceil
+from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
+
+import os
+import time
+
+
+cdef extern from *:
+    """
+    #include <sys/epoll.h>
+    #include <sys/socket.h>
+    #include <time.h>
+
+    #ifndef CASTD_SOURCE
+    #error "CASTD_SOURCE must be the digest of the .pyx file, see hatch_build.py"
+    #endif
+    """
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int CLOCK_MONOTONIC
+    int CLOCK_REALTIME
+    int EPOLLIN
+    int MSG_DONTWAIT
+    const char *CASTD_SOURCE
+    int clock_gettime(int clock, timespec *now) nogil
+    int epoll_wait(int descriptor, epoll_event *events, int most, int timeout) nogil
+    ssize_t recv(int descriptor, void *buffer, size_t octets, int flags) nogil
+    ssize_t send(int descriptor, const void *buffer, size_t octets, int flags) nogil
+    char *PyBytes_AsString(object) except NULL
+    Py_ssize_t PyBytes_Size(object) except -1
+
+
+#: Digest of the source that this was built from.
+SOURCE = CASTD_SOURCE.decode()
+
+cdef enum:
+    MOST_EVENTS = 64        # as castd.net.epoll.MOST_EVENTS
+    MOST_OCTETS = 65536     # more than any datagram has
+
+cdef enum Result:
+    UNEXPECTED
+    TAKEN
+    REFUSED
+
+#: Holds the datagram that is looked at: it is compared, or copied, before anything else runs.
+cdef char received[MOST_OCTETS]
+
+cdef object _time = time.time
+cdef object _monotonic = time.monotonic
+
+
+cdef double readClock(int clock) noexcept:
+    """Return the present instant, by this clock of the kernel."""
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef double instant(object seconds) except? -1:
+    """Return what C{seconds()} returns; the clock of Twisted's reactors, time.time, is read without calling it."""
+    if seconds is _time:
+        return readClock(CLOCK_REALTIME)
+    if seconds is _monotonic:
+        return readClock(CLOCK_MONOTONIC)
+    return seconds()
+
+
+cdef class StepLists:
+    """As C{castd.native.steps.StepLists}."""
+
+    cdef public list answers
+    cdef public list images
+
+
+cdef class StepState:
+    """As C{castd.native.steps.StepState}."""
+
+    cdef public object due
+    cdef public object _expected
+    cdef public StepLists _prepared
+    cdef public object _seconds
+    cdef public object _sendStep
+    cdef public double _interval
+    cdef public double _steppedAt
+    cdef public Py_ssize_t _steps
+
+    def stepRefused(self, datagram, peer):
+        """As C{castd.native.steps.StepState.stepRefused}."""
+
+
+cdef class StepReader:
+    """
+    What the loop knows of the port of one transfer.  Called, it reads one datagram as Python does.
+    """
+
+    cdef StepState state
+    cdef object send
+    cdef object readable
+    cdef object datagramReceived
+    cdef object stepRefused
+    cdef object receiveFailed
+    cdef object peer
+    cdef size_t largest
+
+    def __init__(
+        self, StepState state not None, send, readable, datagramReceived, stepRefused, receiveFailed, peer, largest
+    ):
+        self.state = state
+        self.send = send
+        self.readable = readable
+        self.datagramReceived = datagramReceived
+        self.stepRefused = stepRefused
+        self.receiveFailed = receiveFailed
+        self.peer = peer
+        self.largest = min(largest, MOST_OCTETS)
+
+    def __call__(self):
+        return self.readable()
+
+
+cdef Result takeStep(StepReader reader, int descriptor, Py_ssize_t octets, double now) except *:
+    """
+    Take the next step, if the datagram that was received is the expected one.
+
+    @return: C{REFUSED}: it was, and the datagrams of the step could not be sent.
+    """
+    cdef StepState state = reader.state
+    cdef StepLists prepared = state._prepared
+    cdef object expected = state._expected
+    cdef list answers
+    cdef list images
+    cdef Py_ssize_t steps = state._steps
+    cdef Py_buffer view
+    cdef ssize_t sent
+    if not isinstance(expected, bytes) or state._sendStep is not reader.send or prepared is None:
+        return UNEXPECTED
+    if PyBytes_Size(expected) != octets or memcmp(PyBytes_AsString(expected), received, octets) != 0:
+        return UNEXPECTED
+    answers, images = prepared.answers, prepared.images
+    if answers is None or images is None or not 0 <= steps < min(len(images), len(answers) - 1):
+        return UNEXPECTED
+    answer = answers[steps + 1]
+    try:
+        PyObject_GetBuffer(images[steps], &view, PyBUF_SIMPLE)
+    except BaseException:
+        return UNEXPECTED  # Python meets the same, and it is logged there
+    sent = send(descriptor, view.buf, view.len, MSG_DONTWAIT)
+    while sent < 0 and errno == EINTR:
+        sent = send(descriptor, view.buf, view.len, MSG_DONTWAIT)
+    PyBuffer_Release(&view)
+    if sent < 0:
+        return REFUSED
+    state._steps = steps + 1
+    state._expected = answer
+    state._steppedAt = now
+    state.due = now + state._interval
+    return TAKEN
+
+
+cdef int readOne(StepReader reader, int descriptor, object call) except -1:
+    """Read one datagram: it takes a step, or Python gets it."""
+    cdef ssize_t octets
+    cdef Result result
+    # The clock may be Python, so it is asked while nothing is in the buffer.
+    cdef double now = instant(reader.state._seconds)
+    octets = recv(descriptor, received, reader.largest, MSG_DONTWAIT)
+    while octets < 0 and errno == EINTR:
+        octets = recv(descriptor, received, reader.largest, MSG_DONTWAIT)
+    if octets < 0:
+        call(reader.receiveFailed, OSError(errno, os.strerror(errno)))
+        return 0
+    result = takeStep(reader, descriptor, octets, now)
+    if result == TAKEN:
+        return 0
+    call(
+        reader.stepRefused if result == REFUSED else reader.datagramReceived,
+        PyBytes_FromStringAndSize(received, octets),
+        reader.peer,
+    )
+    return 0
+
+
+def readRounds(
+    int epoll, dict members not None, list requests not None, call,
+    double begun, double until, double timeout, double wait, int few,
+):
+    """As C{castd.net.epoll.readRounds}, with the epoll set as a descriptor."""
+    cdef epoll_event events[MOST_EVENTS]
+    cdef int count, index, failed = 0
+    cdef int milliseconds = <int>ceil(timeout * 1000)
+    cdef int pause = <int>ceil(wait * 1000)
+    cdef double now
+    while True:
+        with nogil:
+            count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
+            if count < 0:
+                failed = errno
+        if count < 0:
+            if failed != EINTR:
+                raise OSError(failed, os.strerror(failed))
+            count = 0
+        for index in range(count):
+            # Looked up only now: what was called before may have closed the descriptor, and opened another by its number.
+            member = members.get(events[index].data.fd)
+            if type(member) is StepReader and events[index].events == <uint32_t>EPOLLIN:
+                readOne(<StepReader>member, events[index].data.fd, call)
+            elif member is not None:
+                call(member)
+        now = readClock(CLOCK_MONOTONIC)
+        if count == 0 or now >= until or len(requests):
+            return count, begun, now
+        begun = now
+        milliseconds = pause if count <= few else 0

@@ -1,0 +1,903 @@
+"""
+The native loop does what Python does: the same octets at the same instants, the same state, whatever arrives.
+
+Real sockets of the loopback interface, which the loop reads by their descriptors; time is virtual.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import LogEvent
+
+from castd import native
+from castd.dialects.tftp import Dialect, Options
+from castd.errors import ContentChanged
+from castd.native import StepLists, StepState, load
+from castd.native import steps as steps_
+from castd.net import epoll
+from castd.net.epoll import EpollSet
+from castd.net.ports import Ports
+from castd.options import Limits
+from castd.server.cast_protocol import CastProtocol
+from castd.server.fastpath import FastPath
+from castd.server.listener import Listener
+from castd.server.site import Site
+from castd.testing import BytesContent, pattern
+from castd.testing.site import NoJitterRandom
+from tests.support.clients.tftp import rrq
+from tests.support.fakes import LOOPBACK, Reactor
+from tests.support.jobs import ROOT
+from tests.support.log import observed
+from tests.support.needs import needNative
+
+LONG = 1000
+UDP_SEGMENT = 103
+
+
+# Whether it is used.
+
+
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
+    """Write a module that stands for the compiled one.  -> its name."""
+    name = f"loop_{random.SystemRandom().getrandbits(64)}"
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    return name
+
+
+def source(folder: Path) -> Path:
+    made = folder / "_loop.pyx"
+    made.write_bytes(b"a loop")
+    return made
+
+
+def test_aLoopOfTheseSources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that was built from the source beside it is used."""
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    text = "import hashlib\nSOURCE = hashlib.sha256(b'a loop').hexdigest()"
+    loaded, why, warn = load(module(tmp_path, monkeypatch, text), source(tmp_path))
+    assert loaded is not None
+    assert (why, warn) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("SOURCE = 'of last year'", "built from other sources"),
+        ("", "built from other sources"),
+        ("raise ImportError('wrong ELF class')", "cannot be loaded: wrong ELF class"),
+        ("raise SystemError('another ABI')", "cannot be loaded: another ABI"),
+    ],
+)
+def test_aStaleLoop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str) -> None:
+    """A loop of other sources, or one that cannot be loaded, is found out and not used; that is worth a warning."""
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    loaded, said, warn = load(module(tmp_path, monkeypatch, text), source(tmp_path))
+    assert loaded is None
+    assert why in said
+    assert warn
+
+
+def test_noLoop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is built, or its source is gone, or the variable says 0, Python serves; only the second is a fault."""
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    assert load("castd.native.no_such_loop") == (None, "not built", False)
+    _, why, warn = load(module(tmp_path, monkeypatch, "SOURCE = ''"), tmp_path / "nothing")
+    assert "cannot be read" in why
+    assert warn
+    monkeypatch.setenv(native.VARIABLE, "0")
+    assert load() == (None, "CASTD_NATIVE=0", False)
+
+
+def test_switchedOff() -> None:
+    """CASTD_NATIVE=0 makes the very classes those of Python, whatever is built, and castd says so."""
+    text = "import castd.native as n, castd.server.fastpath as f; print(f.StepState.__module__, n.describe())"
+    said = subprocess.run(
+        [sys.executable, "-c", text], cwd=ROOT, env=os.environ | {"CASTD_NATIVE": "0"}, capture_output=True, text=True,
+        check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert said == "castd.native.steps pure Python: CASTD_NATIVE=0\n"
+
+
+@pytest.mark.parametrize("name", ["StepState", "StepLists"])
+def test_sameAttributes(name: str) -> None:
+    """The classes of the compiled loop have the attributes of those in Python, and no others."""
+    needNative()
+    compiled, written = getattr(native, name), getattr(steps_, name)
+    found = {each for each, value in vars(compiled).items() if hasattr(value, "__set__")}
+    assert found == set(written.__slots__)
+    assert {each for each in vars(written) if callable(getattr(written, each)) and not each.startswith("__")} <= set(
+        vars(compiled)
+    )
+
+
+# The loop alone.
+
+
+class Steps(StepState):
+    """
+    A transfer that has steps and nothing else.
+
+    @ivar seen: what Python got: datagrams, errors, and C{readable} for a call of the reader.
+    @ivar handle: called for each datagram that Python gets.
+    """
+
+    def __init__(self, seconds: Callable[[], float], answers: list[bytes | None], images: list[memoryview]) -> None:
+        self._prepared = StepLists()
+        self._prepared.answers, self._prepared.images = answers, images
+        self._seconds = seconds
+        self._expected = answers[0]
+        self._steps = 0
+        self._steppedAt, self._interval, self.due = 0.0, 2.0, None
+        self.seen: list[object] = []
+        self.handle: Callable[[], object] = lambda: None
+
+    def datagramReceived(self, datagram: bytes, peer: object) -> None:
+        self.seen.append(datagram)
+        self.handle()
+
+    def stepRefused(self, datagram: bytes, peer: object) -> None:
+        self.seen.append(("refused", datagram))
+
+    def receiveFailed(self, error: OSError) -> None:
+        self.seen.append(type(error))
+
+
+class Hall:
+    """
+    Transfers in one epoll set.
+
+    @ivar clients: their peers, in the order in which they were added.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.set = EpollSet(Reactor())
+        self.clients: list[socket.socket] = []
+        self.sockets: list[socket.socket] = []
+        self._life = ExitStack()
+
+    def close(self) -> None:
+        self._life.close()
+        self.set.connectionLost(None)  # type: ignore[arg-type]
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """Return the socket of a port and that of its peer."""
+        ours, client = (self._life.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        for each in (ours, client):
+            each.setblocking(False)
+            each.bind((LOOPBACK, 0))
+        client.connect(ours.getsockname())
+        ours.connect(client.getsockname())
+        return ours, client
+
+    def add(self, steps: Steps, largest: int = 2048) -> socket.socket:
+        """Watch the port of this transfer.  -> the socket of its peer."""
+        ours, client = self.pair()
+        steps._sendStep = ours.send
+
+        def readable() -> None:
+            steps.seen.append("readable")
+            # Else the socket stays readable, and is read until the visit ends.
+            with suppress(OSError):
+                ours.recv(1)
+
+        reader = native.StepReader(
+            steps, steps._sendStep, readable, steps.datagramReceived, steps.stepRefused, steps.receiveFailed,
+            client.getsockname(), largest,
+        )  # fmt: skip
+        self.set.add(ours.fileno(), reader)
+        self.clients.append(client)
+        self.sockets.append(ours)
+        return client
+
+    def steps(self, count: int = 3, seconds: Callable[[], float] | None = None) -> Steps:
+        answers = [b"ack%d" % number for number in range(count)]
+        images = [memoryview(bytearray(b"block%d" % number)) for number in range(count)]
+        return Steps(seconds or (lambda: self.now), [*answers, None], images)
+
+
+@pytest.fixture
+def hall() -> Iterator[Hall]:
+    needNative()
+    made = Hall()
+    yield made
+    made.close()
+
+
+def queued(sock: socket.socket) -> list[bytes]:
+    """Return the datagrams that have come to a socket."""
+    found: list[bytes] = []
+    while True:
+        try:
+            found.append(sock.recv(65535))
+        except ConnectionRefusedError:
+            continue  # the other end is closed; what has come before is there all the same
+        except BlockingIOError:
+            return found
+
+
+@pytest.mark.loopback
+def test_inStep(hall: Hall) -> None:
+    """Each expected datagram takes one step, without Python; the state says how far it came and when."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    for number in range(3):
+        hall.now += 1
+        client.send(b"ack%d" % number)
+        hall.set.read()
+        assert queued(client) == [b"block%d" % number]
+        assert (steps._steps, steps._steppedAt, steps.due) == (number + 1, hall.now, hall.now + 2)
+        assert steps._expected == (b"ack%d" % (number + 1) if number < 2 else None)
+    client.send(b"ack3")
+    hall.set.read()
+    assert steps.seen == [b"ack3"]
+    assert queued(client) == []
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("clock", [time.time, time.monotonic])
+def test_itsClock(hall: Hall, clock: Callable[[], float]) -> None:
+    """The instant of a step is that of the transfer's clock: between those that are read before and after."""
+    steps = hall.steps(1, clock)
+    client = hall.add(steps)
+    client.send(b"ack0")
+    before = clock()
+    hall.set.read()
+    assert before <= steps._steppedAt <= clock()
+    assert steps.due == steps._steppedAt + 2
+
+
+@pytest.mark.loopback
+def test_aClockThatFails(hall: Hall, events: list[LogEvent]) -> None:
+    """A clock that raises is logged, and the datagram is read as soon as it does not."""
+    steps = hall.steps(1, lambda: 1 / 0)
+    client = hall.add(steps)
+    client.send(b"ack0")
+    hall.set.read()
+    assert [each["event"] for each in events] == ["fault"]
+    steps._seconds = lambda: 7.0
+    hall.set.read()
+    assert (queued(client), steps._steppedAt) == ([b"block0"], 7.0)
+
+
+#: Datagrams that are nearly the expected one, or nothing like it.
+ROGUE = [b"", b"a", b"ack", b"ack00", b"ack1", b"Ack0", b"ack\0", b"ack0\0", bytes(2048), b"ack0" * 700]
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("datagram", ROGUE, ids=lambda each: f"{len(each)}-{each[:6]!r}")
+def test_unexpected(hall: Hall, datagram: bytes) -> None:
+    """What is not the expected datagram, to the octet, is Python's, cut to what is read at most; no step is taken."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    client.send(datagram)
+    hall.set.read()
+    assert steps.seen == [datagram[:2048]]
+    assert (steps._steps, steps._expected, steps.due) == (0, b"ack0", None)
+    client.send(b"ack0")
+    hall.set.read()
+    assert queued(client) == [b"block0"]
+
+
+def another(steps: Steps) -> None:
+    steps._sendStep = lambda image: None
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda steps: setattr(steps, "_expected", None),
+        lambda steps: setattr(steps, "_expected", memoryview(b"ack0")),
+        lambda steps: setattr(steps, "_steps", 3),
+        lambda steps: setattr(steps, "_steps", -1),
+        lambda steps: setattr(steps, "_steps", sys.maxsize),
+        lambda steps: setattr(steps, "_prepared", None),
+        lambda steps: steps._prepared.images.clear(),
+        lambda steps: steps._prepared.answers.clear(),
+        lambda steps: setattr(steps._prepared, "images", None),
+        lambda steps: setattr(steps._prepared, "answers", None),
+        another,
+    ],
+)
+def test_noStep(hall: Hall, change: Callable[[Steps], object]) -> None:
+    """Where no step is prepared, or another function is to send it, the expected datagram is Python's as well."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    change(steps)
+    client.send(b"ack0")
+    hall.set.read()
+    assert steps.seen == [b"ack0"]
+    assert queued(client) == []
+
+
+@pytest.mark.loopback
+def test_anImageThatIsNone(hall: Hall) -> None:
+    """An image that is no buffer is met by Python, which logs the fault."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    steps._prepared.images[0] = "text"  # type: ignore[call-overload]
+    client.send(b"ack0")
+    hall.set.read()
+    assert (steps.seen, steps._steps) == ([b"ack0"], 0)
+
+
+@pytest.mark.loopback
+def test_refused(hall: Hall) -> None:
+    """A step that the kernel does not take is not counted: Python gets the answer, and is told that it was refused."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    steps._prepared.images[0] = memoryview(bytes(LONG))
+    # Datagrams of one octet: more than the kernel cuts.
+    hall.sockets[0].setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1)
+    client.send(b"ack0")
+    hall.set.read()
+    assert steps.seen == [("refused", b"ack0")]
+    assert (steps._steps, steps._expected, steps.due) == (0, b"ack0", None)
+
+
+@pytest.mark.loopback
+def test_aClosedPeer(hall: Hall) -> None:
+    """An error in the socket is Python's: the reader is called."""
+    steps = hall.steps()
+    client = hall.add(steps)
+    client.close()
+    hall.sockets[0].send(b"anybody?")
+    hall.set.read()
+    assert set(steps.seen) == {"readable"}
+
+
+@pytest.mark.loopback
+def test_nothingThereAfterAll(hall: Hall) -> None:
+    """A datagram that another has read meanwhile is an error of the socket for Python, not a step."""
+    first, second = hall.steps(), hall.steps()
+    one, other = hall.add(first), hall.add(second)
+    first.handle = lambda: (queued(hall.sockets[0]), queued(hall.sockets[1]))
+    second.handle = first.handle
+    one.send(b"x")
+    other.send(b"x")
+    hall.set.read()
+    assert [*first.seen, *second.seen].count(BlockingIOError) == 1
+
+
+@pytest.mark.loopback
+def test_closedInABatch(hall: Hall) -> None:
+    """
+    A port that another one closes in the same batch is not read, also if its number belongs to a new one already.
+    """
+    transfers = [hall.steps() for _ in range(20)]
+    late = hall.steps()
+    for each in transfers:
+        hall.add(each)
+
+    def closeAll() -> None:
+        # The number is known only now: all others of the batch are closed, and one is opened anew.
+        for each in transfers:
+            each.handle = lambda: None
+        for sock in hall.sockets[:20]:
+            hall.set.remove(sock.fileno())
+            sock.close()
+        transfers.clear()
+        gc.collect()
+        hall.add(late)
+
+    seen = [each.seen for each in transfers]
+    for each in transfers:
+        each.handle = closeAll
+    for client in hall.clients:
+        client.send(b"whatever")
+    del each
+    hall.set.read()
+    assert [len(each) for each in seen].count(1) == 1
+    assert set(late.seen) <= {BlockingIOError}
+    hall.clients[-1].send(b"ack0")
+    hall.set.read()
+    assert queued(hall.clients[-1]) == [b"block0"]
+
+
+@pytest.mark.loopback
+def test_replacedInABatch(hall: Hall) -> None:
+    """Steps that another port takes away in the same batch are not taken, and those that it gives instead are."""
+    transfers = [hall.steps() for _ in range(4)]
+    for each in transfers:
+        hall.add(each)
+
+    def replace() -> None:
+        for index, each in enumerate(transfers):
+            each._prepared = StepLists()
+            each._prepared.answers = [b"ack9", None] if index % 2 else []
+            each._prepared.images = [memoryview(b"new")] if index % 2 else []
+            each._expected = b"ack9" if index % 2 else None
+        gc.collect()
+
+    for each in transfers:
+        each.handle = replace
+    hall.clients[0].send(b"replace")
+    hall.set.read()
+    for client in hall.clients:
+        client.send(b"ack9")
+    hall.set.read()
+    assert [queued(client) for client in hall.clients] == [[], [b"new"], [], [b"new"]]
+    assert [each.seen for each in transfers] == [[b"replace", b"ack9"], [], [b"ack9"], []]
+
+
+@pytest.mark.loopback
+def test_rogues(hall: Hall) -> None:
+    """
+    Whatever arrives while ports are closed, opened and given other steps inside a batch, each expected datagram takes
+    one step and nothing else takes any.
+    """
+    chance, live, taken = random.Random(1), [Rogue(hall) for _ in range(8)], 0
+    rounds = int(os.environ.get("CASTD_ROGUES", "1000")) // 8
+    for _ in range(rounds):
+        for _ in range(8):
+            chance.choice(live).send(chance)
+        troubled = chance.choice(live)
+        troubled.steps.handle = chance.choice([lambda: None, troubled.close, troubled.replace, live[0].close])
+        hall.set.read()
+        for index, each in enumerate(live):
+            taken += each.look()
+            if each.closed:
+                each.client.close()
+                live[index] = Rogue(hall)
+    assert taken > rounds
+
+
+class Rogue:
+    """
+    A transfer, and a peer that mixes what is expected with what is not.
+
+    @ivar got: blocks that it has got of its present steps.
+    """
+
+    def __init__(self, hall: Hall) -> None:
+        self.hall, self.closed, self.got = hall, False, 0
+        self.steps = hall.steps(LONG)
+        self.client = hall.add(self.steps)
+        self.sock = hall.sockets[-1]
+
+    def send(self, chance: random.Random) -> None:
+        """Send the expected answer, or one that is cut, longer, flipped, repeated, or nothing like it."""
+        right = self.steps._expected or b"ack"
+        flipped = bytearray(right)
+        flipped[chance.randrange(len(right))] ^= 1 << chance.randrange(8)
+        some = chance.randbytes(chance.choice([0, 1, 4, 2047, 2048, 2049, 9000]))
+        datagram = chance.choice(
+            [right] * 3 + [right[: chance.randrange(len(right))], right + some, bytes(flipped), some]
+        )
+        with suppress(OSError):
+            self.client.send(datagram)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.hall.set.remove(self.sock.fileno(), closing=True)
+            self.sock.close()
+
+    def replace(self) -> None:
+        """Take the steps away, and let the memory of their images go."""
+        prepared, self.steps._prepared = self.steps._prepared, StepLists()
+        self.steps._prepared.answers = [b"ack0", b"ack1", None]
+        self.steps._prepared.images = [memoryview(bytearray(b"block%d" % number)) for number in range(2)]
+        self.steps._expected, self.steps._steps, self.got = b"ack0", 0, 0
+        for view in prepared.images:
+            view.release()
+        prepared.images.clear()
+        prepared.answers.clear()
+        queued(self.client)
+
+    def look(self) -> int:
+        """Compare what the peer has got with the state.  -> how many blocks have come."""
+        got = queued(self.client)
+        assert got == [b"block%d" % number for number in range(self.got, self.got + len(got))]
+        self.got += len(got)
+        assert self.got == self.steps._steps
+        self.steps.handle = lambda: None
+        if self.steps._expected is None:
+            self.close()
+        return len(got)
+
+
+@pytest.mark.loopback
+def test_nothingIsHeld(hall: Hall) -> None:
+    """After a step nobody holds its image: its memory can be given back; and no step leaves a reference behind."""
+    steps = hall.steps(LONG)
+    client = hall.add(steps)
+    under = [bytearray(b"octets") for _ in range(LONG)]
+    steps._prepared.images[:] = [memoryview(each) for each in under]
+    objects = [steps, steps._prepared, steps._prepared.answers[5], steps._prepared.images[5], steps._sendStep]
+    before = [sys.getrefcount(each) for each in objects]
+    for number in range(LONG - 10):
+        client.send(b"ack%d" % number)
+        hall.set.read()
+    client.send(b"rogue")
+    hall.set.read()
+    assert steps._steps == LONG - 10
+    assert [sys.getrefcount(each) for each in objects] == before
+    for view, octets in zip(steps._prepared.images, under, strict=True):
+        view.release()
+        octets.clear()
+
+
+@pytest.mark.loopback
+def test_freedAtOnce(hall: Hall) -> None:
+    """A port that is removed leaves nothing behind: its state is freed at once, its type is not."""
+    gc.collect()
+    kinds, readers = [sys.getrefcount(StepState), sys.getrefcount(native.StepReader)], countReaders()
+    for _ in range(50):
+        steps = hall.steps()
+        hall.add(steps)
+        hall.set.remove(hall.sockets[-1].fileno())
+    del steps
+    gc.collect()
+    assert [sys.getrefcount(StepState), sys.getrefcount(native.StepReader)] == kinds
+    assert countReaders() == readers
+
+
+def countReaders() -> int:
+    """Return how many readers there are; tracebacks in the log of an earlier test may hold some."""
+    return sum(type(each) is native.StepReader for each in gc.get_objects())
+
+
+def rounds(hall: Hall, requests: list[Callable[[], object]], until: float) -> tuple[int, float, float]:
+    members = hall.set._members
+    kernel = hall.set._epoll
+    assert kernel is not None
+    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 2)
+
+
+@pytest.mark.loopback
+def test_aVisitEnds(hall: Hall) -> None:
+    """However much there is to read, no round begins after the visit's time; without an end all is read."""
+    steps = hall.steps(40)
+    client = hall.add(steps)
+    for number in range(40):
+        client.send(b"ack%d" % number)
+    count, begun, now = rounds(hall, [], 0.0)
+    assert (count, begun, steps._steps) == (1, 0.0, 1)
+    assert now <= time.monotonic()
+    rounds(hall, [], time.monotonic() + 60)
+    assert steps._steps == 40
+
+
+@pytest.mark.loopback
+def test_requestsGetTheirTurn(hall: Hall) -> None:
+    """As soon as a request port is readable the rounds end, so that it gets its share."""
+    steps = hall.steps(40)
+    client = hall.add(steps)
+    ours, other = hall.pair()
+    requests: list[Callable[[], object]] = []
+    hall.set.add(ours.fileno(), lambda: requests.append(lambda: None))
+    for number in range(40):
+        client.send(b"ack%d" % number)
+    other.send(b"a request")
+    count, _, _ = rounds(hall, requests, time.monotonic() + 60)
+    assert (count, steps._steps, len(requests)) == (2, 1, 1)
+
+
+@pytest.mark.loopback
+def test_aFault(hall: Hall, events: list[LogEvent]) -> None:
+    """What a port raises is logged with its traceback and ends nothing, be it a SystemExit."""
+    steps, other = hall.steps(), hall.steps()
+
+    def fail() -> None:
+        raise SystemExit
+
+    steps.handle = fail
+    for client in (hall.add(steps), hall.add(other)):
+        client.send(b"nothing")
+        client.send(b"ack0")
+    hall.set.read()
+    assert [queued(client) for client in hall.clients] == [[b"block0"]] * 2
+    (fault,) = [each for each in events if each.get("event") == "fault"]
+    assert "SystemExit" in fault["log_failure"].getTraceback()
+
+
+@pytest.mark.loopback
+def test_aSetThatCannotBeRead(hall: Hall, events: list[LogEvent]) -> None:
+    """If the kernel does not tell the events, that is logged, and the reader is kept."""
+    with socket.socket() as nothing, pytest.raises(OSError, match=r"Invalid|not permitted"):
+        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2)
+
+
+@pytest.mark.loopback
+def test_asManyAsPython(hall: Hall) -> None:
+    """One call of epoll_wait fetches as many events as in Python."""
+    for _ in range(epoll.MOST_EVENTS + 6):
+        hall.add(hall.steps())
+    for client in hall.clients:
+        client.send(b"ack0")
+    assert rounds(hall, [], 0.0)[0] == epoll.MOST_EVENTS
+
+
+# Beside Python.
+
+
+class Source:
+    """Files in memory, which can be exchanged."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.opened: list[Changing] = []
+
+    def lookup(self, name: str, peer: object) -> BytesContent:
+        made = Changing(name, self.files[name])
+        self.opened.append(made)
+        return made
+
+
+class Changing(BytesContent):
+    """A file that may be replaced while it is read."""
+
+    changed = False
+
+    def readInto(self, buffers: Any, offset: int) -> None:
+        if self.changed:
+            raise ContentChanged
+        super().readInto(buffers, offset)
+
+
+FILES = {"short": pattern(5_000), "long": pattern(300_000), "empty": b""}
+
+
+class Untimed(EpollSet):
+    """A set that reads requests in each round, however long they take: how long is not the same for two servers."""
+
+    _owed = property(lambda self: 0.0, lambda self, value: None)
+
+
+class Side:
+    """
+    A server whose set is read natively, or by Python, and its clients; in virtual time.
+
+    @ivar heard: what each client has received, and C{tids}: from where.
+    @ivar events: what was logged for it.
+    """
+
+    def __init__(self, compiled: bool, clients: int) -> None:
+        self.reactor = Reactor()
+        self.ports = Ports(self.reactor, random.Random(1))
+        self.ports.epoll.__class__ = Untimed
+        self.ports.epoll.compiled = compiled
+        # A cache that holds few chunks, so that they are laid out again and again.
+        self.site = Site(self.reactor, NoJitterRandom(), self.ports, Limits())
+        self.site.blockCache.limit = 200_000
+        self.source = Source(FILES)
+        self.site.open([self.source], (), None)
+        options = Options(port=1, windowsize=64)
+        self.listener = Listener(self.site, "tftp", options, Dialect(options))
+        self.port = self.ports.listen(0, self.listener, LOOPBACK)
+        self.clients = [self.socket() for _ in range(clients)]
+        self.stranger = self.socket()
+        self.heard: list[list[bytes]] = [[] for _ in range(clients)]
+        self.tids = [self.server] * clients
+        self.events: list[LogEvent] = []
+
+    @property
+    def server(self) -> tuple[str, int]:
+        host = self.port.getHost()
+        return host.host, host.port
+
+    def socket(self) -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        made.setblocking(False)
+        made.bind((LOOPBACK, 0))
+        return made
+
+    def close(self) -> None:
+        for each in (*self.clients, self.stranger):
+            each.close()
+        self.listener.stop()
+        self.port.stopListening()
+        self.ports.closeIdle()
+        self.ports.epoll.connectionLost(None)  # type: ignore[arg-type]
+
+    def send(self, client: int, datagram: bytes, to: tuple[str, int] | None = None) -> None:
+        if self.clients[client].fileno() >= 0:
+            with suppress(OSError):
+                self.clients[client].sendto(datagram, to or self.tids[client])
+
+    def jam(self, step: int) -> None:
+        """
+        Have the kernel cut what is sent from now on into pieces of one octet, which are too many for it, so that each
+        send fails; 0: no more.
+        """
+        for cast in self.listener.casts():
+            pair = cast.transport._pair
+            pair.main.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or pair.segments._step)
+
+    def play(self, action: Callable[[Side], object]) -> None:
+        """Do something, then let the server read whatever has come, and the clients as well."""
+        with observed(self.events.append):
+            action(self)
+            kernel = self.ports.epoll._epoll
+            assert kernel is not None
+            while kernel.poll(0):
+                self.ports.epoll.read()
+        for index, client in enumerate(self.clients):
+            with suppress(OSError):
+                while client.fileno() >= 0:
+                    datagram, tid = client.recvfrom(65535)
+                    self.heard[index].append(datagram)
+                    if self.tids[index] == self.server:
+                        self.tids[index] = tid
+
+    def state(self) -> list[object]:
+        """Return all that a transfer is, but for its numbers of ports."""
+        found: list[object] = []
+        for cast in sorted(self.listener.casts(), key=lambda cast: cast.opened):
+            assert isinstance(cast, CastProtocol)
+            turn = cast._turn
+            assert turn is not None
+            found.append((
+                cast._steps, cast._expected, cast._steppedAt, cast.due, cast._interval, cast._nextBlock,
+                len(cast._prepared.images), cast.progress(), turn.highestSent, turn.state, turn.sentAt, turn.repeatAt,
+                None if turn.master is None else vars_(turn.master.rto),
+            ))  # fmt: skip
+        return found
+
+    def told(self) -> list[object]:
+        return [
+            tuple(each.get(key) for key in ("event", "outcome", "seconds", "blocks", "repeats", "octets", "why"))
+            for each in self.events
+        ]
+
+
+def vars_(it: object) -> object:
+    """Return the attributes of an object, with or without slots."""
+    names = [name for kind in type(it).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: getattr(it, name, None) for name in names} | getattr(it, "__dict__", {})
+
+
+#: What is not an ACK, or none of what was sent.
+NOISE = [
+    b"", b"\0", b"\0\4", b"\0\4\0", b"\0\4\0\1\0", b"\0\4\377\377", b"\4\0\0\1", b"\0\3\0\1", b"\0\3\0\1" + bytes(512),
+    b"\0\6blksize\0" + b"8\0", b"\0\1long\0octet\0", b"\0\2long\0octet\0", b"\0\0", b"\377" * 4, bytes(3000), b"\0\11",
+]  # fmt: skip
+
+
+def script(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
+    """Yield what happens, one action after the other."""
+    chance = random.Random(seed)
+    for client in range(clients):
+        options = {"blksize": chance.choice([8, 512, 1024, 1468])}
+        if chance.random() < 0.6:
+            options["windowsize"] = chance.choice([1, 2, 3, 16, 64])
+        yield ask(client, rrq(chance.choice(["short", "long", "long", "long", "empty"]), **options))
+    for _ in range(chance.randrange(50, 200)):
+        yield together([act(chance, clients) for _ in range(chance.choice([1, 1, 2, 5]))])
+
+
+def ask(client: int, request: bytes) -> Callable[[Side], object]:
+    return lambda side: side.send(client, request, side.server)
+
+
+def together(actions: list[Callable[[Side], object]]) -> Callable[[Side], object]:
+    """Return what does all of these before anything is read."""
+    return lambda side: [action(side) for action in actions]
+
+
+def act(chance: random.Random, clients: int) -> Callable[[Side], object]:
+    """Draw one thing that happens."""
+    client, sort, seconds = chance.randrange(clients), chance.random(), chance.choice([0.0001, 0.001, 0.02, 0.3])
+    noise, octet = chance.choice(NOISE), chance.randrange(4)
+
+    def answer(side: Side, back: int = 0, flip: bool = False, tail: bytes = b"") -> None:
+        """Acknowledge the last block that has come, or one before; or nearly so."""
+        blocks = [each for each in side.heard[client] if each[:2] in (b"\0\3", b"\0\6")]
+        if not blocks:
+            return
+        number = 0 if blocks[-1][1] == 6 else int.from_bytes(blocks[-1][2:4])
+        ack = bytearray(b"\0\4" + max(0, number - back).to_bytes(2))
+        if flip:
+            ack[octet] ^= 1
+        side.send(client, bytes(ack) + tail)
+
+    def replace(side: Side) -> None:
+        for each in side.source.opened[client : client + 1]:
+            each.changed = True
+
+    def stranger(side: Side) -> None:
+        with suppress(OSError):
+            side.stranger.sendto(b"\0\4\0\1", side.tids[client])
+
+    if sort < 0.72:
+        return answer
+    for limit, action in (
+        (0.77, lambda side: answer(side, 1)),
+        (0.80, lambda side: answer(side, 0, True)),
+        (0.81, lambda side: answer(side, 0, False, b"\0")),
+        (0.84, lambda side: [answer(side), answer(side)]),
+        (0.89, lambda side: side.send(client, noise)),
+        (0.90, stranger),
+        (0.91, lambda side: side.jam(1)),
+        (0.93, lambda side: side.jam(0)),
+        (0.985, lambda side: side.reactor.advance(seconds)),
+        (0.99, replace),
+        (0.994, lambda side: side.send(client, b"\0\5\0\0enough\0")),
+        (0.996, lambda side: side.clients[client].close()),
+        (1.0, ask(client, rrq("long", blksize=1024))),
+    ):
+        if sort < limit:
+            return action  # type: ignore[return-value]
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def longVisits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing depends on how quick this machine is."""
+    monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 60.0)
+    monkeypatch.setattr("castd.net.ports.REQUEST_SLICE", 60.0)
+
+
+@pytest.fixture
+def countPython(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that grows with each datagram of a transfer that Python gets: whether its side is compiled."""
+    calls: list[bool] = []
+    real = FastPath.datagramReceived
+
+    def datagramReceived(self: FastPath, datagram: bytes, addr: Any) -> None:
+        calls.append(self.site.ports.epoll.compiled)  # type: ignore[attr-defined]
+        real(self, datagram, addr)
+
+    monkeypatch.setattr(FastPath, "datagramReceived", datagramReceived)
+    return calls
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("seed", range(int(os.environ.get("CASTD_SCRIPTS", "40"))))
+def test_beside(seed: int, countPython: list[bool]) -> None:
+    """
+    Whatever happens (ACKs in time, late, twice, wrong; noise, strangers, errors; files that are replaced, ports that
+    are closed, timers), a server that is read natively is in the state of one that is read by Python, after each event:
+    the same octets went out, the same was logged.
+    """
+    needNative()
+    clients = 1 + seed % 5
+    sides = [Side(compiled, clients) for compiled in (True, False)]
+    for turn, action in enumerate(script(seed, clients)):
+        for side in sides:
+            side.play(action)
+        mine, other = sides
+        assert mine.told() == other.told(), f"after {turn} events"
+        assert mine.heard == other.heard, f"after {turn} events"
+        assert mine.state() == other.state(), f"after {turn} events"
+    for side in sides:
+        side.close()
+    assert countPython.count(True) <= countPython.count(False)
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("windowsize", [1, 16])
+def test_wholeFiles(windowsize: int, countPython: list[bool]) -> None:
+    """Most blocks of a file are sent without Python, and the file arrives whole and once."""
+    needNative()
+    side = Side(True, 1)
+    side.play(ask(0, rrq("long", blksize=512, windowsize=windowsize)))
+    seen = -1
+    while seen < len(side.heard[0]):
+        seen = len(side.heard[0])
+        last = side.heard[0][-1]
+        ack = b"\0\4" + (last[2:4] if last[1] == 3 else b"\0\0")
+        side.reactor.advance(0.0001)
+        side.play(lambda side, ack=ack: side.send(0, ack))  # type: ignore[misc]
+    blocks = [each[4:] for each in side.heard[0] if each[1] == 3]
+    assert b"".join(blocks) == FILES["long"]
+    answers = -(-len(blocks) // windowsize)
+    # The first step of each chunk is measured, by Python.
+    assert len(countPython) < answers / 2
+    side.close()
