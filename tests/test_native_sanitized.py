@@ -52,8 +52,8 @@ def watched(top: Path, *arguments: str, change: tuple[str, str] | None = None) -
     watching = {
         "LD_PRELOAD": runtime(),
         # Python itself keeps much until the end; and its own allocator would hide what is used after it was freed.
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "ASAN_OPTIONS": f"detect_leaks=0:detect_stack_use_after_return=1:log_path={top}/report",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={top}/report",
         "PYTHONMALLOC": "malloc",
         "CI": "true",  # a test that is skipped for want of the loop would prove nothing
         "CASTD_ROGUES": "12000",
@@ -64,12 +64,16 @@ def watched(top: Path, *arguments: str, change: tuple[str, str] | None = None) -
     )
 
 
+def reports(top: Path) -> str:
+    """Return what the sanitizers have written, in files, since pytest keeps the outputs of its own process."""
+    return "".join(path.read_text() for path in top.glob("report.*"))
+
+
 def test_clean(tmp_path: Path) -> None:
     """Nothing is reported: for rogue datagrams, files that are replaced, and ports that are closed inside a batch."""
     ran = watched(tmp_path)
     assert ran.returncode == 0, f"{ran.stdout[-5000:]}{ran.stderr[-5000:]}"
-    assert "Sanitizer" not in ran.stderr + ran.stdout
-    assert "runtime error" not in ran.stderr + ran.stdout
+    assert reports(tmp_path) == ""
 
 
 def test_theyWatch(tmp_path: Path) -> None:
@@ -78,4 +82,4 @@ def test_theyWatch(tmp_path: Path) -> None:
         tmp_path, "-k", "test_unexpected", change=("cdef char received[MOST_OCTETS]", "cdef char received[64]")
     )
     assert ran.returncode != 0
-    assert "global-buffer-overflow" in ran.stderr + ran.stdout
+    assert "global-buffer-overflow" in reports(tmp_path)
