@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -426,6 +427,21 @@ class TestSinks:
         part.abort()
         assert (tmp_path / "f").read_bytes() == b"onetwo"
         assert len(list(tmp_path.iterdir())) == 1
+
+    def test_runs(self, tmp_path: Path) -> None:
+        """Blocks that come in runs, with gaps that are filled later, some twice, and some simply next, are in place."""
+        content = random.Random(1).randbytes(300_001)
+        blocks = [(at, content[at : at + 1451]) for at in range(0, len(content), 1451)]
+        part = PartialFile(tmp_path / "f")
+        for chosen in (blocks[3:90:7], blocks[:60], blocks[120:], blocks[60:120]):
+            for offset, block in chosen:
+                part.writeAt(offset, block)
+        part.writeAt(*blocks[0])
+        part.write(blocks[1][1])
+        part.writeAt(*blocks[2])
+        assert part.sha256() == hashlib.sha256(content).hexdigest()
+        part.commit()
+        assert (tmp_path / "f").read_bytes() == content
 
     @pytest.mark.parametrize("inOrder", [True, False], ids=["in order", "in any order"])
     def test_stream(self, tmp_path: Path, inOrder: bool) -> None:

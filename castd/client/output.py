@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 #: Octets that are read at once, to compute a checksum or to copy.
 PIECE = 1 << 20
+#: Octets that are kept for a file until they are written, at once.
+BUFFER = 1 << 16
 
 
 class PartialFile:
@@ -32,7 +34,8 @@ class PartialFile:
         self.target = Path(os.path.realpath(target))
         number, name = tempfile.mkstemp(".part", f".{self.target.name[:200]}.", self.target.parent)
         self._path = Path(name)
-        self._file = os.fdopen(number, "w+b")
+        self._file = io.BufferedRandom(io.FileIO(number, "w+"), BUFFER)
+        self._at = 0  # where the next octets of the file go without a seek, which empties the buffer
         self._hash = hashlib.sha256()
         self._inOrder = True
         self._closed = False
@@ -40,12 +43,15 @@ class PartialFile:
     def write(self, data: bytes) -> None:
         """Write the octets that come next."""
         self._file.write(data)
+        self._at += len(data)
         self._hash.update(data)
 
     def writeAt(self, offset: int, data: bytes) -> None:
         """Write octets at their offset."""
-        self._file.seek(offset)
+        if offset != self._at:
+            self._file.seek(offset)
         self._file.write(data)
+        self._at = offset + len(data)
         self._inOrder = False
 
     def sha256(self) -> str:
