@@ -137,6 +137,16 @@ class IRecordedCast(ICast):
         """Return what is known of the blocks of a member; L{None}: it is no member, or nothing can be known."""
 
 
+class IBoundedCast(ICast):
+    """Has room for a bounded number of members.  A cast need not provide it."""
+
+    def turnsAway(peer: Peer, now: float) -> bool:
+        """
+        Find out whether there is no room for a receiver that asks and is no member.  It does not join then, and gets no
+        answer: that costs a small part of a member that joins and is removed.
+        """
+
+
 class IWire(Interface):
     """
     Translates between one cast and the network: datagrams to events, actions to datagrams.

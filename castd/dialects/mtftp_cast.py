@@ -19,12 +19,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import replace
 
+from zope.interface import implementer
+
 from castd import outcomes
 from castd.cast.events import Action, Announce, Bar, Event, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.members import Member
 from castd.cast.policy import MIN_RTO, AdaptiveTimeout, FixedTimeouts, MinProgress, RetransmitPolicy
 from castd.cast.rto import RtoEstimator
 from castd.cast.turn import NEVER, GenericTurn, TurnState
+from castd.interfaces import IBoundedCast
 from castd.request import Peer
 
 #: Repetitions to a master that never acknowledged anything; to one that was remembered and may have left since; and of
@@ -121,6 +124,7 @@ class MtftpMember(Member):
         return self.lastBlockSent and (self.hearsGroup or now >= self.askedAt + DEAF_STAYS)
 
 
+@implementer(IBoundedCast)
 class MtftpCast(GenericTurn[MtftpMember]):
     """
     Decides what is sent to the group of one file; the module docstring has the rules.
@@ -198,10 +202,24 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if latest.askedTwice:
             waiting = (each for each in self.members if each is not self.master and not each.askedTwice)
             *_, gone = latest, *waiting
-        self._asked[gone.peer] = now
+        self._noteAsked(gone.peer, now)
+        self.remove(gone, outcomes.SILENT, now)
+
+    def _noteAsked(self, peer: Peer, now: float) -> None:
+        self._asked.pop(peer, None)
+        self._asked[peer] = now
         if len(self._asked) > MOST_ASKED:
             self._asked.popitem(last=False)
-        self.remove(gone, outcomes.SILENT, now)
+
+    def turnsAway(self, peer: Peer, now: float) -> bool:
+        """As L{IBoundedCast.turnsAway}: who asks again has room, and so has a machine that has restarted."""
+        if len(self.members) <= MOST_REMEMBERED or now <= self._asked.get(peer, -NEVER) + ASKED_FOR:
+            return False
+        master = self.master
+        if master is None or self._mayBeReplaced(master, now) or peer[0] in [each.peer[0] for each in self.members]:
+            return False
+        self._noteAsked(peer, now)
+        return True
 
     def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:
         """Answer a master that repeats its request: the answer was lost, or the master starts over."""

@@ -33,6 +33,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
 from castd.interfaces import (
+    IBoundedCast,
     ICast,
     IContent,
     IDatagramPort,
@@ -214,6 +215,15 @@ class CastProtocol(FastPath):
         return not self.listener.draining and self._main.cast.deadline(now) is not None
 
     # Receivers join.
+
+    def turnsAway(self, peer: Peer) -> bool:
+        """Return whether there is no room for a receiver that asks: L{IBoundedCast.turnsAway}."""
+        cast = self._main.cast
+        try:
+            return bool(IBoundedCast.providedBy(cast) and cast.turnsAway(peer, self._seconds()))
+        except BaseException:
+            self._fail()
+            return True
 
     def join(self, request: Request, replaced: Peer | None = None) -> None:
         """Let the peer of this request join; C{replaced} is the member that it replaces."""

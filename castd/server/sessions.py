@@ -204,6 +204,10 @@ class Opener:
         cast = joinable(entry, key, request)
         if cast is None:
             return False
+        if cast.turnsAway(request.peer):
+            self._listener.counts["full"] += 1
+            closeContent(content, entry.name)
+            return True
         self.declineDeaf(request)
         replaced = self._staleMember(entry, cast, request)
         if replaced is not None:
