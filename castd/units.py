@@ -98,11 +98,15 @@ def _read(text: object, scale: _Scale, plain: str, kind: str, right: str) -> Fra
 
 
 def _unitHint(found: re.Match[str] | None, scale: _Scale) -> str:
-    """Return a hint at units that differ from the written one only by case or by an C{i}; C{""}: there are none."""
+    """
+    Return a hint at units that differ from the written one only by case or by an C{i}, or that it is the beginning of;
+    C{""}: there are none.
+    """
     if found is None:
         return ""
     wrong = found[2].lower().replace("i", "")
-    near = [unit for unit in scale if wrong and unit.lower().replace("i", "") == wrong]
+    plain = {unit: unit.lower().replace("i", "") for unit in scale} if wrong else {}
+    near = [unit for unit in plain if plain[unit] == wrong] or [unit for unit in plain if unit.startswith(found[2])]
     return f" (the unit is {' or '.join(near)}, not {found[2]})" if near else ""
 
 

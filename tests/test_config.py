@@ -512,6 +512,8 @@ def test_nobodyElsewhere(transports: str, warned: bool) -> None:
             "4: access[2]: n",
         ),
         ("access: [{allow: any, names: [/srv/boot/a]}]", "4: access[0].names: /srv/boot/a is a path on this machine"),
+        ("access: [{allow: any, names: [./a]}]", "4: access[0].names: ./a matches no name"),
+        ("access: [{deny: any, names: [a/../b]}, {allow: any}]", "4: access[0].names: a/../b matches no name"),
         ("uploads: [{directory: {path: x}}]\naccess: [{allow: any, for: read}]", "4: uploads: no access rule"),
         ("uploads: [{directory: {path: x}}]", "4: uploads: without access rules"),
     ],

@@ -138,6 +138,13 @@ def test_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(json.loads(CliRunner().invoke(main.main, ["status", "--json"]).stdout)["failures"]) == 30
 
 
+def test_inForce() -> None:
+    """Where a reload has brought another service file, it is said for how long that is in force."""
+    line = "castd 1.2, serving, 0:05, x.yaml"
+    assert status.head(told(kernel=1)) == status.head({**told(kernel=1), "inForceSeconds": 5.0}) == line
+    assert status.head({**told(kernel=1), "inForceSeconds": 2.0}) == f"{line} (in force for 0:02)"
+
+
 def test_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --watch there is one look, and no rates."""
     said = Server(monkeypatch, looks=1).run()

@@ -46,6 +46,8 @@ REFUSED = [
     (units.duration, "-1 s", "not a duration"),
     (units.duration, "1e3", "not a duration"),
     (units.duration, "5 S", "the unit is s, not S"),
+    (units.duration, "30m", "the unit is ms or min, not m"),
+    (units.size, "1 M", "the unit is MB or MiB, not M"),
     (units.duration, "5 m", "not a duration"),
     (units.duration, "no", "not a duration"),
     (units.duration, "٣ s", "not a duration"),

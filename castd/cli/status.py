@@ -37,6 +37,7 @@ class ServerStatus(TypedDict):
     unready: str | None
     seconds: float
     file: str
+    inForceSeconds: NotRequired[float]
     addresses: list[AddressStatus]
     deaf: NotRequired[list[DeafStatus]]
     failures: NotRequired[list[FailureReport] | None]
@@ -73,9 +74,15 @@ def status(path: str, every: float | None, plain: bool) -> None:
 
 
 def head(found: ServerStatus) -> str:
-    """Return the line above the table: the version, the state, since when, and the service file."""
+    """
+    Return the line above the table: the version, the state, for how long, and the service file; for how long that is in
+    force, if it is not that of the start.
+    """
     why = f", {found['unready']}" if found["unready"] and found["unready"] != found["state"] else ""
-    return printable(f"castd {found['version']}, {found['state']}{why}, {showSpan(found['seconds'])}, {found['file']}")
+    inForce = found.get("inForceSeconds", found["seconds"])
+    since = f" (in force for {showSpan(inForce)})" if inForce < found["seconds"] else ""
+    state = f"castd {found['version']}, {found['state']}{why}, {showSpan(found['seconds'])}"
+    return printable(f"{state}, {found['file']}{since}")
 
 
 def table(found: ServerStatus, rates: Mapping[Hashable, float] | None = None) -> Table:

@@ -111,11 +111,14 @@ class _Decided:
 
 
 def _pathsAsNames(config: Config) -> Iterator[str]:
-    """Warn of a pattern that begins with the path of a directory: clients never send such names."""
+    """Warn of a pattern that no name matches: it is a path of a directory, or has a part that names do not have."""
     folders = [path for entry in config.content if isinstance(path := getattr(entry.options, "base", None), Path)]
     for number, rule in enumerate(config.access or ()):
         for pattern in rule.names or ():
-            if any(f"{pattern}/".startswith(f"{folder}/") for folder in folders if folder != Path("/")):
+            if {".", ".."} & set(pattern.split("/")):
+                where = config.tree.where(("access", number, "names"))
+                yield f"{where}: {pattern} matches no name: names are compared without . and .."
+            elif any(f"{pattern}/".startswith(f"{folder}/") for folder in folders if folder != Path("/")):
                 where = config.tree.where(("access", number, "names"))
                 yield f"{where}: {pattern} is a path on this machine, and names are as clients send them"
 
