@@ -207,6 +207,7 @@ def test_journalGone(journald: socket.socket, tmp_path: Path) -> None:
     emit(observer, "heard", event="x")
     told = read(journald.recv(9999))
     assert (told["MESSAGE"], told["CASTD_LOST"], observer.lost) == ("heard", str(10_001 - taken), 0)
+    assert observer.lostInAll == 10_001 - taken
     observer.close()
 
 
@@ -326,6 +327,25 @@ def test_flood() -> None:
     observer.flush()
     repeated = [each.get("more", each.get("count")) - 1 for each in passed if "more" in each or "count" in each]
     assert len(passed) + sum(repeated) == 30_000 * 2 + 3_000 * 5
+
+
+def test_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in no log is counted, over reloads: what was left out, and what a full disk or journal has not taken."""
+    monkeypatch.setattr(RateLimiter, "MAX_FAULTS", 2)
+    logs = Logs(logTo(io.StringIO()))
+    logs.open(configured(tmp_path, {"file": "log"}))
+    for number in range(7):
+        emit(logs, "{name}", event="refused", name=f"{number}", why="not there")
+    assert logs.counts() == (0, 0)
+    logs.flush()
+    assert logs.counts() == (5, 0)
+    logs.replace(logs.openOutputs(configured(tmp_path, {"file": "log", "json": "/dev/full"})))
+    for number in range(3):
+        emit(logs, "x", event="started", number=number)
+    assert logs.counts() == (5, 3)
+    logs.replace(logs.openOutputs(configured(tmp_path, {"file": "log"})))
+    assert logs.counts() == (5, 3)
+    logs.close()
 
 
 def test_faultOfManyNames() -> None:

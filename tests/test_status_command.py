@@ -138,6 +138,19 @@ def test_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(json.loads(CliRunner().invoke(main.main, ["status", "--json"]).stdout)["failures"]) == 30
 
 
+def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that are in no log, and events that are not in the history, are told where an operator looks first."""
+    found: ServerStatus = {**told(kernel=1), "log": {"omitted": 7, "lost": 3}, "history": {"path": None, "lost": 2}}
+    monkeypatch.setattr(status, "ask", lambda path, command: found)
+    assert CliRunner().invoke(main.main, ["status"]).stdout.splitlines()[-1] == (
+        "missing: 7 left out of the log, as there were too many in a minute; 3 lost on their way to the log; "
+        "2 not in the history"
+    )
+    none: ServerStatus = {**told(kernel=1), "log": {"omitted": 0, "lost": 0}, "history": {"path": None, "lost": 0}}
+    monkeypatch.setattr(status, "ask", lambda path, command: none)
+    assert "missing" not in CliRunner().invoke(main.main, ["status"]).stdout
+
+
 def test_inForce() -> None:
     """Where a reload has brought another service file, it is said for how long that is in force."""
     line = "castd 1.2, serving, 0:05, x.yaml"

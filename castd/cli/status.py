@@ -29,6 +29,13 @@ from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 LATEST = 10
 
 
+class HistoryStatus(TypedDict):
+    """The part of the status that is about the history; C{lost}: how many events could not be kept."""
+
+    path: str | None
+    lost: int
+
+
 class ServerStatus(TypedDict):
     """The part of the answer to C{status} that the table shows; C{--json} shows all of the answer."""
 
@@ -41,6 +48,8 @@ class ServerStatus(TypedDict):
     addresses: list[AddressStatus]
     deaf: NotRequired[list[DeafStatus]]
     failures: NotRequired[list[FailureReport] | None]
+    log: NotRequired[dict[str, int]]
+    history: NotRequired[HistoryStatus]
 
 
 @click.command()
@@ -68,6 +77,8 @@ def status(path: str, every: float | None, plain: bool) -> None:
         makeConsole().print(table(found))
         if deaf := found.get("deaf"):
             click.echo(deafLine(deaf))
+        if missing := missingLine(found):
+            click.echo(missing)
         for each in (found.get("failures") or ())[:LATEST]:
             click.echo(f"failed: {failureLine(each)}")
     raise SystemExit(found["unready"] is not None)
@@ -115,6 +126,18 @@ def deafLine(machines: Iterable[DeafStatus]) -> str:
     return "in no group, as they hear none: " + ", ".join(
         f"{each['host']} (for {showSpan(each['seconds'])})" for each in machines
     )
+
+
+def missingLine(found: ServerStatus) -> str:
+    """Return a line that says what is in no log, or not in the history, since the start; C{""}: nothing is missing."""
+    log, history = found.get("log", {}), found.get("history")
+    counts = {
+        "left out of the log, as there were too many in a minute": log.get("omitted", 0),
+        "lost on their way to the log": log.get("lost", 0),
+        "not in the history": 0 if history is None else history["lost"],
+    }
+    told = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"missing: {'; '.join(told)}" if told else ""
 
 
 def failureLine(failure: FailureReport) -> str:

@@ -44,6 +44,7 @@ class JournalObserver:
 
     @ivar lost: how many events journald has not accepted since the last one that it did: it is restarting, or does not
         keep up.  The next event that it accepts has this number in C{CASTD_LOST}.
+    @ivar lostInAll: how many it has not accepted since the start.
     """
 
     def __init__(self, address: str = SOCKET) -> None:
@@ -52,7 +53,7 @@ class JournalObserver:
         @raise OSError: the socket does not exist.
         """
         self._address = address
-        self.lost = 0
+        self.lost = self.lostInAll = 0
         os.stat(address)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -66,6 +67,7 @@ class JournalObserver:
         except OSError:
             # Lost and counted: a server must not wait for its log.
             self.lost += 1
+            self.lostInAll += 1
         else:
             self.lost = 0
 

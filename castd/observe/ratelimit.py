@@ -49,6 +49,8 @@ class RateLimiter:
     Each bound holds twice: for machines that were served and their neighbours (24 bits of the address, 64 in IPv6), and
     for all others.  So whoever forges addresses does not keep the lines of a hall out of the log.  Time is taken from
     the events.
+
+    @ivar omitted: how many events were left out in all, up to the end of the last period.
     """
 
     #: Length of the period in which equal faults are passed on once.  Seconds.
@@ -62,6 +64,7 @@ class RateLimiter:
         """
         @param later: has the summaries passed on when the period ends; L{None}: the next event after it does that.
         """
+        self.omitted = 0
         self._observer = observer
         self._later = later
         self._since = 0.0
@@ -139,6 +142,7 @@ class RateLimiter:
             at = one.first.get("log_time", 0.0) if now is None else now
             self._observer(_summary(one.first, one.more, at))
         if leftOut:
+            self.omitted += leftOut.total()
             self._observer(_leftOut(leftOut, last))
 
 

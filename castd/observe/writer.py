@@ -32,12 +32,15 @@ class LineSink(Protocol):
 class LineWriter:
     """
     Writes each event to a sink.  Where events were lost, the next line that is written says how many.
+
+    @ivar lostInAll: how many events were lost since the start.
     """
 
     def __init__(self, sink: LineSink, render: Render, elsewhere: Observer | None = None) -> None:
         """
         @param elsewhere: gets an event when the first of several is lost, as this sink cannot tell; L{None}: nobody.
         """
+        self.lostInAll = 0
         self._sink = sink
         self._render = render
         self._elsewhere = elsewhere
@@ -49,8 +52,11 @@ class LineWriter:
         sink = self._sink
         if sink.lost and not self._tell(event):
             sink.lost += 1
-        elif not sink.write(line) and sink.lost == 1 and self._elsewhere is not None:
-            self._elsewhere(_event("events are lost: their disk is full", event, event="lost-lines"))
+            self.lostInAll += 1
+        elif not sink.write(line):
+            self.lostInAll += 1
+            if sink.lost == 1 and self._elsewhere is not None:
+                self._elsewhere(_event("events are lost: their disk is full", event, event="lost-lines"))
 
     def _tell(self, event: LogEvent) -> bool:
         """Write how many lines were lost before this event.  -> whether the sink has taken that."""

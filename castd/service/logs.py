@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, TextIO, TypeAlias
+from typing import Literal, NamedTuple, TextIO, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import (
@@ -77,6 +77,18 @@ def logTo(stream: TextIO) -> MakeObserver:
     return make
 
 
+class LogCounts(NamedTuple):
+    """
+    Counts what is not in the log, nor in the file of events.
+
+    @ivar omitted: how many lines were left out, as there were too many in a minute.
+    @ivar lost: how many could not be written: the disk was full, or nobody has read them.
+    """
+
+    omitted: int = 0
+    lost: int = 0
+
+
 @dataclass
 class LogOutputs:
     """
@@ -86,12 +98,19 @@ class LogOutputs:
     @ivar filtered: the log, from its least level on; L{None}: castd does not write the log itself.
     @ivar events: the file of events alone; L{None}: the service file asks for none.
     @ivar files: all files that were opened.
+    @ivar writers: what writes the log and the events.
     """
 
     log: RateLimiter | None = None
     filtered: Observer | None = None
     events: RateLimiter | None = None
     files: list[LineFile | journal.JournalObserver] = field(default_factory=list)
+    writers: list[LineWriter | journal.JournalObserver] = field(default_factory=list)
+
+    def counts(self) -> LogCounts:
+        """Return how many lines were left out, and how many were lost."""
+        limiters = [each for each in (self.log, self.events) if each is not None]
+        return LogCounts(sum(each.omitted for each in limiters), sum(each.lostInAll for each in self.writers))
 
     def flush(self) -> None:
         """Write the summaries of the faults that were held back."""
@@ -134,6 +153,7 @@ class Logs:
         self._makeObserver = makeObserver
         self._file, self._defaultFile = file, defaultFile
         self._outputs: LogOutputs | None = None
+        self._closed = LogCounts()  # of the outputs before
 
     def __call__(self, event: LogEvent) -> None:
         outputs = self._outputs
@@ -143,6 +163,11 @@ class Logs:
             outputs.filtered(event)
         if outputs.events is not None:
             outputs.events(event)
+
+    def counts(self) -> LogCounts:
+        """Return how many lines were left out, and how many were lost, since the start."""
+        open_ = LogCounts() if self._outputs is None else self._outputs.counts()
+        return LogCounts(self._closed.omitted + open_.omitted, self._closed.lost + open_.lost)
 
     def open(self, config: Config) -> None:
         """
@@ -168,7 +193,9 @@ class Logs:
                 outputs.filtered = FilteringLogObserver(outputs.log, [LogLevelFilterPredicate(level)])
             if wanted.json_ is not None:
                 file = self._openFile(config, outputs, "json", wanted.json_)
-                outputs.events = RateLimiter(LineWriter(file, eventsOnly, outputs.filtered), self._callLater)
+                writer = LineWriter(file, eventsOnly, outputs.filtered)
+                outputs.writers.append(writer)
+                outputs.events = RateLimiter(writer, self._callLater)
             undo.pop_all()
         return outputs
 
@@ -196,7 +223,9 @@ class Logs:
         path = self._file or config.logging.file or self._defaultFile
         form = chooseFormat(config.logging.format, path is not None)
         if path is not None:
-            return LineWriter(self._openFile(config, outputs, "file", path), partial(_render, form))
+            writer = LineWriter(self._openFile(config, outputs, "file", path), partial(_render, form))
+            outputs.writers.append(writer)
+            return writer
         try:
             observer = makeObserver(form)
         except OSError as error:
@@ -204,6 +233,8 @@ class Logs:
             raise Unavailable(f"{where}: the journal is not there: {error.strerror}") from None
         if isinstance(observer, journal.JournalObserver):
             outputs.files.append(observer)
+        if isinstance(observer, journal.JournalObserver | LineWriter):
+            outputs.writers.append(observer)
         return observer
 
     def replace(self, outputs: LogOutputs) -> None:
@@ -211,6 +242,7 @@ class Logs:
         before, self._outputs = self._outputs, outputs
         if before is not None:
             before.close()
+            self._closed = LogCounts(*map(sum, zip(self._closed, before.counts(), strict=True)))
 
     def rotate(self) -> None:
         """Begin new files now."""

@@ -311,6 +311,7 @@ class Server(MultiService):
             "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
             "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
+            "log": self.logs.counts()._asdict(),
             "recorder": self.recorders.status(),
         }
 
