@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
 SERVER = "10.0.0.5"
 #: Seconds that a command may take, and what stays may take until it shows what is waited for: a machine is emulated.
-RUNNING, BOOTING = 60, 180
+RUNNING, BOOTING = 60, 300
 
 #: Puts a folder with a kernel over /boot and an empty one over /srv, for itself alone, and becomes a command.
 WITH_FOLDERS = 'mount --make-rprivate / && mount --bind "$1" /boot && mount --bind "$2" /srv && shift 2 && exec "$@"'

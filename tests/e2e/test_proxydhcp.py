@@ -129,13 +129,14 @@ def test_otherTransports(hall: Hall, dhcp: Job, kind: str, uefi: bool) -> None:
         "mtftp": {"mtftp": {"port": 1759, "interface": SERVER, "files": {"boot.ipxe": "239.255.1.1:3001"}}},
     }[kind]
     number = 20 + 2 * (kind == "mtftp") + uefi
+    url = f"{'tftm' if kind == 'multicast' else kind}://{SERVER}/boot.ipxe"
     rules = [{"ipxe": True, "boot": "boot.ipxe", "by": kind}, {"arch": "efi-x64", "boot": "snponly.efi"}]
     with serving(hall, rules, script=FAR, **options):
         machine = ovmf(hall, f"uefi{number}", number) if uefi else ipxe(hall, f"pc{number}", number)
-        booted(machine, f"{'tftm' if kind == 'multicast' else kind}://{SERVER}/boot.ipxe")
+        booted(machine, url)
         scripts = [each for each in events(hall) if each["event"] == "received" and each["name"] == "boot.ipxe"]
         assert {each["transport"] for each in scripts} == {kind}
-        assert told(hall) == [*(FIRMWARE if uefi else ()), ("offered", "boot.ipxe")]
+        assert told(hall) == [*(FIRMWARE if uefi else ()), ("offered", url)]
         machine.job.end()
 
 
