@@ -27,11 +27,11 @@ from unittest.mock import patch
 
 import click
 import yaml
-from facts import fillIn, today
 
 TREE = Path(__file__).parents[1]
 sys.path.insert(0, str(TREE))
 
+from benchmarks.facts import fillIn, today  # noqa: E402
 from castd.packets.slam import FIRST_LIST, buildList  # noqa: E402
 from castd.packets.tftp import buildAck  # noqa: E402
 from tests.support.clients.tftp import rrq  # noqa: E402
