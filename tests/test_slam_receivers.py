@@ -80,6 +80,17 @@ def test_allAtOnce(seed: int) -> None:
     assert told.counts == {outcomes.DONE: 16}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_eightMebibytes(seed: int) -> None:
+    """Sixteen that begin at once have 8 MiB at 5 % loss within two seconds, at the floor of blocks and of time."""
+    file = pattern(8 << 20)
+    reports, cast = sixteen(SlamStage(file, loss=0.05, seed=seed, capture=False), file)
+    least = floor(16, 0.05)
+    assert cast.blocks <= 1.02 * least * cast.wire.count
+    assert max(report.seconds for report in reports) <= least * len(file) / 12e6 + 0.2 < 2.0
+
+
 def slowMachines(stage: SlamStage, seed: int) -> None:
     """Let each receiver's machine do other things for up to 0.4 s, again and again: what arrives then is read after."""
     draw = random.Random(seed).random
