@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.conftest import Serve
 from tests.support.jobs import Late
+from tests.support.lab import wires
 from tests.support.lab.castd import TREE, Shelf, command
 from tests.support.lab.clients import SERVER, Result, Transfer, atftp, mget
 from tests.support.lab.hall import Hall, Host
@@ -145,6 +146,19 @@ def test_muchLoss(hall: Hall, shelf: Shelf, count: int, limit: float) -> None:
     seconds = max(result.seconds for result in found if result is not None)
     say(f"{count} atftp at 5 %: {seconds:.1f} s")
     assert seconds <= limit
+
+
+@pytest.mark.usefixtures("name")
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_noHole(hall: Hall, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """In twenty downloads at 5 % loss, four at a time, each image is the file, octet for octet."""
+    need("atftp", "nft")
+    monkeypatch.setattr(wires, "SEED", f"mtftp {seed}")
+    clients = hall.clients(4)
+    with lossy(hall, [client.name for client in clients], 5, match=NO_REQUEST) as loss:
+        found = results(small(clients, shelf))
+        assert loss.dropped() > 0
+    assert [result is not None and result.data == shelf[shelf.sized(SMALL)] for result in found] == [True] * 4
 
 
 @pytest.mark.usefixtures("name")
