@@ -118,13 +118,32 @@ def test_whoHasRestarted(windowsize: int) -> None:
         assert outcomes(stage) == ["replaced"]
 
 
+@pytest.mark.parametrize("windowsize", [1, 4])
+def test_whoIsBusy(windowsize: int) -> None:
+    """A client that is busy for 80 ms when the copy comes goes on afterwards, and is sent nothing twice."""
+    with TftpStage({"f": FILE}) as stage:
+        client, request, tid = begun(stage, windowsize)
+        again(stage, client, request)
+        stage.network.advance(0.08)
+        assert client.inbox == []
+        assert ackedTo(client, 3 * windowsize, tid) == data(3 * windowsize + 1, FILE)
+        stage.network.advance(0.015)
+        client.take()
+        # From now on what is not answered is repeated again.
+        assert ackedTo(client, 4 * windowsize, tid) == data(4 * windowsize + 1, FILE)
+        client.take()
+        stage.network.advance(0.3)
+        assert client.take() != []
+        assert outcomes(stage) == []
+
+
 def test_severalCopies() -> None:
     """Several copies are judged together, and draw nothing."""
     with TftpStage({"f": FILE}) as stage:
         client, request, tid = begun(stage)
         for _ in range(5):
             again(stage, client, request)
-        for number in range(3, 200):
+        for number in range(3, 300):
             assert ackedTo(client, number, tid) == data(number + 1, FILE)
         assert stage.listener.counts["copies"] == 1
         assert outcomes(stage) == []

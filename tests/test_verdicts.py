@@ -193,7 +193,7 @@ def closes(folder: Path) -> None:
 def restarts(folder: Path) -> None:
     stage, client, _ = begun()
     client.send(rrq(), stage.server)
-    stage.network.advance(0.1)
+    stage.network.advance(0.2)
 
 
 def changes(folder: Path) -> None:

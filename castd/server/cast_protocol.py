@@ -272,14 +272,11 @@ class CastProtocol(FastPath):
         receiver = self.receivers.get(request.peer)
         return receiver is not None and request.repeats(receiver.request)
 
-    @property
-    def answerDue(self) -> float | None:
-        """
-        The instant at which a missing answer of the only receiver is noticed; L{None}: it is not known, as blocks are
-        still to be sent, or it was not decided yet what is done next.
-        """
+    def repeatLater(self, instant: float) -> None:
+        """Repeat nothing to the only receiver before this instant, unless it answers."""
         due = self.due
-        return None if self._main.unsent or due is None or due <= self._seconds() else due
+        if self.group is None and not self._main.unsent and due is not None and self._seconds() < due < instant:
+            self.site.timers.set(self, instant)
 
     def position(self, peer: Peer) -> tuple[int, int]:
         """Return the number of the block that a receiver by unicast has asked for last, and of the last one sent."""

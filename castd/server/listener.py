@@ -22,6 +22,7 @@ from castd.files.threads import asDeferred
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
 from castd.options import HostPort, ListenOptions
+from castd.pacing import TICK
 from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
@@ -37,11 +38,9 @@ _log = Logger(namespace="castd")
 
 #: The event of a request that found no file waits so many seconds at the most for a name that was probably meant.
 NEAREST_TIME = 1.0
-#: The longest wait for the next answer of a client whose request has come once more.  Seconds.
+#: How long the next answer of a client is waited for whose request has come once more: longer than a busy machine
+#: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
-#: That wait ends so many seconds before the timer of the transfer, whose repetition would confuse a client that has
-#: restarted.
-BEFORE_TIMER = 0.001
 
 T = TypeVar("T")
 
@@ -376,13 +375,15 @@ class Listener(DatagramProtocol):
 
         @return: whether it is waited for; its answer, or L{COPY_WAIT}, decides.
         """
-        peer, clock, due = request.peer, self.site.reactor, session.answerDue
-        wait = COPY_WAIT if due is None else min(COPY_WAIT, due - clock.seconds() - BEFORE_TIMER)
-        if wait <= 0 or not session.begunBy(request):
+        peer, clock = request.peer, self.site.reactor
+        if not session.begunBy(request):
             return False
         if peer not in self._doubted:
             self._doubted.add(peer)
-            clock.callLater(wait, self._judgeCopy, session, session.position(peer), datagram, peer, request.local)
+            before = session.position(peer)
+            clock.callLater(COPY_WAIT, self._judgeCopy, session, before, datagram, peer, request.local)
+            # A block that came now would confuse a client that has restarted.
+            session.repeatLater(clock.seconds() + COPY_WAIT + TICK)
         return True
 
     def _judgeCopy(

@@ -197,10 +197,10 @@ class UploadProtocol(HalfProtocol):
         """Return whether this is once more the request that has begun the upload."""
         return not self.over and request.repeats(self.request)
 
-    @property
-    def answerDue(self) -> float | None:
-        """The instant at which the client's next block is missed."""
-        return self.due
+    def repeatLater(self, instant: float) -> None:
+        """Repeat nothing before this instant, unless a block comes."""
+        if self.due is not None and self._seconds() < self.due < instant:
+            self.setTimer(instant)
 
     def position(self, peer: Peer) -> tuple[int, int]:
         """Return how many blocks have come, and were acknowledged."""
