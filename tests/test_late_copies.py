@@ -10,10 +10,9 @@ import pytest
 from castd.packets.tftp import Ack, Oack, buildData
 from castd.request import Local, Peer
 from castd.testing import Network, RecordingClient, pattern
-from tests.support.clients.multicast import IPXE, Machine
 from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated, ackedTo, data, hear, rrq, say, wrq
 from tests.support.quick import slowBut
-from tests.support.stage import HOST, SERVER, GroupStage, TftpStage
+from tests.support.stage import HOST, SERVER, TftpStage
 
 FILE = pattern(400 * 1468 + 100)
 
@@ -201,16 +200,3 @@ def test_anUpload(single: bool, windowsize: int) -> None:
         assert stage.site.files == {"up": content}
         assert outcomes(stage) == ["done"]
         assert stage.listener.counts["copies"] == 1
-
-
-def test_besideAGroup() -> None:
-    """One that hears nothing of its group, and goes on by unicast, is judged by its own blocks."""
-    with GroupStage({"f": FILE}) as stage:
-        copies = Copies(stage, 100)
-        machine = Machine(stage.network.host("10.0.0.20"), IPXE, "f", SERVER, FILE)
-        machine.begin()
-        stage.network.run(lambda: machine.over, limit=60)
-        assert (machine.failed, copies.made, stage.listener.counts["copies"]) == ("", 1, 1)
-        stage.network.advance(60)
-        assert len(stage.told("moved")) == 1
-        assert "replaced" not in outcomes(stage)

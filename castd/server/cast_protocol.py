@@ -275,13 +275,13 @@ class CastProtocol(FastPath):
     def repeatLater(self, instant: float) -> None:
         """Repeat nothing to the only receiver before this instant, unless it answers."""
         due = self.due
-        if self.group is None and not self._main.unsent and due is not None and self._seconds() < due < instant:
+        if not self._main.unsent and due is not None and self._seconds() < due < instant:
             self.site.timers.set(self, instant)
 
     def position(self, peer: Peer) -> tuple[int, int]:
-        """Return the number of the block that a receiver by unicast has asked for last, and of the last one sent."""
+        """Return the number of the block that the only receiver has asked for last, and of the last one sent."""
         self._leaveFastPath()
-        cast = (self._fallback(peer) or self._main).cast
+        cast = self._main.cast
         state, sent = cast.peerState(peer), cast.highestSent
         return sent + 1 if state is None or state.serving is None else state.serving.start, sent
 

@@ -376,7 +376,8 @@ class Listener(DatagramProtocol):
         @return: whether it is waited for; its answer, or L{COPY_WAIT}, decides.
         """
         peer, clock = request.peer, self.site.reactor
-        if not session.begunBy(request):
+        if not session.begunBy(request) or (isinstance(session, CastProtocol) and session.group is not None):
+            # Whoever is in a group asks again when it hears nothing of it.
             return False
         if peer not in self._doubted:
             self._doubted.add(peer)

@@ -838,7 +838,7 @@ def test_aMemberServedByUnicastAsksAnew() -> None:
             stage.network.advance(wait)
         first.client.take()
         first.client.send(rrq("afile", **ASKED), SERVER)
-        stage.network.advance(0.11)
+        stage.network.advance(0.01)
         assert first.told() == [Oack((("blksize", "8"), ("tsize", "40")))]
 
 
