@@ -46,6 +46,13 @@ def events() -> Iterator[list[dict[str, Any]]]:
         yield seen
 
 
+@pytest.fixture
+def longVisits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ports be read until they are empty, however long that takes: nothing depends on how quick the machine is."""
+    monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 60.0)
+    monkeypatch.setattr("castd.net.ports.REQUEST_SLICE", 60.0)
+
+
 @pytest.fixture(autouse=True)
 def observersLeave() -> Iterator[None]:
     """

@@ -22,28 +22,18 @@ import pytest
 from twisted.logger import LogEvent
 
 from castd import native
-from castd.dialects.tftp import Dialect, Options
-from castd.errors import ContentChanged
 from castd.native import StepLists, StepState, load
 from castd.native import steps as steps_
 from castd.net import epoll
 from castd.net.epoll import EpollSet
-from castd.net.ports import Ports
-from castd.options import Limits
-from castd.server.cast_protocol import CastProtocol
 from castd.server.fastpath import FastPath
-from castd.server.listener import Listener
-from castd.server.site import Site
-from castd.testing import BytesContent, pattern
-from castd.testing.site import NoJitterRandom
 from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.jobs import ROOT
-from tests.support.log import observed
 from tests.support.needs import needNative
+from tests.support.side import FILES, UDP_SEGMENT, Side, ask, script
 
 LONG = 1000
-UDP_SEGMENT = 103
 
 
 # Whether it is used.
@@ -626,222 +616,9 @@ def test_asManyAsPython(hall: Hall) -> None:
 # Beside Python.
 
 
-class Source:
-    """Files in memory, which can be exchanged."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.opened: list[Changing] = []
-
-    def lookup(self, name: str, peer: object) -> BytesContent:
-        made = Changing(name, self.files[name])
-        self.opened.append(made)
-        return made
-
-
-class Changing(BytesContent):
-    """A file that may be replaced while it is read."""
-
-    changed = False
-
-    def readInto(self, buffers: Any, offset: int) -> None:
-        if self.changed:
-            raise ContentChanged
-        super().readInto(buffers, offset)
-
-
-FILES = {"short": pattern(5_000), "long": pattern(300_000), "empty": b""}
-
-
-class Untimed(EpollSet):
-    """A set that reads requests in each round, however long they take: how long is not the same for two servers."""
-
-    _owed = property(lambda self: 0.0, lambda self, value: None)
-
-
-class Side:
-    """
-    A server whose set is read natively, or by Python, and its clients; in virtual time.
-
-    @ivar heard: what each client has received, and C{tids}: from where.
-    @ivar events: what was logged for it.
-    """
-
-    def __init__(self, compiled: bool, clients: int) -> None:
-        self.reactor = Reactor()
-        self.ports = Ports(self.reactor, random.Random(1))
-        self.ports.epoll.__class__ = Untimed
-        self.ports.epoll.compiled = compiled
-        # A cache that holds few chunks, so that they are laid out again and again.
-        self.site = Site(self.reactor, NoJitterRandom(), self.ports, Limits())
-        self.site.blockCache.limit = 200_000
-        self.source = Source(FILES)
-        self.site.open([self.source], (), None)
-        options = Options(port=1, windowsize=64)
-        self.listener = Listener(self.site, "tftp", options, Dialect(options))
-        self.port = self.ports.listen(0, self.listener, LOOPBACK)
-        self.clients = [self.socket() for _ in range(clients)]
-        self.stranger = self.socket()
-        self.heard: list[list[bytes]] = [[] for _ in range(clients)]
-        self.tids = [self.server] * clients
-        self.events: list[LogEvent] = []
-
-    @property
-    def server(self) -> tuple[str, int]:
-        host = self.port.getHost()
-        return host.host, host.port
-
-    def socket(self) -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        made.setblocking(False)
-        made.bind((LOOPBACK, 0))
-        return made
-
-    def close(self) -> None:
-        for each in (*self.clients, self.stranger):
-            each.close()
-        self.listener.stop()
-        self.port.stopListening()
-        self.ports.closeIdle()
-        self.ports.epoll.connectionLost(None)  # type: ignore[arg-type]
-
-    def send(self, client: int, datagram: bytes, to: tuple[str, int] | None = None) -> None:
-        if self.clients[client].fileno() >= 0:
-            with suppress(OSError):
-                self.clients[client].sendto(datagram, to or self.tids[client])
-
-    def jam(self, step: int) -> None:
-        """
-        Have the kernel cut what is sent from now on into pieces of one octet, which are too many for it, so that each
-        send fails; 0: no more.
-        """
-        for cast in self.listener.casts():
-            pair = cast.transport._pair
-            pair.main.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or pair.segments._step)
-
-    def play(self, action: Callable[[Side], object]) -> None:
-        """Do something, then let the server read whatever has come, and the clients as well."""
-        with observed(self.events.append):
-            action(self)
-            kernel = self.ports.epoll._epoll
-            assert kernel is not None
-            while kernel.poll(0):
-                self.ports.epoll.read()
-        for index, client in enumerate(self.clients):
-            with suppress(OSError):
-                while client.fileno() >= 0:
-                    datagram, tid = client.recvfrom(65535)
-                    self.heard[index].append(datagram)
-                    if self.tids[index] == self.server:
-                        self.tids[index] = tid
-
-    def state(self) -> list[object]:
-        """Return all that a transfer is, but for its numbers of ports."""
-        found: list[object] = []
-        for cast in sorted(self.listener.casts(), key=lambda cast: cast.opened):
-            assert isinstance(cast, CastProtocol)
-            turn = cast._turn
-            assert turn is not None
-            found.append((
-                cast._steps, cast._expected, cast._steppedAt, cast.due, cast._interval, cast._nextBlock,
-                len(cast._prepared.images), cast.progress(), turn.highestSent, turn.state, turn.sentAt, turn.repeatAt,
-                None if turn.master is None else vars_(turn.master.rto),
-            ))  # fmt: skip
-        return found
-
-    def told(self) -> list[object]:
-        return [
-            tuple(each.get(key) for key in ("event", "outcome", "seconds", "blocks", "repeats", "octets", "why"))
-            for each in self.events
-        ]
-
-
-def vars_(it: object) -> object:
-    """Return the attributes of an object, with or without slots."""
-    names = [name for kind in type(it).__mro__ for name in getattr(kind, "__slots__", ())]
-    return {name: getattr(it, name, None) for name in names} | getattr(it, "__dict__", {})
-
-
-#: What is not an ACK, or none of what was sent.
-NOISE = [
-    b"", b"\0", b"\0\4", b"\0\4\0", b"\0\4\0\1\0", b"\0\4\377\377", b"\4\0\0\1", b"\0\3\0\1", b"\0\3\0\1" + bytes(512),
-    b"\0\6blksize\0" + b"8\0", b"\0\1long\0octet\0", b"\0\2long\0octet\0", b"\0\0", b"\377" * 4, bytes(3000), b"\0\11",
-]  # fmt: skip
-
-
-def script(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
-    """Yield what happens, one action after the other."""
-    chance = random.Random(seed)
-    for client in range(clients):
-        options = {"blksize": chance.choice([8, 512, 1024, 1468])}
-        if chance.random() < 0.6:
-            options["windowsize"] = chance.choice([1, 2, 3, 16, 64])
-        yield ask(client, rrq(chance.choice(["short", "long", "long", "long", "empty"]), **options))
-    for _ in range(chance.randrange(50, 200)):
-        yield together([act(chance, clients) for _ in range(chance.choice([1, 1, 2, 5]))])
-
-
-def ask(client: int, request: bytes) -> Callable[[Side], object]:
-    return lambda side: side.send(client, request, side.server)
-
-
-def together(actions: list[Callable[[Side], object]]) -> Callable[[Side], object]:
-    """Return what does all of these before anything is read."""
-    return lambda side: [action(side) for action in actions]
-
-
-def act(chance: random.Random, clients: int) -> Callable[[Side], object]:
-    """Draw one thing that happens."""
-    client, sort, seconds = chance.randrange(clients), chance.random(), chance.choice([0.0001, 0.001, 0.02, 0.3])
-    noise, octet = chance.choice(NOISE), chance.randrange(4)
-
-    def answer(side: Side, back: int = 0, flip: bool = False, tail: bytes = b"") -> None:
-        """Acknowledge the last block that has come, or one before; or nearly so."""
-        blocks = [each for each in side.heard[client] if each[:2] in (b"\0\3", b"\0\6")]
-        if not blocks:
-            return
-        number = 0 if blocks[-1][1] == 6 else int.from_bytes(blocks[-1][2:4])
-        ack = bytearray(b"\0\4" + max(0, number - back).to_bytes(2))
-        if flip:
-            ack[octet] ^= 1
-        side.send(client, bytes(ack) + tail)
-
-    def replace(side: Side) -> None:
-        for each in side.source.opened[client : client + 1]:
-            each.changed = True
-
-    def stranger(side: Side) -> None:
-        with suppress(OSError):
-            side.stranger.sendto(b"\0\4\0\1", side.tids[client])
-
-    if sort < 0.72:
-        return answer
-    for limit, action in (
-        (0.77, lambda side: answer(side, 1)),
-        (0.80, lambda side: answer(side, 0, True)),
-        (0.81, lambda side: answer(side, 0, False, b"\0")),
-        (0.84, lambda side: [answer(side), answer(side)]),
-        (0.89, lambda side: side.send(client, noise)),
-        (0.90, stranger),
-        (0.91, lambda side: side.jam(1)),
-        (0.93, lambda side: side.jam(0)),
-        (0.985, lambda side: side.reactor.advance(seconds)),
-        (0.99, replace),
-        (0.994, lambda side: side.send(client, b"\0\5\0\0enough\0")),
-        (0.996, lambda side: side.clients[client].close()),
-        (1.0, ask(client, rrq("long", blksize=1024))),
-    ):
-        if sort < limit:
-            return action  # type: ignore[return-value]
-    return answer
-
-
 @pytest.fixture(autouse=True)
-def longVisits(monkeypatch: pytest.MonkeyPatch) -> None:
+def unhurried(longVisits: None) -> None:
     """Nothing depends on how quick this machine is."""
-    monkeypatch.setattr("castd.net.epoll.LONGEST_VISIT", 60.0)
-    monkeypatch.setattr("castd.net.ports.REQUEST_SLICE", 60.0)
 
 
 @pytest.fixture

@@ -178,3 +178,22 @@ class RetransmitPolicy:
         if heard or self.unheardTimeout is None:
             return self.progressTimeout
         return min(self.progressTimeout, self.unheardTimeout)
+
+    def lonePatience(self, heard: bool) -> float:
+        """As L{patience}, for a receiver that is alone and has lost no turn."""
+        return self.patience(heard) if self.loneProgressTimeout is None else self.loneProgressTimeout
+
+    @property
+    def forOne(self) -> bool:
+        """Whether all rules are off that are for groups: those that make a difference for one receiver."""
+        return (
+            self.shortTurn is None
+            and self.keepAliveInterval is None
+            and self.deafAfterRepeats is None
+            and self.foundPerAssumedDeaf is None
+            and self.reachabilityCheckAfter is None
+            and self.addressBudget is None
+            and self.turnBudget is None
+            and self.minTurnProgress is None
+            and not self.joinDelay
+        )

@@ -252,8 +252,7 @@ class GenericTurn(ABC, Generic[M]):
             return self.progressAt + short.repeats * short.interval
         if len(self.members) == 1 and not member.failedTurns:
             # No other member waits, and it has lost no turn.
-            lone = policy.loneProgressTimeout
-            return self.progressAt + (policy.patience(member.heard) if lone is None else lone)
+            return self.progressAt + policy.lonePatience(member.heard)
         measured = policy.measuredProgressTimeout
         if measured is not None and member.rto.smoothedRtt is not None and member.rto.repeats >= policy.minRepeats:
             return self.progressAt + measured

@@ -29,6 +29,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
+from castd.cast.lateturn import LateTurn
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.errors import ContentChanged, UnknownPeer, UnknownTid, WireError
@@ -82,6 +83,12 @@ def closeContent(content: IContent, transport: str) -> None:
         _log.failure("{transport}: a content failed to close", event="fault", transport=transport)
 
 
+def _mayBeUnasked(wire: IWire, pacers: Sequence[RateLimit]) -> bool:
+    """Return whether a receiver that answers as predicted can be served without a cast, see L{castd.cast.lateturn}."""
+    kind: object = wire.cast
+    return kind is Turn and wire.group is None and wire.stride == 1 and not pacers and wire.policy.forOne
+
+
 class Receiver:
     """
     Holds what a cast protocol knows of one receiver.
@@ -133,9 +140,7 @@ class CastProtocol(FastPath):
         content: IContent,
         pacers: tuple[RateLimit, ...] = (),
     ) -> None:
-        cast = wire.cast(wire.policy, wire.count)
-        turn = cast if isinstance(cast, Turn) and wire.stride and not pacers else None
-        super().__init__(site, wire, content, turn)
+        super().__init__(site, wire, content)
         self.listener = listener
         self.entry = entry
         self.key = key
@@ -149,7 +154,7 @@ class CastProtocol(FastPath):
         self.full = self.joined = self.fallbackBlocks = 0
         self.fallbackReasons: Counter[str] = Counter()
         self.ended = False
-        self._main = CastSender(cast)
+        self._sender: CastSender | None = None  # see _main
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
         self._groupBlocks = 0  # blocks that were sent to the group when receivers by unicast were last served
@@ -158,9 +163,14 @@ class CastProtocol(FastPath):
         # The chunks that are being read for it, and since when it waits for each.
         self._awaited: dict[AwaitedChunk, float] = {}
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
-        own = next((pacer for pacer in pacers if isinstance(pacer, Pacer) and pacer is not site.pacer), None)
-        self._paced = (own, own.rate, cast) if own is not None and IPaced.providedBy(cast) else None
-        if self.group is not None and IRecordedCast.providedBy(cast):
+        if not _mayBeUnasked(wire, pacers):
+            _ = self._main
+        self._paced: tuple[Pacer, float, IPaced] | None = None
+        for own in pacers:
+            if isinstance(own, Pacer) and own is not site.pacer and IPaced.providedBy(cast := self._main.cast):
+                self._paced = own, own.rate, cast
+                break
+        if self.group is not None and IRecordedCast.providedBy(cast := self._main.cast):
             cast.recordSent()
 
     @property
@@ -195,6 +205,22 @@ class CastProtocol(FastPath):
         self._leaveFastPath()
         found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
         return found if found is None or fallback is None else replace(found, since=None)
+
+    @property
+    def _main(self) -> CastSender:
+        """What sends for the cast of the group, or of the one receiver, which is made when it is first asked."""
+        if self._sender is None:
+            late, self._late = self._late, None
+            cast = self.wire.cast(self.wire.policy, self.wire.count) if late is None else late.make()
+            self._sender = CastSender(cast)
+            if isinstance(cast, Turn) and self.wire.stride and not self.pacers:
+                self._turn = cast
+        return self._sender
+
+    def _askedTurn(self) -> Turn | None:
+        if self._late is not None:
+            _ = self._main
+        return self._turn
 
     @property
     def mainCast(self) -> ICast:
@@ -239,10 +265,21 @@ class CastProtocol(FastPath):
         self.receivers[request.peer] = receiver
         try:
             self._leaveFastPath()
-            self._main.cast.join(request.peer, now, self.wire.requestedBlocks(request), replaced)
+            wants = self.wire.requestedBlocks(request)
+            if self._sender is None and self._late is None and not wants:
+                self._joinUnasked(request, now)
+                return
+            self._main.cast.join(request.peer, now, wants, replaced)
         except BaseException:
             self._fail()
         self.pump()
+
+    def _joinUnasked(self, request: Request, now: float) -> None:
+        """Announce the only receiver, and wait for its answer, without a cast."""
+        late = self._late = LateTurn(self.wire.policy, self.wire.count, request.peer, now)
+        for datagram, address in self.wire.announce(request, True, False):
+            self._queue.put(self, datagram, address)
+        self._wait(late.deadline(), now, True, late)
 
     def answerAgain(self, request: Request, dialect: IDialect) -> bool:
         """
@@ -265,6 +302,8 @@ class CastProtocol(FastPath):
     def heard(self, peer: Peer) -> bool:
         """Return whether this member has acknowledged anything."""
         alone = self.group is None and self._steps > 0
+        if self._late is not None:
+            return alone
         return alone or self._fallback(peer) is not None or bool(self._main.cast.heard(peer))
 
     def begunBy(self, request: Request) -> bool:
@@ -304,9 +343,8 @@ class CastProtocol(FastPath):
             self._fail()
 
     def _receive(self, datagram: bytes, peer: Peer) -> None:
-        self._leaveFastPath()
         try:
-            event = self.wire.receive(datagram, peer, self._peerState(peer))
+            event = self._read(datagram, peer)
         except WireError as error:
             self.listener.countMalformed(datagram, peer, error)
             return
@@ -327,10 +365,45 @@ class CastProtocol(FastPath):
                 receiver.error = event.code, event.text
         if receiver is not None:
             receiver.closedReports = 0
+        if self._late is not None and receiver is not None:
+            self._leaveUnasked(receiver)
+            return
         self._hear(peer, event)
         self.pump()
 
+    def _read(self, datagram: bytes, peer: Peer) -> Event | None:
+        """
+        Parse a datagram, and leave the fast path; unless there is no cast yet, nor need there be one, as the only
+        receiver has everything.
+
+        @raise WireError, UnknownPeer: as L{IWire.receive}.
+        """
+        if self._late is None:
+            self._leaveFastPath()
+        try:
+            event = self.wire.receive(datagram, peer, self._peerState(peer))
+        except BaseException:
+            self._leaveFastPath()
+            raise
+        if self._late is not None and not (self._steps and isinstance(event, Leave) and event.outcome == outcomes.DONE):
+            self._leaveFastPath()
+            _ = self._main
+        return event
+
+    def _leaveUnasked(self, receiver: Receiver) -> None:
+        """Let the only receiver go, which has everything, without a cast."""
+        prepared, steps = self._prepared, self._steps
+        self._countSteps(prepared)
+        self._dropFastPath()
+        del self.receivers[receiver.request.peer]
+        wants = (prepared.last(steps, self._end),)
+        self._dismiss(receiver, self._lacking(receiver, outcomes.DONE, self._steppedAt, wants, 0), self._seconds())
+        self._close()
+
     def _peerState(self, peer: Peer) -> PeerState | None:
+        if self._late is not None:
+            last = self._prepared.last(self._steps, self._end) if self._steps else None
+            return self._late.peerState(last) if peer == self._late.peer else None
         fallback = self._fallback(peer)
         if fallback is None:
             return self._main.cast.peerState(peer)
@@ -430,7 +503,17 @@ class CastProtocol(FastPath):
         if not self.receivers and not self._lingers(now):
             self._close()
             return
-        idle = not self._main.unsent
+        self._wait(due, now, not self._main.unsent, self._turn)
+
+    def _wait(self, due: float | None, now: float, idle: bool, turn: Turn | LateTurn | None) -> None:
+        """
+        Set the timer, and prepare for the answer that is expected.
+
+        @param due: the instant at which the casts go on; L{None}: when a datagram arrives.
+        @param idle: nothing is left to send.
+        @param turn: the cast, or what stands in for it; L{None}: answers are not predicted.
+        """
+        queue = self._queue
         if queue.kept:
             # An announcement is kept for a full socket; the cast does not know that, and waits for the answer to it.
             again = now + queue.rest
@@ -439,9 +522,8 @@ class CastProtocol(FastPath):
             self._drawJitter()
             due = now + (due - now) * self._jitter
         self.site.timers.set(self, due)
-        turn = self._turn
         if turn is not None and idle and not self._fallbacks:
-            if self.blocks:
+            if self.blocks and isinstance(turn, Turn):
                 self._enterFastPath(turn)
             elif not queue.kept:
                 self._predictFirstAnswer(turn)
@@ -619,6 +701,12 @@ class CastProtocol(FastPath):
         lastBlockAt = max(self._steppedAt, sender.sentAt)
         if not wants or not isinstance(sender.cast, Turn):
             return eventlog.Ending(outcome, lastBlockAt)
+        return self._lacking(receiver, outcome, lastBlockAt, wants, repeated)
+
+    def _lacking(
+        self, receiver: Receiver, outcome: str, lastBlockAt: float, wants: Ranges, repeated: int
+    ) -> eventlog.Ending:
+        """As L{_ending}, of a receiver that has not acknowledged the blocks that it has asked for."""
         # All repetitions before the first progress were of the first blocks.
         again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // sum(map(len, wants))
         return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=again + 1, repeated=repeated)
@@ -706,7 +794,8 @@ class CastProtocol(FastPath):
         self._leaveFastPath()
         now = self._seconds()
         receivers, self.receivers = self.receivers, {}
-        ending = eventlog.Ending(outcome, max(self._steppedAt, self._main.sentAt))
+        sentAt = self._steppedAt if self._sender is None else max(self._steppedAt, self._sender.sentAt)
+        ending = eventlog.Ending(outcome, sentAt)
         for receiver in receivers.values():
             self._dismiss(receiver, ending, now)
         self._close()

@@ -42,6 +42,7 @@ from typing import Any
 
 from twisted.internet.protocol import DatagramProtocol
 
+from castd.cast.lateturn import LateTurn
 from castd.cast.policy import MIN_RTO
 from castd.cast.turn import MasterTerms, Turn
 from castd.errors import ContentChanged
@@ -153,6 +154,7 @@ class FastPath(StepState, DatagramProtocol):
         "_end",
         "_firstAnswer",
         "_jitter",
+        "_late",
         "_nextBlock",
         "_terms",
         "_turn",
@@ -170,10 +172,7 @@ class FastPath(StepState, DatagramProtocol):
     #: The L{IDatagramPort} while it is connected.  Twisted's own declaration allows only Twisted's transports.
     transport: Any = None
 
-    def __init__(self, site: ISite, wire: IWire, content: IContent, turn: Turn | None) -> None:
-        """
-        @param turn: the cast that is told of the steps when the fast path is left; L{None}: there is no fast path.
-        """
+    def __init__(self, site: ISite, wire: IWire, content: IContent) -> None:
         self.site = site
         self.wire = wire
         self.content = content
@@ -182,7 +181,10 @@ class FastPath(StepState, DatagramProtocol):
         self.firstBlockAt: float | None = None
         self.heapEntry: tuple[float, int] | None = None
         self._seconds = site.reactor.seconds
-        self._turn = turn
+        # The cast that is told of the steps when the fast path is left, and what stands in for it until it is made.
+        # Without both there is no fast path.
+        self._turn: Turn | None = None
+        self._late: LateTurn | None = None
         self._end = wire.count or 0  # blocks of the file; a code has no fast path
         self._chunk: Chunk | None = None
         self._prepared: PreparedSteps = NO_STEPS
@@ -202,6 +204,10 @@ class FastPath(StepState, DatagramProtocol):
     def stepRefused(self, datagram: bytes, peer: Peer) -> None:
         """As L{StepState.stepRefused}."""
         self._slowPath(datagram, peer)
+
+    @abstractmethod
+    def _askedTurn(self) -> Turn | None:
+        """Return the cast that is to be told of the steps, made now if there was none; L{None}: there is no such."""
 
     @abstractmethod
     def timerExpired(self) -> None:
@@ -234,11 +240,11 @@ class FastPath(StepState, DatagramProtocol):
 
     def _tryStep(self, datagram: bytes, addr: Peer) -> bool:
         """Return whether this datagram was the predicted one, and its step is taken."""
-        turn = self._turn
+        turn = self._turn or self._late
         if turn is None:
             return False
         try:
-            if self._terms is not None:
+            if self._terms is not None and isinstance(turn, Turn):
                 return addr == self._terms.peer and self._masterStep(turn, self._terms, datagram)
             if self._prepared is not NO_STEPS:
                 return self._measuredStep(turn, self._prepared, datagram)
@@ -247,7 +253,7 @@ class FastPath(StepState, DatagramProtocol):
             self._fail()
             return True
 
-    def _predictFirstAnswer(self, turn: Turn) -> None:
+    def _predictFirstAnswer(self, turn: Turn | LateTurn) -> None:
         """
         Predict the answer to an OACK that was just sent: it takes the first step, if no other datagram arrives before.
         There is no prediction for a window: a socket that accepts only a part of it is handled by the cast.
@@ -257,7 +263,7 @@ class FastPath(StepState, DatagramProtocol):
         if expected is not None and turn.mayBeginFastPath():
             self._firstAnswer = expected[0]
 
-    def _firstStep(self, turn: Turn) -> bool:
+    def _firstStep(self, turn: Turn | LateTurn) -> bool:
         """
         Send the first blocks after the answer to the OACK, for a fraction of what it would cost to ask the cast.
 
@@ -318,7 +324,7 @@ class FastPath(StepState, DatagramProtocol):
         step = prepared.gap + self.wire.blocksize
         return transport.burstWriter(step, step * prepared.stride, self.wire.group)
 
-    def _measuredStep(self, turn: Turn, old: PreparedSteps, datagram: bytes) -> bool:
+    def _measuredStep(self, turn: Turn | LateTurn, old: PreparedSteps, datagram: bytes) -> bool:
         """
         Take a step, also from the last one of a chunk into the next chunk, if this is the predicted answer, for a sixth
         of what it would cost to ask the cast.  The time of the answer is measured; once C{Turn.rttConverged} is true
@@ -412,14 +418,14 @@ class FastPath(StepState, DatagramProtocol):
         """Tell the cast which steps were taken."""
         self._firstAnswer = None
         prepared, steps = self._prepared, self._steps
-        if prepared is NO_STEPS or self._turn is None:
+        if prepared is NO_STEPS or (turn := self._askedTurn()) is None:
             return
         if steps:
             self._countSteps(prepared)
             if self._terms is None:
-                self._turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
+                turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
             else:
-                self._turn.masterFollowed(range(self._terms.start, self._nextBlock), self._steppedAt)
+                turn.masterFollowed(range(self._terms.start, self._nextBlock), self._steppedAt)
                 self._masterHeard(self._terms.peer)
         self._dropFastPath()
 

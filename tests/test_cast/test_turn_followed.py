@@ -10,11 +10,7 @@ attribute of both is the same, to the last bit of each float.
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
-from enum import Enum
-from itertools import count
 from typing import Any
 
 import pytest
@@ -28,6 +24,7 @@ from castd.cast.turn import MIN_RTO, MasterTerms, Turn
 from castd.dialects._group import POLICY, GroupTurn, groupPolicy
 from castd.request import Peer
 from tests.support.cast_hall import Habits, Hall, Receiver
+from tests.support.turns import state
 
 MULTICAST = groupPolicy(0.2, 3.0, 3.0)
 POLICIES = {
@@ -53,30 +50,6 @@ POLICIES = {
     ),
     "bare": RetransmitPolicy(maxRepeatsUnheard=None, deafAfterRepeats=2),
 }
-
-
-def state(thing: object) -> object:
-    """Return all that an object holds, as plain values; an object that was met before is named by its number."""
-    seen: dict[int, int] = {}
-
-    def plain(value: object) -> object:
-        if value is None or isinstance(value, int | float | str | range | Enum | type(count())):
-            return repr(value)
-        if isinstance(value, Mapping):
-            return [(plain(key), plain(each)) for key, each in value.items()]
-        if isinstance(value, tuple | list | deque):
-            return [plain(each) for each in value]
-        if type(value).__module__.startswith("castd") and not isinstance(value, RetransmitPolicy):
-            if id(value) in seen:
-                return f"object {seen[id(value)]}"
-            seen[id(value)] = len(seen)
-            names = {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}
-            names |= set(getattr(value, "__dict__", ()))
-            held = {name: plain(getattr(value, name)) for name in sorted(names) if hasattr(value, name)}
-            return type(value).__name__, held
-        return repr(value)
-
-    return plain(thing)
 
 
 def tidy(cast: Turn) -> None:

@@ -1,0 +1,183 @@
+"""
+A transfer whose cast is made only when something has to be decided is told by nothing from one that has it throughout.
+
+Two servers hear the same script: answers as predicted, late, twice and wrong; noise, strangers, requests that are
+repeated, errors, full sockets, timers, files that change.  One makes the cast of each transfer at once.  After each
+event both have sent the same octets, have logged the same, and would be in the same state if their casts were asked.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from castd.cast.lateturn import LateTurn
+from castd.cast.policy import RetransmitPolicy
+from castd.cast.turn import Turn
+from castd.server import cast_protocol
+from castd.server.cast_protocol import CastProtocol
+from tests.support.clients.tftp import rrq
+from tests.support.side import FILES, Side, act, ask, script, together
+from tests.support.turns import state, toldTurn
+
+SEEDS = range(int(os.environ.get("CASTD_SCRIPTS", "15")))
+
+
+class TurnSide(Side):
+    """
+    A server that makes casts at once, or late.
+
+    @ivar unasked: how many transfers have ended without a cast.
+    """
+
+    def __init__(self, clients: int, late: bool) -> None:
+        super().__init__(False, clients)
+        self.late = late
+        self.unasked = 0
+        self.names = [each.getsockname() for each in self.clients]
+
+    def play(self, action: Callable[[Side], object]) -> None:
+        mayBe, leave = cast_protocol._mayBeUnasked, CastProtocol._leaveUnasked
+
+        def counted(cast: CastProtocol, receiver: Any) -> None:
+            self.unasked += 1
+            leave(cast, receiver)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cast_protocol, "_mayBeUnasked", lambda *terms: self.late and mayBe(*terms))
+            patch.setattr(CastProtocol, "_leaveUnasked", counted)
+            super().play(action)
+
+    def turns(self) -> list[str]:
+        """Return the state of each cast, with the numbers of the clients in place of their ports."""
+        casts = sorted(self.listener.casts(), key=lambda cast: cast.opened)
+        told = [str(state(toldTurn(cast))) for cast in casts if isinstance(cast, CastProtocol)]
+        for number, peer in enumerate(self.names):
+            told = [each.replace(f"'{peer[1]}'", f"client {number}") for each in told]
+        return told
+
+    def fields(self) -> list[dict[str, object]]:
+        """Return the fields of all events, without the numbers of ports."""
+        return [
+            {
+                key: value
+                for key, value in event.items()
+                if not key.startswith("log_") and isinstance(value, str | int | float) and key != "peer"
+            }
+            for event in self.events
+        ]
+
+
+def calm(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
+    """Yield a script in which most transfers come to their end."""
+    chance = random.Random(seed)
+    for client in range(clients):
+        yield ask(client, rrq(chance.choice(["short", "long", "empty"]), blksize=chance.choice([512, 1468, 8192])))
+    for _ in range(160):
+        client = chance.randrange(clients)
+        rare = chance.random()
+        if rare < 0.02:
+            yield act(chance, clients)
+        elif rare < 0.04:
+            yield ask(client, rrq("short", blksize=1024))
+        else:
+            yield together([answer(client), lambda side: side.reactor.advance(0.0002)])
+
+
+def answer(client: int) -> Callable[[Side], object]:
+    """Return what acknowledges the last datagram that a client has received."""
+
+    def send(side: Side) -> None:
+        blocks = [each for each in side.heard[client] if each[:2] in (b"\0\3", b"\0\6")]
+        if blocks:
+            side.send(client, b"\0\4" + (b"\0\0" if blocks[-1][1] == 6 else blocks[-1][2:4]))
+
+    return send
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("wild", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sideBySide(seed: int, wild: bool, longVisits: None) -> None:
+    """Whatever happens, both servers have said, logged and kept the same after each event."""
+    clients = 1 + seed % 4
+    sides = [TurnSide(clients, late) for late in (True, False)]
+    for turn, action in enumerate(script(seed, clients) if wild else calm(seed, clients)):
+        for side in sides:
+            side.play(action)
+        late, asked = sides
+        where = f"after {turn} events"
+        assert late.heard == asked.heard, where
+        assert late.fields() == asked.fields(), where
+        assert late.state() == asked.state(), where
+        assert late.turns() == asked.turns(), where
+    for side in sides:
+        side.close()
+    assert not asked.unasked
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(("name", "blksize"), [("short", 1468), ("short", 5001), ("empty", 512), ("long", 8192)])
+def test_theWholeWay(name: str, blksize: int, longVisits: None) -> None:
+    """A transfer in which everything is as predicted ends without a cast, with the events and blocks of any other."""
+    sides = [TurnSide(1, late) for late in (True, False)]
+    for side in sides:
+        side.play(ask(0, rrq(name, blksize=blksize)))
+        for _ in range(len(FILES[name]) // blksize + 2):
+            side.reactor.advance(0.0003)
+            side.play(answer(0))
+        assert not list(side.listener.casts())
+        side.close()
+    late, asked = sides
+    assert (late.unasked, asked.unasked) == (1, 0)
+    assert late.heard == asked.heard
+    assert late.fields() == asked.fields()
+    assert [each["outcome"] for each in late.events if each.get("event") == "received"] == ["done"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 9])
+def test_asIfItHadBeenThere(steps: int) -> None:
+    """The cast that is made has each attribute of one that was told of all, whatever round-trip times were measured."""
+    peer, policy, times = ("10.0.0.9", 2000), RetransmitPolicy(maxRepeatsUnheard=None), (0.003, 0.0002, 0.2, 0.001)
+    asked, late = Turn(policy, 50), LateTurn(policy, 50, peer, 5.0)
+    asked.join(peer, 5.0)
+    asked.poll(5.0)
+    assert asked.poll(5.0) is None
+    assert late.deadline() == asked.deadline(5.0)
+    assert late.mayBeginFastPath()
+    assert asked.mayBeginFastPath()
+    now = 5.1
+    for step in range(steps):
+        if step == 0:
+            assert late.fastPathBegun(range(1), now) == asked.fastPathBegun(range(1), now)
+            assert not late.mayBeginFastPath()
+        else:
+            seconds = times[step % 4]
+            now += seconds
+            assert late.answerMeasured(seconds) == asked.answerMeasured(seconds)
+            assert late.rttConverged == asked.rttConverged
+    last = range(steps - 1, steps)
+    made = late.make()
+    for turn in (made, asked):
+        if steps:
+            turn.fastPathLeft(last, now)
+    assert state(made) == state(asked)
+    assert late.peerState(last if steps else None) == asked.peerState(peer)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"joinDelay": 0.2}, {"keepAliveInterval": 1.0}, {"deafAfterRepeats": 2}, {"foundPerAssumedDeaf": 1},
+        {"reachabilityCheckAfter": 1.0}, {"addressBudget": 1.0}, {"turnBudget": 0.5},
+        {"minTurnProgress": (0.1, 1.0)}, {"shortTurn": (3, 0.1)},
+    ],
+)  # fmt: skip
+def test_groupsNeedTheirCast(rule: dict[str, Any]) -> None:
+    """A policy with any rule for groups has its cast from the beginning."""
+    assert RetransmitPolicy().forOne
+    assert not RetransmitPolicy(**rule).forOne
