@@ -12,9 +12,9 @@ from castd.cli.main import main
 from castd.machines.known import KnownMachine
 from castd.observe.metrics import GAUGES, Readings
 from castd.packets import tftp
-from castd.profiles.options import OptionShape, ProfileOptions, fitOptions
+from castd.profiles.options import OptionShape, ProfileOptions
 from castd.profiles.stock import STOCK
-from castd.profiles.table import MOST_COUNTED, OTHER, Profile, ProfileHits
+from castd.profiles.table import MOST_COUNTED, OTHER, Profile, ProfileHits, fitOptions
 from castd.service.explain import DryRequest
 from castd.testing import Network, RecordingClient
 from tests.support.disks import result

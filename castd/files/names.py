@@ -99,6 +99,18 @@ def text(found: Parts) -> str:
     return b"/".join(found).decode("utf-8", "surrogateescape")
 
 
+def plain(name: str) -> str:
+    """
+    Return a name as patterns and rules see it: with single slashes, and none at the beginning.
+
+    @return: C{""} for a name that L{split} refuses.
+    """
+    try:
+        return text(split(name))
+    except Refused:
+        return ""
+
+
 def printable(name: str) -> str:
     """
     Make a name (or any text of a client) safe for a log and a terminal: unprintable characters are shown as C{\\xNN},
@@ -287,14 +299,16 @@ class Patterns:
     a whole part matches any number of parts.  A pattern without a slash is matched against the last part, in any
     directory (C{*.efi}); one with a slash against the whole name (C{images/**}, C{/pxelinux.0}).  Case is ignored: a
     name that is forbidden in lower case must not be available in upper case from a root that ignores case.
+
+    @ivar match: the same as C{in}, by a call less: it returns L{None} if no pattern matches the name.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.patterns = tuple(patterns)
-        self._match = re.compile("|".join(map(_toRegex, self.patterns)) or r"(?!)", re.IGNORECASE | re.DOTALL).fullmatch
+        self.match = re.compile("|".join(map(_toRegex, self.patterns)) or r"(?!)", re.IGNORECASE | re.DOTALL).fullmatch
 
     def __contains__(self, name: str) -> bool:
-        return self._match(name) is not None
+        return self.match(name) is not None
 
 
 def _toRegex(pattern: str) -> str:

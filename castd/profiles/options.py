@@ -14,8 +14,6 @@ from castd.files.mapping import RewriteOptions
 from castd.files.names import Patterns
 from castd.machines.known import validArchitecture
 from castd.options import Clients, Duration, PortRange, Settings
-from castd.packets.options import number
-from castd.packets.tftp import Options
 
 #: The most profiles of a service file: each has a label in the metrics.
 MOST_PROFILES = 200
@@ -59,26 +57,6 @@ class OptionShape(NamedTuple):
         if least > most:
             raise ValueError(f"{text!r} ends before it begins: did you mean {name}={most}-{least}?")
         return cls(name, mark is not None, None, (least, most))
-
-    def fits(self, option: tuple[str, str]) -> bool:
-        """Return whether this is a name and a value of a request that it describes."""
-        if option[0] != self.name:
-            return False
-        if self.numbers is not None:
-            given = number(option[1])
-            return given is not None and self.numbers[0] <= given <= self.numbers[1]
-        return self.value is None or self.value == option[1]
-
-
-def fitOptions(shapes: tuple[OptionShape, ...], options: Options) -> bool:
-    """Return whether the options of a request are these, in this order, and no others."""
-    place = 0
-    for shape in shapes:
-        if place < len(options) and shape.fits(options[place]):
-            place += 1
-        elif not shape.optional:
-            return False
-    return place == len(options)
 
 
 def _shape(text: str) -> str:

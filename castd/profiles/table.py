@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from castd.errors import Refused
-from castd.files import names
-from castd.files.names import Patterns
+from castd.files.names import Patterns, plain
 from castd.machines.known import KnownMachine
 from castd.networks import Networks
-from castd.packets.options import KNOWN
+from castd.packets.options import KNOWN, number
 from castd.packets.tftp import Options
-from castd.profiles.options import MatchOptions, ProfileOptions, ProfilesOptions, fitOptions
+from castd.profiles.options import MatchOptions, OptionShape, ProfileOptions, ProfilesOptions
 from castd.profiles.stock import BY_NAME, chosen
 from castd.request import Peer, Quirks, Request
 
@@ -30,26 +28,71 @@ MOST_COUNTED = 256
 OTHER = "other"
 
 
+class RequestShape:
+    """
+    Holds what the requests of all machines of one type have in common.
+
+    @ivar name, mode, options, write: as those of L{Request}; the mode is C{sentMode}.
+    @ivar asks: the names of the options, in lower case.
+    """
+
+    __slots__ = ("_plain", "asks", "mode", "name", "options", "write")
+
+    def __init__(self, name: str, mode: str, options: Options, write: bool) -> None:
+        self.name, self.mode, self.options, self.write = name, mode, options, write
+        self.asks = {option.lower() for option, _ in options}
+        self._plain: str | None = None
+
+    @property
+    def plain(self) -> str:
+        """The name as patterns see it, L{plain<castd.files.names.plain>}."""
+        if self._plain is None:
+            self._plain = plain(self.name)
+        return self._plain
+
+
+def fitOptions(shapes: tuple[OptionShape, ...], options: Options) -> bool:
+    """Return whether the options of a request are these, in this order, and no others."""
+    place = 0
+    for shape in shapes:
+        if place < len(options) and shape.name == options[place][0] and _fitsValue(shape, options[place][1]):
+            place += 1
+        elif not shape.optional:
+            return False
+    return place == len(options)
+
+
+def _fitsValue(shape: OptionShape, value: str) -> bool:
+    if shape.numbers is None:
+        return shape.value is None or shape.value == value
+    given = number(value)
+    return given is not None and shape.numbers[0] <= given <= shape.numbers[1]
+
+
 class _Matcher:
-    """Compares requests with one L{MatchOptions}."""
+    """
+    Compares requests with one L{MatchOptions}.
+
+    @ivar needs: the options without which no request fits, in lower case.
+    """
 
     def __init__(self, options: MatchOptions) -> None:
         self._options = options
         self._shapes = options.shapes
-        self._asks = None if options.asks is None else frozenset(each.lower() for each in options.asks)
+        required = [shape.name for shape in self._shapes or () if not shape.optional]
+        self.needs = frozenset(each.lower() for each in (*required, *(options.asks or ())))
         self._names = None if options.names is None else Patterns(options.names)
         self._networks = None if options.clients is None else Networks(options.clients)
         self.byMachine = options.mac is not None or options.arch is not None
 
-    def fitsShape(self, name: str, mode: str, options: Options, write: bool) -> bool:
-        """Return whether all fits that does not depend on who asks."""
+    def fitsShape(self, shape: RequestShape) -> bool:
+        """Return whether all fits that does not depend on who asks, in a request that has the options it C{needs}."""
         wanted = self._options
         return (
-            (wanted.use is None or (wanted.use == "write") is write)
-            and (wanted.mode is None or wanted.mode == mode)
-            and (self._shapes is None or fitOptions(self._shapes, options))
-            and (self._asks is None or self._asks <= {each.lower() for each, _ in options})
-            and (self._names is None or _plain(name) in self._names)
+            (wanted.use is None or (wanted.use == "write") is shape.write)
+            and (wanted.mode is None or wanted.mode == shape.mode)
+            and (self._shapes is None or fitOptions(self._shapes, shape.options))
+            and (self._names is None or self._names.match(shape.plain) is not None)
         )
 
     def fitsPeer(self, peer: Peer, transport: str) -> bool:
@@ -70,14 +113,6 @@ class _Matcher:
         )
 
 
-def _plain(name: str) -> str:
-    """Return a name as patterns and rules see it: with single slashes, and none at the beginning."""
-    try:
-        return names.text(names.split(name))
-    except Refused:
-        return ""
-
-
 class Profile:
     """
     One profile, ready for use.
@@ -85,6 +120,7 @@ class Profile:
     @ivar options: what it does, and for whom.
     @ivar place: C{file:line} of it in the service file; C{""}: it is one of castd's own.
     @ivar byMachine: it depends on what has to be found out of the machine.
+    @ivar needs: the options without which it is for no request, in lower case.
     """
 
     #: Octets that may be removed from the end of a name.
@@ -98,10 +134,11 @@ class Profile:
         self._matchers = tuple(map(_Matcher, (*base, options.match)))
         self._rules = tuple(each.rule() for each in options.rewrite)
         self.byMachine = any(each.byMachine for each in self._matchers)
+        self.needs = frozenset[str]().union(*(each.needs for each in self._matchers))
 
-    def fitsShape(self, name: str, mode: str, options: Options, write: bool) -> bool:
-        """Return whether it may be for such requests."""
-        return all(each.fitsShape(name, mode, options, write) for each in self._matchers)
+    def fitsShape(self, shape: RequestShape) -> bool:
+        """Return whether it may be for such requests, which have the options that it C{needs}."""
+        return all(each.fitsShape(shape) for each in self._matchers)
 
     def fitsPeer(self, peer: Peer, transport: str) -> bool:
         """Return whether it is for requests of this client, as far as that does not depend on its machine."""
@@ -118,7 +155,7 @@ class Profile:
             name = name.partition("\udcff")[0].rstrip(self.CONTROL) or name
         if not self._rules:
             return name
-        before = found = _plain(name)
+        before = found = plain(name)
         for rule in self._rules:
             changed, matched = rule.apply(found, {})
             found = changed or found
@@ -189,7 +226,8 @@ class Profiles:
 
 def _shaped(profiles: tuple[Profile, ...], name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
     """Return the profiles for requests of one shape and name."""
-    return tuple(each for each in profiles if each.fitsShape(name, mode, options, write))
+    shape = RequestShape(name, mode, options, write)
+    return tuple(each for each in profiles if each.needs <= shape.asks and each.fitsShape(shape))
 
 
 def _untilEnd(profiles: Iterable[Profile]) -> Iterator[Profile]:
