@@ -4,6 +4,7 @@ Limit rates with token buckets.  Each call is given the instant; nothing here re
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Protocol
 
 #: The largest burst that a kernel takes in one call (a UDP datagram's worth of segments).
@@ -16,6 +17,9 @@ SHARE = 0.005
 #: A timer may be late by this much without loss of rate; what could have been sent before that is not made up for.
 #: Seconds.
 LATE = 0.01
+#: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
+#: limit stricter.
+REMEMBERED = 65536
 
 
 class RateLimit(Protocol):
@@ -75,6 +79,38 @@ class TokenBucket:
             self._level = min(self.depth, self._level + (now - self._filledAt) * self.rate)
         # Also if the clock was set back: else the bucket would not fill until it is there again, perhaps for hours.
         self._filledAt = now
+
+
+def bucketOf(rate: float) -> TokenBucket:
+    """Return a bucket that holds a second's worth, and at least one."""
+    return TokenBucket(rate, max(1.0, rate))
+
+
+class AddressLimit:
+    """
+    Limits how often something is done for each address: so many times a second; after a pause a second's worth at once,
+    at least one.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """
+        @param rate: times a second.
+        """
+        self._rate = rate
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def allow(self, host: str, now: float) -> bool:
+        """Count one for this address, if its limit allows that now.  -> whether it does."""
+        bucket = self._buckets.pop(host, None) or bucketOf(self._rate)
+        self._buckets[host] = bucket
+        if len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return bucket.allow(1, now)
+
+    def exhausted(self, host: str, now: float) -> bool:
+        """Return whether nothing is left for this address."""
+        bucket = self._buckets.get(host)
+        return bucket is not None and bucket.available(now) < 1
 
 
 class Pacer(TokenBucket):

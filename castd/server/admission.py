@@ -10,9 +10,9 @@ from ipaddress import IPv4Network
 from typing import Protocol
 
 from castd.options import Limits
-from castd.pacing import TokenBucket
+from castd.pacing import AddressLimit, TokenBucket, bucketOf
 from castd.request import Peer
-from castd.server.known import AddressLimit, DividedLimit, KnownAddresses, Rank, TurnedAway, bucketOf
+from castd.server.known import DividedLimit, KnownAddresses, Rank, TurnedAway
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
@@ -41,6 +41,9 @@ class Bars:
 
     What makes a transport do that may be forged.  So an address is refused for L{REFUSED} seconds at most, counted from
     the first request that is, and then nothing for L{RESPITE} seconds, whatever is barred meanwhile.
+
+    @ivar until: what is barred: by address and name the instant at which that ends, and why; empty: L{refuse} need not
+        be asked.
     """
 
     #: Seconds.
@@ -52,26 +55,26 @@ class Bars:
             is forgotten.
         """
         self._most = most
-        self._until: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self.until: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._refusedAt: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        return max(len(self._until), len(self._refusedAt))
+        return max(len(self.until), len(self._refusedAt))
 
     def bar(self, host: str, name: str, until: float, why: str) -> None:
         """Bar a file from an address until this instant, in place of an earlier one."""
-        self._until.pop((host, name), None)
-        self._until[host, name] = (until, why)
-        if len(self._until) > self._most:
-            self._until.popitem(last=False)
+        self.until.pop((host, name), None)
+        self.until[host, name] = (until, why)
+        if len(self.until) > self._most:
+            self.until.popitem(last=False)
 
     def lift(self, host: str, name: str) -> None:
         """Let the address have the file again."""
-        self._until.pop((host, name), None)
+        self.until.pop((host, name), None)
 
     def all(self, now: float) -> Iterator[tuple[str, str, float, str]]:
         """Return all that is refused if it is asked for: address, name, the instant at which that ends, why."""
-        for (host, name), (until, why) in self._until.items():
+        for (host, name), (until, why) in self.until.items():
             refusedAt = self._refusedAt.get(host)
             end = until
             if refusedAt is not None and now < refusedAt + self.RESPITE:
@@ -85,9 +88,9 @@ class Bars:
 
         @return: why; L{None}: it is not.
         """
-        until, why = self._until.get((host, name), (0.0, ""))
+        until, why = self.until.get((host, name), (0.0, ""))
         if now >= until:
-            self._until.pop((host, name), None)
+            self.until.pop((host, name), None)
             return None
         refusedAt = self._refusedAt.get(host)
         if refusedAt is not None and now < refusedAt + self.RESPITE:

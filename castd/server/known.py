@@ -14,12 +14,8 @@ from functools import lru_cache
 from ipaddress import IPv4Network
 
 from castd.networks import Networks, networkOf
-from castd.pacing import TokenBucket
+from castd.pacing import REMEMBERED, AddressLimit, bucketOf
 from castd.request import Peer
-
-#: Addresses remembered at once; beyond that, the one without requests for the longest time is forgotten, which makes no
-#: limit stricter.
-REMEMBERED = 65536
 
 
 class Rank(IntEnum):
@@ -66,33 +62,6 @@ class KnownAddresses:
 @lru_cache(64)
 def _asNetworks(networks: tuple[IPv4Network, ...]) -> Networks:
     return Networks(networks)
-
-
-class AddressLimit:
-    """
-    Limits how often something is done for each address: so many times a second; after a pause a second's worth at once,
-    at least one.
-    """
-
-    def __init__(self, rate: float) -> None:
-        """
-        @param rate: times a second.
-        """
-        self._rate = rate
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def allow(self, host: str, now: float) -> bool:
-        """Count one for this address, if its limit allows that now.  -> whether it does."""
-        bucket = self._buckets.pop(host, None) or bucketOf(self._rate)
-        self._buckets[host] = bucket
-        if len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        return bucket.allow(1, now)
-
-    def exhausted(self, host: str, now: float) -> bool:
-        """Return whether nothing is left for this address."""
-        bucket = self._buckets.get(host)
-        return bucket is not None and bucket.available(now) < 1
 
 
 class DividedLimit:
@@ -153,8 +122,3 @@ class TurnedAway:
     def asksAgain(self, peer: Peer, now: float) -> bool:
         """Return whether a request of this peer was dropped before."""
         return self.AFTER <= now - self._since.get(peer, now) <= self.UNTIL
-
-
-def bucketOf(rate: float) -> TokenBucket:
-    """Return a bucket that holds a second's worth, and at least one."""
-    return TokenBucket(rate, max(1.0, rate))

@@ -273,4 +273,4 @@ class Site:
 
     def barred(self, host: str, name: str) -> str | None:
         """Return why this name is refused to this address now; see L{ISite.barred}."""
-        return self._barred.refuse(host, name, self.reactor.seconds()) if self._barred else None
+        return self._barred.refuse(host, name, self.reactor.seconds()) if self._barred.until else None

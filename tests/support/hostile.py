@@ -25,6 +25,7 @@ from castd.errors import WireError
 from castd.interfaces import ConfiguredTransport
 from castd.observe.format import asText
 from castd.observe.ratelimit import RateLimiter
+from castd.pacing import REMEMBERED
 from castd.packets import dhcp
 from castd.packets.dhcp import DhcpPacket
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
@@ -33,7 +34,6 @@ from castd.proxydhcp.service import MOST_KNOWN, ProxyDhcp
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
-from castd.server.known import REMEMBERED
 from castd.server.service_port import ServiceListener
 from castd.server.site import MOST_BARRED
 from castd.testing import MemorySink, Network, ReceivedFile, memorySite, pattern
