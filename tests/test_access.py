@@ -240,3 +240,24 @@ def test_lastAddress() -> None:
         "255.255.255.0",
         "255.255.255.128",
     ]
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda word, who, limits: {word: who, **limits},
+            st.sampled_from(["allow", "deny"]),
+            st.sampled_from(["any", "10.0.0.0/8", "::/0"]),
+            st.sampled_from([{}, {"for": "read"}, {"for": "write"}, {"names": ["*.efi"]}]),
+        ),
+        max_size=4,
+    ),
+    st.sampled_from(["10.0.0.1", "192.168.0.1", "fe80::1"]),
+    st.sampled_from(["a.efi", "b", "../b"]),
+)
+def test_openToRead(written: Any, host: str, name: str) -> None:
+    """Rules need not be asked for a read only if they let everybody read everything."""
+    asked = rules(*written)
+    assert allows(asked, host, name) or not asked.openToRead
+    assert rules({"allow": "any"}).openToRead
+    assert rules({"deny": "any", "for": "write"}, {"allow": "any"}, {"deny": "any", "names": ["x"]}).openToRead

@@ -17,7 +17,7 @@ from castd.errors import Denied, Refused
 from castd.files import names
 from castd.files.names import Patterns
 from castd.networks import NetworkMap, viewpoints
-from castd.options import AnyNetwork, Clients, Settings
+from castd.options import AnyNetwork, Clients, Settings, clients
 
 #: How many clients the rules are cached for.
 _REMEMBERED = 8192
@@ -26,6 +26,7 @@ _REMEMBERED = 8192
 _Place: TypeAlias = tuple[bool, bool, int]
 #: The number of no rule.
 NONE = float("inf")
+_ANYBODY = clients("any")
 #: Letters that are equal to one of ASCII if case is ignored, as regular expressions do, and C{str.lower} does not.
 _FOLDED = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
 
@@ -67,6 +68,8 @@ class Rules:
 
     Rules are found by the client's networks, then by the name; only patterns that no table can have are tried one by
     one (L{_NameTable}).  So ten thousand rules for as many machines or files cost about what a few do.
+
+    @ivar openToRead: everybody may read every file, and L{check} need not be called for a read.
     """
 
     def __init__(self, rules: Iterable[Rule], places: Sequence[str] = ()) -> None:
@@ -75,15 +78,16 @@ class Rules:
         self._places = tuple(places)
         self.networks = tuple(network for rule in rules for network in rule.allow or rule.deny or ())
         self._allows: list[bool] = []
-        tables: dict[bool, NetworkMap[_NameTable]] = {False: NetworkMap(), True: NetworkMap()}
+        tables = {False: _ClientTables(), True: _ClientTables()}
         # Not a method: by the cycle of references it would outlive a reload, with its cache.
         self._tablesFor = lru_cache(_REMEMBERED)(partial(_tablesFor, tables))
         for number, rule in enumerate(rules):
             self._allows.append(rule.allow is not None)
-            for write, networks in tables.items():
+            for write, table in tables.items():
                 if rule.use is None or (rule.use == "write") is write:
-                    for network in rule.allow or rule.deny or ():
-                        networks.setdefault(network, _NameTable()).add(number, rule.names)
+                    table.add(number, rule)
+        alike = tables[False].forAll
+        self.openToRead = alike is not None and self._allows[alike]
 
     def allowAny(self, networks: Iterable[AnyNetwork], name: str) -> bool:
         """Return whether any address of these networks may read the file of this name."""
@@ -122,15 +126,43 @@ class Rules:
         return None if found == NONE else int(found)
 
 
-def _tablesFor(
-    tables: dict[bool, NetworkMap[_NameTable]], host: str, write: bool
-) -> tuple[tuple[_NameTable, ...], float]:
+def _tablesFor(tables: dict[bool, _ClientTables], host: str, write: bool) -> tuple[tuple[_NameTable, ...], float]:
     """
     Return the tables that names are to be looked up in for a client, and the number of the first rule for all names.
     """
     found = tables[write].containing(host)
-    everything = min((table.everything for table in found), default=NONE)
+    everything = min(table.everything for table in found)
     return tuple(table for table in found if table.firstNamed < everything), everything
+
+
+class _ClientTables:
+    """Holds the rules for reading, or those for writing, by the clients that they are about."""
+
+    def __init__(self) -> None:
+        self._anybody = _NameTable()
+        self._byNetwork: NetworkMap[_NameTable] | None = None
+
+    def add(self, number: int, rule: Rule) -> None:
+        """Add a rule, whose number is higher than those before."""
+        networks = rule.allow or rule.deny or ()
+        if networks == _ANYBODY:
+            self._anybody.add(number, rule.names)
+            return
+        if self._byNetwork is None:
+            self._byNetwork = NetworkMap()
+        for network in networks:
+            self._byNetwork.setdefault(network, _NameTable()).add(number, rule.names)
+
+    def containing(self, host: str) -> list[_NameTable]:
+        """Return the tables of the rules that are about a client."""
+        return [self._anybody, *(() if self._byNetwork is None else self._byNetwork.containing(host))]
+
+    @property
+    def forAll(self) -> int | None:
+        """The number of the rule that decides for all clients and all names; L{None}: that depends on either."""
+        anybody = self._anybody
+        alike = self._byNetwork is None and anybody.everything < anybody.firstNamed
+        return int(anybody.everything) if alike else None
 
 
 class _NameTable:

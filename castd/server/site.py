@@ -170,7 +170,7 @@ class Site:
         return found
 
     def _find(self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None) -> Any:
-        if self.rules is not None:
+        if self.rules is not None and not self.rules.openToRead:
             self.rules.check(request.peer[0], request.name)
         server = request.local.host
         return self.content.lookup(request.name, request.peer, server, machine, missed, request.trace)
