@@ -23,7 +23,7 @@ from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
 from castd.server.admission import MIN_STAY, RequestTime
-from castd.server.known import Rank, TurnedAway
+from castd.server.known import Rank
 from castd.service.bootstrap import MIN_CASTS, affordableCasts
 from castd.testing import BytesContent, pattern
 from tests.support import pxe
@@ -142,27 +142,6 @@ def test_whoAsksAgain(sources: Callable[[int], Iterator[tuple[str, int]]]) -> No
             flooded(stage, 1.0, 5000, rrq(), asked + 45, sources)
             asked += 5045
         assert parse(client.take()[0].datagram) == data(1)
-
-
-def test_copiesAreNoRepetitions() -> None:
-    """A request that comes twice at once is as good as one that comes once; after half a minute, so is a repetition."""
-    away = TurnedAway()
-    away.add(("10.0.0.9", 2000), 0.0)
-    asks = [away.asksAgain(("10.0.0.9", 2000), later) for later in (0.0, 0.19, 0.2, 5.0, 30.0, 30.1)]
-    assert asks == [False, False, True, True, True, False]
-    assert not away.asksAgain(("10.0.0.9", 2001), 2.0)
-    away.add(("10.0.0.9", 2000), 32.0)
-    assert away.asksAgain(("10.0.0.9", 2000), 33.0)
-
-
-def test_turnedAwayAreForgotten() -> None:
-    """Of those who are turned away so many are remembered, the last ones."""
-    away = TurnedAway()
-    for number in range(TurnedAway.MOST + 10):
-        away.add(("10.0.0.9", number), 0.0)
-    assert len(away) == TurnedAway.MOST
-    assert not away.asksAgain(("10.0.0.9", 9), 1.0)
-    assert away.asksAgain(("10.0.0.9", 10), 1.0)
 
 
 def test_whoHasAnsweredStays() -> None:

@@ -16,7 +16,7 @@ rules follow what real clients do (docs/transports/mtftp.md has the reasons):
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import replace
 
 from zope.interface import implementer
@@ -28,6 +28,7 @@ from castd.cast.policy import MIN_RTO, AdaptiveTimeout, FixedTimeouts, MinProgre
 from castd.cast.rto import RtoEstimator
 from castd.cast.turn import NEVER, GenericTurn, TurnState
 from castd.interfaces import IBoundedCast
+from castd.repetitions import COPIES, Repetitions
 from castd.request import Peer
 
 #: Repetitions to a master that never acknowledged anything; to one that was remembered and may have left since; and of
@@ -51,7 +52,8 @@ MOST_REMEMBERED = 128
 #: nobody has the turn for long who has not answered: one copy of block 1 in each turn, and so many in all.  The
 #: machines of a hall seldom are so many at one file, and longer turns serve them better where datagrams are lost.
 CROWD, CROWD_COPIES = MOST_REMEMBERED - 16, 2
-#: Whose request was not kept, in a crowd, is known by it for so many seconds, if he asks again; so many at once.
+#: Whose request was not kept, in a crowd, is known by it for so many seconds, if he asks again; so many at once.  iPXE
+#: repeats its request after 0.25 s, EFI's client after its delay (option 43.5, most often 2 s) and 0.1 s.
 ASKED_FOR, MOST_ASKED = 10.0, 8192
 #: How long the group may be silent in a crowd while somebody waits who may have listened to a pass.  Seconds.
 LONGEST_SILENCE = 0.15
@@ -96,7 +98,7 @@ class MtftpMember(Member):
     @ivar hearsGroup: the client may receive what is sent to the group: it has asked only once, or has acknowledged a
         block that was sent there.
     @ivar askedAt: the instant of its last request.
-    @ivar askedTwice: it has asked more than once, which few do who forge a name for each request.
+    @ivar askedTwice: it has asked again, not only in a copy, which few do who forge a name for each request.
     @ivar copies: how often block 1 was sent to it in turns in a crowd, in which it has not answered.
     @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
     @ivar allSent: every block has been sent since it asked.
@@ -150,7 +152,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._withheld = False  # block 1 was sent to the master alone
         self._passEndedAt = -NEVER  # the last block was sent
         self._reached = 0  # the blocks before this one have been sent in this pass
-        self._asked: OrderedDict[Peer, float] = OrderedDict()  # when those asked who were not kept in a crowd
+        self._asked: Repetitions[Peer] = Repetitions(ASKED_FOR, MOST_ASKED)  # who was not kept in a crowd
 
     # Requests.
 
@@ -164,13 +166,16 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if member is not None:
             # It repeats its request, so it may receive nothing at all.
             member.hearsGroup = member.lastBlockSent = False
-            member.askedAt, member.askedTwice = now, True
+            if now >= member.askedAt + COPIES:
+                member.askedTwice = True
+            member.askedAt = now
             self.members.moveToEnd(member)
         else:
             # The same machine from another port has restarted: the new member replaces the former one.
             former = next((each for each in self.members if each.peer[0] == peer[0]), None)
             member = self.newMember(peer, wants, now)
-            member.askedTwice = now <= self._asked.pop(peer, -NEVER) + ASKED_FOR
+            member.askedTwice = self._asked.asksAgain(peer, now)
+            self._asked.discard(peer)
             self.members.add(member)
             self.delayFirstBlock(now)
         self.memberListens(member)
@@ -202,23 +207,17 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if latest.askedTwice:
             waiting = (each for each in self.members if each is not self.master and not each.askedTwice)
             *_, gone = latest, *waiting
-        self._noteAsked(gone.peer, now)
+        self._asked.add(gone.peer, gone.askedAt)
         self.remove(gone, outcomes.SILENT, now)
-
-    def _noteAsked(self, peer: Peer, now: float) -> None:
-        self._asked.pop(peer, None)
-        self._asked[peer] = now
-        if len(self._asked) > MOST_ASKED:
-            self._asked.popitem(last=False)
 
     def turnsAway(self, peer: Peer, now: float) -> bool:
         """As L{IBoundedCast.turnsAway}: who asks again has room, and so has a machine that has restarted."""
-        if len(self.members) <= MOST_REMEMBERED or now <= self._asked.get(peer, -NEVER) + ASKED_FOR:
+        if len(self.members) <= MOST_REMEMBERED or self._asked.asksAgain(peer, now):
             return False
         master = self.master
         if master is None or self._mayBeReplaced(master, now) or peer[0] in [each.peer[0] for each in self.members]:
             return False
-        self._noteAsked(peer, now)
+        self._asked.add(peer, now)
         return True
 
     def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:

@@ -8,9 +8,12 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from castd.repetitions import Repetitions
+
 #: Machines that are told apart at once; of the others the one that asked longest ago is forgotten.
 MOST_MACHINES = 4096
-#: Machines that were not answered, of which that is known; and for how many seconds.
+#: Machines that were not answered, of which that is known; and for how many seconds: ROMs of PXE and EDK II repeat a
+#: DISCOVER after 4, 8 and 16 s and then give up (PXE 2.1), iPXE after 1 to 10 s; a REQUEST is repeated sooner.
 MOST_WAITING, WAITS = MOST_MACHINES, 20.0
 #: The part of all answers that machines may have that ask for the first time, as long as there are not enough for all.
 FIRST_PART = 0.5
@@ -100,7 +103,7 @@ class AnswerLimits:
         self._server = Window(1, SERVER_WINDOW)
         self._first = Window(1, SERVER_WINDOW)
         self._limitServer(answers)
-        self._waiting: OrderedDict[Hashable, float] = OrderedDict()
+        self._waiting: Repetitions[Hashable] = Repetitions(WAITS, MOST_WAITING)
         self._shortUntil = 0.0
         self._machines: OrderedDict[Hashable, Window] = OrderedDict()
         self._requests: Recent[Hashable] = Recent(MOST_MACHINES)
@@ -157,15 +160,14 @@ class AnswerLimits:
         While there are not enough answers for all, a part of them is for machines that have asked before and were not
         answered: most names that are forged ask once.
         """
-        first = now > self._waiting.pop(machine, float("-inf")) + WAITS
+        first = not self._waiting.asksAgain(machine, now)
         at = self._server.next(now)
         enough = not first or now >= self._shortUntil or self._first.next(now) <= now
         if at - now > LONGEST_WAIT or not enough:
             self._shortUntil = now + SERVER_WINDOW
-            self._waiting[machine] = now
-            if len(self._waiting) > MOST_WAITING:
-                self._waiting.popitem(last=False)
+            self._waiting.add(machine, now)
             return None
+        self._waiting.discard(machine)
         self._server.take(at)
         if first:
             self._first.take(at)

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from castd.options import Limits
 from castd.pacing import AddressLimit, TokenBucket, bucketOf
+from castd.repetitions import Repetitions
 from castd.request import Peer
-from castd.server.known import DividedLimit, KnownAddresses, Rank, TurnedAway
+from castd.server.known import DividedLimit, KnownAddresses, Rank
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
@@ -23,6 +24,9 @@ MOST_DISPLACED = 4
 DISPLACED_RATE = 400.0
 #: How often a second, beyond that, for those who ask again after their request was dropped.
 AGAIN_RATE = 200.0
+#: How long it is known whose request was dropped unread, as no client waits longer until it repeats one: EDK II waits 4
+#: s, U-Boot 5 s, ROMs of PXE up to 16 s.  Seconds; and of how many at once, of each rank.
+DROPPED, MOST_DROPPED = 30.0, 16384
 
 
 class Displaceable(Protocol):
@@ -169,7 +173,9 @@ class Admission:
         #: Those who had sent nothing but their request when they were last looked at, the oldest first.
         self._unheard: dict[tuple[Displaceable, Peer], float] = {}
         # Strangers cannot make the server forget whom of its neighbours it has turned away.
-        self._turnedAway = {Rank.NEAR: TurnedAway(), Rank.STRANGE: TurnedAway()}
+        self._dropped: dict[Rank, Repetitions[Peer]] = {
+            rank: Repetitions(DROPPED, MOST_DROPPED) for rank in (Rank.NEAR, Rank.STRANGE)
+        }
         self.adjust(limits)
 
     def adjust(self, limits: Limits) -> None:
@@ -249,11 +255,11 @@ class Admission:
     def turnAway(self, peer: Peer, rank: Rank, now: float) -> None:
         """Note that a request of this peer, whose address has this rank, is dropped unread."""
         if rank is not Rank.SERVED:
-            self._turnedAway[rank].add(peer, now)
+            self._dropped[rank].add(peer, now)
 
     def asksAgain(self, peer: Peer, rank: Rank, now: float) -> bool:
-        """Return whether a request of this peer was dropped unread before, see L{TurnedAway}."""
-        return rank is not Rank.SERVED and self._turnedAway[rank].asksAgain(peer, now)
+        """Return whether this request of a peer repeats one that was dropped unread."""
+        return rank is not Rank.SERVED and self._dropped[rank].asksAgain(peer, now)
 
     def _hasRoom(self, peer: Peer, rank: Rank, now: float) -> bool:
         """Return whether L{_mayMakeRoom} would be true."""

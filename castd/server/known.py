@@ -15,7 +15,6 @@ from ipaddress import IPv4Network
 
 from castd.networks import Networks, networkOf
 from castd.pacing import REMEMBERED, AddressLimit, bucketOf
-from castd.request import Peer
 
 
 class Rank(IntEnum):
@@ -91,34 +90,3 @@ class DividedLimit:
     def exhausted(self, rank: Rank, now: float) -> bool:
         """Return whether nothing is left for any address of this rank."""
         return all(bucket.available(now) < 1 for bucket in self._buckets[rank:])
-
-
-class TurnedAway:
-    """
-    Remembers whose requests were dropped unread, so that who asks again can be told from who asks once: a client
-    repeats its request from the same port, and a flood in ever other names does not.
-    """
-
-    #: How much later a request must come to count as a repetition, not as a copy made on the way; and how much later
-    #: at the most, as no client waits longer.  Seconds.
-    AFTER, UNTIL = 0.2, 30.0
-    #: The most peers that are remembered; beyond that the one that was dropped first is forgotten.
-    MOST = 16384
-
-    def __init__(self) -> None:
-        self._since: OrderedDict[Peer, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._since)
-
-    def add(self, peer: Peer, now: float) -> None:
-        """Note that a request of this peer was dropped."""
-        if now > self._since.setdefault(peer, now) + self.UNTIL:
-            self._since[peer] = now
-            self._since.move_to_end(peer)
-        if len(self._since) > self.MOST:
-            self._since.popitem(last=False)
-
-    def asksAgain(self, peer: Peer, now: float) -> bool:
-        """Return whether a request of this peer was dropped before."""
-        return self.AFTER <= now - self._since.get(peer, now) <= self.UNTIL
