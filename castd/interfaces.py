@@ -689,11 +689,12 @@ class ISite(Interface):
         "Each is called with every request whose file is looked up, before it is."
     )
 
-    def lookup(request: Request) -> Deferred[IContent]:
+    def lookup(request: Request) -> IContent | Deferred[IContent]:
         """
         Apply the access rules, then ask the sources in order.
 
-        @return: fires with the content; fails with Refused.
+        @return: the content; or, where it has to be waited for, a Deferred of it, which may fail with the same error.
+        @raise Refused: it is refused, or there is none.
         """
 
     def findNear(request: Request) -> Deferred[Near | None]:

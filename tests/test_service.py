@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from zope.interface.verify import verifyObject
 
@@ -108,7 +108,7 @@ def test_site(boot: Path, network: Network) -> None:
 def found(server: Server, request: Request) -> Any:
     """What the site answers at once: content, or the exception."""
     results: list[Any] = []
-    server.site.lookup(request).addBoth(results.append)
+    maybeDeferred(server.site.lookup, request).addBoth(results.append)
     (result,) = results
     return result if hasattr(result, "read") else result.value
 

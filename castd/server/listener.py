@@ -488,22 +488,42 @@ class Listener(DatagramProtocol):
             self._beginUpload(index, request, datagram)
         else:
             self.site.attempts.asked(host, request.name)
+            self._lookUp(index, request, datagram)
+
+    def _lookUp(self, index: int, request: Request, datagram: bytes) -> None:
+        entry = self._entries[index]
+        # The dialects as they are now: a reload may exchange them before the file is found.
+        entries = self._entries[index:]
+        try:
+            found = self.site.lookup(request)
+        except BaseException:
+            self._notFound(Failure(), entry, request)
+            return
+        if isinstance(found, Deferred):
             self._sessions.beginLookup(request.peer)
-            # The dialects as they are now: a reload may exchange them before the file is found.
-            entries = self._entries[index:]
-            found = inTime(self.site.lookup(request), self.site.reactor)
-            found.addCallbacks(self._found, self._missing, (entries, request, datagram), {}, (entry, request))
+            found = inTime(found, self.site.reactor).addBoth(self._lookedUp, request)
+            found.addCallbacks(self._found, self._notFound, (entries, request, datagram), {}, (entry, request))
             found.addErrback(self._requestFailed, entry, request)
+            return
+        # As nearly always: a Deferred would cost as much as the look-up.
+        try:
+            self._found(found, entries, request, datagram)
+        except BaseException:
+            self._requestFailed(Failure(), entry, request)
 
     # Results of look-ups, and uploads.
 
-    def _missing(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
+    def _lookedUp(self, result: T, request: Request) -> T:
         self._sessions.endLookup(request.peer)
+        return result
+
+    def _notFound(self, failure: Failure, entry: PortDialect, request: Request) -> None:
+        """Refuse a request for which there is no file; or for which that cannot be found out, by a fault."""
         if not isinstance(failure.value, Refused):
-            return failure
+            self._requestFailed(failure, entry, request)
+            return
         self._refuseRequest(entry, request, failure.value)
         self._checkDrained()
-        return None
 
     def _requestFailed(self, failure: Failure, entry: PortDialect, request: Request) -> None:
         """Log a fault of a source or of the cast that was begun, and refuse the request."""
@@ -523,7 +543,6 @@ class Listener(DatagramProtocol):
 
     def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
         """Join a cast of the file that was found, or begin one."""
-        self._sessions.endLookup(request.peer)
         taken = False
         try:
             taken = not self._closing() and self._opener.offer(content, entries, request, datagram)
@@ -551,7 +570,7 @@ class Listener(DatagramProtocol):
         begun.addErrback(self._requestFailed, entry, request)
 
     def _uploadBegun(self, result: T, request: Request) -> T:
-        self._sessions.endLookup(request.peer)
+        self._lookedUp(result, request)
         self._checkDrained()
         return result
 

@@ -148,7 +148,7 @@ class Site:
         """As L{ISite.byMachine}."""
         return self.content.byMachine
 
-    def lookup(self, request: Request) -> Deferred[IContent]:
+    def lookup(self, request: Request) -> IContent | Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
         for observer in self.observers:
             try:
@@ -156,11 +156,12 @@ class Site:
             except BaseException:
                 # The request is served all the same.
                 _log.failure("who observes requests failed", event="fault")
-        return self.look(request)
+        found: IContent | Deferred[IContent] = self.look(request) if request.mode == "netascii" else self._find(request)
+        return found
 
     def look(self, request: Request, missed: Missed | None = None) -> Deferred[IContent]:
         """
-        As L{lookup}, but no observer is told of the request: nobody has sent it.
+        As L{lookup}, always with a Deferred; but no observer is told of the request: nobody has sent it.
 
         @param missed: called with the reason of each source that does not have the file.
         """

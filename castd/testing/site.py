@@ -84,13 +84,15 @@ class MemorySite(Site):
         self.contents: list[IContent] = []
         self._versions: dict[str, BytesContent] = {}
 
-    def lookup(self, request: Request) -> Deferred[IContent]:
+    def lookup(self, request: Request) -> IContent | Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
         for observer in self.observers:
             observer(request)
-        found: Deferred[IContent] = succeed(request).addCallback(self._find)
-        return found.addCallback(self._handOut, request.mode)
+        found = self._find(request)
+        if isinstance(found, Deferred):
+            return found.addCallback(self._handOut, request.mode)
+        return self._handOut(found, request.mode)
 
     def _handOut(self, content: IContent, mode: str) -> IContent | Deferred[IContent]:
         self.contents.append(content)
