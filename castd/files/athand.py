@@ -137,6 +137,22 @@ def identity(fd: int) -> tuple[int, int] | None:
     return os.makedev(major, minor), inode
 
 
+def identityAt(path: bytes) -> tuple[int, int] | None:
+    """
+    Return device and inode of the directory at a path, by what is in memory.
+
+    @return: L{None}: unknown, as the disk would have to be asked, or the kernel cannot do this.
+    @raise OSError: as L{openat2}.
+    """
+    fd = openat2(path, os.O_PATH | os.O_DIRECTORY)
+    if fd is None:
+        return None
+    try:
+        return identity(fd)
+    finally:
+        os.close(fd)
+
+
 def fromMemory(fd: int) -> bool:
     """
     Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.

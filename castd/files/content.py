@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial as bind
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from pydantic import Field
 from twisted.internet.defer import Deferred, succeed
@@ -181,10 +181,14 @@ class Directory:
         @param seen: as for L{NameMap.parts}.
         @raise Refused: as L{NameMap.parts}; NotFound also if the directory is not for this client.
         """
-        if not self._map.isFor(machine.peer):
+        if self._map.plain:
+            parts = names.parts(name)
+        elif self._map.isFor(machine.peer):
+            parts = self._map.parts(name, machine, seen)
+        else:
             raise NotFound(why="not for this client")
-        parts = self._map.parts(name, machine, seen)
-        if isUnfinished(parts):
+        # Hardly a name begins with a dot.
+        if parts[-1].startswith(b".") and isUnfinished(parts):
             raise NotFound(why="an unfinished upload")
         return parts
 
@@ -441,9 +445,9 @@ class SourceChain:
         @param machines: finds out what is known of machines; L{None}: nothing is.
         """
         self.sources = tuple(sources)
-        self.byMachine = any(map(_isByMachine, self.sources))
         self.places = tuple(places) or ("",) * len(self.sources)
-        self._locates = [each.locate if ILocatingSource.providedBy(each) else None for each in self.sources]
+        self._entries = tuple(map(_Entry.of, self.sources, self.places))
+        self.byMachine = any(entry.byMachine is not None for entry in self._entries)
         self._machines = machines
 
     def lookup(
@@ -467,17 +471,20 @@ class SourceChain:
         return self._lookupFrom(0, asked)
 
     def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
-        for number, source in enumerate(self.sources[first:], first):
-            if not asked.known and self._machines is not None and _isByMachine(source):
+        for number, (source, place, locating, byMachine) in enumerate(self._entries[first:], first):
+            if byMachine is not None and not asked.known and self._machines is not None:
                 machine = self._machines.machineOf(asked.machine.peer, asked.machine.server)
                 if isinstance(machine, Deferred):
                     return machine.addCallback(self._lookupLater, number, asked)
                 asked.learn(machine)
-            locate = self._locates[number]
-            path = None if locate is None else bind(locate, machine=asked.machine)
-            asked.trace.places.append((self.places[number], path))
+            path = None if locating is None else bind(locating.locate, machine=asked.machine)
+            asked.trace.places.append((place, path))
             try:
-                found = _ask(source, asked.name, asked.machine)
+                found: IContent | Deferred[IContent]
+                if byMachine is None:
+                    found = source.lookup(asked.name, asked.machine.peer)
+                else:
+                    found = byMachine.lookupFor(asked.name, asked.machine)
             except NotFound as error:
                 asked.missing(error)
                 continue
@@ -508,8 +515,8 @@ class SourceChain:
         return Deferred.fromCoroutine(self._findNear(name, machine))
 
     async def _findNear(self, name: str, machine: KnownMachine) -> Near | None:
-        for source, place in zip(self.sources, self.places, strict=True):
-            if ILocatingSource.providedBy(source) and (near := await source.findNear(name, machine)) is not None:
+        for _, place, locating, _ in self._entries:
+            if locating is not None and (near := await locating.findNear(name, machine)) is not None:
                 return near._replace(source=near.source or place)
         return None
 
@@ -530,8 +537,8 @@ class SourceChain:
         @param patience: seconds to wait for a disk.
         @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
         """
-        for source in self.sources:
-            if _isByMachine(source):
+        for source, _, _, byMachine in self._entries:
+            if byMachine is not None:
                 continue  # what it has depends on who asks
             try:
                 if isinstance(source, Directory):
@@ -575,12 +582,22 @@ class _Asked:
             self.missed(error)
 
 
-def _isByMachine(source: IContentSource) -> bool:
-    """Return whether a source has other files for other machines."""
-    return IMachineSource.providedBy(source) and bool(source.byMachine)
+class _Entry(NamedTuple):
+    """
+    Holds one source of a chain.
 
+    @ivar place: C{file:line} of it in the service file; C{""}: not known.
+    @ivar locating: the source, if it can tell the path of a file; else L{None}.
+    @ivar byMachine: the source, if it has other files for other machines; else L{None}.
+    """
 
-def _ask(source: IContentSource, name: str, machine: KnownMachine) -> IContent | Deferred[IContent]:
-    if IMachineSource.providedBy(source) and source.byMachine:
-        return source.lookupFor(name, machine)
-    return source.lookup(name, machine.peer)
+    source: IContentSource
+    place: str
+    locating: ILocatingSource | None
+    byMachine: IMachineSource | None
+
+    @classmethod
+    def of(cls, source: IContentSource, place: str) -> _Entry:
+        """Find out once what a source can do."""
+        locating = source if ILocatingSource.providedBy(source) else None
+        return cls(source, place, locating, source if IMachineSource.providedBy(source) and source.byMachine else None)

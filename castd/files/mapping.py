@@ -117,6 +117,8 @@ class NameMap:
     Finds the path of a file from the name that a client asks for.
 
     @ivar words: the words in its options.
+    @ivar plain: the parts of a name are those of the path, for every client: neither L{isFor} nor L{parts} need be
+        called.
     """
 
     def __init__(self, options: MappedOptions) -> None:
@@ -129,6 +131,7 @@ class NameMap:
         self.words = frozenset[str]().union(*found, *(rule.words for rule in self._rules))
         # Most directories have no words, and their names need no values.
         self._fixed = None if self.words else tuple(_octets(fill(pieces, {}) or "") for pieces in self._under)
+        self.plain = not (self._networks or self._strip or self._rules or self._under or self._above)
 
     @property
     def byMachine(self) -> bool:
@@ -176,7 +179,7 @@ class NameMap:
 
 def isUnfinished(parts: names.Parts) -> bool:
     """Return whether this is the path of an upload that is not complete, which no client may touch."""
-    return parts[-1].startswith(b".") and partial.NAME.fullmatch(parts[-1]) is not None
+    return partial.NAME.fullmatch(parts[-1]) is not None
 
 
 def _filled(texts: tuple[Pieces, ...], values: Mapping[str, str]) -> names.Parts:

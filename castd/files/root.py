@@ -37,7 +37,8 @@ MOST_WALKS = 64
 
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A FIFO or a terminal line must not make the server wait, nor become its controlling terminal.
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LINKED_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FILE_FLAGS = _LINKED_FILE_FLAGS | os.O_NOFOLLOW
 
 
 def closeFd(fd: int) -> None:
@@ -76,6 +77,7 @@ class Root:
         """
         # The working directory changes when the server becomes a daemon.
         self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
+        self._octets = os.fsencode(self.path)
         self._spellings = Spellings() if ignoreCase else None
         self._opened: _OpenedRoot | None = None
         with suppress(TimeoutError):
@@ -96,9 +98,9 @@ class Root:
         if root is None or not root.fromMemory:
             return None
         try:
-            if not root.isStill(os.fsencode(self.path)):
+            if not root.isStill(self._octets):
                 return None
-            return athand.openat2(b"/".join(parts), _FILE_FLAGS & ~os.O_NOFOLLOW, root.fd, self.links == "inside")
+            return athand.openat2(b"/".join(parts), _LINKED_FILE_FLAGS, root.fd, self.links == "inside")
         except OSError as error:
             if self.ignoreCase and error.errno == errno.ENOENT:
                 return None
@@ -262,17 +264,11 @@ class _OpenedRoot:
         @raise OSError: no descriptors are left.
         """
         try:
-            fd = athand.openat2(path, os.O_PATH | os.O_DIRECTORY)
+            return athand.identityAt(path) == self.identity
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise
             return True
-        if fd is None:
-            return False
-        try:
-            return athand.identity(fd) == self.identity
-        finally:
-            closeFd(fd)
 
 
 def _openPlain(root: int, parts: Parts, flags: int) -> int:
