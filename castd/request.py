@@ -124,6 +124,16 @@ class Request:
             return replace(self, trace=first.trace, quirks=first.quirks)
         return replace(self, trace=first.trace, quirks=first.quirks, name=first.name, sentName=self.name)
 
+    def profiled(self, name: str, quirks: Quirks) -> Request:
+        """
+        Return this request as profiles have found it to be meant.  (C{dataclasses.replace} would take twice the time.)
+
+        @param name: the name of the file; the one that the client has sent, or a mended one.
+        """
+        sent = None if name == self.name else self.name
+        known = self.peer, self.local, name, self.mode, self.write, self.options, self.detail, self.trace
+        return Request(*known, self.sentMode, sent, quirks)
+
     def option(self, name: str) -> str | None:
         """
         Find the value of an option.

@@ -203,6 +203,8 @@ class Directory:
         @return: L{None}: they are not in memory; the descriptor is closed.
         """
         opened = self._checked(fd)
+        if opened.version in self._open:
+            return opened  # another request has read them
         try:
             opened.readHead(os.RWF_NOWAIT)
         except OSError:
@@ -260,6 +262,8 @@ class Directory:
         shared = self._open.get(opened.version)
         if shared is None:
             shared = self._open[opened.version] = _OpenFile(opened, self)
+        elif opened.fromMemory:
+            closeFd(opened.fd)  # the other descriptor keeps it
         else:
             self.close(opened)
         return File(name, shared)

@@ -297,11 +297,35 @@ class Interfaces:
     _SIOCGIFMTU: Final = 0x8921
     #: Seconds for which a result is cached.
     _FRESH: Final = 10.0
+    #: The most local addresses that are kept; 127.0.0.0/8 alone has 16 million.
+    _MOST_LOCALS: Final = 256
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
         self._clock = clock
         self._routes = routes
         self._known: dict[int, tuple[float, int, tuple[IPv4Network, ...]]] = {}
+        self._locals: dict[tuple[bytes, int], Local] = {}
+
+    def local(self, info: bytes, port: int) -> Local:
+        """
+        Return the local address that a datagram was sent to.
+
+        @param info: C{struct in_pktinfo} (ip(7)), as the kernel gives it with the datagram.
+        @param port: the number that the socket is bound to.
+        """
+        index, ours, asked = _INFO4.unpack_from(info)
+        mtu, networks = self.lookup(index)
+        known = self._locals.get((info, port))
+        if known is not None and known.mtu == mtu and known.networks is networks:
+            return known
+        if not index:
+            # It arrived before IP_PKTINFO was set, as a supervisor has bound the socket: only the address in its header
+            # is known.
+            ours = asked
+        if len(self._locals) >= self._MOST_LOCALS:
+            self._locals.clear()
+        made = self._locals[info, port] = Local(socket.inet_ntoa(ours), port, index, ours != asked, mtu, networks)
+        return made
 
     def lookup(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
         """
@@ -391,13 +415,7 @@ def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: in
     datagram, ancillary, _, peer = sock.recvmsg(size, _ANCILLARY)
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-            index, ours, asked = _INFO4.unpack_from(value)
-            if not index:
-                # It arrived before IP_PKTINFO was set, as a supervisor has bound the socket: only the address in its
-                # header is known.
-                ours = asked
-            host = socket.inet_ntoa(ours)
-            return datagram, peer, Local(host, port, index, ours != asked, *interfaces.lookup(index))
+            return datagram, peer, interfaces.local(value, port)
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
             asked, index = _INFO6.unpack_from(value)
             host = socket.inet_ntop(socket.AF_INET6, asked)

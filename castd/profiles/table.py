@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 
 from castd.files.names import Patterns, plain
@@ -220,8 +219,7 @@ class Profiles:
         name = request.name
         for each in applied:
             name = each.mend(name)
-        sent = None if name == request.name else request.name
-        return replace(request, name=name, sentName=sent, quirks=self._merged(applied)), applied
+        return request.profiled(name, self._merged(applied)), applied
 
 
 def _shaped(profiles: tuple[Profile, ...], name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:

@@ -16,7 +16,7 @@ from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
-from castd.verdicts import Facts, clip, fieldsOf, judge, verdictFields
+from castd.verdicts import AGAIN, Facts, Verdict, clip, fieldsOf, judge, verdictFields
 
 if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol, Receiver
@@ -249,10 +249,7 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
     """Log the end of a receiver's transfer: its file, time, octets and outcome, and why it failed."""
     request, outcome = receiver.request, ending.outcome
     blocks, repeats, octets = receiver.progressBefore
-    facts = endingFacts(cast, receiver, ending, now)
-    verdict = judge(facts)
-    if verdict is not None and verdict.id == "mtu":
-        oversize(cast, request, facts)
+    verdict = endingVerdict(cast, receiver, ending, now)
     _log.info(
         "{transport}: {peer} {meaning}: {name}, "
         "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
@@ -280,12 +277,23 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
         cast.site.attempts.sizeAsked(host, request.name, now, lambda: sizeOnly(name, request))
 
 
-def endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, now: float) -> Facts:
-    """Return what is known of a transfer that has ended; one that is complete is counted."""
-    request, error = receiver.request, receiver.error
+def endingVerdict(cast: CastProtocol, receiver: Receiver, ending: Ending, now: float) -> Verdict | None:
+    """Return why a transfer has failed; one that is complete is counted.  L{None}: nothing is known of that."""
     times, seconds = 0, 0.0
     if ending.outcome == outcomes.DONE:
-        times, seconds = cast.site.attempts.fetched(request.peer[0], request.name, receiver.since, now)
+        host, name = receiver.request.peer[0], receiver.request.name
+        times, seconds = cast.site.attempts.fetched(host, name, receiver.since, now)
+        if times < AGAIN:
+            return None  # as nearly all: the facts need not be gathered
+    facts = _endingFacts(cast, receiver, ending, times, seconds)
+    verdict = judge(facts)
+    if verdict is not None and verdict.id == "mtu":
+        oversize(cast, receiver.request, facts)
+    return verdict
+
+
+def _endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, times: int, seconds: float) -> Facts:
+    request, error = receiver.request, receiver.error
     return Facts(
         "received",
         host=_host(request.peer),

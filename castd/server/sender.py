@@ -205,11 +205,13 @@ class SendQueue:
 
     def put(self, sender: DatagramSender, datagram: bytes, address: Peer) -> None:
         """Send a datagram, after those that are kept."""
-        if len(self.kept) >= MOST_KEPT:
-            self.kept.popleft()
-        self.kept.append((datagram, address))
-        if len(self.kept) == 1:
-            self.flush(sender)
+        if self.kept:
+            if len(self.kept) >= MOST_KEPT:
+                self.kept.popleft()
+            self.kept.append((datagram, address))
+        elif not self.write(sender, datagram, address):
+            self.kept.append((datagram, address))
+            self._refused(sender)
 
     def putInstead(self, sender: DatagramSender, datagrams: Iterable[bytes], address: Peer) -> None:
         """
@@ -229,13 +231,17 @@ class SendQueue:
         """Send the datagrams that are kept.  -> whether all were sent."""
         while self.kept:
             if not self.write(sender, *self.kept[0]):
-                sender.full += 1
-                self._backoff = self._backoff or Backoff()
-                self._backoff.refused()
+                self._refused(sender)
                 return False
             self._backoff = None
             self.kept.popleft()
         return True
+
+    def _refused(self, sender: DatagramSender) -> None:
+        """Count that the socket was full, and wait longer until the next try."""
+        sender.full += 1
+        self._backoff = self._backoff or Backoff()
+        self._backoff.refused()
 
     @property
     def rest(self) -> float:
