@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from pydantic import Field
 
 from castd import outcomes
-from castd.cast.events import Leave, NewRequest, PeerState, Ranges, RequestBlocks
+from castd.cast.events import Leave, NewRequest, PeerState, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported
 from castd.networks import isWithin
 from castd.options import AnyNetwork, Clients, Settings
@@ -263,13 +263,3 @@ def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
     }
     if outcome in texts:
         yield tftp.buildError(0, texts[outcome]), request.peer
-
-
-def firstWindow(answered: bool) -> Ranges:
-    """
-    Find out which blocks a request itself asks for: none if it is answered by an OACK, which the client acknowledges
-    first; else one block, as the address may be forged.
-
-    @param answered: the request is answered by an OACK.
-    """
-    return () if answered else (range(1),)

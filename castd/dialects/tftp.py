@@ -27,7 +27,7 @@ from castd.options import BootPath, Clients, Duration, ListenOptions, Port, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.receive.upload import UploadReceiver
-from castd.request import Local, Peer, Request
+from castd.request import Peer, Request
 
 #: A range of fewer ports is a weak secret: `castd check` warns.
 NARROW_RANGE = 4096
@@ -128,7 +128,8 @@ class Wire:
         self.expectedAnswer = self._reader.expectedAnswer
 
     def requestedBlocks(self, request: Request) -> Ranges:
-        return _tftp.firstWindow(bool(self.terms.answer))
+        """Return none if there is an OACK, which is acknowledged first; else one, as the address may be forged."""
+        return () if self.terms.answer else (range(1),)
 
     def receive(
         self, datagram: bytes, peer: Peer, peerState: PeerState | None
@@ -170,8 +171,7 @@ class Dialect:
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
         self._defaultPolicy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
 
-    def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
-        return _tftp.readRequest(datagram, peer, local)
+    request = staticmethod(_tftp.readRequest)
 
     def key(self, request: Request, content: IContent) -> Hashable:
         return request.peer
@@ -195,16 +195,24 @@ class Dialect:
         return _tftp.refuse(error)
 
     def _caps(self, request: Request) -> OptionLimits:
+        """Return the most that is granted to the client of a request."""
+        options = self.options
+        blksize = options.blksize or _tftp.unfragmented(request.local)
+        if not options.without and not options.caps:
+            return OptionLimits(blksize, options.windowsize)
+        return self._capsOf(request.peer[0], blksize)
+
+    def _capsOf(self, host: str, blksize: int) -> OptionLimits:
+        """@param blksize: octets granted to all."""
         refused: set[str] = set()
         for rule in self.options.without:
-            if _tftp.within(request.peer[0], rule.clients):
+            if _tftp.within(host, rule.clients):
                 refused.update(name.lower() for name in rule.options)
-        blksize, window = self.options.blksize or _tftp.unfragmented(request.local), self.options.windowsize
-        for _, cap in _tftp.capsFor(request.peer[0], self.options.caps):
+        window, caps = self.options.windowsize, self.options.caps
+        for _, cap in _tftp.capsFor(host, caps):
             if cap.windowsize is not None:
                 window = min(window, cap.windowsize)
-        blksize = _tftp.cappedBlksize(request.peer[0], blksize, self.options.caps)
-        return OptionLimits(blksize, window, frozenset(refused))
+        return OptionLimits(_tftp.cappedBlksize(host, blksize, caps), window, frozenset(refused))
 
     def opening(self, name: str) -> None:
         """Return L{None}: a request of TFTP's asks for each file."""
