@@ -14,6 +14,7 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import collect
 from castd.service import service
+from castd.testing import Network
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "benchmarks"
@@ -29,6 +30,21 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
             return importlib.import_module(name)
 
     return Modules()
+
+
+def test_theWayOfOneRequest(modules: Any, tmp_path: Path) -> None:
+    """From a request to its OACK one has to read no more files than docs/architecture.md says."""
+    callpath, network = modules.callpath, Network()
+    callpath.start(tmp_path, network)
+    path = callpath.untilOack(network, callpath.RRQ)
+    found = len(path.files()), len(path.moves())
+    if "files/threads.py" in path.files():
+        # The file system, or the kernel, opens no file from memory.
+        assert found[0] <= 20
+        assert found[1] <= 45
+    else:
+        assert found == (18, 32)
+    assert "18 files of castd and 32 moves" in (ROOT / "docs" / "architecture.md").read_text()
 
 
 def sample(**more: Any) -> dict[str, Any]:

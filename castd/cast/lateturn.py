@@ -37,12 +37,13 @@ class LateTurn:
         self._policy = policy
         self._count = count
         self._joinedAt = now
-        self._rto = RtoEstimator(policy.repeat)
+        # Of what the first answer has drawn: the blocks, when they were sent, and how soon they are answered.
         self._begun: tuple[range, float] | None = None
+        self._rto: RtoEstimator | None = None
 
     def deadline(self) -> float:
         """Return the instant at which the cast is to be asked what to do, if the announcement is not answered."""
-        return self._joinedAt + min(self._policy.lonePatience(False), self._rto.interval())
+        return self._joinedAt + self._policy.firstDeadline
 
     def peerState(self, last: range | None) -> PeerState:
         """
@@ -59,15 +60,18 @@ class LateTurn:
     def fastPathBegun(self, numbers: range, now: float) -> float:
         """As C{Turn.fastPathBegun}."""
         self._begun = numbers, now
+        self._rto = RtoEstimator(self._policy.repeat)
         return self._rto.interval(len(numbers) == 1)
 
     @property
     def rttConverged(self) -> bool:
         """As C{Turn.rttConverged}."""
+        assert self._rto is not None
         return self._rto.converged
 
     def answerMeasured(self, seconds: float) -> float:
         """As C{Turn.answerMeasured}; the steps are of one block each."""
+        assert self._rto is not None
         self._rto.sample(seconds)
         return self._rto.interval(True)
 
@@ -78,9 +82,9 @@ class LateTurn:
         turn = Turn(self._policy, self._count)
         turn.join(self.peer, self._joinedAt)
         turn.poll(self._joinedAt)  # the announcement, which was sent
-        if self._begun is not None:
+        if self._begun is not None and self._rto is not None:
             turn.fastPathBegun(*self._begun)
-        member = turn.members.get(self.peer)
-        assert member is not None
-        member.rto = self._rto
+            member = turn.members.get(self.peer)
+            assert member is not None
+            member.rto = self._rto
         return turn

@@ -4,7 +4,7 @@ Define the timeouts and limits of a cast: when it repeats what was not answered,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 #: The shortest retransmission timeout.  RFC 6298, section 2.4, asks for a second; then every lost block would delay a
@@ -130,6 +130,9 @@ class RetransmitPolicy:
         their turns come after those of all others.  So do they when C{turnBudget} is spent by them together.  Seconds.
     @ivar turnBudget: the most blocks sent in one turn, as a multiple of the blocks of the file.
     @ivar minTurnProgress: a master that advances more slowly while others wait loses its turn.
+    @ivar forOne: all rules are off that make a difference for one receiver and are for groups.
+    @ivar firstDeadline: so long after a lone receiver has joined something is to be done if it does not answer its
+        announcement: that is repeated, or the receiver given up.  Seconds.
     """
 
     repeat: AdaptiveTimeout | FixedTimeouts = AdaptiveTimeout()
@@ -152,6 +155,17 @@ class RetransmitPolicy:
     addressBudget: float | None = None
     turnBudget: float | None = None
     minTurnProgress: MinProgress | None = None
+    forOne: bool = field(init=False, repr=False, compare=False)
+    firstDeadline: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        forGroups = (
+            self.shortTurn, self.keepAliveInterval, self.deafAfterRepeats, self.foundPerAssumedDeaf,
+            self.reachabilityCheckAfter, self.addressBudget, self.turnBudget, self.minTurnProgress,
+        )  # fmt: skip
+        object.__setattr__(self, "forOne", not self.joinDelay and all(rule is None for rule in forGroups))
+        longest = self.repeat.ceiling if isinstance(self.repeat, AdaptiveTimeout) else self.repeat.first
+        object.__setattr__(self, "firstDeadline", min(self.lonePatience(False), self.repeat.first, longest))
 
     def withTimeout(self, timeout: float | None) -> RetransmitPolicy:
         """
@@ -182,18 +196,3 @@ class RetransmitPolicy:
     def lonePatience(self, heard: bool) -> float:
         """As L{patience}, for a receiver that is alone and has lost no turn."""
         return self.patience(heard) if self.loneProgressTimeout is None else self.loneProgressTimeout
-
-    @property
-    def forOne(self) -> bool:
-        """Whether all rules are off that are for groups: those that make a difference for one receiver."""
-        return (
-            self.shortTurn is None
-            and self.keepAliveInterval is None
-            and self.deafAfterRepeats is None
-            and self.foundPerAssumedDeaf is None
-            and self.reachabilityCheckAfter is None
-            and self.addressBudget is None
-            and self.turnBudget is None
-            and self.minTurnProgress is None
-            and not self.joinDelay
-        )

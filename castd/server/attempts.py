@@ -37,19 +37,21 @@ class Attempts:
     """
     Remembers attempts by the address of the machine and the name of the file.
 
+    @ivar sizes: who has asked for a size, with the instant at which that is reported, and what reports it; empty:
+        L{asked} need not be called.
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
     def __init__(self, timers: Timers) -> None:
         self._timers = timers
-        self._sizes: OrderedDict[_Key, tuple[float, Callable[[], object]]] = OrderedDict()
+        self.sizes: OrderedDict[_Key, tuple[float, Callable[[], object]]] = OrderedDict()
         self._fetched: OrderedDict[_Key, _Fetched] = OrderedDict()
         self.due: float | None = None
         self.heapEntry: tuple[float, int] | None = None
 
     def asked(self, host: str, name: str) -> None:
         """Note that a machine has asked for a file."""
-        if self._sizes and self._sizes.pop((host, name), None) is not None:
+        if self.sizes.pop((host, name), None) is not None:
             self._setTimer()
 
     def sizeAsked(self, host: str, name: str, now: float, report: Callable[[], object]) -> None:
@@ -58,21 +60,21 @@ class Attempts:
 
         @param report: called if it does not ask for the file within L{SIZE_TIME}.
         """
-        self._sizes.pop((host, name), None)
-        self._sizes[host, name] = now + SIZE_TIME, report
-        if len(self._sizes) > MOST:
-            self._sizes.popitem(last=False)
+        self.sizes.pop((host, name), None)
+        self.sizes[host, name] = now + SIZE_TIME, report
+        if len(self.sizes) > MOST:
+            self.sizes.popitem(last=False)
         self._setTimer()
 
     def _setTimer(self) -> None:
-        first = next(iter(self._sizes.values()), None)
+        first = next(iter(self.sizes.values()), None)
         self._timers.set(self, None if first is None else first[0])
 
     def timerExpired(self) -> None:
         """Report the machines that have not come back."""
         now = self._timers.seconds()
-        while self._sizes and next(iter(self._sizes.values()))[0] <= now:
-            self._sizes.popitem(last=False)[1][1]()
+        while self.sizes and next(iter(self.sizes.values()))[0] <= now:
+            self.sizes.popitem(last=False)[1][1]()
         self._setTimer()
 
     def fetched(self, host: str, name: str, since: float, now: float) -> tuple[int, float]:
@@ -102,5 +104,5 @@ class Attempts:
 
     def forgetSizes(self) -> None:
         """Report no machine any more that has asked for a size: another process will see whether it comes back."""
-        self._sizes.clear()
+        self.sizes.clear()
         self._setTimer()

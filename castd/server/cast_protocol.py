@@ -71,6 +71,8 @@ CLOSED_PORTS = 2
 GROUP_FIRST = 0.002
 #: A disk that does not answer a read for so many seconds ends the cast: its receivers have given up by then.
 READ_TIMEOUT = 60.0
+#: Blocks, repetitions and octets before anything is sent.
+NO_PROGRESS = 0, 0, 0
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
 
@@ -258,17 +260,18 @@ class CastProtocol(FastPath):
         receiver = self.receivers.get(request.peer)
         if receiver is None and replaced is not None:
             receiver = self.receivers.pop(replaced, None)
+        first = not self.joined
         if receiver is None:
-            receiver = Receiver(request, now, self.progress())
+            receiver = Receiver(request, now, NO_PROGRESS if first else self.progress())
             self.joined += 1
         receiver.request = request
         self.receivers[request.peer] = receiver
         try:
-            self._leaveFastPath()
             wants = self.wire.requestedBlocks(request)
-            if self._sender is None and self._late is None and not wants:
+            if first and self._sender is None and not wants:
                 self._joinUnasked(request, now)
                 return
+            self._leaveFastPath()
             self._main.cast.join(request.peer, now, wants, replaced)
         except BaseException:
             self._fail()

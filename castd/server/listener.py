@@ -487,7 +487,8 @@ class Listener(DatagramProtocol):
         elif request.write:
             self._beginUpload(index, request, datagram)
         else:
-            self.site.attempts.asked(host, request.name)
+            if self.site.attempts.sizes:
+                self.site.attempts.asked(host, request.name)
             self._lookUp(index, request, datagram)
 
     def _lookUp(self, index: int, request: Request, datagram: bytes) -> None:
