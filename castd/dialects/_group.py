@@ -139,8 +139,8 @@ class GroupReader(_tftp.AckReader):
     @ivar earlyFarewell: a member leaves by an ACK of the last block, even if that block has not been sent yet.
     """
 
-    def __init__(self, count: int, listenersConfirm: bool, earlyFarewell: bool) -> None:
-        super().__init__(count)
+    def __init__(self, size: int, blksize: int, listenersConfirm: bool, earlyFarewell: bool) -> None:
+        super().__init__(size, blksize)
         self.listenersConfirm = listenersConfirm
         self.earlyFarewell = earlyFarewell
 
@@ -222,10 +222,10 @@ class GroupWire:
         self.terms = terms
         self.size = size
         self.blocksize = terms.blksize
-        self.count = _tftp.blockCount(size, terms.blksize)
         self.policy = policy
         self.group = group
-        self._reader = GroupReader(self.count, self.listenersConfirm, self.earlyFarewell)
+        self._reader = GroupReader(size, terms.blksize, self.listenersConfirm, self.earlyFarewell)
+        self.count = self._reader.count
 
     def requestedBlocks(self, request: Request) -> Ranges:
         return ()

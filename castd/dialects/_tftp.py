@@ -190,8 +190,12 @@ class AckReader:
     @ivar rollover: the number after 65535.
     """
 
-    def __init__(self, count: int, windowsize: int = 1, rollover: int = 0) -> None:
-        self.count = count
+    def __init__(self, size: int, blksize: int, windowsize: int = 1, rollover: int = 0) -> None:
+        """
+        @param size: octets of the file.
+        @param blksize: octets of a full block.
+        """
+        self.count = blockCount(size, blksize)
         self.windowsize = windowsize
         self.rollover = rollover
 

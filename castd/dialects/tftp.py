@@ -120,10 +120,10 @@ class Wire:
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
         self.terms = terms
         self.blocksize = terms.blksize
-        self.count = _tftp.blockCount(size, terms.blksize)
         self.policy = policy
         self.headerKey: Hashable = ("tftp", terms.rollover)
-        self._reader = _tftp.AckReader(self.count, terms.windowsize, terms.rollover)
+        self._reader = _tftp.AckReader(size, terms.blksize, terms.windowsize, terms.rollover)
+        self.count = self._reader.count
         self.stride = terms.windowsize
         self.expectedAnswer = self._reader.expectedAnswer
 

@@ -6,6 +6,8 @@ C{EAGAIN} if one is not.  It says nothing of what the file system itself does wh
 9p ask a server.  So it is used on file systems only that are known to open a file from memory (L{fromMemory}), and
 never crosses to another mount.
 
+L{AtHand} does so for the files below one directory; L{Root<castd.files.root.Root>} adds what waits for the disk.
+
 Python has no function for these calls; by C{ctypes} each costs a quarter of a microsecond more.  Where the kernel, the
 C library or a seccomp filter does not have one, L{openat2} returns L{None}, and everything is done in a thread.
 """
@@ -16,6 +18,9 @@ import errno
 import os
 import struct
 from functools import lru_cache
+from typing import Literal, TypeAlias
+
+Links: TypeAlias = Literal["inside", "never"]
 
 _SYS_OPENAT2 = 437
 _AT_FDCWD = -100
@@ -51,8 +56,13 @@ _FROM_MEMORY = frozenset(
     )
 )
 
+#: A FIFO or a terminal line must not make the server wait, nor become its controlling terminal.
+FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+#: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 #: Errors of L{openat2} that the same request would have in a thread.
-_FINAL = frozenset((errno.ENOENT, errno.EACCES, errno.EMFILE, errno.ENFILE))
+_FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
 #: Inode, major and minor number of the device in C{struct statx}.
 _STATUS = struct.Struct("Q96xII")
@@ -137,22 +147,6 @@ def identity(fd: int) -> tuple[int, int] | None:
     return os.makedev(major, minor), inode
 
 
-def identityAt(path: bytes) -> tuple[int, int] | None:
-    """
-    Return device and inode of the directory at a path, by what is in memory.
-
-    @return: L{None}: unknown, as the disk would have to be asked, or the kernel cannot do this.
-    @raise OSError: as L{openat2}.
-    """
-    fd = openat2(path, os.O_PATH | os.O_DIRECTORY)
-    if fd is None:
-        return None
-    try:
-        return identity(fd)
-    finally:
-        os.close(fd)
-
-
 def fromMemory(fd: int) -> bool:
     """
     Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.
@@ -166,3 +160,76 @@ def fromMemory(fd: int) -> bool:
         return False
     (magic,) = struct.unpack_from("l", found)
     return magic & 0xFFFFFFFF in _FROM_MEMORY
+
+
+class OpenedDirectory:
+    """
+    Holds a directory as it was opened.
+
+    @ivar fd: its descriptor.
+    @ivar identity: its device and inode.
+    @ivar fromMemory: it lies on a file system that opens files from memory, see L{fromMemory}.
+    """
+
+    __slots__ = ("fd", "fromMemory", "identity")
+
+    fd: int
+    identity: tuple[int, int]
+    fromMemory: bool
+
+    def isStill(self, path: bytes) -> bool:
+        """
+        Return whether this is the directory at a path, by what the kernel has in memory.
+
+        @return: also C{True} if there is none at the path; C{False}: it is not, or the disk would have to be asked.
+        @raise OSError: no descriptors are left.
+        """
+        try:
+            fd = openat2(path, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                raise
+            return True
+        if fd is None:
+            return False
+        try:
+            return identity(fd) == self.identity
+        finally:
+            os.close(fd)
+
+
+class AtHand:
+    """
+    Opens files below one directory that are in memory.
+
+    @ivar path: the absolute path of the directory, as configured.
+    @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
+    @ivar ignoreCase: a name that is not found may be found in another spelling, by who can wait.
+    """
+
+    _opened: OpenedDirectory | None = None
+
+    def __init__(self, path: str, links: Links, ignoreCase: bool) -> None:
+        # The working directory changes when the server becomes a daemon.
+        self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
+        self._octets = os.fsencode(self.path)
+
+    def openAtHand(self, parts: tuple[bytes, ...]) -> int | None:
+        """
+        Open a file for reading, if that needs nothing but what the kernel has in memory.
+
+        @param parts: those of its name.
+        @return: its descriptor; L{None}: unknown, the disk is to be asked in a thread.
+        @raise OSError: it cannot be opened, nor could it be in a thread.
+        """
+        directory = self._opened
+        if directory is None or not directory.fromMemory:
+            return None
+        try:
+            if not directory.isStill(self._octets):
+                return None
+            return openat2(b"/".join(parts), FILE_FLAGS, directory.fd, self.links == "inside")
+        except OSError as error:
+            if self.ignoreCase and error.errno == errno.ENOENT:
+                return None
+            raise

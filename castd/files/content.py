@@ -21,8 +21,9 @@ from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand, names, nearest
+from castd.files.athand import Links
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
-from castd.files.root import OPEN_TIMEOUT, Links, Root, closeFd, readRefusal
+from castd.files.root import OPEN_TIMEOUT, Root, closeFd, readRefusal
 from castd.files.spelling import MOST_LISTED, Spellings
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
 from castd.interfaces import (
@@ -133,7 +134,10 @@ class Directory:
         @raise Busy: the disk has failed.
         """
         parts = self.partsFor(name, machine)
-        fd = self._root.openAtHand(parts)
+        try:
+            fd = self._root.openAtHand(parts)
+        except OSError as error:
+            raise readRefusal(error) from error
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
             return self._file(name, opened)
         if self._awaited >= MOST_AWAITED:

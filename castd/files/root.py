@@ -5,8 +5,9 @@ Each part of a name is opened relative to the descriptor of the directory before
 L{_LinkWalk} follows links itself, one step at a time, and stops where a path leaves the root.  So changes on the disk
 between a check and its use have no effect.
 
-All this waits for the disk.  L{Root.openAtHand} does not: it has the kernel do the same at once (C{openat2} with
-C{RESOLVE_BENEATH}) as long as nothing but memory is needed, and leaves everything else to the others.
+All this waits for the disk.  L{AtHand<castd.files.athand.AtHand>}, the base of L{Root}, does not: it has the kernel do
+the same at once (C{openat2} with C{RESOLVE_BENEATH}) as long as nothing but memory is needed, and leaves all else to
+what is here.
 
 The methods may be called in several threads at once.
 """
@@ -18,15 +19,13 @@ import os
 import stat
 from contextlib import suppress
 from functools import partial as bind
-from typing import Literal, TypeAlias
 
 from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand
+from castd.files.athand import FILE_FLAGS, NO_DESCRIPTORS, AtHand, Links, OpenedDirectory
 from castd.files.names import Parts
 from castd.files.spelling import MOST_LISTED, Spellings, spelled
 from castd.files.threads import callWithin
-
-Links: TypeAlias = Literal["inside", "never"]
 
 #: Seconds that the start waits for a directory whose disk does not answer.
 OPEN_TIMEOUT = 10.0
@@ -36,9 +35,7 @@ MOST_LINKS = 40
 MOST_WALKS = 64
 
 _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: A FIFO or a terminal line must not make the server wait, nor become its controlling terminal.
-_LINKED_FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_FILE_FLAGS = _LINKED_FILE_FLAGS | os.O_NOFOLLOW
+_FILE_FLAGS = FILE_FLAGS | os.O_NOFOLLOW
 
 
 def closeFd(fd: int) -> None:
@@ -52,14 +49,14 @@ def closeFd(fd: int) -> None:
         os.close(fd)
 
 
-class Root:
+class Root(AtHand):
     """
     Opens files and directories below one directory, which it keeps open.
 
-    @ivar path: the absolute path of the directory, as configured.
-    @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
     @ivar ignoreCase: C{BOOT/X} finds C{boot/x} if there is no exact match, see L{Spellings}.
     """
+
+    _opened: _OpenedRoot | None
 
     def __init__(
         self,
@@ -75,11 +72,8 @@ class Root:
             request needs it.
         @raise OSError: there is no such directory, or it cannot be searched or written to.
         """
-        # The working directory changes when the server becomes a daemon.
-        self.path, self.links, self.ignoreCase = os.path.abspath(path), links, ignoreCase
-        self._octets = os.fsencode(self.path)
+        super().__init__(path, links, ignoreCase)
         self._spellings = Spellings() if ignoreCase else None
-        self._opened: _OpenedRoot | None = None
         with suppress(TimeoutError):
             self._opened = callWithin(patience, bind(_openRoot, self.path, writable))
 
@@ -87,24 +81,6 @@ class Root:
     def answers(self) -> bool:
         """Whether the disk has answered so far."""
         return self._opened is not None
-
-    def openAtHand(self, parts: Parts) -> int | None:
-        """
-        Open a file for reading, as L{openFile}, if that needs nothing but what the kernel has in memory.
-
-        @return: its descriptor; L{None}: L{openFile} is to be asked, in a thread.
-        """
-        root = self._opened
-        if root is None or not root.fromMemory:
-            return None
-        try:
-            if not root.isStill(self._octets):
-                return None
-            return athand.openat2(b"/".join(parts), _LINKED_FILE_FLAGS, root.fd, self.links == "inside")
-        except OSError as error:
-            if self.ignoreCase and error.errno == errno.ENOENT:
-                return None
-            raise readRefusal(error) from error
 
     def leadsBeyond(self, parts: Parts) -> bool:
         """
@@ -229,18 +205,15 @@ def _openRoot(path: str, writable: bool) -> _OpenedRoot:
     return root
 
 
-class _OpenedRoot:
+class _OpenedRoot(OpenedDirectory):
     """
     Holds a root as it was opened.  It is closed when nobody refers to it any more: a thread may still use the one that
     another thread has replaced.
 
-    @ivar fd: its descriptor.
-    @ivar identity: its device and inode.
     @ivar realParts: the parts of its real path.
-    @ivar fromMemory: it lies on a file system that opens files from memory, see L{athand.fromMemory}.
     """
 
-    __slots__ = ("fd", "fromMemory", "identity", "realParts")
+    __slots__ = ("realParts",)
 
     def __init__(self, path: str) -> None:
         """@raise OSError: there is no such directory, or it cannot be searched."""
@@ -255,20 +228,6 @@ class _OpenedRoot:
     def __del__(self) -> None:
         if hasattr(self, "fd"):
             closeFd(self.fd)
-
-    def isStill(self, path: bytes) -> bool:
-        """
-        Return whether this is the directory at a path, by what the kernel has in memory.
-
-        @return: also C{True} if there is none at the path; C{False}: it is not, or the disk would have to be asked.
-        @raise OSError: no descriptors are left.
-        """
-        try:
-            return athand.identityAt(path) == self.identity
-        except OSError as error:
-            if error.errno in NO_DESCRIPTORS:
-                raise
-            return True
 
 
 def _openPlain(root: int, parts: Parts, flags: int) -> int:
@@ -424,10 +383,6 @@ class _LinkWalk:
             return below
         self._above = len(self._realParts)
         return target
-
-
-#: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.
-NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def readRefusal(error: OSError) -> Refused:

@@ -28,8 +28,9 @@ from zope.interface import implementer
 
 from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import names, partial
+from castd.files.athand import NO_DESCRIPTORS, Links
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
-from castd.files.root import NO_DESCRIPTORS, OPEN_TIMEOUT, Links, Root, closeFd
+from castd.files.root import OPEN_TIMEOUT, Root, closeFd
 from castd.files.space import SpaceClaim
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
 from castd.interfaces import IContentSink, IContestedUpload, IUpload
