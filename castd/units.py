@@ -1,8 +1,8 @@
 """
 Reads and writes durations, sizes, rates and frequencies as people write them.
 
-Every function that reads raises C{ValueError} with a sentence that says what would be right.  L{duration} reads the
-text that L{showDuration} writes; likewise for the other pairs.
+Every function that reads what people write raises C{ValueError} with a sentence that says what would be right.
+L{duration} reads the text that L{showDuration} writes; likewise for the other pairs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,17 @@ _A_SECOND: _Scale = {"/s": 1, "/min": Fraction(1, 60), "/h": Fraction(1, 3600)}
 
 #: Digits, a fraction, a unit; bounded, so that no text makes a number of unbounded size.
 _AMOUNT = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,40})?) ?([A-Za-z/]{0,8})", re.ASCII)
+
+
+def wholeNumber(text: str, most: int) -> int | None:
+    """
+    Read a whole number that another program has written, in plain digits.
+
+    @return: the number; L{None}: it is none, or more than C{most}.
+    """
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(most)):
+        return None
+    return number if (number := int(text)) <= most else None
 
 
 def duration(text: str | float) -> float:

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,18 +172,50 @@ def test_noInheritance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most processes have none; one whose predecessor closes its end, and lives, says so."""
     monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
     assert receiveInheritance({"PATH": "/bin"}) is None
-
-
-@pytest.mark.parametrize("value", ["", "x", "-1", "999999", "9" * 40, "\u0663", "1.5"])
-def test_notThePredecessorsVariable(value: str) -> None:
-    """A variable that names no descriptor is an error of the system, for which there is one line, not a traceback."""
-    with pytest.raises(OSError, match=r"descriptor"):
-        receiveInheritance({ENVIRON: value})
     ours, theirs = socketPair()
     ours.close()
     with pytest.raises(EOFError):
         Inheritance(theirs)
     theirs.close()
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "999999", "9" * 40, "9" * 5000, "\u0663", "1.5"])
+def test_notThePredecessorsVariable(value: str) -> None:
+    """A variable that names no descriptor is an error of the system, for which there is one line, not a traceback."""
+    with pytest.raises(OSError, match=rf"^\[Errno 9\] {ENVIRON} names no channel: "):
+        receiveInheritance({ENVIRON: value})
+
+
+def test_noSocket(tmp_path: Path) -> None:
+    """Nor is there a traceback for a descriptor of something else, which stays open: it may be standard input."""
+    with (tmp_path / "file").open("w") as file:
+        with pytest.raises(OSError, match="names no channel: Socket operation on non-socket; castd sets it"):
+            receiveInheritance({ENVIRON: str(file.fileno())})
+        file.write("open")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.0\r\n",
+        b"\xff\n",
+        b"[]\n",
+        b"1\n",
+        b"{}\n",
+        b'{"say": 1}\n',
+        b'{"say": "sockets"}\n',
+        b'{"say": "sockets", "at": 1}\n',
+        b'{"say": "sockets", "at": [["", 69, true]]}\n',
+        b'{"say": "begin"}\n',
+    ],
+)
+def test_noMessage(said: bytes) -> None:
+    """Who talks something else through the channel passes nothing on."""
+    ours, theirs = socketPair()
+    with ours, theirs:
+        ours.send(said)
+        with pytest.raises(EOFError):
+            Inheritance(theirs)
 
 
 @pytest.mark.loopback

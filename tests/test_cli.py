@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -586,16 +588,97 @@ def test_serves(folder: Path, command: tuple[str, ...]) -> None:
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
 
 
+def serving(
+    file: Path, *options: str, python: str = sys.executable, cwd: Path = ROOT, **environ: str
+) -> tuple[int, list[str]]:
+    """Start a server that ends by itself.  -> its exit status, and what it has said but for that it has stopped."""
+    done = subprocess.run(
+        [python, "-m", "castd", "serve", "-c", file, *options],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, [line for line in done.stdout.splitlines() if "castd has stopped" not in line]
+
+
 @pytest.mark.slow
 @pytest.mark.loopback
 def test_taken(folder: Path) -> None:
-    """A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE)."""
+    """
+    A port that is taken is one line with file, line and reason, and status 69 (EX_UNAVAILABLE); of the transports whose
+    ports were free nothing is said.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         file = folder / "taken.yaml"
-        file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
-        with running("-m", "castd", "serve", "-c", file) as process:
-            line = until(process, "taken")
-            assert process.wait(timeout=30) == 69
-    assert line == f"{file}:4: transports.tftp: 127.0.0.1:{port} is taken: another program listens there already\n"
+        free = f"  tftp: {{port: {freePort()}, interface: 127.0.0.1}}\n"
+        file.write_text(GOOD + f"transports:\n{free}  b: {{use: tftp, port: {port}, interface: 127.0.0.1}}\n")
+        line = f"{file}:6: transports.b: 127.0.0.1:{port} is taken: another program listens there already"
+        assert serving(file) == (69, [line])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["x", "0"])
+def test_notItsPredecessor(folder: Path, value: str) -> None:
+    """CASTD_ELDER of somebody else's is one line with the cure, and status 69."""
+    status, (line,) = serving(folder / "good.yaml", CASTD_ELDER=value)
+    assert status == 69
+    assert re.fullmatch("the process before this one .*: CASTD_ELDER names no channel: .*; castd sets it for .*", line)
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_anyEnvironment(folder: Path) -> None:
+    """What else castd reads of its environment is ignored if it cannot be meant for it, and costs no start."""
+    port = freePort()
+    file = folder / "served.yaml"
+    file.write_text(GOOD + f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n")
+    garbage = {
+        "CASTD_NATIVE": "x",
+        "JOURNAL_STREAM": "x:y:z",
+        "LISTEN_FDS": "9" * 5000,
+        "LISTEN_FDNAMES": "\udcff:\udcfe",
+        "NOTIFY_SOCKET": f"@{'x' * 200}",
+        "WATCHDOG_USEC": "9" * 5000,
+        "WATCHDOG_PID": "",
+    }
+    # LISTEN_PID has to be the number of the very process.
+    begin = "import os; os.environ['LISTEN_PID'] = str(os.getpid()); from castd.cli.main import main; main()"
+    with running("-c", begin, "serve", "-c", file, **garbage) as process:
+        until(process, f"tftp listens at 127.0.0.1:{port}")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"\0\1hello.txt\0octet\0", ("127.0.0.1", port))
+            assert client.recv(600) == b"\0\3\0\1hello\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.root
+@pytest.mark.parametrize("closed", ["interpreter", "checkout"])
+def test_unreadableProgram(folder: Path, closed: str) -> None:
+    """A user who may not read the interpreter, or castd, is one line that names what is closed, and status 69."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "castd").symlink_to(ROOT / "castd")
+        (place / "python").symlink_to(sys.executable)
+        path = os.pathsep.join([name, *filter(None, sys.path)])
+        python = str(place / "python") if closed == "interpreter" else sys.executable
+        user = "--user", "65534", "--group", "65534"
+        status, (line,) = serving(folder / "good.yaml", *user, python=python, cwd=place, PYTHONPATH=path)
+    assert status == 69
+    told = re.fullmatch(r"user 65534 may not read (\S+), since (\S+) is closed to it: install castd where .*", line)
+    assert told is not None, line
+    if closed == "interpreter":
+        assert told.groups() == (python, name)
+    else:
+        # Where the interpreter itself is closed, as one in root's home is, that is told first.
+        assert told.groups() == (f"{place}/castd/__init__.py", name) or told[1] == python

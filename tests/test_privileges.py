@@ -46,9 +46,22 @@ def test_named() -> None:
         (("bob",), "there is no user bob"),
         (("alice", "x"), "there is no group x"),
         (("4711",), "user 4711 is in no list: give the group, too"),
+        # The number that means "no change" to the system: castd would stay root.
+        (("4294967295", "boot"), "there is no user 4294967295"),
+        (("alice", "4294967295"), "there is no group 4294967295"),
+        (("9" * 5000, "boot"), "there is no user 9+$"),
+        (("\u0661\u0660\u0660\u0660", "boot"), "there is no user \u0661"),
     ):
         with pytest.raises(ValueError, match=complaint):
             UnprivilegedUser.byName(*names)
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("ids", [(-1, 200), (2**32 - 1, 200), (2**64, 200), (1000, 2**32 - 1), (1000, -1)])
+def test_numbered(ids: tuple[int, int]) -> None:
+    """Twisted hands on any number; those that the system has no user for, or takes for "no change", are refused."""
+    with pytest.raises(ValueError, match="no user or group has a number beyond 4294967294"):
+        UnprivilegedUser.byId(*ids)
 
 
 class System:
@@ -128,3 +141,9 @@ def test_program() -> None:
         module.chmod(0o600)
         with pytest.raises(Unavailable, match=rf"^user 65534 may not read {module}: install"):
             nobody.requireReadable([str(module)])
+        module.chmod(0o644)
+        library.chmod(0o700)
+        link = folder / "python"
+        link.symlink_to(module)
+        with pytest.raises(Unavailable, match=rf"^user 65534 may not read {link}, since {library} is closed to it: "):
+            nobody.requireReadable([str(link)])

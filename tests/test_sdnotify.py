@@ -169,6 +169,16 @@ def test_fed(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
     assert len(supervisor.take()) == 2
 
 
+def test_fedTooOften(tmp_path: Path, network: Network, supervisor: Supervisor) -> None:
+    """A period too short for any service manager costs a hundred feedings a second, and not all of the time."""
+    server = serving(tmp_path, network, supervisor, 1e-6)
+    server.startService()
+    network.advance(0.055)
+    assert sum("WATCHDOG" in each for each in supervisor.take()) == 6
+    server.stopService()
+    network.advance(10)
+
+
 class Port:
     """A port whose life is in the test's hands."""
 
@@ -234,6 +244,11 @@ def test_deaf(network: Network, supervisor: Supervisor, events: list[dict[str, A
         ({"WATCHDOG_USEC": "500000", "WATCHDOG_PID": "8"}, None),
         ({"WATCHDOG_USEC": "0"}, None),
         ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "\u0663"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+        ({"WATCHDOG_USEC": "9" * 400}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
+        ({"WATCHDOG_USEC": "1"}, 1e-6),
     ],
 )
 def test_watchdog(environ: dict[str, str], seconds: float | None) -> None:
@@ -317,7 +332,8 @@ def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_notPassed() -> None:
     """What was passed to another process, or not at all, is nobody's business."""
     assert passedSockets({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == ({}, {}, [])
-    assert passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "x"}, 7) == ({}, {}, [])
+    for count in ("", "x", "-1", "0", "\u00b2", "\u0663", "9" * 5000):
+        assert passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": count}, 7) == ({}, {}, [])
     assert passedSockets({}) == ({}, {}, [])
 
 

@@ -140,3 +140,27 @@ def test_frequenciesBothWays(times: float) -> None:
 def test_shown(written: str, expected: str) -> None:
     """An amount is written in the largest unit that leaves a whole number."""
     assert written == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("007", 7),
+        ("255", 255),
+        ("256", None),
+        ("0255", None),
+        ("", None),
+        ("-1", None),
+        ("+1", None),
+        (" 1", None),
+        ("1.0", None),
+        ("0x1", None),
+        ("\u0663", None),
+        ("\u00b2", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_wholeNumber(text: str, number: int | None) -> None:
+    """A number of another program is read in plain digits up to a limit; anything else is none, and raises nothing."""
+    assert units.wholeNumber(text, 255) == number

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from castd.net.fdstore import FDNAME_PREFIX
 from castd.net.sockets import boundHost
+from castd.units import wholeNumber
 
 #: The first descriptor that is passed (C{SD_LISTEN_FDS_START}).
 LISTEN_FDS_START = 3
@@ -55,13 +56,14 @@ def passedSockets(
     """
     variables = {name: environ.pop(name, "") for name in VARIABLES}
     ours = variables["LISTEN_PID"] == str(os.getpid() if pid is None else pid)
-    if not ours or not variables["LISTEN_FDS"].isdecimal():
+    count = wholeNumber(variables["LISTEN_FDS"], 1 << 31)
+    if not ours or count is None:
         return {}, {}, []
     names = variables["LISTEN_FDNAMES"].split(":")
     bound: SocketsByAddress = {}
     stored: SocketsByAddress = {}
     faults = []
-    for index in range(min(int(variables["LISTEN_FDS"]), MOST_DESCRIPTORS)):
+    for index in range(min(count, MOST_DESCRIPTORS)):
         name = (names[index] if index < len(names) else "") or "unknown"
         try:
             sock = _openDescriptor(LISTEN_FDS_START + index)

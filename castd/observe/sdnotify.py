@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from castd.interfaces import IListeningPort
+from castd.units import wholeNumber
 
 _log = Logger(namespace="castd")
 
@@ -26,6 +27,10 @@ _log = Logger(namespace="castd")
 STOP_MARGIN = 5.0
 #: The most seconds that L{ServiceNotifier.barrier} waits.
 BARRIER_TIMEOUT = 1.0
+#: Seconds between two feedings of the watchdog, at least: a period of a microsecond must not keep the machine busy.
+MIN_FEED_INTERVAL = 0.01
+#: The longest period of a watchdog that systemd can write.
+_MOST_USEC = (1 << 64) - 1
 
 
 class ServiceNotifier:
@@ -104,9 +109,9 @@ def watchdogPeriod(environ: Mapping[str, str], pid: int | None = None) -> float 
 
     @param pid: the process that the watchdog is for; L{None}: this process.
     """
-    period, watched = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    period, watched = wholeNumber(environ.get("WATCHDOG_USEC", ""), _MOST_USEC), environ.get("WATCHDOG_PID", "")
     isUs = not watched or watched == str(os.getpid() if pid is None else pid)
-    return int(period) / 1e6 if isUs and period.isdecimal() and int(period) else None
+    return period / 1e6 if isUs and period else None
 
 
 class ServiceWatch:
@@ -180,7 +185,7 @@ class ServiceWatch:
         if self._period is None:
             self._call = None
             return
-        self._call = self._reactor.callLater(self._period / 2, self._probePorts)
+        self._call = self._reactor.callLater(max(MIN_FEED_INTERVAL, self._period / 2), self._probePorts)
         ports = {port: address for address, port in self._ports()}
         for port in self._unanswered & ports.keys():
             _log.error("{address} does not hear: the watchdog is not fed", event="deaf", address=ports[port])

@@ -115,7 +115,8 @@ def inherit() -> Inheritance | None:
     try:
         return receiveInheritance(os.environ)
     except (OSError, EOFError) as error:
-        raise Unavailable(f"the process before this one passes nothing on: {error}") from None
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise Unavailable(f"the process before this one passes nothing on: {why}") from None
 
 
 def _compose(

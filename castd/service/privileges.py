@@ -13,6 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from castd.errors import Unavailable
+from castd.units import wholeNumber
+
+#: The largest number of a user or a group; the next one means "no change" to the system calls.
+_MOST_ID = (1 << 32) - 2
+
+
+def _number(text: str) -> int | None:
+    """Return the number of a user or a group; L{None}: it is a name."""
+    return wholeNumber(text, _MOST_ID)
 
 
 def _mayEnter(folder: Path) -> bool:
@@ -37,8 +46,10 @@ class UnprivilegedUser:
         Find a user by number.
 
         @param gid: the group to run as; by default the user's primary group.
-        @raise ValueError: the system does not know the user, and no group is given.
+        @raise ValueError: the system does not know the user, and no group is given; or no user has such a number.
         """
+        if any(not 0 <= number <= _MOST_ID for number in (uid, 0 if gid is None else gid)):
+            raise ValueError(f"no user or group has a number beyond {_MOST_ID}")
         try:
             known = pwd.getpwuid(uid)
         except KeyError:
@@ -55,12 +66,14 @@ class UnprivilegedUser:
 
         @raise ValueError: there is no such user, or no such group.
         """
+        uid = _number(user)
+        gid = None if group is None else _number(group)
         try:
-            uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+            uid = pwd.getpwnam(user).pw_uid if uid is None else uid
         except KeyError:
             raise ValueError(f"there is no user {user}") from None
         try:
-            gid = None if group is None else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+            gid = grp.getgrnam(group).gr_gid if group is not None and gid is None else gid
         except KeyError:
             raise ValueError(f"there is no group {group}") from None
         return cls.byId(uid, gid)
@@ -92,14 +105,16 @@ class UnprivilegedUser:
         Find out whether this user may read the files that the program consists of: modules that are imported late, and
         the interpreter, which an upgrade starts again.
 
-        @raise Unavailable: one of them cannot be read; the innermost directory that is closed is named.
+        @raise Unavailable: one of them cannot be read; the first directory on the way to it that is closed is named.
         """
         with self.asEffectiveUser():
             for file in map(Path, files):
                 if os.access(file, os.R_OK, effective_ids=True):
                     continue
-                closed = next((each for each in reversed(file.parents) if not _mayEnter(each)), file)
-                place = "" if closed == file else f", since {closed} is closed to it"
+                # The interpreter of a virtual environment is a link to one that may be in the home of root.
+                way = [*reversed(file.parents), *reversed(Path(os.path.realpath(file)).parents)]
+                closed = next((each for each in way if not _mayEnter(each)), None)
+                place = "" if closed is None else f", since {closed} is closed to it"
                 cure = "install castd where it may read"
                 raise Unavailable(f"user {self.uid} may not read {file}{place}: {cure}")
 

@@ -25,6 +25,7 @@ from castd.machines.table import HeardMachine
 from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
+from castd.units import wholeNumber
 from castd.upgrade.channel import ChannelToPredecessor, MakeChannel, Packet, receivePacket, sendPacket
 from castd.upgrade.messages import (
     BindAddress,
@@ -44,6 +45,7 @@ _log = Logger(namespace="castd")
 
 #: The variable that holds the descriptor of the successor's end of the channel.
 ENVIRON = "CASTD_ELDER"
+_MOST_DESCRIPTOR = (1 << 31) - 1
 #: The most seconds that this process waits for the sockets.
 SOCKETS_TIMEOUT = 10.0
 #: The most seconds from the end of the channel to that of the predecessor: a process that is killed closes its
@@ -77,7 +79,7 @@ class Inheritance:
         Receive what the predecessor passes on.
 
         @param end: this process's end of the channel.
-        @raise OSError, EOFError: the predecessor sends nothing, or has closed its end and lives.
+        @raise OSError, EOFError: the predecessor sends nothing, or something else, or has closed its end and lives.
         """
         self.end = end
         self.adopted: SocketsByAddress = {}
@@ -92,6 +94,8 @@ class Inheritance:
             if not hasEnded(self.pid, DEATH_TIMEOUT):
                 raise
             self.orphaned = True
+        except (ValueError, TypeError, LookupError):
+            raise EOFError("what comes through the channel is no message of castd") from None
 
     def _receive(self, end: socket.socket) -> None:
         packet: Packet[FromPredecessor] = receivePacket(end)
@@ -121,13 +125,19 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
     @return: L{None}: this process has no predecessor.
     @raise OSError, EOFError: as L{Inheritance}; or the variable names no descriptor.
     """
-    descriptor = environ.pop(ENVIRON, None)
-    if descriptor is None:
+    named = environ.pop(ENVIRON, None)
+    if named is None:
         return None
-    if not (descriptor.isascii() and descriptor.isdecimal() and len(descriptor) < 10):
-        raise OSError(errno.EBADF, f"{ENVIRON} names no descriptor")
-    os.set_inheritable(int(descriptor), False)
-    return Inheritance(socket.socket(fileno=int(descriptor)))
+    descriptor = wholeNumber(named, _MOST_DESCRIPTOR)
+    try:
+        if descriptor is None:
+            raise OSError(errno.EBADF, "no number of a descriptor")
+        os.set_inheritable(descriptor, False)
+        end = socket.socket(fileno=descriptor)
+    except OSError as error:
+        why = f"{ENVIRON} names no channel: {error.strerror}; castd sets it for an upgrade, nobody else should"
+        raise OSError(error.errno, why) from None
+    return Inheritance(end)
 
 
 def _creatorOf(end: socket.socket) -> int:
