@@ -525,6 +525,73 @@ def test_noEffect(text: str, told: str) -> None:
     assert [each[7:].startswith(told) for each in warningsOf(config)] == [True], list(warningsOf(config))
 
 
+def placesWarned(*places: str) -> list[str]:
+    """Return the warnings of a service file with these directories for uploads, the first one in line 4."""
+    uploads = "".join(f"- directory: {{path: x{number}, {given}}}\n" for number, given in enumerate(places))
+    text = f"castd: 1\naccess: [{{allow: any}}]\nuploads:\n{uploads}transports: {{tftp: {{}}}}\n"
+    return list(warningsOf(stock(text)))
+
+
+MAKES = "make-directories: true"
+NEVER = "is never reached: the directory in line 4 takes all that it could take"
+SELDOM = "is reached only for folders that the directory in line 4 lacks: all else of its clients goes there"
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (["policy: create", "policy: create"], SELDOM),
+        (["policy: create", "networks: 10.0.0.0/8"], SELDOM),
+        (["networks: 10.0.0.0/8", "networks: [10.1.0.0/16, 10.2.0.0/16]"], SELDOM),
+        (["networks: 10.0.0.0/8, under: a", "networks: 10.1.0.0/16, under: a"], SELDOM),
+        ([MAKES, "networks: 10.0.0.0/8"], NEVER),
+        ([MAKES, MAKES], NEVER),
+        ([MAKES, "under: a/b"], NEVER),
+        ([f"{MAKES}, under: a", "under: a/b"], NEVER),
+        ([f"{MAKES}, strip: [/x]", "under: a"], NEVER),
+        ([MAKES, "under: '{mac}'"], NEVER),
+        ([MAKES, "policy: existing"], NEVER),
+    ],
+)
+def test_uploadsNeverReached(places: list[str], told: str) -> None:
+    """A directory for uploads that an earlier one leaves nothing is worth a warning, with its line."""
+    (warning,) = placesWarned(*places)
+    assert warning == f"x.yaml:5: uploads[1].directory: {told}; put it first, or let it be for other names"
+
+
+def test_uploadsOfTwo() -> None:
+    """What two directories take between them is left to nobody, either."""
+    last = "networks: [10.1.0.0/16, 10.200.0.0/16]"
+    (warning,) = placesWarned("networks: 10.0.0.0/9", "networks: 10.128.0.0/9", last)
+    assert warning.startswith(f"x.yaml:6: uploads[2].directory: {SELDOM}")
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["networks: 10.0.0.0/8", "networks: any"],
+        ["networks: 10.0.0.0/8", "networks: 10.0.0.0/7"],
+        ["networks: 10.0.0.0/8", "networks: 'fd00::/8'"],
+        ["networks: 10.0.0.0/8", "networks: [10.1.0.0/16, 11.0.0.0/8]"],
+        ["under: a", "policy: create"],
+        [f"{MAKES}, under: a", "under: ab"],
+        [f"{MAKES}, under: a/b", "under: a"],
+        # Folders that only the later one has, or makes.
+        ["policy: create", "under: a"],
+        ["policy: create", MAKES],
+        ["policy: existing", "policy: create"],
+        # What names become is not followed.
+        [f"{MAKES}, under: a, strip: [/x]", "under: a"],
+        [f"{MAKES}, rewrite: [{{from: ^a, to: b}}]", "policy: create"],
+        [MAKES, "rewrite: [{from: ^a, to: b}]"],
+        [f"{MAKES}, under: '{{mac}}'", "policy: create"],
+    ],
+)
+def test_uploadsReached(places: list[str]) -> None:
+    """One that is for other clients or names, or gets what the others cannot take, is no warning."""
+    assert placesWarned(*places) == []
+
+
 @pytest.mark.parametrize(
     "access",
     [

@@ -11,6 +11,8 @@ from typing import Literal
 
 from castd.config.config import Config, byAddress, listening
 from castd.config.profiles import Surroundings, profileWarnings
+from castd.files.mapping import NameMap
+from castd.files.uploads import UploadDirectoryOptions
 from castd.options import AnyNetwork
 
 
@@ -22,6 +24,7 @@ def warningsOf(config: Config) -> Iterator[str]:
     yield from _neverUsed(config)
     yield from _pathsAsNames(config)
     yield from _uploadsDenied(config)
+    yield from _neverReached(config)
     yield from profileWarnings(config.profiles, config.tree, _surroundings(config))
     for entry, options in listening(config):
         for text in options.warnings():
@@ -132,3 +135,40 @@ def _uploadsDenied(config: Config) -> Iterator[str]:
         yield f"{where}: without access rules nobody may upload"
     elif not any(rule.allow is not None and rule.use in (None, "write") for rule in config.access):
         yield f"{where}: no access rule lets anybody upload: {{allow: …, for: write}} would"
+
+
+def _neverReached(config: Config) -> Iterator[str]:
+    """
+    Warn of a directory for uploads behind those that take what it could take, of all its clients.
+
+    An upload goes on to the next directory only from one that is for other clients or names, lacks a directory in its
+    path and does not make it, or replaces files only and has none of this name.
+    """
+    places = [(each.route, each.options) for each in config.uploads if isinstance(each.options, UploadDirectoryOptions)]
+    for number, (route, options) in enumerate(places):
+        taken, isWhole = _Decided(), True
+        for before, other in places[:number]:
+            if _takesNamesOf(other, options):
+                taken.add(other.networks, config.tree.line(before))
+                isWhole &= other.makeDirectories
+        lines = [taken.line(network) for network in options.networks]
+        if lines and None not in lines:
+            first = f"the directory in line {lines[0]}"
+            text = f"is never reached: {first} takes all that it could take"
+            if not isWhole:
+                text = f"is reached only for folders that {first} lacks: all else of its clients goes there"
+            yield f"{config.tree.where(route)}: {text}; put it first, or let it be for other names"
+
+
+def _takesNamesOf(before: UploadDirectoryOptions, after: UploadDirectoryOptions) -> bool:
+    """
+    Return whether a directory for uploads takes the names that another one would take, but for those in folders that
+    only the disk could tell of.
+    """
+    if before.policy == "existing" or before.rewrite or after.rewrite or NameMap(before).words:
+        return False
+    if (before.under, before.strip) == (after.under, after.strip):
+        return before.makeDirectories or not after.makeDirectories
+    # A name has folders where one is for names below those of the other.
+    isBelow = before.strip == after.strip and f"{after.under}/".startswith(f"{before.under}/")
+    return before.makeDirectories and (isBelow or not before.under)
