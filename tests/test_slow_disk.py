@@ -5,8 +5,11 @@ A disk that does not answer is waited for by those who need it, for a bounded ti
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, 
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
 from tests.support.descriptors import Descriptors
 from tests.support.disks import HereDirectory, Later, result
+from tests.support.jobs import free, running, until
 from tests.support.needs import lack, run
 from tests.support.stage import HOST, SERVER, Stage, TftpStage
 
@@ -307,6 +311,65 @@ def test_aStop(stage: TftpStage, slow: Disk) -> None:
     assert stage.casts() == []
     assert (slow.source._open, slow.sink._open) == ({}, {})
     assert os.listdir(slow.sink.options.path) == ["f"]
+
+
+def test_aStopWhileMeasuring(stage: TftpStage, slow: Disk) -> None:
+    """A stop waits for no file that is measured for netascii, and leaves none open."""
+    for number in range(10):
+        Path(slow.sink.options.path, f"text{number}").write_bytes(bytes(4 * PIECE))
+        stage.client(2000 + number).send(rrq(f"text{number}", "netascii"), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(10)
+    stage.network.advance(0.01)
+    assert (stage.site.admission.looking, len(slow.thread.jobs)) == (10, 10)
+    drained = stage.listener.drain()
+    stage.listener.stop()
+    assert drained.called
+    slow.thread.run()
+    stage.network.advance(0.01)
+    assert stage.casts() == []
+    assert (stage.site.admission.looking, slow.source._open) == (0, {})
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_measuringHoldsNobodyUp(tmp_path: Path) -> None:
+    """
+    While ten files are measured for netascii, each for half a minute and more, uploads to the same directory are stored
+    at once, and a stop is one: neither waits for a thread that is busy.
+    """
+    for number in range(10):
+        with (tmp_path / f"text{number}").open("wb") as file:
+            file.truncate(64 << 30)
+    port = free(socket.SOCK_DGRAM)[0]
+    service = tmp_path / "x.yaml"
+    service.write_text(
+        f"castd: 1\ncontent: [{{directory: {{path: {tmp_path}}}}}]\naccess: [{{allow: any}}]\nlimits: {{drain: 60 s}}\n"
+        f"uploads: [{{directory: {{path: {tmp_path}, keep-free: 0}}}}]\n"
+        f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n"
+    )
+    with ExitStack() as stack:
+        process = stack.enter_context(running("-m", "castd", "serve", "-c", service))
+        until(process, "listens at")
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(20)]
+        for client in clients:
+            client.settimeout(10)
+        readers, writers = clients[:10], clients[10:]
+        for number, reader in enumerate(readers):
+            reader.sendto(rrq(f"text{number}", "netascii"), ("127.0.0.1", port))
+        for number, writer in enumerate(writers):
+            writer.sendto(wrq(f"new{number}"), ("127.0.0.1", port))
+            packet, tid = writer.recvfrom(600)
+            assert parse(packet) == Ack(0)
+            writer.sendto(buildData(1, b"new"), tid)
+            assert parse(writer.recv(600)) == Ack(1)
+        assert (tmp_path / "new9").read_bytes() == b"new"
+        for reader in readers:
+            reader.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                reader.recv(600)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 # Writing.
