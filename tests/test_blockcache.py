@@ -13,7 +13,7 @@ from castd.dialects import slam
 from castd.dialects.tftp import Wire
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
-from castd.server.blockcache import BlockCache
+from castd.server.blockcache import LONG_OCTETS, MOST_OCTETS, BlockCache
 from castd.server.fastpath import NO_STEPS, preparedSteps
 from castd.testing import BytesContent, pattern
 from tests.support.quick import slowBut
@@ -21,12 +21,20 @@ from tests.support.quick import slowBut
 SIZE = 1 << 21
 
 
+class Readers:
+    """So many casts."""
+
+    def __init__(self, casts: int) -> None:
+        self.casts = casts
+
+
+@pytest.mark.parametrize("windowsize", [1, 16])
 @pytest.mark.parametrize("blksize", slowBut(lambda blksize: blksize > 64, [8, 64, 512, 1468, 65464]))
-def test_memoryIsBounded(blksize: int) -> None:
+def test_memoryIsBounded(blksize: int, windowsize: int) -> None:
     """Whatever the block size, images and lanes take about the memory that they may, and no multiple of it."""
     limit = 1 << 19
     content = BytesContent("f", bytes(SIZE))
-    wire = Wire(AgreedOptions(blksize=blksize), SIZE, RetransmitPolicy())
+    wire = Wire(AgreedOptions(blksize=blksize, windowsize=windowsize), SIZE, RetransmitPolicy())
     blockCache = BlockCache(limit)
     tracemalloc.start()
     try:
@@ -84,3 +92,32 @@ def test_stepsThatFollowAreShared(windowsize: int) -> None:
         assert (found.answers, found.images) == (expected.answers, expected.images)
         skipped, rest = divmod(start - 64, windowsize)
         assert rest or all(each is other for each, other in zip(found.images, whole.images[skipped:], strict=True))
+
+
+@pytest.mark.parametrize("most", [2, 64])
+def test_longChunksAreForFew(most: int) -> None:
+    """Casts that read in windows, each at another place, hold no more than half of the memory by their long chunks."""
+    content = BytesContent("f", bytes(SIZE))
+    wire = Wire(AgreedOptions(blksize=1468, windowsize=16), SIZE, RetransmitPolicy())
+    readers = Readers(most)
+    blockCache = BlockCache(2 * most * LONG_OCTETS, readers)
+    long = blockCache.chunk(wire, content, 0)
+    assert MOST_OCTETS < len(long.image) <= LONG_OCTETS
+    readers.casts += 1
+    assert len(blockCache.chunk(wire, content, 0).image) <= MOST_OCTETS
+    readers.casts -= 1
+    assert blockCache.chunk(wire, content, 0) is long
+
+
+@pytest.mark.parametrize("windowsize", [1, 2])
+def test_whoSharesChunks(windowsize: int) -> None:
+    """All windows share chunks, and so do lockstep and windows where a file has no more than one chunk."""
+    short, long = BytesContent("s", bytes(20_000)), BytesContent("l", bytes(SIZE))
+    blockCache = BlockCache(1 << 26)
+
+    def found(content: BytesContent, windowsize: int) -> object:
+        terms = AgreedOptions(blksize=1468, windowsize=windowsize)
+        return blockCache.chunk(Wire(terms, content.size, RetransmitPolicy()), content, 0)
+
+    assert found(short, windowsize) is found(short, 64)
+    assert (found(long, windowsize) is found(long, 64)) == (windowsize > 1)

@@ -104,3 +104,43 @@ def test_aKernelThatCannot(ways: tuple[socket.socket, socket.socket], number: in
         assert sendBurst(bursts, path.send, b"a" * 250, 100) == 250
         assert lengths(there, 3) == [100, 100, 50]
     assert path.tried == 1
+
+
+class Full:
+    """A socket that takes so many calls, and is full then, or fails."""
+
+    def __init__(self, sock: socket.socket, room: int, error: OSError | None = None) -> None:
+        self.socket, self.room, self.taken = sock, room, [0]
+        self.error = error or BlockingIOError()
+
+    def send(self, image: Any) -> int:
+        if len(self.taken) > self.room:
+            raise self.error
+        self.taken.append(len(image))
+        return self.socket.send(image)
+
+
+#: A window of 64 usual blocks, the last one short, and how many octets of it one call takes.
+WINDOW, STEP, PART = bytes(range(256)) * 367, 1472, 44 * 1472
+
+
+def test_aWindowThatNoCallTakes(ways: tuple[socket.socket, socket.socket]) -> None:
+    """A window of more octets than the kernel takes in a call leaves by two, as the datagrams that it was."""
+    here, there = ways
+    path = Full(here, 2)
+    assert sendBurst(SegmentOption(here, 1500), path.send, memoryview(WINDOW), STEP) == len(WINDOW)
+    assert path.taken == [0, PART, len(WINDOW) - PART]
+    heard = [there.recv(65535) for _ in range(64)]
+    assert heard == [WINDOW[at : at + STEP] for at in range(0, len(WINDOW), STEP)]
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(), OSError(errno.ENOBUFS, "full"), OSError(errno.ENETDOWN, "down")])
+def test_aWindowSentInPart(ways: tuple[socket.socket, socket.socket], error: OSError) -> None:
+    """If only the first call succeeds, so many octets were sent; if none does, it is as with one call."""
+    here, _ = ways
+    assert sendBurst(SegmentOption(here, 1500), Full(here, 1, error).send, memoryview(WINDOW), STEP) == PART
+    if isinstance(error, BlockingIOError):
+        assert sendBurst(SegmentOption(here, 1500), Full(here, 0, error).send, memoryview(WINDOW), STEP) == 0
+    else:
+        with pytest.raises(OSError, match=str(error.strerror)):
+            sendBurst(SegmentOption(here, 1500), Full(here, 0, error).send, memoryview(WINDOW), STEP)

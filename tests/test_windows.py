@@ -409,6 +409,16 @@ def test_theFastPathSendsTheSame(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     assert captured() == usual
 
 
+@pytest.mark.parametrize("windowsize", [16, 64])
+def test_windowsStayOnTheFastPath(windowsize: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cast of a receiver that loses nothing is asked at the beginning and at the end, whatever the window."""
+    asked: list[object] = []
+    hear = Turn.hear
+    monkeypatch.setattr(Turn, "hear", lambda self, *heard: (asked.append(heard), hear(self, *heard)))
+    read(FILE, windowsize, blksize=1468)
+    assert len(asked) <= 3
+
+
 def test_whoAcknowledgesOftenTakesNoSteps() -> None:
     """The next ACK of a receiver that acknowledges often is not predicted."""
     turn = windowed()

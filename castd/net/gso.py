@@ -94,9 +94,14 @@ class SegmentOption:
             self._step = 0
 
 
+def mostWhole(step: int) -> int:
+    """Return how many octets one call sends at most, in whole datagrams of C{step} octets; 0: one is too long."""
+    return min(MOST_SEGMENTS, MOST_OCTETS // step) * step
+
+
 def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: Octets, step: int) -> int:
     """
-    Send a buffer of datagrams, by one call if that is possible, else datagram by datagram.
+    Send a buffer of datagrams, by as few calls as possible, else datagram by datagram.
 
     @param segments: the option of the socket that C{send} uses.
     @param send: sends a buffer; raises OSError.
@@ -113,6 +118,8 @@ def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: 
         except BlockingIOError:
             return 0
         return octets
+    if octets > (part := mostWhole(step)) > step:
+        return _sendParts(segments, send, image, step, part)
     if segments.fits(octets, step) and segments.enable(step):
         try:
             send(image)
@@ -132,6 +139,25 @@ def sendBurst(segments: SegmentOption, send: Callable[[Octets], object], image: 
                 raise
             return start
     return octets
+
+
+def _sendParts(segments: SegmentOption, send: Callable[[Octets], object], image: Octets, step: int, part: int) -> int:
+    """
+    Send a buffer that is too long for one call, as L{sendBurst}.
+
+    @param part: octets of whole datagrams that one call takes.
+    """
+    for start in range(0, len(image), part):
+        burst = image[start : start + part]
+        try:
+            sent = sendBurst(segments, send, burst, step)
+        except OSError:
+            if start == 0:
+                raise
+            return start
+        if sent < len(burst):
+            return start + sent
+    return len(image)
 
 
 def requireAll(taken: int, image: Octets) -> None:

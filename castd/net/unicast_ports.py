@@ -215,7 +215,7 @@ class UnicastPort:
         if most <= step:
             self._segments.keepWhole(step)
             return self._send
-        if self._segments.fits(step, step) and self._segments.enable(step):
+        if self._segments.fits(most, step) and self._segments.enable(step):
             # The kernel cuts the buffer.  If it refuses, the error ends the fast path, and writeBurst disables the
             # option.
             return self._send

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.python.failure import Failure
 
@@ -29,17 +29,23 @@ if TYPE_CHECKING:
 MOST_BLOCKS = 64
 #: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
 MOST_OCTETS = 65507
+#: The same for chunks that are sent in windows: two windows of 64 usual blocks, so that a receiver in step leaves the
+#: fast path for no window.
+LONG_BLOCKS, LONG_OCTETS = 256, 256 << 10
 #: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
 #: this is nearly everything.
 BLOCK_COST = 256
 
 
-def chunkLength(step: int) -> int:
+def chunkLength(step: int, long: bool = False) -> int:
     """
     Return how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can
     be halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
+
+    @param long: it is sent in windows.
     """
-    fitting = max(1, min(MOST_BLOCKS, MOST_OCTETS // step))
+    blocks, octets = (LONG_BLOCKS, LONG_OCTETS) if long else (MOST_BLOCKS, MOST_OCTETS)
+    fitting = max(1, min(blocks, octets // step))
     return 1 << fitting.bit_length() - 1
 
 
@@ -132,15 +138,34 @@ class ChunkAwaited(Exception):
         self.awaited = awaited
 
 
-def _bounds(wire: IWire, number: int) -> tuple[int, int]:
+def _bounds(wire: IWire, number: int, long: bool) -> tuple[int, int]:
     """Return where the chunk of a block starts and stops: all of its headers have one length."""
-    length, count = chunkLength(len(wire.header(number)) + wire.blocksize), wire.count
+    length, count = chunkLength(len(wire.header(number)) + wire.blocksize, long), wire.count
     while True:
         start = number - number % length
         stop = start + length if count is None else min(start + length, count)
         if length == 1 or len(wire.header(start)) == len(wire.header(stop - 1)):
             return start, stop
         length >>= 1
+
+
+class Readers(Protocol):
+    """
+    Describes what is known of those who read chunks.
+
+    @ivar casts: how many casts there are.
+    """
+
+    casts: int
+
+
+class NoReaders:
+    """Counts no casts."""
+
+    casts = 0
+
+
+NO_READERS: Final = NoReaders()
 
 
 class BlockCache:
@@ -151,9 +176,10 @@ class BlockCache:
     @ivar octets: octets of memory that the chunks take, about.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, readers: Readers = NO_READERS) -> None:
         self.limit = limit
         self.octets = 0
+        self._readers = readers
         self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
         self._awaited: dict[Hashable, AwaitedChunk] = {}
 
@@ -164,8 +190,7 @@ class BlockCache:
         @raise ChunkAwaited: it has to be waited for.
         @raise ContentChanged: the file has changed.
         """
-        start, stop = _bounds(wire, number)
-        key = (content.version, wire.headerKey, wire.blocksize, start)
+        key, start, stop = self._place(wire, content, number)
         chunk = self._chunks.get(key)
         if chunk is None:
             return self._layOut(key, wire, content, start, stop)
@@ -173,6 +198,17 @@ class BlockCache:
         if chunk.fetched:
             self.readAhead(wire, content, stop)
         return chunk
+
+    def _place(self, wire: IWire, content: IContent, number: int) -> tuple[Hashable, int, int]:
+        """
+        Return the key of the chunk of a block, and where it starts and stops.
+
+        Those who read in windows get long chunks, as long as they are few: each may be in another one, which it keeps
+        even if the cache drops it, and all of them are to take no more than half of the memory.
+        """
+        long = wire.stride > 1 and self._readers.casts * LONG_OCTETS <= self.limit >> 1
+        start, stop = _bounds(wire, number, long)
+        return (content.version, wire.headerKey, wire.blocksize, start, stop), start, stop
 
     def _layOut(self, key: Hashable, wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
         """Lay out a chunk that is not in the cache.  Raises as L{chunk}."""
@@ -211,8 +247,7 @@ class BlockCache:
         """
         if wire.count is not None and number >= wire.count:
             return
-        start, stop = _bounds(wire, number)
-        key = (content.version, wire.headerKey, wire.blocksize, start)
+        key, start, stop = self._place(wire, content, number)
         if key not in self._chunks:
             with suppress(ChunkAwaited, ContentChanged):
                 self._layOut(key, wire, content, start, stop)

@@ -85,8 +85,8 @@ class Site:
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
         self.timers = Timers(reactor, ports.readArrived)
-        self.blockCache = BlockCache(limits.memory)
         self.admission = Admission(limits)
+        self.blockCache = BlockCache(limits.memory, self.admission)
         self.groupPool = GroupPool()
         self.deafMachines = DeafMachines()
         self.requestPorts: Counter[int] = Counter()
