@@ -239,6 +239,15 @@ class INegotiatingWire(IWire):
         """Return name and value of each option that the request was granted."""
 
 
+class IEqualHeadersWire(IWire):
+    """Has headers of one length, and builds those of many blocks at once.  A wire need not provide this."""
+
+    headerLength: int = Attribute("Octets of each header.")
+
+    def headers(start: int, stop: int) -> bytes:
+        """Return what C{header} returns for the blocks C{start} to C{stop} - 1, one behind the other."""
+
+
 class IGroupWire(IWire):
     """Adds what is needed for a group some of whose members may not receive what is sent to it."""
 

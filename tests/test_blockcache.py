@@ -5,15 +5,20 @@ Wire images: how much memory they may take.
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from zope.interface import directlyProvides
 
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import slam
 from castd.dialects.tftp import Wire
+from castd.interfaces import IAwaitedContent
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
-from castd.server.blockcache import LONG_OCTETS, MOST_OCTETS, BlockCache
+from castd.server.blockcache import LONG_OCTETS, MOST_OCTETS, BlockCache, Chunk, ChunkAwaited
 from castd.server.fastpath import NO_STEPS, preparedSteps
 from castd.testing import BytesContent, pattern
 from tests.support.quick import slowBut
@@ -121,3 +126,49 @@ def test_whoSharesChunks(windowsize: int) -> None:
 
     assert found(short, windowsize) is found(short, 64)
     assert (found(long, windowsize) is found(long, 64)) == (windowsize > 1)
+
+
+class Disk(BytesContent):
+    """A content that has to be waited for, until C{read} is called with what C{fetch} was given."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("f", data)
+        self.asked: list[tuple[Deferred[None], Any, int]] = []
+
+    def readAtHand(self, buffers: Any, offset: int) -> bool:
+        if offset:
+            self.readInto(buffers, offset)
+        return bool(offset)
+
+    def fetch(self, buffers: Any, offset: int) -> Deferred[None]:
+        asked: Deferred[None] = Deferred()
+        self.asked.append((asked, buffers, offset))
+        return asked
+
+    def inBackground(self, function: Callable[[], Any]) -> Deferred[Any]:
+        raise AssertionError("nobody asks for that")
+
+
+@pytest.mark.parametrize("windowsize", [1, 16])
+def test_nothingIsOverwritten(windowsize: int) -> None:
+    """What a transfer still sends, and what a thread still reads, stays as it is while other chunks are laid out."""
+    content = Disk(pattern(SIZE))
+    directlyProvides(content, IAwaitedContent)
+    wire = Wire(AgreedOptions(blksize=1468, windowsize=windowsize), SIZE, RetransmitPolicy())
+    blockCache = BlockCache(1)
+    with pytest.raises(ChunkAwaited) as waiting:
+        blockCache.chunk(wire, content, 0)
+
+    def isRight(held: memoryview, start: int) -> bool:
+        numbers = range(start, start + len(held) // 1472)
+        return held == b"".join(wire.header(each) + content.data[each * 1468 : (each + 1) * 1468] for each in numbers)
+
+    held = {start: blockCache.chunk(wire, content, start).slice(start, start + 16) for start in range(256, 1024, 128)}
+    ((asked, buffers, offset),) = content.asked
+    content.readInto(buffers, offset)
+    held |= {start: blockCache.chunk(wire, content, start).slice(start, start + 16) for start in range(1024, 1280, 128)}
+    asked.callback(None)
+    found = waiting.value.awaited.result
+    assert isinstance(found, Chunk)
+    held[0] = found.slice(0, 16)
+    assert all(isRight(image, start) for start, image in held.items())

@@ -19,14 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.logger import LogEvent
 
 from castd import native
+from castd.cast.policy import RetransmitPolicy
+from castd.dialects import slam
+from castd.dialects.tftp import Wire
 from castd.native import StepLists, StepState, load
 from castd.native import steps as steps_
 from castd.net import epoll
 from castd.net.epoll import EpollSet
+from castd.packets import slam as slam_
+from castd.packets.options import AgreedOptions
+from castd.server.blockcache import BlockCache
 from castd.server.fastpath import FastPath
+from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.jobs import ROOT
@@ -611,6 +620,100 @@ def test_asManyAsPython(hall: Hall) -> None:
     for client in hall.clients:
         client.send(b"ack0")
     assert rounds(hall, [], 0.0)[0] == epoll.MOST_EVENTS
+
+
+# Laying out.
+
+OCTETS = pattern(1 << 20)
+
+
+def joined(headers: bytes, content: bytes, count: int, blocksize: int) -> bytes:
+    """Return what C{layOut} is to return, or raise as it does."""
+    if count < 1 or blocksize < 1 or len(headers) % count or not 0 <= count * blocksize - len(content) <= blocksize:
+        raise ValueError
+    gap = len(headers) // count
+    return b"".join(
+        headers[number * gap : (number + 1) * gap] + content[number * blocksize : (number + 1) * blocksize]
+        for number in range(count)
+    )
+
+
+@given(
+    st.integers(0, 9), st.integers(-2, 70), st.integers(-2, 600), st.integers(-601, 601), st.sampled_from([-1, 0, 1, 5])
+)
+@example(0, 3, 8, 0, 0)
+@example(4, 1, 8, -8, 0)
+@example(4, 64, 600, -600, 0)
+def test_layOut(gap: int, count: int, blocksize: int, over: int, wrong: int) -> None:
+    """Each block follows its header, to the octet; what cannot be so many blocks is refused, and nothing is read."""
+    needNative()
+    headers = bytes(range(256))[: max(0, gap * count + wrong)]
+    content = OCTETS[: max(0, count * blocksize + over)]
+    try:
+        expected = joined(headers, content, count, blocksize)
+    except ValueError:
+        with pytest.raises(ValueError, match="blocks"):
+            native.layOut(headers, content, count, blocksize)
+    else:
+        for buffer in (content, bytearray(content), memoryview(content)):
+            assert native.layOut(headers, buffer, count, blocksize) == expected
+
+
+@pytest.mark.parametrize("many", [sys.maxsize, -sys.maxsize - 1])
+def test_layOutOfAnything(many: int) -> None:
+    """Numbers beyond all memory, and what is no buffer, are refused."""
+    needNative()
+    for count, blocksize in ((many, many), (many, 1)):
+        with pytest.raises(ValueError, match="blocks"):
+            native.layOut(b"head", b"12345678", count, blocksize)
+    for content in (None, "text", memoryview(b"12345678")[::2]):
+        with pytest.raises((TypeError, BufferError)):
+            native.layOut(b"head", content, 1, 4)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        native.layOut(bytearray(b"head"), b"1234", 1, 4)  # type: ignore[arg-type]
+
+
+@given(
+    st.one_of(st.sampled_from([8, 512, 1468, 65464]), st.integers(8, 2000)),
+    st.integers(0, len(OCTETS)),
+    st.floats(0, 1),
+    st.sampled_from([1, 16]),
+    st.sampled_from([0, 1, None]),
+)
+@example(8, 530_000, 0.99, 1, 0)
+@example(8, 530_000, 0.99, 16, 0)
+@example(8, 530_000, 0.99, 16, 1)
+@example(1468, 1468 * 64, 1.0, 1, 0)
+@example(1468, 0, 0.0, 16, 0)
+def test_layOutsAreAlike(blksize: int, size: int, where: float, windowsize: int, rollover: int | None) -> None:
+    """
+    Laid out natively or by Python a chunk has the same octets, and those of its blocks: whatever the block size, the
+    headers (SLAM's get longer; TFTP's begin again at 0 or 1), the chunk and the length of the last block.
+    """
+    needNative()
+    content = BytesContent("f", OCTETS[:size])
+    wire: Any
+    if rollover is None:
+        wire = slam.Wire(slam_.Header(1, max(1, size), blksize), ("239.255.1.1", 10000))
+        content = BytesContent("f", OCTETS[: max(1, size)])
+    else:
+        terms = AgreedOptions(blksize=blksize, windowsize=windowsize, rollover=rollover)
+        wire = Wire(terms, size, RetransmitPolicy())
+    number = min(int(wire.count * where), wire.count - 1)
+    chunks = []
+    for compiled in (True, False):
+        blockCache = BlockCache(1 << 20)
+        blockCache.compiled = compiled
+        chunks.append(blockCache.chunk(wire, content, number))
+    mine, other = chunks
+    assert mine.image == other.image
+    assert (mine.start, mine.stop, mine.step, mine.cost) == (other.start, other.stop, other.step, other.cost)
+    assert mine.image.readonly
+    assert other.image.readonly
+    expected = b"".join(
+        wire.header(each) + content.data[each * blksize : (each + 1) * blksize] for each in range(mine.start, mine.stop)
+    )
+    assert mine.image == expected
 
 
 # Beside Python.

@@ -23,6 +23,7 @@ from castd.packets.tftp import (
     buildOack,
     buildRequest,
     dataHeader,
+    dataHeaders,
     opcode,
     parse,
     parseRequest,
@@ -191,6 +192,19 @@ def test_rolloverVectors(vector: dict[str, int]) -> None:
 def test_numbersAreUnwrappedNearWhatIsExpected(number: int, off: int, rollover: int) -> None:
     """A block number comes back whole from its 16 bits beside any number within the largest window of it."""
     assert unwrap(wire(number, rollover), max(number + off, 0), rollover) == number
+
+
+@given(st.integers(1, 1 << 40), st.integers(1, 300), st.sampled_from([0, 1]))
+@example(1, 65536, 1)
+@example(65400, 256, 0)
+@example(65400, 256, 1)
+@example(65535, 1, 0)
+@example(65536, 200_000, 0)
+@example(65536, 200_000, 1)
+def test_manyHeaders(first: int, count: int, rollover: int) -> None:
+    """The headers of many blocks are those of each, also where the numbers begin again."""
+    each = [dataHeader(wire(number, rollover)) for number in range(first, first + count)]
+    assert dataHeaders(first, count, rollover) == b"".join(each)
 
 
 @given(numbers, st.integers(0, 1 << 40), st.sampled_from([0, 1]))

@@ -30,7 +30,7 @@ from castd.dialects.mtftp_cast import POLICY, MtftpCast
 from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IDialect, ITransferHalf, IWire
+from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
 from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -162,7 +162,7 @@ class Options(ListenOptions):
             )
 
 
-@implementer(IWire)
+@implementer(IEqualHeadersWire)
 class Wire:
     """Translates for the one file of a group."""
 
@@ -170,6 +170,7 @@ class Wire:
     stride = 0
     reuseDelay = REUSE_DELAY
     headerKey: Hashable = ("tftp", 0)
+    headerLength = tftp.DATA_HEADER
 
     def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:
         """@raise ContentChanged: its first block cannot be read."""
@@ -219,6 +220,9 @@ class Wire:
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(number + 1)
+
+    def headers(self, start: int, stop: int) -> bytes:
+        return tftp.dataHeaders(start + 1, stop - start)
 
     def payload(self, number: int) -> None:
         return None

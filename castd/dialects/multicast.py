@@ -14,7 +14,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
-from castd.interfaces import IContent, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
+from castd.interfaces import IContent, IEqualHeadersWire, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -64,9 +64,11 @@ class Options(ListenOptions):
         return BootPath(f"tftm://{host}{port}/{name}")
 
 
-@implementer(IGroupWire, INegotiatingWire)
+@implementer(IGroupWire, INegotiatingWire, IEqualHeadersWire)
 class Wire(_group.GroupWire):
     """Translates for one group."""
+
+    headerLength = tftp.DATA_HEADER
 
     def __init__(
         self, terms: AgreedOptions, size: int, options: Options, group: tuple[str, int], groupPool: GroupPool
@@ -86,6 +88,9 @@ class Wire(_group.GroupWire):
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(number + 1)
+
+    def headers(self, start: int, stop: int) -> bytes:
+        return tftp.dataHeaders(start + 1, stop - start)
 
     def close(self, now: float) -> None:
         self._groupPool.release(self.group, now)

@@ -22,7 +22,14 @@ from castd.cast.turn import Turn
 from castd.dialects import _tftp
 from castd.errors import Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IExplainedDialect, INegotiatingWire, ITransferHalf, IWire
+from castd.interfaces import (
+    IContent,
+    IEqualHeadersWire,
+    IExplainedDialect,
+    INegotiatingWire,
+    ITransferHalf,
+    IWire,
+)
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
@@ -105,7 +112,7 @@ class Options(ListenOptions):
             )
 
 
-@implementer(INegotiatingWire)
+@implementer(INegotiatingWire, IEqualHeadersWire)
 class Wire:
     """
     Translates for one unicast transfer.
@@ -116,6 +123,7 @@ class Wire:
     group = None
     cast = Turn
     reuseDelay = 0.0
+    headerLength = tftp.DATA_HEADER
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
         self.terms = terms
@@ -148,6 +156,9 @@ class Wire:
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(tftp.wire(number + 1, self.terms.rollover))
+
+    def headers(self, start: int, stop: int) -> bytes:
+        return tftp.dataHeaders(start + 1, stop - start, self.terms.rollover)
 
     def payload(self, number: int) -> None:
         return None

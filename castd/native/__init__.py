@@ -1,7 +1,9 @@
 """
-Load the compiled loop, which takes steps on the fast path without the interpreter, where there is one.
+Load the compiled loop, which takes steps on the fast path without the interpreter, and lays out chunks, where there is
+one.
 
-It is optional: without it the same is done by L{castd.net.epoll} and L{castd.server.fastpath}, in Python.  It is not
+It is optional: without it the same is done by L{castd.net.epoll}, L{castd.server.fastpath} and
+L{castd.server.blockcache}, in Python.  It is not
 used either if the variable C{CASTD_NATIVE} of the environment is 0, or if it was built from other sources than these.
 C{hatch_build.py} builds it.  See docs/decisions/native-loop.md.
 """
@@ -59,6 +61,7 @@ else:
 
 if TYPE_CHECKING or NATIVE:
     from castd.native._loop import StepReader as StepReader
+    from castd.native._loop import layOut as layOut
     from castd.native._loop import readRounds as readRounds
 
 

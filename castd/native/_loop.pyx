@@ -7,7 +7,9 @@ Nothing is decided here: a datagram that is the expected one, to the octet, take
 happens (another datagram, an error, a full socket, no step prepared) is handed to Python, with the state as it would be
 if Python had taken all steps before.  The state lies in L{StepState} and nowhere else, so that is always so.
 
-Octets belong to Python objects that are held while they are sent.  The interpreter's lock is released for each
+C{layOut} copies the blocks of a chunk between their headers, for C{castd.server.blockcache}.
+
+Octets belong to Python objects that are held while they are sent or copied.  The interpreter's lock is released for each
 epoll_wait; nothing else runs meanwhile that the steps depend on, as only the reactor's thread knows casts.
 """
 
@@ -16,7 +18,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport uint32_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 import os
 import time
@@ -234,3 +236,41 @@ def readRounds(
             return count, begun, now
         begun = now
         milliseconds = pause if count <= few else 0
+
+
+def layOut(bytes headers not None, content, Py_ssize_t count, Py_ssize_t blocksize):
+    """
+    Lay out blocks with their headers, one behind the other.
+
+    @param headers: of all blocks, all of one length.
+    @param content: a buffer with the octets of the blocks; the last block may have fewer octets than the others, or none.
+    @param count: how many blocks there are.
+    @return: the datagrams, as C{bytes}, which nobody else has seen while they are written.
+    @raise ValueError: these are not so many blocks and headers.
+    """
+    cdef Py_buffer view
+    cdef Py_ssize_t octets, gap, rest
+    cdef char *source
+    cdef char *header = PyBytes_AsString(headers)
+    cdef char *end
+    cdef bytes image
+    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+    try:
+        octets = view.len
+        if count < 1 or blocksize < 1 or PyBytes_Size(headers) % count or octets // blocksize not in (count, count - 1):
+            raise ValueError("blocks and headers do not fit")
+        if octets // blocksize == count and octets % blocksize:
+            raise ValueError("more octets than blocks")
+        gap = PyBytes_Size(headers) // count
+        image = PyBytes_FromStringAndSize(NULL, gap * count + octets)
+        source, end, rest = <char *>view.buf, PyBytes_AsString(image), octets
+        while count:
+            memcpy(end, header, gap)
+            header, end, count = header + gap, end + gap, count - 1
+            blocksize = min(blocksize, rest)
+            if blocksize:
+                memcpy(end, source, blocksize)
+            source, end, rest = source + blocksize, end + blocksize, rest - blocksize
+        return image
+    finally:
+        PyBuffer_Release(&view)

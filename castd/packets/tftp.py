@@ -20,6 +20,8 @@ RRQ, WRQ, DATA, ACK, ERROR, OACK = 1, 2, 3, 4, 5, 6
 LARGEST_REQUEST = 2048
 #: Octets that the text of an ERROR is cut to.
 LARGEST_TEXT = 200
+#: Octets of a DATA packet before its block.
+DATA_HEADER = 4
 #: Octets of the largest block (RFC 2348).
 LARGEST_BLKSIZE = 65464
 
@@ -178,6 +180,30 @@ _TWO_NUMBERS = Struct(">HH")
 def dataHeader(number: int) -> bytes:
     """Return the four octets of a DATA packet before the payload; the number is cut to 16 bits."""
     return _TWO_NUMBERS.pack(DATA, number & 0xFFFF)
+
+
+def _headerTable() -> memoryview:
+    """Return the headers of the DATA packets 0 to 65535, one behind the other."""
+    table = bytearray(_TWO_NUMBERS.pack(DATA, 0) * 0x10000)
+    table[2::4] = b"".join(bytes((high,)) * 256 for high in range(256))
+    table[3::4] = bytes(range(256)) * 256
+    return memoryview(bytes(table))
+
+
+_HEADERS = _headerTable()
+
+
+def dataHeaders(first: int, count: int, rollover: int = 0) -> bytes:
+    """
+    Return the headers of C{count} DATA packets, one behind the other: a piece of a table, as a file has many blocks.
+
+    @param first: the block of the first, 1, 2, ...; after 65535 comes C{rollover}, as for L{wire}.
+    """
+    start, wanted = DATA_HEADER * wire(first, rollover), DATA_HEADER * count
+    headers, again = bytes(_HEADERS[start : start + wanted]), DATA_HEADER * rollover
+    while len(headers) < wanted:
+        headers += _HEADERS[again : again + wanted - len(headers)]
+    return headers
 
 
 def buildAck(number: int) -> bytes:

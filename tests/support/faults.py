@@ -27,7 +27,17 @@ from zope.interface import Interface, directlyProvides, providedBy
 from zope.interface.interface import Method
 
 from castd.files import athand
-from castd.interfaces import ICast, IContent, IContentSink, IDialect, IGroupWire, ITransferHalf, IUpload, IWire
+from castd.interfaces import (
+    ICast,
+    IContent,
+    IContentSink,
+    IDialect,
+    IEqualHeadersWire,
+    IGroupWire,
+    ITransferHalf,
+    IUpload,
+    IWire,
+)
 
 
 class Breaker:
@@ -317,7 +327,17 @@ class Socket:
 # Plugins.
 
 #: The interfaces of objects that methods return, whose methods pass through the same breaker.
-INTERFACES: tuple[Any, ...] = (IDialect, IGroupWire, IWire, ICast, IContent, IContentSink, IUpload, ITransferHalf)
+INTERFACES: tuple[Any, ...] = (
+    IDialect,
+    IGroupWire,
+    IEqualHeadersWire,
+    IWire,
+    ICast,
+    IContent,
+    IContentSink,
+    IUpload,
+    ITransferHalf,
+)
 
 
 class Plugin:
@@ -360,8 +380,8 @@ def through(breaker: Breaker, value: Any) -> Any:
 
 
 def _named(seam: Any, name: str) -> str:
-    """Return the name of a method, such as C{IWire.header}, also for an C{IGroupWire}."""
-    return f"{'IWire' if seam is IGroupWire else seam.getName()}.{name}"
+    """Return the name of a method, such as C{IWire.header}, also for an interface that extends it."""
+    return f"{'IWire' if seam.extends(IWire) else seam.getName()}.{name}"
 
 
 def methods(seam: type[Interface]) -> list[str]:

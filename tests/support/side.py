@@ -81,6 +81,7 @@ class Side:
         # A cache that holds few chunks, so that they are laid out again and again.
         self.site = Site(self.reactor, NoJitterRandom(), self.ports, Limits())
         self.site.blockCache.limit = 200_000
+        self.site.blockCache.compiled = compiled
         self.source = Source(FILES)
         self.site.open([self.source], (), None)
         options = Options(port=1, windowsize=64)
