@@ -18,7 +18,7 @@ from castd.dialects import mtftp_cast
 from castd.dialects.mtftp_cast import CROWD, CROWD_COPIES, MOST_REMEMBERED, POLICY, PROMOTED_REPEATS, MtftpCast
 from castd.request import Peer
 from castd.testing import RecordingClient, pattern
-from tests.support.clients.mtftp import GROUP, SERVER, Client, Ipxe, R, ack, block
+from tests.support.clients.mtftp import GROUP, SERVER, Client, Efi, Ipxe, R, ack, block
 from tests.support.hostile import Wilds
 from tests.support.quick import slowBut
 from tests.support.stage import MtftpStage
@@ -93,8 +93,13 @@ def machine(stage: MtftpStage, kind: type[Client]) -> Any:
     return kind(stage.network.host("10.0.0.9/16"))
 
 
-@pytest.mark.parametrize("rate", slowBut(lambda rate: rate < 1000, [500, 2500]))
-@pytest.mark.parametrize(("kind", "limit"), [(Ipxe, 2.0), (Patient, 3.0)])
+@pytest.mark.parametrize(
+    ("kind", "limit", "rate"),
+    slowBut(
+        lambda _kind, _limit, rate: rate < 1000,
+        [(Ipxe, 2.0, 500), (Ipxe, 2.0, 2500), (Patient, 3.0, 500), (Efi, 5.0, 500)],
+    ),
+)
 def test_whoAnswers(stage: MtftpStage, kind: type[Client], limit: float, rate: int) -> None:
     """A client that answers has all of its file soon, however many names are forged: its second request is enough."""
     Flood(stage, rate)
@@ -106,6 +111,20 @@ def test_whoAnswers(stage: MtftpStage, kind: type[Client], limit: float, rate: i
     assert (client.done, client.octets) == (True, DATA)
     assert client.asked == 2
     assert stage.network.seconds() - began < limit
+
+
+@pytest.mark.slow
+def test_whoComesAfterAPass(stage: MtftpStage) -> None:
+    """An iPXE that comes when a pass is just over hears nothing of those who are asked then, and is served."""
+    Flood(stage, 2500)
+    stage.network.advance(1)
+    before, client = Patient(stage.network.host("10.0.0.8/16")), machine(stage, Ipxe)
+    before.begin()
+    stage.network.run(lambda: before.over, limit=30)
+    stage.network.advance(0.05)
+    client.begin()
+    stage.network.run(lambda: client.over, limit=30)
+    assert (before.done, client.done, client.octets) == (True, True, DATA)
 
 
 @pytest.mark.slow
@@ -222,27 +241,88 @@ def test_whoAsksAgainIsNext() -> None:
 
 
 def test_theGroupHearsNothing() -> None:
-    """
-    Nothing goes to the group for those who only ask, so who has just come asks a second time; but while somebody waits
-    who was there in a pass, it is never silent for 0.25 s.
-    """
+    """Nothing goes to the group for those who only ask, so who has just come hears nothing, and asks a second time."""
     play = Play()
     play.wait(0.1)
     play.log.clear()
     play.wait(0.3)
     assert {type(each) for each in play.log} == {Announce}
+
+
+def afterAPass() -> Play:
+    """Return a crowd that waits at the end of a pass: its master has the file, and is gone."""
     play = Play()
     play.says(play.master, 1)
+    return play
+
+
+def leaves(play: Play) -> None:
+    """Let the master have the file."""
+    play.log.clear()
     play.cast.hear(play.master, Leave(outcomes.DONE), play.now)
     play.poll()
-    silences: list[float] = []
-    while any(not each.copies for each in play.cast.members):
+
+
+def test_whoListenedIsAskedAtOnce() -> None:
+    """
+    When a pass is over all who were there are asked alone, so soon that no iPXE among them leaves; the group hears
+    nothing meanwhile, so who has just come asks a second time.
+    """
+    play = afterAPass()
+    waiting = [each.peer for each in play.cast.members if each.peer != play.master]
+    leaves(play)
+    assert len(play.log) < 4  # the end of the master, and one question
+    play.wait(8 * mtftp_cast.HANDFUL)
+    assert Counter(each.peer for each in play.log if isinstance(each, Announce)) == Counter(waiting)
+    assert not any(isinstance(each, SendBlocks) for each in play.log)
+    assert 8 * mtftp_cast.HANDFUL < mtftp_cast.CROWD_STAYS
+
+
+def test_oneOfThemAnswers() -> None:
+    """Of those who are asked the first who answers has the turn, and goes on from what it lacks."""
+    play = afterAPass()
+    first, second = play.crowd[40], play.crowd[50]
+    leaves(play)
+    play.wait(8 * mtftp_cast.HANDFUL)
+    play.log.clear()
+    play.says(first, 7)
+    play.says(second, 3)
+    assert play.master == first
+    assert [each.numbers for each in play.log if isinstance(each, SendBlocks)] == [range(7, 8)]
+
+
+def test_whoListenedIsNotLeftInSilence() -> None:
+    """While others go before those who were there in a pass, the group is never silent so long that an iPXE leaves."""
+    play = afterAPass()
+    play.wait(0.3)
+    for peer in play.crowd[60:100]:
+        play.join(peer)
+    silent, longest, steps = 0.0, 0.0, 0
+    while any(not each.copies and not each.askedAt for each in play.cast.members if each is not play.cast.master):
         before = len(play.log)
         play.wait(0.01)
         sent = any(isinstance(each, SendBlocks) for each in play.log[before:])
-        silences.append(0.0 if sent or not silences else silences[-1] + 0.01)
-    assert len(silences) > 25
-    assert max(silences) < 0.2
+        silent, steps = 0.0 if sent else silent + 0.01, steps + 1
+        longest = max(longest, silent)
+    assert steps > 200
+    assert longest < 0.21
+
+
+def test_theClientThatNeedsBoth() -> None:
+    """EFI's client, which asks from the port of the group, is sent both copies of block 1 when it asks again."""
+    play = Play()
+    play.cast = MtftpCast(POLICY, BLOCKS, clientPort=2000)
+    for each in play.crowd:
+        play.join(each)
+    play.wait(0.3)
+    play.log.clear()
+    play.join(play.crowd[90])
+    play.wait(mtftp_cast.MIN_RTO)
+    asked = [each.peer for each in play.log if isinstance(each, Announce)]
+    assert asked[0] == play.crowd[90] or asked[1] == play.crowd[90]
+    assert [(each.peer, each.numbers) for each in play.log if isinstance(each, SendBlocks)] == [
+        (play.crowd[90], range(1))
+    ]
 
 
 def test_notForAFew() -> None:

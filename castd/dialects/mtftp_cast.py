@@ -10,6 +10,7 @@ rules follow what real clients do (docs/transports/mtftp.md has the reasons):
  - While there is any member, the group is never silent for 0.25 s: iPXE would leave, and its fallback is broken.
  - When many wait most may be forged.  Each has the turn for a moment then, and is asked by block 1 alone: of the group
    an iPXE that has just come would hear block 1 again and again, and never ask a second time, by which it is known.
+   EFI's client, which answers nothing before it has heard both, gets both when it asks again.
  - A client that has received the last block and has not acknowledged it may fall back to plain TFTP while it lacks
    other blocks.  Other transports are told not to serve it (L{Bar}).
 """
@@ -52,6 +53,11 @@ MOST_REMEMBERED = 128
 #: nobody has the turn for long who has not answered: one copy of block 1 in each turn, and so many in all.  The
 #: machines of a hall seldom are so many at one file, and longer turns serve them better where datagrams are lost.
 CROWD, CROWD_COPIES = MOST_REMEMBERED - 16, 2
+#: How long a crowd is taken for one when its members have had their turns: by then a flood of 2,000 requests a second
+#: has filled the list again.  Seconds.
+CROWD_STAYS = 0.06
+#: How long is waited for an answer after each handful of those who are asked when a pass is over.  Seconds.
+HANDFUL = 0.005
 #: Whose request was not kept, in a crowd, is known by it for so many seconds, if he asks again; so many at once.  iPXE
 #: repeats its request after 0.25 s, EFI's client after its delay (option 43.5, most often 2 s) and 0.1 s.
 ASKED_FOR, MOST_ASKED = 10.0, 8192
@@ -100,20 +106,21 @@ class MtftpMember(Member):
     @ivar askedAt: the instant of its last request.
     @ivar askedTwice: it has asked again, not only in a copy, which few do who forge a name for each request.
     @ivar copies: how often block 1 was sent to it in turns in a crowd, in which it has not answered.
+    @ivar turnAt: the instant at which it was given its last turn.
     @ivar sinceFirstBlock: it asked before the first block of this pass, and the pass has left out no block.
     @ivar allSent: every block has been sent since it asked.
     @ivar lastBlockSent: the last block has been sent since it asked, and not only when it had acknowledged all others.
     @ivar answers: the estimator of the time in which it answers as master.
     """
 
-    __slots__ = ("allSent", "answers", "askedAt", "askedTwice", "copies", "lastBlockSent", "sinceFirstBlock")
+    __slots__ = ("allSent", "answers", "askedAt", "askedTwice", "copies", "lastBlockSent", "sinceFirstBlock", "turnAt")
 
     def __init__(self, peer: Peer, wants: Ranges, repeat: AdaptiveTimeout | FixedTimeouts, askedAt: float) -> None:
         super().__init__(peer, wants, repeat, waited=False)
         self.askedAt = askedAt
         self.hearsGroup = True
         self.sinceFirstBlock = self.allSent = self.lastBlockSent = self.askedTwice = False
-        self.copies = 0
+        self.copies, self.turnAt = 0, -NEVER
         self.answers = RtoEstimator(ANSWERS)
 
     @property
@@ -152,6 +159,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._withheld = False  # block 1 was sent to the master alone
         self._passEndedAt = -NEVER  # the last block was sent
         self._reached = 0  # the blocks before this one have been sent in this pass
+        self._crowded, self._crowdedUntil = False, -NEVER
+        self._questions = 0  # turns in a crowd, one after the other, in which nobody has answered
         self._asked: Repetitions[Peer] = Repetitions(ASKED_FOR, MOST_ASKED)  # who was not kept in a crowd
 
     # Requests.
@@ -177,6 +186,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
             member.askedTwice = self._asked.asksAgain(peer, now)
             self._asked.discard(peer)
             self.members.add(member)
+            self._noteCrowd(now)
             self.delayFirstBlock(now)
         self.memberListens(member)
         self._bar(member, 0.0)
@@ -194,9 +204,11 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if former is not None and former is not master:
             self.remove(former, outcomes.REPLACED, now)
 
-    @property
-    def _crowded(self) -> bool:
-        return len(self.members) > CROWD
+    def _noteCrowd(self, now: float) -> None:
+        """Note whether there are so many members that most may be forged, or were a moment ago."""
+        if len(self.members) > CROWD:
+            self._crowdedUntil = now + CROWD_STAYS
+        self._crowded = now < self._crowdedUntil
 
     def _forgetOne(self, latest: MtftpMember, now: float) -> None:
         """
@@ -267,7 +279,10 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def turnGiven(self, member: MtftpMember, now: float) -> None:
         """Begin a pass."""
+        pause = now >= self._masterAliveAt + MIN_REPEAT_INTERVAL
+        self._questions = 1 if pause or not self._crowded else self._questions + 1
         self._masterAliveAt, self._reached = now, 0
+        member.turnAt = now
 
     def _passOn(self, now: float) -> None:
         """
@@ -317,6 +332,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
     # Acknowledgements.
 
     def hear(self, peer: Peer, event: Event, now: float) -> None:
+        self._noteCrowd(now)
         master = self.master
         if master is None or peer != master.peer:
             late = self._answersLate(peer)
@@ -326,6 +342,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
             self.giveTurn(late, now)
             master = late
         self._masterAliveAt = self._heardAt = now
+        self._questions = 0
         if not isinstance(event, RequestBlocks) or not event.ranges:
             super().hear(peer, event, now)
             return
@@ -366,12 +383,28 @@ class MtftpCast(GenericTurn[MtftpMember]):
         master that answers quickly, unless it counts copies, or has left after the last block.
         """
         if not member.heard and self._crowded:
-            return MIN_RTO
+            return self._crowdInterval(member)
         if member.waited and not member.heard:
             return MIN_REPEAT_INTERVAL
         if member.quick and not self._servesLastBlock and not self._countsCopies(member):
             return QUICK.steps[min(member.rto.repeats, len(QUICK.steps) - 1)]
         return super().interval(member)
+
+    def _crowdInterval(self, member: MtftpMember) -> float:
+        """
+        Choose how long a member of a crowd has the turn that has not answered: a moment.
+
+        Those who may have listened to a pass are asked as soon as it is over, one, then two, then four at once and so
+        on, and again when all have been: else the group would have to be kept alive for them, one after the other, for
+        seconds, and an iPXE that comes meanwhile would hear it and never ask a second time.  Nor are all asked at once,
+        as each iPXE that is acknowledges all blocks from then on.
+        """
+        if not self._mayHaveListened(member) or self._needsBoth(member):
+            return MIN_RTO
+        other = next((each for each in self.members if each is not member), None)
+        if other is None or not self._mayHaveListened(other) or member.turnAt < other.turnAt + MIN_REPEAT_INTERVAL:
+            return MIN_REPEAT_INTERVAL
+        return 0.0 if self._questions & (self._questions + 1) else HANDFUL
 
     def turnEndsAt(self, member: MtftpMember) -> float:
         """Choose the instant after the last allowed repetition, or that of the timeout where those are not limited."""
@@ -421,6 +454,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
 
     def poll(self, now: float) -> Action | None:
         self._expireRequests(now)
+        self._noteCrowd(now)
         if not self._actions:
             self._passOn(now)
             # Actions queued by this call come first: a Bar may be about a member that the next action removes.
@@ -451,13 +485,27 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def _mayWithhold(self, burst: SendBlocks, now: float) -> bool:
         """
         Find out whether block 1 goes to the master alone: in a crowd, before it has answered, unless somebody who may
-        have listened to a pass waits for the group.
+        have listened to a pass waits for the group, or the master needs both copies.
         """
-        if burst.numbers.start or not self._crowded or self.master is None or self.master.heard:
+        master = self.master
+        if burst.numbers.start or not self._crowded or master is None or master.heard:
+            return False
+        if self._needsBoth(master):
             return False
         if now < self._groupSentAt + LONGEST_SILENCE:
             return True
-        return not any(not each.copies and each.askedAt <= self._heardAt for each in self.members)
+        return not any(not each.copies and self._mayHaveListened(each) for each in self.members)
+
+    def _needsBoth(self, member: MtftpMember) -> bool:
+        """
+        Return whether a member of a crowd is sent block 1 alone and to the group: it has asked again, and may be EFI's
+        client, which answers neither before it has heard both.
+        """
+        return member.askedTwice and self._countsCopies(member)
+
+    def _mayHaveListened(self, member: MtftpMember) -> bool:
+        """Return whether a member may have heard something of a pass, as a master was heard since it asked."""
+        return member.askedAt <= self._heardAt
 
     def _sent(self, burst: SendBlocks, now: float) -> None:
         """Note which blocks of the pass have been sent."""

@@ -231,9 +231,13 @@ class Client:
             self._blocks[number] = packet[4:]
             if len(packet) < 516:
                 self._last = number
-            if number == self._acked + 1:
-                self._acked = number
-                self._say(b"\0\4" + packet[2:4])
+            told = self._acked
+            while self._acked + 1 in self._blocks:
+                self._acked += 1
+            # By MTFTP who has heard the group only is a listener, and asks again.
+            begins = self._kind == "mtftp" and own
+            if begins or (self._acked > told and (self._answered or self._kind != "mtftp")):
+                self._say(b"\0\4" + self._acked.to_bytes(2, "big"))
         return len(self._blocks) == self._last
 
     def _heardOptions(self, packet: bytes) -> None:
