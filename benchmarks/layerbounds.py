@@ -24,6 +24,7 @@ BOUNDS = {
     "look-up": 0.25,
     "negotiate": 0.12,
     "lay out a chunk": 4.5,
+    "lay out a chunk natively": 1.1,
     "an event as text": 0.2,
     "an event as JSON": 1.5,
     "a fast path step": 0.03,

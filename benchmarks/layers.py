@@ -12,11 +12,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from twisted.logger import globalLogPublisher
 
+from castd import native
 from castd.cast.events import RequestBlocks
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
@@ -80,11 +82,13 @@ def found() -> Callable[[], object]:
     return lambda: os.close(root.openFile((b"images", b"vmlinuz")))
 
 
-def laidOut() -> Callable[[], object]:
-    """The first chunk of a file is laid out as datagrams, where no memory has it."""
+def laidOut(compiled: bool = False) -> Callable[[], object]:
+    """A chunk of 128 blocks, as for windows, is laid out as datagrams, where the cache is full of others."""
     content = BytesContent("f", bytes(USUAL * 1000))
-    wire = Wire(AgreedOptions(blksize=USUAL), content.size, RetransmitPolicy())
-    return lambda: BlockCache(1 << 24).chunk(wire, content, 0)
+    wire = Wire(AgreedOptions(blksize=USUAL, windowsize=16), content.size, RetransmitPolicy())
+    blockCache, numbers = BlockCache(1), cycle((0, 128))
+    blockCache.compiled = compiled
+    return lambda: blockCache.chunk(wire, content, next(numbers))
 
 
 class Mute:
@@ -203,6 +207,8 @@ CALLED: dict[str, Callable[[], Callable[[], object]]] = {
     "an event as text": lambda: lined(asText),
     "an event as JSON": lambda: lined(asJSON),
 }
+if native.NATIVE:
+    CALLED["lay out a chunk natively"] = lambda: laidOut(True)
 #: Those that are given a number of times.
 TIMED: dict[str, Callable[[int], float]] = {"a fast path step": steps, "a group step": groupSteps}
 REFERENCE = "reference"
