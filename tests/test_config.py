@@ -4,6 +4,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml as pyyaml
@@ -74,6 +75,7 @@ class Rule(Settings):
 
     allow: Clients | None = None
     deny: Clients | None = None
+    machineKeys: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass

@@ -240,18 +240,19 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
     """
     reader = _Reader(tree, file.absolute().parent)
     top = reader.sections()
+    machines = reader.section("machines", top, MachinesOptions)
     config = Config(
         file=file,
         transports=tuple(reader.transports(top.get("transports"), kinds.transports)),
         content=tuple(reader.entries("content", top.get("content"), kinds.content)),
         uploads=tuple(reader.entries("uploads", top.get("uploads"), kinds.uploads)),
-        access=reader.rules(top.get("access"), kinds.access) if "access" in top else None,
+        access=reader.rules(top.get("access"), kinds.access, machines.trusted) if "access" in top else None,
         limits=reader.section("limits", top, Limits),
         logging=reader.section("logging", top, LoggingOptions),
         metrics=reader.section("metrics", top, MetricsOptions),
         control=reader.section("control", top, ControlOptions),
         history=reader.section("history", top, HistoryOptions),
-        machines=reader.section("machines", top, MachinesOptions),
+        machines=machines,
         profiles=reader.section("profiles", top, ProfilesOptions),
         recorder=reader.section("recorder", top, RecorderOptions),
         tree=tree,
@@ -385,12 +386,20 @@ class _Reader:
         options = self.options(model, value, routes[1])
         return None if options is None else Entry(name, kind, options, self.tree, routes[1])
 
-    def rules(self, value: Value, model: type[Rule]) -> tuple[Rule, ...]:
-        """Read the list of access rules."""
+    def rules(self, value: Value, model: type[Rule], trusted: bool) -> tuple[Rule, ...]:
+        """
+        Read the list of access rules.
+
+        @param trusted: access may depend on what is known of machines.
+        """
         if not isinstance(value, list):
             self.tree.addFault(("access",), f"{showValue(value)} is not a list: begin each rule with '- {{allow: …}}'")
             return ()
         rules = [self.options(model, each, ("access", index)) for index, each in enumerate(value)]
+        for index, rule in enumerate(rules):
+            for key in () if trusted or rule is None else rule.machineKeys:
+                text = f"any machine can say that it has this {key}: name its network in the place of it,"
+                self.tree.addFault(("access", index, key), f"{text} or write 'machines: {{trusted: true}}'")
         return tuple(rule for rule in rules if rule is not None)
 
 

@@ -4,7 +4,7 @@ Finds what is wrong with the profiles of a service file, as far as that shows on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from castd.config.messages import suggestion
@@ -18,15 +18,26 @@ from castd.profiles.stock import BY_NAME
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """
-    Holds what the rest of a service file says that makes profiles useless.
+    Holds what the rest of a service file says that makes profiles, and access rules for some machines, useless.
 
     @ivar reading: name and options of each transport that compares requests with profiles.
-    @ivar knowsMac, knowsArch: the MAC, the architecture of a machine can be known.
+    @ivar knowsMac: the MAC of a machine can be known.
+    @ivar knowsArch: so can its architecture and its UUID.
     """
 
     reading: Sequence[tuple[str, ListenOptions]]
     knowsMac: bool
     knowsArch: bool
+
+    def whyUnknown(self, keys: Iterable[str]) -> str | None:
+        """Return why one of these (C{mac}, C{arch}, C{uuid}) is known of no machine; L{None}: all can be known."""
+        for key in keys:
+            if key == "mac" and not self.knowsMac:
+                return "no MAC is known: neighbours are off, there are no leases, and no proxydhcp listens"
+            if key != "mac" and not self.knowsArch:
+                word = "architecture" if key == "arch" else "UUID"
+                return f"no {word} is known, since no proxydhcp listens"
+        return None
 
 
 def profileFaults(options: ProfilesOptions, tree: Tree, named: Sequence[str]) -> Iterator[tuple[Route, str]]:
@@ -77,11 +88,7 @@ def _whyNever(match: MatchOptions, around: Surroundings) -> str | None:
     onlyIpv6 = match.clients is not None and all(each.version == 6 for each in match.clients)
     if onlyIpv6 and not any(":" in options.interface for options in mine):
         return "its clients have IPv6 addresses, and no transport that it is for listens at one"
-    if match.arch is not None and not around.knowsArch:
-        return "no architecture is known, since no proxydhcp listens"
-    if match.mac is not None and not around.knowsMac:
-        return "no MAC is known: neighbours are off, there are no leases, and no proxydhcp listens"
-    return None
+    return around.whyUnknown([key for key in ("arch", "mac") if getattr(match, key) is not None])
 
 
 def _whyHidden(own: Sequence[ProfileOptions], number: int, tree: Tree) -> str | None:

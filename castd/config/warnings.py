@@ -25,7 +25,9 @@ def warningsOf(config: Config) -> Iterator[str]:
     yield from _pathsAsNames(config)
     yield from _uploadsDenied(config)
     yield from _neverReached(config)
-    yield from profileWarnings(config.profiles, config.tree, _surroundings(config))
+    surroundings = _surroundings(config)
+    yield from _rulesForMachines(config, surroundings)
+    yield from profileWarnings(config.profiles, config.tree, surroundings)
     for entry, options in listening(config):
         for text in options.warnings():
             yield f"{config.tree.where(entry.route)}: {text}"
@@ -36,7 +38,7 @@ def warningsOf(config: Config) -> Iterator[str]:
 
 
 def _surroundings(config: Config) -> Surroundings:
-    """Return what makes profiles useless."""
+    """Return what makes profiles and rules for some machines useless."""
     reading = [(entry.name, options) for entry, options in listening(config) if options.profiled]
     heard = any(entry.kind == "proxydhcp" for entry in config.transports)
     return Surroundings(reading, heard or config.machines.neighbours or bool(config.machines.leases), heard)
@@ -85,7 +87,7 @@ def _neverUsed(config: Config) -> Iterator[str]:
         if lines and None not in lines:
             where = config.tree.where(("access", number))
             yield f"{where}: never decides: the rule in line {lines[0]} matches all that it could match"
-        elif rule.names is None:
+        elif rule.names is None and not rule.machineKeys:
             for use in uses:
                 use.add(networks, config.tree.line(("access", number)))
 
@@ -172,3 +174,20 @@ def _takesNamesOf(before: UploadDirectoryOptions, after: UploadDirectoryOptions)
     # A name has folders where one is for names below those of the other.
     isBelow = before.strip == after.strip and f"{after.under}/".startswith(f"{before.under}/")
     return before.makeDirectories and (isBelow or not before.under)
+
+
+def _rulesForMachines(config: Config, surroundings: Surroundings) -> Iterator[str]:
+    """Warn of what a forger can do to rules that name machines, and of such rules that match none."""
+    named = [(number, rule) for number, rule in enumerate(config.access or ()) if rule.machineKeys]
+    for number, rule in named:
+        if (why := surroundings.whyUnknown(rule.machineKeys)) is not None:
+            yield f"{config.tree.where(('access', number))}: never matches: {why}"
+    lines = [config.tree.line(("access", number)) for number, rule in named if rule.allow is not None]
+    if lines:
+        text = "anybody on the network of a machine can claim its MAC, architecture and UUID, and then gets what"
+        more = f" and {len(lines) - 1} more" if lines[1:] else ""
+        yield f"{config.tree.where(('machines', 'trusted'))}: {text} the access rule in line {lines[0]}{more} gives it"
+    denied = next((number for number, rule in named if rule.deny is not None), None)
+    if denied is not None:
+        text = "whoever claims to be another machine, or is not known, is not denied: allow those who may"
+        yield f"{config.tree.where(('access', denied))}: {text}, and deny the rest by networks"

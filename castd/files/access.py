@@ -1,11 +1,14 @@
 """
 Decide by access rules who may read and write which files.  The first rule that matches decides; without one the request
 is denied.
+
+Clients are told apart by their addresses; by what is known of their machines only where the service file says that this
+is trusted, since all of it can be forged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from operator import itemgetter
@@ -16,11 +19,17 @@ from pydantic import Field, field_validator, model_validator
 from castd.errors import Denied, Refused
 from castd.files import names
 from castd.files.names import Patterns
+from castd.machines.known import KnownMachine
+from castd.machines.options import Architecture, MacBeginning, Uuid
 from castd.networks import NetworkMap, viewpoints
 from castd.options import AnyNetwork, Clients, Settings, clients
 
 #: How many clients the rules are cached for.
 _REMEMBERED = 8192
+#: How many machines, for rules that name machines.
+_REMEMBERED_MACHINES = 1024
+#: A rule with its number, counted from 0.
+_Numbered: TypeAlias = tuple[int, "Rule"]
 #: Where in a name a text is to be found: in the whole name, or else its last part; at the end, or else at the
 #: beginning; and its length.
 _Place: TypeAlias = tuple[bool, bool, int]
@@ -40,6 +49,13 @@ class Rule(Settings):
         None, description='names it is about: "*.efi" in any directory, "images/**" all beneath; all names if not given'
     )
     use: Literal["read", "write"] | None = Field(None, alias="for", description="read or write; both if not given")
+    mac: tuple[MacBeginning, ...] | None = Field(
+        None, description="what the MACs of the machines begin with: 52:54:00; only if machines: trusted"
+    )
+    arch: tuple[Architecture, ...] | None = Field(
+        None, description="architectures of the machines: efi-x64; only if machines: trusted"
+    )
+    uuid: tuple[Uuid, ...] | None = Field(None, description="UUIDs of the machines; only if machines: trusted")
 
     @field_validator("names")
     @classmethod
@@ -50,11 +66,27 @@ class Rule(Settings):
             Patterns(given)
         return given
 
+    @field_validator("mac", "arch", "uuid")
+    @classmethod
+    def _someMachine(cls, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if given == ():
+            raise ValueError("an empty list matches no machine: leave it out to match all")
+        return given
+
     @model_validator(mode="after")
     def _oneWord(self) -> Rule:
         if (self.allow is None) == (self.deny is None):
             raise ValueError("a rule says either allow or deny")
         return self
+
+    @property
+    def machineKeys(self) -> tuple[str, ...]:
+        """The keys by which it is for some machines only; C{()}: it is for all machines of its clients."""
+        return tuple(key for key in ("mac", "arch", "uuid") if getattr(self, key) is not None)
+
+    def fits(self, machine: KnownMachine) -> bool:
+        """Return whether it is for this machine, as far as that is known; what is not known does not fit."""
+        return machine.fits(self.mac, self.arch, self.uuid)
 
 
 class Rules:
@@ -69,7 +101,11 @@ class Rules:
     Rules are found by the client's networks, then by the name; only patterns that no table can have are tried one by
     one (L{_NameTable}).  So ten thousand rules for as many machines or files cost about what a few do.
 
+    A rule that names machines matches only those of which it is known that they are meant.  Whoever asks finds out what
+    is known of the machine only if L{dependsOnMachine} says so.
+
     @ivar openToRead: everybody may read every file, and L{check} need not be called for a read.
+    @ivar byMachine: some rule names machines.
     """
 
     def __init__(self, rules: Iterable[Rule], places: Sequence[str] = ()) -> None:
@@ -77,53 +113,142 @@ class Rules:
         rules = tuple(rules)
         self._places = tuple(places)
         self.networks = tuple(network for rule in rules for network in rule.allow or rule.deny or ())
-        self._allows: list[bool] = []
-        tables = {False: _ClientTables(), True: _ClientTables()}
+        self._allows = [rule.allow is not None for rule in rules]
+        named = [(number, rule) for number, rule in enumerate(rules) if rule.machineKeys]
+        self.byMachine = bool(named)
+        self._forAll = _RuleTables((number, rule) for number, rule in enumerate(rules) if not rule.machineKeys)
+        self._forSome = _RuleTables(named)
+        self._allowSome = _RuleTables((number, rule) for number, rule in named if self._allows[number])
+        alike = self._forAll.forAll
+        before = named[0][0] if named else NONE
+        self.openToRead = alike is not None and alike < before and self._allows[alike]
         # Not a method: by the cycle of references it would outlive a reload, with its cache.
-        self._tablesFor = lru_cache(_REMEMBERED)(partial(_tablesFor, tables))
-        for number, rule in enumerate(rules):
-            self._allows.append(rule.allow is not None)
-            for write, table in tables.items():
-                if rule.use is None or (rule.use == "write") is write:
-                    table.add(number, rule)
-        alike = tables[False].forAll
-        self.openToRead = alike is not None and self._allows[alike]
+        self._forMachine = lru_cache(_REMEMBERED_MACHINES)(partial(_tablesOfMachine, _MachineIndex(named)))
 
     def allowAny(self, networks: Iterable[AnyNetwork], name: str) -> bool:
-        """Return whether any address of these networks may read the file of this name."""
+        """Return whether some machine, at any address of these networks, may read the file of this name."""
         for host in viewpoints(networks, self.networks):
             with suppress(Refused):
-                self.check(host, name)
+                self.checkAnyMachine(host, name)
                 return True
         return False
 
-    def check(self, host: str, name: str, write: bool = False) -> None:
+    def checkAnyMachine(self, host: str, name: str) -> None:
+        """Check that some machine may read the file of this name at this address; raises as L{check}."""
+        found = self._forAll.first(host, name, False)
+        if self._allowSome.first(host, name, False, found) == found:
+            self._judge(found)
+
+    def check(self, host: str, name: str, write: bool = False, machine: KnownMachine | None = None) -> None:
         """
         Check that this client may read (or write) the file of this name.
 
         @param host: the client's numeric address.
+        @param machine: what is known of its machine; L{None}: nothing, so that no rule matches that names machines.
         @raise Denied: it may not.
         @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
-        found = self.deciding(host, name, write)
+        self._judge(self._first(host, name, write, machine))
+
+    def _judge(self, number: float) -> None:
+        """Check that the rule of this number allows."""
+        found = None if number == NONE else int(number)
         if found is None:
             raise Denied("allowed by no access rule")
         if not self._allows[found]:
             place = self._places[found] if self._places else ""
             raise Denied(f"denied by the access rule at {place}" if place else "denied by an access rule", place)
 
-    def deciding(self, host: str, name: str, write: bool = False) -> int | None:
+    def dependsOnMachine(self, host: str, name: str, write: bool = False) -> bool:
+        """
+        Return whether what L{check} says depends on the machine at this address.
+
+        @raise Refused: the name is malformed, as L{castd.files.names.parts}.
+        """
+        if not self.byMachine:
+            return False
+        found = self._forAll.first(host, name, write)
+        return self._forSome.first(host, name, write, found) < found
+
+    def deciding(self, host: str, name: str, write: bool = False, machine: KnownMachine | None = None) -> int | None:
         """
         Return the number of the rule that decides, counted from 0; L{None}: none matches.
 
         @raise Refused: the name is malformed, as L{castd.files.names.parts}.
         """
+        found = self._first(host, name, write, machine)
+        return None if found == NONE else int(found)
+
+    def _first(self, host: str, name: str, write: bool, machine: KnownMachine | None) -> float:
+        found = self._forAll.first(host, name, write)
+        if machine is not None and self.byMachine:
+            found = self._forMachine(machine.mac, machine.arch, machine.uuid).first(host, name, write, found)
+        return found
+
+
+class _RuleTables:
+    """Finds the first of some rules for a client and a name, whatever its machine is."""
+
+    def __init__(self, rules: Iterable[_Numbered]) -> None:
+        """@param rules: by their numbers, the lowest first."""
+        tables = {False: _ClientTables(), True: _ClientTables()}
+        for number, rule in rules:
+            for write, table in tables.items():
+                if rule.use is None or (rule.use == "write") is write:
+                    table.add(number, rule)
+        #: The number of the rule that decides who reads, for all clients and names; L{None}: that depends on either.
+        self.forAll = tables[False].forAll
+        # Not a method: by the cycle of references it would outlive a reload, with its cache.
+        self._tablesFor = lru_cache(_REMEMBERED)(partial(_tablesFor, tables))
+
+    def first(self, host: str, name: str, write: bool, before: float = NONE) -> float:
+        """
+        Return the number of the first rule.
+
+        @param before: return this number if no rule before it matches.
+        @raise Refused: the name is malformed, and a rule for certain names would have to be compared.
+        """
         tables, found = self._tablesFor(host, write)
+        found = min(found, before)
         if tables:
             plain = names.text(names.parts(names.beforeControl(name) or name))
             for table in tables:
                 found = table.first(plain, found)
-        return None if found == NONE else int(found)
+        return found
+
+
+class _MachineIndex:
+    """
+    Finds the rules that are for a machine, of those that name some.  Of ten thousand for one MAC or UUID each, only
+    those are compared that name that of this machine.
+    """
+
+    def __init__(self, rules: Sequence[_Numbered]) -> None:
+        self._tables: dict[str, dict[str, list[_Numbered]]] = {"mac": {}, "uuid": {}, "arch": {}}
+        for numbered in rules:
+            rule = numbered[1]
+            key = next(key for key in self._tables if key in rule.machineKeys)
+            for value in dict.fromkeys({"mac": rule.mac, "uuid": rule.uuid, "arch": rule.arch}[key] or ()):
+                self._tables[key].setdefault(value, []).append(numbered)
+
+    def rulesFor(self, machine: KnownMachine) -> list[_Numbered]:
+        """Return the rules that are for this machine, by their numbers."""
+        found = {number: rule for number, rule in self._near(machine) if rule.fits(machine)}
+        return sorted(found.items(), key=itemgetter(0))
+
+    def _near(self, machine: KnownMachine) -> Iterator[_Numbered]:
+        mac = machine.mac or ""
+        for key, values in (
+            ("mac", [mac[:end] for end in range(2, len(mac) + 1, 3)]),
+            ("uuid", [machine.uuid or ""]),
+            ("arch", [machine.arch or ""]),
+        ):
+            for value in values:
+                yield from self._tables[key].get(value, ())
+
+
+def _tablesOfMachine(index: _MachineIndex, mac: str | None, arch: str | None, uuid: str | None) -> _RuleTables:
+    return _RuleTables(index.rulesFor(KnownMachine(("", 0), None, mac, uuid, arch)))
 
 
 def _tablesFor(tables: dict[bool, _ClientTables], host: str, write: bool) -> tuple[tuple[_NameTable, ...], float]:

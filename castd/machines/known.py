@@ -79,6 +79,20 @@ class KnownMachine:
         """Its address; L{None}: not known."""
         return plainAddress(self.peer[0]) if self.addressed else None
 
+    def fits(
+        self, mac: tuple[str, ...] | None, arch: tuple[str, ...] | None, uuid: tuple[str, ...] | None = None
+    ) -> bool:
+        """
+        Return whether each of these says what is known of it; what is not known is said by none.
+
+        @param mac: beginnings of MACs; L{None}: any.
+        """
+        return (
+            (mac is None or (self.mac is not None and self.mac.startswith(mac)))
+            and (arch is None or self.arch in arch)
+            and (uuid is None or self.uuid in uuid)
+        )
+
     @property
     def moment(self) -> str:
         """When it asks, C{2026-11-26T21-24-00}, in the time of this server."""

@@ -12,7 +12,7 @@ from pydantic.functional_validators import AfterValidator
 
 from castd.files.mapping import RewriteOptions
 from castd.files.names import Patterns
-from castd.machines.known import validArchitecture
+from castd.machines.options import Architecture, MacBeginning
 from castd.options import Clients, Duration, PortRange, Settings
 
 #: The most profiles of a service file: each has a label in the metrics.
@@ -21,7 +21,6 @@ MOST_PROFILES = 200
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 _SHAPE = re.compile(r"([!-<>@-~]{1,64})(\?)?(?:=([ -~]{0,64}))?", re.ASCII)
 _RANGE = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
-_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,5}", re.ASCII)
 
 
 class OptionShape(NamedTuple):
@@ -64,19 +63,6 @@ def _shape(text: str) -> str:
     return text
 
 
-def _mac(text: str) -> str:
-    found = text.lower().replace("-", ":")
-    if _MAC.fullmatch(found) is None:
-        raise ValueError(f"{text!r} is not the beginning of a MAC: write it as 52:54:00")
-    return found
-
-
-def _architecture(text: str) -> str:
-    if validArchitecture(text) is None:
-        raise ValueError(f"{text!r} is no architecture: write it as efi-x64")
-    return text
-
-
 class MatchOptions(Settings):
     """Which requests a profile is for: those that fit all that is said here."""
 
@@ -97,10 +83,10 @@ class MatchOptions(Settings):
     transports: tuple[str, ...] | None = Field(
         None, description="names of the transports that read the request; all of the TFTP family if not given"
     )
-    mac: tuple[Annotated[str, AfterValidator(_mac)], ...] | None = Field(
+    mac: tuple[MacBeginning, ...] | None = Field(
         None, description="what the MACs of the machines begin with, as far as they are known: 52:54:00"
     )
-    arch: tuple[Annotated[str, AfterValidator(_architecture)], ...] | None = Field(
+    arch: tuple[Architecture, ...] | None = Field(
         None, description="architectures of the machines, as far as they are known: efi-x64"
     )
 

@@ -105,11 +105,7 @@ class _Matcher:
 
     def fitsMachine(self, machine: KnownMachine) -> bool:
         """Return whether what is known of a machine fits; what is not known does not."""
-        wanted = self._options
-        mac = machine.mac
-        return (wanted.mac is None or (mac is not None and mac.startswith(wanted.mac))) and (
-            wanted.arch is None or machine.arch in wanted.arch
-        )
+        return machine.fits(self._options.mac, self._options.arch)
 
 
 class Profile:

@@ -24,14 +24,24 @@ from castd.files.netascii import NetasciiConverter
 from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import GroupPool
-from castd.interfaces import IContent, IContentSink, IContentSource, INetworkSource, IPorts, IPredecessor, ISite, Near
+from castd.interfaces import (
+    IContent,
+    IContentSink,
+    IContentSource,
+    INetworkSource,
+    IPorts,
+    IPredecessor,
+    ISite,
+    IUpload,
+    Near,
+)
 from castd.machines.known import KnownMachine
 from castd.net.timers import Timers
 from castd.networks import viewpoints
 from castd.options import AnyNetwork, Limits
 from castd.pacing import Pacer
 from castd.profiles.table import ProfileHits, Profiles
-from castd.request import Local, Request
+from castd.request import Local, Peer, Request
 from castd.server.admission import Admission, Bars
 from castd.server.attempts import Attempts
 from castd.server.blockcache import BlockCache
@@ -146,7 +156,7 @@ class Site:
     @property
     def byMachine(self) -> bool:
         """As L{ISite.byMachine}."""
-        return self.content.byMachine
+        return self.content.byMachine or (self.rules is not None and self.rules.byMachine)
 
     def lookup(self, request: Request) -> IContent | Deferred[IContent]:
         """Apply the access rules, ask the sources in order, and convert to netascii if requested; see L{ISite}."""
@@ -171,9 +181,12 @@ class Site:
         return found
 
     def _find(self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None) -> Any:
+        host, server = request.peer[0], request.local.host
         if self.rules is not None and not self.rules.openToRead:
-            self.rules.check(request.peer[0], request.name)
-        server = request.local.host
+            if machine is None and self.rules.dependsOnMachine(host, request.name):
+                known = asDeferred(self.machines.machineOf(request.peer, server))
+                return known.addCallback(partial(self._find, request, missed))
+            self.rules.check(host, request.name, False, machine)
         return self.content.lookup(request.name, request.peer, server, machine, missed, request.trace)
 
     def findNear(self, request: Request) -> Deferred[Near | None]:
@@ -214,7 +227,7 @@ class Site:
             found: int | Refused | None
             try:
                 if self.rules is not None:
-                    self.rules.check(host, name)
+                    self.rules.checkAnyMachine(host, name)
                 found = self.content.lookNow(name, (host, 0), patience)
             except Refused as error:
                 found = error
@@ -241,13 +254,25 @@ class Site:
         """
         Apply the access rules and choose where an upload goes; see L{ISite}.
 
+        @return: where access depends on the machine, a sink that applies the rules when the upload begins.
         @raise Forbidden: writes are off, or not for this client and name.
+        """
+        rules, host = self.rules, request.peer[0]
+        if self.drops and rules is not None and rules.dependsOnMachine(host, request.name, write=True):
+            return _SinkOfMachine(self, request)
+        return self.sinkFor(request, None)
+
+    def sinkFor(self, request: Request, known: KnownMachine | None) -> IContentSink:
+        """
+        As L{sink}, at once.
+
+        @param known: what is known of the machine, as far as access depends on it.
         """
         if not self.drops:
             raise Forbidden(why="uploads are off")
         if self.rules is None:
             raise Forbidden(why="uploads need an access rule, and there is none")
-        self.rules.check(request.peer[0], request.name, write=True)
+        self.rules.check(request.peer[0], request.name, True, known)
         sink, machine = self.drops[request.mode], KnownMachine(request.peer, request.local.host)
         for directory, place in zip(sink.directories, self.dropPlaces, strict=True):
             if directory.covers(request.name, machine) and directory.isFor(request.peer):
@@ -275,3 +300,21 @@ class Site:
     def barred(self, host: str, name: str) -> str | None:
         """Return why this name is refused to this address now; see L{ISite.barred}."""
         return self._barred.refuse(host, name, self.reactor.seconds()) if self._barred.until else None
+
+
+@implementer(IContentSink)
+class _SinkOfMachine:
+    """
+    Finds out which machine uploads, then applies the access rules, and begins the upload where it goes.
+    """
+
+    def __init__(self, site: Site, request: Request) -> None:
+        self._site, self._request = site, request
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
+        """As L{IContentSink.begin}."""
+        known = asDeferred(self._site.machines.machineOf(peer, self._request.local.host))
+        return known.addCallback(self._begin, name, peer, size)
+
+    def _begin(self, machine: KnownMachine, name: str, peer: Peer, size: int | None) -> IUpload | Deferred[IUpload]:
+        return self._site.sinkFor(self._request, machine).begin(name, peer, size)

@@ -8,7 +8,7 @@ do beside that is left out: no answer is sent, no cast begins, nothing is counte
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -44,6 +44,8 @@ from castd.service.address import ListeningAddress
 CLIENT_PORT = 49152
 #: Disks are waited for no longer than so many seconds, for all addresses together.
 PATIENCE = 5.0
+#: What the keys of access rules for some machines stand for.
+_KEYS = {"mac": "MAC", "arch": "architecture", "uuid": "UUID"}
 #: The most access rules that are told one by one, before the one that decides.
 MOST_RULES = 40
 
@@ -391,7 +393,17 @@ class _Explainer:
 
     # Access rules.
 
-    def _access(self, request: Request) -> None:
+    async def _machineFor(self, request: Request) -> KnownMachine | None:
+        """Return what is known of the machine; L{None}: access does not depend on it."""
+        rules = self._site.rules
+        try:
+            if rules is None or not rules.dependsOnMachine(request.peer[0], request.name, request.write):
+                return None
+        except Refused:
+            return None
+        return await self._inTime(self._site.machineOf(request))
+
+    def _access(self, request: Request, machine: KnownMachine | None) -> None:
         """Tell which rules were looked at, and which one decides."""
         rules, config = self._site.rules, self._config.access
         if rules is None or config is None:
@@ -399,7 +411,7 @@ class _Explainer:
             self._tell("access", text)
             return
         try:
-            decides = rules.deciding(request.peer[0], request.name, request.write)
+            decides = rules.deciding(request.peer[0], request.name, request.write, machine)
         except Refused as error:
             self._tell("access", f"the name cannot be matched: {error}")
             return
@@ -407,18 +419,22 @@ class _Explainer:
         if last > MOST_RULES:
             self._tell("access", f"{last - MOST_RULES} rules before these do not match either")
         for number in range(max(0, last - MOST_RULES), last):
-            text = f"does not match: it is for other {_mismatch(config[number], request)}"
+            text = f"does not match: it is for other {_mismatch(config[number], request, machine)}"
             self._tell("access", text, where=self._config.tree.where(("access", number)))
         if decides is None:
             self._tell("access", "no access rule matches: denied")
         else:
-            word = "denies it" if config[decides].allow is None else "allows it"
+            rule = config[decides]
+            word = "denies it" if rule.allow is None else "allows it"
+            if rule.machineKeys and machine is not None:
+                word += f" by the {_named(rule, machine)} that the machine seems to have; it can be forged"
             self._tell("access", word, where=self._config.tree.where(("access", decides)))
 
     # Reads.
 
     async def _read(self, number: int, entry: PortDialect, request: Request) -> Explanation:
-        self._access(request)
+        known = await self._machineFor(request)
+        self._access(request, known)
         missed: list[Refused] = []
         content: IContent | None = None
         refusal: Refused | None = None
@@ -427,7 +443,7 @@ class _Explainer:
         except Refused as error:
             refusal = error
         try:
-            if self._mayRead(request):
+            if self._mayRead(request, known):
                 await self._sources(request, missed, refusal)
             if content is None or refusal is not None:
                 return self._refused(entry, request, refusal or Unanswered())
@@ -436,11 +452,11 @@ class _Explainer:
             if content is not None:
                 content.close()
 
-    def _mayRead(self, request: Request) -> bool:
+    def _mayRead(self, request: Request, machine: KnownMachine | None) -> bool:
         """Return whether the access rules let the request come to the sources."""
         try:
             if self._site.rules is not None:
-                self._site.rules.check(request.peer[0], request.name)
+                self._site.rules.check(request.peer[0], request.name, False, machine)
         except Refused:
             return False
         return True
@@ -568,7 +584,8 @@ class _Explainer:
     # Writes.
 
     async def _write(self, entry: PortDialect, request: Request, half: ITransferHalf) -> Explanation:
-        self._access(request)
+        known = await self._machineFor(request)
+        self._access(request, known)
         told: list[Refused | None] = []
 
         def tell(_: UploadDirectory, refusal: Refused | None) -> None:
@@ -577,7 +594,7 @@ class _Explainer:
             told.append(refusal)
 
         try:
-            sink = self._site.sink(request)
+            sink = self._site.sinkFor(request, known)
             if isinstance(sink, SinkChain):
                 await self._inTime(sink.check(request.name, request.peer, half.size, tell))
         except Refused as error:
@@ -604,12 +621,31 @@ def _tooSlow(result: object, seconds: float) -> Failure | object:
     return Failure(Unanswered(why="its disk does not answer"))
 
 
-def _mismatch(rule: Rule, request: Request) -> str:
-    """Return for what else a rule is that does not match a request: other clients, other names, or the other use."""
+def _mismatch(rule: Rule, request: Request, machine: KnownMachine | None) -> str:
+    """
+    Return for what else a rule is that does not match a request: other clients, other names, the other use, or other
+    machines.
+    """
+    all = rule.model_copy(update=dict.fromkeys(rule.machineKeys))
     for word, loosened in (("clients", {"use": None, "names": None}), ("names", {"use": None})):
-        if not _matches(rule.model_copy(update=loosened), request):
+        if not _matches(all.model_copy(update=loosened), request):
             return word
-    return f"uses, to {rule.use}"
+    if not _matches(all, request):
+        return f"uses, to {rule.use}"
+    known = ", ".join(_known(rule, machine or KnownMachine(request.peer)))
+    return f"machines, and of this one {known}"
+
+
+def _known(rule: Rule, machine: KnownMachine) -> Iterator[str]:
+    """Return what a rule asks of a machine, and the machine has, or that it is not known."""
+    for key in rule.machineKeys:
+        value = getattr(machine, key)
+        yield f"no {_KEYS[key]} is known" if value is None else f"the {_KEYS[key]} is {value}"
+
+
+def _named(rule: Rule, machine: KnownMachine) -> str:
+    """Return by what a rule matches a machine."""
+    return " and ".join(f"{_KEYS[key]} {getattr(machine, key)}" for key in rule.machineKeys)
 
 
 def _matches(rule: Rule, request: Request) -> bool:
