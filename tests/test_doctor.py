@@ -23,7 +23,7 @@ from castd.doctor.disks import lookAtFiles, lookAtLabels, lookAtLogs
 from castd.doctor.examine import CHECKS, runChecks
 from castd.doctor.findings import Check, Finding, Subject
 from castd.doctor.kernel import collides
-from castd.doctor.machine import FreeSpace, IMachine, ThisMachine, discover
+from castd.doctor.machine import FreeSpace, IMachine, ThisMachine
 from castd.doctor.network import lookAtGroups, lookAtMtu, lookAtRoutes, lookForQuerier
 from castd.doctor.ports import lookAtPorts, lookAtPrivileges, lookForServers
 from castd.doctor.process import lookAtClock, lookAtDescriptors
@@ -504,7 +504,10 @@ def test_otherServersAround(tmp_path: Path) -> None:
         "eth0: the DHCP server 10.0.0.2 tells machines what to boot: file pxelinux.0, from 10.0.0.2"
     ]
     machine.answers = [offer("10.0.0.1")]
-    assert "10.0.0.1 hands out addresses only" in findings(lookForServers, asked, machine, "not seen")[-1]
+    assert findings(lookForServers, asked, machine, "fine") == [
+        "eth0: one DHCP server offers an address: 10.0.0.1 after 3 ms"
+    ]
+    assert findings(lookForServers, asked, machine, "problem") == []
 
 
 def test_sentHere(tmp_path: Path) -> None:
@@ -512,19 +515,13 @@ def test_sentHere(tmp_path: Path) -> None:
     machine = FakeMachine(answers=[offer("10.0.0.2", b"pxelinux.0", "10.0.0.5")])
     about = replace(subject(tmp_path, tftp=TFTP), probe=True)
     assert findings(lookForServers, about, machine, "fine") == [
-        "eth0: the DHCP server 10.0.0.2 tells machines what to boot: file pxelinux.0, from 10.0.0.5"
+        "eth0: one DHCP server offers an address: 10.0.0.2 after 3 ms",
+        "eth0: the DHCP server 10.0.0.2 tells machines what to boot: file pxelinux.0, from 10.0.0.5",
     ]
     proxy = {"interface": "10.0.0.5", "rules": [{"boot": "a"}]}
     both = replace(subject(tmp_path, tftp=TFTP, proxydhcp=proxy), probe=True)
     assert len(findings(lookForServers, both, machine, "problem")) == 1
     assert "(67, 69)" in findings(lookAtPrivileges, both, FakeMachine(), "problem")[0]
-
-
-def test_discover() -> None:
-    """What is broadcast can be read as the request of a machine that boots, with an address that none has."""
-    packet = dhcp.parse(dhcp.build(discover(b"abcd")))
-    assert (packet.messageType, packet.xid, packet.hardwareAddress) == (dhcp.DISCOVER, b"abcd", "02:63:61:73:74:64")
-    assert packet.option(dhcp.VENDOR_CLASS).startswith(b"PXEClient:")
 
 
 # The command.

@@ -45,7 +45,9 @@ _WIDTHS = (9, 11)
     metavar="SECONDS",
     help="How long to listen for an IGMP querier; most ask every 125 s.",
 )
-@click.option("--probe", is_flag=True, help="Ask for DHCP servers: a DHCPDISCOVER is broadcast on each interface.")
+@click.option(
+    "--probe", is_flag=True, help="Ask as machines that boot do: a DHCPDISCOVER is broadcast on each interface."
+)
 @click.option("--json", "plain", is_flag=True, help="As JSON.")
 def doctor(
     file: Path | None,

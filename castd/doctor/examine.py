@@ -37,7 +37,7 @@ CHECKS: Final = (
     Check("selinux", lookAtLabels, 10.0),
     Check("logs", lookAtLogs),
     Check("clock", lookAtClock),
-    Check("servers", lookForServers, 20.0),
+    Check("servers", lookForServers, 50.0),
 )
 
 _CHUNK: Final = 1 << 16

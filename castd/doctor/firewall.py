@@ -17,9 +17,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from castd.config.config import listening
 from castd.doctor.findings import Finding, Subject
-from castd.doctor.machine import IMachine
+from castd.doctor.machine import BOOT_SERVER, IMachine
 from castd.doctor.network import usedDevices
-from castd.doctor.ports import BOOT_SERVER
 from castd.packets import dhcp
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
 

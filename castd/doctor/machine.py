@@ -14,16 +14,19 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple, Protocol
 
 from castd.errors import WireError
 from castd.net import devices
 from castd.net.sockets import familyOf
-from castd.packets import dhcp, pxe
+from castd.packets import dhcp, tftp
 from castd.packets.dhcp import DhcpPacket
+from castd.packets.tftp import Packet
+from castd.request import Peer
 from castd.service.privileges import UnprivilegedUser
 
 #: Where a user's search path often does not look, and nft lives.
@@ -33,6 +36,8 @@ _PROGRAM_SECONDS: Final = 4.0
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 _SO_BINDTODEVICE: Final = getattr(socket, "SO_BINDTODEVICE", 25)
 _IGMP_QUERY: Final = 0x11
+#: The port that machines ask for what to boot, after DHCP.
+BOOT_SERVER: Final = 4011
 #: struct timex has 208 octets on 64 bits; C{modes} is its first field, and 0 reads only.
 _TIMEX: Final = 512
 _TIME_ERROR: Final = 5
@@ -43,6 +48,21 @@ class FreeSpace(NamedTuple):
 
     octets: int
     files: int
+
+
+class BootAnswer(NamedTuple):
+    """
+    The answer of a server to a request of a machine that boots.
+
+    @ivar number: which request it answers, counted from 0.
+    @ivar source: the address that it came from.
+    @ivar seconds: from the request to it.
+    """
+
+    number: int
+    packet: DhcpPacket
+    source: str
+    seconds: float
 
 
 class IMachine(Protocol):
@@ -95,12 +115,30 @@ class IMachine(Protocol):
         @return: the device that each querier was heard on, by its address; L{None}: only root may listen.
         """
 
-    def offers(self, interface: str, seconds: float) -> list[tuple[DhcpPacket, str]]:
+    def offers(self, interface: str, requests: Sequence[DhcpPacket], seconds: float) -> list[BootAnswer]:
         """
-        Send a DHCPDISCOVER as a machine that boots does, and collect the answers that are broadcast.
+        Broadcast DHCPDISCOVERs as machines that boot do, each with a C{xid} of its own, and collect the answers that
+        are broadcast.
 
-        @return: each answer with the address that it came from.
         @raise OSError: a step failed.
+        """
+
+    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
+        """
+        Send a DHCPREQUEST to port 4011 of an own address, as a machine does that has an address, and wait for the
+        answer.
+
+        @return: L{None}: there was none in time.
+        @raise OSError: a step failed; or nobody listens there.
+        """
+
+    def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
+        """
+        Ask a server for a file by TFTP without options, and end the transfer when its first packet has come.
+
+        @param interface: the own address to ask from.
+        @return: that packet; L{None}: none came in time that can be read.
+        @raise OSError: a step failed; or nobody listens there.
         """
 
     def become(self, user: UnprivilegedUser) -> None:
@@ -229,9 +267,9 @@ class ThisMachine:
                     found[source] = socket.if_indextoname(index)
         return found
 
-    def offers(self, interface: str, seconds: float) -> list[tuple[DhcpPacket, str]]:
+    def offers(self, interface: str, requests: Sequence[DhcpPacket], seconds: float) -> list[BootAnswer]:
         device = devices.deviceOf(interface)
-        xid = secrets.token_bytes(4)
+        sent: dict[bytes, tuple[int, float]] = {}
         with (
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hearer,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
@@ -239,8 +277,33 @@ class ThisMachine:
             devices.bindShared(hearer, devices.BROADCAST, dhcp.CLIENT_PORT, interface)
             sender.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode())
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            sender.sendto(dhcp.build(discover(xid)), (devices.BROADCAST, dhcp.SERVER_PORT))
-            return [answer for answer in _answers(hearer, seconds) if answer[0].xid == xid]
+            for number, request in enumerate(requests):
+                xid = secrets.token_bytes(4)
+                sender.sendto(dhcp.build(replace(request, xid=xid)), (devices.BROADCAST, dhcp.SERVER_PORT))
+                sent[xid] = number, time.monotonic()
+            return list(_answers(hearer, seconds, sent))
+
+    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
+        xid = secrets.token_bytes(4)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((interface, 0))
+            # A connected socket is told when nobody listens.
+            sock.connect((interface, BOOT_SERVER))
+            sock.send(dhcp.build(replace(request, xid=xid)))
+            return next(_answers(sock, seconds, {xid: (0, time.monotonic())}), None)
+
+    def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
+        with socket.socket(familyOf(server[0]), socket.SOCK_DGRAM) as sock:
+            sock.bind((interface, 0))
+            sock.sendto(tftp.buildRequest(tftp.TftpRequest(False, name, "octet", ())), server)
+            sock.settimeout(seconds)
+            with suppress(TimeoutError, WireError):
+                datagram, peer = sock.recvfrom(65535)
+                packet = tftp.parse(datagram)
+                if not isinstance(packet, tftp.Error):
+                    sock.sendto(tftp.buildError(0, "castd doctor needs no more"), peer)
+                return packet
+        return None
 
     def become(self, user: UnprivilegedUser) -> None:
         user.dropPrivileges()
@@ -263,18 +326,6 @@ class ThisMachine:
         return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1)
 
 
-def discover(xid: bytes) -> DhcpPacket:
-    """Return the DHCPDISCOVER of a machine that boots, with a hardware address that no machine has."""
-    options = {
-        dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
-        dhcp.ARCHITECTURE: bytes(2),
-        dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:00000:UNDI:003000",
-    }
-    # The second bit of the first octet: assigned by nobody.
-    address = b"\x02castd"
-    return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, xid, address.ljust(16, b"\0"), flags=dhcp.BROADCAST, options=options)
-
-
 def _sendFrom(sock: socket.socket, interface: str) -> None:
     if interface:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
@@ -292,10 +343,19 @@ def _received(sock: socket.socket, seconds: float, enough: int = 1024) -> Iterat
         yield datagram, address[0]
 
 
-def _answers(sock: socket.socket, seconds: float) -> Iterator[tuple[DhcpPacket, str]]:
+def _answers(sock: socket.socket, seconds: float, sent: Mapping[bytes, tuple[int, float]]) -> Iterator[BootAnswer]:
+    """
+    Return the answers to requests that come within this time.
+
+    @param sent: the number of each request and when it was sent, by its C{xid}.
+    """
     for datagram, source in _received(sock, seconds):
+        came = time.monotonic()
         with suppress(WireError):
-            yield dhcp.parse(datagram), source
+            packet = dhcp.parse(datagram)
+            if packet.op == dhcp.BOOTREPLY and packet.xid in sent:
+                number, since = sent[packet.xid]
+                yield BootAnswer(number, packet, source, came - since)
 
 
 def _withInterface(sock: socket.socket, seconds: float) -> Iterator[tuple[bytes, str, int]]:

@@ -10,9 +10,10 @@ from ipaddress import IPv4Address
 from typing import Final, NamedTuple
 
 from castd.config.config import listening
+from castd.doctor.boot import OFFER_SECONDS, askedFor, dhcpServers, ownAnswers, proxyAt
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import BoundSocket, Holder, boundSockets, collides, holders, mayBindLow, serves
-from castd.doctor.machine import IMachine
+from castd.doctor.machine import BOOT_SERVER, IMachine
 from castd.options import endpoint
 from castd.packets import dhcp
 from castd.packets.dhcp import DhcpPacket
@@ -21,12 +22,8 @@ from castd.proxydhcp.rivals import rival
 from castd.request import hostPort
 
 _UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
-#: The port that machines ask for what to boot, after DHCP.
-BOOT_SERVER: Final = 4011
 #: DHCP's option 66: the name or address of the TFTP server.
 _TFTP_SERVER: Final = 66
-#: Seconds that DHCP servers have for an answer; some look first whether an address is in use.
-_OFFER_SECONDS: Final = 3.0
 #: Interfaces on which DHCP servers are asked, one after the other.
 _MOST_PROBED: Final = 5
 #: Ports of other servers for machines that boot, and what is there.
@@ -188,15 +185,20 @@ def _serversHere(machine: IMachine) -> Iterator[Finding]:
 
 
 def _serversAround(subject: Subject, machine: IMachine, device: str, address: str) -> Iterator[Finding]:
-    """Find the servers that answer a machine which boots, in one network."""
+    """Find the servers that answer a machine which boots, in one network, castd's own proxydhcp among them."""
+    proxy = proxyAt(subject, address)
+    requests = [each.request(dhcp.DISCOVER) for each in askedFor(proxy)]
     try:
-        answers = machine.offers(address, _OFFER_SECONDS)
+        answers = machine.offers(address, requests, OFFER_SECONDS)
     except OSError as error:
         yield Finding("not known", f"{device}: DHCP servers: {error.strerror}", "run this as root")
         return
+    yield from dhcpServers(answers, device)
+    if proxy is not None:
+        yield from ownAnswers(subject, proxy, answers, machine)
     found = {
         (each, _bootServer(packet, each.host))
-        for packet, source in answers
+        for _, packet, source, _ in answers
         if (each := rival(packet, source, IPv4Address(address)))
     }
     for each, server in sorted(found):
@@ -208,9 +210,7 @@ def _serversAround(subject: Subject, machine: IMachine, device: str, address: st
             cure = "let one server tell them; without proxydhcp, one that names this machine (next-server)"
             yield Finding("problem", text, cure)
     if not found:
-        plain = sorted({source for _, source in answers} - {address})
-        seen = f" ({', '.join(plain)} hands out addresses only)" if plain else ""
-        yield Finding("not seen", f"{device}: another server that tells machines what to boot{seen}")
+        yield Finding("not seen", f"{device}: another server that tells machines what to boot")
 
 
 def _bootServer(packet: DhcpPacket, server: str) -> str:

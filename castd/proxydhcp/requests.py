@@ -36,6 +36,8 @@ _NOBODY = IPv4Address(0)
 _ALL_ONES = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 #: Source ports of 4011 that are servers', so that no two servers can be made to answer each other.
 _SERVERS = (0, 67, 69)
+#: The ports of this machine that are answered: those that the kernel gives to whoever binds none, and no server has.
+_OWN_PORTS = range(32768, 65536)
 
 
 class Silence(NamedTuple):
@@ -208,11 +210,13 @@ def _place(
         if not atBootPort:
             return packet.giaddr, _holding(packet.giaddr, allowed)
     source = IPv4Address(peer[0])
-    if source != _NOBODY or atBootPort:
-        if not _inside(source, local, reach) or (atBootPort and peer[1] in _SERVERS):
-            return None
-        if atBootPort:
-            return source, (IPv4Network(source),)
+    # castd doctor asks from this machine itself.  Its DISCOVER is answered to all, like any other.
+    own = source == reach.own and (not atBootPort or peer[1] in _OWN_PORTS)
+    outside = not _inside(source, local, reach) or (atBootPort and peer[1] in _SERVERS)
+    if outside and not own and (source != _NOBODY or atBootPort):
+        return None
+    if atBootPort:
+        return source, (IPv4Network(source),)
     link = reach.link(local)
     return (None, link) if any(each.overlaps(other) for each in link for other in _fourOf(allowed)) else None
 

@@ -15,6 +15,7 @@ import yaml
 from tests.support.jobs import Job
 from tests.support.lab.castd import TREE, Server, command
 from tests.support.lab.hall import Hall, Host, ip, sweep
+from tests.support.lab.machines import addresses
 from tests.support.lab.wires import NEEDS, capturing
 from tests.support.needs import need, needNamespaces
 
@@ -195,3 +196,34 @@ def test_around(hall: Hall, folder: Path) -> None:
     assert told.says("servers", "problem", "the DHCP server 10.77.0.3 tells machines what to boot: file pxelinux.0")
     assert told.says("mtu", "problem", f"a router on the way to {far.addresses[0]} carries 1400 octets only")
     assert set(told.problems()) == {"servers", "mtu"}
+
+
+def test_boot(hall: Hall, folder: Path) -> None:
+    """
+    Asked as machines ask, a castd beside a DHCP server that only gives addresses offers its files, at port 4011 too,
+    and they come; all of that from the machine that castd runs on.
+    """
+    need("dnsmasq")
+    addresses(hall.host("dhcp", "10.77.0.3", "fd77::3"))
+    server = hall.hosts["server"]
+    for name in ("boot.ipxe", "undionly.kpxe", "snponly.efi"):
+        (folder / "boot" / name).write_bytes(name.encode())
+    rules = [{"ipxe": True, "boot": "boot.ipxe"}, {"arch": "bios", "boot": "undionly.kpxe"}]
+    proxy = {"interface": SERVER, "rules": [*rules, {"arch": "efi-x64", "boot": "snponly.efi"}]}
+    _, service = written(folder, tftp={"port": 69, "interface": SERVER}, proxydhcp=proxy)
+    castd = Server(server, service)
+    told = doctor(server, server.folder / "castd.yaml", "--probe")
+    assert (told.code, told.problems()) == (0, {})
+    assert told.says("servers", "fine", "eth0: one DHCP server offers an address: 10.77.0.3 after ")
+    for text in (
+        "castd offers bios the file undionly.kpxe, after ",
+        "castd offers efi-x64 the file snponly.efi, by port 4011, after ",
+        "castd offers iPXE the file boot.ipxe, after ",
+        "at port 4011 castd tells efi-x64 the file snponly.efi, after ",
+        "the first block of undionly.kpxe comes: 13 octets",
+        "the first block of snponly.efi comes: 11 octets",
+        "the first block of boot.ipxe comes: 9 octets",
+    ):
+        assert told.says("servers", "fine", f"proxydhcp: {text}"), told.found
+    assert told.says("servers", "not seen", "eth0: another server that tells machines what to boot")
+    castd.stop()

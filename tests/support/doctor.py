@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from castd.config import yaml as reader
 from castd.config.config import build
 from castd.config.plugin import collect
 from castd.doctor.findings import Finding, Subject
-from castd.doctor.machine import FreeSpace, IMachine, ThisMachine
+from castd.doctor.machine import BootAnswer, FreeSpace, IMachine, ThisMachine
 from castd.packets.dhcp import DhcpPacket
+from castd.packets.tftp import Packet
+from castd.request import Peer
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import kinds
 
@@ -108,8 +110,14 @@ class FakeMachine:
     def queriers(self, seconds: float) -> dict[str, str] | None:
         return self.asking
 
-    def offers(self, interface: str, seconds: float) -> list[tuple[DhcpPacket, str]]:
-        return self.answers
+    def offers(self, interface: str, requests: Sequence[DhcpPacket], seconds: float) -> list[BootAnswer]:
+        return [BootAnswer(0, packet, source, 0.003) for packet, source in self.answers]
+
+    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
+        raise OSError(111, "Connection refused")
+
+    def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
+        raise OSError(111, "Connection refused")
 
     def become(self, user: UnprivilegedUser) -> None:
         self.uid = user.uid
