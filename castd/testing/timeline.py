@@ -119,12 +119,15 @@ class Timeline(Clock):
             raise LimitExceeded(f"everything is silent since {self.rightNow:.3f} s, and it has not come true")
         return self.rightNow - start
 
-    def result(self, deferred: Deferred[T], limit: float = 120.0, datagrams: int = 1_000_000) -> T:
+    def result(self, deferred: Deferred[T] | T, limit: float = 120.0, datagrams: int = 1_000_000) -> T:
         """
         Let time pass until C{deferred} has fired; the limits are those of L{run}.
 
+        @param deferred: or the result itself, as of L{ISite.lookup<castd.interfaces.ISite.lookup>}.
         @return: the result of C{deferred}; its failure is raised.
         """
+        if not isinstance(deferred, Deferred):
+            return deferred
         outcome: list[T | Failure] = []
         deferred.addBoth(outcome.append)
         if not outcome:
