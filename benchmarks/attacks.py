@@ -1,7 +1,7 @@
 """Measures what strangers can do to a castd and its clients: C{python benchmarks/attacks.py [--docs]}, as root.
 
 All traffic is in network namespaces that this program makes: servers, an attacker that forges addresses, and an honest
-client, at one switch. It ends by itself within six minutes. Two tables come of it: what a forged datagram draws from
+client, at one switch. It ends by itself within seven minutes. Two tables come of it: what a forged datagram draws from
 each transport, and a flood costs an honest client; and the time of an honest client beside each of some attacks.
 """
 
@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import shlex
+import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -34,10 +37,11 @@ sys.path.insert(0, str(TREE))
 from benchmarks.facts import fillIn, today  # noqa: E402
 from castd.packets.slam import FIRST_LIST, buildList  # noqa: E402
 from castd.packets.tftp import buildAck  # noqa: E402
-from tests.support.clients.tftp import rrq  # noqa: E402
+from tests.support.clients.tftp import rrq, wrq  # noqa: E402
 from tests.support.jobs import Job, Late, eventually  # noqa: E402
 from tests.support.lab.castd import Server  # noqa: E402
 from tests.support.lab.forging import (  # noqa: E402
+    AGAIN,
     GROUP,
     GROUP_PORT,
     Client,
@@ -48,6 +52,7 @@ from tests.support.lab.forging import (  # noqa: E402
     flood,
     forge,
     routed,
+    socketIn,
 )
 from tests.support.lab.hall import Hall, Host, sweep  # noqa: E402
 from tests.support.needs import need  # noqa: E402
@@ -61,6 +66,10 @@ TRIALS, PHASE = 7, 5.0
 PATIENCE, LISTENING, AFTER = 10.0, 33.0, 60.0
 FILE = 20_000
 LARGE = 3_000_000
+#: Octets of a file that is long to measure; names in a directory.
+HUGE, MANY = 200_000_000, 300_000
+#: Octets of a block that is uploaded; seconds that so many uploads at once may cost a client, which are no attack.
+UPLOADED, UPLOADS_COST = 1428, 0.5
 ANSWERS = 20
 #: An attack is held if it costs an honest client no more than this: so many seconds, or so many times its time alone.
 NOTICED, TIMES = 0.1, 3.0
@@ -163,6 +172,7 @@ class Bench:
         self.hall, self.tree = hall, tree
         self.attacker = attacker(hall)
         self._addresses = [f"10.77.3.{n}" for n in range(1, 251)] + [f"10.77.4.{n}" for n in range(1, 251)]
+        self._addresses += [f"10.77.5.{n}" for n in range(1, 251)]
         self.client = hall.host("client", *self._addresses)
         #: The address of clients that may have been served before.
         self.known = self._addresses.pop()
@@ -528,6 +538,155 @@ def fewDescriptors(bench: Bench) -> Held:
         server.job.end(grace=3)
 
 
+def netascii(bench: Bench) -> Held:
+    """Ten requests for a file of 200 MB as netascii, which has to be measured; clients of another file, as it is."""
+    host = bench.machine()
+    with (host.folder / "root" / "huge").open("wb") as huge:
+        huge.truncate(HUGE)
+    server = bench.serve(host, TFTP)
+    try:
+        alone = bench.times(host)
+        asked = [rrq("huge", "netascii", tsize=0)]
+        with flood(bench.attacker, (host.addresses[0], 69), 100, asked, count=10) as job:
+            job.until("sent", 10)
+            beside = bench.times(host)
+        began = time.monotonic()
+        server.stop()
+        return noticed("ten netascii requests of 200 MB", alone, beside, f"stops in {time.monotonic() - began:.1f} s")
+    finally:
+        server.job.end(grace=3)
+
+
+def ignoreCase(bench: Bench) -> Held:
+    """100 requests a second for names that a directory of 300,000 has in no case, where C{ignore-case} is on."""
+    host = bench.machine()
+    folder = host.folder / "root" / "many"
+    folder.mkdir()
+    for number in range(MANY):
+        os.mknod(folder / f"{number:06}")
+    content = [{"directory": {"path": str(host.folder / "root"), "ignore-case": True}}]
+    server = bench.serve(host, TFTP, content=content)
+    try:
+        alone = bench.times(host)
+        missed = [rrq(f"many/Missing-{number}") for number in range(50)]
+        with flood(bench.attacker, (host.addresses[0], 69), 100, missed):
+            time.sleep(0.5)
+            return noticed("ignore-case, 300,000 names, 100 misses a second", alone, bench.times(host))
+    finally:
+        server.job.end(grace=3)
+        shutil.rmtree(folder)
+
+
+def forgedWrites(bench: Bench) -> Held:
+    """1,000 forged writes a second, of 64 names; honest clients read, and one of them uploads a file of its own."""
+    host = bench.machine()
+    place = host.folder / "up"
+    place.mkdir(mode=0o777)
+    server = bench.serve(host, TFTP, uploads=[{"directory": {"path": str(place), "policy": "overwrite"}}])
+    try:
+        alone = bench.times(host)
+        writes = [wrq(f"up-{number}", timeout=255) for number in range(64)]
+        with flood(bench.attacker, (host.addresses[0], 69), 1000, writes):
+            time.sleep(1)
+            beside = bench.times(host)
+            began = time.monotonic()
+            (stored,) = uploaded(bench, host, ["mine"], FILE)
+            note = f"an upload of {FILE // 1000} kB: {seconds(time.monotonic() - began if stored else None)}"
+        found = noticed("1,000 forged writes a second", alone, beside, note)
+        return Held(found.name, found.alone, found.beside, found.held and stored, found.note)
+    finally:
+        server.job.end(grace=3)
+
+
+def keepFree(bench: Bench) -> Held:
+    """60 clients upload 1 MiB each, of no announced size, to a disk of 64 MiB of which 48 are to stay free."""
+    host = bench.machine()
+    place = host.folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=777", "tmpfs", str(place)], check=True)
+    try:
+        uploads = [{"directory": {"path": str(place), "keep-free": "48 MiB"}}]
+        server = bench.serve(host, TFTP, uploads=uploads, limits={"new-per-peer": "10000/s", "drain": "1 s"})
+        try:
+            alone = bench.times(host)
+            with ThreadPoolExecutor(1) as pool:
+                many = pool.submit(uploaded, bench, host, [f"up-{number}" for number in range(60)], 1 << 20)
+                beside = bench.times(host)
+                stored = sum(many.result())
+            disk = os.statvfs(place)
+            free = disk.f_bavail * disk.f_frsize / (1 << 20)
+            note = f"{stored} stored, {free:.1f} MiB free; at most {UPLOADS_COST:g} s allowed"
+            found = noticed("60 uploads to a disk with room for 16", alone, beside, note, UPLOADS_COST)
+            return Held(found.name, found.alone, found.beside, found.held and free >= 48, found.note)
+        finally:
+            server.job.end(grace=3)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def uploaded(bench: Bench, host: Host, names: Sequence[str], size: int) -> list[bool]:
+    """Upload so many octets under each of these names, all at once, block by block.  -> which of them are stored."""
+    ends: dict[int, tuple[int, socket.socket]] = {}
+    sent, again = [0] * len(names), time.monotonic() + AGAIN
+    found: list[bool | None] = [None] * len(names)
+    last = size // UPLOADED + 1
+    poll, until = select.poll(), time.monotonic() + PATIENCE
+    with ExitStack() as life:
+        for number, name in enumerate(names):
+            end = life.enter_context(socketIn(bench.client.netns))
+            end.bind((bench.known, 0))
+            ends[end.fileno()] = (number, end)
+            poll.register(end, select.POLLIN)
+            end.sendto(wrq(name, blksize=UPLOADED), (host.addresses[0], 69))
+        while None in found and (now := time.monotonic()) < until:
+            for number, end in ends.values() if now >= again else ():
+                if not sent[number]:
+                    end.sendto(wrq(names[number], blksize=UPLOADED), (host.addresses[0], 69))
+            again = now + AGAIN if now >= again else again
+            for ready, _ in poll.poll(100):
+                number, end = ends[ready]
+                packet, there = end.recvfrom(2048)
+                if packet[:2] == b"\0\5":
+                    found[number] = False
+                elif packet[:2] == b"\0\6" or packet[2:4] == (sent[number] & 0xFFFF).to_bytes(2, "big"):
+                    if sent[number] == last:
+                        found[number] = True
+                        continue
+                    sent[number] += 1
+                    octets = size % UPLOADED if sent[number] == last else UPLOADED
+                    end.sendto(b"\0\3" + (sent[number] & 0xFFFF).to_bytes(2, "big") + bytes(octets), there)
+    return [bool(each) for each in found]
+
+
+def plantedLinks(bench: Bench) -> Held:
+    """
+    In a folder where everybody may write the JSON log is exchanged for a link to a file of root's, a hundred times,
+    and castd told to open it again; honest clients are served, and the file stays as it is.
+    """
+    host = bench.machine()
+    folder, victim = host.folder / "shared", host.folder / "victim"
+    folder.mkdir()
+    folder.chmod(0o777)
+    victim.write_text("untouched")
+    log = folder / "castd.json"
+    server = bench.serve(host, TFTP, logging={"json": str(log)})
+    try:
+        alone = bench.times(host)
+        beside: list[float | None] = []
+        for number in range(100):
+            log.unlink(missing_ok=True)
+            log.symlink_to(victim)
+            server.job.process.send_signal(signal.SIGHUP)
+            time.sleep(0.02)
+            if number % 20 == 10:
+                beside.append(bench.honest(host).fetch(PATIENCE))
+        touched = victim.read_text() != "untouched"
+        found = noticed("planted links at the JSON log", alone, beside, "the file was touched" if touched else "")
+        return Held(found.name, found.alone, found.beside, found.held and not touched, found.note)
+    finally:
+        server.job.end(grace=3)
+
+
 ATTACKS: dict[str, Attack] = {
     "port": portLearning,
     "globs": globs,
@@ -540,6 +699,11 @@ ATTACKS: dict[str, Attack] = {
     "disk": slowDisk,
     "log": unreadLog,
     "descriptors": fewDescriptors,
+    "netascii": netascii,
+    "ignore-case": ignoreCase,
+    "writes": forgedWrites,
+    "keep-free": keepFree,
+    "links": plantedLinks,
 }
 
 

@@ -23,8 +23,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root]
 #: Seconds that half of the honest clients may take; where the figures of docs/security.md allow more, so many.
 SOON = 5.0
 ALLOWED = {"mtftp": 15.0, "slam": 8.0}
-#: These have a test of their own: test_slow_disk.py, test_unread_log.py.
-ELSEWHERE = ("disk", "log")
+#: These have a test of their own: test_slow_disk.py, test_unread_log.py; test_netascii.py, test_content.py and
+#: test_uploads.py, as they make large files, or many.
+ELSEWHERE = ("disk", "log", "netascii", "ignore-case", "keep-free")
 #: Forged requests a second; half of them in the names of neighbours.
 RATE = 1000
 #: And of strangers alone, at which an honest client has its file within so many seconds.
