@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import urllib.request
@@ -22,7 +21,7 @@ from castd.errors import ConfigError
 from castd.files.access import Rules
 from castd.packets import slam
 from castd.service.admin import CONNECTION_TIMEOUT
-from castd.service.build import USUAL_TURN, ServiceFileRead
+from castd.service.build import ServiceFileRead
 from castd.service.service import REREAD_TIMEOUT, kinds
 from castd.testing import Network, RecordingClient
 from castd.upgrade.handover import Handover
@@ -505,7 +504,6 @@ def test_faultWhileReading(
         answers = awaited(case, later)
         later.run()
     assert answers == [("a fault of castd or of a plugin, see the log",)]
-    assert sys.getswitchinterval() == USUAL_TURN
     answers = awaited(case, later)
     later.run()
     assert answers == [()]

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_startAlone(boot: Path, network: Network) -> None:
 def test_site(boot: Path, network: Network) -> None:
     """The site keeps to its interface."""
     assert verifyObject(ISite, made(boot, network, START + ANY + TFTP).site)
+
+
+def test_threadsTakeShortTurns(boot: Path, network: Network) -> None:
+    """While a server runs no thread keeps the interpreter for Python's usual 5 ms from that of the reactor."""
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        made(boot, network, START + ANY + TFTP).startService()
+        assert sys.getswitchinterval() == pytest.approx(0.0002)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def found(server: Server, request: Request) -> Any:

@@ -4,7 +4,6 @@ Makes the sources, sinks and transports that a service file names, for a start a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,9 +38,6 @@ from castd.templates.source import TemplateSource
 
 #: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
-
-#: How long a thread has the interpreter if another one wants it: while a service file is read, and else.  Seconds.
-SHORT_TURN, USUAL_TURN = 0.0002, sys.getswitchinterval()
 
 _Made = TypeVar("_Made")
 
@@ -100,17 +96,8 @@ class ServiceFileRead:
 
 
 def readInThread(file: Path, collected: Collected) -> ServiceFileRead:
-    """
-    Read a service file as L{read} does, in a thread beside the reactor's.
-
-    Both want the interpreter's lock, which the reactor's thread gives up at each call of the system.  It would then
-    wait 5 ms to get it back, and a transfer would move a hundred blocks a second; so the lock is passed on sooner.
-    """
-    sys.setswitchinterval(SHORT_TURN)
-    try:
-        return ServiceFileRead.of(read(file, collected))
-    finally:
-        sys.setswitchinterval(USUAL_TURN)
+    """Read a service file as L{read} does, in a thread beside the reactor's."""
+    return ServiceFileRead.of(read(file, collected))
 
 
 @dataclass(frozen=True)

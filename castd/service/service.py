@@ -5,6 +5,7 @@ Starts, reloads, upgrades and stops the server that a service file describes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -47,6 +48,10 @@ __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
 
 _log = Logger(namespace="castd")
 
+#: How long a thread has the interpreter while another one wants it.  Seconds.  The reactor's thread gives it up at each
+#: call of the system; beside a thread that reads a service file, lists a directory or writes the history it would wait
+#: Python's usual 5 ms to get it back, each time, and a transfer would move a hundred blocks a second.
+SHORT_TURN = 0.0002
 #: Seconds that a stop waits for disks to remove the files of uploads that were broken off.  The next start removes the
 #: others.
 SETTLE_TIMEOUT = 1.0
@@ -181,6 +186,7 @@ class Server(MultiService):
         """
         if not self._bound:
             self.privilegedStartService()
+        sys.setswitchinterval(SHORT_TURN)
         super().startService()
         if self.handover.predecessor is None:
             self._announceServing()
