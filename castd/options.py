@@ -225,6 +225,10 @@ GroupEndpoint = Annotated[
 ]
 
 
+#: C{PATH_MAX} of Linux, without the zero at its end.
+_LONGEST_PATH = 4095
+
+
 def resolve(text: object, info: ValidationInfo, written: Callable[[str], str] = str) -> Path:
     """
     Read a path; a relative one is relative to the folder of the service file, if there is one.
@@ -233,6 +237,8 @@ def resolve(text: object, info: ValidationInfo, written: Callable[[str], str] = 
     """
     if not isinstance(text, str | Path) or not str(text):
         raise ValueError("a path is expected, such as /srv/boot")
+    if len(str(text)) > _LONGEST_PATH:
+        raise ValueError(f"a path of {len(str(text))} characters is longer than the system takes")
     folder = info.context.get("folder") if isinstance(info.context, dict) else None
     return Path(written(str(folder)), text) if isinstance(folder, Path) else Path(text)
 

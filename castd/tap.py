@@ -24,6 +24,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
+from castd.files.names import printable
 from castd.observe.format import MESSAGE_KEY, Observer, asMessage
 from castd.observe.journal import PRIORITY
 from castd.service.bootstrap import exitStatus, prepare
@@ -163,7 +164,7 @@ def _syslog(prefix: str) -> Observer:
 
 
 def _complain(error: ConfigError) -> None:
-    sys.stderr.writelines(f"{fault}\n" for fault in error.faults)
+    sys.stderr.writelines(f"{printable(fault)}\n" for fault in error.faults)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -22,6 +22,7 @@ from twisted.python.usage import UsageError
 
 from castd import __version__, native, tap
 from castd.cli import check, main
+from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.observe import journal
@@ -277,6 +278,78 @@ def test_startAgrees(folder: Path, section: str) -> None:
     file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n{section}\n")
     with running("-m", "castd", "serve", file) as process:
         assert process.wait(60) in (69, 78)
+
+
+OCTET, LONG = '"\\udce9"', "x" * 5000
+ODD = [
+    (
+        "access: [{allow: any, names: ['V']}]",
+        "[" * 20_000,
+        "a pattern of 20000 characters is longer than any name needs",
+    ),
+    ("access: [{allow: any, names: [V]}]", "'a{99999999999}'", None),
+    ("access: [{allow: any, names: [V]}]", OCTET, None),
+    ("access: [{allow: V}]", OCTET, "\\xe9 is not a network"),
+    ("uploads: [{directory: {path: boot, mode: V}}]", OCTET, "\\xe9 is no mode of a file"),
+    ("limits: {drain: V}", OCTET, "\\xe9 is not a duration"),
+    ("limits: {drain: V}", '"\\u202e"', "202e is not a duration"),
+    ("logging: {json: V}", "x" * 300, "File name too long"),
+    ("logging: {file: V}", "a/" * 20_000, "a path of 40000 characters is longer than the system takes"),
+    ("history: {path: V}", LONG, "a path of 5000 characters is longer than the system takes"),
+    ("control: {path: V}", "x" * 300, "File name too long"),
+    ("content: [{directory: {path: V}}]", "x" * 300, "File name too long"),
+    ("content: [{directory: {path: boot, rewrite: [{from: V, to: x}]}}]", "'a{99999999999}'", None),
+    ("content: [{directory: {path: boot, under: V}}]", "'a{99999999999}'", "99999999999"),
+    ("content: [{directory: {path: boot, rewrite: [{from: V, to: x}]}}]", "(" * 20_000, "rewrite[0]"),
+    ("content: [{directory: {path: boot, under: V}}]", '"\\ud800"', "a half of a character"),
+    ("transports: {tftp: {use: V}}", '"a\\0b"', "octet of 0"),
+]
+
+
+@pytest.mark.parametrize(("section", "value", "fault"), ODD, ids=[f"{key[:30]} {value[:15]}" for key, value, _ in ODD])
+def test_checkOdd(folder: Path, section: str, value: str, fault: str | None) -> None:
+    """Whatever stands in the place of a name, a rule or a path is a fault in one printable line, or is nothing."""
+    file, first = folder / "x.yaml", section.partition(":")[0]
+    usual = {
+        "content": "content: [{directory: {path: boot}}]",
+        "access": "access: [{allow: any}]",
+        "transports": "transports: {tftp: {port: 6969, interface: 127.0.0.1}}",
+    }
+    lines = (usual | {first: section.replace("V", value)}).values()
+    file.write_text("castd: 1\n" + "\n".join(lines) + "\n")
+    result = castd("check", file)
+    assert (result.exit_code, type(result.exception)) == ((0, type(None)) if fault is None else (1, SystemExit))
+    assert all(line.isprintable() for line in result.stderr.splitlines())
+    assert fault is None or fault in result.stderr
+
+
+def test_checkPipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO in place of the service file is no file, and is not waited for."""
+    monkeypatch.setattr(yaml, "PIPE_TIMEOUT", 0.05)
+    os.mkfifo(folder / "pipe.yaml")
+    result = castd("check", folder / "pipe.yaml")
+    told = f"{folder}/pipe.yaml: cannot be read: it is no file, and nothing has come"
+    assert (result.exit_code, result.stderr.startswith(told), result.stderr.count("\n")) == (1, True, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_plantedLog(folder: Path) -> None:
+    """A link in place of the JSON log, in a folder where others may write, keeps castd from starting, and is named."""
+    shared, victim = folder / "shared", folder / "victim"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    victim.write_bytes(b"precious\n")
+    (shared / "log").symlink_to(victim)
+    file = folder / "x.yaml"
+    port = f"{{port: {freePort()}, interface: 127.0.0.1}}"
+    file.write_text(f"{GOOD}transports: {{tftp: {port}}}\nlogging: {{json: shared/log}}\n")
+    status, (line,) = serving(file)
+    assert status == 69
+    assert line.startswith(
+        f"{file}:5: logging.json: {shared}/log: a symbolic link, in a folder where others may write"
+    )
+    assert victim.read_bytes() == b"precious\n"
 
 
 def test_checkUnwritable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,15 @@ def _files(config: Config) -> Iterator[tuple[Route, Path]]:
 
 def _unusable(file: Path, route: Route) -> str | None:
     """Return the reason why the server could not have a file of its own, with its path; L{None}: it could."""
+    try:
+        return _inTheWay(file, route)
+    except OSError as error:
+        # The path is too long, or this user may not look there.
+        return f"{file}: {error.strerror}"
+
+
+def _inTheWay(file: Path, route: Route) -> str | None:
+    """As L{_unusable}.  @raise OSError: it cannot be found out."""
     if file.is_dir():
         return f"{file}: is a folder"
     if route == ("control", "path"):

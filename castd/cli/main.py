@@ -43,6 +43,7 @@ from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, serviceFileSchema
 from castd.config.warnings import warningsOf
 from castd.errors import ConfigError
+from castd.files.names import printable
 from castd.net.ports import Ports
 from castd.options import address
 from castd.server.random import BufferedSystemRandom
@@ -61,9 +62,9 @@ def main() -> None:
 
 
 def complain(lines: Iterable[str]) -> None:
-    """Print lines to standard error as they are: brackets in a fault are no markup."""
+    """Print lines to standard error: brackets in a fault are no markup, and what no terminal should get is escaped."""
     for line in lines:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 def fail(error: ConfigError) -> SystemExit:

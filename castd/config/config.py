@@ -20,6 +20,7 @@ from castd.config.profiles import profileFaults
 from castd.config.yaml import Route, Tree, Value, showRoute
 from castd.errors import ConfigError
 from castd.files.access import Rule
+from castd.files.names import printable
 from castd.interfaces import IContentSourceMaker, ITransportMaker
 from castd.machines.options import MachinesOptions
 from castd.options import Duration, FilePath, Limits, ListenOptions, Settings, Size
@@ -329,6 +330,9 @@ class _Reader:
         except ValidationError as error:
             for inside, text in faultsOf(error, model, given):
                 self.tree.addFault((*route, *inside), text)
+        except UnicodeEncodeError as error:
+            # A fault that quotes an octet which is no UTF-8: pydantic cannot hold it, nor say which option it is of.
+            self.tree.addFault(route, printable(error.object))
         return None
 
     def transports(self, value: Value, kinds: Mapping[str, Kind]) -> Iterator[Entry]:

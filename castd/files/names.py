@@ -291,6 +291,10 @@ def beneath(found: Parts, prefix: Parts) -> Parts:
     raise NotFound()
 
 
+#: Characters of the longest pattern: it is read in the square of them.
+_LONGEST_PATTERN = 4096
+
+
 class Patterns:
     """
     Matches names against shell-style patterns: C{name in patterns} is true if one of them matches.
@@ -321,6 +325,8 @@ def _toRegex(pattern: str) -> str:
 
     @raise ValueError: it is no pattern of a name.
     """
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(f"a pattern of {len(pattern)} characters is longer than any name needs")
     steps = pattern.removeprefix("/").split("/")
     if "" in steps:
         hint = f", did you mean {pattern}**?" if pattern.strip("/") and pattern.endswith("/") else ""
