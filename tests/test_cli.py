@@ -346,9 +346,7 @@ def test_plantedLog(folder: Path) -> None:
     file.write_text(f"{GOOD}transports: {{tftp: {port}}}\nlogging: {{json: shared/log}}\n")
     status, (line,) = serving(file)
     assert status == 69
-    assert line.startswith(
-        f"{file}:5: logging.json: {shared}/log: a symbolic link, in a folder where others may write"
-    )
+    assert line.startswith(f"{file}:5: logging.json: {shared}/log: a symbolic link, in a folder where others may write")
     assert victim.read_bytes() == b"precious\n"
 
 

@@ -200,15 +200,42 @@ def test_commands(page: Path) -> None:
     assert refused == []
 
 
-def test_promises() -> None:
-    """The page on security names for each promise a test, and each of these tests is there."""
+def promises() -> list[list[tuple[str, str]]]:
+    """Return the tables of promises on the page on security: of each row the promise, and what stands for it."""
     page = (ROOT / "docs" / "security.md").read_text()
-    rows = re.findall(r"^\| (.+) \| ((?:`\w+`(?:, )?)+) in `([\w/.]+)` \|$", page, re.MULTILINE)
-    assert len(rows) > 15
-    for _, names, file in rows:
-        defined = {
-            node.name
-            for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        assert set(re.findall(r"`(\w+)`", names)) <= defined, file
+    tables = re.findall(r"^\| promise \| test \|\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    return [re.findall(r"^\| (.+) \| ([^|]+) \|$", table, re.MULTILINE) for table in tables]
+
+
+def placeOf(name: str) -> Path:
+    """Return the file of tests that a page names, from the root or from the folder of tests."""
+    return ROOT / "tests" / name.removeprefix("tests/")
+
+
+def defined(file: str) -> set[str]:
+    """Return the names of the tests in a file."""
+    nodes = ast.walk(ast.parse(placeOf(file).read_text()))
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {name for name in functions if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("rows", promises(), ids=lambda rows: rows[0][0][:40])
+def test_promises(rows: list[tuple[str, str]]) -> None:
+    """The page on security names for each promise a test that is there, by its name and file or by its file alone."""
+    known = {name for _, tests in rows for name in re.findall(r"`([\w/]+\.py)`", tests)}
+    assert [name for name in known if not placeOf(name).exists()] == []
+    for promise, tests in rows:
+        names, files = re.findall(r"`(test_\w+)`", tests), re.findall(r"`([\w/]+\.py)`", tests)
+        # A name without a file is in one of the files that other rows name.
+        there = set().union(*map(defined, files or known))
+        assert set(names) <= there, promise
+        assert there, promise
+
+
+def test_thePromisesAreFound() -> None:
+    """Both tables are, with all of their rows: the law in the large, and what a slow disk costs."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    law, disks = promises()
+    assert len(law) >= 30
+    assert len(disks) >= 12
+    assert page.count("| promise | test |") == 2
