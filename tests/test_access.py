@@ -179,6 +179,7 @@ PATTERNS = st.one_of(
 LETTERS = st.sampled_from(["a", "A", "k", "K", "s", "i", "I", ".", "/", "\u017f", "\u212a", "\u0130", "\u0131", "\xe4"])
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.lists(PATTERNS, min_size=1, max_size=6), st.lists(LETTERS, min_size=1, max_size=6).map("".join))
 def test_tables(patterns: list[str], name: str) -> None:
@@ -206,6 +207,7 @@ def tried(asked: Rules, monkeypatch: pytest.MonkeyPatch) -> int:
     return tries
 
 
+@pytest.mark.slow
 def test_manyRules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten thousand rules by name, and as many by network, none is tried that is not about the request."""
     byName = ["boot/host{}", "{}.efi", "*.{}", "01-{}-*", "images/{}/**"]

@@ -125,6 +125,7 @@ def firstOf(written: list[dict[str, Any]], who: KnownMachine, host: str, name: s
     return None
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     RULES,
@@ -158,6 +159,7 @@ def test_asOneByOne(
         asked.checkAnyMachine(host, name)
 
 
+@pytest.mark.slow
 def test_manyMachines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten thousand rules for a machine each, only that of the machine that asks is compared with it."""
     macs = [f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}" for number in range(10_000)]

@@ -80,6 +80,7 @@ def test_later(stage: MtftpStage) -> None:
     assert not refused(stage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", slowBut(lambda pause: pause > 1, [0.3, 3.0, 40.0]))
 def test_forGood(stage: MtftpStage, pause: float) -> None:
     """Whoever forges on and on shuts a machine out for ten seconds in five minutes, and not longer."""

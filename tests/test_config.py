@@ -393,6 +393,7 @@ def test_aliases() -> None:
             yaml.parse(text.encode(), "x.yaml")
 
 
+@pytest.mark.slow
 def test_honest() -> None:
     """A file of many thousand values without an alias is read; only what aliases repeat is limited."""
     rules = "".join(f"- {{allow: 10.{n >> 8}.{n & 255}.0/24, names: [a, b], for: read}}\n" for n in range(12_000))

@@ -275,6 +275,7 @@ TARGETS = st.builds(
 PLACES = st.sampled_from(["", "a/", "a/b/", "b/"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(PLACES, TARGETS), min_size=3, max_size=3), st.lists(STEPS, min_size=1, max_size=5))
 def test_linksAsTheKernel(links: list[tuple[str, str]], steps: list[str]) -> None:

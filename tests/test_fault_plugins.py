@@ -233,6 +233,7 @@ def test_everythingIsCalled(stage: Stage) -> None:
     assert set(everyMethod()) - stage.breaker.calls.keys() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", slowBut(lambda times: times is not None, [1, None]), ids=["once", "ever"])
 @pytest.mark.parametrize("name", slowBut(lambda name: name.endswith(QUICK), everyMethod()))
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in (Bug, Exit), KINDS))

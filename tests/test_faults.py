@@ -76,6 +76,7 @@ def said(value: str | int) -> str:
     return value if isinstance(value, str) else errno.errorcode[value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number", "long"), slowBut(lambda name, number, long: name in QUICK and not long, cases(WHOLE)), ids=said
 )

@@ -105,6 +105,7 @@ def hearing(deaf: int) -> tuple[float, float]:
     return max(others, default=0.0), max(ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaf", slowBut(lambda deaf: deaf == 5, (1, 4, 5, 8, 12, 15, 16)))
 def test_someHearNoMore(deaf: int) -> None:
     """Any number of sixteen hear nothing from mid-transfer on: all get the file, the others within 2 s of the time."""

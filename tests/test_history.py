@@ -329,6 +329,7 @@ def test_size(tmp_path: Path) -> None:
     assert len(names) > 400
 
 
+@pytest.mark.slow
 def test_floods(tmp_path: Path) -> None:
     """Strangers who are refused without end take their half of the file, not that of a machine that was served."""
     kept = Kept(tmp_path / "history.sqlite", age=1e6, size=256 << 10)

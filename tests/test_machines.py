@@ -242,6 +242,7 @@ def test_damagedLeaseFile(file: tuple[str, str], at: int, damage: bytes) -> None
     parseLeases((text[:at].encode() + damage + text[at:].encode()).decode("utf-8", "replace"), form)
 
 
+@pytest.mark.slow
 def test_manyLeases() -> None:
     """Of a file without end no more is kept than the limit."""
     lines = (f"0 {MAC} 10.{n >> 16}.{n >> 8 & 255}.{n & 255} * *" for n in range(1, MOST_LEASES + 100))

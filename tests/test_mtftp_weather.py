@@ -73,6 +73,7 @@ def test_runs(name: str) -> None:
     compare(f"mtftp: {name}", run, RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed == 0, range(4)))
 @pytest.mark.parametrize("weather", WEATHERS, ids=lambda weather: weather.name)
 @pytest.mark.parametrize("name", slowBut(lambda name: name == "mixed", ["6 iPXE", "6 EFI", "6 atftp", "mixed"]))

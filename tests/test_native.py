@@ -40,6 +40,7 @@ from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.jobs import ROOT
 from tests.support.needs import needNative
+from tests.support.quick import slowBut
 from tests.support.side import FILES, UDP_SEGMENT, Side, ask, script
 
 LONG = 1000
@@ -407,6 +408,7 @@ def test_closedInABatch(hall: Hall) -> None:
     assert queued(hall.clients[-1]) == [b"block0"]
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_replacedInABatch(hall: Hall) -> None:
     """Steps that another port takes away in the same batch are not taken, and those that it gives instead are."""
@@ -531,6 +533,7 @@ def test_nothingIsHeld(hall: Hall) -> None:
         octets.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_freedAtOnce(hall: Hall) -> None:
     """A port that is removed leaves nothing behind: its state is freed at once, its type is not."""
@@ -739,7 +742,7 @@ def countPython(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize("seed", range(int(os.environ.get("CASTD_SCRIPTS", "40"))))
+@pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 6, range(int(os.environ.get("CASTD_SCRIPTS", "40")))))
 def test_beside(seed: int, countPython: list[bool]) -> None:
     """
     Whatever happens (ACKs in time, late, twice, wrong; noise, strangers, errors; files that are replaced, ports that

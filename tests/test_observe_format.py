@@ -278,6 +278,7 @@ def test_manyNames() -> None:
     )
 
 
+@pytest.mark.slow
 def test_strangersKeepNobodyOut() -> None:
     """However many addresses are forged, what happens to machines that were served and their neighbours is logged."""
     passed: list[Any] = []

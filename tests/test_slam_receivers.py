@@ -112,6 +112,7 @@ def slowMachines(stage: SlamStage, seed: int) -> None:
     stage.network.post = late  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed == 1, range(1, 13)))
 def test_slowMachines(seed: int) -> None:
     """Receivers that answer later than the server waits are believed, and little is repeated for it."""
@@ -126,6 +127,7 @@ def test_slowMachines(seed: int) -> None:
     assert told.counts == {outcomes.DONE: 16}
 
 
+@pytest.mark.slow
 def test_firstListsLost() -> None:
     """A receiver whose first list was lost is not left over until the group is silent: it is asked during the pass."""
     file = pattern(4 << 20)
@@ -337,6 +339,7 @@ def attacked(lists: str, addresses: str, rate: float, seed: int = 1) -> SlamStag
     return stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("addresses", ADDRESSES)
 @pytest.mark.parametrize("lists", slowBut(lambda lists: lists == "all", LISTS))
 def test_blindForger(lists: str, addresses: str) -> None:
@@ -352,6 +355,7 @@ def test_blindForger(lists: str, addresses: str) -> None:
     assert blocks * BLOCK / seconds < 0.04 * 12e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("addresses", ["many", "ten"])
 @pytest.mark.parametrize("lists", slowBut(lambda lists: lists == "all", LISTS))
 def test_honestAmongForged(lists: str, addresses: str) -> None:

@@ -152,6 +152,7 @@ def test_anUploadIsLetGo(stage: TftpStage, slow: Disk) -> None:
     assert slow.sink._open == {}
 
 
+@pytest.mark.slow
 def test_tooManyWait(stage: TftpStage, slow: Disk) -> None:
     """So many wait for one disk; those beyond get no answer, and ask again."""
     for number in range(MOST_AWAITED + 5):

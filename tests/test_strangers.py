@@ -124,6 +124,7 @@ def test_aFullHouse() -> None:
         assert stage.site.admission.casts == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sources", [names, neighbours])
 def test_whoAsksAgain(sources: Callable[[int], Iterator[tuple[str, int]]]) -> None:
     """
@@ -144,6 +145,7 @@ def test_whoAsksAgain(sources: Callable[[int], Iterator[tuple[str, int]]]) -> No
         assert parse(client.take()[0].datagram) == data(1)
 
 
+@pytest.mark.slow
 def test_whoHasAnsweredStays() -> None:
     """Those who have answered are not displaced, however old they are and whoever comes."""
     with wild(limits=Limits(casts=50, receivers=50)) as stage:
@@ -157,6 +159,7 @@ def test_whoHasAnsweredStays() -> None:
             assert ackedTo(client, 1, tid) == Data(2, pattern(40_000)[1000:2000])
 
 
+@pytest.mark.slow
 def test_onlyWhenFull() -> None:
     """While there is room nobody leaves before its time."""
     with wild(limits=Limits(casts=1000)) as stage:
@@ -330,6 +333,7 @@ def onLink() -> Iterator[Peer]:
     return ((f"10.0.0.{number % 200 + 10}", 2000 + number // 200) for number in count())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sources", [far, oneNetwork], ids=["far", "one network"])
 def test_honestErrors(sources: Callable[[], Iterator[Peer]]) -> None:
     """While six hundred requests a second for missing files are forged neighbours are told that a file is not there."""
@@ -356,6 +360,7 @@ def test_honestErrorsOfWhoWasServed() -> None:
         assert told == [True] * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sources", [far, oneNetwork, onLink])
 def test_errorsInAll(sources: Callable[[], Iterator[Peer]]) -> None:
     """All together still get two hundred ERRORs a second and no more, strangers half of that, one network a quarter."""
@@ -384,6 +389,7 @@ class Costly(RequestTime):
         super().spend(now - self.COST, now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", [True, False], ids=["request port", "own port"])
 def test_timeForReceivers(through: bool) -> None:
     """
@@ -434,6 +440,7 @@ def inventing(stage: pxe.ProxyStage, seconds: float, first: int = 0) -> None:
         stage.network.advance(0.001)
 
 
+@pytest.mark.slow
 def test_machinesThatAskAgain(tmp_path: Path) -> None:
     """While a thousand machines a second are invented, one that asks a second time is answered."""
     with pxe.ProxyStage(tmp_path, X64) as stage:

@@ -168,6 +168,7 @@ def test_names(tmp_path: Path) -> None:
             stage.get(name=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [

@@ -491,6 +491,7 @@ def test_nobodyWaits(tmp_path: Path) -> None:
     assert (everything(tmp_path), len(errors)) == ({}, 1)
 
 
+@pytest.mark.slow
 def test_tooManyWait(tmp_path: Path) -> None:
     """So many requests wait for one disk, and no more; that they are dropped is no answer."""
     thread = Later()

@@ -118,6 +118,7 @@ LEARNED = {"ACKs that become later than the timer"}
 WINDOWS = (2, 4, 8, 32, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "windowsize"),
     slowBut(
@@ -146,6 +147,7 @@ def test_octets(fault: str, windowsize: int) -> None:
     assert seconds <= read(FILE, windowsize, **clean)[1] + delays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", [False, True])
 @pytest.mark.parametrize("windowsize", slowBut(lambda windowsize: windowsize == 16, [4, 16, 64]))
 def test_aBusyMachine(windowsize: int, stubborn: bool) -> None:

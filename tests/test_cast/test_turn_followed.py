@@ -284,6 +284,7 @@ def test_mostBlocksAreNotAskedFor(receivers: int) -> None:
     assert both.steps == 198
 
 
+@pytest.mark.slow
 def test_nothingElseIsForeseen() -> None:
     """Who is slow, was sent a block again, has not shown that it hears, or is to be checked is not followed."""
     for policy, weather in ((MULTICAST, {"delay": 0.2}), (POLICIES["soon checked"], {}), (MULTICAST, {"loss": 0.3})):

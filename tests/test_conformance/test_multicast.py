@@ -744,6 +744,7 @@ class Exchange:
             self.stage.over()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", vectors("rfc2090", "eligibility"))
 def test_eligibility(vector: dict[str, Any]) -> None:
     """A group for a file of at most 65535 blocks, whatever its size."""

@@ -799,6 +799,7 @@ def test_PX50_bounded(tmp_path: Path) -> None:
         assert len(memory.awaited) <= 1024
 
 
+@pytest.mark.slow
 def test_PX50_lines(tmp_path: Path) -> None:
     """PX-50: no line is written for machines beyond the limits of the answers."""
     with ProxyStage(tmp_path, {"boot": "gone"}) as stage:
@@ -855,6 +856,7 @@ def judged(datagram: bytes, atBootPort: bool) -> str:
     return came
 
 
+@pytest.mark.slow
 @given(mutants(), st.booleans())
 @settings(max_examples=600, deadline=None)
 def test_PX51_anything(datagram: bytes, atBootPort: bool) -> None:
@@ -874,6 +876,7 @@ def test_PX51_hunt() -> None:
     assert came.keys() >= {"unreadable", "silence", "answered"}, came
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 def test_PX51_service(tmp_path: Path) -> None:
     """PX-51: the running service meets mutated requests without a fault, half as many as C{CASTD_FUZZ} says."""

@@ -101,6 +101,7 @@ class Impostor:
             port.receive(datagram, source, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, KINDS))
 def test_impostors(kind: str) -> None:
     """

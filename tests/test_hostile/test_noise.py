@@ -53,6 +53,7 @@ def test_everyTransport() -> None:
     assert {TRANSPORTS.get(kind, kind) for kind in PORTS} == stock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_noise(kind: str) -> None:
     """

@@ -141,6 +141,7 @@ def test_forgedConversation(kind: str) -> None:
         assert sum(each.octets + HEADERS * each.datagrams for each in groups) <= drawn.groupOctets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_forgedAddresses(kind: str) -> None:
     """
@@ -176,6 +177,7 @@ def test_forgedAddresses(kind: str) -> None:
                 assert all(late - early > 1 for early, late in zip(errors, errors[most:], strict=False)), where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", slowBut(lambda kind: kind in QUICK, ["tftp", "multicast", "sbroadcast", "single-port"])
 )

@@ -193,6 +193,7 @@ def test_requests(kind: str) -> None:
                 assert len(found) - len(answers) <= 8, (request, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single-port", "mtftp"])
 def test_bothWays(kind: str) -> None:
     """
