@@ -1,5 +1,5 @@
 """
-Chooses the cases of a matrix for C{pytest -m "not slow"}, which takes half a minute and has some of each area.
+Chooses the cases of a matrix for C{pytest -m "not slow"}, which takes a minute or two and has some of each area.
 """
 
 from __future__ import annotations
