@@ -42,5 +42,5 @@ I{With processes:}
    machines that boot (C{machines}).  C{tests/e2e/README.md} says how they go together.
  - C{slow_disk}: a program: a file system that answers as late as it is told to, by FUSE.
 
-C{quick.slowBut} marks the cases of a matrix C{slow} but for a few, so that C{pytest -m "not slow"} takes half a minute.
+C{quick.slowBut} marks the cases of a matrix C{slow} but for a few: C{pytest -m "not slow"} is to take a minute or two.
 """
