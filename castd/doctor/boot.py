@@ -21,8 +21,12 @@ from castd.proxydhcp.options import Options as ProxyDhcpOptions
 
 #: Seconds that servers have for an answer; some DHCP servers look first whether an address is in use.
 OFFER_SECONDS: Final = 4.0
-#: Seconds that castd has for an answer at port 4011, and for the first block of a file.
+#: Seconds that castd has for the first block of a file.
 _OWN_SECONDS: Final = 2.0
+#: Seconds that are waited for the report that nobody listens at port 4011.
+_CLOSED_SECONDS: Final = 0.5
+#: The cure where a server that does not answer may just not have been started.
+NOT_HEARD: Final = "is castd running?  castd serve FILE; its control socket is not heard"
 #: The port of TFTP.
 _TFTP: Final = 69
 #: The hardware address that is asked for.  The second bit of its first octet: assigned by nobody.
@@ -41,26 +45,18 @@ class Firmware(NamedTuple):
     arch: int
     ipxe: bool = False
 
-    def request(self, kind: int, address: str = "0.0.0.0") -> DhcpPacket:
-        """
-        Return its request; who sends it sets the C{xid}.
-
-        @param kind: C{dhcp.DISCOVER} or C{dhcp.REQUEST}.
-        @param address: its address; it has none when it sends a DISCOVER.
-        """
+    def discover(self) -> DhcpPacket:
+        """Return its DISCOVER; who sends it sets the C{xid}."""
         options = {
-            dhcp.MESSAGE_TYPE: bytes([kind]),
+            dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
             dhcp.ARCHITECTURE: self.arch.to_bytes(2, "big"),
             dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:%05d:UNDI:003000" % self.arch,
         }
         if self.ipxe:
             options[dhcp.USER_CLASS] = b"iPXE"
             options[dhcp.IPXE] = bytes([pxe.IPXE_FEATURES["tftp"], 1, 1])
-        flags = dhcp.BROADCAST if kind == dhcp.DISCOVER else 0
-        client = IPv4Address(address)
-        return DhcpPacket(
-            dhcp.BOOTREQUEST, 1, 6, bytes(4), _ADDRESS.ljust(16, b"\0"), flags=flags, ciaddr=client, options=options
-        )
+        address = _ADDRESS.ljust(16, b"\0")
+        return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, bytes(4), address, flags=dhcp.BROADCAST, options=options)
 
     def isMeant(self, rule: BootRule) -> bool:
         """Return whether a rule is for all machines of this kind."""
@@ -112,7 +108,7 @@ def dhcpServers(answers: Sequence[BootAnswer], device: str) -> Iterator[Finding]
 def ownAnswers(
     subject: Subject, proxy: ProxyDhcpOptions, answers: Sequence[BootAnswer], machine: IMachine
 ) -> Iterator[Finding]:
-    """Tell what castd itself has answered, what it answers at port 4011, and whether the files that it names come."""
+    """Tell what castd itself has answered, whether port 4011 is open, and whether the files that it names come."""
     if not _mayAnswer(proxy):
         yield Finding("skipped", "proxydhcp: answers-per-machine is too low to ask it several times")
         return
@@ -122,7 +118,8 @@ def ownAnswers(
         found = next((each for each in own if each.number == number), None)
         told += [found.packet] if found is not None else []
         yield _offered(subject, proxy, firmware, found)
-    yield from _atBootPort(subject, proxy, machine, told)
+    if any(_ruleFor(proxy, firmware) is not None for firmware in FIRMWARE):
+        yield _bootPort(subject, proxy, machine)
     for file, server in dict.fromkeys((each.file, str(each.siaddr)) for each in told if each.file):
         yield _firstBlock(file.decode("ascii", "backslashreplace"), server, proxy, machine)
 
@@ -167,35 +164,21 @@ def _silent(subject: Subject, what: str, rule: int) -> Finding:
     """Return the finding that castd did not answer; without a running server it may just not have been started."""
     text = f"proxydhcp: {what}, by rules[{rule}]"
     if subject.pid is None:
-        return Finding("not seen", text, "is castd running?  castd serve FILE; its control socket is not heard")
+        return Finding("not seen", text, NOT_HEARD)
     return Finding("problem", text, "castd pxe FILE MAC ARCH; the log; the metric castd_pxe_silent_total says why")
 
 
-def _atBootPort(
-    subject: Subject, proxy: ProxyDhcpOptions, machine: IMachine, told: list[DhcpPacket]
-) -> Iterator[Finding]:
+def _bootPort(subject: Subject, proxy: ProxyDhcpOptions, machine: IMachine) -> Finding:
     """
-    Ask at port 4011, as UEFI does if a rule is for it.
-
-    @param told: gets the answer.
+    Find out whether somebody listens at port 4011, where UEFI asks.  What castd says there is not seen: it never
+    answers its own address, as no two servers of one machine may be made to answer each other.
     """
-    for firmware in sorted(FIRMWARE, key=lambda each: (each.ipxe, -each.arch)):
-        rule = _ruleFor(proxy, firmware)
-        if rule is None:
-            continue
-        why = f"within {_OWN_SECONDS:g} s"
-        found = None
-        try:
-            found = machine.asksServer(firmware.request(dhcp.REQUEST, proxy.interface), proxy.interface, _OWN_SECONDS)
-        except OSError as error:
-            why = error.strerror or "no answer"
-        if found is None:
-            yield _silent(subject, f"an answer to {firmware.name} at port {BOOT_SERVER}, {why}", rule)
-            return
-        told.append(found.packet)
-        text = f"at port {BOOT_SERVER} castd tells {firmware.name} {_told(found.packet)}"
-        yield Finding("fine", f"proxydhcp: {text}, after {_milliseconds(found.seconds)}")
-        return
+    port = f"proxydhcp: port {BOOT_SERVER}"
+    if machine.isOpen(proxy.interface, BOOT_SERVER, _CLOSED_SECONDS):
+        return Finding("fine", f"{port} is open; what machines are told there is not asked from castd's own address")
+    if subject.pid is None:
+        return Finding("not seen", f"{port} is closed", NOT_HEARD)
+    return Finding("problem", f"{port} is closed", "the log of castd's start; who else has had that port")
 
 
 def _firstBlock(told: str, server: str, proxy: ProxyDhcpOptions, machine: IMachine) -> Finding:

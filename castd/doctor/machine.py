@@ -123,13 +123,12 @@ class IMachine(Protocol):
         @raise OSError: a step failed.
         """
 
-    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
+    def isOpen(self, interface: str, port: int, seconds: float) -> bool:
         """
-        Send a DHCPREQUEST to port 4011 of an own address, as a machine does that has an address, and wait for the
-        answer.
+        Send an empty datagram to a UDP port of an own address.
 
-        @return: L{None}: there was none in time.
-        @raise OSError: a step failed; or nobody listens there.
+        @param seconds: to wait for the report that nobody listens there.
+        @return: there was none.
         """
 
     def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
@@ -283,14 +282,18 @@ class ThisMachine:
                 sent[xid] = number, time.monotonic()
             return list(_answers(hearer, seconds, sent))
 
-    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
-        xid = secrets.token_bytes(4)
+    def isOpen(self, interface: str, port: int, seconds: float) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind((interface, 0))
             # A connected socket is told when nobody listens.
-            sock.connect((interface, BOOT_SERVER))
-            sock.send(dhcp.build(replace(request, xid=xid)))
-            return next(_answers(sock, seconds, {xid: (0, time.monotonic())}), None)
+            sock.connect((interface, port))
+            sock.settimeout(seconds)
+            with suppress(TimeoutError):
+                try:
+                    sock.send(b"")
+                    sock.recv(1)
+                except ConnectionRefusedError:
+                    return False
+        return True
 
     def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
         with socket.socket(familyOf(server[0]), socket.SOCK_DGRAM) as sock:

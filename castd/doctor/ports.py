@@ -187,7 +187,7 @@ def _serversHere(machine: IMachine) -> Iterator[Finding]:
 def _serversAround(subject: Subject, machine: IMachine, device: str, address: str) -> Iterator[Finding]:
     """Find the servers that answer a machine which boots, in one network, castd's own proxydhcp among them."""
     proxy = proxyAt(subject, address)
-    requests = [each.request(dhcp.DISCOVER) for each in askedFor(proxy)]
+    requests = [each.discover() for each in askedFor(proxy)]
     try:
         answers = machine.offers(address, requests, OFFER_SECONDS)
     except OSError as error:

@@ -36,8 +36,6 @@ _NOBODY = IPv4Address(0)
 _ALL_ONES = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 #: Source ports of 4011 that are servers', so that no two servers can be made to answer each other.
 _SERVERS = (0, 67, 69)
-#: The ports of this machine that are answered: those that the kernel gives to whoever binds none, and no server has.
-_OWN_PORTS = range(32768, 65536)
 
 
 class Silence(NamedTuple):
@@ -210,13 +208,12 @@ def _place(
         if not atBootPort:
             return packet.giaddr, _holding(packet.giaddr, allowed)
     source = IPv4Address(peer[0])
-    # castd doctor asks from this machine itself.  Its DISCOVER is answered to all, like any other.
-    own = source == reach.own and (not atBootPort or peer[1] in _OWN_PORTS)
-    outside = not _inside(source, local, reach) or (atBootPort and peer[1] in _SERVERS)
-    if outside and not own and (source != _NOBODY or atBootPort):
-        return None
+    inside = _inside(source, local, reach)
     if atBootPort:
-        return source, (IPv4Network(source),)
+        return (source, (IPv4Network(source),)) if inside and peer[1] not in _SERVERS else None
+    # castd doctor asks from this machine itself: its DISCOVER is answered to all, like any other.
+    if not inside and source not in (_NOBODY, reach.own):
+        return None
     link = reach.link(local)
     return (None, link) if any(each.overlaps(other) for each in link for other in _fourOf(allowed)) else None
 

@@ -113,8 +113,8 @@ class FakeMachine:
     def offers(self, interface: str, requests: Sequence[DhcpPacket], seconds: float) -> list[BootAnswer]:
         return [BootAnswer(0, packet, source, 0.003) for packet, source in self.answers]
 
-    def asksServer(self, request: DhcpPacket, interface: str, seconds: float) -> BootAnswer | None:
-        raise OSError(111, "Connection refused")
+    def isOpen(self, interface: str, port: int, seconds: float) -> bool:
+        return False
 
     def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
         raise OSError(111, "Connection refused")
