@@ -479,10 +479,19 @@ RULES: Final = (
 _TOLD: Final[Mapping[str, bool]] = {rule.id: rule.told for rule in RULES}
 
 
+def isWell(outcome: str, times: int) -> bool:
+    """
+    Return whether a transfer needs no verdict, as nearly all do: then its facts need not be gathered.
+
+    @param times: how often the machine has fetched this file.
+    """
+    return outcome == outcomes.DONE and times < AGAIN
+
+
 def judge(facts: Facts) -> Verdict | None:
     """Return the verdict of the first rule that holds; L{None}: nothing failed, or nothing is known of why."""
-    if facts.outcome == outcomes.DONE and facts.times < AGAIN:
-        return None  # as nearly all, at a tenth of the cost
+    if isWell(facts.outcome, facts.times):
+        return None
     rule = next((rule for rule in RULES if rule.holds(facts)), None)
     if rule is None:
         return None

@@ -16,7 +16,7 @@ from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
-from castd.verdicts import AGAIN, Facts, Verdict, clip, fieldsOf, judge, verdictFields
+from castd.verdicts import Facts, Verdict, clip, fieldsOf, isWell, judge, verdictFields
 
 if TYPE_CHECKING:
     from castd.server.cast_protocol import CastProtocol, Receiver
@@ -283,8 +283,8 @@ def endingVerdict(cast: CastProtocol, receiver: Receiver, ending: Ending, now: f
     if ending.outcome == outcomes.DONE:
         host, name = receiver.request.peer[0], receiver.request.name
         times, seconds = cast.site.attempts.fetched(host, name, receiver.since, now)
-        if times < AGAIN:
-            return None  # as nearly all: the facts need not be gathered
+    if isWell(ending.outcome, times):
+        return None
     facts = _endingFacts(cast, receiver, ending, times, seconds)
     verdict = judge(facts)
     if verdict is not None and verdict.id == "mtu":

@@ -626,11 +626,11 @@ def _mismatch(rule: Rule, request: Request, machine: KnownMachine | None) -> str
     Return for what else a rule is that does not match a request: other clients, other names, the other use, or other
     machines.
     """
-    all = rule.model_copy(update=dict.fromkeys(rule.machineKeys))
+    anyMachine = rule.model_copy(update=dict.fromkeys(rule.machineKeys))
     for word, loosened in (("clients", {"use": None, "names": None}), ("names", {"use": None})):
-        if not _matches(all.model_copy(update=loosened), request):
+        if not _matches(anyMachine.model_copy(update=loosened), request):
             return word
-    if not _matches(all, request):
+    if not _matches(anyMachine, request):
         return f"uses, to {rule.use}"
     known = ", ".join(_known(rule, machine or KnownMachine(request.peer)))
     return f"machines, and of this one {known}"
