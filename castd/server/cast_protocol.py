@@ -166,7 +166,7 @@ class CastProtocol(FastPath):
         self._awaited: dict[AwaitedChunk, float] = {}
         # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         if not _mayBeUnasked(wire, pacers):
-            _ = self._main
+            self._makeCast()
         self._paced: tuple[Pacer, float, IPaced] | None = None
         for own in pacers:
             if isinstance(own, Pacer) and own is not site.pacer and IPaced.providedBy(cast := self._main.cast):
@@ -211,17 +211,20 @@ class CastProtocol(FastPath):
     @property
     def _main(self) -> CastSender:
         """What sends for the cast of the group, or of the one receiver, which is made when it is first asked."""
-        if self._sender is None:
-            late, self._late = self._late, None
-            cast = self.wire.cast(self.wire.policy, self.wire.count) if late is None else late.make()
-            self._sender = CastSender(cast)
-            if isinstance(cast, Turn) and self.wire.stride and not self.pacers:
-                self._turn = cast
+        return self._makeCast() if self._sender is None else self._sender
+
+    def _makeCast(self) -> CastSender:
+        """Make the cast, in the state that it would have if it had been there from the beginning."""
+        late, self._late = self._late, None
+        cast = self.wire.cast(self.wire.policy, self.wire.count) if late is None else late.make()
+        self._sender = CastSender(cast)
+        if isinstance(cast, Turn) and self.wire.stride and not self.pacers:
+            self._turn = cast
         return self._sender
 
     def _askedTurn(self) -> Turn | None:
         if self._late is not None:
-            _ = self._main
+            self._makeCast()
         return self._turn
 
     @property
@@ -390,7 +393,8 @@ class CastProtocol(FastPath):
             raise
         if self._late is not None and not (self._steps and isinstance(event, Leave) and event.outcome == outcomes.DONE):
             self._leaveFastPath()
-            _ = self._main
+            if self._late is not None:
+                self._makeCast()
         return event
 
     def _leaveUnasked(self, receiver: Receiver) -> None:
