@@ -167,14 +167,14 @@ def test_portsOfARange(ports: Ports, peer: socket.socket) -> None:
 
 def test_numbersThatMayNotBeBound(ports: Ports, peer: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of the range that may not be bound is passed over; where none may the reason is told."""
-    bind = sockets.bindSocket
+    bind = sockets.bindPair
 
-    def below(host: str, port: int, errors: bool = True) -> socket.socket:
+    def below(host: str, port: int) -> tuple[sockets.Socket, sockets.Socket]:
         if port < 40_010:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return bind(host, port, errors)
+        return bind(host, port)
 
-    monkeypatch.setattr(sockets, "bindSocket", below)
+    monkeypatch.setattr(sockets, "bindPair", below)
     port = ports.openPort(Hearer(), LOCAL, peer.getsockname(), range(40_000, 40_040))
     assert port.getHost().port >= 40_010
     port.stopListening()
@@ -186,11 +186,11 @@ def test_aLargeRangeThatIsFull(ports: Ports, peer: socket.socket, monkeypatch: p
     """Of a large range that is full a bounded number is tried: nobody waits until all are."""
     tried: list[int] = []
 
-    def full(host: str, port: int, errors: bool = True) -> socket.socket:
+    def full(host: str, port: int) -> tuple[sockets.Socket, sockets.Socket]:
         tried.append(port)
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
-    monkeypatch.setattr(sockets, "bindSocket", full)
+    monkeypatch.setattr(sockets, "bindPair", full)
     with pytest.raises(CannotListenError, match="no free port in 1024-65535"):
         ports.openPort(Hearer(), LOCAL, peer.getsockname(), range(1024, 65536))
     assert len(tried) <= DRAWS + 1

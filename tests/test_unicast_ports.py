@@ -167,10 +167,10 @@ def test_theStockYields(peers: tuple[socket.socket, socket.socket], monkeypatch:
         reactor.advance(0.005)
     bind = sockets.bindSocket
 
-    def scarce(host: str, port: int, errors: bool = True) -> socket.socket:
+    def scarce(host: str, port: int) -> socket.socket:
         if ports.idle:
             raise OSError(errno.EMFILE, "too many open files")
-        return bind(host, port, errors)
+        return bind(host, port)
 
     monkeypatch.setattr(sockets, "bindSocket", scarce)
     assert ports.idle
@@ -211,18 +211,18 @@ def test_noBufferIsLargerThanAllowed(ports: Ports, peers: tuple[socket.socket, s
 @pytest.mark.parametrize(("host", "refuses"), [("127.0.0.1", False), ("0.0.0.0", True), ("", True)])
 def test_groupsOfOthers(host: str, refuses: bool) -> None:
     """A socket that is bound to no address of its own refuses the groups that others have joined; none ever waits."""
-    with sockets.bindSocket(host, 0, errors=False) as main, sockets.bindTwin(main) as twin:
-        for each in (main, twin):
-            assert not each.getblocking()
-            assert not os.get_blocking(each.fileno())
-            assert (each.getsockopt(socket.IPPROTO_IP, 49) == 0) is refuses
+    for each in sockets.bindPair(host, 0):
+        assert not each.getblocking()
+        assert not os.get_blocking(each.fileno())
+        assert (each.getsockopt(socket.IPPROTO_IP, 49) == 0) is refuses
+        each.close()
 
 
 def test_noGroupAtAnAddressOfOnesOwn() -> None:
     """A socket that is bound to an address of this machine gets nothing of a group that another one has joined."""
     joined = socket.inet_aton("239.9.9.9") + socket.inet_aton("127.0.0.1")
     with (
-        sockets.bindSocket("127.0.0.1", 0, errors=False) as bound,
+        sockets.bindSocket("127.0.0.1", 0) as bound,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
     ):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from castd.interfaces import Octets
-from castd.net.sockets import setOptional
+from castd.net.sockets import Socket, setOptional
 
 _UDP_SEGMENT: Final = 103
 #: The kernel's limits for one call with UDP_SEGMENT; 64 segments on older ones.
@@ -33,7 +33,7 @@ class SegmentOption:
     @ivar usable: the kernel has not refused the option, and no other process sends through this socket.
     """
 
-    def __init__(self, sock: socket.socket, mtu: int) -> None:
+    def __init__(self, sock: Socket, mtu: int) -> None:
         self._socket = sock
         self._step = 0
         self._pause = 0

@@ -54,6 +54,7 @@ _NUMBER_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES})
 _SCARCE = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 P = TypeVar("P", bound=IPortProtocol)
+T = TypeVar("T")
 
 
 @implementer(IDatagramPort)
@@ -440,7 +441,7 @@ class Ports:
         """@raise OSError: no port can be opened."""
         host = local.host
         if peer is None:
-            return GroupPort(self, self._bindRandom(host, ports), protocol, local.mtu)
+            return GroupPort(self, self._bindRandom(sockets.bindSocket, host, ports), protocol, local.mtu)
         most = mostStock() if ports is None else min(mostStock(), len(ports) // STOCK_SHARE)
         return UnicastPort(
             self._stock.take((host, ports), lambda: self._bindPair(host, ports), most), protocol, local, peer
@@ -448,21 +449,21 @@ class Ports:
 
     def _bindPair(self, host: str, ports: range | None) -> SocketPair:
         """@raise OSError: no port can be bound."""
-        return SocketPair(self.epoll, self._bindRandom(host, ports, errors=False))
+        return SocketPair(self.epoll, self._bindRandom(sockets.bindPair, host, ports))
 
-    def _bindRandom(self, host: str, ports: range | None, errors: bool = True) -> socket.socket:
+    def _bindRandom(self, bind: Callable[[str, int], T], host: str, ports: range | None) -> T:
         """
-        Bind a socket to a random port: the port numbers of client and server are the only secret of a transfer.
+        Bind to a random port: the port numbers of client and server are the only secret of a transfer.
 
         Without a range the kernel draws the number: Linux begins its search at a random place of
         C{net.ipv4.ip_local_port_range} for each C{bind} (C{udp_lib_get_port}, by its own generator for cryptography).
         """
         if ports is None:
-            return sockets.bindSocket(host, 0, errors)
+            return bind(host, 0)
         taken: OSError | None = None
         for number in self._numbers(ports):
             try:
-                return sockets.bindSocket(host, number, errors)
+                return bind(host, number)
             except OSError as error:
                 if error.errno not in _NUMBER_TAKEN:
                     raise

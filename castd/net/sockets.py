@@ -11,13 +11,16 @@ from collections.abc import Callable
 from fcntl import ioctl
 from functools import lru_cache
 from ipaddress import IPv4Network, ip_address
-from typing import Final
+from typing import Final, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from castd.interfaces import Octets
 from castd.net import devices
 from castd.request import ETHERNET_MTU, Local, Peer
+
+#: A socket of the standard library, or of the class below it, which castd uses where time counts.
+Socket: TypeAlias = socket.SocketType
 
 # Linux's numbers, where Python has no names for them.
 _SO_RCVBUFFORCE: Final = 33
@@ -52,7 +55,7 @@ HEADERS: Final = 40 + 8 + 4
 MOST_WINDOW_BUFFER: Final = 8 << 20
 
 
-def twistedAddress(sock: socket.socket) -> IPv4Address | IPv6Address:
+def twistedAddress(sock: Socket) -> IPv4Address | IPv6Address:
     """Return the address of a bound socket as Twisted's class."""
     name = sock.getsockname()
     kind = IPv6Address if sock.family == socket.AF_INET6 else IPv4Address
@@ -72,12 +75,11 @@ def _openSocket(family: socket.AddressFamily) -> socket.socket:
     return sock
 
 
-def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
+def bindSocket(host: str, port: int) -> socket.socket:
     """
     Open a non-blocking socket bound to an address; C{""} is the IPv4 wildcard.
 
     @param host: with C{%} and an address of this machine behind it, as L{castd.net.devices.bindShared}.
-    @param errors: see L{setCommonOptions}.
     @raise OSError: as C{bind}.
     """
     # Not read from the socket again and again: it makes an enum of a number, which takes longer than a system call.
@@ -90,10 +92,60 @@ def bindSocket(host: str, port: int, errors: bool = True) -> socket.socket:
         if address and family == socket.AF_INET:
             devices.bindShared(sock, shared, port, address)
         else:
-            # An address with a zone needs the look-up; for all others it would take as long as the bind.
-            name = (host or "0.0.0.0", port)
-            sock.bind(socket.getaddrinfo(*name, family, socket.SOCK_DGRAM)[0][4] if address else name)
-        setCommonOptions(sock, errors, family, host if not address else "")
+            sock.bind(_socketName(host, port, family))
+        setCommonOptions(sock, True, family, host if not address else "")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _socketName(host: str, port: int, family: socket.AddressFamily) -> tuple[object, ...]:
+    """Return what C{bind} takes; only an address with a zone needs the look-up, which takes as long as the bind."""
+    if "%" in host:
+        return socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0][4]
+    return host or "0.0.0.0", port
+
+
+def bindPair(host: str, port: int) -> tuple[Socket, Socket]:
+    """
+    Open two non-blocking sockets on one port: for one peer, and for all others.
+
+    Once the first is connected, the kernel delivers datagrams of its peer to it, and all others to the second.
+
+    @param host: a numeric address, with its zone where it has one; C{""} is the IPv4 wildcard.
+    @param port: C{0}: the kernel chooses it.
+    @raise OSError: as C{bind}.
+    """
+    family = familyOf(host)
+    first = _bindPlain(family, _socketName(host, port, family), host)
+    try:
+        # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return first, _bindPlain(family, first.getsockname(), host, shared=True)
+    except BaseException:
+        first.close()
+        raise
+
+
+def _bindPlain(family: socket.AddressFamily, name: tuple[object, ...], host: str, shared: bool = False) -> Socket:
+    """
+    Open a socket without what Python's library adds to it: a transfer has two, and that takes a third of their time.
+
+    @param name: what C{bind} takes.
+    @param host: the address that it is bound to.
+    @param shared: the port belongs to another socket already.
+    """
+    sock = socket.SocketType(family, socket.SOCK_DGRAM | _SOCK_NONBLOCK)
+    try:
+        if not _SOCK_NONBLOCK:
+            sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(name)
+        setCommonOptions(sock, False, family, host)
     except BaseException:
         sock.close()
         raise
@@ -111,9 +163,7 @@ def boundHost(sock: socket.socket) -> str:
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
 
 
-def setCommonOptions(
-    sock: socket.socket, errors: bool = True, family: socket.AddressFamily | None = None, host: str = ""
-) -> None:
+def setCommonOptions(sock: Socket, errors: bool = True, family: int | None = None, host: str = "") -> None:
     """
     Set the options that every socket of castd has.
 
@@ -126,12 +176,12 @@ def setCommonOptions(
     @param host: the address that it is bound to, if the caller knows it: at an address of one machine the kernel
         delivers no group (C{__udp_is_mcast_sock}), and nothing has to be set.
     """
-    family = family or sock.family
-    allowFragments(sock, family)
-    if family == socket.AF_INET and not _isHost(host):
+    kind = family or sock.family
+    allowFragments(sock, kind)
+    if kind == socket.AF_INET and not _isHost(host):
         setOptional(sock, socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     if errors:
-        queueErrors(sock, family)
+        queueErrors(sock, kind)
 
 
 @lru_cache(64)
@@ -144,7 +194,7 @@ def _isHost(host: str) -> bool:
     return address.version == 4 and not (address.is_unspecified or address.is_multicast or host == "255.255.255.255")
 
 
-def queueErrors(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
+def queueErrors(sock: Socket, family: int | None = None) -> None:
     """
     Keep ICMP errors, with the addresses they are about, until L{readErrors} reads them.
 
@@ -156,7 +206,7 @@ def queueErrors(sock: socket.socket, family: socket.AddressFamily | None = None)
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
-def allowFragments(sock: socket.socket, family: socket.AddressFamily | None = None) -> None:
+def allowFragments(sock: Socket, family: int | None = None) -> None:
     """
     Let datagrams be fragmented where a hop has a smaller MTU: no DF in IPv4 (ip(7), C{IP_MTU_DISCOVER}).
 
@@ -172,7 +222,7 @@ def allowFragments(sock: socket.socket, family: socket.AddressFamily | None = No
         setOptional(sock, socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
 
 
-def setOptional(sock: socket.socket, level: int, option: int, value: int) -> bool:
+def setOptional(sock: Socket, level: int, option: int, value: int) -> bool:
     """Set an option that is not essential.  -> whether the kernel has accepted it."""
     try:
         sock.setsockopt(level, option, value)
@@ -191,7 +241,7 @@ def setRequestOptions(sock: socket.socket) -> None:
     enlargeBuffer(sock, REQUEST_BUFFER)
 
 
-def enlargeBuffer(sock: socket.socket, octets: int) -> None:
+def enlargeBuffer(sock: Socket, octets: int) -> None:
     """Set the receive buffer of a socket, as far as the system allows; root may set any."""
     if not setOptional(sock, socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets):
         setOptional(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
@@ -211,12 +261,12 @@ def windowBuffer(blocks: int, octets: int) -> int:
     return blocks << (octets + 512 - 1).bit_length()
 
 
-def windowRoom(sock: socket.socket, octets: int) -> int:
+def windowRoom(sock: Socket, octets: int) -> int:
     """Return how many datagrams of so many octets, with their headers, the receive buffer of a socket holds."""
     return (sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2) // windowBuffer(1, octets)
 
 
-def enlargeForWindow(sock: socket.socket, blocks: int, octets: int) -> int:
+def enlargeForWindow(sock: Socket, blocks: int, octets: int) -> int:
     """
     Enlarge the receive buffer of a socket for a window, as far as the system allows and up to L{MOST_WINDOW_BUFFER}.
 
@@ -228,31 +278,6 @@ def enlargeForWindow(sock: socket.socket, blocks: int, octets: int) -> int:
         return room
     enlargeBuffer(sock, min(windowBuffer(blocks, octets), MOST_WINDOW_BUFFER))
     return windowRoom(sock, octets)
-
-
-def bindTwin(first: socket.socket) -> socket.socket:
-    """
-    Open a second socket on the same address and port.
-
-    Once the first is connected, the kernel delivers datagrams of its peer to it, and all others to the twin.
-
-    @raise OSError: the twin cannot be opened or bound.
-    """
-    # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
-    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    family = first.family
-    at = first.getsockname()
-    twin = _openSocket(family)
-    try:
-        if family == socket.AF_INET6:
-            twin.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        twin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        twin.bind(at)
-        setCommonOptions(twin, False, family, at[0])
-    except BaseException:
-        twin.close()
-        raise
-    return twin
 
 
 def discardQueued(sock: socket.socket, most: int = 4096) -> None:
@@ -440,7 +465,7 @@ def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) ->
         sock.sendmsg([datagram], [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, info)], 0, address)
 
 
-def readErrors(sock: socket.socket) -> list[tuple[int, Peer]]:
+def readErrors(sock: Socket) -> list[tuple[int, Peer]]:
     """
     Read the ICMP errors in the socket's error queue, each of which is about a datagram that could not be delivered.
 

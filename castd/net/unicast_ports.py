@@ -4,7 +4,6 @@ Provide ports for unicast transfers: each is connected to its one peer, and clos
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,6 +15,7 @@ from castd.interfaces import IDatagramPort, ITransferProtocol, Octets
 from castd.net import sockets
 from castd.net.epoll import EpollSet, Readable
 from castd.net.gso import SegmentOption, requireAll, sendBurst
+from castd.net.sockets import Socket
 from castd.request import Local, Peer
 
 #: The most datagrams that L{UnicastPort.readArrived} reads: a window of ACKs, as the peer may still be sending.
@@ -39,22 +39,17 @@ class SocketPair:
 
     __slots__ = ("_epoll", "main", "port", "segments", "twin")
 
-    def __init__(self, epoll: EpollSet, main: socket.socket) -> None:
+    def __init__(self, epoll: EpollSet, pair: tuple[Socket, Socket]) -> None:
         """
-        @param main: a bound socket; it is closed if this fails.
-        @raise OSError: the twin cannot be opened, or the sockets cannot be watched.
+        @param pair: two sockets on one port, see L{sockets.bindPair}; they are closed if this fails.
+        @raise OSError: the sockets cannot be watched.
         """
-        self.main = main
-        try:
-            self.twin = sockets.bindTwin(main)
-        except BaseException:
-            main.close()
-            raise
-        self.segments = SegmentOption(main, 0)
+        self.main, self.twin = pair
+        self.segments = SegmentOption(self.main, 0)
         self.port: UnicastPort | None = None
         self._epoll = epoll
         try:
-            epoll.add(main.fileno(), self._discard)
+            epoll.add(self.main.fileno(), self._discard)
             epoll.add(self.twin.fileno(), self._readTwin)
         except BaseException:
             self.close()
