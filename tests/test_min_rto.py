@@ -8,8 +8,9 @@ from castd.cast.policy import MIN_RTO, AdaptiveTimeout, RetransmitPolicy
 from castd.cli.options import TransferOptions
 from castd.dialects import tftp
 from castd.dialects._group import groupPolicy
-from castd.packets.options import AgreedOptions
 from castd.receive.tftp import CLIENT_POLICY
+from castd.request import Local, Request
+from castd.testing.content import BytesContent
 
 
 def ofTheCommand() -> RetransmitPolicy:
@@ -23,7 +24,9 @@ def ofTheCommand() -> RetransmitPolicy:
     [
         CLIENT_POLICY,
         ofTheCommand(),
-        tftp.Dialect(tftp.Options()).policy(AgreedOptions()),
+        tftp.Dialect(tftp.Options())
+        .open(Request(("10.0.0.5", 2000), Local("10.0.0.1", 69), "x"), BytesContent("x", b"x"))
+        .policy,
         groupPolicy(0.2, 3.0, 5.0),
     ],
     ids=["programs", "castd get", "tftp", "groups"],

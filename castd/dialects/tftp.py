@@ -5,6 +5,7 @@ Serve unicast TFTP: RFC 1350 with the options of RFC 2347, 2348, 2349, 7440, C{b
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from functools import lru_cache, partial
 from typing import ClassVar
 
 from pydantic import Field, model_validator
@@ -32,12 +33,15 @@ from castd.interfaces import (
 )
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
-from castd.packets.options import AgreedOptions, OptionLimits, negotiate
+from castd.packets.options import AgreedOptions, OptionLimits, agree, negotiate
 from castd.receive.upload import UploadReceiver
-from castd.request import Peer, Request
+from castd.request import Peer, Quirks, Request
 
 #: A range of fewer ports is a weak secret: `castd check` warns.
 NARROW_RANGE = 4096
+#: Wires that are kept for the next requests with the same options, for files of the same size; and limits, of which
+#: there are as many as interfaces have different MTUs.
+MOST_WIRES, MOST_LIMITS = 1024, 16
 
 
 class Without(Settings):
@@ -115,7 +119,7 @@ class Options(ListenOptions):
 @implementer(INegotiatingWire, IEqualHeadersWire)
 class Wire:
     """
-    Translates for one unicast transfer.
+    Translates for unicast transfers.  It has no state of a transfer, so all with the same terms and size share one.
 
     @ivar terms: the options that were agreed on.
     """
@@ -134,6 +138,7 @@ class Wire:
         self.count = self._reader.count
         self.stride = terms.windowsize
         self.expectedAnswer = self._reader.expectedAnswer
+        self._announcement = tftp.buildOack(terms.answer) if terms.answer else None
 
     def requestedBlocks(self, request: Request) -> Ranges:
         """Return none if there is an OACK, which is acknowledged first; else one, as the address may be forged."""
@@ -145,8 +150,8 @@ class Wire:
         return self._reader.receive(datagram, peerState)
 
     def announce(self, request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
-        if self.terms.answer:
-            yield tftp.buildOack(self.terms.answer), request.peer
+        if self._announcement is not None:
+            yield self._announcement, request.peer
 
     def grantedOptions(self, request: Request) -> tftp.Options:
         return self.terms.answer
@@ -170,6 +175,14 @@ class Wire:
         """Do nothing: no group was allocated."""
 
 
+def _makeWire(
+    policy: RetransmitPolicy, options: tftp.Options, limits: OptionLimits, quirks: Quirks | None, mode: str, size: int
+) -> Wire:
+    """Return the wire of transfers for which these options were asked, with these limits, of a file of this size."""
+    terms = agree(options, limits if quirks is None else limits.within(quirks), mode, size)
+    return Wire(terms, size, policy.withTimeout(terms.timeout))
+
+
 @implementer(IExplainedDialect)
 class Dialect:
     """Speaks unicast TFTP as configured; it reads every TFTP request, so it must be the last dialect at a port."""
@@ -180,7 +193,10 @@ class Dialect:
         self.options = options
         self.ownPort = not options.singlePort
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
-        self._defaultPolicy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
+        self._policy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
+        # No methods: by the circle of references the caches would outlive a reload.
+        self._limits = lru_cache(MOST_LIMITS)(OptionLimits)
+        self._wire = lru_cache(MOST_WIRES)(partial(_makeWire, self._policy))
 
     request = staticmethod(_tftp.readRequest)
 
@@ -194,13 +210,12 @@ class Dialect:
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
-        terms = negotiate(request, self._caps(request), content.size)
-        return Wire(terms, content.size, self.policy(terms))
+        return self._wire(request.options, self._caps(request), request.quirks, request.mode, content.size)
 
     def uploadReceiver(self, request: Request) -> ITransferHalf:
         terms = negotiate(request, self._caps(request))
         # Netascii is converted by the sink (ISite.sink).
-        return UploadReceiver(terms, self.policy(terms), request.mode == "octet")
+        return UploadReceiver(terms, self._policy.withTimeout(terms.timeout), request.mode == "octet")
 
     def refuse(self, request: Request | None, error: Refused) -> bytes:
         return _tftp.refuse(error)
@@ -210,7 +225,7 @@ class Dialect:
         options = self.options
         blksize = options.blksize or _tftp.unfragmented(request.local)
         if not options.without and not options.caps:
-            return OptionLimits(blksize, options.windowsize)
+            return self._limits(blksize, options.windowsize)
         return self._capsOf(request.peer[0], blksize)
 
     def _capsOf(self, host: str, blksize: int) -> OptionLimits:
@@ -239,7 +254,3 @@ class Dialect:
         for number, cap in _tftp.capsFor(host, options.caps):
             if cap.windowsize is not None:
                 yield f"caps[{number}]: windows of at most {cap.windowsize} blocks for this client"
-
-    def policy(self, terms: AgreedOptions) -> RetransmitPolicy:
-        """Return the policy of a transfer with these options; all that negotiate no interval share one object."""
-        return self._defaultPolicy if terms.timeout is None else self._defaultPolicy.withTimeout(terms.timeout)

@@ -89,19 +89,25 @@ def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> 
     """
     if request.quirks is not None:
         caps = caps.within(request.quirks)
-    return _agreed(request.options, _Context(caps, request.write, request.mode, size))
+    return agree(request.options, caps, request.mode, size, request.write)
 
 
 @lru_cache(256)
-def _agreed(options: Options, context: _Context) -> AgreedOptions:
-    """Negotiate; the result is cached, as many machines of one type send the same options."""
-    agreed: _Terms = {"rollover": context.caps.rollover}
+def agree(options: Options, caps: OptionLimits, mode: str, size: int | None, write: bool = False) -> AgreedOptions:
+    """
+    Agree on options, as L{negotiate}.  The result is kept, as many machines of one type send the same ones.
+
+    @param caps: the most that is granted to the client, profiles considered.
+    @param mode: C{"octet"} or C{"netascii"}.
+    """
+    context = _Context(caps, write, mode, size)
+    agreed: _Terms = {"rollover": caps.rollover}
     granted: list[tuple[str, str]] = []
     taken: set[str] = set()
     for name, text in options:
         kind = name.lower()
         rule, family = _RULES.get(kind, (None, ""))
-        if rule is None or family in taken or kind in context.caps.refuse:
+        if rule is None or family in taken or kind in caps.refuse:
             continue
         grant = rule(text, context)
         if grant is None:
