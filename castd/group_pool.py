@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from ipaddress import IPv4Network
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
 
 if TYPE_CHECKING:
     from random import Random
@@ -240,8 +240,7 @@ class BorrowedGroups(GroupPool):
         self._groups.putBack(group)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenContext:
+class OpenContext(NamedTuple):
     """
     Holds what a dialect needs to begin a cast, so that the dialect stays pure.
 

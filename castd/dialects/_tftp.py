@@ -24,6 +24,8 @@ from castd.request import Local, Peer, Request
 #: The ACK of every number, built in advance: on the fast path each datagram of a receiver is compared with one of
 #: these.
 _ACKS = [tftp.buildAck(number) for number in range(0x10000)]
+#: What the last ACK says.
+DONE = Leave(outcomes.DONE)
 #: Names of modes; C{binary} is RFC 783's and RFC 1784's word for octet.
 _MODES = {"octet": "octet", "binary": "octet", "netascii": "netascii"}
 
@@ -241,7 +243,7 @@ class AckReader:
         if number > peerState.highestSent + 1 or number < 0:
             return None
         if number >= self.count:
-            return Leave(outcomes.DONE)
+            return DONE
         return RequestBlocks((self.window(number),))
 
     def window(self, number: int) -> range:

@@ -120,7 +120,8 @@ class Directory:
 
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
         """Open the file of this name for a client whose machine is not known; as L{lookupFor}."""
-        return self.lookupFor(name, KnownMachine(peer))
+        plain = self._map.plain
+        return self._lookup(name, self._plainParts(name) if plain else self.partsFor(name, KnownMachine(peer)))
 
     def lookupFor(self, name: str, machine: KnownMachine) -> File | Deferred[IContent]:
         """
@@ -133,7 +134,9 @@ class Directory:
         @raise Unanswered: no descriptors are left, or too many requests wait for this disk.
         @raise Busy: the disk has failed.
         """
-        parts = self.partsFor(name, machine)
+        return self._lookup(name, self.partsFor(name, machine))
+
+    def _lookup(self, name: str, parts: names.Parts) -> File | Deferred[IContent]:
         try:
             fd = self._root.openAtHand(parts)
         except OSError as error:
@@ -186,15 +189,14 @@ class Directory:
         @raise Refused: as L{NameMap.parts}; NotFound also if the directory is not for this client.
         """
         if self._map.plain:
-            parts = names.parts(name)
-        elif self._map.isFor(machine.peer):
-            parts = self._map.parts(name, machine, seen)
-        else:
+            return self._plainParts(name)
+        if not self._map.isFor(machine.peer):
             raise NotFound(why="not for this client")
-        # Hardly a name begins with a dot.
-        if parts[-1].startswith(b".") and isUnfinished(parts):
-            raise NotFound(why="an unfinished upload")
-        return parts
+        return _finished(self._map.parts(name, machine, seen))
+
+    def _plainParts(self, name: str) -> names.Parts:
+        """As L{partsFor}, of a directory without rules, which is for all clients."""
+        return _finished(names.parts(name))
 
     def nearest(self, parts: names.Parts) -> Deferred[tuple[int, names.Parts | None]]:
         """Find out how far a path exists, and which name differs from it in case only, as L{Root.nearest}."""
@@ -288,6 +290,14 @@ class Directory:
             closeFd(opened.fd)
         else:
             self.threadFor(opened)(bind(closeFd, opened.fd))
+
+
+def _finished(parts: names.Parts) -> names.Parts:
+    """Return the parts of a path.  @raise NotFound: it is that of an upload under way."""
+    # Hardly a name begins with a dot.
+    if parts[-1].startswith(b".") and isUnfinished(parts):
+        raise NotFound(why="an unfinished upload")
+    return parts
 
 
 class _Opened:
@@ -475,22 +485,21 @@ class SourceChain:
         @param missed: called with the reason of each source that does not have the file.
         @param trace: gets the sources that were asked.
         """
-        asked = _Asked(name, machine or KnownMachine(peer, server), machine is not None, missed, trace or Trace())
-        return self._lookupFrom(0, asked)
+        return self._lookupFrom(0, _Asked(name, peer, server, machine, missed, Trace() if trace is None else trace))
 
     def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
         for number, (source, place, locating, byMachine) in enumerate(self._entries[first:], first):
             if byMachine is not None and not asked.known and self._machines is not None:
-                machine = self._machines.machineOf(asked.machine.peer, asked.machine.server)
+                machine = self._machines.machineOf(asked.peer, asked.server)
                 if isinstance(machine, Deferred):
                     return machine.addCallback(self._lookupLater, number, asked)
                 asked.learn(machine)
-            path = None if locating is None else bind(locating.locate, machine=asked.machine)
+            path = None if locating is None else bind(asked.locate, locating)
             asked.trace.places.append((place, path))
             try:
                 found: IContent | Deferred[IContent]
                 if byMachine is None:
-                    found = source.lookup(asked.name, asked.machine.peer)
+                    found = source.lookup(asked.name, asked.peer)
                 else:
                     found = byMachine.lookupFor(asked.name, asked.machine)
             except NotFound as error:
@@ -571,18 +580,39 @@ class _Asked:
     """
     Holds one request for a file, while several sources are asked.
 
+    @ivar server: the address that the request was sent to; L{None}: not known.
     @ivar known: what is known of the machine has been found out.
     """
 
-    __slots__ = ("known", "machine", "missed", "name", "trace")
+    __slots__ = ("_machine", "known", "missed", "name", "peer", "server", "trace")
 
-    def __init__(self, name: str, machine: KnownMachine, known: bool, missed: Missed | None, trace: Trace) -> None:
-        self.name, self.machine, self.known = name, machine, known
-        self.missed, self.trace = missed, trace
+    def __init__(
+        self,
+        name: str,
+        peer: Peer,
+        server: str | None,
+        machine: KnownMachine | None,
+        missed: Missed | None,
+        trace: Trace,
+    ) -> None:
+        self.name, self.peer, self.server, self._machine = name, peer, server, machine
+        self.known, self.missed, self.trace = machine is not None, missed, trace
+
+    @property
+    def machine(self) -> KnownMachine:
+        """What is known of the machine: no more than the addresses, unless that was found out."""
+        if self._machine is None:
+            self._machine = KnownMachine(self.peer, self.server)
+        return self._machine
 
     def learn(self, machine: KnownMachine) -> None:
         """Keep what is known of the machine."""
-        self.machine, self.known = machine, True
+        self._machine, self.known = machine, True
+
+    def locate(self, source: ILocatingSource, name: str) -> str:
+        """Return the path of a file in a source, for this machine."""
+        path: str = source.locate(name, self.machine)
+        return path
 
     def missing(self, error: NotFound) -> None:
         """Tell why a source does not have the file."""
