@@ -180,7 +180,7 @@ def _makeWire(
 ) -> Wire:
     """Return the wire of transfers for which these options were asked, with these limits, of a file of this size."""
     terms = agree(options, limits if quirks is None else limits.within(quirks), mode, size)
-    return Wire(terms, size, policy.withTimeout(terms.timeout))
+    return Wire(terms, size, policy if terms.timeout is None else policy.withTimeout(terms.timeout))
 
 
 @implementer(IExplainedDialect)

@@ -48,6 +48,9 @@ def result(asked: Any) -> Any:
 class HereDirectory(Directory):
     """A directory with C{maybeDeferred} for its threads: what it cannot answer at once has been answered, too."""
 
+    def lookup(self, name: str, peer: Any) -> Any:
+        return result(super().lookup(name, peer))
+
     def lookupFor(self, name: str, machine: Any) -> Any:
         return result(super().lookupFor(name, machine))
 
