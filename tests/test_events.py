@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.logger import Logger, LogLevel
 
 from castd.files.content import Directory, DirectoryOptions
 from castd.observe import journal
@@ -63,6 +64,18 @@ def fetch(case: Case, request: bytes, most: int = 9) -> None:
         if isinstance(packet, Data) and len(packet.payload) < blksize:
             break
     case.network.advance(1)
+
+
+def test_madeAsByTwisted(case: Case, events: Events) -> None:
+    """The event of a transfer has all that Twisted's logger gives an event, in its order: an observer may want it."""
+    fetch(case, rrq("tftpboot/x/f"))
+    Logger(namespace="castd").info("{a}", a=1)
+    (event,), other = told(events, "received"), events[-1]
+    own = [key for key in event if key.startswith("log_")]
+    assert own == [key for key in other if key.startswith("log_")] == list(event)[-len(own) :]
+    assert [type(event[key]) for key in own] == [type(other[key]) for key in own]
+    assert (event["log_level"], event["log_namespace"], event["log_source"]) == (LogLevel.info, "castd", None)
+    assert event["log_time"] == pytest.approx(other["log_time"], abs=60)
 
 
 def test_aDownload(case: Case, events: Events) -> None:

@@ -7,9 +7,10 @@ The events are structured; the observers in L{castd.observe} format them for the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from twisted.logger import Logger
+from twisted.logger import LogEvent, Logger, LogLevel
 
 from castd import outcomes
 from castd.errors import CastdError, Denied, Refused
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="castd")
 
+#: What an observer without a format of its own says of a transfer that has ended.
+_RECEIVED = (
+    "{transport}: {peer} {meaning}: {name}, {octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated"
+)
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
 
@@ -250,31 +255,47 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
     request, outcome = receiver.request, ending.outcome
     blocks, repeats, octets = receiver.progressBefore
     verdict = endingVerdict(cast, receiver, ending, now)
-    _log.info(
-        "{transport}: {peer} {meaning}: {name}, "
-        "{octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated",
-        event="received",
-        transport=cast.name,
-        dialect=cast.entry.dialect.name,
+    event: LogEvent = {
+        "event": "received",
+        "transport": cast.name,
+        "dialect": cast.entry.dialect.name,
         **requestFields(request),
-        outcome=outcome,
-        meaning=outcomes.MEANING[outcome],
-        seconds=now - receiver.since,
-        size=cast.size,
-        octets=cast.octets - octets,
-        blocks=cast.blocks - blocks,
-        repeats=cast.repeats - repeats,
-        full=cast.full,
-        blksize=cast.wire.blocksize,
-        group=_group(cast) or None,
+        "outcome": outcome,
+        "meaning": outcomes.MEANING[outcome],
+        "seconds": now - receiver.since,
+        "size": cast.size,
+        "octets": cast.octets - octets,
+        "blocks": cast.blocks - blocks,
+        "repeats": cast.repeats - repeats,
+        "full": cast.full,
+        "blksize": cast.wire.blocksize,
+        "group": _group(cast) or None,
         **grantedFields(cast.wire, request),
         **_blockTimes(cast, receiver, ending),
         **clientError(receiver.error),
-        **({} if verdict is None else fieldsOf(verdict)),
-    )
+    }
+    if verdict is not None:
+        event.update(fieldsOf(verdict))
+    _emit(event, _RECEIVED)
     if outcome == outcomes.PROBE:
         host, name = request.peer[0], cast.name
         cast.site.attempts.sizeAsked(host, request.name, now, lambda: sizeOnly(name, request))
+
+
+def _emit(event: LogEvent, form: str) -> None:
+    """
+    Log an event at level info, as L{Logger.emit} does; that costs as much again, since it sorts the levels to see
+    whether this is one.
+    """
+    event.update(
+        log_logger=_log,
+        log_level=LogLevel.info,
+        log_namespace=_log.namespace,
+        log_source=_log.source,
+        log_format=form,
+        log_time=time(),
+    )
+    _log.observer(event)
 
 
 def endingVerdict(cast: CastProtocol, receiver: Receiver, ending: Ending, now: float) -> Verdict | None:
