@@ -201,3 +201,51 @@ def test_aHeldTerminal() -> None:
         termios.tcflow(slave, termios.TCOON)
         lines.close()
         os.close(master)
+
+
+# Several lines at once.
+
+
+@pytest.mark.parametrize("room", [0, 1, 250, 3999, 4000, 4001])
+def test_manyAtOnce(pipe: Pipe, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many lines a pipe takes what fits; one that it has taken in part goes on when it takes more, the rest not."""
+    monkeypatch.setattr(stream, "PATIENCE", 0.0)
+    log = LineStream(pipe.text)
+    taken, write = [0], log._write
+
+    def some(octets: bytes) -> int:
+        fitting = octets[: room - taken[0]]
+        if not fitting:
+            raise BlockingIOError
+        taken[0] += len(fitting)
+        return write(fitting)
+
+    log._write = some
+    lines = [f"{number:03}" + LINE[3:] for number in range(40)]
+    done = log.writeMany(lines)
+    assert done == min(40, -(-room // 100))
+    assert log.lost == 0
+    log._write = write
+    assert log.write("last\n")
+    assert pipe.read() == "".join(lines[:done]) + "last\n"
+
+
+def test_manyBehindAPart(pipe: Pipe) -> None:
+    """Behind a line that was taken in part nothing is written at once: that line comes first."""
+    log = LineStream(pipe.text)
+    log._rest = b"rest\n"
+    assert log.writeMany([LINE, LINE]) == 0
+    assert log.write(LINE)
+    assert log.writeMany([LINE, LINE]) == 2
+    assert pipe.read() == "rest\n" + LINE * 3
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_manyToASocket(kind: socket.SocketKind) -> None:
+    """A stream gets many lines at once; where each line is a datagram of its own, that stays so."""
+    reading, writing = socket.socketpair(socket.AF_UNIX, kind)
+    with reading, writing, os.fdopen(os.dup(writing.fileno()), "w") as text:
+        log = LineStream(text)
+        assert log.writeMany([LINE, LINE]) == (2 if kind == socket.SOCK_STREAM else 0)
+        assert log.write(LINE)
+        assert reading.recv(1000).decode() == LINE * (3 if kind == socket.SOCK_STREAM else 1)

@@ -344,8 +344,14 @@ class Counters:
     @ivar registry: the metrics of the page.
     """
 
-    def __init__(self, entries: Callable[[], Iterable[CountedEntry]] = tuple) -> None:
-        """@param entries: -> what is in the service file that is in force."""
+    def __init__(
+        self, entries: Callable[[], Iterable[CountedEntry]] = tuple, catchUp: Callable[[], object] = lambda: None
+    ) -> None:
+        """
+        @param entries: -> what is in the service file that is in force.
+        @param catchUp: called before the page is made: passes the events on that are kept, see L{castd.observe.batch}.
+        """
+        self._catchUp = catchUp
         self.registry = CollectorRegistry()
         self.entries = entries
         self._transports: set[str] = set()
@@ -380,6 +386,7 @@ class Counters:
 
     def page(self) -> bytes:
         """Return the page that answers a scrape; what is in the service file is on it before its first event."""
+        self._catchUp()
         for entry in self.entries():
             if entry not in self._present:
                 self._present.add(entry)

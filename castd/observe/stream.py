@@ -15,7 +15,9 @@ import select
 import socket
 import stat
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TextIO
 
 #: Octets that a pipe is to hold, so that a reader may be late for a moment: the most that Linux allows to everybody.
@@ -43,6 +45,7 @@ class LineStream:
         self.lost = 0
         self._rest = b""
         self._stuck = False
+        self._joins = True  # several lines may be written with one call
         self._opened: int | None = None
         self._stream = stream
         self._fd = -1
@@ -56,6 +59,7 @@ class LineStream:
         except (OSError, ValueError):
             return self._toText  # no file, as in a test
         if stat.S_ISSOCK(mode):
+            self._joins = self._isByteStream()
             return self._toSocket
         if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
             return lambda octets: os.write(self._fd, octets)
@@ -67,6 +71,11 @@ class LineStream:
                 f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             )
         return self._toPolled if self._opened is None else self._toOpened
+
+    def _isByteStream(self) -> bool:
+        """Return whether a socket is a stream of octets: each line is a datagram of its own otherwise."""
+        with socket.socket(fileno=os.dup(self._fd)) as connected:
+            return connected.type == socket.SOCK_STREAM
 
     def _toText(self, octets: bytes) -> int:
         self._stream.write(octets.decode("utf-8", "replace"))
@@ -110,6 +119,27 @@ class LineStream:
             self.lost += 1
             return False
         return True
+
+    def writeMany(self, lines: Sequence[str]) -> int:
+        """
+        Write several lines with as few calls as can be.
+
+        @return: how many are written, or will be as soon as more is; the others are not counted as lost.
+        """
+        if self._rest or not self._joins:
+            return 0
+        octets = [line.encode("utf-8", "backslashreplace") for line in lines]
+        ends = list(accumulate(map(len, octets)))
+        self._rest = b"".join(octets)
+        left = self._writeRest(0.0 if self._stuck else time.monotonic() + PATIENCE)
+        written = (ends[-1] if ends else 0) - left
+        done = bisect_right(ends, written)
+        if done < len(ends) and written > (ends[done - 1] if done else 0):
+            done += 1  # of this line a part is written
+            self._rest = self._rest[: ends[done - 1] - written]
+        else:
+            self._rest = b""
+        return done
 
     def _writeRest(self, until: float) -> int:
         """Write what is kept, and wait until this instant at the most.  -> how many octets are left."""

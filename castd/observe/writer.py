@@ -4,8 +4,9 @@ Writes log events as lines, and tells how many of them were lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
@@ -24,8 +25,23 @@ class LineSink(Protocol):
     def write(self, text: str) -> bool:
         """Write lines without waiting for a reader.  -> whether they were written; else they are counted as lost."""
 
+    def writeMany(self, lines: Sequence[str]) -> int:
+        """
+        Write several lines with as few calls as can be, if nothing is in the way.
+
+        @return: how many are written, from the first on; the others are not counted as lost, L{write} may do better.
+        """
+
     def tellLost(self) -> int:
         """Return C{lost}, and count from 0 again."""
+
+
+class GatheredLine(NamedTuple):
+    """One event as a line, and what is going to write it."""
+
+    writer: LineWriter
+    event: LogEvent
+    line: str
 
 
 @implementer(ILogObserver)
@@ -44,11 +60,32 @@ class LineWriter:
         self._sink = sink
         self._render = render
         self._elsewhere = elsewhere
+        self._gathered: list[GatheredLine] | None = None
 
     def __call__(self, event: LogEvent) -> None:
         line = self._render(event)
         if not line:
             return
+        if self._gathered is None:
+            self.write(event, line)
+        else:
+            self._gathered.append(GatheredLine(self, event, line))
+
+    def gather(self, lines: list[GatheredLine] | None) -> None:
+        """Append events to this list from now on, for L{together}; L{None}: write each again."""
+        self._gathered = lines
+
+    @property
+    def tellsElsewhere(self) -> bool:
+        """Whether another observer may get an event while this one writes."""
+        return self._elsewhere is not None
+
+    def writeMany(self, lines: Sequence[str]) -> int:
+        """As L{LineSink.writeMany}; nothing, if lines were lost, since the next one has to say so."""
+        return 0 if self._sink.lost else self._sink.writeMany(lines)
+
+    def write(self, event: LogEvent, line: str) -> None:
+        """Write one event, as this line."""
         sink = self._sink
         if sink.lost and not self._tell(event):
             sink.lost += 1
@@ -68,6 +105,42 @@ class LineWriter:
         # The count of the line itself is no lost event.
         self._sink.lost = lost
         return False
+
+
+@contextmanager
+def together(writers: Sequence[LineWriter]) -> Iterator[None]:
+    """
+    Gather the lines of these writers while the context is entered, and write them at its end: what is in each file is
+    the same as without, and so is the order, but a file gets them with one call.
+    """
+    lines: list[GatheredLine] = []
+    for writer in writers:
+        writer.gather(lines)
+    try:
+        yield
+    finally:
+        for writer in writers:
+            writer.gather(None)
+        _write(lines, sorted(writers, key=lambda writer: not writer.tellsElsewhere))
+
+
+def _write(lines: Sequence[GatheredLine], writers: Sequence[LineWriter]) -> None:
+    """
+    Write gathered lines.
+
+    @param writers: all that have gathered, first those that tell others of what is lost: where one of them fails, the
+        others go no further, as the event that says so has its place between the lines.
+    """
+    written, stop = set[int](), len(lines)
+    for writer in writers:
+        own = [number for number in range(stop) if lines[number].writer is writer]
+        done = writer.writeMany([lines[number].line for number in own])
+        written.update(own[:done])
+        if done < len(own) and writer.tellsElsewhere:
+            stop = own[done]
+    for number, each in enumerate(lines):
+        if number not in written:
+            each.writer.write(each.event, each.line)
 
 
 def _event(form: str, at: LogEvent, **fields: object) -> LogEvent:

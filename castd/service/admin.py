@@ -25,7 +25,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
@@ -153,7 +153,7 @@ class AdminPorts:
     def stopCounting(self) -> None:
         """Remove the counters of the metrics page from the log's observers."""
         if self._counters is not None:
-            globalLogPublisher.removeObserver(self._counters)
+            self._server.batch.remove(self._counters)
             self._counters = None
 
     def endpoints(self, config: Config) -> dict[str, tuple[str, IStreamServerEndpoint]]:
@@ -203,14 +203,14 @@ class AdminPorts:
         from castd.observe.page import pageResources
 
         if self._counters is None:
-            self._counters = Counters(self._counted)
+            self._counters = Counters(self._counted, self._server.batch.flush)
             Gauges(
                 self._counters,
                 lambda: [each.transport for each in self._server.addresses],
                 self._server.site,
                 lambda: [(entry.name, service) for entry, service in self._server.portServices],
             )
-            globalLogPublisher.addObserver(self._counters)
+            self._server.batch.add(self._counters)
         page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
         return MetricsSite(MetricsPage(self._counters, self._readiness, page))
 

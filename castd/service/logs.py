@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 from castd.observe.stream import LineStream
 from castd.observe.voice import isTwistedsOwn
-from castd.observe.writer import LineWriter, eventsOnly
+from castd.observe.writer import LineWriter, eventsOnly, together
 
 #: The formats that an event can be written in.
 Format: TypeAlias = Literal["text", "json", "journal"]
@@ -112,6 +112,20 @@ class LogOutputs:
         limiters = [each for each in (self.log, self.events) if each is not None]
         return LogCounts(sum(each.omitted for each in limiters), sum(each.lostInAll for each in self.writers))
 
+    @property
+    def dated(self) -> bool:
+        """Whether all lines have the time of their event; the journal and syslog date what they get themselves."""
+        outputs = sum(each is not None for each in (self.log, self.events))
+        return outputs == len(self._lineWriters)
+
+    @property
+    def _lineWriters(self) -> list[LineWriter]:
+        return [each for each in self.writers if isinstance(each, LineWriter)]
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which lines are gathered, and written at its end."""
+        return together(self._lineWriters)
+
     def flush(self) -> None:
         """Write the summaries of the faults that were held back."""
         for each in (self.log, self.events):
@@ -137,6 +151,8 @@ class Logs:
     @ivar keepsLog: this observer writes the log; otherwise it writes only the file of events.
     @ivar pendingCalls: how many delayed calls of the reactor wait for the time of a summary.
     @ivar clock: has summaries written in time; L{None}: the next event after a minute does that.
+    @ivar catchUp: called before anything is counted, exchanged or written beside the events: passes those on that are
+        kept, see L{castd.observe.batch}.
     """
 
     def __init__(
@@ -149,6 +165,7 @@ class Logs:
         """
         self.keepsLog = makeObserver is not None
         self.clock: IReactorTime | None = None
+        self.catchUp: Callable[[], object] = lambda: None
         self.pendingCalls = 0
         self._makeObserver = makeObserver
         self._file, self._defaultFile = file, defaultFile
@@ -164,8 +181,18 @@ class Logs:
         if outputs.events is not None:
             outputs.events(event)
 
+    @property
+    def mayWait(self) -> bool:
+        """Whether events may be written a moment later, as each has its time."""
+        return self._outputs is None or self._outputs.dated
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which all events are written with as few calls as can be, at its end."""
+        return nullcontext() if self._outputs is None else self._outputs.together()
+
     def counts(self) -> LogCounts:
         """Return how many lines were left out, and how many were lost, since the start."""
+        self.catchUp()
         open_ = LogCounts() if self._outputs is None else self._outputs.counts()
         return LogCounts(self._closed.omitted + open_.omitted, self._closed.lost + open_.lost)
 
@@ -184,6 +211,7 @@ class Logs:
 
         @raise Unavailable: a file cannot be opened; no new file is open then.
         """
+        self.catchUp()  # what is kept belongs before what is written to a file that is opened once more
         outputs, wanted = LogOutputs(), config.logging
         with ExitStack() as undo:
             undo.callback(outputs.closeFiles)
@@ -208,6 +236,7 @@ class Logs:
 
     def _call(self, function: Callable[[], object]) -> None:
         self.pendingCalls -= 1
+        self.catchUp()
         function()
 
     def _openFile(self, config: Config, outputs: LogOutputs, key: str, path: Path | str) -> LineFile:
@@ -239,6 +268,7 @@ class Logs:
 
     def replace(self, outputs: LogOutputs) -> None:
         """Write to these outputs from now on, and close the ones before."""
+        self.catchUp()
         before, self._outputs = self._outputs, outputs
         if before is not None:
             before.close()
@@ -246,17 +276,20 @@ class Logs:
 
     def rotate(self) -> None:
         """Begin new files now."""
+        self.catchUp()
         for each in () if self._outputs is None else self._outputs.files:
             if isinstance(each, LineFile):
                 each.rotate()
 
     def flush(self) -> None:
         """Write the summaries of the faults that were held back."""
+        self.catchUp()
         if self._outputs is not None:
             self._outputs.flush()
 
     def close(self) -> None:
         """Close the outputs; nothing is written any more."""
+        self.catchUp()
         before, self._outputs = self._outputs, None
         if before is not None:
             before.close()

@@ -25,6 +25,7 @@ from castd.errors import ConfigError, Refused, Unavailable
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
 from castd.interfaces import IListeningPort, IPorts
+from castd.observe.batch import EventBatch
 from castd.observe.format import showInstant
 from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
@@ -87,6 +88,7 @@ class Server(MultiService):
     @ivar portServices: the services of the file in force, each with its entry there.
     @ivar created: the instant at which this object was made.
     @ivar inForceAt: the instant from which on the service file is in force.
+    @ivar batch: passes all events on to C{logs} and to the counters of the metrics.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
     @ivar recorders: the observer that writes the last packets of each transfer that failed.
@@ -108,6 +110,7 @@ class Server(MultiService):
         self.addresses = tuple(components.addresses.values())
         self.portServices = components.services
         self.created = self.inForceAt = site.reactor.seconds()
+        self.batch = EventBatch()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
         self.recorders = Recorders(site)
@@ -175,8 +178,25 @@ class Server(MultiService):
             self.logs.open(self.config)
             self.histories.open(self.config)
             self.recorders.open(self.config)
-        for observer in (self.logs, self.histories, self.recorders):
+        self._observe()
+
+    def _observe(self) -> None:
+        """Pass all events on to the observers of this server."""
+        self.logs.catchUp = self.batch.flush
+        # A command line that gives the process its log has added it to the publisher before.
+        globalLogPublisher.removeObserver(self.logs)
+        self.batch.add(self.logs, self.logs.together)
+        self.batch.start(self.site.reactor, self._mayKeepEvents)
+        # The history writes in batches of its own, and the recorder needs packets that are forgotten with the transfer.
+        for observer in (self.batch, self.histories, self.recorders):
             globalLogPublisher.addObserver(observer)
+
+    def _mayKeepEvents(self) -> bool:
+        """
+        Return whether the events of finished transfers may be logged a moment later: no other process logs between.
+        """
+        alone = not (self.draining or self.handover.busy or self.site.predecessor is not None)
+        return alone and self.logs.mayWait
 
     def startService(self) -> None:
         """
@@ -240,16 +260,22 @@ class Server(MultiService):
     def _stopped(self, result: object) -> Deferred[object]:
         _log.info("castd has stopped", event="stopped")
         self.watch.stop()
-        self.logs.flush()
-        if not self.logs.keepsLog:
-            globalLogPublisher.removeObserver(self.logs)
-            self.logs.close()
-        self.admin.stopCounting()
-        globalLogPublisher.removeObserver(self.histories)
-        globalLogPublisher.removeObserver(self.recorders)
+        self._observeNoMore()
         closed = self.admin.close().addCallback(lambda _: self.histories.close())
         closed.addCallback(lambda _: self.recorders.close())
         return closed.addCallback(lambda _: result)
+
+    def _observeNoMore(self) -> None:
+        """Write what is to be written; only a log that the command line has given to the process goes on."""
+        self.batch.stop()
+        self.logs.flush()
+        self.admin.stopCounting()
+        for observer in (self.batch, self.histories, self.recorders):
+            globalLogPublisher.removeObserver(observer)
+        if self.logs.keepsLog:
+            globalLogPublisher.addObserver(self.logs)
+        else:
+            self.logs.close()
 
     # Status.
 
@@ -301,6 +327,7 @@ class Server(MultiService):
 
     def status(self) -> dict[str, object]:
         """Return the state of the server, with all transfers under way, as plain data."""
+        self.batch.flush()
         now = self.site.reactor.seconds()
         return {
             "version": __version__,
@@ -401,6 +428,7 @@ class Server(MultiService):
     def stopServing(self) -> Deferred[None]:
         """Leave new requests to another process.  -> fires when that process can open the admin ports."""
         self.draining = True
+        self.batch.flush()
         self.site.ports.freezeStore(True)
         return self.admin.close()
 
