@@ -170,3 +170,18 @@ def test_promtool(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     done = run("promtool", "check", "metrics", input=exposition())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_zeroCounts() -> None:
+    """An event that adds nothing makes its series all the same; a duration of 0 s is one, however often it comes."""
+    counters = Counters()
+    for _ in range(3):
+        counters({"event": "received", "transport": "own", "outcome": "done", "octets": 0, "seconds": 0.0})
+    page = counters.page().decode()
+    for line in (
+        'castd_octets_total{transport="own"} 0.0',
+        'castd_repeats_total{transport="own"} 0.0',
+        'castd_received_total{outcome="done",transport="own",write="false"} 3.0',
+        'castd_seconds_bucket{le="0.01",transport="own"} 3.0',
+    ):
+        assert line in page

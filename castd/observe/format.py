@@ -115,7 +115,8 @@ def asJSON(event: LogEvent) -> str | None:
     """
     members: dict[str, object] = {"time": showInstant(event.get("log_time", 0.0)), "level": levelName(event)}
     if "event" in event:
-        members.update((key, _jsonValue(value)) for key, value in fieldsOf(event))
+        for key, value in fieldsOf(event):
+            members[key] = _jsonValue(value)
     else:
         members.update(system=event.get("log_namespace"), message=printable(formatEvent(event)))
     if isinstance(failure := event.get("log_failure"), Failure):
@@ -151,10 +152,12 @@ def _jsonValue(value: object) -> object:
     """
     Return a value that JSON can hold. Text is escaped as in the text log, so that a name is the same in both logs.
     """
-    if value is None or isinstance(value, bool | int):
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, list | tuple):
         return [_jsonValue(each) for each in value]
-    return printable(value if isinstance(value, str) else str(value))
+    return printable(str(value))

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
 from twisted.python.failure import Failure
@@ -86,7 +87,7 @@ def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
     yield "CASTD_LOGGER", str(event.get("log_namespace", "-"))
     if "event" in event:
         for name, value in fieldsOf(event):
-            yield f"CASTD_{_fieldName(name)}", _showValue(value)
+            yield _fieldName(name), _showValue(value)
 
 
 def _message(event: LogEvent) -> str:
@@ -100,11 +101,12 @@ def _showValue(value: object) -> str:
     return printable(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
+@lru_cache(256)
 def _fieldName(name: str) -> str:
     """
-    Return the name of a field for journald: capitals, digits and underscores, with C{CASTD_} at most 64 characters.
+    Return the name of a field for journald: capitals, digits and underscores behind C{CASTD_}, at most 64 characters.
     """
-    return re.sub("[^A-Z0-9]", "_", name.upper())[:58]
+    return "CASTD_" + re.sub("[^A-Z0-9]", "_", name.upper())[:58]
 
 
 def _encode(name: str, value: str) -> bytes:

@@ -292,8 +292,8 @@ GAUGES = (
 )
 
 
-#: Adds a number to the metric with these label values.
-_Add: TypeAlias = Callable[[Sequence[str], float], None]
+#: Makes the metric with these label values present.  -> what adds a number to it.
+_MakeAdder: TypeAlias = Callable[[Sequence[str]], Callable[[float], object]]
 
 
 class CountedEntry(NamedTuple):
@@ -303,34 +303,52 @@ class CountedEntry(NamedTuple):
     isService: bool
 
 
-class _EventCount(NamedTuple):
-    """The increment of one metric by one event."""
+@dataclass(frozen=True, slots=True)
+class _EventCount:
+    """
+    The increment of one metric by one event.
 
-    labels: tuple[str, ...]
+    @ivar labels: -> the value of each label, from the label of the transport and the event.
+    @ivar adders: what adds a number, by these values: C{prometheus_client} takes longer to find it than to add.
+    @ivar skipsZero: adding 0 changes nothing.
+    """
+
+    labels: Callable[[str, LogEvent], tuple[str, ...]]
     amount: Amount
-    add: _Add
+    makeAdder: _MakeAdder
+    skipsZero: bool
+    adders: dict[tuple[str, ...], Callable[[float], object]]
+
+    def count(self, transport: str, event: LogEvent) -> None:
+        """Add what this event adds, if anything."""
+        if (number := self.amount(event)) is None:
+            return
+        values = self.labels(transport, event)
+        add = self.adders.get(values)
+        if add is None:
+            add = self.adders[values] = self.makeAdder(values)
+        if number or not self.skipsZero:
+            add(number)
 
 
-#: Makes the metric with these label values present.
-_Make: TypeAlias = Callable[[Sequence[str]], object]
+def _readLabels(names: tuple[str, ...]) -> Callable[[str, LogEvent], tuple[str, ...]]:
+    """Return a function that reads the values of these labels."""
+    if names == ("transport",):
+        return lambda transport, _: (transport,)
+    readers = tuple(None if name == "transport" else LABELS[name].read for name in names)
+    return lambda transport, event: tuple(transport if read is None else read(event) for read in readers)
 
 
-def _register(metric: EventMetric, registry: CollectorRegistry) -> tuple[_Add, _Make]:
+def _register(metric: EventMetric, registry: CollectorRegistry) -> _MakeAdder:
     """Register a metric with C{prometheus_client}."""
     if metric.buckets:
         histogram = Histogram(metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets)
-        return lambda values, number: histogram.labels(*values).observe(number), lambda values: histogram.labels(
-            *values
-        )
+        return lambda values: histogram.labels(*values).observe
     counter = Counter(metric.name, metric.help, metric.labels, registry=registry)
-
-    def labelled(values: Sequence[str]) -> Counter:
-        return counter.labels(*values) if values else counter
-
-    return lambda values, number: labelled(values).inc(number), labelled
+    return lambda values: (counter.labels(*values) if values else counter).inc
 
 
-def _makePresent(metric: EventMetric, make: _Make, transport: str) -> None:
+def _makePresent(metric: EventMetric, make: _MakeAdder, transport: str) -> None:
     """Make a metric present with all values of its labels that are known, for this transport."""
     for values in product(*((transport,) if each == "transport" else LABELS[each].known for each in metric.labels)):
         make(values)
@@ -357,12 +375,15 @@ class Counters:
         self._transports: set[str] = set()
         self._present: set[CountedEntry] = set()
         self._counting: dict[str, list[_EventCount]] = {}
-        self._makers: list[tuple[EventMetric, _Make]] = []
+        self._makers: list[tuple[EventMetric, _MakeAdder]] = []
         for metric in EVENT_METRICS:
-            add, make = _register(metric, self.registry)
+            make = _register(metric, self.registry)
             self._makers.append((metric, make))
+            adders: dict[tuple[str, ...], Callable[[float], object]] = {}
+            labels = _readLabels(metric.labels)
             for event, amount in metric.events.items():
-                self._counting.setdefault(event, []).append(_EventCount(metric.labels, amount, add))
+                count = _EventCount(labels, amount, make, not metric.buckets, adders)
+                self._counting.setdefault(event, []).append(count)
             if "transport" not in metric.labels:
                 _makePresent(metric, make, "")
         ProcessCollector(registry=self.registry)
@@ -372,9 +393,8 @@ class Counters:
         if counting is None:
             return
         transport = self.transportLabel(event.get("transport", OTHER))
-        for labels, amount, add in counting:
-            if (number := amount(event)) is not None:
-                add([transport if label == "transport" else LABELS[label].read(event) for label in labels], number)
+        for each in counting:
+            each.count(transport, event)
 
     def transportLabel(self, name: object) -> str:
         """Return the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""

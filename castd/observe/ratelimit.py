@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -96,15 +95,17 @@ class RateLimiter:
         address = addressOf(event.get("peer"))
         if address is None:
             return True
-        with suppress(ValueError):
+        try:
             network = networkOf(address.partition("%")[0])
-            if event.get("event") == "received" and event.get("outcome") == DONE:
-                self._served[network] = None
-                self._served.move_to_end(network)
-                if len(self._served) > MOST_SERVED:
-                    self._served.popitem(last=False)
-            return network in self._served
-        return False
+        except ValueError:
+            return False
+        served = self._served
+        if event.get("event") == "received" and event.get("outcome") == DONE:
+            served[network] = None
+            served.move_to_end(network)
+            if len(served) > MOST_SERVED:
+                served.popitem(last=False)
+        return network in served
 
     def _isFirst(self, seen: dict[tuple[object, ...], _Repeated], fault: tuple[object, ...], event: LogEvent) -> bool:
         """Return whether a fault is to be passed on, and count it if not."""
