@@ -5,10 +5,12 @@ A group whose master is served by the fast path sends, tells and ends all it wou
 from __future__ import annotations
 
 import errno
+import random
 
 import pytest
 
 from castd.dialects import _group
+from castd.packets.tftp import buildAck
 from castd.server.cast_protocol import CLOSED_PORTS, CastProtocol
 from castd.testing import Network, SentDatagram, pattern
 from tests.support.clients.multicast import ATFTP, EDK2, IPXE, UBOOT, Machine
@@ -19,19 +21,25 @@ from tests.support.stage import ASKED, GroupStage, TftpStage
 CONTENT = pattern(300_000)
 
 
-def hall(seed: int, loss: float) -> tuple[list[SentDatagram], list[dict[str, object]], int]:
+def even(value: object) -> object:
+    """Drop the last bits of a time: jitter is added to an instant by the cast, to an interval on the fast path."""
+    return round(value, 9) if isinstance(value, float) else value
+
+
+def hall(seed: int, loss: float, latency: float = 0.0002) -> tuple[list[SentDatagram], list[dict[str, object]], int]:
     """
     Let eight machines of several kinds load one file.
 
     @return: all datagrams with their instants, the events, and how many blocks the cast was not asked for.
     """
-    network = Network(seed, latency=0.0002, loss=loss)
+    network = Network(seed, latency=latency, loss=loss)
     stage = GroupStage({"f": CONTENT}, network=network, options={"gather": 0.1}, seed=seed)
     habits = [ATFTP, EDK2, ATFTP, UBOOT, ATFTP, IPXE, ATFTP, EDK2]
     machines = [
         Machine(network.host(f"10.0.0.{10 + index}"), habit, "f", stage.server, CONTENT)
         for index, habit in enumerate(habits)
     ]
+    stage.site.random = random.Random(seed)  # with the jitter of timers
     followed = 0
     told = _group.GroupTurn.masterFollowed
 
@@ -47,8 +55,11 @@ def hall(seed: int, loss: float) -> tuple[list[SentDatagram], list[dict[str, obj
         network.run(lambda: all(machine.over for machine in machines), limit=200.0)
         network.advance(60)
         assert network.capture is not None
-        events = [{key: value for key, value in each.items() if not key.startswith("log_")} for each in stage.events]
-        return list(network.capture), events, followed
+        events = [
+            {key: even(value) for key, value in each.items() if not key.startswith("log_")} for each in stage.events
+        ]
+        sent = [each._replace(time=round(each.time, 9)) for each in network.capture]
+        return sent, events, followed
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.01, 0.1])
@@ -59,6 +70,32 @@ def test_sameWithout(monkeypatch: pytest.MonkeyPatch, seed: int, loss: float) ->
     assert followed > 50
     monkeypatch.setattr(_group.GroupWire, "stride", 0)
     asked = hall(seed, loss)
+    assert asked[2] == 0
+    assert sent == asked[0]
+    assert events == asked[1]
+
+
+@pytest.mark.parametrize("loss", slowBut(lambda loss: loss == 0.05, [0.0, 0.05, 0.2]))
+def test_sameIfAnswersTakeLong(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
+    """
+    Nor does anything differ where the interval is longer than the shortest one: the timer, which rings by that one, is
+    set again, and a block is repeated when it would be if the cast were asked.
+    """
+    again = 0
+    stillWaits = CastProtocol._stillWaits
+
+    def counted(self: CastProtocol) -> bool:
+        nonlocal again
+        waits = stillWaits(self)
+        again += waits
+        return waits
+
+    monkeypatch.setattr(CastProtocol, "_stillWaits", counted)
+    sent, events, followed = hall(2, loss, 0.008)
+    assert followed > 50
+    assert again > 5 or not loss
+    monkeypatch.setattr(_group.GroupWire, "stride", 0)
+    asked = hall(2, loss, 0.008)
     assert asked[2] == 0
     assert sent == asked[0]
     assert events == asked[1]
@@ -114,6 +151,38 @@ def test_portsThatCloseForAMoment(group: bool) -> None:
             cast.peerUnreachable(peer)
         stage.network.advance(0.001)
         assert list(cast.receivers) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "port", "noted"),
+    [
+        ({}, 2000, True),
+        ({}, 2001, False),
+        ({"longest": 0.0005}, 2000, False),
+        ({"until": 0.0}, 2000, False),
+        ({"stop": 0}, 2000, False),
+    ],
+    ids=["in step", "a stranger", "late", "until", "stop"],
+)
+def test_whatIsOnlyNoted(change: dict[str, float], port: int, noted: bool) -> None:
+    """The predicted answer is only noted if the master sends it, soon enough, and as far as it may be followed."""
+    with GroupStage({"f": CONTENT}) as stage:
+        member = stage.join(1, request=rrq("f", **ASKED))
+        for number in range(40):
+            stage.network.advance(0.001)
+            member.ack(number)
+        stage.network.advance(0.001)
+        cast = running(stage)
+        steps = cast._master
+        assert steps is not None
+        told, before = len(steps.noted), cast.progress()[0]
+        for name, value in change.items():
+            setattr(steps, name, value)
+        client = member.client if port == 2000 else stage.client(port, "10.0.0.11")
+        client.send(buildAck(40), member.tid)
+        stage.network.advance(0.0005)
+        assert (len(steps.noted) == told + 1) == noted
+        assert cast.progress()[0] == before + (port == 2000)
 
 
 def test_aFullSocket() -> None:

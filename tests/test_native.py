@@ -111,7 +111,7 @@ def test_switchedOff() -> None:
     assert said == "castd.native.steps pure Python: CASTD_NATIVE=0\n"
 
 
-@pytest.mark.parametrize("name", ["StepState", "StepLists"])
+@pytest.mark.parametrize("name", ["StepState", "StepLists", "MasterSteps"])
 def test_sameAttributes(name: str) -> None:
     """The classes of the compiled loop have the attributes of those in Python, and no others."""
     needNative()

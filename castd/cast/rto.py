@@ -63,33 +63,46 @@ class RtoEstimator:
         self.probing = False
         self._quickRepeats = repeat.quickRepeats if isinstance(repeat, AdaptiveTimeout) else None
 
-    def sample(self, seconds: float) -> None:
+    def sample(self, *answers: float) -> None:
         """
-        Add a measured round-trip time to the estimate.  It must not be called for something that was repeated (Karn).
+        Add measured round-trip times to the estimate, one after the other.  It must not be called for something that
+        was repeated (Karn).
 
         The first answer may have been lost, and repeated by the receiver's own slow timer; so one measurement counts
         for no more than twice the interval.  If the times really have become longer, a few measurements are enough.  An
         answer may be late for many reasons but cannot be early: one below half of the estimate halves it at once.
 
-        @param seconds: from what was sent to its answer.
+        @param answers: seconds from what was sent to its answer.
         """
-        self.answeredWithin(seconds)
-        if self.smoothedRtt is None:
-            self.smoothedRtt, self._deviation = seconds, seconds / 2
-        elif seconds < self.smoothedRtt / 2:
-            self.smoothedRtt /= 2
-            self._deviation = min(self._deviation, self.smoothedRtt / 2)
-        else:
-            error = min(seconds, 2 * self._timeout) - self.smoothedRtt
-            self.smoothedRtt += error / 8
-            self._deviation += (abs(error) - self._deviation) / 4
-        if isinstance(self._repeat, AdaptiveTimeout):
+        if not answers:
+            return
+        repeat, shortest = self._repeat, self.shortestRtt or LONGEST_RTT
+        floor, ceiling = (repeat.floor, repeat.ceiling) if isinstance(repeat, AdaptiveTimeout) else (0.0, 0.0)
+        smoothed, deviation, timeout = self.smoothedRtt, self._deviation, self._timeout
+        for seconds in answers:
+            if 0 < seconds < shortest:
+                shortest = seconds
+            if smoothed is None:
+                smoothed, deviation = seconds, seconds / 2
+            elif seconds < smoothed / 2:
+                smoothed /= 2
+                deviation = min(deviation, smoothed / 2)
+            else:
+                error = (seconds if seconds < 2 * timeout else 2 * timeout) - smoothed
+                smoothed += error / 8
+                deviation += (abs(error) - deviation) / 4
+            variation = 4 * deviation
+            # Without min and max: a group has a sample for each of its blocks.
+            limit = smoothed + (variation if variation > GRANULARITY else GRANULARITY)
+            timeout = limit if limit > floor else floor
+            if timeout > ceiling:
+                timeout = ceiling
+        self.smoothedRtt, self._deviation, self._timeout = smoothed, deviation, timeout
+        self.answeredWithin(shortest)
+        if isinstance(repeat, AdaptiveTimeout):
             self._backoffs = 0
-            variation = 4 * self._deviation
-            limit = self.smoothedRtt + (variation if variation > GRANULARITY else GRANULARITY)
-            self._timeout = min(max(limit, self._repeat.floor), self._repeat.ceiling)
-            if self.probing:
-                self._probe = self.smoothedRtt + max(variation, self._slack)
+            if self.probing and smoothed is not None:
+                self._probe = smoothed + max(variation, self._slack)
 
     def answeredWithin(self, seconds: float) -> None:
         """
@@ -102,6 +115,14 @@ class RtoEstimator:
     def converged(self) -> bool:
         """Whether more measurements would hardly change the interval."""
         return isinstance(self._repeat, FixedTimeouts) or (self._timeout <= CONVERGED and not self.probing)
+
+    @property
+    def shortest(self) -> float:
+        """The shortest interval that there may be while everything is answered that was sent once."""
+        repeat = self._repeat
+        if isinstance(repeat, FixedTimeouts):
+            return repeat.steps[0]
+        return min(GRANULARITY if self.probing else repeat.floor, repeat.ceiling)
 
     @property
     def longest(self) -> float:

@@ -75,7 +75,7 @@ C{reachabilityCheckAfter} when the master makes progress.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Generic, NamedTuple
 
@@ -908,22 +908,23 @@ class GenericTurn(ABC, Generic[M]):
             return NEVER
         return self._budget.most(self.count) - self._turnBlocks
 
-    def masterAnswered(self, seconds: float) -> float:
+    def masterAnswered(self, answers: Iterable[float]) -> tuple[float, float]:
         """
-        Note the time that the master has taken to answer a step of the fast path.
+        Note the times that the master has taken to answer steps of the fast path.
 
-        @param seconds: from the step to its answer.
-        @return: seconds after which the next step is to be repeated if no answer arrives.
+        @param answers: seconds from each step to its answer.
+        @return: seconds after which the last step is to be repeated if no answer arrives, and the least that this may
+            become by further answers.
         """
         assert self.master is not None
         rto = self.master.rto
-        rto.sample(seconds)
-        return rto.interval(True)
+        rto.sample(*answers)
+        return rto.interval(True), rto.shortest
 
     def masterFollowed(self, numbers: range, now: float) -> None:
         """
-        Note that the master was served these blocks by the fast path, one by one, and L{masterAnswered} was called for
-        each.
+        Note that the master was served these blocks by the fast path, one by one, and L{masterAnswered} was told of
+        each answer.
 
         @param now: the instant at which the last of them was sent.
         """

@@ -226,6 +226,7 @@ class GroupWire:
         self.group = group
         self._reader = GroupReader(size, terms.blksize, self.listenersConfirm, self.earlyFarewell)
         self.count = self._reader.count
+        self.expectedAnswer = self._reader.expectedAnswer
 
     def requestedBlocks(self, request: Request) -> Ranges:
         return ()
@@ -253,9 +254,6 @@ class GroupWire:
 
     def unicastAddress(self, peer: Peer) -> Peer:
         return peer
-
-    def expectedAnswer(self, stop: int) -> tuple[bytes, int] | None:
-        return self._reader.expectedAnswer(stop)
 
 
 def groupPolicy(joinDelay: float, maxJoinDelay: float, progressTimeout: float) -> RetransmitPolicy:

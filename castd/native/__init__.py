@@ -53,9 +53,11 @@ NATIVE = _loaded is not None
 
 # A class must be the same for all who import it, so this is decided once in a process.
 if TYPE_CHECKING or not NATIVE:
+    from castd.native.steps import MasterSteps as MasterSteps
     from castd.native.steps import StepLists as StepLists
     from castd.native.steps import StepState as StepState
 else:
+    from castd.native._loop import MasterSteps as MasterSteps
     from castd.native._loop import StepLists as StepLists
     from castd.native._loop import StepState as StepState
 

@@ -1,6 +1,7 @@
 # The types of _loop.pyx; what is documented in Python is documented there.
 from collections.abc import Callable
 
+from castd.native.steps import MasterSteps as MasterSteps
 from castd.native.steps import StepLists as StepLists
 from castd.native.steps import StepState as StepState
 from castd.request import Peer

@@ -97,11 +97,33 @@ cdef class StepLists:
     cdef public list images
 
 
+cdef class MasterSteps:
+    """As C{castd.native.steps.MasterSteps}."""
+
+    cdef public object draw
+    cdef public object peer
+    cdef public list noted
+    cdef public double drawn
+    cdef public double longest
+    cdef public double until
+    cdef public Py_ssize_t stop
+
+    def __init__(self, peer, double until, double longest, draw):
+        self.peer = peer
+        self.until = until
+        self.longest = longest
+        self.stop = 0
+        self.draw = draw
+        self.drawn = 0.0
+        self.noted = []
+
+
 cdef class StepState:
     """As C{castd.native.steps.StepState}."""
 
     cdef public object due
     cdef public object _expected
+    cdef public MasterSteps _master
     cdef public StepLists _prepared
     cdef public object _seconds
     cdef public object _sendStep

@@ -195,10 +195,10 @@ class GroupPort(UnconnectedPort[ITransferProtocol]):
     """
 
     def readable(self) -> None:
-        sock, protocol = self._socket, self._protocol
+        sock, protocol, largest = self._socket, self._protocol, self._protocol.largest
         for visit in range(READ_SLICE):
             try:
-                datagram, peer = sock.recvfrom(65535)
+                datagram, peer = sock.recvfrom(largest)
             except BlockingIOError:
                 if not visit:
                     self._readErrors()

@@ -482,6 +482,8 @@ class CastProtocol(FastPath):
     def timerExpired(self) -> None:
         """Handle the timer: send what is due."""
         try:
+            if self._stillWaits():
+                return
             self._leaveFastPath()
             self._removeClosed()
         except BaseException:

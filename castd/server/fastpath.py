@@ -15,7 +15,9 @@ takes such a step without a line of Python, and keeps the state that this module
 
 The master of a group (RFC 2090) is served in the same way while the others only listen, with two
 differences: each of its answers is measured, since what the cast decides for the others depends on it; and its cast
-says beforehand up to when, and how far, it may be followed (L{MasterTerms<castd.cast.turn.MasterTerms>}).
+says beforehand up to when, and how far, it may be followed (L{MasterTerms<castd.cast.turn.MasterTerms>}).  The times of
+its answers are only noted (L{MasterSteps<castd.native.steps.MasterSteps>}), and the cast is told of them later: at the
+end of a chunk, when the fast path is left, and when the shortest interval that they may amount to has gone by.
 
 How a receiver gets onto the fast path:
 
@@ -47,7 +49,7 @@ from castd.cast.policy import MIN_RTO
 from castd.cast.turn import MasterTerms, Turn
 from castd.errors import ContentChanged
 from castd.interfaces import IContent, IDatagramPort, ISite, IWire
-from castd.native import StepLists, StepState
+from castd.native import MasterSteps, StepLists, StepState
 from castd.request import Peer
 from castd.server.blockcache import Chunk, ChunkAwaited
 
@@ -103,10 +105,12 @@ NO_STEPS = PreparedSteps(0, 0, 0)
 
 def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
-    while (expected := wire.expectedAnswer(start)) is not None and expected[1] <= chunk.stop:
+    expectedAnswer, image, step, begin, end = wire.expectedAnswer, chunk.image, chunk.step, chunk.start, chunk.stop
+    while (expected := expectedAnswer(start)) is not None and expected[1] <= end:
         answer, stop = expected
         made.answers.append(answer)
-        made.images.append(chunk.slice(start, stop))
+        # As Chunk.slice, without the call: a group takes each of its steps but once.
+        made.images.append(image[(start - begin) * step : (stop - begin) * step])
         start = stop
     made.stop = start
     made.answers.append(None)
@@ -192,6 +196,7 @@ class FastPath(StepState, DatagramProtocol):
         self._expected = None  # until answers need not be measured any more
         self._firstAnswer: bytes | None = None  # the answer to an OACK that takes the first step
         self._terms: MasterTerms | None = None  # how the master of a group is served; None: it is not
+        self._master = None
         self._sendStep = _nothingPrepared
         self._steppedAt = self._interval = 0.0
         self._jitter = 1.0  # factor of the interval of the timer
@@ -235,8 +240,35 @@ class FastPath(StepState, DatagramProtocol):
             self._expected = preparedSteps.answers[steps]
             self._steppedAt = now
             self.due = now + self._interval
+        elif self._master is not None and self._notedStep(self._master, datagram, addr):
+            pass
         elif not self._tryStep(datagram, addr):
             self._slowPath(datagram, addr)
+
+    def _notedStep(self, master: MasterSteps, datagram: bytes, addr: Peer) -> bool:
+        """
+        Take a step for the master of a group, if this is its predicted answer, and only note how long that took.
+
+        @return: whether nothing is left to do.
+        """
+        prepared, steps = self._prepared, self._steps
+        if steps >= master.stop or datagram != prepared.answers[steps] or addr != master.peer:
+            return False
+        now = self._seconds()
+        seconds = now - self._steppedAt
+        if seconds > master.longest or now >= master.until:
+            return False
+        try:
+            self._sendStep(prepared.images[steps])
+        except OSError:
+            self._slowPath(datagram, addr)
+            return True
+        master.drawn = master.draw()
+        master.noted.append(seconds)
+        self._steps = steps + 1
+        self._steppedAt = now
+        self.due = now + self._interval
+        return True
 
     def _tryStep(self, datagram: bytes, addr: Peer) -> bool:
         """Return whether this datagram was the predicted one, and its step is taken."""
@@ -316,6 +348,7 @@ class FastPath(StepState, DatagramProtocol):
         prepared = preparedSteps(self.wire, self._chunk, terms.start)
         if prepared is not NO_STEPS:
             self._terms, self._prepared, self._steppedAt = terms, prepared, terms.sentAt
+            self._master = MasterSteps(terms.peer, terms.until, MIN_RTO, self.site.random.random)
             self._sendStep = self._stepSender(prepared)
 
     def _stepSender(self, prepared: PreparedSteps) -> Callable[[memoryview], object]:
@@ -342,19 +375,49 @@ class FastPath(StepState, DatagramProtocol):
 
     def _masterStep(self, turn: Turn, terms: MasterTerms, datagram: bytes) -> bool:
         """
-        Take a step for the master of a group, if this is its predicted answer, and the cast need not be asked.
+        Take a step for the master of a group, also from the last one of a chunk into the next chunk, if this is its
+        predicted answer, and the cast need not be asked.  The further answers in this chunk are only noted.
 
         @return: whether the step was taken.
         """
-        old, now = self._prepared, self._seconds()
+        old, now, master = self._prepared, self._seconds(), self._master
         seconds = now - self._steppedAt
         if seconds > MIN_RTO or now >= terms.until or old.start + self._steps - terms.start >= terms.most:
             return False
         following = self._sendPredicted(old, datagram)
-        if following is NO_STEPS:
+        if following is NO_STEPS or master is None:
             return False
-        self._drawJitter()
-        self._stepTaken(following, self._steps, now, turn.masterAnswered(seconds))
+        master.drawn = master.draw()
+        master.noted.append(seconds)
+        self._steppedAt, self._prepared = now, following
+        master.stop = int(min(len(following.images), terms.start + terms.most - following.start))
+        self._masterDue(turn, master)
+        self.site.timers.set(self, now + self._interval)
+        return True
+
+    def _masterDue(self, turn: Turn, master: MasterSteps) -> float:
+        """
+        Tell the cast of the answers that were noted.
+
+        @return: the instant at which the answer to the last step is missing.
+        """
+        noted, master.noted = master.noted, []
+        interval, self._interval = turn.masterAnswered(noted)
+        return self._steppedAt + interval * (1.0 + JITTER * master.drawn)
+
+    def _stillWaits(self) -> bool:
+        """
+        Return whether the timer has rung before the answer of a master is missing; then it is set again.  While answers
+        are only noted it is set for the earliest instant that may turn out to be that one.
+        """
+        turn, master = self._turn, self._master
+        if turn is None or master is None or not master.stop:
+            return False
+        due, now = self._masterDue(turn, master), self._seconds()
+        if now >= due:
+            return False
+        # Never later than a step that is only noted would set it, since that does not tell L{Timers}.
+        self.site.timers.set(self, min(due, now + self._interval))
         return True
 
     def _sendPredicted(self, old: PreparedSteps, datagram: bytes) -> PreparedSteps:
@@ -422,9 +485,10 @@ class FastPath(StepState, DatagramProtocol):
             return
         if steps:
             self._countSteps(prepared)
-            if self._terms is None:
+            if self._terms is None or self._master is None:
                 turn.fastPathLeft(prepared.last(steps, self._end), self._steppedAt)
             else:
+                self._masterDue(turn, self._master)
                 turn.masterFollowed(range(self._terms.start, self._nextBlock), self._steppedAt)
                 self._masterHeard(self._terms.peer)
         self._dropFastPath()
@@ -432,7 +496,7 @@ class FastPath(StepState, DatagramProtocol):
     def _dropFastPath(self) -> None:
         """Drop the prepared steps."""
         self._prepared = NO_STEPS
-        self._expected = self._firstAnswer = self._terms = None
+        self._expected = self._firstAnswer = self._terms = self._master = None
         self._sendStep = _nothingPrepared
         self._steps = 0
 

@@ -64,27 +64,41 @@ class Followed:
     Asks one cast each time, and tells the other what was sent; both must do the same.
 
     @ivar steps: blocks that the second was not asked for.
+    @ivar late: how many answers of the master the second is told of at once, if nothing else happens.
     """
 
     def __init__(self, asked: Turn, told: Turn) -> None:
         self.asked, self.told = asked, told
         self.steps = 0
+        self.late = 1
         for cast in (asked, told):
             cast.recordSent()
         self._terms: MasterTerms | None = None
         self._numbers = range(0)  # the blocks that the other was not told of
-        self._steppedAt = self._interval = 0.0
+        self._steppedAt = self._interval = self._shortest = 0.0
+        self._noted: list[float] = []  # times of answers that the other was not told of
         self._next: SendBlocks | None = None
 
     def leave(self) -> None:
         """Tell the second cast what was sent, and compare the two."""
         assert self._next is None, "told in the middle of a step"
         if self._terms is not None and self._numbers:
+            self._tell()
             self.told.masterFollowed(self._numbers, self._steppedAt)
-        self._terms, self._numbers = None, range(0)
+        self._terms, self._numbers, self._shortest = None, range(0), 0.0
         for cast in (self.asked, self.told):
             tidy(cast)
         assert state(self.asked) == state(self.told)
+
+    def _tell(self) -> float:
+        """Tell the second cast of the answers that were noted.  -> the instant at which the next one is missing."""
+        before = self._steppedAt + self._shortest
+        self._interval, self._shortest = self.told.masterAnswered(self._noted)
+        self._noted = []
+        due = self._steppedAt + self._interval
+        assert due >= before, "earlier than the timer that was set before they were known"
+        assert self._interval >= self._shortest > 0.0
+        return due
 
     def _step(self, peer: Peer, event: Event, now: float) -> bool:
         """Take a step, as the fast path would, if this is the answer that it expects."""
@@ -98,8 +112,10 @@ class Followed:
         since = now - (self._steppedAt if self._numbers else terms.sentAt)
         if since > MIN_RTO or now >= terms.until or len(self._numbers) >= terms.most:
             return False
-        self._interval = self.told.masterAnswered(since)
+        self._noted.append(since)
         self._steppedAt, self._numbers = now, range(terms.start, number + 1)
+        if len(self._numbers) == 1 or len(self._noted) >= self.late:
+            self._tell()
         self._next = SendBlocks(range(number, number + 1), peer, False)
         self.steps += 1
         return True
@@ -125,7 +141,7 @@ class Followed:
         self.leave()
 
     def poll(self, now: float) -> Action | None:
-        if self._numbers and self._next is None and now >= self._steppedAt + self._interval:
+        if self._numbers and self._next is None and now >= self._steppedAt + self._shortest and now >= self._tell():
             self.leave()  # the timer
         if self._numbers:
             action, self._next = self._next, None
@@ -142,7 +158,10 @@ class Followed:
     def deadline(self, now: float) -> float | None:
         due = self.asked.deadline(now)
         if self._numbers:
-            assert due == max(self._steppedAt + self._interval, now)
+            assert due is not None
+            assert due >= self._steppedAt + self._shortest
+            if not self._noted:
+                assert due == max(self._steppedAt + self._interval, now)
         else:
             assert due == self.told.deadline(now)
         return due
@@ -171,12 +190,14 @@ class FollowedMachine(RuleBasedStateMachine):
         seed=st.integers(0, 1 << 32),
         blocks=st.sampled_from([3, 9, 40, 200]),
         name=st.sampled_from(sorted(POLICIES)),
+        late=st.sampled_from([1, 3, 32]),
     )
-    def begin(self, seed: int, blocks: int, name: str) -> None:
+    def begin(self, seed: int, blocks: int, name: str, late: int) -> None:
         policy = POLICIES[name]
         # A group sends two blocks to who does not answer one; where nothing is sent unasked the hall would object.
         kind = Turn if policy.keepAliveInterval is None else GroupTurn
         self.both = Followed(kind(policy, blocks), kind(policy, blocks))
+        self.both.late = late
         self.hall = Hall(self.both, policy, blocks, True, random.Random(seed))
         # One that hears everything may be taken for deaf where some are assumed to be: that is not asked here.
         self.hall.everLossy = True
