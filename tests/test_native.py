@@ -558,7 +558,7 @@ def rounds(hall: Hall, requests: list[Callable[[], object]], until: float) -> tu
     members = hall.set._members
     kernel = hall.set._epoll
     assert kernel is not None
-    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 2)
+    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 0.0, 2)
 
 
 @pytest.mark.loopback
@@ -612,7 +612,7 @@ def test_aFault(hall: Hall, events: list[LogEvent]) -> None:
 def test_aSetThatCannotBeRead(hall: Hall, events: list[LogEvent]) -> None:
     """If the kernel does not tell the events, that is logged, and the reader is kept."""
     with socket.socket() as nothing, pytest.raises(OSError, match=r"Invalid|not permitted"):
-        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2)
+        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 0.0, 2)
 
 
 @pytest.mark.loopback

@@ -204,8 +204,12 @@ cdef Result takeStep(StepReader reader, int descriptor, Py_ssize_t octets, doubl
     return TAKEN
 
 
-cdef int readOne(StepReader reader, int descriptor, object call) except -1:
-    """Read one datagram: it takes a step, or Python gets it."""
+cdef bint readOne(StepReader reader, int descriptor, object call) except? False:
+    """
+    Read one datagram: it takes a step, or Python gets it.
+
+    @return: whether it took a step.
+    """
     cdef ssize_t octets
     cdef Result result
     # The clock may be Python, so it is asked while nothing is in the buffer.
@@ -215,28 +219,34 @@ cdef int readOne(StepReader reader, int descriptor, object call) except -1:
         octets = recv(descriptor, received, reader.largest, MSG_DONTWAIT)
     if octets < 0:
         call(reader.receiveFailed, OSError(errno, os.strerror(errno)))
-        return 0
+        return False
     result = takeStep(reader, descriptor, octets, now)
     if result == TAKEN:
-        return 0
+        return True
     call(
         reader.stepRefused if result == REFUSED else reader.datagramReceived,
         PyBytes_FromStringAndSize(received, octets),
         reader.peer,
     )
-    return 0
+    return False
 
 
 def readRounds(
     int epoll, dict members not None, list requests not None, call,
-    double begun, double until, double timeout, double wait, int few,
+    double begun, double until, double timeout, double wait, double idle, int few,
 ):
-    """As C{castd.net.epoll.readRounds}, with the epoll set as a descriptor."""
+    """
+    As C{EpollSet._readRounds}, with the epoll set as a descriptor.
+
+    @param wait: seconds to wait for further events, if few ports were readable and nothing but steps was taken: what
+        Python does may set a timer of the reactor, so it is asked again.
+    @param idle: the instant from which on nobody waits any more.
+    """
     cdef epoll_event events[MOST_EVENTS]
     cdef int count, index, failed = 0
     cdef int milliseconds = <int>ceil(timeout * 1000)
-    cdef int pause = <int>ceil(wait * 1000)
     cdef double now
+    cdef bint stepsOnly = True
     while True:
         with nogil:
             count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
@@ -250,14 +260,20 @@ def readRounds(
             # Looked up only now: what was called before may have closed the descriptor, and opened another by its number.
             member = members.get(events[index].data.fd)
             if type(member) is StepReader and events[index].events == <uint32_t>EPOLLIN:
-                readOne(<StepReader>member, events[index].data.fd, call)
+                stepsOnly = readOne(<StepReader>member, events[index].data.fd, call) and stepsOnly
             elif member is not None:
                 call(member)
+                stepsOnly = False
         now = readClock(CLOCK_MONOTONIC)
         if count == 0 or now >= until or len(requests):
             return count, begun, now
+        if count > few:
+            milliseconds = 0
+        elif stepsOnly:
+            milliseconds = <int>ceil(max(0, min(wait, idle - now)) * 1000)
+        else:
+            return count, begun, now  # what was called may have set a timer
         begun = now
-        milliseconds = pause if count <= few else 0
 
 
 def layOut(bytes headers not None, content, Py_ssize_t count, Py_ssize_t blocksize):
