@@ -765,6 +765,52 @@ def test_beside(seed: int, countPython: list[bool]) -> None:
 
 
 @pytest.mark.loopback
+@pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 3, range(int(os.environ.get("CASTD_SCRIPTS", "20")))))
+def test_recordedBeside(seed: int) -> None:
+    """
+    With the flight recorder each packet is noted natively as by Python, with the same instant, whatever happens; and a
+    server that records sends the same as one that does not.
+    """
+    needNative()
+    clients = 1 + seed % 5
+    mine, other, silent = (Side(compiled, clients) for compiled in (True, False, True))
+    for side in (mine, other):
+        side.record(5 if seed % 2 else 500, seed % 3 == 0)
+    for turn, action in enumerate(script(seed, clients)):
+        for side in (mine, other, silent):
+            side.play(action)
+        assert mine.recorded() == other.recorded(), f"after {turn} events"
+        assert mine.heard == other.heard == silent.heard, f"after {turn} events"
+        assert mine.told() == other.told() == silent.told(), f"after {turn} events"
+    for side in (mine, other, silent):
+        side.close()
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("windowsize", [1, 16])
+def test_recordedWholly(windowsize: int) -> None:
+    """The record of a file that is read natively has each of its blocks and ACKs once, in order, with its instant."""
+    needNative()
+    side = Side(True, 1)
+    side.record(10_000, False)
+    side.play(ask(0, rrq("long", blksize=512, windowsize=windowsize)))
+    wanted = [(side.reactor.seconds(), True, b"\0\6")]
+    # The last ACK would end the transfer, and with it the record.
+    while (last := side.heard[0][-1])[1] == 6 or len(last) == 516:
+        ack = b"\0\4" + (last[2:4] if last[1] == 3 else b"\0\0")
+        side.reactor.advance(0.0001)
+        seen = len(side.heard[0])
+        side.play(lambda side, ack=ack: side.send(0, ack))  # type: ignore[misc]
+        now = side.reactor.seconds()
+        wanted.append((now, False, ack))
+        wanted += [(now, True, each[:4]) for each in side.heard[0][seen:]]
+    [(_, heard, kept)] = side.recorded()  # type: ignore[misc]
+    assert heard
+    assert [(each[0], each[1], each[4][: len(want[2])]) for each, want in zip(kept[1:], wanted, strict=True)] == wanted
+    side.close()
+
+
+@pytest.mark.loopback
 @pytest.mark.parametrize("windowsize", [1, 16])
 def test_wholeFiles(windowsize: int, countPython: list[bool]) -> None:
     """Most blocks of a file are sent without Python, and the file arrives whole and once."""

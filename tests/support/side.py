@@ -21,6 +21,7 @@ from castd.net.ports import Ports
 from castd.options import Limits
 from castd.server.cast_protocol import CastProtocol
 from castd.server.listener import Listener
+from castd.server.recorder import RecordedCast, Recorder
 from castd.server.site import Site
 from castd.testing import BytesContent, pattern
 from castd.testing.site import NoJitterRandom
@@ -93,6 +94,22 @@ class Side:
         self.tids = [self.server] * clients
         self.events: list[LogEvent] = []
 
+    def record(self, packets: int, payload: bool) -> None:
+        """Have the flight recorder note so many packets of each transfer that begins from now on."""
+        recorder = self.site.recorder = Recorder(self.reactor)
+        recorder.adjust(packets, 1 << 24, payload)
+
+    def recorded(self) -> list[object]:
+        """Return what was recorded of each transfer that goes on, by the number of its client."""
+        names = {each.getsockname(): number for number, each in enumerate(self.clients) if each.fileno() >= 0}
+        found: list[object] = []
+        for cast in sorted(self.listener.casts(), key=lambda cast: cast.opened):
+            assert isinstance(cast, RecordedCast)
+            for key, ring in cast.tape.rings.items():
+                kept = [(*each[:2], names.get(each[2]), each[3] is None, *each[4:]) for each in ring.packets]
+                found.append((names.get(key), ring.heard, kept))
+        return found
+
     @property
     def server(self) -> tuple[str, int]:
         host = self.port.getHost()
@@ -124,7 +141,8 @@ class Side:
         send fails; 0: no more.
         """
         for cast in self.listener.casts():
-            pair = cast.transport._pair
+            # The recorder's port stands before the one that sends.
+            pair = getattr(cast.transport, "_port", cast.transport)._pair
             pair.main.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or pair.segments._step)
 
     def play(self, action: Callable[[Side], object]) -> None:
