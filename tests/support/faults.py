@@ -221,8 +221,8 @@ def called(module: str) -> Iterator[tuple[str, int]]:
         of = ast.unparse(node.value)
         if of in ("os", "fcntl") and node.attr.islower():
             yield f"{module}.{of}.{node.attr}", node.lineno
-        elif of == "socket" and node.attr.islower():
-            yield "socket.socket" if node.attr == "socket" else f"{module}.socket.{node.attr}", node.lineno
+        elif of == "socket" and (node.attr.islower() or node.attr in CLASSES):
+            yield "socket.socket" if node.attr in CLASSES else f"{module}.socket.{node.attr}", node.lineno
         elif node.attr in METHODS:
             yield METHODS[node.attr], node.lineno
 
@@ -234,10 +234,12 @@ METHODS = {
     **{each: f"epoll.{each}" for each in ("register", "unregister", "modify")},
 }
 
+#: The classes of sockets, the library's and the one below it.
+CLASSES = ("socket", "SocketType")
 #: The names that are replaced, by module.
 MODULES = {
     "os": ("files.root", "files.content", "files.partial", "files.space", "files.spelling", "files.uploads"),
-    "socket": ("net.sockets", "net.gso", "net.unicast_ports", "net.ports"),
+    "socket": ("net.sockets", "net.gso", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
 }
@@ -292,18 +294,13 @@ class Epoll:
 
 def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
     """Make castd call the system through this breaker."""
-    made = breakable(breaker, socket.socket, "socket", SOCKET)
-
-    def new(family: int = -1, kind: int = -1) -> Any:
-        breaker.called("socket.socket")
-        return made(family, kind)
-
+    classes = {name: Socket(breaker, getattr(socket, name)) for name in CLASSES}
     real = {"os": os, "socket": socket, "select": select, "fcntl": fcntl}
     for seam, modules in MODULES.items():
         for each in modules:
             instead: dict[str, Any] = {}
             if seam == "socket":
-                instead = {"socket": Socket(new, made)}
+                instead = dict(classes)
             elif seam == "select":
                 instead = {"epoll": lambda: Epoll(breaker)}
             patch.setattr(f"castd.{each}.{seam}", Module(breaker, f"{each}.{seam}", real[seam], **instead))
@@ -314,14 +311,15 @@ def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
 
 
 class Socket:
-    """A stand-in for the class C{socket.socket}: makes sockets, and has their methods."""
+    """A stand-in for a class of sockets: makes sockets, and has their methods."""
 
-    def __init__(self, new: Any, kind: Any) -> None:
-        self._new = new
-        self.close = kind.close
+    def __init__(self, breaker: Breaker, kind: type) -> None:
+        self._breaker, self._made = breaker, breakable(breaker, kind, "socket", SOCKET)
+        self.close = self._made.close  # type: ignore[attr-defined]
 
     def __call__(self, family: int = -1, kind: int = -1) -> Any:
-        return self._new(family, kind)
+        self._breaker.called("socket.socket")
+        return self._made(family, kind)
 
 
 # Plugins.
