@@ -62,7 +62,7 @@ def test_theLoopKnowsNothing() -> None:
         "cpython.buffer", "cpython.bytes", "libc.errno", "libc.math", "libc.stdint", "libc.string", "os", "time",
     }  # fmt: skip
     assert set(re.findall(r"#include <(.+)>", text)) == {
-        "sys/epoll.h", "sys/socket.h", "time.h",
+        "arpa/inet.h", "netinet/in.h", "sys/epoll.h", "sys/socket.h", "time.h",
     }  # fmt: skip
 
 

@@ -58,7 +58,17 @@ def watched(top: Path, *arguments: str, change: tuple[str, str] | None = None) -
         "CI": "true",  # a test that is skipped for want of the loop would prove nothing
         "CASTD_ROGUES": "12000",
     }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/test_native.py", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "tests/test_native.py",
+        "tests/test_native_groups.py",
+        *arguments,
+    ]
     return subprocess.run(
         command, cwd=top, env=clean | watching, capture_output=True, text=True, check=False, timeout=400
     )

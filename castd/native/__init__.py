@@ -62,6 +62,7 @@ else:
     from castd.native._loop import StepState as StepState
 
 if TYPE_CHECKING or NATIVE:
+    from castd.native._loop import GroupReader as GroupReader
     from castd.native._loop import StepReader as StepReader
     from castd.native._loop import layOut as layOut
     from castd.native._loop import readRounds as readRounds

@@ -22,6 +22,19 @@ class StepReader:
     ) -> None: ...
     def __call__(self) -> object: ...
 
+class GroupReader:
+    def __init__(
+        self,
+        state: StepState,
+        readable: Callable[[], object],
+        datagramReceived: Callable[[bytes, Peer], object],
+        stepRefused: Callable[[bytes, Peer], object],
+        receiveFailed: Callable[[OSError], object],
+        largest: int,
+    ) -> None: ...
+    def __call__(self) -> object: ...
+    def aim(self, send: Callable[[memoryview], object], group: Peer) -> None: ...
+
 def readRounds(
     epoll: int,
     members: dict[int, Callable[[], object]],

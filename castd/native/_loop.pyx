@@ -17,8 +17,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, errno
 from libc.math cimport ceil
-from libc.stdint cimport uint32_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 import time
@@ -26,6 +26,8 @@ import time
 
 cdef extern from *:
     """
+    #include <arpa/inet.h>
+    #include <netinet/in.h>
     #include <sys/epoll.h>
     #include <sys/socket.h>
     #include <time.h>
@@ -42,6 +44,17 @@ cdef extern from *:
     struct timespec:
         long tv_sec
         long tv_nsec
+    ctypedef unsigned int socklen_t
+    struct in_addr:
+        uint32_t s_addr
+    struct sockaddr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    int AF_INET
+    int INET_ADDRSTRLEN
     int CLOCK_MONOTONIC
     int CLOCK_REALTIME
     int EPOLLIN
@@ -51,6 +64,14 @@ cdef extern from *:
     int epoll_wait(int descriptor, epoll_event *events, int most, int timeout) nogil
     ssize_t recv(int descriptor, void *buffer, size_t octets, int flags) nogil
     ssize_t send(int descriptor, const void *buffer, size_t octets, int flags) nogil
+    ssize_t recvfrom(int descriptor, void *buffer, size_t octets, int flags, sockaddr *peer, socklen_t *length) nogil
+    ssize_t sendto(
+        int descriptor, const void *buffer, size_t octets, int flags, const sockaddr *peer, socklen_t length
+    ) nogil
+    int inet_pton(int family, const char *text, void *address)
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t length)
+    uint16_t htons(uint16_t number)
+    uint16_t ntohs(uint16_t number)
     char *PyBytes_AsString(object) except NULL
     Py_ssize_t PyBytes_Size(object) except -1
 
@@ -231,6 +252,151 @@ cdef bint readOne(StepReader reader, int descriptor, object call) except? False:
     return False
 
 
+cdef bint pack(object peer, sockaddr_in *address) except -1:
+    """Store host and port as the kernel has them.  -> whether the host is an IPv4 address."""
+    host, port = peer
+    memset(address, 0, sizeof(sockaddr_in))
+    address.sin_family = AF_INET
+    address.sin_port = htons(port)
+    text = host.encode()
+    return inet_pton(AF_INET, PyBytes_AsString(text), &address.sin_addr) == 1
+
+
+cdef object unpack(sockaddr_in *address):
+    """Return host and port, as C{socket.recvfrom} does."""
+    cdef char text[16]
+    inet_ntop(AF_INET, &address.sin_addr, text, sizeof(text))
+    return (<bytes>text).decode(), ntohs(address.sin_port)
+
+
+cdef class GroupReader:
+    """
+    What the loop knows of the port of one group, at an IPv4 address.  Called, it reads as Python does; so it is while
+    the master is not in step.
+    """
+
+    cdef StepState state
+    cdef object send
+    cdef object readable
+    cdef object datagramReceived
+    cdef object stepRefused
+    cdef object receiveFailed
+    cdef size_t largest
+    cdef sockaddr_in group
+    cdef object peer
+    cdef sockaddr_in master  # C{peer}, as the kernel has it
+
+    def __init__(
+        self, StepState state not None, readable, datagramReceived, stepRefused, receiveFailed, largest
+    ):
+        self.state = state
+        self.readable = readable
+        self.datagramReceived = datagramReceived
+        self.stepRefused = stepRefused
+        self.receiveFailed = receiveFailed
+        self.largest = min(largest, MOST_OCTETS)
+
+    def __call__(self):
+        return self.readable()
+
+    def aim(self, send, group):
+        """
+        Send the datagram of a step to this address, where C{StepState._sendStep} is this function, which does the same.
+        """
+        self.send = send if pack(group, &self.group) else None
+
+
+cdef bint sentByMaster(GroupReader reader, MasterSteps master, sockaddr_in *peer, socklen_t length) except -1:
+    """Return whether the address that a datagram has come from is that of the master."""
+    if reader.peer is not master.peer:
+        reader.peer = None
+        if not pack(master.peer, &reader.master):
+            return False
+        reader.peer = master.peer
+    return (
+        length == sizeof(sockaddr_in)
+        and peer.sin_family == AF_INET
+        and peer.sin_port == reader.master.sin_port
+        and peer.sin_addr.s_addr == reader.master.sin_addr.s_addr
+    )
+
+
+cdef Result takeMasterStep(
+    GroupReader reader, int descriptor, Py_ssize_t octets, sockaddr_in *peer, socklen_t length, double now
+) except *:
+    """As C{FastPath._notedStep}; returns as C{takeStep}."""
+    cdef StepState state = reader.state
+    cdef StepLists prepared = state._prepared
+    cdef MasterSteps master = state._master
+    cdef Py_ssize_t steps = state._steps
+    cdef double seconds = now - state._steppedAt
+    cdef Py_buffer view
+    cdef ssize_t sent
+    cdef list answers, images
+    if master is None or prepared is None or reader.send is None or state._sendStep is not reader.send:
+        return UNEXPECTED
+    answers, images = prepared.answers, prepared.images
+    if answers is None or images is None or master.noted is None:
+        return UNEXPECTED
+    if not 0 <= steps < min(master.stop, len(images), len(answers)):
+        return UNEXPECTED
+    expected = answers[steps]
+    if not isinstance(expected, bytes) or PyBytes_Size(expected) != octets:
+        return UNEXPECTED
+    if memcmp(PyBytes_AsString(expected), received, octets) != 0 or not sentByMaster(reader, master, peer, length):
+        return UNEXPECTED
+    if seconds > master.longest or now >= master.until:
+        return UNEXPECTED
+    try:
+        PyObject_GetBuffer(images[steps], &view, PyBUF_SIMPLE)
+    except BaseException:
+        return UNEXPECTED  # Python meets the same, and it is logged there
+    sent = sendto(descriptor, view.buf, view.len, MSG_DONTWAIT, <sockaddr *>&reader.group, sizeof(sockaddr_in))
+    while sent < 0 and errno == EINTR:
+        sent = sendto(descriptor, view.buf, view.len, MSG_DONTWAIT, <sockaddr *>&reader.group, sizeof(sockaddr_in))
+    PyBuffer_Release(&view)
+    if sent < 0:
+        return REFUSED
+    master.drawn = master.draw()
+    master.noted.append(seconds)
+    state._steps = steps + 1
+    state._steppedAt = now
+    state.due = now + state._interval
+    return TAKEN
+
+
+cdef bint readMember(GroupReader reader, int descriptor, object call) except? False:
+    """
+    Read one datagram of a member of a group: it takes a step of the master, or Python gets it.
+
+    @return: whether it took a step.
+    """
+    cdef sockaddr_in peer
+    cdef socklen_t length = sizeof(sockaddr_in)
+    cdef ssize_t octets
+    cdef Result result
+    if reader.state._master is None:
+        call(reader)
+        return False
+    # The clock may be Python, so it is asked while nothing is in the buffer.
+    cdef double now = instant(reader.state._seconds)
+    octets = recvfrom(descriptor, received, reader.largest, MSG_DONTWAIT, <sockaddr *>&peer, &length)
+    while octets < 0 and errno == EINTR:
+        octets = recvfrom(descriptor, received, reader.largest, MSG_DONTWAIT, <sockaddr *>&peer, &length)
+    if octets < 0:
+        call(reader.receiveFailed, OSError(errno, os.strerror(errno)))
+        return False
+    result = takeMasterStep(reader, descriptor, octets, &peer, length, now)
+    if result == TAKEN:
+        return True
+    call(
+        reader.stepRefused if result == REFUSED else reader.datagramReceived,
+        PyBytes_FromStringAndSize(received, octets),
+        unpack(&peer),
+    )
+    return False
+
+
 def readRounds(
     int epoll, dict members not None, list requests not None, call,
     double begun, double until, double timeout, double wait, double idle, int few,
@@ -261,6 +427,8 @@ def readRounds(
             member = members.get(events[index].data.fd)
             if type(member) is StepReader and events[index].events == <uint32_t>EPOLLIN:
                 stepsOnly = readOne(<StepReader>member, events[index].data.fd, call) and stepsOnly
+            elif type(member) is GroupReader and events[index].events == <uint32_t>EPOLLIN:
+                stepsOnly = readMember(<GroupReader>member, events[index].data.fd, call) and stepsOnly
             elif member is not None:
                 call(member)
                 stepsOnly = False

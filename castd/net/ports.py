@@ -20,6 +20,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from zope.interface import implementer
 
+from castd import native
 from castd.interfaces import (
     IDatagramPort,
     IListeningPort,
@@ -100,8 +101,8 @@ class UnconnectedPort(Generic[P]):
         self._ports.epoll.add(self._socket.fileno(), self.readable)
 
     @abstractmethod
-    def readable(self) -> None:
-        """Read until the socket is empty, at most L{READ_SLICE} datagrams."""
+    def readable(self) -> object:
+        """Read some datagrams: the socket has some, or an error."""
 
     def _readErrors(self) -> bool:
         """
@@ -194,20 +195,48 @@ class GroupPort(UnconnectedPort[ITransferProtocol]):
     Sends to a group for one cast, and receives the answers of its members.
     """
 
-    def readable(self) -> None:
-        sock, protocol, largest = self._socket, self._protocol, self._protocol.largest
-        for visit in range(READ_SLICE):
-            try:
-                datagram, peer = sock.recvfrom(largest)
-            except BlockingIOError:
-                if not visit:
-                    self._readErrors()
-                return
-            except OSError:
-                self._readErrors()
-                continue
-            protocol.datagramReceived(datagram, peer)
-            if self._closed:
+    _reader: native.GroupReader | None = None
+
+    def _watch(self) -> None:
+        protocol = self._protocol
+        # IPv6 has no groups whose master is served by the fast path.
+        if native.NATIVE and isinstance(protocol, native.StepState) and self._socket.family == socket.AF_INET:
+            self._reader = native.GroupReader(
+                protocol,
+                self.readable,
+                protocol.datagramReceived,
+                protocol.stepRefused,
+                self._receiveFailed,
+                protocol.largest,
+            )
+        self._ports.epoll.add(self._socket.fileno(), self._reader or self.readable)
+
+    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], object]:
+        write = super().burstWriter(step, most, address)
+        if self._reader is not None and address is not None and most <= step:
+            self._reader.aim(write, address)
+        return write
+
+    def readable(self) -> bool:
+        """
+        Read one datagram; if there are more the socket stays readable, and other ports are read before.
+
+        @return: whether there was a datagram, or an error.
+        """
+        try:
+            datagram, peer = self._socket.recvfrom(self._protocol.largest)
+        except OSError as error:
+            return self._receiveFailed(error)
+        self._protocol.datagramReceived(datagram, peer)
+        return True
+
+    def _receiveFailed(self, error: OSError) -> bool:
+        """Handle an error of the socket.  -> whether it is more than that there is no datagram."""
+        return self._readErrors() or not isinstance(error, BlockingIOError)
+
+    def readArrived(self) -> None:
+        for _ in range(READ_SLICE):
+            if self._closed or not self.readable():
                 return
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from twisted.logger import LogEvent
 
+from castd.dialects import multicast
 from castd.dialects.tftp import Dialect, Options
 from castd.errors import ContentChanged
+from castd.group_pool import Group, GroupPool
 from castd.net.epoll import EpollSet
 from castd.net.ports import Ports
 from castd.options import Limits
@@ -28,7 +30,7 @@ from castd.testing.site import NoJitterRandom
 from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.log import observed
-from tests.support.turns import toldTurn
+from tests.support.turns import state, toldTurn
 
 UDP_SEGMENT = 103
 
@@ -85,8 +87,7 @@ class Side:
         self.site.blockCache.compiled = compiled
         self.source = Source(FILES)
         self.site.open([self.source], (), None)
-        options = Options(port=1, windowsize=64)
-        self.listener = Listener(self.site, "tftp", options, Dialect(options))
+        self.listener = self.listens()
         self.port = self.ports.listen(0, self.listener, LOOPBACK)
         self.clients = [self.socket() for _ in range(clients)]
         self.stranger = self.socket()
@@ -109,6 +110,11 @@ class Side:
                 kept = [(*each[:2], names.get(each[2]), each[3] is None, *each[4:]) for each in ring.packets]
                 found.append((names.get(key), ring.heard, kept))
         return found
+
+    def listens(self) -> Listener:
+        """Return what answers requests."""
+        options = Options(port=1, windowsize=64)
+        return Listener(self.site, "tftp", options, Dialect(options))
 
     @property
     def server(self) -> tuple[str, int]:
@@ -153,6 +159,10 @@ class Side:
             assert kernel is not None
             while kernel.poll(0):
                 self.ports.epoll.read()
+        self.listen()
+
+    def listen(self) -> None:
+        """Let the clients read whatever has come."""
         for index, client in enumerate(self.clients):
             with suppress(OSError):
                 while client.fileno() >= 0:
@@ -181,6 +191,72 @@ class Side:
         ]
 
 
+class GroupSide(Side):
+    """
+    A server that sends to groups.  Its group is a socket here that all clients listen to, so that no route is needed.
+    """
+
+    def __init__(self, compiled: bool, clients: int) -> None:
+        super().__init__(compiled, clients)
+        self.numbers = [client.getsockname()[1] for client in self.clients]
+
+    def listens(self) -> Listener:
+        self.ear = self.socket()
+        self.site.groupPool = OneGroup(self.ear.getsockname())
+        options = multicast.Options(port=1, gather=0.0, clients="any")
+        return Listener(self.site, "multicast", options, multicast.Dialect(options))
+
+    def close(self) -> None:
+        super().close()
+        self.ear.close()
+
+    def listen(self) -> None:
+        super().listen()
+        group = b",%d," % self.ear.getsockname()[1]
+        for each in self.heard:
+            # An OACK names the group, whose number is not the same for two servers; a jam cuts it into octets.
+            each[:] = [datagram.replace(group, b",1758,") for datagram in each if len(datagram) > 1]
+        with suppress(OSError):
+            while True:
+                block = self.ear.recv(65535)
+                for each in self.heard:
+                    each.append(block)
+
+    def jam(self, step: int) -> None:
+        for cast in self.listener.casts():
+            port = cast.transport
+            port._socket.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or port._segments._step)
+
+    def state(self) -> list[object]:
+        found: list[object] = []
+        for cast in self.listener.casts():
+            assert isinstance(cast, CastProtocol)
+            master = cast._master
+            found.append((
+                cast._steps, cast._steppedAt, cast.due, cast._interval, cast._nextBlock, cast.progress(),
+                len(cast._prepared.images), None if master is None else (master.noted, master.stop, master.drawn),
+                self.unnumbered(repr(state(toldTurn(cast)))),
+            ))  # fmt: skip
+        return found
+
+    def unnumbered(self, text: str) -> str:
+        """Return a text without the numbers of the clients' ports."""
+        for index, client in enumerate(self.numbers):
+            text = text.replace(f"'{client}'", f"'client {index}'")
+        return text
+
+
+class OneGroup(GroupPool):
+    """Allocates one address, over and over."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.group = group
+
+    def allocate(self, groups: Sequence[Group], now: float) -> Group:
+        return self.group
+
+
 def vars_(it: object) -> object:
     """Return the attributes of an object, with or without slots."""
     names = [name for kind in type(it).__mro__ for name in getattr(kind, "__slots__", ())]
@@ -203,6 +279,18 @@ def script(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
             options["windowsize"] = chance.choice([1, 2, 3, 16, 64])
         yield ask(client, rrq(chance.choice(["short", "long", "long", "long", "empty"]), **options))
     for _ in range(chance.randrange(50, 200)):
+        yield together([act(chance, clients) for _ in range(chance.choice([1, 1, 2, 5]))])
+
+
+def groupScript(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
+    """Yield what happens to a group, one action after the other."""
+    chance = random.Random(seed)
+    request = rrq(chance.choice(["short", "long", "long"]), blksize=chance.choice([512, 1024]), multicast="")
+    for client in range(clients):
+        yield ask(client, request)
+    for _ in range(chance.randrange(100, 400)):
+        if chance.random() < 0.01:
+            yield ask(chance.randrange(clients), request)
         yield together([act(chance, clients) for _ in range(chance.choice([1, 1, 2, 5]))])
 
 

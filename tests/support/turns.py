@@ -41,11 +41,14 @@ def state(thing: object) -> object:
 
 def toldTurn(cast: CastProtocol) -> Turn:
     """
-    Return what the cast of a transfer with one receiver would be if it were told now of what the fast path has sent.
-    The transfer goes on as it was.
+    Return what the cast of a transfer would be if it were told now of what the fast path has sent.  The transfer goes
+    on as it was.
     """
     turn = copy.deepcopy(cast._late).make() if cast._late is not None else copy.deepcopy(cast._turn)
     assert turn is not None
-    if cast._steps:
+    if cast._steps and cast._terms is not None and cast._master is not None:
+        turn.masterAnswered(cast._master.noted)
+        turn.masterFollowed(range(cast._terms.start, cast._prepared.last(cast._steps, cast._end).stop), cast._steppedAt)
+    elif cast._steps:
         turn.fastPathLeft(cast._prepared.last(cast._steps, cast._end), cast._steppedAt)
     return turn
