@@ -248,6 +248,15 @@ class IEqualHeadersWire(IWire):
         """Return what C{header} returns for the blocks C{start} to C{stop} - 1, one behind the other."""
 
 
+class ILockstepWire(IWire):
+    """
+    Has receivers that acknowledge each block, and builds many of their answers at once.  A wire need not provide this.
+    """
+
+    def expectedAnswers(start: int, stop: int) -> Sequence[bytes]:
+        """Return the datagrams that C{expectedAnswer} returns for the blocks C{start} to C{stop} - 1 of the file."""
+
+
 class IGroupWire(IWire):
     """Adds what is needed for a group some of whose members may not receive what is sent to it."""
 

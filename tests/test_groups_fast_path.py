@@ -9,10 +9,14 @@ import random
 
 import pytest
 
-from castd.dialects import _group
+from castd.dialects import _group, multicast
+from castd.group_pool import GroupPool
+from castd.packets.options import AgreedOptions
 from castd.packets.tftp import buildAck
+from castd.server.blockcache import BlockCache
 from castd.server.cast_protocol import CLOSED_PORTS, CastProtocol
-from castd.testing import Network, SentDatagram, pattern
+from castd.server.fastpath import preparedSteps
+from castd.testing import BytesContent, Network, SentDatagram, pattern
 from tests.support.clients.multicast import ATFTP, EDK2, IPXE, UBOOT, Machine
 from tests.support.clients.tftp import rrq
 from tests.support.quick import slowBut
@@ -99,6 +103,25 @@ def test_sameIfAnswersTakeLong(monkeypatch: pytest.MonkeyPatch, loss: float) -> 
     assert asked[2] == 0
     assert sent == asked[0]
     assert events == asked[1]
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 511, 8 * 130, 8 * 200 + 3])
+def test_manyAnswersAtOnce(size: int) -> None:
+    """The steps of a group, prepared at once, are those that are prepared one by one from what the wire expects."""
+    content = BytesContent("f", CONTENT[:size])
+    wire = multicast.Wire(AgreedOptions(blksize=8), size, multicast.Options(port=69), ("239.1.1.1", 1758), GroupPool())
+    cache = BlockCache(1 << 20)
+    for start in range(wire.count):
+        chunk = cache.chunk(wire, content, start)
+        made = preparedSteps(wire, chunk, start)
+        expected = [wire.expectedAnswer(number) for number in range(start, chunk.stop)]
+        assert made.answers == [*(each[0] for each in expected if each is not None), None]
+        assert len(made.images) == len(expected) == made.stop - start
+        assert [bytes(each) for each in made.images] == [
+            wire.header(number) + content.data[number * 8 : number * 8 + 8] for number in range(start, chunk.stop)
+        ]
+        assert (made.start, made.stop, made.stride, made.gap) == (start, chunk.stop, 1, 4)
+    assert wire.expectedAnswer(wire.count) is None
 
 
 def running(stage: TftpStage) -> CastProtocol:

@@ -23,7 +23,7 @@ from castd.request import Local, Peer, Request
 
 #: The ACK of every number, built in advance: on the fast path each datagram of a receiver is compared with one of
 #: these.
-_ACKS = [tftp.buildAck(number) for number in range(0x10000)]
+ACKS = [tftp.buildAck(number) for number in range(0x10000)]
 #: What the last ACK says.
 DONE = Leave(outcomes.DONE)
 #: Names of modes; C{binary} is RFC 783's and RFC 1784's word for octet.
@@ -255,7 +255,7 @@ class AckReader:
         if stop >= self.count:
             return None
         short = stop if stop <= 0xFFFF else tftp.wire(stop, self.rollover)
-        return _ACKS[short], min(stop + self.windowsize, self.count)
+        return ACKS[short], min(stop + self.windowsize, self.count)
 
 
 def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:

@@ -14,7 +14,15 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import GroupPool, GroupRange, OpenContext
-from castd.interfaces import IContent, IEqualHeadersWire, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
+from castd.interfaces import (
+    IContent,
+    IEqualHeadersWire,
+    IExplainedDialect,
+    IGroupWire,
+    ILockstepWire,
+    INegotiatingWire,
+    IWire,
+)
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -64,7 +72,7 @@ class Options(ListenOptions):
         return BootPath(f"tftm://{host}{port}/{name}")
 
 
-@implementer(IGroupWire, INegotiatingWire, IEqualHeadersWire)
+@implementer(IGroupWire, ILockstepWire, INegotiatingWire, IEqualHeadersWire)
 class Wire(_group.GroupWire):
     """Translates for one group."""
 

@@ -48,7 +48,7 @@ from castd.cast.lateturn import LateTurn
 from castd.cast.policy import MIN_RTO
 from castd.cast.turn import MasterTerms, Turn
 from castd.errors import ContentChanged
-from castd.interfaces import IContent, IDatagramPort, ISite, IWire
+from castd.interfaces import IContent, IDatagramPort, ILockstepWire, ISite, IWire
 from castd.native import MasterSteps, StepLists, StepState
 from castd.request import Peer
 from castd.server.blockcache import Chunk, ChunkAwaited
@@ -104,16 +104,27 @@ NO_STEPS = PreparedSteps(0, 0, 0)
 
 
 def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
+    if ILockstepWire.providedBy(wire):
+        return _prepareSingles(wire, chunk, start)
     made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
-    expectedAnswer, image, step, begin, end = wire.expectedAnswer, chunk.image, chunk.step, chunk.start, chunk.stop
-    while (expected := expectedAnswer(start)) is not None and expected[1] <= end:
+    while (expected := wire.expectedAnswer(start)) is not None and expected[1] <= chunk.stop:
         answer, stop = expected
         made.answers.append(answer)
-        # As Chunk.slice, without the call: a group takes each of its steps but once.
-        made.images.append(image[(start - begin) * step : (stop - begin) * step])
+        made.images.append(chunk.slice(start, stop))
         start = stop
     made.stop = start
     made.answers.append(None)
+    return made
+
+
+def _prepareSingles(wire: ILockstepWire, chunk: Chunk, start: int) -> PreparedSteps:
+    """Prepare steps of one block: a group takes each of them but once, so they have to be cheap."""
+    step, image = chunk.step, chunk.image
+    made = PreparedSteps(start, 1, step - wire.blocksize)
+    made.stop = chunk.stop
+    made.answers = [*wire.expectedAnswers(start, chunk.stop), None]
+    first, end = (start - chunk.start) * step, (chunk.stop - chunk.start) * step
+    made.images = [image[at : at + step] for at in range(first, end, step)]
     return made
 
 
