@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from castd.cast.lateturn import LateTurn
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.turn import Turn
+from castd.net.unicast_ports import UnicastPort
 from castd.server import cast_protocol
 from castd.server.cast_protocol import CastProtocol
 from tests.support.clients.tftp import rrq
@@ -77,7 +79,10 @@ def calm(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:
     """Yield a script in which most transfers come to their end."""
     chance = random.Random(seed)
     for client in range(clients):
-        yield ask(client, rrq(chance.choice(["short", "long", "empty"]), blksize=chance.choice([512, 1468, 8192])))
+        options = {"blksize": chance.choice([512, 1468, 8192])}
+        if client % 2:
+            options["windowsize"] = chance.choice([2, 5, 16])
+        yield ask(client, rrq(chance.choice(["short", "long", "empty"]), **options))
     for _ in range(160):
         client = chance.randrange(clients)
         rare = chance.random()
@@ -122,12 +127,14 @@ def test_sideBySide(seed: int, wild: bool, longVisits: None) -> None:
 
 
 @pytest.mark.loopback
-@pytest.mark.parametrize(("name", "blksize"), [("short", 1468), ("short", 5001), ("empty", 512), ("long", 8192)])
-def test_theWholeWay(name: str, blksize: int, longVisits: None) -> None:
+@pytest.mark.parametrize("windowsize", [1, 2, 8])
+@pytest.mark.parametrize(("name", "blksize"), [("short", 1468), ("short", 5001), ("empty", 512), ("long", 4096)])
+def test_theWholeWay(name: str, blksize: int, windowsize: int, longVisits: None) -> None:
     """A transfer in which everything is as predicted ends without a cast, with the events and blocks of any other."""
     sides = [TurnSide(1, late) for late in (True, False)]
     for side in sides:
-        side.play(ask(0, rrq(name, blksize=blksize)))
+        options = {"windowsize": windowsize} if windowsize > 1 else {}
+        side.play(ask(0, rrq(name, blksize=blksize, **options)))
         for _ in range(len(FILES[name]) // blksize + 2):
             side.reactor.advance(0.0003)
             side.play(answer(0))
@@ -182,3 +189,64 @@ def test_groupsNeedTheirCast(rule: dict[str, Any]) -> None:
     """A policy with any rule for groups has its cast from the beginning."""
     assert RetransmitPolicy().forOne
     assert not RetransmitPolicy(**rule).forOne
+
+
+class FirstSide(TurnSide):
+    """
+    A server that predicts the answer to its OACK, or asks the cast then.
+
+    @ivar taken: of how many blocks of its bursts the socket takes in turn, 0: it takes nothing until the next event; a
+        burst after that is taken whole.
+    """
+
+    def __init__(self, clients: int, predicts: bool, taken: list[int]) -> None:
+        super().__init__(clients, True)
+        self.predicts, self.taken = predicts, taken
+
+    def jam(self, step: int) -> None:
+        """Do nothing: after a send that fails another one would not, so that it matters how many there are."""
+
+    def turns(self) -> list[str]:
+        """As L{TurnSide.turns}, without what is of groups only and is not kept for a receiver that is alone."""
+        names = "_blocksSentAt|_turnBlocks|hearsGroup|progressed|servedAt"
+        return [re.sub(rf"'({names})': '[\w.]+'", "", each) for each in super().turns()]
+
+    def play(self, action: Callable[[Side], object]) -> None:
+        real = UnicastPort.writeBurst
+
+        def writeBurst(port: UnicastPort, image: Any, step: int, *to: Any) -> int:
+            if not self.taken or len(image) <= step:
+                return real(port, image, step, *to)
+            if self.taken[0] == 0:
+                return 0
+            return real(port, image[: self.taken.pop(0) * step], step, *to)
+
+        if self.taken[:1] == [0]:
+            del self.taken[0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(UnicastPort, "writeBurst", writeBurst)
+            if not self.predicts:
+                patch.setattr(CastProtocol, "_predictFirstAnswer", lambda cast, turn: None)
+            super().play(action)
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 6, range(6 * len(SEEDS))))
+def test_firstAnswer(seed: int, longVisits: None) -> None:
+    """
+    Where the first blocks go out without asking the cast, windows too, of which the socket may take a part or nothing,
+    the same is sent and logged, and the casts are in the same state, as where it is asked.
+    """
+    chance = random.Random(seed)
+    clients, taken = 1 + seed % 3, [chance.choice([0, 0, 1, 2, 100]) for _ in range(seed % 4)]
+    sides = [FirstSide(clients, predicts, taken[:]) for predicts in (True, False)]
+    for turn, action in enumerate(script(seed, clients) if seed % 2 else calm(seed, clients)):
+        for side in sides:
+            side.play(action)
+        predicting, asking = sides
+        where = f"after {turn} events"
+        assert predicting.heard == asking.heard, where
+        assert predicting.fields() == asking.fields(), where
+        assert predicting.turns() == asking.turns(), where
+    for side in sides:
+        side.close()

@@ -61,7 +61,8 @@ class LateTurn:
         """As C{Turn.fastPathBegun}."""
         self._begun = numbers, now
         self._rto = RtoEstimator(self._policy.repeat)
-        return self._rto.interval(len(numbers) == 1)
+        self._rto.answeredWithin(now - self._joinedAt)
+        return self._interval()
 
     @property
     def rttConverged(self) -> bool:
@@ -70,10 +71,16 @@ class LateTurn:
         return self._rto.converged
 
     def answerMeasured(self, seconds: float) -> float:
-        """As C{Turn.answerMeasured}; the steps are of one block each."""
+        """As C{Turn.answerMeasured}."""
         assert self._rto is not None
         self._rto.sample(seconds)
-        return self._rto.interval(True)
+        return self._interval()
+
+    def _interval(self) -> float:
+        """Return seconds after which what was sent last is to be repeated."""
+        assert self._begun is not None
+        assert self._rto is not None
+        return self._rto.interval(len(self._begun[0]) == 1)
 
     def make(self) -> Turn:
         """

@@ -410,11 +410,7 @@ class GenericTurn(ABC, Generic[M]):
         reachability = self._reachability
         if self.state is TurnState.ANNOUNCED:
             self._chargeWaiting(member, now)
-            if not member.rto.repeats:
-                member.rto.answeredWithin(now - self.sentAt)
-            prompt = not member.rto.repeats and now - self.sentAt < PROMPT
-            self._deafTurn = PROMPT_DEAF_TURN if prompt else DEAF_TURN
-            member.rto.reset()
+            self._announcementAnswered(member, now)
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
             if self._costs is not None and now - self.progressAt > MIN_RTO:
@@ -452,6 +448,14 @@ class GenericTurn(ABC, Generic[M]):
             master.rto.answered()
         master.failedTurns = 0
         self.progressed = True
+
+    def _announcementAnswered(self, master: M, now: float) -> None:
+        """Note that the master has answered its announcement."""
+        seconds, repeated = now - self.sentAt, master.rto.repeats > 0
+        if not repeated:
+            master.rto.answeredWithin(seconds)
+        self._deafTurn = PROMPT_DEAF_TURN if seconds < PROMPT and not repeated else DEAF_TURN
+        master.rto.reset()
 
     @property
     def _servesOneBlock(self) -> bool:
@@ -810,7 +814,7 @@ class GenericTurn(ABC, Generic[M]):
         member = self.master
         member.heard = member.confirmed = True
         member.suspect = False
-        member.rto.reset()
+        self._announcementAnswered(member, now)
         self._serve(member, (numbers,), now)
         self._send(now)
         return member.rto.interval(self._servesOneBlock)

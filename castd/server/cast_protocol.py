@@ -88,7 +88,7 @@ def closeContent(content: IContent, transport: str) -> None:
 def _mayBeUnasked(wire: IWire, pacers: Sequence[RateLimit]) -> bool:
     """Return whether a receiver that answers as predicted can be served without a cast, see L{castd.cast.lateturn}."""
     kind: object = wire.cast
-    return kind is Turn and wire.group is None and wire.stride == 1 and not pacers and wire.policy.forOne
+    return kind is Turn and wire.group is None and wire.stride > 0 and not pacers and wire.policy.forOne
 
 
 class Receiver:
@@ -221,6 +221,12 @@ class CastProtocol(FastPath):
         if isinstance(cast, Turn) and self.wire.stride and not self.pacers:
             self._turn = cast
         return self._sender
+
+    def _sendRest(self, numbers: range) -> None:
+        """As L{FastPath._sendRest}."""
+        main = self._main
+        main.load(SendBlocks(numbers, next(iter(self.receivers)), False))
+        self.pump()
 
     def _askedTurn(self) -> Turn | None:
         if self._late is not None:

@@ -21,7 +21,7 @@ end of a chunk, when the fast path is left, and when the shortest interval that 
 
 How a receiver gets onto the fast path:
 
- - After its OACK, if its answer asks for one block (C{_predictFirstAnswer}): that answer takes the first step.
+ - After its OACK (C{_predictFirstAnswer}): its answer takes the first step.
  - Whenever its cast has sent everything that was asked for and waits for the answer (C{_enterFastPath}).
 
 While it is there:
@@ -226,6 +226,10 @@ class FastPath(StepState, DatagramProtocol):
         """Return the cast that is to be told of the steps, made now if there was none; L{None}: there is no such."""
 
     @abstractmethod
+    def _sendRest(self, numbers: range) -> None:
+        """Send these blocks, which the cast has sent as far as it knows, as soon as the socket takes them."""
+
+    @abstractmethod
     def timerExpired(self) -> None:
         """Go on, since the timer has rung; see L{castd.net.timers.TimerTarget}."""
 
@@ -299,18 +303,18 @@ class FastPath(StepState, DatagramProtocol):
     def _predictFirstAnswer(self, turn: Turn | LateTurn) -> None:
         """
         Predict the answer to an OACK that was just sent: it takes the first step, if no other datagram arrives before.
-        There is no prediction for a window: a socket that accepts only a part of it is handled by the cast.
         """
-        alone = self.wire.group is None and self.wire.stride == 1
+        alone = self.wire.group is None and self.wire.stride > 0
         expected = self.wire.expectedAnswer(0) if alone else None
         if expected is not None and turn.mayBeginFastPath():
             self._firstAnswer = expected[0]
 
     def _firstStep(self, turn: Turn | LateTurn) -> bool:
         """
-        Send the first blocks after the answer to the OACK, for a fraction of what it would cost to ask the cast.
+        Send the first blocks after the answer to the OACK, for a fraction of what it would cost to ask the cast.  If
+        the socket takes only a part of a window, the cast goes on where that ends.
 
-        @return: whether they were sent.
+        @return: whether any were sent.
         """
         self._firstAnswer = None
         try:
@@ -319,13 +323,23 @@ class FastPath(StepState, DatagramProtocol):
             return False
         if first is NO_STEPS:
             return False
-        self._sendStep = self._stepSender(first)
+        image, step, numbers = first.images[0], first.gap + self.wire.blocksize, first.numbers(1, self._end)
         try:
-            self._sendStep(first.images[0])
+            taken = self.transport.writeBurst(image, step)
         except OSError:
             return False  # the cast will meet the same, and decide
+        if not taken:
+            return False
         now = self._seconds()
-        self._stepTaken(first, 1, now, turn.fastPathBegun(first.numbers(1, self._end), now))
+        interval = turn.fastPathBegun(numbers, now)
+        if taken < len(image):
+            self._askedTurn()
+            self._steppedAt = now
+            self.sent(0, taken // step, taken // step * self.wire.blocksize, False)
+            self._sendRest(numbers[taken // step :])
+            return True
+        self._stepTaken(first, 1, now, interval)
+        self._sendStep = self._stepSender(first)
         return True
 
     def _drawJitter(self) -> None:

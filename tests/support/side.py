@@ -6,10 +6,11 @@ Two of them that hear the same script can be compared after each event.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.logger import LogEvent
@@ -68,6 +69,17 @@ class Untimed(EpollSet):
     _owed = property(lambda self: 0.0, lambda self, value: None)
 
 
+@contextmanager
+def oneCpu() -> Iterator[None]:
+    """Keep this thread on one CPU, so that what it sends to itself arrives in the order in which it was sent."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
 class Side:
     """
     A server whose set is read natively, or by Python, and its clients; in virtual time.
@@ -91,6 +103,9 @@ class Side:
         self.port = self.ports.listen(0, self.listener, LOOPBACK)
         self.clients = [self.socket() for _ in range(clients)]
         self.stranger = self.socket()
+        self._mark = self.socket()
+        self._mark.setblocking(True)
+        self._mark.connect(self._mark.getsockname())
         self.heard: list[list[bytes]] = [[] for _ in range(clients)]
         self.tids = [self.server] * clients
         self.events: list[LogEvent] = []
@@ -129,7 +144,7 @@ class Side:
         return made
 
     def close(self) -> None:
-        for each in (*self.clients, self.stranger):
+        for each in (*self.clients, self.stranger, self._mark):
             each.close()
         self.listener.stop()
         self.port.stopListening()
@@ -153,12 +168,14 @@ class Side:
 
     def play(self, action: Callable[[Side], object]) -> None:
         """Do something, then let the server read whatever has come, and the clients as well."""
-        with observed(self.events.append):
+        with observed(self.events.append), oneCpu():
             action(self)
             kernel = self.ports.epoll._epoll
             assert kernel is not None
+            self._settle()
             while kernel.poll(0):
                 self.ports.epoll.read()
+                self._settle()
         self.listen()
 
     def listen(self) -> None:
@@ -170,6 +187,11 @@ class Side:
                     self.heard[index].append(datagram)
                     if self.tids[index] == self.server:
                         self.tids[index] = tid
+
+    def _settle(self) -> None:
+        """Wait until what was sent has been delivered: a busy kernel leaves that to a thread of its own."""
+        self._mark.send(b"mark")
+        self._mark.recv(4)
 
     def state(self) -> list[object]:
         """Return all that a transfer is, but for its numbers of ports."""

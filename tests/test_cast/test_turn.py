@@ -783,13 +783,14 @@ def test_followedIsHearAndPoll() -> None:
     assert [action for _, action in until(fast, 0.029, 40.0)][:1] == [burst(29, again=True)]
 
 
-def test_begunIsHearAndPoll() -> None:
-    """A receiver whose first block went out unasked leaves the cast as its answer and a poll would have."""
+@pytest.mark.parametrize("window", [1, 2, 16])
+def test_begunIsHearAndPoll(window: int) -> None:
+    """A receiver whose first blocks went out unasked leaves the cast as its answer and a poll would have."""
     slow, fast = announced(RetransmitPolicy()), announced(RetransmitPolicy())
     assert fast.mayBeginFastPath()
-    slow.hear(A, want(0), 0.5)
-    assert out(slow, 0.5) == [burst(0)]
-    assert fast.fastPathBegun(range(1), 0.5) == 1.0
+    slow.hear(A, RequestBlocks((range(window),)), 0.5)
+    assert out(slow, 0.5) == [SendBlocks(range(window), A, False)]
+    assert fast.fastPathBegun(range(window), 0.5) == 1.0
     assert fast.poll(0.5) is None
     assert (slow.peerState(A), slow.heard(A)) == (fast.peerState(A), fast.heard(A))
     assert (slow.statistics(), slow.deadline(0.5)) == (fast.statistics(), fast.deadline(0.5))
