@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import FilteringLogObserver, ILogObserver, LogEvent, Logger, LogLevel, LogLevelFilterPredicate
+from twisted.logger import ILogObserver, LogEvent, Logger
 from zope.interface.verify import verifyObject
 
 from castd.config import config
@@ -25,7 +25,7 @@ from castd.observe import journal
 from castd.observe.file import LineFile
 from castd.observe.journal import JournalObserver, isJournal
 from castd.observe.ratelimit import RateLimiter
-from castd.service.logs import Logs, _fromLevel, chooseFormat, logTo
+from castd.service.logs import Logs, chooseFormat, logTo
 from tests.support.descriptors import Descriptors
 
 NOON = 1_800_000_000.0
@@ -257,22 +257,6 @@ def test_files(tmp_path: Path) -> None:
     assert "an error" not in (tmp_path / "log.old").read_text()
     assert said(tmp_path / "log") == ["later"]
     assert (tmp_path / "stream").read_text() == ""
-
-
-@pytest.mark.parametrize("least", [each.name for each in LogLevel.iterconstants()])
-def test_levels(least: str) -> None:
-    """The least level of the log means what it means to Twisted's own filter, also for events that have none."""
-    passed: list[LogEvent] = []
-    twisteds: list[LogEvent] = []
-    observe = _fromLevel(least, passed.append)
-    like = FilteringLogObserver(twisteds.append, [LogLevelFilterPredicate(LogLevel.levelWithName(least))])
-    for level in [None, *LogLevel.iterconstants()]:
-        for more in ({}, {"log_namespace": ""}, {"log_namespace": "castd"}, {"log_namespace": "a.b.c"}):
-            observe({"log_level": level, **more})
-            like({"log_level": level, **more})
-    observe({"log_namespace": "castd"})
-    assert passed == twisteds
-    assert len(passed) >= 2
 
 
 def test_told(tmp_path: Path) -> None:
