@@ -156,6 +156,10 @@ class Side:
             with suppress(OSError):
                 self.clients[client].sendto(datagram, to or self.tids[client])
 
+    def shut(self, client: int) -> None:
+        """Close the port of a client."""
+        self.clients[client].close()
+
     def jam(self, step: int) -> None:
         """
         Have the kernel cut what is sent from now on into pieces of one octet, which are too many for it, so that each
@@ -243,6 +247,9 @@ class GroupSide(Side):
                 block = self.ear.recv(65535)
                 for each in self.heard:
                     each.append(block)
+
+    def shut(self, client: int) -> None:
+        """Do nothing: how often the kernel tells of closed ports depends on what else the machine does."""
 
     def jam(self, step: int) -> None:
         for cast in self.listener.casts():
@@ -363,7 +370,7 @@ def act(chance: random.Random, clients: int) -> Callable[[Side], object]:
         (0.985, lambda side: side.reactor.advance(seconds)),
         (0.99, replace),
         (0.994, lambda side: side.send(client, b"\0\5\0\0enough\0")),
-        (0.996, lambda side: side.clients[client].close()),
+        (0.996, lambda side: side.shut(client)),
         (1.0, ask(client, rrq("long", blksize=1024))),
     ):
         if sort < limit:
