@@ -338,6 +338,8 @@ class FastPath(StepState, DatagramProtocol):
             self.sent(0, taken // step, taken // step * self.wire.blocksize, False)
             self._sendRest(numbers[taken // step :])
             return True
+        if first.stride > 1:
+            self._drawJitter()  # as where the cast is asked; for one block that of the OACK's timer serves
         self._stepTaken(first, 1, now, interval)
         self._sendStep = self._stepSender(first)
         return True
