@@ -1,30 +1,21 @@
 """
-The epoll set: transfers and requests share the time, a wait for a lone client holds up nothing else, none is forgotten.
-
-With a kernel and a clock of the test's, but for the waits: there they are those of the machine.
+The epoll set, with a kernel and a clock of the test's: transfers and requests share the time, and nobody is forgotten.
 """
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from castd import native
 from castd.net import epoll
-from castd.net.epoll import EpollSet, ReactorWatch
+from castd.net.epoll import EpollSet
 from tests.support.fakes import Reactor
 from tests.support.log import observed
 
@@ -194,223 +185,3 @@ def test_closedWhileReadable() -> None:
     assert reads == []
     for each in (ours, other):
         each.close()
-
-
-# A wait for a lone client.
-
-#: A wait that nobody ends, and what is far less.  Seconds.
-FOREVER, SOON = 30.0, 15.0
-
-
-class Pipe:
-    """A reader of the reactor, which has something to read once C{write} was called."""
-
-    def __init__(self) -> None:
-        self._ours, self._theirs = os.pipe()
-        self.reads = 0
-
-    def fileno(self) -> int:
-        return self._ours
-
-    def logPrefix(self) -> str:
-        return "pipe"
-
-    def write(self) -> None:
-        os.write(self._theirs, b"x")
-
-    def doRead(self) -> None:
-        os.read(self._ours, 1)
-        self.reads += 1
-
-    def connectionLost(self, reason: Failure) -> None:
-        os.close(self._ours)
-        os.close(self._theirs)
-
-
-class Machine:
-    """
-    The reactor that castd runs with, not installed and never run, and a set with one port of a transfer.
-
-    @ivar port: what the port does when it has read a datagram; C{reads}: how many it has read.
-    @ivar did: what the reactor has called.
-    """
-
-    def __init__(self, life: ExitStack, compiled: bool) -> None:
-        self.reactor = EPollReactor()
-        life.callback(self._close)
-        self.set = EpollSet(self.reactor)
-        self.set.compiled = compiled
-        self._ours, self._client = (life.enter_context(each) for each in socket.socketpair(type=socket.SOCK_DGRAM))
-        self.port: Callable[[], object] = lambda: None
-        self.reads = 0
-        self.did: list[str] = []
-        self.set.add(self._ours.fileno(), self._read)
-
-    def _close(self) -> None:
-        for each in self.reactor.getReaders():
-            each.connectionLost(Failure(ConnectionDone()))
-
-    def _read(self) -> None:
-        self._ours.recv(1)
-        self.reads += 1
-        self.port()
-
-    def send(self) -> None:
-        self._client.send(b"x")
-
-    def visit(self) -> float:
-        """Have the reactor read the set once.  -> how long that has taken."""
-        begun = time.monotonic()
-        self.set.doRead()
-        return time.monotonic() - begun
-
-    def turn(self) -> None:
-        """Have the reactor do everything else."""
-        self.reactor.runUntilCurrent()
-        self.reactor.doIteration(0)
-        self.reactor.runUntilCurrent()
-
-
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.skipif(not native.NATIVE, reason="no loop"))])
-def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    monkeypatch.setattr(epoll, "LONG_WAIT", FOREVER)
-    with ExitStack() as life:
-        yield Machine(life, request.param)
-
-
-def fromThread(machine: Machine, pipe: Pipe) -> None:
-    call = machine.reactor.callFromThread
-    threading.Thread(target=call, args=(machine.did.append, "it")).start()
-
-
-def timer(machine: Machine, pipe: Pipe) -> None:
-    machine.reactor.callLater(0, machine.did.append, "it")
-
-
-def laterTimer(machine: Machine, pipe: Pipe) -> None:
-    machine.reactor.callLater(0.01, machine.did.append, "it")
-
-
-def reader(machine: Machine, pipe: Pipe) -> None:
-    pipe.write()
-
-
-def alarm(machine: Machine, pipe: Pipe) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-
-@pytest.mark.loopback
-@pytest.mark.parametrize("happens", [fromThread, timer, laterTimer, reader, alarm])
-def test_aWaitEnds(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Machine, Pipe], object]
-) -> None:
-    """
-    While the set waits for a lone client nothing else has to wait: neither a result of a thread, nor a timer that was
-    set meanwhile, nor another reader, nor a signal.
-    """
-    pipe = Pipe()
-    machine.reactor.addReader(pipe)
-    call = machine.reactor.callFromThread
-    old = signal.signal(signal.SIGALRM, lambda *_: call(machine.did.append, "it"))
-    try:
-        machine.port = lambda: happens(machine, pipe)
-        machine.send()
-        assert machine.visit() < SOON
-        machine.turn()
-        assert machine.did == ["it"] or pipe.reads == 1
-    finally:
-        signal.signal(signal.SIGALRM, old)
-
-
-@pytest.mark.loopback
-def test_aWaitEndsForATimer(machine: Machine) -> None:
-    """A timer that was set before the set began to wait is not late."""
-    machine.reactor.callLater(0.01, machine.did.append, "it")
-    machine.send()
-    assert machine.visit() < SOON
-    machine.turn()
-    assert machine.did == ["it"]
-
-
-@pytest.mark.loopback
-def test_aReaderThatIsNotReadAnyMore(machine: Machine) -> None:
-    """What the reactor reads no more, though there is something to read, does not have the set read for nothing."""
-    pipe = Pipe()
-    machine.reactor.addReader(pipe)
-    machine.port = pipe.write
-    machine.send()
-    assert machine.visit() < SOON
-    machine.turn()
-    assert pipe.reads == 1
-    machine.reactor.removeReader(pipe)
-    pipe.write()
-    machine.port = partial(machine.reactor.callLater, 0, machine.did.append, "it")
-    machine.send()
-    assert machine.visit() < SOON
-    assert select.select([machine.set], [], [], 0)[0] == []
-    pipe.connectionLost(Failure(ConnectionDone()))
-
-
-@pytest.mark.loopback
-def test_whoCannotBeWatched(machine: Machine) -> None:
-    """Where the reactor waits to be able to write, or a reader cannot be watched, the set waits for a moment only."""
-    watch = ReactorWatch(machine.reactor, machine.set)
-    watch.update()
-    assert watch.patience() == FOREVER
-    ours, other = socket.socketpair()
-    with ours, other:
-        writer = Pipe()
-        writer.fileno = other.fileno  # type: ignore[method-assign]
-        machine.reactor.addWriter(writer)
-        watch.update()
-        assert watch.patience() == epoll.SHORT_WAIT
-        machine.reactor.removeWriter(writer)
-        watch.update()
-        assert watch.patience() == FOREVER
-    watch.close()
-    pipe = Pipe()
-    machine.reactor.addReader(pipe)
-    watch.update()
-    assert watch.patience() == epoll.SHORT_WAIT
-
-
-@pytest.mark.loopback
-def test_anotherWithTheSameDescriptor(machine: Machine) -> None:
-    """A reader that has got the descriptor of one that was closed is watched like any other."""
-    watch = ReactorWatch(machine.reactor, machine.set)
-    first = Pipe()
-    machine.reactor.addReader(first)
-    watch.update()
-    machine.reactor.removeReader(first)
-    first.connectionLost(Failure(ConnectionDone()))
-    second = Pipe()
-    assert second.fileno() == first.fileno()
-    machine.reactor.addReader(second)
-    watch.update()
-    second.write()
-    assert select.select([watch], [], [], 0)[0] == [watch]
-    watch.close()
-
-
-@pytest.mark.loopback
-def test_aBusyReader(machine: Machine) -> None:
-    """
-    A reader that always has something to read cuts no visit short while many transfers are busy, and keeps nobody from
-    being read: neither transfers nor requests.
-    """
-    pipe = Pipe()
-    machine.reactor.addReader(pipe)
-    pipe.write()
-    reads = dict.fromkeys(range(10), 0)
-    with ExitStack() as life:
-        for number in reads:
-            ours, other = (life.enter_context(each) for each in socket.socketpair(type=socket.SOCK_DGRAM))
-            other.send(b"x")
-
-            def read(number: int = number) -> None:
-                reads[number] += 1
-
-            machine.set.add(ours.fileno(), read, requests=number == 0)
-        machine.visit()
-        assert min(reads.values()) >= 1
-        assert max(reads.values()) > 10

@@ -44,7 +44,7 @@ def readRounds(
     until: float,
     timeout: float,
     wait: float,
-    idle: float,
     few: int,
+    stepsOnly: bool,
 ) -> tuple[int, float, float]: ...
 def layOut(headers: bytes, content: bytes | bytearray | memoryview, count: int, blocksize: int) -> bytes: ...

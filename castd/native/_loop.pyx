@@ -399,20 +399,19 @@ cdef bint readMember(GroupReader reader, int descriptor, object call) except? Fa
 
 def readRounds(
     int epoll, dict members not None, list requests not None, call,
-    double begun, double until, double timeout, double wait, double idle, int few,
+    double begun, double until, double timeout, double wait, int few, bint stepsOnly,
 ):
     """
     As C{EpollSet._readRounds}, with the epoll set as a descriptor.
 
-    @param wait: seconds to wait for further events, if few ports were readable and nothing but steps was taken: what
-        Python does may set a timer of the reactor, so it is asked again.
-    @param idle: the instant from which on nobody waits any more.
+    @param stepsOnly: nothing but steps was taken in this visit; as long as that is so, it is not C{wait} that one waits
+        for further datagrams, but until the visit is over.
     """
     cdef epoll_event events[MOST_EVENTS]
     cdef int count, index, failed = 0
     cdef int milliseconds = <int>ceil(timeout * 1000)
+    cdef int pause = <int>ceil(wait * 1000)
     cdef double now
-    cdef bint stepsOnly = True
     while True:
         with nogil:
             count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
@@ -435,13 +434,14 @@ def readRounds(
         now = readClock(CLOCK_MONOTONIC)
         if count == 0 or now >= until or len(requests):
             return count, begun, now
+        begun = now
         if count > few:
             milliseconds = 0
-        elif stepsOnly:
-            milliseconds = <int>ceil(max(0, min(wait, idle - now)) * 1000)
+        elif stepsOnly and wait > 0:
+            # A step asks nothing of the reactor.  A wait that ends before the kernel's next tick costs a third of a block.
+            milliseconds = <int>ceil((until - now) * 1000)
         else:
-            return count, begun, now  # what was called may have set a timer
-        begun = now
+            milliseconds = pause
 
 
 def layOut(bytes headers not None, content, Py_ssize_t count, Py_ssize_t blocksize):

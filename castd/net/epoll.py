@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
@@ -29,25 +29,18 @@ from zope.interface import implementer
 from castd import native
 from castd.net.faults import logFault
 
-if TYPE_CHECKING:
-    from twisted.internet.epollreactor import EPollReactor
-
 _log = Logger(namespace="castd")
 
 #: Events fetched by one call of epoll_wait.
 MOST_EVENTS = 64
 #: How long one L{EpollSet.read} may last before the reactor runs timers, signals and other readers.  Seconds.
 LONGEST_VISIT = 0.005
-#: If so few ports are readable, wait for the next datagram, since a return to the reactor would take longer than a
-#: block: so long (seconds) where the wait ends as soon as the reactor has something else to do (L{ReactorWatch}), else
-#: only for a moment.  For each wait that ends before its next tick the kernel sets the processor's timer, which takes a
-#: third of a block.
-FEW_EVENTS, LONG_WAIT, SHORT_WAIT = 2, 0.02, 0.001
+#: If so few ports are readable, wait so long for the next datagram (seconds): a return to the reactor would take longer
+#: than a block.
+FEW_EVENTS, SHORT_WAIT = 2, 0.001
 
 #: The class of the kernel's sets, which the compiled loop reads: a test may have one of its own.
 _KERNEL: Final = getattr(select, "epoll", None)
-
-NEVER: Final = float("inf")
 
 #: Called when something waits in a descriptor: reads a bounded part of it.
 Readable: TypeAlias = Callable[[], object]
@@ -63,63 +56,6 @@ def _call(function: Callable[..., object], *arguments: object) -> None:
         function(*arguments)
     except BaseException:
         logFault("a port failed")
-
-
-class ReactorWatch:
-    """
-    Tells for how long the reactor has nothing else to do, so that one may wait in the set of the ports.
-
-    The reactor's other readers (what wakes it for signals and for results of threads, connections) are in an epoll set
-    of their own, which is readable when one of them is.
-    """
-
-    def __init__(self, reactor: EPollReactor, own: IReadDescriptor) -> None:
-        """@param own: the reader that waits."""
-        self._reactor, self._own = reactor, own
-        self._epoll = select.epoll()
-        self._watched: dict[int, IReadDescriptor] = {}
-        self._longest = SHORT_WAIT
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when one of the readers is."""
-        return self._epoll.fileno()
-
-    def update(self) -> None:
-        """Watch the readers that the reactor has now."""
-        readers = {each.fileno(): each for each in self._reactor.getReaders() if each is not self._own}
-        if readers != self._watched:
-            self._change(readers)
-        # Whoever waits to be able to write, or cannot be watched, is to wait for a moment only.
-        whole = len(self._watched) == len(readers) and not self._reactor.getWriters()
-        self._longest = LONG_WAIT if whole else SHORT_WAIT
-
-    def _change(self, readers: dict[int, IReadDescriptor]) -> None:
-        """Watch these readers."""
-        for descriptor in self._watched.keys() - readers.keys():
-            with suppress(OSError, ValueError):
-                # If this fails it is closed, and so removed already.
-                self._epoll.unregister(descriptor)
-        self._watched = {number: each for number, each in readers.items() if self._add(number)}
-
-    def _add(self, descriptor: int) -> bool:
-        """Watch a descriptor, unless it is watched.  -> whether it is."""
-        try:
-            self._epoll.register(descriptor, select.EPOLLIN)
-        except FileExistsError:
-            return True
-        except (OSError, ValueError):
-            return False
-        return True
-
-    def patience(self) -> float:
-        """Return for how many seconds no timer of the reactor is due."""
-        due = self._reactor.timeout()
-        return self._longest if due is None or due > self._longest else due
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        self._watched.clear()
-        self._epoll.close()
 
 
 @implementer(IReadDescriptor)
@@ -143,24 +79,9 @@ class EpollSet:
         # before requests are read again.
         self._requests: list[Readable] = []
         self._owed = 0.0
-        self._watch = self._watched(reactor)
 
     def __len__(self) -> int:
-        return len(self._members) - (self._watch is not None)
-
-    def _watched(self, reactor: IReactorFDSet) -> ReactorWatch | None:
-        """Have the set readable when another reader of the reactor is; L{None}: this reactor cannot be watched."""
-        if self._epoll is None:
-            return None
-        # It cannot be imported where there is no epoll.
-        from twisted.internet.epollreactor import EPollReactor
-
-        if not isinstance(reactor, EPollReactor):
-            return None
-        watch = ReactorWatch(reactor, self)
-        self._epoll.register(watch.fileno(), select.EPOLLIN)
-        self._members[watch.fileno()] = self._endRound
-        return watch
+        return len(self._members)
 
     def add(self, descriptor: int, readable: Readable, requests: bool = False) -> None:
         """
@@ -182,7 +103,7 @@ class EpollSet:
             single = self._single[descriptor] = _SingleReader(descriptor, self._members)
             self._reactor.addReader(single)
             return
-        if len(self) == 1:
+        if len(self._members) == 1:
             self._reactor.addReader(self)
 
     def remove(self, descriptor: int, closing: bool = False) -> None:
@@ -200,7 +121,7 @@ class EpollSet:
             with suppress(OSError, ValueError):
                 # If this fails, closing the descriptor removes it from the set.
                 self._epoll.unregister(descriptor)
-        if not len(self):
+        if not self._members:
             self._reactor.removeReader(self)
 
     # IReadDescriptor
@@ -214,26 +135,13 @@ class EpollSet:
     def doRead(self) -> None:
         # A reactor that is shutting down closes this set, though it has just found it readable.
         if not self._closed:
-            if self._watch is not None:
-                self._watch.update()
-            self.read(True)
+            self.read(SHORT_WAIT)
 
-    def _endRound(self) -> None:
-        """Have the rounds end, as the reactor has something else to do."""
-        self._requests.append(_ignore)
-
-    def _reactorWants(self) -> bool:
-        """Return whether the rounds have ended since the reactor has something else to do."""
-        if self._watch is None or _ignore not in self._requests:
-            return False
-        self._requests.remove(_ignore)
-        return True
-
-    def read(self, waits: bool = False) -> None:
+    def read(self, wait: float = 0.0) -> None:
         """
         Call the functions of all readable descriptors, over and over for at most L{LONGEST_VISIT}.
 
-        @param waits: wait for more datagrams if few ports are readable, and the reactor has nothing else to do.
+        @param wait: seconds to wait for more datagrams if few ports are readable.
         """
         if self._epoll is None:
             for descriptor, single in list(self._single.items()):
@@ -243,10 +151,10 @@ class EpollSet:
         clock = time.monotonic
         begun = clock()
         until = begun + LONGEST_VISIT
-        timeout = 0.0
+        timeout, stepsOnly = 0.0, True
         while True:
             try:
-                events, begun, now = self._readRounds(begun, until, timeout, waits)
+                events, begun, now = self._readRounds(begun, until, timeout, wait, stepsOnly)
             except OSError as error:
                 # Not raised: the reactor would drop this reader, and no port would be read any more.
                 with suppress(BaseException):
@@ -256,20 +164,18 @@ class EpollSet:
                 # Of the compiled loop: no memory for a datagram.
                 logFault("the ports cannot be read")
                 return
-            wanted = self._reactorWants()
+            stepsOnly = False
             if self._requests:
                 self._readRequests(events, now - begun)
                 now = clock()
-            if not events or now >= until or (wanted and events <= (FEW_EVENTS if waits else 0) + 1):
+            if not events or now >= until:
                 return
             begun = now
-            timeout = self._patience() if waits and events <= FEW_EVENTS else 0.0
+            timeout = wait if events <= FEW_EVENTS else 0.0
 
-    def _patience(self) -> float:
-        """Return for how many seconds the set may wait."""
-        return SHORT_WAIT if self._watch is None else self._watch.patience()
-
-    def _readRounds(self, begun: float, until: float, timeout: float, waits: bool) -> tuple[int, float, float]:
+    def _readRounds(
+        self, begun: float, until: float, timeout: float, wait: float, stepsOnly: bool
+    ) -> tuple[int, float, float]:
         """
         Fetch events and call the functions of the descriptors, over and over, until a request port is readable, nothing
         is, or it is time.
@@ -277,18 +183,18 @@ class EpollSet:
         @param begun: the present instant.
         @param until: no round begins later.
         @param timeout: seconds to wait for the first events.
-        @param waits: wait for further ones, if few ports were readable.
+        @param wait: seconds to wait for further ones, if few ports were readable.
+        @param stepsOnly: nothing was called in this visit yet that may have asked the reactor for something; as long as
+            that is so, the compiled loop waits until the visit is over.
         @return: how many ports were readable in the last round, when that round began, and the present instant.
         @raise OSError: the events cannot be fetched.
         """
-        # The compiled loop waits only while it has taken nothing but steps since it was called: they set no timer, so
-        # that it need not ask again how long the reactor has nothing to do.
         assert self._epoll is not None
         if self.compiled and type(self._epoll) is _KERNEL:
-            wait = self._patience() if waits else 0.0
-            idle = begun + wait if self._watch else NEVER
             epoll, members, requests = self._epoll.fileno(), self._members, self._requests
-            return native.readRounds(epoll, members, requests, _call, begun, until, timeout, wait, idle, FEW_EVENTS)
+            return native.readRounds(
+                epoll, members, requests, _call, begun, until, timeout, wait, FEW_EVENTS, stepsOnly
+            )
         get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
         while True:
             events = poll(timeout, MOST_EVENTS)
@@ -303,7 +209,7 @@ class EpollSet:
             if not events or now >= until or self._requests:
                 return len(events), begun, now
             begun = now
-            timeout = self._patience() if waits and len(events) <= FEW_EVENTS else 0.0
+            timeout = wait if len(events) <= FEW_EVENTS else 0
 
     def _readRequests(self, events: int, spent: float) -> None:
         """
@@ -328,8 +234,6 @@ class EpollSet:
     def connectionLost(self, reason: Failure) -> None:
         """Close the set, as the reactor is shutting down."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.close()
         if self._epoll is not None:
             self._epoll.close()
 
