@@ -5,15 +5,19 @@ Real ports: what the kernel has to say of a peer is heard once, and wakes nobody
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import select
 import socket
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import DatagramProtocol
 
+from castd import native
 from castd.net import sockets
 from castd.net.ports import DRAWS, GroupPort, Ports
 from castd.net.unicast_ports import UnicastPort
@@ -251,3 +255,32 @@ def test_receiversOnThisMachine(ports: Ports, admits: bool) -> None:
     with pytest.raises(CannotListenError):
         ports.listen(number, Hearer())
     port.stopListening()
+
+
+class Closing(native.StepState, DatagramProtocol):
+    """What the compiled loop reads for, where there is one."""
+
+    largest = 2048
+    _master = None
+
+    def stepRefused(self, datagram: bytes, peer: Peer) -> None:
+        """Nothing: no step is taken."""
+
+    def peerUnreachable(self, peer: Peer | None = None) -> None:
+        """Nothing: no peer is sent anything."""
+
+
+def test_aClosedPortOfAGroupIsFreed(ports: Ports) -> None:
+    """A port of a group that is closed leaves no circle: its cast is freed at once."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        protocol = Closing()
+        port = ports.openPort(protocol, LOCAL)
+        left = weakref.ref(protocol)
+        port.stopListening()
+        del port, protocol
+        assert left() is None
+    finally:
+        if collecting:
+            gc.enable()

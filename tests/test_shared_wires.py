@@ -95,6 +95,16 @@ def test_bounded() -> None:
     assert sum(wire() is not None for wire in wires) == MOST_WIRES
 
 
+def test_unknownOptions() -> None:
+    """Options that nobody grants make no other wire: a stranger cannot fill the memory with them."""
+    dialect, content = Dialect(Options()), BytesContent("file", bytes(9000))
+    plain, odd = (
+        Request(("10.0.0.5", 2000), Local("10.0.0.1", 69), "file", options=(*OPTIONS[1], *more))
+        for more in ((), tuple((f"odd{number}", "x" * 100) for number in range(10)))
+    )
+    assert dialect.open(odd, content) is dialect.open(plain, content)
+
+
 def test_goneWithTheirDialect() -> None:
     """A reload leaves nothing of the old dialect, without the collector's help."""
     gc.disable()

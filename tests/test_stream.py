@@ -230,6 +230,28 @@ def test_manyAtOnce(pipe: Pipe, room: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert pipe.read() == "".join(lines[:done]) + "last\n"
 
 
+def test_manyInPieces(pipe: Pipe) -> None:
+    """
+    A pipe gets no more lines with one call than it takes whole or not at all, so that no other process writes into a
+    line; and each call has the patience that a line has.
+    """
+    log = LineStream(pipe.text)
+    sizes, write = list[int](), log._write
+
+    def slow(octets: bytes) -> int:
+        if not sizes or sizes[-1]:
+            sizes.append(0)
+            raise BlockingIOError
+        sizes[-1] = len(octets)
+        return write(octets)
+
+    log._write = slow
+    long = "x" * 5000 + "\n"
+    assert log.writeMany([LINE] * 100 + [long, LINE]) == 102
+    assert sizes == [4000, 4000, 2000, 5001, 100]
+    assert pipe.read() == LINE * 100 + long + LINE
+
+
 def test_manyBehindAPart(pipe: Pipe) -> None:
     """Behind a line that was taken in part nothing is written at once: that line comes first."""
     log = LineStream(pipe.text)

@@ -33,7 +33,7 @@ from castd.interfaces import (
 )
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
-from castd.packets.options import AgreedOptions, OptionLimits, agree, negotiate
+from castd.packets.options import AgreedOptions, OptionLimits, agree, known, negotiate
 from castd.receive.upload import UploadReceiver
 from castd.request import Peer, Quirks, Request
 
@@ -210,7 +210,7 @@ class Dialect:
         return False
 
     def open(self, request: Request, content: IContent, context: OpenContext | None = None) -> Wire:
-        return self._wire(request.options, self._caps(request), request.quirks, request.mode, content.size)
+        return self._wire(known(request.options), self._caps(request), request.quirks, request.mode, content.size)
 
     def uploadReceiver(self, request: Request) -> ITransferHalf:
         terms = negotiate(request, self._caps(request))

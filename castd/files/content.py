@@ -485,23 +485,26 @@ class SourceChain:
         @param missed: called with the reason of each source that does not have the file.
         @param trace: gets the sources that were asked.
         """
-        return self._lookupFrom(0, _Asked(name, peer, server, machine, missed, Trace() if trace is None else trace))
+        client = _Client(peer, server, machine)
+        return self._lookupFrom(0, _Asked(name, client, missed, Trace() if trace is None else trace))
 
     def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
+        client = asked.client
         for number, (source, place, locating, byMachine) in enumerate(self._entries[first:], first):
-            if byMachine is not None and not asked.known and self._machines is not None:
-                machine = self._machines.machineOf(asked.peer, asked.server)
+            if byMachine is not None and not client.known and self._machines is not None:
+                machine = self._machines.machineOf(client.peer, client.server)
                 if isinstance(machine, Deferred):
                     return machine.addCallback(self._lookupLater, number, asked)
-                asked.learn(machine)
-            path = None if locating is None else bind(asked.locate, locating)
+                client.learn(machine)
+            # Not of C{asked}, which has the trace: that would be a circle for each request.
+            path = None if locating is None else bind(client.locate, locating)
             asked.trace.places.append((place, path))
             try:
                 found: IContent | Deferred[IContent]
                 if byMachine is None:
-                    found = source.lookup(asked.name, asked.peer)
+                    found = source.lookup(asked.name, client.peer)
                 else:
-                    found = byMachine.lookupFor(asked.name, asked.machine)
+                    found = byMachine.lookupFor(asked.name, client.machine)
             except NotFound as error:
                 asked.missing(error)
                 continue
@@ -513,7 +516,7 @@ class SourceChain:
         raise NotFound()
 
     def _lookupLater(self, machine: KnownMachine, number: int, asked: _Asked) -> IContent | Deferred[IContent]:
-        asked.learn(machine)
+        asked.client.learn(machine)
         return self._lookupFrom(number, asked)
 
     def _lookupNext(self, failure: Failure, first: int, asked: _Asked) -> Deferred[IContent]:
@@ -576,27 +579,19 @@ class SourceChain:
         return NotFound()
 
 
-class _Asked:
+class _Client:
     """
-    Holds one request for a file, while several sources are asked.
+    Holds who has asked for a file.
 
     @ivar server: the address that the request was sent to; L{None}: not known.
     @ivar known: what is known of the machine has been found out.
     """
 
-    __slots__ = ("_machine", "known", "missed", "name", "peer", "server", "trace")
+    __slots__ = ("_machine", "known", "peer", "server")
 
-    def __init__(
-        self,
-        name: str,
-        peer: Peer,
-        server: str | None,
-        machine: KnownMachine | None,
-        missed: Missed | None,
-        trace: Trace,
-    ) -> None:
-        self.name, self.peer, self.server, self._machine = name, peer, server, machine
-        self.known, self.missed, self.trace = machine is not None, missed, trace
+    def __init__(self, peer: Peer, server: str | None, machine: KnownMachine | None) -> None:
+        self.peer, self.server, self._machine = peer, server, machine
+        self.known = machine is not None
 
     @property
     def machine(self) -> KnownMachine:
@@ -613,6 +608,17 @@ class _Asked:
         """Return the path of a file in a source, for this machine."""
         path: str = source.locate(name, self.machine)
         return path
+
+
+class _Asked:
+    """
+    Holds one request for a file, while several sources are asked.
+    """
+
+    __slots__ = ("client", "missed", "name", "trace")
+
+    def __init__(self, name: str, client: _Client, missed: Missed | None, trace: Trace) -> None:
+        self.name, self.client, self.missed, self.trace = name, client, missed, trace
 
     def missing(self, error: NotFound) -> None:
         """Tell why a source does not have the file."""

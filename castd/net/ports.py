@@ -230,6 +230,10 @@ class GroupPort(UnconnectedPort[ITransferProtocol]):
         self._protocol.datagramReceived(datagram, peer)
         return True
 
+    def stopListening(self) -> None:
+        super().stopListening()
+        self._reader = None  # it refers to this port
+
     def _receiveFailed(self, error: OSError) -> bool:
         """Handle an error of the socket.  -> whether it is more than that there is no datagram."""
         return self._readErrors() or not isinstance(error, BlockingIOError)

@@ -12,6 +12,7 @@ The observers themselves know nothing of this: what they make of an event depend
 
 from __future__ import annotations
 
+import atexit
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,10 @@ KEPT = "received"
 Together: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
+def _always() -> bool:
+    return True
+
+
 class _Member(NamedTuple):
     observer: Observer
     together: Together
@@ -56,10 +61,11 @@ class EventBatch:
         self._members: list[_Member] = []
         self._kept: deque[LogEvent] = deque()
         self._clock: IReactorTime | None = None
-        self._mayKeep: Callable[[], bool] = lambda: True
+        self._mayKeep: Callable[[], bool] = _always
         self._timer: IDelayedCall | None = None
         # A thread that waits for a disk may log a fault.
         self._lock = RLock()
+        self._delivering = False
         self._broken: list[Observer] = []  # those whose failure is being told
 
     def add(self, observer: Observer, together: Together = nullcontext) -> None:
@@ -84,11 +90,17 @@ class EventBatch:
         @param mayKeep: asked before an event is kept while no other is; C{False}: it is passed on at once.
         """
         self._clock, self._mayKeep = clock, mayKeep
+        # A main loop that ends otherwise than by a stop leaves no event behind.
+        atexit.register(self.flush)
 
     def stop(self) -> None:
-        """Pass on what is kept, and keep nothing any more."""
-        self._clock = None
+        """Pass on what is kept, and keep nothing any more.  In the reactor's thread."""
+        self._clock, self._mayKeep = None, _always
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         self.flush()
+        atexit.unregister(self.flush)
 
     def __call__(self, event: LogEvent) -> None:
         kept, clock = self._kept, self._clock
@@ -102,27 +114,32 @@ class EventBatch:
         if len(kept) >= MOST:
             self.flush()
         elif self._timer is None:
-            self._timer = clock.callLater(DELAY, self.flush)
+            self._timer = clock.callLater(DELAY, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.flush()
 
     def flush(self) -> None:
-        """Pass on the events that are kept."""
+        """Pass on the events that are kept; in any thread, so the timer is left alone."""
         with self._lock:
-            timer, self._timer = self._timer, None
-            if timer is not None and timer.active():
-                timer.cancel()
-            if self._kept:
-                events = [self._kept.popleft() for _ in range(len(self._kept))]
-                self._deliver(events)
+            # An observer may log the end of a transfer: that goes behind what is being passed on.
+            while self._kept and not self._delivering:
+                self._deliver([self._kept.popleft() for _ in range(len(self._kept))])
 
     def _deliver(self, events: Sequence[LogEvent]) -> None:
-        failures = [
-            (each.observer, failure)
-            for each in tuple(self._members)
-            if each.observer not in self._broken
-            for failure in _observe(each, events)
-        ]
-        for observer, failure in failures:
-            self._tell(observer, failure)
+        delivering, self._delivering = self._delivering, True
+        try:
+            failures = [
+                (each.observer, failure)
+                for each in tuple(self._members)
+                if each.observer not in self._broken
+                for failure in _observe(each, events)
+            ]
+            for observer, failure in failures:
+                self._tell(observer, failure)
+        finally:
+            self._delivering = delivering
 
     def _tell(self, observer: Observer, failure: Failure) -> None:
         """Tell all observers but this one that it has failed."""

@@ -16,7 +16,7 @@ import socket
 import stat
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TextIO
 
@@ -122,17 +122,26 @@ class LineStream:
 
     def writeMany(self, lines: Sequence[str]) -> int:
         """
-        Write several lines with as few calls as can be.
+        Write several lines with few calls: as many with each as a pipe takes whole or not at all, so that others who
+        write to it never get between the parts of a line.
 
         @return: how many are written, or will be as soon as more is; the others are not counted as lost.
         """
-        if self._rest or not self._joins:
-            return 0
-        octets = [line.encode("utf-8", "backslashreplace") for line in lines]
-        ends = list(accumulate(map(len, octets)))
-        self._rest = b"".join(octets)
-        left = self._writeRest(0.0 if self._stuck else time.monotonic() + PATIENCE)
-        written = (ends[-1] if ends else 0) - left
+        done = 0
+        for piece in _pieces([line.encode("utf-8", "backslashreplace") for line in lines]):
+            if self._rest or not self._joins:
+                break
+            written = self._writePiece(piece)
+            done += written
+            if written < len(piece):
+                break
+        return done
+
+    def _writePiece(self, lines: Sequence[bytes]) -> int:
+        """Write lines with one call.  -> how many are written; of the last one the rest may be kept."""
+        ends = list(accumulate(map(len, lines)))
+        self._rest = b"".join(lines)
+        written = ends[-1] - self._writeRest(0.0 if self._stuck else time.monotonic() + PATIENCE)
         done = bisect_right(ends, written)
         if done < len(ends) and written > (ends[done - 1] if done else 0):
             done += 1  # of this line a part is written
@@ -177,3 +186,17 @@ class LineStream:
             os.close(self._opened)
             self._opened = None
             self._write = self._toPolled
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Divide lines into pieces of at most L{PIECE} octets; a longer line is a piece of its own."""
+    piece: list[bytes] = []
+    octets = 0
+    for line in lines:
+        if piece and octets + len(line) > PIECE:
+            yield piece
+            piece, octets = [], 0
+        piece.append(line)
+        octets += len(line)
+    if piece:
+        yield piece

@@ -89,7 +89,12 @@ def negotiate(request: Request, caps: OptionLimits, size: int | None = None) -> 
     """
     if request.quirks is not None:
         caps = caps.within(request.quirks)
-    return agree(request.options, caps, request.mode, size, request.write)
+    return agree(known(request.options), caps, request.mode, size, request.write)
+
+
+def known(options: Options) -> Options:
+    """Return the options that can be granted: of all others nothing is kept, so nobody fills the memory with them."""
+    return tuple([option for option in options if option[0].lower() in KNOWN])
 
 
 @lru_cache(256)
@@ -97,6 +102,7 @@ def agree(options: Options, caps: OptionLimits, mode: str, size: int | None, wri
     """
     Agree on options, as L{negotiate}.  The result is kept, as many machines of one type send the same ones.
 
+    @param options: those that are L{known}.
     @param caps: the most that is granted to the client, profiles considered.
     @param mode: C{"octet"} or C{"netascii"}.
     """

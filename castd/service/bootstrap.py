@@ -4,7 +4,6 @@ Prepares a server, for C{twistd castd} and for C{castd serve}: reads the service
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import resource
@@ -101,8 +100,6 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
         server.handover.predecessor = Predecessor(server, inheritance, stop, toPredecessor)
         server.handover.predecessor.setServiceParent(server)
-    # A main loop that ends otherwise than by a stop leaves no event behind.
-    atexit.register(server.batch.flush)
     # The objects that exist now stay for the whole run: the collector need not visit them again and again.
     gc.freeze()
     return server

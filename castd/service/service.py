@@ -269,6 +269,7 @@ class Server(MultiService):
         """Write what is to be written; only a log that the command line has given to the process goes on."""
         self.batch.stop()
         self.logs.flush()
+        self.batch.remove(self.logs)
         self.admin.stopCounting()
         for observer in (self.batch, self.histories, self.recorders):
             globalLogPublisher.removeObserver(observer)
