@@ -58,6 +58,7 @@ class Receiver:
     @ivar here: the cast counts the receiver as a member, by the actions that were seen.
     @ivar wanted: the last request for blocks that reached the cast.
     @ivar served: the blocks of C{wanted} that were sent already.
+    @ivar restarted: the receiver has begun anew; the cast cannot tell whether it had heard what was sent before.
     @ivar spoke: the last instant at which the receiver sent or heard a datagram of its own.
     """
 
@@ -67,6 +68,7 @@ class Receiver:
     master: bool = False
     here: bool = False
     dead: bool = False
+    restarted: bool = False
     ended: str | None = None
     wanted: range = range(0)
     served: set[int] = field(default_factory=set)
@@ -193,7 +195,8 @@ class Hall:
             # A member that is removed for its silence does not learn it, and asks again by its own timer.
             receiver.ended = action.outcome if action.outcome in (outcomes.DONE, outcomes.DEAF) else None
             if action.outcome == outcomes.DEAF:
-                assert receiver.habits.deaf or self.everLossy, "a receiver that hears everything was taken for deaf"
+                excused = receiver.habits.deaf or receiver.restarted or self.everLossy
+                assert excused, "a receiver that hears everything was taken for deaf"
         elif isinstance(action, Announce):
             self._announced(self.receivers[action.peer], action.master)
         elif isinstance(action, SendBlocks):

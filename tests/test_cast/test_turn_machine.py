@@ -78,7 +78,7 @@ class TurnMachine(RuleBasedStateMachine):
     def restart(self, pick: int) -> None:
         """A machine begins anew from the same port: it has nothing, and sends its request."""
         receiver = self.some(pick)
-        receiver.dead, receiver.ended, receiver.master = False, None, False
+        receiver.dead, receiver.ended, receiver.master, receiver.restarted = False, None, False, True
         receiver.lacks = set(range(self.hall.blocks))
         self.hall.post(receiver, None)
 
