@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,33 +245,6 @@ def test_inStep(hall: Hall) -> None:
     hall.set.read()
     assert steps.seen == [b"ack3"]
     assert queued(client) == []
-
-
-@pytest.mark.loopback
-def test_waitsForALoneClient(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a step the loop waits for a datagram until the visit is over: no step asks the reactor for anything."""
-    monkeypatch.setattr(epoll, "LONGEST_VISIT", 0.05)
-    client = hall.add(hall.steps())
-    client.send(b"ack0")
-    begun = time.monotonic()
-    hall.set.doRead()
-    assert time.monotonic() >= begun + 0.05
-    assert queued(client) == [b"block0"]
-
-
-@pytest.mark.loopback
-@pytest.mark.parametrize("datagram", [b"ack1", b"ack0"])
-def test_doesNotWaitForLong(hall: Hall, monkeypatch: pytest.MonkeyPatch, datagram: bytes) -> None:
-    """Where Python was called in the visit the reactor may have been asked for something: the wait is a short one."""
-    monkeypatch.setattr(epoll, "LONGEST_VISIT", 30.0)
-    client = hall.add(hall.steps())
-    requests, other = hall.pair()
-    hall.set.add(requests.fileno(), partial(requests.recv, 10), requests=True)
-    other.send(b"request")
-    client.send(datagram)
-    begun = time.monotonic()
-    hall.set.doRead()
-    assert time.monotonic() < begun + 15
 
 
 @pytest.mark.loopback
@@ -586,7 +558,7 @@ def rounds(hall: Hall, requests: list[Callable[[], object]], until: float) -> tu
     members = hall.set._members
     kernel = hall.set._epoll
     assert kernel is not None
-    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 2, True)
+    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 2)
 
 
 @pytest.mark.loopback
@@ -640,7 +612,7 @@ def test_aFault(hall: Hall, events: list[LogEvent]) -> None:
 def test_aSetThatCannotBeRead(hall: Hall, events: list[LogEvent]) -> None:
     """If the kernel does not tell the events, that is logged, and the reader is kept."""
     with socket.socket() as nothing, pytest.raises(OSError, match=r"Invalid|not permitted"):
-        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2, True)
+        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2)
 
 
 @pytest.mark.loopback

@@ -45,6 +45,5 @@ def readRounds(
     timeout: float,
     wait: float,
     few: int,
-    stepsOnly: bool,
 ) -> tuple[int, float, float]: ...
 def layOut(headers: bytes, content: bytes | bytearray | memoryview, count: int, blocksize: int) -> bytes: ...

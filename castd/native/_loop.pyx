@@ -225,12 +225,8 @@ cdef Result takeStep(StepReader reader, int descriptor, Py_ssize_t octets, doubl
     return TAKEN
 
 
-cdef bint readOne(StepReader reader, int descriptor, object call) except? False:
-    """
-    Read one datagram: it takes a step, or Python gets it.
-
-    @return: whether it took a step.
-    """
+cdef int readOne(StepReader reader, int descriptor, object call) except -1:
+    """Read one datagram: it takes a step, or Python gets it."""
     cdef ssize_t octets
     cdef Result result
     # The clock may be Python, so it is asked while nothing is in the buffer.
@@ -240,16 +236,16 @@ cdef bint readOne(StepReader reader, int descriptor, object call) except? False:
         octets = recv(descriptor, received, reader.largest, MSG_DONTWAIT)
     if octets < 0:
         call(reader.receiveFailed, OSError(errno, os.strerror(errno)))
-        return False
+        return 0
     result = takeStep(reader, descriptor, octets, now)
     if result == TAKEN:
-        return True
+        return 0
     call(
         reader.stepRefused if result == REFUSED else reader.datagramReceived,
         PyBytes_FromStringAndSize(received, octets),
         reader.peer,
     )
-    return False
+    return 0
 
 
 cdef bint pack(object peer, sockaddr_in *address) except -1:
@@ -365,19 +361,15 @@ cdef Result takeMasterStep(
     return TAKEN
 
 
-cdef bint readMember(GroupReader reader, int descriptor, object call) except? False:
-    """
-    Read one datagram of a member of a group: it takes a step of the master, or Python gets it.
-
-    @return: whether it took a step.
-    """
+cdef int readMember(GroupReader reader, int descriptor, object call) except -1:
+    """Read one datagram of a member of a group: it takes a step of the master, or Python gets it."""
     cdef sockaddr_in peer
     cdef socklen_t length = sizeof(sockaddr_in)
     cdef ssize_t octets
     cdef Result result
     if reader.state._master is None:
         call(reader)
-        return False
+        return 0
     # The clock may be Python, so it is asked while nothing is in the buffer.
     cdef double now = instant(reader.state._seconds)
     octets = recvfrom(descriptor, received, reader.largest, MSG_DONTWAIT, <sockaddr *>&peer, &length)
@@ -385,28 +377,23 @@ cdef bint readMember(GroupReader reader, int descriptor, object call) except? Fa
         octets = recvfrom(descriptor, received, reader.largest, MSG_DONTWAIT, <sockaddr *>&peer, &length)
     if octets < 0:
         call(reader.receiveFailed, OSError(errno, os.strerror(errno)))
-        return False
+        return 0
     result = takeMasterStep(reader, descriptor, octets, &peer, length, now)
     if result == TAKEN:
-        return True
+        return 0
     call(
         reader.stepRefused if result == REFUSED else reader.datagramReceived,
         PyBytes_FromStringAndSize(received, octets),
         unpack(&peer),
     )
-    return False
+    return 0
 
 
 def readRounds(
     int epoll, dict members not None, list requests not None, call,
-    double begun, double until, double timeout, double wait, int few, bint stepsOnly,
+    double begun, double until, double timeout, double wait, int few,
 ):
-    """
-    As C{EpollSet._readRounds}, with the epoll set as a descriptor.
-
-    @param stepsOnly: nothing but steps was taken in this visit; as long as that is so, it is not C{wait} that one waits
-        for further datagrams, but until the visit is over.
-    """
+    """As C{EpollSet._readRounds}, with the epoll set as a descriptor."""
     cdef epoll_event events[MOST_EVENTS]
     cdef int count, index, failed = 0
     cdef int milliseconds = <int>ceil(timeout * 1000)
@@ -425,23 +412,16 @@ def readRounds(
             # Looked up only now: what was called before may have closed the descriptor, and opened another by its number.
             member = members.get(events[index].data.fd)
             if type(member) is StepReader and events[index].events == <uint32_t>EPOLLIN:
-                stepsOnly = readOne(<StepReader>member, events[index].data.fd, call) and stepsOnly
+                readOne(<StepReader>member, events[index].data.fd, call)
             elif type(member) is GroupReader and events[index].events == <uint32_t>EPOLLIN:
-                stepsOnly = readMember(<GroupReader>member, events[index].data.fd, call) and stepsOnly
+                readMember(<GroupReader>member, events[index].data.fd, call)
             elif member is not None:
                 call(member)
-                stepsOnly = False
         now = readClock(CLOCK_MONOTONIC)
         if count == 0 or now >= until or len(requests):
             return count, begun, now
         begun = now
-        if count > few:
-            milliseconds = 0
-        elif stepsOnly and wait > 0:
-            # A step asks nothing of the reactor.  A wait that ends before the kernel's next tick costs a third of a block.
-            milliseconds = <int>ceil((until - now) * 1000)
-        else:
-            milliseconds = pause
+        milliseconds = pause if count <= few else 0
 
 
 def layOut(bytes headers not None, content, Py_ssize_t count, Py_ssize_t blocksize):

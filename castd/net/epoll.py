@@ -151,10 +151,10 @@ class EpollSet:
         clock = time.monotonic
         begun = clock()
         until = begun + LONGEST_VISIT
-        timeout, stepsOnly = 0.0, True
+        timeout = 0.0
         while True:
             try:
-                events, begun, now = self._readRounds(begun, until, timeout, wait, stepsOnly)
+                events, begun, now = self._readRounds(begun, until, timeout, wait)
             except OSError as error:
                 # Not raised: the reactor would drop this reader, and no port would be read any more.
                 with suppress(BaseException):
@@ -164,7 +164,6 @@ class EpollSet:
                 # Of the compiled loop: no memory for a datagram.
                 logFault("the ports cannot be read")
                 return
-            stepsOnly = False
             if self._requests:
                 self._readRequests(events, now - begun)
                 now = clock()
@@ -173,9 +172,7 @@ class EpollSet:
             begun = now
             timeout = wait if events <= FEW_EVENTS else 0.0
 
-    def _readRounds(
-        self, begun: float, until: float, timeout: float, wait: float, stepsOnly: bool
-    ) -> tuple[int, float, float]:
+    def _readRounds(self, begun: float, until: float, timeout: float, wait: float) -> tuple[int, float, float]:
         """
         Fetch events and call the functions of the descriptors, over and over, until a request port is readable, nothing
         is, or it is time.
@@ -184,16 +181,13 @@ class EpollSet:
         @param until: no round begins later.
         @param timeout: seconds to wait for the first events.
         @param wait: seconds to wait for further ones, if few ports were readable.
-        @param stepsOnly: nothing was called in this visit yet that may have asked the reactor for something; as long as
-            that is so, the compiled loop waits until the visit is over.
         @return: how many ports were readable in the last round, when that round began, and the present instant.
         @raise OSError: the events cannot be fetched.
         """
         assert self._epoll is not None
         if self.compiled and type(self._epoll) is _KERNEL:
-            epoll, members, requests = self._epoll.fileno(), self._members, self._requests
             return native.readRounds(
-                epoll, members, requests, _call, begun, until, timeout, wait, FEW_EVENTS, stepsOnly
+                self._epoll.fileno(), self._members, self._requests, _call, begun, until, timeout, wait, FEW_EVENTS
             )
         get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
         while True:
