@@ -34,14 +34,13 @@ from castd.net.epoll import EpollSet
 from castd.packets import slam as slam_
 from castd.packets.options import AgreedOptions
 from castd.server.blockcache import BlockCache
-from castd.server.fastpath import FastPath
 from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.jobs import ROOT
 from tests.support.needs import needNative
 from tests.support.quick import slowBut
-from tests.support.side import FILES, UDP_SEGMENT, Side, ask, script
+from tests.support.side import FILES, UDP_SEGMENT, Side, ask, countPython, script
 
 LONG = 1000
 
@@ -727,29 +726,16 @@ def unhurried(longVisits: None) -> None:
     """Nothing depends on how quick this machine is."""
 
 
-@pytest.fixture
-def countPython(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that grows with each datagram of a transfer that Python gets: whether its side is compiled."""
-    calls: list[bool] = []
-    real = FastPath.datagramReceived
-
-    def datagramReceived(self: FastPath, datagram: bytes, addr: Any) -> None:
-        calls.append(self.site.ports.epoll.compiled)  # type: ignore[attr-defined]
-        real(self, datagram, addr)
-
-    monkeypatch.setattr(FastPath, "datagramReceived", datagramReceived)
-    return calls
-
-
 @pytest.mark.loopback
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 6, range(int(os.environ.get("CASTD_SCRIPTS", "40")))))
-def test_beside(seed: int, countPython: list[bool]) -> None:
+def test_beside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Whatever happens (ACKs in time, late, twice, wrong; noise, strangers, errors; files that are replaced, ports that
     are closed, timers), a server that is read natively is in the state of one that is read by Python, after each event:
     the same octets went out, the same was logged.
     """
     needNative()
+    calls = countPython(monkeypatch)
     clients = 1 + seed % 5
     sides = [Side(compiled, clients) for compiled in (True, False)]
     for turn, action in enumerate(script(seed, clients)):
@@ -761,7 +747,7 @@ def test_beside(seed: int, countPython: list[bool]) -> None:
         assert mine.state() == other.state(), f"after {turn} events"
     for side in sides:
         side.close()
-    assert countPython.count(True) <= countPython.count(False)
+    assert calls.count(True) <= calls.count(False)
 
 
 @pytest.mark.loopback
@@ -812,9 +798,10 @@ def test_recordedWholly(windowsize: int) -> None:
 
 @pytest.mark.loopback
 @pytest.mark.parametrize("windowsize", [1, 16])
-def test_wholeFiles(windowsize: int, countPython: list[bool]) -> None:
+def test_wholeFiles(windowsize: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most blocks of a file are sent without Python, and the file arrives whole and once."""
     needNative()
+    calls = countPython(monkeypatch)
     side = Side(True, 1)
     side.play(ask(0, rrq("long", blksize=512, windowsize=windowsize)))
     seen = -1
@@ -828,5 +815,5 @@ def test_wholeFiles(windowsize: int, countPython: list[bool]) -> None:
     assert b"".join(blocks) == FILES["long"]
     answers = -(-len(blocks) // windowsize)
     # The first step of each chunk is measured, by Python.
-    assert len(countPython) < answers / 2
+    assert len(calls) < answers / 2
     side.close()

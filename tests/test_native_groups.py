@@ -19,12 +19,11 @@ from castd import native
 from castd.native import MasterSteps, StepLists, StepState
 from castd.net.epoll import EpollSet
 from castd.request import Peer
-from castd.server.cast_protocol import CastProtocol
 from tests.support.clients.tftp import rrq
 from tests.support.fakes import LOOPBACK, Reactor
 from tests.support.needs import needNative
 from tests.support.quick import slowBut
-from tests.support.side import UDP_SEGMENT, GroupSide, ask, groupScript
+from tests.support.side import UDP_SEGMENT, GroupSide, ask, countPython, groupScript
 
 NEVER = float("inf")
 
@@ -262,7 +261,7 @@ def test_beside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     needNative()
     clients = 1 + seed % 3
     sides = [GroupSide(compiled, clients) for compiled in (True, False)]
-    calls = countCalls(monkeypatch)
+    calls = countPython(monkeypatch)
     for turn, action in enumerate(groupScript(seed, clients)):
         for side in sides:
             side.play(action)
@@ -275,25 +274,12 @@ def test_beside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.count(True) <= calls.count(False)
 
 
-def countCalls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that gets an item for each datagram that Python looks at: whether the set is read natively."""
-    calls: list[bool] = []
-    original = CastProtocol.datagramReceived
-
-    def counted(self: CastProtocol, datagram: bytes, addr: Peer) -> None:
-        calls.append(self.site.ports.epoll.compiled)  # type: ignore[attr-defined]
-        original(self, datagram, addr)
-
-    monkeypatch.setattr(CastProtocol, "datagramReceived", counted)
-    return calls
-
-
 @pytest.mark.loopback
 def test_wholeFiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most blocks of a file are sent without Python, and each is sent once."""
     needNative()
     side, chance = GroupSide(True, 2), random.Random(1)
-    calls = countCalls(monkeypatch)
+    calls = countPython(monkeypatch)
     for client in range(2):
         side.play(ask(client, rrq("long", blksize=512, multicast="")))
     blocks = 300_000 // 512 + 1

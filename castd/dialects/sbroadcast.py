@@ -18,7 +18,7 @@ from zope.interface import implementer
 from castd.dialects import _group, _tftp
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
-from castd.interfaces import IContent, IExplainedDialect, IGroupWire, ILockstepWire, INegotiatingWire, IWire
+from castd.interfaces import IContent, IExplainedDialect, IGroupWire, INegotiatingWire, IWire
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
 from castd.packets import tftp
@@ -169,7 +169,7 @@ class SubnetPacer:
         self._pacer.spend(-(-octets // self._step), now)
 
 
-@implementer(IGroupWire, ILockstepWire, INegotiatingWire)
+@implementer(IGroupWire, INegotiatingWire)
 class Wire(_group.GroupWire):
     """
     Translates for one group of a subnet.

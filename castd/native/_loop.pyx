@@ -54,7 +54,6 @@ cdef extern from *:
         uint16_t sin_port
         in_addr sin_addr
     int AF_INET
-    int INET_ADDRSTRLEN
     int CLOCK_MONOTONIC
     int CLOCK_REALTIME
     int EPOLLIN

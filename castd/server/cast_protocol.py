@@ -224,8 +224,7 @@ class CastProtocol(FastPath):
 
     def _sendRest(self, numbers: range) -> None:
         """As L{FastPath._sendRest}."""
-        main = self._main
-        main.load(SendBlocks(numbers, next(iter(self.receivers)), False))
+        self._main.load(SendBlocks(numbers, next(iter(self.receivers)), False))
         self.pump()
 
     def _askedTurn(self) -> Turn | None:

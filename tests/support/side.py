@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import pytest
 from twisted.logger import LogEvent
 
 from castd.dialects import multicast
@@ -23,6 +24,7 @@ from castd.net.epoll import EpollSet
 from castd.net.ports import Ports
 from castd.options import Limits
 from castd.server.cast_protocol import CastProtocol
+from castd.server.fastpath import FastPath
 from castd.server.listener import Listener
 from castd.server.recorder import RecordedCast, Recorder
 from castd.server.site import Site
@@ -376,3 +378,16 @@ def act(chance: random.Random, clients: int) -> Callable[[Side], object]:
         if sort < limit:
             return action  # type: ignore[return-value]
     return answer
+
+
+def countPython(patch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that grows with each datagram of a transfer that Python gets: whether its side is compiled."""
+    calls: list[bool] = []
+    real = FastPath.datagramReceived
+
+    def datagramReceived(self: FastPath, datagram: bytes, addr: Any) -> None:
+        calls.append(self.site.ports.epoll.compiled)  # type: ignore[attr-defined]
+        real(self, datagram, addr)
+
+    patch.setattr(FastPath, "datagramReceived", datagramReceived)
+    return calls
