@@ -21,7 +21,10 @@ from tests.support.log import observed
 
 #: What reading one datagram of a transfer takes, and what the request port takes at a time.  Seconds.
 BLOCK, SLICE = 0.00002, 0.0005
+#: What a look takes that finds nothing, and to be woken up.  Seconds.
+LOOK, WAKING = 0.000001, 0.000005
 REQUESTS = 1
+CLIENT = 2
 
 
 class Kernel:
@@ -41,7 +44,7 @@ class Kernel:
     def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
         found = [(each, select.EPOLLIN) for each, busy in self.busy.items() if busy()]
         if not found:
-            self.now += wait
+            self.now += wait or LOOK
         return found[:most]
 
 
@@ -81,6 +84,69 @@ class Shares:
     def longestGap(self, descriptor: int) -> float:
         reads = self.reads[descriptor]
         return max(late - early for early, late in pairwise(reads))
+
+
+class LoneClient(Kernel):
+    """
+    In place of epoll: one client, which answers each block after a while.
+
+    @ivar after: that while, in seconds, for each of its answers.
+    @ivar looks: how often the kernel was asked without waiting while there was nothing; C{sleeps}: with waiting.
+    """
+
+    def __init__(self, after: Callable[[int], float]) -> None:
+        super().__init__()
+        self.after = after
+        self.answers = self.looks = self.sleeps = 0
+        self.due = self.now
+
+    def poll(self, wait: float, most: int) -> list[tuple[int, int]]:
+        if self.now < self.due:
+            if not wait:
+                self.looks += 1
+                self.now += LOOK
+                return []
+            self.sleeps += 1
+            self.now = min(self.due, self.now + wait) + WAKING
+        return [(CLIENT, select.EPOLLIN)] if self.now >= self.due else []
+
+    def answer(self) -> None:
+        """Read the client's answer, and send it the next block."""
+        self.now += BLOCK
+        self.answers += 1
+        self.due = self.now + self.after(self.answers)
+
+    def visit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Read the client as long as one visit lasts."""
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        watched = EpollSet(Reactor())
+        monkeypatch.setattr(watched, "_epoll", self)
+        watched.add(CLIENT, self.answer)
+        watched.doRead()
+
+
+def test_aNearClient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers within the time that it takes to fall asleep is waited for without sleeping, all but once."""
+    client = LoneClient(lambda answer: 0.000006)
+    client.visit(monkeypatch)
+    assert client.sleeps == 1
+    assert client.answers == pytest.approx(epoll.LONGEST_VISIT / (BLOCK + 0.000006), rel=0.05)
+
+
+def test_aFarClient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a client that is not so near castd sleeps, and never looks in vain."""
+    client = LoneClient(lambda answer: 2 * epoll.NEAR)
+    client.visit(monkeypatch)
+    assert client.looks == 0
+    assert client.sleeps >= client.answers - 1 > 50
+
+
+def test_notAsNearAsItSeemed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is near each second time is soon slept for: what is spent in vain is a small part of a visit."""
+    client = LoneClient(lambda answer: 0.000002 if answer % 2 else 0.0001)
+    client.visit(monkeypatch)
+    assert 0 < client.looks * LOOK <= epoll.MOST_VAIN * (epoll.NEAR + LOOK) <= epoll.LONGEST_VISIT / 50
+    assert client.answers > 40
 
 
 @pytest.mark.parametrize("transfers", [1, 10, 60])

@@ -12,6 +12,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -553,11 +554,16 @@ def countReaders() -> int:
     return sum(type(each) is native.StepReader for each in gc.get_objects())
 
 
-def rounds(hall: Hall, requests: list[Callable[[], object]], until: float) -> tuple[int, float, float]:
+def rounds(
+    hall: Hall, requests: list[Callable[[], object]], until: float, wait: float = 0.0, near: float = 0.0
+) -> tuple[int, float, float]:
     members = hall.set._members
     kernel = hall.set._epoll
     assert kernel is not None
-    return native.readRounds(kernel.fileno(), members, requests, epoll._call, 0.0, until, 0.0, 0.0, 2)
+    begun = time.monotonic() if wait else 0.0
+    return native.readRounds(
+        kernel.fileno(), members, requests, epoll._call, begun, until, 0.0, wait, 2, near, epoll.MOST_VAIN
+    )
 
 
 @pytest.mark.loopback
@@ -572,6 +578,23 @@ def test_aVisitEnds(hall: Hall) -> None:
     assert now <= time.monotonic()
     rounds(hall, [], time.monotonic() + 60)
     assert steps._steps == 40
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("near", [0.0, 0.2])
+def test_waited(hall: Hall, near: float) -> None:
+    """What comes while the loop sleeps, or waits without sleeping, is read; both end where nothing comes any more."""
+    steps = hall.steps(40)
+    client = hall.add(steps)
+    client.send(b"ack0")
+    later = [threading.Timer(0.01 * number, client.send, [b"ack%d" % number]) for number in (1, 2, 3)]
+    for each in later:
+        each.start()
+    count, begun, now = rounds(hall, [], time.monotonic() + 60, wait=0.5, near=near)
+    assert (count, steps._steps) == (0, 4)
+    assert now - begun >= 0.5  # it waited in vain, and then it slept
+    for each in later:
+        each.join()
 
 
 @pytest.mark.loopback
@@ -611,7 +634,7 @@ def test_aFault(hall: Hall, events: list[LogEvent]) -> None:
 def test_aSetThatCannotBeRead(hall: Hall, events: list[LogEvent]) -> None:
     """If the kernel does not tell the events, that is logged, and the reader is kept."""
     with socket.socket() as nothing, pytest.raises(OSError, match=r"Invalid|not permitted"):
-        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2)
+        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2, 0.0, 0)
 
 
 @pytest.mark.loopback

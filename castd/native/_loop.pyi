@@ -45,5 +45,7 @@ def readRounds(
     timeout: float,
     wait: float,
     few: int,
+    near: float,
+    mostVain: int,
 ) -> tuple[int, float, float]: ...
 def layOut(headers: bytes, content: bytes | bytearray | memoryview, count: int, blocksize: int) -> bytes: ...

@@ -94,7 +94,7 @@ cdef object _time = time.time
 cdef object _monotonic = time.monotonic
 
 
-cdef double readClock(int clock) noexcept:
+cdef double readClock(int clock) noexcept nogil:
     """Return the present instant, by this clock of the kernel."""
     cdef timespec now
     clock_gettime(clock, &now)
@@ -390,7 +390,7 @@ cdef int readMember(GroupReader reader, int descriptor, object call) except -1:
 
 def readRounds(
     int epoll, dict members not None, list requests not None, call,
-    double begun, double until, double timeout, double wait, int few,
+    double begun, double until, double timeout, double wait, int few, double near, int mostVain,
 ):
     """As C{EpollSet._readRounds}, with the epoll set as a descriptor."""
     cdef epoll_event events[MOST_EVENTS]
@@ -398,11 +398,21 @@ def readRounds(
     cdef int milliseconds = <int>ceil(timeout * 1000)
     cdef int pause = <int>ceil(wait * 1000)
     cdef double now
+    cdef int vain = 0
+    cdef bint awake = False
     while True:
         with nogil:
-            count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
+            count = epoll_wait(epoll, events, MOST_EVENTS, 0 if awake else milliseconds)
+            if milliseconds:
+                while awake and count == 0 and readClock(CLOCK_MONOTONIC) - begun < near:
+                    count = epoll_wait(epoll, events, MOST_EVENTS, 0)
+                if awake and count == 0:
+                    vain += 1
+                    count = epoll_wait(epoll, events, MOST_EVENTS, milliseconds)
             if count < 0:
                 failed = errno
+        if milliseconds:
+            awake = vain < mostVain and readClock(CLOCK_MONOTONIC) - begun < near
         if count < 0:
             if failed != EINTR:
                 raise OSError(failed, os.strerror(failed))

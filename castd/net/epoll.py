@@ -8,6 +8,9 @@ reader.
 Request ports and transfers share the time: as long as both have something to do, each has half of it.  Else a flood of
 requests would make each block of a transfer wait for as many requests as can be read at once.
 
+A client on this machine, or on a quick network, answers before castd would be asleep.  As long as that is so castd does
+not sleep: see L{NEAR}.
+
 Where the compiled loop is built (L{castd.native}) it fetches the events and reads the ports of transfers that are in
 step; all others it reads by calling their functions, as L{EpollSet} does without it.
 """
@@ -38,6 +41,11 @@ LONGEST_VISIT = 0.005
 #: If so few ports are readable, wait so long for the next datagram (seconds): a return to the reactor would take longer
 #: than a block.
 FEW_EVENTS, SHORT_WAIT = 2, 0.001
+#: If the last datagram came so soon (seconds) after all others were read, the next one is waited for as long without
+#: sleeping: to sleep and to be woken takes about that time of the CPU, and the client waits for it as well.
+NEAR = 0.00002
+#: How often castd may wait so for nothing, until requests are read or the visit ends; from then on it sleeps each time.
+MOST_VAIN = 4
 
 #: The class of the kernel's sets, which the compiled loop reads: a test may have one of its own.
 _KERNEL: Final = getattr(select, "epoll", None)
@@ -187,11 +195,29 @@ class EpollSet:
         assert self._epoll is not None
         if self.compiled and type(self._epoll) is _KERNEL:
             return native.readRounds(
-                self._epoll.fileno(), self._members, self._requests, _call, begun, until, timeout, wait, FEW_EVENTS
+                self._epoll.fileno(),
+                self._members,
+                self._requests,
+                _call,
+                begun,
+                until,
+                timeout,
+                wait,
+                FEW_EVENTS,
+                NEAR,
+                MOST_VAIN,
             )
         get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
+        near, vain = False, 0
         while True:
-            events = poll(timeout, MOST_EVENTS)
+            events = poll(0 if near else timeout, MOST_EVENTS)
+            if timeout:
+                while near and not events and clock() - begun < NEAR:
+                    events = poll(0, MOST_EVENTS)
+                if near and not events:
+                    vain += 1
+                    events = poll(timeout, MOST_EVENTS)
+                near = vain < MOST_VAIN and clock() - begun < NEAR
             for descriptor, _ in events:
                 try:
                     # A function that was called before may have closed the descriptor.
