@@ -164,7 +164,8 @@ class IWire(Interface):
     group: tuple[str, int] | None = Attribute("Address and port that all data goes to; None: to the receiver itself.")
     policy: RetransmitPolicy = Attribute("When this cast repeats what was not answered, and when it gives up.")
     stride: int = Attribute(
-        "Blocks that one answer asks for, from a receiver that loses nothing; 0: expectedAnswer() is never called."
+        "Blocks that one answer asks for, from a receiver that loses nothing; 0: expectedAnswer() is never called.  If "
+        "it is not 0, a datagram of a receiver is cut to 479 octets, else to 2048."
     )
     reuseDelay: float = Attribute(
         "Seconds after the last cast of a group of the service file before another file may be sent to that group."

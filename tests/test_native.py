@@ -634,7 +634,7 @@ def test_aFault(hall: Hall, events: list[LogEvent]) -> None:
 def test_aSetThatCannotBeRead(hall: Hall, events: list[LogEvent]) -> None:
     """If the kernel does not tell the events, that is logged, and the reader is kept."""
     with socket.socket() as nothing, pytest.raises(OSError, match=r"Invalid|not permitted"):
-        native.readRounds(nothing.fileno(), {}, [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2, 0.0, 0)
+        native.readRounds(nothing.fileno(), [], [], epoll._call, 0.0, 0.0, 0.0, 0.0, 2, 0.0, 0)
 
 
 @pytest.mark.loopback

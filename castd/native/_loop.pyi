@@ -37,7 +37,7 @@ class GroupReader:
 
 def readRounds(
     epoll: int,
-    members: dict[int, Callable[[], object]],
+    members: list[Callable[[], object]],
     requests: list[Callable[[], object]],
     call: Callable[..., object],
     begun: float,

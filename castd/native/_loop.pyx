@@ -389,7 +389,7 @@ cdef int readMember(GroupReader reader, int descriptor, object call) except -1:
 
 
 def readRounds(
-    int epoll, dict members not None, list requests not None, call,
+    int epoll, list members not None, list requests not None, call,
     double begun, double until, double timeout, double wait, int few, double near, int mostVain,
 ):
     """As C{EpollSet._readRounds}, with the epoll set as a descriptor."""
@@ -419,12 +419,14 @@ def readRounds(
             count = 0
         for index in range(count):
             # Looked up only now: what was called before may have closed the descriptor, and opened another by its number.
-            member = members.get(events[index].data.fd)
+            if not 0 <= events[index].data.fd < len(members):
+                continue
+            member = members[events[index].data.fd]
             if type(member) is StepReader and events[index].events == <uint32_t>EPOLLIN:
                 readOne(<StepReader>member, events[index].data.fd, call)
             elif type(member) is GroupReader and events[index].events == <uint32_t>EPOLLIN:
                 readMember(<GroupReader>member, events[index].data.fd, call)
-            elif member is not None:
+            else:
                 call(member)
         now = readClock(CLOCK_MONOTONIC)
         if count == 0 or now >= until or len(requests):

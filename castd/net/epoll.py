@@ -55,7 +55,7 @@ Readable: TypeAlias = Callable[[], object]
 
 
 def _ignore() -> None:
-    """Do nothing, for a descriptor that is not watched any more."""
+    """Do nothing, for a descriptor that is not watched, or not any more."""
 
 
 def _call(function: Callable[..., object], *arguments: object) -> None:
@@ -79,7 +79,9 @@ class EpollSet:
     def __init__(self, reactor: IReactorFDSet) -> None:
         self.compiled = native.NATIVE
         self._reactor = reactor
-        self._members: dict[int, Readable] = {}
+        # By descriptor, since these are small numbers: a list finds a function in half of the time of a dictionary.
+        self._members: list[Readable] = []
+        self._count = 0
         self._single: dict[int, _SingleReader] = {}
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         self._closed = False
@@ -89,7 +91,10 @@ class EpollSet:
         self._owed = 0.0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return self._count
+
+    def _watches(self, descriptor: int) -> bool:
+        return 0 <= descriptor < len(self._members) and self._members[descriptor] is not _ignore
 
     def add(self, descriptor: int, readable: Readable, requests: bool = False) -> None:
         """
@@ -101,17 +106,20 @@ class EpollSet:
         """
         if requests and self._epoll is not None:
             readable = partial(self._requests.append, readable)
-        if descriptor in self._members:
+        if self._watches(descriptor):
             self._members[descriptor] = readable
             return
         if self._epoll is not None:
             self._epoll.register(descriptor, select.EPOLLIN)
+        if descriptor >= len(self._members):
+            self._members.extend([_ignore] * (descriptor + 1 - len(self._members)))
         self._members[descriptor] = readable
+        self._count += 1
         if self._epoll is None:
             single = self._single[descriptor] = _SingleReader(descriptor, self._members)
             self._reactor.addReader(single)
             return
-        if len(self._members) == 1:
+        if self._count == 1:
             self._reactor.addReader(self)
 
     def remove(self, descriptor: int, closing: bool = False) -> None:
@@ -120,8 +128,10 @@ class EpollSet:
 
         @param closing: it is closed at once, and no other process has it: then the kernel itself removes it.
         """
-        if self._members.pop(descriptor, None) is None:
+        if not self._watches(descriptor):
             return
+        self._members[descriptor] = _ignore
+        self._count -= 1
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))
             return
@@ -129,7 +139,7 @@ class EpollSet:
             with suppress(OSError, ValueError):
                 # If this fails, closing the descriptor removes it from the set.
                 self._epoll.unregister(descriptor)
-        if not self._members:
+        if not self._count:
             self._reactor.removeReader(self)
 
     # IReadDescriptor
@@ -152,9 +162,8 @@ class EpollSet:
         @param wait: seconds to wait for more datagrams if few ports are readable.
         """
         if self._epoll is None:
-            for descriptor, single in list(self._single.items()):
-                if descriptor in self._members:
-                    single.doRead()
+            for single in list(self._single.values()):
+                single.doRead()
             return
         clock = time.monotonic
         begun = clock()
@@ -207,7 +216,7 @@ class EpollSet:
                 NEAR,
                 MOST_VAIN,
             )
-        get, poll, clock = self._members.get, self._epoll.poll, time.monotonic
+        members, poll, clock = self._members, self._epoll.poll, time.monotonic
         near, vain = False, 0
         while True:
             events = poll(0 if near else timeout, MOST_EVENTS)
@@ -220,8 +229,8 @@ class EpollSet:
                 near = vain < MOST_VAIN and clock() - begun < NEAR
             for descriptor, _ in events:
                 try:
-                    # A function that was called before may have closed the descriptor.
-                    get(descriptor, _ignore)()
+                    # Looked up only now: what was called before may have closed the descriptor.
+                    members[descriptor]()
                 except BaseException:
                     # As in _call, without the call.
                     logFault("a port failed")
@@ -264,7 +273,7 @@ class _SingleReader:
     Reads one descriptor, where there is no epoll.
     """
 
-    def __init__(self, descriptor: int, members: dict[int, Readable]) -> None:
+    def __init__(self, descriptor: int, members: list[Readable]) -> None:
         self._descriptor = descriptor
         self._members = members
 

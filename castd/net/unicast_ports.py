@@ -156,11 +156,12 @@ class UnicastPort:
 
         @return: whether there was a datagram, or an error.
         """
+        receive, received = self._receive, self._datagramReceived
         try:
-            datagram = self._receive(self._largest)
+            datagram = receive(self._largest)
         except OSError as error:
             return self._receiveFailed(error)
-        self._datagramReceived(datagram, self._peer)
+        received(datagram, self._peer)
         return True
 
     def _receiveFailed(self, error: OSError) -> bool:

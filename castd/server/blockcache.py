@@ -26,24 +26,22 @@ from castd.interfaces import IAwaitedContent, IContent, IEqualHeadersWire, IWire
 if TYPE_CHECKING:
     from castd.server.fastpath import PreparedSteps
 
-#: The most datagrams in a chunk, as many as the kernel takes in one call (UDP_SEGMENT, older kernels).
-MOST_BLOCKS = 64
-#: The most octets in a chunk: one UDP datagram's worth, the kernel's limit for one call.
-MOST_OCTETS = 65507
-#: The same for chunks that are sent in windows: two windows of 64 usual blocks, so that a receiver in step leaves the
-#: fast path for no window.
+#: The most datagrams and octets in a chunk: two windows of 64 usual blocks, so that a receiver in step leaves the fast
+#: path for no window.
 LONG_BLOCKS, LONG_OCTETS = 256, 256 << 10
+#: The same while there are many casts: what the kernel takes in one call (UDP_SEGMENT, older kernels; one UDP datagram).
+MOST_BLOCKS, MOST_OCTETS = 64, 65507
 #: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
 #: this is nearly everything.
 BLOCK_COST = 256
 
 
-def chunkLength(step: int, long: bool = False) -> int:
+def chunkLength(step: int, long: bool) -> int:
     """
     Return how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can
     be halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
 
-    @param long: it is sent in windows.
+    @param long: there are few casts.
     """
     blocks, octets = (LONG_BLOCKS, LONG_OCTETS) if long else (MOST_BLOCKS, MOST_OCTETS)
     fitting = max(1, min(blocks, octets // step))
@@ -276,10 +274,10 @@ class BlockCache:
         """
         Return the key of the chunk of a block, and where it starts and stops.
 
-        Those who read in windows get long chunks, as long as they are few: each may be in another one, which it keeps
-        even if the cache drops it, and all of them are to take no more than half of the memory.
+        Chunks are long while casts are few: each may be in another one, which it keeps even if the cache drops it, and
+        all of them are to take no more than half of the memory.
         """
-        long = wire.stride > 1 and self._readers.casts * LONG_OCTETS <= self.limit >> 1
+        long = self._readers.casts * LONG_OCTETS <= self.limit >> 1
         start, stop = _bounds(wire, number, long)
         return (content.version, wire.headerKey, wire.blocksize, start, stop), start, stop
 

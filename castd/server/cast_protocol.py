@@ -75,6 +75,12 @@ READ_TIMEOUT = 60.0
 NO_PROGRESS = 0, 0, 0
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
+#: Octets of the longest list of blocks: SLAM's fit an Ethernet frame.
+LONGEST_LIST = 2048
+#: Octets of the longest datagram of a receiver that sends no lists: an ACK, or an ERROR with its text.  With the header
+#: of C{bytes} these are 512, the most that CPython takes from its own memory for small objects; a longer buffer, which
+#: is shortened to the four octets of an ACK, costs a tenth of all that is not the kernel's of a block.
+LONGEST_ANSWER = 479
 
 
 def closeContent(content: IContent, transport: str) -> None:
@@ -127,10 +133,7 @@ class CastProtocol(FastPath):
     @ivar fallbackBlocks: how many of C{blocks} were sent by unicast beside the group.
     @ivar fallbackReasons: how many receivers went on by unicast, by reason.
     @ivar ended: the cast has ended, and is closed.
-    @cvar largest: octets of the longest datagram that receivers send; SLAM's lists fit an Ethernet frame.
     """
-
-    largest = 2048
 
     def __init__(
         self,
@@ -207,6 +210,11 @@ class CastProtocol(FastPath):
         self._leaveFastPath()
         found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
         return found if found is None or fallback is None else replace(found, since=None)
+
+    @property
+    def largest(self) -> int:
+        """Octets of the longest datagram that receivers send."""
+        return LONGEST_ANSWER if self.wire.stride else LONGEST_LIST
 
     @property
     def _main(self) -> CastSender:

@@ -245,14 +245,15 @@ class FastPath(StepState, DatagramProtocol):
         """Handle a datagram at this cast's port."""
         if datagram == self._expected:
             # The fast path: for a lockstep block no other Python code is run than these lines.
-            preparedSteps, steps, now = self._prepared, self._steps, self._seconds()
+            prepared, steps, seconds, send = self._prepared, self._steps, self._seconds, self._sendStep
+            now = seconds()
             try:
-                self._sendStep(preparedSteps.images[steps])
+                send(prepared.images[steps])
             except OSError:
                 self._slowPath(datagram, addr)
                 return
             self._steps = steps = steps + 1
-            self._expected = preparedSteps.answers[steps]
+            self._expected = prepared.answers[steps]
             self._steppedAt = now
             self.due = now + self._interval
         elif self._master is not None and self._notedStep(self._master, datagram, addr):

@@ -666,11 +666,11 @@ def test_clients() -> None:
 
 def test_changed() -> None:
     """A file that is cut while it is sent ends the transfer without a word: an ERROR would end iPXE's boot."""
-    content = BytesContent("linux", pattern(200 * 512))
+    content = BytesContent("linux", pattern(400 * 512))
     with MtftpStage({"linux": content}) as stage:
         client = opened(stage, 2, 1)
         content.cut = 0
-        assert stage.say(client, ack(190), seconds=1) == []
+        assert stage.say(client, ack(390), seconds=1) == []
         assert [event["outcome"] for event in stage.told("received")] == ["changed"]
 
 
