@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: The most datagrams and octets in a chunk: two windows of 64 usual blocks, so that a receiver in step leaves the fast
 #: path for no window.
 LONG_BLOCKS, LONG_OCTETS = 256, 256 << 10
-#: The same while there are many casts: what the kernel takes in one call (UDP_SEGMENT, older kernels; one UDP datagram).
+#: The same while there are many casts: what the kernel takes in one call (UDP_SEGMENT on older kernels; one datagram).
 MOST_BLOCKS, MOST_OCTETS = 64, 65507
 #: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
 #: this is nearly everything.
