@@ -10,8 +10,8 @@ from struct import unpack
 
 #: Octets read from the system at a time; a call for each number would cost more than the rest of a request.
 PIECE = 4096
-#: Random bits of a float: those of its mantissa.
-_BITS = 53
+#: Random bits of a float: those of its mantissa; and the least float that is drawn, but 0.
+_BITS, _UNIT = 53, 2.0**-53
 #: Octets of an integer of 64 bits.
 _LONG = 8
 
@@ -40,7 +40,7 @@ class BufferedSystemRandom(Random):
         if not self._floats:
             # Each timer needs one, so a few hundred are made at a time.
             longs = unpack(f"={PIECE // _LONG}Q", os.urandom(PIECE))
-            self._floats = [(each >> 64 - _BITS) / (1 << _BITS) for each in longs]
+            self._floats = [(each >> 64 - _BITS) * _UNIT for each in longs]
         return self._floats.pop()
 
     def getrandbits(self, k: int, /) -> int:
