@@ -113,6 +113,20 @@ def faults(text: str) -> list[str]:
     return list(raised.value.faults)
 
 
+@pytest.mark.parametrize(
+    "logging",
+    [
+        "{file: a.log, json: b.log}",
+        "{file: a.log, json: a.log.6}",  # five are kept
+        "{file: a.log, json: a.log.1, size: null}",
+        "{file: /dev/null, json: /dev/null}",
+    ],
+)
+def test_filesOfTheirOwn(logging: str) -> None:
+    """castd's own files may have any names that are not those of others, and devices may be used for all."""
+    assert read(START + f"logging: {logging}\ntransports: {{tftp: }}\n").logging.file is not None
+
+
 def test_whole() -> None:
     """A file with every section is what it says."""
     config = read(
@@ -305,6 +319,24 @@ def test_wrong(line: str, complaint: str) -> None:
             (
                 "x.yaml:6: transports.b: port 69 of 10.0.0.5 is also part of 'tftp', which listens at all addresses: "
                 "give both the same interface, or two ports"
+            ),
+        ),
+        (
+            START + "logging: {file: a.log, json: a.log}\ntransports: {tftp: }\n",
+            "x.yaml:4: logging.json: /etc/castd/a.log is logging.file: give each a name of its own",
+        ),
+        (
+            START + "logging: {file: a.log}\nhistory: {path: a.log.5}\ntransports: {tftp: }\n",
+            (
+                "x.yaml:5: history.path: /etc/castd/a.log.5 is an older file of logging.file: "
+                "give each a name of its own"
+            ),
+        ),
+        (
+            START + "logging: {file: a.log.1, json: a.log}\ntransports: {tftp: }\n",
+            (
+                "x.yaml:4: logging.json: /etc/castd/a.log.1, an older file of it, is logging.file: "
+                "give each a name of its own"
             ),
         ),
         (

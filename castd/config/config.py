@@ -260,6 +260,7 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
     )
     _checkAddresses(config)
     _checkTogether(config)
+    _checkOwnFiles(config)
     for route, text in profileFaults(config.profiles, tree, [each.name for each in config.transports]):
         tree.addFault(route, text)
     return config
@@ -442,3 +443,27 @@ def _checkTogether(config: Config) -> None:
     for model, transports in alike.items():
         for name, text in model.clashes([(name, options) for name, (_, options) in transports.items()]):
             transports[name][0].addFault(text)
+
+
+def _checkOwnFiles(config: Config) -> None:
+    """Check that castd writes each of its own files for one purpose: two logs in one file tear each other's lines."""
+    logging = config.logging
+    own: dict[tuple[str, str], Path | None] = {
+        ("logging", "file"): logging.file,
+        ("logging", "json"): logging.json_,
+        ("control", "path"): config.control.path,
+        ("history", "path"): config.history.path,
+        ("recorder", "directory"): config.recorder.directory,
+    }
+    used: dict[Path, str] = {}
+    for route, path in own.items():
+        if path is None or path.is_relative_to("/dev"):
+            continue
+        files = {path: ".".join(route)}
+        for number in range(1, logging.keep + 1 if route[0] == "logging" and logging.size is not None else 0):
+            files[path.with_name(f"{path.name}.{number}")] = f"an older file of {files[path]}"
+        clash = next((each for each in files if each in used), None)
+        if clash is not None:
+            text = f"{clash} is {used[clash]}" if clash == path else f"{clash}, an older file of it, is {used[clash]}"
+            config.tree.addFault(route, f"{text}: give each a name of its own")
+        used |= files
