@@ -19,7 +19,7 @@ from castd.interfaces import IAwaitedContent
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
 from castd.server.blockcache import LONG_OCTETS, MOST_OCTETS, BlockCache, Chunk, ChunkAwaited
-from castd.server.fastpath import NO_STEPS, preparedSteps
+from castd.server.prepared import NO_STEPS, preparedSteps
 from castd.testing import BytesContent, pattern
 from tests.support.quick import slowBut
 

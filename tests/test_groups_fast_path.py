@@ -15,7 +15,7 @@ from castd.packets.options import AgreedOptions
 from castd.packets.tftp import buildAck
 from castd.server.blockcache import BlockCache
 from castd.server.cast_protocol import CLOSED_PORTS, CastProtocol
-from castd.server.fastpath import preparedSteps
+from castd.server.prepared import preparedSteps
 from castd.testing import BytesContent, Network, SentDatagram, pattern
 from tests.support.clients.multicast import ATFTP, EDK2, IPXE, UBOOT, Machine
 from tests.support.clients.tftp import rrq

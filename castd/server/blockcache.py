@@ -24,7 +24,7 @@ from castd.errors import ContentChanged
 from castd.interfaces import IAwaitedContent, IContent, IEqualHeadersWire, IWire
 
 if TYPE_CHECKING:
-    from castd.server.fastpath import PreparedSteps
+    from castd.server.prepared import PreparedSteps
 
 #: The most datagrams and octets in a chunk: two windows of 64 usual blocks, so that a receiver in step leaves the fast
 #: path for no window.
@@ -58,7 +58,7 @@ class Chunk:
     @ivar image: all datagrams, one behind the other.
     @ivar cost: octets of memory, about.
     @ivar fetched: its octets had to be waited for.
-    @ivar prepared: steps on the fast path through this chunk, by start and stride, see L{castd.server.fastpath}.
+    @ivar prepared: steps on the fast path through this chunk, by start and stride, see L{castd.server.prepared}.
     """
 
     __slots__ = ("cost", "fetched", "image", "prepared", "start", "step", "stop")
