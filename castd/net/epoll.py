@@ -93,34 +93,32 @@ class EpollSet:
     def __len__(self) -> int:
         return self._count
 
-    def _watches(self, descriptor: int) -> bool:
-        return 0 <= descriptor < len(self._members) and self._members[descriptor] is not _ignore
-
     def add(self, descriptor: int, readable: Readable, requests: bool = False) -> None:
         """
-        Watch a descriptor, or change the function of one that is watched already.
+        Watch a descriptor that is not watched yet.
 
         @param readable: called when the descriptor is readable.
         @param requests: it is a request port: it is read after the transfers, and for a part of the time only.
         @raise OSError: the descriptor cannot be watched (C{fs.epoll.max_user_watches}, no memory).
         """
-        if requests and self._epoll is not None:
-            readable = partial(self._requests.append, readable)
-        if self._watches(descriptor):
-            self._members[descriptor] = readable
-            return
         if self._epoll is not None:
             self._epoll.register(descriptor, select.EPOLLIN)
-        if descriptor >= len(self._members):
-            self._members.extend([_ignore] * (descriptor + 1 - len(self._members)))
-        self._members[descriptor] = readable
+            if requests:
+                readable = partial(self._requests.append, readable)
+        members = self._members
+        if descriptor >= len(members):
+            members.extend([_ignore] * (descriptor + 1 - len(members)))
+        members[descriptor] = readable
         self._count += 1
         if self._epoll is None:
-            single = self._single[descriptor] = _SingleReader(descriptor, self._members)
+            single = self._single[descriptor] = _SingleReader(descriptor, members)
             self._reactor.addReader(single)
-            return
-        if self._count == 1:
+        elif self._count == 1:
             self._reactor.addReader(self)
+
+    def change(self, descriptor: int, readable: Readable) -> None:
+        """Have another function called for a descriptor that is watched."""
+        self._members[descriptor] = readable
 
     def remove(self, descriptor: int, closing: bool = False) -> None:
         """
@@ -128,9 +126,10 @@ class EpollSet:
 
         @param closing: it is closed at once, and no other process has it: then the kernel itself removes it.
         """
-        if not self._watches(descriptor):
+        members = self._members
+        if not 0 <= descriptor < len(members) or members[descriptor] is _ignore:
             return
-        self._members[descriptor] = _ignore
+        members[descriptor] = _ignore
         self._count -= 1
         if self._epoll is None:
             self._reactor.removeReader(self._single.pop(descriptor))

@@ -65,7 +65,7 @@ class SocketPair:
         # From now on only the peer is received, which does not know this port yet: whatever is queued is forged.
         self._discard(MOST_QUEUED)
         self.port = port
-        self._epoll.add(self.main.fileno(), port.reader())
+        self._epoll.change(self.main.fileno(), port.reader())
 
     def _discard(self, most: int = 1) -> None:
         """Drop so many datagrams at the most, as no transfer uses the port yet."""
