@@ -27,6 +27,7 @@ BOUNDS = {
     "lay out a chunk natively": 1.1,
     "an event as text": 0.2,
     "an event as JSON": 1.5,
+    "an event is counted": 0.6,
     "a fast path step": 0.03,
     "a group step": 0.35,
 }

@@ -25,6 +25,7 @@ from castd.cast.turn import Turn
 from castd.dialects.tftp import Dialect, Options, Wire
 from castd.files.root import Root
 from castd.observe.format import asJSON, asText
+from castd.observe.metrics import Counters
 from castd.options import Limits
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.request import Local, Peer
@@ -191,10 +192,10 @@ def event() -> dict[str, Any]:
     return next(each for each in events if each.get("event") == "received")
 
 
-def lined(form: Callable[[Any], object]) -> Callable[[], object]:
-    """The event of a transfer becomes a line."""
+def told(observer: Callable[[Any], object]) -> Callable[[], object]:
+    """The event of a transfer becomes a line, or is counted in the metrics."""
     ended = event()
-    return lambda: form(ended)
+    return lambda: observer(ended)
 
 
 #: Layers whose function is called for each; by name.
@@ -204,8 +205,9 @@ CALLED: dict[str, Callable[[], Callable[[], object]]] = {
     "look-up": found,
     "negotiate": negotiated,
     "lay out a chunk": laidOut,
-    "an event as text": lambda: lined(asText),
-    "an event as JSON": lambda: lined(asJSON),
+    "an event as text": lambda: told(asText),
+    "an event as JSON": lambda: told(asJSON),
+    "an event is counted": lambda: told(Counters()),
 }
 if native.NATIVE:
     CALLED["lay out a chunk natively"] = lambda: laidOut(True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from castd.dialects.tftp import Wire
 from castd.interfaces import IAwaitedContent
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
-from castd.server.blockcache import LONG_OCTETS, MOST_OCTETS, BlockCache, Chunk, ChunkAwaited
+from castd.server.blockcache import MOST_OCTETS, SHORT_OCTETS, BlockCache, Chunk, ChunkAwaited
 from castd.server.prepared import NO_STEPS, preparedSteps
 from castd.testing import BytesContent, pattern
 from tests.support.quick import slowBut
@@ -99,19 +100,18 @@ def test_stepsThatFollowAreShared(windowsize: int) -> None:
         assert rest or all(each is other for each, other in zip(found.images, whole.images[skipped:], strict=True))
 
 
-@pytest.mark.parametrize("most", [2, 64])
-def test_longChunksAreForFew(most: int) -> None:
-    """Casts, each at another place, hold no more than half of the memory by their long chunks."""
+@pytest.mark.parametrize("blksize", [8, 512, 1020, 1468, 65464])
+@pytest.mark.parametrize("casts", [1, 2, 16, 64, 65, 128, 512])
+def test_chunksAreLongForFew(blksize: int, casts: int) -> None:
+    """Two chunks of each cast fit into the memory, or they are as short as those of a crowd."""
     content = BytesContent("f", bytes(SIZE))
-    wire = Wire(AgreedOptions(blksize=1468, windowsize=16), SIZE, RetransmitPolicy())
-    readers = Readers(most)
-    blockCache = BlockCache(2 * most * LONG_OCTETS, readers)
-    long = blockCache.chunk(wire, content, 0)
-    assert MOST_OCTETS < len(long.image) <= LONG_OCTETS
-    readers.casts += 1
-    assert len(blockCache.chunk(wire, content, 0).image) <= MOST_OCTETS
-    readers.casts -= 1
-    assert blockCache.chunk(wire, content, 0) is long
+    wire = Wire(AgreedOptions(blksize=blksize), SIZE, RetransmitPolicy())
+    blockCache = BlockCache(32 << 20, Readers(casts))
+    chunk = blockCache.chunk(wire, content, 0)
+    assert len(chunk.image) <= MOST_OCTETS
+    if casts == 1:
+        assert chunk.stop == 256 or 2 * len(chunk.image) > MOST_OCTETS
+    assert 2 * casts * chunk.cost + MOST_OCTETS <= blockCache.limit or len(chunk.image) <= SHORT_OCTETS
 
 
 @pytest.mark.parametrize("windowsize", [1, 2])
@@ -147,6 +147,49 @@ class Disk(BytesContent):
 
     def inBackground(self, function: Callable[[], Any]) -> Deferred[Any]:
         raise AssertionError("nobody asks for that")
+
+
+class NeverAtHand(Disk):
+    """
+    One whose reads all have to be waited for.
+
+    @ivar octets: how many were read.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(bytes(size))
+        self.version = object()
+        self.octets = 0
+        directlyProvides(self, IAwaitedContent)
+
+    def readAtHand(self, buffers: Any, offset: int) -> bool:
+        return False
+
+    def answer(self) -> None:
+        """Finish all reads that were asked for."""
+        asked, self.asked = self.asked, []
+        for answer, buffers, offset in asked:
+            self.octets += sum(map(len, buffers))
+            self.readInto(buffers, offset)
+            answer.callback(None)
+
+
+@pytest.mark.parametrize("blksize", [1020, 1468, 32748, 65464])
+@pytest.mark.parametrize(("casts", "limit"), [(2, 1 << 20), (8, 4 << 20), (55, 32 << 20)])
+def test_whatIsReadAheadIsUsed(blksize: int, casts: int, limit: int) -> None:
+    """Casts that take turns, each with a file of its own on a slow disk, have each chunk read once."""
+    blockCache = BlockCache(limit, Readers(casts))
+    size = 6 * MOST_OCTETS
+    wire = Wire(AgreedOptions(blksize=blksize), size, RetransmitPolicy())
+    files = {NeverAtHand(size): 0 for _ in range(casts)}  # and where each cast goes on
+    while min(files.values()) < wire.count:
+        for file, number in files.items():
+            with suppress(ChunkAwaited):
+                blockCache.chunk(wire, file, number)
+            file.answer()
+            files[file] = blockCache.chunk(wire, file, number).stop
+            file.answer()  # what is read ahead
+    assert [file.octets for file in files] == [size] * casts
 
 
 @pytest.mark.parametrize("windowsize", [1, 16])

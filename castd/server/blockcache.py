@@ -13,7 +13,7 @@ L{ChunkAwaited}, and go on when it is there.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -28,24 +28,13 @@ if TYPE_CHECKING:
 
 #: The most datagrams and octets in a chunk: two windows of 64 usual blocks, so that a receiver in step leaves the fast
 #: path for no window.
-LONG_BLOCKS, LONG_OCTETS = 256, 256 << 10
-#: The same while there are many casts: what the kernel takes in one call (UDP_SEGMENT on older kernels; one datagram).
-MOST_BLOCKS, MOST_OCTETS = 64, 65507
+MOST_BLOCKS, MOST_OCTETS = 256, 256 << 10
+#: So many it may have however many casts there are: what the kernel takes in one call (one datagram; UDP_SEGMENT of
+#: older kernels).
+SHORT_BLOCKS, SHORT_OCTETS = 64, 65507
 #: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
 #: this is nearly everything.
 BLOCK_COST = 256
-
-
-def chunkLength(step: int, long: bool) -> int:
-    """
-    Return how many blocks a chunk has at most whose datagrams have C{step} octets: a power of two, so that a chunk can
-    be halved until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
-
-    @param long: there are few casts.
-    """
-    blocks, octets = (LONG_BLOCKS, LONG_OCTETS) if long else (MOST_BLOCKS, MOST_OCTETS)
-    fitting = max(1, min(blocks, octets // step))
-    return 1 << fitting.bit_length() - 1
 
 
 class Chunk:
@@ -199,11 +188,16 @@ class ChunkAwaited(Exception):
         self.awaited = awaited
 
 
-def _bounds(wire: IWire, number: int, long: bool) -> tuple[int, int]:
-    """Return where the chunk of a block starts and stops: all of its headers have one length."""
+def _bounds(wire: IWire, number: int, most: Callable[[int], int]) -> tuple[int, int]:
+    """
+    Return where the chunk of a block starts and stops: all of its headers have one length.
+
+    @param most: -> the most blocks of a chunk, a power of two, by the octets of a datagram; so a chunk can be halved
+        until it ends where headers get longer (SLAM's do at blocks 32 and 8192).
+    """
     if IEqualHeadersWire.providedBy(wire):
-        return _aligned(wire, number, chunkLength(wire.headerLength + wire.blocksize, long))
-    length = chunkLength(len(wire.header(number)) + wire.blocksize, long)
+        return _aligned(wire, number, most(wire.headerLength + wire.blocksize))
+    length = most(len(wire.header(number)) + wire.blocksize)
     while True:
         start, stop = _aligned(wire, number, length)
         if length == 1 or len(wire.header(start)) == len(wire.header(stop - 1)):
@@ -273,13 +267,20 @@ class BlockCache:
     def _place(self, wire: IWire, content: IContent, number: int) -> tuple[Hashable, int, int]:
         """
         Return the key of the chunk of a block, and where it starts and stops.
-
-        Chunks are long while casts are few: each may be in another one, which it keeps even if the cache drops it, and
-        all of them are to take no more than half of the memory.
         """
-        long = self._readers.casts * LONG_OCTETS <= self.limit >> 1
-        start, stop = _bounds(wire, number, long)
+        start, stop = _bounds(wire, number, self._mostBlocks)
         return (content.version, wire.headerKey, wire.blocksize, start, stop), start, stop
+
+    def _mostBlocks(self, step: int) -> int:
+        """
+        Return how many blocks a chunk has at most whose datagrams have C{step} octets, a power of two.
+
+        Each cast may be in another chunk, which it keeps even if the cache drops it, and may have another one read
+        ahead.  All of these are to fit into the memory, or what was read ahead would be dropped before it is used.
+        """
+        share = (self.limit - MOST_OCTETS) // max(1, 2 * self._readers.casts)
+        fitting = min(MOST_BLOCKS, MOST_OCTETS // step, share // (step + BLOCK_COST))
+        return 1 << max(1, fitting, min(SHORT_BLOCKS, SHORT_OCTETS // step)).bit_length() - 1
 
     def _layOut(self, key: Hashable, wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
         """Lay out a chunk that is not in the cache.  Raises as L{chunk}."""
