@@ -2,9 +2,10 @@
  *
  *   ceiling HOST PORT ROOT
  *
- * Reads only, octet mode, blksize and windowsize. Each file is read once for each block size and kept as the datagrams
- * it is sent by (an image), so a block is one send and a window one send with UDP_SEGMENT. Each transfer has a connected
- * socket in one epoll set. What a server for use needs is not here: no limits, no rules, no log, no look at whether a
+ * Reads only, octet mode, blksize, windowsize and multicast (RFC 2090; of files with as many blocks as there are numbers,
+ * and who asks when the first block is on its way begins another group). Each file is read once for each block size and
+ * kept as the datagrams it is sent by (an image), so a block is one send and a window one send with UDP_SEGMENT. Each
+ * transfer has a connected socket in one epoll set, each group one that is not connected. What a server for use needs is not here: no limits, no rules, no log, no look at whether a
  * file changed, no protection against strangers, a fixed timeout. So nothing in this table can be much quicker.
  */
 #define _GNU_SOURCE
@@ -26,6 +27,8 @@
 enum { RRQ = 1, DATA = 3, ACK = 4, ERROR = 5, OACK = 6 };
 /* At most 64 segments and 65,507 octets a send (older kernels, UDP); 0.2 s until a repetition, 80 of them. */
 enum { SEGMENTS = 64, LARGEST = 65507, MOST_EVENTS = 256, BUCKETS = 4096, TIMEOUT_MS = 200, TRIES = 80 };
+/* Events of a group have this bit in their pointer. */
+enum { GROUP = 1 };
 
 struct image { struct image *next; char name[256]; uint32_t blksize; uint8_t *at; uint64_t size, blocks; };
 
@@ -40,7 +43,21 @@ struct transfer {
     size_t oack_size;
 };
 
+struct member { struct member *next; struct sockaddr_in peer; };
+
+struct group {
+    struct group *next;
+    const struct image *image;
+    int fd, tries;
+    bool begun, answered;
+    uint32_t acked;
+    long moved;
+    struct sockaddr_in to;
+    struct member *members; /* the first is the master */
+};
+
 static struct image *images[BUCKETS];
+static struct group *groups;
 static struct transfer all = {.next = &all, .before = &all};
 static struct sockaddr_in here;
 static const char *root;
@@ -123,6 +140,79 @@ static void refuse(int fd, const struct sockaddr_in *to) {
     sendto(fd, packet, sizeof packet, 0, (const struct sockaddr *)to, sizeof *to);
 }
 
+/* Tells a member of a group who it is; the next word is the master's. */
+static void grant(const struct group *g, const struct member *m, bool master) {
+    uint8_t packet[128] = {0, OACK};
+    char address[INET_ADDRSTRLEN];
+    size_t n = 2;
+    inet_ntop(AF_INET, &g->to.sin_addr, address, sizeof address);
+    n += (size_t)sprintf((char *)packet + n, "blksize") + 1;
+    n += (size_t)sprintf((char *)packet + n, "%u", g->image->blksize) + 1;
+    n += (size_t)sprintf((char *)packet + n, "multicast") + 1;
+    n += (size_t)sprintf((char *)packet + n, "%s,%u,%d", address, ntohs(g->to.sin_port), master) + 1;
+    sendto(g->fd, packet, n, 0, (const struct sockaddr *)&m->peer, sizeof m->peer);
+}
+
+static void send_group(const struct group *g) {
+    uint64_t stride = g->image->blksize + 4, from = g->acked * stride, left = g->image->size - from;
+    sendto(g->fd, g->image->at + from, left < stride ? left : stride, 0, (const struct sockaddr *)&g->to, sizeof g->to);
+}
+
+static void join(const struct image *image, const struct sockaddr_in *from) {
+    static uint16_t many;
+    struct group *g = groups;
+    while (g && (g->begun || g->image != image)) g = g->next;
+    if (!g) {
+        struct sockaddr_in own = here;
+        g = calloc(1, sizeof *g);
+        g->image = image, g->next = groups, groups = g, g->moved = now, own.sin_port = 0, many++;
+        g->to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(1758)};
+        g->to.sin_addr.s_addr = htonl(0xefff2200 + many % 256); /* 239.255.34.x */
+        struct epoll_event interest = {.events = EPOLLIN, .data.ptr = (char *)g + GROUP};
+        g->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (g->fd < 0 || bind(g->fd, (struct sockaddr *)&own, sizeof own) < 0) die("a group's socket");
+        if (setsockopt(g->fd, IPPROTO_IP, IP_MULTICAST_IF, &here.sin_addr, sizeof here.sin_addr) < 0) die("multicast");
+        epoll_ctl(set, EPOLL_CTL_ADD, g->fd, &interest);
+    }
+    struct member *m = calloc(1, sizeof *m), **last = &g->members;
+    while (*last) last = &(*last)->next;
+    m->peer = *from, *last = m;
+    grant(g, m, false);
+}
+
+static void hear_group(struct group *g) {
+    uint8_t packet[2048];
+    struct sockaddr_in from;
+    socklen_t length = sizeof from;
+    ssize_t n = recvfrom(g->fd, packet, sizeof packet, 0, (struct sockaddr *)&from, &length);
+    struct member *master = g->members;
+    if (n < 4 || packet[1] != ACK || !g->begun) return;
+    if (from.sin_port != master->peer.sin_port || from.sin_addr.s_addr != master->peer.sin_addr.s_addr) return;
+    uint32_t acked = (uint32_t)(packet[2] << 8 | packet[3]);
+    if (g->answered && acked <= g->acked) return;
+    g->acked = acked, g->moved = now, g->tries = 0, g->answered = true;
+    if (g->acked < g->image->blocks) return send_group(g);
+    g->members = master->next, g->answered = false;
+    free(master);
+    if (g->members) return grant(g, g->members, true);
+    struct group **at = &groups;
+    while (*at != g) at = &(*at)->next;
+    *at = g->next;
+    close(g->fd);
+    free(g);
+}
+
+/* A group begins when there was time for all to join. */
+static void groups_late(void) {
+    for (struct group *g = groups; g; g = g->next) {
+        if (now - g->moved < TIMEOUT_MS) continue;
+        if (++g->tries > TRIES) die("a group");
+        g->moved = now, g->begun = true;
+        if (g->answered) send_group(g);
+        else grant(g, g->members, true);
+    }
+}
+
 static void request(int listener, const uint8_t *packet, size_t size, const struct sockaddr_in *from) {
     const char *fields[16], *at = (const char *)packet + 2, *end = (const char *)packet + size;
     int many = 0;
@@ -131,11 +221,13 @@ static void request(int listener, const uint8_t *packet, size_t size, const stru
     if (many < 2 || packet[1] != RRQ) return refuse(listener, from);
     struct transfer *t = calloc(1, sizeof *t);
     uint32_t blksize = 512;
+    bool several = false;
     uint8_t *oack = t->oack + 2;
     t->oack[1] = OACK, t->window = 1;
     for (int i = 2; i + 1 < many; i += 2) {
         uint32_t value = (uint32_t)atol(fields[i + 1]);
         if (!strcasecmp(fields[i], "blksize") && value >= 8 && value <= 1468) blksize = value;
+        else if (!strcasecmp(fields[i], "multicast")) several = true;
         else if (!strcasecmp(fields[i], "windowsize") && value >= 1 && value <= 64) t->window = value;
         else continue;
         oack += sprintf((char *)oack, "%.16s", fields[i]) + 1, oack += sprintf((char *)oack, "%u", value) + 1;
@@ -145,6 +237,10 @@ static void request(int listener, const uint8_t *packet, size_t size, const stru
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = t};
     own.sin_port = 0;
     if (!(t->image = image_of(fields[0], blksize))) return free(t), refuse(listener, from);
+    if (several && t->image->blocks <= UINT16_MAX) {
+        join(t->image, from);
+        return free(t);
+    }
     t->fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (t->fd < 0 || bind(t->fd, (struct sockaddr *)&own, sizeof own) < 0) die("a transfer's socket");
     if (connect(t->fd, (const struct sockaddr *)from, sizeof *from) < 0) die("connect");
@@ -196,8 +292,10 @@ int main(int argc, char **argv) {
         int n = epoll_wait(set, events, MOST_EVENTS, 50);
         now = milliseconds();
         for (int i = 0; i < n; i++) {
-            if (events[i].data.ptr) {
-                hear(events[i].data.ptr);
+            char *at = events[i].data.ptr;
+            if (at) {
+                if ((uintptr_t)at & GROUP) hear_group((struct group *)(at - GROUP));
+                else hear((struct transfer *)at);
                 continue;
             }
             uint8_t packet[2048];
@@ -208,6 +306,6 @@ int main(int argc, char **argv) {
                 if (got >= 4) request(listener, packet, (size_t)got, &from);
             }
         }
-        if (now - scan >= 50) scan = now, repeat_late();
+        if (now - scan >= 50) scan = now, repeat_late(), groups_late();
     }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -349,7 +350,15 @@ def test_aStepCanBeTimed(modules: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "program"), [("security.md", "attacks.py"), ("operations.md", "watching.py")], ids=["attacks", "watching"]
+    ("page", "program"),
+    [
+        ("security.md", "attacks.py"),
+        ("operations.md", "watching.py"),
+        ("profile.md", "stages.py storm"),
+        ("profile.md", "stages.py lane"),
+        ("profile.md", "stages.py group"),
+    ],
+    ids=["attacks", "watching", "storm", "lane", "group"],
 )
 def test_tablesHaveTheirPlace(
     modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, program: str
@@ -375,3 +384,56 @@ def test_pagesWithoutAPlace(modules: Any, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="no place for what"):
         modules.facts.fillIn("page.md", "x.py", [])
     assert (tmp_path / "page.md").read_text() == "text\n"
+
+
+def test_stagesNameWhatIsThere(modules: Any) -> None:
+    """Each module and function that has a stage is one of castd's, so a name that has changed is not looked for."""
+    stages = modules.stages
+    for module in stages.MODULES:
+        assert (ROOT / "castd" / f"{module}.py").exists(), module
+    for function in stages.FUNCTIONS:
+        module, _, name = function.partition(":")
+        assert resolve_name(f"castd.{module.replace('/', '.')}:{name}"), function
+        assert module in stages.MODULES
+    named = {*stages.MODULES.values(), *stages.FUNCTIONS.values(), *stages.COMPILED.values(), *stages.LEAST.values()}
+    assert named - {stages.CALLER} <= set(stages.STAGES)
+
+
+READABLE, STEPPED = "castd/net/unicast_ports.py:UnicastPort.readable", "castd/server/fastpath.py:FastPath.x"
+
+
+@pytest.mark.parametrize(
+    ("where", "functions", "stage"),
+    [
+        ("kernel send", [STEPPED, READABLE], "SENT"),
+        ("kernel recv", [READABLE], "HEARD"),
+        ("kernel __close", ["castd/net/unicast_ports.py:SocketPair.close", READABLE], "CLOSED"),
+        ("user malloc", ["socket.py:x", STEPPED, READABLE], "STEP"),
+        ("user ?", ["castd/errors.py:x", "castd/net/ports.py:UnconnectedPort.burstWriter.<locals>.<lambda>"], "SENT"),
+        ("user ?", ["castd/server/nowhere.py:x", READABLE], "UNNAMED"),
+        ("user ?", ["socket.py:x"], "UNNAMED"),
+        ("native-kernel recvfrom", [STEPPED], "HEARD"),
+        ("native-user ?", ["castd/server/random.py:x"], "STEP"),
+        ("native-user memcpy", [], "LAID"),
+        ("thread-kernel read", [], "THREADS"),
+        ("garbage collector", [STEPPED], "COLLECTED"),
+    ],
+)
+def test_theStageOfASample(modules: Any, where: str, functions: list[str], stage: str) -> None:
+    """A sample belongs to the stage of its innermost function that has one, or of its call; a new module has none."""
+    assert modules.stages.stageOf(where, functions) == getattr(modules.stages, stage)
+
+
+def test_whatLiesAboveTheCeiling(modules: Any) -> None:
+    """Stages get their part of what a unit costs without the sampler, and the last row is castd less the ceiling."""
+    stages = modules.stages
+    castd, least = stages.Costs(plain=[10.0, 20.0, 30.0]), stages.Costs(plain=[4.0])
+    castd.add(stages.SENT, "kernel send", [], 30)
+    castd.add(stages.STEP, "user ?", [], 70)
+    least.add(stages.SENT, "kernel send", [], 5)
+    lines = stages.table({"castd": castd, "ceiling": least}, "block")
+    assert f"| {stages.SENT} | 6.00 | 6.00 | 4.00 |" in lines
+    assert f"| {stages.STEP} | 14.00 |  |  |" in lines
+    assert f"| {stages.UNNAMED} |  |  |  |" in lines
+    assert lines[-2:] == ["| **all** | 20.00 | 6.00 | 4.00 |", "| **above the ceiling** | 16.00 | 2.00 |  |"]
+    assert castd.error(stages.SENT) == pytest.approx(20 * (0.3 * 0.7 / 100) ** 0.5)
