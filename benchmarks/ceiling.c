@@ -5,8 +5,9 @@
  * Reads only, octet mode, blksize, windowsize and multicast (RFC 2090; of files with as many blocks as there are numbers,
  * and who asks when the first block is on its way begins another group). Each file is read once for each block size and
  * kept as the datagrams it is sent by (an image), so a block is one send and a window one send with UDP_SEGMENT. Each
- * transfer has a connected socket in one epoll set, each group one that is not connected. What a server for use needs is not here: no limits, no rules, no log, no look at whether a
- * file changed, no protection against strangers, a fixed timeout. So nothing in this table can be much quicker.
+ * transfer has a connected socket in one epoll set, each group one that is not connected. What a server for use needs is
+ * not here: no limits, no rules, no log, no look at whether a file changed, no protection against strangers, a fixed
+ * timeout. So nothing in this table can be much quicker.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
