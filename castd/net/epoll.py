@@ -216,16 +216,16 @@ class EpollSet:
                 MOST_VAIN,
             )
         members, poll, clock = self._members, self._epoll.poll, time.monotonic
-        near, vain = False, 0
+        awake, vain = False, 0
         while True:
-            events = poll(0 if near else timeout, MOST_EVENTS)
+            events = poll(0 if awake else timeout, MOST_EVENTS)
             if timeout:
-                while near and not events and clock() - begun < NEAR:
+                while awake and not events and clock() - begun < NEAR:
                     events = poll(0, MOST_EVENTS)
-                if near and not events:
+                if awake and not events:
                     vain += 1
                     events = poll(timeout, MOST_EVENTS)
-                near = vain < MOST_VAIN and clock() - begun < NEAR
+                awake = vain < MOST_VAIN and clock() - begun < NEAR
             for descriptor, _ in events:
                 try:
                     # Looked up only now: what was called before may have closed the descriptor.

@@ -265,9 +265,7 @@ class BlockCache:
         return chunk
 
     def _place(self, wire: IWire, content: IContent, number: int) -> tuple[Hashable, int, int]:
-        """
-        Return the key of the chunk of a block, and where it starts and stops.
-        """
+        """Return the key of the chunk of a block, and where it starts and stops."""
         start, stop = _bounds(wire, number, self._mostBlocks)
         return (content.version, wire.headerKey, wire.blocksize, start, stop), start, stop
 
