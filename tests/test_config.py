@@ -333,6 +333,10 @@ def test_wrong(line: str, complaint: str) -> None:
             ),
         ),
         (
+            START + "logging: {file: x.yaml}\ntransports: {tftp: }\n",
+            "x.yaml:4: logging.file: /etc/castd/x.yaml is this service file: give each a name of its own",
+        ),
+        (
             START + "logging: {file: a.log.1, json: a.log}\ntransports: {tftp: }\n",
             (
                 "x.yaml:4: logging.json: /etc/castd/a.log.1, an older file of it, is logging.file: "

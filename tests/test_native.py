@@ -590,9 +590,9 @@ def test_waited(hall: Hall, near: float) -> None:
     later = [threading.Timer(0.01 * number, client.send, [b"ack%d" % number]) for number in (1, 2, 3)]
     for each in later:
         each.start()
-    count, begun, now = rounds(hall, [], time.monotonic() + 60, wait=0.5, near=near)
+    count, begun, now = rounds(hall, [], time.monotonic() + 60, wait=2.0, near=near)
     assert (count, steps._steps) == (0, 4)
-    assert now - begun >= 0.5  # it waited in vain, and then it slept
+    assert now - begun >= 2.0  # it waited in vain, and then it slept
     for each in later:
         each.join()
 

@@ -446,7 +446,10 @@ def _checkTogether(config: Config) -> None:
 
 
 def _checkOwnFiles(config: Config) -> None:
-    """Check that castd writes each of its own files for one purpose: two logs in one file tear each other's lines."""
+    """
+    Check that castd writes each of its own files for one purpose, as two logs in one file tear each other's lines; and
+    none over its service file.
+    """
     logging = config.logging
     own: dict[tuple[str, str], Path | None] = {
         ("logging", "file"): logging.file,
@@ -455,7 +458,7 @@ def _checkOwnFiles(config: Config) -> None:
         ("history", "path"): config.history.path,
         ("recorder", "directory"): config.recorder.directory,
     }
-    used: dict[Path, str] = {}
+    used = {config.file.absolute(): "this service file"}
     for route, path in own.items():
         if path is None or path.is_relative_to("/dev"):
             continue
