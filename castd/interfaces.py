@@ -413,6 +413,30 @@ class IWindowHalf(ITransferHalf):
         """Grant windows of so many blocks.  Called before C{begin}."""
 
 
+class IPredictingHalf(ITransferHalf):
+    """
+    Adds a short way for the block that a half waits for, which is nearly every datagram of an upload.  A half need not
+    provide this.
+
+    What C{advance} does is what C{receive} would have done with that block, and nobody can tell them apart.
+    """
+
+    def expected() -> tuple[bytes, int] | None:
+        """
+        Return which datagram is the next block, and not the last one.
+
+        @return: (its first octets, before the payload; octets of all of it); L{None}: C{receive} has to find out.  It
+            holds until the next call of C{receive}, C{advance}, C{stored} or C{begin}.
+        """
+
+    def advance(now: float) -> tuple[list[bytes], float]:
+        """
+        Receive the datagram that is C{expected}, whose payload is to be stored.
+
+        @return: (datagrams to send, the C{deadline} after that).
+        """
+
+
 class IReportingHalf(ITransferHalf):
     """Adds the ERROR of the peer, for the log.  A half need not provide this."""
 

@@ -138,6 +138,21 @@ class ReceivingHalf(TransferHalf):
         self._timer.sent(now, first=self._acksNewBlock)
         return payload, [self._ack()]
 
+    def expected(self) -> tuple[bytes, int] | None:
+        """As L{IPredictingHalf<castd.interfaces.IPredictingHalf>}; the first block may decide more than its payload."""
+        if not self._receiver.stored or self.outcome is not None:
+            return None
+        return self._receiver.expected()
+
+    def advance(self, now: float) -> tuple[list[bytes], float]:
+        """As L{IPredictingHalf<castd.interfaces.IPredictingHalf>}."""
+        timer = self._timer
+        if not self._receiver.advance():
+            timer.progressed(now)
+            return [], timer.deadline()
+        timer.exchanged(now)
+        return [self._ack()], timer.deadline()
+
     @property
     def _acksNewBlock(self) -> bool:
         """Whether the ACK of the last block is none that was sent before, so that its answer can be measured (Karn)."""

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from castd.cast.window import SendWindow
 from castd.errors import ContentChanged, Unsupported, WireError
 from castd.packets.options import AgreedOptions
-from castd.packets.tftp import Data, buildData, unwrap, wire
+from castd.packets.tftp import DATA_HEADER, Data, buildData, dataHeader, unwrap, wire
 from castd.receive.retransmit import RetransmitTimer
 
 #: Octets at an offset: C{read(offset, length)}, fewer than C{length} only at the end.
@@ -65,6 +65,18 @@ class BlockReceiver:
             data.payload,
             not self.final and number - self.acked >= self._terms.windowsize,
         )
+
+    def expected(self) -> tuple[bytes, int] | None:
+        """Return header and octets of the next DATA, if it is not the last one; L{None}: none comes any more."""
+        if self.final:
+            return None
+        return dataHeader(wire(self.stored + 1, self.rollover)), DATA_HEADER + self._terms.blksize
+
+    def advance(self) -> bool:
+        """Receive the block that is L{expected}.  -> whether an ACK is due now."""
+        self.stored += 1
+        self._gapAcked = False
+        return self.stored - self.acked >= self._terms.windowsize
 
     def _ackDueAgain(self, number: int) -> bool:
         """

@@ -99,6 +99,16 @@ class RetransmitTimer:
         self._progressAt = now
         self._dueAt = now + self._estimator.interval()
 
+    def exchanged(self, now: float) -> None:
+        """As L{progressed}, and then L{sent} for something new; each block of an upload in lockstep does both."""
+        estimator = self._estimator
+        if self._sample:
+            estimator.sample(now - self.sentAt)
+        estimator.answered()
+        self._sample = self._everHeard = True
+        self._progressAt = self.sentAt = now
+        self._dueAt = now + estimator.interval()
+
     def heardPeer(self) -> None:
         """Note that the peer has sent a datagram: its address is not forged, so it gets all repetitions."""
         self._everHeard = True

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import WireError
-from castd.interfaces import IReportingHalf, IWindowHalf
+from castd.interfaces import IPredictingHalf, IReportingHalf, IWindowHalf
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
@@ -26,7 +26,7 @@ LAST_ACK_REPEATS = (0.2, 1.0)
 OACK_INTERVALS = 2
 
 
-@implementer(IWindowHalf, IReportingHalf)
+@implementer(IWindowHalf, IPredictingHalf, IReportingHalf)
 class UploadReceiver(ReceivingHalf):
     """
     The server's half of a write: RFC 1350 section 5, with options and windows.
@@ -102,7 +102,9 @@ class UploadReceiver(ReceivingHalf):
     def deadline(self, now: float) -> float | None:
         """Return the instant at which L{poll} is due; L{None}: no timer runs."""
         instant = super().deadline(now)
-        return instant if instant is None else min([instant, *self._lastAckRepeats])
+        if instant is None or not self._lastAckRepeats:
+            return instant
+        return min(instant, self._lastAckRepeats[0])
 
     def _retransmission(self, now: float) -> list[bytes]:
         # A client that has lost the OACK repeats its request, and gets the OACK again.  Repeated by our own timer after

@@ -218,9 +218,15 @@ class SendQueue:
         Send these datagrams, however many, and drop those that are kept, which are out of date.  A client sends a
         window by one call.
         """
-        self.kept.clear()
-        self.kept.extend((datagram, address) for datagram in datagrams)
-        self.flush(sender)
+        kept = self.kept
+        kept.clear()
+        for datagram in datagrams:
+            if not kept and self.write(sender, datagram, address):
+                self._backoff = None
+                continue
+            if not kept:
+                self._refused(sender)
+            kept.append((datagram, address))
 
     def discard(self, address: Peer) -> None:
         """Drop the datagrams that are kept for this address."""

@@ -20,6 +20,7 @@ from castd.interfaces import (
     IContestedUpload,
     IDialect,
     ILiveTransfer,
+    IPredictingHalf,
     IReportingHalf,
     ISite,
     ITransferHalf,
@@ -35,7 +36,7 @@ from castd.request import Peer, Request, hostPort
 from castd.server import eventlog
 from castd.server.cast_protocol import CLOSED_PORTS
 from castd.server.fastpath import JITTER
-from castd.server.half_protocol import HalfProtocol, Payload
+from castd.server.half_protocol import HalfProtocol, Payload, Receive
 from castd.verdicts import Facts, clip, verdictFields
 
 _log = Logger(namespace="castd")
@@ -45,6 +46,8 @@ STORE_TIMEOUT = 60.0
 #: Datagrams of a client that are kept while its upload waits for the disk, or a window if that has more; beyond that
 #: they count as lost.
 MOST_KEPT = 128
+#: Beginning and octets of the datagram that the half expects, if L{IPredictingHalf.expected} has none: no datagram.
+NOT_EXPECTED = (b"", -1)
 
 
 @implementer(ILiveTransfer, ITransferProtocol)
@@ -106,6 +109,8 @@ class UploadProtocol(HalfProtocol):
         self._firstBlockAt: float | None = None
         self._lastBlockAt: float | None = None
         self.onRequestPort = False
+        self._predicting = uploadReceiver if IPredictingHalf.providedBy(uploadReceiver) else None
+        self._expected, self._expectedOctets = NOT_EXPECTED
         self._unread: deque[bytes] = deque()  # kept while the upload waits for the disk
         self._mostUnread = MOST_KEPT
         self._room: Deferred[None] | None = None  # fires when the disk has taken enough
@@ -214,6 +219,9 @@ class UploadProtocol(HalfProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Peer) -> None:
         """Receive a datagram of the peer."""
+        if len(datagram) == self._expectedOctets and datagram.startswith(self._expected):
+            self._advance(datagram)
+            return
         if self.over:
             return
         if self.onRequestPort and len(datagram) > 1 and opcode(datagram) in (RRQ, WRQ):
@@ -223,6 +231,40 @@ class UploadProtocol(HalfProtocol):
         elif len(self._unread) < self._mostUnread and datagram not in self._unread:
             # The client repeats what is not acknowledged; once is enough.
             self._unread.append(datagram)
+
+    def _advance(self, datagram: bytes) -> None:
+        """
+        Receive the block that the half expects: what L{process} does with it, but for what cannot be.  The half has
+        nothing to repeat and has not ended, since there is progress.
+        """
+        half = self._predicting
+        assert half is not None
+        now = self._seconds()
+        try:
+            replies, deadline = half.advance(now)
+            self._keep(datagram[len(self._expected) :])
+            self.reply(replies)
+            self._predict()
+            if self._queue.kept or self._expectedOctets < 0:
+                self.pump()
+            else:
+                self.setTimer(self._jittered(deadline, now))
+        except Refused as error:
+            self.refuse(error)
+        except BaseException:
+            self.fail(Failure())
+
+    def _predict(self) -> None:
+        """Find out which datagram can be received by L{_advance}: the next block, if nothing has to be waited for."""
+        expected = None
+        if self._predicting is not None and self._room is None and not self.over:
+            expected = self._predicting.expected()
+        self._expected, self._expectedOctets = expected or NOT_EXPECTED
+
+    def process(self, receive: Receive, datagram: bytes) -> None:
+        """As L{HalfProtocol.process}; then the next block may be received in less time."""
+        super().process(receive, datagram)
+        self._predict()
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
         """Log a datagram that cannot be read; the event is counted."""
@@ -278,7 +320,10 @@ class UploadProtocol(HalfProtocol):
         if self._waitsSince is not None:
             return self._waitsSince + STORE_TIMEOUT
         instant = self.half.deadline(now)
-        return None if instant is None else now + (instant - now) * (1 + JITTER * self.site.random.random())
+        return None if instant is None else self._jittered(instant, now)
+
+    def _jittered(self, instant: float, now: float) -> float:
+        return now + (instant - now) * (1 + JITTER * self.site.random.random())
 
     def repeat(self, datagrams: Sequence[bytes]) -> None:
         """Send these datagrams again, and count them until the file is stored."""
@@ -294,16 +339,22 @@ class UploadProtocol(HalfProtocol):
         """Write a payload to the upload."""
         if isinstance(payload, OffsetBlock):
             raise TypeError("an upload is written in order")
-        if self._contest is not None and payload is not None:
+        if payload is None:
+            self._closedReports = 0
+            return
+        if self._contest is not None:
             self._contest.claim()
             self._contest = None
+        self._keep(payload)
+        if self._firstBlockAt is None:
+            self._firstBlockAt = self._seconds()
+
+    def _keep(self, payload: bytes) -> None:
+        """Write the payload of a block to the upload, and count the block."""
         room = self._upload.write(payload) if payload else None
         self._closedReports = 0
-        if payload is not None:
-            if not self.blocks:
-                self._firstBlockAt = self._seconds()
-            self.blocks += 1
-            self.octets += len(payload)
+        self.blocks += 1
+        self.octets += len(payload)
         if room is not None:
             self._room, self._waitsSince = room, self._seconds()
             room.addCallbacks(self._roomMade, self._storingFailed)
@@ -315,6 +366,7 @@ class UploadProtocol(HalfProtocol):
             self._waitsSince = None
         while self._mayRead():
             self.process(self.half.receive, self._unread.popleft())
+        self._predict()
         self.pump()
 
     def _mayRead(self) -> bool:
@@ -411,6 +463,7 @@ class UploadProtocol(HalfProtocol):
         if self.over:
             return
         self.over = True
+        self._predict()
         self.setTimer(None)
         if self._committedAt is not None:
             # The file is committed, even if the last ACK was lost.
