@@ -168,6 +168,7 @@ class Sample:
     @ivar done: clients with the right file; C{late}: requests that had to be repeated.
     @ivar delay: seconds from the death of the master to the first word of the next one.
     @ivar own: seconds of the slowest by the clients' own clocks, from request to last octet; 0: they tell none.
+    @ivar gathered: seconds that castd waited for others, from the first request to the first block.
     """
 
     wire: float
@@ -176,6 +177,7 @@ class Sample:
     late: int
     delay: float = 0.0
     own: float = 0.0
+    gathered: float = 0.0
 
 
 @contextlib.contextmanager
@@ -206,6 +208,7 @@ class Bench:
         self.hall, self.shelf = hall, shelf
         self.match = "@th,64,16 != {1, 6}" if spare else ""
         self.server = hall.host("server", SERVER)
+        self._events = hall.folder / "events.json"
 
     @contextlib.contextmanager
     def castd(self, tree: Path = HERE.parent) -> Iterator[None]:
@@ -216,6 +219,7 @@ class Bench:
             "content": [{"directory": {"path": str(self.shelf.root)}}],
             "access": [{"allow": "any"}],
             "limits": {"per-peer": 4096, "new-per-peer": "10000/s", "drain": "1 s"},
+            "logging": {"json": str(self._events)},
             "transports": {
                 "multicast": group,
                 "tftp": plain,
@@ -244,6 +248,14 @@ class Bench:
             yield
         finally:
             job.end()
+
+    def gathered(self) -> float:
+        """Return what castd, which has ended, says of the first block: seconds after the first request; 0: nothing."""
+        if not self._events.exists():
+            return 0.0
+        events = [json.loads(line) for line in self._events.read_text().splitlines()]
+        self._events.unlink()
+        return max((event.get("first_block", 0.0) for event in events), default=0.0)
 
     def run(self, work: Work) -> Sample:
         """
@@ -358,7 +370,19 @@ def told(servers: dict[str, list[Sample]]) -> Iterator[tuple[str, list[Sample]]]
 def printTable(samples: dict[str, dict[str, list[Sample]]], console: Console) -> None:
     """Print the table: medians, and the worst."""
     table = Table(title="Clients of RFC 2090 are atftp's; wire octets for each octet of the file")
-    for head in ("work", "server", "wire", "worst", "seconds", "worst", "own clocks", "done", "asked again", "mark"):
+    for head in (
+        "work",
+        "server",
+        "wire",
+        "worst",
+        "seconds",
+        "worst",
+        "gathered",
+        "own clocks",
+        "done",
+        "asked again",
+        "mark",
+    ):
         table.add_column(head)
     for name, servers in samples.items():
         work = WORK[name]
@@ -377,6 +401,7 @@ def printTable(samples: dict[str, dict[str, list[Sample]]], console: Console) ->
                 f"{max(wires):.3f}",
                 f"{median(seconds):.2f}",
                 f"{max(seconds):.2f}",
+                f"{median(run.gathered for run in runs):.2f}" if server.startswith("castd") else "",
                 f"{median(run.own for run in runs):.2f}" if work.client == "castd get" else "",
                 f"{sum(run.done for run in runs)}/{expected}",
                 str(sum(run.late for run in runs)),
@@ -430,6 +455,7 @@ def main(
                             continue
                         with started():
                             sample = bench.run(WORK[name])
+                        sample.gathered = bench.gathered()
                         samples.setdefault(name, {}).setdefault(server, []).append(sample)
                         console.print(f"{name}, {server}: {sample}", soft_wrap=True)
     finally:

@@ -17,8 +17,8 @@ class Mark:
 
     @ivar measure: what is compared: C{throughput} or C{cost}, castd's divided by that of C{against}; C{cpu},
         microseconds of the processor for one unit of the work; C{memory}, MiB; C{repeats}, requests that were sent
-        again; C{failures}; C{wire}, octets on the wire for one of the file; C{seconds}, beyond those of C{against};
-        C{packets}, millions a second.
+        again; C{failures}; C{wire}, octets on the wire for one of the file; C{seconds}, beyond those of C{against} and
+        the time in which castd lets others join; C{packets}, millions a second.
     @ivar bound: for castd in pure Python; C{native}: with its native loop, the same if L{None}.
     @ivar against: the name of a server; C{best-c} or C{best-python}, the fastest of this kind; C{every}, each peer, the
         fastest one decides; empty where castd's figure stands alone.
@@ -51,7 +51,7 @@ class Mark:
         if self.measure == "throughput":
             return f"≥ {bound:g} × {_PEERS.get(self.against, self.against)}"
         if self.measure == "seconds":
-            return f"≤ {self.against} + {bound:g} s"
+            return f"≤ {self.against} + the gathering" + (f" + {bound:g} s" if bound else "")
         if self.measure == "cost":
             return f"CPU ≤ {bound:g} × {self.against}"
         if self.measure in ("repeats", "failures"):
