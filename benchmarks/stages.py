@@ -159,7 +159,7 @@ FUNCTIONS = {
     "dialects/_group:oackOptions": AGREED,
     "dialects/_group:readRequest": READ,
     "dialects/_tftp:AckReader.expectedAnswer": LAID,
-    "dialects/_group:GroupWire.expectedAnswers": LAID,
+    "dialects/_tftp:AckReader.expectedAnswers": LAID,
     "dialects/_tftp:readRequest": READ,
     "dialects/_tftp:unfragmented": AGREED,
     "dialects/_tftp:within": AGREED,

@@ -249,13 +249,17 @@ class IEqualHeadersWire(IWire):
         """Return what C{header} returns for the blocks C{start} to C{stop} - 1, one behind the other."""
 
 
-class ILockstepWire(IWire):
+class IEqualStepsWire(IWire):
     """
-    Has receivers that acknowledge each block, and builds many of their answers at once.  A wire need not provide this.
+    Has receivers each of whose answers asks for C{stride} blocks, and builds many of their answers at once.  A wire
+    need not provide this.
     """
 
     def expectedAnswers(start: int, stop: int) -> Sequence[bytes]:
-        """Return the datagrams that C{expectedAnswer} returns for the blocks C{start} to C{stop} - 1 of the file."""
+        """
+        Return the datagrams that C{expectedAnswer} returns for the blocks C{start}, C{start + stride}, ... below
+        C{stop}, which is at most C{count}.
+        """
 
 
 class IGroupWire(IWire):

@@ -1,5 +1,5 @@
 """
-Wire images: how much memory they may take.
+Wire images: how much memory they may take, and the steps that are prepared through them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from zope.interface import directlyProvides
+from zope.interface import directlyProvides, implementer_only
 
 from castd.cast.policy import RetransmitPolicy
 from castd.dialects import slam
 from castd.dialects.tftp import Wire
-from castd.interfaces import IAwaitedContent
+from castd.interfaces import IAwaitedContent, IEqualHeadersWire, IEqualStepsWire
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
 from castd.server.blockcache import MOST_OCTETS, SHORT_OCTETS, BlockCache, Chunk, ChunkAwaited
@@ -98,6 +98,28 @@ def test_stepsThatFollowAreShared(windowsize: int) -> None:
         assert (found.answers, found.images) == (expected.answers, expected.images)
         skipped, rest = divmod(start - 64, windowsize)
         assert rest or all(each is other for each, other in zip(found.images, whole.images[skipped:], strict=True))
+
+
+@implementer_only(IEqualHeadersWire)
+class AskedWire(Wire):
+    """A wire that is asked for each answer."""
+
+
+@pytest.mark.parametrize("rollover", [0, 1])
+@pytest.mark.parametrize("windowsize", [1, 3, 16])
+@pytest.mark.parametrize("count", slowBut(lambda count: count > 9, [1, 2, 17, 200, 65_540, 131_080]))
+def test_stepsAtOnce(count: int, windowsize: int, rollover: int) -> None:
+    """The steps that are prepared at once are those that a wire is asked for one by one, behind a wrap too."""
+    content = BytesContent("f", pattern(8 * count - 3))
+    terms = AgreedOptions(blksize=8, windowsize=windowsize, rollover=rollover)
+    wires = [kind(terms, content.size, RetransmitPolicy()) for kind in (Wire, AskedWire)]
+    assert [IEqualStepsWire.providedBy(wire) for wire in wires] == [True, False]
+    starts = {0, 1, windowsize, 129, 65_535 - windowsize, 65_535, 65_536, 131_070, count - windowsize, count - 1}
+    for start in (each for each in starts if 0 <= each < count):
+        chunks = [BlockCache(1 << 20).chunk(wire, content, start) for wire in wires]
+        made, asked = (preparedSteps(wire, chunk, start) for wire, chunk in zip(wires, chunks, strict=True))
+        assert (made.start, made.stop, made.stride, made.gap) == (asked.start, asked.stop, asked.stride, asked.gap)
+        assert (made.answers, made.images) == (asked.answers, asked.images)
 
 
 @pytest.mark.parametrize("blksize", [8, 512, 1020, 1468, 65464])

@@ -8,7 +8,7 @@ granted is left out, and the client is served by unicast: never an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from castd import outcomes
@@ -227,12 +227,10 @@ class GroupWire:
         self._reader = GroupReader(size, terms.blksize, self.listenersConfirm, self.earlyFarewell)
         self.count = self._reader.count
         self.expectedAnswer = self._reader.expectedAnswer
+        self.expectedAnswers = self._reader.expectedAnswers
 
     def requestedBlocks(self, request: Request) -> Ranges:
         return ()
-
-    def expectedAnswers(self, start: int, stop: int) -> Sequence[bytes]:
-        return _tftp.ACKS[start:stop]
 
     def receive(
         self, datagram: bytes, peer: Peer, peerState: PeerState | None

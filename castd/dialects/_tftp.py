@@ -257,6 +257,12 @@ class AckReader:
         short = stop if stop <= 0xFFFF else tftp.wire(stop, self.rollover)
         return ACKS[short], min(stop + self.windowsize, self.count)
 
+    def expectedAnswers(self, start: int, stop: int) -> Sequence[bytes]:
+        """Predict the ACKs that ask for windows, as L{castd.interfaces.IEqualStepsWire.expectedAnswers}."""
+        if stop <= len(ACKS):
+            return ACKS[start : stop : self.windowsize]
+        return [ACKS[tftp.wire(number, self.rollover)] for number in range(start, stop, self.windowsize)]
+
 
 def farewell(request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
     """

@@ -17,9 +17,9 @@ from castd.group_pool import GroupPool, GroupRange, OpenContext
 from castd.interfaces import (
     IContent,
     IEqualHeadersWire,
+    IEqualStepsWire,
     IExplainedDialect,
     IGroupWire,
-    ILockstepWire,
     INegotiatingWire,
     IWire,
 )
@@ -72,7 +72,7 @@ class Options(ListenOptions):
         return BootPath(f"tftm://{host}{port}/{name}")
 
 
-@implementer(IGroupWire, ILockstepWire, INegotiatingWire, IEqualHeadersWire)
+@implementer(IGroupWire, IEqualStepsWire, INegotiatingWire, IEqualHeadersWire)
 class Wire(_group.GroupWire):
     """Translates for one group."""
 

@@ -26,6 +26,7 @@ from castd.group_pool import OpenContext
 from castd.interfaces import (
     IContent,
     IEqualHeadersWire,
+    IEqualStepsWire,
     IExplainedDialect,
     INegotiatingWire,
     ITransferHalf,
@@ -116,7 +117,7 @@ class Options(ListenOptions):
             )
 
 
-@implementer(INegotiatingWire, IEqualHeadersWire)
+@implementer(INegotiatingWire, IEqualHeadersWire, IEqualStepsWire)
 class Wire:
     """
     Translates for unicast transfers.  It has no state of a transfer, so all with the same terms and size share one.
@@ -138,6 +139,7 @@ class Wire:
         self.count = self._reader.count
         self.stride = terms.windowsize
         self.expectedAnswer = self._reader.expectedAnswer
+        self.expectedAnswers = self._reader.expectedAnswers
         self._announcement = tftp.buildOack(terms.answer) if terms.answer else None
 
     def requestedBlocks(self, request: Request) -> Ranges:

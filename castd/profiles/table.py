@@ -1,15 +1,17 @@
 """
 Find the profiles that are for a request, and apply them.
 
-What all machines of one type have in common, the shape of their requests and the name, is looked up in a cache; only
-what is left of that is compared with the address.  Most requests end there.
+What all machines of one type have in common, the shape of their requests (mode, options, read or write), is looked up
+in a cache.  What is left of that is compared with the name, by another cache, and then with the address.  Most requests
+end at the first.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from typing import TypeAlias
 
 from castd.files.names import Patterns, plain
 from castd.machines.known import KnownMachine
@@ -25,29 +27,6 @@ _REMEMBERED = 1024
 #: The most profiles that are counted by their names, over all reloads; the others are counted together, as L{OTHER}.
 MOST_COUNTED = 256
 OTHER = "other"
-
-
-class RequestShape:
-    """
-    Holds what the requests of all machines of one type have in common.
-
-    @ivar name, mode, options, write: as those of L{Request}; the mode is C{sentMode}.
-    @ivar asks: the names of the options, in lower case.
-    """
-
-    __slots__ = ("_plain", "asks", "mode", "name", "options", "write")
-
-    def __init__(self, name: str, mode: str, options: Options, write: bool) -> None:
-        self.name, self.mode, self.options, self.write = name, mode, options, write
-        self.asks = {option.lower() for option, _ in options}
-        self._plain: str | None = None
-
-    @property
-    def plain(self) -> str:
-        """The name as patterns see it, L{plain<castd.files.names.plain>}."""
-        if self._plain is None:
-            self._plain = plain(self.name)
-        return self._plain
 
 
 def fitOptions(shapes: tuple[OptionShape, ...], options: Options) -> bool:
@@ -84,15 +63,18 @@ class _Matcher:
         self._networks = None if options.clients is None else Networks(options.clients)
         self.byMachine = options.mac is not None or options.arch is not None
 
-    def fitsShape(self, shape: RequestShape) -> bool:
-        """Return whether all fits that does not depend on who asks, in a request that has the options it C{needs}."""
+    def fitsShape(self, mode: str, options: Options, write: bool) -> bool:
+        """Return whether all but the name fits that does not depend on who asks, where the options it C{needs} are."""
         wanted = self._options
         return (
-            (wanted.use is None or (wanted.use == "write") is shape.write)
-            and (wanted.mode is None or wanted.mode == shape.mode)
-            and (self._shapes is None or fitOptions(self._shapes, shape.options))
-            and (self._names is None or self._names.match(shape.plain) is not None)
+            (wanted.use is None or (wanted.use == "write") is write)
+            and (wanted.mode is None or wanted.mode == mode)
+            and (self._shapes is None or fitOptions(self._shapes, options))
         )
+
+    def fitsName(self, name: str) -> bool:
+        """Return whether a name fits, as L{plain<castd.files.names.plain>} returns it."""
+        return self._names is None or self._names.match(name) is not None
 
     def fitsPeer(self, peer: Peer, transport: str) -> bool:
         """Return whether the address and the port of a request fit, and the transport that has read it."""
@@ -131,9 +113,13 @@ class Profile:
         self.byMachine = any(each.byMachine for each in self._matchers)
         self.needs = frozenset[str]().union(*(each.needs for each in self._matchers))
 
-    def fitsShape(self, shape: RequestShape) -> bool:
-        """Return whether it may be for such requests, which have the options that it C{needs}."""
-        return all(each.fitsShape(shape) for each in self._matchers)
+    def fitsShape(self, mode: str, options: Options, write: bool) -> bool:
+        """Return whether it is for such requests, which have the options it C{needs}, as far as no name decides."""
+        return all(each.fitsShape(mode, options, write) for each in self._matchers)
+
+    def fitsName(self, name: str) -> bool:
+        """Return whether it is for files of this name, as L{plain<castd.files.names.plain>} returns it."""
+        return all(each.fitsName(name) for each in self._matchers)
 
     def fitsPeer(self, peer: Peer, transport: str) -> bool:
         """Return whether it is for requests of this client, as far as that does not depend on its machine."""
@@ -187,7 +173,7 @@ class Profiles:
     def __init__(self, profiles: Iterable[Profile]) -> None:
         self.profiles = tuple(profiles)
         # Not methods: by the cycle of references they would outlive a reload, with their caches.
-        self._shaped = lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))
+        self._named = lru_cache(_REMEMBERED)(partial(_named, lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))))
         self._merged = lru_cache(_REMEMBERED)(_merged)
 
     def matching(self, request: Request, transport: str) -> tuple[Profile, ...]:
@@ -196,7 +182,7 @@ class Profiles:
 
         @param transport: the name of the transport that has read it.
         """
-        found: tuple[Profile, ...] = self._shaped(request.name, request.sentMode, request.options, request.write)
+        found: tuple[Profile, ...] = self._named(request.name, request.sentMode, request.options, request.write)
         return tuple(each for each in found if each.fitsPeer(request.peer, transport)) if found else found
 
     def apply(
@@ -218,10 +204,23 @@ class Profiles:
         return request.profiled(name, self._merged(applied)), applied
 
 
-def _shaped(profiles: tuple[Profile, ...], name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
+#: Finds the profiles for requests of one shape, whatever name they ask for: mode, options, whether they write.
+_Shaped: TypeAlias = Callable[[str, Options, bool], tuple[Profile, ...]]
+
+
+def _named(shaped: _Shaped, name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
     """Return the profiles for requests of one shape and name."""
-    shape = RequestShape(name, mode, options, write)
-    return tuple(each for each in profiles if each.needs <= shape.asks and each.fitsShape(shape))
+    found = shaped(mode, options, write)
+    if not found:
+        return found  # as for most, however many names there are
+    text = plain(name)
+    return tuple(each for each in found if each.fitsName(text))
+
+
+def _shaped(profiles: tuple[Profile, ...], mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
+    """Return the profiles for requests of one shape, as far as their names do not decide."""
+    asks = {option.lower() for option, _ in options}
+    return tuple(each for each in profiles if each.needs <= asks and each.fitsShape(mode, options, write))
 
 
 def _untilEnd(profiles: Iterable[Profile]) -> Iterator[Profile]:

@@ -8,7 +8,7 @@ chunk keeps them.  L{castd.server.fastpath} takes them.
 
 from __future__ import annotations
 
-from castd.interfaces import ILockstepWire, IWire
+from castd.interfaces import IEqualStepsWire, IWire
 from castd.native import StepLists
 from castd.server.blockcache import Chunk
 
@@ -61,8 +61,8 @@ NO_STEPS = PreparedSteps(0, 0, 0)
 
 
 def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
-    if ILockstepWire.providedBy(wire):
-        return _prepareSingles(wire, chunk, start)
+    if IEqualStepsWire.providedBy(wire):
+        return _prepareEqual(wire, chunk, start)
     made = PreparedSteps(start, wire.stride, chunk.step - wire.blocksize)
     while (expected := wire.expectedAnswer(start)) is not None and expected[1] <= chunk.stop:
         answer, stop = expected
@@ -74,14 +74,15 @@ def _prepare(wire: IWire, chunk: Chunk, start: int) -> PreparedSteps:
     return made
 
 
-def _prepareSingles(wire: ILockstepWire, chunk: Chunk, start: int) -> PreparedSteps:
-    """Prepare steps of one block: a group takes each of them but once, so they have to be cheap."""
-    step, image = chunk.step, chunk.image
-    made = PreparedSteps(start, 1, step - wire.blocksize)
-    made.stop = chunk.stop
-    made.answers = [*wire.expectedAnswers(start, chunk.stop), None]
-    first, end = (start - chunk.start) * step, (chunk.stop - chunk.start) * step
-    made.images = [image[at : at + step] for at in range(first, end, step)]
+def _prepareEqual(wire: IEqualStepsWire, chunk: Chunk, start: int) -> PreparedSteps:
+    """Prepare all steps by two slices: a lone receiver takes each of them but once, so they have to be cheap."""
+    stride, step = wire.stride, chunk.step
+    made = PreparedSteps(start, stride, step - wire.blocksize)
+    # A window that goes on in the next chunk is none of this one's; the last window of the file may be shorter.
+    made.stop = chunk.stop if chunk.stop == wire.count else chunk.stop - (chunk.stop - start) % stride
+    made.answers = [*wire.expectedAnswers(start, made.stop), None]
+    first, end = (start - chunk.start) * step, (made.stop - chunk.start) * step
+    made.images = [chunk.image[at : at + stride * step] for at in range(first, end, stride * step)]
     return made
 
 
