@@ -198,7 +198,7 @@ def test_controlSocket(tmp_path: Path, plant: Callable[[Path], object], why: str
     assert sorted(each.name for each in tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("process", [2**22 + 1, 1, os.getpid()])
+@pytest.mark.parametrize("process", [2**22 + 1, 1, os.getpid()], ids=["none", "first", "own"])
 @pytest.mark.parametrize("withSocket", [False, True])
 def test_staleLock(tmp_path: Path, process: int, withSocket: bool) -> None:
     """What a dead server has left is no hindrance, whoever has its number now: in a container that is always 1."""
