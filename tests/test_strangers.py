@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import formatEvent
 
 from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
@@ -363,11 +364,50 @@ def test_honestErrorsOfWhoWasServed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sources", [far, oneNetwork, onLink])
 def test_errorsInAll(sources: Callable[[], Iterator[Peer]]) -> None:
-    """All together still get two hundred ERRORs a second and no more, strangers half of that, one network a quarter."""
-    most = {far: 100, oneNetwork: 50, onLink: 150}[sources]
+    """All who may be forged get two hundred ERRORs a second, strangers half of that, and one network a quarter."""
+    most = {far: 100, oneNetwork: 50, onLink: 200}[sources]
     with recorded() as stage:
         stormed(stage, 1.0, 1000, sources())
         assert 0.9 * most * 3 <= stormed(stage, 3.0, 1000, sources()) <= most * 3 + 2
+
+
+def test_hallOfBootLoaders() -> None:
+    """
+    Two hundred machines whose boot loader asks for ten names that do not exist are told at once, each time, while
+    others forge requests: a machine that was served is bounded by its own limit alone.
+    """
+    with recorded() as stage:
+        machines = [stage.client(2000, f"10.0.1.{number}") for number in range(1, 201)]
+        for machine in machines:
+            client, _, tid = stage.ask(rrq(), machine)
+            for number in (1, 2, 3):
+                ackedTo(client, number, tid) if number < 3 else client.send(b"\0\4\0\3", tid)
+        stormed(stage, 2.0, 600, onLink())
+        for turn in range(10):
+            for machine in machines:
+                machine.take()
+                machine.send(rrq(f"pxelinux.cfg/{turn}"), (SERVER, 69))
+            stage.network.advance(0.01)
+            assert all([isError(parse(each.datagram), 1) for each in machine.take()] == [True] for machine in machines), turn
+
+
+def test_noErrorIsNoSecret() -> None:
+    """Where a limit keeps an ERROR from a machine, the event says so and names it; the status counts it."""
+    with recorded() as stage:
+        client = stage.client(2000)
+        for number in range(30):
+            client.send(rrq(f"missing{number}"), (SERVER, 69))
+        stage.network.advance(0.01)
+        told = len([each for each in client.take() if isError(parse(each.datagram), 1)])
+        events = [event for event in stage.events if event.get("event") == "refused"]
+        untold = [event for event in events if event.get("limit") == "errors-per-peer"]
+        assert (told, len(events), len(untold)) == (20, 30, 10)
+        assert stage.listener.counts["errors-per-peer"] == 10
+        assert all(
+            str(formatEvent(event)).endswith(" (no ERROR was sent: limits.errors-per-peer is reached)")
+            for event in untold
+        )
+        assert not any("limit" in event or "no ERROR" in str(formatEvent(event)) for event in events[:20])
 
 
 def recorded() -> TftpStage:

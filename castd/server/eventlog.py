@@ -91,22 +91,29 @@ def requested(transport: str, request: Request) -> None:
     )
 
 
-def refused(transport: str, request: Request | None, peer: Peer, error: Refused, near: Near | None = None) -> None:
+_UNTOLD = " (no ERROR was sent: limits.{limit} is reached)"
+
+
+def refused(
+    transport: str, request: Request | None, peer: Peer, error: Refused, near: Near | None = None, limit: str = ""
+) -> None:
     """
     Log that a request is refused.
 
     @param request: L{None}: it could not be read.
     @param near: the file that was probably meant.
+    @param limit: the key of the limit for which no ERROR was sent, so that the client waits; C{""}: it was told.
     """
     asked: dict[str, object] = {"peer": hostPort(peer)} if request is None else requestFields(request)
     if request is None:
         asked["name"] = "an unreadable request"
     _log.info(
-        "{transport}: {peer} is refused {name}: {why}",
+        "{transport}: {peer} is refused {name}: {why}" + (_UNTOLD if limit else ""),
         event="refused",
         transport=transport,
         code=error.code,
         why=str(error),
+        **({"limit": limit} if limit else {}),
         **({"rule": error.rule} if isinstance(error, Denied) and error.rule else {}),
         **({} if near is None else {"nearest": near.name}),
         **asked,

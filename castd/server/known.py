@@ -63,23 +63,27 @@ def _asNetworks(networks: tuple[IPv4Network, ...]) -> Networks:
     return Networks(networks)
 
 
+#: What part of a limit each rank has: a quarter is for those that were served, a quarter for neighbours.
+PARTS: Sequence[float] = (0.25, 0.25, 0.5)
+#: The same of a limit that does not count those that were served.
+UNSERVED_PARTS: Sequence[float] = (0.0, 0.5, 0.5)
+
+
 class DividedLimit:
     """
     Limits how often something is done for all addresses together.
 
-    A quarter is for those that were served, a quarter for neighbours and half for strangers; who is better known may
-    use the parts of those behind it, too.  A network of strangers (C{/24}, or C{/64} in IPv6) gets half of their part.
+    Each rank has a part; who is better known may use the parts of those behind it, too.  A network of strangers
+    (C{/24}, or C{/64} in IPv6) gets half of their part.
     """
 
-    #: The parts of the ranks.
-    PARTS: Sequence[float] = (0.25, 0.25, 0.5)
-
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, parts: Sequence[float] = PARTS) -> None:
         """
         @param rate: times a second, for all together.
+        @param parts: those of the ranks, L{PARTS} or L{UNSERVED_PARTS}.
         """
-        self._buckets = [bucketOf(rate * part) for part in self.PARTS]
-        self._networks = AddressLimit(rate * self.PARTS[Rank.STRANGE] / 2)
+        self._buckets = [bucketOf(rate * part) for part in parts]
+        self._networks = AddressLimit(rate * parts[Rank.STRANGE] / 2)
 
     def allow(self, host: str, rank: Rank, now: float) -> bool:
         """Count one, if there is any left for an address of this rank.  -> whether there is."""

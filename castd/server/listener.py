@@ -633,38 +633,40 @@ class Listener(DatagramProtocol):
             self.counts["unanswered"] += 1
             eventlog.unanswered(entry.name, request, str(error))
         elif isinstance(error, NotFound) and not request.write:
-            self._sendRefusal(entry, request, request.peer, request.local, error)
+            limit = self._sendRefusal(entry, request, request.peer, request.local, error)
             near = self.site.findNear(request)
             if not near.called:
                 near.addTimeout(NEAREST_TIME, self.site.reactor)
             near.addErrback(lambda _: None)
-            near.addCallback(lambda found: eventlog.refused(entry.name, request, request.peer, error, found))
+            near.addCallback(lambda found: eventlog.refused(entry.name, request, request.peer, error, found, limit))
         else:
             self.refuse(entry, request, request.peer, request.local, error)
 
     def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
         """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
-        self._sendRefusal(entry, request, peer, local, error)
-        eventlog.refused(entry.name, request, peer, error)
+        limit = self._sendRefusal(entry, request, peer, local, error)
+        eventlog.refused(entry.name, request, peer, error, limit=limit)
 
     def _sendRefusal(
         self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused
-    ) -> None:
+    ) -> str:
+        """Send one ERROR, if there is one for this.  -> the key of the limit that forbids it; C{""}: none does."""
         try:
             answer = entry.dialect.refuse(request, error)
         except BaseException:
             _log.failure("{transport}: a refusal failed", event="fault", transport=entry.name)
-            return
+            return ""
         if answer is None or local.broadcast:
-            return
-        if not self.site.admission.mayError(peer[0], self.site.reactor.seconds(), local.networks):
-            self.counts["errors"] += 1
-            return
+            return ""
+        if limit := self.site.admission.errorLimit(peer[0], self.site.reactor.seconds(), local.networks):
+            self.counts[limit] += 1
+            return limit
         if self.transport is None or not self._send(answer, peer, local):
             # It counts as lost on the way: the client asks again.
             self.counts["unsent"] += 1
         elif self.site.recorder is not None:
             self.site.recorder.answered(answer, peer, local)
+        return ""
 
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
         """Return whether the datagram was sent."""
