@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     @ivar outcome: of a transfer, a word of L{castd.outcomes}.
     @ivar code: of a refusal, TFTP's error code.
     @ivar why: of a refusal, and of a request that was not answered: the reason in the log.
-    @ivar limit: the key of the limit that was reached.
+    @ivar limit: the key of the limit for which there was no answer.
     @ivar rule: C{file:line} of the access rule that refused.
     @ivar ruled: the access rules refused, by a rule or for want of one.
     @ivar source: C{file:line} of the source that C{found} lies in.
@@ -187,6 +187,14 @@ _SNOOPING = "a switch with IGMP snooping needs a querier; for clients that send 
 #: The table.
 RULES: Final = (
     VerdictRule(
+        "limit",
+        "a request that a limit leaves without an answer",
+        lambda facts: bool(facts.limit),
+        "{limit} is reached",
+        "raise it, if so many are to be served; clients ask again by themselves",
+        told=False,
+    ),
+    VerdictRule(
         "network",
         "the file is not found, but is in a directory for other clients",
         _near("network"),
@@ -283,14 +291,6 @@ RULES: Final = (
         lambda facts: facts.kind == "refused",
         "{why}",
         "the log of the minutes before",
-        told=False,
-    ),
-    VerdictRule(
-        "limit",
-        "a request that a limit leaves without an answer",
-        lambda facts: facts.kind == "crowded" and bool(facts.limit),
-        "{limit} is reached",
-        "raise it, if so many are to be served; clients ask again by themselves",
         told=False,
     ),
     VerdictRule(

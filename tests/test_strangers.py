@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import formatEvent
+from twisted.logger import LogLevel, formatEvent
 
 from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.observe.history import Query, Store, entryOf
 from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
@@ -388,11 +389,50 @@ def test_hallOfBootLoaders() -> None:
                 machine.take()
                 machine.send(rrq(f"pxelinux.cfg/{turn}"), (SERVER, 69))
             stage.network.advance(0.01)
-            assert all([isError(parse(each.datagram), 1) for each in machine.take()] == [True] for machine in machines), turn
+            assert all(
+                [isError(parse(each.datagram), 1) for each in machine.take()] == [True] for machine in machines
+            ), turn
+
+
+@pytest.mark.slow
+def test_errorsToTheServed() -> None:
+    """Who was served gets ten times as many ERRORs in all as others, whoever asks in their names."""
+    with recorded() as stage:
+        machines = [(f"10.0.1.{number}", 2000) for number in range(1, 251)]
+        for host, _ in machines:
+            stage.site.admission.known.add(host)
+        stormed(stage, 1.0, 5000, iter(machines * 20))
+        told = sum(stormed(stage, 1.0, 5000, iter(machines * 20)) for _ in range(3))
+        assert 0.9 * 2200 * 3 <= told <= 2200 * 3 + 2
+
+
+def test_toldAndUntoldApart() -> None:
+    """Refusals that were sent are not counted with those that a limit kept back, in the log and in its history."""
+    seen: list[dict[str, Any]] = []
+    limiter = RateLimiter(seen.append)
+    store = Store(None, 3600.0, 1 << 20)
+    for number, limit in enumerate(["", "limits.errors", "limits.errors", "", "limits.errors"]):
+        more = {"limit": limit} if limit else {}
+        event = {"event": "refused", "transport": "tftp", "peer": "10.0.0.5:2000", "name": "x", "why": "no", **more}
+        event |= {"log_format": "{name} {why}", "log_level": LogLevel.info, "log_time": 1.0 + number / 10}
+        limiter(event)
+        store.add([entryOf(event)], 2.0)
+    limiter.flush(100.0)
+    assert [(event.get("limit"), event.get("more")) for event in seen] == [
+        (None, None),
+        ("limits.errors", None),
+        (None, 1),
+        ("limits.errors", 2),
+    ]
+    found = store.find(Query(merged=True))
+    assert sorted((str(each["fields"].get("limit")), each["times"]) for each in found) == [
+        ("None", 2),
+        ("limits.errors", 3),
+    ]
 
 
 def test_noErrorIsNoSecret() -> None:
-    """Where a limit keeps an ERROR from a machine, the event says so and names it; the status counts it."""
+    """Where a limit keeps an ERROR from a machine, the event says so, names it, and says what to do about it."""
     with recorded() as stage:
         client = stage.client(2000)
         for number in range(30):
@@ -400,13 +440,16 @@ def test_noErrorIsNoSecret() -> None:
         stage.network.advance(0.01)
         told = len([each for each in client.take() if isError(parse(each.datagram), 1)])
         events = [event for event in stage.events if event.get("event") == "refused"]
-        untold = [event for event in events if event.get("limit") == "errors-per-peer"]
+        untold = [event for event in events if event.get("limit") == "limits.errors-per-peer"]
         assert (told, len(events), len(untold)) == (20, 30, 10)
-        assert stage.listener.counts["errors-per-peer"] == 10
+        assert stage.listener.counts["limits.errors-per-peer"] == 10
         assert all(
             str(formatEvent(event)).endswith(" (no ERROR was sent: limits.errors-per-peer is reached)")
             for event in untold
         )
+        assert {(event["verdict"], event["cause"]) for event in untold} == {
+            ("limit", "limits.errors-per-peer is reached")
+        }
         assert not any("limit" in event or "no ERROR" in str(formatEvent(event)) for event in events[:20])
 
 

@@ -19,6 +19,7 @@ from castd.dialects import tftp
 from castd.errors import Exists, Full
 from castd.packets.tftp import TftpRequest, buildAck, buildData, buildError, buildRequest
 from castd.receive.options import RequestedOptions
+from castd.receive.upload import UploadReceiver
 from castd.testing import MemorySink, Network, RecordingClient, memorySite, pattern
 from castd.testing.content import MemoryUpload
 from tests.support.link import summary
@@ -256,6 +257,18 @@ class TestBroken:
         site.client.send(buildData(1, b"all"), source)
         assert summary(site.client.expect().datagram) == "ACK 1"
         assert site.files == {"up": b"all"}
+
+    def test_halfFails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A half that fails to say what it expects ends its upload as any other fault does, with one line."""
+        monkeypatch.setattr(UploadReceiver, "expected", lambda half: _raise(RuntimeError("broken")))
+        site = Site()
+        with logged() as events:
+            assert site.write().value.code == 0
+        assert [event["event"] for event in events if event.get("event") in ("fault", "received")] == [
+            "fault",
+            "received",
+        ]
+        assert (site.files, site.left()) == ({}, 0)
 
 
 class TestRestart:

@@ -258,6 +258,7 @@ READ_ONLY = writeRefusal(OSError(errno.EROFS, os.strerror(errno.EROFS)))
 
 #: For each verdict, what provokes it.
 PROVOKED: dict[str, Provoke] = {
+    "limit": crowded,
     "network": asked(rrq("only.cfg")),
     "case": asked(rrq("efi/grub.EFI")),
     "prefix": asked(rrq("tftpboot/a.cfg")),
@@ -271,7 +272,6 @@ PROVOKED: dict[str, Provoke] = {
     "malformed": asked(rrq("a.cfg", "mail")),
     "forbidden": asked(rrq("dir")),
     "unavailable": refusing(Busy(why="Input/output error")),
-    "limit": crowded,
     "unanswered": refusing(Unanswered(why="the disk is slow")),
     "no-multicast": deaf,
     "mtu": tooLarge,

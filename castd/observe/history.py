@@ -350,7 +350,7 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
     if query.merged:
         # SQLite takes columns without an aggregate from the row that has the maximum.
         columns = columns.replace("time,", "max(time),", 1).replace(" times,", " sum(times),")
-        verdict = "CASE WHEN json_valid(fields) THEN json_extract(fields, '$.outcome', '$.verdict') END"
+        verdict = "CASE WHEN json_valid(fields) THEN json_extract(fields, '$.outcome', '$.verdict', '$.limit') END"
         source = f"(SELECT * FROM {source} {latest}) GROUP BY address, name, event, {verdict}"
         values.append(MOST_MERGED)
     rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
@@ -420,6 +420,7 @@ class History:
             name and str(name),
             event.get("outcome"),
             event.get("why"),
+            event.get("limit"),
             event.get("fault"),
         )
         found = waiting.get(key)

@@ -159,14 +159,20 @@ EVENT_METRICS = (
     EventMetric("castd_repeats", "Blocks that were sent again.", ("transport",), _sent("repeats")),
     EventMetric("castd_full_sockets", "Times that a socket took no more.", ("transport",), _sent("full")),
     EventMetric(
-        "castd_refused", "Requests refused, by the code of TFTP's ERROR.", ("transport", "code"), {"refused": _one}
+        "castd_refused",
+        "Requests refused, by the code of TFTP's ERROR.",
+        ("transport", "code"),
+        {"refused": lambda event: 0.0 if event.get("limit") else 1.0},
     ),
     EventMetric(
         "castd_crowded",
         "Requests not answered since a limit was reached.",
         ("transport",),
-        # Of a flood there is one event a second.
-        {"crowded": lambda event: event.get("requests", 1)},
+        # Of a flood there is one event a second.  Who is refused, and not told so, has no answer either.
+        {
+            "crowded": lambda event: event.get("requests", 1),
+            "refused": lambda event: 1.0 if event.get("limit") else 0.0,
+        },
     ),
     EventMetric(
         "castd_declined", "Requests that a transport left to the next one.", ("transport",), {"declined": _one}

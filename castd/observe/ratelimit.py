@@ -159,7 +159,7 @@ def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
         return *source, failure.type, *(frame[1:3] for frame in failure.frames[-1:])
     # What there is too much of is no matter of one file: a machine that asks for fifty has one line.
     name = None if kind == "crowded" else event.get("name")
-    return *source, addressOf(event.get("peer")), name, why
+    return *source, addressOf(event.get("peer")), name, why, event.get("limit")
 
 
 def _summary(event: LogEvent, more: int, now: float) -> LogEvent:

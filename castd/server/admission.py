@@ -13,7 +13,7 @@ from castd.options import Limits
 from castd.pacing import AddressLimit, TokenBucket, bucketOf
 from castd.repetitions import Repetitions
 from castd.request import Peer
-from castd.server.known import UNSERVED_PARTS, DividedLimit, KnownAddresses, Rank
+from castd.server.known import ERROR_PARTS, DividedLimit, KnownAddresses, Rank
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
@@ -183,7 +183,7 @@ class Admission:
         self._limits = limits
         self._new = AddressLimit(limits.newPerPeer)
         self._again = AddressLimit(limits.newPerPeer)
-        self._errors = DividedLimit(limits.errors, UNSERVED_PARTS)
+        self._errors = DividedLimit(limits.errors, ERROR_PARTS)
         self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
         self._strangers = bucketOf(self.STRANGERS)
         self._mayDisplace = DividedLimit(DISPLACED_RATE)
@@ -337,18 +337,12 @@ class Admission:
         """
         Find out which limit forbids an ERROR to this address, and count one if none does.
 
-        For an address that was served only its own limit counts: whoever is told something there has not been made up
-        (L{Rank.SERVED}), and a hall of boot loaders asks for many names that do not exist before the right one.
-
         @param networks: those on the link of the interface that was asked.
-        @return: the key of the limit; C{""}: an ERROR may be sent.
+        @return: the key of that limit in the service file; C{""}: an ERROR may be sent.
         """
         if not self._errorsPerPeer.allow(host, now):
-            return "errors-per-peer"
-        rank = self.known.rank(host, networks)
-        if rank is Rank.SERVED or self._errors.allow(host, rank, now):
-            return ""
-        return "errors"
+            return "limits.errors-per-peer"
+        return "" if self._errors.allow(host, self.known.rank(host, networks), now) else "limits.errors"
 
     def mayAnswerStranger(self, host: str, now: float) -> bool:
         """Return whether an ERROR 5 may be sent to this address, whose transfer ID is unknown."""

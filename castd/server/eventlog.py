@@ -91,7 +91,7 @@ def requested(transport: str, request: Request) -> None:
     )
 
 
-_UNTOLD = " (no ERROR was sent: limits.{limit} is reached)"
+_UNTOLD = " (no ERROR was sent: {limit} is reached)"
 
 
 def refused(
@@ -117,12 +117,14 @@ def refused(
         **({"rule": error.rule} if isinstance(error, Denied) and error.rule else {}),
         **({} if near is None else {"nearest": near.name}),
         **asked,
-        **verdictFields(refusalFacts(request, peer, error, near)),
+        **verdictFields(refusalFacts(request, peer, error, near, limit)),
     )
 
 
-def refusalFacts(request: Request | None, peer: Peer, error: Refused, near: Near | None = None) -> Facts:
-    """Return what is known of a refusal."""
+def refusalFacts(
+    request: Request | None, peer: Peer, error: Refused, near: Near | None = None, limit: str = ""
+) -> Facts:
+    """Return what is known of a refusal; C{limit} as for L{refused}."""
     return Facts(
         "refused",
         host=_host(peer),
@@ -130,6 +132,7 @@ def refusalFacts(request: Request | None, peer: Peer, error: Refused, near: Near
         write=request is not None and request.write,
         code=error.code,
         why=str(error),
+        limit=limit,
         rule=error.rule if isinstance(error, Denied) else "",
         ruled=isinstance(error, Denied),
         near="" if near is None else near.kind,

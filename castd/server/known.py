@@ -65,8 +65,9 @@ def _asNetworks(networks: tuple[IPv4Network, ...]) -> Networks:
 
 #: What part of a limit each rank has: a quarter is for those that were served, a quarter for neighbours.
 PARTS: Sequence[float] = (0.25, 0.25, 0.5)
-#: The same of a limit that does not count those that were served.
-UNSERVED_PARTS: Sequence[float] = (0.0, 0.5, 0.5)
+#: The same of ERRORs: neighbours and strangers have all of the limit, and who was served has ten times as much, since
+#: each of a hall of boot loaders asks for some ten names that do not exist before the right one.
+ERROR_PARTS: Sequence[float] = (10.0, 0.5, 0.5)
 
 
 class DividedLimit:
@@ -80,7 +81,7 @@ class DividedLimit:
     def __init__(self, rate: float, parts: Sequence[float] = PARTS) -> None:
         """
         @param rate: times a second, for all together.
-        @param parts: those of the ranks, L{PARTS} or L{UNSERVED_PARTS}.
+        @param parts: those of the ranks, L{PARTS} or L{ERROR_PARTS}.
         """
         self._buckets = [bucketOf(rate * part) for part in parts]
         self._networks = AddressLimit(rate * parts[Rank.STRANGE] / 2)

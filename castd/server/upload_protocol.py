@@ -256,10 +256,13 @@ class UploadProtocol(HalfProtocol):
 
     def _predict(self) -> None:
         """Find out which datagram can be received by L{_advance}: the next block, if nothing has to be waited for."""
-        expected = None
-        if self._predicting is not None and self._room is None and not self.over:
-            expected = self._predicting.expected()
-        self._expected, self._expectedOctets = expected or NOT_EXPECTED
+        self._expected, self._expectedOctets = NOT_EXPECTED
+        if self._predicting is None or self._room is not None or self.over:
+            return
+        try:
+            self._expected, self._expectedOctets = self._predicting.expected() or NOT_EXPECTED
+        except BaseException:
+            self.fail(Failure())
 
     def process(self, receive: Receive, datagram: bytes) -> None:
         """As L{HalfProtocol.process}; then the next block may be received in less time."""
