@@ -253,6 +253,16 @@ def test_present() -> None:
     assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in counters.page().decode()
 
 
+def test_withheldErrors() -> None:
+    """A refusal that a limit kept from its machine counts as no answer, not as the ERROR that was not sent."""
+    counters = Counters()
+    for more in ({}, {"limit": "limits.errors"}, {"limit": "limits.errors-per-peer"}):
+        counters({"event": "refused", "transport": "tftp", "code": 1, **more})
+    page = counters.page().decode()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
+    assert 'castd_crowded_total{transport="tftp"} 2.0' in page
+
+
 def test_bounded() -> None:
     """However many names events carry, the labels are bounded; what is no word of ours is `other`."""
     counters = Counters()
