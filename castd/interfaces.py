@@ -744,11 +744,11 @@ class ISite(Interface):
         @raise Refused: it is refused, or there is none.
         """
 
-    def findNear(request: Request) -> Deferred[Near | None]:
+    def findNear(request: Request) -> Deferred[Near | None] | None:
         """
         Find a file that was probably meant by a request for which there is none, for the log.
 
-        @return: L{None}: none was found, or there was no time to look.  It does not fail.
+        @return: fires with L{None} if none was found, and does not fail; L{None}: there is no time to look.
         """
 
     def lookupAny(name: str, networks: Iterable[AnyNetwork], mac: str | None = None) -> Deferred[IContent]:

@@ -495,6 +495,8 @@ def judge(facts: Facts) -> Verdict | None:
     rule = next((rule for rule in RULES if rule.holds(facts)), None)
     if rule is None:
         return None
+    if "{" not in rule.cause and "{" not in rule.cure:
+        return Verdict(rule.id, rule.cause, rule.cure)
     known = {**facts._asdict(), "smaller": facts.smaller}
     return Verdict(rule.id, rule.cause.format_map(known), rule.cure.format_map(known))
 

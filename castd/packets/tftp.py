@@ -211,6 +211,7 @@ def buildAck(number: int) -> bytes:
     return _TWO_NUMBERS.pack(ACK, number & 0xFFFF)
 
 
+@lru_cache(64)
 def buildError(code: int, text: str) -> bytes:
     """Return an ERROR; the text becomes printable ASCII of at most L{LARGEST_TEXT} octets, then a NUL."""
     clean = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:LARGEST_TEXT])

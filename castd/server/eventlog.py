@@ -107,18 +107,18 @@ def refused(
     asked: dict[str, object] = {"peer": hostPort(peer)} if request is None else requestFields(request)
     if request is None:
         asked["name"] = "an unreadable request"
-    _log.info(
-        "{transport}: {peer} is refused {name}: {why}" + (_UNTOLD if limit else ""),
-        event="refused",
-        transport=transport,
-        code=error.code,
-        why=str(error),
+    event: LogEvent = {
+        "event": "refused",
+        "transport": transport,
+        "code": error.code,
+        "why": str(error),
         **({"limit": limit} if limit else {}),
         **({"rule": error.rule} if isinstance(error, Denied) and error.rule else {}),
         **({} if near is None else {"nearest": near.name}),
         **asked,
         **verdictFields(refusalFacts(request, peer, error, near, limit)),
-    )
+    }
+    _emit(event, "{transport}: {peer} is refused {name}: {why}" + (_UNTOLD if limit else ""))
 
 
 def refusalFacts(

@@ -497,6 +497,11 @@ class Listener(DatagramProtocol):
         entries = self._entries[index:]
         try:
             found = self.site.lookup(request)
+        except Refused as error:
+            # Boot loaders ask for many names that do not exist; a Failure would cost a tenth of such a request.
+            self._refuseRequest(entry, request, error)
+            self._checkDrained()
+            return
         except BaseException:
             self._notFound(Failure(), entry, request)
             return
@@ -635,6 +640,9 @@ class Listener(DatagramProtocol):
         elif isinstance(error, NotFound) and not request.write:
             limit = self._sendRefusal(entry, request, request.peer, request.local, error)
             near = self.site.findNear(request)
+            if near is None:
+                eventlog.refused(entry.name, request, request.peer, error, limit=limit)
+                return
             if not near.called:
                 near.addTimeout(NEAREST_TIME, self.site.reactor)
             near.addErrback(lambda _: None)

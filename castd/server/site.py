@@ -10,7 +10,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -189,12 +189,12 @@ class Site:
             self.rules.check(host, request.name, False, machine)
         return self.content.lookup(request.name, request.peer, server, machine, missed, request.trace)
 
-    def findNear(self, request: Request) -> Deferred[Near | None]:
+    def findNear(self, request: Request) -> Deferred[Near | None] | None:
         """Find a file that was probably meant, so often that it costs others nothing; see L{ISite.findNear}."""
         host, now = request.peer[0], self.reactor.seconds()
         rank = self.admission.known.rank(host, request.local.networks)
         if not self._mayLookNear.allow(host, rank, now):
-            return succeed(None)
+            return None
         return self.machineOf(request).addCallback(partial(self.content.findNear, request.name))
 
     def machineOf(self, request: Request) -> Deferred[KnownMachine]:

@@ -113,7 +113,7 @@ class MemorySite(Site):
             raise NotFound
         return self._openBytes(name, found) if isinstance(found, bytes) else found
 
-    def findNear(self, request: Request) -> Deferred[Near | None]:
+    def findNear(self, request: Request) -> Deferred[Near | None] | None:
         """As L{ISite.findNear}: among C{files}, or in the source if it can."""
         if self.source is not None:
             return self.machineOf(request).addCallback(partial(SourceChain([self.source]).findNear, request.name))
