@@ -2,7 +2,8 @@
 
 Each machine has an address of its own.  It fetches a file (the boot loader), asks for names that do not exist, as
 PXELINUX and GRUB look for their configuration, each as soon as the one before was refused, and then fetches the file
-again.  Who is not answered asks again, when PXELINUX does.  castd has its default limits for ERRORs.
+again.  Who is not answered asks again, when PXELINUX does.  castd has its default limits for ERRORs;
+castd-errors what docs/sizing.md asks for, ten a second for each machine.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def main(machines: int, names: int, rounds: int, most: float, beside: Path | Non
     isolate()
     console, workload = Console(), BY_NAME["storm"]
     servers = [each for each in SERVERS if each.present() and each.name in ("castd", "dnsmasq", "atftpd", "tftp")]
+    servers.append(castd("castd-errors", 7077, limits=f", errors: {10 * machines}/s"))
     if beside is not None:
         servers.append(castd("castd-beside", 7079, str(beside.resolve())))
     found: dict[str, list[tuple[float, float, int]]] = {each.name: [] for each in servers}

@@ -35,7 +35,7 @@ logging: {{level: {level}{logging}}}
 content: [{{directory: {{path: {root}}}}}]
 uploads: [{{directory: {{path: {root}}}}}]
 access: [{{allow: any}}]
-limits: {{casts: 4096, receivers: 8192, per-peer: 8192, new-per-peer: 100000/s}}
+limits: {{casts: 4096, receivers: 8192, per-peer: 8192, new-per-peer: 100000/s{limits}}}
 {extra}transports:
 {groups}  tftp: {{port: {port}, interface: 127.0.0.1, windowsize: 64}}
 """
@@ -175,11 +175,13 @@ def castd(
     level: str = "warn",
     logging: str = "",
     extra: str = "",
+    limits: str = "",
 ) -> Server:
     """
     @param native: with its native loop, which is turned off else.
     @param level: from where on is logged; C{logging}: more of its keys, in front of each a comma.
     @param extra: lines of the service file. In both, C{{room}} is a folder of its own.
+    @param limits: more of its limits, in front of each a comma.
     @return: the castd of this checkout, or of another one beside it.
     """
 
@@ -187,7 +189,7 @@ def castd(
         file = room / f"{name}.yaml"
         front = GROUPS.format(port=port) if groups else ""
         more = {"logging": logging.format(room=room), "extra": extra.format(room=room)}
-        file.write_text(SERVICE.format(root=root, port=port, groups=front, level=level, **more))
+        file.write_text(SERVICE.format(root=root, port=port, groups=front, level=level, limits=limits, **more))
         return [sys.executable, "-m", "castd", "serve", "-c", str(file)]
 
     says = f"import sys; sys.path.insert(0, {checkout!r}); import castd; print(castd.__version__)"

@@ -382,9 +382,7 @@ class Limits(Settings):
     newPerPeer: Frequency = Field(default=50.0, description="new transfers of one address")
     rate: Rate | None = Field(default=None, description="most octets a second of all casts together; null: no limit")
     errorsPerPeer: Frequency = Field(default=20.0, description="ERROR datagrams to one address")
-    errors: Frequency = Field(
-        default=200.0, description="ERROR datagrams to all together; ten times as many to those that were served"
-    )
+    errors: Frequency = Field(default=200.0, description="ERROR datagrams to all together")
     memory: Size = Field(
         default=32 << 20, ge=1 << 20, description="octets of wire images kept ready for all casts together"
     )

@@ -13,7 +13,7 @@ from castd.options import Limits
 from castd.pacing import AddressLimit, TokenBucket, bucketOf
 from castd.repetitions import Repetitions
 from castd.request import Peer
-from castd.server.known import ERROR_PARTS, DividedLimit, KnownAddresses, Rank
+from castd.server.known import DividedLimit, KnownAddresses, Rank
 
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
@@ -183,7 +183,7 @@ class Admission:
         self._limits = limits
         self._new = AddressLimit(limits.newPerPeer)
         self._again = AddressLimit(limits.newPerPeer)
-        self._errors = DividedLimit(limits.errors, ERROR_PARTS)
+        self._errors = DividedLimit(limits.errors)
         self._errorsPerPeer = AddressLimit(limits.errorsPerPeer)
         self._strangers = bucketOf(self.STRANGERS)
         self._mayDisplace = DividedLimit(DISPLACED_RATE)

@@ -63,28 +63,23 @@ def _asNetworks(networks: tuple[IPv4Network, ...]) -> Networks:
     return Networks(networks)
 
 
-#: What part of a limit each rank has: a quarter is for those that were served, a quarter for neighbours.
-PARTS: Sequence[float] = (0.25, 0.25, 0.5)
-#: The same of ERRORs: neighbours and strangers have all of the limit, and who was served has ten times as much, since
-#: each of a hall of boot loaders asks for some ten names that do not exist before the right one.
-ERROR_PARTS: Sequence[float] = (10.0, 0.5, 0.5)
-
-
 class DividedLimit:
     """
     Limits how often something is done for all addresses together.
 
-    Each rank has a part; who is better known may use the parts of those behind it, too.  A network of strangers
-    (C{/24}, or C{/64} in IPv6) gets half of their part.
+    A quarter is for those that were served, a quarter for neighbours and half for strangers; who is better known may
+    use the parts of those behind it, too.  A network of strangers (C{/24}, or C{/64} in IPv6) gets half of their part.
     """
 
-    def __init__(self, rate: float, parts: Sequence[float] = PARTS) -> None:
+    #: The parts of the ranks.
+    PARTS: Sequence[float] = (0.25, 0.25, 0.5)
+
+    def __init__(self, rate: float) -> None:
         """
         @param rate: times a second, for all together.
-        @param parts: those of the ranks, L{PARTS} or L{ERROR_PARTS}.
         """
-        self._buckets = [bucketOf(rate * part) for part in parts]
-        self._networks = AddressLimit(rate * parts[Rank.STRANGE] / 2)
+        self._buckets = [bucketOf(rate * part) for part in self.PARTS]
+        self._networks = AddressLimit(rate * self.PARTS[Rank.STRANGE] / 2)
 
     def allow(self, host: str, rank: Rank, now: float) -> bool:
         """Count one, if there is any left for an address of this rank.  -> whether there is."""

@@ -182,7 +182,7 @@ def test_forgedAddresses(kind: str) -> None:
     "kind", slowBut(lambda kind: kind in QUICK, ["tftp", "multicast", "sbroadcast", "single-port"])
 )
 def test_errorStorm(kind: str) -> None:
-    """However many bad requests come, an address gets twenty ERRORs a second, all strangers two hundred."""
+    """However many bad requests come, an address gets twenty ERRORs a second and all together two hundred."""
     with standing(SEED, faults=0.0) as ground:
         network, limits, bad = ground.network, ground.site.limits, rrq("nothere", multicast="", sbroadcast="x")
         for victim in VICTIMS:
