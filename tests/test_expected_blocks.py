@@ -28,7 +28,7 @@ from castd.receive.upload import UploadReceiver
 from castd.server.upload_protocol import UploadProtocol
 from castd.testing import MemorySink, Network, RecordingClient, memorySite
 from castd.testing.content import MemoryUpload
-from tests.support.log import observed
+from tests.support.log import observed, plainFields
 from tests.support.quick import slowBut
 from tests.support.stage import listener
 from tests.support.turns import state
@@ -179,10 +179,7 @@ class Server:
         return found
 
     def fields(self) -> list[dict[str, object]]:
-        return [
-            {key: value for key, value in event.items() if key[:4] != "log_" and isinstance(value, str | int | float)}
-            for event in self.events
-        ]
+        return plainFields(self.events)
 
 
 def step(chance: random.Random) -> Callable[[Server], object]:

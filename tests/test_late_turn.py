@@ -23,6 +23,7 @@ from castd.net.unicast_ports import UnicastPort
 from castd.server import cast_protocol
 from castd.server.cast_protocol import CastProtocol
 from tests.support.clients.tftp import rrq
+from tests.support.log import plainFields
 from tests.support.quick import slowBut
 from tests.support.side import FILES, Side, act, ask, script, together
 from tests.support.turns import state, toldTurn
@@ -65,14 +66,7 @@ class TurnSide(Side):
 
     def fields(self) -> list[dict[str, object]]:
         """Return the fields of all events, without the numbers of ports."""
-        return [
-            {
-                key: value
-                for key, value in event.items()
-                if not key.startswith("log_") and isinstance(value, str | int | float) and key != "peer"
-            }
-            for event in self.events
-        ]
+        return plainFields(self.events, "peer")
 
 
 def calm(seed: int, clients: int) -> Iterator[Callable[[Side], object]]:

@@ -499,11 +499,10 @@ class Listener(DatagramProtocol):
             found = self.site.lookup(request)
         except Refused as error:
             # Boot loaders ask for many names that do not exist; a Failure would cost a tenth of such a request.
-            self._refuseRequest(entry, request, error)
-            self._checkDrained()
+            self._refuseLookup(entry, request, error)
             return
         except BaseException:
-            self._notFound(Failure(), entry, request)
+            self._requestFailed(Failure(), entry, request)
             return
         if isinstance(found, Deferred):
             self._sessions.beginLookup(request.peer)
@@ -528,7 +527,11 @@ class Listener(DatagramProtocol):
         if not isinstance(failure.value, Refused):
             self._requestFailed(failure, entry, request)
             return
-        self._refuseRequest(entry, request, failure.value)
+        self._refuseLookup(entry, request, failure.value)
+
+    def _refuseLookup(self, entry: PortDialect, request: Request, error: Refused) -> None:
+        """Refuse a request for which there is no file."""
+        self._refuseRequest(entry, request, error)
         self._checkDrained()
 
     def _requestFailed(self, failure: Failure, entry: PortDialect, request: Request) -> None:

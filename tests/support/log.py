@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from twisted.logger import LogEvent, globalLogPublisher
@@ -18,3 +18,15 @@ def observed(*observers: Callable[[LogEvent], object]) -> Iterator[None]:
     finally:
         for each in observers:
             globalLogPublisher.removeObserver(each)
+
+
+def plainFields(events: Iterable[LogEvent], *without: str) -> list[dict[str, object]]:
+    """Return the fields of events that are texts and numbers, but for those of the log itself and these names."""
+    return [
+        {
+            name: value
+            for name, value in event.items()
+            if not name.startswith("log_") and name not in without and isinstance(value, str | int | float)
+        }
+        for event in events
+    ]
