@@ -486,7 +486,7 @@ class IContent(Interface):
     size: int = Attribute("Length of the file in octets.  It does not change while the content is open.")
     version: Hashable = Attribute(
         "Identifies the bytes of the file: equal for two contents only if their bytes are the same, whatever their "
-        "names.  castd's own has device, inode, size, and mtime in ns."
+        "names.  castd's own has device, inode, size, and mtime and ctime in ns."
     )
 
     def read(offset: int, length: int) -> bytes | memoryview:

@@ -35,9 +35,13 @@ from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource
 from castd.machines.known import KnownMachine
 from castd.networks import Networks
+from castd.packets.tftp import Data
 from castd.request import Trace
+from castd.testing import memorySite
+from tests.support.clients.tftp import rrq
 from tests.support.descriptors import openFiles
 from tests.support.disks import HereDirectory, result
+from tests.support.stage import TftpStage
 
 PEER = ("10.0.0.7", 2070)
 
@@ -647,6 +651,24 @@ def test_writtenInPlace(tree: Path) -> None:
     assert old.version != new.version
     old.close()
     new.close()
+
+
+def test_timeKept(tree: Path) -> None:
+    """
+    A file with other octets is another version, even if it has the size, the inode and the time of the one before:
+    programs that copy set that time.  What is in memory of the old one is not sent for it.
+    """
+    os.utime(tree / "x", ns=(1, 1))
+    with TftpStage(made=lambda network: memorySite(network, source=directory(tree))) as stage:
+        assert stage.ask(rrq("x"), stage.client(2000))[1] == Data(1, b"the file x")
+        before = (tree / "x").stat()
+        while (tree / "x").stat().st_ctime_ns == before.st_ctime_ns:  # the clock of the kernel has coarse steps
+            (tree / "x").write_bytes(b"THE FILE X")
+            os.utime(tree / "x", ns=(1, 1))
+        after = (tree / "x").stat()
+        assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, 1)
+        assert stage.ask(rrq("x"), stage.client(2001))[1] == Data(1, b"THE FILE X")
+        stage.listener.stop()
 
 
 def test_shrunk(tree: Path) -> None:

@@ -40,8 +40,9 @@ from castd.machines.known import KnownMachine
 from castd.options import Clients, clients
 from castd.request import Peer, Trace
 
-#: Device, inode, size, time of the last change in nanoseconds.
-Version: TypeAlias = tuple[int, int, int, int]
+#: Device, inode, size, and in nanoseconds the times of the last change of the octets and of the inode.  Inodes are used
+#: again, and programs set the former time (C{cp -p}, reproducible builds); the latter can be set by nobody.
+Version: TypeAlias = tuple[int, int, int, int, int]
 
 #: Called with the reason of each source that does not have a file.
 Missed: TypeAlias = Callable[[NotFound], object]
@@ -256,7 +257,8 @@ class Directory:
         except Refused:
             closeFd(fd)
             raise
-        return _Opened(fd, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return _Opened(fd, version)
 
     def _opened(self, result: _Opened | Failure, name: str) -> IContent | Failure:
         """Return the content of a file that a thread has opened."""
