@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from pydantic import ValidationError
-from twisted.internet.defer import gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, gatherResults, maybeDeferred
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
@@ -25,7 +26,14 @@ from castd.files import partial, space
 from castd.files.content import DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.threads import MOST_AWAITED, DiskThreads
-from castd.files.uploads import MOST_MADE, MOST_UNWRITTEN, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
+from castd.files.uploads import (
+    MOST_MADE,
+    MOST_UNWRITTEN,
+    SILENT_FOR,
+    WRITE_AT_ONCE,
+    UploadDirectory,
+    UploadDirectoryOptions,
+)
 from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
 from tests.support.descriptors import Descriptors, openFiles
@@ -787,3 +795,51 @@ def test_groupFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("castd.files.uploads.os.fchown", failing)
     assert isinstance(upload(drop(tmp_path, group="4711"), "x", b"octets"), Forbidden)
     assert everything(tmp_path) == {}
+
+
+def test_abortedWhileCreated(tmp_path: Path) -> None:
+    """
+    A disk that takes so long to create a file that its client's request is let go, and the client asks again: the name
+    is free once the disk has answered, and nothing is left of the first one.
+    """
+    thread, told = Later(), list[Any]()
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread)
+    first = sink.begin("a", ONE, None).addErrback(lambda failure: told.append(failure.type))
+    thread.run(1)  # the directory is open; the file is being created
+    first.cancel()
+    again = sink.begin("a", ONE, None).addErrback(told.append)
+    creating = thread.jobs.pop(0)
+    thread.run()
+    assert told == [CancelledError]
+    thread.jobs.append(creating)
+    thread.run()
+    assert told == [CancelledError]
+    second = result(again)
+    second.write(b"second")
+    second.commit()
+    thread.run()
+    assert everything(tmp_path) == {"a": b"second"}
+    assert (sink._open, sink._ending) == ({}, set())
+
+
+def test_replacedWhileCreated(tmp_path: Path) -> None:
+    """An upload whose name another one of its machine takes while the disk still creates its file leaves nothing."""
+    thread, clock, told = Later(), Clock(), list[Any]()
+    options = UploadDirectoryOptions(path=str(tmp_path), keepFree=0)
+    sink = UploadDirectory(options, thread, seconds=clock.seconds)
+    sink.begin("a", ONE, None).addErrback(lambda failure: told.append(failure.type))
+    thread.run(1)
+    creating = thread.jobs.pop(0)
+    clock.advance(SILENT_FOR)
+    newer = sink.begin("a", (ONE[0], 2071), None)
+    thread.run()
+    second = result(newer)
+    second.claim()
+    thread.jobs.append(creating)
+    thread.run()
+    assert told == [Refused]
+    second.write(b"second")
+    second.commit()
+    thread.run()
+    assert everything(tmp_path) == {"a": b"second"}
+    assert (sink._open, sink._ending) == ({}, set())

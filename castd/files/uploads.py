@@ -399,9 +399,10 @@ class UploadDirectory:
         @raise Forbidden: another client is uploading it; there is one upload of a name at a time.
         """
         busy = self._open.get(key)
-        if busy is not None and busy.peer == peer and not busy.storing:
+        while busy is not None and busy.peer == peer and not busy.storing:
             busy.abort()
             await busy.ended()
+            # Where the disk was waited for, an earlier request of the client may have been served first.
             busy = self._open.get(key)
         if busy is not None and not busy.yieldsTo(peer):
             raise _busy(busy)
@@ -537,8 +538,11 @@ class FileUpload:
     def _created(self, result: Failure | None) -> Failure | None:
         self._busy = False
         if isinstance(result, Failure):
-            self._state = "over"
             self._end()
+        elif self._state == "over":
+            # It was aborted meanwhile.
+            self._end()
+            return Failure(Refused("Upload is over"))
         return result
 
     # What is written.
@@ -721,7 +725,7 @@ class FileUpload:
 
     def ended(self) -> Deferred[None]:
         """Return a Deferred that fires when there is nothing left to do on the disk."""
-        if self._fd < 0:
+        if self._fd < 0 and not self._busy:
             return succeed(None)
         self._ended.append(Deferred())
         return self._ended[-1]
