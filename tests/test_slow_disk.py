@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 
 from castd.dialects import mtftp
 from castd.errors import NotFound
@@ -40,6 +41,7 @@ from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
 from tests.support.descriptors import Descriptors
 from tests.support.disks import HereDirectory, Later, result
 from tests.support.jobs import free, running, until
+from tests.support.log import observed
 from tests.support.needs import lack, run
 from tests.support.stage import HOST, SERVER, Stage, TftpStage
 
@@ -517,6 +519,37 @@ def test_threads() -> Any:
     hangs.set()
     yield gatherResults([*waiting, last])
     assert ran == [1]
+
+
+@pytest_twisted.inlineCallbacks
+def test_noThreads(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """
+    Where the system has no thread for a moment (C{TasksMax}, no memory), what waits for a disk waits longer, however
+    many come meanwhile: nothing is raised, nor lost, and afterwards there are as many threads as before.
+    """
+    start, refused, hangs = threading.Thread.start, list[threading.Thread](), threading.Event()
+
+    def cannot(self: threading.Thread) -> None:
+        refused.append(self)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("castd.files.threads.START_AGAIN", 0.01)
+    none, few, events = DiskThreads(2), DiskThreads(2), list[Any]()
+    busy = few(hangs.wait)
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    with observed(events.append):
+        waiting = [none(threading.get_ident) for _ in range(10)]
+    assert [(event["event"], event["log_format"]) for event in events] == [
+        ("fault", "no thread can be started for a disk")
+    ]
+    last = few(bool)
+    hangs.set()
+    assert (yield gatherResults([busy, last])) == [True, False]
+    while len(refused) < 20:
+        yield deferLater(reactor, 0.01, bool)
+    assert not any(each.called for each in waiting)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert len(set((yield gatherResults(waiting)))) <= 2
 
 
 def test_callWithin() -> None:

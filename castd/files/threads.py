@@ -15,9 +15,12 @@ from typing import NoReturn, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+
+_log = Logger(namespace="castd")
 
 #: The most threads that wait for one directory at once.
 MOST_THREADS = 8
@@ -25,6 +28,8 @@ MOST_THREADS = 8
 MOST_AWAITED = 256
 #: A thread without work ends after so many seconds.
 IDLE = 10.0
+#: Where the system has no thread, the next try to start one is made after so many seconds.
+START_AGAIN = 1.0
 
 
 class RunInThread(Protocol):
@@ -92,7 +97,8 @@ class DiskThreads:
     A few threads for one directory.  A disk that does not answer keeps them busy, and nobody else's.
 
     The functions begin in the order in which they were given.  Nothing waits for the threads: neither a stop of the
-    reactor nor the end of the process.
+    reactor nor the end of the process.  Where the system has no thread (C{TasksMax} of a unit, no memory), a function
+    waits until there is one.
     """
 
     def __init__(self, most: int = MOST_THREADS) -> None:
@@ -103,18 +109,46 @@ class DiskThreads:
         self._jobs: deque[Callable[[], Callable[[], object]]] = deque()
         self._changed = Condition()
         self._threads = self._idle = 0
+        self._triesLater = False
 
     def __call__(self, function: Callable[[], T], /) -> Deferred[T]:
         """Run a function in one of the threads.  -> a Deferred of its result, which fires in the reactor's thread."""
         fired: Deferred[T] = Deferred()
         with self._changed:
             self._jobs.append(partial(_run, function, fired))
-            if len(self._jobs) > self._idle and self._threads < self._most:
-                self._threads += 1
-                Thread(target=self._work, name="castd-disk", daemon=True).start()
-            else:
-                self._changed.notify()
+            fault = self._provide()
+        if fault is not None:
+            self._provideLater(fault)
         return fired
+
+    def _provide(self) -> Failure | None:
+        """Wake a thread for the functions that wait, or start one.  -> why none can be started."""
+        if len(self._jobs) <= self._idle or self._threads >= self._most:
+            self._changed.notify()
+            return None
+        try:
+            Thread(target=self._work, name="castd-disk", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            # Those that run take the function when they have time.
+            return Failure()
+        self._threads += 1
+        return None
+
+    def _provideLater(self, fault: Failure) -> None:
+        """Try again later to start a thread."""
+        from twisted.internet import reactor
+
+        if not self._triesLater:
+            self._triesLater = True
+            _log.failure("no thread can be started for a disk", fault, event="fault")
+            IReactorTime(reactor).callLater(START_AGAIN, self._provideAgain)
+
+    def _provideAgain(self) -> None:
+        self._triesLater = False
+        with self._changed:
+            fault = self._provide()
+        if fault is not None:
+            self._provideLater(fault)
 
     def _work(self) -> None:
         # Imported here: whoever imports castd need not have chosen the reactor yet.
