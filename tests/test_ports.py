@@ -75,6 +75,20 @@ def test_closedPortOfThePeer(ports: Ports, nobody: Peer) -> None:
     port.stopListening()
 
 
+def test_protocolThatFails(ports: Ports, nobody: Peer) -> None:
+    """A protocol that fails when it gets its port leaves the port to others."""
+
+    class Failing(Hearer):
+        def startProtocol(self) -> None:
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            ports.listen(nobody[1], Failing(), nobody[0])
+    assert len(ports.epoll) == 0
+    ports.listen(nobody[1], Hearer(), nobody[0]).stopListening()
+
+
 def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
     """An error that a send was told of wakes the reactor no more than once."""
     port = ports.openPort(Hearer(), LOCAL, nobody)

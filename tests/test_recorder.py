@@ -454,6 +454,10 @@ def test_slowDisk(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatc
             "x.yaml:5: recorder.directory: {folder}/nowhere: No such file or directory",
         ),
         ("recorder: {directory: boot/file}\n", "x.yaml:5: recorder.directory: {folder}/boot/file: Not a directory"),
+        (
+            f"recorder: {{directory: {'x' * 256}}}\n",
+            f"x.yaml:5: recorder.directory: {{folder}}/{'x' * 256}: File name too long",
+        ),
     ],
 )
 def test_noFolder(folder: Path, network: Network, text: str, fault: str) -> None:

@@ -20,6 +20,7 @@ from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
 from castd.files.access import Rules
 from castd.packets import slam
+from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
 from castd.service.build import ServiceFileRead
 from castd.service.service import REREAD_TIMEOUT, kinds
@@ -325,6 +326,30 @@ def test_taken(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) 
     assert fault == f"{folder}/x.yaml:5: transports.b: *:71 is taken: another program listens there already"
     assert network.bound == before
     assert case.server.site.requestPorts == {69: 1}
+    assert Client(network).finish() == BODY
+
+
+def test_faultWhilePutInForce(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of a plugin, or one that nobody has foreseen, leaves nothing open of the file that was refused."""
+    case = Case(folder, network, START + TFTP)
+    before, descriptors = dict(network.bound), Descriptors()
+    start, check = Listener.startProtocol, case.server.recorders.check
+
+    def fails(self: Listener) -> None:
+        if self.port == 71:
+            raise ZeroDivisionError
+        start(self)
+
+    monkeypatch.setattr(Listener, "startProtocol", fails)
+    more = START + "logging: {json: events, file: log}\nhistory: {path: history}\n"
+    for text in ("transports: {tftp: {}, a: {use: tftp, port: 70}, b: {use: tftp, port: 71}}\n", TFTP):
+        assert case.reload(more + text) == ("a fault of castd or of a plugin, see the log",)
+        gc.collect()
+        assert (network.bound, descriptors.left()) == (before, [])
+        monkeypatch.setattr(case.server.recorders, "check", lambda _: 1 // 0)
+    monkeypatch.setattr(case.server.recorders, "check", check)
+    assert case.reload(START + "transports: {tftp: {}, a: {use: tftp, port: 70}}\n") == ()
+    assert case.ports() == [69, 70]
     assert Client(network).finish() == BODY
 
 

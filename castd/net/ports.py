@@ -90,7 +90,14 @@ class UnconnectedPort(Generic[P]):
             raise
         # A port that is bound to a broadcast address or a group sends from an address that it must be told, too.
         self._wildcard = host in ("0.0.0.0", "::") or devices.isShared(host)
-        protocol.makeConnection(self)
+        try:
+            protocol.makeConnection(self)
+        except BaseException:
+            # It may be a plugin's.  It has not begun, so it is not told of the end.
+            self._closed = True
+            ports.epoll.remove(sock.fileno())
+            closeSocket(sock)
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor of the socket."""

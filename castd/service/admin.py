@@ -106,7 +106,7 @@ class AdminPorts:
                 # The control socket's file belongs to the user castd will be; the metrics port may need root.
                 with self._server.asEffectiveUser() if name == "control" else nullcontext():
                     port.bind()
-        except ConfigError:
+        except BaseException:
             for port in fresh.values():
                 port.close()
             raise

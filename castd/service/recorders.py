@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from base64 import b64encode
 from functools import partial
@@ -93,7 +94,10 @@ class Recorders:
         directory = config.recorder.directory
         if directory is None:
             return
-        fault = 0 if directory.is_dir() else errno.ENOTDIR if directory.exists() else errno.ENOENT
+        try:
+            fault = 0 if stat.S_ISDIR(directory.stat().st_mode) else errno.ENOTDIR
+        except (OSError, ValueError) as error:
+            fault = getattr(error, "errno", None) or errno.ENOENT
         if not fault and not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
             fault = errno.EACCES
         if fault:

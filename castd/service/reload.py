@@ -5,6 +5,7 @@ Changes the request ports when another service file comes into force.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 from castd.errors import ConfigError
 from castd.interfaces import ICastTransport
@@ -34,22 +35,30 @@ class PortChange:
         @raise ConfigError: with each address that cannot be bound; all ports are as they were.
         """
         faults: list[str] = []
-        for bindAddress, wanted in self._wanted.items():
-            try:
-                if bindAddress in self._current:
-                    _checkSameType(self._current[bindAddress], wanted)
-                else:
-                    self._unbindConflicting(bindAddress, wanted)
-                    wanted.bind()
-                    self._bound.append(wanted)
-            except ConfigError as error:
-                faults += error.faults
-        if faults:
-            for each in self._bound:
-                each.unbind()
-            for each in self._unbound:
-                each.bind()
-            raise ConfigError(*faults)
+        with ExitStack() as undo:
+            undo.callback(self._undo)
+            for bindAddress, wanted in self._wanted.items():
+                try:
+                    self._bindOne(bindAddress, wanted)
+                except ConfigError as error:
+                    faults += error.faults
+            if faults:
+                raise ConfigError(*faults)
+            undo.pop_all()
+
+    def _bindOne(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
+        if bindAddress in self._current:
+            _checkSameType(self._current[bindAddress], wanted)
+            return
+        self._unbindConflicting(bindAddress, wanted)
+        wanted.bind()
+        self._bound.append(wanted)
+
+    def _undo(self) -> None:
+        for each in self._bound:
+            each.unbind()
+        for each in self._unbound:
+            each.bind()
 
     def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
         """Unbind addresses that are to go: the wildcard and an address of its family cannot be bound together."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from random import Random
 from typing import TypedDict
@@ -39,7 +39,7 @@ from castd.service.admin import AdminPorts, Answer, Question
 from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read, readInThread
 from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
-from castd.service.logs import LogOutputs, Logs
+from castd.service.logs import Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.recorders import RecordAnswer, Recorders
 from castd.service.reload import PortChange
@@ -535,17 +535,18 @@ class Server(MultiService):
         """
         config = file.config
         components = build(file, self._collected, self.site, self._sinks, self.site.content.sources)
-        admin = self.admin.bind(config)
-        outputs: LogOutputs | None = None
-        try:
-            outputs, history = self.logs.openOutputs(config), self.histories.prepare(config)
+        with ExitStack() as undo:
+            # On any error, also a fault of a plugin: what stays open could not be opened by the next reload.
+            admin = self.admin.bind(config)
+            undo.callback(self.admin.discard, admin)
+            outputs = self.logs.openOutputs(config)
+            undo.callback(outputs.close)
+            history = self.histories.prepare(config)
+            if history is not None:
+                undo.callback(history.store.close)
             self.recorders.check(config)
             PortChange(self.addresses, components.addresses).bind()
-        except ConfigError:
-            if outputs is not None:
-                outputs.close()
-            self.admin.discard(admin)
-            raise
+            undo.pop_all()
         self.logs.replace(outputs)
         self.histories.replace(history, config)
         self.recorders.use(config)

@@ -222,7 +222,12 @@ class Host:
         if port.shared not in ("", _EVERYBODY):
             port.joinGroup(port.shared)
         self._ports[port] = None
-        port.connect()
+        try:
+            port.connect()
+        except BaseException:
+            port.closed = True
+            self.unbind(port)
+            raise
         return port
 
     def _inherited(self, number: int, interface: str) -> VirtualPort | None:
