@@ -162,6 +162,21 @@ def test_addresses(folder: Path, network: Network, events: list[dict[str, Any]])
     assert len(list(case.server)) == 1
 
 
+def test_stopWhileItGoes(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A stop ends who is there at an address that is gone as it ends all others, after its time, and finds no fault."""
+    case, stopped = Case(folder, network, START + "transports: {tftp: , b: {use: tftp, port: 70}}\n"), list[Any]()
+    client = Client(network, 70)
+    assert case.reload(START + "limits: {drain: 2 s}\n" + TFTP) == ()
+    case.server.stopService().addBoth(stopped.append)
+    network.advance(1.9)
+    assert (stopped, case.ports()) == ([], [70])
+    network.advance(0.2)
+    assert (len(stopped), case.ports()) == (1, [])
+    assert client.box.take()[-1].datagram[:2] == b"\0\5"
+    assert [each["outcome"] for each in events if each.get("event") == "received"] == ["stopped"]
+    assert [each for each in events if each.get("event") == "fault"] == []
+
+
 def test_comesBack(folder: Path, network: Network) -> None:
     """An address that was about to close and is wanted again simply goes on."""
     both = START + "transports: {tftp: , b: {use: tftp, port: 70}}\n"

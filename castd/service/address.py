@@ -166,7 +166,10 @@ class ListeningAddress(Service):
         return self._drainTransport().addErrback(self._drainFailed).addCallback(self._close)
 
     def _drainTransport(self) -> Deferred[None]:
-        return maybeDeferred(self.transport.drain)
+        """Drain the transport.  -> a Deferred of its own: a stop that gives up must not cancel a L{retire}."""
+        drained: Deferred[None] = Deferred()
+        maybeDeferred(self.transport.drain).chainDeferred(drained)
+        return drained
 
     def _predecessorEnded(self, _: object) -> Deferred[None] | None:
         """Return a Deferred that fires when no other process needs the datagrams that this one reads from the port."""
