@@ -237,3 +237,61 @@ def test_nothingIsOverwritten(windowsize: int) -> None:
     assert isinstance(found, Chunk)
     held[0] = found.slice(0, 16)
     assert all(isRight(image, start) for start, image in held.items())
+
+
+class Failing(NeverAtHand):
+    """One of a plugin that fails before it has begun to read, behind the first chunk or everywhere."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__(SIZE)
+        self.first = first
+
+    def fetch(self, buffers: Any, offset: int) -> Deferred[None]:
+        if offset or self.first:
+            raise ZeroDivisionError
+        return super().fetch(buffers, offset)
+
+
+class Waiting:
+    """One who waits for chunks, and asks for the next one."""
+
+    def __init__(self, blockCache: BlockCache, wire: Wire, content: Failing) -> None:
+        self.blockCache, self.wire, self.content = blockCache, wire, content
+        self.got: list[Any] = []
+
+    def wait(self) -> None:
+        with pytest.raises(ChunkAwaited) as waiting:
+            self.blockCache.chunk(self.wire, self.content, 0)
+        waiting.value.awaited.readers[self] = None
+
+    def chunkRead(self, awaited: object, result: Any) -> None:
+        self.got.append(result)
+        self.blockCache.readAhead(self.wire, self.content, result.stop)
+
+
+def test_whatIsReadAheadFails() -> None:
+    """A content that fails while a chunk is read ahead keeps nobody from the chunk that has come."""
+    blockCache, content = BlockCache(1 << 20), Failing(False)
+    wire = Wire(AgreedOptions(), SIZE, RetransmitPolicy())
+    waiting = [Waiting(blockCache, wire, content) for _ in range(2)]
+    for each in waiting:
+        each.wait()
+    content.answer()
+    chunk = blockCache.chunk(wire, content, 0)
+    assert [each.got for each in waiting] == [[chunk], [chunk]]
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            blockCache.chunk(wire, content, chunk.stop)
+
+
+def test_aReadThatCannotBegin() -> None:
+    """A content that fails before it reads is asked again by the next one who needs the chunk."""
+    blockCache, content = BlockCache(1 << 20), Failing(True)
+    wire = Wire(AgreedOptions(), SIZE, RetransmitPolicy())
+    with pytest.raises(ZeroDivisionError):
+        blockCache.chunk(wire, content, 0)
+    content.first = False
+    with pytest.raises(ChunkAwaited):
+        blockCache.chunk(wire, content, 0)
+    content.answer()
+    assert blockCache.chunk(wire, content, 0).stop == 256

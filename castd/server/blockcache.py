@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from twisted.python.failure import Failure
 
 from castd import native
-from castd.errors import ContentChanged
 from castd.interfaces import IAwaitedContent, IContent, IEqualHeadersWire, IWire
 
 if TYPE_CHECKING:
@@ -293,8 +292,9 @@ class BlockCache:
                 return self._keep(key, layout.chunk())
             # A thread that still reads must not meet another chunk in its memory.
             layout = GapLayout(blocks)
-            awaited = self._awaited[key] = AwaitedChunk()
-            content.fetch(layout.buffers, blocks.offset).addBoth(self._fetched, key, layout, awaited)
+            fetched, awaited = content.fetch(layout.buffers, blocks.offset), AwaitedChunk()
+            self._awaited[key] = awaited
+            fetched.addBoth(self._fetched, key, layout, awaited)
         if isinstance(awaited.result, Failure):
             awaited.result.raiseException()
         if isinstance(awaited.result, Chunk):
@@ -329,9 +329,10 @@ class BlockCache:
         """
         if wire.count is not None and number >= wire.count:
             return
-        key, start, stop = self._place(wire, content, number)
-        if key not in self._chunks:
-            with suppress(ChunkAwaited, ContentChanged):
+        # Whatever is raised, whoever needs the chunk meets it again; who has another one already does not.
+        with suppress(BaseException):
+            key, start, stop = self._place(wire, content, number)
+            if key not in self._chunks:
                 self._layOut(key, wire, content, start, stop)
 
     def _keep(self, key: Hashable, chunk: Chunk) -> Chunk:
