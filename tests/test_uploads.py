@@ -22,7 +22,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
-from castd.files import partial, space
+from castd.files import partial, space, uploads
 from castd.files.content import DirectoryOptions
 from castd.files.directory import SinkChain
 from castd.files.threads import MOST_AWAITED, DiskThreads
@@ -101,6 +101,21 @@ def test_mode(tmp_path: Path, mask: int, mode: int) -> None:
     upload(drop(tmp_path), "a", b"")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
     assert os.umask(mask) == mask
+
+
+def test_maskIsNotSet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The mask is read, and not set for a moment, in which a thread would make a directory that nobody else can enter;
+    only where the kernel does not tell it.
+    """
+    os.umask(0o027)
+    assert uploads.readUmask(str(tmp_path / "status")) == 0o027
+    (tmp_path / "status").write_text("Name:\tcastd\n")
+    assert uploads.readUmask(str(tmp_path / "status")) == 0o027
+    with monkeypatch.context() as patched:
+        patched.delattr(os, "umask")
+        assert upload(drop(tmp_path), "a", b"") is None
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
 def test_unseen(tmp_path: Path) -> None:

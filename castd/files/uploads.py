@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from functools import partial as bind
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
@@ -110,6 +111,23 @@ class UploadDirectoryOptions(MappedOptions):
         return self.policy in ("number", "time")
 
 
+def readUmask(status: str = "/proc/self/status") -> int:
+    """
+    Return the umask of this process.
+
+    It is not set for that, where the kernel tells it (Linux 4.7): what threads make meanwhile would have another mode.
+
+    @param status: what the kernel tells of this process.
+    """
+    with suppress(OSError), open(status, "rb") as lines:
+        for line in lines:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def groupNumber(group: str) -> int:
     """
     Return the number of a group.
@@ -154,6 +172,11 @@ class UploadDirectory:
         self._open: dict[Key, FileUpload] = {}
         self._ending: set[FileUpload] = set()
         self._awaited = 0
+
+    @cached_property
+    def umask(self) -> int:
+        """The umask of this process, as it is when the first upload is stored.  In the reactor's thread."""
+        return readUmask()
 
     @property
     def answers(self) -> bool:
@@ -678,10 +701,7 @@ class FileUpload:
         if self._sink.options.mode is not None:
             self._mode = self._sink.options.mode
         else:
-            # The mask can be read only by setting it, which a thread must not do.
-            mask = os.umask(0o077)
-            os.umask(mask)
-            self._mode = 0o644 & ~mask
+            self._mode = 0o644 & ~self._sink.umask
         if not self._busy:
             self._writeSome()
         return self._committed
