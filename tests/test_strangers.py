@@ -483,6 +483,23 @@ def test_timeForReceivers(through: bool) -> None:
             assert handled == 3000
 
 
+def test_whatIsDroppedIsTold() -> None:
+    """How many requests were dropped unread is told to the last one, a second later at the most; then all is quiet."""
+    with wild(options={"singlePort": True}) as stage:
+        stage.listener._time = Costly()
+        reader, _, there = stage.ask(rrq("large", blksize=1000))
+        ackedTo(reader, 0, there)
+        flooded(stage, 0.5, 1000, rrq("none"))
+        dropped = stage.listener.counts["time"]
+        assert dropped > 100
+        assert sum(event["requests"] for event in stage.told("crowded")) < dropped
+        stage.network.advance(1)
+        told = stage.told("crowded")
+        assert sum(event["requests"] for event in told) == dropped
+        stage.network.advance(5)
+        assert len(stage.told("crowded")) == len(told) == 2
+
+
 def test_timeOfRanks() -> None:
     """When strangers have used their part neighbours have theirs; who was served before is never held back."""
     time = RequestTime()

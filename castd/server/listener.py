@@ -95,6 +95,7 @@ class Listener(DatagramProtocol):
 
     @ivar interface, port: see L{ICastTransport}.
     @ivar counts: how many datagrams were not served, by reason.
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
     noisy = False
@@ -113,9 +114,11 @@ class Listener(DatagramProtocol):
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
         self._time = RequestTime()
-        # Datagrams that were dropped unread since that was last logged.
-        self._dropped = 0
+        # How many datagrams were dropped unread since that was last logged, by the reason and the limit.
+        self._dropped: Counter[tuple[str, str]] = Counter()
         self._droppedLoggedAt = float("-inf")
+        self.due: float | None = None
+        self.heapEntry: tuple[float, int] | None = None
 
     # Start, reload and stop.
 
@@ -126,6 +129,7 @@ class Listener(DatagramProtocol):
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
+        self._tellDropped(self.site.reactor.seconds())
 
     def share(self, other: object) -> bool:
         """Take over the dialects of another listener that is configured at this address; they are asked last."""
@@ -296,18 +300,30 @@ class Listener(DatagramProtocol):
 
     def _dropUnread(self, why: str, limit: str, now: float) -> None:
         self.counts[limit or "time"] += 1
-        self._dropped += 1
+        self._dropped[why, limit] += 1
         if now >= self._droppedLoggedAt + 1:
+            self._tellDropped(now)
+        elif self.due is None:
+            self.site.timers.set(self, self._droppedLoggedAt + 1)
+
+    def timerExpired(self) -> None:
+        """Log how many requests were dropped since the last time: a flood may have ended."""
+        self._tellDropped(self.site.reactor.seconds())
+
+    def _tellDropped(self, now: float) -> None:
+        """Log how many requests were dropped unread, and why."""
+        dropped, self._dropped, self._droppedLoggedAt = self._dropped, Counter(), now
+        self.site.timers.set(self, None)
+        for (why, limit), requests in dropped.items():
             _log.info(
                 "{transport}: {requests} requests are not answered: {why}",
                 event="crowded",
                 transport=self._entries[0].name,
-                requests=self._dropped,
+                requests=requests,
                 why=why,
                 **({"limit": limit} if limit else {}),
                 **verdictFields(Facts("crowded", why=why, limit=limit)),
             )
-            self._dropped, self._droppedLoggedAt = 0, now
 
     def _closing(self) -> bool:
         """
