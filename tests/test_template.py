@@ -5,6 +5,7 @@ Templates: each machine gets its own result, rendered once, and whatever a templ
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -135,6 +136,23 @@ def test_renderedOnce(tmp_path: Path) -> None:
     (tmp_path / "boot.j2").write_text("another")
     assert stage.get() == "another"
     assert len(stage.here.jobs) == 5
+
+
+def test_timeKept(tmp_path: Path) -> None:
+    """A template or an inventory with other text is rendered anew, even if it keeps its size and its time."""
+    stage = Stage(tmp_path, "1 {{ machine.title }}", inventory=True)
+    assert stage.get() == "1 first"
+    for name, before, after, made in (
+        ("boot.j2", "1 ", "2 ", "2 first"),
+        ("inventory.yaml", "first", "other", "2 other"),
+    ):
+        path = tmp_path / name
+        status, text = path.stat(), path.read_text().replace(before, after, 1)
+        while path.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of the kernel has coarse steps
+            path.write_text(text)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert path.stat().st_size == status.st_size
+        assert stage.get() == made
 
 
 def test_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

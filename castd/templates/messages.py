@@ -18,8 +18,9 @@ LARGEST = 64 << 20
 MEMORY_STATUS = 77
 #: Octets of the largest inventory.
 LARGEST_INVENTORY = 8 << 20
-#: Path, inode, size and time of the last change of a file.
-FileVersion: TypeAlias = tuple[str, int, int, int]
+#: Path, inode and size of a file, and the times of the last change of its text and of its inode, as in
+#: L{castd.files.content.Version}.
+FileVersion: TypeAlias = tuple[str, int, int, int, int]
 
 
 class Job(TypedDict):
@@ -65,7 +66,15 @@ def versionOf(path: str) -> FileVersion:
     @raise OSError: it cannot be looked at.
     """
     status = os.stat(path)
-    return path, status.st_ino, status.st_size, status.st_mtime_ns
+    return path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def versionNow(path: str) -> FileVersion:
+    """As L{versionOf}; of a file that is not there a version that no file has."""
+    try:
+        return versionOf(path)
+    except OSError:
+        return path, 0, 0, 0, 0
 
 
 def readText(path: str, most: int) -> str:

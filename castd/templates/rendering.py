@@ -5,15 +5,24 @@ Render a template of Jinja in its sandbox, with what an inventory says of the ma
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import yaml
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from castd.templates.messages import LARGEST_INVENTORY, FileVersion, Job, Rendered, TemplateFault, readText, versionOf
+from castd.templates.messages import (
+    LARGEST_INVENTORY,
+    FileVersion,
+    Job,
+    Rendered,
+    TemplateFault,
+    readText,
+    versionNow,
+    versionOf,
+)
 
 #: A mapping of YAML, or what stands in one.
 Yaml: TypeAlias = "Mapping[str, Yaml] | Sequence[Yaml] | str | int | float | bool | None"
@@ -28,6 +37,12 @@ class _Loader(FileSystemLoader):
         super().__init__(folder)
         self.folder = folder
         self.loaded: set[str] = set()
+
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """Load a template, which is loaded again when it is another version: Jinja looks at its time alone."""
+        before = versionNow(f"{self.folder}/{template}")
+        text, path, _ = super().get_source(environment, template)
+        return text, path, lambda: versionNow(before[0]) == before
 
     def note(self, template: str) -> None:
         self.loaded.add(str(Path(self.folder, template)))
@@ -71,7 +86,7 @@ class Rendering:
         except TemplateFault as wrong:
             text, fault = None, str(wrong)
         files = [*sorted(environment.noting.loaded), *(() if inventory is None else (inventory,))]
-        return {"text": text, "fault": fault, "files": list(_versions(files))}
+        return {"text": text, "fault": fault, "files": [versionNow(each) for each in files]}
 
     def _machine(self, path: str | None, values: Mapping[str, str | None]) -> Mapping[str, Yaml] | None:
         """Return what the inventory says of a machine; L{None}: it does not stand there."""
@@ -85,14 +100,6 @@ class Rendering:
         if known is None or known[0] != version:
             known = self._inventories[path] = version, Inventory(path, readText(path, LARGEST_INVENTORY))
         return known[1].machine(values)
-
-
-def _versions(paths: Sequence[str]) -> Iterator[FileVersion]:
-    for path in paths:
-        try:
-            yield versionOf(path)
-        except OSError:
-            yield path, 0, 0, 0
 
 
 def _rendered(environment: _Environment, name: str, job: Job, machine: Mapping[str, Yaml]) -> str:

@@ -31,7 +31,7 @@ from castd.machines.words import fill, parse
 from castd.networks import Networks
 from castd.options import Clients, Duration, FilePath, Settings, Size, clients
 from castd.request import Peer
-from castd.templates.messages import FileVersion, Job, Rendered, versionOf
+from castd.templates.messages import FileVersion, Job, Rendered, versionNow
 from castd.templates.renderers import Render, Renderers, spawn
 
 _log = Logger(namespace="castd")
@@ -232,7 +232,8 @@ class TemplateSource:
             # It may repeat what a client has sent.
             fault = names.printable(rendered["fault"])
             _log.error("{fault}", event="template-fault", fault=fault, name=name, mac=machine.mac)
-        files = [(path, inode, size, changed) for path, inode, size, changed in rendered["files"]]
+        # JSON knows no tuples.
+        files = [(path, inode, size, text, file) for path, inode, size, text, file in rendered["files"]]
         octets = (rendered["text"] or "").encode("utf-8", "surrogateescape")
         until = None if rendered["fault"] is None else self._now() + FAILED_LASTS
         kept = _Kept(rendered, octets, files or list(versions), until)
@@ -260,14 +261,8 @@ class TemplateSource:
 
 
 def _versionsOf(paths: Sequence[str]) -> list[FileVersion]:
-    """Return the versions of some files; of one that is not there a version that no file has.  In a thread."""
-    found = list[FileVersion]()
-    for path in paths:
-        try:
-            found.append(versionOf(path))
-        except OSError:
-            found.append((path, 0, 0, 0))
-    return found
+    """Return the versions of some files.  In a thread."""
+    return [versionNow(path) for path in paths]
 
 
 @lru_cache(1024)
