@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from twisted.logger import LogLevel
 
 from castd.cli import history as command
 from castd.cli import main
-from castd.observe.history import DELAY, Found, Query
+from castd.observe.history import DELAY, Found, Query, Store
 from castd.service import histories
 from castd.service.histories import Histories
 from castd.testing import Network
@@ -72,6 +73,29 @@ def test_reload(folder: Path, network: Network) -> None:
     assert [each["event"] for each in found(case)] == ["reloaded"]
     case.server.stopService()
     assert castd("history", "--file", folder / "kept.sqlite").count("\n") == 4
+
+
+def test_lostSinceTheStart(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many events were lost counts from the start: those before a reload, and those as its file was closed."""
+    case = Case(folder, network, START + TFTP + "history: {path: kept.sqlite}\n")
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def lost() -> int:
+        return case.server.status()["history"]["lost"]  # type: ignore[index, no-any-return, call-overload]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "add", full)
+        network.advance(5)
+        assert lost() == 2
+        assert Client(network, name="none").code == 1
+        assert case.reload(START + TFTP + "history: {path: other.sqlite}\n") == ()
+    assert lost() == 3
+    network.advance(5)
+    assert case.reload(START + TFTP + "history: {path: other.sqlite, age: 1 d}\n") == ()
+    assert lost() == 3
+    case.server.stopService()
 
 
 def test_notThere(folder: Path, network: Network) -> None:

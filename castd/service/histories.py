@@ -44,6 +44,8 @@ class Histories:
         self._reactor = reactor
         self._options: HistoryOptions | None = None
         self._history: History | None = None
+        self._closing: set[History] = set()
+        self._lost = 0  # by those that are closed
 
     def __call__(self, event: LogEvent) -> None:
         if self._history is not None:
@@ -56,8 +58,9 @@ class Histories:
 
     @property
     def lost(self) -> int:
-        """How many events could not be kept."""
-        return 0 if self._history is None else self._history.lost
+        """How many events could not be kept since the start."""
+        lost: int = self._lost + sum(each.lost for each in self._closing)
+        return lost if self._history is None else lost + self._history.lost
 
     @property
     def pendingCalls(self) -> int:
@@ -100,10 +103,16 @@ class Histories:
             return
         before, self._history, self._options = self._history, history, config.history
         if before is not None:
-            before.close().addErrback(_closingFailed)
+            self._closing.add(before)
+            before.close().addErrback(_closingFailed).addCallback(self._closed, before)
         if history.store.putAside is not None:
             form = "{path} could not be used as a history, and is {aside} now"
             _log.warn(form, event="put-aside", path=history.store.path, aside=history.store.putAside)
+
+    def _closed(self, _: None, history: History) -> None:
+        """Keep what a history has counted, without its file."""
+        self._closing.discard(history)
+        self._lost += history.lost
 
     def find(self, query: Query) -> Deferred[list[Found]]:
         """Return what was asked for; see L{History.find}."""
