@@ -237,6 +237,24 @@ def test_convertFails() -> None:
     assert len(thread.jobs) == 1
 
 
+@pytest.mark.parametrize("fails", ["readAtHand", "inBackground"])
+def test_convertRaises(fails: str) -> None:
+    """A content of a plugin that raises anything fails for who has asked, is closed, and may be asked for again."""
+
+    def raises(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    thread, results = Later(), list[Any]()
+    converter, octets = NetasciiConverter(thread), [Awaited(b"a\n", thread) for _ in range(2)]
+    setattr(octets[0], fails, raises)
+    for each in octets:
+        converter.convert(each).addErrback(lambda failure: failure.type).addCallback(results.append)
+    assert (results, octets[0].closed) == ([ZeroDivisionError], 1)
+    thread.run()
+    assert results[1].size == 3
+    assert (converter._measured, octets[1].closed) == ({}, 0)
+
+
 def test_convertCancelled() -> None:
     """Content that nobody waits for any more is closed when the thread is done with it, not under its hands."""
     thread, errors = Later(), list[Any]()

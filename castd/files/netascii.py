@@ -231,7 +231,8 @@ class NetasciiConverter:
         version = content.version
         try:
             index = self._known.get(version) or self._measureAtOnce(content)
-        except Refused:
+        except BaseException:
+            # It may be a plugin's.
             content.close()
             return fail()
         if index is not None:
@@ -259,7 +260,7 @@ class NetasciiConverter:
     def _measure(self, measurement: _Measurement, content: IContent) -> None:
         work = partial(measure, content, measurement.index, measurement.isAbandoned)
         thread = content.inBackground if IAwaitedContent.providedBy(content) else self._thread
-        thread(work).addBoth(self._ended, measurement, content)
+        maybeDeferred(thread, work).addBoth(self._ended, measurement, content)
 
     def _ended(self, result: Index | Failure, measurement: _Measurement, measured: IContent) -> None:
         """Answer those who wait; if only those have gone who had waited when it stopped, measure on for the others."""
