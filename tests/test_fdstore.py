@@ -1,6 +1,7 @@
 """Sockets in the hands of the service manager: what it is told, and a restart that loses no request."""
 
 import array
+import errno
 import os
 import random
 import signal
@@ -119,6 +120,23 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     manager.waiting()
     assert list(manager.kept) == ["castd.127.0.0.1.0"]
     unit.close()
+
+
+@pytest.mark.loopback
+def test_noDescriptors(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no descriptors are left a port is closed all the same, though the manager is not waited for."""
+    ports = Ports(Reactor(), random.Random(0), store=FdStore(ServiceNotifier(manager.address)))
+    hearer = Hearer()
+    port = ports.listen(0, hearer, "127.0.0.1")
+    ports.reconcileStore()
+
+    def none() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", none)
+    port.stopListening()
+    assert (hearer.stopped, ports.boundSockets()) == (1, [])
+    assert ["FDSTOREREMOVE" in each for each in manager.waiting()] == [False, True]
 
 
 @pytest.mark.loopback

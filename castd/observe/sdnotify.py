@@ -84,7 +84,11 @@ class ServiceNotifier:
         Wait until the service manager has handled all notifications so far, at most L{BARRIER_TIMEOUT} seconds.  It
         then closes a descriptor that is sent to it here (C{sd_notify_barrier(3)}).
         """
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError as error:
+            _log.warn("the supervisor cannot be told {told}: {why}", event="unsaid", told="BARRIER=1", why=str(error))
+            return
         try:
             self.notify("BARRIER=1", descriptors=(writing,))
             os.close(writing)
