@@ -260,6 +260,23 @@ def test_sizeOnly(folder: Path, network: Network) -> None:
     case.server.stopService()
 
 
+def test_sizeThenRefused(folder: Path, network: Network) -> None:
+    """What a machine has sent for a size belongs to no other event, though boot ROMs ask from the same port again."""
+    case = Case(folder, network, START + TFTP + RECORDER)
+    box = asking(network, "file", tsize=0)
+    box.send(b"\0\5\0\x08\0", box.expect().source)
+    network.advance(1)
+    box.send(b"\0\1none\0octet\0", (SERVER, 69))
+    assert box.expect().datagram[:2] == b"\0\5"
+    network.advance(1)
+    assert captures(folder) == []
+    network.advance(SIZE_TIME)
+    ((comment, packets),) = captures(folder)
+    assert "has asked for the size of file" in comment
+    assert told(packets) == ["< RRQ", "> OACK", "< ERROR 8"]
+    case.server.stopService()
+
+
 def test_manySizes() -> None:
     """However many ask for sizes only, so many are kept at the most, the latest."""
     made = recorder(room=4)

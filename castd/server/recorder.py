@@ -55,6 +55,8 @@ MOST_OTHERS = 16
 #: Transfers that have ended and are kept for a C{castd record} that waits; requests that are, before they are told of
 #: and after; and machines that have asked for a size only, whose packets are kept until they come back or are told of.
 MOST_ENDED = 256
+#: The kind of the event that a machine has asked for a size, and not come back for the file.
+SIZE_ONLY = "size-only"
 #: Packets that are kept of a machine that has asked for a size only, or of requests from one port.
 MOST_OF_REQUEST = 16
 
@@ -316,10 +318,14 @@ class Recorder:
             if len(self._sizes) > MOST_ENDED:
                 self._sizes.popitem(last=False)
 
-    def find(self, transport: object, peer: object) -> Ring | None:
-        """Return the ring of the machine that an event is about, by the event's fields."""
+    def find(self, transport: object, peer: object, kind: object = SIZE_ONLY) -> Ring | None:
+        """
+        Return the ring of the machine that an event is about, by the event's fields.
+
+        @param kind: of the event; only L{SIZE_ONLY} is about what the machine has sent when it asked for a size.
+        """
         key = str(transport), str(peer)
-        return self._machines.get(key) or self._sizes.pop(key, None)
+        return self._sizes.pop(key, None) if kind == SIZE_ONLY else self._machines.get(key)
 
     # Requests that are no transfers.
 

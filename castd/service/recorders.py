@@ -128,7 +128,7 @@ class Recorders:
         if self._folder is None or not isFailure(event):
             return
         self._recorder.unserved(event.get("peer"), event.get("name"), commentOf(event))
-        ring = self._recorder.find(event.get("transport"), event.get("peer"))
+        ring = self._recorder.find(event.get("transport"), event.get("peer"), event.get("event"))
         if ring is not None:
             self._write(self._folder, ring, event)
 
