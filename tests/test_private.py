@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactor
 
@@ -175,8 +179,8 @@ def test_natural(tmp_path: Path) -> None:
 
 def bound(path: Path) -> None:
     """Open a control socket."""
-    reactor = MemoryReactor()
-    AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory(), True).bind()
+    endpoint = controlEndpoint(MemoryReactor(), str(path))
+    AdminPort(str(path), "x.yaml:3: control.path", endpoint, Factory(), True).bind()
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,19 @@ def test_staleLock(tmp_path: Path, process: int, withSocket: bool) -> None:
             dead.bind(str(tmp_path / "control"))
     bound(tmp_path / "control")
     assert not os.path.lexists(tmp_path / "control.lock")
+
+
+@pytest_twisted.inlineCallbacks
+def test_socketMode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Nobody else may write to the socket from the beginning, and no other file has another mode for that."""
+    path = tmp_path / "control"
+    monkeypatch.delattr(os, "umask")
+    monkeypatch.setattr(os, "chmod", lambda *_: None)
+    port = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory(), True)
+    port.bind()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    yield port.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("connections", [0, 3])

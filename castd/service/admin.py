@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet import unix
+from twisted.internet.defer import Deferred, DeferredList, execute, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -24,10 +26,12 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
     ITCPTransport,
 )
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable
@@ -284,12 +288,7 @@ class AdminPort:
             except OSError as fault:
                 raise Unavailable(f"{self._source}: {self.address}: {fault.strerror}") from None
         outcome: list[IListeningPort | Failure] = []
-        # A process that may write to the socket's file may send every command; a chmod would come a moment too late.
-        mask = os.umask(0o177)
-        try:
-            self._endpoint.listen(self._factory).addBoth(outcome.append)
-        finally:
-            os.umask(mask)
+        self._endpoint.listen(self._factory).addBoth(outcome.append)
         (result,) = outcome
         if isinstance(result, Failure):
             error = result.value
@@ -401,4 +400,37 @@ def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
     """Return the endpoint of a local socket, which also opens where a dead server has left its file."""
     from twisted.internet.endpoints import UNIXServerEndpoint
 
+    if isinstance(reactor, PosixReactorBase):
+        return _ControlEndpoint(reactor, path)
+    # One in memory, which makes no file.
     return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)
+
+
+class _ControlPort(unix.Port):
+    """
+    A local socket whose file has its mode from the beginning: a process that may write to it may send every command,
+    and a chmod would come a moment too late.  The umask stays as it is, for files that threads make meanwhile.
+    """
+
+    def createInternetSocket(self) -> socket.socket:
+        create: Callable[[], socket.socket] = super().createInternetSocket
+        made = create()
+        # Linux makes the file with the mode of the socket (unix_bind).
+        os.fchmod(made.fileno(), self.mode)
+        return made
+
+
+@implementer(IStreamServerEndpoint)
+class _ControlEndpoint:
+    def __init__(self, reactor: object, path: str) -> None:
+        self._reactor, self._path = reactor, path
+
+    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """As L{IStreamServerEndpoint.listen}."""
+        return execute(self._listen, factory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        port = _ControlPort(os.fsencode(self._path), factory, mode=0o600, reactor=self._reactor, wantPID=True)
+        start: Callable[[], None] = port.startListening
+        start()
+        return port
