@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from castd.files.uploads import SILENT_FOR, WRITE_AT_ONCE, UploadDirectory, UploadDirectoryOptions
+from castd.files.file_upload import SILENT_FOR, WRITE_AT_ONCE
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.packets.tftp import Ack, buildData, parse
 from castd.request import Peer
 from castd.testing import Network, RecordingClient

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.loopback
 #: Every number of every call, both ways; it takes minutes.
 WHOLE = os.environ.get("CASTD_FAULTS") == "all"
 #: Of which the quick tests have a case.
-QUICK = ("socket.sendto", "files.content.os.preadv", "files.uploads.os.write")
+QUICK = ("socket.sendto", "files.content.os.preadv", "files.file_upload.os.write")
 #: How long a call fails that always fails.  Seconds; clients ask once a second and wait for half a minute.
 LONG = 2.5
 #: Lines of the log that one fault may be worth, whatever it did to so many clients and their transports.

@@ -16,7 +16,7 @@ from castd.cli.main import main as castd
 from castd.config import yaml
 from castd.config.config import Config, build
 from castd.config.schema import SECTIONS, rows, serviceFileSchema, showDefault
-from castd.files.uploads import UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
 from castd.options import Limits
 from castd.templates.source import Options as TemplateOptions
 from tests.support.needs import run

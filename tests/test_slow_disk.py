@@ -25,11 +25,13 @@ from castd.errors import NotFound
 from castd.files import athand
 from castd.files.access import Rule, Rules
 from castd.files.content import Directory, DirectoryOptions
+from castd.files.file_upload import MOST_UNWRITTEN
 from castd.files.netascii import PIECE
 from castd.files.presence import PATIENCE, Presence, lookAt
 from castd.files.root import Root
 from castd.files.threads import MOST_AWAITED, DiskThreads, allWithin, callWithin
-from castd.files.uploads import MOST_UNWRITTEN, UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, parse
 from castd.server.cast_protocol import READ_TIMEOUT
@@ -152,7 +154,7 @@ def test_anUploadIsLetGo(stage: TftpStage, slow: Disk) -> None:
     stage.network.advance(1)
     assert client.inbox == []
     assert os.listdir(slow.sink.options.path) == ["f"]
-    assert slow.sink._open == {}
+    assert slow.sink.uploads.byKey == {}
 
 
 @pytest.mark.slow
@@ -318,7 +320,7 @@ def test_aStop(stage: TftpStage, slow: Disk) -> None:
     stage.network.advance(0.01)
     slow.thread.run(2)
     stopAtOnce(stage, slow)
-    assert (slow.source._open, slow.sink._open) == ({}, {})
+    assert (slow.source._open, slow.sink.uploads.byKey) == ({}, {})
     assert os.listdir(slow.sink.options.path) == ["f"]
 
 
@@ -440,7 +442,7 @@ def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:
     assert isinstance(hear(whole), Error)
     assert stage.casts() == []
     slow.thread.run()
-    assert slow.sink._open == {}
+    assert slow.sink.uploads.byKey == {}
 
 
 def test_anotherMount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from twisted.logger import LogLevel, formatEvent
 
 from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.observe.history import Query, Store, entryOf
 from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits

@@ -22,18 +22,13 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
-from castd.files import partial, space, uploads
+from castd.files import file_upload, partial, space
 from castd.files.content import DirectoryOptions
 from castd.files.directory import SinkChain
+from castd.files.file_upload import MOST_UNWRITTEN, SILENT_FOR, WRITE_AT_ONCE
 from castd.files.threads import MOST_AWAITED, DiskThreads
-from castd.files.uploads import (
-    MOST_MADE,
-    MOST_UNWRITTEN,
-    SILENT_FOR,
-    WRITE_AT_ONCE,
-    UploadDirectory,
-    UploadDirectoryOptions,
-)
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import MOST_MADE, UploadDirectory
 from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
 from tests.support.descriptors import Descriptors, openFiles
@@ -109,9 +104,9 @@ def test_maskIsNotSet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only where the kernel does not tell it.
     """
     os.umask(0o027)
-    assert uploads.readUmask(str(tmp_path / "status")) == 0o027
+    assert file_upload.readUmask(str(tmp_path / "status")) == 0o027
     (tmp_path / "status").write_text("Name:\tcastd\n")
-    assert uploads.readUmask(str(tmp_path / "status")) == 0o027
+    assert file_upload.readUmask(str(tmp_path / "status")) == 0o027
     with monkeypatch.context() as patched:
         patched.delattr(os, "umask")
         assert upload(drop(tmp_path), "a", b"") is None
@@ -464,7 +459,7 @@ def test_unwritten(tmp_path: Path) -> None:
     room = begun.write(b"x" * 1000)
     assert begun.write(b"x") is room
     room.addCallback(fired.append)
-    assert sink.unwritten == 1000 * (MOST_UNWRITTEN // 1000) + 1001
+    assert sink.uploads.unwritten == 1000 * (MOST_UNWRITTEN // 1000) + 1001
     thread.run(1)
     assert fired == [None]
     begun.commit().addCallback(fired.append)
@@ -472,7 +467,7 @@ def test_unwritten(tmp_path: Path) -> None:
     thread.run()
     assert fired == [None, None]
     assert everything(tmp_path) == {"a": b"x" * (1000 * (MOST_UNWRITTEN // 1000) + 1001)}
-    assert sink.unwritten == 0
+    assert sink.uploads.unwritten == 0
 
 
 def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +484,7 @@ def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert told == [Full, Full]
     with pytest.raises(Full):
         going.write(b"x")
-    assert (everything(tmp_path), sink.unwritten) == ({}, 0)
+    assert (everything(tmp_path), sink.uploads.unwritten) == ({}, 0)
 
 
 def test_abortWhileWriting(tmp_path: Path) -> None:
@@ -500,7 +495,7 @@ def test_abortWhileWriting(tmp_path: Path) -> None:
     begun.write(b"x" * WRITE_AT_ONCE)
     begun.abort()
     thread.run()
-    assert (everything(tmp_path), sink.unwritten) == ({}, 0)
+    assert (everything(tmp_path), sink.uploads.unwritten) == ({}, 0)
 
 
 def test_nobodyWaits(tmp_path: Path) -> None:
@@ -588,7 +583,8 @@ def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 CRASH = """
 import os, sys
 from twisted.internet.defer import maybeDeferred
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 directory = UploadDirectory(UploadDirectoryOptions(path=sys.argv[1], keepFree=0), maybeDeferred)
 directory.begin("d/a", ("10.0.0.1", 1), None).addCallback(lambda upload: upload.write(b"h" * 100000))
 os._exit(0) if sys.argv[2] == "crash" else (print("ready", flush=True), sys.stdin.read())
@@ -801,13 +797,27 @@ def test_directoryFails(
     assert opened.left() == []
 
 
+def test_directoryModeFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that was made, but cannot be given its mode, ends the upload, and nothing stays open."""
+
+    def failing(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    sink = drop(tmp_path, **{"make-directories": True, "mode": "640"})
+    opened = Descriptors()
+    monkeypatch.setattr("castd.files.uploads.os.fchmod", failing)
+    with pytest.raises(Forbidden):
+        sink.begin("a/x", ONE, None)
+    assert opened.left() == []
+
+
 def test_groupFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that castd may not give files to refuses the upload, and leaves no file."""
 
     def failing(*_: object) -> None:
         raise PermissionError(errno.EPERM, "not permitted")
 
-    monkeypatch.setattr("castd.files.uploads.os.fchown", failing)
+    monkeypatch.setattr("castd.files.file_upload.os.fchown", failing)
     assert isinstance(upload(drop(tmp_path, group="4711"), "x", b"octets"), Forbidden)
     assert everything(tmp_path) == {}
 
@@ -834,7 +844,7 @@ def test_abortedWhileCreated(tmp_path: Path) -> None:
     second.commit()
     thread.run()
     assert everything(tmp_path) == {"a": b"second"}
-    assert (sink._open, sink._ending) == ({}, set())
+    assert (sink.uploads.byKey, sink.uploads._ending) == ({}, set())
 
 
 def test_replacedWhileCreated(tmp_path: Path) -> None:
@@ -857,4 +867,4 @@ def test_replacedWhileCreated(tmp_path: Path) -> None:
     second.commit()
     thread.run()
     assert everything(tmp_path) == {"a": b"second"}
-    assert (sink._open, sink._ending) == ({}, set())
+    assert (sink.uploads.byKey, sink.uploads._ending) == ({}, set())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from castd import outcomes
 from castd.errors import Busy, Full, Refused, Unanswered
 from castd.files import content, nearest, spelling
-from castd.files.uploads import writeRefusal
+from castd.files.file_upload import writeRefusal
 from castd.observe.format import asMessage
 from castd.observe.history import entryOf
 from castd.options import Limits

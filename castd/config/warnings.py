@@ -12,7 +12,7 @@ from typing import Literal
 from castd.config.config import Config, byAddress, listening
 from castd.config.profiles import Surroundings, profileWarnings
 from castd.files.mapping import NameMap
-from castd.files.uploads import UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
 from castd.options import AnyNetwork
 
 

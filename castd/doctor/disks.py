@@ -17,7 +17,7 @@ from castd.config.config import Config, Entry
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.machine import IMachine
 from castd.files.content import DirectoryOptions
-from castd.files.uploads import UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
 
 #: Files that are looked at in each directory, and those that are named.
 _MOST_FILES, _NAMED = 20_000, 5

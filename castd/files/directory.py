@@ -16,7 +16,8 @@ from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
 from castd.files.threads import asDeferred
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.interfaces import IContentSink, IContentSource, IMachines, ISite, IUpload
 from castd.machines.known import KnownMachine
 from castd.request import Peer

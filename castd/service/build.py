@@ -19,7 +19,8 @@ from castd.errors import ConfigError
 from castd.files.access import Rule, Rules
 from castd.files.content import Directory, SourceChain
 from castd.files.directory import makeSink, patience
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.interfaces import (
     ConfiguredTransport,
     ICastTransport,

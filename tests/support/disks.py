@@ -62,7 +62,7 @@ class HereUploads(UploadDirectory):
     """
 
     def beginFor(self, name: str, machine: Any, size: int | None) -> Any:
-        thread: Any = self.thread
+        thread: Any = self.uploads.thread
         if not isinstance(thread, Later):
             return result(super().beginFor(name, machine, size))
         before, thread.jobs = thread.jobs, []
@@ -76,5 +76,7 @@ def inThisThread(site: Any) -> None:
     """Have all directories of a site wait for their disks in this thread."""
     site._converter = NetasciiConverter(maybeDeferred)
     sinks = [directory for chain in site.drops.values() for directory in chain.directories]
-    for directory in (*site.content.sources, *sinks):
+    for directory in site.content.sources:
         directory.thread = directory.background = directory.beyond = maybeDeferred
+    for directory in sinks:
+        directory.uploads.thread = maybeDeferred

@@ -13,7 +13,8 @@ from castd.errors import Forbidden, NotFound
 from castd.files.access import Rule, Rules
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import SinkChain
-from castd.files.uploads import UploadDirectory, UploadDirectoryOptions
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.observe.format import asMessage
 from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildData, buildError, parse
