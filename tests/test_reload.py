@@ -420,7 +420,7 @@ def test_otherMake(folder: Path, network: Network, monkeypatch: pytest.MonkeyPat
     case = Case(folder, network, START + TFTP)
     monkeypatch.setattr("castd.config.plugin.TransportMaker.makeTransport", lambda *_: Loner())
     (fault,) = case.reload(START + TFTP)
-    assert fault.endswith("transports.tftp: what runs at *:69 is of another make: restart castd for that")
+    assert fault.endswith("transports.tftp: another kind of plugin serves at *:69: restart castd to change that")
 
 
 def test_events(folder: Path, network: Network) -> None:

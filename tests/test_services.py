@@ -136,7 +136,7 @@ def test_otherMake(collected: Collected, tmp_path: Path) -> None:
     """A reload does not make a service of a transport, nor a transport of a service, at one port."""
     case = Case(tmp_path, collected).start()
     case.write(START + "  tftp: {port: 7}\n")
-    assert "of another make" in result(case.server.reread())[0]
+    assert "another kind of plugin" in result(case.server.reread())[0]
     assert case.ask(b"hello") == [b"hello"]
 
 

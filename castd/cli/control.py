@@ -95,8 +95,8 @@ def upgrade(path: str) -> None:
     """
     Have a new process take over from a running server, with the code and the service file that there are now.
 
-    No request is refused or lost; the old process ends its transfers and leaves.  Exit status 1: the new one could not
-    start, for the reasons shown, and the server goes on as it was.
+    No request is refused or lost; the old process finishes its transfers and exits.  Exit status 1: the new one could
+    not start, for the reasons shown, and the server goes on as it was.
     """
     answer: UpgradeAnswer = ask(path, "upgrade")
     if answer["ok"]:

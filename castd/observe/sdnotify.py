@@ -192,7 +192,9 @@ class ServiceWatch:
         self._call = self._reactor.callLater(max(MIN_FEED_INTERVAL, self._period / 2), self._probePorts)
         ports = {port: address for address, port in self._ports()}
         for port in self._unanswered & ports.keys():
-            _log.error("{address} does not hear: the watchdog is not fed", event="deaf", address=ports[port])
+            _log.error(
+                "{address} does not receive its own probes: the watchdog is not fed", event="deaf", address=ports[port]
+            )
         self._answering &= ports.keys()
         # A firewall on the loopback path is no reason to be killed: a port that never answered is not waited for.
         self._unanswered = set(self._answering)

@@ -165,7 +165,7 @@ class Site:
                 observer(request)
             except BaseException:
                 # The request is served all the same.
-                _log.failure("who observes requests failed", event="fault")
+                _log.failure("an observer of requests failed", event="fault")
         found: IContent | Deferred[IContent] = self.look(request) if request.mode == "netascii" else self._find(request)
         return found
 

@@ -480,7 +480,7 @@ class UploadProtocol(HalfProtocol):
         try:
             self._upload.abort()
         except BaseException:
-            _log.failure("{transport}: an upload failed to break off", event="fault", transport=self.name)
+            _log.failure("{transport}: an upload could not be aborted", event="fault", transport=self.name)
 
     def _logEnd(self, outcome: str | None, refusal: Refused | None) -> None:
         """Log the one event of the upload."""

@@ -57,8 +57,7 @@ class Step(TypedDict):
     One step on the way of a request.
 
     C{step} is the kind of step: C{transport}, C{profile}, C{limit}, C{access}, C{name}, C{source}, C{upload} or
-    C{option}.  C{where}
-    is C{file:line: path} of what decides it in the service file; L{None}: nothing in it does.
+    C{option}.  C{where} is C{file:line: path} of what decides it in the service file; L{None}: nothing in it does.
     """
 
     step: str
@@ -205,7 +204,11 @@ def _comesTo(address: ListeningAddress, asked: DryRequest) -> bool:
 
 def _notListening(asked: DryRequest) -> Explanation:
     where = "any address of the client's family" if asked.to is None else hostPort(asked.to)
-    step: Step = {"step": "transport", "where": None, "text": f"none that serves files by requests listens at {where}"}
+    step: Step = {
+        "step": "transport",
+        "where": None,
+        "text": f"no transport that serves requests for files listens at {where}",
+    }
     to = "" if asked.to is None else hostPort(asked.to)
     return {"to": to, "transport": None, "served": False, "answer": _answer("nothing"), "steps": [step]}
 

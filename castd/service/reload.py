@@ -75,7 +75,7 @@ class PortChange:
 
 def _checkSameType(current: ListeningAddress, wanted: ListeningAddress) -> None:
     if _make(current.transport) is not _make(wanted.transport):
-        raise _refusal(wanted, f"what runs at {current.address} is of another make: restart castd for that")
+        raise _refusal(wanted, f"another kind of plugin serves at {current.address}: restart castd to change that")
 
 
 def _make(transport: ICastTransport) -> type[object]:

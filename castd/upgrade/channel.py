@@ -157,7 +157,7 @@ class Channel(Generic[Sent, Received]):
             try:
                 self._received(packet.message, packet.datagram)
             except BaseException:
-                _log.failure("a word of the other process failed", event="fault")
+                _log.failure("a message of the other process could not be handled", event="fault")
             if self._closed:
                 return
 

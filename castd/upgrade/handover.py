@@ -73,7 +73,7 @@ class Handover:
         if self.successor is not None:
             return _refused("an upgrade is under way")
         if (previous := self._server.site.predecessor) is not None:
-            return _refused(f"the process before this one ({previous.pid}) has not ended its transfers yet")
+            return _refused(f"the process before this one ({previous.pid}) has not finished its transfers yet")
         if os.getpid() == 1:
             return _refused("castd is process 1 here, and what is in a container ends with that: replace the container")
         self.successor = self.makeSuccessor()

@@ -347,7 +347,7 @@ class Predecessor(Service):
                 each.port.resume(False)
         self._server.startServing()
         self._send({"say": "serving"})
-        _log.info("taken over from {pid}, which ends its transfers", event="taken-over", pid=self.pid)
+        _log.info("taken over from process {pid}, which finishes its transfers", event="taken-over", pid=self.pid)
 
     def _castEnded(self, message: FreedMessage) -> None:
         """Count down the casts of the predecessor to this group; free the group after the last."""

@@ -273,7 +273,11 @@ class Successor:
             yield {"say": "state", "at": None, "machines": machines}
 
     def _handedOver(self) -> None:
-        _log.info("{pid} has taken over; this process ends what it has begun", event="handed-over", pid=self._child.pid)
+        _log.info(
+            "process {pid} has taken over; this process finishes its transfers",
+            event="handed-over",
+            pid=self._child.pid,
+        )
         self._answerUpgrade()
         self._confirmed.callback(None)
 
@@ -293,7 +297,7 @@ class Successor:
     def _drained(self, _: object) -> None:
         """Exit soon: all transfers of this process have ended."""
         if self.takenOver and not self._server.stopping:
-            _log.info("whoever was here has been served", event="served-out")
+            _log.info("all transfers of this process have ended: it exits", event="served-out")
             self._setTimer(GRACE, self._leaveOnce)
 
     def _leaveOnce(self) -> None:
@@ -308,7 +312,9 @@ class Successor:
         self._site.barring = None
         if not self._server.stopping:
             _log.error(
-                "{pid}, which had taken over, is no more; this process goes on", event="heirless", pid=self._child.pid
+                "process {pid}, which had taken over, has ended: this process serves again",
+                event="heirless",
+                pid=self._child.pid,
             )
             self._server.resumeServing()
         self._answerUpgrade(("the new process ended as soon as it had taken over; this one goes on",))

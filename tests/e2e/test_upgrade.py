@@ -388,7 +388,7 @@ def test_underLoad(castd: Running, tmp_path: Path) -> None:
             castd.alone()
             assert castd.status()["pid"] != before
             eventually(lambda pid=before: not alive(pid), "the old process to end", PATIENCE)
-            assert castd.said("whoever was here has been served") == nth + 1
+            assert castd.said("all transfers of this process have ended") == nth + 1
     assert castd.first.wait(PATIENCE) == 0
     assert (load.faults, load.done > 500) == ([], True)
     assert load.longest < PATIENCE
@@ -422,9 +422,9 @@ def test_takenBack(castd: Running) -> None:
     castd.upgrade(*slow)
     new = castd.status()["pid"]
     told = castd.castd("upgrade")
-    assert (told.returncode, f"({before}) has not ended its transfers yet" in told.stderr) == (1, True)
+    assert (told.returncode, f"({before}) has not finished its transfers yet" in told.stderr) == (1, True)
     os.kill(new, signal.SIGKILL)
-    eventually(lambda: castd.said("which had taken over, is no more"), "the old process to go on", PATIENCE)
+    eventually(lambda: castd.said("which had taken over, has ended"), "the old process to go on", PATIENCE)
     assert castd.status()["pid"] == before
     assert [Slow(port).finish() == LARGE for port in (*castd.plain, castd.single)] == [True] * 3
     castd.upgrade(*slow)
