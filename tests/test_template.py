@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 from castd.cli.main import main
 from castd.errors import ConfigError, NotFound, Refused, Unanswered
 from castd.interfaces import IContent, IMachineSource
+from castd.machines.known import KnownMachine
 from castd.request import Local, Request
 from castd.templates import source as template
 from castd.templates.checks import templateFaults
@@ -34,7 +35,7 @@ from castd.templates.rendering import Rendering
 from castd.templates.source import FAILED_LASTS, Options, RenderedContent, TemplateSource, makeSource
 from castd.testing.network import Network
 from castd.testing.site import MemorySite, memorySite
-from tests.support.disks import result
+from tests.support.disks import Later, result
 
 ONE, TWO = "52:54:00:66:00:10", "52:54:00:66:00:11"
 LOCAL = Local("10.0.0.1", 69)
@@ -164,6 +165,19 @@ def test_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [job["values"]["name"] for job in stage.here.jobs] == ["ab", "cd", "ef"]
     stage.get(name="cd")
     assert len(stage.here.jobs) == 4
+
+
+def test_droppedMeanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that makes room for another one while its files are looked at counts again when it is handed out."""
+    monkeypatch.setattr(template, "MOST_OCTETS", 25)
+    stage, thread = Stage(tmp_path, "{{ name }}34567890", names=["*"]), Later()
+    source = TemplateSource(stage.options, stage.here, stage.site, thread)
+    machine = KnownMachine(("10.0.0.7", 2070))
+    for asked in (("ab",), ("cd",), ("ef", "ab"), ("cd",)):
+        found = [source.lookupFor(name, machine) for name in asked]
+        thread.run()
+        assert [result(each).size for each in found] == [10] * len(asked)
+    assert [job["values"]["name"] for job in stage.here.jobs] == ["ab", "cd", "ef", "cd"]
 
 
 def test_equalResults(tmp_path: Path) -> None:

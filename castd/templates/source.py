@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -166,12 +167,7 @@ class TemplateSource:
             raise NotFound(why="not for this client")
         plain = self._plainName(name, machine)
         # The port and the moment are no reason to render anew.
-        key = (
-            plain,
-            KnownMachine(
-                (machine.ip or "", 0), machine.server, machine.mac, machine.uuid, machine.arch, 0.0, machine.addressed
-            ),
-        )
+        key = plain, replace(machine, peer=(machine.ip or "", 0), at=0.0)
         asked: Deferred[IContent] = Deferred()
         waiting = self._asked.setdefault(key, [])
         waiting.append(asked)
@@ -199,8 +195,8 @@ class TemplateSource:
         versions = await self._thread(partial(_versionsOf, files or self._files))
         if kept is None or kept.files != versions or (kept.until is not None and self._now() >= kept.until):
             kept = await self._make(key, versions)
-        self._kept.pop(key, None)
-        self._kept[key] = kept
+        # Also if it was kept before: it is the last one that was asked for now, and may have been dropped meanwhile.
+        self._keep(key, kept)
         return self._result(kept)
 
     @property
@@ -211,7 +207,7 @@ class TemplateSource:
         return self._site.reactor.seconds()
 
     async def _make(self, key: _Key, versions: Sequence[FileVersion]) -> _Kept:
-        """Render the template, and keep the result."""
+        """Render the template."""
         name, machine = key
         job = Job(
             template=str(self.options.file),
@@ -236,11 +232,10 @@ class TemplateSource:
         files = [(path, inode, size, text, file) for path, inode, size, text, file in rendered["files"]]
         octets = (rendered["text"] or "").encode("utf-8", "surrogateescape")
         until = None if rendered["fault"] is None else self._now() + FAILED_LASTS
-        kept = _Kept(rendered, octets, files or list(versions), until)
-        self._keep(key, kept)
-        return kept
+        return _Kept(rendered, octets, files or list(versions), until)
 
     def _keep(self, key: _Key, kept: _Kept) -> None:
+        """Keep a result, as the last one that was asked for; those that nobody has asked for the longest make room."""
         former = self._kept.pop(key, None)
         self._octets += len(kept.octets) - (0 if former is None else len(former.octets))
         self._kept[key] = kept
