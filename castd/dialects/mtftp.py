@@ -33,7 +33,7 @@ from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
 from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
 from castd.packets import tftp
-from castd.request import Local, Peer, Request
+from castd.request import Local, Peer, Request, hostPort
 
 #: The port that requests come to by default, also where a URL does not say it.
 PORT = 1759
@@ -73,25 +73,22 @@ def readFiles(value: object) -> Files:
         if known in found:
             raise ValueError(f"{known} is named twice")
         if (other := at.setdefault(group, known)) != known:
-            raise ValueError(f"{known} and {other} are both sent to {show(group)}: receivers could not tell them apart")
+            raise ValueError(
+                f"{known} and {other} are both sent to {hostPort(group)}: receivers could not tell them apart"
+            )
         found[known] = group
     return tuple(found.items())
 
 
-def show(group: tuple[str, int]) -> str:
-    """Return a group as text, C{address:port}."""
-    return f"{group[0]}:{group[1]}"
-
-
 def _written(value: Files) -> dict[str, str]:
-    return {name: show(place) for name, place in value}
+    return {name: hostPort(place) for name, place in value}
 
 
 _FILES_SCHEMA = {
     "type": "object",
     "minProperties": 1,
-    "additionalProperties": {"type": ["string", "null"], "format": "group:port", "examples": [show(IPXE)]},
-    "examples": [{"vmlinuz": show(IPXE)}],
+    "additionalProperties": {"type": ["string", "null"], "format": "group:port", "examples": [hostPort(IPXE)]},
+    "examples": [{"vmlinuz": hostPort(IPXE)}],
 }
 
 
@@ -131,7 +128,7 @@ class Options(ListenOptions):
             for file, place in options.files:
                 other, otherFile = taken.setdefault(place, (name, file))
                 if other != name:
-                    yield name, f"files: {show(place)} is already that of {otherFile} in {other}"
+                    yield name, f"files: {hostPort(place)} is already that of {otherFile} in {other}"
 
     def named(self) -> Iterator[tuple[str, str]]:
         return (("files", name) for name, _ in self.files)
@@ -157,8 +154,8 @@ class Options(ListenOptions):
         if unheard:
             which = "; the others" if len(unheard) < len(self.files) else "; these clients"
             yield (
-                f"iPXE hears {show(IPXE)} only, so it cannot get {', '.join(unheard)}{which} need the DHCP options of "
-                "'castd dhcp43'"
+                f"iPXE hears {hostPort(IPXE)} only, so it cannot get {', '.join(unheard)}{which} need the DHCP "
+                "options of 'castd dhcp43'"
             )
 
 

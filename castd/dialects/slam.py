@@ -263,7 +263,7 @@ def check(named: Sequence[tuple[str, Options]]) -> Iterator[tuple[str, str]]:
     for index, (name, options) in enumerate(named):
         for other, earlier in named[:index]:
             if earlier.group == options.group:
-                group = ":".join(map(str, options.group))
+                group = hostPort(options.group)
                 yield name, f"group: {group} is that of '{other}' already: receivers of both would start over for ever"
             overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
             if earlier.port == options.port and overlap:

@@ -243,12 +243,12 @@ class Site:
         machine = self.machines.machineWith(mac, requests[0].peer) if self.byMachine else None
         found: Deferred[IContent] = maybeDeferred(self._find, requests[0], None, machine)
 
-        def next(failure: Failure) -> Deferred[IContent]:
+        def tryNext(failure: Failure) -> Deferred[IContent]:
             failure.trap(Refused)
             known = refusal if isinstance(failure.value, NotFound) else failure.value
             return self._lookupEach(requests[1:], known if isinstance(known, Refused) else refusal, mac)
 
-        return found.addErrback(next)
+        return found.addErrback(tryNext)
 
     def sink(self, request: Request) -> IContentSink:
         """

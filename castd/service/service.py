@@ -56,8 +56,6 @@ SHORT_TURN = 0.0002
 #: Seconds that a stop waits for disks to remove the files of uploads that were broken off.  The next start removes the
 #: others.
 SETTLE_TIMEOUT = 1.0
-
-
 #: The most failures of a machine that C{castd explain} tells.
 MOST_BEFORE = 5
 #: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
