@@ -14,6 +14,17 @@ from typing import Final
 NO_NAME: Final = "the request has no file name"
 
 
+def reasonOf(error: BaseException | None) -> str:
+    """
+    Return why a call of the system has failed, without the number of the error: C{Permission denied}.
+
+    @param error: mostly an C{OSError}, or Twisted's C{CannotListenError}, which has one inside; of any other error the
+        reason is its text.
+    """
+    cause: object = getattr(error, "socketError", error)
+    return getattr(cause, "strerror", None) or str(cause)
+
+
 class CastdError(Exception):
     """The base class of all exceptions of castd."""
 

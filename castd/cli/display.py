@@ -19,6 +19,7 @@ from castd import outcomes
 from castd.cli.console import makeConsole
 from castd.client.describe import describe
 from castd.client.report import Progress, Report, TransferError, Watcher
+from castd.errors import reasonOf
 from castd.files.names import printable
 from castd.request import Peer, hostPort
 
@@ -76,7 +77,7 @@ class Result:
             elif error.outcome == outcomes.STOPPED:
                 self.status = INTERRUPTED
         elif isinstance(error, OSError):
-            self.error = f"{file}: {error.strerror or error}"
+            self.error = f"{file}: {reasonOf(error)}"
 
     def mismatched(self, wanted: str) -> None:
         """Fill in that the checksum differs from the one that the user gave."""

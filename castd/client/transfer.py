@@ -27,7 +27,7 @@ from castd import outcomes
 from castd.client.multicast import MulticastPort
 from castd.client.port import openPort
 from castd.client.report import Progress, Report, Sink, TransferError, Watcher
-from castd.errors import Full, Refused
+from castd.errors import Full, Refused, reasonOf
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
 from castd.packets.options import DEFAULT_BLKSIZE
 from castd.receive.base import OffsetBlock
@@ -156,9 +156,7 @@ class ClientTransfer(HalfProtocol):
             self.transport.write(self.half.begin(self._startedAt)[0], self.peer)
         except (OSError, CannotListenError) as error:
             whence = f" from {self._bind}" if self._bind else ""
-            cause = error.socketError if isinstance(error, CannotListenError) else error
-            why = getattr(cause, "strerror", None) or error
-            self._end(TransferError(outcomes.FAILED, f"cannot send to {address}{whence}: {why}"))
+            self._end(TransferError(outcomes.FAILED, f"cannot send to {address}{whence}: {reasonOf(error)}"))
         else:
             self.pump()
         return self.done
@@ -289,8 +287,7 @@ class ClientTransfer(HalfProtocol):
             port = MulticastPort(self._reactor, half.group, self._server[0], received, self._bind)
         except (OSError, CannotListenError) as error:
             # A server may name a port that is taken on this machine, or needs root.
-            why = error.socketError if isinstance(error, CannotListenError) else error
-            self._abort(f"cannot listen to {address or 'broadcasts'}, port {number}: {why}")
+            self._abort(f"cannot listen to {address or 'broadcasts'}, port {number}: {reasonOf(error)}")
             return False
         self._groupPort = port
         port.joined.addErrback(self._cannotJoin)
@@ -343,7 +340,7 @@ class ClientTransfer(HalfProtocol):
         error = failure.value
         if not isinstance(error, OSError):
             failure.raiseException()
-        self._abort(error.strerror or str(error), Full.code if error.errno in FULL_DISK else 0, local=True)
+        self._abort(reasonOf(error), Full.code if error.errno in FULL_DISK else 0, local=True)
 
     def _succeed(self) -> None:
         """Fire C{done} with the report.  The port stays open as long as the last ACK may have to be repeated."""

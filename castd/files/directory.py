@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from castd.errors import ConfigError, Forbidden, NotFound, Refused
+from castd.errors import ConfigError, Forbidden, NotFound, Refused, reasonOf
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
@@ -74,7 +74,7 @@ def _warned(directory: Made) -> Made:
 
 
 def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
-    return ConfigError(f"path: {options.base}: {error.strerror or error}")
+    return ConfigError(f"path: {options.base}: {reasonOf(error)}")
 
 
 @implementer(IContentSink)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from twisted.internet import unix
 from twisted.internet.defer import Deferred, DeferredList, execute, maybeDeferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -34,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.config.config import Config
-from castd.errors import ConfigError, Unavailable
+from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.private import clearSocket
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import Reporter, Sources
@@ -291,9 +290,7 @@ class AdminPort:
         self._endpoint.listen(self._factory).addBoth(outcome.append)
         (result,) = outcome
         if isinstance(result, Failure):
-            error = result.value
-            why = error.socketError if isinstance(error, CannotListenError) else error
-            raise Unavailable(f"{self._source}: {self.address}: {getattr(why, 'strerror', None) or why}")
+            raise Unavailable(f"{self._source}: {self.address}: {reasonOf(result.value)}")
         self._port = result
 
     def close(self) -> Deferred[None]:

@@ -30,7 +30,7 @@ from twisted.logger import Logger
 
 import castd
 from castd.config.plugin import collect
-from castd.errors import ConfigError, Unavailable
+from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.threads import DiskThreads
 from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
@@ -115,8 +115,7 @@ def inherit() -> Inheritance | None:
     try:
         return receiveInheritance(os.environ)
     except (OSError, EOFError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise Unavailable(f"the process before this one passes nothing on: {why}") from None
+        raise Unavailable(f"the process before this one passes nothing on: {reasonOf(error)}") from None
 
 
 def _compose(

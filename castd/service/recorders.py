@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from castd import __version__
 from castd.config.config import Config
-from castd.errors import Unavailable
+from castd.errors import Unavailable, reasonOf
 from castd.files.threads import RunInThread
 from castd.observe.captures import CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
@@ -158,7 +158,7 @@ class Recorders:
         error = failure.value
         if isinstance(error, OSError):
             form = "{path}: no capture could be written: {why}"
-            _log.warn(form, event="unrecorded", path=folder.path, why=error.strerror or str(error))
+            _log.warn(form, event="unrecorded", path=folder.path, why=reasonOf(error))
         else:
             _log.failure("a capture was not written", failure, event="fault")
 
