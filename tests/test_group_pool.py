@@ -23,6 +23,18 @@ def test_pool() -> None:
     assert groupPool.allocate((PLACE, OTHER), 10.0 + REUSE_DELAY) == PLACE
 
 
+def test_anotherPool() -> None:
+    """A group that was released rests for every pool that has it, also in another process and by another clock."""
+    there, here = GroupPool(), GroupPool()
+    assert there.allocate((PLACE,), 0.0) == PLACE
+    there.release(PLACE, 10.0)
+    assert there.allocate((PLACE, OTHER), 11.0) == OTHER
+    here.adopt((OTHER,), there.quarantined(20.0), 1000.0)
+    rest = REUSE_DELAY - 10.0
+    assert [here.allocate((PLACE, OTHER), 1000.0 + later) for later in (0.0, rest - 0.1)] == [None, None]
+    assert here.allocate((PLACE, OTHER), 1000.0 + rest) == PLACE
+
+
 def test_fixed() -> None:
     """A fixed group is for casts of one file, and rests when the last has ended; the same file need not wait."""
     groupPool = GroupPool()

@@ -1181,10 +1181,14 @@ def test_PX65_slowLookup(tmp_path: Path) -> None:
 
 
 def test_PX65_stopped(tmp_path: Path) -> None:
-    """PX-65: a stop does not wait for a source that never answers."""
+    """PX-65: a stop does not wait for a source that never answers, and what that says later is nobody's answer."""
     with ProxyStage(tmp_path, {"boot": "slow"}) as stage:
-        stage.server.site.content.sources[0].lookup = lambda name, peer: Deferred()  # type: ignore[method-assign]
+        asked: Deferred[Any] = Deferred()
+        stage.server.site.content.sources[0].lookup = lambda name, peer: asked  # type: ignore[method-assign]
         stage.hear(discover())
+        stage.service.stop()
+        asked.errback(NotFound())
+        assert (stage.said(), stage.told("unanswered")) == ([], [])
 
 
 def test_rulesOfOptions() -> None:
