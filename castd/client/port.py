@@ -55,6 +55,8 @@ class ReportingPort(Port):
     port goes on.
     """
 
+    protocol: Reachable
+
     def __init__(self, reactor: IReactorFDSet, protocol: DatagramProtocol, interface: str) -> None:
         Port.__init__(self, 0, protocol, interface, LARGEST, reactor)
         self._stopping = False
