@@ -9,6 +9,9 @@ Shapes used throughout: a I{peer} is an address as the socket gives it, C{(host,
 an I{instant} is a value of C{reactor.seconds()}, a float of seconds; the I{number} of a block counts from 0; I{ranges}
 is a tuple of C{range} with step 1, ascending, without overlap.
 
+They stand in this order: casts, wires and dialects; halves of a transfer; content, machines and uploads; the site;
+protocols and ports; what is under way; transports, services, upgrades, and the makers of plugins.
+
 All methods are called in the reactor's thread.  An exception that a method does not document is a fault: castd logs it
 with its traceback and gives up that datagram, request or cast, never the server.
 """
@@ -59,6 +62,9 @@ T = TypeVar("T")
 
 # mypy-zope reads the method signatures below; zope.interface methods have no self.
 # ruff: noqa: N805
+
+
+# Casts: who gets which block when.
 
 
 class ICast(Interface):
@@ -145,6 +151,9 @@ class IBoundedCast(ICast):
         Find out whether there is no room for a receiver that asks and is no member.  It does not join then, and gets no
         answer: that costs a small part of a member that joins and is removed.
         """
+
+
+# Wires: what a cast decides and is told, as datagrams.
 
 
 class IWire(Interface):
@@ -274,6 +283,9 @@ class IGroupWire(IWire):
         """Return the address to send data to for a member that does not receive what is sent to the group."""
 
 
+# Dialects: one configured protocol each.
+
+
 class IDialect(Interface):
     """
     Speaks one protocol as it is configured: reads requests, decides who may share a cast, and begins casts.
@@ -358,6 +370,9 @@ class IExplainedDialect(IDialect):
         Return what bounds the options that this request is granted, each as C{key: what it bounds}; the key is a path
         within the options of the service file: C{caps[0]: blksize at most 1400}.
         """
+
+
+# Halves: one side of a transfer that is no cast.
 
 
 class ITransferHalf(Interface):
@@ -475,6 +490,9 @@ class IGroupTransferHalf(IClientTransferHalf):
         @return: as L{receive}.
         @raise WireError, Refused: as L{receive}.
         """
+
+
+# Content, and where it comes from.
 
 
 class IContent(Interface):
@@ -603,6 +621,9 @@ class IMachineSource(IContentSource):
         """
 
 
+# Machines.
+
+
 class IMachines(Interface):
     """Knows machines: which MAC, UUID and architecture belong to an address."""
 
@@ -642,6 +663,9 @@ class IContentSourceMaker(Interface):
         @param options: an instance of the model in the attribute C{options}.
         @raise ConfigError: a source cannot be opened with these options.
         """
+
+
+# Uploads, and where they go.
 
 
 class IUpload(Interface):
@@ -706,6 +730,9 @@ class IContentSink(Interface):
         @raise Refused: Forbidden (also while another client uploads that name), Exists, Full, NotFound (no such
             directory).
         """
+
+
+# The site.
 
 
 class ISite(Interface):
@@ -788,6 +815,9 @@ class ISite(Interface):
         """
 
 
+# Protocols: what receives at a port of castd.
+
+
 class IPortProtocol(Interface):
     """
     Uses a port of castd.  A Twisted C{DatagramProtocol} has all of these methods but C{peerUnreachable}.
@@ -834,6 +864,9 @@ class ITransferProtocol(IPortProtocol):
 
     def strangerReceived(datagram: bytes, addr: Peer) -> None:
         """Receive a datagram that came to a port with one peer, but from another address."""
+
+
+# Ports.
 
 
 class IPorts(Interface):
@@ -1026,6 +1059,9 @@ class IListeningPort(IDatagramPort):
         """
 
 
+# What is under way, for those who watch.
+
+
 class LiveReceiver(NamedTuple):
     """
     Describes the progress of one receiver of a cast, or of the one sender of an upload.
@@ -1088,6 +1124,9 @@ class IMappedTransfer(ILiveTransfer):
         """
 
 
+# Transports.
+
+
 class ICastTransport(IListeningProtocol):
     """
     Serves the requests of one port.  castd's own is L{Listener<castd.server.listener.Listener>}; an object of another
@@ -1126,6 +1165,9 @@ class ICastTransport(IListeningProtocol):
 
     def stop() -> None:
         """End all casts and uploads at once, and tell their peers so."""
+
+
+# Services: plugins that send no files.
 
 
 class ConfiguredTransport(NamedTuple):
@@ -1225,6 +1267,9 @@ class IPortService(Interface):
         """End at once, cancel every timer."""
 
 
+# Upgrades: the process before this one, and the one after it.
+
+
 class IUpgradable(Interface):
     """
     Lets the transfers of an L{ICastTransport} on its request port outlive a C{castd upgrade}.
@@ -1287,6 +1332,9 @@ class IPredecessor(Interface):
 
     def ended() -> Deferred[None]:
         """Return a Deferred that fires when the predecessor has ended."""
+
+
+# Makers of transports and services.
 
 
 class ITransportMaker(Interface):
