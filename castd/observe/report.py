@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Generic, Protocol, TypedDict, TypeVar
 
 import twisted
@@ -366,7 +365,7 @@ def _groupReport(group: IMappedTransfer) -> GroupReport:
         "transport": group.name,
         "group": hostPort(group.group),
         "name": group.fileName,
-        "blocks": next((each.needed or 0 for each in islice(receivers, 1)), 0),
+        "blocks": (receivers[0].needed or 0) if receivers else 0,
         "members": [],
         "more": len(receivers),
     }

@@ -148,7 +148,8 @@ class DryRequest:
         to = question.get("to")
         if "\0" in name or "\0" in mode:
             raise ValueError("name: no request can carry a NUL in it")
-        address = str(ip_address(client.partition("%")[0])) + client[len(client.partition("%")[0]) :]
+        plain, percent, zone = client.partition("%")
+        address = f"{ip_address(plain)}{percent}{zone}"
         place = None if to is None else endpoint(to)
         return cls(address, name, bool(question.get("write")), mode or "octet", tuple(options), place)
 
