@@ -296,6 +296,15 @@ def test_severalDirectories(tmp_path: Path) -> None:
         result(chain.begin("a", ("10.0.0.9", 1), None))
 
 
+@pytest.mark.parametrize("under", ["", "logs"])
+def test_tooLong(tmp_path: Path, under: str) -> None:
+    """A name that is too long for a file is not found, as in a read, whether or not a directory is for such names."""
+    chain = SinkChain([drop(tmp_path, under=under)])
+    for name in ("n" * 256, "logs/" + "n" * 256, "logs/" * 205 + "n"):
+        with pytest.raises(NotFound, match="too long"):
+            result(chain.begin(name, ONE, None))
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from castd.errors import ConfigError, Forbidden, NotFound, Refused, reasonOf
+from castd.files import names
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.netascii import NetasciiUpload
 from castd.files.root import OPEN_TIMEOUT
@@ -100,7 +101,7 @@ class SinkChain:
         As L{IContentSink.begin}.
 
         @raise Forbidden: also if the name belongs to none of the directories, or none of them is for this client.
-        @raise NotFound: it belongs to some, but a directory in its path is missing.
+        @raise NotFound: it belongs to some, but a directory in its path is missing; or it is too long for a file.
         """
 
         def begin(directory: UploadDirectory, machine: KnownMachine) -> Deferred[IUpload]:
@@ -154,7 +155,11 @@ class SinkChain:
             else:
                 told(directory, None)
                 return answer
-        raise refusal or Forbidden(why="no place for uploads of this name")
+        if refusal is None:
+            # A name that no file can have is in no directory either.
+            names.parts(name)
+            raise Forbidden(why="no place for uploads of this name")
+        raise refusal
 
 
 _NO_PLACE = NotFound(why="not for this name")
