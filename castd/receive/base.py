@@ -126,21 +126,36 @@ class ReceivingHalf(TransferHalf):
 
     def _receiveData(self, data: Data, now: float) -> tuple[bytes | None, list[bytes]]:
         """Return (the payload of the next block or L{None}, the ACK if one is due)."""
-        payload, ackDue = self._receiver.receive(data)
+        answersGap = self._receiver.gapAcked
+        payload, ackDue = self._receiver.receive(data, self._mayAckAgain(now))
         if payload is not None:
-            self._timer.progressed(now)
+            self._progressed(now, answersGap)
             self.complete = self._receiver.final
         if self._dallyUntil is not None:
             return None, [self._ack()] if ackDue else []
         # While the last block is being stored its repetitions get no answer: an ACK would say that it is stored.
-        if not ackDue or self.complete or (payload is None and not self._mayAckAgain(now)):
+        if not ackDue or self.complete:
             return payload, []
         self._timer.sent(now, first=self._acksNewBlock)
         return payload, [self._ack()]
 
+    def _progressed(self, now: float, answersGap: bool) -> None:
+        """
+        Note that a block has come.
+
+        @param answersGap: the last ACK has told of a gap.  What comes sooner than any answer was not lost, but late.
+        """
+        if answersGap and now - self._timer.sentAt < self._timer.shortestRoundTrip:
+            self._timer.answered(now, None)
+        else:
+            self._timer.progressed(now)
+
     def expected(self) -> tuple[bytes, int] | None:
-        """As L{IPredictingHalf<castd.interfaces.IPredictingHalf>}; the first block may decide more than its payload."""
-        if not self._receiver.stored or self.outcome is not None:
+        """
+        As L{IPredictingHalf<castd.interfaces.IPredictingHalf>}; the first block, and one that fills a gap, may decide
+        more than its payload.
+        """
+        if not self._receiver.stored or self._receiver.gapAcked or self.outcome is not None:
             return None
         return self._receiver.expected()
 
@@ -172,13 +187,10 @@ class ReceivingHalf(TransferHalf):
 
         A block that comes right after our ACK has crossed it.  To answer that block would double every later block of
         a sender that sends one block for each ACK, duplicates included (RFC 1123 section 4.2.3.1): curl does so in
-        uploads, and some servers in reads.
+        uploads, and some servers in reads.  With windows it would double every later window: to the sender, the ACK
+        says that the rest of its window was lost.
         """
-        return (
-            self._dallyUntil is not None
-            or self._hasWindows
-            or now - self._timer.sentAt >= 2 * (self._timer.roundTrip or 0.0)
-        )
+        return self._dallyUntil is not None or now - self._timer.sentAt >= 2 * (self._timer.roundTrip or 0.0)
 
     @property
     def _hasWindows(self) -> bool:

@@ -30,23 +30,25 @@ class BlockReceiver:
     @ivar stored: the number of the last block that was received in order.
     @ivar acked: the number of the last block that was acknowledged.
     @ivar final: the block C{stored} was the last one of the file.
+    @ivar gapAcked: with windows, an unexpected block was answered since the last one was stored.
     @ivar rollover: the number after 65535.
     """
 
-    __slots__ = ("_gapAcked", "_terms", "acked", "final", "rollover", "stored")
+    __slots__ = ("_terms", "acked", "final", "gapAcked", "rollover", "stored")
 
     def __init__(self, terms: AgreedOptions) -> None:
         self._terms = terms
         self.acked = 0
-        self._gapAcked = False
+        self.gapAcked = False
         self.stored = 0
         self.final = False
         self.rollover = terms.rollover
 
-    def receive(self, data: Data) -> tuple[bytes | None, bool]:
+    def receive(self, data: Data, ackAgain: bool = True) -> tuple[bytes | None, bool]:
         """
         Receive a block.
 
+        @param ackAgain: whether a block that is stored already may be acknowledged again now.
         @return: (its payload if it is the next one, whether an ACK is due now).
         @raise WireError: no block can have this number.
         @raise Unsupported: the block has more octets than were agreed on.
@@ -57,9 +59,9 @@ class BlockReceiver:
         if len(data.payload) > self._terms.blksize:
             raise Unsupported(why=f"a block of {len(data.payload)} octets where {self._terms.blksize} were agreed on")
         if number != self.stored + 1 or self.final:
-            return None, self._ackDueAgain(number)
+            return None, (ackAgain or number > self.stored) and self._ackDueAgain(number)
         self.stored = number
-        self._gapAcked = False
+        self.gapAcked = False
         self.final = len(data.payload) < self._terms.blksize
         return (
             data.payload,
@@ -75,7 +77,7 @@ class BlockReceiver:
     def advance(self) -> bool:
         """Receive the block that is L{expected}.  -> whether an ACK is due now."""
         self.stored += 1
-        self._gapAcked = False
+        self.gapAcked = False
         return self.stored - self.acked >= self._terms.windowsize
 
     def _ackDueAgain(self, number: int) -> bool:
@@ -87,7 +89,7 @@ class BlockReceiver:
         """
         if self._terms.windowsize == 1 or self.final:
             return number == self.stored
-        acked, self._gapAcked = self._gapAcked, True
+        acked, self.gapAcked = self.gapAcked, True
         return not acked
 
     def acknowledge(self) -> int:

@@ -109,8 +109,13 @@ class RetransmitTimer:
         self._progressAt = self.sentAt = now
         self._dueAt = now + estimator.interval()
 
-    def heardPeer(self) -> None:
-        """Note that the peer has sent a datagram: its address is not forged, so it gets all repetitions."""
+    def heardPeer(self, now: float) -> None:
+        """
+        Note that the peer has answered, but without progress.  Its address is not forged, so it gets all repetitions.
+        """
+        if self._sample:
+            self._estimator.sample(now - self.sentAt)
+        self._sample = False
         self._everHeard = True
 
     def repeated(self, now: float) -> None:

@@ -78,7 +78,7 @@ class UploadReceiver(ReceivingHalf):
         if not self.blocks and packet.number != 1:
             # The block before this one is lost, and the client has had an answer for this gap.
             self._openingReceived = True
-            self._timer.heardPeer()
+            self._timer.heardPeer(now)
         elif self._oackWithdrawn and not self.blocks:
             self._chooseTerms(len(packet.payload))
         return self._receiveData(packet, now)
