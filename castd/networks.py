@@ -4,6 +4,7 @@ Tests whether the address of a client is in a set of IP networks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -17,6 +18,19 @@ T = TypeVar("T")
 
 #: The most addresses whose numbers are cached: a machine that boots asks for many files.
 _REMEMBERED = 8192
+#: How the addresses of groups begin, and IPv4's that nobody has: 224.0.0.0 and above, ff00::/8.
+_GROUP = re.compile(r"(?:22[4-9]|2[3-5][0-9])\.|ff[0-9a-f]{2}:")
+
+
+def isMany(host: str, networks: tuple[IPv4Network, ...]) -> bool:
+    """Return whether an address is that of many machines: a group, or the broadcast address of one of the networks."""
+    plain = host.removeprefix("::ffff:")
+    return plain in _broadcasts(networks) or _GROUP.match(plain) is not None
+
+
+@lru_cache(64)
+def _broadcasts(networks: tuple[IPv4Network, ...]) -> frozenset[str]:
+    return frozenset(str(each.broadcast_address) for each in networks if each.prefixlen < 31)
 
 
 class Networks:

@@ -21,6 +21,7 @@ from castd.errors import Busy, Declined, NotFound, Refused, Unanswered, WireErro
 from castd.files.threads import asDeferred
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
+from castd.networks import isMany
 from castd.options import HostPort, ListenOptions
 from castd.pacing import TICK
 from castd.profiles.table import Profile
@@ -263,11 +264,13 @@ class Listener(DatagramProtocol):
 
     def _plausible(self, peer: Peer, local: Local) -> bool:
         """
-        Return whether a peer may be answered: not port 0, nor a request port of this server, as the two could loop.
+        Return whether a peer may be answered: not port 0, nor a request port of this server, as the two could loop, nor
+        many machines at once.
         """
         if self._closing():
             return False
-        if peer[1] == 0 or (peer[0] == local.host and self.site.requestPorts[peer[1]]):
+        own = peer[0] == local.host and self.site.requestPorts[peer[1]]
+        if peer[1] == 0 or own or isMany(peer[0], local.networks):
             self.counts["implausible"] += 1
             return False
         return True

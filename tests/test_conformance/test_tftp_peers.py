@@ -2,6 +2,7 @@
 TFTP: who may say what to which port, and how it all ends.  The ids are those of docs/transports/tftp.md.
 """
 
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -256,6 +257,21 @@ def test_TC61_aRequestFromOurselves() -> None:
         stage.network.advance(40)
         assert stage.network.sent == 2
         stage.over()
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.255", "10.1.255.255", "255.255.255.255", "224.0.0.1", "239.255.0.1", "ff02::1"]
+)
+@pytest.mark.parametrize("asked", [rrq(), rrq("missing"), b"\0\1"], ids=["file", "missing", "malformed"])
+def test_aRequestFromMany(host: str, asked: bytes) -> None:
+    """A request whose forged source is a broadcast address or a group gets no answer: all machines would hear it."""
+    networks = (IPv4Network("10.0.0.0/24"), IPv4Network("10.1.0.0/16"), IPv4Network("10.0.0.254/31"))
+    with TftpStage() as stage:
+        stage.listener.datagramFrom(asked, (host, 2000), Local("10.0.0.1", 69, networks=networks))
+        stage.network.advance(40)
+        assert stage.network.sent == 0
+        stage.listener.datagramFrom(asked, ("10.0.0.254", 2000), Local("10.0.0.1", 69, networks=networks))
+        assert stage.network.sent == 1
 
 
 # Limits against forged addresses.
