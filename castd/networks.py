@@ -5,7 +5,7 @@ Tests whether the address of a client is in a set of IP networks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -22,15 +22,14 @@ _REMEMBERED = 8192
 _GROUP = re.compile(r"(?:22[4-9]|2[3-5][0-9])\.|ff[0-9a-f]{2}:")
 
 
-def isMany(host: str, networks: tuple[IPv4Network, ...]) -> bool:
-    """Return whether an address is that of many machines: a group, or the broadcast address of one of the networks."""
+def isMany(host: str, broadcasts: Container[str]) -> bool:
+    """
+    Return whether an address is that of many machines.
+
+    @param broadcasts: the broadcast addresses of the networks that are known; the rest are groups.
+    """
     plain = host.removeprefix("::ffff:")
-    return plain in _broadcasts(networks) or _GROUP.match(plain) is not None
-
-
-@lru_cache(64)
-def _broadcasts(networks: tuple[IPv4Network, ...]) -> frozenset[str]:
-    return frozenset(str(each.broadcast_address) for each in networks if each.prefixlen < 31)
+    return plain in broadcasts or _GROUP.match(plain) is not None
 
 
 class Networks:

@@ -27,6 +27,7 @@ class Local:
     @ivar broadcast: the address is a broadcast or multicast address.
     @ivar mtu: octets in the largest IP packet of that interface.
     @ivar networks: the networks that the interface reaches without a router; empty if unknown.
+    @ivar broadcasts: the broadcast addresses of these networks.
     """
 
     host: str
@@ -35,6 +36,13 @@ class Local:
     broadcast: bool = False
     mtu: int = ETHERNET_MTU
     networks: tuple[IPv4Network, ...] = ()
+    broadcasts: frozenset[str] = field(init=False, default=frozenset(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.networks:
+            # Of two addresses both are those of machines (RFC 3021).
+            several = (str(each.broadcast_address) for each in self.networks if each.prefixlen < 31)
+            object.__setattr__(self, "broadcasts", frozenset(several))
 
 
 @dataclass(slots=True)

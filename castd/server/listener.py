@@ -270,7 +270,7 @@ class Listener(DatagramProtocol):
         if self._closing():
             return False
         own = peer[0] == local.host and self.site.requestPorts[peer[1]]
-        if peer[1] == 0 or own or isMany(peer[0], local.networks):
+        if peer[1] == 0 or own or isMany(peer[0], local.broadcasts):
             self.counts["implausible"] += 1
             return False
         return True
