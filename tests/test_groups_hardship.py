@@ -83,6 +83,28 @@ def test_aListenersFirstAnswerIsLost(latency: float) -> None:
         assert group.cost < 1.01
 
 
+@pytest.mark.parametrize("samePort", [True, False])
+def test_aMasterRestarts(samePort: bool) -> None:
+    """A master that begins anew, from whatever port, hears the rest of the pass: it costs what was sent before."""
+    group = Group([ATFTP] * 4)
+    sent: list[float] = []
+
+    def restart() -> None:
+        old = group.machines[0]
+        assert old.master
+        sent.append(old.blocks / old.count)
+        host, port = old.host, old.stop()
+        group.machines[0] = new = group.machine(host.addresses[0], ATFTP)
+        new.begin(port if samePort else 0)
+
+    with group.stage:
+        group.network.callLater(0.3, restart)
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 4
+        assert 0.2 < sent[0] < 0.8
+        assert group.cost < 1.0 + sent[0] + 0.01
+
+
 def hearing(deaf: int) -> tuple[float, float]:
     """
     Let sixteen load the file; from 0.4 s on so many of them hear nothing of the group, among them the master.

@@ -50,9 +50,9 @@ In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget i
 removed after C{maxFailedTurns}, and else has another turn after all members that are not suspect.  Announcements and
 farewells are always sent before blocks.  A listener is announced as such when it joins.
 
-A member that joins again has repeated its request.  A master that has sent anything else since has restarted, and goes
-to the end of the order.  A master that has not is answered again: announced, and in WAITING sent its blocks again.  A
-listener is announced again.
+A member that joins again has repeated its request.  A master that has sent anything else since has restarted: it goes
+to the end of the order, and is announced as a listener.  A master that has not is answered again: announced, and in
+WAITING sent its blocks again.  A listener is announced again.
 
 Instants
 ========
@@ -348,6 +348,8 @@ class GenericTurn(ABC, Generic[M]):
             member.requested = wants
             self.members.moveToEnd(member)
             self.passTurn(now)
+            if self.master is not member:
+                self._announceListener(member, now)  # else it would not hear what is sent before its turn
         elif self.state is TurnState.ANNOUNCED and member.rto.repeats and now < self.sentAt + CROSSING:
             pass  # the repetition of the announcement was sent already: a second OACK makes atftp give up
         else:

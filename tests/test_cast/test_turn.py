@@ -330,12 +330,12 @@ def test_aRequestThatCrossedTheRepetition() -> None:
 
 
 def test_aMasterThatWasHeardHasRestarted() -> None:
-    """Heard: it begins anew, after those who have waited meanwhile."""
+    """Heard: it begins anew, after those who have waited meanwhile, and is told so, to hear what they are sent."""
     turn = waiting()
     turn.join(B, 0.0)
     out(turn)
     turn.join(A, 2.0)
-    assert out(turn, 2.0) == [Announce(B, True, False)]
+    assert out(turn, 2.0) == [Announce(B, True, False), Announce(A, False, False)]
     turn.hear(B, Leave(outcomes.DONE), 2.1)
     assert out(turn, 2.1) == [Left(B, outcomes.DONE), Announce(A, True, False)]
 

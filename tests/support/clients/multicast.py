@@ -182,14 +182,25 @@ class Machine(DatagramProtocol):
         """Whether it is done, has failed or is dead."""
         return self.done or self.dead or bool(self.failed)
 
-    def begin(self) -> None:
-        """Send the first request."""
+    def begin(self, port: int = 0) -> None:
+        """Send the first request, from this port; 0: from any."""
         self.began = self.lastHeard = self.host.seconds()
+        if port:
+            self._port = self.host.listenUDP(port, self)
         self._ask()
 
     def die(self) -> None:
         """Stop without a datagram, as by a power cut."""
         self.dead = True
+
+    def stop(self) -> int:
+        """Stop without a datagram, and close the ports, as a restart does.  -> the port that it has sent from."""
+        self.dead = True
+        number: int = self._port.address[1]
+        for port in (self._port, self._ear):
+            if port is not None:
+                port.stopListening()
+        return number
 
     # Sending.
 
