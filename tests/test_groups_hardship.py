@@ -105,6 +105,34 @@ def test_aMasterRestarts(samePort: bool) -> None:
         assert group.cost < 1.0 + sent[0] + 0.01
 
 
+@pytest.mark.parametrize("seconds", slowBut(lambda seconds: seconds == 20.0, (5.0, 10.0, 20.0, 45.0)))
+def test_aHallIsSwitchedOffAndOn(seconds: float) -> None:
+    """All machines of a hall are switched off in mid-pass, and on again: they are served as if they had just come."""
+    group = Group([ATFTP, EDK2, HEARING, UBOOT] * 4)
+
+    def off() -> None:
+        for machine in group.machines:
+            machine.die()
+
+    def on() -> None:
+        for machine in group.machines:
+            machine.stop()
+        group.machines = [group.machine(each.host.addresses[0], each.habit) for each in group.machines]
+        for machine in group.machines:
+            machine.begin()
+
+    with group.stage:
+        group.network.callLater(0.4, off)
+        group.network.callLater(seconds, on)
+        for index, machine in enumerate(group.machines):
+            group.network.callLater(index * 0.001, machine.begin)
+        group.network.run(lambda: group.network.seconds() > seconds and all(each.over for each in group.machines))
+        assert [machine.failed for machine in group.machines] == [""] * 16
+        assert group.network.seconds() < seconds + 1.2
+        group.network.advance(60)
+        group.stage.over()
+
+
 def hearing(deaf: int) -> tuple[float, float]:
     """
     Let sixteen load the file; from 0.4 s on so many of them hear nothing of the group, among them the master.

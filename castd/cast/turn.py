@@ -339,6 +339,7 @@ class GenericTurn(ABC, Generic[M]):
     def _joinedAgain(self, member: M, wants: Ranges, now: float) -> None:
         """Answer a repeated request by the present state; a master that was heard since its first one has restarted."""
         member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
+        member.suspect, member.failedTurns = False, 0  # it lives, and may be another one than before
         self.memberListens(member)
         if member is not self.master:
             member.heard = False

@@ -350,6 +350,21 @@ def test_aListenerThatAsksAgainIsGreetedAgain() -> None:
     assert turn.memberCount() == 2
 
 
+def test_aSuspectThatAsksAgain() -> None:
+    """Who has lost turns, and asks again, has as many as one that comes now, and its next one before all suspects."""
+    turn = waiting()
+    turn.join(B, 0.0)
+    turn.join(C, 0.0)
+    until(turn, 0.0, 10.0)
+    assert turn.peerState(C).turn, "A and B have lost one each"
+    turn.join(B, 10.5)
+    assert out(turn, 10.5) == [Announce(B, False, False)]
+    turn.hear(C, Leave(outcomes.DONE), 10.6)
+    assert out(turn, 10.6) == [Left(C, outcomes.DONE), Announce(B, True, False)]
+    gone = [(now, action.peer) for now, action in until(turn, 10.6, 90.0) if isinstance(action, Left)]
+    assert gone == [(25.6, A), (35.6, B)], "A in two turns more, B in three"
+
+
 def test_theSameMachineFromAnotherPort() -> None:
     """A machine that comes back from a new port takes its own old place."""
     turn = waiting()
