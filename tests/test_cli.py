@@ -539,6 +539,44 @@ def test_serveBad(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("serve",), 78),
+        (("serve", "-c"), 78),
+        (("check",), 1),
+        (("explain", "--client", "10.0.0.7", "--name", "x"), 2),
+        (("doctor",), 1),
+    ],
+)
+def test_readByItself(folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], status: int) -> None:
+    """Each command reads the file to find out whether it may, and says what came of it: it is no wrong usage."""
+    (folder / "x.yaml").write_text("castd: 2\n")
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    said = castd(*words, folder / "x.yaml")
+    assert (said.exit_code, f"{folder}/x.yaml:1: castd: schema 2 is not known" in said.output) == (status, True), (
+        said.output
+    )
+
+
+def test_folderByMistake(folder: Path) -> None:
+    """With -c a folder is no service file; without it, it is a directory to serve."""
+    said = castd("serve", "-c", folder / "boot")
+    assert (said.exit_code, said.stderr) == (78, f"{folder}/boot: cannot be read: Is a directory\n")
+
+
+def test_tooLongToLookAt(folder: Path) -> None:
+    """Where the system cannot say whether there is a file, a start tells its reason, and has no traceback."""
+    long = "x" * 300
+    file = folder / "x.yaml"
+    file.write_text(
+        f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\nrecorder: {{directory: {long}}}\n"
+    )
+    assert serving(file) == (69, [f"{file}:5: recorder.directory: {folder}/{long}: File name too long"])
+    said = castd("serve", folder / long)
+    assert (said.exit_code, said.stderr) == (78, f"{folder}/{long}: cannot be read: File name too long\n")
+
+
 def test_tap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`twistd castd -c FILE` makes everything while it reads its options, and has it ready as the service."""
     server = object()

@@ -60,6 +60,7 @@ def test_usage(tmp_path: Path) -> None:
         ((file, "-c", file), "Which service file?"),
         ((file, "--port", "1"), "--port, --listen and --writable are for a directory"),
         ((tmp_path, "--listen", "here"), "here is not a numeric address"),
+        (("-c", tmp_path, "--port", "1"), "--port, --listen and --writable are for a directory"),
     ):
         said = CliRunner().invoke(main.main, ["serve", *map(str, arguments)])
         assert (said.exit_code, complaint in said.stderr) == (2, True), said.stderr
@@ -87,6 +88,15 @@ def test_ownServer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "control").touch()
     assert control._defaultPath() == str(tmp_path / "run" / "control")
+
+
+def test_serverOfAnother(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose folder this user may not look into is asked all the same, so that he is told why he may not."""
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    # A name that is too long is refused by the system to root as well.
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ("x" * 300)))
+    said = CliRunner().invoke(main.main, ["status"])
+    assert (said.exit_code, said.stderr.startswith(f"Error: {tmp_path}/xxx")) == (1, True), said.output
 
 
 @pytest.mark.loopback

@@ -351,6 +351,8 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         paths = {name: str(tmp_path / path) for name, path in given.items()}
         with pytest.raises(ConfigError, match=key):
             makeSource(Options.model_validate({**paths, "names": ["x"]}), site)
+    with pytest.raises(ConfigError, match="File name too long"):
+        makeSource(Options(file=tmp_path / ("x" * 300), names=("x",)), site)
     monkeypatch.setattr(template, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="castd\\[template\\]"):
         makeSource(Options(file=tmp_path / "x", names=("x",)), site)

@@ -150,13 +150,13 @@ def _inTheWay(file: Path, route: Route) -> str | None:
 
 def _unwritable(folder: Path) -> str | None:
     """Return the reason why no file can be made in a folder; L{None}: one can be made."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return "no such folder"
     return None if os.access(folder, os.W_OK | os.X_OK, effective_ids=True) else "this user may not write there"
 
 
 def _madeAtStart(folder: Path) -> bool:
-    return _RUNTIME in folder.parents and not folder.exists()
+    return _RUNTIME in folder.parents and not os.path.exists(folder)
 
 
 def _ports(config: Config) -> Iterator[tuple[Route, str, int, socket.SocketKind]]:

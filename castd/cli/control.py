@@ -33,7 +33,14 @@ def _defaultPath() -> str:
     if folder := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
         return str(Path(folder) / "control")
     own = Path(sys.prefix, "run", "control")
-    return str(own) if own.exists() else DEFAULT_PATH
+    try:
+        os.stat(own)
+    except (FileNotFoundError, NotADirectoryError):
+        return DEFAULT_PATH
+    except OSError:
+        # Another user's server, most likely: whoever asks it is told why he may not.
+        pass
+    return str(own)
 
 
 def ask(path: str, command: str, seconds: float = TIMEOUT, /, **about: object) -> Any:

@@ -24,7 +24,8 @@ from castd.files.names import printable
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import kinds
 
-_FILE = click.Path(path_type=Path)
+#: A file that cannot be read is told as its other faults are.
+_FILE = click.Path(path_type=Path, readable=False)
 #: Seconds that a running server has for its answer.
 _PATIENCE = 3.0
 #: The width of the columns with the verdict and the name of the check.

@@ -25,7 +25,8 @@ from castd.service.service import compose, read
 #: Exit statuses.
 SERVED, REFUSED, UNKNOWN = 0, 1, 2
 
-_FILE = click.Path(path_type=Path)
+#: A file that cannot be read is told as its other faults are.
+_FILE = click.Path(path_type=Path, readable=False)
 
 
 @click.command()

@@ -5,6 +5,7 @@ Runs the command C{castd}, with serve, check, plugins and schema; the other comm
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +53,8 @@ from castd.service.logs import Logs, logTo
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import compose, kinds
 
-_FILE = click.Path(path_type=Path)
+#: A file that cannot be read is told as its other faults are.
+_FILE = click.Path(path_type=Path, readable=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,7 +113,8 @@ def serve(
     """
     unprivileged = _unprivilegedUser(user, group)
     file = _oneFile(where, config)
-    if not file.is_dir():
+    # With -c a folder is a mistake: who leaves out the name of the file in it does not mean to give it to everybody.
+    if config is not None or not os.path.isdir(file):
         if port is not None or listen or writable:
             raise click.UsageError(f"--port, --listen and --writable are for a directory; {file} is none")
         _serve(file, unprivileged)

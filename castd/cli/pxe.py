@@ -76,7 +76,7 @@ def _xid(context: click.Context, parameter: click.Parameter, value: str) -> byte
 
 
 @click.command("pxe")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.argument("mac", callback=_mac)
 @click.argument("arch", callback=_architecture)
 @click.option("--ipxe", is_flag=True, help="It is iPXE, not the machine's firmware.")

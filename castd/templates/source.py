@@ -7,6 +7,8 @@ changes.  That is done by another process (L{castd.templates.renderers}); files 
 
 from __future__ import annotations
 
+import os
+import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -79,9 +81,20 @@ def makeSource(options: Options, site: ISite) -> TemplateSource:
     if find_spec("jinja2") is None:
         raise ConfigError("it needs the library Jinja2: pip install 'castd[template]'")
     for key, path in (("file", options.file), ("inventory", options.inventory)):
-        if path is not None and not Path(path).is_file():
-            raise ConfigError(f"{key}: {path}: there is no such file")
+        if path is not None and (fault := _unusable(path)) is not None:
+            raise ConfigError(f"{key}: {path}: {fault}")
     return TemplateSource(options, _renderers(site).render, site)
+
+
+def _unusable(path: Path) -> str | None:
+    """Return the reason why there is no file of this name, or why that cannot be found out; L{None}: there is one."""
+    try:
+        isFile = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        isFile = False
+    except OSError as error:
+        return error.strerror
+    return None if isFile else "there is no such file"
 
 
 #: The processes of each site: also after a reload the same ones render.
