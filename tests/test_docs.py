@@ -34,6 +34,14 @@ def test_links(page: Path) -> None:
     assert lost == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables(page: Path) -> None:
+    """Every table begins with its head: rows behind a blank line are shown as they are written."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?<![^\n]\n)^\|.*(?:\n\|.*)*", text, flags=re.MULTILINE)
+    assert [each for each in tables if not re.match(r".*\n\|[-:| ]+\|(?:\n|$)", each)] == []
+
+
 def conformance() -> Iterator[tuple[str, str]]:
     """Return (file, name) of every test of TFTP that has an id."""
     for file in sorted((ROOT / "tests" / "test_conformance").glob("test_tftp_*.py")):
