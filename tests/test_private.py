@@ -255,6 +255,16 @@ def test_controlFolder(tmp_path: Path) -> None:
     bound(folder / "control")
 
 
+@pytest.mark.parametrize(
+    ("folder", "why"), [("none", "No such file or directory"), ("file/x", "Not a directory"), ("x" * 300, "too long")]
+)
+def test_controlNowhere(tmp_path: Path, folder: str, why: str) -> None:
+    """Without its folder the control socket is not made, and that is the reason which is told."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match=f"{folder}: .*{why}"):
+        bound(tmp_path / folder / "control")
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("name", ["control", "control.lock"])
 def test_controlOfAnother(tmp_path: Path, name: str) -> None:

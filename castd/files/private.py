@@ -121,8 +121,14 @@ def clearSocket(path: str) -> None:
     that leads to nothing, and names the process.  Socket and lock of a server that died are removed, also if another
     process has its number by now: in a container each server is process 1.
 
-    @raise OSError: others could exchange the socket; or something else lies there, or another server has it.
+    @raise OSError: there is no such folder, or it cannot be looked at; others could exchange the socket; something else
+        lies there, or another server has it.
     """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.stat(folder)
+    except OSError as error:
+        raise OSError(error.errno, f"{folder}: {error.strerror}") from None
     if not isPrivate(path, sticky=True, ofAnybody=True):
         raise OSError(errno.EPERM, f"{os.path.dirname(path)}: others may exchange what is there: chmod go-w")
     _checkName(path, stat.S_ISSOCK, "socket")
