@@ -354,7 +354,10 @@ def test_wrong(line: str, complaint: str) -> None:
                 "this is a tab, and YAML indents with blanks only"
             ),
         ),
-        ("a: *b\n", "x.yaml:1: not YAML: found undefined alias 'b'"),
+        (
+            "a: *b\n",
+            "x.yaml:1: not YAML: found undefined alias 'b': if a * is meant, such a text stands in quotes, '*.efi'",
+        ),
         (
             "castd: 1\n---\ncastd: 1\n",
             "x.yaml:2: not YAML: but found another document (expected a single document in the stream, line 1)",
@@ -367,6 +370,29 @@ def test_wrong(line: str, complaint: str) -> None:
 def test_wrongFile(text: str, complaint: str) -> None:
     """A wrong section, name or file is one line as well."""
     assert faults(text) == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("access: [{allow: any, names: [*.efi]}]\n", "such a text stands in quotes, '*.efi'"),
+        ("access:\n  - names:\n    - *\n", "such a text stands in quotes, '*.efi'"),
+        ("a: {interface: ::}\n", "such a text stands in quotes, '::1'"),
+        ("a: [::/0]\n", "such a text stands in quotes, '::1'"),
+        ("a:\n  interface: ::\n", "such a text stands in quotes, '::'"),
+        ("a: [@x]\n", "such a text stands in quotes, '@'"),
+        ("names: [{mac}.cfg]\n", "is a comma missing before it, or quotes around the whole text? '{mac}.cfg'"),
+        ("boot: {arch}/grub.efi\n", "the quotes stand around the whole text, '{mac}.cfg'"),
+        ("a: {b: 1 c: 2}\n", "is a comma or a bracket missing before it?"),
+        ('path: "C:\\srv"\n', "between '' it is a plain character"),
+        ("a:\n  b: 1\n   c: 2\n", "does this line begin under the one that it belongs to?"),
+        ("a:\n  b: 1\n c: 2\n", "does this line begin under the one that it belongs to?"),
+    ],
+)
+def test_whatYamlWants(text: str, hint: str) -> None:
+    """What YAML cannot read is told with what to write; that a line begins wrong is said where it begins only."""
+    (fault,) = faults(text)
+    assert fault.endswith(hint), fault
 
 
 @pytest.mark.parametrize(

@@ -274,16 +274,38 @@ def _syntaxFault(error: yaml.MarkedYAMLError) -> Fault:
     begun = error.context_mark.line + 1 if error.context and error.context_mark else None
     inside = f" ({error.context}, line {begun})" if begun else ""
     problem = str(error.problem or error.context)
-    hint = next((hint for part, hint in _SYNTAX_HINTS.items() if part in problem), "")
+    hints = [*(_INLINE_HINTS if _isInline(mark) else {}).items(), *_SYNTAX_HINTS.items()]
+    hint = next((hint for part, hint in hints if part in problem), "")
     return Fault(mark.line + 1 if mark else 1, "", f"not YAML: {problem}{inside}{hint and f': {hint}'}")
 
 
+def _isInline(mark: yaml.Mark | None) -> bool:
+    """Return whether a value, or an entry of a list, has begun before this place in its line."""
+    if mark is None or mark.buffer is None:
+        return False
+    before = mark.buffer[mark.pointer - mark.column : mark.pointer]
+    return any(each in before for each in (": ", "{", "["))
+
+
+_QUOTES = "such a text stands in quotes"
 #: What an author has done, by a part of what PyYAML says of it.
 _SYNTAX_HINTS = {
     "'\\t'": "this is a tab, and YAML indents with blanks only",
+    "found undefined alias": f"if a * is meant, {_QUOTES}, '*.efi'",
+    "expected alphabetic or numeric character": f"it begins with a * or & that YAML reads itself: {_QUOTES}, '*.efi'",
+    "expected the node content, but found ':'": f"it begins with a colon: {_QUOTES}, '::1'",
+    "that cannot start any token": f"it begins with a character that YAML reads itself: {_QUOTES}, '@'",
+    "unknown escape character": "between \"\" a backslash is written twice; between '' it is a plain character",
+    ", but got '<scalar>'": "is a comma missing before it, or quotes around the whole text? '{mac}.cfg'",
+    ", but got ':'": "is a comma or a bracket missing before it?",
     "mapping values are not allowed here": "does this line begin under the one that it belongs to?",
     "expected <block end>": "does this line begin under the one that it belongs to?",
     "could not find expected ':'": "is a blank missing behind a colon in the line before?",
+}
+#: The same where more than blanks stands before it in its line.
+_INLINE_HINTS = {
+    "mapping values are not allowed here": f"a value has a colon with a blank or nothing behind it: {_QUOTES}, '::'",
+    "expected <block end>, but found '<scalar>'": "the quotes stand around the whole text, '{mac}.cfg'",
 }
 
 
