@@ -145,11 +145,39 @@ def groups(text: object) -> IPv4Network:
     return found
 
 
+class WrongEntries(ValueError):
+    """
+    Says what is wrong with entries of a list or mapping that is read as a whole; each is a fault of its own.
+
+    @ivar entries: (index or key, what is wrong) of each.
+    """
+
+    def __init__(self, entries: Iterable[tuple[int | str, str]]) -> None:
+        self.entries = tuple(entries)
+        super().__init__("; ".join(text for _, text in self.entries))
+
+
 def clients(text: object) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Read the networks of some clients: C{any}, one network, or several."""
+    """
+    Read the networks of some clients: C{any}, one network, or several.
+
+    @raise ValueError: it is none; L{WrongEntries}: some of several are none.
+    """
     if text == "any":
         return (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-    return tuple(network(each) for each in text) if isinstance(text, list | tuple) else (network(text),)
+    if not isinstance(text, list | tuple):
+        return (network(text),)
+    if text == []:
+        raise ValueError("an empty list is no client at all: name their networks, or any")
+    found, wrong = [], list[tuple[int | str, str]]()
+    for index, each in enumerate(text):
+        try:
+            found.append(network(each))
+        except ValueError as error:
+            wrong.append((index, str(error)))
+    if wrong:
+        raise WrongEntries(wrong)
+    return tuple(found)
 
 
 def portRange(text: object) -> range:

@@ -439,6 +439,27 @@ def test_allAtOnce() -> None:
     ]
 
 
+def test_eachEntry() -> None:
+    """Of several networks, or files of mtftp, each that is wrong is a fault of its own, with its line."""
+    with pytest.raises(ConfigError) as raised:
+        stock(
+            "castd: 1\ncontent: [{directory: {path: /srv/boot}}]\n"
+            "access:\n- allow:\n  - 10.0.0.0/8\n  - 10.0.0.5/8\n  - here\n- {deny: []}\n"
+            "transports:\n  mtftp:\n    files:\n      a:\n      b: 10.0.0.1:3001\n      c: 239.255.1.2:3001\n"
+            "      d: 239.255.1.1\n"
+        )
+    assert list(raised.value.faults) == [
+        "x.yaml:6: access[0].allow[1]: 10.0.0.5/8 has bits set behind its prefix: did you mean 10.0.0.0/8?",
+        "x.yaml:7: access[0].allow[2]: here is not a network: write it as 10.0.0.0/8 or 10.0.0.5",
+        "x.yaml:8: access[1].deny: an empty list is no client at all: name their networks, or any",
+        (
+            "x.yaml:13: transports.mtftp.files.b: 10.0.0.1 is not an IPv4 multicast address: "
+            "they lie in 224.0.1.0 to 239.255.255.255"
+        ),
+        "x.yaml:15: transports.mtftp.files.d: 239.255.1.1 is not an address and a port: write it as 239.255.1.1:3001",
+    ]
+
+
 def test_notUtf8() -> None:
     """Octets that are no UTF-8 are told with their line."""
     with pytest.raises(ConfigError, match=r"x\.yaml:2: not UTF-8"):

@@ -16,6 +16,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
 from castd.config.yaml import Route, Value
+from castd.options import WrongEntries
 
 #: A JSON schema, or a part of one.
 Schema: TypeAlias = dict[str, Any]
@@ -46,6 +47,10 @@ def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> It
     schema = schemaOf(model)
     for fault in error.errors(include_url=False):
         route = _routeInFile(fault["loc"], value, fault["type"])
+        wrong = fault.get("ctx", {}).get("error")
+        if isinstance(wrong, WrongEntries):
+            yield from (((*route, key), text) for key, text in wrong.entries)
+            continue
         yield route, _message(fault, _schemaAt(schema, route, schema), _schemaAt(schema, route[:-1], schema))
 
 

@@ -31,7 +31,7 @@ from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
-from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, groupEndpoint
+from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, WrongEntries, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request, hostPort
 
@@ -58,10 +58,12 @@ def readFiles(value: object) -> Files:
     Read the files of a port: a mapping of names to groups, C{vmlinuz: 239.255.1.1:3001}.
 
     @return: pairs; names without leading slashes, so that C{/vmlinuz} and C{vmlinuz} are the same.
-    @raise ValueError: there is no file, a name comes twice, or two files have one group and port.
+    @raise ValueError: there is no file, a name comes twice, or two files have one group and port;
+        L{WrongEntries}: some have none.
     """
     if not isinstance(value, Mapping) or not value:
         raise ValueError("name each file with its group and port, such as vmlinuz: 239.255.1.1:3001")
+    _checkGroups(value)
     found: dict[str, HostPort] = {}
     at: dict[HostPort, str] = {}
     for name, place in value.items():
@@ -78,6 +80,19 @@ def readFiles(value: object) -> Files:
             )
         found[known] = group
     return tuple(found.items())
+
+
+def _checkGroups(files: Mapping[object, object]) -> None:
+    """@raise WrongEntries: some files have no group and port."""
+    wrong: list[tuple[int | str, str]] = []
+    for name, place in files.items():
+        try:
+            if place is not None:
+                groupEndpoint(place)
+        except ValueError as error:
+            wrong.append((str(name), str(error)))
+    if wrong:
+        raise WrongEntries(wrong)
 
 
 def _written(value: Files) -> dict[str, str]:
