@@ -559,6 +559,28 @@ def test_readByItself(folder: Path, monkeypatch: pytest.MonkeyPatch, words: tupl
     )
 
 
+def test_checkIdlePorts(folder: Path) -> None:
+    """A range of ports beside single-port is a warning: none of them is ever used."""
+    options = "port: 6969, interface: 127.0.0.1, single-port: true, windowsize: 1, ports: 7000-7999"
+    (folder / "x.yaml").write_text(f"{GOOD}transports:\n  tftp: {{{options}}}\n")
+    assert castd("check", folder / "x.yaml").stderr == (
+        f"warning: {folder}/x.yaml:5: transports.tftp: ports: changes nothing: "
+        "with single-port transfers have the port of the requests; leave one out\n"
+    )
+
+
+def test_checkWithoutMetrics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library for metrics is not installed, the fault says what to install."""
+    (folder / "x.yaml").write_text(
+        f"{GOOD}metrics: {{listen: 127.0.0.1:9147}}\ntransports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n"
+    )
+    monkeypatch.setitem(sys.modules, "castd.observe.page", None)
+    said = castd("check", folder / "x.yaml").stderr
+    assert said.startswith(
+        f"{folder}/x.yaml:4: metrics.listen: it needs what pip install 'castd[metrics]' installs: "
+    ), said
+
+
 def test_folderByMistake(folder: Path) -> None:
     """With -c a folder is no service file; without it, it is a directory to serve."""
     said = castd("serve", "-c", folder / "boot")

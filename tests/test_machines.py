@@ -56,6 +56,7 @@ def test_words() -> None:
         ("{}", "known are"),
         ("a{b", "write {{"),
         ("a}b", "write }}"),
+        ("{words}", "{date}, {time}; a brace itself is written {{ or }}"),
     ],
 )
 def test_wordsWrong(text: str, hint: str) -> None:

@@ -110,7 +110,9 @@ class Options(ListenOptions):
                 "single-port: the port of a transfer is no secret then, so an ACK proves no address, and each that is "
                 f"forged draws {self.windowsize} blocks; windowsize: 1 where addresses can be forged"
             )
-        if self.ports is not None and len(self.ports) < NARROW_RANGE and not self.singlePort:
+        if self.ports is not None and self.singlePort:
+            yield "ports: changes nothing: with single-port transfers have the port of the requests; leave one out"
+        elif self.ports is not None and len(self.ports) < NARROW_RANGE:
             yield (
                 f"ports: a forger hits the port of a transfer by {(len(self.ports) + 1) // 2} datagrams on average, "
                 f"and can end it or draw its windows; {NARROW_RANGE} numbers or more where addresses can be forged"

@@ -75,8 +75,8 @@ def _pieces(text: str, known: Collection[str]) -> Iterator[str | Word]:
 def _hint(word: str, known: Collection[str]) -> str:
     near = get_close_matches(word.strip().lower(), known, n=1, cutoff=0.6)
     listed = ", ".join(f"{{{each}}}" for each in known)
-    meant = f"did you mean {{{near[0]}}}?" if near else f"known are {listed}"
-    return f"{meant} A brace itself is written {{{{ or }}}}"
+    meant = f"did you mean {{{near[0]}}}?" if near else f"known are {listed};"
+    return f"{meant} a brace itself is written {{{{ or }}}}"
 
 
 def wordsOf(pieces: Pieces) -> frozenset[str]:

@@ -175,7 +175,7 @@ class AdminPorts:
 
                 found["metrics"] = listen, metricsEndpoint(reactor, listen)
             except ImportError as error:
-                raise ConfigError(f"{source}: castd[metrics] is not installed: {error}") from None
+                raise ConfigError(f"{source}: it needs what pip install 'castd[metrics]' installs: {error}") from None
             except ValueError as error:
                 cure = "write an address and a port, such as 127.0.0.1:9147"
                 raise ConfigError(f"{source}: {listen}: {error}: {cure}") from None
