@@ -19,6 +19,8 @@ from click.testing import CliRunner
 
 from castd.cli import doctor as command
 from castd.cli.main import main
+from castd.client.schemes import findScheme
+from castd.client.urls import parseUrl
 from castd.doctor.disks import lookAtFiles, lookAtLabels, lookAtLogs
 from castd.doctor.examine import CHECKS, runChecks
 from castd.doctor.findings import Check, Finding, Subject
@@ -315,6 +317,17 @@ def test_groups(tmp_path: Path) -> None:
     assert findings(lookAtGroups, subject(tmp_path), faults, "skipped") == ["no transport sends to groups"]
     many = subject(tmp_path, mtftp={"files": {f"f{number}": f"239.1.1.{number}:3001" for number in range(1, 12)}})
     assert findings(lookAtGroups, many, FakeMachine(), "skipped") == ["3 more groups: the first 8 were tried"]
+
+
+def test_groupsByHand(tmp_path: Path) -> None:
+    """What is to be fetched on a machine beside the clients has a scheme that castd get knows."""
+    (cure,) = [
+        each.cure for each in lookAtGroups(subject(tmp_path, **GROUPS), FakeMachine()) if "switches" in each.what
+    ]
+    named = re.findall(r"[\w-]+(?=://)", cure or "")
+    assert named == ["tftm", "mtftp", "slam"]
+    for scheme in named:
+        findScheme(parseUrl(f"{scheme}://10.0.0.5/x"))
 
 
 def test_querier(tmp_path: Path) -> None:

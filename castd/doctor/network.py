@@ -153,7 +153,7 @@ def lookAtGroups(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     if len(groups) > _MOST_GROUPS:
         yield Finding("skipped", f"{len(groups) - _MOST_GROUPS} more groups: the first {_MOST_GROUPS} were tried")
     if groups:
-        cure = "castd get of a tftm:// or x-slam:// URL on a machine beside the clients"
+        cure = "castd get of a tftm://, mtftp:// or slam:// URL on a machine beside the clients"
         yield Finding("not known", "whether switches pass these groups on to the clients", cure)
     else:
         yield Finding("skipped", "no transport sends to groups")
