@@ -1,5 +1,6 @@
 """The admin ports, on a real server in a process of its own: metrics, readiness, the control socket."""
 
+import errno
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
@@ -214,6 +216,28 @@ def test_nobodyThere(tmp_path: Path) -> None:
     for command in ("status", "reload"):
         result = CliRunner().invoke(main.main, [command, "--control", str(tmp_path / "none")])
         assert (result.exit_code, "no answer" in result.stderr) == (1, True)
+
+
+def test_whatToDo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That no server answers is said with what to do: no socket, one that was left, one of another user."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    for name, why in (("none", "No such file or directory"), ("left", "Connection refused")):
+        with pytest.raises(click.ClickException) as raised:
+            control.ask(str(tmp_path / name), "status")
+        assert raised.value.message == (
+            f"{tmp_path}/{name}: no answer: {why}: castd does not run, or its socket is elsewhere (--control PATH)"
+        )
+
+    def shut(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(control.socket, "socket", shut)
+    with pytest.raises(click.ClickException) as raised:
+        control.ask("control", "status")
+    assert raised.value.message == (
+        "control: no answer: Permission denied: ask as root, or as the user that castd runs as"
+    )
 
 
 def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:

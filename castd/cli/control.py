@@ -22,6 +22,14 @@ DEFAULT_PATH = "/run/castd/control"
 #: Seconds to wait for the answer; a reload reads and checks everything first.
 TIMEOUT = 60.0
 
+_NOT_HERE = "castd does not run, or its socket is elsewhere (--control PATH)"
+#: What to do where no server answers, by the kind of fault.
+_CURES: dict[type[Exception], str] = {
+    FileNotFoundError: _NOT_HERE,
+    ConnectionRefusedError: _NOT_HERE,
+    PermissionError: "ask as root, or as the user that castd runs as",
+}
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
@@ -60,7 +68,9 @@ def ask(path: str, command: str, seconds: float = TIMEOUT, /, **about: object) -
             with connection.makefile("rb") as answer:
                 found = json.loads(answer.readline())
     except (OSError, ValueError) as error:
-        raise click.ClickException(f"{path}: no answer: {error}") from None
+        cure = _CURES.get(type(error))
+        why = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"{path}: no answer: {why}{f': {cure}' if cure else ''}") from None
     if "error" in found:
         raise click.ClickException(str(found["error"]))
     return found
