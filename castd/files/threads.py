@@ -75,17 +75,20 @@ def callWithin(seconds: float, function: Callable[[], T]) -> T:
 
     def work() -> None:
         try:
-            found = function()
+            # Without a name for it: the thread would keep what it has found, such as an open directory, for a moment.
+            results.put(partial(_found, function()))
         except BaseException as error:
             results.put(partial(_raise, error))
-        else:
-            results.put(lambda: found)
 
     Thread(target=work, name="castd-disk", daemon=True).start()
     try:
         return results.get(timeout=seconds)()
     except Empty:
         raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+
+
+def _found(result: T) -> T:
+    return result
 
 
 def _raise(error: BaseException) -> NoReturn:
