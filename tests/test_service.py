@@ -314,7 +314,6 @@ def test_groupAlone(boot: Path, network: Network) -> None:
         ("ports: 30000-30099", "by 50 datagrams on average"),
         ("ports: 30000-34094", "by 2048 datagrams on average"),
         ("ports: 30000-34095", None),
-        ("ports: 30000-30099, single-port: true, windowsize: 1", None),
     ],
 )
 def test_narrowPorts(boot: Path, network: Network, tftp: str, told: str | None) -> None:
