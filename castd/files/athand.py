@@ -36,6 +36,7 @@ _AT_EMPTY_PATH = 0x1000
 #: Return what is in memory, as a file server's answer would have to be waited for (statx(2)).
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_INO = 0x100
+_STATX_BASIC_STATS = 0x7FF
 
 #: File systems that open a file from memory once its inode is there, by their magic number (statfs(2)): ext2 to ext4,
 #: XFS, btrfs, F2FS, bcachefs, tmpfs, ramfs, EROFS, SquashFS, ISO 9660, FAT.  All others may ask somebody: FUSE, NFS,
@@ -66,6 +67,12 @@ _FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
 #: Inode, major and minor number of the device in C{struct statx}.
 _STATUS = struct.Struct("Q96xII")
+#: In it: inode, size, seconds and nanoseconds of the last change of the inode and of the octets, device.
+_VERSION = struct.Struct("QQ48xqI4xqI12xII")
+
+#: Device, inode, size, and in nanoseconds the times of the last change of the octets and of the inode.  Inodes are used
+#: again, and programs set the former time (C{cp -p}, reproducible builds); the latter can be set by nobody.
+Version: TypeAlias = tuple[int, int, int, int, int]
 
 try:
     import ctypes
@@ -147,6 +154,19 @@ def identity(fd: int) -> tuple[int, int] | None:
     return os.makedev(major, minor), inode
 
 
+def versionOf(fd: int) -> Version | None:
+    """
+    Return the version of an open file, as C{os.fstat} tells it, without asking a file server.
+
+    @return: L{None}: the call fails.
+    """
+    if not _available or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_BASIC_STATS, _status):
+        return None
+    inode, size, changed, changedNs, written, writtenNs, major, minor = _VERSION.unpack_from(_status, 32)
+    times = written * 1_000_000_000 + writtenNs, changed * 1_000_000_000 + changedNs
+    return os.makedev(major, minor), inode, size, *times
+
+
 def fromMemory(fd: int) -> bool:
     """
     Return whether a file lies on a file system that opens files from memory.  This may wait for the disk.
@@ -200,7 +220,7 @@ class OpenedDirectory:
 
 class AtHand:
     """
-    Opens files below one directory that are in memory.
+    Opens files below one directory that are in memory, and sees what has become of them.
 
     @ivar path: the absolute path of the directory, as configured.
     @ivar links: C{"inside"}: symbolic links are followed as long as they stay within; C{"never"}: none is.
@@ -233,3 +253,21 @@ class AtHand:
             if self.ignoreCase and error.errno == errno.ENOENT:
                 return None
             raise
+
+    def versionAtHand(self, parts: tuple[bytes, ...]) -> Version | None:
+        """
+        Return the version of what is at the path of a file now, from memory.  Nothing is opened for reading, and where
+        the path leads is not checked: this serves to find a file unchanged that was opened by L{openAtHand} before.
+
+        @return: L{None}: it cannot be told; or there is nothing.
+        """
+        try:
+            fd = openat2(b"/".join((self._octets, *parts)), os.O_PATH)
+        except OSError:
+            return None
+        if fd is None:
+            return None
+        try:
+            return versionOf(fd)
+        finally:
+            os.close(fd)

@@ -2,7 +2,8 @@
 Serve the files of directories as contents.
 
 A file is looked up for every request and read through the descriptor that was opened then, so the next request gets a
-replaced file, and a transfer under way does not.  All contents of one file share one descriptor.
+replaced file, and a transfer under way does not.  All contents of one file share one descriptor; a path that still
+leads to a file that is open is not opened again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand, names, nearest
-from castd.files.athand import Links
+from castd.files.athand import Links, Version
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd, readRefusal
 from castd.files.spelling import MOST_LISTED, Spellings
@@ -39,10 +40,6 @@ from castd.interfaces import (
 from castd.machines.known import KnownMachine
 from castd.options import Clients, clients
 from castd.request import Peer, Trace
-
-#: Device, inode, size, and in nanoseconds the times of the last change of the octets and of the inode.  Inodes are used
-#: again, and programs set the former time (C{cp -p}, reproducible builds); the latter can be set by nobody.
-Version: TypeAlias = tuple[int, int, int, int, int]
 
 #: Called with the reason of each source that does not have a file.
 Missed: TypeAlias = Callable[[NotFound], object]
@@ -111,6 +108,8 @@ class Directory:
         self._map = NameMap(options)
         self.byMachine = self._map.byMachine
         self._open: dict[Version, _OpenFile] = {}
+        # The open files that came from memory, by the path that they were found at.
+        self._found: dict[names.Parts, _OpenFile] = {}
         self._awaited = self._seeking = 0
         self._spellings = Spellings(nearest.MOST_NAMES, MOST_LISTED)
 
@@ -138,12 +137,16 @@ class Directory:
         return self._lookup(name, self.partsFor(name, machine))
 
     def _lookup(self, name: str, parts: names.Parts) -> File | Deferred[IContent]:
+        before = self._found.get(parts)
+        # Who has exchanged the file, or forbidden it, has changed its version.
+        if before is not None and self._root.versionAtHand(parts) == before.opened.version:
+            return File(name, before)
         try:
             fd = self._root.openAtHand(parts)
         except OSError as error:
             raise readRefusal(error) from error
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
-            return self._file(name, opened)
+            return self._file(name, opened, parts)
         if self._awaited >= MOST_AWAITED:
             raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
         self._awaited += 1
@@ -162,9 +165,10 @@ class Directory:
     def locate(self, name: str, machine: KnownMachine) -> str:
         """As L{ILocatingSource.locate}."""
         try:
-            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
+            parts = names.parts(name) if self._map.plain else self._map.parts(name, machine)
         except Refused:
             return ""
+        return f"{self._root.path}/{names.text(parts)}"
 
     def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """As L{ILocatingSource.findNear}: by the names in memory or on the disk, a few requests at a time."""
@@ -265,11 +269,17 @@ class Directory:
         self._awaited -= 1
         return result if isinstance(result, Failure) else self._file(name, result)
 
-    def _file(self, name: str, opened: _Opened) -> File:
-        """Return the content of an open file, which shares the descriptor of those that read the same version."""
+    def _file(self, name: str, opened: _Opened, parts: names.Parts | None = None) -> File:
+        """
+        Return the content of an open file, which shares the descriptor of those that read the same version.
+
+        @param parts: its path, if it was opened from memory.
+        """
         shared = self._open.get(opened.version)
         if shared is None:
-            shared = self._open[opened.version] = _OpenFile(opened, self)
+            shared = self._open[opened.version] = _OpenFile(opened, self, parts)
+            if parts is not None:
+                self._found[parts] = shared
         elif opened.fromMemory:
             closeFd(opened.fd)  # the other descriptor keeps it
         else:
@@ -280,6 +290,8 @@ class Directory:
         """Close a file that nobody reads any more."""
         # As long as the descriptor is open its inode is not used again, so the key is this file's alone.
         del self._open[file.opened.version]
+        if file.parts is not None and self._found.get(file.parts) is file:
+            del self._found[file.parts]
         self.close(file.opened)
 
     def close(self, opened: _Opened) -> None:
@@ -339,13 +351,15 @@ class _OpenFile:
 
     @ivar atHand: what is in memory can be read at once; C{False}: its file system has no such call.
     @ivar readers: how many contents and threads read it.
+    @ivar parts: the path that it was found at, if it was opened from memory.
     """
 
-    __slots__ = ("atHand", "directory", "opened", "readers")
+    __slots__ = ("atHand", "directory", "opened", "parts", "readers")
 
-    def __init__(self, opened: _Opened, directory: Directory) -> None:
+    def __init__(self, opened: _Opened, directory: Directory, parts: names.Parts | None) -> None:
         self.opened, self.directory, self.readers = opened, directory, 0
         self.atHand = opened.fromMemory
+        self.parts = parts
 
     def removeReader(self) -> None:
         """Note that a content was closed."""
