@@ -111,18 +111,25 @@ def parseRequest(datagram: bytes) -> TftpRequest | None:
 @lru_cache(256)
 def _parsedRequest(datagram: bytes) -> TftpRequest:
     """Parse a request; the result is cached, as many machines of one type send the same octets."""
-    fields = datagram[2:].split(b"\0")
-    # The last piece is what follows the last NUL: padding or an unterminated field, which is ignored.
-    if len(fields) >= 3 and not fields[0]:
-        raise Unsupported(why=NO_NAME)
-    if len(fields) < 3:
+    name, _, rest = datagram[2:].partition(b"\0")
+    parsed = _parsedRest(rest)
+    if parsed is None:
         raise Unsupported(why="request without a terminated file name and mode")
-    return TftpRequest(
-        write=datagram[1] == WRQ,
-        name=fields[0].decode("utf-8", "surrogateescape"),
-        mode=fields[1].decode("latin-1"),
-        options=_options(fields[2:-1]),
-    )
+    if not name:
+        raise Unsupported(why=NO_NAME)
+    return TftpRequest(datagram[1] == WRQ, name.decode("utf-8", "surrogateescape"), *parsed)
+
+
+@lru_cache(256)
+def _parsedRest(octets: bytes) -> tuple[str, Options] | None:
+    """
+    Parse what follows the name in a request; the result is cached, as it is the same for whatever name.
+
+    @return: mode and options; L{None}: the mode is not terminated.
+    """
+    # The last piece is what follows the last NUL: padding or an unterminated field, which is ignored.
+    mode, *fields = octets.split(b"\0")
+    return (mode.decode("latin-1"), _options(fields[:-1])) if fields else None
 
 
 def _options(fields: list[bytes]) -> Options:

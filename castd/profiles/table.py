@@ -9,9 +9,8 @@ end at the first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import TypeAlias
 
 from castd.files.names import Patterns, plain
 from castd.machines.known import KnownMachine
@@ -52,6 +51,8 @@ class _Matcher:
     Compares requests with one L{MatchOptions}.
 
     @ivar needs: the options without which no request fits, in lower case.
+    @ivar anyName: the name of the file does not count.
+    @ivar anyPeer: neither the address of a request counts nor its transport.
     """
 
     def __init__(self, options: MatchOptions) -> None:
@@ -62,6 +63,8 @@ class _Matcher:
         self._names = None if options.names is None else Patterns(options.names)
         self._networks = None if options.clients is None else Networks(options.clients)
         self.byMachine = options.mac is not None or options.arch is not None
+        self.anyName = self._names is None
+        self.anyPeer = options.clients is None and options.ports is None and options.transports is None
 
     def fitsShape(self, mode: str, options: Options, write: bool) -> bool:
         """Return whether all but the name fits that does not depend on who asks, where the options it C{needs} are."""
@@ -98,6 +101,9 @@ class Profile:
     @ivar place: C{file:line} of it in the service file; C{""}: it is one of castd's own.
     @ivar byMachine: it depends on what has to be found out of the machine.
     @ivar needs: the options without which it is for no request, in lower case.
+    @ivar anyName: it is for files of all names.
+    @ivar anyPeer: it is for all clients, and for all transports.
+    @ivar mends: it may change the name of the file.
     """
 
     #: Octets that may be removed from the end of a name.
@@ -112,6 +118,9 @@ class Profile:
         self._rules = tuple(each.rule() for each in options.rewrite)
         self.byMachine = any(each.byMachine for each in self._matchers)
         self.needs = frozenset[str]().union(*(each.needs for each in self._matchers))
+        self.anyName = all(each.anyName for each in self._matchers)
+        self.anyPeer = all(each.anyPeer for each in self._matchers)
+        self.mends = options.junk or bool(self._rules)
 
     def fitsShape(self, mode: str, options: Options, write: bool) -> bool:
         """Return whether it is for such requests, which have the options it C{needs}, as far as no name decides."""
@@ -173,8 +182,9 @@ class Profiles:
     def __init__(self, profiles: Iterable[Profile]) -> None:
         self.profiles = tuple(profiles)
         # Not methods: by the cycle of references they would outlive a reload, with their caches.
-        self._named = lru_cache(_REMEMBERED)(partial(_named, lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))))
-        self._merged = lru_cache(_REMEMBERED)(_merged)
+        self._shaped = lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))
+        self._named = lru_cache(_REMEMBERED)(_named)
+        self._together = lru_cache(_REMEMBERED)(_together)
 
     def matching(self, request: Request, transport: str) -> tuple[Profile, ...]:
         """
@@ -182,8 +192,12 @@ class Profiles:
 
         @param transport: the name of the transport that has read it.
         """
-        found: tuple[Profile, ...] = self._named(request.name, request.sentMode, request.options, request.write)
-        return tuple(each for each in found if each.fitsPeer(request.peer, transport)) if found else found
+        found, byName = self._shaped(request.sentMode, request.options, request.write)
+        if byName:
+            found = self._named(found, request.name)
+        if not found:
+            return found
+        return tuple([each for each in found if each.anyPeer or each.fitsPeer(request.peer, transport)])
 
     def apply(
         self, request: Request, found: Sequence[Profile], machine: KnownMachine | None = None
@@ -195,39 +209,39 @@ class Profiles:
         @param machine: who asks; L{None}: none of the profiles depends on it.
         @return: the request, with its name mended and with what dialects do for it; and the profiles that count.
         """
-        applied = tuple(_untilEnd(each for each in found if machine is None or each.fitsMachine(machine)))
+        fits = found if machine is None else [each for each in found if each.fitsMachine(machine)]
+        applied, quirks, mending = self._together(tuple(fits))
         if not applied:
             return request, ()
         name = request.name
-        for each in applied:
+        for each in mending:
             name = each.mend(name)
-        return request.profiled(name, self._merged(applied)), applied
+        return request.profiled(name, quirks), applied
 
 
-#: Finds the profiles for requests of one shape, whatever name they ask for: mode, options, whether they write.
-_Shaped: TypeAlias = Callable[[str, Options, bool], tuple[Profile, ...]]
-
-
-def _named(shaped: _Shaped, name: str, mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
-    """Return the profiles for requests of one shape and name."""
-    found = shaped(mode, options, write)
-    if not found:
-        return found  # as for most, however many names there are
-    text = plain(name)
-    return tuple(each for each in found if each.fitsName(text))
-
-
-def _shaped(profiles: tuple[Profile, ...], mode: str, options: Options, write: bool) -> tuple[Profile, ...]:
-    """Return the profiles for requests of one shape, as far as their names do not decide."""
+def _shaped(
+    profiles: tuple[Profile, ...], mode: str, options: Options, write: bool
+) -> tuple[tuple[Profile, ...], bool]:
+    """
+    Return the profiles for requests of one shape, whatever name they ask for: mode, options, whether they write; and
+    whether the name decides, too.
+    """
     asks = {option.lower() for option, _ in options}
-    return tuple(each for each in profiles if each.needs <= asks and each.fitsShape(mode, options, write))
+    found = tuple(each for each in profiles if each.needs <= asks and each.fitsShape(mode, options, write))
+    return found, not all(each.anyName for each in found)
 
 
-def _untilEnd(profiles: Iterable[Profile]) -> Iterator[Profile]:
-    for each in profiles:
-        yield each
-        if each.options.end:
-            break
+def _named(profiles: tuple[Profile, ...], name: str) -> tuple[Profile, ...]:
+    """Return those of these profiles that are for files of this name."""
+    text = plain(name)
+    return tuple(each for each in profiles if each.fitsName(text))
+
+
+def _together(profiles: tuple[Profile, ...]) -> tuple[tuple[Profile, ...], Quirks, tuple[Profile, ...]]:
+    """Return those of these profiles that count, what they do together, and those of them that may change the name."""
+    last = next((place for place, each in enumerate(profiles, 1) if each.options.end), None)
+    applied = profiles[:last]
+    return applied, _merged(applied), tuple(each for each in applied if each.mends)
 
 
 def _merged(profiles: tuple[Profile, ...]) -> Quirks:
