@@ -5,7 +5,6 @@ Provide ports for unicast transfers: each is connected to its one peer, and clos
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from zope.interface import implementer
@@ -63,7 +62,8 @@ class SocketPair:
         """
         self.main.connect(peer)
         # From now on only the peer is received, which does not know this port yet: whatever is queued is forged.
-        self._discard(MOST_QUEUED)
+        if sockets.mayHaveArrived(self.main):
+            self._discard(MOST_QUEUED)
         self.port = port
         self._epoll.change(self.main.fileno(), port.reader())
 
@@ -91,9 +91,7 @@ class SocketPair:
         self.port = None
         for sock in (self.main, self.twin):
             self._epoll.remove(sock.fileno(), closing=True)
-            # Linux releases the descriptor whatever close returns.
-            with suppress(OSError):
-                sock.close()
+            sockets.closeSocket(sock)
 
 
 @implementer(IDatagramPort)

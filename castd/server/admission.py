@@ -108,9 +108,9 @@ class Bars:
 
 def _decrease(counts: Counter[str], host: str) -> None:
     """Count one less for an address, and forget the address at none."""
-    counts[host] -= 1
-    if counts[host] <= 0:
-        del counts[host]
+    left = counts.pop(host, 0) - 1
+    if left > 0:
+        counts[host] = left
 
 
 class RequestTime:
@@ -237,7 +237,8 @@ class Admission:
 
     def used(self, host: str) -> int:
         """Return how many transfers and look-ups of this address there are."""
-        return self.receivers[host] + self._lookups[host]
+        # Not by [], which a Counter answers in Python where nothing is counted, as for most addresses.
+        return self.receivers.get(host, 0) + self._lookups.get(host, 0)
 
     def sheds(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> bool:
         """
@@ -278,7 +279,8 @@ class Admission:
 
     def _full(self) -> str | None:
         """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
-        if self.casts + self.looking >= min(self._limits.casts, self.affordable):
+        begun = self.casts + self.looking
+        if begun >= self._limits.casts or begun >= self.affordable:
             return "limits.casts"
         return "limits.receivers" if self._held >= self._limits.receivers else None
 

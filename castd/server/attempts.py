@@ -89,7 +89,7 @@ class Attempts:
             made = _Fetched(1, since, now)
         elif since < before.last + AGAIN_AFTER:
             # Several at once, as from machines behind one address.
-            made = before._replace(last=max(now, before.last))
+            made = _Fetched(before.times, before.since, max(now, before.last))
             self._keep((host, name), made)
             return 1, now - since
         else:

@@ -4,7 +4,6 @@ Connect one cast to a port: translate its datagrams to events and its actions to
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -157,7 +156,7 @@ class CastProtocol(FastPath):
         self.pacers = pacers
         self.receivers: dict[Peer, Receiver] = {}
         self.full = self.joined = self.fallbackBlocks = 0
-        self.fallbackReasons: Counter[str] = Counter()
+        self.fallbackReasons: dict[str, int] = {}
         self.ended = False
         self._sender: CastSender | None = None  # see _main
         self._fallbacks: Fallbacks | None = None  # made for the first one
@@ -689,7 +688,7 @@ class CastProtocol(FastPath):
         if self._fallbacks is None:
             self._fallbacks = Fallbacks()
         self._fallbacks.add(action.peer, CastSender(turn, target), now)
-        self.fallbackReasons[action.outcome] += 1
+        self.fallbackReasons[action.outcome] = self.fallbackReasons.get(action.outcome, 0) + 1
         # Another that goes on by unicast has heard blocks, or was only assumed to hear none.
         seconds = self.entry.deafFor if action.deaf else 0.0
         if seconds:

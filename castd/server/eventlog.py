@@ -7,6 +7,7 @@ The events are structured; the observers in L{castd.observe} format them for the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,6 +53,12 @@ class Ending(NamedTuple):
 
 def showOptions(options: Iterable[tuple[str, str]]) -> str | None:
     """Write options as C{blksize=1468 tsize=0}; L{None}: there are none."""
+    return _shownOptions(tuple(options))
+
+
+# What one type of machine asks for, and what it is granted, is the same for all of its kind.
+@lru_cache(256)
+def _shownOptions(options: tuple[tuple[str, str], ...]) -> str | None:
     return clip(" ".join(f"{name}={value}" for name, value in options)) or None
 
 

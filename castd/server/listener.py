@@ -269,7 +269,7 @@ class Listener(DatagramProtocol):
         """
         if self._closing():
             return False
-        own = peer[0] == local.host and self.site.requestPorts[peer[1]]
+        own = peer[0] == local.host and self.site.requestPorts.get(peer[1])
         if peer[1] == 0 or own or isMany(peer[0], local.broadcasts):
             self.counts["implausible"] += 1
             return False
@@ -454,9 +454,10 @@ class Listener(DatagramProtocol):
         found: Sequence[Profile] = ()
         if entry.profiled and self.site.profiles is not None:
             found = self.site.profiles.matching(request, entry.name)
-        byMachine = any(each.byMachine for each in found)
-        if found and not byMachine:
-            request = self._applyProfiles(request, found)
+        byMachine = False
+        if found:
+            byMachine = any(each.byMachine for each in found)
+            request = request if byMachine else self._applyProfiles(request, found)
         if self.site.showsRequests:
             eventlog.requested(entry.name, request)
         limit = self.site.admission.crowded(request.peer, self.site.reactor.seconds(), request.local.networks)
