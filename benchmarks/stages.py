@@ -192,6 +192,7 @@ FUNCTIONS = {
     "net/ports:UnconnectedPort.write": SENT,
     "net/ports:UnconnectedPort.writeBurst": SENT,
     "net/sockets:Interfaces": RECEIVED,
+    "net/sockets:closeSocket": CLOSED,
     "net/sockets:receiveFrom": RECEIVED,
     "net/timers:Timers.set": BEGUN,
     "net/unicast_ports:SocketPair._readTwin": HEARD,

@@ -51,6 +51,8 @@ def parts(name: str) -> Parts:
     return found
 
 
+# Profiles, rules and directories ask for the same name one after the other.
+@lru_cache(64)
 def split(name: str) -> Parts:
     """
     Split a name at its slashes, as L{parts}, but judge nothing: what comes back may be rewritten, and never opened.
