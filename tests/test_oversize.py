@@ -80,6 +80,44 @@ def test_theClientAsksAgain(name: str) -> None:
         assert len(stage.told("oversize")) == 1
 
 
+def attempt(stage: TftpStage, client: RecordingClient) -> None:
+    """The client asks, confirms the OACK, and waits no longer than until the first block was sent twice."""
+    client.take()
+    askedAndConfirmed(stage, client)
+    stage.network.advance(1.5)
+
+
+def test_asksAnewSoon() -> None:
+    """A client that does not wait long for the first block, and asks anew, is told by its attempts together."""
+    with TftpStage(FILE) as stage:
+        client = stage.client()
+        for _ in range(2):
+            attempt(stage, client)
+            assert stage.told("oversize") == []
+        attempt(stage, client)
+        assert [event["times"] for event in stage.told("oversize")] == [4]
+        assert [event.get("verdict") for event in stage.told("received")] == ["restarted", "mtu"]
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_anotherTime(fetched: bool) -> None:
+    """Attempts do not count together if there is a minute between them, or a whole transfer."""
+    with TftpStage(FILE) as stage:
+        client = stage.client()
+        for _ in range(4):
+            attempt(stage, client)
+            client.take()
+            client.send(rrq(blksize=512), stage.server)
+            tid = client.expect().source
+            if fetched:
+                for number in range(19):
+                    say(client, number, tid)
+            else:
+                client.send(buildError(0, "enough"), tid)
+            stage.network.advance(1 if fetched else 61)
+        assert stage.told("oversize") == []
+
+
 def test_beyondAGroup() -> None:
     """A master that no block of the group reaches goes on by unicast; blocks that are too large do not come either."""
     with GroupStage(FILE, options={"blksize": 1428}) as stage:

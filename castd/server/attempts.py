@@ -1,6 +1,6 @@
 """
 Remember what machines have done before, as far as it tells why they fail: a size that was asked for, a file that was
-fetched again and again.
+fetched again and again, a first block that was sent in vain.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ SIZE_TIME = 30.0
 AGAIN_AFTER = 5.0
 #: A file that was not fetched for so many seconds is forgotten.
 AGAIN_WITHIN = 900.0
+#: Attempts of a machine count together if the next one ends at most so many seconds after the last.
+VAIN_WITHIN = 60.0
 #: Machines, each with a file, that are remembered at once of either kind; beyond that the oldest is forgotten.
 MOST = 4096
 
@@ -46,6 +48,8 @@ class Attempts:
         self._timers = timers
         self.sizes: OrderedDict[_Key, tuple[float, Callable[[], object]]] = OrderedDict()
         self._fetched: OrderedDict[_Key, _Fetched] = OrderedDict()
+        # How often a first block was sent in vain, and when the last attempt ended.
+        self._inVain: OrderedDict[_Key, tuple[int, float]] = OrderedDict()
         self.due: float | None = None
         self.heapEntry: tuple[float, int] | None = None
 
@@ -84,6 +88,7 @@ class Attempts:
         @param since: the instant of its request.
         @return: how often it has, one time after the other, and within how many seconds.
         """
+        self._inVain.pop((host, name), None)
         before = self._fetched.pop((host, name), None)
         if before is None or now > before.last + AGAIN_WITHIN:
             made = _Fetched(1, since, now)
@@ -96,6 +101,19 @@ class Attempts:
             made = _Fetched(before.times + 1, before.since, now)
         self._keep((host, name), made)
         return made.times, now - made.since
+
+    def sentInVain(self, host: str, name: str, times: int, now: float) -> int:
+        """
+        Note that a machine has answered, and was sent the first block of a file so often in vain, in one attempt.
+
+        @return: how often, in this attempt and in those before it.
+        """
+        before, last = self._inVain.pop((host, name), (0, now))
+        sent = times if now > last + VAIN_WITHIN else before + times
+        self._inVain[host, name] = sent, now
+        if len(self._inVain) > MOST:
+            self._inVain.popitem(last=False)
+        return sent
 
     def _keep(self, key: _Key, fetched: _Fetched) -> None:
         self._fetched[key] = fetched

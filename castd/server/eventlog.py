@@ -29,6 +29,8 @@ _log = Logger(namespace="castd")
 _RECEIVED = (
     "{transport}: {peer} {meaning}: {name}, {octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated"
 )
+#: How an attempt ends whose first block has not arrived.
+_IN_VAIN = frozenset({outcomes.REPLACED, outcomes.SILENT, outcomes.CLOSED})
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
 
@@ -179,6 +181,17 @@ def sizeOnly(transport: str, request: Request) -> None:
     )
 
 
+def malformed(peer: Peer, datagram: bytes, error: Exception) -> None:
+    """Log a datagram that cannot be read, at debug level only, since anybody can send one; the event is counted."""
+    _log.debug(
+        "{peer} sent {octets} octets that cannot be read: {why}",
+        event="malformed",
+        peer=hostPort(peer),
+        octets=len(datagram),
+        why=str(error),
+    )
+
+
 def _host(peer: Peer) -> str:
     return peer[0].partition("%")[0]
 
@@ -323,6 +336,10 @@ def endingVerdict(cast: CastProtocol, receiver: Receiver, ending: Ending, now: f
         times, seconds = cast.site.attempts.fetched(host, name, receiver.since, now)
     if isWell(ending.outcome, times):
         return None
+    if ending.heard and ending.lacks == 0 and ending.outcome in _IN_VAIN:
+        # A client that soon asks anew is sent the first block once or twice in each attempt.
+        request = receiver.request
+        ending = ending._replace(sent=cast.site.attempts.sentInVain(request.peer[0], request.name, ending.sent, now))
     facts = _endingFacts(cast, receiver, ending, times, seconds)
     verdict = judge(facts)
     if verdict is not None and verdict.id == "mtu":
