@@ -561,7 +561,7 @@ class SourceChain:
         Return octets of a file, before the server serves anybody.
 
         @param patience: seconds to wait for a disk.
-        @return: L{None}: no source has it, or answers at once.
+        @return: L{None}: no source has it, or none answers at once.
         """
         found = self.lookNow(name, peer, patience)
         return None if isinstance(found, Refused) else found

@@ -122,7 +122,7 @@ class Timers:
             try:
                 self._before()
             except BaseException:
-                logFault("reading before the alarms failed")
+                logFault("reading before the timers failed")
         # Reset only now: timers that were set by the call above need no delayed call of their own.
         self._callAt = NEVER
         now = self._reactor.seconds()
@@ -141,5 +141,5 @@ class Timers:
                 target.timerExpired()
             except BaseException:
                 # A fault of one target must not stop the timers of the others.
-                logFault("an alarm failed")
+                logFault("a timer failed")
         self._schedule()

@@ -71,7 +71,6 @@ _FAILED = frozenset({"refused", "crowded", "size-only", "unanswered", "unfetched
 #: The outcomes of transfers that did what their machine wanted.
 _SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, outcomes.EARLY})
 
-
 #: The most entries that are found unless more are asked for.
 MOST_FOUND = 1000
 #: The most entries that are looked at to merge those that are alike.

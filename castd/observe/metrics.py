@@ -218,7 +218,7 @@ EVENT_METRICS = (
         {"unfetched": _one},
         services=True,
     ),
-    EventMetric("castd_malformed", "Datagrams that say nothing.", (), {"malformed": _one}),
+    EventMetric("castd_malformed", "Datagrams that cannot be read.", (), {"malformed": _one}),
     EventMetric("castd_faults", "Faults of castd or of a plugin; each is in the log.", (), {"fault": _one}),
     EventMetric(
         "castd_reloads",

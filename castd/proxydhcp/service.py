@@ -254,7 +254,7 @@ class ProxyDhcp:
                 self._hearMachine(at, datagram, peer, local)
         except WireError as error:
             _log.debug(
-                "{transport}: {peer} says nothing: {why}",
+                "{transport}: {peer} has sent what cannot be read: {why}",
                 event="malformed",
                 transport=self.name,
                 peer=peer[0],

@@ -166,9 +166,9 @@ class CastProtocol(FastPath):
         self._queue = SendQueue()
         # The chunks that are being read for it, and since when it waits for each.
         self._awaited: dict[AwaitedChunk, float] = {}
-        # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         if not _mayBeUnasked(wire, pacers):
             self._makeCast()
+        # The pacer of this cast alone, its configured rate, and the cast that adapts it to the losses.
         self._paced: tuple[Pacer, float, IPaced] | None = None
         for own in pacers:
             if isinstance(own, Pacer) and own is not site.pacer and IPaced.providedBy(cast := self._main.cast):
@@ -504,7 +504,8 @@ class CastProtocol(FastPath):
 
     def pump(self) -> None:
         """
-        Send what is due, and set the timer.  This is called after every datagram and timer, and alone does either.
+        Poll the casts, send what they say, and set the timer.  This is called after every datagram and timer that is
+        not of the fast path.
         """
         if self.ended:
             return

@@ -732,15 +732,9 @@ class Listener(DatagramProtocol):
         )
 
     def countMalformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        """Count a malformed datagram; it is logged at debug level only, since anybody can send one."""
+        """Count a datagram that cannot be read, and log it."""
         self.counts["malformed"] += 1
-        _log.debug(
-            "{peer} sent {octets} octets that say nothing: {why}",
-            event="malformed",
-            peer=hostPort(peer),
-            octets=len(datagram),
-            why=str(error),
-        )
+        eventlog.malformed(peer, datagram, error)
 
 
 def _isCopy(request: Request, unheard: Session | None) -> bool:

@@ -270,14 +270,8 @@ class UploadProtocol(HalfProtocol):
         self._predict()
 
     def malformed(self, datagram: bytes, error: Exception) -> None:
-        """Log a datagram that cannot be read; the event is counted."""
-        _log.debug(
-            "{peer} sent {octets} octets that say nothing: {why}",
-            event="malformed",
-            peer=hostPort(self.request.peer),
-            octets=len(datagram),
-            why=str(error),
-        )
+        """As L{HalfProtocol.malformed}: log a datagram that cannot be read."""
+        eventlog.malformed(self.request.peer, datagram, error)
 
     def mayAnswerStranger(self, address: Peer) -> bool:
         """Return whether the limits of the site allow an ERROR 5 to this address."""
