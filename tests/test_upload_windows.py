@@ -21,6 +21,8 @@ from tests.support.stage import SERVER, TftpStage
 
 WINDOWS = 8
 WAY = 0.0002
+LINE = 0.0001
+"""Seconds that a block takes on a line of 43 Mbit/s."""
 
 
 class Writer(DatagramProtocol):
@@ -72,6 +74,23 @@ class Writer(DatagramProtocol):
             self._port.write(block, to)
 
 
+class LongWriter(Writer):
+    """A client whose window is longer on its way than an ACK: each block takes its time on the line."""
+
+    def __init__(self, *args: Any) -> None:
+        self._lineFreeAt = 0.0
+        super().__init__(*args)
+
+    def _send(self, block: bytes, to: Peer) -> None:
+        now = self._network.seconds()
+        self._lineFreeAt = max(self._lineFreeAt, now) + LINE
+        arrives, odd = self._lineFreeAt - now, self.sent == self._odd
+        if odd:
+            self._network.callLater(arrives + self._later, self._port.write, block, to)
+        if self._twice or not odd:
+            self._network.callLater(arrives, self._port.write, block, to)
+
+
 @pytest.mark.parametrize("later", [0.00005, 3 * WAY, 0.005], ids=["at once", "a round trip later", "much later"])
 @pytest.mark.parametrize("twice", [True, False], ids=["twice", "late"])
 @pytest.mark.parametrize("place", ["first", "begins", "within", "ends"])
@@ -88,3 +107,46 @@ def test_oneOddBlock(tmp_path: Path, window: int, place: str, twice: bool, later
         assert (tmp_path / "up").read_bytes() == writer.content
         network.advance(3.1)
         stage.over()
+
+
+@pytest.mark.parametrize(
+    "later", [0.0, 0.00005, 3 * WAY, 0.005], ids=["with it", "at once", "a trip later", "much later"]
+)
+@pytest.mark.parametrize("twice", [True, False], ids=["twice", "late"])
+@pytest.mark.parametrize("window", slowBut(lambda window: window == 16, [4, 16, 64]))
+def test_oddBlockOfALongWindow(tmp_path: Path, window: int, twice: bool, later: float) -> None:
+    """As above, where a window takes many round trips: what comes without a pause does not ask for the last ACK."""
+    drop = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread=maybeDeferred)
+    network = Network(1, latency=WAY)
+    with TftpStage(uploads=drop, network=network) as stage:
+        writer = LongWriter(network, window, 2 * window + window // 2 + 1, later, twice)
+        network.run(lambda: writer.done, limit=1.0)
+        # Who hears of a gap, and then of the late block, begins twice behind it.
+        assert writer.sent - writer.last <= (0 if twice else 2 * window)
+        assert (tmp_path / "up").read_bytes() == writer.content
+        network.advance(3.1)
+        stage.over()
+
+
+@pytest.mark.parametrize("window", [4, 64])
+def test_lostAckOfALongWindow(tmp_path: Path, window: int) -> None:
+    """A client that has lost an ACK, and sends its window again after a pause, is answered by the first block of it."""
+    drop = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread=maybeDeferred)
+    network = Network(1, latency=WAY)
+    with TftpStage(uploads=drop, network=network) as stage:
+        client = stage.client()
+        client.send(wrq(blksize=512, windowsize=window), stage.server)
+        tid = client.expect().source
+
+        def send(*numbers: int) -> None:
+            for number in numbers:
+                client.send(buildData(number, bytes(512)), tid)
+                network.advance(LINE)
+
+        send(*range(1, window + 1))
+        network.advance(2 * WAY)
+        assert [parse(each.datagram) for each in client.take()] == [Ack(window)]
+        network.advance(4 * WAY)
+        send(1)
+        network.advance(2 * WAY)
+        assert [parse(each.datagram) for each in client.take()] == [Ack(window)]

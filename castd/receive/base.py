@@ -105,6 +105,7 @@ class ReceivingHalf(TransferHalf):
     def __init__(self, policy: RetransmitPolicy, terms: AgreedOptions | None) -> None:
         super().__init__(policy, terms)
         self._receiver = BlockReceiver(terms or AgreedOptions())
+        self._oddAt = float("-inf")  # when a block came that was not the next one
 
     @property
     def blocks(self) -> int:
@@ -131,6 +132,8 @@ class ReceivingHalf(TransferHalf):
         if payload is not None:
             self._progressed(now, answersGap)
             self.complete = self._receiver.final
+        else:
+            self._oddAt = now
         if self._dallyUntil is not None:
             return None, [self._ack()] if ackDue else []
         # While the last block is being stored its repetitions get no answer: an ACK would say that it is stored.
@@ -188,9 +191,13 @@ class ReceivingHalf(TransferHalf):
         A block that comes right after our ACK has crossed it.  To answer that block would double every later block of
         a sender that sends one block for each ACK, duplicates included (RFC 1123 section 4.2.3.1): curl does so in
         uploads, and some servers in reads.  With windows it would double every later window: to the sender, the ACK
-        says that the rest of its window was lost.
+        says that the rest of its window was lost.  A window may be longer on its way than our ACK: who has lost that
+        ACK has sent its window and falls silent, so whatever comes without a pause is no repetition for want of it.
         """
-        return self._dallyUntil is not None or now - self._timer.sentAt >= 2 * (self._timer.roundTrip or 0.0)
+        since = self._timer.sentAt
+        if self._hasWindows:
+            since = max(since, self._timer.progressAt, self._oddAt)
+        return self._dallyUntil is not None or now - since >= 2 * (self._timer.roundTrip or 0.0)
 
     @property
     def _hasWindows(self) -> bool:

@@ -55,6 +55,11 @@ class RetransmitTimer:
         return self._estimator.shortestRtt
 
     @property
+    def progressAt(self) -> float:
+        """The instant at which the peer last made progress, or of L{start}."""
+        return self._progressAt
+
+    @property
     def interval(self) -> float:
         """Seconds between a datagram and its repetition."""
         return self._estimator.interval()
