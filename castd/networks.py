@@ -18,18 +18,19 @@ T = TypeVar("T")
 
 #: The most addresses whose numbers are cached: a machine that boots asks for many files.
 _REMEMBERED = 8192
-#: How the addresses of groups begin, and IPv4's that nobody has: 224.0.0.0 and above, ff00::/8.
-_GROUP = re.compile(r"(?:22[4-9]|2[3-5][0-9])\.|ff[0-9a-f]{2}:")
+#: The addresses of groups, 224.0.0.0/4 and ff00::/8, and of everybody.  Those from 240.0.0.0 on are reserved, but Linux
+#: takes them for one machine each, and some clouds give them to machines.
+_MANY = re.compile(r"(?:22[4-9]|23[0-9])\.|255\.255\.255\.255$|ff[0-9a-f]{2}:")
 
 
 def isMany(host: str, broadcasts: Container[str]) -> bool:
     """
     Return whether an address is that of many machines.
 
-    @param broadcasts: the broadcast addresses of the networks that are known; the rest are groups.
+    @param broadcasts: the broadcast addresses of the networks that are known; besides, groups and 255.255.255.255.
     """
     plain = host.removeprefix("::ffff:")
-    return plain in broadcasts or _GROUP.match(plain) is not None
+    return plain in broadcasts or _MANY.match(plain) is not None
 
 
 class Networks:

@@ -272,6 +272,9 @@ def test_aRequestFromMany(host: str, asked: bytes) -> None:
         assert stage.network.sent == 0
         stage.listener.datagramFrom(asked, ("10.0.0.254", 2000), Local("10.0.0.1", 69, networks=networks))
         assert stage.network.sent == 1
+        # Reserved, but Linux takes it for the address of one machine.
+        stage.listener.datagramFrom(asked, ("240.0.0.7", 2000), Local("10.0.0.1", 69, networks=networks))
+        assert stage.network.sent == 2
 
 
 # Limits against forged addresses.
