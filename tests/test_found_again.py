@@ -142,6 +142,15 @@ class Changes(RuleBasedStateMachine):
         (self.root / "way").unlink()
         (self.root / "way").symlink_to("." if leads == "sub" else "sub")
 
+    @rule(outside=st.booleans())
+    def moveDirectory(self, outside: bool) -> None:
+        """A directory goes elsewhere, and a link to it comes in its place."""
+        if not (self.root / "sub").is_symlink():
+            self.others += 1
+            to = f"../moved{self.others}" if outside else f"moved{self.others}"
+            (self.root / "sub").rename(self.root / to)
+            (self.root / "sub").symlink_to(to)
+
     @rule()
     def moveRoot(self) -> None:
         """The tree is replaced by another, as operators do."""
@@ -239,6 +248,21 @@ def test_forbiddenMeanwhile(root: Path) -> None:
     (root / "x").chmod(0o640)
     with pytest.raises(Forbidden):
         directory.lookup("x", PEER)
+    assert first.read(0, 99) == b"the file x"
+
+
+@pytest.mark.parametrize(("links", "to"), [("inside", "../private"), ("never", "../private"), ("never", "private")])
+def test_movedMeanwhile(root: Path, links: str, to: str) -> None:
+    """A file whose directory has gone elsewhere is not reached by a link to it, also while others still receive it."""
+    (root / "sub").mkdir()
+    (root / "sub" / "x").write_bytes(b"the file x")
+    directory = source(root, links=links)
+    directory.beyond = maybeDeferred
+    first = opened(directory, "sub/x")
+    (root / "sub").rename(root / to)
+    (root / "sub").symlink_to(to)
+    with pytest.raises(Forbidden):
+        directory.lookup("sub/x", PEER)
     assert first.read(0, 99) == b"the file x"
 
 

@@ -256,13 +256,14 @@ class AtHand:
 
     def versionAtHand(self, parts: tuple[bytes, ...]) -> Version | None:
         """
-        Return the version of what is at the path of a file now, from memory.  Nothing is opened for reading, and where
-        the path leads is not checked: this serves to find a file unchanged that was opened by L{openAtHand} before.
+        Return the version of what is at the path of a file now, from memory.  Nothing is opened for reading: this
+        serves to find a file unchanged that was opened by L{openAtHand} before.  No link is followed, as it may have
+        been put where a directory was that is outside now, with the very same file in it.
 
         @return: L{None}: it cannot be told; or there is nothing.
         """
         try:
-            fd = openat2(b"/".join((self._octets, *parts)), os.O_PATH)
+            fd = openat2(b"/".join((self._octets, *parts)), os.O_PATH, None, False)
         except OSError:
             return None
         if fd is None:
