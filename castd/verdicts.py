@@ -118,8 +118,13 @@ class Facts(NamedTuple):
 
     @property
     def tooLarge(self) -> bool:
-        """Whether it has answered what is small, and the first block, which is not, was sent to it in vain."""
-        return self.heard and self.lacks == 0 and self.octets > LEAST_BLKSIZE and self.sent >= OVERSIZE_TIMES
+        """
+        Whether it has answered what is small, and the first block, which is not, was sent to it in vain.  A machine
+        whose port is closed says so of a block that has arrived, unless blocks are sent to a group.
+        """
+        arrives = self.outcome == outcomes.CLOSED and not self.group
+        inVain = self.heard and self.lacks == 0 and self.sent >= OVERSIZE_TIMES and not arrives
+        return inVain and self.octets > LEAST_BLKSIZE
 
 
 class Verdict(NamedTuple):

@@ -118,6 +118,18 @@ def test_anotherTime(fetched: bool) -> None:
         assert stage.told("oversize") == []
 
 
+@pytest.mark.parametrize("windowsize", [1, 4])
+def test_readsTheBeginningOnly(windowsize: int) -> None:
+    """A client that closes its port when it has the first block: that its port is closed says that blocks arrive."""
+    with TftpStage(FILE) as stage:
+        for number in range(3):
+            client = askedAndConfirmed(stage, stage.client(2000 + number), windowsize=windowsize)
+            client.port.stopListening()
+            stage.network.advance(6)
+        assert stage.told("oversize") == []
+        assert [(event["outcome"], event["verdict"]) for event in stage.told("received")] == [("closed", "ended")] * 3
+
+
 def test_beyondAGroup() -> None:
     """A master that no block of the group reaches goes on by unicast; blocks that are too large do not come either."""
     with GroupStage(FILE, options={"blksize": 1428}) as stage:

@@ -30,7 +30,7 @@ _RECEIVED = (
     "{transport}: {peer} {meaning}: {name}, {octets} octets in {seconds:.3f} s, {blocks} blocks, {repeats} repeated"
 )
 #: How an attempt ends whose first block has not arrived.
-_IN_VAIN = frozenset({outcomes.REPLACED, outcomes.SILENT, outcomes.CLOSED})
+_IN_VAIN = frozenset({outcomes.REPLACED, outcomes.SILENT})
 #: The most blocks that have different numbers of 16 bits, counted from 1.
 MOST_COUNTED = 65535
 
