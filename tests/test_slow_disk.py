@@ -554,6 +554,28 @@ def test_noThreads(monkeypatch: pytest.MonkeyPatch) -> Any:
     assert len(set((yield gatherResults(waiting)))) <= 2
 
 
+@pytest_twisted.inlineCallbacks
+def test_threadsAgain(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """When the system has threads again, what has waited gets as many as it needs: who hangs keeps one."""
+    start, hangs = threading.Thread.start, threading.Event()
+
+    def cannot(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("castd.files.threads.START_AGAIN", 0.01)
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    none = DiskThreads(3)
+    hanging = [none(hangs.wait) for _ in range(2)]
+    others = [none(bool) for _ in range(5)]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    try:
+        assert (yield gatherResults(others).addTimeout(10.0, reactor)) == [False] * 5
+    finally:
+        hangs.set()
+    assert none._threads == 3
+    yield gatherResults(hanging)
+
+
 def test_callWithin() -> None:
     """A function is waited for, but not for long; its error is raised."""
     hangs = threading.Event()

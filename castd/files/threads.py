@@ -147,9 +147,12 @@ class DiskThreads:
             IReactorTime(reactor).callLater(START_AGAIN, self._provideAgain)
 
     def _provideAgain(self) -> None:
+        """Start the threads that could not be started: one for each function that waits, or a slow one keeps all."""
         self._triesLater = False
+        fault: Failure | None = None
         with self._changed:
-            fault = self._provide()
+            for _ in range(len(self._jobs)):
+                fault = fault or self._provide()
         if fault is not None:
             self._provideLater(fault)
 
