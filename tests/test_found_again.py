@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from twisted.internet.defer import maybeDeferred
 
 from castd.errors import Forbidden, Refused
-from castd.files import athand
+from castd.files import athand, content
 from castd.files.content import Directory, DirectoryOptions, File
 from tests.support.disks import HereDirectory
 from tests.support.needs import lack
@@ -192,9 +193,35 @@ class WithoutLinks(Changes):
     links = "never"
 
 
+def longAgo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all files last been changed long ago."""
+    monkeypatch.setattr(content, "time_ns", lambda: time.time_ns() + 10 * content.CLOCK_STEP)
+
+
+def permit(path: Path, mode: int) -> None:
+    """Give a file a mode at an instant at which it was not changed before, as the kernel tells the time."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        path.chmod(mode)
+
+
+def tellsTimeFinely(path: Path) -> bool:
+    """Return whether no two changes of a file, which was looked at between them, have one time (Linux 6.13)."""
+    path.touch()
+    times = list[int]()
+    for _ in range(99):
+        path.chmod(0o600)
+        times.append(path.stat().st_ctime_ns)
+    path.unlink()
+    return len(set(times)) == len(times)
+
+
 @pytest.mark.parametrize("machine", [Changes, WithoutLinks])
-def test_asIfOpenedAnew(machine: type[Changes]) -> None:
+def test_asIfOpenedAnew(machine: type[Changes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever becomes of a tree, a request gets what it would get if its file was opened anew."""
+    with tempfile.TemporaryDirectory() as place:
+        if tellsTimeFinely(Path(place, "x")):
+            longAgo(monkeypatch)
     quiet = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=quiet)
 
@@ -218,8 +245,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_opensOnce(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five requests at a time one opens the file; one that was changed is opened anew; and nothing is kept."""
+    longAgo(monkeypatch)
     directory = source(root)
     reads, openat2 = list[bytes](), athand.openat2
+    # Where the file system cannot be asked for what is in memory, as tmpfs, a thread has opened it before.
+    first = opened(directory, "x")
+    anew = [b"x"] if directory._found else [b"x"] * 2
+    first.close()
 
     def opening(path: bytes, flags: int, *more: Any) -> int | None:
         if not flags & os.O_PATH:
@@ -228,16 +260,16 @@ def test_opensOnce(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(athand, "openat2", opening)
     files = [opened(directory, "x") for _ in range(5)]
-    assert reads == [b"x"]
+    assert reads == anew
     assert len({each._fd for each in files}) == 1
-    (root / "x").chmod(0o600)
+    permit(root / "x", 0o600)
     files += [opened(directory, "x") for _ in range(3)]
-    assert reads == [b"x"] * 2
+    assert reads == anew * 2
     for each in files:
         each.close()
     assert not directory._found
     assert opened(directory, "x").read(0, 99) == b"the file x"
-    assert reads == [b"x"] * 3
+    assert reads == [*anew * 2, b"x"]
 
 
 def test_forbiddenMeanwhile(root: Path) -> None:
@@ -251,14 +283,39 @@ def test_forbiddenMeanwhile(root: Path) -> None:
     assert first.read(0, 99) == b"the file x"
 
 
+def test_forbiddenLater(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, of a file that was changed long ago."""
+    longAgo(monkeypatch)
+    directory = source(root, worldReadable=True)
+    (root / "x").chmod(0o644)
+    held = [opened(directory, "x") for _ in range(3)]
+    assert directory._found
+    permit(root / "x", 0o640)
+    with pytest.raises(Forbidden):
+        directory.lookup("x", PEER)
+    assert {each.read(0, 99) for each in held} == {b"the file x"}
+
+
+def test_forbiddenAtOnce(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is forbidden within a step of the kernel's clock after its last change has the version of before."""
+    directory = source(root, worldReadable=True)
+    (root / "x").chmod(0o644)
+    held = [opened(directory, "x") for _ in range(3)]
+    (root / "x").chmod(0o640)
+    monkeypatch.setattr(directory._root, "versionAtHand", lambda _: held[0].version)
+    with pytest.raises(Forbidden):
+        directory.lookup("x", PEER)
+
+
 @pytest.mark.parametrize(("links", "to"), [("inside", "../private"), ("never", "../private"), ("never", "private")])
-def test_movedMeanwhile(root: Path, links: str, to: str) -> None:
+def test_movedMeanwhile(root: Path, links: str, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose directory has gone elsewhere is not reached by a link to it, also while others still receive it."""
+    longAgo(monkeypatch)
     (root / "sub").mkdir()
     (root / "sub" / "x").write_bytes(b"the file x")
     directory = source(root, links=links)
     directory.beyond = maybeDeferred
-    first = opened(directory, "sub/x")
+    first, _ = (opened(directory, "sub/x") for _ in range(2))
     (root / "sub").rename(root / to)
     (root / "sub").symlink_to(to)
     with pytest.raises(Forbidden):

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial as bind
+from time import time_ns
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from pydantic import Field
@@ -48,6 +49,9 @@ T = TypeVar("T")
 
 #: The first octets of each open file are kept, as many as a block has without options: MTFTP needs them at once.
 HEAD = 512
+#: Two changes of a file within one step of the clock of its file system leave it one version.  Some tell the time in
+#: steps of two seconds, such as FAT, and Linux before 6.13 in its ticks of up to 10 ms.  Nanoseconds.
+CLOCK_STEP = 3_000_000_000
 #: Requests whose file is not there, and for which a name like theirs is looked for at once.
 MOST_SEEKING = 4
 #: Errors of a read from memory where the file system, the kernel or a seccomp filter does not have it.
@@ -108,7 +112,7 @@ class Directory:
         self._map = NameMap(options)
         self.byMachine = self._map.byMachine
         self._open: dict[Version, _OpenFile] = {}
-        # The open files that came from memory, by the path that they were found at.
+        # The open files that are found again, by their path.
         self._found: dict[names.Parts, _OpenFile] = {}
         self._awaited = self._seeking = 0
         self._spellings = Spellings(nearest.MOST_NAMES, MOST_LISTED)
@@ -141,12 +145,14 @@ class Directory:
         # Who has exchanged the file, or forbidden it, has changed its version.
         if before is not None and self._root.versionAtHand(parts) == before.opened.version:
             return File(name, before)
+        now = time_ns()
         try:
             fd = self._root.openAtHand(parts)
         except OSError as error:
             raise readRefusal(error) from error
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
-            return self._file(name, opened, parts)
+            changed = opened.version[4]
+            return self._file(name, opened, parts if changed < now - CLOCK_STEP else None)
         if self._awaited >= MOST_AWAITED:
             raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
         self._awaited += 1
@@ -273,17 +279,18 @@ class Directory:
         """
         Return the content of an open file, which shares the descriptor of those that read the same version.
 
-        @param parts: its path, if it was opened from memory.
+        @param parts: its path, if it was opened from memory, and each later change will give it another version.
         """
         shared = self._open.get(opened.version)
         if shared is None:
-            shared = self._open[opened.version] = _OpenFile(opened, self, parts)
-            if parts is not None:
-                self._found[parts] = shared
+            shared = self._open[opened.version] = _OpenFile(opened, self)
         elif opened.fromMemory:
             closeFd(opened.fd)  # the other descriptor keeps it
         else:
             self.close(opened)
+        if parts is not None and shared.parts is None:
+            shared.parts = parts
+            self._found[parts] = shared
         return File(name, shared)
 
     def forget(self, file: _OpenFile) -> None:
@@ -351,15 +358,15 @@ class _OpenFile:
 
     @ivar atHand: what is in memory can be read at once; C{False}: its file system has no such call.
     @ivar readers: how many contents and threads read it.
-    @ivar parts: the path that it was found at, if it was opened from memory.
+    @ivar parts: the path that it is found at again; L{None}: it is not.
     """
 
     __slots__ = ("atHand", "directory", "opened", "parts", "readers")
 
-    def __init__(self, opened: _Opened, directory: Directory, parts: names.Parts | None) -> None:
+    def __init__(self, opened: _Opened, directory: Directory) -> None:
         self.opened, self.directory, self.readers = opened, directory, 0
         self.atHand = opened.fromMemory
-        self.parts = parts
+        self.parts: names.Parts | None = None
 
     def removeReader(self) -> None:
         """Note that a content was closed."""
