@@ -320,9 +320,11 @@ def orNone(root: Path, name: str) -> str | None:
 
 def test_permissions(tree: Path) -> None:
     """What the server's user may not read is an access violation; with the switch, what not everybody may read."""
-    tree.parent.chmod(0o755)
+    for folder in (tree.parent, tree):
+        folder.chmod(0o755)
     (tree / "x").chmod(0o000)
     (tree / "bios" / "y").chmod(0o640)
+    (tree / "bios" / "deep" / "z").chmod(0o644)
     source, strict = directory(tree), directory(tree, **{"world-readable": "true"})
     with nobody(), pytest.raises(Forbidden):
         source.lookup("x", PEER)
