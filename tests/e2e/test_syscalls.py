@@ -45,6 +45,7 @@ FAULTS = {
     "connect": "ENETUNREACH",
     "setsockopt": "ENOBUFS",
     "getsockname": "ENOBUFS",
+    "getsockopt": "ENOPROTOOPT ENOBUFS",
     "sendto": "EINTR EAGAIN ENOBUFS ENETDOWN",
     "sendmsg": "EINTR EAGAIN ENOBUFS",
     "recvfrom": "EINTR ENOMEM",

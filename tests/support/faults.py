@@ -113,6 +113,7 @@ ROWS = {
     "socket.bind": "EADDRINUSE EACCES EADDRNOTAVAIL ENOMEM ENOBUFS",
     "socket.connect": f"{_WAY} EAGAIN ENOMEM",
     "socket.getsockname": "ENOBUFS ENOTCONN",
+    "socket.getsockopt": "ENOPROTOOPT ENOBUFS",
     "socket.setsockopt": "EINVAL ENOPROTOOPT ENOBUFS ENODEV EADDRNOTAVAIL ENOMEM EPERM",
     "socket.recv": _READING,
     "socket.recvfrom": _READING,
@@ -232,7 +233,10 @@ def called(module: str) -> Iterator[tuple[str, int]]:
 RECEIVING = ("recv", "recvfrom", "recvmsg", "recv_into", "recvfrom_into", "recvmsg_into")
 SENDING = ("send", "sendto", "sendmsg", "sendmmsg", "sendfile")
 METHODS = {
-    **{each: f"socket.{each}" for each in ("bind", "connect", "getsockname", "setsockopt", *RECEIVING, *SENDING)},
+    **{
+        each: f"socket.{each}"
+        for each in ("bind", "connect", "getsockname", "getsockopt", "setsockopt", *RECEIVING, *SENDING)
+    },
     **{each: f"epoll.{each}" for each in ("register", "unregister", "modify")},
 }
 
@@ -282,7 +286,7 @@ def breakable(breaker: Breaker, kind: type, name: str, methods: str) -> type:
     return type(kind.__name__, (kind,), {each: method(each) for each in methods.split()})
 
 
-SOCKET = "bind close connect getsockname recv recvfrom recvmsg send sendmsg sendto setblocking setsockopt"
+SOCKET = "bind close connect getsockname getsockopt recv recvfrom recvmsg send sendmsg sendto setblocking setsockopt"
 EPOLL = "close poll register unregister"
 
 
