@@ -70,3 +70,25 @@ def test_manyAtOnce() -> None:
         clock.advance(0)
     assert [each.woken for each in sleepers] == [1] * len(sleepers)
     assert reads == list(range(0, 10 * MOST_EXPIRED, MOST_EXPIRED))
+
+
+def test_tidied() -> None:
+    """When no timer is set the reactor's is gone as well, and comes back with the next one."""
+    clock, one, other = Clock(), Sleeper(), Sleeper()
+    timers = Timers(clock, None)
+    timers.set(one, 30)
+    timers.set(other, 40)
+    timers.set(one, None)
+    timers.tidy()
+    assert len(timers) == 1
+    timers.set(other, None)
+    timers.tidy()
+    assert len(timers) == 0
+    assert clock.getDelayedCalls() == []
+    timers.set(one, 50)
+    timers.set(other, 60)
+    timers.tidy()
+    clock.advance(50)
+    assert (one.woken, other.woken) == (1, 0)
+    clock.advance(10)
+    assert other.woken == 1

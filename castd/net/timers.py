@@ -67,6 +67,13 @@ class Timers:
         """Return how many entries the heap has, with those of targets that have no timer any more."""
         return len(self._heap)
 
+    def tidy(self) -> None:
+        """Forget timers that are no longer set, and the reactor's, which may outlast them, if there are no others."""
+        self._refreshTop()
+        if not self._heap and self._call is not None and self._call.active():
+            self._call.cancel()
+            self._callAt = NEVER
+
     def set(self, target: TimerTarget, instant: float | None) -> None:
         """Set the timer of a target to expire at this instant; L{None}: never."""
         target.due = instant

@@ -148,6 +148,7 @@ def resources(site: ISite, passingCalls: int = 0) -> dict[str, int]:
         way; C{looking}: requests whose file is being looked for.
     """
     admission = site.admission
+    site.timers.tidy()
     return {
         "descriptors": _openDescriptors(),
         "ports": site.ports.idle,
