@@ -35,7 +35,6 @@ _RESOLVE_NO_XDEV = 0x01
 _AT_EMPTY_PATH = 0x1000
 #: Return what is in memory, as a file server's answer would have to be waited for (statx(2)).
 _AT_STATX_DONT_SYNC = 0x4000
-_STATX_INO = 0x100
 _STATX_BASIC_STATS = 0x7FF
 
 #: File systems that open a file from memory once its inode is there, by their magic number (statfs(2)): ext2 to ext4,
@@ -65,9 +64,8 @@ NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 #: Errors of L{openat2} that the same request would have in a thread.
 _FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
-#: Inode, major and minor number of the device in C{struct statx}.
-_STATUS = struct.Struct("Q96xII")
-#: In it: inode, size, seconds and nanoseconds of the last change of the inode and of the octets, device.
+#: In C{struct statx}, from its inode on: inode, size, seconds and nanoseconds of the last change of the inode and of the
+#: octets, device.
 _VERSION = struct.Struct("QQ48xqI4xqI12xII")
 
 #: Device, inode, size, and in nanoseconds the times of the last change of the octets and of the inode.  Inodes are used
@@ -142,18 +140,6 @@ def leadsBeyond(path: bytes, beneath: int) -> bool:
     return ctypes.get_errno() == errno.EXDEV
 
 
-def identity(fd: int) -> tuple[int, int] | None:
-    """
-    Return device and inode of an open file, as C{os.fstat} does, without asking a file server.
-
-    @return: L{None}: the call fails.
-    """
-    if not _available or _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_INO, _status):
-        return None
-    inode, major, minor = _STATUS.unpack_from(_status, 32)
-    return os.makedev(major, minor), inode
-
-
 def versionOf(fd: int) -> Version | None:
     """
     Return the version of an open file, as C{os.fstat} tells it, without asking a file server.
@@ -213,7 +199,8 @@ class OpenedDirectory:
         if fd is None:
             return False
         try:
-            return identity(fd) == self.identity
+            found = versionOf(fd)
+            return found is not None and found[:2] == self.identity
         finally:
             os.close(fd)
 
