@@ -171,10 +171,9 @@ class Directory:
     def locate(self, name: str, machine: KnownMachine) -> str:
         """As L{ILocatingSource.locate}."""
         try:
-            parts = names.parts(name) if self._map.plain else self._map.parts(name, machine)
+            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
         except Refused:
             return ""
-        return f"{self._root.path}/{names.text(parts)}"
 
     def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """As L{ILocatingSource.findNear}: by the names in memory or on the disk, a few requests at a time."""
