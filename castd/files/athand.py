@@ -64,8 +64,8 @@ NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 #: Errors of L{openat2} that the same request would have in a thread.
 _FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
-#: In C{struct statx}, from its inode on: inode, size, seconds and nanoseconds of the last change of the inode and of the
-#: octets, device.
+#: In C{struct statx}, from its inode on: inode, size, seconds and nanoseconds of the last change of the inode and of
+#: the octets, device.
 _VERSION = struct.Struct("QQ48xqI4xqI12xII")
 
 #: Device, inode, size, and in nanoseconds the times of the last change of the octets and of the inode.  Inodes are used
