@@ -17,9 +17,15 @@ MOST_OCTETS = 16 << 20
 
 
 class _FileVersion(NamedTuple):
+    """
+    Holds what every change of a file's content changes: nobody can set the time of the inode's last change, as C{cp -p}
+    sets that of the content.
+    """
+
     inode: int
     size: int
-    changed: int
+    mtime: int
+    ctime: int
 
 
 class LeaseFile:
@@ -40,7 +46,7 @@ class LeaseFile:
         """
         with Path(self._options.path).open("rb") as file:
             status = os.fstat(file.fileno())
-            version = _FileVersion(status.st_ino, status.st_size, status.st_mtime_ns)
+            version = _FileVersion(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             if version != self._version:
                 head = file.readline(4096)
                 skipped = max(0, status.st_size - MOST_OCTETS)
